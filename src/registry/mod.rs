@@ -1,0 +1,1 @@
+//! MEMBERSHIP. Who is alive; feeds the ring.

@@ -1,0 +1,1 @@
+//! PLACEMENT. Which node owns a key.
