@@ -1,0 +1,281 @@
+//! The names by which everybody speaks of the same transaction: [`Name`], [`Epoch`], [`TxnId`], [`BranchId`].
+//!
+//! A branch id prints and parses, so that it can travel in a header from one service to the next:
+//!
+//! ```
+//! use ringpact::BranchId;
+//!
+//! let branch: BranchId = "shop:7:42:goods-3".parse()?;
+//! assert_eq!(branch.participant().as_str(), "goods-3");
+//! assert_eq!(branch.txn().sequence(), 42);
+//! assert_eq!(branch.to_string(), "shop:7:42:goods-3");
+//! # Ok::<(), ringpact::IdError>(())
+//! ```
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
+/// under the 200 bytes that PostgreSQL allows a prepared transaction's identifier.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of `A-Z a-z 0-9 . _ -`.
+///
+/// Names must be *stable*: a participant or coordinator that comes back under another name is another one, and what
+/// the old one promised would wait for ever. Cloning is cheap (a shared string).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// [`IdError::NameLength`] and [`IdError::NameCharacter`] say which rule it breaks.
+    pub fn new(name: &str) -> Result<Self, IdError> {
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return Err(IdError::NameLength { length: name.len() });
+        }
+        match name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+            Some(character) => Err(IdError::NameCharacter { name: name.to_owned(), character }),
+            None => Ok(Self(name.into())),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl FromStr for Name {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::new(&text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+/// How many times a coordinator has been opened on its log. It grows at every open and is durable before the first
+/// id is handed out, so that a delayed message of an earlier life can never hit a later transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The epoch with this number. Only a coordinator hands out new ones; this is for those who read them back.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number: 1 at a log's first opening, 0 never.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The epoch of the next opening.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A transaction: the coordinator that decides it, that coordinator's epoch, and a number within the epoch.
+///
+/// No two transactions ever share an id. Ids of one coordinator are ordered by their beginning. Prints and parses as
+/// `coordinator:epoch:sequence`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TxnId {
+    coordinator: Name,
+    epoch: Epoch,
+    sequence: u64,
+}
+
+impl TxnId {
+    /// Puts an id together from its parts.
+    #[must_use]
+    pub const fn new(coordinator: Name, epoch: Epoch, sequence: u64) -> Self {
+        Self { coordinator, epoch, sequence }
+    }
+
+    /// Who decides this transaction.
+    #[must_use]
+    pub const fn coordinator(&self) -> &Name {
+        &self.coordinator
+    }
+
+    /// The coordinator's epoch in which it began.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Its number within the epoch.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Where it stands among its own coordinator's transactions.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { epoch: self.epoch, sequence: self.sequence }
+    }
+
+    /// The branch of this transaction at `participant`.
+    #[must_use]
+    pub fn branch(&self, participant: &Name) -> BranchId {
+        BranchId { txn: self.clone(), participant: participant.clone() }
+    }
+}
+
+impl fmt::Display for TxnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.coordinator, self.epoch, self.sequence)
+    }
+}
+
+impl fmt::Debug for TxnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TxnId({self})")
+    }
+}
+
+impl FromStr for TxnId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let malformed = || IdError::Malformed { text: text.to_owned(), form: "coordinator:epoch:sequence" };
+        let mut parts = text.split(':');
+        let (Some(coordinator), Some(epoch), Some(sequence), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(malformed());
+        };
+        Ok(Self {
+            coordinator: Name::new(coordinator)?,
+            epoch: Epoch(parse_number(epoch).ok_or_else(malformed)?),
+            sequence: parse_number(sequence).ok_or_else(malformed)?,
+        })
+    }
+}
+
+/// Only the form that `Display` prints: `+7` and `007` would be second names of one id.
+fn parse_number(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// A place in the order of one coordinator's transactions: first by epoch, then by sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Mark {
+    /// The coordinator's epoch.
+    pub epoch: Epoch,
+    /// The number within the epoch.
+    pub sequence: u64,
+}
+
+/// One participant's part in one transaction. Prints and parses as `coordinator:epoch:sequence:participant`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BranchId {
+    txn: TxnId,
+    participant: Name,
+}
+
+impl BranchId {
+    /// The transaction that this is a branch of.
+    #[must_use]
+    pub const fn txn(&self) -> &TxnId {
+        &self.txn
+    }
+
+    /// Whose branch it is.
+    #[must_use]
+    pub const fn participant(&self) -> &Name {
+        &self.participant
+    }
+}
+
+impl fmt::Display for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.txn, self.participant)
+    }
+}
+
+impl fmt::Debug for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BranchId({self})")
+    }
+}
+
+impl FromStr for BranchId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (txn, participant) = text.rsplit_once(':').ok_or_else(|| IdError::Malformed {
+            text: text.to_owned(),
+            form: "coordinator:epoch:sequence:participant",
+        })?;
+        Ok(Self { txn: txn.parse()?, participant: Name::new(participant)? })
+    }
+}
+
+/// Why a text is no name or id.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IdError {
+    /// The name is empty or too long.
+    #[error("a name has 1 to {MAX_NAME_BYTES} bytes, this one has {length}")]
+    NameLength {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The name holds a character that would not survive in an id or a file name.
+    #[error("name {name:?} holds {character:?}; use only letters A-Z a-z, digits, '.', '_' and '-'")]
+    NameCharacter {
+        /// The name as given.
+        name: String,
+        /// The first character that is not allowed.
+        character: char,
+    },
+    /// The text does not have an id's form.
+    #[error("{text:?} is no id of the form {form}")]
+    Malformed {
+        /// The text as given.
+        text: String,
+        /// The form that was expected.
+        form: &'static str,
+    },
+}

@@ -1,0 +1,161 @@
+//! The log without a disk: for tests, and for transactions that need not survive the process.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use parking_lot::Mutex;
+
+use super::{Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use crate::id::Name;
+
+/// A log in memory. What it calls durable survives [`crash`](Self::crash), which is all that it can honestly promise.
+///
+/// Cloning gives another handle on the same log, so a coordinator can be dropped and opened again on it:
+///
+/// ```
+/// use ringpact::{Durability, Fact, MemoryLog, Name, Epoch, Record, TransactionLog};
+///
+/// let log = MemoryLog::new();
+/// let owner = Name::new("shop")?;
+/// let record = |epoch| Record { owner: owner.clone(), fact: Fact::Opened { epoch: Epoch::new(epoch) } };
+/// log.append(record(1), Durability::Forced)?;
+/// log.append(record(2), Durability::Lazy)?;
+///
+/// let reopened = log.crash();          // the lazy record was in no sync yet: it is gone
+/// assert_eq!(reopened.live(&owner)?, [record(1)]);
+/// assert!(log.append(record(3), Durability::Forced).is_err(), "the old handle is closed");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryLog {
+    id: LogId,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: LiveRecords,
+    /// Appended, not yet in a sync: what a crash takes away.
+    pending: Vec<(Lsn, Record)>,
+    last: Lsn,
+    durable: Lsn,
+    stats: LogStats,
+    closed: bool,
+}
+
+impl State {
+    fn sync(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        for (lsn, record) in self.pending.drain(..) {
+            self.live.apply(lsn, record);
+        }
+        self.durable = self.last;
+        self.stats.syncs += 1;
+    }
+
+    fn make_durable(&mut self, lsn: Lsn) -> Result<(), LogError> {
+        if lsn <= self.durable {
+            return Ok(());
+        }
+        if self.closed {
+            return Err(LogError::Closed);
+        }
+        self.sync();
+        Ok(())
+    }
+}
+
+impl MemoryLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        // Nothing of it outlives the process, so a counter tells its own logs apart and the process's random hash key
+        // tells them from other processes' logs; unlike the system's random source neither can fail.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        bytes[8..].copy_from_slice(&RandomState::new().build_hasher().finish().to_be_bytes());
+        Self { id: LogId::from_bytes(bytes), state: Arc::default() }
+    }
+
+    /// Closes this handle and all its clones, loses what was in no sync, and gives what a reopened log would hold.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let survivor = State {
+            live: state.live.clone(),
+            pending: Vec::new(),
+            last: state.durable,
+            durable: state.durable,
+            stats: LogStats::default(),
+            closed: false,
+        };
+        Self { id: self.id, state: Arc::new(Mutex::new(survivor)) }
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TransactionLog for MemoryLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let length = record.encoded_len();
+        if length > MAX_RECORD_BYTES {
+            return Err(LogError::TooLarge { length });
+        }
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(LogError::Closed);
+        }
+        let lsn = state.last.next();
+        state.last = lsn;
+        state.stats.appended += 1;
+        state.pending.push((lsn, record));
+        if durability == Durability::Forced {
+            state.stats.forced += 1;
+            state.sync();
+        }
+        Ok(lsn)
+    }
+
+    fn durable(&self) -> Lsn {
+        self.state.lock().durable
+    }
+
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        self.state.lock().make_durable(lsn)
+    }
+
+    fn poll_durable(&self, lsn: Lsn, _context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        Poll::Ready(self.wait(lsn))
+    }
+
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(LogError::Closed);
+        }
+        state.sync();
+        Ok(state.live.of(owner))
+    }
+
+    fn stats(&self) -> LogStats {
+        self.state.lock().stats
+    }
+}

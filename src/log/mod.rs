@@ -1,0 +1,264 @@
+//! DURABILITY. The transaction log: what a coordinator and its participants must not forget.
+//!
+//! [`TransactionLog`] is the trait, with what a log owes its callers written on each method. `FileLog` keeps its
+//! records on disk, [`MemoryLog`] in memory (for tests, and for transactions that need not survive the process).
+//! `conformance` is the suite that every implementation is held to; a log of your own should pass it too.
+//!
+//! The log knows nothing of the protocol. It knows three things of a [`Record`]: whose it is, which transaction it is
+//! about, and whether it ends that transaction for its owner. That is enough to stay bounded: the records of
+//! transactions that have ended are collected, all others, the *live* ones, are carried over and given back by
+//! [`TransactionLog::live`].
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::id::Name;
+
+mod live;
+mod memory;
+mod record;
+
+pub use live::LiveRecords;
+pub use memory::MemoryLog;
+pub use record::{Fact, Record};
+
+/// The largest record, in bytes of its encoding. Work descriptions are meant to be small: name a row, don't carry it.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// A durable, ordered, append-only store of [`Record`]s that forgets only what has ended.
+///
+/// # What every implementation owes
+///
+/// 1. **Order.** Records are numbered by [`Lsn`] in the order of their `append` calls; what survives a crash is a
+///    *prefix* of that order: if a record is there afterwards, so is every one appended before it.
+/// 2. **Durability.** Once `wait(n)`, `poll_durable(n)` or `durable() >= n` has said so, record `n` and all before it
+///    survive any crash of the process or the machine. Never earlier, not even for a record that nobody waits for.
+/// 3. **Failure is final.** After one failed write or sync no record is ever again reported durable that was not
+///    before; every waiter gets [`LogError::Poisoned`], and the state of its record is *indeterminate* until the log
+///    is opened anew.
+/// 4. **A refused append leaves nothing.** An error from `append` means that the record is not in the log, now or ever.
+/// 5. **Liveness.** `live` gives back, in order, each record of the owner that no later [`Fact::Ended`] of the same
+///    owner and transaction has ended, and of its [`Fact::Opened`] the last; records that ended may be gone.
+/// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
+///
+/// The caller owes: one owner name means one writer; `Lsn`s are not kept across a reopening.
+pub trait TransactionLog: Send + Sync + 'static {
+    /// The log's own identity, the same over all its life. Participants compare it with that of their own log: the
+    /// same log as the coordinator's needs no forced writes of their own.
+    fn id(&self) -> LogId;
+
+    /// Queues a record and gives it its number. [`Durability::Forced`] starts making it durable at once;
+    /// [`Durability::Lazy`] leaves it to go along with the next forced one (or a wait).
+    ///
+    /// # Errors
+    /// The record is then *not* in the log: [`LogError::TooLarge`], [`LogError::Poisoned`], [`LogError::Full`],
+    /// [`LogError::Closed`].
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError>;
+
+    /// The last record that is durable; [`Lsn::NONE`] where none is. Never goes back.
+    fn durable(&self) -> Lsn;
+
+    /// Blocks until the record is durable, starting to make it so where it was appended lazily.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`]: whether the record is durable is *not known*; only reopening tells.
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
+
+    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready.
+    /// The writer's thread does nothing but wake it.
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
+
+    /// The owner's live records, in the order they were appended, including those not yet durable.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], [`LogError::Closed`].
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
+
+    /// What it has done so far.
+    fn stats(&self) -> LogStats;
+}
+
+impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
+    fn id(&self) -> LogId {
+        (**self).id()
+    }
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        (**self).append(record, durability)
+    }
+    fn durable(&self) -> Lsn {
+        (**self).durable()
+    }
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        (**self).wait(lsn)
+    }
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        (**self).poll_durable(lsn, context)
+    }
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        (**self).live(owner)
+    }
+    fn stats(&self) -> LogStats {
+        (**self).stats()
+    }
+}
+
+/// A record's number in its log: 1, 2, 3, .. since the log was opened or before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lsn(u64);
+
+impl Lsn {
+    /// Before the first record.
+    pub const NONE: Self = Self(0);
+
+    /// The record with this number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The one after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Whether somebody is going to wait for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// A *forced* write: start making it durable now.
+    Forced,
+    /// Goes along with the next forced write.
+    Lazy,
+}
+
+/// A log's identity: 128 random bits, drawn when it is created and kept with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LogId([u8; 16]);
+
+impl LogId {
+    /// The id with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Draws a new one.
+    pub(crate) fn random() -> Result<Self, LogError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| LogError::Io {
+            path: PathBuf::from("system random source"),
+            action: "read",
+            error: Arc::new(error.into()),
+        })?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogId({self})")
+    }
+}
+
+/// Counters since the log was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Records appended.
+    pub appended: u64,
+    /// Of them, appended with [`Durability::Forced`]: what the literature counts as *forced log writes*.
+    pub forced: u64,
+    /// Times the medium was synced on behalf of records; one sync serves all that queued meanwhile.
+    pub syncs: u64,
+}
+
+/// Why a log can't do what it was asked.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// A write or sync has failed. Nothing more is appended, and what was in flight is indeterminate.
+    #[error("the log is poisoned by a failed write or sync ({cause}); open it anew to learn what is really on disk")]
+    Poisoned {
+        /// The first failure.
+        cause: Arc<std::io::Error>,
+    },
+    /// There is no room to append; the log stays readable, and later appends work once there is.
+    #[error("no room for the log at {path}: {error}; free disk space, later appends then work again")]
+    Full {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+    /// The record is larger than the log takes.
+    #[error("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: log a reference to large data, not the data")]
+    TooLarge {
+        /// Its encoded length in bytes.
+        length: usize,
+    },
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+    /// Another process, or another handle in this one, has the log open.
+    #[error("the log at {path} is in use; a log has one owner at a time, close the other one first")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What is on disk is not what was written. Nothing was changed.
+    #[error("{path} is damaged at byte {offset}: {what}; restore the file from a copy, nothing was dropped or changed")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first byte that is wrong, from the start of the file.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The file is of a version of the format that this version of the library does not know.
+    #[error("{path} has format version {version}, this library reads version {supported}; use a newer ringpact")]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version it says it has.
+        version: u32,
+        /// The version that this library writes.
+        supported: u32,
+    },
+    /// The file system refused.
+    #[error("can't {action} {path}: {error}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
+}

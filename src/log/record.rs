@@ -1,0 +1,91 @@
+//! What is written: [`Record`], and what each record does to the set of *live* records.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, Name, TxnId};
+
+/// One entry of a transaction log: who wrote it, and what became true.
+///
+/// Several owners (a coordinator and the resource managers of its process) can share one log; each reads back only
+/// its own records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// Who wrote it, and to whom it is given back.
+    pub owner: Name,
+    /// What became true.
+    pub fact: Fact,
+}
+
+/// What a [`Record`] says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fact {
+    /// The owner, a coordinator, was opened; the ids it hands out carry this epoch.
+    Opened {
+        /// The epoch that begins.
+        epoch: Epoch,
+    },
+    /// The owner, a coordinator, decided to commit. (A decision to roll back is never written: presumed abort.)
+    Decided {
+        /// The transaction.
+        txn: TxnId,
+        /// Who voted yes, and so must be told.
+        participants: Vec<Name>,
+    },
+    /// The owner, a participant, promised to commit its branch if told so.
+    Prepared {
+        /// The transaction whose branch it is.
+        txn: TxnId,
+        /// What committing means, in the owner's own encoding.
+        work: Vec<u8>,
+    },
+    /// The owner, a participant, learnt that its branch is committed.
+    Committed {
+        /// The transaction whose branch it is.
+        txn: TxnId,
+        /// What committing means, where no [`Fact::Prepared`] has said so before (one-phase commit).
+        work: Option<Vec<u8>>,
+    },
+    /// The owner needs none of its records about this transaction any more.
+    Ended {
+        /// The transaction.
+        txn: TxnId,
+    },
+}
+
+/// What a record does to the live records of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect<'a> {
+    /// It takes the place of the owner's record of the same kind.
+    ReplacesEpoch,
+    /// It joins the live records about this transaction.
+    Adds(&'a TxnId),
+    /// It ends all live records about this transaction, itself included.
+    Ends(&'a TxnId),
+}
+
+impl Fact {
+    pub(crate) const fn effect(&self) -> Effect<'_> {
+        match self {
+            Self::Opened { .. } => Effect::ReplacesEpoch,
+            Self::Decided { txn, .. } | Self::Prepared { txn, .. } | Self::Committed { txn, .. } => Effect::Adds(txn),
+            Self::Ended { txn } => Effect::Ends(txn),
+        }
+    }
+
+    /// The transaction that it is about, if it is about one.
+    #[must_use]
+    pub const fn txn(&self) -> Option<&TxnId> {
+        match self.effect() {
+            Effect::ReplacesEpoch => None,
+            Effect::Adds(txn) | Effect::Ends(txn) => Some(txn),
+        }
+    }
+}
+
+impl Record {
+    /// Its encoded length in bytes. The encoding is postcard's.
+    pub(crate) fn encoded_len(&self) -> usize {
+        // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.
+        postcard::experimental::serialized_size(self).unwrap_or(usize::MAX)
+    }
+}
