@@ -4,8 +4,12 @@
 
 pub mod id;
 pub mod log;
+pub mod participant;
 pub mod registry;
 pub mod ring;
+pub mod txn;
 
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
 pub use log::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
+pub use txn::{Commit, CommitError, Coordinator, Policy, Transaction};

@@ -1,0 +1,459 @@
+//! The participant's side of the protocol: [`BranchProtocol`], pure. No I/O, no threads, no clock.
+//!
+//! The driver (a [`ResourceManager`](super::ResourceManager), a model checker) feeds in what happened; each input is
+//! answered by at most one [`BranchAction`], and carrying that action out gives the next input, until a
+//! [`BranchAction::Reply`] ends the exchange:
+//!
+//! | action | its result, as the next input |
+//! |---|---|
+//! | `Append` | `Appended`, or `AppendRefused` |
+//! | `AwaitDurable` | `Durable`, or `LogFailed` |
+//! | `Confirm` | `Confirmed`, or `Failed` |
+//! | `Cancel` | `Cancelled`, or `Failed` |
+//! | `Reply` | none |
+//!
+//! What each message does in each state (`..` = work under way, its reply follows):
+//!
+//! | state | Prepare | Commit | CommitOnePhase | Rollback |
+//! |---|---|---|---|---|
+//! | Unknown | No, RolledBack | UnknownBranch | RolledBack | Done, RolledBack (a tombstone) |
+//! | Active | .. Prepared, Yes | Stale | .. Committed | .. RolledBack, Done |
+//! | Active, read-only | ReadOnly | Stale | Committed | Done |
+//! | Active, doomed | .. RolledBack, No | Stale | .. RolledBack | .. RolledBack, Done |
+//! | Preparing | Stale | Stale | Stale | .. RolledBack, Done |
+//! | Prepared | Yes | .. Committed, Done | .. Committed | .. RolledBack, Done |
+//! | Committing | Stale | Stale | Stale | Stale |
+//! | Confirming | Stale | .. Committed, Done | .. Committed | AlreadyCommitted |
+//! | Committed | Stale | Done | Committed | AlreadyCommitted |
+//! | Cancelling, Ending | No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
+//! | RolledBack | No | AlreadyRolledBack | RolledBack | Done |
+//! | ReadOnly | ReadOnly | Done | Committed | Done |
+//! | Broken | LogFailed | LogFailed | LogFailed | LogFailed |
+
+use super::{Decision, Effort};
+use crate::log::{Durability, Lsn};
+
+/// The state of one branch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Branch {
+    /// Nothing is known of it.
+    #[default]
+    Unknown,
+    /// Work was done under it; nothing is promised.
+    Active {
+        /// Whether any of the work changes something.
+        effort: Effort,
+        /// Whether some of the work was refused: it will vote no.
+        doomed: bool,
+    },
+    /// The promise is being written.
+    Preparing {
+        /// Which log the coordinator's decision goes to.
+        gate: Gate,
+        /// The record's number, once it has one.
+        lsn: Option<Lsn>,
+    },
+    /// It has promised, and awaits the decision.
+    Prepared,
+    /// The commit is being written. The service has not been told yet.
+    Committing {
+        /// Whether the record must be durable before the service is told.
+        gate: Gate,
+        /// The record's number, once it has one.
+        lsn: Option<Lsn>,
+        /// How the coordinator asked, and so wants to be answered.
+        verb: CommitVerb,
+    },
+    /// The commit is in the log; the service is carrying it out.
+    Confirming {
+        /// How the coordinator asked, and so wants to be answered.
+        verb: CommitVerb,
+    },
+    /// Carried out.
+    Committed,
+    /// The service is undoing the work.
+    Cancelling {
+        /// Whether the log holds a promise to be ended.
+        promised: bool,
+        /// What to answer once it is done.
+        answer: BranchReply,
+    },
+    /// Undone; the log is being told that the promise is void.
+    Ending {
+        /// What to answer once it is done.
+        answer: BranchReply,
+    },
+    /// Undone. Kept as a tombstone, so that what comes late can't start the branch anew.
+    RolledBack,
+    /// It changed nothing and is out of the transaction.
+    ReadOnly,
+    /// The log failed while a record was in flight. Whether it is durable only reopening tells.
+    Broken,
+}
+
+/// Whether a record must be durable by itself before the protocol goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// The participant has a log of its own: its records are forced and awaited.
+    OwnLog,
+    /// The coordinator's decision follows in the same log and takes this record along.
+    SharedLog,
+}
+
+impl Gate {
+    const fn durability(self) -> Durability {
+        match self {
+            Self::OwnLog => Durability::Forced,
+            Self::SharedLog => Durability::Lazy,
+        }
+    }
+}
+
+/// Which message asked for a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommitVerb {
+    /// The second phase of two.
+    SecondPhase,
+    /// The only phase.
+    OnePhase,
+}
+
+impl CommitVerb {
+    const fn answer(self) -> BranchReply {
+        match self {
+            Self::SecondPhase => BranchReply::Done,
+            Self::OnePhase => BranchReply::Decided(Decision::Commit),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BranchInput {
+    /// The service has done a piece of work under the branch.
+    Worked(Effort),
+    /// The service has refused a piece of work.
+    Refused,
+    /// The coordinator asks for the vote.
+    Prepare(Gate),
+    /// The coordinator has decided to commit.
+    Commit(Gate),
+    /// The coordinator leaves the decision to this branch, the only one.
+    CommitOnePhase,
+    /// The coordinator has decided to roll back.
+    Rollback,
+    /// The record is in the log under this number, not yet durable.
+    Appended(Lsn),
+    /// The record is not in the log and never will be.
+    AppendRefused,
+    /// All records up to this one are durable.
+    Durable(Lsn),
+    /// The log failed; records in flight are indeterminate.
+    LogFailed,
+    /// The service has carried the commit out.
+    Confirmed,
+    /// The service has undone the work.
+    Cancelled,
+    /// The service could not confirm or cancel.
+    Failed,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BranchAction {
+    /// Append the promise, with the branch's work.
+    AppendPrepared(Durability),
+    /// Append the commit; with the branch's work where no promise holds it.
+    AppendCommitted {
+        /// Whether the record carries the work.
+        verb: CommitVerb,
+        /// Whether to force it.
+        durability: Durability,
+    },
+    /// Append that the branch needs no remembering.
+    AppendEnded,
+    /// Wait until this record is durable.
+    AwaitDurable(Lsn),
+    /// Have the service carry the commit out.
+    Confirm,
+    /// Have the service undo the work.
+    Cancel,
+    /// Answer the coordinator.
+    Reply(BranchReply),
+}
+
+/// The answer to the coordinator's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BranchReply {
+    /// To prepare.
+    Voted(super::Vote),
+    /// To commit and rollback: it is so.
+    Done,
+    /// To one-phase commit.
+    Decided(Decision),
+    /// To commit: no such prepared branch.
+    UnknownBranch,
+    /// To commit: it has been rolled back.
+    AlreadyRolledBack,
+    /// To rollback: it has been committed.
+    AlreadyCommitted,
+    /// The message does not fit the state: it is late or doubled, or its twin is still under way.
+    Stale,
+    /// The service failed; repeat the message.
+    Failed,
+    /// The log failed; the participant must be opened anew.
+    LogFailed,
+}
+
+/// One branch's state machine at its participant. See the [module's table](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BranchProtocol {
+    state: Branch,
+}
+
+impl BranchProtocol {
+    /// A branch that nothing is known of.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { state: Branch::Unknown }
+    }
+
+    /// A branch as the log tells of it after a restart: promised, not decided.
+    #[must_use]
+    pub const fn recovered_prepared() -> Self {
+        Self { state: Branch::Prepared }
+    }
+
+    /// A branch as the log tells of it after a restart: committed, though the service may not know yet.
+    #[must_use]
+    pub const fn recovered_committed() -> Self {
+        Self { state: Branch::Confirming { verb: CommitVerb::SecondPhase } }
+    }
+
+    /// Its state.
+    #[must_use]
+    pub const fn state(&self) -> Branch {
+        self.state
+    }
+
+    /// Whether work may still be done under it.
+    #[must_use]
+    pub const fn accepts_work(&self) -> bool {
+        matches!(self.state, Branch::Unknown | Branch::Active { .. })
+    }
+
+    /// Whether nothing more is to happen to it.
+    #[must_use]
+    pub const fn is_finished(&self) -> bool {
+        matches!(self.state, Branch::Committed | Branch::RolledBack | Branch::ReadOnly)
+    }
+
+    /// Takes in what happened and says what to do next. `None` where there is nothing to do: after work, and for
+    /// results that no longer matter.
+    pub fn handle(&mut self, input: BranchInput) -> Option<BranchAction> {
+        use BranchInput as In;
+        match input {
+            In::Worked(_) | In::Refused => {
+                self.worked(input);
+                None
+            }
+            In::Prepare(gate) => Some(self.prepare(gate)),
+            In::Commit(gate) => Some(self.commit(gate)),
+            In::CommitOnePhase => Some(self.commit_one_phase()),
+            In::Rollback => Some(self.rollback()),
+            In::Appended(_) | In::AppendRefused | In::Durable(_) | In::LogFailed => self.logged(input),
+            In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
+        }
+    }
+
+    fn worked(&mut self, input: BranchInput) {
+        let (effort, doomed) = match self.state {
+            Branch::Unknown => (Effort::ReadOnly, false),
+            Branch::Active { effort, doomed } => (effort, doomed),
+            // The driver asks `accepts_work` first; work that slipped through anyway changes no promise.
+            _ => return,
+        };
+        self.state = match input {
+            BranchInput::Worked(more) => Branch::Active { effort: effort.max(more), doomed },
+            _ => Branch::Active { effort, doomed: true },
+        };
+    }
+
+    fn prepare(&mut self, gate: Gate) -> BranchAction {
+        use super::Vote;
+        let no = BranchReply::Voted(Vote::No);
+        let reply = match self.state {
+            Branch::Active { effort, doomed: true } => return self.undo(effort, no),
+            Branch::Active { effort: Effort::Update, doomed: false } => {
+                self.state = Branch::Preparing { gate, lsn: None };
+                return BranchAction::AppendPrepared(gate.durability());
+            }
+            Branch::Active { effort: Effort::ReadOnly, doomed: false } => {
+                self.state = Branch::ReadOnly;
+                BranchReply::Voted(Vote::ReadOnly)
+            }
+            Branch::Unknown => {
+                self.state = Branch::RolledBack;
+                no
+            }
+            Branch::RolledBack | Branch::Cancelling { .. } | Branch::Ending { .. } => no,
+            Branch::Prepared => BranchReply::Voted(Vote::Yes),
+            Branch::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
+            Branch::Broken => BranchReply::LogFailed,
+            Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Confirming { .. } | Branch::Committed => {
+                BranchReply::Stale
+            }
+        };
+        BranchAction::Reply(reply)
+    }
+
+    fn commit(&mut self, gate: Gate) -> BranchAction {
+        let verb = CommitVerb::SecondPhase;
+        BranchAction::Reply(match self.state {
+            Branch::Prepared => {
+                self.state = Branch::Committing { gate, lsn: None, verb };
+                return BranchAction::AppendCommitted { verb, durability: gate.durability() };
+            }
+            Branch::Confirming { .. } => return self.confirm(verb),
+            Branch::Committed | Branch::ReadOnly => BranchReply::Done,
+            Branch::Unknown => BranchReply::UnknownBranch,
+            Branch::Cancelling { .. } | Branch::Ending { .. } | Branch::RolledBack => BranchReply::AlreadyRolledBack,
+            Branch::Active { .. } | Branch::Preparing { .. } | Branch::Committing { .. } => BranchReply::Stale,
+            Branch::Broken => BranchReply::LogFailed,
+        })
+    }
+
+    fn commit_one_phase(&mut self) -> BranchAction {
+        let verb = CommitVerb::OnePhase;
+        let rolled_back = BranchReply::Decided(Decision::Rollback);
+        BranchAction::Reply(match self.state {
+            Branch::Active { effort, doomed: true } => return self.undo(effort, rolled_back),
+            Branch::Active { effort: Effort::Update, doomed: false } | Branch::Prepared => {
+                // No decision of a coordinator's follows this record, so it stands for itself in any log.
+                self.state = Branch::Committing { gate: Gate::OwnLog, lsn: None, verb };
+                return BranchAction::AppendCommitted { verb, durability: Durability::Forced };
+            }
+            Branch::Active { effort: Effort::ReadOnly, doomed: false } => {
+                self.state = Branch::ReadOnly;
+                verb.answer()
+            }
+            Branch::Unknown => {
+                self.state = Branch::RolledBack;
+                rolled_back
+            }
+            Branch::Confirming { .. } => return self.confirm(verb),
+            Branch::Committed | Branch::ReadOnly => verb.answer(),
+            Branch::Cancelling { promised, .. } => return self.cancel(promised, rolled_back),
+            Branch::Ending { .. } | Branch::RolledBack => rolled_back,
+            Branch::Preparing { .. } | Branch::Committing { .. } => BranchReply::Stale,
+            Branch::Broken => BranchReply::LogFailed,
+        })
+    }
+
+    fn rollback(&mut self) -> BranchAction {
+        BranchAction::Reply(match self.state {
+            Branch::Active { effort, .. } => return self.undo(effort, BranchReply::Done),
+            // While the promise is in flight it counts as made: an end too many does no harm, one too few would.
+            Branch::Preparing { .. } | Branch::Prepared => return self.cancel(true, BranchReply::Done),
+            Branch::Cancelling { promised, .. } => return self.cancel(promised, BranchReply::Done),
+            Branch::Unknown => {
+                self.state = Branch::RolledBack;
+                BranchReply::Done
+            }
+            Branch::Ending { .. } | Branch::RolledBack | Branch::ReadOnly => BranchReply::Done,
+            Branch::Committing { .. } => BranchReply::Stale,
+            Branch::Confirming { .. } | Branch::Committed => BranchReply::AlreadyCommitted,
+            Branch::Broken => BranchReply::LogFailed,
+        })
+    }
+
+    fn logged(&mut self, input: BranchInput) -> Option<BranchAction> {
+        use BranchInput as In;
+        match (self.state, input) {
+            (Branch::Preparing { gate: Gate::SharedLog, .. }, In::Appended(_)) => Some(self.promise()),
+            (Branch::Preparing { gate, .. }, In::Appended(lsn)) => {
+                self.state = Branch::Preparing { gate, lsn: Some(lsn) };
+                Some(BranchAction::AwaitDurable(lsn))
+            }
+            (Branch::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
+            // The promise is surely in no log, so nothing stands in the way of breaking it.
+            (Branch::Preparing { .. }, In::AppendRefused) => {
+                Some(self.cancel(false, BranchReply::Voted(super::Vote::No)))
+            }
+            (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => Some(self.confirm(verb)),
+            (Branch::Committing { gate, verb, .. }, In::Appended(lsn)) => {
+                self.state = Branch::Committing { gate, lsn: Some(lsn), verb };
+                Some(BranchAction::AwaitDurable(lsn))
+            }
+            (Branch::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
+                Some(self.confirm(verb))
+            }
+            (Branch::Committing { verb, .. }, In::AppendRefused) => {
+                self.state = match verb {
+                    CommitVerb::SecondPhase => Branch::Prepared,
+                    CommitVerb::OnePhase => Branch::Active { effort: Effort::Update, doomed: false },
+                };
+                Some(BranchAction::Reply(BranchReply::Failed))
+            }
+            (Branch::Preparing { .. } | Branch::Committing { .. }, In::LogFailed) => {
+                self.state = Branch::Broken;
+                Some(BranchAction::Reply(BranchReply::LogFailed))
+            }
+            // An end that is lost leaves the promise in the log; the branch is then found in doubt after a restart,
+            // asked about, and rolled back once more.
+            (Branch::Ending { answer }, In::Appended(_) | In::AppendRefused | In::LogFailed) => {
+                self.state = Branch::RolledBack;
+                Some(BranchAction::Reply(answer))
+            }
+            _ => None,
+        }
+    }
+
+    fn serviced(&mut self, input: BranchInput) -> Option<BranchAction> {
+        use BranchInput as In;
+        match (self.state, input) {
+            (Branch::Confirming { verb }, In::Confirmed) => {
+                self.state = Branch::Committed;
+                Some(BranchAction::Reply(verb.answer()))
+            }
+            (Branch::Cancelling { promised: true, answer }, In::Cancelled) => {
+                self.state = Branch::Ending { answer };
+                Some(BranchAction::AppendEnded)
+            }
+            (Branch::Cancelling { promised: false, answer }, In::Cancelled) => {
+                self.state = Branch::RolledBack;
+                Some(BranchAction::Reply(answer))
+            }
+            (Branch::Confirming { .. } | Branch::Cancelling { .. }, In::Failed) => {
+                Some(BranchAction::Reply(BranchReply::Failed))
+            }
+            _ => None,
+        }
+    }
+
+    const fn promise(&mut self) -> BranchAction {
+        self.state = Branch::Prepared;
+        BranchAction::Reply(BranchReply::Voted(super::Vote::Yes))
+    }
+
+    const fn confirm(&mut self, verb: CommitVerb) -> BranchAction {
+        self.state = Branch::Confirming { verb };
+        BranchAction::Confirm
+    }
+
+    /// Undoes work that nothing was promised about.
+    const fn undo(&mut self, effort: Effort, answer: BranchReply) -> BranchAction {
+        match effort {
+            Effort::Update => self.cancel(false, answer),
+            Effort::ReadOnly => {
+                self.state = Branch::RolledBack;
+                BranchAction::Reply(answer)
+            }
+        }
+    }
+
+    const fn cancel(&mut self, promised: bool, answer: BranchReply) -> BranchAction {
+        self.state = Branch::Cancelling { promised, answer };
+        BranchAction::Cancel
+    }
+}

@@ -1,0 +1,161 @@
+//! The one seam through which a coordinator reaches participants, in completion style.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{Call, Decision, Participant, ParticipantError, Vote};
+use crate::id::{BranchId, Name};
+
+/// What a branch is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Vote; answered by [`Response::Voted`].
+    Prepare,
+    /// Carry the decision out; answered by [`Response::Done`].
+    Commit,
+    /// Undo; answered by [`Response::Done`].
+    Rollback,
+    /// Decide alone; answered by [`Response::Decided`].
+    CommitOnePhase,
+}
+
+/// A message to a participant.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// About one branch.
+    Branch {
+        /// Which.
+        branch: BranchId,
+        /// What to do.
+        verb: Verb,
+        /// What the coordinator says along with it.
+        call: Call,
+    },
+    /// Which branches of this coordinator are unfinished? Answered by [`Response::InDoubt`].
+    InDoubt {
+        /// Who asks.
+        coordinator: Name,
+    },
+}
+
+/// A participant's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// To [`Verb::Prepare`].
+    Voted(Vote),
+    /// To [`Verb::Commit`] and [`Verb::Rollback`].
+    Done,
+    /// To [`Verb::CommitOnePhase`].
+    Decided(Decision),
+    /// To [`Request::InDoubt`].
+    InDoubt(Vec<BranchId>),
+}
+
+/// Carries requests to a participant, wherever it is.
+///
+/// `send` must not block for long: it answers at once (an in-process participant) or later from any thread. Dropping
+/// the [`Reply`] unanswered says that the request failed; whether it arrived is then not known. Requests may be
+/// delivered late, twice, out of order or never; the protocol is made for that.
+pub trait Endpoint: Send + Sync + 'static {
+    /// Sends the request and sees to it that the reply is used or dropped in the end.
+    fn send(&self, request: Request, reply: Reply);
+}
+
+/// Where replies go to. Implemented by whoever sends requests.
+pub(crate) trait ReplySink: Send + Sync {
+    /// Takes the answer to the request that `tag` stands for.
+    fn deliver(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>);
+}
+
+/// The way back for one answer. Dropped unanswered, it reports [`ParticipantError::Unreachable`].
+pub struct Reply {
+    sink: Option<Arc<dyn ReplySink>>,
+    tag: usize,
+}
+
+impl Reply {
+    pub(crate) fn to(sink: Arc<dyn ReplySink>, tag: usize) -> Self {
+        Self { sink: Some(sink), tag }
+    }
+
+    /// A reply that calls `then`: for endpoints that wrap another one (a transport, a fault injector), and for tests.
+    pub fn new(then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) -> Self {
+        Self::to(Arc::new(Callback(Mutex::new(Some(then)))), 0)
+    }
+
+    /// Answers.
+    pub fn send(mut self, result: Result<Response, ParticipantError>) {
+        if let Some(sink) = self.sink.take() {
+            sink.deliver(self.tag, result);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            sink.deliver(self.tag, Err(ParticipantError::Unreachable));
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("answered", &self.sink.is_none()).finish_non_exhaustive()
+    }
+}
+
+struct Callback<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce(Result<Response, ParticipantError>) + Send> ReplySink for Callback<F> {
+    fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
+        let then = self.0.lock().take();
+        if let Some(then) = then {
+            then(result);
+        }
+    }
+}
+
+/// Reaches a participant of the same process by calling it on the sender's thread. For participants that are quick;
+/// slow ones go on a [`Pooled`](super::Pooled) endpoint.
+#[derive(Debug)]
+pub struct Inline<P>(P);
+
+impl<P: Participant> Inline<P> {
+    /// The endpoint of `participant`.
+    pub const fn new(participant: P) -> Self {
+        Self(participant)
+    }
+}
+
+impl<P: Participant> Endpoint for Inline<P> {
+    fn send(&self, request: Request, reply: Reply) {
+        let result = call(&self.0, &request);
+        reply.send(result);
+    }
+}
+
+/// Calls the method that the request names; a panic is an error like any other.
+pub(super) fn call(participant: &dyn Participant, request: &Request) -> Result<Response, ParticipantError> {
+    // The participant's state is its own to keep sound: every method may be called again after a panic, as after any
+    // other failure, so nothing of ours is left half-changed by unwinding through here.
+    catch_unwind(AssertUnwindSafe(|| match request {
+        Request::Branch { branch, verb: Verb::Prepare, call } => participant.prepare(branch, call).map(Response::Voted),
+        Request::Branch { branch, verb: Verb::Commit, call } => {
+            participant.commit(branch, call).map(|()| Response::Done)
+        }
+        Request::Branch { branch, verb: Verb::Rollback, call } => {
+            participant.rollback(branch, call).map(|()| Response::Done)
+        }
+        Request::Branch { branch, verb: Verb::CommitOnePhase, call } => {
+            participant.commit_one_phase(branch, call).map(Response::Decided)
+        }
+        Request::InDoubt { coordinator } => participant.in_doubt(coordinator).map(Response::InDoubt),
+    }))
+    .unwrap_or(Err(ParticipantError::Panicked))
+}

@@ -1,0 +1,105 @@
+//! Slow participants: a bounded number of threads of their own, so that one slow participant slows only the
+//! transactions that it takes part in.
+
+use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc, thread};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Endpoint, Participant, ParticipantError, Reply, Request, endpoint::call};
+
+/// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
+/// and the coordinator's threads never wait for them.
+///
+/// Threads are started when first needed, up to the limit, and end when the endpoint is dropped; requests over the
+/// limit queue in order. Their number is bounded by the transactions in flight.
+pub struct Pooled {
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+struct Shared {
+    participant: Box<dyn Participant>,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(Request, Reply)>,
+    threads: usize,
+    idle: usize,
+    closed: bool,
+}
+
+impl Pooled {
+    /// The endpoint of `participant`, with at most `threads` calls under way at once.
+    pub fn new(participant: impl Participant, threads: NonZeroUsize) -> Self {
+        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work: Condvar::new() };
+        Self { shared: Arc::new(shared), limit: threads.get() }
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        thread::Builder::new().name("ringpact-participant".into()).spawn(move || shared.serve()).map(drop)
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some((request, reply)) = state.queue.pop_front() {
+                drop(state);
+                let result = call(&*self.participant, &request);
+                reply.send(result);
+                state = self.state.lock();
+            } else if state.closed {
+                return;
+            } else {
+                state.idle += 1;
+                self.work.wait(&mut state);
+                state.idle -= 1;
+            }
+        }
+    }
+}
+
+impl Endpoint for Pooled {
+    fn send(&self, request: Request, reply: Reply) {
+        let mut state = self.shared.state.lock();
+        state.queue.push_back((request, reply));
+        if state.idle >= state.queue.len() || state.threads == self.limit {
+            self.shared.work.notify_one();
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        if self.start_thread().is_err() {
+            let mut state = self.shared.state.lock();
+            state.threads -= 1;
+            // With no thread at all nobody would ever answer; the caller is told so and tries again later.
+            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+            drop(state);
+            for (_, reply) in stranded {
+                reply.send(Err(ParticipantError::Unreachable));
+            }
+        }
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        let unsent = std::mem::take(&mut state.queue);
+        drop(state);
+        self.shared.work.notify_all();
+        drop(unsent);
+    }
+}
+
+impl std::fmt::Debug for Pooled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pooled").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}

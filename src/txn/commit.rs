@@ -1,0 +1,222 @@
+//! [`Commit`]: the outcome of a transaction, to be waited for or awaited.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use thiserror::Error;
+
+use super::{
+    Cause, Outcome,
+    task::{Task, Verdict, Waiting, Wakeable},
+};
+use crate::{
+    id::{Name, TxnId},
+    log::LogError,
+    participant::ParticipantError,
+};
+
+/// A transaction that is being committed. Block on it with [`wait`](Self::wait), or `.await` it on any executor.
+///
+/// It is *cancel-safe*: whoever drops it loses the answer, never the transaction, which goes on to whatever end it
+/// has. The commit has begun before this value exists, so many can be started and then waited for one by one, which
+/// is much faster than one after the other: they share the log's syncs.
+///
+/// The answer comes when the decision is durable and every branch has been told for the first time; participants of
+/// the same process have carried it out by then.
+#[must_use = "dropping it loses the answer; wait for it or await it"]
+pub struct Commit {
+    txn: TxnId,
+    task: Arc<Task>,
+}
+
+impl Commit {
+    pub(super) fn new(txn: TxnId, task: Arc<Task>) -> Self {
+        Self { txn, task }
+    }
+
+    /// Which transaction it is.
+    #[must_use]
+    pub const fn txn(&self) -> &TxnId {
+        &self.txn
+    }
+
+    /// Blocks until the outcome is known.
+    ///
+    /// # Errors
+    /// [`CommitError`]: rolled back, with the cause; or indeterminate.
+    pub fn wait(self) -> Result<(), CommitError> {
+        let mut parker = None;
+        loop {
+            let waiting = self.task.drive();
+            if let Some(verdict) = self.task.verdict() {
+                return self.tell(verdict);
+            }
+            if let Waiting::Durable(lsn) = waiting {
+                let result = self.task.shared().log.wait(lsn);
+                self.task.push_durable(lsn, result);
+                continue;
+            }
+            let (parker, waker) = parker.get_or_insert_with(Parker::new);
+            if self.task.wake_later(waker, waiting) == Wakeable::Later {
+                parker.park();
+            }
+        }
+    }
+
+    fn tell(&self, verdict: Verdict) -> Result<(), CommitError> {
+        let name = |branch| self.task.participant(branch).unwrap_or_else(|| self.txn.coordinator().clone());
+        let cause = match verdict.outcome {
+            Outcome::Committed => return Ok(()),
+            Outcome::Indeterminate => {
+                let error = verdict.log_error;
+                return Err(CommitError::Indeterminate { txn: self.txn.clone(), error });
+            }
+            Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
+            Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
+            Outcome::RolledBack(Cause::VotedNo(branch)) => RollbackCause::VotedNo { participant: name(branch) },
+            Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
+                participant: name(branch),
+                error: verdict.participant_error.unwrap_or(ParticipantError::Unreachable),
+            },
+            Outcome::RolledBack(Cause::LogRefused) => {
+                RollbackCause::LogRefused { error: verdict.log_error.unwrap_or(LogError::Closed) }
+            }
+        };
+        Err(CommitError::RolledBack { txn: self.txn.clone(), cause })
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), CommitError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let waiting = self.task.drive();
+            if let Some(verdict) = self.task.verdict() {
+                return Poll::Ready(self.tell(verdict));
+            }
+            if self.task.wake_later(context.waker(), waiting) == Wakeable::Now {
+                continue;
+            }
+            let Waiting::Durable(lsn) = waiting else { return Poll::Pending };
+            match self.task.shared().log.poll_durable(lsn, context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => self.task.push_durable(lsn, result),
+            }
+        }
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        self.task.leave();
+    }
+}
+
+impl fmt::Debug for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commit").field("txn", &self.txn).finish_non_exhaustive()
+    }
+}
+
+/// Lets a thread sleep until a waker is woken.
+struct Parker {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Parker {
+    fn new() -> (Arc<Self>, Waker) {
+        let parker = Arc::new(Self { thread: thread::current(), woken: AtomicBool::new(false) });
+        (Arc::clone(&parker), Waker::from(parker))
+    }
+
+    fn park(&self) {
+        while !self.woken.swap(false, Ordering::Acquire) {
+            thread::park();
+        }
+    }
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Why a transaction did not commit, or not surely.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// Nothing of it has happened or will. It can be tried again, as a new transaction.
+    #[error("transaction {txn} was rolled back: {cause}")]
+    RolledBack {
+        /// The transaction.
+        txn: TxnId,
+        /// Why.
+        cause: RollbackCause,
+    },
+    /// Nobody knows yet whether it committed: the log failed while the decision was being written, or the only
+    /// participant did not say what it decided. Don't try again blindly; open the coordinator anew, which settles it,
+    /// and look at the data.
+    #[error("transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data")]
+    Indeterminate {
+        /// The transaction.
+        txn: TxnId,
+        /// What happened to the log, if it was the log.
+        #[source]
+        error: Option<LogError>,
+    },
+}
+
+impl CommitError {
+    /// The transaction.
+    #[must_use]
+    pub const fn txn(&self) -> &TxnId {
+        match self {
+            Self::RolledBack { txn, .. } | Self::Indeterminate { txn, .. } => txn,
+        }
+    }
+}
+
+/// Why a transaction was rolled back.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum RollbackCause {
+    /// The client asked for it.
+    #[error("the client asked for it")]
+    Requested,
+    /// A participant voted no: it refused some of the work, or has lost it in a crash.
+    #[error("{participant} voted no")]
+    VotedNo {
+        /// Who.
+        participant: Name,
+    },
+    /// A participant could not be asked for its vote.
+    #[error("{participant} failed to vote: {error}")]
+    Failed {
+        /// Who.
+        participant: Name,
+        /// What happened.
+        error: ParticipantError,
+    },
+    /// Not all votes came in time.
+    #[error("not all participants voted in time")]
+    TimedOut,
+    /// The decision could not be logged.
+    #[error("the decision could not be logged: {error}")]
+    LogRefused {
+        /// What the log said.
+        error: LogError,
+    },
+}

@@ -1,0 +1,151 @@
+//! The coordinator's own few threads: they drive on what nobody waits for, and mind the clock.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    io,
+    sync::{Arc, Weak},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Threads of a coordinator. They deliver decisions to in-process participants and hand requests to others, so they
+/// are seldom busy; a second one keeps time-outs going while the first is inside a participant.
+const THREADS: usize = 2;
+
+/// How often what hangs is looked for; see [`Sweep`].
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Something that can go on when it is run.
+pub(super) trait Driven: Send + Sync {
+    /// Goes on as far as possible without waiting. Running it once too often does no harm.
+    fn run(self: Arc<Self>);
+}
+
+/// The safety net under the wake-ups: called every so often to find what could go on and was not run, such as a
+/// transaction whose [`Commit`](super::Commit) is held but not polled.
+pub(super) trait Sweep: Send + Sync {
+    fn sweep(&self);
+}
+
+/// A queue of what is to be run now, and a heap of what is to be run later.
+#[derive(Default)]
+pub(super) struct Driver {
+    state: Mutex<State>,
+    change: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Arc<dyn Driven>>,
+    timers: BinaryHeap<Reverse<Timer>>,
+    swept: Option<Instant>,
+    closed: bool,
+}
+
+struct Timer {
+    at: Instant,
+    /// Weak, so that a transaction which ends long before its time-out is not kept in memory by it.
+    what: Weak<dyn Driven>,
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+impl Eq for Timer {}
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+impl Driver {
+    /// Starts the threads. They end with [`close`](Self::close).
+    pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<Vec<JoinHandle<()>>> {
+        let spawn = |_| {
+            let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
+            thread::Builder::new().name("ringpact-driver".into()).spawn(move || driver.serve(&sweeper))
+        };
+        let threads: io::Result<Vec<_>> = (0..THREADS).map(spawn).collect();
+        if threads.is_err() {
+            self.close();
+        }
+        threads
+    }
+
+    /// Has it run soon.
+    pub(super) fn enqueue(&self, what: Arc<dyn Driven>) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.ready.push_back(what);
+        drop(state);
+        self.change.notify_one();
+    }
+
+    /// Has it run at that time, if it is still there then.
+    pub(super) fn enqueue_at(&self, at: Instant, what: Weak<dyn Driven>) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        let first = state.timers.peek().is_none_or(|Reverse(timer)| at < timer.at);
+        state.timers.push(Reverse(Timer { at, what }));
+        drop(state);
+        if first {
+            self.change.notify_one();
+        }
+    }
+
+    /// Stops the threads; what is queued is dropped.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let dropped = (std::mem::take(&mut state.ready), std::mem::take(&mut state.timers));
+        drop(state);
+        drop(dropped);
+        self.change.notify_all();
+    }
+
+    fn serve(&self, sweeper: &Weak<dyn Sweep>) {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return;
+            }
+            let now = Instant::now();
+            if state.swept.is_none_or(|at| at + SWEEP_EVERY <= now) {
+                state.swept = Some(now);
+                drop(state);
+                if let Some(sweeper) = sweeper.upgrade() {
+                    sweeper.sweep();
+                }
+                state = self.state.lock();
+                continue;
+            }
+            let due = state.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
+            let next = if due { state.timers.pop().and_then(|Reverse(timer)| timer.what.upgrade()) } else { None };
+            let Some(next) = next.or_else(|| state.ready.pop_front()) else {
+                if !due {
+                    let timer = state.timers.peek().map(|Reverse(timer)| timer.at);
+                    let until = timer.into_iter().chain([now + SWEEP_EVERY]).min().unwrap_or(now);
+                    self.change.wait_until(&mut state, until);
+                }
+                continue;
+            };
+            drop(state);
+            next.run();
+            state = self.state.lock();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Settling what an earlier life left behind: from the log's side, and from the participants'.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{
+    CommitProtocol,
+    driver::Driven,
+    shared::{Key, Member, Shared},
+    task::Task,
+};
+use crate::{
+    id::{BranchId, Mark, Name, TxnId},
+    log::{Fact, Record},
+    participant::{ParticipantError, Reply, ReplySink, Request, Response},
+};
+
+/// Delivers again each decision that the log holds, and asks every participant what else it holds branches of.
+pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) {
+    let now = Instant::now();
+    let mut decided = HashSet::new();
+    let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
+    for record in records {
+        let Fact::Decided { txn, participants } = &record.fact else { continue };
+        decided.insert(txn.mark());
+        let protocol = CommitProtocol::recovered(txn.clone(), participants, shared.policy, now);
+        let task = Task::new(Arc::clone(shared), protocol);
+        shared.running(Arc::clone(&task));
+        runs.push(task);
+    }
+    tally.committed.store(decided.len(), Ordering::Relaxed);
+    let decided = Arc::new(decided);
+    for (number, (name, member)) in (1..).zip(&shared.members) {
+        let inquiry = Arc::new_cyclic(|this| Inquiry {
+            this: Weak::clone(this),
+            shared: Arc::clone(shared),
+            participant: name.clone(),
+            number,
+            member: member.clone(),
+            decided: Arc::clone(&decided),
+            failures: AtomicU8::new(0),
+            tally: Arc::clone(tally),
+        });
+        shared.inquiry_begins(name.clone(), Arc::clone(&inquiry) as Arc<dyn Driven>);
+        runs.push(inquiry);
+    }
+    for run in runs {
+        run.run();
+    }
+}
+
+/// What recovery has done so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) committed: AtomicUsize,
+    pub(super) rolled_back: AtomicUsize,
+}
+
+/// Asks one participant, until it answers, which branches it holds, and rolls back those of earlier epochs that the
+/// log holds no decision of: presumed abort.
+struct Inquiry {
+    this: Weak<Self>,
+    shared: Arc<Shared>,
+    participant: Name,
+    number: usize,
+    member: Member,
+    /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
+    /// reported just before its commit was delivered, and its transaction have ended since.
+    decided: Arc<HashSet<Mark>>,
+    failures: AtomicU8,
+    tally: Arc<Tally>,
+}
+
+impl Driven for Inquiry {
+    fn run(self: Arc<Self>) {
+        let request = Request::InDoubt { coordinator: self.shared.name.clone() };
+        let endpoint = Arc::clone(&self.member.endpoint);
+        let reply = Reply::to(self, 0);
+        // An endpoint that panics drops the reply, and is asked again.
+        let _ = catch_unwind(AssertUnwindSafe(|| endpoint.send(request, reply)));
+    }
+}
+
+impl ReplySink for Inquiry {
+    fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
+        let Ok(Response::InDoubt(branches)) = result else { return self.again() };
+        let orphans = self.orphans(branches);
+        for task in &orphans {
+            self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
+            self.shared.running(Arc::clone(task));
+        }
+        self.shared.inquiry_ends(&self.participant);
+        for task in orphans {
+            task.run();
+        }
+    }
+}
+
+impl Inquiry {
+    fn again(&self) {
+        let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
+        self.failures.store(failures, Ordering::Relaxed);
+        // The epoch's zeroth transaction, which there is none of, stands for the inquiry in the jitter.
+        let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
+        let at = Instant::now() + self.shared.policy.backoff(&txn, 0, failures);
+        let this: Weak<dyn Driven> = self.this.clone();
+        self.shared.driver.enqueue_at(at, this);
+    }
+
+    fn orphans(&self, branches: Vec<BranchId>) -> Vec<Arc<Task>> {
+        let of_earlier_life = |branch: &BranchId| {
+            branch.txn().coordinator() == &self.shared.name
+                && branch.txn().epoch() < self.shared.epoch
+                && !self.decided.contains(&branch.txn().mark())
+        };
+        let orphans: BTreeMap<Mark, BranchId> =
+            branches.into_iter().filter(of_earlier_life).map(|branch| (branch.txn().mark(), branch)).collect();
+        let now = Instant::now();
+        let to_task = |branch: BranchId| {
+            let participants = [self.participant.clone()];
+            let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);
+            let key = Key { mark: branch.txn().mark(), reported_by: self.number };
+            Task::reported(Arc::clone(&self.shared), protocol, key)
+        };
+        orphans.into_values().map(to_task).collect()
+    }
+}

@@ -1,0 +1,351 @@
+//! One transaction on its way: the thin driver around [`CommitProtocol`].
+//!
+//! Three rules keep it sound. No lock is held while a participant or the log is called. Whoever drives does so alone:
+//! what comes in meanwhile, an inline answer above all, is queued and not recursed into. And somebody always drives:
+//! the thread or task that waits for the outcome, or, where nobody does, the coordinator's [`Driver`](super::driver).
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+    task::{Context, Poll, Wake, Waker},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Action, CommitProtocol, Input, Outcome,
+    driver::Driven,
+    shared::{Key, Shared},
+};
+use crate::{
+    id::{BranchId, Name},
+    log::{LogError, Lsn, Record},
+    participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb},
+};
+
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    key: Key,
+    state: Mutex<State>,
+}
+
+struct State {
+    protocol: CommitProtocol,
+    inbox: VecDeque<Input>,
+    /// Somebody is in `drive`; everybody else only queues.
+    driving: bool,
+    /// A `Commit` exists, and its holder drives.
+    attended: bool,
+    /// How to tell the `Commit`'s holder to come and drive.
+    waker: Option<Waker>,
+    outcome: Option<Outcome>,
+    /// The last things that went wrong, to be told along with the outcome.
+    participant_error: Option<ParticipantError>,
+    log_error: Option<LogError>,
+    /// The driver runs this task at this time or before.
+    timer: Option<Instant>,
+}
+
+impl State {
+    /// What it waits for while nobody drives it.
+    fn waiting(&self) -> Waiting {
+        if let Some(lsn) = self.protocol.awaits_durable() {
+            Waiting::Durable(lsn)
+        } else if self.protocol.is_finished() || self.protocol.is_indeterminate() {
+            Waiting::Nothing
+        } else {
+            Waiting::Answers
+        }
+    }
+}
+
+/// What a transaction that can't go on right now waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// For this record to be durable.
+    Durable(Lsn),
+    /// For answers, or for time to pass.
+    Answers,
+    /// For nothing: somebody else is driving it.
+    Elsewhere,
+    /// For nothing: it is over, or lies still until the log is reopened.
+    Nothing,
+}
+
+/// The outcome with what is known of its reasons.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    pub(super) participant_error: Option<ParticipantError>,
+    pub(super) log_error: Option<LogError>,
+}
+
+impl Task {
+    pub(super) fn new(shared: Arc<Shared>, protocol: CommitProtocol) -> Arc<Self> {
+        let key = Key::of(protocol.txn().mark());
+        Self::reported(shared, protocol, key)
+    }
+
+    /// A transaction of which only the branch is known that a participant has reported.
+    pub(super) fn reported(shared: Arc<Shared>, protocol: CommitProtocol, key: Key) -> Arc<Self> {
+        let state = State {
+            protocol,
+            inbox: VecDeque::new(),
+            driving: false,
+            attended: false,
+            waker: None,
+            outcome: None,
+            participant_error: None,
+            log_error: None,
+            timer: None,
+        };
+        Arc::new(Self { shared, key, state: Mutex::new(state) })
+    }
+
+    pub(super) const fn key(&self) -> Key {
+        self.key
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Queues an input without driving.
+    pub(super) fn push(&self, input: Input) {
+        self.state.lock().inbox.push_back(input);
+    }
+
+    /// Queues the log's answer about durability without driving.
+    pub(super) fn push_durable(&self, lsn: Lsn, result: Result<(), LogError>) {
+        let mut state = self.state.lock();
+        match result {
+            Ok(()) => state.inbox.push_back(Input::Durable(lsn)),
+            Err(error) => {
+                state.log_error = Some(error);
+                state.inbox.push_back(Input::LogFailed);
+            }
+        }
+    }
+
+    /// Goes on as far as possible without waiting.
+    pub(super) fn drive(self: &Arc<Self>) -> Waiting {
+        let mut state = self.state.lock();
+        if state.driving {
+            return Waiting::Elsewhere;
+        }
+        state.driving = true;
+        loop {
+            let now = Instant::now();
+            while let Some(input) = state.inbox.pop_front() {
+                state.protocol.handle(now, input);
+            }
+            if state.protocol.deadline().is_some_and(|at| at <= now) {
+                state.protocol.handle(now, Input::Tick);
+            }
+            match state.protocol.poll(now) {
+                None => break,
+                Some(Action::Send(branch, verb)) => {
+                    let to = state.protocol.participant(branch).map(|name| state.protocol.txn().branch(name));
+                    let deadline = state.protocol.deadline();
+                    drop(state);
+                    if let Some(to) = to {
+                        self.send(branch, to, verb, deadline);
+                    }
+                    state = self.state.lock();
+                }
+                Some(Action::Append(fact, durability)) => {
+                    drop(state);
+                    let record = Record { owner: self.shared.name.clone(), fact };
+                    let result = self.shared.log.append(record, durability);
+                    state = self.state.lock();
+                    match result {
+                        Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
+                        Err(error) => {
+                            state.log_error = Some(error);
+                            state.protocol.handle(now, Input::AppendRefused);
+                        }
+                    }
+                }
+                Some(Action::Answer(outcome)) => {
+                    state.outcome = Some(outcome);
+                    if let Some(waker) = state.waker.take() {
+                        drop(state);
+                        waker.wake();
+                        state = self.state.lock();
+                    }
+                }
+                Some(Action::Finish) => {
+                    drop(state);
+                    self.shared.ended(self.key);
+                    state = self.state.lock();
+                }
+            }
+        }
+        state.driving = false;
+        self.set_timer(&mut state);
+        state.waiting()
+    }
+
+    fn set_timer(self: &Arc<Self>, state: &mut State) {
+        let Some(at) = state.protocol.deadline() else { return };
+        if state.timer.is_none_or(|set| at < set) {
+            state.timer = Some(at);
+            let task = Arc::downgrade(self);
+            let task: Weak<dyn Driven> = task;
+            self.shared.driver.enqueue_at(at, task);
+        }
+    }
+
+    fn send(self: &Arc<Self>, index: usize, branch: BranchId, verb: Verb, deadline: Option<Instant>) {
+        let reply = Reply::to(Arc::clone(self) as Arc<dyn ReplySink>, index);
+        let Some(member) = self.shared.members.get(branch.participant()) else {
+            // A recovered transaction can name a participant that this opening does not have. It stays open and
+            // visible, and is tried again; dropping the reply says that it failed.
+            return;
+        };
+        let request = Request::Branch { branch, verb, call: self.shared.call(deadline) };
+        // An endpoint that panics drops the reply, which is answer enough.
+        let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.send(request, reply)));
+    }
+
+    /// What the client is to be told, once it is known.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        let state = self.state.lock();
+        state.outcome.map(|outcome| Verdict {
+            outcome,
+            participant_error: state.participant_error.clone(),
+            log_error: state.log_error.clone(),
+        })
+    }
+
+    /// The participant behind a branch's index.
+    pub(super) fn participant(&self, branch: usize) -> Option<Name> {
+        self.state.lock().protocol.participant(branch).cloned()
+    }
+
+    pub(super) fn is_indeterminate(&self) -> bool {
+        self.state.lock().protocol.is_indeterminate()
+    }
+
+    /// A `Commit` exists from here on.
+    pub(super) fn attend(&self) {
+        self.state.lock().attended = true;
+    }
+
+    /// The `Commit` is gone; the driver takes over what is left.
+    pub(super) fn leave(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.attended = false;
+        state.waker = None;
+        let over = state.protocol.is_finished();
+        drop(state);
+        if !over {
+            self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+        }
+    }
+
+    /// Has `waker` woken when there is something to drive, or the outcome is known. Says whether that is so already;
+    /// `seen` is what the caller last saw it wait for.
+    pub(super) fn wake_later(&self, waker: &Waker, seen: Waiting) -> Wakeable {
+        let mut state = self.state.lock();
+        let moved_on = !state.driving && (!state.inbox.is_empty() || state.waiting() != seen);
+        if state.outcome.is_some() || moved_on {
+            return Wakeable::Now;
+        }
+        match &mut state.waker {
+            Some(old) => old.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        Wakeable::Later
+    }
+
+    /// Something may have happened that nobody was woken for.
+    pub(super) fn nudge(self: &Arc<Self>, durable: Lsn) {
+        let mut state = self.state.lock();
+        if state.driving || state.protocol.awaits_durable().is_none_or(|lsn| durable < lsn) {
+            return;
+        }
+        state.inbox.push_back(Input::Durable(durable));
+        drop(state);
+        self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+    }
+
+    fn take_waker(&self) -> Option<Waker> {
+        self.state.lock().waker.take()
+    }
+
+    fn is_attended(&self) -> bool {
+        self.state.lock().attended
+    }
+}
+
+/// Whether there is something to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wakeable {
+    Now,
+    Later,
+}
+
+impl ReplySink for Task {
+    fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
+        let mut state = self.state.lock();
+        let input = match result {
+            Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
+            Ok(Response::Done) => Input::Done(branch),
+            Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
+            Err(ParticipantError::AlreadyCommitted) => Input::AlreadyCommitted(branch),
+            // Not an answer to any question that a transaction asks.
+            Ok(Response::InDoubt(_)) => Input::Failed(branch),
+            Err(error) => {
+                state.participant_error = Some(error);
+                Input::Failed(branch)
+            }
+        };
+        state.inbox.push_back(input);
+        if state.driving {
+            return;
+        }
+        let waker = state.waker.take();
+        drop(state);
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>),
+        }
+    }
+}
+
+impl Driven for Task {
+    fn run(self: Arc<Self>) {
+        {
+            let mut state = self.state.lock();
+            if state.timer.is_some_and(|at| at <= Instant::now()) {
+                state.timer = None;
+            }
+        }
+        while let Waiting::Durable(lsn) = self.drive() {
+            if self.is_attended() {
+                // Whoever waits for the outcome waits for the record, too: one wake-up for both.
+                if let Some(waker) = self.take_waker() {
+                    waker.wake();
+                }
+                return;
+            }
+            let waker = Waker::from(Arc::new(Rerun(Arc::clone(&self))));
+            match self.shared.log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
+                Poll::Ready(result) => self.push_durable(lsn, result),
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+/// Wakes a task by having the driver run it.
+struct Rerun(Arc<Task>);
+
+impl Wake for Rerun {
+    fn wake(self: Arc<Self>) {
+        self.0.shared.driver.enqueue(Arc::clone(&self.0) as Arc<dyn Driven>);
+    }
+}
