@@ -34,7 +34,8 @@ impl Transaction {
     ///
     /// # Errors
     /// [`BranchError::UnknownParticipant`] where the coordinator was built without it.
-    pub fn branch(&mut self, participant: &str) -> Result<&BranchId, BranchError> {
+    pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
+        let participant = participant.as_ref();
         if let Some(index) = self.branches.iter().position(|branch| branch.participant().as_str() == participant) {
             return Ok(&self.branches[index]);
         }

@@ -1,0 +1,213 @@
+//! What goes wrong: messages that are lost, services that refuse, are late or crash, and the abort that anyone can
+//! ask for. Everything is a function of the seed, so that a run can be repeated.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, Mark,
+    participant::{ParticipantError, Reply, Response, Verb},
+};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::purchases::OrderId;
+
+/// What becomes of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    Fine,
+    Refuse,
+    LoseRequest,
+    LoseAnswer,
+    AnswerLate,
+    CrashBefore,
+    CrashAfter,
+}
+
+impl Fate {
+    /// What the report calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fine => "nothing wrong",
+            Self::Refuse => "service refused without a reason",
+            Self::LoseRequest => "request lost",
+            Self::LoseAnswer => "answer lost",
+            Self::AnswerLate => "answer came after the time-out",
+            Self::CrashBefore => "service crashed before doing it",
+            Self::CrashAfter => "service crashed after doing it",
+        }
+    }
+}
+
+/// Fates and how many of a million messages meet them.
+type Odds = &'static [(Fate, u64)];
+const OF_VOTES: Odds = &[
+    (Fate::Refuse, 5_000),
+    (Fate::LoseRequest, 3_000),
+    (Fate::LoseAnswer, 3_000),
+    (Fate::AnswerLate, 400),
+    (Fate::CrashBefore, 500),
+    (Fate::CrashAfter, 500),
+];
+const OF_FIRST_COMMITS: Odds = &[
+    (Fate::LoseRequest, 4_000),
+    (Fate::LoseAnswer, 4_000),
+    (Fate::CrashBefore, 700),
+    (Fate::CrashAfter, 700),
+];
+// A crash on a background thread would hit other transactions at a moment that no seed repeats; losses may happen.
+const OF_OTHERS: Odds = &[(Fate::LoseRequest, 50_000), (Fate::LoseAnswer, 50_000)];
+
+/// A moment in a transaction's life at which the process can be made to abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A participant is about to be asked.
+    Before(Verb),
+    /// It has done it; the coordinator does not know yet.
+    After(Verb),
+    /// The decision was handed to the log.
+    Decided,
+}
+
+/// Whose transaction it is, how often it was tried, and what has happened to it.
+#[derive(Debug)]
+struct Journey {
+    number: u64,
+    order: OrderId,
+    step: u8,
+    attempt: u32,
+    prepares: u32,
+    commits: u32,
+    sent: HashMap<(String, Verb), u64>,
+}
+
+pub struct Faults {
+    seed: u64,
+    odds: Enabled,
+    crash_after: Option<u64>,
+    transactions: AtomicU64,
+    journeys: Mutex<HashMap<Mark, Journey>>,
+    late: Mutex<Vec<(Reply, Result<Response, ParticipantError>)>>,
+    counts: Mutex<BTreeMap<Fate, u64>>,
+}
+
+/// Whether anything goes wrong by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enabled {
+    On,
+    Off,
+}
+
+impl Faults {
+    pub fn new(seed: u64, odds: Enabled, crash_after: Option<u64>) -> Self {
+        Self {
+            seed,
+            odds,
+            crash_after,
+            transactions: AtomicU64::new(0),
+            journeys: Mutex::default(),
+            late: Mutex::default(),
+            counts: Mutex::default(),
+        }
+    }
+
+    /// A transaction begins: the `attempt`-th for this step of this order.
+    pub fn begins(&self, mark: Mark, order: OrderId, step: u8, attempt: u32) {
+        let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
+        let journey = Journey { number, order, step, attempt, prepares: 0, commits: 0, sent: HashMap::new() };
+        self.journeys.lock().insert(mark, journey);
+    }
+
+    /// All transactions so far are over.
+    pub fn all_over(&self) {
+        self.journeys.lock().clear();
+        // The late answers arrive now, at transactions that have ended without them.
+        let late = std::mem::take(&mut *self.late.lock());
+        for (reply, answer) in late {
+            reply.send(answer);
+        }
+    }
+
+    /// What becomes of the next message of this kind to this branch.
+    pub fn fate(&self, branch: &BranchId, verb: Verb) -> Fate {
+        if self.odds == Enabled::Off {
+            return Fate::Fine;
+        }
+        let mut journeys = self.journeys.lock();
+        // Recovery works on what an earlier life began; it has had its share.
+        let Some(journey) = journeys.get_mut(&branch.txn().mark()) else { return Fate::Fine };
+        let participant = branch.participant().to_string();
+        let sent = journey.sent.entry((participant.clone(), verb)).or_default();
+        *sent += 1;
+        let odds = match verb {
+            Verb::Prepare => OF_VOTES,
+            Verb::Commit if *sent == 1 => OF_FIRST_COMMITS,
+            Verb::Commit | Verb::Rollback | Verb::CommitOnePhase => OF_OTHERS,
+        };
+        let what = format!("{} {} {} {participant} {verb:?} {sent}", journey.order.0, journey.step, journey.attempt);
+        drop(journeys);
+        let mut drawn = xxh3_64_with_seed(what.as_bytes(), self.seed) % 1_000_000;
+        for &(fate, share) in odds {
+            if drawn < share {
+                *self.counts.lock().entry(fate).or_default() += 1;
+                return fate;
+            }
+            drawn -= share;
+        }
+        Fate::Fine
+    }
+
+    /// Whether the machine with the coordinator crashes in this wave of `size` transactions; if so, how many of the
+    /// decisions made in it are on disk by then.
+    pub fn machine_crash(&self, wave: u64, size: usize) -> Option<usize> {
+        let drawn = xxh3_64_with_seed(&wave.to_le_bytes(), self.seed);
+        let crashes = self.odds == Enabled::On && drawn % 24 == 5;
+        // In range: a remainder by a usize.
+        crashes.then(|| (drawn >> 32) as usize % (size + 1))
+    }
+
+    /// Keeps an answer until the transaction has timed out.
+    pub fn keep_waiting(&self, reply: Reply, answer: Result<Response, ParticipantError>) {
+        self.late.lock().push((reply, answer));
+    }
+
+    /// Tells of a moment in a transaction's life. If it is the chosen one, the process aborts here and now: no
+    /// destructor runs, nothing is flushed.
+    pub fn happens(&self, branch: &BranchId, event: Event) {
+        self.moment(branch.txn().mark(), event);
+    }
+
+    /// As [`happens`](Self::happens), where there is no branch.
+    pub fn moment(&self, mark: Mark, event: Event) {
+        let Some(after) = self.crash_after else { return };
+        let mut journeys = self.journeys.lock();
+        let Some(journey) = journeys.get_mut(&mark) else { return };
+        match event {
+            Event::Before(Verb::Prepare) => journey.prepares += 1,
+            Event::Before(Verb::Commit) => journey.commits += 1,
+            _ => {}
+        }
+        // Six places in the middle of a transaction, so that a row of N visits them all. The N-th transaction may not
+        // come to its place, because it is rolled back; then the next one does.
+        let here = match after % 6 {
+            0 => event == Event::Before(Verb::Prepare) && journey.prepares == 1,
+            1 => event == Event::Before(Verb::Prepare) && journey.prepares == 2,
+            2 => event == Event::Decided,
+            3 => event == Event::Before(Verb::Commit) && journey.commits == 1,
+            4 => event == Event::Before(Verb::Commit) && journey.commits == 2,
+            _ => event == Event::After(Verb::Commit) && journey.commits == 2,
+        };
+        if here && journey.number >= after {
+            eprintln!("aborting in the middle of transaction {}, at {event:?} ({})", journey.number, journey.order);
+            std::process::abort();
+        }
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> Vec<(Fate, u64)> {
+        self.counts.lock().iter().map(|(fate, count)| (*fate, *count)).collect()
+    }
+}
