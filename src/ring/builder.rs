@@ -5,7 +5,7 @@ use super::{HashRing, KeyHasher, Node, RingError, Xxh3};
 /// Virtual nodes for each unit of weight, unless told otherwise.
 ///
 /// It is what ketama (libmemcached's weighted mode) and nginx use. The most loaded of 10 equal nodes then owns about
-/// 1.15 times its fair share, of 100 about 1.21, of 1,000 about 1.28, and a node costs 2.5 kB. See [the placement
+/// 1.12 times its fair share, of 100 about 1.22, of 1,000 about 1.28, and a node costs 2.5 kB. See [the placement
 /// page](crate::docs::placement) for how to choose another number.
 pub const DEFAULT_VIRTUAL_NODES: u32 = 160;
 
