@@ -10,3 +10,5 @@ pub mod ring;
 
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
 pub use log::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+pub use registry::{Instance, Registry, RingFollower};
+pub use ring::{HashRing, Node, RingKey};

@@ -26,7 +26,7 @@ fn the_ring_follows_joins_updates_and_departures() {
     assert_eq!(follower.update(now), Ok(Followed::Changed));
     let movement = follower.last_movement().unwrap();
     assert!(!movement.is_empty());
-    assert!(movement.ranges().iter().all(|moved| moved.to.id() == &"g2"));
+    assert!(movement.ranges().iter().all(|moved| moved.to.id() == "g2"));
     assert_eq!(follower.previous(), Some(&expected));
 
     registry.register("goods", Instance::new("g2", "elsewhere"), 2 * LEASE, now).unwrap();

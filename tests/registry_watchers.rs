@@ -88,7 +88,7 @@ fn a_slow_watcher_is_told_how_much_it_missed_and_what_is_true_now() {
     assert_eq!(events(&mut slow, now), [WatchEvent::Left(instance("g5"))]);
 
     slow.request_resync();
-    let instances = instances.into_iter().filter(|live| live.id() != &"g5").collect();
+    let instances = instances.into_iter().filter(|live| live.id() != "g5").collect();
     assert_eq!(events(&mut slow, now), [WatchEvent::Resync { missed: 0, instances }]);
 }
 
@@ -141,4 +141,13 @@ fn handles_and_watchers_are_shared_between_threads() {
     }
     assert_eq!((joined, left), (200, 100));
     assert_eq!(registry.instances("goods", now).len(), 100);
+}
+
+#[test]
+fn the_registry_its_watchers_and_followers_may_cross_threads() {
+    fn send_and_sync<T: Send + Sync>() {}
+    send_and_sync::<Registry>();
+    send_and_sync::<Watcher>();
+    send_and_sync::<ringpact::registry::RingFollower>();
+    send_and_sync::<ringpact::ring::HashRing>();
 }

@@ -47,7 +47,7 @@ fn no_token_moves_when_others_come_and_go() {
     let small = HashRing::new(["a", "b"]).unwrap();
     let large = HashRing::new([Node::new("a"), Node::new("c").with_weight(50), Node::new("d")]).unwrap();
     let tokens_of_a = |ring: &HashRing| -> Vec<_> {
-        ring.tokens().filter(|token| token.node.id() == &"a").map(|token| token.position).collect()
+        ring.tokens().filter(|token| token.node.id() == "a").map(|token| token.position).collect()
     };
     assert_eq!(tokens_of_a(&small), tokens_of_a(&large));
 }

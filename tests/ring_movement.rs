@@ -98,7 +98,7 @@ fn a_newcomer_takes_about_its_fair_share_in_at_most_one_range_a_token() {
     let movement = before.movement(&after).unwrap();
     assert!((0.007..0.013).contains(&movement.fraction()), "{}", movement.fraction());
     assert!(movement.ranges().len() >= 150);
-    assert!(movement.into_iter().all(|moved| moved.to.id() == &"node-99"));
+    assert!(movement.into_iter().all(|moved| moved.to.id() == "node-99"));
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub struct MovedRange<'a> {
 ///
 /// let movement = before.movement(&after)?;
 /// let moved = movement.find(before.position("user:42"));
-/// assert_eq!(moved.is_some(), before.owner("user:42").id() == &"b");
+/// assert_eq!(moved.is_some(), before.owner("user:42").id() == "b");
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```

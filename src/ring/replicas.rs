@@ -18,7 +18,7 @@ use super::{Node, token_table::TokenTable};
 ///
 /// let ring = HashRing::new(["a", "b", "c"])?;
 /// let down = "b";
-/// let reachable = ring.replicas("order:7").find(|node| node.id() != &down);
+/// let reachable = ring.replicas("order:7").find(|node| node.id() != down);
 /// assert!(reachable.is_some());
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
