@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod docs;
 pub mod id;
 pub mod log;
 pub mod participant;
@@ -12,4 +13,6 @@ pub mod txn;
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
 pub use log::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
+pub use registry::{Instance, LeaseToken, Registry, RingFollower};
+pub use ring::{HashRing, Node, RingKey};
 pub use txn::{Commit, CommitError, Coordinator, Policy, Transaction};

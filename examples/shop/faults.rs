@@ -52,12 +52,8 @@ const OF_VOTES: Odds = &[
     (Fate::CrashBefore, 500),
     (Fate::CrashAfter, 500),
 ];
-const OF_FIRST_COMMITS: Odds = &[
-    (Fate::LoseRequest, 4_000),
-    (Fate::LoseAnswer, 4_000),
-    (Fate::CrashBefore, 700),
-    (Fate::CrashAfter, 700),
-];
+const OF_FIRST_COMMITS: Odds =
+    &[(Fate::LoseRequest, 4_000), (Fate::LoseAnswer, 4_000), (Fate::CrashBefore, 700), (Fate::CrashAfter, 700)];
 // A crash on a background thread would hit other transactions at a moment that no seed repeats; losses may happen.
 const OF_OTHERS: Odds = &[(Fate::LoseRequest, 50_000), (Fate::LoseAnswer, 50_000)];
 

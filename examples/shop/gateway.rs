@@ -8,9 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    Instance, LeaseToken, Registry, Service, Transaction,
-    participant::ExecuteError,
-    registry::RingFollower,
+    Instance, LeaseToken, Registry, Service, Transaction, participant::ExecuteError, registry::RingFollower,
     txn::BranchError,
 };
 use thiserror::Error;
@@ -351,6 +349,7 @@ from_refusal!(OrderRefusal, Order);
 
 /// Titles that the customer of this order may look at next.
 pub fn recommended(order: OrderId) -> [Sku; 3] {
-    let title = |n: u64| Sku((order.0.wrapping_mul(7).wrapping_add(n * 131) % u64::from(crate::purchases::TITLES)) as u32);
+    let title =
+        |n: u64| Sku((order.0.wrapping_mul(7).wrapping_add(n * 131) % u64::from(crate::purchases::TITLES)) as u32);
     [title(1), title(2), title(3)]
 }

@@ -49,7 +49,8 @@ fn table(head: &[&str]) -> Table {
 }
 
 fn operations(gateway: &Gateway, tally: &Tally) -> Table {
-    let head = ["at the gateway", "requests", "committed", "rolled back", "sold out, no funds", "wrong token", "fallbacks"];
+    let head =
+        ["at the gateway", "requests", "committed", "rolled back", "sold out, no funds", "wrong token", "fallbacks"];
     let mut table = table(&head);
     for (operation, count) in gateway.counts() {
         let taken = tally.by_operation.get(&operation).copied().unwrap_or_default();

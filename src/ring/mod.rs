@@ -1,1 +1,54 @@
-//! PLACEMENT. Which node owns a key.
+//! Placement: which node owns a key.
+//!
+//! A [`HashRing`] puts keys and nodes on one circle of 2^64 positions. A node stands on the circle at many places, its
+//! *virtual nodes*, each of which is a *token* (a position). A key belongs to the first token at or after its own
+//! position, clockwise: consistent hashing, after Karger, Lehman, Leighton, Panigrahy, Levine and Lewin, "Consistent
+//! Hashing and Random Trees" (STOC 1997, section 4), with weights as in "Web Caching with Consistent Hashing" (Karger
+//! and others, 1999).
+//!
+//! What it promises:
+//!
+//! - **Placement is a specified function**, down to the byte: see [the placement page](crate::docs::placement). It
+//!   doesn't change between releases, processes or machines, and never goes through [`std::hash::Hash`].
+//! - **A ring is a pure function of its members.** The order in which they were given never matters, and a ring that
+//!   was changed by [`HashRing::add`] and [`HashRing::remove`] equals one built afresh.
+//! - **Movement is minimal.** A node that joins only takes keys, a node that leaves only gives its own away; nothing
+//!   moves between two nodes that stay. [`HashRing::movement`] lists exactly what moves between any two rings.
+//! - **A ring is never empty**, so [`HashRing::owner`] answers with a node, not with an option, and never panics.
+//!
+//! ```
+//! use ringpact::ring::{HashRing, Node};
+//!
+//! let mut ring = HashRing::builder()
+//!     .node("cache-1")
+//!     .node(Node::new("cache-2").with_weight(2).with_zone("eu-1"))
+//!     .build()?;
+//! let before = ring.clone();
+//!
+//! ring.add("cache-3")?;
+//! for moved in before.movement(&ring)?.ranges() {
+//!     assert_eq!(moved.to.id(), "cache-3");
+//! }
+//! # Ok::<(), ringpact::ring::RingError>(())
+//! ```
+
+mod builder;
+mod error;
+mod hash;
+mod hash_ring;
+mod key;
+mod movement;
+mod node;
+mod replicas;
+mod serialised;
+mod token_table;
+
+pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
+pub use error::RingError;
+pub use hash::{KeyHasher, Modular, Position, Xxh3};
+pub use hash_ring::{HashRing, MAX_TOKENS, Token};
+pub use key::RingKey;
+pub use movement::{MovedRange, Movement, PositionRange};
+pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
+pub use replicas::Replicas;
+pub use serialised::FORMAT_VERSION;

@@ -1,0 +1,4 @@
+//! The long explanations.
+
+#[doc = include_str!("placement.md")]
+pub mod placement {}

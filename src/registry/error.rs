@@ -1,0 +1,55 @@
+//! Why the registry refuses.
+
+use std::time::Duration;
+
+use super::{LeaseToken, MAX_ADDRESS_LEN, MAX_INSTANCES, MAX_LEASE, MAX_SERVICES, MIN_LEASE};
+use crate::ring::{MAX_NAME_LEN, RingError};
+
+/// Why the registry refused a call. It has then changed nothing, but for expiring what was due.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// A service's name is empty or too long.
+    #[error("a service name has 1 to {MAX_NAME_LEN} bytes, this one has {length}")]
+    InvalidService {
+        /// Length of the rejected name in bytes.
+        length: usize,
+    },
+
+    /// The instance couldn't stand in a ring: a bad id, zone or weight.
+    #[error(transparent)]
+    InvalidInstance(RingError),
+
+    /// The instance's address is too long.
+    #[error("an address has at most {MAX_ADDRESS_LEN} bytes, this one has {length}")]
+    AddressTooLong {
+        /// Length of the rejected address in bytes.
+        length: usize,
+    },
+
+    /// The lease is too short to be renewed in time, or so long that it isn't one.
+    #[error("a lease lasts {MIN_LEASE:?} to {MAX_LEASE:?}, not {lease:?}")]
+    InvalidLease {
+        /// The rejected lease.
+        lease: Duration,
+    },
+
+    /// The lease would end beyond what the clock can tell.
+    #[error("the lease would end beyond the range of the clock: check the `now` that was passed in")]
+    ClockOutOfRange,
+
+    /// The lease is over: it ran out, its instance left, or a newer registration of the instance took its place.
+    #[error("lease {token} is over: register again, unless another process serves under this instance id now")]
+    StaleLease {
+        /// The token that was shown.
+        token: LeaseToken,
+    },
+
+    /// The service has [`MAX_INSTANCES`] instances.
+    #[error("the service has {MAX_INSTANCES} live instances, which is the limit: let some leave, or split the service")]
+    TooManyInstances,
+
+    /// There are [`MAX_SERVICES`] services with instances or watchers.
+    #[error("there are {MAX_SERVICES} services in use, which is the limit: let some go first")]
+    TooManyServices,
+}

@@ -1,0 +1,170 @@
+//! What the registry knows, and how it changes. Pure: the caller holds the lock and brings the time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Instance, Lease, LeaseToken, MAX_INSTANCES, RegistryError, WatchEvent, lease,
+    service::{Registration, Service},
+};
+use crate::ring::{MAX_NAME_LEN, NodeId};
+
+/// The most services that may have instances or watchers at a time.
+pub const MAX_SERVICES: usize = 65_536;
+
+/// Invariants: each registration has one entry in `holders` and one in `deadlines`, and these have no others; no
+/// service is unused; nothing live is due at `time`.
+pub(super) struct State {
+    buffer: NonZeroUsize,
+    /// The latest `now` of any call; none before the first.
+    time: Option<Instant>,
+    next_token: u64,
+    services: BTreeMap<Arc<str>, Service>,
+    /// Whose token it is.
+    holders: HashMap<LeaseToken, (Arc<str>, NodeId)>,
+    deadlines: BTreeSet<(Instant, LeaseToken)>,
+}
+
+impl State {
+    pub(super) fn new(buffer: NonZeroUsize) -> Self {
+        Self {
+            buffer,
+            time: None,
+            next_token: 1,
+            services: BTreeMap::new(),
+            holders: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    /// Brings the registry's time to `now`, unless it is later already, and expires what is due, in the order in which
+    /// it became due. Answers with the registry's time, and how many instances expired.
+    pub(super) fn advance(&mut self, now: Instant) -> (Instant, usize) {
+        let time = self.time.map_or(now, |time| time.max(now));
+        self.time = Some(time);
+        let mut expired = 0;
+        while let Some((_, token)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= time) {
+            self.end(token, WatchEvent::Expired);
+            expired += 1;
+        }
+        (time, expired)
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    pub(super) fn register(
+        &mut self,
+        service: &str,
+        instance: Instance,
+        lease: Duration,
+        now: Instant,
+    ) -> Result<Lease, RegistryError> {
+        let (now, _) = self.advance(now);
+        instance.check()?;
+        let expires_at = lease::end_of(lease, now)?;
+        let name = self.name_of(service)?;
+        let live = self.services.get(service).map(|service| &service.registrations);
+        let known = live.is_some_and(|live| live.contains_key(instance.id()));
+        if !known && live.is_some_and(|live| live.len() >= MAX_INSTANCES) {
+            return Err(RegistryError::TooManyInstances);
+        }
+
+        let token = LeaseToken::new(self.next_token);
+        self.next_token += 1;
+        self.holders.insert(token, (name.clone(), instance.id().clone()));
+        self.deadlines.insert((expires_at, token));
+        let service = self.services.entry(name).or_default();
+        let registration = Registration { instance: instance.clone(), token, lease, expires_at };
+        let change = match service.registrations.insert(instance.id().clone(), registration) {
+            None => WatchEvent::Joined(instance),
+            Some(replaced) => {
+                self.holders.remove(&replaced.token);
+                self.deadlines.remove(&(replaced.expires_at, replaced.token));
+                WatchEvent::Updated(instance)
+            }
+        };
+        service.record(change, self.buffer);
+        Ok(Lease { token, expires_at })
+    }
+
+    pub(super) fn renew(&mut self, token: LeaseToken, now: Instant) -> Result<Lease, RegistryError> {
+        let (now, _) = self.advance(now);
+        let (service, id) = self.holders.get(&token).ok_or(RegistryError::StaleLease { token })?;
+        let registration = self
+            .services
+            .get_mut(service)
+            .and_then(|service| service.registrations.get_mut(id))
+            .ok_or(RegistryError::StaleLease { token })?;
+        let expires_at = lease::end_of(registration.lease, now)?;
+        self.deadlines.remove(&(registration.expires_at, token));
+        self.deadlines.insert((expires_at, token));
+        registration.expires_at = expires_at;
+        Ok(Lease { token, expires_at })
+    }
+
+    pub(super) fn leave(&mut self, token: LeaseToken, now: Instant) -> Result<Instance, RegistryError> {
+        self.advance(now);
+        self.end(token, WatchEvent::Left).ok_or(RegistryError::StaleLease { token })
+    }
+
+    pub(super) fn services(&self) -> Vec<Arc<str>> {
+        let live = self.services.iter().filter(|(_, service)| !service.registrations.is_empty());
+        live.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn service(&self, name: &str) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// A new watcher's service, and where the service is now.
+    pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &Service), RegistryError> {
+        let name = self.name_of(service)?;
+        let service = self.services.entry(name.clone()).or_default();
+        service.add_watcher();
+        Ok((name, service))
+    }
+
+    pub(super) fn remove_watcher(&mut self, service: &str) {
+        if let Some(watched) = self.services.get_mut(service) {
+            watched.remove_watcher();
+            self.drop_if_unused(service);
+        }
+    }
+
+    /// Ends a registration, tells the watchers, and answers with the instance; or with none, if the token is stale.
+    fn end(&mut self, token: LeaseToken, change: fn(Instance) -> WatchEvent) -> Option<Instance> {
+        let (name, id) = self.holders.remove(&token)?;
+        let service = self.services.get_mut(&name)?;
+        let registration = service.registrations.remove(&id)?;
+        self.deadlines.remove(&(registration.expires_at, token));
+        service.record(change(registration.instance.clone()), self.buffer);
+        self.drop_if_unused(&name);
+        Some(registration.instance)
+    }
+
+    /// The name to keep for a service, if there is room for it.
+    fn name_of(&self, service: &str) -> Result<Arc<str>, RegistryError> {
+        if let Some((name, _)) = self.services.get_key_value(service) {
+            return Ok(name.clone());
+        }
+        if !(1..=MAX_NAME_LEN).contains(&service.len()) {
+            return Err(RegistryError::InvalidService { length: service.len() });
+        }
+        if self.services.len() >= MAX_SERVICES {
+            return Err(RegistryError::TooManyServices);
+        }
+        Ok(service.into())
+    }
+
+    fn drop_if_unused(&mut self, service: &str) {
+        if self.services.get(service).is_some_and(Service::is_unused) {
+            self.services.remove(service);
+        }
+    }
+}

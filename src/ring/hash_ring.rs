@@ -1,0 +1,304 @@
+//! The ring itself: who owns what, and members coming and going.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::{
+    KeyHasher, Movement, Node, NodeId, Position, Replicas, RingBuilder, RingError, RingKey, Xxh3,
+    serialised::SerialisedRing, token_table::TokenTable,
+};
+
+/// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
+///
+/// At 16 bytes a token that is 64 MiB. The limit keeps a wrong weight, or a hostile serialised ring, from eating the
+/// machine's memory.
+pub const MAX_TOKENS: u64 = 1 << 22;
+
+/// A consistent-hash ring with virtual nodes. See the [module](super) for what it promises.
+///
+/// With N nodes and T tokens: a look-up takes one hash and a binary search, O(log T); a change O(T); 16 bytes a token.
+/// All of `&self` may be used from several threads at once. Cloning is O(T).
+///
+/// `==` compares members, virtual nodes and hasher, of which all else is a function.
+///
+/// ```
+/// use ringpact::ring::HashRing;
+///
+/// let ring = HashRing::new(["cache-1", "cache-2", "cache-3"])?;
+/// let owner = ring.owner("user:42");
+///
+/// // The owner first, then where the key would go next:
+/// let preference: Vec<_> = ring.replicas("user:42").collect();
+/// assert_eq!(preference.len(), 3);
+/// assert_eq!(preference[0], owner);
+/// # Ok::<(), ringpact::ring::RingError>(())
+/// ```
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "SerialisedRing<H>", bound(deserialize = "H: KeyHasher + Deserialize<'de>"))]
+pub struct HashRing<H = Xxh3> {
+    /// Sorted by id, without duplicates, never empty. A node's index here is its number in `table`.
+    nodes: Vec<Node>,
+    table: TokenTable,
+    virtual_nodes: u32,
+    hasher: H,
+}
+
+/// A token: a position on the circle at which a node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Token<'a> {
+    /// Where.
+    pub position: Position,
+    /// Who.
+    pub node: &'a Node,
+}
+
+impl HashRing {
+    /// A ring of these nodes, with all settings at their default.
+    ///
+    /// # Errors
+    ///
+    /// As [`RingBuilder::build`].
+    pub fn new<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
+        Self::builder().nodes(nodes).build()
+    }
+
+    /// A ring to be described first.
+    pub fn builder() -> RingBuilder {
+        RingBuilder::new()
+    }
+}
+
+/// Look-ups.
+impl<H: KeyHasher> HashRing<H> {
+    /// The node that owns `key`. O(log T), allocates nothing, never panics.
+    #[inline]
+    pub fn owner<K: RingKey>(&self, key: K) -> &Node {
+        self.owner_at(self.position(key))
+    }
+
+    /// The nodes that `key` belongs to, in order of preference; see [`Replicas`].
+    ///
+    /// The first is the owner. The first healthy one is `ring.replicas(key).find(|node| healthy(node))`, and the k
+    /// nodes that should hold a copy are `ring.replicas(key).take(k)`.
+    #[inline]
+    pub fn replicas<K: RingKey>(&self, key: K) -> Replicas<'_> {
+        self.replicas_at(self.position(key))
+    }
+
+    /// Where `key` is on the circle. Doesn't depend on the ring's members.
+    #[inline]
+    pub fn position<K: RingKey>(&self, key: K) -> Position {
+        self.hasher.hash_key(key.key_bytes().as_ref())
+    }
+}
+
+/// What depends on positions alone.
+impl<H> HashRing<H> {
+    /// The node that owns `position`: that of the first token at or after it, or of the very first token if there is
+    /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes). O(log T).
+    #[inline]
+    pub fn owner_at(&self, position: Position) -> &Node {
+        let entry = self.table.successor(position);
+        self.node_at(self.table.owners()[entry])
+    }
+
+    /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].
+    #[inline]
+    pub fn replicas_at(&self, position: Position) -> Replicas<'_> {
+        Replicas::new(&self.nodes, &self.table, self.table.successor(position))
+    }
+
+    /// The members, sorted by id (by bytes). Never empty.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The member with this id. O(log N).
+    pub fn node(&self, id: impl AsRef<str>) -> Option<&Node> {
+        self.index_of(id.as_ref()).ok().map(|index| &self.nodes[index])
+    }
+
+    /// All tokens, clockwise from position 0, those that collide in the order in which they are preferred.
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token<'_>> {
+        self.table
+            .positions()
+            .iter()
+            .zip(self.table.owners())
+            .map(|(position, owner)| Token { position: *position, node: self.node_at(*owner) })
+    }
+
+    /// How many tokens there are: the sum of weight times virtual nodes.
+    pub fn token_count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Virtual nodes for each unit of weight.
+    pub fn virtual_nodes(&self) -> u32 {
+        self.virtual_nodes
+    }
+
+    /// The function that places keys and virtual nodes.
+    pub fn hasher(&self) -> &H {
+        &self.hasher
+    }
+
+    /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
+    ///
+    /// Nodes are matched by id. The rings may differ in anything but the hasher.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::DifferentHashers`] if the two place keys differently: then positions in the one say nothing about
+    /// the other.
+    pub fn movement<'a>(&'a self, after: &'a Self) -> Result<Movement<'a>, RingError>
+    where
+        H: PartialEq,
+    {
+        if self.hasher != after.hasher {
+            return Err(RingError::DifferentHashers);
+        }
+        Ok(Movement::between((&self.nodes, &self.table), (&after.nodes, &after.table)))
+    }
+
+    fn node_at(&self, owner: u32) -> &Node {
+        &self.nodes[owner as usize]
+    }
+
+    fn index_of(&self, id: &str) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.id().as_str().cmp(id))
+    }
+}
+
+/// Members coming and going.
+impl<H: KeyHasher> HashRing<H> {
+    /// Takes a node in. It receives keys from others; no key moves between those.
+    ///
+    /// O(T + t log t) for its t tokens: only those are hashed.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::DuplicateNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as
+    /// it was.
+    pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
+        let node = node.into();
+        node.check()?;
+        let Err(index) = self.index_of(node.id().as_str()) else {
+            return Err(RingError::DuplicateNode { id: node.id().clone() });
+        };
+        check_tokens(self.nodes.iter().chain([&node]), self.virtual_nodes)?;
+        let tokens = tokens_of(&node, self.virtual_nodes, &self.hasher).collect();
+        self.nodes.insert(index, node);
+        self.table.insert(index as u32, tokens, self.nodes.len());
+        Ok(())
+    }
+
+    /// Lets a node go, and returns it. Its keys go to others; no other key moves. O(T), no hashing.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only one.
+    pub fn remove(&mut self, id: impl AsRef<str>) -> Result<Node, RingError> {
+        let index = self.member_index(id.as_ref())?;
+        if self.nodes.len() == 1 {
+            return Err(RingError::LastNode { id: self.nodes[index].id().clone() });
+        }
+        let node = self.nodes.remove(index);
+        self.table.remove(index as u32, self.nodes.len());
+        Ok(node)
+    }
+
+    /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
+    /// zone. A heavier node only receives keys, a lighter one only gives keys away, a zone moves nothing.
+    ///
+    /// O(T + t log t) for the node's t tokens, O(log N) if the weight stays.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::UnknownNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as it
+    /// was.
+    pub fn replace(&mut self, node: impl Into<Node>) -> Result<Node, RingError> {
+        let node = node.into();
+        node.check()?;
+        let index = self.member_index(node.id().as_str())?;
+        if node.weight() != self.nodes[index].weight() {
+            let others = self.nodes.iter().filter(|other| other.id() != node.id());
+            check_tokens(others.chain([&node]), self.virtual_nodes)?;
+            let tokens = tokens_of(&node, self.virtual_nodes, &self.hasher).collect();
+            self.table.replace(index as u32, tokens, self.nodes.len());
+        }
+        Ok(std::mem::replace(&mut self.nodes[index], node))
+    }
+
+    /// The one way a ring comes into being, so that all of them have been checked.
+    pub(super) fn from_parts(mut nodes: Vec<Node>, virtual_nodes: u32, hasher: H) -> Result<Self, RingError> {
+        if nodes.is_empty() {
+            return Err(RingError::NoNodes);
+        }
+        if virtual_nodes == 0 {
+            return Err(RingError::ZeroVirtualNodes);
+        }
+        for node in &nodes {
+            node.check()?;
+        }
+        nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
+            return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
+        }
+        check_tokens(&nodes, virtual_nodes)?;
+        let entries = (0..)
+            .zip(&nodes)
+            .flat_map(|(index, node)| tokens_of(node, virtual_nodes, &hasher).map(move |token| (token, index)))
+            .collect();
+        let table = TokenTable::new(entries, nodes.len());
+        Ok(Self { nodes, table, virtual_nodes, hasher })
+    }
+
+    fn member_index(&self, id: &str) -> Result<usize, RingError> {
+        self.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
+    }
+}
+
+/// The tokens are a function of the rest, so comparing them would be a waste.
+impl<H: PartialEq> PartialEq for HashRing<H> {
+    fn eq(&self, other: &Self) -> bool {
+        self.virtual_nodes == other.virtual_nodes && self.hasher == other.hasher && self.nodes == other.nodes
+    }
+}
+
+impl<H: Eq> Eq for HashRing<H> {}
+
+/// Leaves out the tokens: there are too many to read, and they follow from the rest.
+impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HashRing")
+            .field("nodes", &self.nodes)
+            .field("virtual_nodes", &self.virtual_nodes)
+            .field("hasher", &self.hasher)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<(), RingError> {
+    let tokens =
+        nodes.into_iter().map(|node| u64::from(node.weight()) * u64::from(virtual_nodes)).fold(0, u64::saturating_add);
+    if tokens > MAX_TOKENS {
+        return Err(RingError::TooManyTokens { tokens });
+    }
+    Ok(())
+}
+
+/// A node's tokens in the order of their index. Their number is checked, so it fits the 4 bytes of an index.
+///
+/// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
+fn tokens_of<H: KeyHasher>(node: &Node, virtual_nodes: u32, hasher: &H) -> impl Iterator<Item = Position> {
+    let id = node.id().as_str().as_bytes();
+    let mut encoded = Vec::with_capacity(id.len() + size_of::<u32>());
+    (0..node.weight().saturating_mul(virtual_nodes)).map(move |index| {
+        encoded.clear();
+        encoded.extend_from_slice(id);
+        encoded.extend_from_slice(&index.to_le_bytes());
+        hasher.hash_token(&encoded)
+    })
+}

@@ -1,0 +1,195 @@
+//! A ring's members.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::RingError;
+
+/// The longest node id or zone, in bytes. Enough for any host name (253) and for a UUID with room to spare, short
+/// enough that an id can stand in an error message.
+pub const MAX_NAME_LEN: usize = 255;
+
+/// A name that is cheap to clone and prints, compares and serialises as the string it is.
+macro_rules! name {
+    ($(#[$docs:meta])* $name:ident) => {
+        $(#[$docs])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as a string.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(name: &str) -> Self {
+                Self(name.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(name: String) -> Self {
+                Self(name.into())
+            }
+        }
+
+        impl From<&$name> for $name {
+            fn from(name: &$name) -> Self {
+                name.clone()
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, other: &str) -> bool {
+                &*self.0 == other
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, other: &&str) -> bool {
+                &*self.0 == *other
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer).map(Self::from)
+            }
+        }
+    };
+}
+
+name! {
+    /// A node's id: what places it. Ordered by its bytes.
+    ///
+    /// Pick a name that stays with the node's *data*: if a machine is replaced and its data restored, the new one
+    /// takes over the id and nothing moves. An id is checked when it enters a ring; there it has 1 to
+    /// [`MAX_NAME_LEN`] bytes.
+    NodeId
+}
+
+name! {
+    /// A failure domain: a rack, a data centre, an availability zone. Has no part in placing a node.
+    ///
+    /// Checked when its node enters a ring; there it has 1 to [`MAX_NAME_LEN`] bytes.
+    Zone
+}
+
+/// A member of a ring: an id, a weight, and the zone it stands in, if it is known.
+///
+/// The weight is absolute: a node has weight times [virtual nodes](super::RingBuilder::virtual_nodes) tokens, whoever
+/// else is in the ring. So adding or removing a node, or changing its weight, never moves a point of another.
+/// A node of weight 2 owns twice the share of one of weight 1, on average.
+///
+/// A node is plain data; ids, weights and zones are checked when it enters a ring.
+///
+/// ```
+/// use ringpact::ring::Node;
+///
+/// let node = Node::new("cache-1").with_weight(2).with_zone("eu-1");
+/// assert_eq!((node.id().as_str(), node.weight()), ("cache-1", 2));
+/// assert_eq!(node, Node::new("cache-1").with_weight(2).with_zone("eu-1"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    id: NodeId,
+    #[serde(default = "unit_weight")]
+    weight: u32,
+    #[serde(default)]
+    zone: Option<Zone>,
+}
+
+impl Node {
+    /// A node of weight 1, in no known zone.
+    pub fn new(id: impl Into<NodeId>) -> Self {
+        Self { id: id.into(), weight: unit_weight(), zone: None }
+    }
+
+    /// The same node with another weight, which has to be at least 1.
+    pub fn with_weight(self, weight: u32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// The same node in this zone.
+    pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
+        Self { zone: Some(zone.into()), ..self }
+    }
+
+    /// What places the node.
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// The node's capacity in units of your choice, at least 1 in a ring.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// The failure domain the node stands in, if it is known.
+    pub fn zone(&self) -> Option<&Zone> {
+        self.zone.as_ref()
+    }
+
+    /// Whether a ring takes this node, as far as the node alone can tell.
+    pub(crate) fn check(&self) -> Result<(), RingError> {
+        let valid = 1..=MAX_NAME_LEN;
+        let length = self.id.as_str().len();
+        if !valid.contains(&length) {
+            return Err(RingError::InvalidNodeId { length });
+        }
+        if let Some(length) = self.zone.as_ref().map(|zone| zone.as_str().len())
+            && !valid.contains(&length)
+        {
+            return Err(RingError::InvalidZone { id: self.id.clone(), length });
+        }
+        if self.weight == 0 {
+            return Err(RingError::ZeroWeight { id: self.id.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// A node is often no more than its id.
+impl<I: Into<NodeId>> From<I> for Node {
+    fn from(id: I) -> Self {
+        Self::new(id)
+    }
+}
+
+fn unit_weight() -> u32 {
+    1
+}

@@ -1,0 +1,28 @@
+//! How evenly the circle is shared: as theory says for random tokens.
+
+mod ring_support;
+
+use ring_support::shares;
+use ringpact::ring::{HashRing, Node};
+
+#[test]
+fn the_most_loaded_of_a_hundred_is_near_the_estimate() {
+    let (nodes, virtual_nodes) = (100.0_f64, 160.0);
+    let ring = HashRing::new((0..100).map(|n| format!("node-{n}"))).unwrap();
+    let most = shares(&ring).into_values().fold(0.0, f64::max) * nodes;
+    let estimate = 1.0 + (2.0 * nodes.ln() / virtual_nodes).sqrt();
+    assert!((most - estimate).abs() < 0.08, "{most} instead of about {estimate}");
+}
+
+#[test]
+fn shares_are_in_proportion_to_weights() {
+    let ring = HashRing::builder()
+        .virtual_nodes(2_000)
+        .nodes([Node::new("one"), Node::new("two").with_weight(2), Node::new("five").with_weight(5)])
+        .build()
+        .unwrap();
+    let shares = shares(&ring);
+    for (id, fair) in [("one", 1.0 / 8.0), ("two", 2.0 / 8.0), ("five", 5.0 / 8.0)] {
+        assert!((shares[id] / fair - 1.0).abs() < 0.07, "{id} owns {} instead of {fair}", shares[id]);
+    }
+}

@@ -1,0 +1,109 @@
+//! The movement between two rings is exact: a position is in one of its ranges if and only if its owner changes.
+
+mod ring_support;
+
+use proptest::prelude::*;
+use ring_support::{Crowded, build, members, slow_preference, telling_positions};
+use ringpact::ring::{HashRing, KeyHasher, Node, Position, PositionRange, RingError, Xxh3};
+
+fn movement_is_exact<H: KeyHasher + PartialEq + Copy + std::fmt::Debug>(
+    hasher: H,
+    (before_nodes, before_virtual): (&[Node], u32),
+    (after_nodes, after_virtual): (&[Node], u32),
+    extra: &[u64],
+) {
+    let before = build(before_nodes, before_virtual, hasher);
+    let after = build(after_nodes, after_virtual, hasher);
+    let movement = before.movement(&after).unwrap();
+
+    let positions = telling_positions(&[&before, &after]);
+    for position in positions.into_iter().chain(extra.iter().copied().map(Position::new)) {
+        let from = slow_preference(before_nodes, before_virtual, &hasher, position).remove(0);
+        let to = slow_preference(after_nodes, after_virtual, &hasher, position).remove(0);
+        let holding: Vec<_> = movement.ranges().iter().filter(|moved| moved.range.contains(position)).collect();
+        assert_eq!(movement.find(position), holding.first().copied());
+        match holding[..] {
+            [] => assert_eq!(from, to, "{position:?} changes hands and is in no range"),
+            [moved] => {
+                assert_ne!(from, to, "{position:?} stays and is in {moved:?}");
+                assert_eq!((moved.from.id().as_str(), moved.to.id().as_str()), (&*from, &*to));
+            }
+            _ => panic!("{position:?} is in several ranges: {holding:?}"),
+        }
+    }
+
+    let ranges = movement.ranges();
+    for (moved, next) in ranges.iter().zip(ranges.iter().cycle().skip(1)) {
+        let touching = ranges.len() > 1 && moved.range.end == next.range.start;
+        assert!(!(touching && moved.from == next.from && moved.to == next.to), "{moved:?} and {next:?} are one");
+    }
+    assert!(ranges.windows(2).all(|pair| pair[0].range.end < pair[1].range.end));
+    assert!(ranges.iter().skip(1).all(|moved| moved.range.start < moved.range.end), "only the first passes 0");
+    assert_eq!(after.movement(&before).unwrap().width(), movement.width());
+}
+
+proptest! {
+    #[test]
+    fn movement_agrees_with_the_owners(
+        before in members(),
+        after in members(),
+        before_virtual in 1..5_u32,
+        after_virtual in 1..5_u32,
+        extra in prop::collection::vec(any::<u64>(), 8),
+    ) {
+        let (before, after) = ((&before[..], before_virtual), (&after[..], after_virtual));
+        movement_is_exact(Xxh3::default(), before, after, &extra);
+        movement_is_exact(Crowded, before, after, &extra);
+    }
+
+    #[test]
+    fn a_range_holds_what_its_segments_and_its_width_say(start: u64, end: u64, position: u64, near in 0..3_u64) {
+        for (start, end) in [(start, end), (start, start), (start, start.wrapping_add(near)), (u64::MAX, end), (start, 0)] {
+            let range = PositionRange { start: Position::new(start), end: Position::new(end) };
+            for position in [position, 0, u64::MAX, start, end, start.wrapping_add(1), end.wrapping_add(1)] {
+                let in_segments = range.segments().filter(|segment| segment.contains(&position)).count();
+                prop_assert_eq!(in_segments, usize::from(range.contains(Position::new(position))));
+            }
+            let width: u128 = range.segments().map(|segment| u128::from(segment.end() - segment.start()) + 1).sum();
+            prop_assert_eq!(width, range.width());
+            prop_assert!(range.contains(Position::new(end)));
+            prop_assert_eq!(range.contains(Position::new(start)), start == end);
+        }
+    }
+}
+
+#[test]
+fn nothing_moves_between_equal_rings() {
+    let ring = HashRing::new(["a", "b", "c"]).unwrap();
+    let movement = ring.movement(&ring).unwrap();
+    assert!(movement.is_empty());
+    assert_eq!((movement.width(), movement.fraction()), (0, 0.0));
+    assert_eq!(movement.find(Position::MIN), None);
+}
+
+#[test]
+fn everything_moves_between_strangers_as_one_range() {
+    let (before, after) = (HashRing::new(["a"]).unwrap(), HashRing::new(["b"]).unwrap());
+    let movement = before.movement(&after).unwrap();
+    assert_eq!(movement.ranges().len(), 1);
+    assert_eq!(movement.fraction(), 1.0);
+    assert!(movement.ranges()[0].range.contains(Position::new(12_345)));
+}
+
+#[test]
+fn a_newcomer_takes_about_its_fair_share_in_at_most_one_range_a_token() {
+    let before = HashRing::new((0..99).map(|n| format!("node-{n}"))).unwrap();
+    let mut after = before.clone();
+    after.add("node-99").unwrap();
+    let movement = before.movement(&after).unwrap();
+    assert!((0.007..0.013).contains(&movement.fraction()), "{}", movement.fraction());
+    assert!(movement.ranges().len() >= 150);
+    assert!(movement.into_iter().all(|moved| moved.to.id() == "node-99"));
+}
+
+#[test]
+fn rings_of_different_hashers_are_not_compared() {
+    let ring = |seed| HashRing::builder().hasher(Xxh3::with_seed(seed)).nodes(["a", "b"]).build().unwrap();
+    assert_eq!(ring(1).movement(&ring(2)).unwrap_err(), RingError::DifferentHashers);
+    assert!(ring(1).movement(&ring(1)).unwrap().is_empty());
+}
