@@ -118,9 +118,10 @@ impl Audit {
             self.check(cents == owed, || format!("{id} is {:?}: {cents} cents paid, {owed} owed", order.stage));
             self.earned += owed;
         }
-        self.paid = day.accounts.values().sum::<u64>().wrapping_sub(left);
         let counted: u64 = paid.values().sum();
-        self.check(self.paid == counted, || format!("accounts lost {} cents, {counted} were paid", self.paid));
-        self.check(self.paid == self.earned, || format!("paid {} cents, earned {}", self.paid, self.earned));
+        let (lost, earned) = (day.accounts.values().sum::<u64>().wrapping_sub(left), self.earned);
+        self.check(lost == counted, || format!("accounts lost {lost} cents, {counted} were paid"));
+        self.check(lost == earned, || format!("customers paid {lost} cents, the shop earned {earned}"));
+        self.paid = lost;
     }
 }

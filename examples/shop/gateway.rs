@@ -40,7 +40,7 @@ pub struct Listing {
 }
 
 /// What the gateway is asked to do, as the report lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
     ListGoods,
     CreateOrder,

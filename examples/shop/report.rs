@@ -41,7 +41,7 @@ pub fn last_line(tally: &Tally, audit: &Audit, elapsed: Duration) -> String {
 
 fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(head.iter().copied());
+    table.load_style(UTF8_FULL_CONDENSED).set_header(head.iter().copied());
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
