@@ -17,6 +17,7 @@ pub const MAX_INSTANCES: usize = 16_384;
 /// watcher that falls further behind is told to start over.
 ///
 /// [`Registry::with_event_buffer`]: super::Registry::with_event_buffer
+// Checked when this is compiled: 1024 is not 0.
 pub const DEFAULT_EVENT_BUFFER: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// What a [`Watcher`](super::Watcher) is told about its service.

@@ -48,8 +48,8 @@ impl State {
         self.time = Some(time);
         let mut expired = 0;
         while let Some((_, token)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= time) {
-            self.end(token, WatchEvent::Expired);
-            expired += 1;
+            self.deadlines.pop_first();
+            expired += usize::from(self.end(token, WatchEvent::Expired).is_some());
         }
         (time, expired)
     }
