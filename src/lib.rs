@@ -8,4 +8,4 @@ pub mod registry;
 pub mod ring;
 
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
-pub use log::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};

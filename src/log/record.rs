@@ -83,6 +83,14 @@ impl Fact {
 }
 
 impl Record {
+    /// The record as it is written. The encoding is postcard's.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Most records are about this size; larger ones grow the buffer.
+        const EXPECTED_BYTES: usize = 128;
+        postcard::to_extend(self, Vec::with_capacity(EXPECTED_BYTES))
+            .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length")
+    }
+
     /// Its encoded length in bytes. The encoding is postcard's.
     pub(crate) fn encoded_len(&self) -> usize {
         // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.
