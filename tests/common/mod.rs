@@ -47,11 +47,7 @@ pub fn open_small(dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
 
 /// The same in a simulated storage.
 pub fn open_sim(storage: &SimStorage) -> Result<FileLog, LogError> {
-    FileLog::options()
-        .segment_bytes(0)
-        .seal_after(std::time::Duration::MAX)
-        .storage(storage.clone())
-        .open(SIM_DIR)
+    FileLog::options().segment_bytes(0).seal_after(std::time::Duration::MAX).storage(storage.clone()).open(SIM_DIR)
 }
 
 /// The path of the only segment in a directory.

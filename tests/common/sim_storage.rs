@@ -137,7 +137,8 @@ impl SimStorage {
             Keep::Some(_) => random.bool(),
         };
         let mut files = inner.files.clone();
-        for file in &mut files {
+        let named = |file: &usize| inner.names.values().chain(inner.durable_names.values()).any(|other| other == file);
+        for (_, file) in files.iter_mut().enumerate().filter(|(number, _)| named(number)) {
             let mut content = std::mem::take(&mut file.durable);
             for (offset, bytes) in file.unsynced.drain(..) {
                 let mut at = 0;
