@@ -91,13 +91,13 @@ fn a_crash_at_any_operation_loses_nothing_durable() {
         storage.ops()
     };
     for op in 0..ops {
+        let storage = SimStorage::new();
+        storage.freeze_at(op);
+        let (appended, durable) = match open_sim(&storage) {
+            Ok(log) => work(&log),
+            Err(_) => (0, 0),
+        };
         for keep in keeps() {
-            let storage = SimStorage::new();
-            storage.freeze_at(op);
-            let (appended, durable) = match open_sim(&storage) {
-                Ok(log) => work(&log),
-                Err(_) => (0, 0),
-            };
             check(&storage.crash(keep), durable, appended, &format!("crash at operation {op}, keeping {keep:?}"));
         }
     }
@@ -116,10 +116,10 @@ fn a_crash_at_any_operation_of_an_opening_loses_nothing_durable() {
                 assert!(op > 5, "opening takes more than {op} operations");
                 break;
             }
+            let reopened = storage.crash(first);
+            reopened.freeze_at(op);
+            opened = open_sim(&reopened).is_ok();
             for keep in keeps() {
-                let reopened = storage.crash(first);
-                reopened.freeze_at(op);
-                opened = open_sim(&reopened).is_ok();
                 let moment = format!("crash at {crashed_at} keeping {first:?}, at {op} of the opening {keep:?}");
                 check(&reopened.crash(keep), durable, appended, &moment);
             }

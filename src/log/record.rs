@@ -36,6 +36,7 @@ pub enum Fact {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// What committing means, in the owner's own encoding.
+        #[serde(with = "serde_bytes")]
         work: Vec<u8>,
     },
     /// The owner, a participant, learnt that its branch is committed.
@@ -43,6 +44,7 @@ pub enum Fact {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// What committing means, where no [`Fact::Prepared`] has said so before (one-phase commit).
+        #[serde(with = "serde_bytes")]
         work: Option<Vec<u8>>,
     },
     /// The owner needs none of its records about this transaction any more.

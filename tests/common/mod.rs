@@ -1,5 +1,5 @@
 //! What the log's tests share.
-#![allow(dead_code)] // each test uses its own part of it
+#![allow(dead_code, unused_imports)] // each test uses its own part of it
 
 pub mod sim_storage;
 

@@ -278,8 +278,9 @@ impl StorageFile for SimHandle {
         let mut inner = self.storage.inner();
         inner.step(Op::Sync)?;
         let file = &mut inner.files[self.file];
-        file.durable.clone_from(&file.current);
-        file.unsynced.clear();
+        for (offset, bytes) in file.unsynced.drain(..) {
+            write(&mut file.durable, offset, &bytes);
+        }
         Ok(())
     }
 }
