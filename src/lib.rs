@@ -11,7 +11,7 @@ pub mod ring;
 pub mod txn;
 
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
-pub use log::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
 pub use registry::{Instance, LeaseToken, Registry, RingFollower};
 pub use ring::{HashRing, Node, RingKey};

@@ -11,12 +11,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog};
+use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog};
 
 use crate::faults::{Event, Faults};
 
 pub struct MachineLog {
-    file: ringpact::MemoryLog,
+    file: FileLog,
     faults: Arc<Faults>,
     holds: AtomicBool,
     last: AtomicU64,
@@ -24,7 +24,7 @@ pub struct MachineLog {
 
 impl MachineLog {
     pub fn open(directory: &Path, faults: Arc<Faults>) -> Result<Self, LogError> {
-        let file = ringpact::MemoryLog::new();
+        let file = FileLog::open(directory)?;
         Ok(Self { file, faults, holds: AtomicBool::new(false), last: AtomicU64::new(0) })
     }
 
@@ -40,7 +40,7 @@ impl MachineLog {
 
     /// The machine crashes: what is not on disk is lost.
     pub fn crash(&self) {
-        let _ = (&self.file.crash());;
+        self.file.abandon();
     }
 }
 

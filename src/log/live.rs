@@ -18,6 +18,7 @@ pub struct LiveRecords {
     records: BTreeMap<Lsn, Record>,
     by_txn: HashMap<(Name, TxnId), Vec<Lsn>>,
     epochs: HashMap<Name, Lsn>,
+    encoded_bytes: u64,
 }
 
 impl LiveRecords {
@@ -27,19 +28,30 @@ impl LiveRecords {
         match record.fact.effect() {
             Effect::ReplacesEpoch => {
                 if let Some(old) = self.epochs.insert(record.owner.clone(), lsn) {
-                    self.records.remove(&old);
+                    self.remove(old);
                 }
-                self.records.insert(lsn, record);
+                self.insert(lsn, record);
             }
             Effect::Adds(txn) => {
                 self.by_txn.entry((record.owner.clone(), txn.clone())).or_default().push(lsn);
-                self.records.insert(lsn, record);
+                self.insert(lsn, record);
             }
             Effect::Ends(txn) => {
                 for ended in self.by_txn.remove(&(record.owner.clone(), txn.clone())).unwrap_or_default() {
-                    self.records.remove(&ended);
+                    self.remove(ended);
                 }
             }
+        }
+    }
+
+    fn insert(&mut self, lsn: Lsn, record: Record) {
+        self.encoded_bytes += record.encoded_len() as u64;
+        self.records.insert(lsn, record);
+    }
+
+    fn remove(&mut self, lsn: Lsn) {
+        if let Some(record) = self.records.remove(&lsn) {
+            self.encoded_bytes -= record.encoded_len() as u64;
         }
     }
 
@@ -52,6 +64,12 @@ impl LiveRecords {
     #[must_use]
     pub fn of(&self, owner: &Name) -> Vec<Record> {
         self.records.values().filter(|record| record.owner == *owner).cloned().collect()
+    }
+
+    /// What they take in all, in bytes of their encodings: what carrying them over costs.
+    #[must_use]
+    pub const fn encoded_bytes(&self) -> u64 {
+        self.encoded_bytes
     }
 
     /// How many there are.
@@ -102,6 +120,7 @@ mod tests {
         let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.number()).collect();
         assert_eq!(left, [2, 3]);
         assert_eq!(live.of(&Name::new("goods").expect("a valid name")).len(), 1);
+        assert_eq!(live.encoded_bytes(), live.iter().map(|(_, record)| record.encoded_len() as u64).sum());
     }
 
     #[test]

@@ -21,10 +21,13 @@ use thiserror::Error;
 
 use crate::id::Name;
 
+pub mod conformance;
+mod file;
 mod live;
 mod memory;
 mod record;
 
+pub use file::{FileLog, FileLogOptions, Recovery, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
 pub use record::{Fact, Record};

@@ -36,6 +36,7 @@ pub enum Fact {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// What committing means, in the owner's own encoding.
+        #[serde(with = "serde_bytes")]
         work: Vec<u8>,
     },
     /// The owner, a participant, learnt that its branch is committed.
@@ -43,6 +44,7 @@ pub enum Fact {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// What committing means, where no [`Fact::Prepared`] has said so before (one-phase commit).
+        #[serde(with = "serde_bytes")]
         work: Option<Vec<u8>>,
     },
     /// The owner needs none of its records about this transaction any more.
@@ -83,6 +85,14 @@ impl Fact {
 }
 
 impl Record {
+    /// The record as it is written. The encoding is postcard's.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Most records are about this size; larger ones grow the buffer.
+        const EXPECTED_BYTES: usize = 128;
+        postcard::to_extend(self, Vec::with_capacity(EXPECTED_BYTES))
+            .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length")
+    }
+
     /// Its encoded length in bytes. The encoding is postcard's.
     pub(crate) fn encoded_len(&self) -> usize {
         // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.

@@ -1,0 +1,438 @@
+//! What every [`TransactionLog`] owes, as a suite that any implementation can be held to.
+//!
+//! Give [`run`] a [`Factory`] that makes logs and reopens them; it panics, with the name of the check and what was
+//! wrong, where the log breaks its contract.
+//!
+//! ```
+//! use ringpact::{MemoryLog, TransactionLog, log::Lsn, log::conformance::{self, Ending, Factory}};
+//!
+//! struct InMemory;
+//!
+//! impl Factory for InMemory {
+//!     type Log = MemoryLog;
+//!     fn create(&mut self) -> MemoryLog {
+//!         MemoryLog::new()
+//!     }
+//!     fn reopen(&mut self, log: MemoryLog, ending: Ending) -> MemoryLog {
+//!         if ending == Ending::Close {
+//!             log.wait(Lsn::new(u64::MAX)).expect("memory does not fail"); // flushes what is lazy
+//!         }
+//!         log.crash()
+//!     }
+//! }
+//!
+//! conformance::run(&mut InMemory);
+//! ```
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use super::{Durability, Fact, LogError, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use crate::id::{Epoch, Name, TxnId};
+
+/// Makes the logs that the suite tries.
+pub trait Factory {
+    /// The implementation.
+    type Log: TransactionLog;
+
+    /// A new, empty log, apart from all others.
+    fn create(&mut self) -> Self::Log;
+
+    /// Ends the log in this way and opens it again. A [`Ending::Crash`] should be as hard as the implementation can
+    /// make it: whatever it has not reported durable may be gone, and the more of it is, the more the suite can find.
+    fn reopen(&mut self, log: Self::Log, ending: Ending) -> Self::Log;
+}
+
+/// How a log comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As by a power failure.
+    Crash,
+    /// In an orderly way, which keeps everything that was appended.
+    Close,
+}
+
+/// Threads of the check with concurrent appenders, and records that each appends.
+const THREADS: u64 = 8;
+const RECORDS_PER_THREAD: u64 = 25;
+
+/// Transactions that come and go in the check that something old stays: enough to make a small log collect.
+const PASSING_TRANSACTIONS: u64 = 3_000;
+
+/// How long a task waits to be woken before the suite says that it never was. Far beyond what any medium needs.
+const NEVER: Duration = Duration::from_secs(30);
+
+/// Fails a check by name.
+macro_rules! require {
+    ($check:literal, $holds:expr, $($what:tt)+) => {
+        assert!($holds, "the log breaks its contract, check `{}`: {}", $check, format_args!($($what)+))
+    };
+}
+
+/// Runs all checks.
+///
+/// # Panics
+/// Where the log breaks its contract, or can't be used at all.
+pub fn run(factory: &mut impl Factory) {
+    numbers(factory);
+    durable(factory);
+    lazy(factory);
+    prefix(factory);
+    closed(factory);
+    live(factory);
+    pending_is_live(factory);
+    epochs(factory);
+    ended_stays_ended(factory);
+    stays(factory);
+    too_large(factory);
+    threads(factory);
+    tasks(factory);
+    stats(factory);
+}
+
+/// `numbers`: records are numbered in the order of their appends, and the id stays.
+fn numbers(factory: &mut impl Factory) {
+    let log = factory.create();
+    let id = log.id();
+    require!("numbers", log.durable() == Lsn::NONE, "a new log has durable records: {:?}", log.durable());
+    let mut last = Lsn::NONE;
+    for number in 1..=10 {
+        let lsn = append(&log, prepared("a", number), Durability::Lazy);
+        require!("numbers", lsn == last.next(), "{lsn:?} follows {last:?}");
+        last = lsn;
+    }
+    wait(&log, last);
+    let log = factory.reopen(log, Ending::Crash);
+    require!("numbers", log.id() == id, "the id changed by reopening");
+    require!("numbers", factory.create().id() != id, "two logs have the same id");
+}
+
+/// `durable`: what was reported durable survives.
+fn durable(factory: &mut impl Factory) {
+    let mut log = factory.create();
+    for number in 1..=6 {
+        let lsn = append(&log, prepared("a", number), Durability::Forced);
+        if number % 2 == 0 {
+            wait(&log, lsn);
+        } else {
+            block_on_durable(&log, lsn, "durable");
+        }
+        let reported = log.durable();
+        require!("durable", reported == lsn, "{lsn:?} was waited for and is the last, durable() is {reported:?}");
+        log = factory.reopen(log, Ending::Crash);
+        let found = live_of(&log, "a").len() as u64;
+        require!("durable", found == number, "{number} records were durable; a crash left {found}");
+    }
+    let first = append(&log, prepared("b", 1), Durability::Forced);
+    wait(&log, first);
+    append(&log, prepared("b", 2), Durability::Lazy);
+    require!("durable", log.durable() >= first, "durable() went back");
+    wait(&log, first);
+}
+
+/// `lazy`: a lazy record goes along with the next forced one, and can be waited for.
+fn lazy(factory: &mut impl Factory) {
+    let log = factory.create();
+    append(&log, prepared("a", 1), Durability::Lazy);
+    let forced = append(&log, prepared("b", 2), Durability::Forced);
+    wait(&log, forced);
+    let log = factory.reopen(log, Ending::Crash);
+    require!("lazy", live_of(&log, "a") == [prepared("a", 1)], "it did not go along with the forced one after it");
+
+    wait(&log, append(&log, prepared("a", 3), Durability::Lazy));
+    block_on_durable(&log, append(&log, prepared("a", 4), Durability::Lazy), "lazy");
+    let log = factory.reopen(log, Ending::Crash);
+    let expected = [prepared("a", 1), prepared("a", 3), prepared("a", 4)];
+    require!("lazy", live_of(&log, "a") == expected, "waited for, it did not survive");
+}
+
+/// `prefix`: what survives a crash is a prefix of what was appended, at whatever moment it comes.
+fn prefix(factory: &mut impl Factory) {
+    for crash_after in [1, 2, 5, 20, 100] {
+        let log = factory.create();
+        let mut appended = Vec::new();
+        for number in 1..=crash_after {
+            let durability = if number % 3 == 0 { Durability::Forced } else { Durability::Lazy };
+            appended.push(prepared("a", number));
+            append(&log, prepared("a", number), durability);
+        }
+        let reported = log.durable().number();
+        let log = factory.reopen(log, Ending::Crash);
+        let found = live_of(&log, "a");
+        require!("prefix", appended.starts_with(&found), "the survivors are {found:?}");
+        require!("prefix", found.len() as u64 >= reported, "{reported} were durable, {} survived", found.len());
+    }
+}
+
+/// `closed`: closing in an orderly way keeps everything.
+fn closed(factory: &mut impl Factory) {
+    let log = factory.create();
+    let records: Vec<_> = (1..=5).map(|number| prepared("a", number)).collect();
+    for record in &records {
+        append(&log, record.clone(), Durability::Lazy);
+    }
+    let log = factory.reopen(log, Ending::Close);
+    require!("closed", live_of(&log, "a") == records, "closing lost lazy records");
+}
+
+/// `live`: each owner gets back, in order, its own records that nothing has ended.
+fn live(factory: &mut impl Factory) {
+    let log = factory.create();
+    for record in history() {
+        append(&log, record, Durability::Lazy);
+    }
+    check_history(&log);
+    let log = factory.reopen(log, Ending::Close);
+    check_history(&log);
+    let log = factory.reopen(log, Ending::Crash);
+    check_history(&log);
+}
+
+fn history() -> Vec<Record> {
+    vec![
+        prepared("goods", 1),
+        decided("shop", 1),
+        prepared("orders", 1),
+        prepared("goods", 2),
+        committed("goods", 1),
+        ended("goods", 1),
+        decided("shop", 2),
+        committed("goods", 2),
+        prepared("orders", 3),
+        ended("shop", 1),
+        ended("orders", 9), // ends nothing
+    ]
+}
+
+fn check_history(log: &impl TransactionLog) {
+    for (owner, expected) in [
+        ("goods", vec![prepared("goods", 2), committed("goods", 2)]),
+        ("orders", vec![prepared("orders", 1), prepared("orders", 3)]),
+        ("shop", vec![decided("shop", 2)]),
+        ("nobody", vec![]),
+    ] {
+        let found = live_of(log, owner);
+        require!("live", found == expected, "{owner}'s are {found:?}, not {expected:?}");
+    }
+}
+
+/// `pending`: records are live from their append on, durable or not, and ended ones are not.
+fn pending_is_live(factory: &mut impl Factory) {
+    let log = factory.create();
+    append(&log, prepared("a", 1), Durability::Lazy);
+    require!("pending", live_of(&log, "a") == [prepared("a", 1)], "an appended record is not live");
+    append(&log, ended("a", 1), Durability::Lazy);
+    require!("pending", live_of(&log, "a").is_empty(), "an ended record is live");
+}
+
+/// `epochs`: of an owner's openings the last one is live.
+fn epochs(factory: &mut impl Factory) {
+    let mut log = factory.create();
+    for epoch in 1..=4 {
+        wait(&log, append(&log, opened("a", epoch), Durability::Forced));
+        if epoch == 2 {
+            wait(&log, append(&log, opened("b", 7), Durability::Forced));
+        }
+        log = factory.reopen(log, Ending::Crash);
+        let found = live_of(&log, "a");
+        require!("epochs", found == [opened("a", epoch)], "after opening {epoch} live are {found:?}");
+    }
+    require!("epochs", live_of(&log, "b") == [opened("b", 7)], "one owner's opening replaced another one's");
+}
+
+/// `ended`: what has ended durably does not come back.
+fn ended_stays_ended(factory: &mut impl Factory) {
+    let mut log = factory.create();
+    append(&log, prepared("a", 1), Durability::Forced);
+    append(&log, prepared("b", 1), Durability::Forced);
+    wait(&log, append(&log, ended("a", 1), Durability::Forced));
+    for ending in [Ending::Crash, Ending::Close, Ending::Crash] {
+        log = factory.reopen(log, ending);
+        require!("ended", live_of(&log, "a").is_empty(), "an ended record came back after a {ending:?}");
+        require!("ended", live_of(&log, "b") == [prepared("b", 1)], "another owner's record ended too ({ending:?})");
+    }
+}
+
+/// `stays`: a transaction that never ends stays, whatever is collected around it.
+fn stays(factory: &mut impl Factory) {
+    let mut log = factory.create();
+    append(&log, prepared("stuck", 1), Durability::Forced);
+    for number in 2..PASSING_TRANSACTIONS + 2 {
+        append(&log, prepared("a", number), Durability::Lazy);
+        append(&log, ended("a", number), Durability::Lazy);
+    }
+    wait(&log, append(&log, prepared("a", 1), Durability::Forced));
+    for ending in [Ending::Crash, Ending::Close] {
+        log = factory.reopen(log, ending);
+        require!("stays", live_of(&log, "stuck") == [prepared("stuck", 1)], "it was forgotten ({ending:?})");
+        require!(
+            "stays",
+            live_of(&log, "a") == [prepared("a", 1)],
+            "what was collected is not what ended ({ending:?})"
+        );
+    }
+}
+
+/// `too large`: a record beyond the limit is refused and leaves nothing; one at the limit is taken.
+fn too_large(factory: &mut impl Factory) {
+    let log = factory.create();
+    let with_work = |bytes| Record { owner: name("a"), fact: Fact::Prepared { txn: txn(1), work: vec![7; bytes] } };
+    let mut bytes = MAX_RECORD_BYTES;
+    while with_work(bytes).encoded_len() > MAX_RECORD_BYTES {
+        bytes -= 1;
+    }
+    let refused = log.append(with_work(bytes + 1), Durability::Forced);
+    require!(
+        "too large",
+        matches!(refused, Err(LogError::TooLarge { length }) if length == MAX_RECORD_BYTES + 1),
+        "a record one byte beyond the limit gave {refused:?}"
+    );
+    require!("too large", log.stats().appended == 0, "the refused record was counted");
+    wait(&log, append(&log, with_work(bytes), Durability::Forced));
+    let log = factory.reopen(log, Ending::Crash);
+    require!("too large", live_of(&log, "a") == [with_work(bytes)], "the largest record that is allowed is not there");
+}
+
+/// `threads`: many threads append at once; each finds its records, in order, and no number was given twice.
+fn threads(factory: &mut impl Factory) {
+    let log = factory.create();
+    let numbers: Vec<Vec<Lsn>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn({
+                    let log = &log;
+                    move || append_some(log, thread)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let distinct: HashSet<_> = numbers.iter().flatten().collect();
+    require!("threads", distinct.len() as u64 == THREADS * RECORDS_PER_THREAD, "a number was given twice");
+    require!("threads", numbers.iter().all(|own| own.is_sorted()), "a thread's numbers are out of order");
+    let log = factory.reopen(log, Ending::Crash);
+    for thread in 0..THREADS {
+        let owner = format!("thread-{thread}");
+        let expected: Vec<_> = (1..=RECORDS_PER_THREAD).map(|number| prepared(&owner, number)).collect();
+        require!("threads", live_of(&log, &owner) == expected, "{owner} does not find its records");
+    }
+}
+
+fn append_some(log: &impl TransactionLog, thread: u64) -> Vec<Lsn> {
+    let owner = format!("thread-{thread}");
+    let append_one = |number| {
+        let lsn = append(log, prepared(&owner, number), Durability::Forced);
+        wait(log, lsn);
+        require!("threads", log.durable() >= lsn, "waited for {lsn:?}, but durable() is {:?}", log.durable());
+        lsn
+    };
+    (1..=RECORDS_PER_THREAD).map(append_one).collect()
+}
+
+/// `tasks`: a task that was told to wait is woken, and many can wait for one record.
+fn tasks(factory: &mut impl Factory) {
+    let log = factory.create();
+    let numbers: Vec<_> = (1..=50).map(|number| append(&log, prepared("a", number), Durability::Forced)).collect();
+    thread::scope(|scope| {
+        for wanted in [&numbers[..], &numbers[25..], &numbers[49..]] {
+            let log = &log;
+            scope.spawn(move || wanted.iter().for_each(|lsn| block_on_durable(log, *lsn, "tasks")));
+        }
+    });
+    let log = factory.reopen(log, Ending::Crash);
+    require!("tasks", live_of(&log, "a").len() == 50, "{} of 50 awaited records survived", live_of(&log, "a").len());
+}
+
+/// `stats`: appends are counted, and which of them were forced.
+fn stats(factory: &mut impl Factory) {
+    let log = factory.create();
+    for number in 1..=3 {
+        append(&log, prepared("a", number), Durability::Lazy);
+    }
+    for number in 4..=5 {
+        wait(&log, append(&log, prepared("a", number), Durability::Forced));
+    }
+    let stats = log.stats();
+    require!("stats", stats.appended == 5, "5 records were appended, counted {}", stats.appended);
+    require!("stats", stats.forced == 2, "2 of them forced, counted {}", stats.forced);
+    require!("stats", (1..=5).contains(&stats.syncs), "counted {} syncs for 2 forced records", stats.syncs);
+}
+
+fn append(log: &impl TransactionLog, record: Record, durability: Durability) -> Lsn {
+    log.append(record, durability).unwrap_or_else(|error| panic!("the log refuses a record that it must take: {error}"))
+}
+
+fn wait(log: &impl TransactionLog, lsn: Lsn) {
+    log.wait(lsn).unwrap_or_else(|error| panic!("waiting for {lsn:?} failed: {error}"));
+}
+
+fn live_of(log: &impl TransactionLog, owner: &str) -> Vec<Record> {
+    log.live(&name(owner)).unwrap_or_else(|error| panic!("the live records can't be had: {error}"))
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest executor: one task, one thread.
+fn block_on_durable(log: &impl TransactionLog, lsn: Lsn, check: &str) {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
+            Poll::Ready(Ok(())) => return,
+            Poll::Ready(Err(error)) => panic!("awaiting {lsn:?} failed: {error}"),
+            Poll::Pending => {
+                let begun = std::time::Instant::now();
+                thread::park_timeout(NEVER);
+                assert!(
+                    begun.elapsed() < NEVER,
+                    "the log breaks its contract, check `{check}`: a task waiting for {lsn:?} is never woken"
+                );
+            }
+        }
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap_or_else(|error| panic!("the suite's own names are valid: {error}"))
+}
+
+fn txn(sequence: u64) -> TxnId {
+    TxnId::new(name("shop"), Epoch::new(1), sequence)
+}
+
+fn record(owner: &str, fact: Fact) -> Record {
+    Record { owner: name(owner), fact }
+}
+
+fn opened(owner: &str, epoch: u64) -> Record {
+    record(owner, Fact::Opened { epoch: Epoch::new(epoch) })
+}
+
+fn decided(owner: &str, sequence: u64) -> Record {
+    record(owner, Fact::Decided { txn: txn(sequence), participants: vec![name("goods"), name("orders")] })
+}
+
+fn prepared(owner: &str, sequence: u64) -> Record {
+    record(owner, Fact::Prepared { txn: txn(sequence), work: sequence.to_le_bytes().to_vec() })
+}
+
+fn committed(owner: &str, sequence: u64) -> Record {
+    record(owner, Fact::Committed { txn: txn(sequence), work: None })
+}
+
+fn ended(owner: &str, sequence: u64) -> Record {
+    record(owner, Fact::Ended { txn: txn(sequence) })
+}

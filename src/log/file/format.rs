@@ -1,0 +1,249 @@
+//! The format on the medium, byte for byte as `src/docs/media.md` has it: bytes in, bytes out, nothing else.
+//!
+//! All numbers are little-endian. A segment is a header block followed by batches, each padded to whole blocks.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::log::{LogId, Lsn, MAX_RECORD_BYTES, Record};
+
+/// The version that this library writes, and the only one it reads.
+pub(super) const VERSION: u32 = 1;
+
+/// The unit in which a segment is laid out. No block is ever written twice in a segment's life, so a torn write can
+/// hurt nothing that was acknowledged; 4 KiB is the largest sector, and the smallest page, in common use.
+pub(super) const BLOCK: u64 = 4096;
+
+/// Bytes in front of each batch's payload.
+pub(super) const BATCH_HEADER: usize = 72;
+
+/// Bytes in front of each record: its length (4) and its number (8).
+pub(super) const FRAME_HEADER: usize = 12;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"ringpact";
+const BATCH_MAGIC: [u8; 8] = *b"rp-batch";
+
+/// The part of a segment's header that its checksum covers.
+const SEGMENT_CHECKED: usize = 48;
+
+/// Rounds up to whole blocks.
+pub(super) const fn padded(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK) * BLOCK
+}
+
+/// What the first block of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    pub(super) log: LogId,
+    /// 1 for a log's first segment, one more for each later one.
+    pub(super) number: u64,
+    /// The length of the whole file. The file has it before the segment gets its name, so another length is damage.
+    pub(super) bytes: u64,
+}
+
+/// Why a block is no segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadSegment {
+    Damaged { offset: u64, what: &'static str },
+    UnknownVersion { version: u32 },
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut block = Vec::with_capacity(BLOCK as usize);
+        block.extend(SEGMENT_MAGIC);
+        block.extend(VERSION.to_le_bytes());
+        block.extend((BLOCK as u32).to_le_bytes());
+        block.extend(self.log.to_bytes());
+        block.extend(self.number.to_le_bytes());
+        block.extend(self.bytes.to_le_bytes());
+        debug_assert_eq!(block.len(), SEGMENT_CHECKED);
+        block.extend(xxh3_64(&block).to_le_bytes());
+        block.resize(BLOCK as usize, 0);
+        block
+    }
+
+    /// Reads a header back. The version comes before the checksum: another version may keep its checksum elsewhere.
+    pub(super) fn decode(block: &[u8]) -> Result<Self, BadSegment> {
+        let damaged = |offset, what| BadSegment::Damaged { offset, what };
+        if block.get(..8) != Some(&SEGMENT_MAGIC) {
+            return Err(damaged(0, "the file does not begin as a segment of a log does"));
+        }
+        if block.len() < SEGMENT_CHECKED + 8 {
+            return Err(damaged(block.len() as u64, "the file ends within the segment's header"));
+        }
+        let version = u32_at(block, 8);
+        if version != VERSION {
+            return Err(BadSegment::UnknownVersion { version });
+        }
+        if u64_at(block, SEGMENT_CHECKED) != xxh3_64(&block[..SEGMENT_CHECKED]) {
+            return Err(damaged(8, "the segment's header does not match its checksum"));
+        }
+        let mut log = [0; 16];
+        log.copy_from_slice(&block[16..32]);
+        let header = Self { log: LogId::from_bytes(log), number: u64_at(block, 32), bytes: u64_at(block, 40) };
+        if u64::from(u32_at(block, 12)) != BLOCK || !header.bytes.is_multiple_of(BLOCK) || header.bytes < 2 * BLOCK {
+            return Err(damaged(12, "the segment's header states impossible sizes"));
+        }
+        Ok(header)
+    }
+
+    /// Salts all checksums of the segment's batches. Whoever does not know the log's random id can't make up bytes
+    /// that would pass for a batch, so a record's content is never mistaken for one.
+    pub(super) fn salt(&self) -> u64 {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&self.log.to_bytes());
+        bytes[16..].copy_from_slice(&self.number.to_le_bytes());
+        xxh3_64(&bytes)
+    }
+}
+
+/// What a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Records as they were appended, with consecutive numbers.
+    Records = 1,
+    /// The first batch of a segment: all records that were live then, under their own numbers.
+    Carry = 2,
+    /// No records: it shows that the batch before it was durable.
+    Seal = 3,
+}
+
+/// What stands in front of a batch's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchHeader {
+    pub(super) kind: Kind,
+    pub(super) segment: u64,
+    /// One more than that of the batch before it, across segments too.
+    pub(super) sequence: u64,
+    /// The checksum of the batch before it in the segment; 0 in the first one.
+    pub(super) previous: u64,
+    /// The number of the last record that the log holds up to and with this batch.
+    pub(super) last: Lsn,
+    pub(super) count: u32,
+    pub(super) payload: u64,
+    /// Of the payload.
+    pub(super) payload_checksum: u64,
+    /// Of the header, the payload's checksum included; so it stands for the batch as a whole.
+    pub(super) checksum: u64,
+}
+
+/// What the writer knows about a batch; the rest of its header follows from the payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchStart {
+    pub(super) kind: Kind,
+    pub(super) segment: u64,
+    pub(super) sequence: u64,
+    pub(super) previous: u64,
+    pub(super) last: Lsn,
+    pub(super) count: u32,
+}
+
+/// A buffer into which records can be framed, with room for the header in front.
+pub(super) fn clear_batch(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.resize(BATCH_HEADER, 0);
+}
+
+/// Adds one encoded record to a batch.
+pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
+    debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");
+    buffer.extend((encoded.len() as u32).to_le_bytes());
+    buffer.extend(lsn.number().to_le_bytes());
+    buffer.extend(encoded);
+}
+
+/// Fills in the header, pads to whole blocks, and gives the batch's checksum.
+pub(super) fn finish_batch(buffer: &mut Vec<u8>, start: BatchStart, salt: u64) -> u64 {
+    let payload = &buffer[BATCH_HEADER..];
+    let (length, payload_checksum) = (payload.len() as u64, xxh3_64_with_seed(payload, salt));
+    buffer[..8].copy_from_slice(&BATCH_MAGIC);
+    buffer[16..24].copy_from_slice(&payload_checksum.to_le_bytes());
+    buffer[24..32].copy_from_slice(&start.segment.to_le_bytes());
+    buffer[32..40].copy_from_slice(&start.sequence.to_le_bytes());
+    buffer[40..48].copy_from_slice(&start.previous.to_le_bytes());
+    buffer[48..56].copy_from_slice(&start.last.number().to_le_bytes());
+    buffer[56..64].copy_from_slice(&length.to_le_bytes());
+    buffer[64..68].copy_from_slice(&start.count.to_le_bytes());
+    buffer[68..72].copy_from_slice(&(start.kind as u32).to_le_bytes());
+    let checksum = xxh3_64_with_seed(&buffer[16..BATCH_HEADER], salt);
+    buffer[8..16].copy_from_slice(&checksum.to_le_bytes());
+    buffer.resize(padded(buffer.len() as u64) as usize, 0);
+    checksum
+}
+
+/// Whether a batch's header might begin here; cheap, for scanning.
+pub(super) fn begins_batch(bytes: &[u8]) -> bool {
+    bytes.starts_with(&BATCH_MAGIC)
+}
+
+/// Reads the header of the batch that begins with these bytes, which reach to the segment's end.
+pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'static str> {
+    if bytes.len() < BATCH_HEADER || !begins_batch(bytes) {
+        return Err("no batch begins here");
+    }
+    let checksum = u64_at(bytes, 8);
+    if checksum != xxh3_64_with_seed(&bytes[16..BATCH_HEADER], salt) {
+        return Err("a batch's header does not match its checksum");
+    }
+    let header = BatchHeader {
+        kind: match u32_at(bytes, 68) {
+            1 => Kind::Records,
+            2 => Kind::Carry,
+            3 => Kind::Seal,
+            _ => return Err("a batch of unknown kind"),
+        },
+        segment: u64_at(bytes, 24),
+        sequence: u64_at(bytes, 32),
+        previous: u64_at(bytes, 40),
+        last: Lsn::new(u64_at(bytes, 48)),
+        count: u32_at(bytes, 64),
+        payload: u64_at(bytes, 56),
+        payload_checksum: u64_at(bytes, 16),
+        checksum,
+    };
+    if header.payload > (bytes.len() - BATCH_HEADER) as u64 {
+        return Err("a batch reaches beyond its segment");
+    }
+    Ok(header)
+}
+
+/// The payload that belongs to a header read from the same bytes.
+pub(super) fn decode_payload<'a>(bytes: &'a [u8], header: &BatchHeader, salt: u64) -> Result<&'a [u8], &'static str> {
+    let payload = usize::try_from(header.payload)
+        .ok()
+        .and_then(|length| bytes.get(BATCH_HEADER..)?.get(..length))
+        .ok_or("a batch reaches beyond its segment")?;
+    if xxh3_64_with_seed(payload, salt) != header.payload_checksum {
+        return Err("a batch's records do not match their checksum");
+    }
+    Ok(payload)
+}
+
+/// Takes the first record off a payload; `None` at its end.
+pub(super) fn take_frame(payload: &mut &[u8]) -> Result<Option<(Lsn, Record)>, &'static str> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let (head, rest) = payload.split_at_checked(FRAME_HEADER).ok_or("a record's frame is cut short")?;
+    let length = u32_at(head, 0) as usize;
+    let lsn = Lsn::new(u64_at(head, 4));
+    let (encoded, rest) = rest.split_at_checked(length).ok_or("a record reaches beyond its batch")?;
+    let record = match postcard::take_from_bytes(encoded) {
+        Ok((record, [])) => record,
+        _ => return Err("a record can't be decoded"),
+    };
+    *payload = rest;
+    Ok(Some((lsn, record)))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(array)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut array = [0; 8];
+    array.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(array)
+}

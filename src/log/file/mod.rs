@@ -1,0 +1,203 @@
+//! The log on disk. `src/docs/media.md` says what it relies on, and has its format byte for byte.
+//!
+//! From the outside in: this file and [`options`] are what users see; `shared` is where callers and the writer meet,
+//! `queue` what is decided there; `writer` is the one thread that does I/O, on a `segment` in a `directory`; `format`
+//! and `recover` are bytes in, answers out; [`storage`] is the seam to the medium.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::{Context, Poll},
+    thread::{self, JoinHandle, ThreadId},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use crate::id::Name;
+use queue::Ending;
+use shared::Shared;
+
+mod directory;
+mod format;
+mod gate;
+pub mod options;
+mod queue;
+mod recover;
+mod segment;
+mod shared;
+pub mod storage;
+mod writer;
+
+pub use options::FileLogOptions;
+
+/// A transaction log in a directory of its own, which one process at a time has open.
+///
+/// Group commit: callers queue in memory, one thread writes and syncs all that queued while it was busy, and everybody
+/// waits only for the sync that his record is in. There is no artificial delay. Records of transactions that have ended
+/// are dropped, live ones carried over, so that the directory stays at two segments at the most.
+///
+/// ```
+/// use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("shop.log");
+/// let log = FileLog::open(&path)?;                       // a directory; created if it is not there
+/// let owner = Name::new("shop")?;
+/// let record = Record { owner: owner.clone(), fact: Fact::Opened { epoch: Epoch::new(1) } };
+/// let lsn = log.append(record.clone(), Durability::Forced)?;
+/// log.wait(lsn)?;                                        // from here on it survives any crash
+/// log.close()?;
+///
+/// assert_eq!(FileLog::open(&path)?.live(&owner)?, [record]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it closes it: what is queued is written and synced first. To learn whether that worked, use
+/// [`close`](Self::close). A handle can be shared by an [`Arc`].
+///
+/// Failures, beyond what [`TransactionLog`] says of them:
+/// - A failed write or sync *poisons* the log: its thread ends, and the directory can be opened again at once, which
+///   reads back what is really there. Of any other handle on the poisoned log nothing can be written any more.
+/// - A *full disk* shows when the next segment is prepared. Records that need that segment are refused with
+///   [`LogError::Full`], smaller ones may still fit into the active one; all that were accepted have their room already.
+///   Each refused `append` was an attempt, so appending works again as soon as there is space. Only while it makes
+///   this attempt does `append` wait for the disk. (Where the file system needs new space to overwrite old,
+///   as copy-on-write ones do, it can run out of it at any write; that poisons the log.)
+/// - A `wait` for a number that was not given out waits for the last one that was.
+/// - `wait` and `poll_durable` give [`LogError::Closed`] where the log was abandoned first; like after
+///   [`LogError::Poisoned`] only reopening tells whether the record is there.
+pub struct FileLog {
+    id: LogId,
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    writer_id: ThreadId,
+    recovery: Recovery,
+}
+
+/// What was found when a log was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Records read.
+    pub records: u64,
+    /// Of them, those that are live.
+    pub live: usize,
+    /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported durable.
+    pub torn_bytes: u64,
+    /// How long opening took.
+    pub elapsed: Duration,
+}
+
+impl FileLog {
+    /// Opens the log in this directory with the default [`options`](Self::options); creates either where absent.
+    ///
+    /// # Errors
+    /// See [`FileLogOptions::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, LogError> {
+        Self::options().open(dir)
+    }
+
+    /// How to open a log otherwise: other segments, another storage.
+    #[must_use]
+    pub fn options() -> FileLogOptions {
+        FileLogOptions::default()
+    }
+
+    pub(self) fn new(id: LogId, dir: PathBuf, shared: Arc<Shared>, writer: JoinHandle<()>, recovery: Recovery) -> Self {
+        let writer_id = writer.thread().id();
+        Self { id, dir, shared, writer: Mutex::new(Some(writer)), writer_id, recovery }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What was found when it was opened.
+    #[must_use]
+    pub const fn recovery(&self) -> Recovery {
+        self.recovery
+    }
+
+    /// Writes and syncs all that is queued, and gives the directory back.
+    ///
+    /// # Errors
+    /// Not everything that was appended is known to be durable: [`LogError::Poisoned`], or [`LogError::Closed`] after
+    /// [`abandon`](Self::abandon).
+    pub fn close(self) -> Result<(), LogError> {
+        self.end(Ending::Close);
+        self.shared.outcome()
+    }
+
+    /// Closes the log as a crash of the process would: what is queued is not written, and whoever waits or asks gets
+    /// [`LogError::Closed`]. When this returns, the directory can be opened again, even while handles on this log are
+    /// still around. It is meant for tests of what is built on a log; it loses nothing that was reported durable.
+    ///
+    /// It waits for the one operation that the disk may be at. (Called by a waker on the writer's own thread it can't,
+    /// and the log ends soon after.)
+    pub fn abandon(&self) {
+        self.end(Ending::Abandon);
+    }
+
+    fn end(&self, ending: Ending) {
+        self.shared.end(ending);
+        // A waker may drop the last handle on the writer's own thread, which can't wait for itself to end.
+        if thread::current().id() != self.writer_id
+            && let Some(writer) = self.writer.lock().take()
+        {
+            // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        self.end(Ending::Close);
+    }
+}
+
+impl fmt::Debug for FileLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileLog").field("id", &self.id).field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl TransactionLog for FileLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let encoded = record.encode();
+        if encoded.len() > MAX_RECORD_BYTES {
+            return Err(LogError::TooLarge { length: encoded.len() });
+        }
+        self.shared.append(record, &encoded, durability, |error| LogError::Full { path: self.dir.clone(), error })
+    }
+
+    fn durable(&self) -> Lsn {
+        self.shared.durable()
+    }
+
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        self.shared.wait(lsn)
+    }
+
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        self.shared.poll(lsn, context.waker()).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        self.shared.with_live(|live| live.of(owner))
+    }
+
+    fn stats(&self) -> LogStats {
+        self.shared.stats()
+    }
+}

@@ -1,0 +1,166 @@
+//! How a log is opened: its limits, and the opening itself.
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    FileLog, Recovery, directory,
+    format::{BLOCK, SegmentHeader, padded},
+    queue::SegmentState,
+    recover::Recovered,
+    segment::{Segment, Spare, framed_bytes, size_for},
+    shared::{Shared, frame_live},
+    storage::{Disk, Storage},
+    writer::{Writer, tells_of_no_room},
+};
+use crate::log::{LogError, LogId};
+
+/// The smallest segment: a few batches and what is carried over. Smaller ones would be replaced all the time.
+pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+
+/// The largest segment that can be configured; more would make opening read, and preparing write, for seconds. Live
+/// records that need more get more.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
+/// A segment's size unless configured: some 100,000 small records, and zero-filled in some ten milliseconds.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
+
+/// What may be queued in memory for one batch, in bytes, before appending waits. It bounds the memory, and how long one
+/// sync can take; at 128 bytes a record it is room for 30,000 callers.
+pub const MAX_QUEUE_BYTES: u64 = 4 << 20;
+
+/// How long there must be nothing to do before the last batch is sealed, unless configured. Long enough to cost nothing
+/// under load, short enough to leave the one ambiguous case (see `src/docs/media.md`) hardly any time.
+pub const DEFAULT_SEAL_AFTER: Duration = Duration::from_millis(50);
+
+/// How a [`FileLog`] is opened.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("shop.log");
+/// let log = ringpact::FileLog::options().segment_bytes(1 << 20).open(path)?;
+/// # log.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileLogOptions {
+    segment_bytes: u64,
+    seal_after: Duration,
+    storage: Arc<dyn Storage>,
+}
+
+impl Default for FileLogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: DEFAULT_SEGMENT_BYTES, seal_after: DEFAULT_SEAL_AFTER, storage: Arc::new(Disk) }
+    }
+}
+
+impl FileLogOptions {
+    /// The size of a segment, in bytes: rounded up to 4 KiB and kept within [`MIN_SEGMENT_BYTES`] and
+    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most. A segment is larger where the live records would
+    /// take more than a quarter of it when it is prepared: then it is four times their size.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = padded(bytes.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES));
+        self
+    }
+
+    /// How long there must be nothing to do before the last batch is sealed by an empty one after it, so that damage to
+    /// it could no longer be taken for a torn write. Closing seals at once. [`Duration::MAX`] leaves it to closing.
+    #[must_use]
+    pub fn seal_after(mut self, idle: Duration) -> Self {
+        self.seal_after = idle;
+        self
+    }
+
+    /// Where the files are kept, instead of the operating system's file system: for tests that inject faults.
+    #[must_use]
+    pub fn storage(mut self, storage: impl Storage) -> Self {
+        self.storage = Arc::new(storage);
+        self
+    }
+
+    /// Opens the log in this directory; creates either where absent.
+    ///
+    /// What was there is read, checked, and written anew: the live records go, synced, to a fresh segment before
+    /// anything is served. So what the log says after opening is what is on the medium, even where the one before was
+    /// poisoned, and nothing is ever written behind a torn tail.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::UnknownVersion`]: nothing was changed.
+    /// [`LogError::Full`]: there is no room for a fresh segment; the log is as it was. [`LogError::Io`]: as it was, or
+    /// already moved to the fresh segment.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
+        let begun = Instant::now();
+        let (dir, storage) = (dir.as_ref(), &*self.storage);
+        storage.create_dir(dir).map_err(|error| refused(dir, dir, "create", error))?;
+        let lock_path = dir.join(directory::LOCK_NAME);
+        let lock = storage
+            .lock(&lock_path)
+            .map_err(|error| refused(dir, &lock_path, "lock", error))?
+            .ok_or_else(|| LogError::Locked { path: dir.to_owned() })?;
+        let contents = directory::read(storage, dir)?;
+        directory::remove(storage, dir, &contents.leftovers).map_err(|error| refused(dir, dir, "clean up", error))?;
+        let (log, number, recovered) = match contents.newest {
+            Some((header, recovered)) => (header.log, header.number, recovered),
+            None => (LogId::random()?, 0, Recovered::default()),
+        };
+        let header = SegmentHeader { log, number: number + 1, bytes: self.size_for(&recovered) };
+        let segment =
+            begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
+        if number > 0 {
+            let replaced = dir.join(directory::name(number));
+            directory::remove(storage, dir, &[replaced]).map_err(|error| refused(dir, dir, "clean up", error))?;
+        }
+        let recovery = Recovery {
+            records: recovered.records,
+            live: recovered.live.len(),
+            torn_bytes: recovered.torn_bytes,
+            elapsed: begun.elapsed(),
+        };
+        let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
+        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
+        let writer = Writer {
+            shared: shared.clone(),
+            storage: self.storage.clone(),
+            dir: dir.to_owned(),
+            segment,
+            spare: None,
+            seal_after: self.seal_after,
+            lock,
+        };
+        let thread = thread::Builder::new()
+            .name("ringpact-log".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| directory::io_error(dir, "start the writer's thread for", error))?;
+        Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
+    }
+
+    fn size_for(&self, recovered: &Recovered) -> u64 {
+        padded(size_for(self.segment_bytes, framed_bytes(&recovered.live))).max(2 * BLOCK)
+    }
+}
+
+fn begin(
+    storage: &dyn Storage,
+    dir: &Path,
+    header: SegmentHeader,
+    recovered: &Recovered,
+) -> Result<Segment, io::Error> {
+    let (frames, count) = frame_live(&recovered.live);
+    let spare = Spare::prepare(storage, dir, header)?;
+    spare.begin(storage, dir, recovered.sequence + 1, recovered.last, &frames, count)
+}
+
+fn refused(dir: &Path, path: &Path, action: &'static str, error: io::Error) -> LogError {
+    if tells_of_no_room(&error) {
+        LogError::Full { path: dir.to_owned(), error: error.into() }
+    } else {
+        directory::io_error(path, action, error)
+    }
+}

@@ -1,0 +1,280 @@
+//! The queue between callers and the writer: what it holds and what is decided on it. No locks and no I/O here.
+//!
+//! Invariants:
+//! - A record is accepted only where the room to make it durable exists already: in the active segment, or in a spare
+//!   one that can hold everything that would then be carried over. So a full disk refuses records, and never strands
+//!   one that was accepted.
+//! - `taken <= last`, and the records in `taken+1 ..= last` are exactly those in `buffer`.
+//! - At most one batch is in flight; its waiters and those of the batch being filled are kept apart.
+
+use std::{collections::VecDeque, io, mem, sync::Arc, task::Waker};
+
+use super::{
+    format::{self, BLOCK, padded},
+    options::MAX_QUEUE_BYTES,
+    segment::{carry_need, size_for, suits},
+};
+use crate::log::{LogError, LogStats, Lsn, Record};
+
+/// See the module's invariants.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// The batch being filled: room for a header, then framed records.
+    buffer: Vec<u8>,
+    count: u32,
+    /// Whether somebody wants what is in the buffer to be durable.
+    wanted: bool,
+    pub(super) last: Lsn,
+    /// The last record that is in flight or durable.
+    pub(super) taken: Lsn,
+    /// How many batches were taken so far; the one being filled will be the next.
+    pub(super) batches: u64,
+    pub(super) in_flight: bool,
+    pub(super) wakers_in_flight: Vec<Waker>,
+    pub(super) wakers_filling: Vec<Waker>,
+    /// Accepted, but not yet folded into the live records.
+    pub(super) unfolded: VecDeque<(Lsn, Record)>,
+    pub(super) unfolded_bytes: u64,
+    /// The live records' framed size at the last folding.
+    pub(super) live_bytes: u64,
+    pub(super) segment: SegmentState,
+    pub(super) spare: SpareState,
+    pub(super) ending: Option<Ending>,
+    pub(super) failure: Option<Arc<io::Error>>,
+    /// The writer is gone: nothing becomes durable any more.
+    pub(super) stopped: bool,
+    pub(super) stats: LogStats,
+}
+
+/// The active segment, as far as the queue is concerned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentState {
+    /// What is left for records behind the batch in flight, in whole blocks.
+    pub(super) room: u64,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// The size that a segment has at least.
+    pub(super) configured: u64,
+}
+
+/// The next segment, as far as the queue is concerned.
+#[derive(Debug, Default)]
+pub(super) struct SpareState {
+    /// Its size, once there is one.
+    pub(super) ready: Option<u64>,
+    /// The size that an appender can't do without.
+    pub(super) demanded: Option<u64>,
+    /// Attempts to prepare one: begun and ended.
+    pub(super) begun: u64,
+    pub(super) ended: u64,
+    /// Why the last attempt found no room.
+    pub(super) full: Option<Arc<io::Error>>,
+}
+
+/// How a log is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Write and sync what is queued, then stop.
+    Close,
+    /// Stop now.
+    Abandon,
+}
+
+/// What the writer is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Write this batch, which was swapped into the writer's buffer.
+    Write(Batch),
+    /// Begin the spare segment.
+    Rotate,
+    /// Prepare a spare segment of this size.
+    Prepare(u64),
+    /// Seal the last batch, which ends with this record.
+    Seal(Lsn),
+    /// Nothing more, ever.
+    Stop,
+}
+
+/// The records that one sync makes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) last: Lsn,
+    pub(super) count: u32,
+}
+
+/// What to do with a record that wants in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Accept,
+    /// The writer must get on first.
+    Wait,
+    /// A spare segment of this size must be prepared first.
+    NeedsSpare(u64),
+}
+
+/// The callers' side.
+impl Queue {
+    pub(super) fn new(last: Lsn, live_bytes: u64, segment: SegmentState) -> Self {
+        let mut buffer = Vec::new();
+        format::clear_batch(&mut buffer);
+        Self {
+            buffer,
+            count: 0,
+            wanted: false,
+            last,
+            taken: last,
+            batches: 0,
+            in_flight: false,
+            wakers_in_flight: Vec::new(),
+            wakers_filling: Vec::new(),
+            unfolded: VecDeque::new(),
+            unfolded_bytes: 0,
+            live_bytes,
+            segment,
+            spare: SpareState::default(),
+            ending: None,
+            failure: None,
+            stopped: false,
+            stats: LogStats::default(),
+        }
+    }
+
+    /// Whether the log takes records and gives them back.
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
+        self.check_running()?;
+        if self.ending.is_some() { Err(LogError::Closed) } else { Ok(()) }
+    }
+
+    /// Whether what was accepted may still become durable.
+    pub(super) fn check_running(&self) -> Result<(), LogError> {
+        match &self.failure {
+            Some(cause) => Err(LogError::Poisoned { cause: cause.clone() }),
+            None if self.stopped => Err(LogError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Decides on a record whose frame has this many bytes.
+    pub(super) fn admit(&self, frame: u64) -> Admission {
+        let buffered = self.buffer.len() as u64;
+        if !self.buffer_is_empty() && buffered + frame > MAX_QUEUE_BYTES {
+            return Admission::Wait;
+        }
+        if padded(buffered + frame) <= self.segment.room {
+            return Admission::Accept;
+        }
+        // An upper bound of what a segment begun now would have to carry; folding makes it exact.
+        let carried = self.live_bytes + self.unfolded_bytes + frame;
+        if self.spare.ready.is_some_and(|bytes| suits(bytes, carried)) {
+            return Admission::Accept;
+        }
+        if self.in_flight || !self.buffer_is_empty() || self.unfolded_bytes > 0 {
+            Admission::Wait
+        } else {
+            Admission::NeedsSpare(size_for(self.segment.configured, carried))
+        }
+    }
+
+    /// Takes the record in, which was admitted.
+    pub(super) fn accept(&mut self, record: Record, encoded: &[u8], frame: u64) -> Lsn {
+        let lsn = self.last.next();
+        self.last = lsn;
+        self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
+        self.stats.appended += 1;
+        format::push_frame(&mut self.buffer, lsn, encoded);
+        self.unfolded.push_back((lsn, record));
+        self.unfolded_bytes += frame;
+        lsn
+    }
+
+    /// Has the buffer written as soon as the writer gets to it, if there is anything in it.
+    pub(super) fn want(&mut self) {
+        self.wanted |= !self.buffer_is_empty();
+    }
+
+    pub(super) fn demand_spare(&mut self, bytes: u64) {
+        self.spare.demanded = Some(self.spare.demanded.map_or(bytes, |other| other.max(bytes)));
+    }
+
+    const fn buffer_is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// What the buffer is going to take of the segment.
+    const fn buffer_need(&self) -> u64 {
+        if self.buffer_is_empty() { 0 } else { padded(self.buffer.len() as u64) }
+    }
+}
+
+/// The writer's side.
+impl Queue {
+    /// What there is to do; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
+    pub(super) fn next_work(&mut self, buffer: &mut Vec<u8>) -> Option<Work> {
+        if self.failure.is_some() || self.ending == Some(Ending::Abandon) {
+            return Some(Work::Stop);
+        }
+        let closing = self.ending.is_some();
+        if self.spare.demanded.is_some() && self.buffer_need() > self.segment.room {
+            self.wanted = true; // the buffer needs the spare that there is, so that one must be begun first
+        } else if let Some(bytes) = self.spare_needed().filter(|_| !closing) {
+            self.spare.begun += 1;
+            (self.spare.ready, self.spare.demanded) = (None, None);
+            return Some(Work::Prepare(bytes));
+        }
+        if (self.wanted || closing) && !self.buffer_is_empty() {
+            return Some(if self.buffer_need() <= self.segment.room { self.take(buffer) } else { Work::Rotate });
+        }
+        closing.then_some(Work::Stop)
+    }
+
+    /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, unless that was
+    /// tried in vain: then whoever needs it asks again.
+    fn spare_needed(&self) -> Option<u64> {
+        let ahead = self.spare.ready.is_none()
+            && self.spare.full.is_none()
+            && self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2;
+        let size = || size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes);
+        self.spare.demanded.or_else(|| ahead.then(size))
+    }
+
+    fn take(&mut self, buffer: &mut Vec<u8>) -> Work {
+        self.segment.room -= self.buffer_need();
+        format::clear_batch(buffer);
+        mem::swap(&mut self.buffer, buffer);
+        Work::Write(self.launch())
+    }
+
+    /// Drops the buffer, for its records are going to be carried over, into a segment of this size.
+    pub(super) fn take_into_spare(&mut self, spare_bytes: u64) -> Batch {
+        format::clear_batch(&mut self.buffer);
+        self.spare.ready = None;
+        // Carried records take half of a segment at the most. That is more than was left of the old one, or the record
+        // that made this necessary would have gone there; so what is accepted from now on has its room.
+        self.segment = SegmentState { room: spare_bytes / 2, bytes: spare_bytes, ..self.segment };
+        self.launch()
+    }
+
+    /// The exact room in a segment begun by [`take_into_spare`](Self::take_into_spare), once what it carries is known.
+    pub(super) fn carried(&mut self, framed_bytes: u64) {
+        self.segment.room = self.segment.bytes - carry_need(framed_bytes);
+    }
+
+    fn launch(&mut self) -> Batch {
+        debug_assert!(!self.in_flight && self.wakers_in_flight.is_empty(), "one batch at a time");
+        mem::swap(&mut self.wakers_filling, &mut self.wakers_in_flight);
+        (self.in_flight, self.wanted) = (true, false);
+        self.taken = self.last;
+        self.batches += 1;
+        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count) }
+    }
+
+    /// A seal for the last batch, where there is room for one besides what is queued.
+    pub(super) fn take_seal(&mut self) -> Option<Work> {
+        let fits = self.buffer_need() + BLOCK <= self.segment.room;
+        fits.then(|| {
+            self.segment.room -= BLOCK;
+            Work::Seal(self.taken)
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! One segment: how it is prepared ahead of need, begun with what is carried over, and written to.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    directory,
+    format::{self, BATCH_HEADER, BLOCK, BatchStart, FRAME_HEADER, Kind, SegmentHeader, padded},
+    storage::{Storage, StorageFile},
+};
+use crate::log::{LiveRecords, LogId, Lsn};
+
+/// How much is zero-filled by one write: large enough to be fast, small enough to need no memory worth mentioning.
+const ZEROS: usize = 1 << 20;
+
+/// What carrying live records over takes of a segment: its header, the carried batch, and the block kept for a seal.
+pub(super) const fn carry_need(framed_bytes: u64) -> u64 {
+    BLOCK + padded(BATCH_HEADER as u64 + framed_bytes) + BLOCK
+}
+
+/// Whether live records of this size may be carried over into a segment: they may take half of it at the most, so that
+/// carrying over never costs more than the appends between two times.
+pub(super) const fn suits(segment_bytes: u64, framed_bytes: u64) -> bool {
+    carry_need(framed_bytes) <= segment_bytes / 2
+}
+
+/// The size of the next segment: as configured, or four times what must be carried over, whichever is larger.
+pub(super) const fn size_for(configured: u64, framed_bytes: u64) -> u64 {
+    let needed = 4 * carry_need(framed_bytes);
+    if needed > configured { needed } else { configured }
+}
+
+/// The live records' size once they are framed.
+pub(super) fn framed_bytes(live: &LiveRecords) -> u64 {
+    live.encoded_bytes() + (live.len() * FRAME_HEADER) as u64
+}
+
+/// The next segment, empty: its header and its zeros are durable, its name is still a temporary one.
+pub(super) struct Spare {
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Box<dyn StorageFile>,
+}
+
+impl Spare {
+    /// Creates it, fills it with zeros and syncs it, so that later syncs have no metadata to write, and no space to
+    /// find. Where that fails the half-made file is removed: on a full disk its space is needed.
+    pub(super) fn prepare(storage: &dyn Storage, dir: &Path, header: SegmentHeader) -> io::Result<Self> {
+        let path = dir.join(directory::temporary_name(header.number));
+        let filled = storage.create(&path).and_then(|mut file| {
+            fill(&mut *file, &header)?;
+            Ok(file)
+        });
+        match filled {
+            Ok(file) => Ok(Self { header, path, file }),
+            Err(error) => {
+                // If this fails as well there is nothing more to do: the next attempt, or opening, empties the file.
+                let _ = storage.remove(&path);
+                Err(context(error, "prepare", &path))
+            }
+        }
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.header.bytes
+    }
+
+    /// Gives up the spare, to make a larger one.
+    pub(super) fn discard(self, storage: &dyn Storage) -> io::Result<()> {
+        storage.remove(&self.path).map_err(|error| context(error, "remove", &self.path))
+    }
+
+    /// Makes it the active segment: the live records are carried over and synced, then it gets its name. When this
+    /// returns, all that was appended up to `last` is durable in it, and the segment before it can go.
+    pub(super) fn begin(
+        mut self,
+        storage: &dyn Storage,
+        dir: &Path,
+        sequence: u64,
+        last: Lsn,
+        live: &[u8],
+        count: u32,
+    ) -> io::Result<Segment> {
+        let path = dir.join(directory::name(self.header.number));
+        let mut buffer = Vec::with_capacity(padded((BATCH_HEADER + live.len()) as u64) as usize);
+        format::clear_batch(&mut buffer);
+        buffer.extend(live);
+        let start = BatchStart { kind: Kind::Carry, segment: self.header.number, sequence, previous: 0, last, count };
+        let salt = self.header.salt();
+        let previous = format::finish_batch(&mut buffer, start, salt);
+        write_and_sync(&mut *self.file, BLOCK, &buffer, &self.path)?;
+        storage.rename(&self.path, &path).map_err(|error| context(error, "rename", &self.path))?;
+        storage.sync_dir(dir).map_err(|error| context(error, "sync", dir))?;
+        let offset = BLOCK + buffer.len() as u64;
+        Ok(Segment { header: self.header, salt, path, file: self.file, offset, sequence, previous, sealed: true })
+    }
+}
+
+fn fill(file: &mut dyn StorageFile, header: &SegmentHeader) -> io::Result<()> {
+    file.write_at(0, &header.encode())?;
+    let zeros = vec![0; ZEROS];
+    let mut offset = BLOCK;
+    while offset < header.bytes {
+        let length = ZEROS.min((header.bytes - offset) as usize);
+        file.write_at(offset, &zeros[..length])?;
+        offset += length as u64;
+    }
+    file.sync()
+}
+
+/// The segment that is being written.
+pub(super) struct Segment {
+    header: SegmentHeader,
+    salt: u64,
+    path: PathBuf,
+    file: Box<dyn StorageFile>,
+    /// Where the next batch goes.
+    offset: u64,
+    /// The last batch's sequence number.
+    sequence: u64,
+    /// The last batch's checksum.
+    previous: u64,
+    /// Whether something in the segment shows that the last batch with records was durable.
+    sealed: bool,
+}
+
+impl Segment {
+    pub(super) const fn log(&self) -> LogId {
+        self.header.log
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    pub(super) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.header.bytes
+    }
+
+    pub(super) const fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// What is left for batches of records; the last block is kept for the seal that closing writes.
+    pub(super) const fn room(&self) -> u64 {
+        self.header.bytes - BLOCK - self.offset
+    }
+
+    /// Writes a batch of records behind the last one, and syncs. `batch` holds the records framed, with room for the
+    /// header in front. The caller has seen to it that there is room.
+    pub(super) fn write(&mut self, batch: &mut Vec<u8>, last: Lsn, count: u32) -> io::Result<()> {
+        self.put(batch, Kind::Records, last, count)?;
+        self.sealed = false;
+        Ok(())
+    }
+
+    /// Writes an empty batch, whose presence tells ever after that the one before it was durable.
+    pub(super) fn seal(&mut self, last: Lsn) -> io::Result<()> {
+        let mut empty = Vec::with_capacity(BLOCK as usize);
+        format::clear_batch(&mut empty);
+        self.put(&mut empty, Kind::Seal, last, 0)?;
+        self.sealed = true;
+        Ok(())
+    }
+
+    fn put(&mut self, batch: &mut Vec<u8>, kind: Kind, last: Lsn, count: u32) -> io::Result<()> {
+        let sequence = self.sequence + 1;
+        let start = BatchStart { kind, segment: self.header.number, sequence, previous: self.previous, last, count };
+        let checksum = format::finish_batch(batch, start, self.salt);
+        debug_assert!(self.offset + batch.len() as u64 <= self.header.bytes, "a batch beyond its segment");
+        write_and_sync(&mut *self.file, self.offset, batch, &self.path)?;
+        self.offset += batch.len() as u64;
+        self.sequence = sequence;
+        self.previous = checksum;
+        Ok(())
+    }
+}
+
+fn write_and_sync(file: &mut dyn StorageFile, offset: u64, bytes: &[u8], path: &Path) -> io::Result<()> {
+    file.write_at(offset, bytes).map_err(|error| context(error, "write", path))?;
+    file.sync().map_err(|error| context(error, "sync", path))
+}
+
+/// The same error with what was tried on which file in its message.
+pub(super) fn context(error: io::Error, action: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("can't {action} {}: {error}", path.display()))
+}

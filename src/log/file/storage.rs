@@ -1,0 +1,226 @@
+//! The seam between the log and its medium: [`Storage`], and the real one, [`Disk`].
+//!
+//! Everything that a [`FileLog`](super::FileLog) does to the outside goes through here, so that a test can count,
+//! refuse, tear or lose any single operation under the real code.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+/// Where a log keeps its files: the operating system's file system, or a simulation of one.
+///
+/// What a log relies on, and what it doesn't, is written in `src/docs/media.md`. In short: what
+/// [`StorageFile::sync`] and [`sync_dir`](Self::sync_dir) have confirmed survives a crash; of everything else any part
+/// may, in any order. One log calls its storage from one thread at a time.
+pub trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// Makes sure that the directory exists, for its owner only where it must be created. When this returns, a
+    /// directory that it created survives a crash.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock that the file stands for, creating the file where absent. `None`: another one holds
+    /// it. The lock is held until the guard is dropped or its process is gone, whichever comes first.
+    ///
+    /// # Errors
+    /// Those of the medium; that somebody else holds the lock is none.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>>;
+
+    /// The names of all entries of the directory, in any order; names that are not UTF-8 are left out.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens an existing file for reading.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+
+    /// Creates an empty file for writing and reading, for its owner only. A file of this name is emptied.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+
+    /// Gives a file a new name within its directory, atomically.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the directory's entries durable: what was created, renamed and removed in it.
+    ///
+    /// # Errors
+    /// Those of the medium. After one, nothing is known about those entries.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file of a [`Storage`].
+pub trait StorageFile: Send + 'static {
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn length(&mut self) -> io::Result<u64>;
+
+    /// Fills the buffer from the file's bytes at `offset`.
+    ///
+    /// # Errors
+    /// Those of the medium; `UnexpectedEof` where the file ends before the buffer is full.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all the bytes at `offset`. A crash before the next successful [`sync`](Self::sync) may keep any part.
+    ///
+    /// # Errors
+    /// Those of the medium. After one, any part may have been written.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes all that was written durable, together with the file's length.
+    ///
+    /// # Errors
+    /// Those of the medium. After one, nothing is known about what was written since the last success, and calling
+    /// again would prove nothing (the system may have marked the lost pages as clean).
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Holds a lock for as long as it lives.
+pub trait LockGuard: Send + 'static {}
+
+/// The file system of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Disk;
+
+impl Storage for Disk {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut absent = Vec::new();
+        let mut existing = dir;
+        while !existing.as_os_str().is_empty() && !existing.try_exists()? {
+            absent.push(existing);
+            existing = existing.parent().unwrap_or(Path::new(""));
+        }
+        while let Some(next) = absent.pop() {
+            match private_dir().create(next) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            let parent = next.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.sync_dir(parent)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
+        let file = private_file().create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(LockedFile { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(DiskFile { file: File::open(path)?, position: 0 }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(DiskFile { file: private_file().create(true).truncate(true).open(path)?, position: 0 }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) } // elsewhere a directory can't be opened as a file
+    }
+}
+
+fn private_dir() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    #[cfg(not(unix))]
+    builder.recursive(false);
+    builder
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+struct LockedFile {
+    _file: File,
+}
+
+impl LockGuard for LockedFile {}
+
+struct DiskFile {
+    file: File,
+    /// Where the system's own position stands; batches follow one another, so most writes need no seek.
+    position: u64,
+}
+
+impl DiskFile {
+    fn seek(&mut self, offset: u64) -> io::Result<()> {
+        if self.position != offset {
+            self.position = self.file.seek(SeekFrom::Start(offset))?;
+        }
+        Ok(())
+    }
+
+    /// The position after a transfer of `length` bytes. A failed one leaves it anywhere, so that the next must seek.
+    fn moved(&mut self, result: io::Result<()>, length: usize) -> io::Result<()> {
+        self.position = if result.is_ok() { self.position + length as u64 } else { u64::MAX };
+        result
+    }
+}
+
+impl StorageFile for DiskFile {
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.seek(offset)?;
+        let result = self.file.read_exact(buffer);
+        self.moved(result, buffer.len())
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.seek(offset)?;
+        let result = self.file.write_all(bytes);
+        self.moved(result, bytes.len())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

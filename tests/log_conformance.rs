@@ -1,0 +1,230 @@
+//! The logs of this crate pass the conformance suite, and logs that are broken on purpose don't.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+    task::{Context, Poll},
+};
+
+use ringpact::{
+    Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog,
+    log::conformance::{self, Ending, Factory},
+};
+use tempfile::TempDir;
+
+struct InMemory;
+
+fn reopen_memory(log: &MemoryLog, ending: Ending) -> MemoryLog {
+    if ending == Ending::Close {
+        log.wait(Lsn::new(u64::MAX)).unwrap();
+    }
+    log.crash()
+}
+
+impl Factory for InMemory {
+    type Log = MemoryLog;
+    fn create(&mut self) -> MemoryLog {
+        MemoryLog::new()
+    }
+    fn reopen(&mut self, log: MemoryLog, ending: Ending) -> MemoryLog {
+        reopen_memory(&log, ending)
+    }
+}
+
+/// Logs in directories of their own, with segments small enough to be replaced often.
+struct OnDisk {
+    root: TempDir,
+    made: u32,
+    segment_bytes: u64,
+}
+
+impl OnDisk {
+    fn new(segment_bytes: u64) -> Self {
+        Self { root: tempfile::tempdir().unwrap(), made: 0, segment_bytes }
+    }
+}
+
+impl Factory for OnDisk {
+    type Log = FileLog;
+    fn create(&mut self) -> FileLog {
+        self.made += 1;
+        let dir = self.root.path().join(self.made.to_string());
+        FileLog::options().segment_bytes(self.segment_bytes).open(dir).unwrap()
+    }
+    fn reopen(&mut self, log: FileLog, ending: Ending) -> FileLog {
+        let dir = log.path().to_owned();
+        match ending {
+            Ending::Crash => log.abandon(),
+            Ending::Close => log.close().unwrap(),
+        }
+        FileLog::options().segment_bytes(self.segment_bytes).open(dir).unwrap()
+    }
+}
+
+#[test]
+fn the_memory_log_conforms() {
+    conformance::run(&mut InMemory);
+}
+
+#[test]
+fn the_file_log_conforms() {
+    conformance::run(&mut OnDisk::new(1 << 20));
+}
+
+#[test]
+fn the_file_log_conforms_with_the_smallest_segments() {
+    conformance::run(&mut OnDisk::new(0));
+}
+
+/// What is wrong with a broken log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// Says that records are durable which no sync has seen.
+    DurableTooEarly,
+    /// Forgets the records of whoever comes after an owner that ended one.
+    EndDropsAnothersRecord,
+    /// Gives live records back in the wrong order.
+    LosesOrder,
+    /// Forgets a live record once enough has passed by.
+    ForgetsAStuckOne,
+    /// Brings ended records back when reopened.
+    Resurrects,
+    /// Does not count forced writes.
+    CountsNoForced,
+    /// Takes a record that it must refuse.
+    TakesTooLarge,
+}
+
+struct Broken {
+    inner: MemoryLog,
+    fault: Fault,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    claimed: Lsn,
+    ended: Vec<Record>,
+    ended_by: Vec<Name>,
+    appended: u64,
+}
+
+impl TransactionLog for Broken {
+    fn id(&self) -> LogId {
+        self.inner.id()
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let mut state = self.state.lock().unwrap();
+        state.appended += 1;
+        if let Fact::Ended { .. } = record.fact {
+            state.ended_by.push(record.owner.clone());
+        }
+        let durability = if self.fault == Fault::DurableTooEarly { Durability::Lazy } else { durability };
+        match self.inner.append(record.clone(), durability) {
+            Ok(lsn) => {
+                state.claimed = lsn;
+                state.ended.push(record);
+                Ok(lsn)
+            }
+            Err(LogError::TooLarge { .. }) if self.fault == Fault::TakesTooLarge => Ok(state.claimed),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn durable(&self) -> Lsn {
+        if self.fault == Fault::DurableTooEarly { self.state.lock().unwrap().claimed } else { self.inner.durable() }
+    }
+
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        if self.fault == Fault::DurableTooEarly { Ok(()) } else { self.inner.wait(lsn) }
+    }
+
+    fn poll_durable(&self, lsn: Lsn, _context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        Poll::Ready(self.wait(lsn))
+    }
+
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        let state = self.state.lock().unwrap();
+        let mut live = self.inner.live(owner)?;
+        match self.fault {
+            Fault::LosesOrder => live.reverse(),
+            Fault::EndDropsAnothersRecord if state.ended_by.iter().any(|by| by != owner) => drop(live.pop()),
+            Fault::ForgetsAStuckOne if state.appended > 5_000 => live.retain(|_| owner.as_str() != "stuck"),
+            _ => {}
+        }
+        Ok(live)
+    }
+
+    fn stats(&self) -> LogStats {
+        let mut stats = self.inner.stats();
+        if self.fault == Fault::CountsNoForced {
+            stats.forced = 0;
+        }
+        stats
+    }
+}
+
+impl Factory for Fault {
+    type Log = Broken;
+    fn create(&mut self) -> Broken {
+        Broken { inner: MemoryLog::new(), fault: *self, state: Mutex::default() }
+    }
+    fn reopen(&mut self, log: Broken, ending: Ending) -> Broken {
+        let inner = reopen_memory(&log.inner, ending);
+        let state = log.state.into_inner().unwrap();
+        if *self == Fault::Resurrects {
+            for record in &state.ended {
+                if !matches!(record.fact, Fact::Ended { .. } | Fact::Opened { .. })
+                    && !inner.live(&record.owner).unwrap().contains(record)
+                {
+                    inner.append(record.clone(), Durability::Forced).unwrap();
+                }
+            }
+        }
+        Broken { inner, fault: *self, state: Mutex::new(State { claimed: Lsn::NONE, ..state }) }
+    }
+}
+
+#[track_caller]
+fn assert_caught_by(mut fault: Fault, check: &str) {
+    let panic = catch_unwind(AssertUnwindSafe(|| conformance::run(&mut fault)))
+        .expect_err(&format!("{fault:?} passes the suite"));
+    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap();
+    assert!(said.contains(&format!("check `{check}`")), "{fault:?} was caught, but by: {said}");
+}
+
+#[test]
+fn a_log_that_calls_records_durable_too_early_is_caught() {
+    assert_caught_by(Fault::DurableTooEarly, "durable");
+}
+
+#[test]
+fn a_log_that_drops_an_unrelated_record_is_caught() {
+    assert_caught_by(Fault::EndDropsAnothersRecord, "live");
+}
+
+#[test]
+fn a_log_that_loses_the_order_is_caught() {
+    assert_caught_by(Fault::LosesOrder, "lazy");
+}
+
+#[test]
+fn a_log_that_forgets_a_stuck_transaction_is_caught() {
+    assert_caught_by(Fault::ForgetsAStuckOne, "stays");
+}
+
+#[test]
+fn a_log_that_resurrects_what_has_ended_is_caught() {
+    assert_caught_by(Fault::Resurrects, "live");
+}
+
+#[test]
+fn a_log_that_does_not_count_forced_writes_is_caught() {
+    assert_caught_by(Fault::CountsNoForced, "stats");
+}
+
+#[test]
+fn a_log_that_takes_too_large_a_record_is_caught() {
+    assert_caught_by(Fault::TakesTooLarge, "too large");
+}

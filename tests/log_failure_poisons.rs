@@ -1,0 +1,136 @@
+//! One failed write or sync: from then on nothing more is ever called durable, until the log is opened anew.
+
+mod common;
+
+use std::{
+    io,
+    sync::{Arc, Barrier},
+    task::{Context, Poll, Wake, Waker},
+    thread,
+};
+
+use common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
+use ringpact::{Durability, LogError, Lsn, TransactionLog};
+
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[track_caller]
+fn assert_poisoned<T: std::fmt::Debug>(result: Result<T, LogError>) {
+    match result {
+        Err(LogError::Poisoned { cause }) => assert!(cause.to_string().contains("injected"), "{cause}"),
+        other => panic!("not poisoned: {other:?}"),
+    }
+}
+
+/// The table in the log's story: one of eight commits is durable, the sync that covers the other seven fails.
+#[test]
+fn a_failed_sync_is_told_to_everybody_it_was_for() {
+    for _ in 0..20 {
+        let storage = SimStorage::new();
+        let log = open_sim(&storage).unwrap();
+        let first = commit(&log, prepared(1, 10)).unwrap();
+        storage.fail(Op::Sync, 1, io::ErrorKind::Other);
+        let start = Barrier::new(7);
+        thread::scope(|scope| {
+            let committing = |number| {
+                let (log, start) = (&log, &start);
+                move || {
+                    start.wait();
+                    commit(log, prepared(number, 10))
+                }
+            };
+            let threads: Vec<_> = (2..=8).map(|number| scope.spawn(committing(number))).collect();
+            threads.into_iter().for_each(|thread| assert_poisoned(thread.join().unwrap()));
+        });
+        assert_eq!(log.durable(), first);
+        log.wait(first).unwrap(); // what was durable before still is
+        let ops = storage.ops();
+        assert_poisoned(log.append(prepared(9, 10), Durability::Lazy));
+        assert_poisoned(log.wait(first.next()));
+        assert_poisoned(log.live(&name("goods")));
+        let waker = Waker::from(Arc::new(Nobody));
+        let Poll::Ready(polled) = log.poll_durable(first.next(), &mut Context::from_waker(&waker)) else {
+            panic!("nobody would ever wake it")
+        };
+        assert_poisoned(polled);
+        assert_eq!(storage.ops(), ops, "a failed sync is not tried again");
+
+        // The lost pages are gone after a power failure; the record that was durable is not.
+        assert_eq!(live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap()), [1]);
+        // Without one they may well be there. What reopening says then is true from there on.
+        let reopened = open_sim(&storage).unwrap();
+        let found = live_numbers(&reopened);
+        assert!(found.starts_with(&[1]), "{found:?}");
+        assert_poisoned(log.close());
+        drop(reopened);
+        assert_eq!(live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap()), found);
+    }
+}
+
+#[test]
+fn a_failed_write_poisons_too() {
+    for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
+        let storage = SimStorage::new();
+        let log = open_sim(&storage).unwrap();
+        commit(&log, prepared(1, 10)).unwrap();
+        storage.fail(Op::Write, 1, kind);
+        assert_poisoned(commit(&log, prepared(2, 10)));
+        assert_poisoned(commit(&log, prepared(3, 10)));
+        assert_eq!(live_numbers(&open_sim(&storage).unwrap()), [1]);
+    }
+}
+
+/// Whatever fails while a segment is replaced, nothing durable is lost and nothing is called durable that isn't.
+#[test]
+fn any_failure_while_a_segment_is_replaced_poisons_and_loses_nothing() {
+    for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir, Op::Remove] {
+        for nth in 1..=12 {
+            let storage = SimStorage::new();
+            let log = open_sim(&storage).unwrap();
+            storage.fail(op, nth, io::ErrorKind::Other);
+            let mut durable = 0;
+            let failed = (1..=12).find_map(|number| {
+                let result = commit(&log, prepared(number, 12_000));
+                if result.is_ok() {
+                    durable = number;
+                }
+                result.err()
+            });
+            if let Some(error) = failed {
+                assert_poisoned::<Lsn>(Err(error));
+            }
+            drop(log);
+            for keep in [Keep::Nothing, Keep::Everything, Keep::Some(nth)] {
+                let found = live_numbers(&open_sim(&storage.crash(keep)).unwrap());
+                let all: Vec<u64> = (1..=12).collect();
+                assert!(all.starts_with(&found) && found.len() as u64 >= durable, "{op:?} {nth}: {durable} {found:?}");
+            }
+        }
+    }
+}
+
+/// A task that waits when the sync fails is woken.
+#[test]
+fn a_failed_sync_wakes_tasks() {
+    struct Count(std::sync::atomic::AtomicU64);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+    let storage = SimStorage::new();
+    let log = open_sim(&storage).unwrap();
+    let lsn = log.append(prepared(1, 10), Durability::Lazy).unwrap();
+    storage.fail(Op::Sync, 1, io::ErrorKind::Other);
+    let count = Arc::new(Count(0.into()));
+    let waker = Waker::from(count.clone());
+    let mut context = Context::from_waker(&waker);
+    let first = log.poll_durable(lsn, &mut context);
+    assert_poisoned(log.wait(lsn));
+    drop(log);
+    assert!(first.is_ready() || count.0.load(std::sync::atomic::Ordering::SeqCst) == 1);
+}
