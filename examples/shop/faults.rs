@@ -54,6 +54,7 @@ const OF_VOTES: Odds = &[
 ];
 const OF_FIRST_COMMITS: Odds =
     &[(Fate::LoseRequest, 4_000), (Fate::LoseAnswer, 4_000), (Fate::CrashBefore, 700), (Fate::CrashAfter, 700)];
+const OF_LONE_COMMITS: Odds = &[(Fate::LoseAnswer, 50_000)];
 // A crash on a background thread would hit other transactions at a moment that no seed repeats; losses may happen.
 const OF_OTHERS: Odds = &[(Fate::LoseRequest, 50_000), (Fate::LoseAnswer, 50_000)];
 
@@ -77,7 +78,15 @@ struct Journey {
     attempt: u32,
     prepares: u32,
     commits: u32,
-    sent: HashMap<(String, Verb), u64>,
+    sent: HashMap<(String, Verb), Sent>,
+}
+
+/// How often a message was sent, and how often it found its shard up. How often a shard is knocked at in vain while
+/// it is down is a matter of time, so that does not count for what comes after.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    in_all: u64,
+    to_someone: u64,
 }
 
 pub struct Faults {
@@ -127,8 +136,8 @@ impl Faults {
         }
     }
 
-    /// What becomes of the next message of this kind to this branch.
-    pub fn fate(&self, branch: &BranchId, verb: Verb) -> Fate {
+    /// What becomes of the next message of this kind to this branch, whose shard is up or down.
+    pub fn fate(&self, branch: &BranchId, verb: Verb, up: bool) -> Fate {
         if self.odds == Enabled::Off {
             return Fate::Fine;
         }
@@ -137,12 +146,18 @@ impl Faults {
         let Some(journey) = journeys.get_mut(&branch.txn().mark()) else { return Fate::Fine };
         let participant = branch.participant().to_string();
         let sent = journey.sent.entry((participant.clone(), verb)).or_default();
-        *sent += 1;
+        sent.in_all += 1;
+        if !up {
+            return Fate::LoseRequest;
+        }
+        sent.to_someone += 1;
         let odds = match verb {
             Verb::Prepare => OF_VOTES,
-            Verb::Commit if *sent == 1 => OF_FIRST_COMMITS,
-            Verb::Commit | Verb::Rollback | Verb::CommitOnePhase => OF_OTHERS,
+            Verb::Commit if sent.in_all == 1 => OF_FIRST_COMMITS,
+            Verb::CommitOnePhase => OF_LONE_COMMITS,
+            Verb::Commit | Verb::Rollback => OF_OTHERS,
         };
+        let sent = sent.to_someone;
         let what = format!("{} {} {} {participant} {verb:?} {sent}", journey.order.0, journey.step, journey.attempt);
         drop(journeys);
         let mut drawn = xxh3_64_with_seed(what.as_bytes(), self.seed) % 1_000_000;
@@ -157,12 +172,12 @@ impl Faults {
     }
 
     /// Whether the machine with the coordinator crashes in this wave of `size` transactions; if so, how many of the
-    /// decisions made in it are on disk by then.
-    pub fn machine_crash(&self, wave: u64, size: usize) -> Option<usize> {
+    /// records that it writes reach the disk. A transaction writes two promises and a decision, so the cut can fall
+    /// between any of them.
+    pub fn machine_crash(&self, wave: u64, size: usize) -> Option<u64> {
         let drawn = xxh3_64_with_seed(&wave.to_le_bytes(), self.seed);
         let crashes = self.odds == Enabled::On && drawn % 24 == 5;
-        // In range: a remainder by a usize.
-        crashes.then(|| (drawn >> 32) as usize % (size + 1))
+        crashes.then(|| (drawn >> 32) % (3 * size as u64 + 1))
     }
 
     /// Keeps an answer until the transaction has timed out.

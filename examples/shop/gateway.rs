@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,10 +34,19 @@ const READ_REPLICAS: usize = 2;
 /// What a customer sees of a title.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    pub sku: Sku,
     pub title: String,
     /// Only the title's own shard knows; its replicas know the catalogue alone.
     pub pieces_left: Option<u64>,
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pieces_left {
+            Some(0) => write!(f, "{} (sold out)", self.title),
+            Some(pieces) => write!(f, "{} ({pieces} left)", self.title),
+            None => write!(f, "{}", self.title),
+        }
+    }
 }
 
 /// What the gateway is asked to do, as the report lists it.
@@ -171,7 +181,6 @@ impl Gateway {
             let read = |name: &str| {
                 let own = machine.goods.ring.owner(sku.0).id().as_str() == name;
                 machine.goods.shards.get(name)?.with(|manager| Listing {
-                    sku,
                     title: format!("CD {:03}", sku.0),
                     pieces_left: own.then(|| manager.service().available(sku)),
                 })

@@ -184,8 +184,11 @@ impl Machine {
 
     /// Waits until every transaction is settled everywhere.
     pub fn settle(&self) -> Result<(), Failure> {
-        let settled = self.running()?.coordinator.settle(Duration::from_secs(30));
-        if settled { Ok(()) } else { Err("transactions are still in doubt after 30 seconds".into()) }
+        let coordinator = &self.running()?.coordinator;
+        if coordinator.settle(Duration::from_secs(30)) {
+            return Ok(());
+        }
+        Err(format!("still in doubt after 30 seconds: {:?}", coordinator.status()).into())
     }
 
     pub fn recovered(&self) -> Result<Recovered, Failure> {

@@ -1,12 +1,12 @@
-//! The transaction log of the shop's machine, with a switch for the moment before a crash: while it *holds*, records
-//! queue up and none reaches the disk unless somebody waits for it, so that a seed decides what a crash loses and not
-//! the speed of the disk.
+//! The transaction log of the shop's machine, with a switch for the moment before a crash: once it *holds back*, so
+//! many more records reach the disk and then none that nobody waits for, so that a seed decides what a crash loses
+//! and not the speed of the disk.
 
 use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -18,24 +18,19 @@ use crate::faults::{Event, Faults};
 pub struct MachineLog {
     file: FileLog,
     faults: Arc<Faults>,
-    holds: AtomicBool,
-    last: AtomicU64,
+    /// Records that still go to the disk; negative while it does not hold back.
+    room: AtomicI64,
 }
 
 impl MachineLog {
     pub fn open(directory: &Path, faults: Arc<Faults>) -> Result<Self, LogError> {
         let file = FileLog::open(directory)?;
-        Ok(Self { file, faults, holds: AtomicBool::new(false), last: AtomicU64::new(0) })
+        Ok(Self { file, faults, room: AtomicI64::new(-1) })
     }
 
-    /// From here on nothing reaches the disk that nobody waits for.
-    pub fn hold(&self) {
-        self.holds.store(true, Ordering::Relaxed);
-    }
-
-    /// Makes all that was appended durable.
-    pub fn flush(&self) -> Result<(), LogError> {
-        self.file.wait(Lsn::new(self.last.load(Ordering::Relaxed)))
+    /// From here on so many more records reach the disk.
+    pub fn hold_back_after(&self, records: u64) {
+        self.room.store(i64::try_from(records).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// The machine crashes: what is not on disk is lost.
@@ -54,9 +49,15 @@ impl TransactionLog for MachineLog {
             Fact::Decided { txn, .. } => Some(txn.mark()),
             _ => None,
         };
-        let durability = if self.holds.load(Ordering::Relaxed) { Durability::Lazy } else { durability };
+        let room = self.room.load(Ordering::Relaxed);
+        let durability = if room < 0 { durability } else { Durability::Lazy };
         let lsn = self.file.append(record, durability)?;
-        self.last.fetch_max(lsn.number(), Ordering::Relaxed);
+        if room > 0 {
+            self.room.store(room - 1, Ordering::Relaxed);
+            if room == 1 {
+                self.file.wait(lsn)?;
+            }
+        }
         if let Some(mark) = decided {
             self.faults.moment(mark, Event::Decided);
         }

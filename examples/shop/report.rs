@@ -7,7 +7,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use crate::{
     audit::Audit,
     faults::Faults,
-    gateway::{Gateway, Operation},
+    gateway::{Gateway, Listing, Operation},
     trade::Tally,
 };
 
@@ -17,6 +17,8 @@ pub fn print(gateway: &Gateway, faults: &Faults, tally: &Tally, audit: &Audit) {
         println!("{table}");
     }
     println!("{}", books(audit));
+    let seen: Vec<String> = tally.window.iter().map(Listing::to_string).collect();
+    println!("the last customer to look around saw: {}", seen.join(", "));
     for fault in audit.faults.iter().take(20) {
         println!("INVARIANT BROKEN: {fault}");
     }
@@ -111,7 +113,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -78,7 +78,7 @@ impl<S: Service> Endpoint for Wire<S> {
             return;
         };
         self.faults.happens(&branch, Event::Before(verb));
-        let fate = self.faults.fate(&branch, verb);
+        let fate = self.faults.fate(&branch, verb, self.shard.is_up());
         let answer = match fate {
             Fate::LoseRequest => None,
             Fate::CrashBefore => {

@@ -10,7 +10,7 @@ use ringpact::{Commit, CommitError, Transaction};
 
 use crate::{
     faults::Faults,
-    gateway::{Bearer, Gateway, GatewayError, LEASE, Operation, recommended},
+    gateway::{Bearer, Gateway, GatewayError, LEASE, Listing, Operation, recommended},
     machine::{Failure, Machine},
     orders::Stage,
     purchases::{Day, OrderId, Purchase},
@@ -37,6 +37,8 @@ pub struct Tally {
     /// What recovery found after crashes of the machine: decisions delivered again, branches rolled back.
     pub redelivered: usize,
     pub undone: usize,
+    /// What the last customer saw who looked around.
+    pub window: Vec<Listing>,
 }
 
 pub struct Trade<'a> {
@@ -117,7 +119,7 @@ impl<'a> Trade<'a> {
         Ok(())
     }
 
-    fn wave<'p>(&mut self, wave: u64, purchases: &[&'p Purchase]) -> Result<(), Failure> {
+    fn wave(&mut self, wave: u64, purchases: &[&Purchase]) -> Result<(), Failure> {
         let mut begun = Vec::with_capacity(purchases.len());
         for purchase in purchases {
             begun.extend(self.begin(purchase)?);
@@ -183,25 +185,21 @@ impl<'a> Trade<'a> {
         }
     }
 
-    /// The machine crashes when all decisions are made, `on_disk` of them durable and none carried out, and comes back.
+    /// The machine crashes when all decisions are made and none is carried out, with so many of the wave's records on
+    /// disk, and comes back.
     fn crash_while_committing<'p>(
         &mut self,
         begun: Vec<Step<'p, Transaction>>,
-        on_disk: usize,
+        on_disk: u64,
     ) -> Result<Vec<Step<'p, Taken>>, Failure> {
         let log = Arc::clone(self.machine.log()?);
-        log.hold();
-        let mut commits = Vec::with_capacity(begun.len());
-        for step in begun {
-            commits.push(step.with(Transaction::commit));
-            if commits.len() == on_disk {
-                log.flush()?;
-            }
-        }
+        log.hold_back_after(on_disk);
+        let commits: Vec<_> = begun.into_iter().map(|step| step.with(Transaction::commit)).collect();
         drop(log);
         self.machine.crash();
         let lost = commits.into_iter().map(|step| step.with(|_lost_answer| Taken::Unknown)).collect();
         self.tally.machine_crashes += 1;
+        self.faults.all_over();
         self.machine.start()?;
         self.machine.settle()?;
         let recovered = self.machine.recovered()?;
@@ -249,11 +247,15 @@ impl<'a> Trade<'a> {
         Ok(())
     }
 
-    fn look(&self, purchases: &[&Purchase]) {
+    fn look(&mut self, purchases: &[&Purchase]) {
         for purchase in purchases {
             let bearer = self.gateway.token(purchase.customer);
             // A customer who can't look now goes on without; the gateway has counted it.
-            let _ = self.gateway.list_goods(&bearer, self.machine, &recommended(purchase.order), self.clock);
+            if let Ok(listings) =
+                self.gateway.list_goods(&bearer, self.machine, &recommended(purchase.order), self.clock)
+            {
+                self.tally.window = listings;
+            }
         }
     }
 
