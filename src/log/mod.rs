@@ -71,7 +71,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// Blocks until the record is durable, starting to make it so where it was appended lazily.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]: whether the record is durable is *not known*; only reopening tells.
+    /// [`LogError::Poisoned`]: whether the record is durable is *not known*; only reopening tells. The same holds of
+    /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
     /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready.

@@ -19,6 +19,10 @@ pub(super) const BATCH_HEADER: usize = 72;
 /// Bytes in front of each record: its length (4) and its number (8).
 pub(super) const FRAME_HEADER: usize = 12;
 
+/// No number of a segment, batch or record is larger; at a billion a second that takes 292 years. So counting on from a
+/// number that was read can't overflow.
+const MAX_NUMBER: u64 = u64::MAX >> 1;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"ringpact";
 const BATCH_MAGIC: [u8; 8] = *b"rp-batch";
 
@@ -81,8 +85,12 @@ impl SegmentHeader {
         let mut log = [0; 16];
         log.copy_from_slice(&block[16..32]);
         let header = Self { log: LogId::from_bytes(log), number: u64_at(block, 32), bytes: u64_at(block, 40) };
-        if u64::from(u32_at(block, 12)) != BLOCK || !header.bytes.is_multiple_of(BLOCK) || header.bytes < 2 * BLOCK {
-            return Err(damaged(12, "the segment's header states impossible sizes"));
+        let possible = u64::from(u32_at(block, 12)) == BLOCK
+            && header.bytes.is_multiple_of(BLOCK)
+            && header.bytes >= 2 * BLOCK
+            && header.number <= MAX_NUMBER;
+        if !possible {
+            return Err(damaged(12, "the segment's header states impossible sizes or numbers"));
         }
         Ok(header)
     }
@@ -203,6 +211,9 @@ pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'st
     };
     if header.payload > (bytes.len() - BATCH_HEADER) as u64 {
         return Err("a batch reaches beyond its segment");
+    }
+    if header.sequence > MAX_NUMBER || header.last.number() > MAX_NUMBER {
+        return Err("a batch with numbers that no log reaches");
     }
     Ok(header)
 }

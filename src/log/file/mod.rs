@@ -107,7 +107,7 @@ impl FileLog {
         FileLogOptions::default()
     }
 
-    pub(self) fn new(id: LogId, dir: PathBuf, shared: Arc<Shared>, writer: JoinHandle<()>, recovery: Recovery) -> Self {
+    fn new(id: LogId, dir: PathBuf, shared: Arc<Shared>, writer: JoinHandle<()>, recovery: Recovery) -> Self {
         let writer_id = writer.thread().id();
         Self { id, dir, shared, writer: Mutex::new(Some(writer)), writer_id, recovery }
     }

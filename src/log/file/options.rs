@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     FileLog, Recovery, directory,
-    format::{BLOCK, SegmentHeader, padded},
+    format::{SegmentHeader, padded},
     queue::SegmentState,
     recover::Recovered,
     segment::{Segment, Spare, framed_bytes, size_for},
@@ -110,7 +110,8 @@ impl FileLogOptions {
             Some((header, recovered)) => (header.log, header.number, recovered),
             None => (LogId::random()?, 0, Recovered::default()),
         };
-        let header = SegmentHeader { log, number: number + 1, bytes: self.size_for(&recovered) };
+        let bytes = size_for(self.segment_bytes, framed_bytes(&recovered.live));
+        let header = SegmentHeader { log, number: number + 1, bytes };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
         if number > 0 {
@@ -140,18 +141,9 @@ impl FileLogOptions {
             .map_err(|error| directory::io_error(dir, "start the writer's thread for", error))?;
         Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
     }
-
-    fn size_for(&self, recovered: &Recovered) -> u64 {
-        padded(size_for(self.segment_bytes, framed_bytes(&recovered.live))).max(2 * BLOCK)
-    }
 }
 
-fn begin(
-    storage: &dyn Storage,
-    dir: &Path,
-    header: SegmentHeader,
-    recovered: &Recovered,
-) -> Result<Segment, io::Error> {
+fn begin(storage: &dyn Storage, dir: &Path, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
     let (frames, count) = frame_live(&recovered.live);
     let spare = Spare::prepare(storage, dir, header)?;
     spare.begin(storage, dir, recovered.sequence + 1, recovered.last, &frames, count)

@@ -103,7 +103,7 @@ fn fill(file: &mut dyn StorageFile, header: &SegmentHeader) -> io::Result<()> {
     let zeros = vec![0; ZEROS];
     let mut offset = BLOCK;
     while offset < header.bytes {
-        let length = ZEROS.min((header.bytes - offset) as usize);
+        let length = header.bytes.saturating_sub(offset).min(ZEROS as u64) as usize;
         file.write_at(offset, &zeros[..length])?;
         offset += length as u64;
     }

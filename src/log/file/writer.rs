@@ -93,10 +93,11 @@ impl Writer {
             Some(_) => {}
             None => return Ok(()), // abandoned: as a crash would have it
         }
-        match self.spare.take() {
-            Some(spare) => spare.discard(&*self.storage),
-            None => Ok(()),
+        if let Some(spare) = self.spare.take() {
+            // Everything is durable already. Should the file stay, the next opening removes it.
+            let _ = spare.discard(&*self.storage);
         }
+        Ok(())
     }
 }
 

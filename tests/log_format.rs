@@ -1,0 +1,166 @@
+//! The format is what `src/docs/media.md` says, and stays it: a segment put together here by that page alone, without
+//! the library's code, is read; and what the library writes is, byte for byte, what the page says.
+
+mod common;
+
+use std::fs;
+
+use common::{commit, dir_with_segment, live_numbers, name, only_segment, open_small, prepared};
+use ringpact::{Epoch, Fact, LogError, LogId, Record, TransactionLog, TxnId};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+const BLOCK: usize = 4096;
+const SEGMENT: usize = 65536;
+const ID: [u8; 16] = *b"0123456789abcdef";
+const NAME: &str = "segment-0000000000000005.log";
+
+fn header(version: u32) -> Vec<u8> {
+    let mut block = b"ringpact".to_vec();
+    block.extend(version.to_le_bytes());
+    block.extend(4096_u32.to_le_bytes());
+    block.extend(ID);
+    block.extend(5_u64.to_le_bytes());
+    block.extend((SEGMENT as u64).to_le_bytes());
+    block.extend(xxh3_64(&block).to_le_bytes());
+    block.resize(BLOCK, 0);
+    block
+}
+
+fn batch(kind: u32, sequence: u64, previous: &[u8], last: u64, records: &[(u64, &[u8])]) -> Vec<u8> {
+    let salt = xxh3_64(&[&ID[..], &5_u64.to_le_bytes()].concat());
+    let mut payload = Vec::new();
+    for (number, record) in records {
+        payload.extend((record.len() as u32).to_le_bytes());
+        payload.extend(number.to_le_bytes());
+        payload.extend(*record);
+    }
+    let mut covered = xxh3_64_with_seed(&payload, salt).to_le_bytes().to_vec();
+    covered.extend(5_u64.to_le_bytes());
+    covered.extend(sequence.to_le_bytes());
+    covered.extend(previous);
+    covered.extend(last.to_le_bytes());
+    covered.extend((payload.len() as u64).to_le_bytes());
+    covered.extend((records.len() as u32).to_le_bytes());
+    covered.extend(kind.to_le_bytes());
+    let mut batch = b"rp-batch".to_vec();
+    batch.extend(xxh3_64_with_seed(&covered, salt).to_le_bytes());
+    batch.extend(covered);
+    batch.extend(payload);
+    batch.resize(batch.len().next_multiple_of(BLOCK), 0);
+    batch
+}
+
+/// One record of each kind: its bytes, and what they mean.
+fn golden() -> Vec<(&'static [u8], Record)> {
+    let record = |owner, fact| Record { owner: name(owner), fact };
+    let txn = |sequence| TxnId::new(name("shop"), Epoch::new(3), sequence);
+    vec![
+        (b"\x04shop\x00\x03", record("shop", Fact::Opened { epoch: Epoch::new(3) })),
+        (
+            b"\x04shop\x01\x04shop\x03\x07\x02\x05goods\x06orders",
+            record("shop", Fact::Decided { txn: txn(7), participants: vec![name("goods"), name("orders")] }),
+        ),
+        (
+            b"\x05goods\x02\x04shop\x03\x07\x02\xaa\xbb",
+            record("goods", Fact::Prepared { txn: txn(7), work: vec![0xaa, 0xbb] }),
+        ),
+        (b"\x05goods\x03\x04shop\x03\x07\x00", record("goods", Fact::Committed { txn: txn(7), work: None })),
+        (
+            b"\x05goods\x03\x04shop\x03\x08\x01\x01\xcc",
+            record("goods", Fact::Committed { txn: txn(8), work: Some(vec![0xcc]) }),
+        ),
+        (b"\x06orders\x02\x04shop\x03\xac\x02\x00", record("orders", Fact::Prepared { txn: txn(300), work: vec![] })),
+        (b"\x06orders\x04\x04shop\x03\xac\x02", record("orders", Fact::Ended { txn: txn(300) })),
+    ]
+}
+
+fn golden_segment() -> Vec<u8> {
+    let golden = golden();
+    let encoded: Vec<&[u8]> = golden.iter().map(|(bytes, _)| *bytes).collect();
+    let carry = batch(2, 40, &[0; 8], 90, &[(17, encoded[0]), (80, encoded[1])]);
+    let numbered: Vec<_> = (91..).zip(encoded[2..].iter().copied()).collect();
+    let records = batch(1, 41, &carry[8..16], 95, &numbered);
+    let seal = batch(3, 42, &records[8..16], 95, &[]);
+    let mut segment = [header(1), carry, records, seal].concat();
+    segment.resize(SEGMENT, 0);
+    segment
+}
+
+#[test]
+fn a_segment_made_by_the_page_is_read() {
+    let dir = dir_with_segment(NAME.as_ref(), &golden_segment());
+    let log = open_small(dir.path()).unwrap();
+    assert_eq!(log.id(), LogId::from_bytes(ID));
+    let of = |owner| -> Vec<Record> {
+        golden().into_iter().map(|(_, record)| record).filter(|r| r.owner == name(owner)).collect()
+    };
+    assert_eq!(log.live(&name("shop")).unwrap(), of("shop"));
+    assert_eq!(log.live(&name("goods")).unwrap(), of("goods"));
+    assert_eq!(log.live(&name("orders")).unwrap(), []);
+    assert_eq!(log.durable().number(), 95);
+    assert_eq!(log.recovery().records, 7);
+    assert_eq!(commit(&log, prepared(1, 1)).unwrap().number(), 96);
+}
+
+#[test]
+fn what_is_written_is_what_the_page_says() {
+    let dir = dir_with_segment(NAME.as_ref(), &golden_segment());
+    let log = open_small(dir.path()).unwrap();
+    log.close().unwrap();
+    // Opening went on with segment 6, whose carried records are the golden ones that are live.
+    let written = fs::read(only_segment(dir.path())).unwrap();
+    assert_eq!(written.len(), SEGMENT);
+    assert_eq!(written[..8], *b"ringpact");
+    assert_eq!(written[32..40], 6_u64.to_le_bytes());
+    let batch = &written[BLOCK..2 * BLOCK];
+    assert_eq!(batch[..8], *b"rp-batch");
+    assert_eq!(batch[32..40], 43_u64.to_le_bytes(), "sequence");
+    assert_eq!(batch[48..56], 95_u64.to_le_bytes(), "last record");
+    assert_eq!(batch[64..72], [5, 0, 0, 0, 2, 0, 0, 0], "count and kind");
+    let mut expected = Vec::new();
+    for (number, (bytes, _)) in [17_u64, 80, 91, 92, 93].into_iter().zip(golden()) {
+        expected.extend((bytes.len() as u32).to_le_bytes());
+        expected.extend(number.to_le_bytes());
+        expected.extend(bytes);
+    }
+    assert_eq!(batch[72..72 + expected.len()], expected);
+    assert!(written[2 * BLOCK..].iter().all(|byte| *byte == 0), "sealed by being the first batch");
+}
+
+#[test]
+fn an_unknown_version_is_refused_by_its_name() {
+    let mut segment = golden_segment();
+    segment[..BLOCK].copy_from_slice(&header(2));
+    let dir = dir_with_segment(NAME.as_ref(), &segment);
+    let error = open_small(dir.path()).unwrap_err();
+    assert!(matches!(error, LogError::UnknownVersion { version: 2, supported: 1, .. }), "{error}");
+}
+
+/// Whoever makes up bytes that are consistent in themselves gets an error, not a panic.
+#[test]
+fn batches_that_do_not_fit_together_are_refused() {
+    let record = golden()[2].0;
+    let carry = batch(2, 40, &[0; 8], 90, &[(17, record)]);
+    let next = |kind, sequence, last, records: &[(u64, &[u8])]| batch(kind, sequence, &carry[8..16], last, records);
+    let huge: &[u8] = b"\x05goods\x02\x04shop\x03\x07\xff\xff\xff\xff\x0f"; // states 4 GiB of work
+    for (what, second) in [
+        ("a sequence number left out", next(1, 42, 91, &[(91, record)])),
+        ("another batch before it", batch(1, 41, &[1; 8], 91, &[(91, record)])),
+        ("a record's number left out", next(1, 41, 92, &[(92, record)])),
+        ("a record too few", next(1, 41, 92, &[(91, record)])),
+        ("a second carry", next(2, 41, 90, &[(17, record)])),
+        ("a seal with records", next(3, 41, 91, &[(91, record)])),
+        ("a record that is none", next(1, 41, 91, &[(91, b"\xff\xff")])),
+        ("a record with bytes after it", next(1, 41, 91, &[(91, b"\x04shop\x00\x03\x00")])),
+        ("a record of stated size only", next(1, 41, 91, &[(91, huge)])),
+    ] {
+        let mut segment = [header(1), carry.clone(), second].concat();
+        segment.resize(SEGMENT, 0);
+        let dir = dir_with_segment(NAME.as_ref(), &segment);
+        let opened = open_small(dir.path());
+        assert!(matches!(opened, Err(LogError::Damaged { offset: 8192, .. })), "{what}: {opened:?}");
+    }
+    let dir = dir_with_segment(NAME.as_ref(), &[header(1), carry].concat());
+    assert!(matches!(open_small(dir.path()), Err(LogError::Damaged { .. })));
+    assert_eq!(live_numbers(&open_small(tempfile::tempdir().unwrap().path()).unwrap()), []);
+}
