@@ -15,6 +15,9 @@ use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, 
 
 use crate::faults::{Event, Faults};
 
+/// A shop's live transactions are few, and its log is opened often here: each opening prepares a segment.
+const SEGMENT_BYTES: u64 = 1 << 20;
+
 pub struct MachineLog {
     file: FileLog,
     faults: Arc<Faults>,
@@ -24,7 +27,7 @@ pub struct MachineLog {
 
 impl MachineLog {
     pub fn open(directory: &Path, faults: Arc<Faults>) -> Result<Self, LogError> {
-        let file = FileLog::open(directory)?;
+        let file = FileLog::options().segment_bytes(SEGMENT_BYTES).open(directory)?;
         Ok(Self { file, faults, room: AtomicI64::new(-1) })
     }
 
