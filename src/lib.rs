@@ -1,4 +1,22 @@
-//! Placement and atomic commit for sharded, multi-service backends.
+//! Consistent-hash placement and atomic commit for services that are spread over many nodes.
+//!
+//! - [`ring`]: which node owns a key. [`HashRing`] is a consistent-hash ring with virtual nodes.
+//! - [`txn`]: several services change together, or none of them. [`Coordinator`] runs two-phase commit over a durable
+//!   [`log`]; a [`ResourceManager`] makes a durable participant of a service's try, confirm and cancel.
+//! - [`registry`]: who is alive. A ring can follow it.
+//! - [`docs`]: the long explanations.
+//!
+//! ```
+//! use ringpact::HashRing;
+//!
+//! let mut ring = HashRing::new(["cache-1", "cache-2", "cache-3"])?;
+//! let owner = ring.owner("alice").id().to_string();
+//! ring.remove(&owner)?;
+//! assert_ne!(ring.owner("alice").id().as_str(), owner, "the next node on the ring has it now");
+//! # Ok::<(), ringpact::ring::RingError>(())
+//! ```
+//!
+//! A whole program with transactions opens the [README](https://docs.rs/crate/ringpact).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -16,3 +34,8 @@ pub use participant::{Participant, ParticipantError, ResourceManager, Service, S
 pub use registry::{Instance, LeaseToken, Registry, RingFollower};
 pub use ring::{HashRing, Node, RingKey};
 pub use txn::{Commit, CommitError, Coordinator, Policy, Transaction};
+
+/// The README's program compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
