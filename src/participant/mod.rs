@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod branch_protocol;
+pub mod conformance;
 mod endpoint;
 mod pool;
 mod resource_manager;
