@@ -29,7 +29,8 @@ use crate::{
 /// threads and tasks may use it at once; there is no thread per transaction.
 ///
 /// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next opening on the
-/// same log settles it. Call [`settle`](Self::settle) first for a shutdown that leaves nothing to do.
+/// same log settles it. Call [`settle`](Self::settle) first for a shutdown that leaves nothing to do. A [`Transaction`]
+/// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
 pub struct Coordinator {
     shared: Arc<Shared>,
     tally: Arc<Tally>,
@@ -93,6 +94,7 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
+        self.shared.close();
         self.shared.driver.close();
         self.shared.abandon();
         for thread in self.threads.drain(..) {

@@ -1,6 +1,9 @@
 //! What several tests need: a small service that remembers what it was asked, and fails where it is told to.
 #![allow(dead_code)] // every test binary compiles all of it and uses its own part
 
+pub mod logs;
+pub mod wire;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
