@@ -280,13 +280,15 @@ impl Task {
         Wakeable::Later
     }
 
-    /// Something may have happened that nobody was woken for.
+    /// Something may have happened that nobody was woken for, or that who was woken for it has not come to drive.
     pub(super) fn nudge(self: &Arc<Self>, durable: Lsn) {
         let mut state = self.state.lock();
-        if state.driving || state.protocol.awaits_durable().is_none_or(|lsn| durable < lsn) {
+        if state.protocol.awaits_durable().is_some_and(|lsn| lsn <= durable) {
+            state.inbox.push_back(Input::Durable(durable));
+        }
+        if state.driving || state.inbox.is_empty() {
             return;
         }
-        state.inbox.push_back(Input::Durable(durable));
         drop(state);
         self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
     }
