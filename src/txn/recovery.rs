@@ -13,6 +13,7 @@ use std::{
 use super::{
     CommitProtocol,
     driver::Driven,
+    policy::after,
     shared::{Key, Member, Shared},
     task::Task,
 };
@@ -109,7 +110,7 @@ impl Inquiry {
         self.failures.store(failures, Ordering::Relaxed);
         // The epoch's zeroth transaction, which there is none of, stands for the inquiry in the jitter.
         let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
-        let at = Instant::now() + self.shared.policy.backoff(&txn, 0, failures);
+        let at = after(Instant::now(), self.shared.policy.backoff(&txn, 0, failures));
         let this: Weak<dyn Driven> = self.this.clone();
         self.shared.driver.enqueue_at(at, this);
     }

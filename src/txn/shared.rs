@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{
     Policy,
     driver::{Driven, Driver, Sweep},
+    policy::after,
     task::Task,
 };
 use crate::{
@@ -177,7 +178,7 @@ impl Shared {
 
     /// Waits until the protocol has nothing to do; says whether it came to that.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = after(Instant::now(), timeout);
         let mut open = self.open.lock();
         while !open.is_settled() {
             if self.settled.wait_until(&mut open, until).timed_out() {
