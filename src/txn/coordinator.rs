@@ -207,6 +207,9 @@ impl CoordinatorBuilder {
         let mut members = HashMap::new();
         for (member_name, member) in self.members {
             let member_name = Name::new(&member_name)?;
+            if member_name == name {
+                return Err(CoordinatorError::OwnName { name });
+            }
             if members.insert(member_name.clone(), member).is_some() {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
@@ -252,6 +255,13 @@ pub enum CoordinatorError {
     DuplicateParticipant {
         /// The name.
         participant: Name,
+    },
+    /// A participant was given the coordinator's own name. In a log that they share each would end the other's
+    /// records.
+    #[error("the coordinator and one of its participants are both named {name}; give one of them another name")]
+    OwnName {
+        /// The name.
+        name: Name,
     },
     /// The log could not be read or written.
     #[error(transparent)]
