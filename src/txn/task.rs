@@ -43,8 +43,9 @@ struct State {
     /// How to tell the `Commit`'s holder to come and drive.
     waker: Option<Waker>,
     outcome: Option<Outcome>,
-    /// The last things that went wrong, to be told along with the outcome.
+    /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
     participant_error: Option<ParticipantError>,
+    /// What the log said last.
     log_error: Option<LogError>,
     /// The driver runs this task at this time or before.
     timer: Option<Instant>,
@@ -320,7 +321,7 @@ impl ReplySink for Task {
             // Not an answer to any question that a transaction asks.
             Ok(Response::InDoubt(_)) => Input::Failed(branch),
             Err(error) => {
-                state.participant_error = Some(error);
+                state.participant_error.get_or_insert(error);
                 Input::Failed(branch)
             }
         };
