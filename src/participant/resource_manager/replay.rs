@@ -54,5 +54,10 @@ pub(super) fn replay<S: Service>(
 }
 
 fn decode<S: Service>(branch: &BranchId, work: &[u8]) -> Result<Vec<S::Work>, OpenError> {
-    postcard::from_bytes(work).map_err(|error| OpenError::Work { branch: branch.clone(), error: error.into() })
+    let failed = |error: postcard::Error| OpenError::Work { branch: branch.clone(), error: error.into() };
+    match postcard::take_from_bytes(work).map_err(failed)? {
+        (works, []) => Ok(works),
+        // The decoder stops once it has what it wants. What is left over tells that it read something else.
+        _ => Err(failed(postcard::Error::DeserializeBadEncoding)),
+    }
 }
