@@ -21,10 +21,13 @@ impl<S: Service> ResourceManager<S> {
         let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
             .unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
             .and_then(|()| {
+                let mut last = None;
                 for txn in &forgettable {
-                    self.append(Fact::Ended { txn: txn.clone() }, Durability::Lazy)?;
+                    last = Some(self.append(Fact::Ended { txn: txn.clone() }, Durability::Lazy)?);
                 }
-                Ok(())
+                // Once for all of them: else a crash would bring back, and have confirmed again, what the service may
+                // no longer know that it has done.
+                Ok(last.map_or(Ok(()), |last| self.log.wait(last))?)
             });
         let mut branches = self.branches.lock();
         branches.last_checkpoint_error = done.as_ref().err().map(|error| error.to_string().into());
