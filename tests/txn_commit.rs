@@ -1,7 +1,8 @@
 //! A transaction commits at all its participants or at none, and costs the forced writes that the design says.
 
+mod txn_support;
+
 use std::{
-    collections::BTreeMap,
     future::Future,
     num::NonZeroUsize,
     sync::Arc,
@@ -10,66 +11,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{
-    BranchId, CommitError, Coordinator, MemoryLog, Policy, ResourceManager, Service, ServiceError, TransactionLog,
-    participant::Effort,
-};
-
-#[derive(Default)]
-struct Account {
-    reserved: Mutex<BTreeMap<BranchId, i64>>,
-    applied: Mutex<BTreeMap<BranchId, i64>>,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("odd amounts are refused")]
-struct Odd;
-
-impl Service for Account {
-    type Work = i64;
-    type Refusal = Odd;
-    fn effort(&self, work: &i64) -> Effort {
-        if *work == 0 { Effort::ReadOnly } else { Effort::Update }
-    }
-    fn try_reserve(&self, branch: &BranchId, work: &i64) -> Result<(), Odd> {
-        if work % 2 != 0 {
-            return Err(Odd);
-        }
-        *self.reserved.lock().entry(branch.clone()).or_default() += work;
-        Ok(())
-    }
-    fn confirm(&self, branch: &BranchId, works: &[i64]) -> Result<(), ServiceError> {
-        self.reserved.lock().remove(branch);
-        self.applied.lock().insert(branch.clone(), works.iter().sum());
-        Ok(())
-    }
-    fn cancel(&self, branch: &BranchId, _: &[i64]) -> Result<(), ServiceError> {
-        self.reserved.lock().remove(branch);
-        Ok(())
-    }
-}
-
-impl Account {
-    fn balance(&self) -> i64 {
-        self.applied.lock().values().sum()
-    }
-}
-
-type Manager = Arc<ResourceManager<Account>>;
-
-fn manager(name: &str, log: impl TransactionLog) -> Manager {
-    Arc::new(ResourceManager::open(name, log, Account::default()).expect("an empty log opens"))
-}
-
-fn shared(names: &[&str]) -> (MemoryLog, Coordinator, Vec<Manager>) {
-    let log = MemoryLog::new();
-    let managers: Vec<_> = names.iter().map(|name| manager(name, log.clone())).collect();
-    let mut builder = Coordinator::builder(log.clone());
-    for manager in &managers {
-        builder = builder.participant(manager.name().as_str(), Arc::clone(manager));
-    }
-    (log, builder.open().expect("an empty log opens"), managers)
-}
+use ringpact::{BranchId, CommitError, Coordinator, MemoryLog, Policy, TransactionLog};
+use txn_support::{Manager, manager, shared};
 
 #[test]
 fn all_participants_have_the_change_when_wait_returns() {

@@ -25,7 +25,8 @@
 //! | Committing | Stale | Stale | Stale | Stale |
 //! | Confirming | Stale | .. Committed, Done | .. Committed | AlreadyCommitted |
 //! | Committed | Stale | Done | Committed | AlreadyCommitted |
-//! | Cancelling, Ending | No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
+//! | Cancelling | .. RolledBack, No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
+//! | Ending | No | AlreadyRolledBack | RolledBack | Done |
 //! | RolledBack | No | AlreadyRolledBack | RolledBack | Done |
 //! | ReadOnly | ReadOnly | Done | Committed | Done |
 //! | Broken | LogFailed | LogFailed | LogFailed | LogFailed |
@@ -296,7 +297,9 @@ impl BranchProtocol {
                 self.state = Branch::RolledBack;
                 no
             }
-            Branch::RolledBack | Branch::Cancelling { .. } | Branch::Ending { .. } => no,
+            // A No says that the work is undone, and is the last that the coordinator wants to hear of the branch.
+            Branch::Cancelling { promised, .. } => return self.cancel(promised, no),
+            Branch::RolledBack | Branch::Ending { .. } => no,
             Branch::Prepared => BranchReply::Voted(Vote::Yes),
             Branch::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
             Branch::Broken => BranchReply::LogFailed,

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod branch_protocol;
+pub mod conformance;
 mod endpoint;
 mod pool;
 mod resource_manager;
@@ -28,7 +29,10 @@ pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, Bra
 pub(crate) use endpoint::ReplySink;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub use pool::Pooled;
-pub use resource_manager::{ExecuteError, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus};
+pub use resource_manager::{
+    DEFAULT_CHECKPOINT_EVERY, ExecuteError, MAX_REMEMBERED_OUTCOMES, OpenError, ResourceManager,
+    ResourceManagerOptions, ResourceManagerStatus,
+};
 pub use service::{Effort, Service, ServiceError};
 
 /// What a participant answers to *prepare*.

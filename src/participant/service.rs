@@ -26,7 +26,7 @@ pub enum Effort {
 ///
 /// The resource manager's log is the service's write-ahead log. What `try_reserve` did may be lost in a crash: the
 /// branches that had promised are restored, all others are void. What `confirm` did may be lost too, up to the last
-/// [`checkpoint`](Self::checkpoint): it is confirmed again. So a service can keep its state in memory and write it
+/// [`checkpoint`](Self::checkpoint) or further back: it is confirmed again. So a service can keep its state in memory and write it
 /// down now and then; one that writes at once (to a database) leaves `checkpoint` as it is.
 ///
 /// Hence the one duty: **confirm and cancel are idempotent for each branch**, also when the reservation that they
@@ -71,7 +71,8 @@ pub trait Service: Send + Sync + 'static {
         works.iter().try_for_each(|work| self.try_reserve(branch, work)).map_err(Into::into)
     }
 
-    /// Makes durable the effects of every confirm that has returned; they won't be repeated after a later crash. As
+    /// Makes durable the effects of every confirm that has returned. Those whose transaction has ended at all its
+    /// participants won't be repeated after a later crash; others may be, up to a checkpoint after it has ended. As
     /// provided it does nothing, which is right for services whose effects are durable when confirm returns.
     ///
     /// # Errors

@@ -166,8 +166,8 @@ pub enum CommitError {
         /// Why.
         cause: RollbackCause,
     },
-    /// Nobody knows yet whether it committed: the log failed while the decision was being written, or the only
-    /// participant did not say what it decided. Don't try again blindly; open the coordinator anew, which settles it,
+    /// Nobody knows yet whether it committed: the log failed while the decision was being written, the only participant
+    /// did not say what it decided, or the coordinator was dropped meanwhile. Don't try again blindly; open the coordinator anew, which settles it,
     /// and look at the data.
     #[error("transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data")]
     Indeterminate {

@@ -23,7 +23,7 @@
 
 use std::time::Instant;
 
-use super::Policy;
+use super::{Policy, policy::after};
 use crate::{
     id::{Name, TxnId},
     log::{Durability, Fact, Lsn},
@@ -346,7 +346,7 @@ impl CommitProtocol {
     }
 
     fn send_due(&mut self, now: Instant, verb: Verb) -> Option<Action> {
-        let again = now + self.policy.delivery_timeout;
+        let again = after(now, self.policy.delivery_timeout);
         let due = |branch: &Branch| matches!(branch.state, BranchState::Due(at) if at <= now);
         let branch = self.branches.iter().position(due)?;
         self.branches[branch].state = BranchState::Sent(again);
@@ -357,7 +357,7 @@ impl CommitProtocol {
         if self.phase != Phase::Active {
             return;
         }
-        let until = now + self.policy.prepare_timeout;
+        let until = after(now, self.policy.prepare_timeout);
         match self.branches.as_mut_slice() {
             [] => self.end(Outcome::Committed),
             [only] => {
@@ -442,7 +442,7 @@ impl CommitProtocol {
         let Some(branch) = self.branches.get_mut(index) else { return };
         if let BranchState::Sent(_) = branch.state {
             branch.failures = branch.failures.saturating_add(1).min(settled);
-            branch.state = BranchState::Due(now + self.policy.backoff(&self.txn, index, branch.failures));
+            branch.state = BranchState::Due(after(now, self.policy.backoff(&self.txn, index, branch.failures)));
         }
     }
 

@@ -29,7 +29,8 @@ use crate::{
 /// threads and tasks may use it at once; there is no thread per transaction.
 ///
 /// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next opening on the
-/// same log settles it. Call [`settle`](Self::settle) first for a shutdown that leaves nothing to do.
+/// same log settles it. Call [`settle`](Self::settle) first for a shutdown that leaves nothing to do. A [`Transaction`]
+/// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
 pub struct Coordinator {
     shared: Arc<Shared>,
     tally: Arc<Tally>,
@@ -93,6 +94,7 @@ impl Coordinator {
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
+        self.shared.close();
         self.shared.driver.close();
         self.shared.abandon();
         for thread in self.threads.drain(..) {
@@ -205,6 +207,9 @@ impl CoordinatorBuilder {
         let mut members = HashMap::new();
         for (member_name, member) in self.members {
             let member_name = Name::new(&member_name)?;
+            if member_name == name {
+                return Err(CoordinatorError::OwnName { name });
+            }
             if members.insert(member_name.clone(), member).is_some() {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
@@ -250,6 +255,13 @@ pub enum CoordinatorError {
     DuplicateParticipant {
         /// The name.
         participant: Name,
+    },
+    /// A participant was given the coordinator's own name. In a log that they share each would end the other's
+    /// records.
+    #[error("the coordinator and one of its participants are both named {name}; give one of them another name")]
+    OwnName {
+        /// The name.
+        name: Name,
     },
     /// The log could not be read or written.
     #[error(transparent)]

@@ -42,7 +42,19 @@ struct State {
     ready: VecDeque<Arc<dyn Driven>>,
     timers: BinaryHeap<Reverse<Timer>>,
     swept: Option<Instant>,
+    /// When each thread that sleeps wakes by itself.
+    asleep_until: [Option<Instant>; THREADS],
     closed: bool,
+}
+
+impl State {
+    /// Whether a thread that sleeps should get up because this one is about to be away: there is more to run, or the
+    /// next timer was set after the sleeper had gone to sleep, and comes before it wakes.
+    fn needs_another(&self) -> bool {
+        let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
+        let mut sleepers = self.asleep_until.iter().flatten();
+        !self.ready.is_empty() || timer.is_some_and(|at| sleepers.any(|until| at < *until))
+    }
 }
 
 struct Timer {
@@ -71,9 +83,9 @@ impl Ord for Timer {
 impl Driver {
     /// Starts the threads. They end with [`close`](Self::close).
     pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<Vec<JoinHandle<()>>> {
-        let spawn = |_| {
+        let spawn = |thread| {
             let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
-            thread::Builder::new().name("ringpact-driver".into()).spawn(move || driver.serve(&sweeper))
+            thread::Builder::new().name("ringpact-driver".into()).spawn(move || driver.serve(thread, &sweeper))
         };
         let threads: io::Result<Vec<_>> = (0..THREADS).map(spawn).collect();
         if threads.is_err() {
@@ -117,7 +129,7 @@ impl Driver {
         self.change.notify_all();
     }
 
-    fn serve(&self, sweeper: &Weak<dyn Sweep>) {
+    fn serve(&self, thread: usize, sweeper: &Weak<dyn Sweep>) {
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -139,11 +151,17 @@ impl Driver {
                 if !due {
                     let timer = state.timers.peek().map(|Reverse(timer)| timer.at);
                     let until = timer.into_iter().chain([now + SWEEP_EVERY]).min().unwrap_or(now);
+                    state.asleep_until[thread] = Some(until);
                     self.change.wait_until(&mut state, until);
+                    state.asleep_until[thread] = None;
                 }
                 continue;
             };
+            let needs_another = state.needs_another();
             drop(state);
+            if needs_another {
+                self.change.notify_one();
+            }
             next.run();
             state = self.state.lock();
         }

@@ -2,14 +2,21 @@
 
 use std::{
     hash::{Hash, Hasher},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::id::TxnId;
 
-/// Time-outs and back-off of a coordinator.
+/// The shortest pause, whatever the policy says: who fails at once and is told again at once would keep the thread
+/// that tells it busy with nothing else.
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
+
+/// A moment that no program lives to see, for time-outs that are longer than the clock can count.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Time-outs and back-off of a coordinator. A time-out of [`Duration::MAX`] never comes.
 ///
 /// How to choose: `prepare_timeout` is what a client is ready to wait in the worst case before a slow participant
 /// costs it the transaction; `delivery_timeout` only decides when a decision is sent *again*, so a few times the
@@ -20,7 +27,7 @@ pub struct Policy {
     pub prepare_timeout: Duration,
     /// How long the answer to a decision is waited for before it is sent again.
     pub delivery_timeout: Duration,
-    /// The pause after a participant's first failure; it doubles with each further one.
+    /// The pause after a participant's first failure; it doubles with each further one. A millisecond at the least.
     pub first_backoff: Duration,
     /// The longest pause.
     pub longest_backoff: Duration,
@@ -49,13 +56,18 @@ impl Policy {
         let mut hasher = Xxh3Default::new();
         (txn, branch, failures).hash(&mut hasher);
         let sixteenths = u32::try_from(hasher.finish() & 0xF).unwrap_or(0);
-        whole / 2 + whole / 32 * sixteenths
+        (whole / 2 + whole / 32 * sixteenths).max(SHORTEST_BACKOFF)
     }
 
     /// After how many failures the back-off grows no more. Counting on would only tell states apart that are alike.
     pub(crate) fn settled_failures(&self) -> u8 {
         (1..32).find(|n| self.first_backoff.saturating_mul(1 << (n - 1)) >= self.longest_backoff).unwrap_or(32)
     }
+}
+
+/// `wait` after `now`.
+pub(super) fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| now + NEVER)
 }
 
 #[cfg(test)]

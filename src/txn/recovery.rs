@@ -5,14 +5,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::{
     CommitProtocol,
     driver::Driven,
+    policy::after,
     shared::{Key, Member, Shared},
     task::Task,
 };
@@ -46,6 +49,8 @@ pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tall
             member: member.clone(),
             decided: Arc::clone(&decided),
             failures: AtomicU8::new(0),
+            ask_at: Mutex::new(now),
+            answered: AtomicBool::new(false),
             tally: Arc::clone(tally),
         });
         shared.inquiry_begins(name.clone(), Arc::clone(&inquiry) as Arc<dyn Driven>);
@@ -75,11 +80,20 @@ struct Inquiry {
     /// reported just before its commit was delivered, and its transaction have ended since.
     decided: Arc<HashSet<Mark>>,
     failures: AtomicU8,
+    /// When to ask (again). Timers that fire before were set before it was put off.
+    ask_at: Mutex<Instant>,
+    /// The participant has answered; what it answers to further questions is of no interest.
+    answered: AtomicBool,
     tally: Arc<Tally>,
 }
 
 impl Driven for Inquiry {
     fn run(self: Arc<Self>) {
+        if self.answered.load(Ordering::Relaxed) || Instant::now() < *self.ask_at.lock() {
+            return;
+        }
+        // An answer can get lost on the way without anybody noticing.
+        self.ask_in(self.shared.policy.delivery_timeout);
         let request = Request::InDoubt { coordinator: self.shared.name.clone() };
         let endpoint = Arc::clone(&self.member.endpoint);
         let reply = Reply::to(self, 0);
@@ -91,6 +105,9 @@ impl Driven for Inquiry {
 impl ReplySink for Inquiry {
     fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
         let Ok(Response::InDoubt(branches)) = result else { return self.again() };
+        if self.answered.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let orphans = self.orphans(branches);
         for task in &orphans {
             self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +126,12 @@ impl Inquiry {
         self.failures.store(failures, Ordering::Relaxed);
         // The epoch's zeroth transaction, which there is none of, stands for the inquiry in the jitter.
         let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
-        let at = Instant::now() + self.shared.policy.backoff(&txn, 0, failures);
+        self.ask_in(self.shared.policy.backoff(&txn, 0, failures));
+    }
+
+    fn ask_in(&self, pause: Duration) {
+        let at = after(Instant::now(), pause);
+        *self.ask_at.lock() = at;
         let this: Weak<dyn Driven> = self.this.clone();
         self.shared.driver.enqueue_at(at, this);
     }

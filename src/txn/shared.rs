@@ -6,16 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
     Policy,
     driver::{Driven, Driver, Sweep},
+    policy::after,
     task::Task,
 };
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
-    log::{LogId, TransactionLog},
+    log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Endpoint},
 };
 
@@ -42,6 +43,9 @@ pub(super) struct Shared {
     pub(super) policy: Policy,
     pub(super) members: HashMap<Name, Member>,
     pub(super) driver: Arc<Driver>,
+    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
+    /// of this life gets into the log: the next life decides by what it finds there.
+    gone: RwLock<bool>,
     open: Mutex<Open>,
     settled: Condvar,
 }
@@ -53,6 +57,8 @@ struct Open {
     transactions: BTreeMap<Key, Stage>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     inquiries: BTreeMap<Name, Arc<dyn Driven>>,
+    /// The coordinator is gone; nothing more is taken in.
+    abandoned: bool,
 }
 
 /// Which of the open transactions: its place in the order, and 0; or, for a branch that a participant reported and
@@ -101,6 +107,7 @@ impl Shared {
             policy,
             members,
             driver: Arc::default(),
+            gone: RwLock::new(false),
             open: Mutex::default(),
             settled: Condvar::new(),
         }
@@ -117,7 +124,29 @@ impl Shared {
 
     /// The protocol has the transaction from here on.
     pub(super) fn running(&self, task: Arc<Task>) {
-        self.open.lock().transactions.insert(task.key(), Stage::Running(task));
+        let mut open = self.open.lock();
+        if open.abandoned {
+            drop(open);
+            return task.abandon();
+        }
+        open.transactions.insert(task.key(), Stage::Running(task));
+    }
+
+    /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
+    /// must not write beside the coordinator that has been opened since.
+    ///
+    /// The lock that is held meanwhile delays nobody but the coordinator's drop, and appending never waits.
+    pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
+        let gone = self.gone.read();
+        if *gone {
+            return Err(LogError::Closed);
+        }
+        self.log.append(Record { owner: self.name.clone(), fact }, durability)
+    }
+
+    /// The coordinator goes: nothing is appended from here on.
+    pub(super) fn close(&self) {
+        *self.gone.write() = true;
     }
 
     /// The transaction has ended.
@@ -149,7 +178,7 @@ impl Shared {
 
     /// Waits until the protocol has nothing to do; says whether it came to that.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = after(Instant::now(), timeout);
         let mut open = self.open.lock();
         while !open.is_settled() {
             if self.settled.wait_until(&mut open, until).timed_out() {
@@ -177,9 +206,15 @@ impl Shared {
     /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.
     pub(super) fn abandon(&self) {
         let mut open = self.open.lock();
-        let abandoned = (std::mem::take(&mut open.transactions), std::mem::take(&mut open.inquiries));
+        open.abandoned = true;
+        let (transactions, inquiries) = (std::mem::take(&mut open.transactions), std::mem::take(&mut open.inquiries));
         drop(open);
-        drop(abandoned);
+        drop(inquiries);
+        for stage in transactions.into_values() {
+            if let Stage::Running(task) = stage {
+                task.abandon();
+            }
+        }
     }
 
     /// What is said along with a message.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     id::{BranchId, Name},
-    log::{LogError, Lsn, Record},
+    log::{LogError, Lsn},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb},
 };
 
@@ -36,13 +36,16 @@ struct State {
     inbox: VecDeque<Input>,
     /// Somebody is in `drive`; everybody else only queues.
     driving: bool,
+    /// The coordinator is gone, and with it whoever minds the clock.
+    abandoned: bool,
     /// A `Commit` exists, and its holder drives.
     attended: bool,
     /// How to tell the `Commit`'s holder to come and drive.
     waker: Option<Waker>,
     outcome: Option<Outcome>,
-    /// The last things that went wrong, to be told along with the outcome.
+    /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
     participant_error: Option<ParticipantError>,
+    /// What the log said last.
     log_error: Option<LogError>,
     /// The driver runs this task at this time or before.
     timer: Option<Instant>,
@@ -58,6 +61,12 @@ impl State {
         } else {
             Waiting::Answers
         }
+    }
+
+    /// Its coordinator has left it behind, and it needs more than its client can do for it: nobody will ever tell its
+    /// outcome. (A record that is on its way to the disk still tells.)
+    fn is_lost(&self) -> bool {
+        self.abandoned && self.waiting() == Waiting::Answers
     }
 }
 
@@ -94,6 +103,7 @@ impl Task {
             protocol,
             inbox: VecDeque::new(),
             driving: false,
+            abandoned: false,
             attended: false,
             waker: None,
             outcome: None,
@@ -157,8 +167,7 @@ impl Task {
                 }
                 Some(Action::Append(fact, durability)) => {
                     drop(state);
-                    let record = Record { owner: self.shared.name.clone(), fact };
-                    let result = self.shared.log.append(record, durability);
+                    let result = self.shared.append(fact, durability);
                     state = self.state.lock();
                     match result {
                         Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
@@ -213,7 +222,7 @@ impl Task {
     /// What the client is to be told, once it is known.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         let state = self.state.lock();
-        state.outcome.map(|outcome| Verdict {
+        state.outcome.or(state.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
             outcome,
             participant_error: state.participant_error.clone(),
             log_error: state.log_error.clone(),
@@ -227,6 +236,17 @@ impl Task {
 
     pub(super) fn is_indeterminate(&self) -> bool {
         self.state.lock().protocol.is_indeterminate()
+    }
+
+    /// The coordinator is gone.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.abandoned = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// A `Commit` exists from here on.
@@ -251,7 +271,7 @@ impl Task {
     pub(super) fn wake_later(&self, waker: &Waker, seen: Waiting) -> Wakeable {
         let mut state = self.state.lock();
         let moved_on = !state.driving && (!state.inbox.is_empty() || state.waiting() != seen);
-        if state.outcome.is_some() || moved_on {
+        if state.outcome.is_some() || state.is_lost() || moved_on {
             return Wakeable::Now;
         }
         match &mut state.waker {
@@ -261,13 +281,15 @@ impl Task {
         Wakeable::Later
     }
 
-    /// Something may have happened that nobody was woken for.
+    /// Something may have happened that nobody was woken for, or that who was woken for it has not come to drive.
     pub(super) fn nudge(self: &Arc<Self>, durable: Lsn) {
         let mut state = self.state.lock();
-        if state.driving || state.protocol.awaits_durable().is_none_or(|lsn| durable < lsn) {
+        if state.protocol.awaits_durable().is_some_and(|lsn| lsn <= durable) {
+            state.inbox.push_back(Input::Durable(durable));
+        }
+        if state.driving || state.inbox.is_empty() {
             return;
         }
-        state.inbox.push_back(Input::Durable(durable));
         drop(state);
         self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
     }
@@ -299,7 +321,7 @@ impl ReplySink for Task {
             // Not an answer to any question that a transaction asks.
             Ok(Response::InDoubt(_)) => Input::Failed(branch),
             Err(error) => {
-                state.participant_error = Some(error);
+                state.participant_error.get_or_insert(error);
                 Input::Failed(branch)
             }
         };

@@ -1,0 +1,94 @@
+//! What a resource manager remembers of its branches, and for how long.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    id::{Mark, Name, TxnId},
+    participant::{Branch, BranchProtocol},
+};
+
+/// How many outcomes are remembered at the most for coordinators that don't say they have ended. Past it the oldest
+/// are forgotten, and a commit that is re-delivered for one of them is answered by
+/// [`ParticipantError::UnknownBranch`]. It bounds memory and log under a transaction that never ends.
+pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
+
+/// All branches that are remembered. Its lock is never held while the service or the log is called.
+pub(super) struct Branches<W> {
+    pub(super) slots: HashMap<TxnId, Arc<Mutex<Slot<W>>>>,
+    pub(super) ended_below: HashMap<Name, Mark>,
+    /// Commits carried out since the last checkpoint.
+    pub(super) commits: usize,
+    /// Slots there were left after the last sweep; the next one comes when there are twice as many.
+    pub(super) swept_to: usize,
+    pub(super) last_checkpoint_error: Option<Arc<str>>,
+}
+
+/// One branch. Its lock is held while the service and the log are called for this branch, and so is what makes the
+/// calls for one branch come one after the other.
+pub(super) struct Slot<W> {
+    pub(super) protocol: BranchProtocol,
+    pub(super) works: Vec<W>,
+}
+
+impl<W> Default for Slot<W> {
+    fn default() -> Self {
+        Self { protocol: BranchProtocol::new(), works: Vec::new() }
+    }
+}
+
+impl<W> Branches<W> {
+    pub(super) fn has_ended(&self, txn: &TxnId) -> bool {
+        self.ended_below.get(txn.coordinator()).is_some_and(|mark| txn.mark() < *mark)
+    }
+
+    pub(super) fn learn(&mut self, coordinator: &Name, ended_below: Mark) {
+        match self.ended_below.get_mut(coordinator) {
+            Some(known) => *known = ended_below.max(*known),
+            None => {
+                self.ended_below.insert(coordinator.clone(), ended_below);
+            }
+        }
+    }
+
+    /// Drops the tombstones that the coordinator's mark makes needless. Amortised O(1) for each new branch.
+    pub(super) fn sweep(&mut self) {
+        const SMALLEST: usize = 1024;
+        if self.slots.len() < SMALLEST.max(2 * self.swept_to) {
+            return;
+        }
+        let ended_below = &self.ended_below;
+        self.slots.retain(|txn, slot| {
+            let needless = matches!(
+                slot.try_lock().map(|slot| slot.protocol.state()),
+                Some(Branch::RolledBack | Branch::ReadOnly)
+            );
+            !(needless && ended_below.get(txn.coordinator()).is_some_and(|mark| txn.mark() < *mark))
+        });
+        self.swept_to = self.slots.len();
+    }
+
+    /// A commit for a branch that nobody knows made an empty slot; it goes again unless somebody has come to use it.
+    pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Arc<Mutex<Slot<W>>>) {
+        // Two hands hold an unused slot: this map and the caller. No third can come while this map is locked.
+        if Arc::strong_count(slot) == 2 && slot.try_lock().is_some_and(|s| s.protocol.state() == Branch::Unknown) {
+            self.slots.remove(txn);
+        }
+    }
+
+    /// The committed branches that need not be remembered once the service has made them durable.
+    pub(super) fn forgettable(&self) -> Vec<TxnId> {
+        let (mut ended, mut kept) = (Vec::new(), Vec::new());
+        for (txn, slot) in &self.slots {
+            if slot.try_lock().is_some_and(|slot| slot.protocol.state() == Branch::Committed) {
+                if self.has_ended(txn) { ended.push(txn.clone()) } else { kept.push(txn.clone()) }
+            }
+        }
+        if kept.len() > MAX_REMEMBERED_OUTCOMES {
+            kept.sort_unstable_by_key(TxnId::mark);
+            ended.extend(kept.drain(..kept.len() - MAX_REMEMBERED_OUTCOMES));
+        }
+        ended
+    }
+}

@@ -1,0 +1,54 @@
+//! Forgetting: the service writes down what it did, and the log drops what that covers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::MutexGuard;
+
+use super::ResourceManager;
+use crate::{
+    log::{Durability, Fact},
+    participant::{ParticipantError, Service, ServiceError},
+};
+
+impl<S: Service> ResourceManager<S> {
+    pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
+        // Collected before the service is asked: a commit carried out meanwhile may not be in what it writes down.
+        let forgettable = {
+            let mut branches = self.branches.lock();
+            branches.commits = 0;
+            branches.forgettable()
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
+            .unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
+            .and_then(|()| {
+                let mut last = None;
+                for txn in &forgettable {
+                    last = Some(self.append(Fact::Ended { txn: txn.clone() }, Durability::Lazy)?);
+                }
+                // Once for all of them: else a crash would bring back, and have confirmed again, what the service may
+                // no longer know that it has done.
+                Ok(last.map_or(Ok(()), |last| self.log.wait(last))?)
+            });
+        let mut branches = self.branches.lock();
+        branches.last_checkpoint_error = done.as_ref().err().map(|error| error.to_string().into());
+        if done.is_ok() {
+            for txn in &forgettable {
+                branches.slots.remove(txn);
+            }
+        }
+        done
+    }
+
+    pub(super) fn checkpoint_if_due(&self) {
+        let due = {
+            let mut branches = self.branches.lock();
+            branches.commits += 1;
+            branches.commits >= self.options.checkpoint_every
+        };
+        if due && let Some(guard) = self.checkpoint.try_lock() {
+            // The commit that happens to be the n-th has succeeded whatever becomes of this; the error is kept for
+            // `status`, nothing is forgotten, and the next n-th commit tries again.
+            let _ = self.take_checkpoint(&guard);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! [`ResourceManager`]: makes a durable participant of a service's try, confirm and cancel.
+//!
+//! The decisions are [`BranchProtocol`](super::BranchProtocol)'s. Here is what clients call; `deliver` is what
+//! coordinators call, `replay` what happens at opening, `checkpoint` and `branches` what is forgotten and when.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{Branch, BranchInput, Service, ServiceError};
+use crate::{
+    id::{BranchId, Name, TxnId},
+    log::{Durability, Fact, LogError, Lsn, Record, TransactionLog},
+};
+
+mod branches;
+mod checkpoint;
+mod deliver;
+mod error;
+mod replay;
+
+pub use branches::MAX_REMEMBERED_OUTCOMES;
+use branches::{Branches, Slot};
+pub use error::{ExecuteError, OpenError};
+
+/// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
+/// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
+pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
+
+/// Turns a [`Service`] into a durable [`Participant`].
+///
+/// Clients do their work through [`execute`](Self::execute), under a branch id that a transaction gave them; the
+/// coordinator does the rest. With the coordinator's own log it needs no forced writes of its own; with another one
+/// it forces two, its promise and its commit.
+///
+/// ```
+/// use std::sync::Arc;
+/// use parking_lot::Mutex;
+/// use ringpact::{BranchId, Coordinator, MemoryLog, ResourceManager, Service};
+///
+/// /// Free and sold pieces of one article.
+/// struct Stock { free: Mutex<u32>, sold: Mutex<std::collections::BTreeMap<BranchId, u32>> }
+///
+/// #[derive(Debug)]
+/// struct SoldOut;
+/// # impl std::fmt::Display for SoldOut {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("sold out") }
+/// # }
+/// impl std::error::Error for SoldOut {}
+///
+/// impl Service for Stock {
+///     type Work = u32;
+///     type Refusal = SoldOut;
+///     fn try_reserve(&self, _: &BranchId, pieces: &u32) -> Result<(), SoldOut> {
+///         let mut free = self.free.lock();
+///         *free = free.checked_sub(*pieces).ok_or(SoldOut)?;
+///         Ok(())
+///     }
+///     fn confirm(&self, branch: &BranchId, pieces: &[u32]) -> Result<(), ringpact::ServiceError> {
+///         self.sold.lock().insert(branch.clone(), pieces.iter().sum());
+///         Ok(())
+///     }
+///     fn cancel(&self, _: &BranchId, pieces: &[u32]) -> Result<(), ringpact::ServiceError> {
+///         *self.free.lock() += pieces.iter().sum::<u32>();
+///         Ok(())
+///     }
+/// }
+///
+/// let log = Arc::new(MemoryLog::new());
+/// let stock = Stock { free: Mutex::new(10), sold: Mutex::default() };
+/// let goods = Arc::new(ResourceManager::open("goods", log.clone(), stock)?);
+/// let coordinator = Coordinator::builder(log).participant("goods", goods.clone()).open()?;
+///
+/// let mut txn = coordinator.begin();
+/// goods.execute(txn.branch("goods")?, 3)?;
+/// txn.commit().wait()?;
+/// assert_eq!(*goods.service().free.lock(), 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ResourceManager<S: Service> {
+    name: Name,
+    log: Arc<dyn TransactionLog>,
+    service: S,
+    options: ResourceManagerOptions,
+    branches: Mutex<Branches<S::Work>>,
+    /// Held while a checkpoint is taken, so that there is one at a time.
+    checkpoint: Mutex<()>,
+}
+
+/// How a [`ResourceManager`] is to behave; see [`ResourceManager::options`].
+#[derive(Clone, Copy, Debug)]
+pub struct ResourceManagerOptions {
+    checkpoint_every: usize,
+}
+
+impl Default for ResourceManagerOptions {
+    fn default() -> Self {
+        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY }
+    }
+}
+
+impl ResourceManagerOptions {
+    /// Takes a checkpoint after every so many commits, 1 at the least. More of them make each commit dearer (the
+    /// service writes its state down), fewer make a restart longer (more is confirmed again).
+    #[must_use]
+    pub const fn checkpoint_every(mut self, commits: usize) -> Self {
+        self.checkpoint_every = if commits == 0 { 1 } else { commits };
+        self
+    }
+
+    /// Opens the resource manager; see [`ResourceManager::open`].
+    ///
+    /// # Errors
+    /// As for [`ResourceManager::open`].
+    pub fn open<S: Service>(
+        self,
+        name: &str,
+        log: impl TransactionLog,
+        service: S,
+    ) -> Result<ResourceManager<S>, OpenError> {
+        ResourceManager::open_with(self, name, Arc::new(log), service)
+    }
+}
+
+/// How many branches are in which state; see [`ResourceManager::status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResourceManagerStatus {
+    /// Work was done, nothing promised.
+    pub active: usize,
+    /// Promised, decision awaited.
+    pub prepared: usize,
+    /// Told to commit or roll back; the service has not managed to yet.
+    pub settling: usize,
+    /// Finished, and remembered until the coordinator says that the transaction has ended.
+    pub finished: usize,
+    /// What went wrong at the last checkpoint, where something did.
+    pub last_checkpoint_error: Option<Arc<str>>,
+}
+
+impl<S: Service> ResourceManager<S> {
+    /// Opens the resource manager `name` on `log`, and brings the service to where the log says it is: what was
+    /// committed is confirmed again, what was promised is restored.
+    ///
+    /// The name is the one under which the coordinator knows it, and must be the same at every opening.
+    ///
+    /// # Errors
+    /// [`OpenError`] says which record the service could not take; nothing is dropped.
+    pub fn open(name: &str, log: impl TransactionLog, service: S) -> Result<Self, OpenError> {
+        ResourceManagerOptions::default().open(name, log, service)
+    }
+
+    /// For opening with other options than the usual ones.
+    #[must_use]
+    pub fn options() -> ResourceManagerOptions {
+        ResourceManagerOptions::default()
+    }
+
+    fn open_with(
+        options: ResourceManagerOptions,
+        name: &str,
+        log: Arc<dyn TransactionLog>,
+        service: S,
+    ) -> Result<Self, OpenError> {
+        let name = Name::new(name)?;
+        let slots = replay::replay(&name, &log.live(&name)?, &service)?;
+        let branches = Branches {
+            swept_to: slots.len(),
+            slots: slots.into_iter().map(|(txn, slot)| (txn, Arc::new(Mutex::new(slot)))).collect(),
+            ended_below: HashMap::new(),
+            commits: 0,
+            last_checkpoint_error: None,
+        };
+        Ok(Self { name, log, service, options, branches: Mutex::new(branches), checkpoint: Mutex::new(()) })
+    }
+
+    /// The service, for everything that is not part of a transaction.
+    pub const fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Does a piece of work under a transaction's branch: the service's try. It takes effect when the transaction
+    /// commits. O(1) beside what the service does.
+    ///
+    /// # Errors
+    /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
+    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over.
+    pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
+        if branch.participant() != &self.name {
+            return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
+        }
+        let closed = || ExecuteError::Closed { branch: branch.clone() };
+        let slot = self.slot(branch.txn()).ok_or_else(closed)?;
+        let mut slot = slot.lock();
+        if !slot.protocol.accepts_work() {
+            return Err(closed());
+        }
+        let effort = self.service.effort(&work);
+        let result = catch_unwind(AssertUnwindSafe(|| self.service.try_reserve(branch, &work)));
+        match result {
+            Ok(Ok(())) => {
+                slot.works.push(work);
+                slot.protocol.handle(BranchInput::Worked(effort));
+                Ok(())
+            }
+            Ok(Err(refusal)) => {
+                slot.protocol.handle(BranchInput::Refused);
+                Err(ExecuteError::Refused(refusal))
+            }
+            // How far the try came is not known, so the rollback that must follow cancels this work as well.
+            Err(panic) => {
+                slot.works.push(work);
+                slot.protocol.handle(BranchInput::Worked(effort));
+                slot.protocol.handle(BranchInput::Refused);
+                drop(slot);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Takes a [checkpoint](Service::checkpoint) now, and lets the log forget what it covers. Called by itself every
+    /// so many commits; call it before a planned shutdown to have nothing to repeat afterwards.
+    ///
+    /// # Errors
+    /// The service's error, or the log's. Nothing is forgotten then.
+    pub fn checkpoint(&self) -> Result<(), ServiceError> {
+        self.take_checkpoint(&self.checkpoint.lock())
+    }
+
+    /// How many branches are in which state. O(n) in the branches remembered.
+    pub fn status(&self) -> ResourceManagerStatus {
+        let (slots, last_checkpoint_error) = {
+            let branches = self.branches.lock();
+            (branches.slots.values().cloned().collect::<Vec<_>>(), branches.last_checkpoint_error.clone())
+        };
+        let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
+        for slot in slots {
+            *match slot.lock().protocol.state() {
+                Branch::Unknown | Branch::Active { .. } => &mut status.active,
+                Branch::Preparing { .. } | Branch::Prepared => &mut status.prepared,
+                Branch::Committed | Branch::RolledBack | Branch::ReadOnly => &mut status.finished,
+                _ => &mut status.settling,
+            } += 1;
+        }
+        status
+    }
+
+    fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
+        self.log.append(Record { owner: self.name.clone(), fact }, durability)
+    }
+
+    /// The branch's slot, made anew where there is none; `None` where the transaction is known to have ended.
+    fn slot(&self, txn: &TxnId) -> Option<Arc<Mutex<Slot<S::Work>>>> {
+        let mut branches = self.branches.lock();
+        if let Some(slot) = branches.slots.get(txn) {
+            return Some(Arc::clone(slot));
+        }
+        if branches.has_ended(txn) {
+            return None;
+        }
+        let slot = Arc::<Mutex<Slot<S::Work>>>::default();
+        branches.slots.insert(txn.clone(), Arc::clone(&slot));
+        branches.sweep();
+        Some(slot)
+    }
+}

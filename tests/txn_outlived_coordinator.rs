@@ -1,0 +1,141 @@
+//! What a transaction or a commit can still do once its coordinator is gone: get an answer, and no harm.
+
+mod txn_support;
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use ringpact::{Coordinator, MemoryLog, Participant, participant::Verb};
+use txn_support::{
+    Manager, block_on, branch,
+    logs::SlowLog,
+    manager, name, shared,
+    wire::{Fate, Sent, Wire},
+};
+
+/// Two participants of which "b" holds its vote back.
+fn with_a_held_vote() -> (MemoryLog, Coordinator, Manager, Manager, Wire) {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let wire = Wire::new(b.clone(), |sent| match sent {
+        Sent::Branch(Verb::Prepare) => Fate::HoldReply,
+        _ => Fate::Deliver,
+    });
+    let builder = Coordinator::builder(log.clone()).participant("a", a.clone()).endpoint("b", wire.clone());
+    (log, builder.open().expect("an empty log opens"), a, b, wire)
+}
+
+/// Found in review: the vote came in after the coordinator had been dropped and opened again on the same log. The
+/// `Commit` that was still held drove its transaction on and logged a decision to commit, although the new coordinator
+/// had meanwhile rolled the branches back: the client was told "committed", and nobody had the change.
+#[test]
+fn a_commit_held_over_a_reopening_decides_nothing_any_more() {
+    let (log, coordinator, a, b, wire) = with_a_held_vote();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let commit = txn.commit();
+    drop(coordinator);
+    let coordinator = Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    wire.release();
+    commit.wait().expect_err("the branches were rolled back when the coordinator was opened again");
+    assert_eq!((a.service().balance(), b.service().balance()), (0, 0));
+}
+
+/// The same, with a transaction whose commit is asked for only once the coordinator is gone.
+#[test]
+fn a_transaction_held_over_a_reopening_decides_nothing_any_more() {
+    let (log, coordinator, managers) = shared(&["a", "b"]);
+    let mut txn = coordinator.begin();
+    for manager in &managers {
+        manager.execute(txn.branch(manager.name().as_str()).unwrap(), 2).unwrap();
+    }
+    drop(coordinator);
+    txn.commit().wait().expect_err("its coordinator is gone");
+    assert!(managers.iter().all(|m| m.service().balance() == 0 && m.service().reserved.lock().is_empty()));
+    drop(log);
+}
+
+/// Found in review: with its coordinator's threads gone, nothing would ever time the votes out.
+#[test]
+fn a_commit_that_waits_for_a_vote_is_told_when_its_coordinator_goes() {
+    let (_log, coordinator, a, b, wire) = with_a_held_vote();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let commit = txn.commit();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(commit.wait()));
+    thread::sleep(Duration::from_millis(20));
+    drop(coordinator);
+    let answer = told.recv_timeout(Duration::from_secs(5)).expect("the waiting thread hears of it");
+    answer.expect_err("nothing was decided");
+    assert_eq!(wire.held(), 1, "the vote is still on its way");
+}
+
+/// Found in review: a transaction dropped after its coordinator, with a participant that does not answer, kept itself,
+/// the log and all participants in memory for ever.
+#[test]
+fn nothing_is_kept_in_memory_once_coordinator_and_transactions_are_gone() {
+    let log = Arc::new(MemoryLog::new());
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let wire = Wire::new(b.clone(), |_| Fate::LoseRequest);
+    let coordinator =
+        Coordinator::builder(log.clone()).participant("a", a.clone()).endpoint("b", wire.clone()).open().unwrap();
+    let mut held = coordinator.begin();
+    let mut committed = coordinator.begin();
+    for txn in [&mut held, &mut committed] {
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    }
+    let commit = committed.commit();
+    drop(coordinator);
+    drop(held);
+    drop(commit);
+    drop(wire);
+    assert_eq!(Arc::strong_count(&a), 1, "a is still held");
+    assert_eq!(Arc::strong_count(&b), 1, "b is still held");
+    assert_eq!(Arc::strong_count(&log), 3, "one each here and at the two managers");
+}
+
+#[test]
+fn a_dropped_coordinator_lets_go_of_its_participants_at_once() {
+    let (_log, coordinator, managers) = shared(&["a", "b"]);
+    for _ in 0..10 {
+        let mut txn = coordinator.begin();
+        for manager in &managers {
+            manager.execute(txn.branch(manager.name().as_str()).unwrap(), 2).unwrap();
+        }
+        txn.commit().wait().unwrap();
+    }
+    drop(coordinator);
+    assert!(managers.iter().all(|manager| Arc::strong_count(manager) == 1));
+    // And the branches of what it left behind are in nobody's way.
+    assert_eq!(managers[0].in_doubt(&name("c")).unwrap(), [] as [ringpact::BranchId; 0]);
+    assert!(managers[0].execute(&branch(1, "a"), 2).is_ok());
+}
+
+/// What is already in the log counts: the next opening will find it there, so the answer is the same.
+#[test]
+fn a_commit_whose_decision_is_on_its_way_to_the_disk_hears_of_it_after_the_drop() {
+    let log = SlowLog::new(Duration::from_millis(30));
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let open = |log| Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
+    for waited in [true, false] {
+        let coordinator = open(log.clone());
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("b").unwrap(), 2).unwrap();
+        let before = a.service().balance();
+        let commit = txn.commit();
+        drop(coordinator);
+        let answer = if waited { commit.wait() } else { block_on(commit) };
+        answer.expect("the decision was in the log before the coordinator went");
+        assert_eq!((a.service().balance(), b.service().balance()), (before + 2, before + 2));
+    }
+    assert_eq!(open(log).recovered().rolled_back, 0);
+}
