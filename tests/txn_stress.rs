@@ -96,7 +96,7 @@ fn totals_are_exact_under_thousands_of_concurrent_transactions() {
                         4..6 => vec![0, 4],
                         _ => vec![2, 4, 6],
                     };
-                    if kind % 10 != 0 {
+                    if !kind.is_multiple_of(10) {
                         expected.iter().zip(&amounts).for_each(|(sum, amount)| {
                             sum.fetch_add(*amount, Ordering::Relaxed);
                         });
