@@ -129,7 +129,7 @@ fn a_checkpoint_keeps_what_is_not_decided() {
     }
     drop(a);
     let a = manager_on("a", log.crash(), &disk);
-    assert_eq!(a.service().asked(Op::Restore), [open.clone()]);
+    assert_eq!(a.service().asked(Op::Restore), std::slice::from_ref(&open));
     a.commit(&open, &call()).unwrap();
     assert_eq!(a.service().balance(), 8 + 28 * 2);
 }

@@ -143,3 +143,29 @@ fn a_log_that_is_closed_is_an_error_and_so_is_a_bad_name() {
     assert!(matches!(ResourceManager::open("a", log, OfBytes).map(drop), Err(OpenError::Log(_))));
     assert!(matches!(ResourceManager::open("a b", MemoryLog::new(), OfBytes).map(drop), Err(OpenError::Name(_))));
 }
+
+/// Found in review ("hanging try"): work was so late that its transaction had ended and the manager, restarted since,
+/// no longer had the tombstone to refuse it by. Nobody would ever have ended that branch.
+#[test]
+fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
+    let (log, disk) = (MemoryLog::new(), Disk::default());
+    let a = manager_on("a", log.clone(), &disk);
+    let (ended, next, open) = (branch(1, "a"), branch(2, "a"), branch(3, "a"));
+    a.rollback(&ended, &call()).unwrap();
+    drop(a);
+    let a = manager_on("a", log.crash(), &disk);
+    for branch in [&ended, &next, &open] {
+        a.execute(branch, 2).unwrap();
+    }
+    let mut call = call();
+    call.ended_below = next.txn().mark();
+    a.prepare(&next, &call).unwrap();
+    a.service().fail(Op::Cancel, [Fault::Fail]);
+    a.checkpoint().unwrap();
+    assert!(a.service().reserved.lock().contains_key(&ended), "the cancel failed and is tried again at the next one");
+    a.checkpoint().unwrap();
+    let left: Vec<_> = a.service().reserved.lock().keys().cloned().collect();
+    assert_eq!(left, [next.clone(), open.clone()], "what has not ended is left alone");
+    assert_eq!(a.in_doubt(&common::name("c")).unwrap().len(), 2);
+    assert!(a.execute(&ended, 2).is_err());
+}

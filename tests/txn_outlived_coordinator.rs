@@ -3,14 +3,18 @@
 mod txn_support;
 
 use std::{
+    num::NonZeroUsize,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
-use ringpact::{Coordinator, MemoryLog, Participant, participant::Verb};
+use ringpact::{
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Vote,
+    participant::{Call, Verb},
+};
 use txn_support::{
-    Manager, block_on, branch,
+    Manager, block_on, branch, eventually,
     logs::SlowLog,
     manager, name, shared,
     wire::{Fate, Sent, Wire},
@@ -138,4 +142,37 @@ fn a_commit_whose_decision_is_on_its_way_to_the_disk_hears_of_it_after_the_drop(
         assert_eq!((a.service().balance(), b.service().balance()), (before + 2, before + 2));
     }
     assert_eq!(open(log).recovered().rolled_back, 0);
+}
+
+/// What is queued for a slow participant holds the transactions, which hold the participants.
+#[test]
+fn a_slow_participant_is_let_go_once_its_queue_is_served() {
+    struct Slow(Manager);
+    impl Participant for Slow {
+        fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+            thread::sleep(Duration::from_millis(10));
+            self.0.prepare(branch, call)
+        }
+        fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.commit(branch, call)
+        }
+        fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.rollback(branch, call)
+        }
+        fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            self.0.in_doubt(coordinator)
+        }
+    }
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let builder = Coordinator::builder(log).participant("a", a.clone());
+    let coordinator = builder.slow_participant("b", Slow(b.clone()), NonZeroUsize::new(1).unwrap()).open().unwrap();
+    for _ in 0..10 {
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("b").unwrap(), 2).unwrap();
+        drop(txn.commit());
+    }
+    drop(coordinator);
+    eventually("both are let go", Duration::from_secs(5), || Arc::strong_count(&a) == 1 && Arc::strong_count(&b) == 1);
 }

@@ -1,7 +1,14 @@
 //! Slow participants: a bounded number of threads of their own, so that one slow participant slows only the
 //! transactions that it takes part in.
 
-use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc, thread};
+use std::{
+    collections::VecDeque,
+    io,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -51,7 +58,8 @@ impl Shared {
             if let Some((request, reply)) = state.queue.pop_front() {
                 drop(state);
                 let result = call(&*self.participant, &request);
-                reply.send(result);
+                // Where the answer goes is not ours; a panic there has printed its message, and must not cost a thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| reply.send(result)));
                 state = self.state.lock();
             } else if state.closed {
                 return;

@@ -11,7 +11,7 @@ use crate::{
 
 /// How many outcomes are remembered at the most for coordinators that don't say they have ended. Past it the oldest
 /// are forgotten, and a commit that is re-delivered for one of them is answered by
-/// [`ParticipantError::UnknownBranch`]. It bounds memory and log under a transaction that never ends.
+/// [`UnknownBranch`](crate::ParticipantError::UnknownBranch). It bounds memory and log under a transaction that never ends.
 pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
 
 /// All branches that are remembered. Its lock is never held while the service or the log is called.
@@ -75,6 +75,17 @@ impl<W> Branches<W> {
         if Arc::strong_count(slot) == 2 && slot.try_lock().is_some_and(|s| s.protocol.state() == Branch::Unknown) {
             self.slots.remove(txn);
         }
+    }
+
+    /// Branches that somebody works under although their transactions have ended. The work came late, and after a
+    /// restart that took the tombstone away; no message will ever come that ends them.
+    pub(super) fn overdue(&self) -> Vec<TxnId> {
+        let open = |slot: &Mutex<Slot<W>>| {
+            let state = slot.try_lock().map(|slot| slot.protocol.state());
+            matches!(state, Some(Branch::Active { .. } | Branch::Cancelling { .. }))
+        };
+        let overdue = self.slots.iter().filter(|(txn, slot)| self.has_ended(txn) && open(slot));
+        overdue.map(|(txn, _)| txn.clone()).collect()
     }
 
     /// The committed branches that need not be remembered once the service has made them durable.

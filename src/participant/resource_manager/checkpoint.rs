@@ -7,17 +7,21 @@ use parking_lot::MutexGuard;
 use super::ResourceManager;
 use crate::{
     log::{Durability, Fact},
-    participant::{ParticipantError, Service, ServiceError},
+    participant::{Call, Participant, ParticipantError, Service, ServiceError},
 };
 
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
         // Collected before the service is asked: a commit carried out meanwhile may not be in what it writes down.
-        let forgettable = {
+        let (forgettable, overdue) = {
             let mut branches = self.branches.lock();
             branches.commits = 0;
-            branches.forgettable()
+            (branches.forgettable(), branches.overdue())
         };
+        for txn in overdue {
+            // Where the service can't cancel now, the next checkpoint tries again.
+            let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.log.id()));
+        }
         let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
             .unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
             .and_then(|()| {

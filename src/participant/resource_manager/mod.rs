@@ -31,19 +31,28 @@ pub use error::{ExecuteError, OpenError};
 /// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
 pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
 
-/// Turns a [`Service`] into a durable [`Participant`].
+/// Turns a [`Service`] into a durable [`Participant`](super::Participant).
 ///
 /// Clients do their work through [`execute`](Self::execute), under a branch id that a transaction gave them; the
 /// coordinator does the rest. With the coordinator's own log it needs no forced writes of its own; with another one
 /// it forces two, its promise and its commit.
 ///
 /// ```
-/// use std::sync::Arc;
+/// use std::{collections::BTreeMap, sync::Arc};
 /// use parking_lot::Mutex;
 /// use ringpact::{BranchId, Coordinator, MemoryLog, ResourceManager, Service};
 ///
-/// /// Free and sold pieces of one article.
-/// struct Stock { free: Mutex<u32>, sold: Mutex<std::collections::BTreeMap<BranchId, u32>> }
+/// /// Ten pieces of one article: who has set some aside, and who has bought some. By branch, so that what is
+/// /// confirmed or cancelled twice, or after a restart, comes to the same.
+/// #[derive(Default)]
+/// struct Stock(Mutex<Pieces>);
+///
+/// #[derive(Default)]
+/// struct Pieces { set_aside: BTreeMap<BranchId, u32>, sold: BTreeMap<BranchId, u32> }
+///
+/// impl Pieces {
+///     fn free(&self) -> u32 { 10 - self.set_aside.values().chain(self.sold.values()).sum::<u32>() }
+/// }
 ///
 /// #[derive(Debug)]
 /// struct SoldOut;
@@ -55,30 +64,34 @@ pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
 /// impl Service for Stock {
 ///     type Work = u32;
 ///     type Refusal = SoldOut;
-///     fn try_reserve(&self, _: &BranchId, pieces: &u32) -> Result<(), SoldOut> {
-///         let mut free = self.free.lock();
-///         *free = free.checked_sub(*pieces).ok_or(SoldOut)?;
+///     fn try_reserve(&self, branch: &BranchId, wanted: &u32) -> Result<(), SoldOut> {
+///         let mut pieces = self.0.lock();
+///         if pieces.free() < *wanted {
+///             return Err(SoldOut);
+///         }
+///         *pieces.set_aside.entry(branch.clone()).or_default() += wanted;
 ///         Ok(())
 ///     }
-///     fn confirm(&self, branch: &BranchId, pieces: &[u32]) -> Result<(), ringpact::ServiceError> {
-///         self.sold.lock().insert(branch.clone(), pieces.iter().sum());
+///     fn confirm(&self, branch: &BranchId, wanted: &[u32]) -> Result<(), ringpact::ServiceError> {
+///         let mut pieces = self.0.lock();
+///         pieces.set_aside.remove(branch);
+///         pieces.sold.insert(branch.clone(), wanted.iter().sum());
 ///         Ok(())
 ///     }
-///     fn cancel(&self, _: &BranchId, pieces: &[u32]) -> Result<(), ringpact::ServiceError> {
-///         *self.free.lock() += pieces.iter().sum::<u32>();
+///     fn cancel(&self, branch: &BranchId, _: &[u32]) -> Result<(), ringpact::ServiceError> {
+///         self.0.lock().set_aside.remove(branch);
 ///         Ok(())
 ///     }
 /// }
 ///
 /// let log = Arc::new(MemoryLog::new());
-/// let stock = Stock { free: Mutex::new(10), sold: Mutex::default() };
-/// let goods = Arc::new(ResourceManager::open("goods", log.clone(), stock)?);
+/// let goods = Arc::new(ResourceManager::open("goods", log.clone(), Stock::default())?);
 /// let coordinator = Coordinator::builder(log).participant("goods", goods.clone()).open()?;
 ///
 /// let mut txn = coordinator.begin();
 /// goods.execute(txn.branch("goods")?, 3)?;
 /// txn.commit().wait()?;
-/// assert_eq!(*goods.service().free.lock(), 7);
+/// assert_eq!(goods.service().0.lock().free(), 7);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ResourceManager<S: Service> {

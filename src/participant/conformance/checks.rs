@@ -1,135 +1,26 @@
-//! The suite that every [`Participant`] is held to. Yours, too: write a [`Harness`] for it and call [`check`].
-//!
-//! ```no_run
-//! use ringpact::participant::conformance::{self, Effect, Harness, Worked};
-//! # use std::sync::Arc;
-//! # use ringpact::{BranchId, Name, Participant};
-//! # struct MyHarness;
-//! impl Harness for MyHarness {
-//!     // .. how to work at the participant, crash it, and look at what it has done
-//! #   fn name(&self) -> Name { todo!() }
-//! #   fn participant(&self) -> Arc<dyn Participant> { todo!() }
-//! #   fn work(&self, _: &BranchId) -> Worked { todo!() }
-//! #   fn refused_work(&self, _: &BranchId) { todo!() }
-//! #   fn effect(&self, _: &BranchId) -> Effect { todo!() }
-//! #   fn crash(&mut self) { todo!() }
-//! }
-//! let report = conformance::check(|| MyHarness);
-//! assert_eq!(report.skipped, ["a branch that only looked votes read-only"]);
-//! ```
-//!
-//! Each check gets a fresh participant. A check that fails panics with its name and with what it saw instead; one that
-//! the harness can't run is named in [`Report::skipped`], so that what was not checked is not taken for correct.
+//! The checks themselves, and the table of their names.
 
-use std::{
-    fmt::Debug,
-    sync::{Arc, Barrier},
-    thread,
+use std::{sync::Barrier, thread};
+
+use super::{
+    Effect, Harness, Worked,
+    case::{Case, named},
 };
-
-use super::{Call, Decision, Participant, ParticipantError, Vote};
 use crate::{
-    id::{BranchId, Epoch, Mark, Name, TxnId},
-    log::LogId,
+    id::{Epoch, Mark, TxnId},
+    participant::{Call, Decision, ParticipantError, Vote},
 };
-
-/// How the suite handles a participant: makes it work, crashes it, looks at it.
-pub trait Harness {
-    /// The participant's name: all branches of the suite are for it.
-    fn name(&self) -> Name;
-
-    /// The participant as it runs now. The suite drops what it was given before it calls [`crash`](Self::crash).
-    fn participant(&self) -> Arc<dyn Participant>;
-
-    /// Has it do, under the branch, some work that changes something and that nothing is wrong with.
-    fn work(&self, branch: &BranchId) -> Worked;
-
-    /// Has it refuse, under the branch, some work for reasons of its own (stock that is out, a limit that is passed).
-    fn refused_work(&self, branch: &BranchId);
-
-    /// Has it do, under the branch, some work that only looks. `None`, as provided, where it has no such work.
-    fn read_only_work(&self, branch: &BranchId) -> Option<Worked> {
-        let _ = branch;
-        None
-    }
-
-    /// What there is to be seen of the branch's work.
-    fn effect(&self, branch: &BranchId) -> Effect;
-
-    /// Stops the participant as a crash of its machine would, without giving it a chance to write anything down, and
-    /// opens it again on what is durable.
-    fn crash(&mut self);
-
-    /// The log in which the coordinator keeps its decisions. As provided one that no participant shares.
-    fn coordinator_log(&self) -> LogId {
-        LogId::from_bytes(*b"conformance-test")
-    }
-
-    /// Makes the coordinator's log durable, as its next decision would. Only participants that
-    /// [share](Call::log) that log have anything to do here: what they wrote there is durable from here on.
-    fn coordinator_syncs(&self) {}
-}
-
-/// What became of a piece of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Worked {
-    /// It is done, under the branch.
-    Done,
-    /// The branch takes no more work.
-    Refused,
-}
-
-/// What there is to be seen of a branch's work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing: neither was anything changed, nor is anything set aside.
-    Absent,
-    /// What it needs is set aside; nobody else sees a change.
-    Reserved,
-    /// It has happened, this many times.
-    Applied {
-        /// 1, if all is well.
-        times: usize,
-    },
-}
-
-const ONCE: Effect = Effect::Applied { times: 1 };
-
-/// What was checked and what was not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "look at `skipped`: what was skipped was not checked"]
-pub struct Report {
-    /// The checks that the participant has passed.
-    pub passed: Vec<&'static str>,
-    /// The checks that the harness could not run.
-    pub skipped: Vec<&'static str>,
-}
-
-/// Runs all checks, each against a fresh participant from `make`.
-///
-/// # Panics
-/// At the first check that fails, with its name.
-pub fn check<H: Harness>(make: impl Fn() -> H) -> Report {
-    let mut report = Report { passed: Vec::new(), skipped: Vec::new() };
-    for (name, run) in checks() {
-        match run(&mut Case::new(name, make())) {
-            Ran::Passed => report.passed.push(name),
-            Ran::Skipped => report.skipped.push(name),
-        }
-    }
-    report
-}
 
 #[derive(Clone, Copy)]
-enum Ran {
+pub(super) enum Ran {
     Passed,
     Skipped,
 }
 
-type Check<H> = fn(&mut Case<H>) -> Ran;
+pub(super) type Check<H> = fn(&mut Case<H>) -> Ran;
 
 /// All checks, by name. A check's name is the rule that a failing participant has broken.
-fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
+pub(super) fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
     vec![
         ("a yes vote sets the work aside and applies nothing", promise_applies_nothing),
         ("a yes vote survives a crash and can be committed", promise_survives_then_commits),
@@ -161,116 +52,7 @@ fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
     ]
 }
 
-/// One check at work on one participant.
-struct Case<H> {
-    name: &'static str,
-    harness: H,
-    coordinator: Name,
-    last: u64,
-}
-
-impl<H: Harness> Case<H> {
-    fn new(name: &'static str, harness: H) -> Self {
-        Self { name, harness, coordinator: named("conformance"), last: 0 }
-    }
-
-    fn branch(&mut self) -> BranchId {
-        self.last += 1;
-        TxnId::new(self.coordinator.clone(), Epoch::new(1), self.last).branch(&self.harness.name())
-    }
-
-    /// A branch under which work was done.
-    fn worked(&mut self) -> BranchId {
-        let branch = self.branch();
-        self.same("work under a new branch", &self.harness.work(&branch), &Worked::Done);
-        branch
-    }
-
-    /// A branch that has promised, and whose transaction the coordinator has decided to commit.
-    fn promised(&mut self) -> BranchId {
-        let branch = self.worked();
-        self.vote(&branch, Vote::Yes);
-        branch
-    }
-
-    fn committed(&mut self) -> BranchId {
-        let branch = self.promised();
-        self.harness.coordinator_syncs();
-        self.commit(&branch);
-        branch
-    }
-
-    fn call(&self) -> Call {
-        Call::new(self.harness.coordinator_log())
-    }
-
-    fn participant(&self) -> Arc<dyn Participant> {
-        self.harness.participant()
-    }
-
-    fn vote(&self, branch: &BranchId, expected: Vote) {
-        let vote = self.ok("prepare", self.participant().prepare(branch, &self.call()));
-        self.same("the vote", &vote, &expected);
-    }
-
-    fn commit(&self, branch: &BranchId) {
-        self.ok("commit", self.participant().commit(branch, &self.call()));
-    }
-
-    fn rollback(&self, branch: &BranchId) {
-        self.ok("rollback", self.participant().rollback(branch, &self.call()));
-    }
-
-    fn one_phase(&self, branch: &BranchId, expected: Decision) {
-        let decision = self.ok("one-phase commit", self.participant().commit_one_phase(branch, &self.call()));
-        self.same("the answer to a one-phase commit", &decision, &expected);
-    }
-
-    /// A late prepare may be answered by a No or an error, never by a promise.
-    fn no_promise(&self, branch: &BranchId) {
-        let answer = self.participant().prepare(branch, &self.call());
-        self.that(!matches!(answer, Ok(Vote::Yes | Vote::ReadOnly)), || format!("it voted {answer:?}"));
-    }
-
-    fn effect(&self, branch: &BranchId, expected: Effect) {
-        self.same("the branch's effect", &self.harness.effect(branch), &expected);
-    }
-
-    fn not_applied(&self, branch: &BranchId) {
-        let effect = self.harness.effect(branch);
-        self.that(!matches!(effect, Effect::Applied { .. }), || format!("the branch's effect is {effect:?}"));
-    }
-
-    fn in_doubt(&self, expected: &[&BranchId]) {
-        let mut listed = self.ok("in_doubt", self.participant().in_doubt(&self.coordinator));
-        listed.sort();
-        let mut expected: Vec<BranchId> = expected.iter().map(|branch| (*branch).clone()).collect();
-        expected.sort();
-        self.same("the branches in doubt", &listed, &expected);
-    }
-
-    fn ok<T>(&self, what: &str, result: Result<T, ParticipantError>) -> T {
-        result.unwrap_or_else(|error| self.fail(&format!("{what} failed: {error}")))
-    }
-
-    fn same<T: PartialEq + Debug>(&self, what: &str, seen: &T, expected: &T) {
-        self.that(seen == expected, || format!("{what} is {seen:?}, should be {expected:?}"));
-    }
-
-    fn that(&self, holds: bool, what: impl FnOnce() -> String) {
-        if !holds {
-            self.fail(&what());
-        }
-    }
-
-    fn fail(&self, what: &str) -> ! {
-        panic!("participant conformance: \"{}\" does not hold: {what}", self.name)
-    }
-}
-
-fn named(name: &str) -> Name {
-    Name::new(name).unwrap_or_else(|error| unreachable!("the suite's own names are valid: {error}"))
-}
+const ONCE: Effect = Effect::Applied { times: 1 };
 
 fn promise_applies_nothing<H: Harness>(case: &mut Case<H>) -> Ran {
     let branch = case.promised();

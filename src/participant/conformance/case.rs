@@ -1,0 +1,120 @@
+//! One check at work on one participant: what the checks are written in.
+
+use std::{fmt::Debug, sync::Arc};
+
+use super::{Effect, Harness, Worked};
+use crate::{
+    id::{BranchId, Epoch, Name, TxnId},
+    participant::{Call, Decision, Participant, ParticipantError, Vote},
+};
+
+/// One check at work on one participant.
+pub(super) struct Case<H> {
+    pub(super) name: &'static str,
+    pub(super) harness: H,
+    pub(super) coordinator: Name,
+    last: u64,
+}
+
+impl<H: Harness> Case<H> {
+    pub(super) fn new(name: &'static str, harness: H) -> Self {
+        Self { name, harness, coordinator: named("conformance"), last: 0 }
+    }
+
+    pub(super) fn branch(&mut self) -> BranchId {
+        self.last += 1;
+        TxnId::new(self.coordinator.clone(), Epoch::new(1), self.last).branch(&self.harness.name())
+    }
+
+    /// A branch under which work was done.
+    pub(super) fn worked(&mut self) -> BranchId {
+        let branch = self.branch();
+        self.same("work under a new branch", &self.harness.work(&branch), &Worked::Done);
+        branch
+    }
+
+    /// A branch that has promised, and whose transaction the coordinator has decided to commit.
+    pub(super) fn promised(&mut self) -> BranchId {
+        let branch = self.worked();
+        self.vote(&branch, Vote::Yes);
+        branch
+    }
+
+    pub(super) fn committed(&mut self) -> BranchId {
+        let branch = self.promised();
+        self.harness.coordinator_syncs();
+        self.commit(&branch);
+        branch
+    }
+
+    pub(super) fn call(&self) -> Call {
+        Call::new(self.harness.coordinator_log())
+    }
+
+    pub(super) fn participant(&self) -> Arc<dyn Participant> {
+        self.harness.participant()
+    }
+
+    pub(super) fn vote(&self, branch: &BranchId, expected: Vote) {
+        let vote = self.ok("prepare", self.participant().prepare(branch, &self.call()));
+        self.same("the vote", &vote, &expected);
+    }
+
+    pub(super) fn commit(&self, branch: &BranchId) {
+        self.ok("commit", self.participant().commit(branch, &self.call()));
+    }
+
+    pub(super) fn rollback(&self, branch: &BranchId) {
+        self.ok("rollback", self.participant().rollback(branch, &self.call()));
+    }
+
+    pub(super) fn one_phase(&self, branch: &BranchId, expected: Decision) {
+        let decision = self.ok("one-phase commit", self.participant().commit_one_phase(branch, &self.call()));
+        self.same("the answer to a one-phase commit", &decision, &expected);
+    }
+
+    /// A late prepare may be answered by a No or an error, never by a promise.
+    pub(super) fn no_promise(&self, branch: &BranchId) {
+        let answer = self.participant().prepare(branch, &self.call());
+        self.that(!matches!(answer, Ok(Vote::Yes | Vote::ReadOnly)), || format!("it voted {answer:?}"));
+    }
+
+    pub(super) fn effect(&self, branch: &BranchId, expected: Effect) {
+        self.same("the branch's effect", &self.harness.effect(branch), &expected);
+    }
+
+    pub(super) fn not_applied(&self, branch: &BranchId) {
+        let effect = self.harness.effect(branch);
+        self.that(!matches!(effect, Effect::Applied { .. }), || format!("the branch's effect is {effect:?}"));
+    }
+
+    pub(super) fn in_doubt(&self, expected: &[&BranchId]) {
+        let mut listed = self.ok("in_doubt", self.participant().in_doubt(&self.coordinator));
+        listed.sort();
+        let mut expected: Vec<BranchId> = expected.iter().map(|branch| (*branch).clone()).collect();
+        expected.sort();
+        self.same("the branches in doubt", &listed, &expected);
+    }
+
+    pub(super) fn ok<T>(&self, what: &str, result: Result<T, ParticipantError>) -> T {
+        result.unwrap_or_else(|error| self.fail(&format!("{what} failed: {error}")))
+    }
+
+    pub(super) fn same<T: PartialEq + Debug>(&self, what: &str, seen: &T, expected: &T) {
+        self.that(seen == expected, || format!("{what} is {seen:?}, should be {expected:?}"));
+    }
+
+    pub(super) fn that(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.fail(&what());
+        }
+    }
+
+    pub(super) fn fail(&self, what: &str) -> ! {
+        panic!("participant conformance: \"{}\" does not hold: {what}", self.name)
+    }
+}
+
+pub(super) fn named(name: &str) -> Name {
+    Name::new(name).unwrap_or_else(|error| unreachable!("the suite's own names are valid: {error}"))
+}

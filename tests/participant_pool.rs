@@ -1,0 +1,103 @@
+//! Slow participants get threads of their own: bounded, started when needed, and not lost.
+
+mod txn_support;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use ringpact::{
+    BranchId, Name, Participant, ParticipantError, Vote,
+    participant::{Call, Endpoint, Pooled, Reply, Request, Response, Verb},
+};
+use txn_support::{branch, call, name};
+
+/// Counts how many calls are under way at once.
+#[derive(Default)]
+struct Crowd {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Participant for Crowd {
+    fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(5));
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        Ok(Vote::Yes)
+    }
+    fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        panic!("the test wants commit to panic")
+    }
+    fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        Ok(())
+    }
+    fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        Ok(Vec::new())
+    }
+}
+
+fn pool(threads: usize) -> (Arc<Crowd>, Pooled) {
+    let crowd = Arc::new(Crowd::default());
+    (Arc::clone(&crowd), Pooled::new(crowd, NonZeroUsize::new(threads).unwrap()))
+}
+
+fn request(verb: Verb) -> Request {
+    Request::Branch { branch: branch(1, "a"), verb, call: call() }
+}
+
+fn answer(pool: &Pooled, request: Request) -> mpsc::Receiver<Result<Response, ParticipantError>> {
+    let (tell, told) = mpsc::channel();
+    pool.send(request, Reply::new(move |result| tell.send(result).expect("the test waits for it")));
+    told
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn as_many_calls_as_allowed_are_under_way_at_once_and_no_more() {
+    let (crowd, pool) = pool(3);
+    let answers: Vec<_> = (0..30).map(|_| answer(&pool, request(Verb::Prepare))).collect();
+    for told in answers {
+        assert!(matches!(told.recv_timeout(SOON), Ok(Ok(Response::Voted(Vote::Yes)))));
+    }
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_panic_is_an_answer_and_the_thread_goes_on() {
+    let (_, pool) = pool(1);
+    for _ in 0..3 {
+        let told = answer(&pool, request(Verb::Commit)).recv_timeout(SOON);
+        assert!(matches!(told, Ok(Err(ParticipantError::Panicked))), "{told:?}");
+    }
+    assert!(answer(&pool, request(Verb::Rollback)).recv_timeout(SOON).unwrap().is_ok());
+}
+
+/// Found in review: the thread ended and went on being counted, so that nothing was ever answered again.
+#[test]
+fn a_reply_that_panics_costs_no_thread() {
+    let (_, pool) = pool(1);
+    pool.send(request(Verb::Rollback), Reply::new(|_| panic!("the test wants the reply to panic")));
+    let next = answer(&pool, Request::InDoubt { coordinator: name("c") }).recv_timeout(SOON);
+    assert!(matches!(next, Ok(Ok(Response::InDoubt(_)))), "{next:?}");
+}
+
+#[test]
+fn a_pool_that_is_dropped_answers_what_is_under_way_and_fails_the_rest() {
+    let (crowd, pool) = pool(1);
+    let answers: Vec<_> = (0..5).map(|_| answer(&pool, request(Verb::Prepare))).collect();
+    assert!(answers[0].recv_timeout(SOON).unwrap().is_ok());
+    drop(pool);
+    let rest: Vec<_> = answers[1..].iter().map(|told| told.recv_timeout(SOON).expect("an answer")).collect();
+    assert!(matches!(rest.last(), Some(Err(ParticipantError::Unreachable))), "{rest:?}");
+    txn_support::eventually("its thread has let the participant go", SOON, || Arc::strong_count(&crowd) == 1);
+}
