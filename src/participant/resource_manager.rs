@@ -409,6 +409,7 @@ impl<S: Service> ResourceManager<S> {
             BranchAction::AppendCommitted { verb: CommitVerb::SecondPhase, durability } => {
                 (Fact::Committed { txn, work: None }, durability)
             }
+            BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
             _ => (Fact::Ended { txn }, Durability::Lazy),
         };
         Ok(self.append(fact, durability)?)
@@ -441,7 +442,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.deliver(branch, call, BranchInput::Rollback).map(drop)
+        self.deliver(branch, call, BranchInput::Rollback(self.gate(call.log))).map(drop)
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
