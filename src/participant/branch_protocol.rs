@@ -25,7 +25,7 @@
 //! | Committing | Stale | Stale | Stale | Stale |
 //! | Confirming | Stale | .. Committed, Done | .. Committed | AlreadyCommitted |
 //! | Committed | Stale | Done | Committed | AlreadyCommitted |
-//! | Cancelling | No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
+//! | Cancelling | .. RolledBack, No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
 //! | Ending | Stale | AlreadyRolledBack | Stale | Stale |
 //! | RolledBack | No | AlreadyRolledBack | RolledBack | Done |
 //! | ReadOnly | ReadOnly | Done | Committed | Done |
@@ -301,7 +301,9 @@ impl BranchProtocol {
                 self.state = Branch::RolledBack;
                 no
             }
-            Branch::RolledBack | Branch::Cancelling { .. } => no,
+            Branch::RolledBack => no,
+            // A No ends the coordinator's interest in this branch, so the undoing must be over by then.
+            Branch::Cancelling { promised, .. } => return self.cancel(promised, no),
             Branch::Prepared => BranchReply::Voted(Vote::Yes),
             Branch::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
             Branch::Broken => BranchReply::LogFailed,
@@ -475,7 +477,23 @@ impl BranchProtocol {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Vote, *};
+
+    /// A first prepare finds the branch doomed, and the service can't cancel it. A copy of the same prepare used to be
+    /// answered No at once: the coordinator then had no more to say to the branch, and the service's reservation
+    /// stayed until the coordinator was next opened.
+    #[test]
+    fn no_is_not_voted_before_the_work_is_undone() {
+        let mut branch = BranchProtocol::new();
+        branch.handle(BranchInput::Worked(Effort::Update));
+        branch.handle(BranchInput::Refused);
+        let prepare = BranchInput::Prepare(Gate::OwnLog);
+        assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel));
+        assert_eq!(branch.handle(BranchInput::Failed), Some(BranchAction::Reply(BranchReply::Failed)));
+        assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel), "the copy");
+        let no = BranchReply::Voted(Vote::No);
+        assert_eq!(branch.handle(BranchInput::Cancelled), Some(BranchAction::Reply(no)));
+    }
 
     /// With a log of its own, the end of a promise used to be acknowledged before it was durable.
     #[test]
