@@ -1,10 +1,10 @@
 //! Bugs that the search of the protocol's states found, each as it showed outside. See `protocol_model.rs`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ringpact::{
-    BranchId, Epoch, MemoryLog, Name, Participant, ResourceManager, Service, ServiceError, TransactionLog, TxnId, Vote,
-    participant::Call,
+    BranchId, Coordinator, Epoch, MemoryLog, Name, Participant, ResourceManager, Service, ServiceError, TransactionLog,
+    TxnId, Vote, participant::Call,
 };
 
 /// Takes any work and does nothing.
@@ -44,4 +44,32 @@ fn a_rolled_back_promise_does_not_come_back_with_the_participants_crash() {
 
     let goods = manager("goods", log.crash());
     assert_eq!(goods.in_doubt(&coordinator).unwrap(), []);
+}
+
+/// A decision's end is written lazily. The mark that lets participants forget used to pass it before it was durable:
+/// a crash brought the decision back, and its commit was delivered for ever to participants that had forgotten it.
+#[test]
+fn the_mark_does_not_pass_an_end_that_a_crash_can_take_back() {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
+    let open = |log: MemoryLog| {
+        let builder = Coordinator::builder(log).participant("a", Arc::clone(&a)).participant("b", Arc::clone(&b));
+        builder.open().expect("the log opens")
+    };
+    let coordinator = open(log.clone());
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 1).unwrap();
+    b.execute(txn.branch("b").unwrap(), 1).unwrap();
+    txn.commit().wait().unwrap();
+    let mut later = coordinator.begin();
+    a.execute(later.branch("a").unwrap(), 1).unwrap();
+    drop(later); // rolled back: tells `a` the mark, and forces nothing
+    assert!(coordinator.settle(Duration::from_secs(10)));
+    a.checkpoint().unwrap();
+
+    let log = log.crash();
+    drop(coordinator);
+    let coordinator = open(log);
+    assert_eq!(coordinator.recovered().committed, 1, "the end was lost");
+    assert!(coordinator.settle(Duration::from_secs(5)), "the commit is acknowledged once more");
 }

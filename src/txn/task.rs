@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use super::{
     Action, CommitProtocol, Input, Outcome,
     driver::Driven,
+    endings::End,
     shared::{Key, Shared},
 };
 use crate::{
     id::{BranchId, Name},
-    log::{LogError, Lsn, Record},
+    log::{Fact, LogError, Lsn, Record},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb},
 };
 
@@ -44,6 +45,8 @@ struct State {
     /// The last things that went wrong, to be told along with the outcome.
     participant_error: Option<ParticipantError>,
     log_error: Option<LogError>,
+    /// What became of the record that ends the transaction.
+    end: End,
     /// The driver runs this task at this time or before.
     timer: Option<Instant>,
 }
@@ -99,6 +102,7 @@ impl Task {
             outcome: None,
             participant_error: None,
             log_error: None,
+            end: End::default(),
             timer: None,
         };
         Arc::new(Self { shared, key, state: Mutex::new(state) })
@@ -157,9 +161,13 @@ impl Task {
                 }
                 Some(Action::Append(fact, durability)) => {
                     drop(state);
+                    let ends = matches!(fact, Fact::Ended { .. });
                     let record = Record { owner: self.shared.name.clone(), fact };
                     let result = self.shared.log.append(record, durability);
                     state = self.state.lock();
+                    if ends {
+                        state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
+                    }
                     match result {
                         Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
                         Err(error) => {
@@ -177,8 +185,9 @@ impl Task {
                     }
                 }
                 Some(Action::Finish) => {
+                    let end = state.end;
                     drop(state);
-                    self.shared.ended(self.key);
+                    self.shared.ended(self.key, end);
                     state = self.state.lock();
                 }
             }
