@@ -26,7 +26,7 @@
 //! | Confirming | Stale | .. Committed, Done | .. Committed | AlreadyCommitted |
 //! | Committed | Stale | Done | Committed | AlreadyCommitted |
 //! | Cancelling | .. RolledBack, No | AlreadyRolledBack | .. RolledBack | .. RolledBack, Done |
-//! | Ending | No | AlreadyRolledBack | RolledBack | Done |
+//! | Ending | Stale | AlreadyRolledBack | Stale | Stale |
 //! | RolledBack | No | AlreadyRolledBack | RolledBack | Done |
 //! | ReadOnly | ReadOnly | Done | Committed | Done |
 //! | Broken | LogFailed | LogFailed | LogFailed | LogFailed |
@@ -74,13 +74,17 @@ pub enum Branch {
     Committed,
     /// The service is undoing the work.
     Cancelling {
-        /// Whether the log holds a promise to be ended.
-        promised: bool,
+        /// Where the log holds a promise to be ended: what the end has to wait for.
+        promised: Option<Gate>,
         /// What to answer once it is done.
         answer: BranchReply,
     },
     /// Undone; the log is being told that the promise is void.
     Ending {
+        /// Whether the end must be durable before the coordinator is told.
+        gate: Gate,
+        /// The record's number, once it has one.
+        lsn: Option<Lsn>,
         /// What to answer once it is done.
         answer: BranchReply,
     },
@@ -142,7 +146,7 @@ pub enum BranchInput {
     /// The coordinator leaves the decision to this branch, the only one.
     CommitOnePhase,
     /// The coordinator has decided to roll back.
-    Rollback,
+    Rollback(Gate),
     /// The record is in the log under this number, not yet durable.
     Appended(Lsn),
     /// The record is not in the log and never will be.
@@ -172,7 +176,7 @@ pub enum BranchAction {
         durability: Durability,
     },
     /// Append that the branch needs no remembering.
-    AppendEnded,
+    AppendEnded(Durability),
     /// Wait until this record is durable.
     AwaitDurable(Lsn),
     /// Have the service carry the commit out.
@@ -261,7 +265,7 @@ impl BranchProtocol {
             In::Prepare(gate) => Some(self.prepare(gate)),
             In::Commit(gate) => Some(self.commit(gate)),
             In::CommitOnePhase => Some(self.commit_one_phase()),
-            In::Rollback => Some(self.rollback()),
+            In::Rollback(gate) => Some(self.rollback(gate)),
             In::Appended(_) | In::AppendRefused | In::Durable(_) | In::LogFailed => self.logged(input),
             In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
         }
@@ -297,15 +301,17 @@ impl BranchProtocol {
                 self.state = Branch::RolledBack;
                 no
             }
-            // A No says that the work is undone, and is the last that the coordinator wants to hear of the branch.
+            Branch::RolledBack => no,
+            // A No ends the coordinator's interest in this branch, so the undoing must be over by then.
             Branch::Cancelling { promised, .. } => return self.cancel(promised, no),
-            Branch::RolledBack | Branch::Ending { .. } => no,
             Branch::Prepared => BranchReply::Voted(Vote::Yes),
             Branch::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
             Branch::Broken => BranchReply::LogFailed,
-            Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Confirming { .. } | Branch::Committed => {
-                BranchReply::Stale
-            }
+            Branch::Preparing { .. }
+            | Branch::Committing { .. }
+            | Branch::Confirming { .. }
+            | Branch::Committed
+            | Branch::Ending { .. } => BranchReply::Stale,
         };
         BranchAction::Reply(reply)
     }
@@ -347,24 +353,24 @@ impl BranchProtocol {
             Branch::Confirming { .. } => return self.confirm(verb),
             Branch::Committed | Branch::ReadOnly => verb.answer(),
             Branch::Cancelling { promised, .. } => return self.cancel(promised, rolled_back),
-            Branch::Ending { .. } | Branch::RolledBack => rolled_back,
-            Branch::Preparing { .. } | Branch::Committing { .. } => BranchReply::Stale,
+            Branch::RolledBack => rolled_back,
+            Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Ending { .. } => BranchReply::Stale,
             Branch::Broken => BranchReply::LogFailed,
         })
     }
 
-    fn rollback(&mut self) -> BranchAction {
+    fn rollback(&mut self, gate: Gate) -> BranchAction {
         BranchAction::Reply(match self.state {
             Branch::Active { effort, .. } => return self.undo(effort, BranchReply::Done),
             // While the promise is in flight it counts as made: an end too many does no harm, one too few would.
-            Branch::Preparing { .. } | Branch::Prepared => return self.cancel(true, BranchReply::Done),
+            Branch::Preparing { .. } | Branch::Prepared => return self.cancel(Some(gate), BranchReply::Done),
             Branch::Cancelling { promised, .. } => return self.cancel(promised, BranchReply::Done),
             Branch::Unknown => {
                 self.state = Branch::RolledBack;
                 BranchReply::Done
             }
-            Branch::Ending { .. } | Branch::RolledBack | Branch::ReadOnly => BranchReply::Done,
-            Branch::Committing { .. } => BranchReply::Stale,
+            Branch::RolledBack | Branch::ReadOnly => BranchReply::Done,
+            Branch::Committing { .. } | Branch::Ending { .. } => BranchReply::Stale,
             Branch::Confirming { .. } | Branch::Committed => BranchReply::AlreadyCommitted,
             Branch::Broken => BranchReply::LogFailed,
         })
@@ -381,7 +387,7 @@ impl BranchProtocol {
             (Branch::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
             // The promise is surely in no log, so nothing stands in the way of breaking it.
             (Branch::Preparing { .. }, In::AppendRefused) => {
-                Some(self.cancel(false, BranchReply::Voted(super::Vote::No)))
+                Some(self.cancel(None, BranchReply::Voted(super::Vote::No)))
             }
             (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => Some(self.confirm(verb)),
             (Branch::Committing { gate, verb, .. }, In::Appended(lsn)) => {
@@ -398,15 +404,24 @@ impl BranchProtocol {
                 };
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
-            (Branch::Preparing { .. } | Branch::Committing { .. }, In::LogFailed) => {
+            (Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Ending { .. }, In::LogFailed) => {
                 self.state = Branch::Broken;
                 Some(BranchAction::Reply(BranchReply::LogFailed))
             }
-            // An end that is lost leaves the promise in the log; the branch is then found in doubt after a restart,
-            // asked about, and rolled back once more.
-            (Branch::Ending { answer }, In::Appended(_) | In::AppendRefused | In::LogFailed) => {
-                self.state = Branch::RolledBack;
-                Some(BranchAction::Reply(answer))
+            // An end that is lost leaves the promise in the log, and the branch in doubt after a restart. Where a crash
+            // of the one is a crash of both, the coordinator asks then; but one that lives on does not, so it must not
+            // be told before the end is durable.
+            (Branch::Ending { gate: Gate::SharedLog, answer, .. }, In::Appended(_)) => Some(self.rolled_back(answer)),
+            (Branch::Ending { gate, answer, .. }, In::Appended(lsn)) => {
+                self.state = Branch::Ending { gate, lsn: Some(lsn), answer };
+                Some(BranchAction::AwaitDurable(lsn))
+            }
+            (Branch::Ending { lsn: Some(lsn), answer, .. }, In::Durable(up_to)) if lsn <= up_to => {
+                Some(self.rolled_back(answer))
+            }
+            (Branch::Ending { gate, answer, .. }, In::AppendRefused) => {
+                self.state = Branch::Cancelling { promised: Some(gate), answer };
+                Some(BranchAction::Reply(BranchReply::Failed))
             }
             _ => None,
         }
@@ -419,14 +434,11 @@ impl BranchProtocol {
                 self.state = Branch::Committed;
                 Some(BranchAction::Reply(verb.answer()))
             }
-            (Branch::Cancelling { promised: true, answer }, In::Cancelled) => {
-                self.state = Branch::Ending { answer };
-                Some(BranchAction::AppendEnded)
+            (Branch::Cancelling { promised: Some(gate), answer }, In::Cancelled) => {
+                self.state = Branch::Ending { gate, lsn: None, answer };
+                Some(BranchAction::AppendEnded(gate.durability()))
             }
-            (Branch::Cancelling { promised: false, answer }, In::Cancelled) => {
-                self.state = Branch::RolledBack;
-                Some(BranchAction::Reply(answer))
-            }
+            (Branch::Cancelling { promised: None, answer }, In::Cancelled) => Some(self.rolled_back(answer)),
             (Branch::Confirming { .. } | Branch::Cancelling { .. }, In::Failed) => {
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
@@ -439,6 +451,11 @@ impl BranchProtocol {
         BranchAction::Reply(BranchReply::Voted(super::Vote::Yes))
     }
 
+    const fn rolled_back(&mut self, answer: BranchReply) -> BranchAction {
+        self.state = Branch::RolledBack;
+        BranchAction::Reply(answer)
+    }
+
     const fn confirm(&mut self, verb: CommitVerb) -> BranchAction {
         self.state = Branch::Confirming { verb };
         BranchAction::Confirm
@@ -447,16 +464,60 @@ impl BranchProtocol {
     /// Undoes work that nothing was promised about.
     const fn undo(&mut self, effort: Effort, answer: BranchReply) -> BranchAction {
         match effort {
-            Effort::Update => self.cancel(false, answer),
-            Effort::ReadOnly => {
-                self.state = Branch::RolledBack;
-                BranchAction::Reply(answer)
-            }
+            Effort::Update => self.cancel(None, answer),
+            Effort::ReadOnly => self.rolled_back(answer),
         }
     }
 
-    const fn cancel(&mut self, promised: bool, answer: BranchReply) -> BranchAction {
+    const fn cancel(&mut self, promised: Option<Gate>, answer: BranchReply) -> BranchAction {
         self.state = Branch::Cancelling { promised, answer };
         BranchAction::Cancel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Vote, *};
+
+    /// A first prepare finds the branch doomed, and the service can't cancel it. A copy of the same prepare used to be
+    /// answered No at once: the coordinator then had no more to say to the branch, and the service's reservation
+    /// stayed until the coordinator was next opened.
+    #[test]
+    fn no_is_not_voted_before_the_work_is_undone() {
+        let mut branch = BranchProtocol::new();
+        branch.handle(BranchInput::Worked(Effort::Update));
+        branch.handle(BranchInput::Refused);
+        let prepare = BranchInput::Prepare(Gate::OwnLog);
+        assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel));
+        assert_eq!(branch.handle(BranchInput::Failed), Some(BranchAction::Reply(BranchReply::Failed)));
+        assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel), "the copy");
+        let no = BranchReply::Voted(Vote::No);
+        assert_eq!(branch.handle(BranchInput::Cancelled), Some(BranchAction::Reply(no)));
+    }
+
+    /// With a log of its own, the end of a promise used to be acknowledged before it was durable.
+    #[test]
+    fn the_rollback_of_a_promise_is_acknowledged_once_it_is_durable() {
+        let mut branch = BranchProtocol::recovered_prepared();
+        assert_eq!(branch.handle(BranchInput::Rollback(Gate::OwnLog)), Some(BranchAction::Cancel));
+        let append = BranchAction::AppendEnded(Durability::Forced);
+        assert_eq!(branch.handle(BranchInput::Cancelled), Some(append));
+        assert_eq!(branch.handle(BranchInput::Appended(Lsn::new(7))), Some(BranchAction::AwaitDurable(Lsn::new(7))));
+        let twin = branch.handle(BranchInput::Rollback(Gate::OwnLog));
+        assert_eq!(twin, Some(BranchAction::Reply(BranchReply::Stale)), "not yet");
+        let done = BranchAction::Reply(BranchReply::Done);
+        assert_eq!(branch.handle(BranchInput::Durable(Lsn::new(7))), Some(done));
+    }
+
+    /// In the coordinator's own log the promise's end need not be forced: whatever crash loses it takes the
+    /// coordinator along, which asks for branches in doubt when it opens.
+    #[test]
+    fn the_rollback_of_a_promise_in_the_shared_log_forces_nothing() {
+        let mut branch = BranchProtocol::recovered_prepared();
+        branch.handle(BranchInput::Rollback(Gate::SharedLog));
+        let append = BranchAction::AppendEnded(Durability::Lazy);
+        assert_eq!(branch.handle(BranchInput::Cancelled), Some(append));
+        let done = BranchAction::Reply(BranchReply::Done);
+        assert_eq!(branch.handle(BranchInput::Appended(Lsn::new(7))), Some(done));
     }
 }

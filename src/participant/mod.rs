@@ -101,7 +101,8 @@ pub trait Participant: Send + Sync + 'static {
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
     /// Undoes the branch. May come before, instead of or while a prepare is under way, and for a branch that was
-    /// never seen: it must then refuse whatever comes late for it.
+    /// never seen: it must then refuse whatever comes late for it. On return a promise in a log of its own must be
+    /// *durably* void: the coordinator ends the transaction, and asks again what is in doubt only when it next opens.
     ///
     /// # Errors
     /// Any error has the call repeated, with back-off, until it succeeds.

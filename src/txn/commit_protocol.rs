@@ -441,8 +441,9 @@ impl CommitProtocol {
         let settled = self.policy.settled_failures();
         let Some(branch) = self.branches.get_mut(index) else { return };
         if let BranchState::Sent(_) = branch.state {
-            branch.failures = branch.failures.saturating_add(1).min(settled);
-            branch.state = BranchState::Due(after(now, self.policy.backoff(&self.txn, index, branch.failures)));
+            let failures = branch.failures.saturating_add(1).min(settled);
+            branch.state = BranchState::Due(after(now, self.policy.backoff(&self.txn, index, failures)));
+            branch.failures = failures.min(settled - 1);
         }
     }
 

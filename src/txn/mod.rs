@@ -8,6 +8,7 @@ mod commit;
 mod commit_protocol;
 mod coordinator;
 mod driver;
+mod endings;
 mod policy;
 mod recovery;
 mod shared;

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{
     Policy,
     driver::{Driven, Driver, Sweep},
+    endings::{End, Endings},
     policy::after,
     task::Task,
 };
@@ -55,6 +56,8 @@ pub(super) struct Shared {
 struct Open {
     last_sequence: u64,
     transactions: BTreeMap<Key, Stage>,
+    /// Those that have ended since, and could be open again after a crash.
+    endings: Endings,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     inquiries: BTreeMap<Name, Arc<dyn Driven>>,
     /// The coordinator is gone; nothing more is taken in.
@@ -150,8 +153,9 @@ impl Shared {
     }
 
     /// The transaction has ended.
-    pub(super) fn ended(&self, key: Key) {
+    pub(super) fn ended(&self, key: Key, end: End) {
         let mut open = self.open.lock();
+        open.endings.add(key.mark, end);
         let stage = open.transactions.remove(&key);
         self.notify(&open);
         drop(open);
@@ -219,9 +223,12 @@ impl Shared {
 
     /// What is said along with a message.
     pub(super) fn call(&self, deadline: Option<Instant>) -> Call {
-        let open = self.open.lock();
+        let durable = self.log.durable();
+        let mut open = self.open.lock();
+        open.endings.durable(durable);
         let next = Mark { epoch: self.epoch, sequence: open.last_sequence + 1 };
-        let first = open.transactions.first_key_value().map(|(key, _)| key.mark);
+        let running = open.transactions.first_key_value().map(|(key, _)| key.mark);
+        let first = running.into_iter().chain(open.endings.first()).min();
         // While a participant has not reported what it holds of earlier epochs, those may hold open transactions.
         let ended_below = if open.inquiries.is_empty() { first.unwrap_or(next) } else { Mark::default() };
         Call { ended_below, deadline, ..Call::new(self.log_id) }

@@ -17,11 +17,12 @@ use parking_lot::Mutex;
 use super::{
     Action, CommitProtocol, Input, Outcome,
     driver::Driven,
+    endings::End,
     shared::{Key, Shared},
 };
 use crate::{
     id::{BranchId, Name},
-    log::{LogError, Lsn},
+    log::{Fact, LogError, Lsn},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb},
 };
 
@@ -47,6 +48,8 @@ struct State {
     participant_error: Option<ParticipantError>,
     /// What the log said last.
     log_error: Option<LogError>,
+    /// What became of the record that ends the transaction.
+    end: End,
     /// The driver runs this task at this time or before.
     timer: Option<Instant>,
 }
@@ -109,6 +112,7 @@ impl Task {
             outcome: None,
             participant_error: None,
             log_error: None,
+            end: End::default(),
             timer: None,
         };
         Arc::new(Self { shared, key, state: Mutex::new(state) })
@@ -167,8 +171,12 @@ impl Task {
                 }
                 Some(Action::Append(fact, durability)) => {
                     drop(state);
+                    let ends = matches!(fact, Fact::Ended { .. });
                     let result = self.shared.append(fact, durability);
                     state = self.state.lock();
+                    if ends {
+                        state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
+                    }
                     match result {
                         Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
                         Err(error) => {
@@ -186,8 +194,9 @@ impl Task {
                     }
                 }
                 Some(Action::Finish) => {
+                    let end = state.end;
                     drop(state);
-                    self.shared.ended(self.key);
+                    self.shared.ended(self.key, end);
                     state = self.state.lock();
                 }
             }

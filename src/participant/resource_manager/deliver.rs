@@ -8,7 +8,7 @@ use std::{
 use super::{ResourceManager, branches::Slot};
 use crate::{
     id::{BranchId, Name, TxnId},
-    log::{Durability, Fact, LogError, LogId, Lsn},
+    log::{Fact, LogError, LogId, Lsn},
     participant::{
         Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Gate, Participant,
         ParticipantError, Service, ServiceError, Vote,
@@ -28,7 +28,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.deliver(branch, call, BranchInput::Rollback).map(drop)
+        self.deliver(branch, call, BranchInput::Rollback(self.gate(call.log))).map(drop)
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
@@ -144,7 +144,11 @@ impl<S: Service> ResourceManager<S> {
             BranchAction::AppendCommitted { verb: CommitVerb::SecondPhase, durability } => {
                 (Fact::Committed { txn, work: None }, durability)
             }
-            _ => (Fact::Ended { txn }, Durability::Lazy),
+            BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
+            // Not records; the caller carries these out itself.
+            BranchAction::AwaitDurable(_) | BranchAction::Confirm | BranchAction::Cancel | BranchAction::Reply(_) => {
+                return Err(ParticipantError::Stale);
+            }
         };
         Ok(self.append(fact, durability)?)
     }
