@@ -166,6 +166,6 @@ fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
     a.checkpoint().unwrap();
     let left: Vec<_> = a.service().reserved.lock().keys().cloned().collect();
     assert_eq!(left, [next.clone(), open.clone()], "what has not ended is left alone");
-    assert_eq!(a.in_doubt(&common::name("c")).unwrap().len(), 2);
+    assert_eq!(a.in_doubt(&txn_support::name("c")).unwrap().len(), 2);
     assert!(a.execute(&ended, 2).is_err());
 }
