@@ -1,0 +1,81 @@
+//! The logs: records become durable, or the log fails; a crash cuts off what was not durable.
+
+use ringpact::{
+    Lsn,
+    participant::{BranchInput, Gate},
+    txn::Input,
+};
+
+use super::{
+    LogOf, Model, Mutant, Task, Trouble,
+    world::{Log, World},
+};
+
+impl Model {
+    /// All logs that there are.
+    pub(super) fn logs(&self) -> impl Iterator<Item = LogOf> + use<> {
+        let own = match self.setting.gate {
+            Gate::OwnLog => self.everybody(),
+            Gate::SharedLog => 0..0,
+        };
+        std::iter::once(LogOf::Coordinator).chain(own.map(LogOf::Participant))
+    }
+
+    pub(super) fn log(world: &mut World, of: LogOf) -> &mut Log {
+        match of {
+            LogOf::Coordinator => &mut world.log,
+            LogOf::Participant(number) => &mut world.parties[number].log,
+        }
+    }
+
+    /// Participants that write to this log.
+    fn writers(&self, of: LogOf) -> std::ops::Range<usize> {
+        match (of, self.setting.gate) {
+            (LogOf::Participant(number), _) => number..number + 1,
+            (LogOf::Coordinator, Gate::SharedLog) => self.everybody(),
+            (LogOf::Coordinator, Gate::OwnLog) => 0..0,
+        }
+    }
+
+    /// The first record of the log that somebody waits for.
+    pub(super) fn first_awaited(&self, world: &World, of: LogOf) -> Option<u8> {
+        let coordinator = if of == LogOf::Coordinator { self.coordinator_awaits(world) } else { None };
+        let branches = self.writers(of).filter_map(|number| self.branch_awaits(world, number));
+        branches.chain(coordinator).min().map(|lsn| u8::try_from(lsn.number()).expect("a log has few records"))
+    }
+
+    /// The log's first `up_to` records are durable, and whoever waits hears of it.
+    pub(super) fn sync(&mut self, world: &mut World, of: LogOf, up_to: u8) {
+        if !self.is(Mutant::LogLies) {
+            Self::log(world, of).make_durable(up_to);
+        }
+        let lsn = Lsn::new(u64::from(up_to));
+        if of == LogOf::Coordinator && self.coordinator_awaits(world).is_some_and(|awaited| awaited <= lsn) {
+            self.drive(world, Task::Main, Some(Input::Durable(lsn)), Trouble::None);
+        }
+        for number in self.writers(of) {
+            if self.branch_awaits(world, number).is_some_and(|awaited| awaited <= lsn) {
+                self.exchange(world, number, BranchInput::Durable(lsn), Trouble::None);
+            }
+        }
+    }
+
+    /// The log fails for good, and whoever waits hears of it.
+    pub(super) fn fail_log(&mut self, world: &mut World, of: LogOf) {
+        Self::log(world, of).poisoned = true;
+        if of == LogOf::Coordinator && self.coordinator_awaits(world).is_some() {
+            self.drive(world, Task::Main, Some(Input::LogFailed), Trouble::None);
+        }
+        for number in self.writers(of) {
+            if self.branch_awaits(world, number).is_some() {
+                self.exchange(world, number, BranchInput::LogFailed, Trouble::None);
+            }
+        }
+    }
+
+    /// Only the first `kept` records of the log survive.
+    pub(super) fn cut(&self, world: &mut World, of: LogOf, kept: u8) {
+        let log = Self::log(world, of);
+        *log = log.reopened(kept, &self.cast);
+    }
+}

@@ -1,0 +1,286 @@
+//! The model: production state machines in a world that loses, repeats, delays and crashes.
+//!
+//! What decides here is the production code: [`CommitProtocol`] at the coordinator, [`BranchProtocol`] at each
+//! participant, [`LiveRecords`](ringpact::log::LiveRecords) over the logs. What carries out is written anew, after
+//! `txn/task.rs`, `txn/recovery.rs` and `participant/resource_manager.rs`, as moves on one small [`World`]:
+//!
+//! | who | its moves |
+//! |---|---|
+//! | the client | commits, or rolls back |
+//! | the network | delivers any request or reply that is on its way; loses it; delivers again what it has delivered or lost; reports a failure where there was one or none |
+//! | a clock | ticks whenever a protocol has a deadline |
+//! | a log | makes any prefix durable; refuses a record; fails for good |
+//! | a service | fails to confirm or to cancel |
+//! | whoever crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
+//! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
+//! | the mark | tells a participant that the transaction has ended; the participant forgets it |
+//!
+//! A move runs a machine until it waits for something. A crash in the middle of a move is no state of its own: what
+//! such a move has sent may be lost, what it has appended may be cut off, and then nothing is left of it.
+//!
+//! Being down is no state either: to be down for a while is to crash, open, and have messages delayed.
+
+mod checks;
+mod coordinator;
+mod logs;
+mod machine;
+mod moves;
+mod participant;
+pub mod search;
+mod symmetry;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use machine::Machine;
+use ringpact::{
+    Epoch, Name, Policy, TxnId,
+    participant::{BranchAction, BranchInput, BranchProtocol, Effort, Gate},
+    txn::{Action, CommitProtocol, Input},
+};
+use symmetry::{History, Renumbering};
+use world::{Cast, Fate, Inquiry, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
+
+pub use checks::names;
+pub use symmetry::Symmetry;
+pub use world::UNBOUNDED;
+
+/// What is searched: who takes part, in what surroundings, and how much may go wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub gate: Gate,
+    /// Each participant has one of these roles; every choice is an initial state.
+    pub roles: &'static [Role],
+    pub participants: usize,
+    pub crashes: Crashes,
+    /// How many faults a run may hold, crashes, losses, duplicates and troubles together; [`UNBOUNDED`] for any
+    /// number.
+    pub faults: u8,
+    pub symmetry: Symmetry,
+    /// What is wrong with the code around the machines.
+    pub mutant: Option<Mutant>,
+    /// An invariant that is not looked at, to see what damage comes after it is broken.
+    pub overlooked: Option<&'static str>,
+}
+
+/// What a participant was asked to do before the client ended the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has changed something: it will vote yes.
+    Updates,
+    /// It has only looked.
+    Looks,
+    /// It has refused some of the work: it will vote no.
+    Refuses,
+    /// The work is still on its way to it.
+    HearsLate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crashes {
+    Possible,
+    Impossible,
+}
+
+/// A defect planted in the surroundings, which the search has to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// The coordinator's driver reports its decision durable when it is only appended.
+    SendsCommitEarly,
+    /// The logs report records durable that a crash takes away.
+    LogLies,
+    /// The participants' drivers report their promise durable when it is only appended.
+    VotesEarly,
+    /// The coordinator ends a committed transaction at the first acknowledgement.
+    ForgetsEarly,
+    /// A rollback of an unknown branch leaves no trace of it.
+    LeavesNoTombstone,
+    /// A participant's rollback of a promise is acknowledged before it is durable.
+    AcknowledgesRollbackEarly,
+    /// The mark passes a transaction whose end is not durable.
+    MarkRunsAhead,
+}
+
+/// Which move is made. Numbers name participants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    ClientCommits,
+    ClientRollsBack,
+    Deliver(usize, Message, Trouble),
+    DeliverAgain(usize, Message),
+    Lose(usize, Message),
+    Reply(usize, ringpact::participant::BranchReply, Trouble),
+    LoseReply(usize, ringpact::participant::BranchReply),
+    ReportFailure(usize),
+    Tick(Task),
+    Sync(LogOf, u8),
+    FailLog(LogOf),
+    CrashCoordinator {
+        kept: u8,
+    },
+    CrashParticipant {
+        participant: usize,
+        kept: u8,
+    },
+    CrashAll {
+        kept: u8,
+    },
+    /// The coordinator is dropped and opened again, on a log and with participants that live on.
+    ReopenCoordinator,
+    AnswerInquiry(usize),
+    HearAnswer(usize),
+    Forget(usize),
+}
+
+/// What goes wrong while a message is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    None,
+    ServiceFails,
+    LogFull,
+}
+
+/// One of the coordinator's protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    Main,
+    Orphan(usize),
+}
+
+/// Whose log. A shared one is the coordinator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOf {
+    Coordinator,
+    Participant(usize),
+}
+
+/// A setting with the machines that run in it.
+pub struct Model {
+    pub setting: Setting,
+    cast: Cast,
+    policy: Policy,
+    now: Instant,
+    /// Steps with an input feed it in; steps without one poll.
+    commit: Machine<CommitProtocol, Option<Input>, Action>,
+    branch: Machine<BranchProtocol, BranchInput, BranchAction>,
+    initial: Vec<World>,
+    renumbering: Renumbering,
+}
+
+impl Model {
+    pub fn new(setting: Setting) -> Self {
+        let name = |text: &str| Name::new(text).expect("a valid name");
+        let names: Vec<Name> = ["p0", "p1", "p2"].map(name).into_iter().take(setting.participants).collect();
+        let txn = TxnId::new(name("c"), Epoch::new(1), 1);
+        // The clock stands still, and every time-out is zero: whatever can be due is due, and `Tick` is a move that
+        // can be made, or not, whenever there is a deadline.
+        let policy = Policy {
+            prepare_timeout: Duration::ZERO,
+            delivery_timeout: Duration::ZERO,
+            first_backoff: Duration::ZERO,
+            longest_backoff: Duration::ZERO,
+        };
+        let now = Instant::now();
+        NOW.with(|cell| cell.set(Some(now)));
+        let mut model = Self {
+            setting,
+            cast: Cast { txn, names },
+            policy,
+            now,
+            commit: Machine::new(step_commit),
+            branch: Machine::new(BranchProtocol::handle),
+            initial: Vec::new(),
+            renumbering: Renumbering::of(setting.participants),
+        };
+        for roles in model.choices() {
+            let begin = model.begin(&roles);
+            let begin = if setting.symmetry == Symmetry::Used { model.representative(begin) } else { begin };
+            model.initial.push(begin);
+        }
+        model
+    }
+
+    /// Every choice of roles.
+    pub fn choices(&self) -> Vec<Vec<Role>> {
+        let mut choices = vec![Vec::new()];
+        for _ in 0..self.setting.participants {
+            let longer = choices.iter().flat_map(|choice: &Vec<Role>| {
+                self.setting.roles.iter().map(|role| [choice.as_slice(), &[*role]].concat())
+            });
+            choices = longer.collect();
+        }
+        choices
+    }
+
+    /// The world just before the client ends the transaction.
+    fn begin(&mut self, roles: &[Role]) -> World {
+        let mut protocol = CommitProtocol::new(self.cast.txn.clone(), self.policy);
+        let unused = Party {
+            branch: self.branch.intern(BranchProtocol::new()),
+            log: Log::default(),
+            fate: Fate::NoWork,
+            learnt: false,
+            requests: Requests::NONE,
+            replies: Replies::NONE,
+        };
+        let mut parties = [unused; MOST];
+        for ((role, name), party) in roles.iter().zip(&self.cast.names).zip(&mut parties) {
+            protocol.enlist(name.clone());
+            let works: &[_] = match role {
+                Role::Updates => &[BranchInput::Worked(Effort::Update)],
+                Role::Looks => &[BranchInput::Worked(Effort::ReadOnly)],
+                Role::Refuses => &[BranchInput::Worked(Effort::Update), BranchInput::Refused],
+                Role::HearsLate => &[],
+            };
+            for work in works {
+                self.branch.step(&mut party.branch, *work);
+            }
+            match role {
+                Role::Updates | Role::Refuses => party.fate = Fate::Open,
+                Role::Looks => {}
+                Role::HearsLate => party.requests.put(Message::Work, Place::OnItsWay),
+            }
+        }
+        let main = self.commit.intern(protocol);
+        self.renumbering.note(main, History::Begun);
+        World {
+            faults: self.setting.faults,
+            life: Life::First,
+            main: Some(main),
+            inquiries: [Inquiry::Over; MOST],
+            orphans: [None; MOST],
+            log: Log::default(),
+            deciders: 0,
+            parties,
+            told: Told::Nothing,
+            decided: false,
+            mark_sent: false,
+        }
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.setting.mutant == Some(mutant)
+    }
+
+    /// The numbers of those who take part.
+    fn everybody(&self) -> std::ops::Range<usize> {
+        0..self.setting.participants
+    }
+}
+
+thread_local! {
+    /// The time at which all of this thread's models stand still. A machine's step is a plain function, and takes it
+    /// from here.
+    static NOW: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+fn step_commit(protocol: &mut CommitProtocol, input: Option<Input>) -> Option<Action> {
+    let now = NOW.with(std::cell::Cell::get).expect("a model was made on this thread");
+    match input {
+        Some(input) => {
+            protocol.handle(now, input);
+            None
+        }
+        None => protocol.poll(now),
+    }
+}

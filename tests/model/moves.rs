@@ -1,0 +1,279 @@
+//! Which moves can be made in a state, and where each leads.
+
+use ringpact::{
+    participant::{Branch, Gate},
+    txn::{CommitProtocol, Input},
+};
+
+use super::{
+    Crashes, LogOf, Model, Move, Symmetry, Task, Trouble,
+    search::{Luck, Space, Successor},
+    world::{Entry, Inquiry, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
+};
+
+impl Space for Model {
+    type State = World;
+    type Move = Move;
+
+    fn initial(&self) -> Vec<World> {
+        self.initial.clone()
+    }
+
+    fn successors(&mut self, from: World, out: &mut Vec<Successor<World, Move>>) {
+        let mut all = Moves { model: self, from, out };
+        all.of_the_client();
+        all.of_the_network();
+        all.of_the_clock();
+        all.of_the_logs();
+        all.of_recovery();
+        all.of_the_mark();
+        if all.model.setting.crashes == Crashes::Possible {
+            all.crashes();
+        }
+    }
+
+    fn stands_for(&mut self, state: World) -> usize {
+        if self.setting.symmetry == Symmetry::Used { Model::stands_for(self, state) } else { 1 }
+    }
+
+    fn broken(&self, state: &World) -> Option<&'static str> {
+        self.broken_invariant(state)
+    }
+
+    fn settled(&self, state: &World) -> bool {
+        self.everything_is_over(state)
+    }
+}
+
+/// What a move needs to happen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fair,
+    /// Not a fault, but nothing that may be counted on.
+    Chance,
+    /// One of the faults that a run may hold.
+    Fault,
+}
+
+struct Moves<'a> {
+    model: &'a mut Model,
+    from: World,
+    out: &'a mut Vec<Successor<World, Move>>,
+}
+
+impl Moves<'_> {
+    fn make(&mut self, what: Move, kind: Kind, change: impl FnOnce(&mut Model, &mut World)) {
+        let mut to = self.from;
+        if kind == Kind::Fault && to.faults != UNBOUNDED {
+            match to.faults.checked_sub(1) {
+                Some(left) => to.faults = left,
+                None => return,
+            }
+        }
+        change(self.model, &mut to);
+        to.decided |= to.log.durable_entries().any(|entry| entry == Entry::Decided);
+        to.mark_sent |= self.model.mark_may_pass(&to);
+        self.model.drop_unheard_replies(&mut to);
+        if to.faults == 0 {
+            to.parties.iter_mut().for_each(|party| party.requests.forget_ghosts());
+        }
+        if self.model.setting.symmetry == Symmetry::Used {
+            to = self.model.representative(to);
+        }
+        if to != self.from {
+            let luck = if kind == Kind::Fair { Luck::Fair } else { Luck::Chance };
+            self.out.push(Successor { what, luck, to });
+        }
+    }
+
+    fn of_the_client(&mut self) {
+        if self.from.life == Life::Later || self.from.told != Told::Nothing {
+            return;
+        }
+        for (what, input) in [(Move::ClientCommits, Input::Commit), (Move::ClientRollsBack, Input::Rollback)] {
+            self.make(what, Kind::Fair, |model, world| model.drive(world, Task::Main, Some(input), Trouble::None));
+        }
+    }
+
+    fn of_the_network(&mut self) {
+        for number in self.model.everybody() {
+            for message in Message::ALL {
+                self.of_a_request(number, message);
+            }
+            for reply in Replies::ALL {
+                if self.from.parties[number].replies.has(reply) {
+                    self.of_a_reply(number, reply);
+                }
+            }
+            // Also a failure that never was, and one that is heard of late: all that it takes is a request, ever.
+            let mut requests = self.from.parties[number].requests;
+            requests.put(Message::Work, Place::Nowhere);
+            if requests.any() {
+                let what = Move::ReportFailure(number);
+                self.make(what, Kind::Fault, |model, world| model.hear_failure(world, number));
+            }
+        }
+    }
+
+    fn of_a_request(&mut self, number: usize, message: Message) {
+        let place = self.from.parties[number].requests.get(message);
+        let deliver = |trouble| {
+            move |model: &mut Model, world: &mut World| {
+                world.parties[number].requests.put(message, Place::Ghost);
+                model.receive(world, number, message, trouble);
+            }
+        };
+        match place {
+            Place::Nowhere => {}
+            Place::OnItsWay => {
+                self.make(Move::Deliver(number, message, Trouble::None), Kind::Fair, deliver(Trouble::None));
+                for trouble in [Trouble::ServiceFails, Trouble::LogFull] {
+                    self.make(Move::Deliver(number, message, trouble), Kind::Fault, deliver(trouble));
+                }
+                self.make(Move::Lose(number, message), Kind::Fault, |_, world| {
+                    world.parties[number].requests.put(message, Place::Ghost);
+                });
+            }
+            // The client's calls are its own affair; it does not repeat one behind its own back.
+            Place::Ghost if message == Message::Work => {}
+            Place::Ghost => {
+                self.make(Move::DeliverAgain(number, message), Kind::Fault, deliver(Trouble::None));
+            }
+        }
+    }
+
+    fn of_a_reply(&mut self, number: usize, reply: ringpact::participant::BranchReply) {
+        let deliver = |trouble| {
+            move |model: &mut Model, world: &mut World| {
+                world.parties[number].replies.remove(reply);
+                model.hear_reply(world, number, reply, trouble);
+            }
+        };
+        self.make(Move::Reply(number, reply, Trouble::None), Kind::Fair, deliver(Trouble::None));
+        self.make(Move::Reply(number, reply, Trouble::LogFull), Kind::Fault, deliver(Trouble::LogFull));
+        self.make(Move::LoseReply(number, reply), Kind::Fault, |_, world| {
+            world.parties[number].replies.remove(reply);
+        });
+    }
+
+    fn of_the_clock(&mut self) {
+        let tasks = self.model.everybody().map(Task::Orphan).chain([Task::Main]);
+        for task in tasks {
+            if self.model.protocol(&self.from, task).is_some_and(|protocol| protocol.deadline().is_some()) {
+                self.make(Move::Tick(task), Kind::Fair, |model, world| {
+                    model.drive(world, task, Some(Input::Tick), Trouble::None);
+                });
+            }
+        }
+    }
+
+    fn of_the_logs(&mut self) {
+        for of in self.model.logs() {
+            let Log { len, durable, poisoned, .. } = *Model::log(&mut self.from, of);
+            if poisoned {
+                continue;
+            }
+            // Up to the first record that somebody waits for. More of the log may get durable, and at other times, too,
+            // but that only takes freedom from a later crash, which may keep any part of what was not durable.
+            if let Some(up_to) = self.model.first_awaited(&self.from, of).filter(|lsn| *lsn > durable) {
+                self.make(Move::Sync(of, up_to), Kind::Fair, |model, world| model.sync(world, of, up_to));
+            } else if of == LogOf::Coordinator && durable < len && self.model.coordinator_is_done(&self.from) {
+                // For an end to be durable, which the mark waits for, is luck: nobody forces it.
+                self.make(Move::Sync(of, len), Kind::Chance, |model, world| model.sync(world, of, len));
+            }
+            if self.model.setting.crashes == Crashes::Possible {
+                self.make(Move::FailLog(of), Kind::Fault, |model, world| model.fail_log(world, of));
+            }
+        }
+    }
+
+    fn of_recovery(&mut self) {
+        for number in self.model.everybody() {
+            match self.from.inquiries[number] {
+                Inquiry::Open => {
+                    let what = Move::AnswerInquiry(number);
+                    self.make(what, Kind::Fair, |model, world| model.answer_inquiry(world, number));
+                }
+                Inquiry::Reported(_) => {
+                    let what = Move::HearAnswer(number);
+                    self.make(what, Kind::Fair, |model, world| model.hear_answer(world, number));
+                }
+                Inquiry::Over => {}
+            }
+        }
+    }
+
+    fn of_the_mark(&mut self) {
+        for number in self.model.everybody() {
+            let Party { learnt, .. } = self.from.parties[number];
+            // A branch that is not finished is not touched: to learn of the mark later is the same.
+            let forgettable = match self.model.state(&self.from, number) {
+                Branch::Committed => !self.model.log_of(&mut self.from, number).poisoned,
+                Branch::RolledBack | Branch::ReadOnly => true,
+                Branch::Unknown => !learnt,
+                _ => false,
+            };
+            if self.from.mark_sent && forgettable {
+                self.make(Move::Forget(number), Kind::Chance, |model, world| model.forget(world, number));
+            }
+        }
+    }
+
+    fn crashes(&mut self) {
+        match self.model.setting.gate {
+            Gate::OwnLog => {
+                for of in self.model.logs() {
+                    self.crash_of_one(of);
+                }
+            }
+            Gate::SharedLog => self.crash_of_all(),
+        }
+    }
+
+    /// Opening again after the log has failed is no fault but its cure.
+    const fn kind_of_crash(log: Log) -> Kind {
+        if log.poisoned { Kind::Fair } else { Kind::Fault }
+    }
+
+    fn crash_of_one(&mut self, of: LogOf) {
+        let log = *Model::log(&mut self.from, of);
+        for kept in log.durable..=log.len {
+            let what = match of {
+                LogOf::Coordinator => Move::CrashCoordinator { kept },
+                LogOf::Participant(participant) => Move::CrashParticipant { participant, kept },
+            };
+            self.make(what, Self::kind_of_crash(log), |model, world| {
+                model.cut(world, of, kept);
+                match of {
+                    LogOf::Coordinator => model.reopen_coordinator(world),
+                    LogOf::Participant(number) => model.reopen_participant(world, number),
+                }
+            });
+        }
+    }
+
+    fn crash_of_all(&mut self) {
+        let log = self.from.log;
+        for kept in log.durable..=log.len {
+            self.make(Move::CrashAll { kept }, Self::kind_of_crash(log), |model, world| {
+                model.cut(world, LogOf::Coordinator, kept);
+                for number in model.everybody() {
+                    // One process: what was under way in it is gone with it.
+                    world.parties[number].requests = Requests::NONE;
+                    model.reopen_participant(world, number);
+                }
+                world.mark_sent = false;
+                model.reopen_coordinator(world);
+            });
+        }
+        let active = |protocol: &CommitProtocol| !protocol.is_finished();
+        if !log.poisoned && self.model.protocol(&self.from, Task::Main).is_none_or(active) {
+            self.make(Move::ReopenCoordinator, Kind::Fault, |model, world| {
+                // The new epoch's record is forced, and takes all before it along.
+                let len = world.log.len;
+                model.sync(world, LogOf::Coordinator, len);
+                model.reopen_coordinator(world);
+            });
+        }
+    }
+}

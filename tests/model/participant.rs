@@ -1,0 +1,158 @@
+//! A participant: carries out what its branch's machine says, as `ResourceManager` does, and crashes.
+//!
+//! One thing it does that a resource manager does not: it takes the next message while an exchange still waits for
+//! the log. The machine is made for that, too.
+
+use ringpact::{
+    Lsn,
+    participant::{Branch, BranchAction, BranchInput, BranchProtocol, Effort, Gate},
+};
+
+use super::{
+    Model, Mutant, Trouble,
+    world::{Entry, Fate, Log, Message, World},
+};
+
+impl Model {
+    pub(super) fn state(&self, world: &World, number: usize) -> Branch {
+        self.branch.get(world.parties[number].branch).state()
+    }
+
+    /// A request has come.
+    pub(super) fn receive(&mut self, world: &mut World, number: usize, message: Message, trouble: Trouble) {
+        let before = self.state(world, number);
+        if world.parties[number].learnt && before == Branch::Unknown {
+            // No slot, and none is made: the transaction is known to have ended.
+            return;
+        }
+        let input = match message {
+            Message::Prepare => BranchInput::Prepare(self.setting.gate),
+            Message::Commit => BranchInput::Commit(self.setting.gate),
+            Message::Rollback => BranchInput::Rollback(self.setting.gate),
+            Message::CommitOnePhase => BranchInput::CommitOnePhase,
+            Message::Work => return self.work(world, number),
+        };
+        self.exchange(world, number, input, trouble);
+        if self.is(Mutant::LeavesNoTombstone) && before == Branch::Unknown && message == Message::Rollback {
+            world.parties[number].branch = self.branch.intern(BranchProtocol::new());
+        }
+    }
+
+    fn work(&mut self, world: &mut World, number: usize) {
+        let party = &mut world.parties[number];
+        if self.branch.get(party.branch).accepts_work() {
+            self.branch.step(&mut party.branch, BranchInput::Worked(Effort::Update));
+            party.fate = Fate::Open;
+        }
+    }
+
+    /// Feeds an input to the branch and carries out what follows, until it has replied or waits for the log.
+    pub(super) fn exchange(&mut self, world: &mut World, number: usize, input: BranchInput, trouble: Trouble) {
+        let mut input = input;
+        loop {
+            let party = &mut world.parties[number];
+            let Some(action) = self.branch.step(&mut party.branch, input) else { return };
+            input = match action {
+                BranchAction::Reply(reply) => return party.replies.add(reply),
+                BranchAction::AwaitDurable(lsn) => {
+                    let state = self.state(world, number);
+                    let early = match state {
+                        Branch::Preparing { .. } => Mutant::VotesEarly,
+                        _ => Mutant::AcknowledgesRollbackEarly,
+                    };
+                    if !self.is(early) || matches!(state, Branch::Committing { .. }) {
+                        return;
+                    }
+                    BranchInput::Durable(lsn)
+                }
+                BranchAction::Confirm | BranchAction::Cancel if trouble == Trouble::ServiceFails => BranchInput::Failed,
+                BranchAction::Confirm => {
+                    party.fate.apply();
+                    BranchInput::Confirmed
+                }
+                BranchAction::Cancel => {
+                    party.fate.undo();
+                    BranchInput::Cancelled
+                }
+                BranchAction::AppendPrepared(_) => {
+                    self.append(world, number, Entry::Prepared(self.writer(number)), trouble)
+                }
+                BranchAction::AppendCommitted { .. } => {
+                    self.append(world, number, Entry::Committed(self.writer(number)), trouble)
+                }
+                BranchAction::AppendEnded(_) => {
+                    self.append(world, number, Entry::Forgotten(self.writer(number)), trouble)
+                }
+            };
+        }
+    }
+
+    fn append(&self, world: &mut World, number: usize, entry: Entry, trouble: Trouble) -> BranchInput {
+        let log = self.log_of(world, number);
+        if log.poisoned || trouble == Trouble::LogFull {
+            return BranchInput::AppendRefused;
+        }
+        BranchInput::Appended(log.append(entry))
+    }
+
+    /// The number under which the participant writes to its log.
+    const fn writer(&self, number: usize) -> usize {
+        match self.setting.gate {
+            Gate::OwnLog => 0,
+            Gate::SharedLog => number,
+        }
+    }
+
+    /// The log that the participant writes to.
+    pub(super) fn log_of<'a>(&self, world: &'a mut World, number: usize) -> &'a mut Log {
+        match self.setting.gate {
+            Gate::OwnLog => &mut world.parties[number].log,
+            Gate::SharedLog => &mut world.log,
+        }
+    }
+
+    /// The record that the branch waits for.
+    pub(super) fn branch_awaits(&self, world: &World, number: usize) -> Option<Lsn> {
+        match self.state(world, number) {
+            Branch::Preparing { lsn, .. } | Branch::Committing { lsn, .. } | Branch::Ending { lsn, .. } => lsn,
+            _ => None,
+        }
+    }
+
+    /// The participant opens again, on its log as it now is: what is committed is confirmed, what is promised is
+    /// restored, and nothing is known of anything else.
+    pub(super) fn reopen_participant(&mut self, world: &mut World, number: usize) {
+        let writer = self.writer(number);
+        let (mut prepared, mut committed) = (false, false);
+        for entry in self.log_of(world, number).entries() {
+            prepared |= entry == Entry::Prepared(writer);
+            committed |= entry == Entry::Committed(writer);
+        }
+        let party = &mut world.parties[number];
+        party.learnt = false;
+        let protocol = if committed {
+            party.fate.apply();
+            let mut protocol = BranchProtocol::recovered_committed();
+            protocol.handle(BranchInput::Confirmed);
+            protocol
+        } else if prepared {
+            BranchProtocol::recovered_prepared()
+        } else {
+            if party.fate == Fate::Open {
+                party.fate.undo();
+            }
+            BranchProtocol::new()
+        };
+        party.branch = self.branch.intern(protocol);
+    }
+
+    /// The participant learns that the transaction has ended, and at a checkpoint or sweep forgets its branch.
+    pub(super) fn forget(&mut self, world: &mut World, number: usize) {
+        if self.state(world, number) == Branch::Committed {
+            let forgotten = Entry::Forgotten(self.writer(number));
+            self.log_of(world, number).append(forgotten);
+        }
+        world.parties[number].learnt = true;
+        world.parties[number].branch = self.branch.intern(BranchProtocol::new());
+    }
+}

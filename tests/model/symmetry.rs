@@ -1,0 +1,196 @@
+//! Participants are alike: worlds that differ only in who is who are searched as one.
+//!
+//! Renumbering a world is easy but for the coordinator's protocol, whose fields are its own. So each protocol's history
+//! is kept, one way in which it came about, and the renumbered protocol is made by *living through the renumbered
+//! history* with the production code. That this loses nothing is itself tested: a search up to symmetry adds up how many
+//! worlds each of its states stands for, and the sum must be what a search without it counts.
+
+use std::collections::HashMap;
+
+use ringpact::{
+    Lsn,
+    txn::{Action, CommitProtocol, Input},
+};
+
+use super::{
+    Model, Mutant,
+    machine::Id,
+    world::{Entry, Log, MOST, World},
+};
+
+/// Whether worlds that differ only in who is who count as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symmetry {
+    Used,
+    /// For traces: otherwise participants are numbered anew from state to state.
+    Ignored,
+}
+
+/// How a protocol came about.
+#[derive(Clone, Copy, Debug)]
+pub enum History {
+    Begun,
+    /// Recovered, of these participants, as bits.
+    Recovered(u8),
+    /// Recovered, of this participant's report.
+    Orphan(usize),
+    /// Out of another one, by an input, if any; an append, where there was one, got this number or was refused.
+    Went {
+        before: Id,
+        input: Option<Input>,
+        appended: Option<Lsn>,
+    },
+}
+
+/// The participant with number `n` gets the number `order[n]`.
+type Order = [usize; MOST];
+
+/// What is known of orders and protocols.
+#[derive(Default)]
+pub struct Renumbering {
+    orders: Vec<Order>,
+    histories: HashMap<Id, History>,
+    renumbered: HashMap<(Id, Order), Id>,
+}
+
+impl Renumbering {
+    pub fn of(participants: usize) -> Self {
+        const ALL: [Order; 6] = [[0, 1, 2], [1, 0, 2], [0, 2, 1], [2, 1, 0], [1, 2, 0], [2, 0, 1]];
+        let keeps_others = |order: &&Order| (participants..MOST).all(|number| order[number] == number);
+        Self { orders: ALL.iter().filter(keeps_others).copied().collect(), ..Self::default() }
+    }
+
+    /// Notes how a protocol came about, the first time that it does.
+    pub fn note(&mut self, id: Id, history: History) {
+        self.histories.entry(id).or_insert(history);
+    }
+}
+
+impl Model {
+    /// The one world that stands for all that differ from this one only in who is who.
+    pub(super) fn representative(&mut self, world: World) -> World {
+        // Most worlds have one order only in which what is seen of each participant is sorted; ties are tried out.
+        let seen = |number: usize| (world.parties[number], world.inquiries[number], world.orphans[number].is_some());
+        let sorts = |order: &Order| {
+            let mut sorted = [0; MOST];
+            order.iter().enumerate().for_each(|(number, place)| sorted[*place] = number);
+            (1..self.setting.participants).all(|place| seen(sorted[place - 1]) <= seen(sorted[place]))
+        };
+        let orders: Vec<Order> = self.renumbering.orders.iter().copied().filter(sorts).collect();
+        let renumbered = orders.into_iter().map(|order| self.renumber(world, order));
+        renumbered.min().expect("some order sorts")
+    }
+
+    /// How many worlds this one stands for.
+    pub(super) fn stands_for(&mut self, world: World) -> usize {
+        let orders = self.renumbering.orders.clone();
+        let mut worlds: Vec<_> = orders.into_iter().map(|order| self.renumber(world, order)).collect();
+        worlds.sort_unstable();
+        worlds.dedup();
+        worlds.len()
+    }
+
+    fn renumber(&mut self, world: World, order: Order) -> World {
+        if order == [0, 1, 2] {
+            return world;
+        }
+        let mut renumbered = world;
+        renumbered.main = world.main.map(|id| self.renumber_protocol(id, order));
+        renumbered.log = renumber_log(world.log, order);
+        renumbered.deciders = renumber_bits(world.deciders, order);
+        for (number, place) in order.into_iter().enumerate() {
+            renumbered.parties[place] = world.parties[number];
+            renumbered.inquiries[place] = world.inquiries[number];
+            renumbered.orphans[place] = world.orphans[number].map(|id| self.renumber_protocol(id, order));
+        }
+        renumbered
+    }
+
+    fn renumber_protocol(&mut self, id: Id, order: Order) -> Id {
+        if let Some(known) = self.renumbering.renumbered.get(&(id, order)) {
+            return *known;
+        }
+        let renumbered = match self.renumbering.histories[&id] {
+            History::Begun => id,
+            History::Recovered(bits) => self.recovered(renumber_bits(bits, order)),
+            History::Orphan(number) => self.orphan(order[number]),
+            History::Went { before, input, appended } => {
+                let protocol = self.renumber_protocol(before, order);
+                let input = input.map(|input| self.renumber_input(before, protocol, input, order));
+                self.live_through(protocol, input, appended)
+            }
+        };
+        self.renumbering.renumbered.insert((id, order), renumbered);
+        renumbered
+    }
+
+    fn renumber_input(&self, before: Id, renumbered: Id, input: Input, order: Order) -> Input {
+        let index = |index: usize| {
+            let name = self.commit.get(before).participant(index)?;
+            self.commit.get(renumbered).branch_of(&self.cast.names[order[self.cast.number(name)]])
+        };
+        let index = |old: usize| index(old).unwrap_or(usize::MAX);
+        match input {
+            Input::Voted(old, vote) => Input::Voted(index(old), vote),
+            Input::Done(old) => Input::Done(index(old)),
+            Input::Decided(old, decision) => Input::Decided(index(old), decision),
+            Input::AlreadyCommitted(old) => Input::AlreadyCommitted(index(old)),
+            Input::Failed(old) => Input::Failed(index(old)),
+            _ => input,
+        }
+    }
+
+    /// What `drive` does to the protocol, without a world.
+    fn live_through(&mut self, mut id: Id, input: Option<Input>, appended: Option<Lsn>) -> Id {
+        let history = History::Went { before: id, input, appended };
+        if input.is_some() {
+            self.commit.step(&mut id, input);
+        }
+        while let Some(action) = self.commit.step(&mut id, None) {
+            if let Action::Append(..) = action {
+                self.append_result(&mut id, appended);
+            }
+        }
+        self.renumbering.note(id, history);
+        id
+    }
+
+    /// Tells a protocol what came of its append.
+    pub(super) fn append_result(&mut self, id: &mut Id, appended: Option<Lsn>) {
+        self.commit.step(id, Some(appended.map_or(Input::AppendRefused, Input::Appended)));
+        if let Some(lsn) = appended.filter(|_| self.is(Mutant::SendsCommitEarly)) {
+            self.commit.step(id, Some(Input::Durable(lsn)));
+        }
+    }
+
+    /// The protocol of a decision found in the log, not yet driven.
+    pub(super) fn recovered(&mut self, deciders: u8) -> Id {
+        let named = self.everybody().filter(|number| deciders & (1 << number) != 0);
+        let participants: Vec<_> = named.map(|number| self.cast.names[number].clone()).collect();
+        let protocol = CommitProtocol::recovered(self.cast.txn.clone(), &participants, self.policy, self.now);
+        let id = self.commit.intern(protocol);
+        self.renumbering.note(id, History::Recovered(deciders));
+        id
+    }
+
+    /// The protocol of a branch that only its participant knows of, not yet driven.
+    pub(super) fn orphan(&mut self, number: usize) -> Id {
+        let (txn, names) = (self.cast.txn.clone(), [self.cast.names[number].clone()]);
+        let id = self.commit.intern(CommitProtocol::presumed_abort(txn, &names, self.policy, self.now));
+        self.renumbering.note(id, History::Orphan(number));
+        id
+    }
+}
+
+fn renumber_bits(bits: u8, order: Order) -> u8 {
+    (0..MOST).filter(|number| bits & (1 << number) != 0).map(|number| 1 << order[number]).sum()
+}
+
+fn renumber_log(log: Log, order: Order) -> Log {
+    log.map(|entry| match entry {
+        Entry::Prepared(number) => Entry::Prepared(order[number]),
+        Entry::Committed(number) => Entry::Committed(order[number]),
+        Entry::Forgotten(number) => Entry::Forgotten(order[number]),
+        Entry::Decided | Entry::Ended => entry,
+    })
+}

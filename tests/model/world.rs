@@ -1,0 +1,342 @@
+//! What a state of the modelled world is made of. Everything is small and `Copy`.
+
+use super::machine::Id;
+use ringpact::{
+    Lsn, Name, Record, TxnId,
+    log::{Fact, LiveRecords},
+    participant::{BranchReply, Decision, Verb, Vote},
+};
+
+/// The most participants.
+pub const MOST: usize = 3;
+
+/// Everything there is: the coordinator, the participants, what travels between them, and what a client was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct World {
+    /// How many more faults may happen; [`UNBOUNDED`] never runs out.
+    pub faults: u8,
+    /// How often the coordinator was opened: once, or more than once.
+    pub life: Life,
+    /// The transaction's own protocol; after a restart that of a decision found in the log.
+    pub main: Option<Id>,
+    /// Per participant: what has become of the question for branches in doubt, after a restart.
+    pub inquiries: [Inquiry; MOST],
+    /// Per participant: the protocol of a branch that it reported and the log knew nothing of.
+    pub orphans: [Option<Id>; MOST],
+    /// The coordinator's log, or the one that all share.
+    pub log: Log,
+    /// Who is named in the decision's record, as bits.
+    pub deciders: u8,
+    pub parties: [Party; MOST],
+    /// What the client was told.
+    pub told: Told,
+    /// The decision has been durable some time.
+    pub decided: bool,
+    /// Some message may carry a mark that this transaction lies below.
+    pub mark_sent: bool,
+}
+
+/// A number of faults that never runs out.
+pub const UNBOUNDED: u8 = u8::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Life {
+    First,
+    Later,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Inquiry {
+    /// To be asked, or asked again.
+    Open,
+    /// The participant has looked what it holds; its report, whether the branch is unfinished, is on its way.
+    Reported(bool),
+    /// Answered, or never to be asked.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Told {
+    Nothing,
+    Committed,
+    RolledBack,
+    Indeterminate,
+    /// Two different things.
+    Contradiction,
+}
+
+/// One participant: its branch, its log, and the messages between it and the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Party {
+    pub branch: Id,
+    /// Its own log; empty for ever where it shares the coordinator's.
+    pub log: Log,
+    pub fate: Fate,
+    /// It knows that the coordinator has ended the transaction.
+    pub learnt: bool,
+    pub requests: Requests,
+    pub replies: Replies,
+}
+
+/// What has become of the work done under a branch: seen from outside, not from the protocol's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    /// There is no work that changes anything.
+    NoWork,
+    /// It may still go either way.
+    Open,
+    /// The service has carried it out.
+    Applied,
+    /// The service has given it up, or a crash took the last trace of it.
+    Undone,
+    /// More than one of these: a contradiction.
+    Torn,
+}
+
+impl Fate {
+    pub fn apply(&mut self) {
+        *self = if matches!(self, Self::Open | Self::Applied) { Self::Applied } else { Self::Torn };
+    }
+
+    pub fn undo(&mut self) {
+        *self = if matches!(self, Self::Open | Self::Undone) { Self::Undone } else { Self::Torn };
+    }
+}
+
+/// A request to a participant. [`Message::Work`] comes from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    Prepare,
+    Commit,
+    Rollback,
+    CommitOnePhase,
+    Work,
+}
+
+impl Message {
+    pub const ALL: [Self; 5] = [Self::Prepare, Self::Commit, Self::Rollback, Self::CommitOnePhase, Self::Work];
+
+    pub const fn of(verb: Verb) -> Self {
+        match verb {
+            Verb::Prepare => Self::Prepare,
+            Verb::Commit => Self::Commit,
+            Verb::Rollback => Self::Rollback,
+            Verb::CommitOnePhase => Self::CommitOnePhase,
+        }
+    }
+}
+
+/// Where the requests of each kind to one participant are.
+///
+/// A request that was delivered or lost becomes a *ghost*: a copy of it may turn up any number of times, at any time
+/// later. So each kind has three places only, and yet no bound on loss, duplication and delay is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Requests(u16);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Nowhere = 0,
+    /// The network will deliver it, unless it is lost.
+    OnItsWay = 1,
+    Ghost = 2,
+}
+
+impl Requests {
+    pub const NONE: Self = Self(0);
+
+    pub const fn get(self, message: Message) -> Place {
+        match (self.0 >> (2 * message as u16)) & 3 {
+            0 => Place::Nowhere,
+            1 => Place::OnItsWay,
+            _ => Place::Ghost,
+        }
+    }
+
+    pub const fn put(&mut self, message: Message, place: Place) {
+        let shift = 2 * message as u16;
+        self.0 = (self.0 & !(3 << shift)) | ((place as u16) << shift);
+    }
+
+    /// Whether anything was ever sent.
+    pub const fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Ghosts that can never turn up again make no difference.
+    pub fn forget_ghosts(&mut self) {
+        for message in Message::ALL {
+            if self.get(message) == Place::Ghost {
+                self.put(message, Place::Nowhere);
+            }
+        }
+    }
+}
+
+/// The answers on their way to the coordinator, each kind at most once. Refusals and failures travel as nothing at
+/// all: the coordinator may hear of a failure at any time, whether there was one or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replies(u8);
+
+impl Replies {
+    pub const NONE: Self = Self(0);
+    pub const ALL: [BranchReply; 7] = [
+        BranchReply::Voted(Vote::Yes),
+        BranchReply::Voted(Vote::No),
+        BranchReply::Voted(Vote::ReadOnly),
+        BranchReply::Done,
+        BranchReply::Decided(Decision::Commit),
+        BranchReply::Decided(Decision::Rollback),
+        BranchReply::AlreadyCommitted,
+    ];
+
+    fn bit(reply: BranchReply) -> u8 {
+        Self::ALL.iter().position(|known| *known == reply).map_or(0, |number| 1 << number)
+    }
+
+    pub fn has(self, reply: BranchReply) -> bool {
+        self.0 & Self::bit(reply) != 0
+    }
+
+    pub fn add(&mut self, reply: BranchReply) {
+        self.0 |= Self::bit(reply);
+    }
+
+    pub fn remove(&mut self, reply: BranchReply) {
+        self.0 &= !Self::bit(reply);
+    }
+}
+
+/// What a record says; its owner is the coordinator, or the participant with that number. In a log of its own each
+/// participant has number 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Decided,
+    Ended,
+    Prepared(usize),
+    Committed(usize),
+    Forgotten(usize),
+}
+
+/// A log: at most 12 records of half a byte each, the first few of which are durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Log {
+    records: [u8; 6],
+    pub len: u8,
+    pub durable: u8,
+    /// It has failed: it takes no more records and makes none durable until it is opened anew.
+    pub poisoned: bool,
+}
+
+impl Log {
+    /// Appends a record and gives its number.
+    pub fn append(&mut self, entry: Entry) -> Lsn {
+        self.push(Self::code(entry));
+        Lsn::new(u64::from(self.len))
+    }
+
+    fn push(&mut self, code: u8) {
+        let (byte, half) = (self.len / 2, self.len % 2);
+        self.records[usize::from(byte)] |= code << (4 * half);
+        self.len += 1;
+    }
+
+    const fn code(entry: Entry) -> u8 {
+        match entry {
+            Entry::Decided => 1,
+            Entry::Ended => 2,
+            Entry::Prepared(party) => 3 + 3 * party as u8,
+            Entry::Committed(party) => 4 + 3 * party as u8,
+            Entry::Forgotten(party) => 5 + 3 * party as u8,
+        }
+    }
+
+    fn entry(self, index: u8) -> Entry {
+        let code = usize::from(self.records[usize::from(index / 2)] >> (4 * (index % 2)) & 15);
+        match (code, code / 3, code % 3) {
+            (1, ..) => Entry::Decided,
+            (2, ..) => Entry::Ended,
+            (_, party, 0) => Entry::Prepared(party - 1),
+            (_, party, 1) => Entry::Committed(party - 1),
+            (_, party, _) => Entry::Forgotten(party - 1),
+        }
+    }
+
+    /// The records that are there.
+    pub fn entries(self) -> impl Iterator<Item = Entry> {
+        (0..self.len).map(move |index| self.entry(index))
+    }
+
+    /// As it is found after its first `kept` records survived: the live ones among them, as production's own
+    /// [`LiveRecords`] tell them.
+    pub fn reopened(self, kept: u8, cast: &Cast) -> Self {
+        let mut live = LiveRecords::default();
+        for index in 0..kept {
+            live.apply(Lsn::new(u64::from(index) + 1), cast.record(self.entry(index)));
+        }
+        let mut reopened = Self::default();
+        live.iter().for_each(|(_, record)| reopened.push(Self::code(cast.entry(record))));
+        reopened.make_durable(reopened.len);
+        reopened
+    }
+
+    /// Its first `up_to` records survive from here on. Their order makes no difference any more (each owner's end comes
+    /// after its other records in the order of codes, too), so they are put in one.
+    pub fn make_durable(&mut self, up_to: u8) {
+        self.durable = up_to;
+        let mut codes: Vec<u8> = self.entries().map(Self::code).collect();
+        codes[..usize::from(up_to)].sort_unstable();
+        self.write(codes);
+    }
+
+    fn write(&mut self, codes: Vec<u8>) {
+        (self.records, self.len) = ([0; 6], 0);
+        codes.into_iter().for_each(|code| self.push(code));
+    }
+
+    /// The same log with other records.
+    pub fn map(mut self, change: impl Fn(Entry) -> Entry) -> Self {
+        self.write(self.entries().map(change).map(Self::code).collect());
+        self.make_durable(self.durable);
+        self
+    }
+
+    /// The records that are durable.
+    pub fn durable_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries().take(usize::from(self.durable))
+    }
+}
+
+/// The names that play a part.
+pub struct Cast {
+    pub txn: TxnId,
+    pub names: Vec<Name>,
+}
+
+impl Cast {
+    /// The participant's number.
+    pub fn number(&self, name: &Name) -> usize {
+        self.names.iter().position(|known| known == name).expect("the protocol names only its own participants")
+    }
+
+    fn record(&self, entry: Entry) -> Record {
+        let txn = self.txn.clone();
+        let coordinator = self.txn.coordinator().clone();
+        let (owner, fact) = match entry {
+            Entry::Decided => (coordinator, Fact::Decided { txn, participants: Vec::new() }),
+            Entry::Ended => (coordinator, Fact::Ended { txn }),
+            Entry::Prepared(party) => (self.names[party].clone(), Fact::Prepared { txn, work: Vec::new() }),
+            Entry::Committed(party) => (self.names[party].clone(), Fact::Committed { txn, work: None }),
+            Entry::Forgotten(party) => (self.names[party].clone(), Fact::Ended { txn }),
+        };
+        Record { owner, fact }
+    }
+
+    fn entry(&self, record: &Record) -> Entry {
+        match &record.fact {
+            Fact::Prepared { .. } => Entry::Prepared(self.number(&record.owner)),
+            Fact::Committed { .. } => Entry::Committed(self.number(&record.owner)),
+            Fact::Decided { .. } => Entry::Decided,
+            fact => unreachable!("no live record: {fact:?}"),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The protocol's state space, searched exhaustively with the production code.
+//!
+//! [`model`] says what the world consists of and what can happen in it. In every state that can be reached, these hold
+//! (`model/checks.rs`):
+//!
+//! - no participant has committed while another has rolled back, or lost its work, and none has done both;
+//! - a client that was told "committed" finds every branch committed or sure to be; one that was told "rolled back" finds
+//!   none; a client is told one thing, and something in the end;
+//! - with two participants or more, no effect is there, and no word of it, before the decision has been durable;
+//! - from it a state can be reached, by moves that need neither luck nor fault, in which the coordinator and all
+//!   branches are finished: every run that stops crashing ends. A log that has failed counts as opened again in the end.
+//!
+//! One participant alone decides by itself (one-phase commit), and its client may be told "indeterminate"; the other
+//! statements hold for it as they are.
+//!
+//! # Bounds
+//!
+//! Loss, duplication and delay need no bounds to be finite: a request that was lost or delivered becomes a ghost that
+//! may turn up again for ever (`model/world.rs`). Crashes need none either: logs hold only what lives. So one participant
+//! is searched without any bound, and so are two where nobody crashes. With crashes, what can happen to two is far too
+//! much; a run then holds at most three faults, and with three participants one, a fault being a crash, a failed log, a
+//! lost or repeated message, a false or late report of a failure, a service or log that fails once. What is *not*
+//! bounded there: the order of deliveries and syncs, how often and when the clock ticks (so every time-out, and any
+//! number of repeats), what part of a log survives, how the participants vote.
+//!
+//! Three faults with two participants hold the classical troubles in full: a crash between any two steps of either side,
+//! during recovery from another crash, with a message of before still under way. A third participant adds what two can't
+//! have: two that agree while one differs; for it one fault at any point, in all orders, is searched.
+//!
+//! Run with `--nocapture` for a line about each search and the traces of the mutants.
+
+mod model;
+
+use std::time::Instant;
+
+use model::{
+    Crashes::{Impossible, Possible},
+    Model, Mutant,
+    Role::{self, HearsLate, Looks, Refuses, Updates},
+    Setting, Symmetry, UNBOUNDED, names,
+    search::{self, Counterexample, NEVER_ENDS, Report},
+};
+use ringpact::participant::Gate::{self, OwnLog, SharedLog};
+
+/// Before the client ends the transaction, every participant has done its work.
+const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
+
+/// Or it is still to hear of it: the client has given up on a call that is under way.
+const ANY: &[Role] = &[Updates, Looks, Refuses, HearsLate];
+
+const fn setting(participants: usize, gate: Gate, faults: u8) -> Setting {
+    Setting {
+        gate,
+        roles: IN_TIME,
+        participants,
+        crashes: Possible,
+        faults,
+        symmetry: Symmetry::Used,
+        mutant: None,
+        overlooked: None,
+    }
+}
+
+/// Searches, and prints the line of the table.
+fn run(setting: Setting) -> Report<model::Move> {
+    let begun = Instant::now();
+    let mut model = Model::new(setting);
+    let report = search::search(&mut model);
+    let faults = if setting.faults == UNBOUNDED { "any".to_owned() } else { setting.faults.to_string() };
+    println!(
+        "{} participants, {:?}, crashes {:?}, {faults} faults, {:?}: {} states for {}, {} moves, depth {}, {:.1?}",
+        setting.participants,
+        setting.gate,
+        setting.crashes,
+        setting.mutant,
+        report.states,
+        report.stood_for,
+        report.moves,
+        report.depth,
+        begun.elapsed(),
+    );
+    if let Err(Counterexample { breaks, initial, trace }) = &report.verdict {
+        println!("  {breaks}; roles {:?}", model.choices()[*initial]);
+        trace.iter().for_each(|what| println!("    {what:?}"));
+    }
+    report
+}
+
+/// The search finds nothing wrong, in exactly this many states. A count that changes says that the protocol or the
+/// model has; whoever changes either looks why, and writes down the new one.
+fn holds(setting: Setting, states: usize) {
+    let report = run(setting);
+    if let Err(counterexample) = report.verdict {
+        panic!("{counterexample:#?}");
+    }
+    assert_eq!(report.states, states);
+}
+
+/// The search finds the mutant, by this check.
+fn caught(mutant: Mutant, by: &str, setting: Setting) {
+    let report = run(Setting { mutant: Some(mutant), symmetry: Symmetry::Ignored, ..setting });
+    assert_eq!(report.verdict.expect_err("the mutant is caught").breaks, by);
+}
+
+/// What the searches up to symmetry stand for is what searches without it count.
+#[test]
+fn symmetry_loses_nothing() {
+    for setting in [setting(2, OwnLog, 1), setting(2, SharedLog, 1), setting(3, OwnLog, 0), setting(3, SharedLog, 0)] {
+        let all = run(Setting { symmetry: Symmetry::Ignored, ..setting });
+        let some = run(setting);
+        assert!(all.verdict.is_ok() && some.verdict.is_ok());
+        assert_eq!(some.stood_for, all.states);
+    }
+}
+
+#[test]
+fn one_participant_with_its_own_log() {
+    holds(setting(1, OwnLog, UNBOUNDED), 6_328);
+}
+
+#[test]
+fn one_participant_on_the_shared_log() {
+    holds(setting(1, SharedLog, UNBOUNDED), 2_046);
+}
+
+#[test]
+fn two_participants_with_their_own_logs() {
+    holds(setting(2, OwnLog, 3), 649_162);
+}
+
+#[test]
+fn two_participants_on_the_shared_log() {
+    holds(setting(2, SharedLog, UNBOUNDED), 257_988);
+}
+
+#[test]
+fn three_participants_with_their_own_logs() {
+    holds(setting(3, OwnLog, 1), 941_934);
+}
+
+#[test]
+fn three_participants_on_the_shared_log() {
+    holds(setting(3, SharedLog, 1), 944_737);
+}
+
+/// Everything that a network can do, any number of times, to two participants that don't crash; and to work that comes
+/// after the end of its transaction.
+#[test]
+fn two_participants_in_a_network_without_any_manners() {
+    for (gate, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
+        let setting = setting(2, gate, UNBOUNDED);
+        holds(Setting { crashes: Impossible, roles: ANY, ..setting }, states);
+    }
+}
+
+#[test]
+fn a_commit_sent_before_it_is_durable_is_caught() {
+    let setting = setting(2, OwnLog, 2);
+    caught(Mutant::SendsCommitEarly, names::EARLY_EFFECT, setting);
+    // And what comes of it:
+    let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
+    caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
+    let beyond = Setting { gate: SharedLog, ..beyond };
+    caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
+}
+
+#[test]
+fn a_log_that_lies_is_caught() {
+    let setting = setting(2, OwnLog, 2);
+    caught(Mutant::LogLies, names::EARLY_EFFECT, setting);
+    let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
+    caught(Mutant::LogLies, names::FALSE_COMMIT, beyond);
+    caught(Mutant::LogLies, names::FALSE_COMMIT, Setting { gate: SharedLog, ..beyond });
+    caught(Mutant::LogLies, names::FALSE_ROLLBACK, Setting { participants: 1, ..beyond });
+}
+
+#[test]
+fn a_vote_sent_before_the_promise_is_durable_is_caught() {
+    caught(Mutant::VotesEarly, names::FALSE_COMMIT, setting(2, OwnLog, 1));
+}
+
+#[test]
+fn a_coordinator_that_forgets_before_all_have_acknowledged_is_caught() {
+    caught(Mutant::ForgetsEarly, names::TORN_TRANSACTION, setting(2, OwnLog, 1));
+    caught(Mutant::ForgetsEarly, names::TORN_TRANSACTION, setting(2, SharedLog, 1));
+    // Where nobody crashes nothing is torn, but somebody waits for ever.
+    caught(Mutant::ForgetsEarly, NEVER_ENDS, Setting { crashes: Impossible, ..setting(2, OwnLog, 1) });
+}
+
+/// Without a tombstone nothing is torn: a late prepare of a branch whose work was lost is answered No. It takes work
+/// that comes after the rollback to strand a branch.
+#[test]
+fn a_rollback_that_leaves_no_tombstone_is_caught() {
+    let late = Setting { roles: &[Updates, HearsLate], crashes: Impossible, ..setting(2, OwnLog, 0) };
+    caught(Mutant::LeavesNoTombstone, NEVER_ENDS, late);
+}
+
+/// The bug that `a_rolled_back_promise_does_not_come_back_with_the_participants_crash` tells of.
+#[test]
+fn a_rollback_acknowledged_before_it_is_durable_is_caught() {
+    caught(Mutant::AcknowledgesRollbackEarly, NEVER_ENDS, setting(2, OwnLog, 1));
+}
+
+/// The bug that `the_mark_does_not_pass_an_end_that_a_crash_can_take_back` tells of.
+#[test]
+fn a_mark_that_runs_ahead_of_durable_ends_is_caught() {
+    caught(Mutant::MarkRunsAhead, NEVER_ENDS, setting(2, OwnLog, 1));
+    // In a shared log what is forgotten comes after the end, unless the log refused the end.
+    caught(Mutant::MarkRunsAhead, NEVER_ENDS, setting(2, SharedLog, 2));
+}
