@@ -219,7 +219,7 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy, members));
+        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy.paced(), members));
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { shared, tally: Arc::default(), threads };

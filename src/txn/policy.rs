@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::id::TxnId;
 
-/// The shortest pause, whatever the policy says: who fails at once and is told again at once would keep the thread
-/// that tells it busy with nothing else.
+/// A coordinator's shortest pause, whatever the policy says: who fails at once and is told again at once would keep the
+/// thread that tells it busy with nothing else.
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
 
 /// A moment that no program lives to see, for time-outs that are longer than the clock can count.
@@ -56,7 +56,15 @@ impl Policy {
         let mut hasher = Xxh3Default::new();
         (txn, branch, failures).hash(&mut hasher);
         let sixteenths = u32::try_from(hasher.finish() & 0xF).unwrap_or(0);
-        (whole / 2 + whole / 32 * sixteenths).max(SHORTEST_BACKOFF)
+        whole / 2 + whole / 32 * sixteenths
+    }
+
+    /// The same, with no pause shorter than [`SHORTEST_BACKOFF`]. It is the driver that must not spin; the protocol
+    /// itself is content with no pause at all, and with none its states are finitely many, and can all be searched.
+    pub(super) fn paced(self) -> Self {
+        // A pause is at least half of the doubling value, which begins with the first and ends with the longest.
+        let least = SHORTEST_BACKOFF * 2;
+        Self { first_backoff: self.first_backoff.max(least), longest_backoff: self.longest_backoff.max(least), ..self }
     }
 
     /// After how many failures the back-off grows no more. Counting on would only tell states apart that are alike.
@@ -86,6 +94,17 @@ mod tests {
             whole = (whole * 2).min(policy.longest_backoff);
         }
         assert_eq!(policy.settled_failures(), 10, "20 ms doubles 9 times to pass 10 s");
+    }
+
+    #[test]
+    fn a_coordinator_never_repeats_without_a_pause() {
+        let txn = TxnId::new(Name::new("c").expect("a valid name"), Epoch::new(1), 1);
+        let (zero, long) = (Duration::ZERO, Duration::from_secs(1));
+        for (first_backoff, longest_backoff) in [(zero, zero), (zero, long), (long, zero)] {
+            let policy = Policy { first_backoff, longest_backoff, ..Policy::default() }.paced();
+            let shortest = (1..=u8::MAX).map(|failures| policy.backoff(&txn, 0, failures)).min();
+            assert!(shortest >= Some(SHORTEST_BACKOFF), "{policy:?}: {shortest:?}");
+        }
     }
 
     #[test]
