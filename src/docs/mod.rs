@@ -2,3 +2,9 @@
 
 #[doc = include_str!("placement.md")]
 pub mod placement {}
+
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
+
+#[doc = include_str!("failures.md")]
+pub mod failures {}
