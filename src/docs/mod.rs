@@ -8,3 +8,6 @@ pub mod protocol {}
 
 #[doc = include_str!("failures.md")]
 pub mod failures {}
+
+#[doc = include_str!("media.md")]
+pub mod media {}

@@ -210,7 +210,7 @@ pub enum BranchReply {
     LogFailed,
 }
 
-/// One branch's state machine at its participant. The table of its states is in [`docs::protocol`](crate::docs::protocol).
+/// One branch's state machine at its participant. See the [module's table](self).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BranchProtocol {
     state: Branch,

@@ -18,7 +18,7 @@ use crate::{
     log::{LogError, LogId},
 };
 
-mod branch_protocol;
+pub mod branch_protocol;
 pub mod conformance;
 mod endpoint;
 mod pool;

@@ -146,7 +146,7 @@ enum Phase {
     Finished,
 }
 
-/// One transaction's state machine at its coordinator. The table of its states is in [`docs::protocol`](crate::docs::protocol).
+/// One transaction's state machine at its coordinator. See the [module's table](self).
 ///
 /// It is `Clone + Eq + Hash`, so that a model checker and a simulator run the production code itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

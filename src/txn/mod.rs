@@ -5,7 +5,7 @@
 //! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
 
 mod commit;
-mod commit_protocol;
+pub mod commit_protocol;
 mod coordinator;
 mod driver;
 mod endings;
