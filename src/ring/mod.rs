@@ -37,6 +37,7 @@ mod error;
 mod hash;
 mod hash_ring;
 mod key;
+mod members;
 mod movement;
 mod node;
 mod replicas;
