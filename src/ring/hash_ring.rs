@@ -102,7 +102,23 @@ impl<H> HashRing<H> {
     /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes). O(log T).
     #[inline]
     pub fn owner_at(&self, position: Position) -> &Node {
-        self.members.by_slot(self.table.owner(position))
+        match self.table.owner(position, self.members.low_slots()) {
+            Some(node) => node,
+            None => self.owner_by_walk(position),
+        }
+    }
+
+    /// Has the memory brought near that looking up these positions needs.
+    #[inline]
+    pub(super) fn touch(&self, positions: &[Position]) {
+        self.table.touch(positions);
+    }
+
+    /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
+    #[cold]
+    #[inline(never)]
+    fn owner_by_walk(&self, position: Position) -> &Node {
+        self.members.by_slot(self.table.walk(position).next())
     }
 
     /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].

@@ -1,6 +1,8 @@
 //! A ring's nodes, and the numbers by which its tokens know them.
 
-use super::{Node, NodeId};
+use super::{Node, NodeId, token_table::ELSEWHERE};
+
+const LOW_SLOTS: usize = ELSEWHERE as usize;
 
 /// Nodes sorted by id, each with a *slot*: a number that stays its own for as long as it is a member, so that no token
 /// is touched when a node with another id comes or goes.
@@ -11,15 +13,25 @@ pub(super) struct Members {
     /// The slot of each of `nodes`.
     slots: Vec<u32>,
     /// The node of each slot; that of a vacant one is any. A copy of `nodes`, so that a look-up gets from a slot to its
-    /// node in one step. (It's the id's pointer that is copied, not the id.)
+    /// node in one step. (It's the id's pointer that is copied, not the id.) At most [`ELSEWHERE`] of them, so that the
+    /// length bounds what may stand in a line.
     by_slot: Vec<Node>,
+    /// The nodes of the slots from [`ELSEWHERE`] on.
+    by_high_slot: Vec<Node>,
     vacant: Vec<u32>,
 }
 
 impl Members {
     /// Of nodes that are sorted by id and have no duplicates. The slots are 0, 1, 2 and so on in this order.
     pub(super) fn new(nodes: Vec<Node>) -> Self {
-        Self { slots: (0..nodes.len() as u32).collect(), by_slot: nodes.clone(), nodes, vacant: Vec::new() }
+        let (low, high) = nodes.split_at(nodes.len().min(LOW_SLOTS));
+        Self {
+            slots: (0..nodes.len() as u32).collect(),
+            by_slot: low.to_vec(),
+            by_high_slot: high.to_vec(),
+            nodes,
+            vacant: Vec::new(),
+        }
     }
 
     pub(super) fn nodes(&self) -> &[Node] {
@@ -33,12 +45,24 @@ impl Members {
 
     #[inline(always)]
     pub(super) fn by_slot(&self, slot: u32) -> &Node {
-        &self.by_slot[slot as usize]
+        let slot = slot as usize;
+        self.by_slot.get(slot).unwrap_or_else(|| &self.by_high_slot[slot - LOW_SLOTS])
+    }
+
+    fn by_slot_mut(&mut self, slot: u32) -> &mut Node {
+        let slot = slot as usize;
+        if slot < LOW_SLOTS { &mut self.by_slot[slot] } else { &mut self.by_high_slot[slot - LOW_SLOTS] }
+    }
+
+    /// The nodes of those slots that may stand in a line.
+    #[inline(always)]
+    pub(super) fn low_slots(&self) -> &[Node] {
+        &self.by_slot
     }
 
     /// How many slots there are, vacant ones included.
     pub(super) fn slot_count(&self) -> usize {
-        self.by_slot.len()
+        self.by_slot.len() + self.by_high_slot.len()
     }
 
     /// The slots of all members, in the order of their ids.
@@ -61,12 +85,13 @@ impl Members {
     pub(super) fn insert(&mut self, index: usize, node: Node) -> u32 {
         let slot = match self.vacant.pop() {
             Some(slot) => {
-                self.by_slot[slot as usize] = node.clone();
+                *self.by_slot_mut(slot) = node.clone();
                 slot
             }
             None => {
-                self.by_slot.push(node.clone());
-                self.by_slot.len() as u32 - 1
+                let by_slot = if self.by_slot.len() < LOW_SLOTS { &mut self.by_slot } else { &mut self.by_high_slot };
+                by_slot.push(node.clone());
+                self.slot_count() as u32 - 1
             }
         };
         self.nodes.insert(index, node);
@@ -78,9 +103,9 @@ impl Members {
     pub(super) fn remove(&mut self, index: usize) -> Node {
         let slot = self.slots.remove(index);
         let node = self.nodes.remove(index);
-        if let Some(other) = self.nodes.first() {
+        if let Some(other) = self.nodes.first().cloned() {
             // Not to keep the id of one that is gone.
-            self.by_slot[slot as usize] = other.clone();
+            *self.by_slot_mut(slot) = other;
         }
         self.vacant.push(slot);
         node
@@ -88,7 +113,7 @@ impl Members {
 
     /// Puts a node in the place of one with the same id, and returns that.
     pub(super) fn replace(&mut self, index: usize, node: Node) -> Node {
-        self.by_slot[self.slots[index] as usize] = node.clone();
+        *self.by_slot_mut(self.slots[index]) = node.clone();
         std::mem::replace(&mut self.nodes[index], node)
     }
 }

@@ -102,7 +102,7 @@ pub struct MovedRange<'a> {
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Movement<'a> {
     ranges: Vec<MovedRange<'a>>,
 }

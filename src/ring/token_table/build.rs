@@ -1,7 +1,7 @@
 //! A table from nothing: tokens sorted by bucket, then within buckets.
 
 use super::{
-    Entry, LEAST_LOAD, LOAD, MOST_LOAD, Position, SPILLED, TokenTable,
+    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, Position, SPILLED, TokenTable,
     line::{CAPACITY, ELSEWHERE, Line, PAD},
     pages::{self, Residual},
 };
@@ -43,7 +43,7 @@ impl TokenTable {
     pub(super) fn reshape(&mut self) {
         let buckets = self.lines.len();
         let crowded = self.tokens > buckets * MOST_LOAD;
-        let sparse = self.tokens < buckets * LEAST_LOAD && buckets > 1;
+        let sparse = self.tokens < buckets * LEAST_LOAD && buckets > FEWEST_BUCKETS;
         if crowded || sparse {
             *self = Self::new(&self.iter().collect::<Vec<_>>());
         }
@@ -122,7 +122,7 @@ impl TokenTable {
 /// About one for each [`LOAD`] tokens, but only numbers with four significant bits: two rings of nearly the same size
 /// are likely to have the same buckets, which makes comparing them faster.
 fn buckets_for(tokens: usize) -> usize {
-    let wanted = (tokens / LOAD).max(1);
+    let wanted = (tokens / LOAD).max(FEWEST_BUCKETS);
     let unit = 1 << wanted.ilog2().saturating_sub(3);
     (wanted + unit / 2) / unit * unit
 }

@@ -5,12 +5,15 @@
 pub(super) const CAPACITY: usize = 15;
 
 /// Above every prefix that a token in a line may have.
-pub(super) const PAD: i16 = i16::MAX;
+pub(super) const PAD: u16 = (1 << PREFIX_BITS) - 1;
+
+/// With the sixteenth bit free, one subtraction compares two prefixes.
+pub(super) const PREFIX_BITS: u32 = 15;
 
 /// Not a slot: the answer is to be had elsewhere. So slots from here on don't stand in lines.
-pub(super) const ELSEWHERE: u16 = u16::MAX;
+pub(in crate::ring) const ELSEWHERE: u16 = u16::MAX;
 
-/// The tokens of one bucket: 16 bits of each position, ascending, and the slots of their nodes.
+/// The tokens of one bucket: 15 bits of each position, ascending, and the slots of their nodes.
 ///
 /// Behind the last token's slot stands the *sentinel*: the slot of the first token beyond this bucket. So whatever the
 /// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it.
@@ -19,8 +22,7 @@ pub(super) const ELSEWHERE: u16 = u16::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line {
-    /// The 16 bits that follow the bucket's number, with the top bit flipped: SSE2 compares signed numbers only.
-    pub(super) prefixes: [i16; CAPACITY + 1],
+    pub(super) prefixes: [u16; CAPACITY + 1],
     pub(super) slots: [u16; CAPACITY + 1],
 }
 
@@ -29,22 +31,25 @@ impl Line {
 
     pub(super) fn spilled(spill: u32) -> Self {
         let mut line = Self::EMPTY;
-        [line.prefixes[0], line.prefixes[1]] = [spill as i16, (spill >> 16) as i16];
+        [line.prefixes[0], line.prefixes[1]] = [spill as u16, (spill >> 16) as u16];
         line
     }
 
     /// The number of the spill, if this is the line of a spilled bucket.
     pub(super) fn spill(&self) -> usize {
-        usize::from(self.prefixes[0] as u16) | usize::from(self.prefixes[1] as u16) << 16
+        usize::from(self.prefixes[0]) | usize::from(self.prefixes[1]) << 16
     }
 
     /// How many prefixes are below this one: at most [`CAPACITY`], as none is above the last, [`PAD`].
+    ///
+    /// Looks at all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted. The
+    /// difference has its top bit set where a prefix is below, and compilers make a few vector instructions of the sum.
     #[inline(always)]
-    pub(super) fn rank(&self, prefix: i16) -> usize {
-        rank(&self.prefixes, prefix)
+    pub(super) fn rank(&self, prefix: u16) -> usize {
+        usize::from(self.prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
     }
 
-    pub(super) fn insert(&mut self, index: usize, count: usize, prefix: i16, slot: u16) {
+    pub(super) fn insert(&mut self, index: usize, count: usize, prefix: u16, slot: u16) {
         self.prefixes.copy_within(index..count, index + 1);
         self.prefixes[index] = prefix;
         self.slots.copy_within(index..=count, index + 1);
@@ -55,10 +60,4 @@ impl Line {
         self.prefixes.copy_within(index + 1..=count, index);
         self.slots.copy_within(index + 1..=count, index);
     }
-}
-
-/// Compares all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted.
-#[inline(always)]
-fn rank(prefixes: &[i16; CAPACITY + 1], prefix: i16) -> usize {
-    usize::from(prefixes.iter().map(|other| u16::from(*other < prefix)).sum::<u16>())
 }

@@ -1,7 +1,7 @@
 //! The tokens of a ring in clockwise order: where they are, and which is the first at or after a position.
 //!
 //! The circle is cut into equal *buckets* of about [`LOAD`] tokens. A position's bucket is the integer part of
-//! position / 2^64 * buckets, its *prefix* the next 16 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
+//! position / 2^64 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
 //!
 //! Nodes are *slots* here: numbers that a node keeps for as long as it is in the ring. Their order has no meaning; where
 //! tokens collide, the caller says which node comes first.
@@ -13,7 +13,9 @@ mod pages;
 mod walk;
 
 use super::Position;
-use line::{ELSEWHERE, Line};
+use line::{Line, PREFIX_BITS};
+
+pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
 
 pub(super) use walk::{Entries, Walk};
@@ -25,6 +27,9 @@ const LOAD: usize = 8;
 const MOST_LOAD: usize = 10;
 /// Below this many tokens a bucket a table is built anew, with fewer buckets.
 const LEAST_LOAD: usize = 5;
+
+/// With fewer, what lines and pages hold wouldn't be the whole of a position.
+const FEWEST_BUCKETS: usize = 4;
 
 /// In `counts`: the bucket's tokens are in a spill.
 const SPILLED: u8 = 0x80;
@@ -38,7 +43,7 @@ pub(super) struct Entry {
 
 /// Tokens by bucket. Invariants:
 ///
-/// - `lines` and `counts` have one element a bucket, at least one and at most 2^19; `pages` one for each
+/// - `lines` and `counts` have one element a bucket, from [`FEWEST_BUCKETS`] to 2^19; `pages` one for each
 ///   [`pages::BUCKETS`] buckets;
 /// - a bucket with more than [`line::CAPACITY`] tokens, with a token whose prefix is [`line::PAD`], or with a slot that
 ///   a line can't hold, is *spilled*: its tokens are in one of `spills`, and its line says in which;
@@ -60,25 +65,25 @@ impl TokenTable {
         self.tokens
     }
 
-    /// The slot that owns `position`: that of the first token at or after it, going round.
-    #[inline]
-    pub(super) fn owner(&self, position: Position) -> u32 {
+    /// What `by_slot` holds for the slot that owns `position`, that of the first token at or after it, going round; or
+    /// `None` if that takes more than a look at one line, for [`walk`](Self::walk) to answer.
+    ///
+    /// `by_slot` has no element [`ELSEWHERE`], so that one comparison is enough for both.
+    #[inline(always)]
+    pub(super) fn owner<'n, N>(&self, position: Position, by_slot: &'n [N]) -> Option<&'n N> {
         let (bucket, prefix) = self.place(position);
-        if let Some(line) = self.lines.get(bucket) {
-            let rank = line.rank(prefix) & line::CAPACITY;
-            let slot = line.slots[rank];
-            if line.prefixes[rank] != prefix && slot != ELSEWHERE {
-                return u32::from(slot);
-            }
-        }
-        self.owner_by_whole_positions(position)
+        let line = self.lines.get(bucket)?;
+        let rank = line.rank(prefix);
+        let node = by_slot.get(usize::from(line.slots[rank]))?;
+        // Where the prefixes are equal, only the whole positions tell.
+        if line.prefixes[rank] == prefix { None } else { Some(node) }
     }
 
-    /// As [`owner`](Self::owner), for the one position in thousands that its line doesn't decide.
-    #[cold]
-    #[inline(never)]
-    fn owner_by_whole_positions(&self, position: Position) -> u32 {
-        self.walk(position).next()
+    /// Reads a word of each position's line, so that all those lines are fetched at once.
+    #[inline]
+    pub(super) fn touch(&self, positions: &[Position]) {
+        let word = |position: &Position| self.lines.get(self.place(*position).0).map_or(0, |line| line.slots[0]);
+        std::hint::black_box(positions.iter().map(word).fold(0, |all, word| all ^ word));
     }
 
     /// A walk clockwise over the slots of all tokens from the first at or after `position`.
@@ -86,7 +91,7 @@ impl TokenTable {
     pub(super) fn walk(&self, position: Position) -> Walk<'_> {
         let (bucket, prefix) = self.place(position);
         let line = &self.lines[bucket];
-        let rank = line.rank(prefix) & line::CAPACITY;
+        let rank = line.rank(prefix);
         if line.prefixes[rank] != prefix && line.slots[rank] != ELSEWHERE {
             return Walk::new(self, bucket, rank);
         }
@@ -101,9 +106,9 @@ impl TokenTable {
 
     /// The bucket and the prefix of a position. Both only grow with the position.
     #[inline(always)]
-    fn place(&self, position: Position) -> (usize, i16) {
+    fn place(&self, position: Position) -> (usize, u16) {
         let product = u128::from(position.as_u64()) * self.lines.len() as u128;
-        ((product >> 64) as usize, ((product as u64 >> 48) as u16 ^ 0x8000) as i16)
+        ((product >> 64) as usize, (product as u64 >> (u64::BITS - PREFIX_BITS)) as u16)
     }
 
     /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
@@ -175,20 +180,19 @@ impl TokenTable {
 
     /// How many positions share a bucket and a prefix, rounded down.
     fn stride(&self) -> u64 {
-        (1 << 48) / self.lines.len() as u64
+        (1 << (u64::BITS - PREFIX_BITS)) / self.lines.len() as u64
     }
 }
 
 impl Residual {
     /// The whole position of a token, from its bucket, prefix and these lowest 48 bits.
     ///
-    /// With x the bucket's number followed by the prefix, the position is from x * 2^48 / buckets on, and less than
-    /// 2^48 / buckets beyond. As the stride is rounded, x * stride may be too low, by at most x, which is under 2^35. So
-    /// the position is less than 2^48 above x * stride: with two buckets or more, 2^47 + 2^35 is, and with one bucket
-    /// nothing is rounded.
+    /// With x the bucket's number followed by the prefix, the position is from x * 2^49 / buckets on, and less than
+    /// 2^49 / buckets beyond. As the stride is rounded, x * stride may be too low, by at most x, which is under 2^34. With
+    /// three buckets or more, the position is less than 2^48 above x * stride, so its lowest 48 bits tell which it is.
     #[inline]
-    fn position(self, bucket: usize, prefix: i16, stride: u64) -> Position {
-        let x = (bucket as u64) << 16 | u64::from(prefix as u16 ^ 0x8000);
+    fn position(self, bucket: usize, prefix: u16, stride: u64) -> Position {
+        let x = (bucket as u64) << PREFIX_BITS | u64::from(prefix);
         Position::new(self.from(x.wrapping_mul(stride)))
     }
 }
