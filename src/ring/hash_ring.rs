@@ -296,13 +296,11 @@ impl<H: KeyHasher> HashRing<H> {
         if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
             return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
         }
-        check_tokens(&nodes, virtual_nodes)?;
-        let mut entries = Vec::new();
-        for (slot, node) in (0..).zip(&nodes) {
-            let tokens = tokens_of(node, 0, virtual_nodes, &hasher);
-            entries.extend(tokens.map(|position| Entry { position, slot }));
-        }
-        let table = TokenTable::new(&entries);
+        let tokens = check_tokens(&nodes, virtual_nodes)?;
+        let entries = (0..).zip(&nodes).flat_map(|(slot, node)| {
+            tokens_of(node, 0, virtual_nodes, &hasher).map(move |position| Entry { position, slot })
+        });
+        let table = TokenTable::new(tokens, entries);
         Ok(Self { members: Members::new(nodes), table, virtual_nodes, hasher })
     }
 
@@ -348,13 +346,15 @@ impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     }
 }
 
-fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<(), RingError> {
+/// How many tokens these nodes have, if that isn't too many.
+fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<usize, RingError> {
     let tokens =
         nodes.into_iter().map(|node| u64::from(node.weight()) * u64::from(virtual_nodes)).fold(0, u64::saturating_add);
     if tokens > MAX_TOKENS {
         return Err(RingError::TooManyTokens { tokens });
     }
-    Ok(())
+    // At most `MAX_TOKENS`.
+    Ok(tokens as usize)
 }
 
 /// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their

@@ -111,7 +111,7 @@ proptest! {
         changes in prop::collection::vec(change(), 1..12),
     ) {
         let mut model: Model = start.into_iter().map(|token| (token, std::cmp::Reverse(0))).collect();
-        let mut table = TokenTable::new(&model.iter().copied().map(entry).collect::<Vec<_>>());
+        let mut table = TokenTable::new(model.len(), model.iter().copied().map(entry));
         model.sort_unstable();
         assert_equal(&table, &model);
         for change in &changes {
@@ -126,7 +126,7 @@ proptest! {
 fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
     const CROWD: u64 = 200_000;
     let model: Vec<_> = (0..CROWD).map(|token| (u64::MAX / 3 + token, std::cmp::Reverse(0))).collect();
-    let mut table = TokenTable::new(&model.iter().copied().map(entry).collect::<Vec<_>>());
+    let mut table = TokenTable::new(model.len(), model.iter().copied().map(entry));
     let newcomers: Vec<_> = (0..2_000).map(|token| Position::new(u64::MAX / 3 - 2_000 + token)).collect();
     let start = std::time::Instant::now();
     for _ in 0..5 {
