@@ -297,16 +297,18 @@ impl<H: KeyHasher> HashRing<H> {
             return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
         }
         let tokens = check_tokens(&nodes, virtual_nodes)?;
-        let entries = (0..).zip(&nodes).flat_map(|(slot, node)| {
-            tokens_of(node, 0, virtual_nodes, &hasher).map(move |position| Entry { position, slot })
-        });
-        let table = TokenTable::new(tokens, entries);
+        let mut table = TokenTable::builder(tokens);
+        for (slot, node) in (0..).zip(&nodes) {
+            for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
+        }
+        let table = table.finish();
         Ok(Self { members: Members::new(nodes), table, virtual_nodes, hasher })
     }
 
     /// The tokens of those units of a node's weight that come after the first `units`, ascending.
     fn sorted_tokens(&self, node: &Node, units: u32) -> Vec<Position> {
-        let mut tokens: Vec<_> = tokens_of(node, units, self.virtual_nodes, &self.hasher).collect();
+        let mut tokens = Vec::with_capacity(((node.weight() - units) * self.virtual_nodes) as usize);
+        for_each_token(node, units, self.virtual_nodes, &self.hasher, |token| tokens.push(token));
         tokens.sort_unstable();
         tokens
     }
@@ -361,17 +363,27 @@ fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u3
 /// number is checked, so an index fits its 4 bytes.
 ///
 /// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
-fn tokens_of<H: KeyHasher>(
+fn for_each_token<H: KeyHasher>(
     node: &Node,
     units: u32,
     virtual_nodes: u32,
     hasher: &H,
-) -> impl ExactSizeIterator<Item = Position> {
+    mut token: impl FnMut(Position),
+) {
     let id = node.id().as_str().as_bytes();
-    let mut encoded = [0; MAX_NAME_LEN + size_of::<u32>()];
-    encoded[..id.len()].copy_from_slice(id);
-    (units * virtual_nodes..node.weight() * virtual_nodes).map(move |index| {
-        encoded[id.len()..][..size_of::<u32>()].copy_from_slice(&index.to_le_bytes());
-        hasher.hash_token(&encoded[..id.len() + size_of::<u32>()])
-    })
+    let length = id.len() + size_of::<u32>();
+    // Several encodings are written before the first is hashed: a hash that reads what was written the moment before,
+    // in larger pieces, has to wait for it each time.
+    let mut encoded = [[0; MAX_NAME_LEN + size_of::<u32>()]; 8];
+    encoded.iter_mut().for_each(|encoded| encoded[..id.len()].copy_from_slice(id));
+    let mut index = units * virtual_nodes;
+    let beyond = node.weight() * virtual_nodes;
+    while index < beyond {
+        let batch = (beyond - index).min(encoded.len() as u32);
+        for (encoded, index) in encoded.iter_mut().zip(index..index + batch) {
+            encoded[id.len()..length].copy_from_slice(&index.to_le_bytes());
+        }
+        encoded[..batch as usize].iter().for_each(|encoded| token(hasher.hash_token(&encoded[..length])));
+        index += batch;
+    }
 }

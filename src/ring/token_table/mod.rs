@@ -191,8 +191,12 @@ impl TokenTable {
 
     /// Where in its page the residuals of a bucket's line start.
     fn residuals_before(&self, bucket: usize) -> usize {
-        let first = bucket & !(pages::BUCKETS - 1);
-        self.counts[first..bucket].iter().map(|count| usize::from(*count & !SPILLED)).sum()
+        self.residuals_between(bucket & !(pages::BUCKETS - 1), bucket)
+    }
+
+    /// How many residuals the lines of some buckets have.
+    fn residuals_between(&self, first: usize, beyond: usize) -> usize {
+        self.counts[first..beyond].iter().map(|count| usize::from(*count & !SPILLED)).sum()
     }
 
     /// A token in a line, given where in the page the residuals of that line start.
