@@ -32,23 +32,30 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod batch;
 mod builder;
 mod error;
 mod hash;
 mod hash_ring;
 mod key;
+mod members;
+mod met;
 mod movement;
 mod node;
 mod replicas;
 mod serialised;
+mod shared_ring;
 mod token_table;
+mod zone_replicas;
 
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
 pub use key::RingKey;
-pub use movement::{MovedRange, Movement, PositionRange};
+pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use replicas::Replicas;
 pub use serialised::FORMAT_VERSION;
+pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
+pub use zone_replicas::ZoneReplicas;

@@ -1,0 +1,189 @@
+//! A table from nothing: tokens sorted by bucket, then within buckets.
+
+use super::{
+    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, SPILLED, TokenTable,
+    line::{CAPACITY, ELSEWHERE, Line, PAD},
+    pages::{self, Residual},
+};
+
+impl TokenTable {
+    /// The table of these tokens, which may come in any order; `count` says about how many they are. Where several share
+    /// a position, they keep their order. O(T) for T uniform tokens, O(T log T) for any.
+    pub(in crate::ring) fn new(count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+        let mut builder = Self::builder(count);
+        entries.into_iter().for_each(|entry| builder.push(entry));
+        builder.finish()
+    }
+
+    /// As [`new`](Self::new), token by token.
+    pub(in crate::ring) fn builder(count: usize) -> Builder {
+        Builder::new(buckets_for(count))
+    }
+
+    /// Builds anew if there are too many tokens a bucket, or too few. Rare enough that the tokens that came or went
+    /// since the last time pay for it.
+    pub(super) fn reshape(&mut self) {
+        let buckets = self.lines.len();
+        let crowded = self.tokens > buckets * MOST_LOAD;
+        let sparse = self.tokens < buckets * LEAST_LOAD && buckets > FEWEST_BUCKETS;
+        if crowded || sparse {
+            *self = Self::new(self.tokens, self.iter());
+        }
+    }
+
+    pub(super) fn fit_a_line(&self, entries: &[Entry]) -> bool {
+        entries.len() <= CAPACITY && entries.iter().all(|entry| self.fits_a_line(*entry))
+    }
+
+    pub(super) fn fits_a_line(&self, entry: Entry) -> bool {
+        entry.slot < u32::from(ELSEWHERE) && self.place(entry.position).1 != PAD
+    }
+
+    fn set_all_sentinels(&mut self) {
+        let mut beyond =
+            (0..self.lines.len()).find(|bucket| self.counts[*bucket] > 0).map_or(0, |first| self.head(first));
+        for bucket in (0..self.lines.len()).rev() {
+            if !self.is_spilled(bucket) {
+                let count = self.count(bucket);
+                self.lines[bucket].slots[count] = beyond;
+            }
+            beyond = self.head(bucket);
+        }
+    }
+
+    /// What stands as the sentinel in the line before: the slot of the first token here, or beyond if here is none.
+    pub(super) fn head(&self, bucket: usize) -> u16 {
+        match self.is_spilled(bucket) {
+            true => u16::try_from(self.spill(bucket)[0].slot).unwrap_or(ELSEWHERE),
+            false => self.lines[bucket].slots[0],
+        }
+    }
+}
+
+/// A table in the making: the tokens of a line are in the order in which they came.
+pub(in crate::ring) struct Builder {
+    table: TokenTable,
+    /// Of each line. They go to their pages once it is known how many they are.
+    residuals: Vec<[Residual; CAPACITY]>,
+}
+
+impl Builder {
+    fn new(buckets: usize) -> Self {
+        let table = TokenTable {
+            lines: vec![Line::EMPTY; buckets],
+            counts: vec![0; buckets],
+            pages: Vec::new(),
+            spills: Vec::new(),
+            vacant: Vec::new(),
+            tokens: 0,
+        };
+        Self { table, residuals: vec![[Residual::ZERO; CAPACITY]; buckets] }
+    }
+
+    #[inline]
+    pub(in crate::ring) fn push(&mut self, entry: Entry) {
+        self.table.tokens += 1;
+        let (bucket, prefix) = self.table.place(entry.position);
+        let count = usize::from(self.table.counts[bucket]);
+        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
+            self.push_to_spill(bucket, entry);
+            return;
+        }
+        let line = &mut self.table.lines[bucket];
+        line.prefixes[count] = prefix;
+        line.slots[count] = entry.slot as u16;
+        self.residuals[bucket][count] = Residual::new(entry.position.as_u64());
+        self.table.counts[bucket] += 1;
+    }
+
+    #[cold]
+    fn push_to_spill(&mut self, bucket: usize, entry: Entry) {
+        if !self.table.is_spilled(bucket) {
+            let entries = self.entries(bucket);
+            self.table.counts[bucket] = SPILLED;
+            self.table.lines[bucket] = Line::spilled(self.table.spills.len() as u32);
+            self.table.spills.push(entries);
+        }
+        let spill = self.table.lines[bucket].spill();
+        self.table.spills[spill].push(entry);
+    }
+
+    /// The tokens of a line, in the order in which they came.
+    fn entries(&self, bucket: usize) -> Vec<Entry> {
+        let line = &self.table.lines[bucket];
+        let tokens = line.prefixes.iter().zip(&line.slots).zip(&self.residuals[bucket]).take(self.table.count(bucket));
+        tokens
+            .map(|((prefix, slot), residual)| Entry {
+                position: residual.position(bucket, *prefix, self.table.stride()),
+                slot: u32::from(*slot),
+            })
+            .collect()
+    }
+
+    pub(in crate::ring) fn finish(mut self) -> TokenTable {
+        for first in (0..self.table.lines.len()).step_by(pages::BUCKETS) {
+            let beyond = self.table.lines.len().min(first + pages::BUCKETS);
+            let mut page = Vec::with_capacity(self.table.residuals_between(first, beyond));
+            for bucket in first..beyond {
+                if !self.table.is_spilled(bucket) {
+                    self.arrange(bucket);
+                    page.extend_from_slice(&self.residuals[bucket][..self.table.count(bucket)]);
+                }
+            }
+            self.table.pages.push(page);
+        }
+        for spill in &mut self.table.spills {
+            // Stable, so that tokens that collide keep their order.
+            spill.sort_by_key(|entry| entry.position);
+            spill.shrink_to_fit();
+        }
+        self.table.set_all_sentinels();
+        self.table
+    }
+
+    /// Puts a line's tokens in ascending order, without sorting: each goes where as many prefixes are below its own.
+    /// No branch in this depends on the order in which they came, so there is none that can't be predicted.
+    #[inline]
+    fn arrange(&mut self, bucket: usize) {
+        let unsorted = self.table.lines[bucket];
+        let count = self.table.count(bucket);
+        let (mut line, mut residuals) = (Line::EMPTY, [Residual::ZERO; CAPACITY + 1]);
+        let mut taken = 0_u32;
+        for index in 0..count {
+            let rank = unsorted.rank(unsorted.prefixes[index & CAPACITY]);
+            line.prefixes[rank] = unsorted.prefixes[index & CAPACITY];
+            line.slots[rank] = unsorted.slots[index & CAPACITY];
+            residuals[rank] = self.residuals[bucket][index];
+            taken |= 1 << rank;
+        }
+        // All ones if no two tokens were to go to one place.
+        if taken.count_ones() as usize != count {
+            return self.sort(bucket);
+        }
+        self.table.lines[bucket] = line;
+        self.residuals[bucket].copy_from_slice(&residuals[..CAPACITY]);
+    }
+
+    /// As [`arrange`](Self::arrange), for a line with equal prefixes.
+    #[cold]
+    fn sort(&mut self, bucket: usize) {
+        let mut entries = self.entries(bucket);
+        // Stable, so that tokens that collide keep their order.
+        entries.sort_by_key(|entry| entry.position);
+        for (index, entry) in entries.into_iter().enumerate() {
+            let prefix = self.table.place(entry.position).1;
+            let line = &mut self.table.lines[bucket];
+            line.prefixes[index] = prefix;
+            line.slots[index] = entry.slot as u16;
+            self.residuals[bucket][index] = Residual::new(entry.position.as_u64());
+        }
+    }
+}
+
+/// About one for each [`LOAD`] tokens, but only numbers with four significant bits: two rings of nearly the same size
+/// are likely to have the same buckets, which makes comparing them faster.
+fn buckets_for(tokens: usize) -> usize {
+    let wanted = (tokens / LOAD).max(FEWEST_BUCKETS);
+    let unit = 1 << wanted.ilog2().saturating_sub(3);
+    (wanted + unit / 2) / unit * unit
+}
