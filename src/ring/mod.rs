@@ -32,7 +32,9 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod bounded_loads;
 mod builder;
+mod epsilon;
 mod error;
 mod hash;
 mod hash_ring;
@@ -43,7 +45,9 @@ mod replicas;
 mod serialised;
 mod token_table;
 
+pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
+pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
