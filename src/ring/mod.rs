@@ -38,6 +38,8 @@ mod epsilon;
 mod error;
 mod hash;
 mod hash_ring;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+mod interop;
 mod key;
 mod movement;
 mod node;
@@ -51,6 +53,12 @@ pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
+#[cfg(feature = "ketama")]
+pub use interop::KetamaRing;
+#[cfg(feature = "nginx")]
+pub use interop::NginxRing;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
