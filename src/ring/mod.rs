@@ -32,6 +32,7 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod batch;
 mod bounded_loads;
 mod builder;
 mod epsilon;
@@ -41,10 +42,12 @@ mod hash_ring;
 #[cfg(any(feature = "ketama", feature = "nginx"))]
 mod interop;
 mod key;
+mod members;
 mod movement;
 mod node;
 mod replicas;
 mod serialised;
+mod shared_ring;
 mod token_table;
 
 pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
@@ -64,3 +67,4 @@ pub use movement::{MovedRange, Movement, PositionRange};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use replicas::Replicas;
 pub use serialised::FORMAT_VERSION;
+pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};

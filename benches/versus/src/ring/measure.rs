@@ -112,9 +112,7 @@ impl Course {
             What::Replicas3Zones => {
                 self.each_key(move |keys| keys.iter().map(|key| ring.replicas3_zones(*key)).fold(0, wrap))
             }
-            What::SharedLookup => {
-                self.each_key(move |keys| keys.iter().map(|key| ring.shared_owner(*key)).fold(0, wrap))
-            }
+            What::SharedLookup => self.each_key(move |keys| ring.shared_owners(keys)),
             What::Build => {
                 let members = Rc::clone(&self.members);
                 // Freeing the ring isn't building it.

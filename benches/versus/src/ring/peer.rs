@@ -139,13 +139,13 @@ pub trait Peer: Sized + 'static {
         unreachable!("{} has no replicas", Self::NAME)
     }
 
-    /// Three nodes of distinct zones, the members being spread over [`ZONES`].
+    /// Three nodes of distinct zones, the members being spread over several.
     fn replicas3_zones(&self, _key: Key) -> usize {
         unreachable!("{} has no zones", Self::NAME)
     }
 
-    /// The owner, while another thread could publish a new ring at any time.
-    fn shared_owner(&self, _key: Key) -> usize {
+    /// The owners added up, each looked up while another thread could publish a new ring at any time.
+    fn shared_owners(&self, _keys: &[Key]) -> usize {
         unreachable!("{} isn't shared", Self::NAME)
     }
 

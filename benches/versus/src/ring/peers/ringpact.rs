@@ -1,11 +1,18 @@
 //! This repository's ring, with hashed tokens.
 
-use ringpact::ring::{HashRing, Node};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::HashMap,
+};
+
+use ringpact::ring::{HashRing, Node, RingReader, SharedRing};
 
 use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, ratio};
 
 pub struct Ringpact {
     ring: HashRing,
+    /// Made when first asked for, since it is a copy.
+    reader: OnceCell<RefCell<RingReader>>,
 }
 
 impl Peer for Ringpact {
@@ -13,7 +20,7 @@ impl Peer for Ringpact {
 
     fn part(what: What, _nodes: usize) -> Part {
         match what {
-            What::LookupBatch | What::Replicas3Zones | What::SharedLookup => Part::Lacks,
+            What::Replicas3Zones => Part::Lacks,
             _ => Part::Takes,
         }
     }
@@ -21,12 +28,33 @@ impl Peer for Ringpact {
     fn build(members: &[Member]) -> Self {
         let nodes = members.iter().map(|member| Node::new(member.name));
         let ring = HashRing::builder().virtual_nodes(VIRTUAL_NODES as u32).nodes(nodes).build();
-        Self { ring: ring.expect("the names are valid and distinct") }
+        Self { ring: ring.expect("the names are valid and distinct"), reader: OnceCell::new() }
     }
 
     #[inline]
     fn owner(&self, key: Key) -> usize {
         address(self.ring.owner(key.bytes()))
+    }
+
+    fn owners(&self, keys: &[Key]) -> usize {
+        const BATCH: usize = 1_024;
+        let (mut batch, mut owners) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut sum = 0_usize;
+        for keys in keys.chunks(BATCH) {
+            batch.clear();
+            batch.extend(keys.iter().map(|key| key.bytes()));
+            owners.clear();
+            self.ring.owners(&batch, &mut owners);
+            sum = owners.iter().fold(sum, |sum, node| sum.wrapping_add(address(*node)));
+        }
+        sum
+    }
+
+    /// Asks for the current version at each look-up, as a server would at each request.
+    fn shared_owners(&self, keys: &[Key]) -> usize {
+        let reader = self.reader.get_or_init(|| RefCell::new(SharedRing::new(self.ring.clone()).reader()));
+        let mut reader = reader.borrow_mut();
+        keys.iter().fold(0, |sum: usize, key| sum.wrapping_add(address(reader.current().owner(key.bytes()))))
     }
 
     #[inline]
@@ -52,14 +80,13 @@ impl Peer for Ringpact {
     }
 
     fn max_over_mean(&self) -> Option<f64> {
-        let mut shares = vec![0.0; self.ring.nodes().len()];
-        let first = address(&self.ring.nodes()[0]);
+        let mut shares = HashMap::<&str, f64>::new();
         let mut before = self.ring.tokens().last()?.position.as_u64();
         for token in self.ring.tokens() {
-            let index = (address(token.node) - first) / size_of::<Node>();
-            shares[index] += token.position.as_u64().wrapping_sub(before) as f64;
-            before = token.position.as_u64();
+            let position = token.position.as_u64();
+            *shares.entry(token.node.id().as_str()).or_default() += position.wrapping_sub(before) as f64;
+            before = position;
         }
-        Some(ratio(shares))
+        Some(ratio(shares.into_values()))
     }
 }
