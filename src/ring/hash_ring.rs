@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Position, Replicas, RingBuilder, RingError, RingKey, Xxh3,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Position, ReplicaMovement, Replicas, RingBuilder, RingError,
+    RingKey, Xxh3, ZoneReplicas,
     members::Members,
     serialised::SerialisedRing,
     token_table::{Entry, TokenTable},
@@ -89,6 +90,13 @@ impl<H: KeyHasher> HashRing<H> {
         self.replicas_at(self.position(key))
     }
 
+    /// The nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n nodes that should hold a copy
+    /// are `ring.replicas_across_zones(key).take(n)`.
+    #[inline]
+    pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
+        self.replicas_across_zones_at(self.position(key))
+    }
+
     /// Where `key` is on the circle. Doesn't depend on the ring's members.
     #[inline]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
@@ -127,6 +135,12 @@ impl<H> HashRing<H> {
         Replicas::new(&self.members, self.table.walk(position))
     }
 
+    /// The nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    #[inline]
+    pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
+        ZoneReplicas::new(&self.members, self.table.walk(position))
+    }
+
     /// The members, sorted by id (by bytes). Never empty.
     pub fn nodes(&self) -> &[Node] {
         self.members.nodes()
@@ -155,6 +169,22 @@ impl<H> HashRing<H> {
     /// The function that places keys and virtual nodes.
     pub fn hasher(&self) -> &H {
         &self.hasher
+    }
+
+    /// How the holders change when this ring is replaced by `after`, if each position is held by the first `copies` nodes
+    /// of its preference list. O(T * copies) for the tokens of both.
+    ///
+    /// # Errors
+    ///
+    /// As [`movement`](Self::movement).
+    pub fn replica_movement<'a>(&'a self, after: &'a Self, copies: usize) -> Result<ReplicaMovement<'a>, RingError>
+    where
+        H: PartialEq,
+    {
+        if self.hasher != after.hasher {
+            return Err(RingError::DifferentHashers);
+        }
+        Ok(ReplicaMovement::between((&self.members, &self.table), (&after.members, &after.table), copies))
     }
 
     /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
@@ -188,15 +218,24 @@ impl<H: KeyHasher> HashRing<H> {
     /// it was.
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
-        node.check()?;
-        let Err(index) = self.members.index_of(node.id().as_str()) else {
-            return Err(RingError::DuplicateNode { id: node.id().clone() });
-        };
-        check_tokens(self.nodes().iter().chain([&node]), self.virtual_nodes)?;
+        let index = self.check_newcomer(&node)?;
         let tokens = self.sorted_tokens(&node, 0);
         let slot = self.members.insert(index, node);
         self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         Ok(())
+    }
+
+    /// What [`add`](Self::add) of this node would move to it, without adding it: for moving the data first. Equal to the
+    /// [`movement`](Self::movement) to the ring with the node in it, but looks only at the node's own tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
+        self.check_newcomer(node)?;
+        let mut tokens = self.sorted_tokens(node, 0);
+        tokens.dedup();
+        Ok(Movement::of_join((&self.members, &self.table), node, &tokens))
     }
 
     /// Lets a node go, and returns it. Its keys go to others; no other key moves. O(T), no hashing.
@@ -272,6 +311,16 @@ impl<H: KeyHasher> HashRing<H> {
         let mut tokens: Vec<_> = tokens_of(node, units, self.virtual_nodes, &self.hasher).collect();
         tokens.sort_unstable();
         tokens
+    }
+
+    /// Whether the node may be added; its index among the members if so.
+    fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
+        node.check()?;
+        let Err(index) = self.members.index_of(node.id().as_str()) else {
+            return Err(RingError::DuplicateNode { id: node.id().clone() });
+        };
+        check_tokens(self.nodes().iter().chain([node]), self.virtual_nodes)?;
+        Ok(index)
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {

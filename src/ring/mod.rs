@@ -43,12 +43,14 @@ mod hash_ring;
 mod interop;
 mod key;
 mod members;
+mod met;
 mod movement;
 mod node;
 mod replicas;
 mod serialised;
 mod shared_ring;
 mod token_table;
+mod zone_replicas;
 
 pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
@@ -63,8 +65,9 @@ pub use interop::NginxRing;
 #[cfg(any(feature = "ketama", feature = "nginx"))]
 pub use interop::Walk;
 pub use key::RingKey;
-pub use movement::{MovedRange, Movement, PositionRange};
+pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use replicas::Replicas;
 pub use serialised::FORMAT_VERSION;
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
+pub use zone_replicas::ZoneReplicas;
