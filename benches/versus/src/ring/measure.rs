@@ -135,8 +135,8 @@ impl Course {
             }
             What::PlanJoin => {
                 let joined: Vec<_> = self.members.iter().copied().chain([self.newcomer]).collect();
-                let after = P::build(&joined);
-                self.repeated(move || timed(|| black_box(ring.plan(black_box(&after)))).0)
+                let (after, newcomer) = (P::build(&joined), self.newcomer);
+                self.repeated(move || timed(|| black_box(ring.plan_join(black_box(&after), newcomer))).0)
             }
             What::PlanFull => {
                 let after = P::build(&self.changed);

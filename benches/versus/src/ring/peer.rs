@@ -139,7 +139,7 @@ pub trait Peer: Sized + 'static {
         unreachable!("{} has no replicas", Self::NAME)
     }
 
-    /// Three nodes of distinct zones, the members being spread over several.
+    /// Three nodes of distinct zones, the members being spread over three.
     fn replicas3_zones(&self, _key: Key) -> usize {
         unreachable!("{} has no zones", Self::NAME)
     }
@@ -162,6 +162,11 @@ pub trait Peer: Sized + 'static {
     /// How many ranges move when this ring is replaced by `after`, each of them having been looked at.
     fn plan(&self, _after: &Self) -> usize {
         unreachable!("{} can't plan", Self::NAME)
+    }
+
+    /// The same when nothing but `newcomer` is different in `after`.
+    fn plan_join(&self, after: &Self, _newcomer: Member) -> usize {
+        self.plan(after)
     }
 
     /// How many tokens there are.

@@ -13,22 +13,27 @@ pub struct Ringpact {
     ring: HashRing,
     /// Made when first asked for, since it is a copy.
     reader: OnceCell<RefCell<RingReader>>,
+    /// The same nodes, spread over three zones; made when first asked for as well.
+    zoned: OnceCell<HashRing>,
+}
+
+const ZONES: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
+
+fn ring_of(nodes: impl Iterator<Item = Node>) -> HashRing {
+    let ring = HashRing::builder().virtual_nodes(VIRTUAL_NODES as u32).nodes(nodes).build();
+    ring.expect("the names are valid and distinct")
 }
 
 impl Peer for Ringpact {
     const NAME: &'static str = "ringpact";
 
-    fn part(what: What, _nodes: usize) -> Part {
-        match what {
-            What::Replicas3Zones => Part::Lacks,
-            _ => Part::Takes,
-        }
+    fn part(_what: What, _nodes: usize) -> Part {
+        Part::Takes
     }
 
     fn build(members: &[Member]) -> Self {
-        let nodes = members.iter().map(|member| Node::new(member.name));
-        let ring = HashRing::builder().virtual_nodes(VIRTUAL_NODES as u32).nodes(nodes).build();
-        Self { ring: ring.expect("the names are valid and distinct"), reader: OnceCell::new() }
+        let ring = ring_of(members.iter().map(|member| Node::new(member.name)));
+        Self { ring, reader: OnceCell::new(), zoned: OnceCell::new() }
     }
 
     #[inline]
@@ -62,12 +67,28 @@ impl Peer for Ringpact {
         self.ring.replicas(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
     }
 
+    #[inline]
+    fn replicas3_zones(&self, key: Key) -> usize {
+        let ring = self.zoned.get_or_init(|| {
+            let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
+            ring_of(nodes.map(|(node, zone)| node.clone().with_zone(*zone)))
+        });
+        ring.replicas_across_zones(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
+    }
+
     fn add(&mut self, member: Member) {
         self.ring.add(member.name).expect("the name is new");
     }
 
     fn remove(&mut self, member: Member) {
         self.ring.remove(member.name).expect("it was added before");
+    }
+
+    /// Before the newcomer is in, and without a ring that has it.
+    fn plan_join(&self, _after: &Self, newcomer: Member) -> usize {
+        let newcomer = Node::new(newcomer.name);
+        let movement = self.ring.plan_join(&newcomer).expect("the name is new");
+        movement.ranges().iter().map(|moved| usize::from(moved.from.id() != moved.to.id())).sum()
     }
 
     fn plan(&self, after: &Self) -> usize {
