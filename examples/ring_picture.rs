@@ -13,7 +13,8 @@ use ringpact::ring::{HashRing, Node};
 
 /// More would leave no room for their names.
 const MAX_NODES: u64 = 32;
-const MAX_LABEL: usize = 14;
+/// Characters that fit beside a bar, weight included.
+const MAX_LABEL: usize = 13;
 
 #[derive(Parser)]
 #[command(about = "Draws a ring as an SVG: ownership, balance, and what moves when a node joins")]
@@ -252,7 +253,7 @@ fn draw(facts: &Facts) -> String {
     );
     let title = Text { at: (60.0, 74.0), size: 33.0, weight: 700, fill: INK, anchor: "start" };
     let plural = if facts.members.len() == 1 { "" } else { "s" };
-    let newcomer = label(facts.newcomer.id().as_str());
+    let newcomer = label(&facts.newcomer);
     title.write(&mut svg, &format!("A ring of {} node{plural}, and one that joins", facts.members.len()));
     let tokens: usize = facts.members.iter().map(|member| member.tokens).sum();
     Text { at: (60.0, 106.0), size: 17.0, weight: 400, fill: GREY, ..title }.write(
@@ -291,7 +292,7 @@ fn draw_circle(svg: &mut String, facts: &Facts, newcomer: &str) {
 
 fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
     const LEFT: f64 = 672.0;
-    const BARS: f64 = 800.0;
+    const BARS: f64 = 826.0;
     const BARS_END: f64 = 1_060.0;
     /// The most that all rows together take; fewer stand beside the middle of the circle.
     const HEIGHT: f64 = 440.0;
@@ -319,9 +320,7 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
         let middle = top + row * (number as f64 + 0.5);
         let fill = colour(number);
         rectangle(svg, (LEFT, middle - size * 0.45), (size * 0.9, size * 0.9), &fill);
-        let weight = if node.weight() == 1 { String::new() } else { format!(" ×{}", node.weight()) };
-        Text { at: (LEFT + size * 1.5, middle + size * 0.36), ..text }
-            .write(svg, &(label(node.id().as_str()) + &weight));
+        Text { at: (LEFT + size * 1.5, middle + size * 0.36), ..text }.write(svg, &label(node));
         rectangle(svg, (BARS, middle - bar / 2.0), (share * scale, bar), &fill);
         rectangle(svg, (BARS + (share - given) * scale, middle - bar / 2.0), (given * scale, bar), "url(#moves)");
         let reach = share.max(*fair);
@@ -330,9 +329,7 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
 
     let middle = top + row * (rows as f64 - 0.5);
     rectangle(svg, (LEFT, middle - size * 0.45), (size * 0.9, size * 0.9), INK);
-    let weight = if facts.newcomer.weight() == 1 { String::new() } else { format!(" ×{}", facts.newcomer.weight()) };
-    Text { at: (LEFT + size * 1.5, middle + size * 0.36), weight: 700, ..text }
-        .write(svg, &(newcomer.to_owned() + &weight));
+    Text { at: (LEFT + size * 1.5, middle + size * 0.36), weight: 700, ..text }.write(svg, newcomer);
     let mut x = BARS;
     for (number, member) in facts.members.iter().enumerate() {
         rectangle(svg, (x, middle - bar / 2.0), (member.given * scale, bar), &colour(number));
@@ -350,10 +347,13 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
     Text { at: (LEFT + 423.0, 685.0), ..legend }.write(svg, "inner circle: moves");
 }
 
-/// A name that fits its place.
-fn label(name: &str) -> String {
-    match name.char_indices().nth(MAX_LABEL) {
-        Some(_) => name.chars().take(MAX_LABEL - 1).chain(['…']).collect(),
-        None => name.to_owned(),
+/// A name that fits its place, with its weight unless that is 1.
+fn label(node: &Node) -> String {
+    let (name, weight) = (node.id().as_str(), node.weight());
+    let weight = if weight == 1 { String::new() } else { format!(" ×{weight}") };
+    let room = MAX_LABEL.saturating_sub(weight.chars().count()).max(4);
+    if name.chars().count() <= room {
+        return name.to_owned() + &weight;
     }
+    name.chars().take(room - 1).chain(['…']).chain(weight.chars()).collect()
 }
