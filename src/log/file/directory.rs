@@ -45,8 +45,11 @@ fn number_in(text: &str, suffix: &str) -> Option<u64> {
 pub(super) struct Contents {
     /// The segment that is the log, and what it holds; `None` where there is no log yet.
     pub(super) newest: Option<(SegmentHeader, Recovered)>,
-    /// Segments that a newer one has replaced, oldest first, and temporary files: all of no use any more.
-    pub(super) leftovers: Vec<PathBuf>,
+    /// Segments that a newer one has replaced, oldest first. They go only after the next segment has its name: that
+    /// of the newest may be one that a failed sync has lost, however well it can be listed.
+    pub(super) replaced: Vec<PathBuf>,
+    /// Segments that were never finished.
+    pub(super) unfinished: Vec<PathBuf>,
 }
 
 /// Reads the directory and changes nothing.
@@ -55,16 +58,17 @@ pub(super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Contents, LogErr
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, SUFFIX)).collect();
     numbers.sort_unstable();
     let temporary = names.iter().filter(|name| number_in(name, TEMPORARY).is_some()).map(|name| dir.join(name));
-    let mut leftovers: Vec<PathBuf> = temporary.collect();
+    let unfinished: Vec<PathBuf> = temporary.collect();
+    let mut replaced = Vec::new();
     let Some(newest) = numbers.pop() else {
-        return Ok(Contents { newest: None, leftovers });
+        return Ok(Contents { newest: None, replaced, unfinished });
     };
     let (header, recovered) = read_log(storage, dir, newest)?;
-    for (older, newer) in numbers.iter().zip(numbers.iter().skip(1).chain([&newest])) {
-        check_replaced(storage, dir, *older, *newer, &header)?;
-        leftovers.push(dir.join(name(*older)));
+    for older in numbers {
+        check_replaced(storage, dir, older, &header)?;
+        replaced.push(dir.join(name(older)));
     }
-    Ok(Contents { newest: Some((header, recovered)), leftovers })
+    Ok(Contents { newest: Some((header, recovered)), replaced, unfinished })
 }
 
 fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHeader, Recovered), LogError> {
@@ -100,21 +104,13 @@ pub(super) fn remove(storage: &dyn Storage, dir: &Path, paths: &[PathBuf]) -> io
     })
 }
 
-/// A segment that was replaced is going to be removed, so it had better be what it seems.
-fn check_replaced(
-    storage: &dyn Storage,
-    dir: &Path,
-    number: u64,
-    newer: u64,
-    log: &SegmentHeader,
-) -> Result<(), LogError> {
+/// A segment that was replaced is going to be removed, so it had better be of this log. Its number may be any lower one:
+/// where a failed sync has lost the removal of a segment, that one comes back with the next crash.
+fn check_replaced(storage: &dyn Storage, dir: &Path, number: u64, log: &SegmentHeader) -> Result<(), LogError> {
     let path = dir.join(name(number));
     let (_, header) = read_header(storage, &path, number)?;
     if header.log != log.log {
         return Err(damaged(&path, 16, "the segment belongs to another log"));
-    }
-    if number.checked_add(1) != Some(newer) {
-        return Err(damaged(&path, 32, "the segment after this one is missing"));
     }
     Ok(())
 }

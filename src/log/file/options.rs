@@ -104,20 +104,23 @@ impl FileLogOptions {
             .lock(&lock_path)
             .map_err(|error| refused(dir, &lock_path, "lock", error))?
             .ok_or_else(|| LogError::Locked { path: dir.to_owned() })?;
-        let contents = directory::read(storage, dir)?;
-        directory::remove(storage, dir, &contents.leftovers).map_err(|error| refused(dir, dir, "clean up", error))?;
+        let mut contents = directory::read(storage, dir)?;
+        directory::remove(storage, dir, &contents.unfinished).map_err(|error| refused(dir, dir, "clean up", error))?;
         let (log, number, recovered) = match contents.newest {
             Some((header, recovered)) => (header.log, header.number, recovered),
-            None => (LogId::random()?, 0, Recovered::default()),
+            None => {
+                sync_parent(storage, dir)?;
+                (LogId::random()?, 0, Recovered::default())
+            }
         };
         let bytes = size_for(self.segment_bytes, framed_bytes(&recovered.live));
         let header = SegmentHeader { log, number: number + 1, bytes };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
         if number > 0 {
-            let replaced = dir.join(directory::name(number));
-            directory::remove(storage, dir, &[replaced]).map_err(|error| refused(dir, dir, "clean up", error))?;
+            contents.replaced.push(dir.join(directory::name(number)));
         }
+        directory::remove(storage, dir, &contents.replaced).map_err(|error| refused(dir, dir, "clean up", error))?;
         let recovery = Recovery {
             records: recovered.records,
             live: recovered.live.len(),
@@ -140,6 +143,19 @@ impl FileLogOptions {
             .spawn(move || writer.run())
             .map_err(|error| directory::io_error(dir, "start the writer's thread for", error))?;
         Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
+    }
+}
+
+/// Makes the directory's own name durable, before the first segment of a log is made in it. Where the directory was
+/// there already, whoever made it may have been killed before he could do so himself.
+fn sync_parent(storage: &dyn Storage, dir: &Path) -> Result<(), LogError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match storage.sync_dir(parent) {
+        // One may use a directory and yet not be allowed to read the one above. Then it is somebody else's to keep.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            Err(directory::io_error(parent, "sync", error))
+        }
+        _ => Ok(()),
     }
 }
 
