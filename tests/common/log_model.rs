@@ -243,10 +243,7 @@ impl<C: Choose> Life<'_, C> {
             .seal_after(if self.choose.below(2) == 0 { Duration::MAX } else { Duration::ZERO })
             .storage(self.storage.clone())
             .open(SIM_DIR);
-        let log = match opened {
-            Ok(log) => log,
-            Err(error) => return Err(error),
-        };
+        let log = opened?;
         // Asked before anything can fail again; a log that has just opened gives its live records without the medium.
         let found = match log.live(&super::name("goods")) {
             Ok(live) => live.iter().map(|record| record.fact.txn().unwrap().sequence()).collect::<Vec<_>>(),

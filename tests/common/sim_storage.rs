@@ -368,7 +368,7 @@ impl StorageFile for SimHandle {
         // Some of it is lost where the sync fails, and some is not; every second time all of it is.
         let keep = match &result {
             Ok(()) => Keep::Everything,
-            Err(_) if seed % 2 == 0 => Keep::Nothing,
+            Err(_) if seed.is_multiple_of(2) => Keep::Nothing,
             Err(_) => Keep::Some(seed),
         };
         for (offset, bytes) in file.unsynced.drain(..) {

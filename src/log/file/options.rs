@@ -127,6 +127,7 @@ impl FileLogOptions {
             torn_bytes: recovered.torn_bytes,
             elapsed: begun.elapsed(),
         };
+        tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
         let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
         let writer = Writer {
@@ -158,6 +159,31 @@ fn sync_parent(storage: &dyn Storage, dir: &Path) -> Result<(), LogError> {
         _ => Ok(()),
     }
 }
+
+/// Tells of an opening: at the level `WARN` where something was cut off, for that wants an explanation (a crash is one).
+#[cfg(feature = "tracing")]
+fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
+    let Recovery { records, live, torn_bytes, elapsed } = *recovery;
+    macro_rules! tell {
+        ($level:ident, $message:literal) => {
+            tracing::event!(
+                target: "ringpact::log",
+                tracing::Level::$level,
+                dir = %dir.display(),
+                %log,
+                records,
+                live,
+                torn_bytes,
+                elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                $message
+            )
+        };
+    }
+    if torn_bytes > 0 { tell!(WARN, "log opened, a torn write cut off") } else { tell!(INFO, "log opened") }
+}
+
+#[cfg(not(feature = "tracing"))]
+const fn tell(_: &Path, _: LogId, _: &Recovery) {}
 
 fn begin(storage: &dyn Storage, dir: &Path, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
     let (frames, count) = frame_live(&recovered.live);
