@@ -7,7 +7,7 @@ use common::log_model::{Seen, live_through};
 
 #[test]
 fn whatever_a_log_lives_through_it_keeps_its_promises() {
-    let lives = if common::long_form() { 100_000 } else { 150 };
+    let lives = if common::long_form() { 100_000 } else { 100 };
     let mut all = Seen::default();
     for seed in 0..lives {
         println!("life {seed}"); // shown where it fails
