@@ -32,10 +32,14 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod bounded_loads;
 mod builder;
+mod epsilon;
 mod error;
 mod hash;
 mod hash_ring;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+mod interop;
 mod key;
 mod movement;
 mod node;
@@ -43,10 +47,18 @@ mod replicas;
 mod serialised;
 mod token_table;
 
+pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
+pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
+#[cfg(feature = "ketama")]
+pub use interop::KetamaRing;
+#[cfg(feature = "nginx")]
+pub use interop::NginxRing;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};

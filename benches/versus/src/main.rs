@@ -1,0 +1,46 @@
+//! The same work done by this repository's crate and by its peers, in one run, side by side.
+//!
+//! ```sh
+//! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
+//! ```
+//!
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository.
+#![warn(missing_docs)]
+
+mod report;
+mod ring;
+
+use std::{alloc::System, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+/// Counts what is allocated, for the memory that a ring takes. All pay for the counting alike.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[derive(Parser)]
+#[command(about = "The same work done by ringpact and by its peers, side by side")]
+struct Arguments {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Subcommand)]
+enum Work {
+    /// Placing keys on nodes.
+    Ring(ring::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().work {
+        Work::Ring(options) => ring::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("versus: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
