@@ -36,6 +36,9 @@ impl Choose for Bytes<'_> {
     }
 }
 
+/// How many openings in a row are made to fail: bytes that are used up would have it so for ever.
+const MAX_FAILED_OPENINGS: u32 = 8;
+
 /// What a life has seen, so that a test can tell whether it was worth anything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
@@ -208,7 +211,10 @@ impl<C: Choose> Life<'_, C> {
 
     /// Opens the log, often with a crash or a failure in the middle of opening, and checks what is found.
     fn reopen(&mut self) -> FileLog {
-        while self.choose.below(3) == 0 {
+        for _ in 0..MAX_FAILED_OPENINGS {
+            if self.choose.below(3) != 0 {
+                break;
+            }
             match self.choose.below(4) {
                 0 => self.inject(),
                 1 => self.storage.limit(Some(self.storage.used() + self.choose.below(80_000) as usize)),

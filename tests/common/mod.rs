@@ -1,6 +1,7 @@
 //! What the log's tests share.
 #![allow(dead_code, unused_imports)] // each test uses its own part of it
 
+pub mod forge;
 pub mod log_model;
 pub mod sim_storage;
 

@@ -5,8 +5,8 @@
 //! nothing of the sort behind it is what a crash leaves of a write that nobody was told was durable: it is cut off.
 
 use super::format::{
-    BATCH_HEADER, BLOCK, BatchHeader, Kind, SegmentHeader, begins_batch, decode_header, decode_payload, padded,
-    take_frame,
+    BATCH_HEADER, BLOCK, BatchHeader, Kind, SegmentHeader, USED_UP, begins_batch, decode_header, decode_payload,
+    padded, take_frame,
 };
 use crate::log::{LiveRecords, Lsn, Record};
 
@@ -66,7 +66,11 @@ pub(super) fn recover(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl V
             }
         }
     }
-    Ok(reader.found)
+    let found = reader.found;
+    if header.number.max(found.sequence).max(found.last.number()) >= USED_UP {
+        return Err(Damage { offset: BLOCK, what: "numbers that no log reaches" });
+    }
+    Ok(found)
 }
 
 struct Reader<'a, V> {
