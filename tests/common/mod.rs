@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ringpact::{Durability, Fact, FileLog, LogError, Lsn, Name, Record, TransactionLog, TxnId, id::Epoch};
 
-pub use sim_storage::{Keep, Op, SimStorage};
+pub use sim_storage::{Forgotten, Keep, Op, SimStorage};
 
 /// Where a log is kept in a simulated storage.
 pub const SIM_DIR: &str = "/sim/log";

@@ -31,6 +31,21 @@ impl Op {
     pub const ALL: [Self; 6] = [Self::Create, Self::Write, Self::Sync, Self::Rename, Self::Remove, Self::SyncDir];
 }
 
+/// A sync that does nothing and says that it did: as if the code had forgotten to call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// Of a batch, or a seal.
+    Batch,
+    /// Of the next segment's zeros.
+    Fill,
+    /// Of what is carried over into the next segment.
+    Carry,
+    /// Of the directory, after a segment was given its name.
+    Name,
+    /// Of the directory, after a file was removed.
+    Removal,
+}
+
 /// What a crash keeps of what was not synced.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {
@@ -62,6 +77,7 @@ struct Inner {
     faults: Vec<(Op, u64, io::ErrorKind)>,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
+    forgotten: Option<Forgotten>,
     trace: Vec<(Op, PathBuf)>,
 }
 
@@ -70,6 +86,7 @@ struct SimFile {
     durable: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    syncs: u32,
 }
 
 impl Inner {
@@ -109,7 +126,7 @@ impl SimStorage {
     /// A storage that holds this one file, durably.
     pub fn with_file(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
         let names: BTreeMap<_, _> = [(path.into(), 0)].into();
-        let files = vec![SimFile { durable: bytes.clone(), current: bytes, unsynced: Vec::new() }];
+        let files = vec![SimFile { durable: bytes.clone(), current: bytes, unsynced: Vec::new(), syncs: 0 }];
         let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -142,6 +159,11 @@ impl SimStorage {
     /// Lets the nth operation of this kind from now on fail, and only that one.
     pub fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
         self.inner().faults.push((op, nth, kind));
+    }
+
+    /// Leaves out all syncs of this kind from now on.
+    pub fn forget(&self, syncs: Forgotten) {
+        self.inner().forgotten = Some(syncs);
     }
 
     /// No fault is waiting for its operation any more.
@@ -292,7 +314,15 @@ impl Storage for SimStorage {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.inner();
+        let kind = match inner.trace.last() {
+            Some((Op::Rename, _)) => Some(Forgotten::Name),
+            Some((Op::Remove, _)) => Some(Forgotten::Removal),
+            _ => None,
+        };
         let result = inner.step(Op::SyncDir, dir);
+        if kind.is_some() && kind == inner.forgotten {
+            return result;
+        }
         let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
         if result.is_err() && frozen {
             return result; // a crash, which loses nothing for good: it may still have been on its way
@@ -360,6 +390,15 @@ impl StorageFile for SimHandle {
         let result = inner.step(Op::Sync, &self.path);
         let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
         if result.is_err() && frozen {
+            return result;
+        }
+        let kind = match inner.files[self.file].syncs {
+            0 => Forgotten::Fill,
+            1 => Forgotten::Carry,
+            _ => Forgotten::Batch,
+        };
+        inner.files[self.file].syncs += 1;
+        if inner.forgotten == Some(kind) {
             return result;
         }
         let seed = inner.ops;
