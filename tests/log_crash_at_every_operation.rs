@@ -86,7 +86,7 @@ fn a_crash_at_any_operation_loses_nothing_durable() {
         let log = open_sim(&storage).unwrap();
         assert_eq!(work(&log), (script().len(), script().len() - 1));
         drop(log);
-        let renames = storage.history().iter().filter(|op| **op == Op::Rename).count();
+        let renames = storage.trace().iter().filter(|(op, _)| *op == Op::Rename).count();
         assert!(renames >= 3, "the workload replaces segments: {renames}");
         storage.ops()
     };

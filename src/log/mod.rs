@@ -27,7 +27,7 @@ mod live;
 mod memory;
 mod record;
 
-pub use file::{FileLog, FileLogOptions, Recovery, options, storage};
+pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
 pub use record::{Fact, Record};

@@ -1,16 +1,24 @@
 //! What the log's tests share.
 #![allow(dead_code, unused_imports)] // each test uses its own part of it
 
+pub mod forge;
+pub mod log_model;
 pub mod sim_storage;
 
 use std::path::Path;
 
 use ringpact::{Durability, Fact, FileLog, LogError, Lsn, Name, Record, TransactionLog, TxnId, id::Epoch};
 
-pub use sim_storage::{Keep, Op, SimStorage};
+pub use sim_storage::{Forgotten, Keep, Op, SimStorage};
 
 /// Where a log is kept in a simulated storage.
 pub const SIM_DIR: &str = "/sim/log";
+
+/// Whether the long form of the tests is asked for: everything where the short form takes a sample, hundreds of rounds
+/// where it takes a few. `RINGPACT_LONG=1 cargo test --release --test 'log_*'` takes about a quarter of an hour.
+pub fn long_form() -> bool {
+    std::env::var_os("RINGPACT_LONG").is_some_and(|value| value != "0")
+}
 
 pub fn name(text: &str) -> Name {
     Name::new(text).unwrap()

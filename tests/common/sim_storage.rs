@@ -1,10 +1,12 @@
 //! A storage in memory that can refuse, freeze and crash, and that keeps of unsynced bytes only what it likes.
 //!
 //! What it models is what `src/docs/media.md` says a medium may do: of unsynced writes any set of 512-byte sectors
-//! survives; of unsynced directory changes any set of names has its new meaning, each on its own.
+//! survives, or is garbage; of unsynced directory changes any set of names has its new meaning, each on its own. A sync
+//! that fails loses what it was for *for good*, although reading goes on to show it: a later sync that succeeds brings
+//! nothing of it to the medium.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
@@ -25,12 +27,31 @@ pub enum Op {
     SyncDir,
 }
 
+impl Op {
+    pub const ALL: [Self; 6] = [Self::Create, Self::Write, Self::Sync, Self::Rename, Self::Remove, Self::SyncDir];
+}
+
+/// A sync that does nothing and says that it did: as if the code had forgotten to call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// Of a batch, or a seal.
+    Batch,
+    /// Of the next segment's zeros.
+    Fill,
+    /// Of what is carried over into the next segment.
+    Carry,
+    /// Of the directory, after a segment was given its name.
+    Name,
+    /// Of the directory, after a file was removed.
+    Removal,
+}
+
 /// What a crash keeps of what was not synced.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {
     Nothing,
     Everything,
-    /// Any part, drawn from this seed.
+    /// Any part, drawn from this seed, and now and then garbage.
     Some(u64),
 }
 
@@ -44,6 +65,10 @@ struct Inner {
     files: Vec<SimFile>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
+    /// Names whose meaning the next sync of their directory makes durable.
+    dirty_names: BTreeSet<PathBuf>,
+    /// Directories that exist, but whose own names no sync has seen.
+    unsynced_dirs: BTreeSet<PathBuf>,
     locked: bool,
     ops: u64,
     /// From this operation on nothing happens any more: the moment of the crash.
@@ -52,7 +77,8 @@ struct Inner {
     faults: Vec<(Op, u64, io::ErrorKind)>,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
-    log: Vec<Op>,
+    forgotten: Option<Forgotten>,
+    trace: Vec<(Op, PathBuf)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,15 +86,16 @@ struct SimFile {
     durable: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    syncs: u32,
 }
 
 impl Inner {
-    fn step(&mut self, op: Op) -> io::Result<()> {
+    fn step(&mut self, op: Op, path: &Path) -> io::Result<()> {
         if self.freeze_at.is_some_and(|at| self.ops >= at) {
             return Err(io::Error::other("the machine has crashed"));
         }
         self.ops += 1;
-        self.log.push(op);
+        self.trace.push((op, path.to_owned()));
         if let Some(fault) = self.faults.iter_mut().find(|(kind, left, _)| *kind == op && *left > 0) {
             fault.1 -= 1;
             if fault.1 == 0 {
@@ -81,11 +108,33 @@ impl Inner {
     fn used(&self) -> usize {
         self.names.values().map(|file| self.files[*file].current.len()).sum()
     }
+
+    fn name(&mut self, path: &Path, file: Option<usize>) {
+        match file {
+            Some(file) => self.names.insert(path.to_owned(), file),
+            None => self.names.remove(path),
+        };
+        self.dirty_names.insert(path.to_owned());
+    }
 }
 
 impl SimStorage {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A storage that holds this one file, durably.
+    pub fn with_file(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
+        let names: BTreeMap<_, _> = [(path.into(), 0)].into();
+        let files = vec![SimFile { durable: bytes.clone(), current: bytes, unsynced: Vec::new(), syncs: 0 }];
+        let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// A storage in which somebody has made this directory, and was killed before its name was durable.
+    pub fn with_unsynced_dir(dir: impl Into<PathBuf>) -> Self {
+        let inner = Inner { unsynced_dirs: [dir.into()].into(), ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -97,9 +146,9 @@ impl SimStorage {
         self.inner().ops
     }
 
-    /// The operations themselves.
-    pub fn history(&self) -> Vec<Op> {
-        self.inner().log.clone()
+    /// The operations themselves, those that failed included, and the names that they were applied to.
+    pub fn trace(&self) -> Vec<(Op, PathBuf)> {
+        self.inner().trace.clone()
     }
 
     /// Lets nothing happen any more from the operation with this number on.
@@ -110,6 +159,16 @@ impl SimStorage {
     /// Lets the nth operation of this kind from now on fail, and only that one.
     pub fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
         self.inner().faults.push((op, nth, kind));
+    }
+
+    /// Leaves out all syncs of this kind from now on.
+    pub fn forget(&self, syncs: Forgotten) {
+        self.inner().forgotten = Some(syncs);
+    }
+
+    /// No fault is waiting for its operation any more.
+    pub fn heal(&self) {
+        self.inner().faults.clear();
     }
 
     /// Lets all files together have this many bytes at the most.
@@ -127,6 +186,12 @@ impl SimStorage {
         self.inner().names.keys().cloned().collect()
     }
 
+    /// What reading the file shows now.
+    pub fn content(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        let inner = self.inner();
+        inner.names.get(path.as_ref()).map(|file| inner.files[*file].current.clone())
+    }
+
     /// What is found after the machine has crashed and started again.
     pub fn crash(&self, keep: Keep) -> Self {
         let inner = self.inner();
@@ -136,35 +201,51 @@ impl SimStorage {
             Keep::Everything => true,
             Keep::Some(_) => random.bool(),
         };
-        let mut files = inner.files.clone();
-        let named = |file: &usize| inner.names.values().chain(inner.durable_names.values()).any(|other| other == file);
-        for (_, file) in files.iter_mut().enumerate().filter(|(number, _)| named(number)) {
+        let (mut files, mut names) = (Vec::new(), BTreeMap::new());
+        let all: BTreeSet<_> = inner.durable_names.keys().chain(inner.names.keys()).collect();
+        let lost_dirs: Vec<_> = inner.unsynced_dirs.iter().filter(|_| !keeps()).collect();
+        let mut moved = BTreeMap::new();
+        for name in all {
+            let (old, new) = (inner.durable_names.get(name), inner.names.get(name));
+            // A change that a failed sync has lost is not dirty any more, and may have reached the medium or not.
+            let Some(file) = (if old == new || keeps() { new } else { old }) else { continue };
+            if lost_dirs.iter().any(|dir| name.starts_with(dir)) {
+                continue;
+            }
+            let file = *moved.entry(*file).or_insert_with(|| {
+                files.push(inner.files[*file].clone());
+                files.len() - 1
+            });
+            names.insert(name.clone(), file);
+        }
+        let mut random = fastrand::Rng::with_seed(random.u64(..));
+        for file in &mut files {
             let mut content = std::mem::take(&mut file.durable);
             for (offset, bytes) in file.unsynced.drain(..) {
-                let mut at = 0;
-                while at < bytes.len() {
-                    let length = (SECTOR - (offset + at) % SECTOR).min(bytes.len() - at);
-                    if keeps() {
-                        write(&mut content, offset + at, &bytes[at..at + length]);
-                    }
-                    at += length;
-                }
+                keep_some(&mut content, offset, &bytes, keep, &mut random);
             }
             file.durable.clone_from(&content);
             file.current = content;
         }
-        let mut names = BTreeMap::new();
-        let mut all: Vec<_> = inner.durable_names.keys().chain(inner.names.keys()).collect();
-        all.sort_unstable();
-        all.dedup();
-        for name in all {
-            let (old, new) = (inner.durable_names.get(name), inner.names.get(name));
-            if let Some(file) = if old == new || keeps() { new } else { old } {
-                names.insert(name.clone(), *file);
-            }
-        }
         let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+}
+
+/// Applies some sectors of an unsynced write.
+fn keep_some(content: &mut Vec<u8>, offset: usize, bytes: &[u8], keep: Keep, random: &mut fastrand::Rng) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = (SECTOR - (offset + at) % SECTOR).min(bytes.len() - at);
+        match (keep, random.u32(..16)) {
+            (Keep::Nothing, _) | (Keep::Some(_), 0..=7) => {}
+            (Keep::Some(_), 15) => {
+                let garbage: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+                write(content, offset + at, &garbage);
+            }
+            _ => write(content, offset + at, &bytes[at..at + length]),
+        }
+        at += length;
     }
 }
 
@@ -181,7 +262,7 @@ fn not_found() -> io::Error {
 
 impl Storage for SimStorage {
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
-        Ok(())
+        Ok(()) // durable at once, unless it was there before: see `with_unsynced_dir`
     }
 
     fn lock(&self, _path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
@@ -200,37 +281,66 @@ impl Storage for SimStorage {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
         let file = *self.inner().names.get(path).ok_or_else(not_found)?;
-        Ok(Box::new(SimHandle { storage: self.clone(), file }))
+        Ok(Box::new(SimHandle { storage: self.clone(), path: path.to_owned(), file }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
         let mut inner = self.inner();
-        inner.step(Op::Create)?;
+        inner.step(Op::Create, path)?;
         inner.files.push(SimFile::default());
         let file = inner.files.len() - 1;
-        inner.names.insert(path.to_owned(), file);
-        Ok(Box::new(SimHandle { storage: self.clone(), file }))
+        inner.name(path, Some(file));
+        Ok(Box::new(SimHandle { storage: self.clone(), path: path.to_owned(), file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.inner();
-        inner.step(Op::Rename)?;
-        let file = inner.names.remove(from).ok_or_else(not_found)?;
-        inner.names.insert(to.to_owned(), file);
+        inner.step(Op::Rename, to)?;
+        let file = *inner.names.get(from).ok_or_else(not_found)?;
+        inner.name(from, None);
+        inner.name(to, Some(file));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.inner();
-        inner.step(Op::Remove)?;
-        inner.names.remove(path).map(drop).ok_or_else(not_found)
+        inner.step(Op::Remove, path)?;
+        if !inner.names.contains_key(path) {
+            return Err(not_found());
+        }
+        inner.name(path, None);
+        Ok(())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.inner();
-        inner.step(Op::SyncDir)?;
-        inner.durable_names = inner.names.clone();
-        Ok(())
+        let kind = match inner.trace.last() {
+            Some((Op::Rename, _)) => Some(Forgotten::Name),
+            Some((Op::Remove, _)) => Some(Forgotten::Removal),
+            _ => None,
+        };
+        let result = inner.step(Op::SyncDir, dir);
+        if kind.is_some() && kind == inner.forgotten {
+            return result;
+        }
+        let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
+        if result.is_err() && frozen {
+            return result; // a crash, which loses nothing for good: it may still have been on its way
+        }
+        let of_dir: Vec<_> = inner.dirty_names.iter().filter(|name| name.parent() == Some(dir)).cloned().collect();
+        for name in of_dir {
+            inner.dirty_names.remove(&name);
+            if result.is_ok() {
+                match inner.names.get(&name).copied() {
+                    Some(file) => inner.durable_names.insert(name, file),
+                    None => inner.durable_names.remove(&name),
+                };
+            }
+        }
+        if result.is_ok() {
+            inner.unsynced_dirs.retain(|child| child.parent() != Some(dir));
+        }
+        result
     }
 }
 
@@ -246,6 +356,7 @@ impl Drop for SimLock {
 
 struct SimHandle {
     storage: SimStorage,
+    path: PathBuf,
     file: usize,
 }
 
@@ -263,7 +374,7 @@ impl StorageFile for SimHandle {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.storage.inner();
-        inner.step(Op::Write)?;
+        inner.step(Op::Write, &self.path)?;
         let (file, offset) = (self.file, offset as usize);
         let growth = (offset + bytes.len()).saturating_sub(inner.files[file].current.len());
         if growth > 0 && inner.capacity.is_some_and(|capacity| inner.used() + growth > capacity) {
@@ -276,11 +387,32 @@ impl StorageFile for SimHandle {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.storage.inner();
-        inner.step(Op::Sync)?;
-        let file = &mut inner.files[self.file];
-        for (offset, bytes) in file.unsynced.drain(..) {
-            write(&mut file.durable, offset, &bytes);
+        let result = inner.step(Op::Sync, &self.path);
+        let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
+        if result.is_err() && frozen {
+            return result;
         }
-        Ok(())
+        let kind = match inner.files[self.file].syncs {
+            0 => Forgotten::Fill,
+            1 => Forgotten::Carry,
+            _ => Forgotten::Batch,
+        };
+        inner.files[self.file].syncs += 1;
+        if inner.forgotten == Some(kind) {
+            return result;
+        }
+        let seed = inner.ops;
+        let file = &mut inner.files[self.file];
+        let mut random = fastrand::Rng::with_seed(seed);
+        // Some of it is lost where the sync fails, and some is not; every second time all of it is.
+        let keep = match &result {
+            Ok(()) => Keep::Everything,
+            Err(_) if seed.is_multiple_of(2) => Keep::Nothing,
+            Err(_) => Keep::Some(seed),
+        };
+        for (offset, bytes) in file.unsynced.drain(..) {
+            keep_some(&mut file.durable, offset, &bytes, keep, &mut random);
+        }
+        result
     }
 }

@@ -4,9 +4,11 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository.
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository. `-- faults` prints what logs do when
+//! something goes wrong.
 #![warn(missing_docs)]
 
+mod faults;
 mod report;
 mod ring;
 
@@ -30,11 +32,15 @@ struct Arguments {
 enum Work {
     /// Placing keys on nodes.
     Ring(ring::Options),
+    /// What logs do when a sync fails or a file is damaged.
+    Faults(faults::Options),
 }
 
 fn main() -> ExitCode {
+    faults::run_if_child();
     let outcome = match Arguments::parse().work {
         Work::Ring(options) => ring::run(&options),
+        Work::Faults(options) => faults::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

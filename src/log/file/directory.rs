@@ -34,6 +34,16 @@ pub(super) fn temporary_name(number: u64) -> String {
     format!("{PREFIX}{number:016x}{TEMPORARY}")
 }
 
+/// The number of the segment that has this name.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    number_in(name, SUFFIX)
+}
+
+/// The number of the unfinished segment that has this name.
+pub(super) fn number_of_unfinished(name: &str) -> Option<u64> {
+    number_in(name, TEMPORARY)
+}
+
 /// The number in a name of ours; names that we don't give are not ours.
 fn number_in(text: &str, suffix: &str) -> Option<u64> {
     let number = u64::from_str_radix(text.strip_prefix(PREFIX)?.strip_suffix(suffix)?, 16).ok()?;
@@ -45,34 +55,51 @@ fn number_in(text: &str, suffix: &str) -> Option<u64> {
 pub(super) struct Contents {
     /// The segment that is the log, and what it holds; `None` where there is no log yet.
     pub(super) newest: Option<(SegmentHeader, Recovered)>,
-    /// Segments that a newer one has replaced, oldest first, and temporary files: all of no use any more.
-    pub(super) leftovers: Vec<PathBuf>,
+    /// Segments that a newer one has replaced, oldest first. They go only after the next segment has its name: that
+    /// of the newest may be one that a failed sync has lost, however well it can be listed.
+    pub(super) replaced: Vec<PathBuf>,
+    /// Segments that were never finished.
+    pub(super) unfinished: Vec<PathBuf>,
 }
 
 /// Reads the directory and changes nothing.
 pub(super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Contents, LogError> {
     let names = storage.list(dir).map_err(|error| io_error(dir, "list", error))?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, SUFFIX)).collect();
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
     numbers.sort_unstable();
-    let temporary = names.iter().filter(|name| number_in(name, TEMPORARY).is_some()).map(|name| dir.join(name));
-    let mut leftovers: Vec<PathBuf> = temporary.collect();
+    let temporary = names.iter().filter(|name| number_of_unfinished(name).is_some()).map(|name| dir.join(name));
+    let unfinished: Vec<PathBuf> = temporary.collect();
+    let mut replaced = Vec::new();
     let Some(newest) = numbers.pop() else {
-        return Ok(Contents { newest: None, leftovers });
+        return Ok(Contents { newest: None, replaced, unfinished });
     };
     let (header, recovered) = read_log(storage, dir, newest)?;
-    for (older, newer) in numbers.iter().zip(numbers.iter().skip(1).chain([&newest])) {
-        check_replaced(storage, dir, *older, *newer, &header)?;
-        leftovers.push(dir.join(name(*older)));
+    for older in numbers {
+        check_replaced(storage, dir, older, &header)?;
+        replaced.push(dir.join(name(older)));
     }
-    Ok(Contents { newest: Some((header, recovered)), leftovers })
+    Ok(Contents { newest: Some((header, recovered)), replaced, unfinished })
 }
 
 fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHeader, Recovered), LogError> {
     let path = dir.join(name(number));
-    let (mut file, header) = read_header(storage, &path, number)?;
-    let length = file.length().map_err(|error| io_error(&path, "read", error))?;
+    let (header, bytes) = read_segment(storage, &path, number)?;
+    match recover(&bytes, &header, &mut ()) {
+        Ok(recovered) => Ok((header, recovered)),
+        Err(damage) => Err(damaged(&path, damage.offset, damage.what)),
+    }
+}
+
+/// Reads all of a segment's file, which has the length and the number that its header states.
+pub(super) fn read_segment(
+    storage: &dyn Storage,
+    path: &Path,
+    number: u64,
+) -> Result<(SegmentHeader, Vec<u8>), LogError> {
+    let (mut file, header) = read_header(storage, path, number)?;
+    let length = file.length().map_err(|error| io_error(path, "read", error))?;
     if length != header.bytes {
-        return Err(damaged(&path, length.min(header.bytes), "the file is shorter or longer than it was made"));
+        return Err(damaged(path, length.min(header.bytes), "the file is shorter or longer than it was made"));
     }
     let mut bytes = Vec::new();
     let reserved = usize::try_from(length).ok().is_some_and(|length| {
@@ -83,13 +110,10 @@ fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHe
         reserved
     });
     if !reserved {
-        return Err(io_error(&path, "read", io::ErrorKind::OutOfMemory.into()));
+        return Err(io_error(path, "read", io::ErrorKind::OutOfMemory.into()));
     }
-    file.read_at(0, &mut bytes).map_err(|error| io_error(&path, "read", error))?;
-    match recover(&bytes, &header) {
-        Ok(recovered) => Ok((header, recovered)),
-        Err(damage) => Err(damaged(&path, damage.offset, damage.what)),
-    }
+    file.read_at(0, &mut bytes).map_err(|error| io_error(path, "read", error))?;
+    Ok((header, bytes))
 }
 
 /// Removes files, one durably before the next, so that a crash can't leave an older segment where a newer one is gone.
@@ -100,21 +124,13 @@ pub(super) fn remove(storage: &dyn Storage, dir: &Path, paths: &[PathBuf]) -> io
     })
 }
 
-/// A segment that was replaced is going to be removed, so it had better be what it seems.
-fn check_replaced(
-    storage: &dyn Storage,
-    dir: &Path,
-    number: u64,
-    newer: u64,
-    log: &SegmentHeader,
-) -> Result<(), LogError> {
+/// A segment that was replaced is going to be removed, so it had better be of this log. Its number may be any lower one:
+/// where a failed sync has lost the removal of a segment, that one comes back with the next crash.
+fn check_replaced(storage: &dyn Storage, dir: &Path, number: u64, log: &SegmentHeader) -> Result<(), LogError> {
     let path = dir.join(name(number));
     let (_, header) = read_header(storage, &path, number)?;
     if header.log != log.log {
         return Err(damaged(&path, 16, "the segment belongs to another log"));
-    }
-    if number.checked_add(1) != Some(newer) {
-        return Err(damaged(&path, 32, "the segment after this one is missing"));
     }
     Ok(())
 }

@@ -23,6 +23,10 @@ pub(super) const FRAME_HEADER: usize = 12;
 /// number that was read can't overflow.
 const MAX_NUMBER: u64 = u64::MAX >> 1;
 
+/// A log that has come this far is not opened for writing: what it would write next must still be readable. From here
+/// to [`MAX_NUMBER`] no process counts in its lifetime, and nothing but made-up bytes ever gets here.
+pub(super) const USED_UP: u64 = MAX_NUMBER >> 1;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"ringpact";
 const BATCH_MAGIC: [u8; 8] = *b"rp-batch";
 

@@ -23,6 +23,7 @@ use shared::Shared;
 mod directory;
 mod format;
 mod gate;
+pub mod inspect;
 pub mod options;
 mod queue;
 mod recover;

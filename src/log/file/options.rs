@@ -104,26 +104,30 @@ impl FileLogOptions {
             .lock(&lock_path)
             .map_err(|error| refused(dir, &lock_path, "lock", error))?
             .ok_or_else(|| LogError::Locked { path: dir.to_owned() })?;
-        let contents = directory::read(storage, dir)?;
-        directory::remove(storage, dir, &contents.leftovers).map_err(|error| refused(dir, dir, "clean up", error))?;
+        let mut contents = directory::read(storage, dir)?;
+        directory::remove(storage, dir, &contents.unfinished).map_err(|error| refused(dir, dir, "clean up", error))?;
         let (log, number, recovered) = match contents.newest {
             Some((header, recovered)) => (header.log, header.number, recovered),
-            None => (LogId::random()?, 0, Recovered::default()),
+            None => {
+                sync_parent(storage, dir)?;
+                (LogId::random()?, 0, Recovered::default())
+            }
         };
         let bytes = size_for(self.segment_bytes, framed_bytes(&recovered.live));
         let header = SegmentHeader { log, number: number + 1, bytes };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
         if number > 0 {
-            let replaced = dir.join(directory::name(number));
-            directory::remove(storage, dir, &[replaced]).map_err(|error| refused(dir, dir, "clean up", error))?;
+            contents.replaced.push(dir.join(directory::name(number)));
         }
+        directory::remove(storage, dir, &contents.replaced).map_err(|error| refused(dir, dir, "clean up", error))?;
         let recovery = Recovery {
             records: recovered.records,
             live: recovered.live.len(),
             torn_bytes: recovered.torn_bytes,
             elapsed: begun.elapsed(),
         };
+        tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
         let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
         let writer = Writer {
@@ -142,6 +146,44 @@ impl FileLogOptions {
         Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
     }
 }
+
+/// Makes the directory's own name durable, before the first segment of a log is made in it. Where the directory was
+/// there already, whoever made it may have been killed before he could do so himself.
+fn sync_parent(storage: &dyn Storage, dir: &Path) -> Result<(), LogError> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match storage.sync_dir(parent) {
+        // One may use a directory and yet not be allowed to read the one above. Then it is somebody else's to keep.
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+            Err(directory::io_error(parent, "sync", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells of an opening: at the level `WARN` where something was cut off, for that wants an explanation (a crash is one).
+#[cfg(feature = "tracing")]
+fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
+    let Recovery { records, live, torn_bytes, elapsed } = *recovery;
+    macro_rules! tell {
+        ($level:ident, $message:literal) => {
+            tracing::event!(
+                target: "ringpact::log",
+                tracing::Level::$level,
+                dir = %dir.display(),
+                %log,
+                records,
+                live,
+                torn_bytes,
+                elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                $message
+            )
+        };
+    }
+    if torn_bytes > 0 { tell!(WARN, "log opened, a torn write cut off") } else { tell!(INFO, "log opened") }
+}
+
+#[cfg(not(feature = "tracing"))]
+const fn tell(_: &Path, _: LogId, _: &Recovery) {}
 
 fn begin(storage: &dyn Storage, dir: &Path, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
     let (frames, count) = frame_live(&recovered.live);

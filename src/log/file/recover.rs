@@ -5,10 +5,10 @@
 //! nothing of the sort behind it is what a crash leaves of a write that nobody was told was durable: it is cut off.
 
 use super::format::{
-    BATCH_HEADER, BLOCK, BatchHeader, Kind, SegmentHeader, begins_batch, decode_header, decode_payload, padded,
-    take_frame,
+    BATCH_HEADER, BLOCK, BatchHeader, Kind, SegmentHeader, USED_UP, begins_batch, decode_header, decode_payload,
+    padded, take_frame,
 };
-use crate::log::{LiveRecords, Lsn};
+use crate::log::{LiveRecords, Lsn, Record};
 
 /// What a segment holds.
 #[derive(Debug, Default)]
@@ -33,9 +33,24 @@ pub(super) struct Damage {
     pub(super) what: &'static str,
 }
 
+/// Who wants to see more of a segment than what is left of it.
+pub(super) trait Visitor {
+    /// A record of a batch that has matched its checksums, but may still prove not to fit the batches before it.
+    fn record(&mut self, lsn: Lsn, record: &Record);
+
+    /// The batch that these records were of, and where it begins.
+    fn batch(&mut self, offset: u64, header: &BatchHeader);
+}
+
+/// Opening wants to see nothing more.
+impl Visitor for () {
+    fn record(&mut self, _: Lsn, _: &Record) {}
+    fn batch(&mut self, _: u64, _: &BatchHeader) {}
+}
+
 /// Reads a whole segment, given as all the bytes of its file.
-pub(super) fn recover(bytes: &[u8], header: &SegmentHeader) -> Result<Recovered, Damage> {
-    let mut reader = Reader { bytes, header, salt: header.salt(), found: Recovered::default(), previous: 0 };
+pub(super) fn recover(bytes: &[u8], header: &SegmentHeader, visitor: &mut impl Visitor) -> Result<Recovered, Damage> {
+    let mut reader = Reader { bytes, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
     let mut offset = BLOCK as usize;
     while offset < bytes.len() {
         match reader.batch(offset) {
@@ -51,15 +66,20 @@ pub(super) fn recover(bytes: &[u8], header: &SegmentHeader) -> Result<Recovered,
             }
         }
     }
-    Ok(reader.found)
+    let found = reader.found;
+    if header.number.max(found.sequence).max(found.last.number()) >= USED_UP {
+        return Err(Damage { offset: BLOCK, what: "numbers that no log reaches" });
+    }
+    Ok(found)
 }
 
-struct Reader<'a> {
+struct Reader<'a, V> {
     bytes: &'a [u8],
     header: &'a SegmentHeader,
     salt: u64,
     found: Recovered,
     previous: u64,
+    visitor: &'a mut V,
 }
 
 /// Why there is no good batch.
@@ -70,7 +90,7 @@ enum Bad {
     Misplaced(&'static str),
 }
 
-impl Reader<'_> {
+impl<V: Visitor> Reader<'_, V> {
     /// Takes in the batch at `offset` and gives its padded length.
     fn batch(&mut self, offset: usize) -> Result<usize, Bad> {
         let bytes = &self.bytes[offset..];
@@ -82,6 +102,7 @@ impl Reader<'_> {
         self.found.sequence = header.sequence;
         self.found.last = header.last;
         self.found.batches += 1;
+        self.visitor.batch(offset as u64, &header);
         // The padded length may reach beyond a file of odd size, which only a caller's test can make up.
         Ok((padded((BATCH_HEADER + payload.len()) as u64) as usize).min(bytes.len()))
     }
@@ -111,6 +132,7 @@ impl Reader<'_> {
             if !in_order {
                 return Err("a record out of order");
             }
+            self.visitor.record(lsn, &record);
             self.found.live.apply(lsn, record);
             last = lsn;
             count = count.saturating_add(1);

@@ -1,0 +1,16 @@
+//! Arbitrary bytes as a segment: as they are, or behind a header that is right.
+#![no_main]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use common::forge::{open_whatever, segment};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if bytes.starts_with(b"ringpact") {
+        open_whatever(bytes.to_vec());
+    } else {
+        open_whatever(segment(bytes.to_vec()));
+    }
+});

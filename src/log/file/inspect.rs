@@ -1,0 +1,378 @@
+//! Looks at a log's directory from outside: lists and verifies everything, changes nothing, needs no lock.
+//!
+//! [`inspect`] reads with the code that opening reads with, so it finds exactly the damage that opening would refuse,
+//! and damage in segments that opening no longer reads.
+//!
+//! A log that somebody has open can be inspected too. What is shown then is a state that the log was in a moment ago;
+//! a batch that is being written shows as [`SegmentReport::torn_bytes`] at the end, a segment that is being prepared as
+//! [`Role::Unfinished`]. Neither is damage. What looks like damage is read again before it is called so: the owner may
+//! have written behind what had been read already.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{
+    directory,
+    format::{BATCH_HEADER, BatchHeader, Kind, padded},
+    recover::{Recovered, Visitor, recover},
+    storage::{Disk, Storage},
+};
+use crate::{
+    id::{Epoch, Name, TxnId},
+    log::{Fact, LogError, Lsn, Record},
+};
+
+/// How often a directory is read again because its owner has changed it meanwhile. Its owner replaces segments far less
+/// often than this reads them.
+const MAX_ATTEMPTS: u32 = 16;
+
+/// All that there is to see in a log's directory.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The directory.
+    pub dir: PathBuf,
+    /// The log's id, in hexadecimal digits, where there is a segment that tells.
+    pub log: Option<String>,
+    /// All segments, in the order of their numbers. The last one that is not [`Role::Unfinished`] is the log.
+    pub segments: Vec<SegmentReport>,
+    /// The owners that were opened, and their last epochs.
+    pub epochs: BTreeMap<Name, Epoch>,
+    /// The live transactions: those with records that no end has followed, by the first of these records.
+    pub live: Vec<TransactionReport>,
+    /// The finished transactions of which the log has still a record.
+    pub finished: Vec<TransactionReport>,
+}
+
+/// A segment.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SegmentReport {
+    /// The name of its file.
+    pub file: String,
+    /// Its number.
+    pub number: u64,
+    /// The length of its file in bytes.
+    pub bytes: u64,
+    /// What it is for.
+    pub role: Role,
+    /// Its batches, as far as they can be read.
+    pub batches: Vec<BatchReport>,
+    /// Bytes of a torn write behind the last batch; beside a running owner, perhaps of one that is under way.
+    pub torn_bytes: u64,
+    /// Whether something in the segment shows that its last batch with records was durable. If not, damage to this
+    /// one batch could not be told from a torn write.
+    pub sealed: bool,
+    /// What is wrong with it.
+    pub damage: Option<DamageReport>,
+}
+
+/// What a segment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Role {
+    /// It is the log.
+    Log,
+    /// A newer one has taken its place; the next opening removes it.
+    Replaced,
+    /// It is being prepared, or was when its maker ended.
+    Unfinished,
+}
+
+/// A batch: what one sync made durable.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BatchReport {
+    /// Where it begins in its file.
+    pub offset: u64,
+    /// Its length there, padding included.
+    pub bytes: u64,
+    /// Its sequence number.
+    pub sequence: u64,
+    /// What it is for.
+    pub kind: BatchKind,
+    /// How many records it has.
+    pub records: u32,
+    /// The number of the last record that the log had with it.
+    pub last: Lsn,
+}
+
+/// What a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum BatchKind {
+    /// Records as they were appended.
+    Records,
+    /// The first batch of a segment: what was live then.
+    Carry,
+    /// No records: it shows that the batch before it was durable.
+    Seal,
+}
+
+/// What one owner's records say about a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TransactionReport {
+    /// Whose records they are.
+    pub owner: Name,
+    /// The transaction.
+    #[serde(serialize_with = "as_text")]
+    pub txn: TxnId,
+    /// What they say, in order: `decided`, `prepared`, `committed`, `ended`.
+    pub facts: Vec<&'static str>,
+    /// The first of them.
+    pub first: Lsn,
+    /// The last of them.
+    pub last: Lsn,
+}
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DamageReport {
+    /// Where, from the beginning of the file.
+    pub offset: u64,
+    /// What.
+    pub what: String,
+}
+
+impl Inspection {
+    /// Whether everything is as it was written.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.segments.iter().all(|segment| segment.damage.is_none())
+    }
+
+    /// Records in the log's segment.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        let log = self.segments.iter().filter(|segment| segment.role == Role::Log);
+        log.flat_map(|segment| &segment.batches).map(|batch| u64::from(batch.records)).sum()
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Log => "log",
+            Self::Replaced => "replaced",
+            Self::Unfinished => "unfinished",
+        })
+    }
+}
+
+impl fmt::Display for BatchKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Records => "records",
+            Self::Carry => "carry",
+            Self::Seal => "seal",
+        })
+    }
+}
+
+/// Inspects the log in this directory. See the module's documentation for what it shows of a log that is in use.
+///
+/// Damage is no error here but part of the answer. A directory without segments is an empty log.
+///
+/// # Errors
+/// [`LogError::Io`] where the directory or a file can't be read, or changes all the time.
+pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
+    inspect_in(&Disk, dir)
+}
+
+/// The same in another storage.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
+    let dir = dir.as_ref();
+    for _ in 0..MAX_ATTEMPTS {
+        if let Some(inspection) = attempt(storage, dir)? {
+            return Ok(inspection);
+        }
+    }
+    Err(directory::io_error(dir, "inspect", io::Error::other("the log's owner replaces its segments all the time")))
+}
+
+/// Reads everything once; `None` where a file has gone meanwhile.
+fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogError> {
+    let names = storage.list(dir).map_err(|error| directory::io_error(dir, "list", error))?;
+    let mut files = Vec::new();
+    for name in names {
+        if let Some(number) = directory::number_of(&name) {
+            files.push((number, Role::Replaced, name));
+        } else if let Some(number) = directory::number_of_unfinished(&name) {
+            files.push((number, Role::Unfinished, name));
+        }
+    }
+    files.sort_by(|one, other| (one.0, &one.2).cmp(&(other.0, &other.2)));
+    if let Some((_, role, _)) = files.iter_mut().rfind(|(_, role, _)| *role == Role::Replaced) {
+        *role = Role::Log;
+    }
+    let mut inspection = Inspection {
+        dir: dir.to_owned(),
+        log: None,
+        segments: Vec::new(),
+        epochs: BTreeMap::new(),
+        live: Vec::new(),
+        finished: Vec::new(),
+    };
+    for (number, role, file) in files {
+        let Some((segment, seen)) = read(storage, dir, number, role, file)? else { return Ok(None) };
+        if role == Role::Log {
+            inspection.log.clone_from(&seen.log);
+            (inspection.epochs, inspection.live, inspection.finished) = seen.transactions();
+        }
+        inspection.segments.push(segment);
+    }
+    Ok(Some(inspection))
+}
+
+/// Reads a segment until it is sound, or the same damage was found twice: the first time may have been a race.
+fn read(
+    storage: &dyn Storage,
+    dir: &Path,
+    number: u64,
+    role: Role,
+    file: String,
+) -> Result<Option<(SegmentReport, Seen)>, LogError> {
+    let mut known: Option<DamageReport> = None;
+    for _ in 0..MAX_ATTEMPTS {
+        let mut segment = SegmentReport {
+            file: file.clone(),
+            number,
+            bytes: 0,
+            role,
+            batches: Vec::new(),
+            torn_bytes: 0,
+            sealed: false,
+            damage: None,
+        };
+        let mut seen = Seen::default();
+        let path = dir.join(&file);
+        match read_once(storage, &path, &mut segment, &mut seen) {
+            Ok(()) => {}
+            Err(LogError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(LogError::Damaged { offset, what, .. }) => {
+                segment.damage = Some(DamageReport { offset, what: what.to_owned() });
+            }
+            Err(error @ LogError::UnknownVersion { .. }) => {
+                segment.damage = Some(DamageReport { offset: 8, what: error.to_string() });
+            }
+            Err(error) => return Err(error),
+        }
+        if segment.damage.is_none() || segment.damage == known {
+            return Ok(Some((segment, seen)));
+        }
+        known = segment.damage;
+    }
+    Ok(None)
+}
+
+fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, seen: &mut Seen) -> Result<(), LogError> {
+    let mut file = storage.open(path).map_err(|error| directory::io_error(path, "open", error))?;
+    segment.bytes = file.length().map_err(|error| directory::io_error(path, "read", error))?;
+    if segment.role == Role::Unfinished {
+        return Ok(()); // of no meaning, whatever is in it
+    }
+    let (header, bytes) = directory::read_segment(storage, path, segment.number)?;
+    seen.log = Some(header.log.to_string());
+    let result = recover(&bytes, &header, seen);
+    segment.batches = std::mem::take(&mut seen.batches);
+    let with_records = segment.batches.iter().rposition(|batch| batch.kind == BatchKind::Records);
+    segment.sealed = with_records.is_none_or(|last| last + 1 < segment.batches.len());
+    match result {
+        Ok(Recovered { torn_bytes, .. }) => segment.torn_bytes = torn_bytes,
+        Err(damage) => {
+            let (path, offset, what) = (path.to_owned(), damage.offset, damage.what);
+            return Err(LogError::Damaged { path, offset, what });
+        }
+    }
+    Ok(())
+}
+
+fn as_text<S: serde::Serializer>(txn: &TxnId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(txn)
+}
+
+const fn fact_name(fact: &Fact) -> &'static str {
+    match fact {
+        Fact::Opened { .. } => "opened",
+        Fact::Decided { .. } => "decided",
+        Fact::Prepared { .. } => "prepared",
+        Fact::Committed { .. } => "committed",
+        Fact::Ended { .. } => "ended",
+    }
+}
+
+/// What a segment's records say.
+#[derive(Debug, Default)]
+struct Seen {
+    log: Option<String>,
+    batches: Vec<BatchReport>,
+    epochs: BTreeMap<Name, Epoch>,
+    transactions: BTreeMap<(Name, TxnId), TransactionReport>,
+    ended: BTreeSet<(Name, TxnId)>,
+}
+
+impl Visitor for Seen {
+    fn record(&mut self, lsn: Lsn, record: &Record) {
+        if let Some(epoch) = record.fact.epoch() {
+            self.epochs.insert(record.owner.clone(), epoch);
+        }
+        let Some(txn) = record.fact.txn() else { return };
+        let key = (record.owner.clone(), txn.clone());
+        let ends = matches!(record.fact, Fact::Ended { .. });
+        // Records after an end are about the transaction once more, and live.
+        if ends {
+            self.ended.insert(key.clone())
+        } else {
+            self.ended.remove(&key)
+        };
+        let report = self.transactions.entry(key).or_insert_with(|| TransactionReport {
+            owner: record.owner.clone(),
+            txn: txn.clone(),
+            facts: Vec::new(),
+            first: lsn,
+            last: lsn,
+        });
+        report.facts.push(fact_name(&record.fact));
+        report.last = lsn;
+    }
+
+    fn batch(&mut self, offset: u64, header: &BatchHeader) {
+        self.batches.push(BatchReport {
+            offset,
+            bytes: padded(BATCH_HEADER as u64 + header.payload),
+            sequence: header.sequence,
+            kind: match header.kind {
+                Kind::Records => BatchKind::Records,
+                Kind::Carry => BatchKind::Carry,
+                Kind::Seal => BatchKind::Seal,
+            },
+            records: header.count,
+            last: header.last,
+        });
+    }
+}
+
+impl Seen {
+    fn transactions(self) -> (BTreeMap<Name, Epoch>, Vec<TransactionReport>, Vec<TransactionReport>) {
+        let Self { epochs, transactions, ended, .. } = self;
+        let (finished, live): (Vec<_>, Vec<_>) = transactions.into_iter().partition(|(key, _)| ended.contains(key));
+        let sorted = |reports: Vec<(_, TransactionReport)>| {
+            let mut reports: Vec<_> = reports.into_iter().map(|(_, report)| report).collect();
+            reports.sort_by_key(|report| report.first);
+            reports
+        };
+        (epochs, sorted(live), sorted(finished))
+    }
+}
