@@ -32,15 +32,18 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod batch;
 mod builder;
 mod error;
 mod hash;
 mod hash_ring;
 mod key;
+mod members;
 mod movement;
 mod node;
 mod replicas;
 mod serialised;
+mod shared_ring;
 mod token_table;
 
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
@@ -52,3 +55,4 @@ pub use movement::{MovedRange, Movement, PositionRange};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use replicas::Replicas;
 pub use serialised::FORMAT_VERSION;
+pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};

@@ -4,7 +4,11 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Position, token_table::TokenTable};
+use super::{
+    Node, Position,
+    members::Members,
+    token_table::{Entry, TokenTable},
+};
 
 /// Positions clockwise from `start`, which isn't among them, to `end`, which is.
 ///
@@ -98,7 +102,7 @@ pub struct MovedRange<'a> {
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Movement<'a> {
     ranges: Vec<MovedRange<'a>>,
 }
@@ -133,9 +137,10 @@ impl<'a> Movement<'a> {
 
     /// Merges the tokens of both rings. Between two neighbours of the merged tokens neither ring has a token, so all
     /// positions up to the second have one owner before and one after.
-    pub(super) fn between(before: (&'a [Node], &TokenTable), after: (&'a [Node], &TokenTable)) -> Self {
+    pub(super) fn between(before: (&'a Members, &TokenTable), after: (&'a Members, &TokenTable)) -> Self {
         let counterparts = counterparts(before.0, after.0);
-        let (mut from, mut to) = (Cursor::new(before.1), Cursor::new(after.1));
+        let (from, to): (Vec<_>, Vec<_>) = (before.1.iter().collect(), after.1.iter().collect());
+        let (mut from, mut to) = (Cursor::new(&from), Cursor::new(&to));
         let mut moves = Moves { ranges: Vec::new() };
         let Some(mut start) = from.last().max(to.last()) else {
             // A ring has tokens; without any there would be nothing to move.
@@ -143,7 +148,7 @@ impl<'a> Movement<'a> {
         };
         while let Some(end) = from.next_token().into_iter().chain(to.next_token()).min() {
             let (giver, taker) = (from.owner(), to.owner());
-            if counterparts[giver as usize] != Some(taker) {
+            if counterparts[giver as usize] != taker {
                 moves.push(PositionRange { start, end }, giver, taker);
             }
             from.pass(end);
@@ -154,7 +159,7 @@ impl<'a> Movement<'a> {
         let ranges = moves
             .ranges
             .into_iter()
-            .map(|(range, from, to)| MovedRange { range, from: &before.0[from as usize], to: &after.0[to as usize] })
+            .map(|(range, from, to)| MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) })
             .collect();
         Self { ranges }
     }
@@ -178,34 +183,33 @@ impl<'a> IntoIterator for Movement<'a> {
     }
 }
 
-/// A place in one ring's table: all tokens before it are passed.
+/// A place in one ring's tokens: all before it are passed.
 struct Cursor<'t> {
-    table: &'t TokenTable,
-    entry: usize,
+    tokens: &'t [Entry],
+    passed: usize,
 }
 
 impl<'t> Cursor<'t> {
-    fn new(table: &'t TokenTable) -> Self {
-        Self { table, entry: 0 }
+    fn new(tokens: &'t [Entry]) -> Self {
+        Self { tokens, passed: 0 }
     }
 
     fn last(&self) -> Option<Position> {
-        self.table.positions().last().copied()
+        self.tokens.last().map(|token| token.position)
     }
 
     fn next_token(&self) -> Option<Position> {
-        self.table.positions().get(self.entry).copied()
+        self.tokens.get(self.passed).map(|token| token.position)
     }
 
     /// Who owns the positions between the token passed last and the next one; beyond the last token, the first's owner.
     fn owner(&self) -> u32 {
-        let owners = self.table.owners();
-        owners[if self.entry == owners.len() { 0 } else { self.entry }]
+        self.tokens.get(self.passed).unwrap_or(&self.tokens[0]).slot
     }
 
     fn pass(&mut self, position: Position) {
         while self.next_token() == Some(position) {
-            self.entry += 1;
+            self.passed += 1;
         }
     }
 }
@@ -237,16 +241,20 @@ impl Moves {
     }
 }
 
-/// For each node before, the number of the node with the same id after. Both are sorted by id.
-fn counterparts(before: &[Node], after: &[Node]) -> Vec<Option<u32>> {
-    let mut after = (0_u32..).zip(after).peekable();
-    before
-        .iter()
-        .map(|node| {
-            while after.next_if(|(_, other)| other.id() < node.id()).is_some() {}
-            after.next_if(|(_, other)| other.id() == node.id()).map(|(index, _)| index)
-        })
-        .collect()
+/// No slot is this high.
+const NONE: u32 = u32::MAX;
+
+/// For each slot before, the slot of the node with the same id after, or [`NONE`]. Both are sorted by id.
+fn counterparts(before: &Members, after: &Members) -> Vec<u32> {
+    let mut counterparts = vec![NONE; before.slot_count()];
+    let mut others = after.nodes().iter().zip(after.slots()).peekable();
+    for (node, slot) in before.nodes().iter().zip(before.slots()) {
+        while others.next_if(|(other, _)| other.id() < node.id()).is_some() {}
+        if let Some((_, counterpart)) = others.next_if(|(other, _)| other.id() == node.id()) {
+            counterparts[*slot as usize] = *counterpart;
+        }
+    }
+    counterparts
 }
 
 fn fraction(width: u128) -> f64 {

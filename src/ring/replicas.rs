@@ -2,7 +2,7 @@
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, token_table::TokenTable};
+use super::{Node, members::Members, token_table::Walk};
 
 /// The distinct nodes met on a walk clockwise from a position; each node once, the owner first, until all were met.
 ///
@@ -25,43 +25,36 @@ use super::{Node, token_table::TokenTable};
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are used"]
 pub struct Replicas<'a> {
-    nodes: &'a [Node],
-    table: &'a TokenTable,
-    /// The entry to look at next, and how many steps were made to get there.
-    entry: usize,
-    steps: usize,
-    /// Nodes not yet met.
-    remaining: usize,
+    members: &'a Members,
+    walk: Walk<'a>,
+    met: Met,
 }
 
 impl<'a> Replicas<'a> {
-    pub(super) fn new(nodes: &'a [Node], table: &'a TokenTable, entry: usize) -> Self {
-        Self { nodes, table, entry, steps: 0, remaining: nodes.len() }
+    #[inline]
+    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
+        Self { members, walk, met: Met::new() }
     }
 }
 
 impl<'a> Iterator for Replicas<'a> {
     type Item = &'a Node;
 
+    #[inline]
     fn next(&mut self) -> Option<&'a Node> {
-        // Every node has a token, so all were met at the latest after one lap, and the loop ends.
-        while self.remaining > 0 {
-            let met = self.table.newly_met(self.entry, self.steps);
-            self.steps += 1;
-            self.entry += 1;
-            if self.entry == self.table.len() {
-                self.entry = 0;
-            }
-            if let Some(node) = met {
-                self.remaining -= 1;
-                return Some(&self.nodes[node as usize]);
+        // Every node has a token, so while one isn't met yet, the walk comes to it within a lap.
+        while self.met.len() < self.members.nodes().len() {
+            let slot = self.walk.next();
+            if self.met.insert(slot, self.members.slot_count()) {
+                return Some(self.members.by_slot(slot));
             }
         }
         None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.remaining, Some(self.remaining))
+        let remaining = self.members.nodes().len() - self.met.len();
+        (remaining, Some(remaining))
     }
 }
 
@@ -71,5 +64,58 @@ impl FusedIterator for Replicas<'_> {}
 impl fmt::Debug for Replicas<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.clone().map(Node::id)).finish()
+    }
+}
+
+/// So many slots are remembered in place.
+const FEW: usize = 16;
+
+/// A set of slots that allocates only when it gets large.
+#[derive(Clone)]
+pub(super) struct Met {
+    len: usize,
+    few: [u32; FEW],
+    /// One bit a slot, once there are more than [`FEW`].
+    many: Vec<u64>,
+}
+
+impl Met {
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self { len: 0, few: [0; FEW], many: Vec::new() }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the slot is new here. There are `slots` slots in all.
+    #[inline]
+    pub(super) fn insert(&mut self, slot: u32, slots: usize) -> bool {
+        if self.len >= FEW {
+            return self.insert_into_many(slot, slots);
+        }
+        if self.few[..self.len].contains(&slot) {
+            return false;
+        }
+        self.few[self.len] = slot;
+        self.len += 1;
+        true
+    }
+
+    #[cold]
+    fn insert_into_many(&mut self, slot: u32, slots: usize) -> bool {
+        if self.many.is_empty() {
+            self.many = vec![0; slots.div_ceil(64)];
+            for met in self.few {
+                self.many[met as usize / 64] |= 1 << (met % 64);
+            }
+        }
+        let word = &mut self.many[slot as usize / 64];
+        let is_new = *word & 1 << (slot % 64) == 0;
+        *word |= 1 << (slot % 64);
+        self.len += usize::from(is_new);
+        is_new
     }
 }
