@@ -2,3 +2,6 @@
 
 #[doc = include_str!("placement.md")]
 pub mod placement {}
+
+#[doc = include_str!("balance.md")]
+pub mod balance {}

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Position, Replicas, RingBuilder, RingError, RingKey, Xxh3,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, Replicas, RingBuilder, RingError, RingKey,
+    Xxh3, balanced,
     members::Members,
-    serialised::SerialisedRing,
     token_table::{Entry, TokenTable},
 };
 
@@ -22,7 +20,7 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// With N nodes and T tokens: a look-up takes one hash and a binary search, O(log T); a change O(T); 16 bytes a token.
 /// All of `&self` may be used from several threads at once. Cloning is O(T).
 ///
-/// `==` compares members, virtual nodes and hasher, of which all else is a function.
+/// `==` compares members, placement, virtual nodes and hasher, and if the tokens aren't a function of these, the tokens.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -36,12 +34,12 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// assert_eq!(preference[0], owner);
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Clone, Deserialize)]
-#[serde(try_from = "SerialisedRing<H>", bound(deserialize = "H: KeyHasher + Deserialize<'de>"))]
+#[derive(Clone)]
 pub struct HashRing<H = Xxh3> {
     /// Never empty.
     members: Members,
     table: TokenTable,
+    placement: Placement,
     virtual_nodes: u32,
     hasher: H,
 }
@@ -142,12 +140,22 @@ impl<H> HashRing<H> {
         self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
-    /// How many tokens there are: the sum of weight times virtual nodes.
+    /// How many tokens there are: the sum of weight times virtual nodes, or in a balanced ring about as many.
     pub fn token_count(&self) -> usize {
         self.table.len()
     }
 
-    /// Virtual nodes for each unit of weight.
+    /// How the tokens are placed.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// Every token and the index of its node in [`nodes`](Self::nodes), clockwise.
+    pub(super) fn indexed_tokens(&self) -> Vec<(Position, u32)> {
+        balanced::entries(&self.members, &self.table)
+    }
+
+    /// Virtual nodes for each unit of weight. In a balanced ring it is what each had when the ring was built.
     pub fn virtual_nodes(&self) -> u32 {
         self.virtual_nodes
     }
@@ -192,7 +200,11 @@ impl<H: KeyHasher> HashRing<H> {
         let Err(index) = self.members.index_of(node.id().as_str()) else {
             return Err(RingError::DuplicateNode { id: node.id().clone() });
         };
-        check_tokens(self.nodes().iter().chain([&node]), self.virtual_nodes)?;
+        self.check_tokens(self.nodes().iter().chain([&node]))?;
+        if self.placement == Placement::Balanced {
+            balanced::add(&mut self.members, &mut self.table, self.virtual_nodes, index, node);
+            return Ok(());
+        }
         let tokens = self.sorted_tokens(&node, 0);
         let slot = self.members.insert(index, node);
         self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
@@ -208,6 +220,9 @@ impl<H: KeyHasher> HashRing<H> {
         let index = self.member_index(id.as_ref())?;
         if let [node] = self.nodes() {
             return Err(RingError::LastNode { id: node.id().clone() });
+        }
+        if self.placement == Placement::Balanced {
+            return Ok(balanced::remove(&mut self.members, &mut self.table, self.virtual_nodes, index));
         }
         let tokens = self.sorted_tokens(&self.nodes()[index], 0);
         self.table.remove(self.members.slot(index), &tokens);
@@ -228,11 +243,16 @@ impl<H: KeyHasher> HashRing<H> {
         node.check()?;
         let index = self.member_index(node.id().as_str())?;
         let (old, new) = (self.nodes()[index].weight(), node.weight());
+        if new > old {
+            let others = self.nodes().iter().filter(|other| other.id() != node.id());
+            self.check_tokens(others.chain([&node]))?;
+        }
+        if self.placement == Placement::Balanced {
+            return Ok(balanced::replace(&mut self.members, &mut self.table, self.virtual_nodes, index, node));
+        }
         let slot = self.members.slot(index);
         // Of two weights the heavier has all tokens of the lighter and more, with the indices behind.
         if new > old {
-            let others = self.nodes().iter().filter(|other| other.id() != node.id());
-            check_tokens(others.chain([&node]), self.virtual_nodes)?;
             let tokens = self.sorted_tokens(&node, old);
             self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         } else if new < old {
@@ -242,29 +262,48 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(self.members.replace(index, node))
     }
 
-    /// The one way a ring comes into being, so that all of them have been checked.
-    pub(super) fn from_parts(mut nodes: Vec<Node>, virtual_nodes: u32, hasher: H) -> Result<Self, RingError> {
-        if nodes.is_empty() {
-            return Err(RingError::NoNodes);
+    /// A ring of these members, its tokens placed afresh.
+    pub(super) fn from_parts(
+        nodes: Vec<Node>,
+        placement: Placement,
+        virtual_nodes: u32,
+        hasher: H,
+    ) -> Result<Self, RingError> {
+        let members = checked_members(nodes, placement, virtual_nodes)?;
+        let table = match placement {
+            Placement::Hashed => {
+                let mut entries = Vec::new();
+                for (slot, node) in (0..).zip(members.nodes()) {
+                    let tokens = tokens_of(node, 0, virtual_nodes, &hasher);
+                    entries.extend(tokens.map(|position| Entry { position, slot }));
+                }
+                TokenTable::new(&entries)
+            }
+            Placement::Balanced => balanced::build(&members, virtual_nodes),
+        };
+        Ok(Self { members, table, placement, virtual_nodes, hasher })
+    }
+
+    /// A balanced ring with these tokens, clockwise, by the index of their node in `nodes`.
+    pub(super) fn from_tokens(
+        nodes: Vec<Node>,
+        mut tokens: Vec<(Position, u32)>,
+        virtual_nodes: u32,
+        hasher: H,
+    ) -> Result<Self, RingError> {
+        let placement = Placement::Balanced;
+        if tokens.len() as u64 > MAX_TOKENS {
+            return Err(RingError::TooManyTokens { tokens: tokens.len() as u64 });
         }
-        if virtual_nodes == 0 {
-            return Err(RingError::ZeroVirtualNodes);
+        let ids: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
+        let members = checked_members(nodes, placement, virtual_nodes)?;
+        // An index that isn't one of a node stays as it is, for `restore` to refuse.
+        for (_, node) in &mut tokens {
+            let id = ids.get(*node as usize);
+            *node = id.and_then(|id| members.index_of(id.as_str()).ok()).map_or(*node, |index| index as u32);
         }
-        for node in &nodes {
-            node.check()?;
-        }
-        nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-        if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
-            return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
-        }
-        check_tokens(&nodes, virtual_nodes)?;
-        let mut entries = Vec::new();
-        for (slot, node) in (0..).zip(&nodes) {
-            let tokens = tokens_of(node, 0, virtual_nodes, &hasher);
-            entries.extend(tokens.map(|position| Entry { position, slot }));
-        }
-        let table = TokenTable::new(&entries);
-        Ok(Self { members: Members::new(nodes), table, virtual_nodes, hasher })
+        let table = balanced::restore(&members, &tokens)?;
+        Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
     /// The tokens of those units of a node's weight that come after the first `units`, ascending.
@@ -274,29 +313,61 @@ impl<H: KeyHasher> HashRing<H> {
         tokens
     }
 
+    /// Whether these nodes may have the tokens that they may come to have.
+    fn check_tokens<'n>(&self, nodes: impl IntoIterator<Item = &'n Node>) -> Result<(), RingError> {
+        check_tokens(nodes, self.placement.most_tokens(self.virtual_nodes))
+    }
+
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
         self.members.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
     }
 }
 
-/// The tokens are a function of the rest, so comparing them would be a waste.
 impl<H: PartialEq> PartialEq for HashRing<H> {
     fn eq(&self, other: &Self) -> bool {
-        self.virtual_nodes == other.virtual_nodes && self.hasher == other.hasher && self.nodes() == other.nodes()
+        self.placement == other.placement
+            && self.virtual_nodes == other.virtual_nodes
+            && self.hasher == other.hasher
+            && self.nodes() == other.nodes()
+            && match self.placement {
+                // They are a function of the rest, so comparing them would be a waste.
+                Placement::Hashed => true,
+                Placement::Balanced => self.indexed_tokens() == other.indexed_tokens(),
+            }
     }
 }
 
 impl<H: Eq> Eq for HashRing<H> {}
 
-/// Leaves out the tokens: there are too many to read, and they follow from the rest.
+/// Leaves out the tokens: there are too many to read.
 impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashRing")
             .field("nodes", &self.members.nodes())
+            .field("placement", &self.placement)
             .field("virtual_nodes", &self.virtual_nodes)
             .field("hasher", &self.hasher)
             .finish_non_exhaustive()
     }
+}
+
+/// The nodes sorted by id, if they and the settings are what a ring can be made of.
+fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
+    if nodes.is_empty() {
+        return Err(RingError::NoNodes);
+    }
+    if virtual_nodes == 0 {
+        return Err(RingError::ZeroVirtualNodes);
+    }
+    for node in &nodes {
+        node.check()?;
+    }
+    nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+    if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
+        return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
+    }
+    check_tokens(&nodes, placement.most_tokens(virtual_nodes))?;
+    Ok(Members::new(nodes))
 }
 
 fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<(), RingError> {

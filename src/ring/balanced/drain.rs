@@ -7,13 +7,7 @@ use super::{Arc, Edits, Holding, Layout, MAX_TOKEN_GROWTH, Position, slices, wid
 ///
 /// The most loaded `pieces` nodes are drained, like vessels, to one level of share for weight, or as many of them as
 /// stand above it. So however the ring came about, those who own most are the first to own less.
-pub(super) fn drain(
-    layout: Layout<'_>,
-    holdings: Vec<Holding>,
-    taker: u32,
-    amount: u128,
-    pieces: usize,
-) -> Edits {
+pub(super) fn drain(layout: Layout<'_>, holdings: Vec<Holding>, taker: u32, amount: u128, pieces: usize) -> Edits {
     if amount == 0 {
         return Edits::new();
     }

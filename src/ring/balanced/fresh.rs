@@ -8,7 +8,7 @@ use super::{CIRCLE, Position};
 /// every node stands as often as its weight, shuffled. So the arcs of a node are spread around the circle, and behind
 /// each of them comes another node: when one fails, many share its load. The shuffle is a fixed one: it depends on
 /// nothing but the weights and `tokens`.
-pub(in crate::ring) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
+pub(super) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
     let mut round: Vec<u32> =
         (0..).zip(weights).flat_map(|(node, weight)| std::iter::repeat_n(node, *weight as usize)).collect();
     let total = round.len() as u128 * u128::from(tokens);

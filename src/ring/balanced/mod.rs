@@ -16,10 +16,12 @@
 mod drain;
 mod fresh;
 mod release;
+mod table;
 
 use std::collections::BTreeMap;
 
-pub(super) use fresh::fresh;
+use fresh::fresh;
+pub(super) use table::{add, build, entries, remove, replace, restore};
 
 use super::Position;
 
@@ -34,17 +36,17 @@ pub const MAX_TOKEN_GROWTH: u32 = 2;
 const ALLOWANCE: u128 = 100;
 
 /// What to do to a table of tokens: each position named gets this owner, or loses its token (`None`).
-pub(super) type Edits = BTreeMap<Position, Option<u32>>;
+type Edits = BTreeMap<Position, Option<u32>>;
 
 /// Tokens and owners, and what the nodes are to own. Nodes are numbers, the indices of `weights`.
 #[derive(Clone, Copy)]
-pub(super) struct Layout<'a> {
+struct Layout<'a> {
     /// The tokens and the node each belongs to: ascending, no two on one position.
-    pub(super) entries: &'a [(Position, u32)],
+    entries: &'a [(Position, u32)],
     /// The nodes' weights, at least 1 each.
-    pub(super) weights: &'a [u32],
+    weights: &'a [u32],
     /// Tokens for each unit of weight in a ring built afresh.
-    pub(super) tokens: u32,
+    tokens: u32,
 }
 
 /// The positions from `start` (exclusive) clockwise to `end` (inclusive); all of them if the two are equal.
@@ -78,14 +80,17 @@ struct Holding {
 
 impl<'a> Layout<'a> {
     /// What changes when `node` comes in, which has a weight here but no token yet. It takes its fair share.
-    pub(super) fn join(self, node: u32) -> Edits {
+    fn join(self, node: u32) -> Edits {
         let pieces = self.fresh_tokens(node) as usize;
         drain::drain(self, self.holdings(), node, self.fair_share(node), pieces)
     }
 
     /// What changes when `node` goes, which isn't the only one. Only what it owned moves.
-    pub(super) fn leave(self, node: u32) -> Edits {
-        release::leave(self, node)
+    fn leave(self, node: u32) -> Edits {
+        match self.weights {
+            [_, _] => self.left_to(1 - node),
+            _ => release::leave(self, node),
+        }
     }
 
     /// What changes when `node`, here with its new weight, had weight `before`.
@@ -93,9 +98,9 @@ impl<'a> Layout<'a> {
     /// A heavier node only takes, a lighter one only gives: what takes it to its fair share, but no more than what the
     /// fair share changes by, give or take what the node was off before and [`ALLOWANCE`]. To stop short of the fair
     /// share wouldn't do: what is little too much for a heavy node is much for a light one.
-    pub(super) fn reweigh(self, node: u32, before: u32) -> Edits {
+    fn reweigh(self, node: u32, before: u32) -> Edits {
         if self.weights.len() == 1 {
-            return self.anew();
+            return self.left_to(node);
         }
         let holdings = self.holdings();
         let (weight, before) = (self.weight(node), u128::from(before));
@@ -114,10 +119,12 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Makes this the ring that would be built afresh. For a node that is alone: nothing moves, whatever its tokens.
-    fn anew(self) -> Edits {
+    /// What makes this the ring that would be built afresh of `node` alone. Where all others go, or there are none, it
+    /// owns everything, whatever its tokens; so they may as well be as even as they can.
+    fn left_to(self, node: u32) -> Edits {
         let gone = self.entries.iter().map(|(position, _)| (*position, None));
-        gone.chain(fresh(self.weights, self.tokens).into_iter().map(|(position, owner)| (position, Some(owner)))).collect()
+        let tokens = fresh(&[self.weights[node as usize]], self.tokens);
+        gone.chain(tokens.into_iter().map(|(position, _)| (position, Some(node)))).collect()
     }
 
     fn weight(self, node: u32) -> u128 {
