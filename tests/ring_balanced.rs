@@ -83,6 +83,9 @@ impl Run {
         self.next += 1;
         let before = self.ring.clone();
         self.ring.add(node.clone()).unwrap();
+        if self.changes.is_multiple_of(10) {
+            assert_eq!(before.plan_join(&node).unwrap().ranges(), before.movement(&self.ring).unwrap().ranges());
+        }
         let joined = node.id();
         self.count(&before, |_, to| to.id() == joined);
         self.ideal += CIRCLE * u128::from(weight) / total_weight(&self.ring);
@@ -177,7 +180,7 @@ fn changes(release: usize, debug: usize) -> usize {
 
 #[test]
 fn a_fresh_ring_is_exact_and_its_arcs_have_many_successors() {
-    for nodes in [1, 2, 3, 10, 100, 1_000] {
+    for (nodes, expected) in [(1, 1), (2, 1), (3, 2), (10, 9), (100, 41), (1_000, 56)] {
         let ring = balanced((0..nodes).map(id));
         assert_eq!((ring.placement(), ring.virtual_nodes()), (Placement::Balanced, 64));
         let fair = CIRCLE / nodes as u128;
@@ -192,13 +195,7 @@ fn a_fresh_ring_is_exact_and_its_arcs_have_many_successors() {
         }
         let fewest = successors.values().map(BTreeSet::len).min();
         println!("{nodes} nodes: the fewest successors are {fewest:?}");
-        assert_eq!(
-            fewest,
-            [(1, 1), (2, 1), (3, 2), (10, 9), (100, 41), (1_000, 56)]
-                .into_iter()
-                .find(|(n, _)| *n == nodes)
-                .map(|(_, fewest)| fewest)
-        );
+        assert_eq!(fewest, Some(expected));
     }
 }
 
@@ -215,28 +212,28 @@ fn weights_are_exact_in_a_fresh_ring() {
 fn a_thousand_nodes_come_and_go() {
     let mut run = Run::equal(1_000);
     churn(&mut run, changes(3_000, 60), (900, 1_100), 1);
-    run.end("1,000 nodes").assert(1_030_000, 980_000, 1_300_000, 1_001_000);
+    run.end("1,000 nodes").assert(1_015_000, 984_000, 2_000_000, 1_001_000);
 }
 
 #[test]
 fn a_thousand_nodes_come_and_go_for_long() {
     let mut run = Run::equal(1_000);
     churn(&mut run, changes(20_000, 0), (990, 1_010), 1);
-    run.end("1,000 nodes for long").assert(1_030_000, 980_000, 1_300_000, 1_001_000);
+    run.end("1,000 nodes for long").assert(1_015_000, 984_000, 2_000_000, 1_001_000);
 }
 
 #[test]
 fn few_nodes_come_and_go_for_long() {
     let mut run = Run::equal(10);
     churn(&mut run, changes(20_000, 1_000), (2, 10), 1);
-    run.end("2 to 10 nodes").assert(1_020_000, 970_000, 2_000_000, 1_001_000);
+    run.end("2 to 10 nodes").assert(1_015_000, 984_000, 2_000_000, 1_001_000);
 }
 
 #[test]
 fn some_tens_of_nodes_come_and_go_for_long() {
     let mut run = Run::equal(10);
     churn(&mut run, changes(20_000, 300), (2, 60), 1);
-    run.end("2 to 60 nodes").assert(1_020_000, 970_000, 2_000_000, 1_001_000);
+    run.end("2 to 60 nodes").assert(1_015_000, 984_000, 2_000_000, 1_001_000);
 }
 
 #[test]
@@ -244,7 +241,7 @@ fn weighted_nodes_come_and_go() {
     let mut random = Random(2);
     let mut run = Run::new((0..100).map(|number| Node::new(id(number)).with_weight(1 + random.below(10) as u32)));
     churn(&mut run, changes(3_000, 30), (50, 150), 10);
-    run.end("weights 1 to 10").assert(1_020_000, 960_000, 2_000_000, 1_001_000);
+    run.end("weights 1 to 10").assert(1_015_000, 980_000, 2_000_000, 1_001_000);
 }
 
 #[test]
@@ -260,7 +257,7 @@ fn weights_change_heavily() {
             }
         }
         run.end(&format!("{nodes} nodes of changing weight to {heaviest}"))
-            .assert(1_055_000, 940_000, 2_500_000, 1_010_000);
+            .assert(1_015_000, 970_000, 2_000_000, 1_010_000);
     }
 }
 
@@ -283,7 +280,7 @@ fn all_join_and_then_all_leave() {
             let index = choose.map_or_else(|| random.below(run.ring.nodes().len()), |choose| choose(&run));
             run.leave(index);
         }
-        run.end(&format!("all join, and leave, {who} first")).assert(1_020_000, 970_000, 2_000_000, 1_001_000);
+        run.end(&format!("all join, and leave, {who} first")).assert(1_015_000, 984_000, 2_000_000, 1_001_000);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, Replicas, RingBuilder, RingError, RingKey,
-    Xxh3, balanced,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaMovement, Replicas, RingBuilder,
+    RingError, RingKey, Xxh3, ZoneReplicas, balanced,
     members::Members,
     token_table::{Entry, TokenTable},
 };
@@ -87,6 +87,13 @@ impl<H: KeyHasher> HashRing<H> {
         self.replicas_at(self.position(key))
     }
 
+    /// The nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n nodes that should hold a copy
+    /// are `ring.replicas_across_zones(key).take(n)`.
+    #[inline]
+    pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
+        self.replicas_across_zones_at(self.position(key))
+    }
+
     /// Where `key` is on the circle. Doesn't depend on the ring's members.
     #[inline]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
@@ -123,6 +130,12 @@ impl<H> HashRing<H> {
     #[inline]
     pub fn replicas_at(&self, position: Position) -> Replicas<'_> {
         Replicas::new(&self.members, self.table.walk(position))
+    }
+
+    /// The nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    #[inline]
+    pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
+        ZoneReplicas::new(&self.members, self.table.walk(position))
     }
 
     /// The members, sorted by id (by bytes). Never empty.
@@ -165,6 +178,22 @@ impl<H> HashRing<H> {
         &self.hasher
     }
 
+    /// How the holders change when this ring is replaced by `after`, if each position is held by the first `copies` nodes
+    /// of its preference list. O(T * copies) for the tokens of both.
+    ///
+    /// # Errors
+    ///
+    /// As [`movement`](Self::movement).
+    pub fn replica_movement<'a>(&'a self, after: &'a Self, copies: usize) -> Result<ReplicaMovement<'a>, RingError>
+    where
+        H: PartialEq,
+    {
+        if self.hasher != after.hasher {
+            return Err(RingError::DifferentHashers);
+        }
+        Ok(ReplicaMovement::between((&self.members, &self.table), (&after.members, &after.table), copies))
+    }
+
     /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
     ///
     /// Nodes are matched by id. The rings may differ in anything but the hasher.
@@ -196,11 +225,7 @@ impl<H: KeyHasher> HashRing<H> {
     /// it was.
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
-        node.check()?;
-        let Err(index) = self.members.index_of(node.id().as_str()) else {
-            return Err(RingError::DuplicateNode { id: node.id().clone() });
-        };
-        self.check_tokens(self.nodes().iter().chain([&node]))?;
+        let index = self.check_newcomer(&node)?;
         if self.placement == Placement::Balanced {
             balanced::add(&mut self.members, &mut self.table, self.virtual_nodes, index, node);
             return Ok(());
@@ -209,6 +234,28 @@ impl<H: KeyHasher> HashRing<H> {
         let slot = self.members.insert(index, node);
         self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         Ok(())
+    }
+
+    /// What [`add`](Self::add) of this node would move to it, without adding it: for moving the data first. Equal to the
+    /// [`movement`](Self::movement) to the ring with the node in it, but looks only at the node's own tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
+        let index = self.check_newcomer(node)?;
+        let ring = (&self.members, &self.table);
+        Ok(match self.placement {
+            Placement::Hashed => {
+                let mut tokens = self.sorted_tokens(node, 0);
+                tokens.dedup();
+                Movement::of_join(ring, node, &tokens, |owner| owner.id() < node.id())
+            }
+            Placement::Balanced => {
+                let tokens = balanced::plan_join(ring, self.virtual_nodes, index, node);
+                Movement::of_join(ring, node, &tokens, |_| false)
+            }
+        })
     }
 
     /// Lets a node go, and returns it. Its keys go to others; no other key moves. O(T), no hashing.
@@ -272,12 +319,11 @@ impl<H: KeyHasher> HashRing<H> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
         let table = match placement {
             Placement::Hashed => {
-                let mut entries = Vec::new();
+                let mut table = TokenTable::builder(check_tokens(members.nodes(), virtual_nodes)?);
                 for (slot, node) in (0..).zip(members.nodes()) {
-                    let tokens = tokens_of(node, 0, virtual_nodes, &hasher);
-                    entries.extend(tokens.map(|position| Entry { position, slot }));
+                    for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
                 }
-                TokenTable::new(&entries)
+                table.finish()
             }
             Placement::Balanced => balanced::build(&members, virtual_nodes),
         };
@@ -308,14 +354,25 @@ impl<H: KeyHasher> HashRing<H> {
 
     /// The tokens of those units of a node's weight that come after the first `units`, ascending.
     fn sorted_tokens(&self, node: &Node, units: u32) -> Vec<Position> {
-        let mut tokens: Vec<_> = tokens_of(node, units, self.virtual_nodes, &self.hasher).collect();
+        let mut tokens = Vec::with_capacity(((node.weight() - units) * self.virtual_nodes) as usize);
+        for_each_token(node, units, self.virtual_nodes, &self.hasher, |token| tokens.push(token));
         tokens.sort_unstable();
         tokens
     }
 
+    /// Whether the node may be added; its index among the members if so.
+    fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
+        node.check()?;
+        let Err(index) = self.members.index_of(node.id().as_str()) else {
+            return Err(RingError::DuplicateNode { id: node.id().clone() });
+        };
+        self.check_tokens(self.nodes().iter().chain([node]))?;
+        Ok(index)
+    }
+
     /// Whether these nodes may have the tokens that they may come to have.
     fn check_tokens<'n>(&self, nodes: impl IntoIterator<Item = &'n Node>) -> Result<(), RingError> {
-        check_tokens(nodes, self.placement.most_tokens(self.virtual_nodes))
+        check_tokens(nodes, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
@@ -370,30 +427,42 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     Ok(Members::new(nodes))
 }
 
-fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<(), RingError> {
+/// How many tokens these nodes have, if that isn't too many.
+fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<usize, RingError> {
     let tokens =
         nodes.into_iter().map(|node| u64::from(node.weight()) * u64::from(virtual_nodes)).fold(0, u64::saturating_add);
     if tokens > MAX_TOKENS {
         return Err(RingError::TooManyTokens { tokens });
     }
-    Ok(())
+    // At most `MAX_TOKENS`.
+    Ok(tokens as usize)
 }
 
 /// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their
 /// number is checked, so an index fits its 4 bytes.
 ///
 /// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
-fn tokens_of<H: KeyHasher>(
+fn for_each_token<H: KeyHasher>(
     node: &Node,
     units: u32,
     virtual_nodes: u32,
     hasher: &H,
-) -> impl ExactSizeIterator<Item = Position> {
+    mut token: impl FnMut(Position),
+) {
     let id = node.id().as_str().as_bytes();
-    let mut encoded = [0; MAX_NAME_LEN + size_of::<u32>()];
-    encoded[..id.len()].copy_from_slice(id);
-    (units * virtual_nodes..node.weight() * virtual_nodes).map(move |index| {
-        encoded[id.len()..][..size_of::<u32>()].copy_from_slice(&index.to_le_bytes());
-        hasher.hash_token(&encoded[..id.len() + size_of::<u32>()])
-    })
+    let length = id.len() + size_of::<u32>();
+    // Several encodings are written before the first is hashed: a hash that reads what was written the moment before,
+    // in larger pieces, has to wait for it each time.
+    let mut encoded = [[0; MAX_NAME_LEN + size_of::<u32>()]; 8];
+    encoded.iter_mut().for_each(|encoded| encoded[..id.len()].copy_from_slice(id));
+    let mut index = units * virtual_nodes;
+    let beyond = node.weight() * virtual_nodes;
+    while index < beyond {
+        let batch = (beyond - index).min(encoded.len() as u32);
+        for (encoded, index) in encoded.iter_mut().zip(index..index + batch) {
+            encoded[id.len()..length].copy_from_slice(&index.to_le_bytes());
+        }
+        encoded[..batch as usize].iter().for_each(|encoded| token(hasher.hash_token(&encoded[..length])));
+        index += batch;
+    }
 }

@@ -1,6 +1,8 @@
 //! A ring's nodes, and the numbers by which its tokens know them.
 
-use super::{Node, NodeId, token_table::ELSEWHERE};
+use std::collections::BTreeMap;
+
+use super::{Node, NodeId, Zone, token_table::ELSEWHERE};
 
 const LOW_SLOTS: usize = ELSEWHERE as usize;
 
@@ -19,13 +21,53 @@ pub(super) struct Members {
     /// The nodes of the slots from [`ELSEWHERE`] on.
     by_high_slot: Vec<Node>,
     vacant: Vec<u32>,
+    zones: Zones,
+}
+
+/// The zones of a ring's nodes, numbered. Nodes without one are together in a zone without a name.
+#[derive(Debug, Clone, Default)]
+struct Zones {
+    /// The zones of present members, each with its number and how many members it has.
+    named: BTreeMap<Option<Zone>, (u32, u32)>,
+    /// The number of each slot's zone.
+    of_slots: Vec<u32>,
+    vacant: Vec<u32>,
+}
+
+impl Zones {
+    fn enter(&mut self, slot: u32, zone: Option<&Zone>) {
+        let next = self.vacant.last().copied().unwrap_or(self.named.len() as u32);
+        let (number, members) = self.named.entry(zone.cloned()).or_insert((next, 0));
+        *members += 1;
+        if *members == 1 {
+            // If there was a vacant number, it is in use now.
+            self.vacant.pop();
+        }
+        let slot = slot as usize;
+        self.of_slots.resize(self.of_slots.len().max(slot + 1), 0);
+        self.of_slots[slot] = *number;
+    }
+
+    fn leave(&mut self, zone: Option<&Zone>) {
+        let zone = zone.cloned();
+        if let Some((number, members)) = self.named.get_mut(&zone) {
+            *members -= 1;
+            if *members == 0 {
+                self.vacant.push(*number);
+                self.named.remove(&zone);
+            }
+        }
+    }
 }
 
 impl Members {
     /// Of nodes that are sorted by id and have no duplicates. The slots are 0, 1, 2 and so on in this order.
     pub(super) fn new(nodes: Vec<Node>) -> Self {
         let (low, high) = nodes.split_at(nodes.len().min(LOW_SLOTS));
+        let mut zones = Zones::default();
+        (0..).zip(&nodes).for_each(|(slot, node)| zones.enter(slot, node.zone()));
         Self {
+            zones,
             slots: (0..nodes.len() as u32).collect(),
             by_slot: low.to_vec(),
             by_high_slot: high.to_vec(),
@@ -58,6 +100,17 @@ impl Members {
     #[inline(always)]
     pub(super) fn low_slots(&self) -> &[Node] {
         &self.by_slot
+    }
+
+    /// How many zones there are, that without a name included if a node is in it.
+    pub(super) fn zone_count(&self) -> usize {
+        self.zones.named.len()
+    }
+
+    /// The number of a slot's zone, and a bound for all such numbers.
+    #[inline]
+    pub(super) fn zone_of(&self, slot: u32) -> (u32, usize) {
+        (self.zones.of_slots[slot as usize], self.zones.named.len() + self.zones.vacant.len())
     }
 
     /// How many slots there are, vacant ones included.
@@ -94,6 +147,7 @@ impl Members {
                 self.slot_count() as u32 - 1
             }
         };
+        self.zones.enter(slot, node.zone());
         self.nodes.insert(index, node);
         self.slots.insert(index, slot);
         slot
@@ -103,6 +157,7 @@ impl Members {
     pub(super) fn remove(&mut self, index: usize) -> Node {
         let slot = self.slots.remove(index);
         let node = self.nodes.remove(index);
+        self.zones.leave(node.zone());
         if let Some(other) = self.nodes.first().cloned() {
             // Not to keep the id of one that is gone.
             *self.by_slot_mut(slot) = other;
@@ -113,7 +168,10 @@ impl Members {
 
     /// Puts a node in the place of one with the same id, and returns that.
     pub(super) fn replace(&mut self, index: usize, node: Node) -> Node {
-        *self.by_slot_mut(self.slots[index]) = node.clone();
+        let slot = self.slots[index];
+        self.zones.leave(self.nodes[index].zone());
+        self.zones.enter(slot, node.zone());
+        *self.by_slot_mut(slot) = node.clone();
         std::mem::replace(&mut self.nodes[index], node)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, members::Members, token_table::Walk};
+use super::{Node, members::Members, met::Met, token_table::Walk};
 
 /// The distinct nodes met on a walk clockwise from a position; each node once, the owner first, until all were met.
 ///
@@ -10,7 +10,7 @@ use super::{Node, members::Members, token_table::Walk};
 /// which nodes stand in for each other, and where copies belong (the preference list of DeCandia and others, "Dynamo",
 /// SOSP 2007, section 4.3). Weights have their effect here too. Zones have none.
 ///
-/// Allocates nothing, however many nodes are taken. To take k of N equal nodes costs about N ln(N / (N - k)) steps,
+/// Allocates nothing for the first sixteen nodes; beyond those once, one bit a node. To take k of N equal nodes costs about N ln(N / (N - k)) steps,
 /// which is little over k unless k is near N.
 ///
 /// ```
@@ -64,58 +64,5 @@ impl FusedIterator for Replicas<'_> {}
 impl fmt::Debug for Replicas<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.clone().map(Node::id)).finish()
-    }
-}
-
-/// So many slots are remembered in place.
-const FEW: usize = 16;
-
-/// A set of slots that allocates only when it gets large.
-#[derive(Clone)]
-pub(super) struct Met {
-    len: usize,
-    few: [u32; FEW],
-    /// One bit a slot, once there are more than [`FEW`].
-    many: Vec<u64>,
-}
-
-impl Met {
-    #[inline]
-    pub(super) fn new() -> Self {
-        Self { len: 0, few: [0; FEW], many: Vec::new() }
-    }
-
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether the slot is new here. There are `slots` slots in all.
-    #[inline]
-    pub(super) fn insert(&mut self, slot: u32, slots: usize) -> bool {
-        if self.len >= FEW {
-            return self.insert_into_many(slot, slots);
-        }
-        if self.few[..self.len].contains(&slot) {
-            return false;
-        }
-        self.few[self.len] = slot;
-        self.len += 1;
-        true
-    }
-
-    #[cold]
-    fn insert_into_many(&mut self, slot: u32, slots: usize) -> bool {
-        if self.many.is_empty() {
-            self.many = vec![0; slots.div_ceil(64)];
-            for met in self.few {
-                self.many[met as usize / 64] |= 1 << (met % 64);
-            }
-        }
-        let word = &mut self.many[slot as usize / 64];
-        let is_new = *word & 1 << (slot % 64) == 0;
-        *word |= 1 << (slot % 64);
-        self.len += usize::from(is_new);
-        is_new
     }
 }

@@ -23,8 +23,11 @@ pub(super) fn drain(layout: Layout<'_>, holdings: Vec<Holding>, taker: u32, amou
         left -= 1;
         passed += donor.demand;
         let due = (passed * pieces as u128).div_ceil(amount) as usize;
-        // The last makes up for those who gave less, or one piece for two.
-        let count = if left == 0 { drain.missing(pieces) } else { due.saturating_sub(planned) };
+        let mut count = due.saturating_sub(planned);
+        if left == 0 {
+            // Makes up for those who gave fewer.
+            count = count.max(drain.missing(pieces));
+        }
         planned = due;
         drain.take(arcs, donor, count.max(1), left);
     }

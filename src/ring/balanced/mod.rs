@@ -21,7 +21,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use fresh::fresh;
-pub(super) use table::{add, build, entries, remove, replace, restore};
+pub(super) use table::{add, build, entries, plan_join, remove, replace, restore};
 
 use super::Position;
 

@@ -10,7 +10,7 @@ use crate::ring::{
 /// The table of a ring built afresh.
 pub(in crate::ring) fn build(members: &Members, virtual_nodes: u32) -> TokenTable {
     let entries = fresh(&weights(members), virtual_nodes);
-    TokenTable::new(&to_slots(members, &entries))
+    TokenTable::new(entries.len(), by_slot(members, &entries))
 }
 
 /// The table with these tokens, by the index of their node.
@@ -33,7 +33,7 @@ pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -
     if let Some((_, node)) = owns.iter().zip(nodes).find(|(owns, _)| !**owns) {
         return Err(RingError::NodeWithoutToken { id: node.id().clone() });
     }
-    Ok(TokenTable::new(&to_slots(members, entries)))
+    Ok(TokenTable::new(entries.len(), by_slot(members, entries)))
 }
 
 /// Takes in a node at its index.
@@ -46,6 +46,22 @@ pub(in crate::ring) fn add(
 ) {
     members.insert(index, node);
     change(members, table, virtual_nodes, |layout| layout.join(index as u32));
+}
+
+/// The tokens that a node would have, ascending, if it was taken in at this index.
+pub(in crate::ring) fn plan_join(
+    (members, table): (&Members, &TokenTable),
+    virtual_nodes: u32,
+    index: usize,
+    node: &Node,
+) -> Vec<Position> {
+    let (mut entries, mut weights) = (entries(members, table), weights(members));
+    weights.insert(index, node.weight());
+    for (_, owner) in &mut entries {
+        *owner += u32::from(*owner >= index as u32);
+    }
+    let layout = Layout { entries: &entries, weights: &weights, tokens: virtual_nodes };
+    layout.join(index as u32).into_keys().collect()
 }
 
 /// Lets the node at an index go, which isn't the only one.
@@ -105,7 +121,6 @@ fn weights(members: &Members) -> Vec<u32> {
     members.nodes().iter().map(Node::weight).collect()
 }
 
-fn to_slots(members: &Members, entries: &[(Position, u32)]) -> Vec<Entry> {
-    let entry = |(position, node): &(Position, u32)| Entry { position: *position, slot: members.slot(*node as usize) };
-    entries.iter().map(entry).collect()
+fn by_slot(members: &Members, entries: &[(Position, u32)]) -> impl Iterator<Item = Entry> {
+    entries.iter().map(|(position, node)| Entry { position: *position, slot: members.slot(*node as usize) })
 }

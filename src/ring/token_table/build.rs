@@ -1,41 +1,23 @@
 //! A table from nothing: tokens sorted by bucket, then within buckets.
 
 use super::{
-    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, Position, SPILLED, TokenTable,
+    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, SPILLED, TokenTable,
     line::{CAPACITY, ELSEWHERE, Line, PAD},
     pages::{self, Residual},
 };
 
-/// Buckets this long are left to the standard library's sort.
-const LONG: usize = 40;
-
 impl TokenTable {
-    /// The table of these tokens, which may come in any order. Where several share a position, they keep their order.
-    /// O(T) for T uniform tokens, O(T log T) for any.
-    pub(in crate::ring) fn new(entries: &[Entry]) -> Self {
-        let buckets = buckets_for(entries.len());
-        let mut table = Self {
-            lines: vec![Line::EMPTY; buckets],
-            counts: vec![0; buckets],
-            pages: vec![Vec::new(); buckets.div_ceil(pages::BUCKETS)],
-            spills: Vec::new(),
-            vacant: Vec::new(),
-            tokens: entries.len(),
-        };
-        let (mut sorted, ends) = table.sorted_by_bucket(entries);
-        let mut start = 0;
-        for (first, ends) in (0..).step_by(pages::BUCKETS).zip(ends.chunks(pages::BUCKETS)) {
-            let page_tokens = ends.last().map_or(0, |end| *end as usize - start);
-            table.pages[first / pages::BUCKETS].reserve_exact(page_tokens);
-            for (bucket, end) in (first..).zip(ends) {
-                let bucket_entries = &mut sorted[start..*end as usize];
-                sort(bucket_entries);
-                table.fill(bucket, bucket_entries);
-                start = *end as usize;
-            }
-        }
-        table.set_all_sentinels();
-        table
+    /// The table of these tokens, which may come in any order; `count` says about how many they are. Where several share
+    /// a position, they keep their order. O(T) for T uniform tokens, O(T log T) for any.
+    pub(in crate::ring) fn new(count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+        let mut builder = Self::builder(count);
+        entries.into_iter().for_each(|entry| builder.push(entry));
+        builder.finish()
+    }
+
+    /// As [`new`](Self::new), token by token.
+    pub(in crate::ring) fn builder(count: usize) -> Builder {
+        Builder::new(buckets_for(count))
     }
 
     /// Builds anew if there are too many tokens a bucket, or too few. Rare enough that the tokens that came or went
@@ -45,49 +27,8 @@ impl TokenTable {
         let crowded = self.tokens > buckets * MOST_LOAD;
         let sparse = self.tokens < buckets * LEAST_LOAD && buckets > FEWEST_BUCKETS;
         if crowded || sparse {
-            *self = Self::new(&self.iter().collect::<Vec<_>>());
+            *self = Self::new(self.tokens, self.iter());
         }
-    }
-
-    /// The entries by bucket, in each in their old order; and for each bucket where it ends.
-    fn sorted_by_bucket(&self, entries: &[Entry]) -> (Vec<Entry>, Vec<u32>) {
-        let mut ends = vec![0_u32; self.lines.len()];
-        for entry in entries {
-            ends[self.place(entry.position).0] += 1;
-        }
-        let mut next = 0;
-        for end in &mut ends {
-            // Where the bucket starts, for now. Every entry put in moves it on, and so it becomes the end.
-            let count = std::mem::replace(end, next);
-            next += count;
-        }
-        let mut sorted = vec![Entry { position: Position::MIN, slot: 0 }; entries.len()];
-        for entry in entries {
-            let place = &mut ends[self.place(entry.position).0];
-            sorted[*place as usize] = *entry;
-            *place += 1;
-        }
-        (sorted, ends)
-    }
-
-    /// Puts a bucket's tokens, which are sorted, into its line, or else into a spill. The bucket is empty, the residuals
-    /// go to the end of the page, and the sentinel isn't set.
-    fn fill(&mut self, bucket: usize, entries: &[Entry]) {
-        if !self.fit_a_line(entries) {
-            self.counts[bucket] = SPILLED;
-            self.lines[bucket] = Line::spilled(self.spills.len() as u32);
-            self.spills.push(entries.to_vec());
-            return;
-        }
-        let mut line = Line::EMPTY;
-        for ((entry, prefix), slot) in entries.iter().zip(&mut line.prefixes).zip(&mut line.slots) {
-            *prefix = self.place(entry.position).1;
-            *slot = entry.slot as u16;
-        }
-        self.lines[bucket] = line;
-        self.counts[bucket] = entries.len() as u8;
-        let residuals = entries.iter().map(|entry| Residual::new(entry.position.as_u64()));
-        self.pages[bucket / pages::BUCKETS].extend(residuals);
     }
 
     pub(super) fn fit_a_line(&self, entries: &[Entry]) -> bool {
@@ -119,27 +60,130 @@ impl TokenTable {
     }
 }
 
+/// A table in the making: the tokens of a line are in the order in which they came.
+pub(in crate::ring) struct Builder {
+    table: TokenTable,
+    /// Of each line. They go to their pages once it is known how many they are.
+    residuals: Vec<[Residual; CAPACITY]>,
+}
+
+impl Builder {
+    fn new(buckets: usize) -> Self {
+        let table = TokenTable {
+            lines: vec![Line::EMPTY; buckets],
+            counts: vec![0; buckets],
+            pages: Vec::new(),
+            spills: Vec::new(),
+            vacant: Vec::new(),
+            tokens: 0,
+        };
+        Self { table, residuals: vec![[Residual::ZERO; CAPACITY]; buckets] }
+    }
+
+    #[inline]
+    pub(in crate::ring) fn push(&mut self, entry: Entry) {
+        self.table.tokens += 1;
+        let (bucket, prefix) = self.table.place(entry.position);
+        let count = usize::from(self.table.counts[bucket]);
+        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
+            self.push_to_spill(bucket, entry);
+            return;
+        }
+        let line = &mut self.table.lines[bucket];
+        line.prefixes[count] = prefix;
+        line.slots[count] = entry.slot as u16;
+        self.residuals[bucket][count] = Residual::new(entry.position.as_u64());
+        self.table.counts[bucket] += 1;
+    }
+
+    #[cold]
+    fn push_to_spill(&mut self, bucket: usize, entry: Entry) {
+        if !self.table.is_spilled(bucket) {
+            let entries = self.entries(bucket);
+            self.table.counts[bucket] = SPILLED;
+            self.table.lines[bucket] = Line::spilled(self.table.spills.len() as u32);
+            self.table.spills.push(entries);
+        }
+        let spill = self.table.lines[bucket].spill();
+        self.table.spills[spill].push(entry);
+    }
+
+    /// The tokens of a line, in the order in which they came.
+    fn entries(&self, bucket: usize) -> Vec<Entry> {
+        let line = &self.table.lines[bucket];
+        let tokens = line.prefixes.iter().zip(&line.slots).zip(&self.residuals[bucket]).take(self.table.count(bucket));
+        tokens
+            .map(|((prefix, slot), residual)| Entry {
+                position: residual.position(bucket, *prefix, self.table.stride()),
+                slot: u32::from(*slot),
+            })
+            .collect()
+    }
+
+    pub(in crate::ring) fn finish(mut self) -> TokenTable {
+        for first in (0..self.table.lines.len()).step_by(pages::BUCKETS) {
+            let beyond = self.table.lines.len().min(first + pages::BUCKETS);
+            let mut page = Vec::with_capacity(self.table.residuals_between(first, beyond));
+            for bucket in first..beyond {
+                if !self.table.is_spilled(bucket) {
+                    self.arrange(bucket);
+                    page.extend_from_slice(&self.residuals[bucket][..self.table.count(bucket)]);
+                }
+            }
+            self.table.pages.push(page);
+        }
+        for spill in &mut self.table.spills {
+            // Stable, so that tokens that collide keep their order.
+            spill.sort_by_key(|entry| entry.position);
+            spill.shrink_to_fit();
+        }
+        self.table.set_all_sentinels();
+        self.table
+    }
+
+    /// Puts a line's tokens in ascending order, without sorting: each goes where as many prefixes are below its own.
+    /// No branch in this depends on the order in which they came, so there is none that can't be predicted.
+    #[inline]
+    fn arrange(&mut self, bucket: usize) {
+        let unsorted = self.table.lines[bucket];
+        let count = self.table.count(bucket);
+        let (mut line, mut residuals) = (Line::EMPTY, [Residual::ZERO; CAPACITY + 1]);
+        let mut taken = 0_u32;
+        for index in 0..count {
+            let rank = unsorted.rank(unsorted.prefixes[index & CAPACITY]);
+            line.prefixes[rank] = unsorted.prefixes[index & CAPACITY];
+            line.slots[rank] = unsorted.slots[index & CAPACITY];
+            residuals[rank] = self.residuals[bucket][index];
+            taken |= 1 << rank;
+        }
+        // All ones if no two tokens were to go to one place.
+        if taken.count_ones() as usize != count {
+            return self.sort(bucket);
+        }
+        self.table.lines[bucket] = line;
+        self.residuals[bucket].copy_from_slice(&residuals[..CAPACITY]);
+    }
+
+    /// As [`arrange`](Self::arrange), for a line with equal prefixes.
+    #[cold]
+    fn sort(&mut self, bucket: usize) {
+        let mut entries = self.entries(bucket);
+        // Stable, so that tokens that collide keep their order.
+        entries.sort_by_key(|entry| entry.position);
+        for (index, entry) in entries.into_iter().enumerate() {
+            let prefix = self.table.place(entry.position).1;
+            let line = &mut self.table.lines[bucket];
+            line.prefixes[index] = prefix;
+            line.slots[index] = entry.slot as u16;
+            self.residuals[bucket][index] = Residual::new(entry.position.as_u64());
+        }
+    }
+}
+
 /// About one for each [`LOAD`] tokens, but only numbers with four significant bits: two rings of nearly the same size
 /// are likely to have the same buckets, which makes comparing them faster.
 fn buckets_for(tokens: usize) -> usize {
     let wanted = (tokens / LOAD).max(FEWEST_BUCKETS);
     let unit = 1 << wanted.ilog2().saturating_sub(3);
     (wanted + unit / 2) / unit * unit
-}
-
-/// By position; keeps the order of equal ones.
-fn sort(entries: &mut [Entry]) {
-    if entries.len() > LONG {
-        entries.sort_by_key(|entry| entry.position);
-        return;
-    }
-    for unsorted in 1..entries.len() {
-        let entry = entries[unsorted];
-        let mut place = unsorted;
-        while place > 0 && entries[place - 1].position > entry.position {
-            entries[place] = entries[place - 1];
-            place -= 1;
-        }
-        entries[place] = entry;
-    }
 }

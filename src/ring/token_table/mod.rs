@@ -10,6 +10,9 @@ mod build;
 mod change;
 mod line;
 mod pages;
+mod side_by_side;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use super::Position;
@@ -18,6 +21,7 @@ use line::{Line, PREFIX_BITS};
 pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
 
+pub(super) use side_by_side::Side;
 pub(super) use walk::{Entries, Walk};
 
 /// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1
@@ -39,6 +43,16 @@ const SPILLED: u8 = 0x80;
 pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) slot: u32,
+}
+
+/// What a table has around a position.
+pub(super) struct Neighbours {
+    /// The last token before the position, going round; the position itself if there is no token elsewhere.
+    pub(super) before: Position,
+    /// Whether there is a token on the very position.
+    pub(super) is_at: bool,
+    /// The slot that owns the position.
+    pub(super) owner: u32,
 }
 
 /// Tokens by bucket. Invariants:
@@ -130,22 +144,36 @@ impl TokenTable {
         (bucket, index)
     }
 
-    /// The position of the last token before `position`, going round; `position` itself if there is no other.
-    pub(super) fn predecessor(&self, position: Position) -> Position {
-        let (home, mut index) = self.successor(position);
-        let mut bucket = home;
-        // One lap and the home bucket once more, for the tokens in it that come after the position.
+    /// What is around a position.
+    pub(super) fn neighbours(&self, position: Position) -> Neighbours {
+        let (bucket, index) = self.successor(position);
+        let at = match self.is_spilled(bucket) {
+            true => self.spill(bucket).get(index).map(|entry| entry.position),
+            false => {
+                (index < self.count(bucket)).then(|| self.token(bucket, self.residuals_before(bucket), index).position)
+            }
+        };
+        Neighbours {
+            before: self.last_before(bucket, index).unwrap_or(position),
+            is_at: at == Some(position),
+            owner: Walk::new(self, bucket, index).next(),
+        }
+    }
+
+    /// The position of the last token before this place, going round.
+    fn last_before(&self, mut bucket: usize, mut index: usize) -> Option<Position> {
+        // One lap and the first bucket once more, for the tokens in it that come after the place.
         for _ in 0..=self.lines.len() {
-            if index > 0 {
-                return match self.is_spilled(bucket) {
-                    true => self.spill(bucket)[index - 1].position,
-                    false => self.token(bucket, self.residuals_before(bucket), index - 1).position,
-                };
+            if let Some(index) = index.checked_sub(1) {
+                return Some(match self.is_spilled(bucket) {
+                    true => self.spill(bucket)[index].position,
+                    false => self.token(bucket, self.residuals_before(bucket), index).position,
+                });
             }
             bucket = bucket.checked_sub(1).unwrap_or(self.lines.len() - 1);
             index = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
         }
-        position
+        None
     }
 
     fn is_spilled(&self, bucket: usize) -> bool {
@@ -163,8 +191,12 @@ impl TokenTable {
 
     /// Where in its page the residuals of a bucket's line start.
     fn residuals_before(&self, bucket: usize) -> usize {
-        let first = bucket & !(pages::BUCKETS - 1);
-        self.counts[first..bucket].iter().map(|count| usize::from(*count & !SPILLED)).sum()
+        self.residuals_between(bucket & !(pages::BUCKETS - 1), bucket)
+    }
+
+    /// How many residuals the lines of some buckets have.
+    fn residuals_between(&self, first: usize, beyond: usize) -> usize {
+        self.counts[first..beyond].iter().map(|count| usize::from(*count & !SPILLED)).sum()
     }
 
     /// A token in a line, given where in the page the residuals of that line start.

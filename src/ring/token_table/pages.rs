@@ -14,6 +14,8 @@ pub(super) const BUCKETS: usize = 32;
 const GROWTH: usize = 16;
 
 impl Residual {
+    pub(super) const ZERO: Self = Self([0; 3]);
+
     pub(super) fn new(position: u64) -> Self {
         Self([position as u16, (position >> 16) as u16, (position >> 32) as u16])
     }

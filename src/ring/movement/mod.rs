@@ -1,14 +1,16 @@
 //! What moves between two rings.
 
+mod between;
+mod join;
+mod replica_movement;
+
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Node, Position,
-    members::Members,
-    token_table::{Entry, TokenTable},
-};
+use super::{Node, Position};
+
+pub use replica_movement::{ReplicaMove, ReplicaMovement};
 
 /// Positions clockwise from `start`, which isn't among them, to `end`, which is.
 ///
@@ -134,35 +136,6 @@ impl<'a> Movement<'a> {
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }
-
-    /// Merges the tokens of both rings. Between two neighbours of the merged tokens neither ring has a token, so all
-    /// positions up to the second have one owner before and one after.
-    pub(super) fn between(before: (&'a Members, &TokenTable), after: (&'a Members, &TokenTable)) -> Self {
-        let counterparts = counterparts(before.0, after.0);
-        let (from, to): (Vec<_>, Vec<_>) = (before.1.iter().collect(), after.1.iter().collect());
-        let (mut from, mut to) = (Cursor::new(&from), Cursor::new(&to));
-        let mut moves = Moves { ranges: Vec::new() };
-        let Some(mut start) = from.last().max(to.last()) else {
-            // A ring has tokens; without any there would be nothing to move.
-            return Self { ranges: Vec::new() };
-        };
-        while let Some(end) = from.next_token().into_iter().chain(to.next_token()).min() {
-            let (giver, taker) = (from.owner(), to.owner());
-            if counterparts[giver as usize] != taker {
-                moves.push(PositionRange { start, end }, giver, taker);
-            }
-            from.pass(end);
-            to.pass(end);
-            start = end;
-        }
-        moves.join_across_zero();
-        let ranges = moves
-            .ranges
-            .into_iter()
-            .map(|(range, from, to)| MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) })
-            .collect();
-        Self { ranges }
-    }
 }
 
 impl<'m, 'a> IntoIterator for &'m Movement<'a> {
@@ -181,80 +154,6 @@ impl<'a> IntoIterator for Movement<'a> {
     fn into_iter(self) -> Self::IntoIter {
         self.ranges.into_iter()
     }
-}
-
-/// A place in one ring's tokens: all before it are passed.
-struct Cursor<'t> {
-    tokens: &'t [Entry],
-    passed: usize,
-}
-
-impl<'t> Cursor<'t> {
-    fn new(tokens: &'t [Entry]) -> Self {
-        Self { tokens, passed: 0 }
-    }
-
-    fn last(&self) -> Option<Position> {
-        self.tokens.last().map(|token| token.position)
-    }
-
-    fn next_token(&self) -> Option<Position> {
-        self.tokens.get(self.passed).map(|token| token.position)
-    }
-
-    /// Who owns the positions between the token passed last and the next one; beyond the last token, the first's owner.
-    fn owner(&self) -> u32 {
-        self.tokens.get(self.passed).unwrap_or(&self.tokens[0]).slot
-    }
-
-    fn pass(&mut self, position: Position) {
-        while self.next_token() == Some(position) {
-            self.passed += 1;
-        }
-    }
-}
-
-/// Ranges with the numbers of their nodes, ascending, touching ones merged.
-struct Moves {
-    ranges: Vec<(PositionRange, u32, u32)>,
-}
-
-impl Moves {
-    fn push(&mut self, range: PositionRange, from: u32, to: u32) {
-        match self.ranges.last_mut() {
-            Some((last, last_from, last_to)) if last.end == range.start && (*last_from, *last_to) == (from, to) => {
-                last.end = range.end;
-            }
-            _ => self.ranges.push((range, from, to)),
-        }
-    }
-
-    /// The first range starts at the last token of all, so the last range may touch it.
-    fn join_across_zero(&mut self) {
-        if let [(first, first_from, first_to), .., (last, last_from, last_to)] = &mut self.ranges[..]
-            && last.end == first.start
-            && (last_from, last_to) == (first_from, first_to)
-        {
-            first.start = last.start;
-            self.ranges.pop();
-        }
-    }
-}
-
-/// No slot is this high.
-const NONE: u32 = u32::MAX;
-
-/// For each slot before, the slot of the node with the same id after, or [`NONE`]. Both are sorted by id.
-fn counterparts(before: &Members, after: &Members) -> Vec<u32> {
-    let mut counterparts = vec![NONE; before.slot_count()];
-    let mut others = after.nodes().iter().zip(after.slots()).peekable();
-    for (node, slot) in before.nodes().iter().zip(before.slots()) {
-        while others.next_if(|(other, _)| other.id() < node.id()).is_some() {}
-        if let Some((_, counterpart)) = others.next_if(|(other, _)| other.id() == node.id()) {
-            counterparts[*slot as usize] = *counterpart;
-        }
-    }
-    counterparts
 }
 
 fn fraction(width: u128) -> f64 {
