@@ -5,3 +5,6 @@ pub mod placement {}
 
 #[doc = include_str!("balance.md")]
 pub mod balance {}
+
+#[doc = include_str!("lookup.md")]
+pub mod lookup {}

@@ -76,7 +76,7 @@ impl<H> RingBuilder<H> {
 }
 
 impl<H: KeyHasher> RingBuilder<H> {
-    /// The ring, in O(T log T) for T tokens.
+    /// The ring, in O(T) for T tokens that are about uniform, in O(T log T) for any.
     ///
     /// # Errors
     ///

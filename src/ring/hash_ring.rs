@@ -11,14 +11,17 @@ use super::{
 
 /// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
 ///
-/// At 16 bytes a token that is 64 MiB. The limit keeps a wrong weight, or a hostile serialised ring, from eating the
+/// At up to 16 bytes a token that is 64 MiB. The limit keeps a wrong weight, or a hostile serialised ring, from eating the
 /// machine's memory.
 pub const MAX_TOKENS: u64 = 1 << 22;
 
 /// A consistent-hash ring with virtual nodes. See the [module](super) for what it promises.
 ///
-/// With N nodes and T tokens: a look-up takes one hash and a binary search, O(log T); a change O(T); 16 bytes a token.
-/// All of `&self` may be used from several threads at once. Cloning is O(T).
+/// With N nodes and T tokens: a look-up takes one hash and reads one cache line; a node that comes or goes touches its own
+/// tokens only, and moves up to N entries of the list of nodes; a token costs about 15 bytes. See [the page about
+/// look-ups](crate::docs::lookup) for how, and for what becomes of it when tokens aren't uniform.
+/// All of `&self` may be used from several threads at once; for changing a ring meanwhile there is
+/// [`SharedRing`](super::SharedRing). Cloning is O(T).
 ///
 /// `==` compares members, placement, virtual nodes and hasher, and if the tokens aren't a function of these, the tokens.
 ///
@@ -72,7 +75,7 @@ impl HashRing {
 
 /// Look-ups.
 impl<H: KeyHasher> HashRing<H> {
-    /// The node that owns `key`. O(log T), allocates nothing, never panics.
+    /// The node that owns `key`. Reads one cache line, allocates nothing, never panics.
     #[inline]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))
@@ -104,7 +107,7 @@ impl<H: KeyHasher> HashRing<H> {
 /// What depends on positions alone.
 impl<H> HashRing<H> {
     /// The node that owns `position`: that of the first token at or after it, or of the very first token if there is
-    /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes). O(log T).
+    /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes).
     #[inline]
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
@@ -217,7 +220,8 @@ impl<H> HashRing<H> {
 impl<H: KeyHasher> HashRing<H> {
     /// Takes a node in. It receives keys from others; no key moves between those.
     ///
-    /// O(T + t log t) for its t tokens: only those are hashed.
+    /// O(N + t log t) for its t tokens: only those are hashed, and only they are touched. Now and then, when the ring has
+    /// grown by a quarter, O(T).
     ///
     /// # Errors
     ///
@@ -258,7 +262,7 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// Lets a node go, and returns it. Its keys go to others; no other key moves. O(T), no hashing.
+    /// Lets a node go, and returns it. Its keys go to others; no other key moves. As cheap as [`add`](Self::add).
     ///
     /// # Errors
     ///
@@ -279,7 +283,7 @@ impl<H: KeyHasher> HashRing<H> {
     /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
     /// zone. A heavier node only receives keys, a lighter one only gives keys away, a zone moves nothing.
     ///
-    /// O(T + t log t) for the node's t tokens, O(log N) if the weight stays.
+    /// O(t log t) for the t tokens that come or go, O(log N) if the weight stays.
     ///
     /// # Errors
     ///

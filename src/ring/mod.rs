@@ -18,6 +18,9 @@
 //!   moves between two nodes that stay. [`HashRing::movement`] lists exactly what moves between any two rings.
 //! - **A ring is never empty**, so [`HashRing::owner`] answers with a node, not with an option, and never panics.
 //!
+//! - **A look-up reads one cache line**, and a node joins or leaves in place: see [the page about
+//!   look-ups](crate::docs::lookup). [`SharedRing`] lets many threads look up while one changes the ring.
+//!
 //! ```
 //! use ringpact::ring::{HashRing, Node};
 //!

@@ -123,11 +123,13 @@ impl Builder {
     pub(in crate::ring) fn finish(mut self) -> TokenTable {
         for first in (0..self.table.lines.len()).step_by(pages::BUCKETS) {
             let beyond = self.table.lines.len().min(first + pages::BUCKETS);
-            let mut page = Vec::with_capacity(self.table.residuals_between(first, beyond));
+            let mut page = vec![Residual::ZERO; self.table.residuals_between(first, beyond)];
+            let mut rest = &mut page[..];
             for bucket in first..beyond {
                 if !self.table.is_spilled(bucket) {
-                    self.arrange(bucket);
-                    page.extend_from_slice(&self.residuals[bucket][..self.table.count(bucket)]);
+                    let (residuals, others) = rest.split_at_mut(self.table.count(bucket));
+                    self.arrange(bucket, residuals);
+                    rest = others;
                 }
             }
             self.table.pages.push(page);
@@ -144,29 +146,28 @@ impl Builder {
     /// Puts a line's tokens in ascending order, without sorting: each goes where as many prefixes are below its own.
     /// No branch in this depends on the order in which they came, so there is none that can't be predicted.
     #[inline]
-    fn arrange(&mut self, bucket: usize) {
+    fn arrange(&mut self, bucket: usize, residuals: &mut [Residual]) {
         let unsorted = self.table.lines[bucket];
-        let count = self.table.count(bucket);
-        let (mut line, mut residuals) = (Line::EMPTY, [Residual::ZERO; CAPACITY + 1]);
+        let line = &mut self.table.lines[bucket];
         let mut taken = 0_u32;
-        for index in 0..count {
-            let rank = unsorted.rank(unsorted.prefixes[index & CAPACITY]);
-            line.prefixes[rank] = unsorted.prefixes[index & CAPACITY];
-            line.slots[rank] = unsorted.slots[index & CAPACITY];
-            residuals[rank] = self.residuals[bucket][index];
+        let tokens = unsorted.prefixes.iter().zip(&unsorted.slots).zip(&self.residuals[bucket]).take(residuals.len());
+        for ((prefix, slot), residual) in tokens {
+            let rank = unsorted.rank(*prefix);
+            line.prefixes[rank] = *prefix;
+            line.slots[rank] = *slot;
+            residuals[rank] = *residual;
             taken |= 1 << rank;
         }
         // All ones if no two tokens were to go to one place.
-        if taken.count_ones() as usize != count {
-            return self.sort(bucket);
+        if taken.count_ones() as usize != residuals.len() {
+            self.table.lines[bucket] = unsorted;
+            self.sort(bucket, residuals);
         }
-        self.table.lines[bucket] = line;
-        self.residuals[bucket].copy_from_slice(&residuals[..CAPACITY]);
     }
 
     /// As [`arrange`](Self::arrange), for a line with equal prefixes.
     #[cold]
-    fn sort(&mut self, bucket: usize) {
+    fn sort(&mut self, bucket: usize, residuals: &mut [Residual]) {
         let mut entries = self.entries(bucket);
         // Stable, so that tokens that collide keep their order.
         entries.sort_by_key(|entry| entry.position);
@@ -175,7 +176,7 @@ impl Builder {
             let line = &mut self.table.lines[bucket];
             line.prefixes[index] = prefix;
             line.slots[index] = entry.slot as u16;
-            self.residuals[bucket][index] = Residual::new(entry.position.as_u64());
+            residuals[index] = Residual::new(entry.position.as_u64());
         }
     }
 }

@@ -55,7 +55,7 @@ impl Side<'_> {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         let (mut from_start, mut to_start) = (0, 0);
         for bucket in 0..self.table.lines.len() {
-            if bucket % pages::BUCKETS == 0 {
+            if bucket.is_multiple_of(pages::BUCKETS) {
                 (from_start, to_start) = (0, 0);
             }
             if !self.is_equal(bucket, from_start, to_start) {

@@ -100,7 +100,7 @@ impl Iterator for Entries<'_> {
             }
             self.bucket += 1;
             self.index = 0;
-            if self.bucket % pages::BUCKETS == 0 {
+            if self.bucket.is_multiple_of(pages::BUCKETS) {
                 self.start = 0;
             }
         }
