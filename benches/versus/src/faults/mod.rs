@@ -97,7 +97,8 @@ fn child(peer: &Peer, step: &str, dir: &Path, library: Option<&Path>) -> Result<
     let mut child = command.spawn()?;
     let (sender, lines) = mpsc::channel();
     let out = child.stdout.take().ok_or("a child without output")?;
-    let reader = thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|it| sender.send(it)));
+    let reader =
+        thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|it| sender.send(it)));
     let deadline = Instant::now() + PATIENCE;
     let mut said = Said { lines: Vec::new(), hung: false, crashed: false };
     loop {
@@ -130,7 +131,8 @@ fn failed_sync(peer: &Peer, dir: &Path, library: Option<&Path>) -> Result<String
     let of = |what: &str, numbers: std::ops::RangeInclusive<u64>| {
         let is = |line: &&String| {
             let mut words = line.split(' ');
-            words.next() == Some(what) && words.next().and_then(|it| it.parse().ok()).is_some_and(|it| numbers.contains(&it))
+            words.next() == Some(what)
+                && words.next().and_then(|it| it.parse().ok()).is_some_and(|it| numbers.contains(&it))
         };
         said.lines.iter().filter(is).count()
     };
@@ -142,7 +144,8 @@ fn failed_sync(peer: &Peer, dir: &Path, library: Option<&Path>) -> Result<String
         _ if said.crashed => "the process crashes",
         _ => "the next commit hangs",
     };
-    let hang = if said.hung && durable + failed < 7 { format!(", {} hang", 7 - durable - failed) } else { String::new() };
+    let hang =
+        if said.hung && durable + failed < 7 { format!(", {} hang", 7 - durable - failed) } else { String::new() };
     Ok(format!("{first}{durable} of 7 told \"durable\", {failed} an error{hang}; {then}"))
 }
 
@@ -156,7 +159,8 @@ fn damage(peer: &Peer, dir: &Path, apply: impl Fn(&mut [u8], usize)) -> Result<S
     for path in files(dir)? {
         let mut bytes = fs::read(&path)?;
         let mark = mark(DAMAGED);
-        let found: Vec<usize> = bytes.windows(mark.len()).enumerate().filter(|(_, it)| *it == mark).map(|it| it.0).collect();
+        let found: Vec<usize> =
+            bytes.windows(mark.len()).enumerate().filter(|(_, it)| *it == mark).map(|it| it.0).collect();
         // The content repeats the mark; the first of each run is where a copy of the record begins.
         let copies = found.iter().filter(|at| !found.contains(&at.wrapping_sub(mark.len())));
         let copies: Vec<usize> = copies.copied().collect();
