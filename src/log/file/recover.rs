@@ -102,7 +102,7 @@ impl Reader<'_> {
     fn records(&mut self, header: &BatchHeader, mut payload: &[u8]) -> Result<(), &'static str> {
         let mut last = if header.kind == Kind::Carry { Lsn::NONE } else { self.found.last };
         let mut count = 0_u32;
-        while let Some((lsn, record)) = take_frame(&mut payload)? {
+        while let Some((lsn, encoded)) = take_frame(&mut payload)? {
             let in_order = match header.kind {
                 Kind::Records => last.number().checked_add(1) == Some(lsn.number()),
                 Kind::Carry => last < lsn,
@@ -111,7 +111,9 @@ impl Reader<'_> {
             if !in_order {
                 return Err("a record out of order");
             }
-            self.found.live.apply(lsn, record);
+            if !self.found.live.apply_encoded(lsn, encoded) {
+                return Err("a record can't be decoded");
+            }
             last = lsn;
             count = count.saturating_add(1);
         }
