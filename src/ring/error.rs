@@ -58,6 +58,13 @@ pub enum RingError {
         id: NodeId,
     },
 
+    /// A ring that knows no weights was given one.
+    #[error("node `{id}` has a weight other than 1, which this kind of ring can't honour: use the weighted kind")]
+    UnevenWeights {
+        /// The node of another weight.
+        id: NodeId,
+    },
+
     /// Zero virtual nodes for each unit of weight would leave the ring without tokens.
     #[error("a ring needs at least 1 virtual node for each unit of weight")]
     ZeroVirtualNodes,

@@ -23,11 +23,13 @@ impl Position {
     pub const MAX: Self = Self(u64::MAX);
 
     /// The position with this number.
+    #[inline]
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
     /// The position's number, from 0 to 2^64 - 1.
+    #[inline]
     pub const fn as_u64(self) -> u64 {
         self.0
     }

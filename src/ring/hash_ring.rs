@@ -5,8 +5,11 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::{
-    KeyHasher, Movement, Node, NodeId, Position, Replicas, RingBuilder, RingError, RingKey, Xxh3,
-    serialised::SerialisedRing, token_table::TokenTable,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Position, ReplicaMovement, Replicas, RingBuilder, RingError,
+    RingKey, Xxh3, ZoneReplicas,
+    members::Members,
+    serialised::SerialisedRing,
+    token_table::{Entry, TokenTable},
 };
 
 /// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
@@ -37,8 +40,8 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "SerialisedRing<H>", bound(deserialize = "H: KeyHasher + Deserialize<'de>"))]
 pub struct HashRing<H = Xxh3> {
-    /// Sorted by id, without duplicates, never empty. A node's index here is its number in `table`.
-    nodes: Vec<Node>,
+    /// Never empty.
+    members: Members,
     table: TokenTable,
     virtual_nodes: u32,
     hasher: H,
@@ -87,6 +90,13 @@ impl<H: KeyHasher> HashRing<H> {
         self.replicas_at(self.position(key))
     }
 
+    /// The nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n nodes that should hold a copy
+    /// are `ring.replicas_across_zones(key).take(n)`.
+    #[inline]
+    pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
+        self.replicas_across_zones_at(self.position(key))
+    }
+
     /// Where `key` is on the circle. Doesn't depend on the ring's members.
     #[inline]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
@@ -100,33 +110,50 @@ impl<H> HashRing<H> {
     /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes). O(log T).
     #[inline]
     pub fn owner_at(&self, position: Position) -> &Node {
-        let entry = self.table.successor(position);
-        self.node_at(self.table.owners()[entry])
+        match self.table.owner(position, self.members.low_slots()) {
+            Some(node) => node,
+            None => self.owner_by_walk(position),
+        }
+    }
+
+    /// Has the memory brought near that looking up these positions needs.
+    #[inline]
+    pub(super) fn touch(&self, positions: &[Position]) {
+        self.table.touch(positions);
+    }
+
+    /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
+    #[cold]
+    #[inline(never)]
+    fn owner_by_walk(&self, position: Position) -> &Node {
+        self.members.by_slot(self.table.walk(position).next())
     }
 
     /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].
     #[inline]
     pub fn replicas_at(&self, position: Position) -> Replicas<'_> {
-        Replicas::new(&self.nodes, &self.table, self.table.successor(position))
+        Replicas::new(&self.members, self.table.walk(position))
+    }
+
+    /// The nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    #[inline]
+    pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
+        ZoneReplicas::new(&self.members, self.table.walk(position))
     }
 
     /// The members, sorted by id (by bytes). Never empty.
     pub fn nodes(&self) -> &[Node] {
-        &self.nodes
+        self.members.nodes()
     }
 
     /// The member with this id. O(log N).
     pub fn node(&self, id: impl AsRef<str>) -> Option<&Node> {
-        self.index_of(id.as_ref()).ok().map(|index| &self.nodes[index])
+        self.members.index_of(id.as_ref()).ok().map(|index| &self.nodes()[index])
     }
 
     /// All tokens, clockwise from position 0, those that collide in the order in which they are preferred.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token<'_>> {
-        self.table
-            .positions()
-            .iter()
-            .zip(self.table.owners())
-            .map(|(position, owner)| Token { position: *position, node: self.node_at(*owner) })
+        self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
     /// How many tokens there are: the sum of weight times virtual nodes.
@@ -144,6 +171,22 @@ impl<H> HashRing<H> {
         &self.hasher
     }
 
+    /// How the holders change when this ring is replaced by `after`, if each position is held by the first `copies` nodes
+    /// of its preference list. O(T * copies) for the tokens of both.
+    ///
+    /// # Errors
+    ///
+    /// As [`movement`](Self::movement).
+    pub fn replica_movement<'a>(&'a self, after: &'a Self, copies: usize) -> Result<ReplicaMovement<'a>, RingError>
+    where
+        H: PartialEq,
+    {
+        if self.hasher != after.hasher {
+            return Err(RingError::DifferentHashers);
+        }
+        Ok(ReplicaMovement::between((&self.members, &self.table), (&after.members, &after.table), copies))
+    }
+
     /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
     ///
     /// Nodes are matched by id. The rings may differ in anything but the hasher.
@@ -159,15 +202,7 @@ impl<H> HashRing<H> {
         if self.hasher != after.hasher {
             return Err(RingError::DifferentHashers);
         }
-        Ok(Movement::between((&self.nodes, &self.table), (&after.nodes, &after.table)))
-    }
-
-    fn node_at(&self, owner: u32) -> &Node {
-        &self.nodes[owner as usize]
-    }
-
-    fn index_of(&self, id: &str) -> Result<usize, usize> {
-        self.nodes.binary_search_by(|node| node.id().as_str().cmp(id))
+        Ok(Movement::between((&self.members, &self.table), (&after.members, &after.table)))
     }
 }
 
@@ -183,15 +218,24 @@ impl<H: KeyHasher> HashRing<H> {
     /// it was.
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
-        node.check()?;
-        let Err(index) = self.index_of(node.id().as_str()) else {
-            return Err(RingError::DuplicateNode { id: node.id().clone() });
-        };
-        check_tokens(self.nodes.iter().chain([&node]), self.virtual_nodes)?;
-        let tokens = tokens_of(&node, self.virtual_nodes, &self.hasher).collect();
-        self.nodes.insert(index, node);
-        self.table.insert(index as u32, tokens, self.nodes.len());
+        let index = self.check_newcomer(&node)?;
+        let tokens = self.sorted_tokens(&node, 0);
+        let slot = self.members.insert(index, node);
+        self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         Ok(())
+    }
+
+    /// What [`add`](Self::add) of this node would move to it, without adding it: for moving the data first. Equal to the
+    /// [`movement`](Self::movement) to the ring with the node in it, but looks only at the node's own tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
+        self.check_newcomer(node)?;
+        let mut tokens = self.sorted_tokens(node, 0);
+        tokens.dedup();
+        Ok(Movement::of_join((&self.members, &self.table), node, &tokens))
     }
 
     /// Lets a node go, and returns it. Its keys go to others; no other key moves. O(T), no hashing.
@@ -201,12 +245,12 @@ impl<H: KeyHasher> HashRing<H> {
     /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only one.
     pub fn remove(&mut self, id: impl AsRef<str>) -> Result<Node, RingError> {
         let index = self.member_index(id.as_ref())?;
-        if self.nodes.len() == 1 {
-            return Err(RingError::LastNode { id: self.nodes[index].id().clone() });
+        if let [node] = self.nodes() {
+            return Err(RingError::LastNode { id: node.id().clone() });
         }
-        let node = self.nodes.remove(index);
-        self.table.remove(index as u32, self.nodes.len());
-        Ok(node)
+        let tokens = self.sorted_tokens(&self.nodes()[index], 0);
+        self.table.remove(self.members.slot(index), &tokens);
+        Ok(self.members.remove(index))
     }
 
     /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
@@ -222,13 +266,19 @@ impl<H: KeyHasher> HashRing<H> {
         let node = node.into();
         node.check()?;
         let index = self.member_index(node.id().as_str())?;
-        if node.weight() != self.nodes[index].weight() {
-            let others = self.nodes.iter().filter(|other| other.id() != node.id());
+        let (old, new) = (self.nodes()[index].weight(), node.weight());
+        let slot = self.members.slot(index);
+        // Of two weights the heavier has all tokens of the lighter and more, with the indices behind.
+        if new > old {
+            let others = self.nodes().iter().filter(|other| other.id() != node.id());
             check_tokens(others.chain([&node]), self.virtual_nodes)?;
-            let tokens = tokens_of(&node, self.virtual_nodes, &self.hasher).collect();
-            self.table.replace(index as u32, tokens, self.nodes.len());
+            let tokens = self.sorted_tokens(&node, old);
+            self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
+        } else if new < old {
+            let tokens = self.sorted_tokens(&self.nodes()[index], new);
+            self.table.remove(slot, &tokens);
         }
-        Ok(std::mem::replace(&mut self.nodes[index], node))
+        Ok(self.members.replace(index, node))
     }
 
     /// The one way a ring comes into being, so that all of them have been checked.
@@ -247,23 +297,41 @@ impl<H: KeyHasher> HashRing<H> {
             return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
         }
         check_tokens(&nodes, virtual_nodes)?;
-        let entries = (0..)
-            .zip(&nodes)
-            .flat_map(|(index, node)| tokens_of(node, virtual_nodes, &hasher).map(move |token| (token, index)))
-            .collect();
-        let table = TokenTable::new(entries, nodes.len());
-        Ok(Self { nodes, table, virtual_nodes, hasher })
+        let mut entries = Vec::new();
+        for (slot, node) in (0..).zip(&nodes) {
+            let tokens = tokens_of(node, 0, virtual_nodes, &hasher);
+            entries.extend(tokens.map(|position| Entry { position, slot }));
+        }
+        let table = TokenTable::new(&entries);
+        Ok(Self { members: Members::new(nodes), table, virtual_nodes, hasher })
+    }
+
+    /// The tokens of those units of a node's weight that come after the first `units`, ascending.
+    fn sorted_tokens(&self, node: &Node, units: u32) -> Vec<Position> {
+        let mut tokens: Vec<_> = tokens_of(node, units, self.virtual_nodes, &self.hasher).collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
+    /// Whether the node may be added; its index among the members if so.
+    fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
+        node.check()?;
+        let Err(index) = self.members.index_of(node.id().as_str()) else {
+            return Err(RingError::DuplicateNode { id: node.id().clone() });
+        };
+        check_tokens(self.nodes().iter().chain([node]), self.virtual_nodes)?;
+        Ok(index)
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
-        self.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
+        self.members.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
     }
 }
 
 /// The tokens are a function of the rest, so comparing them would be a waste.
 impl<H: PartialEq> PartialEq for HashRing<H> {
     fn eq(&self, other: &Self) -> bool {
-        self.virtual_nodes == other.virtual_nodes && self.hasher == other.hasher && self.nodes == other.nodes
+        self.virtual_nodes == other.virtual_nodes && self.hasher == other.hasher && self.nodes() == other.nodes()
     }
 }
 
@@ -273,7 +341,7 @@ impl<H: Eq> Eq for HashRing<H> {}
 impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashRing")
-            .field("nodes", &self.nodes)
+            .field("nodes", &self.members.nodes())
             .field("virtual_nodes", &self.virtual_nodes)
             .field("hasher", &self.hasher)
             .finish_non_exhaustive()
@@ -289,16 +357,21 @@ fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u3
     Ok(())
 }
 
-/// A node's tokens in the order of their index. Their number is checked, so it fits the 4 bytes of an index.
+/// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their
+/// number is checked, so an index fits its 4 bytes.
 ///
 /// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
-fn tokens_of<H: KeyHasher>(node: &Node, virtual_nodes: u32, hasher: &H) -> impl Iterator<Item = Position> {
+fn tokens_of<H: KeyHasher>(
+    node: &Node,
+    units: u32,
+    virtual_nodes: u32,
+    hasher: &H,
+) -> impl ExactSizeIterator<Item = Position> {
     let id = node.id().as_str().as_bytes();
-    let mut encoded = Vec::with_capacity(id.len() + size_of::<u32>());
-    (0..node.weight().saturating_mul(virtual_nodes)).map(move |index| {
-        encoded.clear();
-        encoded.extend_from_slice(id);
-        encoded.extend_from_slice(&index.to_le_bytes());
-        hasher.hash_token(&encoded)
+    let mut encoded = [0; MAX_NAME_LEN + size_of::<u32>()];
+    encoded[..id.len()].copy_from_slice(id);
+    (units * virtual_nodes..node.weight() * virtual_nodes).map(move |index| {
+        encoded[id.len()..][..size_of::<u32>()].copy_from_slice(&index.to_le_bytes());
+        hasher.hash_token(&encoded[..id.len() + size_of::<u32>()])
     })
 }

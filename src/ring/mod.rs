@@ -32,23 +32,42 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod batch;
+mod bounded_loads;
 mod builder;
+mod epsilon;
 mod error;
 mod hash;
 mod hash_ring;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+mod interop;
 mod key;
+mod members;
+mod met;
 mod movement;
 mod node;
 mod replicas;
 mod serialised;
+mod shared_ring;
 mod token_table;
+mod zone_replicas;
 
+pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
 pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
+pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
+#[cfg(feature = "ketama")]
+pub use interop::KetamaRing;
+#[cfg(feature = "nginx")]
+pub use interop::NginxRing;
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+pub use interop::Walk;
 pub use key::RingKey;
-pub use movement::{MovedRange, Movement, PositionRange};
+pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use replicas::Replicas;
 pub use serialised::FORMAT_VERSION;
+pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
+pub use zone_replicas::ZoneReplicas;

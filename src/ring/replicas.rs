@@ -2,7 +2,7 @@
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, token_table::TokenTable};
+use super::{Node, members::Members, met::Met, token_table::Walk};
 
 /// The distinct nodes met on a walk clockwise from a position; each node once, the owner first, until all were met.
 ///
@@ -10,7 +10,7 @@ use super::{Node, token_table::TokenTable};
 /// which nodes stand in for each other, and where copies belong (the preference list of DeCandia and others, "Dynamo",
 /// SOSP 2007, section 4.3). Weights have their effect here too. Zones have none.
 ///
-/// Allocates nothing, however many nodes are taken. To take k of N equal nodes costs about N ln(N / (N - k)) steps,
+/// Allocates nothing for the first sixteen nodes; beyond those once, one bit a node. To take k of N equal nodes costs about N ln(N / (N - k)) steps,
 /// which is little over k unless k is near N.
 ///
 /// ```
@@ -25,43 +25,36 @@ use super::{Node, token_table::TokenTable};
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are used"]
 pub struct Replicas<'a> {
-    nodes: &'a [Node],
-    table: &'a TokenTable,
-    /// The entry to look at next, and how many steps were made to get there.
-    entry: usize,
-    steps: usize,
-    /// Nodes not yet met.
-    remaining: usize,
+    members: &'a Members,
+    walk: Walk<'a>,
+    met: Met,
 }
 
 impl<'a> Replicas<'a> {
-    pub(super) fn new(nodes: &'a [Node], table: &'a TokenTable, entry: usize) -> Self {
-        Self { nodes, table, entry, steps: 0, remaining: nodes.len() }
+    #[inline]
+    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
+        Self { members, walk, met: Met::new() }
     }
 }
 
 impl<'a> Iterator for Replicas<'a> {
     type Item = &'a Node;
 
+    #[inline]
     fn next(&mut self) -> Option<&'a Node> {
-        // Every node has a token, so all were met at the latest after one lap, and the loop ends.
-        while self.remaining > 0 {
-            let met = self.table.newly_met(self.entry, self.steps);
-            self.steps += 1;
-            self.entry += 1;
-            if self.entry == self.table.len() {
-                self.entry = 0;
-            }
-            if let Some(node) = met {
-                self.remaining -= 1;
-                return Some(&self.nodes[node as usize]);
+        // Every node has a token, so while one isn't met yet, the walk comes to it within a lap.
+        while self.met.len() < self.members.nodes().len() {
+            let slot = self.walk.next();
+            if self.met.insert(slot, self.members.slot_count()) {
+                return Some(self.members.by_slot(slot));
             }
         }
         None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.remaining, Some(self.remaining))
+        let remaining = self.members.nodes().len() - self.met.len();
+        (remaining, Some(remaining))
     }
 }
 

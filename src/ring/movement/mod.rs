@@ -1,10 +1,16 @@
 //! What moves between two rings.
 
+mod between;
+mod join;
+mod replica_movement;
+
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Position, token_table::TokenTable};
+use super::{Node, Position};
+
+pub use replica_movement::{ReplicaMove, ReplicaMovement};
 
 /// Positions clockwise from `start`, which isn't among them, to `end`, which is.
 ///
@@ -98,7 +104,7 @@ pub struct MovedRange<'a> {
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Movement<'a> {
     ranges: Vec<MovedRange<'a>>,
 }
@@ -130,34 +136,6 @@ impl<'a> Movement<'a> {
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }
-
-    /// Merges the tokens of both rings. Between two neighbours of the merged tokens neither ring has a token, so all
-    /// positions up to the second have one owner before and one after.
-    pub(super) fn between(before: (&'a [Node], &TokenTable), after: (&'a [Node], &TokenTable)) -> Self {
-        let counterparts = counterparts(before.0, after.0);
-        let (mut from, mut to) = (Cursor::new(before.1), Cursor::new(after.1));
-        let mut moves = Moves { ranges: Vec::new() };
-        let Some(mut start) = from.last().max(to.last()) else {
-            // A ring has tokens; without any there would be nothing to move.
-            return Self { ranges: Vec::new() };
-        };
-        while let Some(end) = from.next_token().into_iter().chain(to.next_token()).min() {
-            let (giver, taker) = (from.owner(), to.owner());
-            if counterparts[giver as usize] != Some(taker) {
-                moves.push(PositionRange { start, end }, giver, taker);
-            }
-            from.pass(end);
-            to.pass(end);
-            start = end;
-        }
-        moves.join_across_zero();
-        let ranges = moves
-            .ranges
-            .into_iter()
-            .map(|(range, from, to)| MovedRange { range, from: &before.0[from as usize], to: &after.0[to as usize] })
-            .collect();
-        Self { ranges }
-    }
 }
 
 impl<'m, 'a> IntoIterator for &'m Movement<'a> {
@@ -176,77 +154,6 @@ impl<'a> IntoIterator for Movement<'a> {
     fn into_iter(self) -> Self::IntoIter {
         self.ranges.into_iter()
     }
-}
-
-/// A place in one ring's table: all tokens before it are passed.
-struct Cursor<'t> {
-    table: &'t TokenTable,
-    entry: usize,
-}
-
-impl<'t> Cursor<'t> {
-    fn new(table: &'t TokenTable) -> Self {
-        Self { table, entry: 0 }
-    }
-
-    fn last(&self) -> Option<Position> {
-        self.table.positions().last().copied()
-    }
-
-    fn next_token(&self) -> Option<Position> {
-        self.table.positions().get(self.entry).copied()
-    }
-
-    /// Who owns the positions between the token passed last and the next one; beyond the last token, the first's owner.
-    fn owner(&self) -> u32 {
-        let owners = self.table.owners();
-        owners[if self.entry == owners.len() { 0 } else { self.entry }]
-    }
-
-    fn pass(&mut self, position: Position) {
-        while self.next_token() == Some(position) {
-            self.entry += 1;
-        }
-    }
-}
-
-/// Ranges with the numbers of their nodes, ascending, touching ones merged.
-struct Moves {
-    ranges: Vec<(PositionRange, u32, u32)>,
-}
-
-impl Moves {
-    fn push(&mut self, range: PositionRange, from: u32, to: u32) {
-        match self.ranges.last_mut() {
-            Some((last, last_from, last_to)) if last.end == range.start && (*last_from, *last_to) == (from, to) => {
-                last.end = range.end;
-            }
-            _ => self.ranges.push((range, from, to)),
-        }
-    }
-
-    /// The first range starts at the last token of all, so the last range may touch it.
-    fn join_across_zero(&mut self) {
-        if let [(first, first_from, first_to), .., (last, last_from, last_to)] = &mut self.ranges[..]
-            && last.end == first.start
-            && (last_from, last_to) == (first_from, first_to)
-        {
-            first.start = last.start;
-            self.ranges.pop();
-        }
-    }
-}
-
-/// For each node before, the number of the node with the same id after. Both are sorted by id.
-fn counterparts(before: &[Node], after: &[Node]) -> Vec<Option<u32>> {
-    let mut after = (0_u32..).zip(after).peekable();
-    before
-        .iter()
-        .map(|node| {
-            while after.next_if(|(_, other)| other.id() < node.id()).is_some() {}
-            after.next_if(|(_, other)| other.id() == node.id()).map(|(index, _)| index)
-        })
-        .collect()
 }
 
 fn fraction(width: u128) -> f64 {

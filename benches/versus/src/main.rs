@@ -1,0 +1,51 @@
+//! The same work done by this repository's crate and by its peers, in one run, side by side.
+//!
+//! ```sh
+//! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
+//! ```
+//!
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log` likewise.
+#![warn(missing_docs)]
+
+mod counting;
+mod log;
+mod report;
+mod ring;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use counting::ALLOCATOR;
+
+#[derive(Parser)]
+#[command(about = "The same work done by ringpact and by its peers, side by side")]
+struct Arguments {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Subcommand)]
+enum Work {
+    /// Placing keys on nodes.
+    Ring(ring::Options),
+    /// Making records durable.
+    Log(log::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().work {
+        Work::Ring(options) => {
+            counting::start();
+            ring::run(&options)
+        }
+        Work::Log(options) => log::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("versus: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

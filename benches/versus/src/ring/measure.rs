@@ -1,0 +1,215 @@
+//! The work: how each figure is taken, the same for all.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    hint::black_box,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use stats_alloc::Region;
+
+use super::peer::{Key, Member, Part, Peer, What, members};
+use crate::{
+    ALLOCATOR,
+    report::{Contender, Contest, Report},
+};
+
+/// Enough that the branch predictor can't learn them, few enough to stay in the cache.
+const KEYS: usize = 4_096;
+/// Keys counted for each node where a peer's balance can't be computed; they add about sqrt(2 ln N / this) of noise.
+const COUNTED_A_NODE: usize = 10_000;
+/// The most keys that are counted.
+const COUNTED_AT_MOST: usize = 20_000_000;
+
+/// How long to measure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As long as it takes for figures that repeat.
+    Full,
+    /// Just to see that it works.
+    Quick,
+}
+
+impl Pace {
+    /// About how long one turn of a contender lasts.
+    fn turn(self) -> Duration {
+        match self {
+            Self::Full => Duration::from_millis(4),
+            Self::Quick => Duration::from_micros(200),
+        }
+    }
+}
+
+/// All contests at one number of nodes.
+pub struct Course {
+    nodes: usize,
+    pace: Pace,
+    /// The members, and one more that joins and leaves.
+    members: Rc<[Member]>,
+    newcomer: Member,
+    /// As the members, but a tenth of them are others.
+    changed: Rc<[Member]>,
+    keys: Rc<[Key]>,
+    contests: Vec<(What, Contest)>,
+}
+
+impl Course {
+    /// A course nobody has entered yet. Only what has `only` in its name is measured.
+    pub fn new(nodes: usize, pace: Pace, only: Option<&str>) -> Self {
+        let all = members(nodes + nodes.div_ceil(10));
+        let mut random = fastrand::Rng::with_seed(7);
+        let contests = What::ALL
+            .into_iter()
+            .filter(|what| only.is_none_or(|part| what.name().contains(part)))
+            .map(|what| (what, Contest { what: what.name(), nodes, unit: what.unit(), contenders: Vec::new() }))
+            .collect();
+        Self {
+            nodes,
+            pace,
+            members: all[..nodes].into(),
+            newcomer: all[nodes],
+            changed: all[nodes.div_ceil(10)..].into(),
+            keys: (0..KEYS).map(|_| Key(random.u128(..))).collect(),
+            contests,
+        }
+    }
+
+    /// Enters a peer for all it takes part in.
+    pub fn enter<P: Peer>(&mut self, report: &mut Report) {
+        // Built once and shared; a peer that changes gets a ring of its own.
+        let mut ring: Option<Rc<P>> = None;
+        for index in 0..self.contests.len() {
+            let what = self.contests[index].0;
+            match P::part(what, self.nodes) {
+                Part::Lacks => {}
+                Part::Spared(reason) => report.skip(format!("Not measured: {reason}.")),
+                Part::Takes => {
+                    let ring = ring.get_or_insert_with(|| Rc::new(P::build(&self.members)));
+                    let run = self.work(what, ring);
+                    self.contests[index].1.contenders.push(Contender { implementation: P::NAME, run });
+                }
+            }
+        }
+    }
+
+    /// What is to be held. Contests without contenders are left out.
+    pub fn into_contests(self) -> Vec<Contest> {
+        self.contests.into_iter().map(|(_, contest)| contest).filter(|contest| !contest.contenders.is_empty()).collect()
+    }
+
+    fn work<P: Peer>(&self, what: What, ring: &Rc<P>) -> Box<dyn FnMut() -> f64> {
+        let ring = Rc::clone(ring);
+        match what {
+            What::Lookup => self.each_key(move |keys| keys.iter().map(|key| ring.owner(*key)).fold(0, wrap)),
+            What::LookupBatch => self.each_key(move |keys| ring.owners(keys)),
+            // A bit of the previous owner goes into the next key, so that no two look-ups can overlap.
+            What::LookupDependent => self.each_key(move |keys| {
+                keys.iter().fold(0, |owner, key| ring.owner(Key(key.0 ^ ((owner as u128 >> 4) & 1))))
+            }),
+            What::Replicas3 => self.each_key(move |keys| keys.iter().map(|key| ring.replicas3(*key)).fold(0, wrap)),
+            What::Replicas3Zones => {
+                self.each_key(move |keys| keys.iter().map(|key| ring.replicas3_zones(*key)).fold(0, wrap))
+            }
+            What::SharedLookup => self.each_key(move |keys| ring.shared_owners(keys)),
+            What::Build => {
+                let members = Rc::clone(&self.members);
+                // Freeing the ring isn't building it.
+                self.repeated(move || {
+                    let (time, built) = timed(|| P::build(black_box(&members)));
+                    drop(built);
+                    time
+                })
+            }
+            What::AddNode | What::RemoveNode => {
+                let (members, newcomer) = (Rc::clone(&self.members), self.newcomer);
+                let own: RefCell<Option<P>> = RefCell::new(None);
+                self.repeated(move || {
+                    let mut own = own.borrow_mut();
+                    let ring = own.get_or_insert_with(|| P::build(&members));
+                    let (adding, ()) = timed(|| ring.add(black_box(newcomer)));
+                    let (removing, ()) = timed(|| ring.remove(black_box(newcomer)));
+                    if what == What::AddNode { adding } else { removing }
+                })
+            }
+            What::PlanJoin => {
+                let joined: Vec<_> = self.members.iter().copied().chain([self.newcomer]).collect();
+                let (after, newcomer) = (P::build(&joined), self.newcomer);
+                self.repeated(move || timed(|| black_box(ring.plan_join(black_box(&after), newcomer))).0)
+            }
+            What::PlanFull => {
+                let after = P::build(&self.changed);
+                self.repeated(move || timed(|| black_box(ring.plan(black_box(&after)))).0)
+            }
+            What::BytesPerToken => {
+                let region = Region::new(ALLOCATOR);
+                let built = P::build(&self.members);
+                let change = region.change();
+                let bytes = change.bytes_allocated as f64 - change.bytes_deallocated as f64;
+                let figure = bytes / built.tokens() as f64;
+                Box::new(move || figure)
+            }
+            What::MaxOverMean => {
+                let figure = ring.max_over_mean().unwrap_or_else(|| counted(&*ring, self.nodes));
+                Box::new(move || figure)
+            }
+        }
+    }
+
+    /// Nanoseconds a key, for work over all keys: the median of as many laps as fit a turn. (A lap is far shorter than a
+    /// time slice, so on a busy machine most of them pass undisturbed.)
+    fn each_key(&self, work: impl Fn(&[Key]) -> usize + 'static) -> Box<dyn FnMut() -> f64> {
+        let (keys, turn) = (Rc::clone(&self.keys), self.pace.turn());
+        Box::new(move || {
+            // The ring comes back into the cache before the clock starts.
+            black_box(work(black_box(&keys)));
+            let (mut laps, start) = (Vec::new(), Instant::now());
+            while laps.len() < 3 || start.elapsed() < turn {
+                laps.push(timed(|| black_box(work(black_box(&keys)))).0.as_nanos());
+            }
+            laps.sort_unstable();
+            laps[laps.len() / 2] as f64 / KEYS as f64
+        })
+    }
+
+    /// Nanoseconds of one piece of work, which takes its own time: the median of as many as fit a turn.
+    fn repeated(&self, mut work: impl FnMut() -> Duration + 'static) -> Box<dyn FnMut() -> f64> {
+        let turn = self.pace.turn();
+        Box::new(move || {
+            let (mut times, mut spent) = (Vec::new(), Duration::ZERO);
+            while times.len() < 3 || (spent < turn && times.len() < 1_000) {
+                let (all, time) = timed(&mut work);
+                times.push(time.as_nanos());
+                spent += all;
+                if spent > 50 * turn {
+                    break;
+                }
+            }
+            times.sort_unstable();
+            times[times.len() / 2] as f64
+        })
+    }
+}
+
+fn wrap(sum: usize, owner: usize) -> usize {
+    sum.wrapping_add(owner)
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let result = work();
+    (start.elapsed(), result)
+}
+
+/// The largest share over the mean, by counting keys.
+fn counted<P: Peer>(ring: &P, nodes: usize) -> f64 {
+    let mut random = fastrand::Rng::with_seed(11);
+    let keys = (nodes * COUNTED_A_NODE).min(COUNTED_AT_MOST);
+    let mut counts: HashMap<usize, u64, super::peer::FastHash> = HashMap::default();
+    for _ in 0..keys {
+        *counts.entry(ring.owner(Key(random.u128(..)))).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    most as f64 * nodes as f64 / keys as f64
+}

@@ -1,0 +1,61 @@
+//! Rings: every peer does the same work, and the nanoseconds stand side by side.
+
+mod measure;
+mod peer;
+mod peers;
+
+use std::error::Error;
+
+use clap::Args;
+
+use crate::report::Report;
+use measure::{Course, Pace};
+use peers::{
+    anchorhash::Anchor, bare_hash::BareHash, consistent_hash_ring::ConsistentHashRing, hash_rings::HashRings,
+    hashring::Hashring, jumphash::Jump, maglev::MaglevTable, pingora_ketama::Ketama, ringpact::Ringpact,
+};
+
+/// How to measure.
+#[derive(Args)]
+pub struct Options {
+    /// A smoke test: two short rounds at the small sizes. The figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+
+    /// Numbers of nodes.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000, 10_000])]
+    nodes: Vec<usize>,
+
+    /// Rounds, of which the median counts.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+
+    /// Only what has this in its name, for instance `lookup`.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Measures, prints the table, writes the CSV.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let (rounds, pace) = if options.quick { (2, Pace::Quick) } else { (options.rounds as usize, Pace::Full) };
+    let mut report = Report::new(&[<BareHash as peer::Peer>::NAME]);
+    for nodes in options.nodes.iter().copied().filter(|nodes| !options.quick || *nodes <= 100) {
+        eprintln!("{nodes} nodes ...");
+        let mut course = Course::new(nodes, pace, options.only.as_deref());
+        course.enter::<BareHash>(&mut report);
+        course.enter::<Ringpact>(&mut report);
+        course.enter::<Ketama<false>>(&mut report);
+        course.enter::<Ketama<true>>(&mut report);
+        course.enter::<Hashring>(&mut report);
+        course.enter::<ConsistentHashRing>(&mut report);
+        course.enter::<HashRings>(&mut report);
+        course.enter::<Anchor>(&mut report);
+        course.enter::<MaglevTable>(&mut report);
+        course.enter::<Jump>(&mut report);
+        report.hold(course.into_contests(), rounds);
+    }
+    println!("{}", report.markdown());
+    let path = report.write_csv("ring")?;
+    eprintln!("{}", path.display());
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Placement as libmemcached's ketama does it.
+
+use md5::{Digest, Md5};
+
+use super::continuum::{Collisions, Continuum, Walk, check_points, checked};
+use crate::ring::{Node, RingError, RingKey};
+
+/// Points of each server where weights have no part.
+const UNWEIGHTED_POINTS: u32 = 100;
+/// Points of a server of average weight.
+const WEIGHTED_POINTS: u32 = 160;
+/// Points taken from one digest in the weighted mode: all 16 bytes of it.
+const POINTS_A_DIGEST: u32 = 4;
+/// The port that is left off where a server is hashed.
+const DEFAULT_PORT: &str = ":11211";
+
+/// A ring that sends every key to the server to which libmemcached sends it: *ketama*, with MD5.
+///
+/// A node's id is the server's address, `host:port`, spelled as it is given to libmemcached; `:11211`, memcached's own
+/// port, may be left off and has no effect. Other clients that follow libmemcached's weighted mode (many do, with or
+/// without knowing) agree as long as they spell addresses alike. The order of the nodes matters only where two points
+/// collide, then the first owns both.
+///
+/// For a new system take [`HashRing`](crate::ring::HashRing). Here weights are *relative*: a node's points are its share
+/// of the total weight, so a node that joins may add or take away points of every other, and keys move between nodes
+/// that stay. Shares are computed in `f32` and rounded down, and a node may fall short by 4 points of its due, or, with
+/// a very small share, have none at all. That is why a ring of this kind is built anew for each change.
+///
+/// ```
+/// use ringpact::ring::{KetamaRing, Node};
+///
+/// let ring = KetamaRing::weighted([Node::new("10.0.1.1:11211").with_weight(2), Node::new("10.0.1.2:11311")])?;
+/// let server = ring.owner("user:42");
+/// # assert_eq!(ring.replicas("user:42").next(), Some(server));
+/// # Ok::<(), ringpact::ring::RingError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct KetamaRing {
+    continuum: Continuum,
+}
+
+impl KetamaRing {
+    /// As with `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`: 160 points for a server of average weight.
+    ///
+    /// It is also what libmemcached falls into as soon as a server of weight above 1 is added to a consistent
+    /// distribution.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RingBuilder::build`](crate::ring::RingBuilder::build) about nodes and limits. Two nodes are duplicates
+    /// if they differ in nothing but `:11211`.
+    pub fn weighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
+        let nodes = checked(nodes, hashed_label)?;
+        check_points(u64::from(WEIGHTED_POINTS) * nodes.len() as u64)?;
+        let total: u64 = nodes.iter().map(|node| u64::from(node.weight())).sum();
+        let mut points = Vec::with_capacity(WEIGHTED_POINTS as usize * nodes.len());
+        for (owner, node) in (0..).zip(&nodes) {
+            for index in 0..digests(node.weight(), total, nodes.len()) {
+                let digest = digest_of(node, index);
+                let (quarters, _) = digest.0.as_chunks::<4>();
+                points.extend(quarters.iter().map(|quarter| (u32::from_le_bytes(*quarter), owner)));
+            }
+        }
+        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep) })
+    }
+
+    /// As with `MEMCACHED_BEHAVIOR_KETAMA` and `MEMCACHED_HASH_MD5`: 100 points for each server.
+    ///
+    /// # Errors
+    ///
+    /// As [`KetamaRing::weighted`], and [`RingError::UnevenWeights`] for a weight other than 1, which libmemcached would
+    /// take as a wish for its weighted mode.
+    pub fn unweighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
+        let nodes = checked(nodes, hashed_label)?;
+        check_points(u64::from(UNWEIGHTED_POINTS) * nodes.len() as u64)?;
+        if let Some(node) = nodes.iter().find(|node| node.weight() != 1) {
+            return Err(RingError::UnevenWeights { id: node.id().clone() });
+        }
+        let points = (0..)
+            .zip(&nodes)
+            .flat_map(|(owner, node)| (0..UNWEIGHTED_POINTS).map(move |index| (digest_of(node, index).first(), owner)))
+            .collect();
+        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep) })
+    }
+
+    /// The server that owns `key`. O(log T) for T points, never panics.
+    pub fn owner<K: RingKey>(&self, key: K) -> &Node {
+        self.continuum.owner_at(Self::position(key))
+    }
+
+    /// The servers that `key` belongs to, in order of preference. (Not what libmemcached calls replicas: it takes the
+    /// next servers of its *list*, whatever the key.)
+    pub fn replicas<K: RingKey>(&self, key: K) -> Walk<'_> {
+        self.continuum.walk_from(Self::position(key))
+    }
+
+    /// Where `key` is among the 2^32 positions: the first four bytes of its MD5, little-endian.
+    pub fn position<K: RingKey>(key: K) -> u32 {
+        Md5Digest::of(key.key_bytes().as_ref()).first()
+    }
+
+    /// The nodes, in the order given.
+    pub fn nodes(&self) -> &[Node] {
+        self.continuum.nodes()
+    }
+
+    /// All points with their owners, ascending.
+    pub fn points(&self) -> impl ExactSizeIterator<Item = (u32, &Node)> {
+        self.continuum.points()
+    }
+}
+
+/// How many digests a server gets, in the very floating-point steps of libmemcached (single precision, as compiled for
+/// x86-64 and any other machine that doesn't compute with more): the rounding decides over points.
+fn digests(weight: u32, total: u64, servers: usize) -> u32 {
+    let share = weight as f32 / total as f32;
+    let exact = share * WEIGHTED_POINTS as f32 / POINTS_A_DIGEST as f32 * servers as f32 + 0.000_000_000_1;
+    exact.floor() as u32
+}
+
+/// What of a server's address is hashed.
+fn hashed_label(address: &str) -> &str {
+    address.strip_suffix(DEFAULT_PORT).unwrap_or(address)
+}
+
+fn digest_of(node: &Node, index: u32) -> Md5Digest {
+    Md5Digest::of(format!("{}-{index}", hashed_label(node.id().as_str())).as_bytes())
+}
+
+struct Md5Digest([u8; 16]);
+
+impl Md5Digest {
+    fn of(bytes: &[u8]) -> Self {
+        Self(Md5::digest(bytes).into())
+    }
+
+    fn first(&self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_le_bytes([a, b, c, d])
+    }
+}

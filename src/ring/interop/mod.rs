@@ -1,0 +1,13 @@
+//! Rings that place keys as other software does, point by point. See [the page](crate::docs::interop) on them.
+
+mod continuum;
+#[cfg(feature = "ketama")]
+mod ketama;
+#[cfg(feature = "nginx")]
+mod nginx;
+
+pub use continuum::Walk;
+#[cfg(feature = "ketama")]
+pub use ketama::KetamaRing;
+#[cfg(feature = "nginx")]
+pub use nginx::NginxRing;

@@ -1,0 +1,35 @@
+//! What a node would take if it joined.
+
+use super::{
+    super::{members::Members, token_table::TokenTable},
+    Movement, Node, Position, PositionRange,
+    between::Moves,
+};
+
+impl<'a> Movement<'a> {
+    /// From the others to `node`, which isn't among them, if it joined with these tokens, which ascend and are distinct.
+    ///
+    /// Looks at the new tokens and their neighbours only: each takes the stretch from the token before it, of whichever
+    /// node, up to itself.
+    pub(in crate::ring) fn of_join(
+        (members, table): (&'a Members, &TokenTable),
+        node: &'a Node,
+        tokens: &[Position],
+    ) -> Self {
+        let mut moves = Moves { ranges: Vec::new() };
+        let mut last = tokens.last().copied();
+        for &end in tokens {
+            let neighbours = table.neighbours(end);
+            let stays = neighbours.is_at && members.by_slot(neighbours.owner).id() < node.id();
+            if !stays {
+                // The nearer of two tokens before: the others' and the newcomer's own. One that is on the very spot is
+                // a whole lap away.
+                let back = |token: &Position| end.as_u64().wrapping_sub(token.as_u64()).wrapping_sub(1);
+                let start = last.into_iter().chain([neighbours.before]).min_by_key(back).unwrap_or(end);
+                moves.push(PositionRange { start, end }, neighbours.owner, 0);
+            }
+            last = Some(end);
+        }
+        moves.finish(|from| members.by_slot(from), |_| node)
+    }
+}

@@ -1,0 +1,229 @@
+//! What moves between two rings where each position is held by several nodes.
+
+use std::fmt;
+
+use super::{
+    super::{
+        members::Members,
+        token_table::{Entry, TokenTable},
+    },
+    Node, Position, PositionRange,
+    between::{counterparts, whole_if_whole},
+};
+
+/// A range of positions whose set of holders changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicaMove<'m, 'a> {
+    /// What moves.
+    pub range: PositionRange,
+    /// The nodes that hold the range after and not before, sorted by id.
+    pub gained_by: &'m [&'a Node],
+    /// The nodes that held the range before and don't after, sorted by id.
+    pub lost_by: &'m [&'a Node],
+}
+
+/// Exactly where the set of the first n nodes of the [preference list](super::super::Replicas) changes between two
+/// rings, who gains and who loses. Made by [`HashRing::replica_movement`](super::super::HashRing::replica_movement).
+///
+/// The ranges are disjoint, and ascend by their end; the first may pass position 0. Two that touch differ in who gains
+/// or in who loses. Where only the order among the n changes, nothing has to be copied, and nothing is listed.
+///
+/// Those that can give a copy of a range to who gains it are `before.replicas_at(range.end).take(n)`.
+///
+/// ```
+/// use ringpact::ring::HashRing;
+///
+/// let before = HashRing::new(["a", "b", "c", "d"])?;
+/// let mut after = before.clone();
+/// after.remove("b")?;
+///
+/// for moved in before.replica_movement(&after, 2)?.iter() {
+///     assert_eq!(moved.lost_by, [before.node("b").unwrap()]);
+///     assert_eq!(moved.gained_by.len(), 1);
+/// }
+/// # Ok::<(), ringpact::ring::RingError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReplicaMovement<'a> {
+    ranges: Vec<Stretch>,
+    /// Of each range first who gains, then who loses.
+    nodes: Vec<&'a Node>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    range: PositionRange,
+    /// Where in `nodes` those who gain start, those who lose, and those of another range.
+    gained: usize,
+    lost: usize,
+    end: usize,
+}
+
+impl<'a> ReplicaMovement<'a> {
+    /// The ranges whose holders change.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = ReplicaMove<'_, 'a>> + ExactSizeIterator {
+        self.ranges.iter().map(|stretch| self.name(stretch))
+    }
+
+    /// The range that `position` is in, or `None` if its holders stay. O(log R) for R ranges.
+    pub fn find(&self, position: Position) -> Option<ReplicaMove<'_, 'a>> {
+        let index = self.ranges.partition_point(|stretch| stretch.range.end < position);
+        let stretch = self.ranges.get(index).or(self.ranges.first())?;
+        stretch.range.contains(position).then(|| self.name(stretch))
+    }
+
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Whether every position keeps its holders.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// How much is to be copied, in circles: 1.0 if every position gains one holder.
+    pub fn copied_fraction(&self) -> f64 {
+        self.iter().map(|moved| moved.range.fraction() * moved.gained_by.len() as f64).sum()
+    }
+
+    fn name(&self, stretch: &Stretch) -> ReplicaMove<'_, 'a> {
+        ReplicaMove {
+            range: stretch.range,
+            gained_by: &self.nodes[stretch.gained..stretch.lost],
+            lost_by: &self.nodes[stretch.lost..stretch.end],
+        }
+    }
+
+    /// Goes round both rings backwards. There, the first n nodes from a token on are that token's node and then the
+    /// first n from the next token on without it: no walk is needed at any token.
+    pub(in crate::ring) fn between(
+        before: (&'a Members, &TokenTable),
+        after: (&'a Members, &TokenTable),
+        copies: usize,
+    ) -> Self {
+        let counterparts = counterparts(before.0, after.0);
+        let (from, to): (Vec<_>, Vec<_>) = (before.1.iter().collect(), after.1.iter().collect());
+        let (mut from, mut to) = (&from[..], &to[..]);
+        let (mut old, mut new) = (Holders::of_the_start(before, copies), Holders::of_the_start(after, copies));
+        let mut movement = Self { ranges: Vec::new(), nodes: Vec::new() };
+        let highest = last(from).max(last(to));
+        let mut boundary = highest;
+        while let Some(end) = boundary {
+            from = old.step_back(from, end);
+            to = new.step_back(to, end);
+            boundary = last(from).max(last(to));
+            let start = boundary.or(highest).unwrap_or(end);
+            let kept = |slot: &u32| counterparts[*slot as usize];
+            let gained = new.slots.iter().filter(|slot| !old.slots.iter().any(|old| kept(old) == **slot));
+            let lost = old.slots.iter().filter(|slot| !new.slots.contains(&kept(slot)));
+            movement.push_back(
+                PositionRange { start, end },
+                gained.map(|slot| after.0.by_slot(*slot)),
+                lost.map(|slot| before.0.by_slot(*slot)),
+            );
+        }
+        movement.finish()
+    }
+
+    /// Adds a range that ends where the last one starts, or before; unless nobody gains or loses it.
+    fn push_back(
+        &mut self,
+        range: PositionRange,
+        gained_by: impl Iterator<Item = &'a Node>,
+        lost_by: impl Iterator<Item = &'a Node>,
+    ) {
+        let gained = self.nodes.len();
+        self.nodes.extend(gained_by);
+        let lost = self.nodes.len();
+        self.nodes.extend(lost_by);
+        let end = self.nodes.len();
+        if gained == end {
+            return;
+        }
+        self.nodes[gained..lost].sort_unstable_by_key(|node| node.id());
+        self.nodes[lost..end].sort_unstable_by_key(|node| node.id());
+        let stretch = Stretch { range, gained, lost, end };
+        if let Some(last) = self.ranges.last().copied()
+            && last.range.start == range.end
+            && self.same_nodes(last, stretch)
+        {
+            self.nodes.truncate(gained);
+            if let Some(last) = self.ranges.last_mut() {
+                last.range.start = range.start;
+            }
+            return;
+        }
+        self.ranges.push(stretch);
+    }
+
+    /// Puts the ranges in ascending order, and joins the last to the first if they are one across position 0.
+    fn finish(mut self) -> Self {
+        self.ranges.reverse();
+        if let [first, .., last] = self.ranges[..]
+            && last.range.end == first.range.start
+            && self.same_nodes(first, last)
+        {
+            self.ranges[0].range.start = last.range.start;
+            self.ranges.pop();
+        }
+        for stretch in &mut self.ranges {
+            stretch.range = whole_if_whole(stretch.range);
+        }
+        self
+    }
+
+    fn same_nodes(&self, a: Stretch, b: Stretch) -> bool {
+        let nodes = |from: usize, to: usize| self.nodes[from..to].iter().map(|node| node.id());
+        a.lost - a.gained == b.lost - b.gained && nodes(a.gained, a.end).eq(nodes(b.gained, b.end))
+    }
+}
+
+impl fmt::Debug for ReplicaMovement<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The slots of the first nodes of one ring's preference list at some position.
+struct Holders {
+    slots: Vec<u32>,
+    copies: usize,
+}
+
+impl Holders {
+    fn of_the_start((members, table): (&Members, &TokenTable), copies: usize) -> Self {
+        let copies = copies.min(members.nodes().len());
+        let mut walk = table.walk(Position::MIN);
+        let mut slots = Vec::with_capacity(copies + 1);
+        while slots.len() < copies {
+            let slot = walk.next();
+            if !slots.contains(&slot) {
+                slots.push(slot);
+            }
+        }
+        Self { slots, copies }
+    }
+
+    /// From the holders beyond the last of `tokens` to those at `position`; the tokens before it are left.
+    fn step_back<'t>(&mut self, mut tokens: &'t [Entry], position: Position) -> &'t [Entry] {
+        while let [rest @ .., token] = tokens
+            && token.position == position
+        {
+            match self.slots.iter().position(|slot| *slot == token.slot) {
+                Some(index) => self.slots[..=index].rotate_right(1),
+                None => {
+                    self.slots.insert(0, token.slot);
+                    self.slots.truncate(self.copies);
+                }
+            }
+            tokens = rest;
+        }
+        tokens
+    }
+}
+
+fn last(tokens: &[Entry]) -> Option<Position> {
+    tokens.last().map(|token| token.position)
+}

@@ -1,0 +1,202 @@
+//! Tokens coming and going: only the buckets they stand in are touched, and the sentinels before those.
+
+use super::{
+    Entry, Position, SPILLED, TokenTable,
+    line::{CAPACITY, Line},
+    pages::{self, Residual},
+};
+
+/// A spilled bucket of at most this many tokens goes back into its line. A little below what a line can hold, so that
+/// a token that comes and goes doesn't make the bucket come and go with it.
+const UNSPILL: usize = CAPACITY - 3;
+
+impl TokenTable {
+    /// Puts in tokens of one slot, which ascend. `precedes(a, b)` says whether slot `a` comes before slot `b` where both
+    /// have a token; it is a strict order.
+    pub(in crate::ring) fn insert(&mut self, slot: u32, tokens: &[Position], precedes: impl Fn(u32, u32) -> bool) {
+        self.put(slot, tokens, precedes);
+        self.reshape();
+    }
+
+    /// Takes out tokens of one slot, given their positions, which ascend; how many of them there were.
+    pub(in crate::ring) fn remove(&mut self, slot: u32, tokens: &[Position]) -> usize {
+        let removed = self.take(slot, tokens);
+        self.reshape();
+        removed
+    }
+
+    /// Gives one token to another slot. Whether there was such a token.
+    ///
+    /// The number of tokens stays, so this never builds the table anew.
+    pub(in crate::ring) fn reassign(&mut self, token: Entry, to: u32, precedes: impl Fn(u32, u32) -> bool) -> bool {
+        // Out and in again, since among tokens that collide the new owner's place may be another.
+        let found = self.take(token.slot, &[token.position]) > 0;
+        if found {
+            self.put(to, &[token.position], precedes);
+        }
+        found
+    }
+
+    fn put(&mut self, slot: u32, tokens: &[Position], precedes: impl Fn(u32, u32) -> bool) {
+        self.for_each_bucket(tokens, |table, bucket, tokens| table.insert_into(bucket, slot, tokens, &precedes));
+        self.tokens += tokens.len();
+    }
+
+    fn take(&mut self, slot: u32, tokens: &[Position]) -> usize {
+        let before = self.tokens;
+        self.for_each_bucket(tokens, |table, bucket, tokens| table.tokens -= table.remove_from(bucket, slot, tokens));
+        before - self.tokens
+    }
+
+    /// Splits ascending tokens by bucket, and makes a change with each part. So no bucket is changed twice, and the lines
+    /// before it learn of its new head once, however long a run of empty ones they are.
+    fn for_each_bucket(&mut self, tokens: &[Position], mut change: impl FnMut(&mut Self, usize, &[Position])) {
+        let mut rest = tokens;
+        while let [first, others @ ..] = rest {
+            let bucket = self.place(*first).0;
+            let here = 1 + others.iter().take_while(|token| self.place(**token).0 == bucket).count();
+            let (tokens, beyond) = rest.split_at(here);
+            let head = self.head(bucket);
+            change(self, bucket, tokens);
+            self.announce(bucket, head);
+            rest = beyond;
+        }
+    }
+
+    fn insert_into(&mut self, bucket: usize, slot: u32, tokens: &[Position], precedes: impl Fn(u32, u32) -> bool) {
+        let fits = |token: &Position| self.fits_a_line(Entry { position: *token, slot });
+        if !self.is_spilled(bucket) {
+            if self.count(bucket) + tokens.len() <= CAPACITY && tokens.iter().all(fits) {
+                let start = self.residuals_before(bucket);
+                for token in tokens {
+                    self.insert_into_line(bucket, start, Entry { position: *token, slot }, &precedes);
+                }
+                return;
+            }
+            self.spill_over(bucket);
+        }
+        let spill = self.lines[bucket].spill();
+        let spill = &mut self.spills[spill];
+        spill.extend(tokens.iter().map(|token| Entry { position: *token, slot }));
+        // Two ascending runs, which this sort merges in one pass.
+        spill.sort_by(|a, b| {
+            a.position.cmp(&b.position).then_with(|| precedes(b.slot, a.slot).cmp(&precedes(a.slot, b.slot)))
+        });
+    }
+
+    fn insert_into_line(&mut self, bucket: usize, start: usize, entry: Entry, precedes: impl Fn(u32, u32) -> bool) {
+        let (_, prefix) = self.place(entry.position);
+        let count = self.count(bucket);
+        let mut index = self.lines[bucket].rank(prefix);
+        while index < count && self.lines[bucket].prefixes[index] == prefix {
+            let other = self.token(bucket, start, index);
+            let collide = other.position == entry.position;
+            if other.position > entry.position || (collide && precedes(entry.slot, other.slot)) {
+                break;
+            }
+            index += 1;
+        }
+        self.lines[bucket].insert(index, count, prefix, entry.slot as u16);
+        self.counts[bucket] += 1;
+        let residual = Residual::new(entry.position.as_u64());
+        pages::insert(&mut self.pages[bucket / pages::BUCKETS], start + index, residual);
+    }
+
+    /// Takes these tokens of a slot out of their bucket; how many of them there were.
+    fn remove_from(&mut self, bucket: usize, slot: u32, tokens: &[Position]) -> usize {
+        let mut sought = tokens.iter().copied().peekable();
+        // Asked of the bucket's tokens in ascending order. A node may have several tokens on one position, and each
+        // that is sought takes out one.
+        let mut is_sought = |entry: Entry| {
+            while sought.next_if(|token| *token < entry.position).is_some() {}
+            entry.slot == slot && sought.next_if_eq(&entry.position).is_some()
+        };
+        let mut removed = 0;
+        if self.is_spilled(bucket) {
+            let spill = self.lines[bucket].spill();
+            let before = self.spills[spill].len();
+            self.spills[spill].retain(|entry| !is_sought(*entry));
+            removed = before - self.spills[spill].len();
+            self.spill_back(bucket);
+            return removed;
+        }
+        let start = self.residuals_before(bucket);
+        let mut index = 0;
+        while index < self.count(bucket) {
+            if self.lines[bucket].slots[index] as u32 == slot && is_sought(self.token(bucket, start, index)) {
+                let count = self.count(bucket);
+                self.lines[bucket].remove(index, count);
+                self.counts[bucket] -= 1;
+                self.pages[bucket / pages::BUCKETS].remove(start + index);
+                removed += 1;
+            } else {
+                index += 1;
+            }
+        }
+        removed
+    }
+
+    /// Moves a bucket's tokens from its line to a spill.
+    fn spill_over(&mut self, bucket: usize) {
+        let start = self.residuals_before(bucket);
+        let count = self.count(bucket);
+        let entries = (0..count).map(|index| self.token(bucket, start, index)).collect();
+        self.pages[bucket / pages::BUCKETS].drain(start..start + count);
+        let spill = match self.vacant.pop() {
+            Some(vacant) => {
+                self.spills[vacant as usize] = entries;
+                vacant
+            }
+            None => {
+                self.spills.push(entries);
+                self.spills.len() as u32 - 1
+            }
+        };
+        self.lines[bucket] = Line::spilled(spill);
+        self.counts[bucket] = SPILLED;
+    }
+
+    /// Moves a bucket's tokens from its spill to its line, if they are few enough for that and fit.
+    fn spill_back(&mut self, bucket: usize) {
+        if self.spill(bucket).len() > UNSPILL || !self.fit_a_line(self.spill(bucket)) {
+            return;
+        }
+        let spill = self.lines[bucket].spill();
+        let entries = std::mem::take(&mut self.spills[spill]);
+        self.vacant.push(spill as u32);
+        let start = self.residuals_before(bucket);
+        let page = &mut self.pages[bucket / pages::BUCKETS];
+        page.splice(start..start, entries.iter().map(|entry| Residual::new(entry.position.as_u64())));
+        self.lines[bucket] = Line::EMPTY;
+        self.counts[bucket] = entries.len() as u8;
+        for (index, entry) in entries.iter().enumerate() {
+            let prefix = self.place(entry.position).1;
+            self.lines[bucket].prefixes[index] = prefix;
+            self.lines[bucket].slots[index] = entry.slot as u16;
+        }
+        let next = if bucket + 1 == self.lines.len() { 0 } else { bucket + 1 };
+        self.lines[bucket].slots[entries.len()] = self.head(next);
+    }
+
+    /// Sets the sentinels that speak of this bucket, if what it begins with has changed. They stand in the line before,
+    /// and on through empty lines to the first that isn't.
+    fn announce(&mut self, bucket: usize, old_head: u16) {
+        let head = self.head(bucket);
+        if head == old_head {
+            return;
+        }
+        let mut before = bucket;
+        // At most one lap: if no other line holds a token, this one's own sentinel speaks of its own head.
+        for _ in 0..self.lines.len() {
+            before = before.checked_sub(1).unwrap_or(self.lines.len() - 1);
+            if self.is_spilled(before) {
+                return;
+            }
+            let count = self.count(before);
+            self.lines[before].slots[count] = head;
+            if count > 0 {
+                return;
+            }
+        }
+    }
+}

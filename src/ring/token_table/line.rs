@@ -1,0 +1,63 @@
+//! What a look-up reads: one cache line a bucket.
+
+/// The most tokens a line holds. The sixteenth place of `prefixes` is always [`PAD`], that of `slots` the sentinel of a
+/// full line.
+pub(super) const CAPACITY: usize = 15;
+
+/// Above every prefix that a token in a line may have.
+pub(super) const PAD: u16 = (1 << PREFIX_BITS) - 1;
+
+/// With the sixteenth bit free, one subtraction compares two prefixes.
+pub(super) const PREFIX_BITS: u32 = 15;
+
+/// Not a slot: the answer is to be had elsewhere. So slots from here on don't stand in lines.
+pub(in crate::ring) const ELSEWHERE: u16 = u16::MAX;
+
+/// The tokens of one bucket: 15 bits of each position, ascending, and the slots of their nodes.
+///
+/// Behind the last token's slot stands the *sentinel*: the slot of the first token beyond this bucket. So whatever the
+/// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it.
+///
+/// The line of a spilled bucket has [`ELSEWHERE`] in all slots, and the number of its spill in the first two prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub(super) struct Line {
+    pub(super) prefixes: [u16; CAPACITY + 1],
+    pub(super) slots: [u16; CAPACITY + 1],
+}
+
+impl Line {
+    pub(super) const EMPTY: Self = Self { prefixes: [PAD; CAPACITY + 1], slots: [ELSEWHERE; CAPACITY + 1] };
+
+    pub(super) fn spilled(spill: u32) -> Self {
+        let mut line = Self::EMPTY;
+        [line.prefixes[0], line.prefixes[1]] = [spill as u16, (spill >> 16) as u16];
+        line
+    }
+
+    /// The number of the spill, if this is the line of a spilled bucket.
+    pub(super) fn spill(&self) -> usize {
+        usize::from(self.prefixes[0]) | usize::from(self.prefixes[1]) << 16
+    }
+
+    /// How many prefixes are below this one: at most [`CAPACITY`], as none is above the last, [`PAD`].
+    ///
+    /// Looks at all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted. The
+    /// difference has its top bit set where a prefix is below, and compilers make a few vector instructions of the sum.
+    #[inline(always)]
+    pub(super) fn rank(&self, prefix: u16) -> usize {
+        usize::from(self.prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
+    }
+
+    pub(super) fn insert(&mut self, index: usize, count: usize, prefix: u16, slot: u16) {
+        self.prefixes.copy_within(index..count, index + 1);
+        self.prefixes[index] = prefix;
+        self.slots.copy_within(index..=count, index + 1);
+        self.slots[index] = slot;
+    }
+
+    pub(super) fn remove(&mut self, index: usize, count: usize) {
+        self.prefixes.copy_within(index + 1..=count, index);
+        self.slots.copy_within(index + 1..=count, index);
+    }
+}

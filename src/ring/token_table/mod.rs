@@ -1,0 +1,226 @@
+//! The tokens of a ring in clockwise order: where they are, and which is the first at or after a position.
+//!
+//! The circle is cut into equal *buckets* of about [`LOAD`] tokens. A position's bucket is the integer part of
+//! position / 2^64 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
+//!
+//! Nodes are *slots* here: numbers that a node keeps for as long as it is in the ring. Their order has no meaning; where
+//! tokens collide, the caller says which node comes first.
+
+mod build;
+mod change;
+mod line;
+mod pages;
+mod side_by_side;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use super::Position;
+use line::{Line, PREFIX_BITS};
+
+pub(super) use line::ELSEWHERE;
+use pages::{Page, Residual};
+
+pub(super) use side_by_side::Side;
+pub(super) use walk::{Entries, Walk};
+
+/// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1
+/// bucket in 100 gets more than that.
+const LOAD: usize = 8;
+/// Above this many tokens a bucket a table is built anew, with more buckets.
+const MOST_LOAD: usize = 10;
+/// Below this many tokens a bucket a table is built anew, with fewer buckets.
+const LEAST_LOAD: usize = 5;
+
+/// With fewer, what lines and pages hold wouldn't be the whole of a position.
+const FEWEST_BUCKETS: usize = 4;
+
+/// In `counts`: the bucket's tokens are in a spill.
+const SPILLED: u8 = 0x80;
+
+/// A token: its position, and the slot of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) position: Position,
+    pub(super) slot: u32,
+}
+
+/// What a table has around a position.
+pub(super) struct Neighbours {
+    /// The last token before the position, going round; the position itself if there is no token elsewhere.
+    pub(super) before: Position,
+    /// Whether there is a token on the very position.
+    pub(super) is_at: bool,
+    /// The slot that owns the position.
+    pub(super) owner: u32,
+}
+
+/// Tokens by bucket. Invariants:
+///
+/// - `lines` and `counts` have one element a bucket, from [`FEWEST_BUCKETS`] to 2^19; `pages` one for each
+///   [`pages::BUCKETS`] buckets;
+/// - a bucket with more than [`line::CAPACITY`] tokens, with a token whose prefix is [`line::PAD`], or with a slot that
+///   a line can't hold, is *spilled*: its tokens are in one of `spills`, and its line says in which;
+/// - tokens ascend by position; where several share one, in the order the caller gave.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TokenTable {
+    lines: Vec<Line>,
+    /// How many tokens a line holds, or [`SPILLED`].
+    counts: Vec<u8>,
+    pages: Vec<Page>,
+    /// Never empty where in use; elsewhere its number is in `vacant`.
+    spills: Vec<Vec<Entry>>,
+    vacant: Vec<u32>,
+    tokens: usize,
+}
+
+impl TokenTable {
+    pub(super) fn len(&self) -> usize {
+        self.tokens
+    }
+
+    /// What `by_slot` holds for the slot that owns `position`, that of the first token at or after it, going round; or
+    /// `None` if that takes more than a look at one line, for [`walk`](Self::walk) to answer.
+    ///
+    /// `by_slot` has no element [`ELSEWHERE`], so that one comparison is enough for both.
+    #[inline(always)]
+    pub(super) fn owner<'n, N>(&self, position: Position, by_slot: &'n [N]) -> Option<&'n N> {
+        let (bucket, prefix) = self.place(position);
+        let line = self.lines.get(bucket)?;
+        let rank = line.rank(prefix);
+        let node = by_slot.get(usize::from(line.slots[rank]))?;
+        // Where the prefixes are equal, only the whole positions tell.
+        if line.prefixes[rank] == prefix { None } else { Some(node) }
+    }
+
+    /// Reads a word of each position's line, so that all those lines are fetched at once.
+    #[inline]
+    pub(super) fn touch(&self, positions: &[Position]) {
+        let word = |position: &Position| self.lines.get(self.place(*position).0).map_or(0, |line| line.slots[0]);
+        std::hint::black_box(positions.iter().map(word).fold(0, |all, word| all ^ word));
+    }
+
+    /// A walk clockwise over the slots of all tokens from the first at or after `position`.
+    #[inline]
+    pub(super) fn walk(&self, position: Position) -> Walk<'_> {
+        let (bucket, prefix) = self.place(position);
+        let line = &self.lines[bucket];
+        let rank = line.rank(prefix);
+        if line.prefixes[rank] != prefix && line.slots[rank] != ELSEWHERE {
+            return Walk::new(self, bucket, rank);
+        }
+        let (bucket, index) = self.successor(position);
+        Walk::new(self, bucket, index)
+    }
+
+    /// All tokens, clockwise from position 0.
+    pub(super) fn iter(&self) -> Entries<'_> {
+        Entries::new(self)
+    }
+
+    /// The bucket and the prefix of a position. Both only grow with the position.
+    #[inline(always)]
+    fn place(&self, position: Position) -> (usize, u16) {
+        let product = u128::from(position.as_u64()) * self.lines.len() as u128;
+        ((product >> 64) as usize, (product as u64 >> (u64::BITS - PREFIX_BITS)) as u16)
+    }
+
+    /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
+    #[inline(never)]
+    fn successor(&self, position: Position) -> (usize, usize) {
+        let (bucket, prefix) = self.place(position);
+        if self.is_spilled(bucket) {
+            return (bucket, self.spill(bucket).partition_point(|entry| entry.position < position));
+        }
+        let line = &self.lines[bucket];
+        let start = self.residuals_before(bucket);
+        let mut index = line.rank(prefix);
+        while line.prefixes[index] == prefix
+            && index < self.count(bucket)
+            && self.token(bucket, start, index).position < position
+        {
+            index += 1;
+        }
+        (bucket, index)
+    }
+
+    /// What is around a position.
+    pub(super) fn neighbours(&self, position: Position) -> Neighbours {
+        let (bucket, index) = self.successor(position);
+        let at = match self.is_spilled(bucket) {
+            true => self.spill(bucket).get(index).map(|entry| entry.position),
+            false => {
+                (index < self.count(bucket)).then(|| self.token(bucket, self.residuals_before(bucket), index).position)
+            }
+        };
+        Neighbours {
+            before: self.last_before(bucket, index).unwrap_or(position),
+            is_at: at == Some(position),
+            owner: Walk::new(self, bucket, index).next(),
+        }
+    }
+
+    /// The position of the last token before this place, going round.
+    fn last_before(&self, mut bucket: usize, mut index: usize) -> Option<Position> {
+        // One lap and the first bucket once more, for the tokens in it that come after the place.
+        for _ in 0..=self.lines.len() {
+            if let Some(index) = index.checked_sub(1) {
+                return Some(match self.is_spilled(bucket) {
+                    true => self.spill(bucket)[index].position,
+                    false => self.token(bucket, self.residuals_before(bucket), index).position,
+                });
+            }
+            bucket = bucket.checked_sub(1).unwrap_or(self.lines.len() - 1);
+            index = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
+        }
+        None
+    }
+
+    fn is_spilled(&self, bucket: usize) -> bool {
+        self.counts[bucket] == SPILLED
+    }
+
+    /// How many tokens the line of a bucket that isn't spilled holds.
+    fn count(&self, bucket: usize) -> usize {
+        usize::from(self.counts[bucket])
+    }
+
+    fn spill(&self, bucket: usize) -> &[Entry] {
+        &self.spills[self.lines[bucket].spill()]
+    }
+
+    /// Where in its page the residuals of a bucket's line start.
+    fn residuals_before(&self, bucket: usize) -> usize {
+        let first = bucket & !(pages::BUCKETS - 1);
+        self.counts[first..bucket].iter().map(|count| usize::from(*count & !SPILLED)).sum()
+    }
+
+    /// A token in a line, given where in the page the residuals of that line start.
+    #[inline]
+    fn token(&self, bucket: usize, start: usize, index: usize) -> Entry {
+        let line = &self.lines[bucket];
+        let residual = self.pages[bucket / pages::BUCKETS][start + index];
+        Entry {
+            position: residual.position(bucket, line.prefixes[index], self.stride()),
+            slot: u32::from(line.slots[index]),
+        }
+    }
+
+    /// How many positions share a bucket and a prefix, rounded down.
+    fn stride(&self) -> u64 {
+        (1 << (u64::BITS - PREFIX_BITS)) / self.lines.len() as u64
+    }
+}
+
+impl Residual {
+    /// The whole position of a token, from its bucket, prefix and these lowest 48 bits.
+    ///
+    /// With x the bucket's number followed by the prefix, the position is from x * 2^49 / buckets on, and less than
+    /// 2^49 / buckets beyond. As the stride is rounded, x * stride may be too low, by at most x, which is under 2^34. With
+    /// three buckets or more, the position is less than 2^48 above x * stride, so its lowest 48 bits tell which it is.
+    #[inline]
+    fn position(self, bucket: usize, prefix: u16, stride: u64) -> Position {
+        let x = (bucket as u64) << PREFIX_BITS | u64::from(prefix);
+        Position::new(self.from(x.wrapping_mul(stride)))
+    }
+}

@@ -1,0 +1,38 @@
+//! What a line leaves out: the rest of each token's position.
+
+/// The lowest 48 bits of a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Residual([u16; 3]);
+
+const BITS: u32 = 48;
+const MASK: u64 = (1 << BITS) - 1;
+
+/// How many buckets share a page.
+pub(super) const BUCKETS: usize = 32;
+
+/// Room for what comes, when a page is full: about one in sixteen.
+const GROWTH: usize = 16;
+
+impl Residual {
+    pub(super) fn new(position: u64) -> Self {
+        Self([position as u16, (position >> 16) as u16, (position >> 32) as u16])
+    }
+
+    /// The one position from `near` on, and less than 2^48 beyond, that has these lowest bits.
+    #[inline]
+    pub(super) fn from(self, near: u64) -> u64 {
+        let low = u64::from(self.0[0]) | u64::from(self.0[1]) << 16 | u64::from(self.0[2]) << 32;
+        near.wrapping_add(low.wrapping_sub(near) & MASK)
+    }
+}
+
+/// The residuals of all tokens in the lines of [`BUCKETS`] neighbouring buckets, clockwise. Kept apart from the lines
+/// since a look-up needs them only where its position and a token's agree in all bits of the prefix.
+pub(super) type Page = Vec<Residual>;
+
+pub(super) fn insert(page: &mut Page, index: usize, residual: Residual) {
+    if page.len() == page.capacity() {
+        page.reserve_exact(GROWTH);
+    }
+    page.insert(index, residual);
+}

@@ -1,0 +1,139 @@
+//! A table against a list that is kept sorted and walked from the start: any sequence of changes, tokens where they
+//! hurt, and slots that no line can hold.
+
+use proptest::prelude::*;
+
+use super::{Entry, Position, TokenTable, line::ELSEWHERE};
+
+/// In the order in which tokens are met. Where they collide, the higher slot comes first: the table must ask, not guess.
+type Model = Vec<(u64, std::cmp::Reverse<u32>)>;
+
+fn precedes(a: u32, b: u32) -> bool {
+    a > b
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Insert(u32, Vec<u64>),
+    Remove(usize, usize),
+    Reassign(usize, u32),
+}
+
+/// Uniform ones; and crowds that share a bucket, a prefix, or all but the lowest bits, at the ends of the circle too.
+fn position() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => any::<u64>(),
+        1 => 0..4_u64,
+        1 => (0..4_u64).prop_map(|back| u64::MAX - back),
+        2 => (0..3_u64, 0..8_u64).prop_map(|(far, near)| (far << 62) + near),
+        2 => (0..3_u64, 0..5_u64).prop_map(|(far, near)| (far << 40) + (1 << 63) + (near << 33)),
+        1 => (1..64_u64).prop_map(|part| (part << 58) - 1),
+    ]
+}
+
+fn slot() -> impl Strategy<Value = u32> {
+    prop_oneof![8 => 0..5_u32, 1 => (0..3_u32).prop_map(|above| u32::from(ELSEWHERE) - 1 + above)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => (slot(), prop::collection::vec(position(), 1..40)).prop_map(|(slot, tokens)| Change::Insert(slot, tokens)),
+        2 => (any::<usize>(), 1..30_usize).prop_map(|(first, count)| Change::Remove(first, count)),
+        2 => (any::<usize>(), slot()).prop_map(|(token, slot)| Change::Reassign(token, slot)),
+    ]
+}
+
+fn entry((position, slot): (u64, std::cmp::Reverse<u32>)) -> Entry {
+    Entry { position: Position::new(position), slot: slot.0 }
+}
+
+fn apply(change: &Change, table: &mut TokenTable, model: &mut Model) {
+    match change {
+        Change::Insert(slot, tokens) => {
+            let mut tokens = tokens.clone();
+            tokens.sort_unstable();
+            let positions: Vec<_> = tokens.iter().copied().map(Position::new).collect();
+            table.insert(*slot, &positions, precedes);
+            model.extend(tokens.iter().map(|token| (*token, std::cmp::Reverse(*slot))));
+            model.sort_unstable();
+        }
+        Change::Remove(first, count) => {
+            // Some tokens of one slot, not all that it has.
+            let (_, slot) = model[first % model.len()];
+            let chosen: Vec<_> = model.iter().copied().filter(|(_, owner)| *owner == slot).take(*count).collect();
+            if chosen.len() == model.len() {
+                return;
+            }
+            let positions: Vec<_> = chosen.iter().map(|(token, _)| Position::new(*token)).collect();
+            assert_eq!(table.remove(slot.0, &positions), chosen.len());
+            for token in chosen {
+                model.remove(model.iter().position(|other| *other == token).unwrap());
+            }
+        }
+        Change::Reassign(token, to) => {
+            let token = token % model.len();
+            let (position, slot) = model[token];
+            assert!(table.reassign(entry((position, slot)), *to, precedes));
+            model[token].1.0 = *to;
+            model.sort_unstable();
+        }
+    }
+}
+
+fn assert_equal(table: &TokenTable, model: &Model) {
+    assert!(table.iter().eq(model.iter().copied().map(entry)), "{:?}\n{model:?}", table.iter().collect::<Vec<_>>());
+    let by_slot: Vec<u32> = (0..u32::from(ELSEWHERE)).collect();
+    let near = |token: u64| [token.wrapping_sub(1), token, token.wrapping_add(1)];
+    for position in model.iter().flat_map(|(token, _)| near(*token)).chain([0, 1 << 63, u64::MAX]) {
+        let successor = model.iter().position(|(token, _)| *token >= position).unwrap_or(0);
+        let met = model.iter().cycle().skip(successor);
+        let mut walk = table.walk(Position::new(position));
+        for (_, slot) in met.take(model.len().min(40)) {
+            assert_eq!(walk.next(), slot.0);
+        }
+        let owner = model[successor].1.0;
+        let found = table.owner(Position::new(position), &by_slot);
+        assert!(found.is_none_or(|slot| *slot == owner), "{found:?} instead of {owner} at {position:x}");
+
+        let neighbours = table.neighbours(Position::new(position));
+        let before = model.iter().rev().map(|(token, _)| *token).find(|token| *token < position);
+        let beyond = model.iter().rev().map(|(token, _)| *token).find(|token| *token != position);
+        assert_eq!(neighbours.before.as_u64(), before.or(beyond).unwrap_or(position));
+        assert_eq!(neighbours.is_at, model.iter().any(|(token, _)| *token == position));
+        assert_eq!(neighbours.owner, owner);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_changed_table_is_what_a_sorted_list_says(
+        start in prop::collection::vec(position(), 1..80),
+        changes in prop::collection::vec(change(), 1..12),
+    ) {
+        let mut model: Model = start.into_iter().map(|token| (token, std::cmp::Reverse(0))).collect();
+        let mut table = TokenTable::new(&model.iter().copied().map(entry).collect::<Vec<_>>());
+        model.sort_unstable();
+        assert_equal(&table, &model);
+        for change in &changes {
+            apply(change, &mut table, &mut model);
+            assert_equal(&table, &model);
+        }
+    }
+}
+
+/// All tokens at one spot: one bucket holds them all, and the lines of all others lead there.
+#[test]
+fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
+    const CROWD: u64 = 200_000;
+    let model: Vec<_> = (0..CROWD).map(|token| (u64::MAX / 3 + token, std::cmp::Reverse(0))).collect();
+    let mut table = TokenTable::new(&model.iter().copied().map(entry).collect::<Vec<_>>());
+    let newcomers: Vec<_> = (0..2_000).map(|token| Position::new(u64::MAX / 3 - 2_000 + token)).collect();
+    let start = std::time::Instant::now();
+    for _ in 0..5 {
+        table.insert(1, &newcomers, precedes);
+        assert_eq!(table.walk(Position::MIN).next(), 1);
+        assert_eq!(table.remove(1, &newcomers), newcomers.len());
+        assert_eq!(table.walk(Position::MAX).next(), 0);
+    }
+    assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
+}

@@ -1,0 +1,115 @@
+//! Going round a table token by token.
+
+use super::{
+    Entry, Position, TokenTable,
+    line::{CAPACITY, ELSEWHERE, PAD},
+    pages,
+};
+
+/// Clockwise over the slots of tokens, round and round for ever.
+#[derive(Clone)]
+pub(in crate::ring) struct Walk<'a> {
+    table: &'a TokenTable,
+    bucket: usize,
+    /// Of the token to come; may be beyond the last of its bucket.
+    index: usize,
+}
+
+impl<'a> Walk<'a> {
+    #[inline]
+    pub(super) fn new(table: &'a TokenTable, bucket: usize, index: usize) -> Self {
+        Self { table, bucket, index }
+    }
+
+    /// The slot of the token to come. A table that is asked has tokens.
+    #[inline]
+    pub(in crate::ring) fn next(&mut self) -> u32 {
+        if let Some(line) = self.table.lines.get(self.bucket) {
+            let index = self.index & CAPACITY;
+            let slot = line.slots[index];
+            if line.prefixes[index] != PAD && slot != ELSEWHERE {
+                self.index += 1;
+                return u32::from(slot);
+            }
+        }
+        self.next_elsewhere()
+    }
+
+    /// As [`next`](Self::next), where the line is at its end or spilled.
+    fn next_elsewhere(&mut self) -> u32 {
+        loop {
+            if self.table.is_spilled(self.bucket) {
+                if let Some(entry) = self.table.spill(self.bucket).get(self.index) {
+                    self.index += 1;
+                    return entry.slot;
+                }
+            } else if self.index < self.table.count(self.bucket) {
+                self.index += 1;
+                return u32::from(self.table.lines[self.bucket].slots[self.index - 1]);
+            }
+            self.index = 0;
+            self.bucket += 1;
+            if self.bucket == self.table.lines.len() {
+                self.bucket = 0;
+            }
+        }
+    }
+}
+
+/// All tokens with their whole positions, clockwise from position 0.
+#[derive(Clone)]
+pub(in crate::ring) struct Entries<'a> {
+    table: &'a TokenTable,
+    bucket: usize,
+    index: usize,
+    /// Where in its page the residuals of the bucket's line start.
+    start: usize,
+    stride: u64,
+    remaining: usize,
+}
+
+impl<'a> Entries<'a> {
+    pub(super) fn new(table: &'a TokenTable) -> Self {
+        Self { table, bucket: 0, index: 0, start: 0, stride: table.stride(), remaining: table.len() }
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Entry;
+
+    #[inline]
+    fn next(&mut self) -> Option<Entry> {
+        while self.remaining > 0 {
+            let bucket = self.bucket;
+            if self.table.is_spilled(bucket) {
+                if let Some(entry) = self.table.spill(bucket).get(self.index) {
+                    self.index += 1;
+                    self.remaining -= 1;
+                    return Some(*entry);
+                }
+            } else if self.index < self.table.count(bucket) {
+                let index = self.index & CAPACITY;
+                let line = &self.table.lines[bucket];
+                let residual = self.table.pages[bucket / pages::BUCKETS][self.start + index];
+                self.index += 1;
+                self.remaining -= 1;
+                let position: Position = residual.position(bucket, line.prefixes[index], self.stride);
+                return Some(Entry { position, slot: u32::from(line.slots[index]) });
+            } else {
+                self.start += self.index;
+            }
+            self.bucket += 1;
+            self.index = 0;
+            if self.bucket % pages::BUCKETS == 0 {
+                self.start = 0;
+            }
+        }
+        None
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.remaining, Some(self.remaining))
+    }
+}
+
+impl ExactSizeIterator for Entries<'_> {}

@@ -1,0 +1,111 @@
+//! A shared ring's readers see whole versions, none older than what they saw before, and every update counts.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use ringpact::ring::{HashRing, RingEpoch, RingError, SharedRing};
+
+fn three() -> HashRing {
+    HashRing::builder().virtual_nodes(20).nodes(["a", "b", "c"]).build().unwrap()
+}
+
+#[test]
+fn each_version_has_the_next_epoch() {
+    let shared = SharedRing::new(three());
+    assert_eq!(shared.load().epoch(), RingEpoch::FIRST);
+    let change = shared.update(|ring| ring.add("d")).unwrap();
+    assert_eq!((change.before.epoch().as_u64(), change.after.epoch().as_u64()), (1, 2));
+    let change = shared.publish(three());
+    assert_eq!(change.after.epoch().to_string(), "3");
+    assert_eq!(SharedRing::starting_at(three(), RingEpoch::new(70)).load().epoch(), RingEpoch::new(70));
+}
+
+#[test]
+fn the_old_and_the_new_version_are_held_together() {
+    let shared = SharedRing::new(three());
+    let change = shared.update(|ring| ring.remove("b").map(drop)).unwrap();
+    assert_eq!(change.before.nodes().len(), 3);
+    assert_eq!(change.after.nodes().len(), 2);
+    assert_eq!(change.movement(), change.before.movement(&change.after).unwrap());
+    assert!(!change.movement().is_empty());
+}
+
+#[test]
+fn a_change_that_fails_or_panics_makes_no_version() {
+    let shared = SharedRing::new(three());
+    assert!(matches!(shared.update(|ring| ring.add("a")), Err(RingError::DuplicateNode { .. })));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        shared.update::<RingError>(|ring| {
+            ring.add("d")?;
+            panic!("half way");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(shared.load().epoch(), RingEpoch::FIRST);
+    assert_eq!(shared.load().ring(), &three());
+    assert!(shared.update(|ring| ring.add("d")).is_ok(), "the next writer isn't locked out");
+}
+
+#[test]
+fn a_reader_outlives_the_shared_ring_and_clones() {
+    let shared = SharedRing::new(three());
+    let mut reader = shared.reader();
+    shared.update(|ring| ring.add("d")).unwrap();
+    drop(shared);
+    assert_eq!(reader.clone().current().epoch(), RingEpoch::new(2));
+    assert_eq!(reader.current().nodes().len(), 4);
+}
+
+/// Two writers and two readers. Every version's members follow from its epoch, so that a version that is torn, lost or
+/// out of order is seen at once.
+#[test]
+fn readers_and_writers_at_once() {
+    const UPDATES: u64 = 150;
+    let shared = Arc::new(SharedRing::new(HashRing::builder().virtual_nodes(3).node("1").build().unwrap()));
+    let (published, done) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicBool::new(false)));
+
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (mut reader, published, done) = (shared.reader(), Arc::clone(&published), Arc::clone(&done));
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                let mut last = RingEpoch::new(0);
+                let mut key = 0_u64;
+                while !done.load(Ordering::Acquire) {
+                    let at_least = published.load(Ordering::Acquire);
+                    let version = reader.current();
+                    assert!(version.epoch() >= last && version.epoch().as_u64() >= at_least, "out of date");
+                    assert_eq!(version.nodes().len() as u64, version.epoch().as_u64());
+                    last = version.epoch();
+                    let owner = version.owner(key);
+                    assert!(version.nodes().contains(owner));
+                    key += 1;
+                    assert!(shared.load().epoch() >= last);
+                }
+                key
+            })
+        })
+        .collect();
+    let writers: Vec<_> = (0..2)
+        .map(|writer| {
+            let (shared, published) = (Arc::clone(&shared), Arc::clone(&published));
+            thread::spawn(move || {
+                for update in 0..UPDATES {
+                    let change = shared.update(|ring| ring.add(format!("{writer}-{update}"))).unwrap();
+                    published.fetch_max(change.after.epoch().as_u64(), Ordering::Release);
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    done.store(true, Ordering::Release);
+    for reader in readers {
+        assert!(reader.join().unwrap() > 0);
+    }
+    assert_eq!(shared.load().nodes().len() as u64, 1 + 2 * UPDATES);
+}
