@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     format::{BLOCK, BadSegment, SegmentHeader, VERSION},
-    recover::{Recovered, recover},
+    recover::{Recovered, Source, Unreadable, recover},
     segment::context,
     storage::{Storage, StorageFile},
 };
@@ -74,21 +74,26 @@ fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHe
     if length != header.bytes {
         return Err(damaged(&path, length.min(header.bytes), "the file is shorter or longer than it was made"));
     }
-    let mut bytes = Vec::new();
-    let reserved = usize::try_from(length).ok().is_some_and(|length| {
-        let reserved = bytes.try_reserve_exact(length).is_ok();
-        if reserved {
-            bytes.resize(length, 0);
-        }
-        reserved
-    });
-    if !reserved {
-        return Err(io_error(&path, "read", io::ErrorKind::OutOfMemory.into()));
-    }
-    file.read_at(0, &mut bytes).map_err(|error| io_error(&path, "read", error))?;
-    match recover(&bytes, &header) {
+    match recover(&mut SegmentFile { file: &mut *file, length }, &header) {
         Ok(recovered) => Ok((header, recovered)),
-        Err(damage) => Err(damaged(&path, damage.offset, damage.what)),
+        Err(Unreadable::Damage(damage)) => Err(damaged(&path, damage.offset, damage.what)),
+        Err(Unreadable::Io(error)) => Err(io_error(&path, "read", error)),
+    }
+}
+
+/// A segment's file, to be read from its beginning to its end.
+struct SegmentFile<'a> {
+    file: &'a mut dyn StorageFile,
+    length: u64,
+}
+
+impl Source for SegmentFile<'_> {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
     }
 }
 
