@@ -4,7 +4,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::log::{LogId, Lsn, MAX_RECORD_BYTES, Record};
+use crate::log::{LogId, Lsn, MAX_RECORD_BYTES};
 
 /// The version that this library writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;
@@ -234,8 +234,8 @@ pub(super) fn decode_payload<'a>(bytes: &'a [u8], header: &BatchHeader, salt: u6
     Ok(payload)
 }
 
-/// Takes the first record off a payload; `None` at its end.
-pub(super) fn take_frame(payload: &mut &[u8]) -> Result<Option<(Lsn, Record)>, &'static str> {
+/// Takes the first record off a payload, still encoded; `None` at its end.
+pub(super) fn take_frame<'a>(payload: &mut &'a [u8]) -> Result<Option<(Lsn, &'a [u8])>, &'static str> {
     if payload.is_empty() {
         return Ok(None);
     }
@@ -243,12 +243,13 @@ pub(super) fn take_frame(payload: &mut &[u8]) -> Result<Option<(Lsn, Record)>, &
     let length = u32_at(head, 0) as usize;
     let lsn = Lsn::new(u64_at(head, 4));
     let (encoded, rest) = rest.split_at_checked(length).ok_or("a record reaches beyond its batch")?;
-    let record = match postcard::take_from_bytes(encoded) {
-        Ok((record, [])) => record,
-        _ => return Err("a record can't be decoded"),
-    };
     *payload = rest;
-    Ok(Some((lsn, record)))
+    Ok(Some((lsn, encoded)))
+}
+
+/// The frames of a payload that we have made ourselves.
+pub(super) fn frames(mut payload: &[u8]) -> impl Iterator<Item = (Lsn, &[u8])> {
+    std::iter::from_fn(move || take_frame(&mut payload).ok().flatten())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

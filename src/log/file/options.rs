@@ -11,12 +11,13 @@ use std::{
 use super::{
     FileLog, Recovery, directory,
     format::{SegmentHeader, padded},
-    queue::SegmentState,
+    keeper::Keeper,
+    queue::{Ending, SegmentState},
     recover::Recovered,
     segment::{Segment, Spare, framed_bytes, size_for},
     shared::{Shared, frame_live},
     storage::{Disk, Storage},
-    writer::{Writer, tells_of_no_room},
+    writer::{Pen, Writer, tells_of_no_room},
 };
 use crate::log::{LogError, LogId};
 
@@ -130,19 +131,29 @@ impl FileLogOptions {
         tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
         let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
+        let start = |name: &str| thread::Builder::new().name(name.to_owned());
+        let failed = |error| directory::io_error(dir, "start a thread for", error);
+        let keeper = Keeper {
+            shared: shared.clone(),
+            storage: self.storage.clone(),
+            dir: dir.to_owned(),
+            log,
+            active: segment.number(),
+        };
+        let keeper = start("ringpact-keeper").spawn(move || keeper.run()).map_err(failed)?;
         let writer = Writer {
             shared: shared.clone(),
             storage: self.storage.clone(),
             dir: dir.to_owned(),
-            segment,
-            spare: None,
+            pen: Pen::new(segment),
+            keeper,
             seal_after: self.seal_after,
             lock,
         };
-        let thread = thread::Builder::new()
-            .name("ringpact-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| directory::io_error(dir, "start the writer's thread for", error))?;
+        let thread = start("ringpact-log").spawn(move || writer.run()).map_err(|error| {
+            shared.end(Ending::Abandon); // or the keeper would stay for ever
+            failed(error)
+        })?;
         Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
     }
 }

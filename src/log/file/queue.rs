@@ -6,15 +6,21 @@
 //!   one that was accepted.
 //! - `taken <= last`, and the records in `taken+1 ..= last` are exactly those in `buffer`.
 //! - At most one batch is in flight; its waiters and those of the batch being filled are kept apart.
+//! - A spare segment that the buffer needs stays: the keeper replaces one only while the buffer has its room without.
 
-use std::{collections::VecDeque, io, mem, sync::Arc, task::Waker};
+use std::{io, mem, sync::Arc};
 
 use super::{
     format::{self, BLOCK, padded},
     options::MAX_QUEUE_BYTES,
     segment::{carry_need, size_for, suits},
+    wakers::Wakers,
 };
-use crate::log::{LogError, LogStats, Lsn, Record};
+use crate::log::{LogError, LogStats, Lsn};
+
+/// Records are folded into the live ones once they amount to this part of a segment; the fewer times that is done, the
+/// less often anybody waits for a lock, and the more of them have ended before anybody looks.
+const FOLD_PART: u64 = 64;
 
 /// See the module's invariants.
 #[derive(Debug)]
@@ -22,6 +28,9 @@ pub(super) struct Queue {
     /// The batch being filled: room for a header, then framed records.
     buffer: Vec<u8>,
     count: u32,
+    /// How many of the records in the buffer, and of those in the batch before, somebody is going to wait for.
+    forced: u32,
+    forced_before: u32,
     /// Whether somebody wants what is in the buffer to be durable.
     wanted: bool,
     pub(super) last: Lsn,
@@ -30,17 +39,26 @@ pub(super) struct Queue {
     /// How many batches were taken so far; the one being filled will be the next.
     pub(super) batches: u64,
     pub(super) in_flight: bool,
-    pub(super) wakers_in_flight: Vec<Waker>,
-    pub(super) wakers_filling: Vec<Waker>,
-    /// Accepted, but not yet folded into the live records.
-    pub(super) unfolded: VecDeque<(Lsn, Record)>,
+    pub(super) wakers_in_flight: Wakers,
+    pub(super) wakers_filling: Wakers,
+    /// The frames of what was accepted, but not yet taken to be folded into the live records.
+    pub(super) unfolded: Vec<u8>,
+    /// The size of what is not yet folded in, taken or not.
     pub(super) unfolded_bytes: u64,
+    /// Whether somebody can't go on before they are.
+    pub(super) fold_wanted: bool,
     /// The live records' framed size at the last folding.
     pub(super) live_bytes: u64,
     pub(super) segment: SegmentState,
     pub(super) spare: SpareState,
+    /// The segment that was replaced, until the keeper gets to it.
+    pub(super) to_remove: Option<u64>,
     pub(super) ending: Option<Ending>,
     pub(super) failure: Option<Arc<io::Error>>,
+    /// What has failed elsewhere than on the writer's thread, which is to stop for it: nothing becomes durable any more.
+    pub(super) broken: Option<io::Error>,
+    /// The writer has stopped and waits for the keeper to do so too.
+    pub(super) keeper_dismissed: bool,
     /// The writer is gone: nothing becomes durable any more.
     pub(super) stopped: bool,
     pub(super) stats: LogStats,
@@ -87,10 +105,21 @@ pub(super) enum Work {
     Write(Batch),
     /// Begin the spare segment.
     Rotate,
-    /// Prepare a spare segment of this size.
-    Prepare(u64),
+    /// Fold what was accepted into the live records.
+    Fold,
     /// Seal the last batch, which ends with this record.
     Seal(Lsn),
+    /// Nothing more, ever.
+    Stop,
+}
+
+/// What the keeper is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upkeep {
+    /// Remove the segment with this number, which was replaced.
+    Remove(u64),
+    /// Prepare a spare segment of this size, to follow the active one.
+    Prepare(u64),
     /// Nothing more, ever.
     Stop,
 }
@@ -121,20 +150,26 @@ impl Queue {
         Self {
             buffer,
             count: 0,
+            forced: 0,
+            forced_before: 0,
             wanted: false,
             last,
             taken: last,
             batches: 0,
             in_flight: false,
-            wakers_in_flight: Vec::new(),
-            wakers_filling: Vec::new(),
-            unfolded: VecDeque::new(),
+            wakers_in_flight: Wakers::default(),
+            wakers_filling: Wakers::default(),
+            unfolded: Vec::new(),
             unfolded_bytes: 0,
+            fold_wanted: false,
             live_bytes,
             segment,
             spare: SpareState::default(),
+            to_remove: None,
             ending: None,
             failure: None,
+            broken: None,
+            keeper_dismissed: false,
             stopped: false,
             stats: LogStats::default(),
         }
@@ -177,15 +212,32 @@ impl Queue {
     }
 
     /// Takes the record in, which was admitted.
-    pub(super) fn accept(&mut self, record: Record, encoded: &[u8], frame: u64) -> Lsn {
+    pub(super) fn accept(&mut self, encoded: &[u8], frame: u64) -> Lsn {
         let lsn = self.last.next();
         self.last = lsn;
         self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
         self.stats.appended += 1;
         format::push_frame(&mut self.buffer, lsn, encoded);
-        self.unfolded.push_back((lsn, record));
+        format::push_frame(&mut self.unfolded, lsn, encoded);
         self.unfolded_bytes += frame;
         lsn
+    }
+
+    /// Somebody is going to wait for the record accepted last.
+    pub(super) fn force(&mut self) {
+        self.stats.forced += 1;
+        self.forced += 1;
+        self.want();
+    }
+
+    /// Whether callers come one at a time, so that one of them does better to write than to have it written.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.forced <= 1 && self.forced_before <= 1
+    }
+
+    /// Whether folding is due.
+    pub(super) const fn fold_is_due(&self) -> bool {
+        self.fold_wanted || self.unfolded_bytes >= self.segment.bytes / FOLD_PART
     }
 
     /// Has the buffer written as soon as the writer gets to it, if there is anything in it.
@@ -207,25 +259,62 @@ impl Queue {
     }
 }
 
-/// The writer's side.
+/// The writer's side, and the keeper's.
 impl Queue {
-    /// What there is to do; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
+    /// What there is to write; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
     pub(super) fn next_work(&mut self, buffer: &mut Vec<u8>) -> Option<Work> {
-        if self.failure.is_some() || self.ending == Some(Ending::Abandon) {
+        if self.is_broken() || self.ending == Some(Ending::Abandon) {
             return Some(Work::Stop);
         }
-        let closing = self.ending.is_some();
-        if self.spare.demanded.is_some() && self.buffer_need() > self.segment.room {
-            self.wanted = true; // the buffer needs the spare that there is, so that one must be begun first
-        } else if let Some(bytes) = self.spare_needed().filter(|_| !closing) {
-            self.spare.begun += 1;
-            (self.spare.ready, self.spare.demanded) = (None, None);
-            return Some(Work::Prepare(bytes));
+        if self.spare_is_taken() {
+            self.wanted = true;
         }
+        let closing = self.ending.is_some();
         if (self.wanted || closing) && !self.buffer_is_empty() {
             return Some(if self.buffer_need() <= self.segment.room { self.take(buffer) } else { Work::Rotate });
         }
+        if self.fold_wanted {
+            return Some(Work::Fold);
+        }
         closing.then_some(Work::Stop)
+    }
+
+    /// Whether there is something to write or to end.
+    pub(super) fn has_work(&self) -> bool {
+        let to_write = (self.wanted || self.spare_is_taken()) && !self.buffer_is_empty();
+        to_write || self.fold_wanted || self.is_broken() || self.ending.is_some()
+    }
+
+    /// What there is to do besides; `None`: nothing.
+    pub(super) fn next_upkeep(&mut self) -> Option<Upkeep> {
+        if self.is_broken() || self.keeper_dismissed || self.ending == Some(Ending::Abandon) {
+            return Some(Upkeep::Stop);
+        }
+        // First, so that there are never more than two segments.
+        if let Some(number) = self.to_remove.take() {
+            return Some(Upkeep::Remove(number));
+        }
+        if self.ending.is_some() {
+            return Some(Upkeep::Stop);
+        }
+        let bytes = self.spare_needed().filter(|_| !self.spare_is_taken())?;
+        self.spare.begun += 1;
+        (self.spare.ready, self.spare.demanded) = (None, None);
+        Some(Upkeep::Prepare(bytes))
+    }
+
+    /// Whether the keeper has something to do.
+    pub(super) fn needs_upkeep(&self) -> bool {
+        self.to_remove.is_some() || self.spare_needed().is_some() && !self.spare_is_taken()
+    }
+
+    pub(super) const fn is_broken(&self) -> bool {
+        self.failure.is_some() || self.broken.is_some()
+    }
+
+    /// Whether somebody demands another spare segment, but the buffer needs the one there is, which must be begun first.
+    fn spare_is_taken(&self) -> bool {
+        self.spare.demanded.is_some() && self.buffer_need() > self.segment.room
     }
 
     /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, unless that was
@@ -233,6 +322,7 @@ impl Queue {
     fn spare_needed(&self) -> Option<u64> {
         let ahead = self.spare.ready.is_none()
             && self.spare.full.is_none()
+            && self.spare.begun == self.spare.ended
             && self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2;
         let size = || size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes);
         self.spare.demanded.or_else(|| ahead.then(size))
@@ -264,6 +354,7 @@ impl Queue {
         debug_assert!(!self.in_flight && self.wakers_in_flight.is_empty(), "one batch at a time");
         mem::swap(&mut self.wakers_filling, &mut self.wakers_in_flight);
         (self.in_flight, self.wanted) = (true, false);
+        self.forced_before = mem::take(&mut self.forced);
         self.taken = self.last;
         self.batches += 1;
         Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count) }
@@ -282,19 +373,14 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        id::{Epoch, Name},
-        log::{Fact, file::options::MIN_SEGMENT_BYTES},
-    };
+    use crate::log::file::options::MIN_SEGMENT_BYTES;
 
     fn queue(room: u64) -> Queue {
         Queue::new(Lsn::NONE, 0, SegmentState { room, bytes: MIN_SEGMENT_BYTES, configured: MIN_SEGMENT_BYTES })
     }
 
     fn accept(queue: &mut Queue, frame: u64) {
-        let owner = Name::new("a").expect("a valid name");
-        let encoded = vec![0; frame as usize - format::FRAME_HEADER];
-        queue.accept(Record { owner, fact: Fact::Opened { epoch: Epoch::new(1) } }, &encoded, frame);
+        queue.accept(&vec![0; frame as usize - format::FRAME_HEADER], frame);
     }
 
     /// A record accepted on the strength of the spare segment must not lose it to somebody who demands a larger one.
@@ -305,9 +391,10 @@ mod tests {
         queue.demand_spare(1 << 20);
         assert_eq!(queue.admit(100), Admission::Accept);
         accept(&mut queue, 100); // lazily: nobody has asked for it to be written
+        assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
         queue.take_into_spare(MIN_SEGMENT_BYTES);
-        assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Prepare(1 << 20)));
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
     /// The first invariant, under random appends, foldings, failures for want of room, and ends of batches.
@@ -318,7 +405,7 @@ mod tests {
             let mut queue = queue(MIN_SEGMENT_BYTES - 3 * BLOCK);
             let mut preparing = None;
             for _ in 0..400 {
-                match random.u32(..5) {
+                match random.u32(..6) {
                     0..=1 => {
                         let frame = if random.u32(..20) == 0 { 150_000 } else { random.u64(20..9_000) };
                         match queue.admit(frame) {
@@ -332,15 +419,17 @@ mod tests {
                         queue.live_bytes = random.u64(..=queue.live_bytes + mem::take(&mut queue.unfolded_bytes));
                     }
                     3 => queue.want(),
-                    _ if queue.in_flight => {
-                        queue.in_flight = false;
-                        queue.wakers_in_flight.clear();
-                    }
-                    _ if preparing.is_some() => {
+                    4 if preparing.is_some() => {
                         queue.spare.ready = preparing.take().filter(|_| random.bool());
+                        queue.spare.ended += 1;
                     }
+                    4 => {
+                        if let Some(Upkeep::Prepare(bytes)) = queue.next_upkeep() {
+                            preparing = Some(bytes);
+                        }
+                    }
+                    _ if queue.in_flight => queue.in_flight = false,
                     _ => match queue.next_work(&mut Vec::new()) {
-                        Some(Work::Prepare(bytes)) => preparing = Some(bytes),
                         Some(Work::Rotate) => {
                             let spare = queue.spare.ready.expect("a record was accepted for it");
                             let carried = queue.live_bytes + mem::take(&mut queue.unfolded_bytes);

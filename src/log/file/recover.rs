@@ -123,7 +123,7 @@ impl<V: Visitor> Reader<'_, V> {
     fn records(&mut self, header: &BatchHeader, mut payload: &[u8]) -> Result<(), &'static str> {
         let mut last = if header.kind == Kind::Carry { Lsn::NONE } else { self.found.last };
         let mut count = 0_u32;
-        while let Some((lsn, record)) = take_frame(&mut payload)? {
+        while let Some((lsn, encoded)) = take_frame(&mut payload)? {
             let in_order = match header.kind {
                 Kind::Records => last.number().checked_add(1) == Some(lsn.number()),
                 Kind::Carry => last < lsn,
@@ -132,8 +132,10 @@ impl<V: Visitor> Reader<'_, V> {
             if !in_order {
                 return Err("a record out of order");
             }
-            self.visitor.record(lsn, &record);
-            self.found.live.apply(lsn, record);
+            if !self.found.live.apply_encoded(lsn, encoded) {
+                return Err("a record can't be decoded");
+            }
+            self.visitor.record(lsn, encoded);
             last = lsn;
             count = count.saturating_add(1);
         }
