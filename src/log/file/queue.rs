@@ -11,22 +11,20 @@
 use std::{io, mem, sync::Arc};
 
 use super::{
-    format::{self, BLOCK, padded},
+    format::{self, BATCH_HEADER, BLOCK, padded},
     options::MAX_QUEUE_BYTES,
     segment::{carry_need, size_for, suits},
     wakers::Wakers,
 };
 use crate::log::{LogError, LogStats, Lsn};
 
-/// Records are folded into the live ones once they amount to this part of a segment; the fewer times that is done, the
-/// less often anybody waits for a lock, and the more of them have ended before anybody looks.
-const FOLD_PART: u64 = 64;
-
 /// See the module's invariants.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// The batch being filled: room for a header, then framed records.
     buffer: Vec<u8>,
+    /// Up to where its records are folded into the live ones already, because somebody asked for those.
+    folded: usize,
     count: u32,
     /// How many of the records in the buffer, and of those in the batch before, somebody is going to wait for.
     forced: u32,
@@ -41,12 +39,8 @@ pub(super) struct Queue {
     pub(super) in_flight: bool,
     pub(super) wakers_in_flight: Wakers,
     pub(super) wakers_filling: Wakers,
-    /// The frames of what was accepted, but not yet taken to be folded into the live records.
-    pub(super) unfolded: Vec<u8>,
-    /// The size of what is not yet folded in, taken or not.
+    /// The size of what was accepted and is not yet folded into the live records.
     pub(super) unfolded_bytes: u64,
-    /// Whether somebody can't go on before they are.
-    pub(super) fold_wanted: bool,
     /// The live records' framed size at the last folding.
     pub(super) live_bytes: u64,
     pub(super) segment: SegmentState,
@@ -105,8 +99,6 @@ pub(super) enum Work {
     Write(Batch),
     /// Begin the spare segment.
     Rotate,
-    /// Fold what was accepted into the live records.
-    Fold,
     /// Seal the last batch, which ends with this record.
     Seal(Lsn),
     /// Nothing more, ever.
@@ -130,6 +122,8 @@ pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) last: Lsn,
     pub(super) count: u32,
+    /// Up to where its records are folded in already.
+    pub(super) folded: usize,
 }
 
 /// What to do with a record that wants in.
@@ -149,6 +143,7 @@ impl Queue {
         format::clear_batch(&mut buffer);
         Self {
             buffer,
+            folded: BATCH_HEADER,
             count: 0,
             forced: 0,
             forced_before: 0,
@@ -159,9 +154,7 @@ impl Queue {
             in_flight: false,
             wakers_in_flight: Wakers::default(),
             wakers_filling: Wakers::default(),
-            unfolded: Vec::new(),
             unfolded_bytes: 0,
-            fold_wanted: false,
             live_bytes,
             segment,
             spare: SpareState::default(),
@@ -218,7 +211,6 @@ impl Queue {
         self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
         self.stats.appended += 1;
         format::push_frame(&mut self.buffer, lsn, encoded);
-        format::push_frame(&mut self.unfolded, lsn, encoded);
         self.unfolded_bytes += frame;
         lsn
     }
@@ -233,11 +225,6 @@ impl Queue {
     /// Whether callers come one at a time, so that one of them does better to write than to have it written.
     pub(super) const fn is_quiet(&self) -> bool {
         self.forced <= 1 && self.forced_before <= 1
-    }
-
-    /// Whether folding is due.
-    pub(super) const fn fold_is_due(&self) -> bool {
-        self.fold_wanted || self.unfolded_bytes >= self.segment.bytes / FOLD_PART
     }
 
     /// Has the buffer written as soon as the writer gets to it, if there is anything in it.
@@ -273,16 +260,13 @@ impl Queue {
         if (self.wanted || closing) && !self.buffer_is_empty() {
             return Some(if self.buffer_need() <= self.segment.room { self.take(buffer) } else { Work::Rotate });
         }
-        if self.fold_wanted {
-            return Some(Work::Fold);
-        }
         closing.then_some(Work::Stop)
     }
 
     /// Whether there is something to write or to end.
     pub(super) fn has_work(&self) -> bool {
         let to_write = (self.wanted || self.spare_is_taken()) && !self.buffer_is_empty();
-        to_write || self.fold_wanted || self.is_broken() || self.ending.is_some()
+        to_write || self.is_broken() || self.ending.is_some()
     }
 
     /// What there is to do besides; `None`: nothing.
@@ -330,19 +314,16 @@ impl Queue {
 
     fn take(&mut self, buffer: &mut Vec<u8>) -> Work {
         self.segment.room -= self.buffer_need();
-        format::clear_batch(buffer);
-        mem::swap(&mut self.buffer, buffer);
-        Work::Write(self.launch())
+        Work::Write(self.launch(buffer))
     }
 
-    /// Drops the buffer, for its records are going to be carried over, into a segment of this size.
-    pub(super) fn take_into_spare(&mut self, spare_bytes: u64) -> Batch {
-        format::clear_batch(&mut self.buffer);
+    /// Takes the batch out, for its records are going to be carried over, into a segment of this size.
+    pub(super) fn take_into_spare(&mut self, spare_bytes: u64, buffer: &mut Vec<u8>) -> Batch {
         self.spare.ready = None;
         // Carried records take half of a segment at the most. That is more than was left of the old one, or the record
         // that made this necessary would have gone there; so what is accepted from now on has its room.
         self.segment = SegmentState { room: spare_bytes / 2, bytes: spare_bytes, ..self.segment };
-        self.launch()
+        self.launch(buffer)
     }
 
     /// The exact room in a segment begun by [`take_into_spare`](Self::take_into_spare), once what it carries is known.
@@ -350,14 +331,23 @@ impl Queue {
         self.segment.room = self.segment.bytes - carry_need(framed_bytes);
     }
 
-    fn launch(&mut self) -> Batch {
+    /// What is in the batch being filled and not yet folded in, as frames; from now on it counts as such.
+    pub(super) fn take_unfolded(&mut self) -> &[u8] {
+        let from = mem::replace(&mut self.folded, self.buffer.len());
+        &self.buffer[from..]
+    }
+
+    fn launch(&mut self, buffer: &mut Vec<u8>) -> Batch {
+        format::clear_batch(buffer);
+        mem::swap(&mut self.buffer, buffer);
         debug_assert!(!self.in_flight && self.wakers_in_flight.is_empty(), "one batch at a time");
         mem::swap(&mut self.wakers_filling, &mut self.wakers_in_flight);
         (self.in_flight, self.wanted) = (true, false);
         self.forced_before = mem::take(&mut self.forced);
         self.taken = self.last;
         self.batches += 1;
-        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count) }
+        let folded = mem::replace(&mut self.folded, BATCH_HEADER);
+        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count), folded }
     }
 
     /// A seal for the last batch, where there is room for one besides what is queued.
@@ -393,7 +383,7 @@ mod tests {
         accept(&mut queue, 100); // lazily: nobody has asked for it to be written
         assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
-        queue.take_into_spare(MIN_SEGMENT_BYTES);
+        queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
@@ -434,7 +424,7 @@ mod tests {
                             let spare = queue.spare.ready.expect("a record was accepted for it");
                             let carried = queue.live_bytes + mem::take(&mut queue.unfolded_bytes);
                             assert!(suits(spare, carried), "seed {seed}: {carried} bytes do not go into {spare}");
-                            queue.take_into_spare(spare);
+                            queue.take_into_spare(spare, &mut Vec::new());
                             queue.live_bytes = carried;
                             queue.carried(carried);
                         }

@@ -22,7 +22,6 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
-    options::MAX_QUEUE_BYTES,
     queue::{Admission, Batch, Ending, Queue, SegmentState, Upkeep, Work},
     segment::{Spare, framed_bytes},
     wakers::Wakers,
@@ -30,14 +29,11 @@ use super::{
 };
 use crate::log::{Durability, LiveRecords, LogError, LogStats, Lsn};
 
-/// How much of a buffer for records to be folded in is kept once a rush is over.
-const UNFOLDED_KEPT: usize = MAX_QUEUE_BYTES as usize;
-
 /// The shared side of a log.
 #[derive(Debug)]
 pub(super) struct Shared {
     queue: Mutex<Guarded>,
-    live: Mutex<Folded>,
+    live: Mutex<LiveRecords>,
     /// The last durable record; written under the queue's lock, read without.
     durable: AtomicU64,
     /// The queue's flag of this name, read without its lock.
@@ -70,14 +66,6 @@ enum Sleep {
     Forever,
 }
 
-/// The live records, as of the last folding.
-#[derive(Debug, Default)]
-struct Folded {
-    records: LiveRecords,
-    /// Takes turns with the queue's buffer of what is not yet folded in.
-    unfolded: Vec<u8>,
-}
-
 /// Live records, framed, and the batch that they stand for.
 pub(super) struct Carried {
     pub(super) batch: Batch,
@@ -100,7 +88,7 @@ impl Shared {
         let queue = Queue::new(last, framed_bytes(&live), segment);
         Self {
             queue: Mutex::new(Guarded { queue, pen: None, spare: None, writer_sleeps: None, keeper_sleeps: false }),
-            live: Mutex::new(Folded { records: live, unfolded: Vec::new() }),
+            live: Mutex::new(live),
             durable: AtomicU64::new(last.number()),
             stopped: AtomicBool::new(false),
             work: Condvar::new(),
@@ -165,12 +153,16 @@ impl Shared {
         let mut guarded = self.queue.lock();
         let lsn = self.accept(&mut guarded, encoded, full)?;
         guarded.queue.force();
+        // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
         if guarded.queue.is_quiet()
+            && let Some(mut live) = self.live.try_lock()
             && let Some(mut pen) = guarded.pen.take()
         {
             // Other work than writing is the writer's; asking again, it gets the same answer.
             if let Some(Work::Write(batch)) = guarded.queue.next_work(&mut pen.buffer) {
                 self.wake_keeper(&mut guarded);
+                drop(guarded);
+                self.fold(&mut live, &pen, batch);
                 return Ok((lsn, Lead::Write(pen, batch)));
             }
             guarded.pen = Some(pen);
@@ -191,7 +183,6 @@ impl Shared {
             match guarded.queue.admit(frame) {
                 Admission::Accept => return Ok(guarded.queue.accept(encoded, frame)),
                 Admission::Wait => {
-                    guarded.queue.fold_wanted = true;
                     self.want(guarded);
                     self.room.wait(guarded);
                 }
@@ -300,8 +291,11 @@ impl Shared {
     pub(super) fn with_live<T>(&self, look: impl FnOnce(&LiveRecords) -> T) -> Result<T, LogError> {
         self.queue.lock().queue.check_open()?;
         let mut live = self.live.lock();
-        self.fold_into(&mut live);
-        Ok(look(&live.records))
+        // What was taken to be written is folded in before anybody else gets this lock; the rest is folded in here.
+        let unfolded = self.queue.lock().queue.take_unfolded().to_vec();
+        self.fold_frames(&mut live, &unfolded);
+        self.room.notify_all();
+        Ok(look(&live))
     }
 
     /// Asks the writer to end; the caller then joins it.
@@ -336,19 +330,16 @@ impl Shared {
         guarded.pen = Some(pen);
         loop {
             let mut sleep = Sleep::UntilSeal;
-            if let Some(mut pen) = guarded.pen.take() {
-                if let Some(work) = guarded.queue.next_work(&mut pen.buffer) {
-                    self.wake_keeper(&mut guarded);
-                    drop(guarded);
-                    if matches!(work, Work::Write(_)) {
-                        self.room.notify_all();
-                    }
-                    return (pen, work);
+            if guarded.pen.is_some() && guarded.queue.has_work() {
+                drop(guarded);
+                if let Some(found) = self.take_work() {
+                    return found;
                 }
-                if pen.segment.is_sealed() {
-                    sleep = Sleep::Forever;
-                }
-                guarded.pen = Some(pen);
+                guarded = self.queue.lock();
+                continue;
+            }
+            if guarded.pen.as_ref().is_some_and(|pen| pen.segment.is_sealed()) {
+                sleep = Sleep::Forever;
             }
             let before = guarded.queue.batches;
             guarded.writer_sleeps = Some(sleep);
@@ -370,6 +361,36 @@ impl Shared {
         }
     }
 
+    /// Takes the pen, if it is there, and something to do, if there is anything. The records of a batch are folded into
+    /// the live ones before anything else can look at those.
+    fn take_work(&self) -> Option<(Box<Pen>, Work)> {
+        let mut live = self.live.lock();
+        let mut guarded = self.queue.lock();
+        let mut pen = guarded.pen.take()?;
+        let Some(work) = guarded.queue.next_work(&mut pen.buffer) else {
+            guarded.pen = Some(pen);
+            return None;
+        };
+        self.wake_keeper(&mut guarded);
+        drop(guarded);
+        if let Work::Write(batch) = work {
+            self.fold(&mut live, &pen, batch);
+            self.room.notify_all();
+        }
+        Some((pen, work))
+    }
+
+    fn fold(&self, live: &mut LiveRecords, pen: &Pen, batch: Batch) {
+        self.fold_frames(live, &pen.buffer[batch.folded..]);
+    }
+
+    fn fold_frames(&self, live: &mut LiveRecords, frames: &[u8]) {
+        fold(live, frames);
+        let mut guarded = self.queue.lock();
+        guarded.queue.unfolded_bytes -= frames.len() as u64;
+        guarded.queue.live_bytes = framed_bytes(live);
+    }
+
     /// A caller who has written lays the pen down: says to all who wait for the batch that it is durable, and leaves
     /// what has come meanwhile to the writer.
     pub(super) fn lay_down(&self, mut pen: Box<Pen>, batch: Batch, written: io::Result<()>) {
@@ -379,7 +400,7 @@ impl Shared {
             Ok(()) => self.now_durable(&mut guarded, batch, &mut wakers),
             Err(error) => guarded.queue.broken = Some(error),
         }
-        let (unsealed, due) = (!pen.segment.is_sealed(), guarded.queue.fold_is_due());
+        let unsealed = !pen.segment.is_sealed();
         guarded.pen = Some(pen);
         if guarded.queue.has_work() || unsealed && guarded.writer_sleeps == Some(Sleep::Forever) {
             self.wake_writer(&mut guarded);
@@ -388,9 +409,6 @@ impl Shared {
         self.gate(batch.number).open();
         self.room.notify_all();
         wakers.wake_all();
-        if due {
-            self.fold();
-        }
     }
 
     /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
@@ -401,20 +419,17 @@ impl Shared {
 
     /// Takes all that was accepted into one batch, to be carried over with all that is live into the spare segment. The
     /// live records stay locked meanwhile, so that nothing accepted later is among them.
-    pub(super) fn carry_over(&self) -> Option<(Spare, Carried)> {
+    pub(super) fn carry_over(&self, pen: &mut Pen) -> Option<(Spare, Carried)> {
         let mut live = self.live.lock();
-        let (spare, batch, bytes) = {
+        let (spare, batch) = {
             let mut guarded = self.queue.lock();
             let spare = guarded.spare.take()?;
-            let batch = guarded.queue.take_into_spare(spare.bytes());
-            (spare, batch, guarded.take_unfolded(&mut live))
+            let batch = guarded.queue.take_into_spare(spare.bytes(), &mut pen.buffer);
+            (spare, batch)
         };
-        live.fold();
-        let (frames, count) = frame_live(&live.records);
-        let mut guarded = self.queue.lock();
-        guarded.queue.unfolded_bytes -= bytes;
-        guarded.queue.live_bytes = frames.len() as u64;
-        guarded.queue.carried(frames.len() as u64);
+        self.fold(&mut live, pen, batch);
+        let (frames, count) = frame_live(&live);
+        self.queue.lock().queue.carried(frames.len() as u64);
         Some((spare, Carried { batch, frames, count }))
     }
 
@@ -422,14 +437,10 @@ impl Shared {
     pub(super) fn complete(&self, batch: Batch, wakers: &mut Wakers) {
         let mut guarded = self.queue.lock();
         self.now_durable(&mut guarded, batch, wakers);
-        let due = guarded.queue.fold_is_due();
         drop(guarded);
         self.gate(batch.number).open();
         self.room.notify_all();
         wakers.wake_all();
-        if due {
-            self.fold();
-        }
     }
 
     fn now_durable(&self, guarded: &mut Guarded, batch: Batch, wakers: &mut Wakers) {
@@ -442,21 +453,6 @@ impl Shared {
         queue.in_flight = false;
         queue.stats.syncs += 1;
         mem::swap(&mut queue.wakers_in_flight, wakers);
-    }
-
-    /// Folds what was accepted into the live records, and lets in who waited for room.
-    pub(super) fn fold(&self) {
-        self.fold_into(&mut self.live.lock());
-    }
-
-    fn fold_into(&self, live: &mut Folded) {
-        let bytes = self.queue.lock().take_unfolded(live);
-        live.fold();
-        let mut guarded = self.queue.lock();
-        guarded.queue.unfolded_bytes -= bytes;
-        guarded.queue.live_bytes = framed_bytes(&live.records);
-        drop(guarded);
-        self.room.notify_all();
     }
 
     /// The writer is gone, for this reason or in peace: wakes everybody there is.
@@ -555,23 +551,12 @@ impl Guarded {
         let queue = &mut self.queue;
         if batch == queue.batches { &mut queue.wakers_in_flight } else { &mut queue.wakers_filling }
     }
-
-    /// Hands over what is not yet folded in, and gives its size.
-    fn take_unfolded(&mut self, live: &mut Folded) -> u64 {
-        self.queue.fold_wanted = false;
-        mem::swap(&mut self.queue.unfolded, &mut live.unfolded);
-        live.unfolded.len() as u64
-    }
 }
 
-impl Folded {
-    fn fold(&mut self) {
-        for (lsn, encoded) in format::frames(&self.unfolded) {
-            let taken = self.records.apply_encoded(lsn, encoded);
-            debug_assert!(taken, "what was encoded is a record");
-        }
-        self.unfolded.clear();
-        self.unfolded.shrink_to(UNFOLDED_KEPT);
+fn fold(live: &mut LiveRecords, frames: &[u8]) {
+    for (lsn, encoded) in format::frames(frames) {
+        let taken = live.apply_encoded(lsn, encoded);
+        debug_assert!(taken, "what was encoded is a record");
     }
 }
 

@@ -13,7 +13,7 @@ const FEW: usize = 1 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Wakers {
     list: Vec<Waker>,
-    /// How many there were, all different, when that was last looked at.
+    /// How many there were, all different, when that was last looked at, or when they were woken.
     distinct: usize,
 }
 
@@ -41,15 +41,15 @@ impl Wakers {
     /// Takes in all of the other's.
     pub(super) fn append(&mut self, mut other: Self) {
         self.list.append(&mut other.list);
-        self.distinct += other.distinct;
+        self.distinct = self.distinct.max(other.distinct);
     }
 
     /// Wakes all, whatever one of them does: a waker that panics must not cost the others their wake-up. Foreign code:
     /// no lock may be held.
     pub(super) fn wake_all(&mut self) {
+        self.distinct = self.list.len(); // about as many are going to come again
         for waker in self.list.drain(..) {
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
-        self.distinct = 0;
     }
 }

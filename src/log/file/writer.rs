@@ -94,7 +94,6 @@ fn work_on(
             shared.complete(batch, &mut pen.wakers);
         }
         Work::Rotate => rotate(shared, storage, dir, pen)?,
-        Work::Fold => shared.fold(),
         Work::Seal(last) => pen.segment.seal(last)?,
         Work::Stop => return Ok(false),
     }
@@ -104,7 +103,7 @@ fn work_on(
 /// Begins the spare segment with all live records, those that were queued included. The keeper removes the one before.
 fn rotate(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
     let (spare, carried) = shared
-        .carry_over()
+        .carry_over(pen)
         .ok_or_else(|| io::Error::other("no segment is prepared for what was accepted, which is a bug in ringpact"))?;
     let (sequence, replaced) = (pen.segment.sequence() + 1, pen.segment.number());
     pen.segment = spare.begin(storage, dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
