@@ -188,8 +188,8 @@ pub(super) fn begins_batch(bytes: &[u8]) -> bool {
     bytes.starts_with(&BATCH_MAGIC)
 }
 
-/// Reads the header of the batch that begins with these bytes, which reach to the segment's end.
-pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'static str> {
+/// Reads the header of the batch that begins with these bytes; so many are left from there to the segment's end.
+pub(super) fn decode_header(bytes: &[u8], left: u64, salt: u64) -> Result<BatchHeader, &'static str> {
     if bytes.len() < BATCH_HEADER || !begins_batch(bytes) {
         return Err("no batch begins here");
     }
@@ -213,7 +213,7 @@ pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'st
         payload_checksum: u64_at(bytes, 16),
         checksum,
     };
-    if header.payload > (bytes.len() - BATCH_HEADER) as u64 {
+    if header.payload > left - BATCH_HEADER as u64 {
         return Err("a batch reaches beyond its segment");
     }
     if header.sequence > MAX_NUMBER || header.last.number() > MAX_NUMBER {

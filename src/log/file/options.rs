@@ -31,6 +31,10 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 /// A segment's size unless configured: some 100,000 small records, and zero-filled in some ten milliseconds.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
 
+/// The first segment after opening is no larger, unless the live records need it, so that opening writes little. One of
+/// the configured size is prepared behind it at once.
+pub const OPENING_SEGMENT_BYTES: u64 = 1 << 20;
+
 /// What may be queued in memory for one batch, in bytes, before appending waits. It bounds the memory, and how long one
 /// sync can take; at 128 bytes a record it is room for 30,000 callers.
 pub const MAX_QUEUE_BYTES: u64 = 4 << 20;
@@ -63,7 +67,8 @@ impl Default for FileLogOptions {
 
 impl FileLogOptions {
     /// The size of a segment, in bytes: rounded up to 4 KiB and kept within [`MIN_SEGMENT_BYTES`] and
-    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most. A segment is larger where the live records would
+    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most; the first one after opening has
+    /// [`OPENING_SEGMENT_BYTES`], where that is less. A segment is larger where the live records would
     /// take more than a quarter of it when it is prepared: then it is four times their size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
@@ -114,7 +119,7 @@ impl FileLogOptions {
                 (LogId::random()?, 0, Recovered::default())
             }
         };
-        let bytes = size_for(self.segment_bytes, framed_bytes(&recovered.live));
+        let bytes = size_for(self.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
         let header = SegmentHeader { log, number: number + 1, bytes };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;

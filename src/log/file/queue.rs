@@ -301,13 +301,14 @@ impl Queue {
         self.spare.demanded.is_some() && self.buffer_need() > self.segment.room
     }
 
-    /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, unless that was
-    /// tried in vain: then whoever needs it asks again.
+    /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, or if that is a
+    /// small one to begin with, unless it was tried in vain: then whoever needs it asks again.
     fn spare_needed(&self) -> Option<u64> {
         let ahead = self.spare.ready.is_none()
             && self.spare.full.is_none()
             && self.spare.begun == self.spare.ended
-            && self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2;
+            && (self.segment.bytes < self.segment.configured
+                || self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2);
         let size = || size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes);
         self.spare.demanded.or_else(|| ahead.then(size))
     }
