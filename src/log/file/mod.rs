@@ -129,6 +129,18 @@ impl FileLog {
         self.recovery
     }
 
+    /// The memory that it has for records at the moment, in bytes, used or not: the batch being filled, the batch being
+    /// written, and the live records.
+    ///
+    /// It is bounded: each batch by [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES) (or one record, if that is larger),
+    /// where a buffer may have grown to twice of that; the live records by a small constant times their size (see
+    /// [`LiveRecords`](super::LiveRecords)). Carrying live records over takes twice their size for as long as that
+    /// lasts. Beside it there are about two wakers for each task that waits.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.memory_bytes()
+    }
+
     /// Writes and syncs all that is queued, and gives the directory back.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! - `taken <= last`, and the records in `taken+1 ..= last` are exactly those in `buffer`.
 //! - At most one batch is in flight; its waiters and those of the batch being filled are kept apart.
 //! - A spare segment that the buffer needs stays: the keeper replaces one only while the buffer has its room without.
+//! - From the moment that a spare segment is taken to be begun until it has replaced the active one, the keeper prepares
+//!   none: the next one's number, and so its file's name, is not settled before that.
 
 use std::{io, mem, sync::Arc};
 
@@ -45,6 +47,8 @@ pub(super) struct Queue {
     pub(super) live_bytes: u64,
     pub(super) segment: SegmentState,
     pub(super) spare: SpareState,
+    /// Whether the spare segment was taken, and has not yet replaced the active one.
+    replacing: bool,
     /// The segment that was replaced, until the keeper gets to it.
     pub(super) to_remove: Option<u64>,
     pub(super) ending: Option<Ending>,
@@ -158,6 +162,7 @@ impl Queue {
             live_bytes,
             segment,
             spare: SpareState::default(),
+            replacing: false,
             to_remove: None,
             ending: None,
             failure: None,
@@ -236,6 +241,10 @@ impl Queue {
         self.spare.demanded = Some(self.spare.demanded.map_or(bytes, |other| other.max(bytes)));
     }
 
+    pub(super) const fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     const fn buffer_is_empty(&self) -> bool {
         self.count == 0
     }
@@ -281,7 +290,7 @@ impl Queue {
         if self.ending.is_some() {
             return Some(Upkeep::Stop);
         }
-        let bytes = self.spare_needed().filter(|_| !self.spare_is_taken())?;
+        let bytes = self.spare_needed().filter(|_| self.may_prepare())?;
         self.spare.begun += 1;
         (self.spare.ready, self.spare.demanded) = (None, None);
         Some(Upkeep::Prepare(bytes))
@@ -289,7 +298,11 @@ impl Queue {
 
     /// Whether the keeper has something to do.
     pub(super) fn needs_upkeep(&self) -> bool {
-        self.to_remove.is_some() || self.spare_needed().is_some() && !self.spare_is_taken()
+        self.to_remove.is_some() || self.spare_needed().is_some() && self.may_prepare()
+    }
+
+    const fn may_prepare(&self) -> bool {
+        !self.replacing && !self.spare_is_taken()
     }
 
     pub(super) const fn is_broken(&self) -> bool {
@@ -297,7 +310,7 @@ impl Queue {
     }
 
     /// Whether somebody demands another spare segment, but the buffer needs the one there is, which must be begun first.
-    fn spare_is_taken(&self) -> bool {
+    const fn spare_is_taken(&self) -> bool {
         self.spare.demanded.is_some() && self.buffer_need() > self.segment.room
     }
 
@@ -321,10 +334,16 @@ impl Queue {
     /// Takes the batch out, for its records are going to be carried over, into a segment of this size.
     pub(super) fn take_into_spare(&mut self, spare_bytes: u64, buffer: &mut Vec<u8>) -> Batch {
         self.spare.ready = None;
+        self.replacing = true;
         // Carried records take half of a segment at the most. That is more than was left of the old one, or the record
         // that made this necessary would have gone there; so what is accepted from now on has its room.
         self.segment = SegmentState { room: spare_bytes / 2, bytes: spare_bytes, ..self.segment };
         self.launch(buffer)
+    }
+
+    /// The spare segment is now the active one, and replaces that with this number.
+    pub(super) fn replaced(&mut self, number: u64) {
+        (self.replacing, self.to_remove) = (false, Some(number));
     }
 
     /// The exact room in a segment begun by [`take_into_spare`](Self::take_into_spare), once what it carries is known.
@@ -385,6 +404,27 @@ mod tests {
         assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
         queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
+        queue.replaced(1);
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(1)));
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
+    }
+
+    /// A segment prepared too early would get the number, and the file, of the one that is being begun.
+    #[test]
+    fn no_segment_is_prepared_while_one_is_being_replaced() {
+        let mut queue = queue(0);
+        queue.spare.ready = Some(MIN_SEGMENT_BYTES);
+        accept(&mut queue, 100);
+        queue.want();
+        assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
+        queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
+        accept(&mut queue, 100); // more than half of the new one may seem to be used
+        queue.demand_spare(1 << 20);
+        assert!(!queue.needs_upkeep());
+        assert_eq!(queue.next_upkeep(), None);
+        queue.replaced(7);
+        assert!(queue.needs_upkeep());
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(7)));
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
@@ -415,8 +455,11 @@ mod tests {
                         queue.spare.ended += 1;
                     }
                     4 => {
-                        if let Some(Upkeep::Prepare(bytes)) = queue.next_upkeep() {
-                            preparing = Some(bytes);
+                        while let Some(upkeep) = queue.next_upkeep() {
+                            if let Upkeep::Prepare(bytes) = upkeep {
+                                preparing = Some(bytes);
+                                break;
+                            }
                         }
                     }
                     _ if queue.in_flight => queue.in_flight = false,
@@ -428,6 +471,7 @@ mod tests {
                             queue.take_into_spare(spare, &mut Vec::new());
                             queue.live_bytes = carried;
                             queue.carried(carried);
+                            queue.replaced(1);
                         }
                         _ => {}
                     },

@@ -127,6 +127,14 @@ impl Shared {
         self.queue.lock().queue.stats
     }
 
+    /// The memory for records, the pen's included if it lies here; else that of the other buffer stands for it.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let live = self.live.lock().memory_bytes();
+        let guarded = self.queue.lock();
+        let filling = guarded.queue.buffer_capacity();
+        live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
+    }
+
     /// Queues an encoded record. An error that tells of a full disk is made by `full`.
     pub(super) fn append(
         &self,
@@ -484,6 +492,11 @@ impl Shared {
                 let replaced = if let Upkeep::Prepare(_) = upkeep { guarded.spare.take() } else { None };
                 return (upkeep, replaced);
             }
+            // A segment that somebody waits for may have to wait for the writer, who may not know: records that were
+            // accepted since, lazily, need the spare segment that there is.
+            if guarded.queue.has_work() {
+                self.wake_writer(&mut guarded);
+            }
             guarded.keeper_sleeps = true;
             self.upkeep.wait(&mut guarded);
             guarded.keeper_sleeps = false;
@@ -508,7 +521,7 @@ impl Shared {
     /// The segment with this number was replaced: the keeper may remove it.
     pub(super) fn replaced(&self, number: u64) {
         let mut guarded = self.queue.lock();
-        guarded.queue.to_remove = Some(number);
+        guarded.queue.replaced(number);
         self.wake_keeper(&mut guarded);
     }
 

@@ -24,7 +24,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::report::Report;
-use load::{Blocking, Tasks};
+use load::Blocking;
 
 /// Of each record.
 const RECORD_BYTES: usize = 128;
