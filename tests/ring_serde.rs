@@ -74,7 +74,8 @@ fn weight_and_zone_may_be_left_out() {
 #[test]
 fn every_field_is_checked_and_the_error_says_what_is_wrong() {
     let cases = [
-        ("/format", json!(2), "format 2, this version reads format 1"),
+        ("/format", json!(3), "format 3, this version reads formats 1 and 2"),
+        ("/format", json!(2), "missing field `tokens`"),
         ("/nodes", json!([]), "at least one node"),
         ("/nodes/0/id", json!("b"), "has a node `b` already"),
         ("/nodes/0/id", json!(""), "1 to 255 bytes, this one has 0"),

@@ -1,13 +1,6 @@
 //! Describing a ring before it is built.
 
-use super::{HashRing, KeyHasher, Node, RingError, Xxh3};
-
-/// Virtual nodes for each unit of weight, unless told otherwise.
-///
-/// It is what ketama (libmemcached's weighted mode) and nginx use. The most loaded of 10 equal nodes then owns about
-/// 1.12 times its fair share, of 100 about 1.22, of 1,000 about 1.28, and a node costs 2.5 kB. See [the placement
-/// page](crate::docs::placement) for how to choose another number.
-pub const DEFAULT_VIRTUAL_NODES: u32 = 160;
+use super::{HashRing, KeyHasher, Node, Placement, RingError, Xxh3};
 
 /// What a ring is to be made of. Get one from [`HashRing::builder`].
 ///
@@ -29,14 +22,16 @@ pub const DEFAULT_VIRTUAL_NODES: u32 = 160;
 #[must_use = "a builder does nothing before `build`"]
 pub struct RingBuilder<H = Xxh3> {
     nodes: Vec<Node>,
-    virtual_nodes: u32,
+    placement: Placement,
+    /// If `None`, the placement's default.
+    virtual_nodes: Option<u32>,
     hasher: H,
 }
 
 impl RingBuilder {
-    /// No nodes, [`DEFAULT_VIRTUAL_NODES`], [`Xxh3`] with its pinned seed.
+    /// No nodes, hashed placement, its default number of virtual nodes, [`Xxh3`] with its pinned seed.
     pub fn new() -> Self {
-        Self { nodes: Vec::new(), virtual_nodes: DEFAULT_VIRTUAL_NODES, hasher: Xxh3::default() }
+        Self { nodes: Vec::new(), placement: Placement::Hashed, virtual_nodes: None, hasher: Xxh3::default() }
     }
 }
 
@@ -59,14 +54,24 @@ impl<H> RingBuilder<H> {
         self
     }
 
-    /// How many virtual nodes each unit of weight gets, at least 1. More make the load more even, and the ring larger.
+    /// How tokens are placed, [`Placement::Hashed`] unless told otherwise.
+    pub fn placement(self, placement: Placement) -> Self {
+        Self { placement, ..self }
+    }
+
+    /// How many virtual nodes each unit of weight gets, at least 1, instead of the placement's
+    /// [default](Placement::default_virtual_nodes). More make the load more even, and the ring larger.
+    ///
+    /// With balanced placement it is what a unit of weight has in a ring built afresh. It has as many later, or more,
+    /// but not many.
     pub fn virtual_nodes(self, virtual_nodes: u32) -> Self {
-        Self { virtual_nodes, ..self }
+        Self { virtual_nodes: Some(virtual_nodes), ..self }
     }
 
     /// The function that places keys and virtual nodes, instead of [`Xxh3`].
     pub fn hasher<G: KeyHasher>(self, hasher: G) -> RingBuilder<G> {
-        RingBuilder { nodes: self.nodes, virtual_nodes: self.virtual_nodes, hasher }
+        let Self { nodes, placement, virtual_nodes, .. } = self;
+        RingBuilder { nodes, placement, virtual_nodes, hasher }
     }
 }
 
@@ -80,6 +85,7 @@ impl<H: KeyHasher> RingBuilder<H> {
     /// - [`RingError::InvalidNodeId`], [`RingError::InvalidZone`] or [`RingError::ZeroWeight`] for a bad node;
     /// - [`RingError::ZeroVirtualNodes`] and [`RingError::TooManyTokens`] for a number of virtual nodes out of range.
     pub fn build(self) -> Result<HashRing<H>, RingError> {
-        HashRing::from_parts(self.nodes, self.virtual_nodes, self.hasher)
+        let virtual_nodes = self.virtual_nodes.unwrap_or(self.placement.default_virtual_nodes());
+        HashRing::from_parts(self.nodes, self.placement, virtual_nodes, self.hasher)
     }
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with a ring's members or settings.
 
-use super::{FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId};
+use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -69,12 +69,13 @@ pub enum RingError {
     #[error("a ring needs at least 1 virtual node for each unit of weight")]
     ZeroVirtualNodes,
 
-    /// The sum over all nodes of weight times virtual nodes is over [`MAX_TOKENS`].
+    /// The sum over all nodes of weight times virtual nodes is over [`MAX_TOKENS`], or for a balanced ring, over that
+    /// divided by [`MAX_TOKEN_GROWTH`](super::MAX_TOKEN_GROWTH).
     #[error(
-        "the ring would have {tokens} tokens, over the limit of {MAX_TOKENS}: use smaller weights or fewer virtual nodes"
+        "the ring would have up to {tokens} tokens, over the limit of {MAX_TOKENS}: use smaller weights or fewer virtual nodes"
     )]
     TooManyTokens {
-        /// Tokens the ring would have had (saturating).
+        /// Tokens the ring could have had (saturating).
         tokens: u64,
     },
 
@@ -97,9 +98,35 @@ pub enum RingError {
     },
 
     /// A serialised ring is of a format this version doesn't know.
-    #[error("the serialised ring has format {found}, this version reads format {FORMAT_VERSION}: upgrade the reader")]
+    #[error(
+        "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} and \
+        {BALANCED_FORMAT_VERSION}: upgrade the reader"
+    )]
     UnsupportedFormat {
         /// The format found.
         found: u32,
+    },
+
+    /// A serialised balanced ring's tokens don't ascend.
+    #[error("the serialised ring's token at {} isn't after the one before it: tokens ascend", position.as_u64())]
+    TokensOutOfOrder {
+        /// The first token that isn't after the one before.
+        position: Position,
+    },
+
+    /// A serialised balanced ring has a token of a node that it doesn't have.
+    #[error("the serialised ring has a token of node number {index}, and {nodes} nodes, counted from 0")]
+    UnknownTokenOwner {
+        /// The number that isn't one of a node.
+        index: u32,
+        /// How many nodes there are.
+        nodes: usize,
+    },
+
+    /// A serialised balanced ring has a node that would own nothing.
+    #[error("the serialised ring has no token of node `{id}`: every node has at least one")]
+    NodeWithoutToken {
+        /// The node without a token.
+        id: NodeId,
     },
 }

@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Position, ReplicaMovement, Replicas, RingBuilder, RingError,
-    RingKey, Xxh3, ZoneReplicas,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaMovement, Replicas, RingBuilder,
+    RingError, RingKey, Xxh3, ZoneReplicas, balanced,
     members::Members,
-    serialised::SerialisedRing,
     token_table::{Entry, TokenTable},
 };
 
@@ -26,7 +23,7 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// All of `&self` may be used from several threads at once; for changing a ring meanwhile there is
 /// [`SharedRing`](super::SharedRing). Cloning is O(T).
 ///
-/// `==` compares members, virtual nodes and hasher, of which all else is a function.
+/// `==` compares members, placement, virtual nodes and hasher, and if the tokens aren't a function of these, the tokens.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -40,12 +37,12 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// assert_eq!(preference[0], owner);
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Clone, Deserialize)]
-#[serde(try_from = "SerialisedRing<H>", bound(deserialize = "H: KeyHasher + Deserialize<'de>"))]
+#[derive(Clone)]
 pub struct HashRing<H = Xxh3> {
     /// Never empty.
     members: Members,
     table: TokenTable,
+    placement: Placement,
     virtual_nodes: u32,
     hasher: H,
 }
@@ -159,12 +156,22 @@ impl<H> HashRing<H> {
         self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
-    /// How many tokens there are: the sum of weight times virtual nodes.
+    /// How many tokens there are: the sum of weight times virtual nodes, or in a balanced ring about as many.
     pub fn token_count(&self) -> usize {
         self.table.len()
     }
 
-    /// Virtual nodes for each unit of weight.
+    /// How the tokens are placed.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// Every token and the index of its node in [`nodes`](Self::nodes), clockwise.
+    pub(super) fn indexed_tokens(&self) -> Vec<(Position, u32)> {
+        balanced::entries(&self.members, &self.table)
+    }
+
+    /// Virtual nodes for each unit of weight. In a balanced ring it is what each had when the ring was built.
     pub fn virtual_nodes(&self) -> u32 {
         self.virtual_nodes
     }
@@ -223,6 +230,10 @@ impl<H: KeyHasher> HashRing<H> {
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
         let index = self.check_newcomer(&node)?;
+        if self.placement == Placement::Balanced {
+            balanced::add(&mut self.members, &mut self.table, self.virtual_nodes, index, node);
+            return Ok(());
+        }
         let tokens = self.sorted_tokens(&node, 0);
         let slot = self.members.insert(index, node);
         self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
@@ -236,10 +247,19 @@ impl<H: KeyHasher> HashRing<H> {
     ///
     /// As [`add`](Self::add).
     pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
-        self.check_newcomer(node)?;
-        let mut tokens = self.sorted_tokens(node, 0);
-        tokens.dedup();
-        Ok(Movement::of_join((&self.members, &self.table), node, &tokens))
+        let index = self.check_newcomer(node)?;
+        let ring = (&self.members, &self.table);
+        Ok(match self.placement {
+            Placement::Hashed => {
+                let mut tokens = self.sorted_tokens(node, 0);
+                tokens.dedup();
+                Movement::of_join(ring, node, &tokens, |owner| owner.id() < node.id())
+            }
+            Placement::Balanced => {
+                let tokens = balanced::plan_join(ring, self.virtual_nodes, index, node);
+                Movement::of_join(ring, node, &tokens, |_| false)
+            }
+        })
     }
 
     /// Lets a node go, and returns it. Its keys go to others; no other key moves. As cheap as [`add`](Self::add).
@@ -251,6 +271,9 @@ impl<H: KeyHasher> HashRing<H> {
         let index = self.member_index(id.as_ref())?;
         if let [node] = self.nodes() {
             return Err(RingError::LastNode { id: node.id().clone() });
+        }
+        if self.placement == Placement::Balanced {
+            return Ok(balanced::remove(&mut self.members, &mut self.table, self.virtual_nodes, index));
         }
         let tokens = self.sorted_tokens(&self.nodes()[index], 0);
         self.table.remove(self.members.slot(index), &tokens);
@@ -271,11 +294,16 @@ impl<H: KeyHasher> HashRing<H> {
         node.check()?;
         let index = self.member_index(node.id().as_str())?;
         let (old, new) = (self.nodes()[index].weight(), node.weight());
+        if new > old {
+            let others = self.nodes().iter().filter(|other| other.id() != node.id());
+            self.check_tokens(others.chain([&node]))?;
+        }
+        if self.placement == Placement::Balanced {
+            return Ok(balanced::replace(&mut self.members, &mut self.table, self.virtual_nodes, index, node));
+        }
         let slot = self.members.slot(index);
         // Of two weights the heavier has all tokens of the lighter and more, with the indices behind.
         if new > old {
-            let others = self.nodes().iter().filter(|other| other.id() != node.id());
-            check_tokens(others.chain([&node]), self.virtual_nodes)?;
             let tokens = self.sorted_tokens(&node, old);
             self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         } else if new < old {
@@ -285,28 +313,47 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(self.members.replace(index, node))
     }
 
-    /// The one way a ring comes into being, so that all of them have been checked.
-    pub(super) fn from_parts(mut nodes: Vec<Node>, virtual_nodes: u32, hasher: H) -> Result<Self, RingError> {
-        if nodes.is_empty() {
-            return Err(RingError::NoNodes);
+    /// A ring of these members, its tokens placed afresh.
+    pub(super) fn from_parts(
+        nodes: Vec<Node>,
+        placement: Placement,
+        virtual_nodes: u32,
+        hasher: H,
+    ) -> Result<Self, RingError> {
+        let members = checked_members(nodes, placement, virtual_nodes)?;
+        let table = match placement {
+            Placement::Hashed => {
+                let mut table = TokenTable::builder(check_tokens(members.nodes(), virtual_nodes)?);
+                for (slot, node) in (0..).zip(members.nodes()) {
+                    for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
+                }
+                table.finish()
+            }
+            Placement::Balanced => balanced::build(&members, virtual_nodes),
+        };
+        Ok(Self { members, table, placement, virtual_nodes, hasher })
+    }
+
+    /// A balanced ring with these tokens, clockwise, by the index of their node in `nodes`.
+    pub(super) fn from_tokens(
+        nodes: Vec<Node>,
+        mut tokens: Vec<(Position, u32)>,
+        virtual_nodes: u32,
+        hasher: H,
+    ) -> Result<Self, RingError> {
+        let placement = Placement::Balanced;
+        if tokens.len() as u64 > MAX_TOKENS {
+            return Err(RingError::TooManyTokens { tokens: tokens.len() as u64 });
         }
-        if virtual_nodes == 0 {
-            return Err(RingError::ZeroVirtualNodes);
+        let ids: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
+        let members = checked_members(nodes, placement, virtual_nodes)?;
+        // An index that isn't one of a node stays as it is, for `restore` to refuse.
+        for (_, node) in &mut tokens {
+            let id = ids.get(*node as usize);
+            *node = id.and_then(|id| members.index_of(id.as_str()).ok()).map_or(*node, |index| index as u32);
         }
-        for node in &nodes {
-            node.check()?;
-        }
-        nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
-        if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
-            return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
-        }
-        let tokens = check_tokens(&nodes, virtual_nodes)?;
-        let mut table = TokenTable::builder(tokens);
-        for (slot, node) in (0..).zip(&nodes) {
-            for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
-        }
-        let table = table.finish();
-        Ok(Self { members: Members::new(nodes), table, virtual_nodes, hasher })
+        let table = balanced::restore(&members, &tokens)?;
+        Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
     /// The tokens of those units of a node's weight that come after the first `units`, ascending.
@@ -323,8 +370,13 @@ impl<H: KeyHasher> HashRing<H> {
         let Err(index) = self.members.index_of(node.id().as_str()) else {
             return Err(RingError::DuplicateNode { id: node.id().clone() });
         };
-        check_tokens(self.nodes().iter().chain([node]), self.virtual_nodes)?;
+        self.check_tokens(self.nodes().iter().chain([node]))?;
         Ok(index)
+    }
+
+    /// Whether these nodes may have the tokens that they may come to have.
+    fn check_tokens<'n>(&self, nodes: impl IntoIterator<Item = &'n Node>) -> Result<(), RingError> {
+        check_tokens(nodes, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
@@ -332,24 +384,51 @@ impl<H: KeyHasher> HashRing<H> {
     }
 }
 
-/// The tokens are a function of the rest, so comparing them would be a waste.
 impl<H: PartialEq> PartialEq for HashRing<H> {
     fn eq(&self, other: &Self) -> bool {
-        self.virtual_nodes == other.virtual_nodes && self.hasher == other.hasher && self.nodes() == other.nodes()
+        self.placement == other.placement
+            && self.virtual_nodes == other.virtual_nodes
+            && self.hasher == other.hasher
+            && self.nodes() == other.nodes()
+            && match self.placement {
+                // They are a function of the rest, so comparing them would be a waste.
+                Placement::Hashed => true,
+                Placement::Balanced => self.indexed_tokens() == other.indexed_tokens(),
+            }
     }
 }
 
 impl<H: Eq> Eq for HashRing<H> {}
 
-/// Leaves out the tokens: there are too many to read, and they follow from the rest.
+/// Leaves out the tokens: there are too many to read.
 impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashRing")
             .field("nodes", &self.members.nodes())
+            .field("placement", &self.placement)
             .field("virtual_nodes", &self.virtual_nodes)
             .field("hasher", &self.hasher)
             .finish_non_exhaustive()
     }
+}
+
+/// The nodes sorted by id, if they and the settings are what a ring can be made of.
+fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
+    if nodes.is_empty() {
+        return Err(RingError::NoNodes);
+    }
+    if virtual_nodes == 0 {
+        return Err(RingError::ZeroVirtualNodes);
+    }
+    for node in &nodes {
+        node.check()?;
+    }
+    nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+    if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
+        return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
+    }
+    check_tokens(&nodes, placement.most_tokens(virtual_nodes))?;
+    Ok(Members::new(nodes))
 }
 
 /// How many tokens these nodes have, if that isn't too many.

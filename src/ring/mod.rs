@@ -11,7 +11,9 @@
 //! - **Placement is a specified function**, down to the byte: see [the placement page](crate::docs::placement). It
 //!   doesn't change between releases, processes or machines, and never goes through [`std::hash::Hash`].
 //! - **A ring is a pure function of its members.** The order in which they were given never matters, and a ring that
-//!   was changed by [`HashRing::add`] and [`HashRing::remove`] equals one built afresh.
+//!   was changed by [`HashRing::add`] and [`HashRing::remove`] equals one built afresh. That is so with
+//!   [`Placement::Hashed`], the default; [`Placement::Balanced`] gives it up for even shares, and is a function of the
+//!   members and of the changes made, in their order.
 //! - **Movement is minimal.** A node that joins only takes keys, a node that leaves only gives its own away; nothing
 //!   moves between two nodes that stay. [`HashRing::movement`] lists exactly what moves between any two rings.
 //! - **A ring is never empty**, so [`HashRing::owner`] answers with a node, not with an option, and never panics.
@@ -35,6 +37,7 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+mod balanced;
 mod batch;
 mod bounded_loads;
 mod builder;
@@ -49,14 +52,16 @@ mod members;
 mod met;
 mod movement;
 mod node;
+mod placement;
 mod replicas;
 mod serialised;
 mod shared_ring;
 mod token_table;
 mod zone_replicas;
 
+pub use balanced::MAX_TOKEN_GROWTH;
 pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
-pub use builder::{DEFAULT_VIRTUAL_NODES, RingBuilder};
+pub use builder::RingBuilder;
 pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
@@ -70,7 +75,8 @@ pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
+pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
 pub use replicas::Replicas;
-pub use serialised::FORMAT_VERSION;
+pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
 pub use zone_replicas::ZoneReplicas;

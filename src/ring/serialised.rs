@@ -1,20 +1,31 @@
-//! A ring on the wire: what it is made of, not its tokens.
+//! A ring on the wire: what it is made of; and its tokens, where they don't follow from that.
 
-use serde::{Deserialize, Serialize, Serializer};
+use std::{fmt, marker::PhantomData};
 
-use super::{HashRing, KeyHasher, Node, RingError};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
 
-/// The version of the serialised form that is written, and the only one that is read.
+use super::{HashRing, KeyHasher, Node, Placement, Position, RingError};
+
+/// The version of the serialised form of a [hashed](Placement::Hashed) ring.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// A ring serialises as its format version, hasher, virtual nodes and members.
+/// The version of the serialised form of a [balanced](Placement::Balanced) ring.
+pub const BALANCED_FORMAT_VERSION: u32 = 2;
+
+const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"];
+
+/// A ring serialises as its format version, hasher, virtual nodes and members; a balanced one also with its tokens,
+/// clockwise, each a position and the index of its node among the members.
 ///
 /// Deserialising goes through every check of [`RingBuilder::build`](super::RingBuilder::build), so bad input is an
 /// error of the format's own type that carries the message of a [`RingError`], and never a panic. Fields that aren't
 /// known are refused: one of them might change where keys go.
 ///
 /// ```
-/// use ringpact::ring::HashRing;
+/// use ringpact::ring::{HashRing, Placement};
 ///
 /// let ring = HashRing::new(["a", "b"])?;
 /// let json = serde_json::to_string(&ring)?;
@@ -27,48 +38,132 @@ pub const FORMAT_VERSION: u32 = 1;
 ///
 /// let error = serde_json::from_str::<HashRing>(&json.replace(r#""b","weight":1"#, r#""b","weight":0"#));
 /// assert!(error.is_err_and(|error| error.to_string().contains("node `b` has weight 0")));
+///
+/// let balanced = HashRing::builder().placement(Placement::Balanced).virtual_nodes(1).nodes(["a", "b"]).build()?;
+/// let json = serde_json::to_string(&balanced)?;
+/// assert!(json.starts_with(r#"{"format":2,"#));
+/// assert!(json.contains(r#""tokens":[[9223372036854775807,"#));
+/// assert_eq!(serde_json::from_str::<HashRing>(&json)?, balanced);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl<H: Serialize> Serialize for HashRing<H> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        SerialisedRing {
-            format: Format(FORMAT_VERSION),
-            hasher: self.hasher(),
-            virtual_nodes: self.virtual_nodes(),
-            nodes: self.nodes(),
+        let (hasher, virtual_nodes, nodes) = (self.hasher(), self.virtual_nodes(), self.nodes());
+        match self.placement() {
+            Placement::Hashed => Hashed { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer),
+            Placement::Balanced => {
+                let tokens = self.indexed_tokens();
+                Balanced { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
+            }
         }
-        .serialize(serializer)
     }
 }
 
-/// The format comes first, so that in a codec that keeps the order it is checked before anything else is made of the
-/// input.
-#[derive(Serialize, Deserialize)]
-#[serde(rename = "HashRing", deny_unknown_fields)]
-pub(super) struct SerialisedRing<H, N = Vec<Node>> {
+#[derive(Serialize)]
+#[serde(rename = "HashRing")]
+struct Hashed<'a, H> {
+    format: Format,
+    hasher: &'a H,
+    virtual_nodes: u32,
+    nodes: &'a [Node],
+}
+
+#[derive(Serialize)]
+#[serde(rename = "HashRing")]
+struct Balanced<'a, H> {
+    format: Format,
+    hasher: &'a H,
+    virtual_nodes: u32,
+    nodes: &'a [Node],
+    tokens: Vec<(Position, u32)>,
+}
+
+impl<'de, H: KeyHasher + Deserialize<'de>> Deserialize<'de> for HashRing<H> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct("HashRing", FIELDS, RingVisitor(PhantomData))
+    }
+}
+
+/// Reads either form. In a codec that doesn't spell names, the format is what says whether tokens follow; in one that
+/// keeps the order of fields it is checked before anything else is made of the input.
+struct RingVisitor<H>(PhantomData<H>);
+
+impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
+    type Value = HashRing<H>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a hash ring")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let format: Format = next(&mut fields, 0)?;
+        let hasher = next(&mut fields, 1)?;
+        let virtual_nodes = next(&mut fields, 2)?;
+        let nodes = next(&mut fields, 3)?;
+        let tokens = match format {
+            Format::Hashed => None,
+            Format::Balanced => Some(next(&mut fields, 4)?),
+        };
+        AnyRing { format, hasher, virtual_nodes, nodes, tokens }.check()
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        AnyRing::deserialize(MapAccessDeserializer::new(fields))?.check()
+    }
+}
+
+fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A, index: usize) -> Result<T, A::Error> {
+    fields.next_element()?.ok_or_else(|| de::Error::invalid_length(index, &"a hash ring's fields"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnyRing<H> {
     format: Format,
     hasher: H,
     virtual_nodes: u32,
-    nodes: N,
+    nodes: Vec<Node>,
+    #[serde(default = "Option::default")]
+    tokens: Option<Vec<(Position, u32)>>,
 }
 
-impl<H: KeyHasher> TryFrom<SerialisedRing<H>> for HashRing<H> {
-    type Error = RingError;
-
-    fn try_from(ring: SerialisedRing<H>) -> Result<Self, RingError> {
-        Self::from_parts(ring.nodes, ring.virtual_nodes, ring.hasher)
+impl<H: KeyHasher> AnyRing<H> {
+    fn check<E: de::Error>(self) -> Result<HashRing<H>, E> {
+        let Self { format, hasher, virtual_nodes, nodes, tokens } = self;
+        let ring = match (format, tokens) {
+            (Format::Hashed, None) => HashRing::from_parts(nodes, Placement::Hashed, virtual_nodes, hasher),
+            (Format::Balanced, Some(tokens)) => HashRing::from_tokens(nodes, tokens, virtual_nodes, hasher),
+            (Format::Hashed, Some(_)) => return Err(E::unknown_field("tokens", &FIELDS[..4])),
+            (Format::Balanced, None) => return Err(E::missing_field("tokens")),
+        };
+        ring.map_err(E::custom)
     }
 }
 
-/// Always [`FORMAT_VERSION`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "u32")]
-struct Format(u32);
+#[serde(try_from = "u32", into = "u32")]
+enum Format {
+    Hashed,
+    Balanced,
+}
+
+impl From<Format> for u32 {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Hashed => FORMAT_VERSION,
+            Format::Balanced => BALANCED_FORMAT_VERSION,
+        }
+    }
+}
 
 impl TryFrom<u32> for Format {
     type Error = RingError;
 
     fn try_from(found: u32) -> Result<Self, RingError> {
-        if found == FORMAT_VERSION { Ok(Self(found)) } else { Err(RingError::UnsupportedFormat { found }) }
+        match found {
+            FORMAT_VERSION => Ok(Self::Hashed),
+            BALANCED_FORMAT_VERSION => Ok(Self::Balanced),
+            _ => Err(RingError::UnsupportedFormat { found }),
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::{
 
 impl<'a> Movement<'a> {
     /// From the others to `node`, which isn't among them, if it joined with these tokens, which ascend and are distinct.
+    /// Where one is on the very spot of another node's token, the other `keeps` the spot or not.
     ///
     /// Looks at the new tokens and their neighbours only: each takes the stretch from the token before it, of whichever
     /// node, up to itself.
@@ -15,12 +16,13 @@ impl<'a> Movement<'a> {
         (members, table): (&'a Members, &TokenTable),
         node: &'a Node,
         tokens: &[Position],
+        keeps: impl Fn(&Node) -> bool,
     ) -> Self {
         let mut moves = Moves { ranges: Vec::new() };
         let mut last = tokens.last().copied();
         for &end in tokens {
             let neighbours = table.neighbours(end);
-            let stays = neighbours.is_at && members.by_slot(neighbours.owner).id() < node.id();
+            let stays = neighbours.is_at && keeps(members.by_slot(neighbours.owner));
             if !stays {
                 // The nearer of two tokens before: the others' and the newcomer's own. One that is on the very spot is
                 // a whole lap away.

@@ -1,0 +1,126 @@
+//! Members of a balanced ring coming and going: from the ring's table to a [`Layout`], and its edits back.
+
+use super::{Edits, Layout, fresh};
+use crate::ring::{
+    Node, Position, RingError,
+    members::Members,
+    token_table::{Entry, TokenTable},
+};
+
+/// The table of a ring built afresh.
+pub(in crate::ring) fn build(members: &Members, virtual_nodes: u32) -> TokenTable {
+    let entries = fresh(&weights(members), virtual_nodes);
+    TokenTable::new(entries.len(), by_slot(members, &entries))
+}
+
+/// The table with these tokens, by the index of their node.
+///
+/// # Errors
+///
+/// If they aren't what a ring's table holds: they have to ascend, belong to members, and each member has one.
+pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -> Result<TokenTable, RingError> {
+    if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+        return Err(RingError::TokensOutOfOrder { position: pair[1].0 });
+    }
+    let nodes = members.nodes();
+    let mut owns = vec![false; nodes.len()];
+    for (_, node) in entries {
+        let Some(owns) = owns.get_mut(*node as usize) else {
+            return Err(RingError::UnknownTokenOwner { index: *node, nodes: nodes.len() });
+        };
+        *owns = true;
+    }
+    if let Some((_, node)) = owns.iter().zip(nodes).find(|(owns, _)| !**owns) {
+        return Err(RingError::NodeWithoutToken { id: node.id().clone() });
+    }
+    Ok(TokenTable::new(entries.len(), by_slot(members, entries)))
+}
+
+/// Takes in a node at its index.
+pub(in crate::ring) fn add(
+    members: &mut Members,
+    table: &mut TokenTable,
+    virtual_nodes: u32,
+    index: usize,
+    node: Node,
+) {
+    members.insert(index, node);
+    change(members, table, virtual_nodes, |layout| layout.join(index as u32));
+}
+
+/// The tokens that a node would have, ascending, if it was taken in at this index.
+pub(in crate::ring) fn plan_join(
+    (members, table): (&Members, &TokenTable),
+    virtual_nodes: u32,
+    index: usize,
+    node: &Node,
+) -> Vec<Position> {
+    let (mut entries, mut weights) = (entries(members, table), weights(members));
+    weights.insert(index, node.weight());
+    for (_, owner) in &mut entries {
+        *owner += u32::from(*owner >= index as u32);
+    }
+    let layout = Layout { entries: &entries, weights: &weights, tokens: virtual_nodes };
+    layout.join(index as u32).into_keys().collect()
+}
+
+/// Lets the node at an index go, which isn't the only one.
+pub(in crate::ring) fn remove(members: &mut Members, table: &mut TokenTable, virtual_nodes: u32, index: usize) -> Node {
+    change(members, table, virtual_nodes, |layout| layout.leave(index as u32));
+    members.remove(index)
+}
+
+/// Puts a node in the place of the one with the same id, and returns that.
+pub(in crate::ring) fn replace(
+    members: &mut Members,
+    table: &mut TokenTable,
+    virtual_nodes: u32,
+    index: usize,
+    node: Node,
+) -> Node {
+    let weight = node.weight();
+    let old = members.replace(index, node);
+    if old.weight() != weight {
+        change(members, table, virtual_nodes, |layout| layout.reweigh(index as u32, old.weight()));
+    }
+    old
+}
+
+/// Every token and the index of its node, clockwise. Indices, unlike slots, follow from the members alone: so a ring
+/// that was read back changes as the one that was written would have.
+pub(in crate::ring) fn entries(members: &Members, table: &TokenTable) -> Vec<(Position, u32)> {
+    let mut indices = vec![0; members.slot_count()];
+    for (index, slot) in (0..).zip(members.slots()) {
+        indices[*slot as usize] = index;
+    }
+    table.iter().map(|entry| (entry.position, indices[entry.slot as usize])).collect()
+}
+
+fn change(members: &Members, table: &mut TokenTable, virtual_nodes: u32, decide: impl FnOnce(Layout<'_>) -> Edits) {
+    let (entries, weights) = (entries(members, table), weights(members));
+    let edits = decide(Layout { entries: &entries, weights: &weights, tokens: virtual_nodes });
+    for (position, after) in edits {
+        let before = entries.binary_search_by_key(&position, |(position, _)| *position).ok();
+        let before = before.map(|entry| members.slot(entries[entry].1 as usize));
+        let after = after.map(|node| members.slot(node as usize));
+        // No two tokens of a balanced ring share a position, so there is no order among them.
+        match (before, after) {
+            (None, Some(after)) => table.insert(after, &[position], |_, _| false),
+            (Some(before), None) => {
+                table.remove(before, &[position]);
+            }
+            (Some(slot), Some(after)) if slot != after => {
+                table.reassign(Entry { position, slot }, after, |_, _| false);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn weights(members: &Members) -> Vec<u32> {
+    members.nodes().iter().map(Node::weight).collect()
+}
+
+fn by_slot(members: &Members, entries: &[(Position, u32)]) -> impl Iterator<Item = Entry> {
+    entries.iter().map(|(position, node)| Entry { position: *position, slot: members.slot(*node as usize) })
+}
