@@ -135,3 +135,22 @@ fn a_failed_sync_wakes_tasks() {
     drop(log);
     assert!(first.is_ready() || count.0.load(std::sync::atomic::Ordering::SeqCst) == 1);
 }
+
+/// A caller who comes alone writes on his own thread. What he finds is as final as what the writer finds.
+#[test]
+fn a_caller_who_writes_himself_poisons_too() {
+    for op in [Op::Write, Op::Sync] {
+        let storage = SimStorage::new();
+        let log = open_sim(&storage).unwrap();
+        let first = log.commit(prepared(1, 10)).unwrap();
+        storage.fail(op, 1, io::ErrorKind::Other);
+        assert_poisoned(log.commit(prepared(2, 10)));
+        let ops = storage.ops();
+        assert_poisoned(log.commit(prepared(3, 10)));
+        assert_poisoned(log.append(prepared(4, 10), Durability::Lazy));
+        assert_eq!((log.durable(), storage.ops()), (first, ops), "nothing more is written");
+        assert_poisoned(log.close());
+        let found = live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap());
+        assert!(found.starts_with(&[1]) && found.len() <= 2, "{found:?}");
+    }
+}

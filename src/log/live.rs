@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::{
     Lsn, Record,
     record::Fact,
-    scan::{Does, Key, scan},
+    scan::{Does, Key, scan, scan_own},
 };
 use crate::id::Name;
 
@@ -75,17 +75,24 @@ impl LiveRecords {
     pub fn apply(&mut self, lsn: Lsn, record: &Record) {
         let mut encoded = Vec::new();
         record.encode_into(&mut encoded);
-        self.apply_encoded(lsn, &encoded);
+        self.apply_own(lsn, &encoded);
     }
 
-    /// Takes in the next record as it is written. `false`: these bytes are none.
+    /// Takes in the next record, which we have encoded ourselves.
+    pub(crate) fn apply_own(&mut self, lsn: Lsn, encoded: &[u8]) {
+        let key = scan_own(encoded).expect("what was encoded is a record");
+        self.take(lsn, encoded, key);
+    }
+
+    /// Takes in the next record as it was read. `false`: these bytes are none.
     pub(crate) fn apply_encoded(&mut self, lsn: Lsn, encoded: &[u8]) -> bool {
+        scan(encoded).map(|key| self.take(lsn, encoded, key)).is_some()
+    }
+
+    fn take(&mut self, lsn: Lsn, encoded: &[u8], key: Key) {
         debug_assert!(self.entries.last().is_none_or(|last| last.lsn < lsn), "records out of order");
-        let Some(key) = scan(encoded) else {
-            return false;
-        };
         let (owner, about) = key.parts(encoded);
-        let hash = xxh3_64_with_seed(about, xxh3_64_with_seed(owner, self.seed));
+        let hash = xxh3_64_with_seed(about, self.seed.wrapping_add(mark_of(owner)));
         let found = self.last_of_key.find_entry(hash, |entry| {
             let entry = &self.entries[*entry as usize];
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
@@ -115,7 +122,6 @@ impl LiveRecords {
             }
         }
         self.sweep_if_worth_it();
-        true
     }
 
     fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: Key) {
@@ -217,6 +223,15 @@ impl LiveRecords {
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * mem::size_of::<Entry>() + self.last_of_key.allocation_size()
     }
+}
+
+/// Tells owners apart in the hash of a key. There are few of them, and whoever chooses their names runs the log, so a
+/// cheap one will do: what comes from outside is the transaction.
+fn mark_of(owner: &[u8]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = owner.as_chunks::<8>();
+    let short = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    words.iter().fold(short, |mark, word| mark.wrapping_mul(ODD) ^ u64::from_le_bytes(*word)).wrapping_mul(ODD)
 }
 
 fn decode(encoded: &[u8]) -> Record {

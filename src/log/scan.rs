@@ -44,28 +44,11 @@ impl Key {
 /// Reads the key of a record. `None`: the bytes encode no record, or not in the one way in which we encode it.
 pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
     let mut rest = encoded;
-    name(&mut rest)?;
-    let tag = encoded.len() - rest.len();
-    let does = match byte(&mut rest)? {
-        0 => Does::ReplacesEpoch,
-        1..=3 => Does::Adds,
-        4 => Does::Ends,
-        _ => return None,
-    };
-    let kind = encoded[tag];
-    if does == Does::ReplacesEpoch {
-        number(&mut rest)?;
-        // The epoch is not part of the key: the next one replaces it.
-        return rest.is_empty().then_some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
-    }
-    name(&mut rest)?;
-    number(&mut rest)?;
-    number(&mut rest)?;
-    let end = encoded.len() - rest.len();
-    match kind {
+    let key = key::<true>(encoded, &mut rest)?;
+    match encoded[usize::from(key.tag)] {
         1 => {
             for _ in 0..number(&mut rest)? {
-                name(&mut rest)?;
+                name::<true>(&mut rest)?;
             }
         }
         2 => work(&mut rest)?,
@@ -76,41 +59,90 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
         },
         _ => {}
     }
-    rest.is_empty().then_some(Key { does, tag: tag as u8, end: end as u8 })
+    rest.is_empty().then_some(key)
 }
 
+/// The same of a record that we have encoded ourselves: nothing needs to be checked, or looked at behind the key.
+pub(super) fn scan_own(encoded: &[u8]) -> Option<Key> {
+    key::<false>(encoded, &mut &*encoded)
+}
+
+#[inline]
+fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<Key> {
+    name::<CHECK>(rest)?;
+    let tag = encoded.len() - rest.len();
+    let does = match byte(rest)? {
+        0 => Does::ReplacesEpoch,
+        1..=3 => Does::Adds,
+        4 => Does::Ends,
+        _ => return None,
+    };
+    if does == Does::ReplacesEpoch {
+        number(rest)?;
+        // The epoch is not part of the key: the next one replaces it.
+        return Some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
+    }
+    name::<CHECK>(rest)?;
+    number(rest)?;
+    number(rest)?;
+    Some(Key { does, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
+}
+
+#[inline]
 fn byte(rest: &mut &[u8]) -> Option<u8> {
     let (first, behind) = rest.split_first()?;
     *rest = behind;
     Some(*first)
 }
 
-fn name(rest: &mut &[u8]) -> Option<()> {
+#[inline]
+fn name<const CHECK: bool>(rest: &mut &[u8]) -> Option<()> {
+    /// Which bytes a name may hold, as a table: this is asked some ten times a record.
+    const ALLOWED: [bool; 256] = {
+        let (mut allowed, mut byte) = ([false; 256], 0);
+        while byte < allowed.len() {
+            allowed[byte] = may_be_in_name(byte as u8);
+            byte += 1;
+        }
+        allowed
+    };
     let length = usize::from(byte(rest)?);
     if length == 0 || length > MAX_NAME_BYTES {
         return None;
     }
     let (name, behind) = rest.split_at_checked(length)?;
     *rest = behind;
-    name.iter().all(|byte| may_be_in_name(*byte)).then_some(())
+    (!CHECK || name.iter().fold(true, |all, byte| all & ALLOWED[usize::from(*byte)])).then_some(())
 }
 
 /// A number in postcard's encoding: seven bits a byte, lowest first, as few bytes as possible.
+#[inline]
 fn number(rest: &mut &[u8]) -> Option<u64> {
+    match rest.split_first() {
+        Some((&first, behind)) if first < 0x80 => {
+            *rest = behind;
+            Some(u64::from(first))
+        }
+        _ => long_number(rest),
+    }
+}
+
+fn long_number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
-    for at in 0..LONGEST_VARINT {
-        let byte = byte(rest)?;
+    for (at, &byte) in rest.iter().enumerate().take(LONGEST_VARINT) {
         if at == LONGEST_VARINT - 1 && byte > 1 {
             return None; // more than 64 bits
         }
         number |= u64::from(byte & 0x7f) << (7 * at);
         if byte < 0x80 {
+            *rest = &rest[at + 1..];
             return (byte != 0 || at == 0).then_some(number);
         }
     }
     None
 }
 
+#[inline]
 fn work(rest: &mut &[u8]) -> Option<()> {
     let length = usize::try_from(number(rest)?).ok()?;
     *rest = rest.split_at_checked(length)?.1;
@@ -174,6 +206,7 @@ mod tests {
             let encoded = encode(&record);
             assert_eq!(Record::decode(&encoded).as_ref(), Some(&record));
             check(&record, scan(&encoded).expect("a record"), &encoded);
+            assert_eq!(scan_own(&encoded), scan(&encoded));
         }
     }
 

@@ -43,7 +43,12 @@ pub fn live_numbers(log: &impl TransactionLog) -> Vec<u64> {
     live.iter().map(|record| record.fact.txn().unwrap().sequence()).collect()
 }
 
+/// Appends and waits. A log may do both faster in one, by having a caller who comes alone write himself; either way
+/// keeps every promise, so they take turns.
 pub fn commit(log: &impl TransactionLog, record: Record) -> Result<Lsn, LogError> {
+    if record.fact.txn().is_some_and(|txn| txn.sequence().is_multiple_of(2)) {
+        return log.commit(record);
+    }
     let lsn = log.append(record, Durability::Forced)?;
     log.wait(lsn).map(|()| lsn)
 }

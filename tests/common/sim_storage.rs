@@ -73,12 +73,20 @@ struct Inner {
     ops: u64,
     /// From this operation on nothing happens any more: the moment of the crash.
     freeze_at: Option<u64>,
-    /// The nth operation of a kind fails.
-    faults: Vec<(Op, u64, io::ErrorKind)>,
+    faults: Vec<Fault>,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
     forgotten: Option<Forgotten>,
     trace: Vec<(Op, PathBuf)>,
+}
+
+/// The nth operation of a kind, on names that end so, fails.
+#[derive(Debug)]
+struct Fault {
+    op: Op,
+    suffix: &'static str,
+    left: u64,
+    kind: io::ErrorKind,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -96,13 +104,20 @@ impl Inner {
         }
         self.ops += 1;
         self.trace.push((op, path.to_owned()));
-        if let Some(fault) = self.faults.iter_mut().find(|(kind, left, _)| *kind == op && *left > 0) {
-            fault.1 -= 1;
-            if fault.1 == 0 {
-                return Err(io::Error::new(fault.2, "injected"));
+        let hit =
+            |fault: &&mut Fault| fault.op == op && fault.left > 0 && path.to_string_lossy().ends_with(fault.suffix);
+        if let Some(fault) = self.faults.iter_mut().find(hit) {
+            fault.left -= 1;
+            if fault.left == 0 {
+                return Err(io::Error::new(fault.kind, "injected"));
             }
         }
         Ok(())
+    }
+
+    /// The name that a file has now.
+    fn path_of(&self, file: usize) -> Option<PathBuf> {
+        self.names.iter().find(|(_, named)| **named == file).map(|(path, _)| path.clone())
     }
 
     fn used(&self) -> usize {
@@ -158,12 +173,22 @@ impl SimStorage {
 
     /// Lets the nth operation of this kind from now on fail, and only that one.
     pub fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
-        self.inner().faults.push((op, nth, kind));
+        self.fail_on("", op, nth, kind);
+    }
+
+    /// The same, of those on names that end so.
+    pub fn fail_on(&self, suffix: &'static str, op: Op, nth: u64, kind: io::ErrorKind) {
+        self.inner().faults.push(Fault { op, suffix, left: nth, kind });
     }
 
     /// Leaves out all syncs of this kind from now on.
     pub fn forget(&self, syncs: Forgotten) {
         self.inner().forgotten = Some(syncs);
+    }
+
+    /// How many faults are waiting for their operations.
+    pub fn faults_to_come(&self) -> usize {
+        self.inner().faults.iter().filter(|fault| fault.left > 0).count()
     }
 
     /// No fault is waiting for its operation any more.
@@ -374,7 +399,8 @@ impl StorageFile for SimHandle {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.storage.inner();
-        inner.step(Op::Write, &self.path)?;
+        let path = inner.path_of(self.file).unwrap_or_else(|| self.path.clone());
+        inner.step(Op::Write, &path)?;
         let (file, offset) = (self.file, offset as usize);
         let growth = (offset + bytes.len()).saturating_sub(inner.files[file].current.len());
         if growth > 0 && inner.capacity.is_some_and(|capacity| inner.used() + growth > capacity) {
@@ -387,7 +413,8 @@ impl StorageFile for SimHandle {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.storage.inner();
-        let result = inner.step(Op::Sync, &self.path);
+        let path = inner.path_of(self.file).unwrap_or_else(|| self.path.clone());
+        let result = inner.step(Op::Sync, &path);
         let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
         if result.is_err() && frozen {
             return result;

@@ -5,7 +5,7 @@
 //! crash, and anything else that bears a segment's name is a reason to refuse.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -53,13 +53,21 @@ fn number_in(text: &str, suffix: &str) -> Option<u64> {
 /// What is in a log's directory.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// The segment that is the log, and what it holds; `None` where there is no log yet.
-    pub(super) newest: Option<(SegmentHeader, Recovered)>,
+    /// The segment that is the log; `None` where there is no log yet.
+    pub(super) newest: Option<Newest>,
     /// Segments that a newer one has replaced, oldest first. They go only after the next segment has its name: that
     /// of the newest may be one that a failed sync has lost, however well it can be listed.
     pub(super) replaced: Vec<PathBuf>,
     /// Segments that were never finished.
     pub(super) unfinished: Vec<PathBuf>,
+}
+
+/// The segment that is the log, as it was found.
+#[derive(Debug)]
+pub(super) struct Newest {
+    pub(super) header: SegmentHeader,
+    pub(super) recovered: Recovered,
+    pub(super) file: SegmentFile,
 }
 
 /// Reads the directory and changes nothing.
@@ -73,19 +81,19 @@ pub(super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Contents, LogErr
     let Some(newest) = numbers.pop() else {
         return Ok(Contents { newest: None, replaced, unfinished });
     };
-    let (header, recovered) = read_log(storage, dir, newest)?;
+    let newest = read_log(storage, dir, newest)?;
     for older in numbers {
-        check_replaced(storage, dir, older, &header)?;
+        check_replaced(storage, dir, older, &newest.header)?;
         replaced.push(dir.join(name(older)));
     }
-    Ok(Contents { newest: Some((header, recovered)), replaced, unfinished })
+    Ok(Contents { newest: Some(newest), replaced, unfinished })
 }
 
-fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHeader, Recovered), LogError> {
+fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<Newest, LogError> {
     let path = dir.join(name(number));
     let (header, mut file) = open_segment(storage, &path, number)?;
     match recover(&mut file, &header, &mut ()) {
-        Ok(recovered) => Ok((header, recovered)),
+        Ok(recovered) => Ok(Newest { header, recovered, file }),
         Err(unreadable) => Err(unreadable_at(&path, unreadable)),
     }
 }
@@ -117,6 +125,12 @@ impl Source for SegmentFile {
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_at(offset, buffer)
+    }
+}
+
+impl fmt::Debug for SegmentFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentFile").field("length", &self.length).finish_non_exhaustive()
     }
 }
 

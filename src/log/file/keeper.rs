@@ -4,7 +4,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
-    directory,
+    directory::{self, SegmentFile},
     format::SegmentHeader,
     queue::Upkeep,
     segment::Spare,
@@ -22,6 +22,9 @@ pub(super) struct Keeper {
     pub(super) log: LogId,
     /// The active segment's number; it only changes once a spare one is ready, and then by one.
     pub(super) active: u64,
+    /// The segment that opening has replaced and removed. Its space is given back once it is closed, which takes as long
+    /// as reading it where it is large, so that opening leaves it to the keeper.
+    pub(super) replaced: Option<SegmentFile>,
 }
 
 impl Keeper {
@@ -33,6 +36,7 @@ impl Keeper {
     }
 
     fn work(&mut self) -> io::Result<()> {
+        self.replaced = None;
         loop {
             match self.shared.next_upkeep() {
                 (Upkeep::Stop, _) => return Ok(()),

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    FileLog, Recovery, directory,
+    FileLog, Recovery,
+    directory::{self, Newest},
     format::{SegmentHeader, padded},
     keeper::Keeper,
     queue::{Ending, SegmentState},
@@ -112,11 +113,11 @@ impl FileLogOptions {
             .ok_or_else(|| LogError::Locked { path: dir.to_owned() })?;
         let mut contents = directory::read(storage, dir)?;
         directory::remove(storage, dir, &contents.unfinished).map_err(|error| refused(dir, dir, "clean up", error))?;
-        let (log, number, recovered) = match contents.newest {
-            Some((header, recovered)) => (header.log, header.number, recovered),
+        let (log, number, recovered, replaced) = match contents.newest {
+            Some(Newest { header, recovered, file }) => (header.log, header.number, recovered, Some(file)),
             None => {
                 sync_parent(storage, dir)?;
-                (LogId::random()?, 0, Recovered::default())
+                (LogId::random()?, 0, Recovered::default(), None)
             }
         };
         let bytes = size_for(self.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
@@ -144,6 +145,7 @@ impl FileLogOptions {
             dir: dir.to_owned(),
             log,
             active: segment.number(),
+            replaced,
         };
         let keeper = start("ringpact-keeper").spawn(move || keeper.run()).map_err(failed)?;
         let writer = Writer {

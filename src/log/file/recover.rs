@@ -68,34 +68,41 @@ pub(super) trait Source {
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// So much is read at a time: few calls, and little more memory than the batch that is looked at.
-const CHUNK: usize = 1 << 20;
+/// So much is read at a time: few calls, and what was read is still in the processor's cache when it is looked at.
+const CHUNK: usize = 256 << 10;
 
 /// A part of a source. It only moves forward, and reads nothing twice.
 struct Window<'a> {
     source: &'a mut dyn Source,
-    /// Where it begins.
+    /// Where what is still needed begins, in the source and in the buffer.
     begin: u64,
-    /// What was read and is still needed lies from `skipped` on.
-    buffer: Vec<u8>,
     skipped: usize,
+    /// Its first `filled` bytes were read.
+    buffer: Vec<u8>,
+    filled: usize,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    const fn new(source: &'a mut dyn Source) -> Self {
+        Self { source, begin: 0, skipped: 0, buffer: Vec::new(), filled: 0 }
+    }
+
     /// The bytes from `offset` on, which is never before that of an earlier call: so many, or up to the source's end.
     fn bytes(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         self.skipped += (offset - self.begin) as usize; // never beyond what was read
         self.begin = offset;
-        let wanted = wanted.min(usize::try_from(self.source.length() - offset).unwrap_or(usize::MAX));
-        if self.buffer.len() - self.skipped < wanted {
-            self.buffer.drain(..self.skipped);
-            self.skipped = 0;
-            let had = self.buffer.len();
-            let left = self.source.length() - offset - had as u64;
-            let more = ((wanted - had).max(CHUNK) as u64).min(left) as usize;
-            self.buffer.try_reserve(more).map_err(|_| io::ErrorKind::OutOfMemory)?;
-            self.buffer.resize(had + more, 0);
-            self.source.read(offset + had as u64, &mut self.buffer[had..])?;
+        let left = self.source.length() - offset;
+        let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+        if self.filled - self.skipped < wanted {
+            self.buffer.copy_within(self.skipped..self.filled, 0);
+            (self.filled, self.skipped) = (self.filled - self.skipped, 0);
+            let end = (wanted.max(CHUNK) as u64).min(left) as usize;
+            if self.buffer.len() < end {
+                self.buffer.try_reserve(end - self.buffer.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                self.buffer.resize(end, 0);
+            }
+            self.source.read(offset + self.filled as u64, &mut self.buffer[self.filled..end])?;
+            self.filled = end;
         }
         Ok(&self.buffer[self.skipped..self.skipped + wanted])
     }
@@ -108,7 +115,7 @@ pub(super) fn recover(
     visitor: &mut impl Visitor,
 ) -> Result<Recovered, Unreadable> {
     let length = source.length();
-    let window = Window { source, begin: 0, buffer: Vec::new(), skipped: 0 };
+    let window = Window::new(source);
     let mut reader = Reader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
     reader.window.bytes(0, BLOCK as usize).map_err(Unreadable::Io)?;
     let mut offset = BLOCK;

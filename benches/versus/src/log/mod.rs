@@ -1,7 +1,8 @@
 //! Logs: every implementation makes records of 128 bytes durable, and each client waits until its own is.
 //!
 //! The sketches are group committers without a format, checks, collection or recovery: the bound of what a log can
-//! reach here. `bare` is one write and sync with nothing around it. Threads go one commit after the other; tasks do so on
+//! reach here. `ringpact` commits one record, as everybody else does; `ringpact-with-ends` is a transaction, which takes
+//! two. `bare` is one write and sync with nothing around it. Threads go one commit after the other; tasks do so on
 //! a runtime of two workers. Everybody writes to the same file system.
 
 mod bare;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 
 use crate::report::Report;
 use load::Blocking;
+use ringpact::Commit;
 
 /// Of each record.
 const RECORD_BYTES: usize = 128;
@@ -55,6 +57,10 @@ pub struct Options {
     #[arg(long, default_value_t = 1_000)]
     milliseconds: u64,
 
+    /// Records in the log that is opened; 0: none is.
+    #[arg(long, default_value_t = 1_000_000)]
+    records: u64,
+
     /// Only implementations with one of these in their names.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -64,11 +70,12 @@ pub struct Options {
 type Open = fn(&Path, usize) -> io::Result<Box<dyn Blocking>>;
 
 /// Those that threads wait for.
-const BLOCKING: [(&str, Open); 9] = [
+const BLOCKING: [(&str, Open); 10] = [
     ("bare", |dir, _| Ok(Box::new(bare_sync::Bare::open(dir)?))),
     ("sketch-futex", |dir, clients| Ok(Box::new(sketch_futex::Sketch::open(dir, clients)?))),
     ("sketch-epoch", |dir, _| Ok(Box::new(sketch_epoch::Sketch::open(dir)?))),
-    ("ringpact", |dir, _| Ok(Box::new(ringpact::Log::open(dir)?))),
+    ("ringpact", |dir, _| Ok(Box::new(ringpact::Log::open(dir, Commit::One)?))),
+    ("ringpact-with-ends", |dir, _| Ok(Box::new(ringpact::Log::open(dir, Commit::WithEnd)?))),
     ("raft-engine", |dir, _| Ok(Box::new(raft_engine::Peer::open(dir)?))),
     ("okaywal", |dir, _| Ok(Box::new(okaywal::Peer::open(dir)?))),
     ("redb", |dir, _| Ok(Box::new(redb::Peer::open(dir)?))),
@@ -77,7 +84,7 @@ const BLOCKING: [(&str, Open); 9] = [
 ];
 
 /// Those that tasks wait for.
-const ASYNC: [&str; 2] = ["sketch-wakers", "ringpact"];
+const ASYNC: [&str; 3] = ["sketch-wakers", "ringpact", "ringpact-with-ends"];
 
 /// Measures, prints the table, writes the CSV.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -94,9 +101,9 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         eprintln!("{clients} tasks ...");
         tasks(&mut report, *clients, rounds, time, &is_chosen)?;
     }
-    if is_chosen("ringpact") {
+    if is_chosen("ringpact") && options.records > 0 {
         eprintln!("opening ...");
-        opening::measure(&mut report, rounds, if options.quick { 20_000 } else { 1_000_000 })?;
+        opening::measure(&mut report, rounds, if options.quick { 20_000 } else { options.records })?;
     }
     println!("{}", report.markdown());
     let path = report.write_csv("log")?;
@@ -166,7 +173,8 @@ fn tasks(
             let dir = fresh_dir()?;
             let one = match *name {
                 "sketch-wakers" => load::tasks(&sketch_wakers::Sketch::open(dir.path())?, clients, time),
-                _ => load::tasks(&ringpact::Log::open(dir.path())?, clients, time),
+                "ringpact" => load::tasks(&ringpact::Log::open(dir.path(), Commit::One)?, clients, time),
+                _ => load::tasks(&ringpact::Log::open(dir.path(), Commit::WithEnd)?, clients, time),
             };
             found.entry(name).or_default().push(one);
         }

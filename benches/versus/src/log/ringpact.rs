@@ -1,5 +1,4 @@
-//! This library's log. A commit is a forced record of 128 bytes encoded, as of a participant's promise; it is ended by
-//! a lazy one once it is durable, as a coordinator does, so that the log has something to collect.
+//! This library's log: as all others, one record of 128 bytes a commit; and as a transaction, two.
 
 use std::{cell::RefCell, future::poll_fn, io, path::Path, sync::Arc};
 
@@ -13,46 +12,84 @@ use super::{
 /// What a record takes beside its work: two names, a tag, an epoch, a number, a length.
 pub const AROUND_WORK: usize = 18;
 
-pub struct Log {
-    pub log: Arc<FileLog>,
-    owner: Name,
+/// What an end takes beside its two names: their lengths, a tag, an epoch, a number.
+const AROUND_NAMES: usize = 8;
+
+/// What a client makes durable.
+#[derive(Clone, Copy)]
+pub enum Commit {
+    /// One record of 128 bytes, which ends a transaction: as a participant's commit does.
+    One,
+    /// A forced record of 128 bytes, a promise, which is live from then on; and once it is durable a lazy one, its end,
+    /// as a coordinator would write it. So the log has twice the records, and something to collect.
+    WithEnd,
 }
 
-/// Each task has a name of its own, as each participant would: no count of references that all share.
+pub struct Log {
+    pub log: Arc<FileLog>,
+    commit: Commit,
+    names: Names,
+}
+
+impl Log {
+    pub fn open(dir: &Path, commit: Commit) -> io::Result<Self> {
+        let log = FileLog::open(dir.join("ringpact")).map_err(io::Error::other)?;
+        Ok(Self { log: Arc::new(log), commit, names: Names::new() })
+    }
+}
+
+/// Each task has names of its own, as each participant would: no count of references that all share.
 impl Clone for Log {
     fn clone(&self) -> Self {
-        Self { log: self.log.clone(), owner: name() }
+        Self { log: self.log.clone(), commit: self.commit, names: Names::new() }
+    }
+}
+
+struct Names {
+    short: Name,
+    /// Two of them make an end as long as the others' records.
+    long: Name,
+}
+
+thread_local! {
+    /// So has each thread.
+    static NAMES: RefCell<Names> = RefCell::new(Names::new());
+}
+
+impl Names {
+    fn new() -> Self {
+        let name = |text: &str| Name::new(text).expect("a valid name");
+        Self { short: name("goods"), long: name(&"goods".repeat(12)[..(RECORD_BYTES - AROUND_NAMES) / 2]) }
+    }
+
+    /// The record to be made durable, and what ends it afterwards.
+    fn records(&self, commit: Commit, number: u64) -> (Record, Option<Record>) {
+        let record = |owner: &Name, fact| Record { owner: owner.clone(), fact };
+        let txn = |name: &Name| TxnId::new(name.clone(), Epoch::new(1), number);
+        match commit {
+            Commit::One => (record(&self.long, Fact::Ended { txn: txn(&self.long) }), None),
+            Commit::WithEnd => {
+                let work = vec![7; RECORD_BYTES - AROUND_WORK];
+                let promise = record(&self.short, Fact::Prepared { txn: txn(&self.short), work });
+                (promise, Some(record(&self.short, Fact::Ended { txn: txn(&self.short) })))
+            }
+        }
     }
 }
 
 impl Log {
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        let log = FileLog::open(dir.join("ringpact")).map_err(io::Error::other)?;
-        Ok(Self { log: Arc::new(log), owner: name() })
+    fn end(&self, end: Option<Record>) {
+        if let Some(end) = end {
+            self.log.append(end, Durability::Lazy).expect("there is room");
+        }
     }
-}
-
-fn name() -> Name {
-    Name::new("goods").expect("a valid name")
-}
-
-thread_local! {
-    /// Each thread has a name of its own, as each participant would: no shared count of references.
-    static NAME: RefCell<Name> = RefCell::new(Name::new("goods").expect("a valid name"));
-}
-
-fn promise(owner: &Name, number: u64) -> (TxnId, Record) {
-    let txn = TxnId::new(owner.clone(), Epoch::new(1), number);
-    let work = vec![7; RECORD_BYTES - AROUND_WORK];
-    (txn.clone(), Record { owner: owner.clone(), fact: Fact::Prepared { txn, work } })
 }
 
 impl Blocking for Log {
     fn commit(&self, _client: usize, number: u64) {
-        let (txn, record) = NAME.with_borrow(|name| promise(name, number));
-        let owner = record.owner.clone();
+        let (record, end) = NAMES.with_borrow(|names| names.records(self.commit, number));
         self.log.commit(record).expect("there is room, and the disk works");
-        self.log.append(Record { owner, fact: Fact::Ended { txn } }, Durability::Lazy).expect("there is room");
+        self.end(end);
     }
 
     fn syncs(&self) -> Option<u64> {
@@ -62,10 +99,9 @@ impl Blocking for Log {
 
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
-        let (txn, record) = promise(&self.owner, number);
-        let owner = record.owner.clone();
+        let (record, end) = self.names.records(self.commit, number);
         let lsn = self.log.append(record, Durability::Forced).expect("there is room");
         poll_fn(|context| self.log.poll_durable(lsn, context)).await.expect("the disk works");
-        self.log.append(Record { owner, fact: Fact::Ended { txn } }, Durability::Lazy).expect("there is room");
+        self.end(end);
     }
 }
