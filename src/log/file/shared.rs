@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
-    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -22,12 +21,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
-    queue::{Admission, Batch, Ending, Queue, SegmentState, Upkeep, Work},
+    queue::{Admission, Batch, Ending, Queue, SegmentState, Work},
     segment::{Spare, framed_bytes},
     wakers::Wakers,
     writer::Pen,
 };
 use crate::log::{Durability, LiveRecords, LogError, LogStats, Lsn};
+
+mod threads;
 
 /// The shared side of a log.
 #[derive(Debug)]
@@ -329,228 +330,6 @@ impl Shared {
     }
 }
 
-/// The writer's side.
-impl Shared {
-    /// Lays the pen down until there is something to do, and says what. Where the last batch has no seal yet,
-    /// `seal_after` is how long there must be nothing to do before it gets one. A batch to write is in the pen's buffer.
-    pub(super) fn next_work(&self, pen: Box<Pen>, seal_after: Duration) -> (Box<Pen>, Work) {
-        let mut guarded = self.queue.lock();
-        guarded.pen = Some(pen);
-        loop {
-            let mut sleep = Sleep::UntilSeal;
-            if guarded.pen.is_some() && guarded.queue.has_work() {
-                drop(guarded);
-                if let Some(found) = self.take_work() {
-                    return found;
-                }
-                guarded = self.queue.lock();
-                continue;
-            }
-            if guarded.pen.as_ref().is_some_and(|pen| pen.segment.is_sealed()) {
-                sleep = Sleep::Forever;
-            }
-            let before = guarded.queue.batches;
-            guarded.writer_sleeps = Some(sleep);
-            let timed_out = match sleep {
-                Sleep::UntilSeal => self.work.wait_for(&mut guarded, seal_after).timed_out(),
-                Sleep::Forever => {
-                    self.work.wait(&mut guarded);
-                    false
-                }
-            };
-            // Who had something for the writer to do has also woken it up.
-            let is_idle = guarded.writer_sleeps.take().is_some() && timed_out && guarded.queue.batches == before;
-            if is_idle && let Some(pen) = guarded.pen.take_if(|pen| !pen.segment.is_sealed()) {
-                if let Some(seal) = guarded.queue.take_seal() {
-                    return (pen, seal);
-                }
-                guarded.pen = Some(pen);
-            }
-        }
-    }
-
-    /// Takes the pen, if it is there, and something to do, if there is anything. The records of a batch are folded into
-    /// the live ones before anything else can look at those.
-    fn take_work(&self) -> Option<(Box<Pen>, Work)> {
-        let mut live = self.live.lock();
-        let mut guarded = self.queue.lock();
-        let mut pen = guarded.pen.take()?;
-        let Some(work) = guarded.queue.next_work(&mut pen.buffer) else {
-            guarded.pen = Some(pen);
-            return None;
-        };
-        self.wake_keeper(&mut guarded);
-        drop(guarded);
-        if let Work::Write(batch) = work {
-            self.fold(&mut live, &pen, batch);
-            self.room.notify_all();
-        }
-        Some((pen, work))
-    }
-
-    fn fold(&self, live: &mut LiveRecords, pen: &Pen, batch: Batch) {
-        self.fold_frames(live, &pen.buffer[batch.folded..]);
-    }
-
-    fn fold_frames(&self, live: &mut LiveRecords, frames: &[u8]) {
-        fold(live, frames);
-        let mut guarded = self.queue.lock();
-        guarded.queue.unfolded_bytes -= frames.len() as u64;
-        guarded.queue.live_bytes = framed_bytes(live);
-    }
-
-    /// A caller who has written lays the pen down: says to all who wait for the batch that it is durable, and leaves
-    /// what has come meanwhile to the writer.
-    pub(super) fn lay_down(&self, mut pen: Box<Pen>, batch: Batch, written: io::Result<()>) {
-        let mut wakers = mem::take(&mut pen.wakers);
-        let mut guarded = self.queue.lock();
-        match written {
-            Ok(()) => self.now_durable(&mut guarded, batch, &mut wakers),
-            Err(error) => guarded.queue.broken = Some(error),
-        }
-        let unsealed = !pen.segment.is_sealed();
-        guarded.pen = Some(pen);
-        if guarded.queue.has_work() || unsealed && guarded.writer_sleeps == Some(Sleep::Forever) {
-            self.wake_writer(&mut guarded);
-        }
-        drop(guarded);
-        self.gate(batch.number).open();
-        self.room.notify_all();
-        wakers.wake_all();
-    }
-
-    /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
-    pub(super) fn closed_cleanly(&self) -> Option<Lsn> {
-        let guarded = self.queue.lock();
-        (guarded.queue.ending == Some(Ending::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
-    }
-
-    /// Takes all that was accepted into one batch, to be carried over with all that is live into the spare segment. The
-    /// live records stay locked meanwhile, so that nothing accepted later is among them.
-    pub(super) fn carry_over(&self, pen: &mut Pen) -> Option<(Spare, Carried)> {
-        let mut live = self.live.lock();
-        let (spare, batch) = {
-            let mut guarded = self.queue.lock();
-            let spare = guarded.spare.take()?;
-            let batch = guarded.queue.take_into_spare(spare.bytes(), &mut pen.buffer);
-            (spare, batch)
-        };
-        self.fold(&mut live, pen, batch);
-        let (frames, count) = frame_live(&live);
-        self.queue.lock().queue.carried(frames.len() as u64);
-        Some((spare, Carried { batch, frames, count }))
-    }
-
-    /// The batch is durable: says so to all who wait for it. `wakers` is the writer's own list, empty.
-    pub(super) fn complete(&self, batch: Batch, wakers: &mut Wakers) {
-        let mut guarded = self.queue.lock();
-        self.now_durable(&mut guarded, batch, wakers);
-        drop(guarded);
-        self.gate(batch.number).open();
-        self.room.notify_all();
-        wakers.wake_all();
-    }
-
-    fn now_durable(&self, guarded: &mut Guarded, batch: Batch, wakers: &mut Wakers) {
-        let queue = &mut guarded.queue;
-        debug_assert!(queue.in_flight && queue.taken == batch.last, "only what is in flight completes");
-        if queue.is_broken() {
-            return; // something else has failed meanwhile, and failure is final; the writer tells everybody
-        }
-        self.durable.store(batch.last.number(), Ordering::Release);
-        queue.in_flight = false;
-        queue.stats.syncs += 1;
-        mem::swap(&mut queue.wakers_in_flight, wakers);
-    }
-
-    /// The writer is gone, for this reason or in peace: wakes everybody there is.
-    pub(super) fn stop(&self, failure: Option<io::Error>) {
-        let mut guarded = self.queue.lock();
-        let queue = &mut guarded.queue;
-        queue.stopped = true;
-        if let Some(error) = queue.broken.take().or(failure) {
-            queue.failure.get_or_insert(Arc::new(error));
-        }
-        self.stopped.store(true, Ordering::Release);
-        let mut wakers = mem::take(&mut queue.wakers_in_flight);
-        wakers.append(mem::take(&mut queue.wakers_filling));
-        drop(guarded);
-        self.room.notify_all();
-        self.gates.iter().for_each(Gate::open);
-        wakers.wake_all();
-    }
-}
-
-/// The keeper's side.
-impl Shared {
-    /// Waits until there is something to do besides writing, and says what. The spare segment that there was comes with
-    /// the order for another one.
-    pub(super) fn next_upkeep(&self) -> (Upkeep, Option<Spare>) {
-        let mut guarded = self.queue.lock();
-        loop {
-            if let Some(upkeep) = guarded.queue.next_upkeep() {
-                let replaced = if let Upkeep::Prepare(_) = upkeep { guarded.spare.take() } else { None };
-                return (upkeep, replaced);
-            }
-            // A segment that somebody waits for may have to wait for the writer, who may not know: records that were
-            // accepted since, lazily, need the spare segment that there is.
-            if guarded.queue.has_work() {
-                self.wake_writer(&mut guarded);
-            }
-            guarded.keeper_sleeps = true;
-            self.upkeep.wait(&mut guarded);
-            guarded.keeper_sleeps = false;
-        }
-    }
-
-    /// An attempt to prepare a spare segment has ended: with one, or for want of room.
-    pub(super) fn prepared(&self, result: Result<Spare, io::Error>) {
-        let mut guarded = self.queue.lock();
-        guarded.queue.spare.ended += 1;
-        match result {
-            Ok(spare) => {
-                (guarded.queue.spare.ready, guarded.queue.spare.full) = (Some(spare.bytes()), None);
-                guarded.spare = Some(spare);
-            }
-            Err(error) => guarded.queue.spare.full = Some(Arc::new(error)),
-        }
-        drop(guarded);
-        self.room.notify_all();
-    }
-
-    /// The segment with this number was replaced: the keeper may remove it.
-    pub(super) fn replaced(&self, number: u64) {
-        let mut guarded = self.queue.lock();
-        guarded.queue.replaced(number);
-        self.wake_keeper(&mut guarded);
-    }
-
-    /// Something has failed outside of the writer, which is to stop for it.
-    pub(super) fn broke(&self, error: io::Error) {
-        let mut guarded = self.queue.lock();
-        guarded.queue.broken.get_or_insert(error);
-        self.wake_writer(&mut guarded);
-    }
-
-    /// The writer has stopped, for this reason or in peace; the keeper has nothing more to do.
-    pub(super) fn dismiss_keeper(&self, failure: Option<io::Error>) {
-        let mut guarded = self.queue.lock();
-        if let Some(error) = failure {
-            guarded.queue.broken.get_or_insert(error);
-        }
-        guarded.queue.keeper_dismissed = true;
-        guarded.keeper_sleeps = false;
-        drop(guarded);
-        self.upkeep.notify_one();
-    }
-
-    /// What the keeper left undone.
-    pub(super) fn left_undone(&self) -> (Option<u64>, Option<Spare>) {
-        let mut guarded = self.queue.lock();
-        (guarded.queue.to_remove.take(), guarded.spare.take())
-    }
-}
-
 /// How a caller's record becomes durable.
 pub(super) enum Lead {
     /// By the writer, with this batch.
@@ -563,12 +342,6 @@ impl Guarded {
     fn wakers_of(&mut self, batch: u64) -> &mut Wakers {
         let queue = &mut self.queue;
         if batch == queue.batches { &mut queue.wakers_in_flight } else { &mut queue.wakers_filling }
-    }
-}
-
-fn fold(live: &mut LiveRecords, frames: &[u8]) {
-    for (lsn, encoded) in format::frames(frames) {
-        live.apply_own(lsn, encoded);
     }
 }
 
