@@ -4,7 +4,9 @@ use super::{CIRCLE, Position};
 
 /// The tokens of nodes with these weights, in clockwise order: `tokens` for each unit of weight.
 ///
-/// All arcs are equally wide, to a position, so shares are exact. The order goes in `tokens` rounds, in each of which
+/// All arcs are equally wide, to a position, so shares are exact. The first token stands half an arc from the start of
+/// the circle: whole arcs from it, tokens would come to stand on the very ends of a table's buckets, where a line can't
+/// hold them. The order goes in `tokens` rounds, in each of which
 /// every node stands as often as its weight, shuffled. So the arcs of a node are spread around the circle, and behind
 /// each of them comes another node: when one fails, many share its load. The shuffle is a fixed one: it depends on
 /// nothing but the weights and `tokens`.
@@ -19,8 +21,8 @@ pub(super) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
         shuffle.apply(&mut round);
         part_neighbours(&mut round, before);
         for owner in &round {
-            let passed = entries.len() as u128 + 1;
-            entries.push((Position::new((passed * CIRCLE / total - 1) as u64), *owner));
+            let halves = 2 * entries.len() as u128 + 1;
+            entries.push((Position::new((halves * CIRCLE / (2 * total) - 1) as u64), *owner));
         }
     }
     entries
