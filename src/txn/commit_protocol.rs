@@ -15,7 +15,7 @@
 //! | Preparing | all votes are in, one of them Yes: to Deciding; none of them Yes: to Ended, nothing to carry out |
 //! | | a No, a failure or the time-out: to RollingBack, at once |
 //! | Deciding | the decision's record is durable: to Committing |
-//! | | the log refuses the record: to RollingBack; the log fails with the record in flight: to Indeterminate |
+//! | | the log refuses the record: to RollingBack; the log fails, or has failed before: to Indeterminate |
 //! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate" |
 //! | Committing | every branch has acknowledged: to Ended |
 //! | RollingBack | every branch has acknowledged: to Ended |
@@ -53,7 +53,7 @@ pub enum Input {
     AppendRefused,
     /// All records up to this one are durable.
     Durable(Lsn),
-    /// The log failed; records in flight are indeterminate.
+    /// The log failed, now or before; nothing is known for certain of records that were given to it.
     LogFailed,
     /// Time has passed; see [`CommitProtocol::deadline`].
     Tick,
