@@ -9,13 +9,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use thiserror::Error;
 
 use super::{
-    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction, TransactionState,
+    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction,
     driver::Sweep,
     recovery::{self, Tally},
     shared::{Answers, Member, Promises, Shared},
@@ -120,28 +120,7 @@ impl Coordinator {
     /// seen as what it is. O(n log n) in the transactions that are open.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
-        let now = Instant::now();
-        let mut transactions: Vec<_> = self.shared.tasks().iter().map(|task| task.status(now)).collect();
-        transactions.retain(|transaction| transaction.state != TransactionState::Ended);
-        transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
-        let inquiries = self.shared.inquiries();
-        let mut status = CoordinatorStatus {
-            unanswered: inquiries.len(),
-            unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
-            in_flight: self.shared.admission.in_flight(),
-            log_queue: self.shared.admission.queued(self.shared.log.durable()),
-            ..CoordinatorStatus::default()
-        };
-        for transaction in &transactions {
-            *match transaction.state {
-                TransactionState::Active => &mut status.begun,
-                TransactionState::Parked(_) => &mut status.parked,
-                TransactionState::Heuristic(..) => &mut status.heuristic,
-                TransactionState::Indeterminate => &mut status.indeterminate,
-                _ => &mut status.settling,
-            } += 1;
-        }
-        CoordinatorStatus { transactions, ..status }
+        self.shared.status()
     }
 
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
@@ -245,6 +224,17 @@ impl CoordinatorBuilder {
     /// participants work side by side, and slow down only the transactions that they are in.
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
         self.endpoint(name, Pooled::new(participant, threads))
+    }
+
+    /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no thread waits for it.
+    #[cfg(feature = "tokio")]
+    pub fn async_participant(
+        self,
+        name: &str,
+        participant: impl crate::participant::AsyncParticipant,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
     }
 
     /// Adds a participant that is reached in some other way.

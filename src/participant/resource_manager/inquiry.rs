@@ -50,24 +50,24 @@ impl<S: Service> ResourceManager<S> {
         let until = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
         let (tell, told) = mpsc::channel();
         let mut inquired = Inquired::default();
-        let mut asked = 0;
+        let mut waited_for = 0_usize;
         for (branch, endpoint) in self.unfinished() {
             let Some(endpoint) = endpoint else {
                 inquired.left += 1;
                 continue;
             };
-            asked += 1;
+            waited_for += 1;
             let tell = tell.clone();
             let of = branch.clone();
             // Whoever asked may have stopped waiting; the answer is then of no use to anybody.
             let reply = Reply::new(move |answer| drop(tell.send((of, answer))));
             endpoint.send(Request::Verdict { branch }, reply);
         }
-        for _ in 0..asked {
+        while waited_for > 0 {
             let Ok((branch, answer)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) else {
                 break;
             };
-            asked -= 1;
+            waited_for -= 1;
             let Ok(Response::Verdict { verdict, .. }) = answer else {
                 inquired.left += 1;
                 continue;
@@ -79,7 +79,7 @@ impl<S: Service> ResourceManager<S> {
                 Err(_) => &mut inquired.left,
             } += 1;
         }
-        inquired.left += asked;
+        inquired.left += waited_for;
         inquired
     }
 
