@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -73,9 +73,20 @@ impl Subscriber for Notes {
     fn exit(&self, _: &span::Id) {}
 }
 
-fn open(a: &Scripted, b: &Scripted) -> Coordinator {
+/// One subscriber for the process: whether a span is wanted at all is remembered across threads.
+fn notes() -> Notes {
+    static NOTES: OnceLock<Notes> = OnceLock::new();
+    let install = || {
+        let notes = Notes::default();
+        tracing::subscriber::set_global_default(notes.clone()).expect("nobody else sets one");
+        notes
+    };
+    NOTES.get_or_init(install).clone()
+}
+
+fn open(name: &str, a: &Scripted, b: &Scripted) -> Coordinator {
     let policy = Policy { park_after_attempts: 1, ..Policy::default() };
-    let builder = Coordinator::builder(MemoryLog::new()).name("c").policy(policy);
+    let builder = Coordinator::builder(MemoryLog::new()).name(name).policy(policy);
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
 }
 
@@ -88,14 +99,13 @@ fn commit(coordinator: &Coordinator) -> Result<(), ringpact::CommitError> {
 
 #[test]
 fn a_transaction_is_a_span_with_its_phases_and_branches() {
-    let notes = Notes::default();
-    tracing::subscriber::with_default(notes.clone(), || {
-        commit(&open(&Scripted::new(), &Scripted::new())).unwrap();
-    });
-    let spans: Vec<_> = notes.0.spans.lock().values().cloned().collect();
-    let within = "transaction txn=c:1:1 > phase phase=";
+    let notes = notes();
+    commit(&open("spans", &Scripted::new(), &Scripted::new())).unwrap();
+    let mine = |span: &&String| span.starts_with("transaction txn=spans:1:1");
+    let spans: Vec<_> = notes.0.spans.lock().values().filter(mine).cloned().collect();
+    let within = "transaction txn=spans:1:1 > phase phase=";
     let named = |what: &str| spans.iter().filter(|span| span.starts_with(&format!("{within}{what}"))).count();
-    assert!(spans.iter().any(|span| span == "transaction txn=c:1:1 outcome=\"committed\""), "{spans:#?}");
+    assert!(spans.iter().any(|span| span == "transaction txn=spans:1:1 outcome=\"committed\""), "{spans:#?}");
     for phase in ["\"active\"", "\"prepare\"", "\"decide\"", "\"commit\""] {
         assert_eq!(spans.iter().filter(|span| **span == format!("{within}{phase}")).count(), 1, "{phase}: {spans:#?}");
     }
@@ -110,12 +120,10 @@ fn a_transaction_is_a_span_with_its_phases_and_branches() {
 
 #[test]
 fn what_waits_for_an_operator_is_a_warning() {
-    let notes = Notes::default();
-    tracing::subscriber::with_default(notes.clone(), || {
-        commit(&open(&Scripted::new(), &Scripted::failing(Verb::Commit, broken()))).unwrap();
-        let unknown = Scripted::failing(Verb::Commit, ParticipantError::UnknownBranch);
-        commit(&open(&Scripted::new(), &unknown)).unwrap_err();
-    });
+    let notes = notes();
+    commit(&open("parked", &Scripted::new(), &Scripted::failing(Verb::Commit, broken()))).unwrap();
+    let unknown = Scripted::failing(Verb::Commit, ParticipantError::UnknownBranch);
+    commit(&open("unknown", &Scripted::new(), &unknown)).unwrap_err();
     let events = notes.0.events.lock().clone();
     let warned = |state: &str| events.iter().any(|event| event.starts_with("WARN") && event.contains(state));
     assert!(warned("parked while committing") && warned("heuristic: hazard"), "{events:#?}");
@@ -137,7 +145,7 @@ fn counters_histograms_and_gauges_tell_what_happened() {
     let snapshotter = recorder.snapshotter();
     recorder.install().expect("this is the only test that installs one");
     let b = Scripted::new();
-    let coordinator = open(&Scripted::new(), &b);
+    let coordinator = open("counted", &Scripted::new(), &b);
     commit(&coordinator).unwrap();
     commit(&coordinator).unwrap();
     drop(coordinator.begin());
@@ -171,16 +179,17 @@ fn counters_histograms_and_gauges_tell_what_happened() {
         let Some(DebugValue::Histogram(recorded)) = all.get(histogram) else { panic!("{histogram} in {all:#?}") };
         assert!(!recorded.is_empty() && recorded.iter().all(|seconds| (0.0..60.0).contains(&seconds.0)));
     }
-    // Gauges are set once a second.
-    let gauge = |name: &str| match values(&snapshotter).get(&format!("{name}{{coordinator=c}}")) {
-        Some(DebugValue::Gauge(value)) => Some(value.0),
-        _ => None,
-    };
+    // Gauges are set once a second, and reading this recorder sets them to nothing.
+    let mut seen = BTreeMap::new();
     eventually("the gauges are set", Duration::from_secs(5), || {
-        gauge("ringpact_parked") == Some(1.0) && gauge("ringpact_in_flight") == Some(1.0)
+        for (name, value) in values(&snapshotter) {
+            if let (DebugValue::Gauge(value), true) = (value, name.ends_with("{coordinator=counted}")) {
+                let most: &mut f64 = seen.entry(name.replace("{coordinator=counted}", "")).or_default();
+                *most = most.max(value.0);
+            }
+        }
+        ["ringpact_in_flight", "ringpact_in_doubt", "ringpact_parked"].iter().all(|name| seen.get(*name) == Some(&1.0))
     });
+    assert_eq!((seen["ringpact_heuristic"], seen["ringpact_log_queue"]), (0.0, 0.0));
     drop(held);
-    for name in ["ringpact_in_doubt", "ringpact_heuristic", "ringpact_log_queue"] {
-        eventually(name, Duration::from_secs(5), || gauge(name).is_some());
-    }
 }

@@ -88,10 +88,7 @@ impl Watch {
         #[cfg(feature = "tracing")]
         {
             self.phase_span = match state {
-                TransactionState::Ended => {
-                    self.transaction = tracing::Span::none();
-                    tracing::Span::none()
-                }
+                TransactionState::Ended => tracing::Span::none(),
                 _ => tracing::info_span!(parent: &self.transaction, "phase", phase),
             };
             if let TransactionState::Parked(_) | TransactionState::Heuristic(..) | TransactionState::Indeterminate =
