@@ -230,8 +230,12 @@ impl Task {
                     match result {
                         Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
                         Err(error) => {
+                            // Nothing is known for certain of a log whose write or sync has failed, not even what a
+                            // refusal says: neither answer is given on its word.
+                            let is_poisoned = matches!(error, LogError::Poisoned { .. });
                             state.log_error = Some(error);
-                            state.protocol.handle(now, Input::AppendRefused);
+                            let input = if is_poisoned { Input::LogFailed } else { Input::AppendRefused };
+                            state.protocol.handle(now, input);
                         }
                     }
                 }

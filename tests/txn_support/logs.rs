@@ -125,6 +125,8 @@ pub enum LogFault {
     FailsAfterWriting,
     /// A decision is lost in a failed sync; after a restart it is not there.
     FailsBeforeWriting,
+    /// A sync has failed before: everything is refused.
+    HasFailed,
 }
 
 /// Fails at decisions, from [`FaultyLog::break_down`] on.
@@ -166,6 +168,7 @@ impl TransactionLog for FaultyLog {
                 path: "test".into(),
                 error: Arc::new(io::Error::other("the test wants a full disk")),
             }),
+            LogFault::HasFailed => self.failure().and_then(|()| self.inner.append(record, durability)),
             LogFault::FailsAfterWriting => self.inner.append(record, Durability::Forced),
             LogFault::FailsBeforeWriting => self.inner.append(record, Durability::Lazy),
         }
