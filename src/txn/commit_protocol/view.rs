@@ -197,11 +197,11 @@ impl CommitProtocol {
             Decision::Rollback => Heuristic::RolledBack,
         };
         let own = self.branches.iter().filter_map(|branch| match branch.step {
-            Step::Heuristic { outcome, .. } => Some(outcome),
+            Step::Heuristic(outcome) => Some(outcome),
             _ => None,
         });
         let own = own.reduce(Heuristic::and)?;
-        let all = self.branches.iter().all(|branch| matches!(branch.step, Step::Heuristic { .. }));
+        let all = self.branches.iter().all(|branch| matches!(branch.step, Step::Heuristic(_)));
         Some(if all { own } else { own.and(decided) })
     }
 
@@ -244,7 +244,7 @@ impl CommitProtocol {
                 Step::Due(_) if branch.failures > 0 => BranchState::Failing,
                 Step::Due(_) | Step::Sent(_) => BranchState::Told,
                 Step::Parked => BranchState::Parked,
-                Step::Heuristic { outcome, .. } => BranchState::Heuristic(outcome),
+                Step::Heuristic(outcome) => BranchState::Heuristic(outcome),
                 Step::Out => BranchState::Done,
             };
             (&branch.participant, state, branch.failures)
