@@ -184,6 +184,12 @@ impl CommitProtocol {
         }
     }
 
+    /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.
+    #[must_use]
+    pub const fn lies_still(&self) -> bool {
+        self.lies_still
+    }
+
     /// Who is told no more and has not acknowledged. O(n) in the branches.
     pub fn owed(&self) -> impl Iterator<Item = &Name> {
         self.branches.iter().filter(|branch| branch.step == Step::Parked).map(|branch| &branch.participant)
