@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Endpoint, Participant, ParticipantError, Reply, Request, endpoint::call};
+use super::{Endpoint, Greeting, Participant, ParticipantError, Reply, Request, endpoint::call};
 
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
 /// and the coordinator's threads never wait for them.
@@ -92,6 +92,10 @@ impl Endpoint for Pooled {
                 reply.send(Err(ParticipantError::Unreachable));
             }
         }
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.shared.participant.greet(greeting);
     }
 }
 

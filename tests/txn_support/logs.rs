@@ -63,6 +63,11 @@ impl SlowLog {
         }
     }
 
+    /// What a log opened after a crash at this moment would hold.
+    pub fn crash(&self) -> MemoryLog {
+        self.0.inner.crash()
+    }
+
     fn want(&self, lsn: Lsn) {
         let mut state = self.0.state.lock();
         state.wanted = state.wanted.max(lsn);
