@@ -62,7 +62,7 @@ impl TokenTable {
 
 /// How many neighbouring buckets are filled together: a whole number of pages, and few enough for all their lines and
 /// residuals to be in a fast cache while tokens come in any order.
-const SECTION: usize = 32 * pages::BUCKETS;
+const SECTION: usize = 64 * pages::BUCKETS;
 
 /// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
 pub(in crate::ring) struct Builder {
@@ -173,7 +173,8 @@ impl Builder {
         let unsorted = self.table.lines[bucket];
         let line = &mut self.table.lines[bucket];
         let mut taken = 0_u32;
-        let tokens = unsorted.prefixes.iter().zip(&unsorted.slots).zip(&self.residuals[bucket % SECTION]).take(residuals.len());
+        let tokens =
+            unsorted.prefixes.iter().zip(&unsorted.slots).zip(&self.residuals[bucket % SECTION]).take(residuals.len());
         for ((prefix, slot), residual) in tokens {
             let rank = unsorted.rank(*prefix);
             line.prefixes[rank] = *prefix;

@@ -60,7 +60,7 @@ impl<'t> SideBySide<'t> {
 
     /// Those of a page's buckets in which something differs, and maybe others.
     fn differing(&self, buckets: Range<usize>) -> Buckets {
-        let all = Buckets::MAX >> (pages::BUCKETS - buckets.len());
+        let all = Buckets::MAX >> (Buckets::BITS as usize - buckets.len());
         let lines = self.from.lines[buckets.clone()].iter().zip(&self.to.lines[buckets.clone()]);
         let counts = self.from.counts[buckets.clone()].iter().zip(&self.to.counts[buckets.clone()]);
         let differ = lines.zip(counts).map(|((from, to), (from_count, to_count))| {
