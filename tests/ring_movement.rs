@@ -107,3 +107,33 @@ fn rings_of_different_hashers_are_not_compared() {
     assert_eq!(ring(1).movement(&ring(2)).unwrap_err(), RingError::DifferentHashers);
     assert!(ring(1).movement(&ring(1)).unwrap().is_empty());
 }
+
+/// Many pages of buckets, in which runs that differ start and end anywhere, some buckets being spilled; with as many
+/// buckets on both sides, and with more on one.
+#[test]
+fn large_rings_are_compared_exactly() {
+    let ring = |nodes: std::ops::Range<u32>, virtual_nodes| {
+        let nodes = nodes.map(|n| Node::new(format!("node-{n}")));
+        HashRing::builder().virtual_nodes(virtual_nodes).nodes(nodes).build().unwrap()
+    };
+    let before = ring(0..120, 160);
+    for after in [ring(0..121, 160), ring(12..132, 160), ring(500..620, 160), ring(12..150, 160), ring(0..120, 97)] {
+        let movement = before.movement(&after).unwrap();
+        let (mut changes, mut width) = (0, 0_u128);
+        let mut positions = telling_positions(&[&before, &after]);
+        positions.sort_unstable();
+        for (start, end) in positions.iter().zip(positions.iter().skip(1)) {
+            let owner = |ring: &HashRing| ring.replicas_at(*end).next().unwrap().id().clone();
+            let (from, to) = (owner(&before), owner(&after));
+            let moved = movement.find(*end).map(|moved| (moved.from.id().clone(), moved.to.id().clone()));
+            assert_eq!(moved, (from != to).then(|| (from.clone(), to.clone())));
+            if from != to {
+                changes += 1;
+                width += u128::from(end.as_u64() - start.as_u64());
+            }
+        }
+        assert!(changes >= movement.ranges().len() - 1);
+        // Only position 0 comes before all of these stretches.
+        assert!(movement.width() >= width && movement.width() - width <= 1);
+    }
+}

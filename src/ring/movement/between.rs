@@ -3,7 +3,7 @@
 use super::{
     super::{
         members::Members,
-        token_table::{Entry, Side, TokenTable},
+        token_table::{Decoder, Run, SideBySide, TokenTable, Tokens},
     },
     MovedRange, Movement, Node, Position, PositionRange,
 };
@@ -15,90 +15,160 @@ impl<'a> Movement<'a> {
     /// If both rings have the same buckets, those that hold the same tokens on both sides are skipped.
     pub(in crate::ring) fn between(before: (&'a Members, &TokenTable), after: (&'a Members, &TokenTable)) -> Self {
         let counterparts = counterparts(before.0, after.0);
-        let mut moves = Moves { ranges: Vec::new() };
-        let mut change = |range, from: u32, to: u32| {
-            if counterparts[from as usize] != to {
-                moves.push(range, from, to);
-            }
+        let mut moves = Moves::with_capacity(expected_ranges(before, after, &counterparts));
+        let mut moved = |start, end, from, to| {
+            let range = PositionRange { start, end };
+            moves.push(MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) }, (from, to));
         };
-        if before.1.has_the_buckets_of(after.1) {
-            let mut live_before = vec![false; before.0.slot_count()];
-            before.0.slots().iter().for_each(|slot| live_before[*slot as usize] = true);
-            let same_slots = after.0.slots().iter().all(|slot| {
-                // A slot that is in use on both sides is in use by the same node.
-                counterparts
-                    .get(*slot as usize)
-                    .is_none_or(|counterpart| counterpart == slot || !live_before[*slot as usize])
-            });
-            let sides = Side { table: before.1, other: after.1, counterparts: &counterparts, same_slots };
-            sides.for_each_differing_bucket(|bucket| merge(bucket.start, bucket.from, bucket.to, &mut change));
-        } else {
-            let (mut from, mut to): (Vec<_>, Vec<_>) = (before.1.iter().collect(), after.1.iter().collect());
-            // Beyond the last token, up to the end of the circle, the first owns what is left.
-            for tokens in [&mut from, &mut to] {
-                let beyond = Entry { position: Position::MAX, ..tokens[0] };
-                tokens.push(beyond);
+        let mut merger = Merger::new(&counterparts);
+        match SideBySide::new(before.1, after.1, &counterparts) {
+            Some(sides) => sides.for_each_differing_run(|run| merger.merge(run, &mut moved)),
+            None => {
+                let (mut decoder, mut from, mut to) = (Decoder::new(), Tokens::default(), Tokens::default());
+                decoder.decode_all(before.1, &mut from);
+                decoder.decode_all(after.1, &mut to);
+                merger.merge(Run { start: Position::MAX, from: &from, to: &to }, &mut moved);
             }
-            merge(Position::MAX, &from, &to, &mut change);
         }
-        moves.finish(|from| before.0.by_slot(from), |to| after.0.by_slot(to))
+        moves.finish()
     }
 }
 
-/// Goes through the stretches between `start` and the last token of each list, which are on one position. Each stretch
-/// has one owner on either side: that of the first token at its end or after it.
-fn merge(start: Position, mut from: &[Entry], mut to: &[Entry], change: &mut impl FnMut(PositionRange, u32, u32)) {
-    let mut start = start;
-    while let ([giver, ..], [taker, ..]) = (from, to) {
-        let end = giver.position.min(taker.position);
+/// About how many ranges move: one for each token that only one of the rings has. That is, if nodes on both sides have
+/// the same tokens, as they do with hashed placement.
+fn expected_ranges(before: (&Members, &TokenTable), after: (&Members, &TokenTable), counterparts: &[u32]) -> usize {
+    let weight = |node: &Node| f64::from(node.weight());
+    let total = |members: &Members| members.nodes().iter().map(weight).sum::<f64>();
+    let mut came = total(after.0);
+    let mut gone = 0.0;
+    for (node, slot) in before.0.nodes().iter().zip(before.0.slots()) {
+        match counterparts[*slot as usize] {
+            NONE => gone += weight(node),
+            counterpart => {
+                let stayed = weight(node).min(weight(after.0.by_slot(counterpart)));
+                came -= stayed;
+                gone += weight(node) - stayed;
+            }
+        }
+    }
+    let tokens = |table: &TokenTable, part: f64| (table.len() as f64 * part) as usize;
+    tokens(before.1, gone / total(before.0)) + tokens(after.1, came / total(after.0))
+}
+
+/// How many stretches are looked at before those that move are told.
+const BATCH: usize = 256;
+
+#[derive(Clone, Copy)]
+struct Stretch {
+    start: Position,
+    end: Position,
+    /// The indices of the tokens whose nodes own it before and after.
+    giver: u32,
+    taker: u32,
+}
+
+/// Goes through the stretches between tokens of two rings.
+struct Merger<'c> {
+    /// For each slot before, that of the same node after.
+    counterparts: &'c [u32],
+    batch: [Stretch; BATCH],
+}
+
+impl<'c> Merger<'c> {
+    fn new(counterparts: &'c [u32]) -> Self {
+        let none = Stretch { start: Position::MIN, end: Position::MIN, giver: 0, taker: 0 };
+        Self { counterparts, batch: [none; BATCH] }
+    }
+
+    /// Goes through the stretches between the start and the last token on either side, which are on one position. Each
+    /// stretch has one owner on either side: that of the first token at its end or after it. Calls back with those that
+    /// move.
+    fn merge(&mut self, run: Run<'_>, moved: &mut impl FnMut(Position, Position, u32, u32)) {
+        let Run { start, from, to } = run;
         // Ends ascend, so the start is equal to one only if it is the last position and all tokens are there: the stretch
-        // is then the whole circle, as it should be.
-        change(PositionRange { start, end }, giver.slot, taker.slot);
-        start = end;
-        from = beyond(from, end);
-        to = beyond(to, end);
-    }
-}
-
-fn beyond(mut tokens: &[Entry], end: Position) -> &[Entry] {
-    while let [first, rest @ ..] = tokens
-        && first.position == end
-    {
-        tokens = rest;
-    }
-    tokens
-}
-
-/// Ranges with the slots of their nodes, ascending, touching ones merged.
-pub(super) struct Moves {
-    pub(super) ranges: Vec<(PositionRange, u32, u32)>,
-}
-
-impl Moves {
-    pub(super) fn push(&mut self, range: PositionRange, from: u32, to: u32) {
-        match self.ranges.last_mut() {
-            Some((last, last_from, last_to)) if last.end == range.start && (*last_from, *last_to) == (from, to) => {
-                last.end = range.end;
+        // is then the whole circle.
+        if from.positions[0] == start && to.positions[0] == start {
+            if self.counterparts[from.slots[0] as usize] != to.slots[0] {
+                moved(start, start, from.slots[0], to.slots[0]);
             }
-            _ => self.ranges.push((range, from, to)),
+            return;
+        }
+        let mut next = Stretch { start, end: start, giver: 0, taker: 0 };
+        while (next.giver as usize) < from.positions.len() && (next.taker as usize) < to.positions.len() {
+            let count = self.next_batch(&mut next, from, to);
+            for stretch in &self.batch[..count] {
+                let (from, to) = (from.slots[stretch.giver as usize], to.slots[stretch.taker as usize]);
+                moved(stretch.start, stretch.end, from, to);
+            }
         }
     }
 
-    /// Joins the last range to the first, if they are one across position 0, and names the nodes.
-    pub(super) fn finish<'a>(
-        mut self,
-        giver: impl Fn(u32) -> &'a Node,
-        taker: impl Fn(u32) -> &'a Node,
-    ) -> Movement<'a> {
-        if let [(first, first_from, first_to), .., (last, last_from, last_to)] = &mut self.ranges[..]
-            && last.end == first.start
-            && (last_from, last_to) == (first_from, first_to)
+    /// Goes on until there is a batch of stretches that move, or no more; how many there are.
+    ///
+    /// No branch in this depends on which token comes next, or whether a stretch moves: neither can be predicted. It is
+    /// by itself so that what it needs stays in registers: each token has to wait for the one before.
+    #[inline(never)]
+    fn next_batch(&mut self, next: &mut Stretch, from: &Tokens, to: &Tokens) -> usize {
+        let (givers, takers) = (&from.positions[..], &to.positions[..]);
+        let (from, to) = (&from.slots[..givers.len()], &to.slots[..takers.len()]);
+        let (mut start, mut giver, mut taker) = (next.start, next.giver as usize, next.taker as usize);
+        let mut count = 0;
+        while count < BATCH && giver < givers.len() && taker < takers.len() {
+            let (a, b) = (givers[giver], takers[taker]);
+            let end = a.min(b);
+            self.batch[count] = Stretch { start, end, giver: giver as u32, taker: taker as u32 };
+            // Between tokens that collide there is nothing.
+            count += usize::from((start != end) & (self.counterparts[from[giver] as usize] != to[taker]));
+            giver += usize::from(a <= b);
+            taker += usize::from(b <= a);
+            start = end;
+        }
+        *next = Stretch { start, end: start, giver: giver as u32, taker: taker as u32 };
+        count
+    }
+}
+
+/// Ranges that ascend, touching ones merged.
+pub(super) struct Moves<'a> {
+    ranges: Vec<MovedRange<'a>>,
+    /// The slots of the nodes of the last range, in one number: each by itself is often that of the range before, so that
+    /// a comparison of only one couldn't be predicted.
+    last: u64,
+}
+
+impl<'a> Moves<'a> {
+    pub(super) fn with_capacity(ranges: usize) -> Self {
+        Self { ranges: Vec::with_capacity(ranges), last: 0 }
+    }
+
+    /// Adds a range that moves between the nodes of these slots.
+    #[inline]
+    pub(super) fn push(&mut self, moved: MovedRange<'a>, (from, to): (u32, u32)) {
+        let slots = u64::from(from) << 32 | u64::from(to);
+        if slots == self.last
+            && let Some(last) = self.ranges.last_mut()
+            && last.range.end == moved.range.start
         {
-            first.start = last.start;
+            last.range.end = moved.range.end;
+            return;
+        }
+        self.last = slots;
+        self.ranges.push(moved);
+    }
+
+    /// Joins the last range to the first, if they are one across position 0.
+    pub(super) fn finish(mut self) -> Movement<'a> {
+        if let [first, .., last] = &mut self.ranges[..]
+            && last.range.end == first.range.start
+            && (last.from.id(), last.to.id()) == (first.from.id(), first.to.id())
+        {
+            first.range.start = last.range.start;
             self.ranges.pop();
         }
-        let name = |(range, from, to)| MovedRange { range: whole_if_whole(range), from: giver(from), to: taker(to) };
-        Movement { ranges: self.ranges.into_iter().map(name).collect() }
+        if let [only] = &mut self.ranges[..] {
+            only.range = whole_if_whole(only.range);
+        }
+        Movement { ranges: self.ranges }
     }
 }
 

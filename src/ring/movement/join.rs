@@ -2,7 +2,7 @@
 
 use super::{
     super::{members::Members, token_table::TokenTable},
-    Movement, Node, Position, PositionRange,
+    MovedRange, Movement, Node, Position, PositionRange,
     between::Moves,
 };
 
@@ -18,7 +18,7 @@ impl<'a> Movement<'a> {
         tokens: &[Position],
         keeps: impl Fn(&Node) -> bool,
     ) -> Self {
-        let mut moves = Moves { ranges: Vec::new() };
+        let mut moves = Moves::with_capacity(tokens.len());
         let mut last = tokens.last().copied();
         for &end in tokens {
             let neighbours = table.neighbours(end);
@@ -28,10 +28,11 @@ impl<'a> Movement<'a> {
                 // a whole lap away.
                 let back = |token: &Position| end.as_u64().wrapping_sub(token.as_u64()).wrapping_sub(1);
                 let start = last.into_iter().chain([neighbours.before]).min_by_key(back).unwrap_or(end);
-                moves.push(PositionRange { start, end }, neighbours.owner, 0);
+                let from = members.by_slot(neighbours.owner);
+                moves.push(MovedRange { range: PositionRange { start, end }, from, to: node }, (neighbours.owner, 0));
             }
             last = Some(end);
         }
-        moves.finish(|from| members.by_slot(from), |_| node)
+        moves.finish()
     }
 }

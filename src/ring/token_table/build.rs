@@ -60,10 +60,17 @@ impl TokenTable {
     }
 }
 
-/// A table in the making: the tokens of a line are in the order in which they came.
+/// How many neighbouring buckets are filled together: a whole number of pages, and few enough for all their lines and
+/// residuals to be in a fast cache while tokens come in any order.
+const SECTION: usize = 64 * pages::BUCKETS;
+
+/// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
 pub(in crate::ring) struct Builder {
     table: TokenTable,
-    /// Of each line. They go to their pages once it is known how many they are.
+    /// The tokens of each section in the order in which they came.
+    sections: Vec<Vec<Entry>>,
+    /// Of each line of a section, its tokens being in the order in which they came. They go to their pages once it is
+    /// known how many they are.
     residuals: Vec<[Residual; CAPACITY]>,
 }
 
@@ -72,32 +79,57 @@ impl Builder {
         let table = TokenTable {
             lines: vec![Line::EMPTY; buckets],
             counts: vec![0; buckets],
-            pages: Vec::new(),
+            pages: Vec::with_capacity(buckets.div_ceil(pages::BUCKETS)),
             spills: Vec::new(),
             vacant: Vec::new(),
             tokens: 0,
         };
-        Self { table, residuals: vec![[Residual::ZERO; CAPACITY]; buckets] }
+        // Of uniform tokens, hardly ever more.
+        let expected = buckets.min(SECTION) * (LOAD + 1);
+        let sections = (0..buckets.div_ceil(SECTION)).map(|_| Vec::with_capacity(expected)).collect();
+        Self { table, sections, residuals: vec![[Residual::ZERO; CAPACITY]; buckets.min(SECTION)] }
     }
 
     #[inline]
     pub(in crate::ring) fn push(&mut self, entry: Entry) {
-        self.table.tokens += 1;
+        self.sections[self.table.place(entry.position).0 / SECTION].push(entry);
+    }
+
+    pub(in crate::ring) fn finish(mut self) -> TokenTable {
+        for (number, section) in std::mem::take(&mut self.sections).into_iter().enumerate() {
+            self.table.tokens += section.len();
+            section.into_iter().for_each(|entry| self.put(entry));
+            let beyond = self.table.lines.len().min((number + 1) * SECTION);
+            for first in (number * SECTION..beyond).step_by(pages::BUCKETS) {
+                self.finish_page(first, beyond.min(first + pages::BUCKETS));
+            }
+        }
+        for spill in &mut self.table.spills {
+            // Stable, so that tokens that collide keep their order.
+            spill.sort_by_key(|entry| entry.position);
+            spill.shrink_to_fit();
+        }
+        self.table.set_all_sentinels();
+        self.table
+    }
+
+    #[inline]
+    fn put(&mut self, entry: Entry) {
         let (bucket, prefix) = self.table.place(entry.position);
         let count = usize::from(self.table.counts[bucket]);
         if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
-            self.push_to_spill(bucket, entry);
+            self.put_in_spill(bucket, entry);
             return;
         }
         let line = &mut self.table.lines[bucket];
         line.prefixes[count] = prefix;
         line.slots[count] = entry.slot as u16;
-        self.residuals[bucket][count] = Residual::new(entry.position.as_u64());
+        self.residuals[bucket % SECTION][count] = Residual::new(entry.position.as_u64());
         self.table.counts[bucket] += 1;
     }
 
     #[cold]
-    fn push_to_spill(&mut self, bucket: usize, entry: Entry) {
+    fn put_in_spill(&mut self, bucket: usize, entry: Entry) {
         if !self.table.is_spilled(bucket) {
             let entries = self.entries(bucket);
             self.table.counts[bucket] = SPILLED;
@@ -111,7 +143,8 @@ impl Builder {
     /// The tokens of a line, in the order in which they came.
     fn entries(&self, bucket: usize) -> Vec<Entry> {
         let line = &self.table.lines[bucket];
-        let tokens = line.prefixes.iter().zip(&line.slots).zip(&self.residuals[bucket]).take(self.table.count(bucket));
+        let residuals = &self.residuals[bucket % SECTION];
+        let tokens = line.prefixes.iter().zip(&line.slots).zip(residuals).take(self.table.count(bucket));
         tokens
             .map(|((prefix, slot), residual)| Entry {
                 position: residual.position(bucket, *prefix, self.table.stride()),
@@ -120,27 +153,17 @@ impl Builder {
             .collect()
     }
 
-    pub(in crate::ring) fn finish(mut self) -> TokenTable {
-        for first in (0..self.table.lines.len()).step_by(pages::BUCKETS) {
-            let beyond = self.table.lines.len().min(first + pages::BUCKETS);
-            let mut page = vec![Residual::ZERO; self.table.residuals_between(first, beyond)];
-            let mut rest = &mut page[..];
-            for bucket in first..beyond {
-                if !self.table.is_spilled(bucket) {
-                    let (residuals, others) = rest.split_at_mut(self.table.count(bucket));
-                    self.arrange(bucket, residuals);
-                    rest = others;
-                }
+    fn finish_page(&mut self, first: usize, beyond: usize) {
+        let mut page = vec![Residual::ZERO; self.table.residuals_between(first, beyond)];
+        let mut rest = &mut page[..];
+        for bucket in first..beyond {
+            if !self.table.is_spilled(bucket) {
+                let (residuals, others) = rest.split_at_mut(self.table.count(bucket));
+                self.arrange(bucket, residuals);
+                rest = others;
             }
-            self.table.pages.push(page);
         }
-        for spill in &mut self.table.spills {
-            // Stable, so that tokens that collide keep their order.
-            spill.sort_by_key(|entry| entry.position);
-            spill.shrink_to_fit();
-        }
-        self.table.set_all_sentinels();
-        self.table
+        self.table.pages.push(page);
     }
 
     /// Puts a line's tokens in ascending order, without sorting: each goes where as many prefixes are below its own.
@@ -150,7 +173,8 @@ impl Builder {
         let unsorted = self.table.lines[bucket];
         let line = &mut self.table.lines[bucket];
         let mut taken = 0_u32;
-        let tokens = unsorted.prefixes.iter().zip(&unsorted.slots).zip(&self.residuals[bucket]).take(residuals.len());
+        let tokens =
+            unsorted.prefixes.iter().zip(&unsorted.slots).zip(&self.residuals[bucket % SECTION]).take(residuals.len());
         for ((prefix, slot), residual) in tokens {
             let rank = unsorted.rank(*prefix);
             line.prefixes[rank] = *prefix;

@@ -16,7 +16,8 @@ pub(in crate::ring) const ELSEWHERE: u16 = u16::MAX;
 /// The tokens of one bucket: 15 bits of each position, ascending, and the slots of their nodes.
 ///
 /// Behind the last token's slot stands the *sentinel*: the slot of the first token beyond this bucket. So whatever the
-/// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it.
+/// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it. Behind the
+/// sentinel all slots are [`ELSEWHERE`], so that lines of the same tokens are the same.
 ///
 /// The line of a spilled bucket has [`ELSEWHERE`] in all slots, and the number of its spill in the first two prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,5 +60,6 @@ impl Line {
     pub(super) fn remove(&mut self, index: usize, count: usize) {
         self.prefixes.copy_within(index + 1..=count, index);
         self.slots.copy_within(index + 1..=count, index);
+        self.slots[count] = ELSEWHERE;
     }
 }

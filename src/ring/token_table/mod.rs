@@ -8,6 +8,7 @@
 
 mod build;
 mod change;
+mod decode;
 mod line;
 mod pages;
 mod side_by_side;
@@ -21,7 +22,8 @@ use line::{Line, PREFIX_BITS};
 pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
 
-pub(super) use side_by_side::Side;
+pub(super) use decode::{Decoder, Tokens};
+pub(super) use side_by_side::{Run, SideBySide};
 pub(super) use walk::{Entries, Walk};
 
 /// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1

@@ -8,10 +8,10 @@ const BITS: u32 = 48;
 const MASK: u64 = (1 << BITS) - 1;
 
 /// How many buckets share a page.
-pub(super) const BUCKETS: usize = 32;
+pub(super) const BUCKETS: usize = 16;
 
 /// Room for what comes, when a page is full: about one in sixteen.
-const GROWTH: usize = 16;
+const GROWTH: usize = 8;
 
 impl Residual {
     pub(super) const ZERO: Self = Self([0; 3]);

@@ -1,0 +1,117 @@
+//! Whole tokens from lines and pages, many at once.
+
+use std::ops::Range;
+
+use super::{
+    Entry, Position, TokenTable, Walk,
+    line::{CAPACITY, PREFIX_BITS},
+    pages,
+};
+
+/// The places in the lines of a page.
+const PLACES: usize = pages::BUCKETS * (CAPACITY + 1);
+
+/// Tokens that ascend by position.
+#[derive(Default)]
+pub(in crate::ring) struct Tokens {
+    pub(in crate::ring) positions: Vec<Position>,
+    /// Of the node of each.
+    pub(in crate::ring) slots: Vec<u32>,
+}
+
+impl Tokens {
+    fn push(&mut self, entry: Entry) {
+        self.positions.push(entry.position);
+        self.slots.push(entry.slot);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.positions.clear();
+        self.slots.clear();
+    }
+}
+
+/// Decodes the tokens of whole buckets.
+///
+/// Lines are copied with all their places, each over the end of the one before: this takes no branch that depends on
+/// how many of them are tokens, which can't be predicted. Then there is one loop over many tokens.
+pub(in crate::ring) struct Decoder {
+    /// Of each token, the number of its bucket in the page, followed by the prefix.
+    places: [u32; PLACES],
+    slots: [u16; PLACES],
+}
+
+impl Decoder {
+    pub(in crate::ring) fn new() -> Self {
+        Self { places: [0; PLACES], slots: [0; PLACES] }
+    }
+
+    /// All tokens of a table, and the last position of the circle with the owner that it has.
+    pub(in crate::ring) fn decode_all(&mut self, table: &TokenTable, tokens: &mut Tokens) {
+        let buckets = table.lines.len();
+        tokens.positions.reserve(table.len() + 1);
+        tokens.slots.reserve(table.len() + 1);
+        for first in (0..buckets).step_by(pages::BUCKETS) {
+            self.decode(table, first..buckets.min(first + pages::BUCKETS), tokens);
+        }
+        tokens.push(table.end_of(buckets - 1));
+    }
+
+    /// The tokens of some buckets of one page, and the last position of those buckets with the owner that it has.
+    pub(super) fn decode_run(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
+        let last = table.end_of(buckets.end - 1);
+        self.decode(table, buckets, tokens);
+        tokens.push(last);
+    }
+
+    fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
+        let first = buckets.start & !(pages::BUCKETS - 1);
+        let mut residuals = table.residuals_between(first, buckets.start);
+        let mut collected = 0;
+        for bucket in buckets {
+            if table.is_spilled(bucket) {
+                self.complete(table, first, residuals, collected, tokens);
+                residuals += collected;
+                collected = 0;
+                table.spill(bucket).iter().for_each(|entry| tokens.push(*entry));
+                continue;
+            }
+            let line = &table.lines[bucket];
+            let of_bucket = ((bucket - first) as u32) << PREFIX_BITS;
+            let places = &mut self.places[collected..][..CAPACITY + 1];
+            places.iter_mut().zip(&line.prefixes).for_each(|(place, prefix)| *place = of_bucket | u32::from(*prefix));
+            self.slots[collected..][..CAPACITY + 1].copy_from_slice(&line.slots);
+            collected += table.count(bucket);
+        }
+        self.complete(table, first, residuals, collected, tokens);
+    }
+
+    /// Adds the lowest bits to the first so many places, given where in the page of bucket `first` those bits start.
+    fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut Tokens) {
+        let stride = table.stride();
+        let near = ((first as u64) << PREFIX_BITS).wrapping_mul(stride);
+        let residuals = &table.pages[first / pages::BUCKETS][start..start + count];
+        tokens.positions.extend(residuals.iter().zip(&self.places).map(|(residual, place)| {
+            Position::new(residual.from(near.wrapping_add(u64::from(*place).wrapping_mul(stride))))
+        }));
+        tokens.slots.extend(self.slots[..count].iter().map(|slot| u32::from(*slot)));
+    }
+}
+
+impl TokenTable {
+    /// The last position before a bucket: one before the first whose product with the number of buckets is 2^64 times
+    /// the bucket's number.
+    pub(super) fn last_position_before(&self, bucket: usize) -> Position {
+        // In 64 bits: 2^64 = whole * buckets + rest, with the rest up to the number of buckets.
+        let (bucket, buckets) = (bucket as u64, self.lines.len() as u64);
+        let (whole, rest) = (u64::MAX / buckets, u64::MAX % buckets + 1);
+        let first = bucket.wrapping_mul(whole).wrapping_add((bucket * rest).div_ceil(buckets));
+        Position::new(first.wrapping_sub(1))
+    }
+
+    /// The last position of a bucket, with the owner that it has if no token is there.
+    fn end_of(&self, bucket: usize) -> Entry {
+        let tokens = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
+        Entry { position: self.last_position_before(bucket + 1), slot: Walk::new(self, bucket, tokens).next() }
+    }
+}
