@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaMovement, Replicas, RingBuilder,
-    RingError, RingKey, Xxh3, ZoneReplicas, balanced,
+    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas,
+    RingBuilder, RingError, RingKey, Xxh3, ZoneReplicas, balanced,
     members::Members,
     token_table::{Entry, TokenTable},
 };
@@ -139,6 +139,19 @@ impl<H> HashRing<H> {
     #[inline]
     pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
         ZoneReplicas::new(&self.members, self.table.walk(position))
+    }
+
+    /// The first `copies` nodes of every token's preference list, worked out for looking them up: what
+    /// [`replicas`](Self::replicas) would find. O(T * copies).
+    pub fn replica_index(&self, copies: usize) -> ReplicaIndex<'_, H> {
+        let slots = |position| self.replicas_at(position).into_slots();
+        ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
+    }
+
+    /// The same of what [`replicas_across_zones`](Self::replicas_across_zones) would find.
+    pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<'_, H> {
+        let slots = |position| self.replicas_across_zones_at(position).into_slots();
+        ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
     }
 
     /// The members, sorted by id (by bytes). Never empty.

@@ -35,6 +35,23 @@ impl<'a> Replicas<'a> {
     pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
         Self { members, walk, met: Met::new() }
     }
+
+    #[inline]
+    fn next_slot(&mut self) -> Option<u32> {
+        // Every node has a token, so while one isn't met yet, the walk comes to it within a lap.
+        while self.met.len() < self.members.nodes().len() {
+            let slot = self.walk.next();
+            if self.met.insert(slot, self.members.slot_count()) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// The nodes' slots instead.
+    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+        std::iter::from_fn(move || self.next_slot())
+    }
 }
 
 impl<'a> Iterator for Replicas<'a> {
@@ -42,14 +59,7 @@ impl<'a> Iterator for Replicas<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a Node> {
-        // Every node has a token, so while one isn't met yet, the walk comes to it within a lap.
-        while self.met.len() < self.members.nodes().len() {
-            let slot = self.walk.next();
-            if self.met.insert(slot, self.members.slot_count()) {
-                return Some(self.members.by_slot(slot));
-            }
-        }
-        None
+        self.next_slot().map(|slot| self.members.by_slot(slot))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

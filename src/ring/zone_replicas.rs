@@ -47,7 +47,7 @@ impl<'a> ZoneReplicas<'a> {
     }
 
     /// The nodes left over once each zone has had its first, from the start again.
-    fn next_of_the_others(&mut self) -> Option<&'a Node> {
+    fn next_of_the_others(&mut self) -> Option<u32> {
         let nodes = self.nodes.get_or_insert_with(|| {
             self.walk = self.start.clone();
             self.zones = Zones::new();
@@ -60,18 +60,14 @@ impl<'a> ZoneReplicas<'a> {
                 && !self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
             {
                 self.yielded += 1;
-                return Some(self.members.by_slot(slot));
+                return Some(slot);
             }
         }
         None
     }
-}
-
-impl<'a> Iterator for ZoneReplicas<'a> {
-    type Item = &'a Node;
 
     #[inline]
-    fn next(&mut self) -> Option<&'a Node> {
+    fn next_slot(&mut self) -> Option<u32> {
         if self.yielded >= self.members.zone_count() {
             return self.next_of_the_others();
         }
@@ -80,9 +76,23 @@ impl<'a> Iterator for ZoneReplicas<'a> {
             let slot = self.walk.next();
             if self.zones.insert(self.members.zone_of(slot), self.members.zone_bound()) {
                 self.yielded += 1;
-                return Some(self.members.by_slot(slot));
+                return Some(slot);
             }
         }
+    }
+
+    /// The nodes' slots instead.
+    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+        std::iter::from_fn(move || self.next_slot())
+    }
+}
+
+impl<'a> Iterator for ZoneReplicas<'a> {
+    type Item = &'a Node;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a Node> {
+        self.next_slot().map(|slot| self.members.by_slot(slot))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -105,14 +105,32 @@ impl TokenTable {
     /// A walk clockwise over the slots of all tokens from the first at or after `position`.
     #[inline]
     pub(super) fn walk(&self, position: Position) -> Walk<'_> {
+        let (bucket, index) = self.locate(position);
+        Walk::new(self, bucket, index)
+    }
+
+    /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
+    #[inline]
+    pub(super) fn locate(&self, position: Position) -> (usize, usize) {
         let (bucket, prefix) = self.place(position);
         let line = &self.lines[bucket];
         let rank = line.rank(prefix);
         if line.prefixes[rank] != prefix && line.slots[rank] != ELSEWHERE {
-            return Walk::new(self, bucket, rank);
+            return (bucket, rank);
         }
-        let (bucket, index) = self.successor(position);
-        Walk::new(self, bucket, index)
+        self.successor(position)
+    }
+
+    /// For each bucket, how many tokens there are in those before it.
+    pub(super) fn tokens_before_buckets(&self) -> Vec<u32> {
+        let tokens = |bucket| if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
+        let mut all = 0;
+        let before = |bucket| {
+            let before = all;
+            all += tokens(bucket) as u32;
+            before
+        };
+        (0..self.lines.len()).map(before).collect()
     }
 
     /// All tokens, clockwise from position 0.
@@ -127,7 +145,7 @@ impl TokenTable {
         ((product >> 64) as usize, (product as u64 >> (u64::BITS - PREFIX_BITS)) as u16)
     }
 
-    /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
+    /// As [`locate`](Self::locate), where more than the line is to be looked at.
     #[inline(never)]
     fn successor(&self, position: Position) -> (usize, usize) {
         let (bucket, prefix) = self.place(position);

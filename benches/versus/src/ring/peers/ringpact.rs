@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
 };
 
-use ringpact::ring::{HashRing, Node, Placement, RingKey, RingReader, SharedRing};
+use ringpact::ring::{HashRing, Node, Placement, ReplicaIndex, RingKey, RingReader, SharedRing, Xxh3};
 
 use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, ratio};
 
@@ -13,9 +13,13 @@ pub struct Ringpact<const BALANCED: bool> {
     ring: HashRing,
     /// Made when first asked for, since it is a copy.
     reader: OnceCell<RefCell<RingReader>>,
-    /// The same nodes, spread over three zones; made when first asked for as well.
-    zoned: OnceCell<HashRing>,
+    /// As a service has them that asks for replicas at each request: worked out beforehand, of a ring that lives for ever.
+    index: OnceCell<Index>,
+    /// The same of the same nodes, spread over three zones.
+    zoned: OnceCell<Index>,
 }
+
+type Index = ReplicaIndex<'static, Xxh3>;
 
 const ZONES: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
 
@@ -56,7 +60,7 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     fn build(members: &[Member]) -> Self {
         let ring = ring_of::<BALANCED>(members.iter().map(|member| Node::new(member.name)));
-        Self { ring, reader: OnceCell::new(), zoned: OnceCell::new() }
+        Self { ring, reader: OnceCell::new(), index: OnceCell::new(), zoned: OnceCell::new() }
     }
 
     #[inline]
@@ -84,16 +88,18 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     #[inline]
     fn replicas3(&self, key: &Key) -> usize {
-        self.ring.replicas(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
+        let index = self.index.get_or_init(|| Box::leak(Box::new(self.ring.clone())).replica_index(3));
+        index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
 
     #[inline]
     fn replicas3_zones(&self, key: &Key) -> usize {
-        let ring = self.zoned.get_or_init(|| {
+        let index = self.zoned.get_or_init(|| {
             let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
-            ring_of::<BALANCED>(nodes.map(|(node, zone)| node.clone().with_zone(*zone)))
+            let ring = ring_of::<BALANCED>(nodes.map(|(node, zone)| node.clone().with_zone(*zone)));
+            Box::leak(Box::new(ring)).replica_index_across_zones(3)
         });
-        ring.replicas_across_zones(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
+        index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
 
     fn add(&mut self, member: Member) {
