@@ -10,6 +10,38 @@ use crate::id::{BranchId, Name};
 /// An example is a message broker or a database without two-phase commit. Its window of uncertainty is described at
 /// [`CoordinatorBuilder::last_resource`](crate::txn::CoordinatorBuilder::last_resource). One that remembers which branches
 /// it has committed (a marker row, written along) makes repeats harmless, and should.
+///
+/// ```
+/// use std::{collections::BTreeSet, sync::Mutex};
+/// use ringpact::{
+///     BranchId, Coordinator, MemoryLog, ParticipantError,
+///     participant::{Call, Decision, LastResource},
+/// };
+///
+/// /// Sends a mail for each branch, and knows which it has sent.
+/// #[derive(Default)]
+/// struct Mailer(Mutex<BTreeSet<BranchId>>);
+///
+/// impl LastResource for Mailer {
+///     fn commit(&self, branch: &BranchId, _: &Call) -> Result<Decision, ParticipantError> {
+///         let mut sent = self.0.lock().map_err(|_| ParticipantError::resource("the mailer is broken"))?;
+///         if sent.insert(branch.clone()) {
+///             // .. send it
+///         }
+///         Ok(Decision::Commit)
+///     }
+///     fn rollback(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+///         let sent = self.0.lock().map_err(|_| ParticipantError::resource("the mailer is broken"))?;
+///         if sent.contains(branch) { Err(ParticipantError::AlreadyCommitted) } else { Ok(()) }
+///     }
+/// }
+///
+/// let coordinator = Coordinator::builder(MemoryLog::new()).last_resource("mail", Mailer::default()).open()?;
+/// let mut txn = coordinator.begin();
+/// txn.branch("mail")?;
+/// txn.commit().wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait LastResource: Send + Sync + 'static {
     /// Commits the branch's work. May be repeated where no answer came; a resource that then no longer knows whether it
     /// has committed says so with an error.

@@ -82,8 +82,8 @@ pub trait AsyncParticipant: Send + Sync + 'static {
     }
 }
 
-/// Reaches an asynchronous participant by a task on a runtime for each call. There are at most as many as transactions in
-/// flight, times two where decisions are sent again.
+/// Reaches an asynchronous participant by a task on a runtime for each call: as many tasks as there are messages that have
+/// not been answered.
 ///
 /// On a runtime that has shut down every call fails, and is repeated like any other that fails.
 pub struct Spawned<P> {

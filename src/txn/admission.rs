@@ -15,6 +15,18 @@ pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
 
 /// How much may be under way at once. Over it [`Coordinator::begin`](crate::Coordinator::begin) and
 /// [`begin_async`](crate::Coordinator::begin_async) wait, and [`try_begin`](crate::Coordinator::try_begin) refuses.
+///
+/// ```
+/// use ringpact::{Coordinator, MemoryLog, txn::{BeginError, Limits}};
+///
+/// let limits = Limits { in_flight: 1, ..Limits::default() };
+/// let coordinator = Coordinator::builder(MemoryLog::new()).limits(limits).open()?;
+/// let first = coordinator.begin();
+/// assert!(matches!(coordinator.try_begin(), Err(BeginError::InFlight { limit: 1 })));
+/// first.commit().wait()?;
+/// coordinator.try_begin()?.commit().wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Transactions whose clients have not been told an outcome. 1 at the least. What is decided and still being

@@ -14,6 +14,28 @@ use crate::{
 ///
 /// What is open is answered by what is decided of it. What isn't was rolled back, or everybody has acknowledged its commit
 /// and nobody asks any more: *presumed abort*.
+///
+/// ```
+/// use ringpact::{Coordinator, MemoryLog, participant::{Endpoint, Reply, Request, Response, Verdict}};
+///
+/// let coordinator = Coordinator::builder(MemoryLog::new()).name("shop").participant("goods", Yes).open()?;
+/// let mut txn = coordinator.begin();
+/// let branch = txn.branch("goods")?.clone();
+/// drop(txn);
+/// // What a transport does with a question that comes in:
+/// coordinator.inquiries().send(Request::Verdict { branch }, Reply::new(|answer| {
+///     assert!(matches!(answer, Ok(Response::Verdict { verdict: Verdict::Rollback, .. })));
+/// }));
+/// # use ringpact::{BranchId, Name, Participant, ParticipantError, Vote, participant::Call};
+/// # struct Yes;
+/// # impl Participant for Yes {
+/// #     fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> { Ok(Vote::Yes) }
+/// #     fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+/// #     fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+/// #     fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> { Ok(Vec::new()) }
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Inquiries {
     coordinator: Name,

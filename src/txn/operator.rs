@@ -5,6 +5,24 @@ use thiserror::Error;
 use super::{Coordinator, Input, TransactionState};
 use crate::{id::TxnId, participant::Decision};
 
+/// For operators: what [`status`](Coordinator::status) shows, and what can be done about it.
+///
+/// ```
+/// use ringpact::{Coordinator, MemoryLog, txn::TransactionState};
+///
+/// let coordinator = Coordinator::builder(MemoryLog::new()).open()?;
+/// // .. some time later, on an operator's page:
+/// for transaction in coordinator.status().transactions {
+///     match transaction.state {
+///         // Try again what has been given up for now;
+///         TransactionState::Parked(_) => coordinator.retry(&transaction.txn)?,
+///         // and say that somebody has seen to the data of what did not end alike everywhere.
+///         TransactionState::Heuristic(..) => coordinator.forget(&transaction.txn)?,
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 impl Coordinator {
     /// Delivers a transaction's decision again: at once where it is waiting for the next attempt, and from the beginning,
     /// with as many attempts as the policy allows, where it is parked. Branches that once knew nothing of themselves are

@@ -57,11 +57,7 @@ impl<W> Branches<W> {
     }
 
     pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance {
-        if !self.coordinators.contains_key(coordinator) {
-            self.coordinators.insert(coordinator.clone(), Acquaintance::default());
-        }
-        // Not `entry`, which would want a name of its own each time.
-        self.coordinators.get_mut(coordinator).unwrap_or_else(|| unreachable!("it was just put there"))
+        self.coordinators.entry(coordinator.clone()).or_default()
     }
 
     pub(super) fn has_ended(&self, txn: &TxnId) -> bool {
