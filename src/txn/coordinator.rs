@@ -1,11 +1,10 @@
 //! [`Coordinator`]: where transactions begin.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt, io,
     num::NonZeroUsize,
     sync::{Arc, Weak, atomic::Ordering},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -21,6 +20,7 @@ use crate::{
     id::{Epoch, IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{Endpoint, Inline, Participant, Pooled},
+    platform::{Platform, Thread},
 };
 
 /// Begins transactions, decides them, and sees to it that every participant carries the decision out.
@@ -34,14 +34,20 @@ use crate::{
 pub struct Coordinator {
     shared: Arc<Shared>,
     tally: Arc<Tally>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
 }
 
 impl Coordinator {
     /// Starts building a coordinator that keeps its decisions in `log`. Pass a clone of an `Arc` to share the log with
     /// the resource managers of this process.
     pub fn builder(log: impl TransactionLog) -> CoordinatorBuilder {
-        CoordinatorBuilder { log: Arc::new(log), name: None, policy: Policy::default(), members: Vec::new() }
+        CoordinatorBuilder {
+            log: Arc::new(log),
+            name: None,
+            policy: Policy::default(),
+            members: Vec::new(),
+            platform: Platform::default(),
+        }
     }
 
     /// Begins a transaction. O(log n) in the transactions that are open; writes nothing.
@@ -99,9 +105,8 @@ impl Drop for Coordinator {
         self.shared.abandon();
         for thread in self.threads.drain(..) {
             // A participant can hold the last handle, and so have it dropped on one of these very threads.
-            if thread.thread().id() != thread::current().id() {
-                // A driver thread that panicked has printed its message; there is nothing left to do for it.
-                let _ = thread.join();
+            if thread.id() != self.shared.platform.current() {
+                thread.join();
             }
         }
         // What the threads were at while they were being stopped.
@@ -156,6 +161,7 @@ pub struct CoordinatorBuilder {
     name: Option<String>,
     policy: Policy,
     members: Vec<(String, Member)>,
+    platform: Platform,
 }
 
 impl CoordinatorBuilder {
@@ -180,12 +186,20 @@ impl CoordinatorBuilder {
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own, so that several such
     /// participants work side by side, and slow down only the transactions that they are in.
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
-        self.endpoint(name, Pooled::new(participant, threads))
+        let pooled = Pooled::on(self.platform.clone(), participant, threads);
+        self.endpoint(name, pooled)
     }
 
     /// Adds a participant that is reached in some other way.
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
         self.member(name, Arc::new(endpoint), Answers::Later)
+    }
+
+    /// Has it live on other threads and another clock than the system's.
+    #[doc(hidden)]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
     }
 
     fn member(mut self, name: &str, endpoint: Arc<dyn Endpoint>, answers: Answers) -> Self {
@@ -204,7 +218,7 @@ impl CoordinatorBuilder {
             Some(name) => Name::new(name)?,
             None => default_name(self.log.id())?,
         };
-        let mut members = HashMap::new();
+        let mut members = BTreeMap::new();
         for (member_name, member) in self.members {
             let member_name = Name::new(&member_name)?;
             if member_name == name {
@@ -219,7 +233,7 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy.paced(), members));
+        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy.paced(), members, self.platform));
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { shared, tally: Arc::default(), threads };

@@ -27,7 +27,7 @@ use crate::{
 
 /// Delivers again each decision that the log holds, and asks every participant what else it holds branches of.
 pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) {
-    let now = Instant::now();
+    let now = shared.platform.now();
     let mut decided = HashSet::new();
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
     for record in records {
@@ -89,7 +89,7 @@ struct Inquiry {
 
 impl Driven for Inquiry {
     fn run(self: Arc<Self>) {
-        if self.answered.load(Ordering::Relaxed) || Instant::now() < *self.ask_at.lock() {
+        if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost on the way without anybody noticing.
@@ -130,7 +130,7 @@ impl Inquiry {
     }
 
     fn ask_in(&self, pause: Duration) {
-        let at = after(Instant::now(), pause);
+        let at = after(self.shared.platform.now(), pause);
         *self.ask_at.lock() = at;
         let this: Weak<dyn Driven> = self.this.clone();
         self.shared.driver.enqueue_at(at, this);
@@ -144,7 +144,7 @@ impl Inquiry {
         };
         let orphans: BTreeMap<Mark, BranchId> =
             branches.into_iter().filter(of_earlier_life).map(|branch| (branch.txn().mark(), branch)).collect();
-        let now = Instant::now();
+        let now = self.shared.platform.now();
         let to_task = |branch: BranchId| {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);

@@ -1,12 +1,12 @@
 //! What a coordinator's transactions share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     Policy,
@@ -19,6 +19,7 @@ use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Endpoint},
+    platform::{Condvar, Platform, Woken},
 };
 
 /// A participant as the coordinator knows it.
@@ -42,8 +43,9 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) log_id: LogId,
     pub(super) policy: Policy,
-    pub(super) members: HashMap<Name, Member>,
+    pub(super) members: BTreeMap<Name, Member>,
     pub(super) driver: Arc<Driver>,
+    pub(super) platform: Platform,
     /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
     /// of this life gets into the log: the next life decides by what it finds there.
     gone: RwLock<bool>,
@@ -99,7 +101,8 @@ impl Shared {
         epoch: Epoch,
         log: Arc<dyn TransactionLog>,
         policy: Policy,
-        members: HashMap<Name, Member>,
+        members: BTreeMap<Name, Member>,
+        platform: Platform,
     ) -> Self {
         let log_id = log.id();
         Self {
@@ -109,10 +112,11 @@ impl Shared {
             log_id,
             policy,
             members,
-            driver: Arc::default(),
+            driver: Arc::new(Driver::new(platform.clone())),
             gone: RwLock::new(false),
             open: Mutex::default(),
-            settled: Condvar::new(),
+            settled: platform.condvar(),
+            platform,
         }
     }
 
@@ -182,10 +186,10 @@ impl Shared {
 
     /// Waits until the protocol has nothing to do; says whether it came to that.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
-        let until = after(Instant::now(), timeout);
+        let until = after(self.platform.now(), timeout);
         let mut open = self.open.lock();
         while !open.is_settled() {
-            if self.settled.wait_until(&mut open, until).timed_out() {
+            if self.settled.wait_until(&mut open, until) == Woken::TimedOut {
                 return open.is_settled();
             }
         }

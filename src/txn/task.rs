@@ -151,7 +151,7 @@ impl Task {
         }
         state.driving = true;
         loop {
-            let now = Instant::now();
+            let now = self.shared.platform.now();
             while let Some(input) = state.inbox.pop_front() {
                 state.protocol.handle(now, input);
             }
@@ -351,7 +351,7 @@ impl Driven for Task {
     fn run(self: Arc<Self>) {
         {
             let mut state = self.state.lock();
-            if state.timer.is_some_and(|at| at <= Instant::now()) {
+            if state.timer.is_some_and(|at| at <= self.shared.platform.now()) {
                 state.timer = None;
             }
         }

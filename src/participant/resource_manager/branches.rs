@@ -85,7 +85,7 @@ impl<W> Branches<W> {
             matches!(state, Some(Branch::Active { .. } | Branch::Cancelling { .. }))
         };
         let overdue = self.slots.iter().filter(|(txn, slot)| self.has_ended(txn) && open(slot));
-        overdue.map(|(txn, _)| txn.clone()).collect()
+        in_order(overdue.map(|(txn, _)| txn.clone()).collect())
     }
 
     /// The committed branches that need not be remembered once the service has made them durable.
@@ -100,6 +100,12 @@ impl<W> Branches<W> {
             kept.sort_unstable_by_key(TxnId::mark);
             ended.extend(kept.drain(..kept.len() - MAX_REMEMBERED_OUTCOMES));
         }
-        ended
+        in_order(ended)
     }
+}
+
+/// What is logged is logged in an order that depends on nothing but what has happened, so that it can happen again.
+fn in_order(mut txns: Vec<TxnId>) -> Vec<TxnId> {
+    txns.sort_unstable();
+    txns
 }

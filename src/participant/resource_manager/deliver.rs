@@ -39,11 +39,13 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        let slots: Vec<_> = {
+        let mut slots: Vec<_> = {
             let branches = self.branches.lock();
             let of = branches.slots.iter().filter(|(txn, _)| txn.coordinator() == coordinator);
             of.map(|(txn, slot)| (txn.clone(), Arc::clone(slot))).collect()
         };
+        // In the order of their beginning, not in whatever order a map has.
+        slots.sort_unstable_by_key(|(txn, _)| txn.mark());
         Ok(slots
             .into_iter()
             .filter(|(_, slot)| {
