@@ -14,7 +14,10 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
 use thiserror::Error;
 
 /// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
@@ -25,8 +28,7 @@ pub const MAX_NAME_BYTES: usize = 64;
 ///
 /// Names must be *stable*: a participant or coordinator that comes back under another name is another one, and what
 /// the old one promised would wait for ever. Cloning is cheap (a shared string).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
@@ -38,7 +40,7 @@ impl Name {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(IdError::NameLength { length: name.len() });
         }
-        match name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        match name.chars().find(|c| !u8::try_from(*c).is_ok_and(may_be_in_name)) {
             Some(character) => Err(IdError::NameCharacter { name: name.to_owned(), character }),
             None => Ok(Self(name.into())),
         }
@@ -48,6 +50,33 @@ impl Name {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Whether a name may hold this byte; of a character beyond ASCII no byte is allowed.
+pub(crate) const fn may_be_in_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Name;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Name, E> {
+                Name::new(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -5,7 +5,10 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{commit, ended, live_numbers, open_small, prepared};
-use ringpact::{Durability, FileLog, TransactionLog, log::options::MIN_SEGMENT_BYTES};
+use ringpact::{
+    Durability, FileLog, TransactionLog,
+    log::options::{MAX_QUEUE_BYTES, MIN_SEGMENT_BYTES},
+};
 
 fn size(dir: &Path) -> u64 {
     // A file may be renamed or removed while we look.
@@ -95,4 +98,76 @@ fn leftovers_of_a_crash_are_removed_and_foreign_files_left_alone() {
     let expected =
         ["lock", "notes.txt", "segment-0000000000000002.log", "segment-0000000000000007.log.bak", "segment-7.log"];
     assert_eq!(names, expected);
+}
+
+/// Under a steady load from several threads, with a transaction stuck in it, through many segments: the directory, the
+/// process's memory and what the log counts as live all stay where they were.
+#[test]
+fn a_steady_load_around_a_stuck_transaction_changes_nothing() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 400;
+    const SEGMENT_BYTES: u64 = 256 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let log = FileLog::options().segment_bytes(SEGMENT_BYTES).open(dir.path()).unwrap();
+    commit(&log, prepared(0, 1_000)).unwrap();
+    let first = newest(dir.path());
+    let largest = std::thread::scope(|scope| {
+        let load = |thread: u64| {
+            let log = &log;
+            move || {
+                for round in 0..ROUNDS {
+                    let numbers: Vec<u64> = (0..10).map(|of| thread << 32 | round << 8 | of).collect();
+                    for number in &numbers {
+                        log.append(prepared(*number, 500), Durability::Lazy).unwrap();
+                    }
+                    for number in &numbers {
+                        log.append(ended(*number), Durability::Lazy).unwrap();
+                    }
+                    log.commit(prepared(numbers[9] + 1, 500)).unwrap();
+                    log.append(ended(numbers[9] + 1), Durability::Lazy).unwrap();
+                }
+            }
+        };
+        let threads: Vec<_> = (1..=THREADS).map(|thread| scope.spawn(load(thread))).collect();
+        let mut largest = 0;
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            largest = largest.max(size(dir.path()));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        largest
+    });
+    assert!(largest <= 2 * SEGMENT_BYTES, "{largest} bytes");
+    assert_eq!(live_numbers(&log), [0]);
+    assert!(newest(dir.path()) > first, "segments were replaced");
+    let memory = log.memory_bytes();
+    assert!(memory <= MAX_QUEUE_BYTES as usize, "{memory} bytes of memory for one live record");
+}
+
+fn newest(dir: &Path) -> Option<std::path::PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max()
+}
+
+/// However fast callers are, and however slowly tasks come to look, nothing is kept for each of their calls.
+#[test]
+fn memory_does_not_grow_with_calls() {
+    use std::{sync::Arc, task};
+    struct Nobody;
+    impl task::Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = FileLog::options().segment_bytes(1 << 20).open(dir.path()).unwrap();
+    for number in 0..100_000 {
+        log.append(prepared(number, 100), Durability::Lazy).unwrap();
+        log.append(ended(number), Durability::Lazy).unwrap();
+    }
+    let waker = task::Waker::from(Arc::new(Nobody));
+    let mut context = task::Context::from_waker(&waker);
+    let lsn = log.append(prepared(1, 10), Durability::Forced).unwrap();
+    while log.poll_durable(lsn, &mut context).is_pending() {}
+    // Two buffers that take turns, each of what may be queued and grown by doubling at the most; a little for the rest.
+    let bound = 2 * 2 * MAX_QUEUE_BYTES as usize + (8 << 20);
+    let memory = log.memory_bytes();
+    assert!(memory <= bound, "{memory} bytes of memory; {bound} are promised");
 }

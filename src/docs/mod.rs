@@ -6,6 +6,8 @@ pub mod interop {}
 #[doc = include_str!("placement.md")]
 pub mod placement {}
 
+#[doc = include_str!("log_speed.md")]
+pub mod log_speed {}
 #[doc = include_str!("balance.md")]
 pub mod balance {}
 

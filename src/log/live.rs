@@ -1,87 +1,231 @@
 //! Which records still matter: one fold over the log, shared by all implementations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    mem,
+};
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Lsn, Record,
-    record::{Effect, Fact},
+    record::Fact,
+    scan::{Does, Key, scan},
 };
-use crate::id::{Name, TxnId};
+use crate::id::Name;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// What is dead is swept out when there is more of it than of what lives, and more than this: entries, and bytes.
+const SWEEP_ENTRIES: usize = 1 << 10;
+const SWEEP_BYTES: u64 = 256 << 10;
 
 /// The live records of a log: those that nothing later has ended.
 ///
 /// Implementations of [`TransactionLog`](super::TransactionLog) feed every record through [`apply`](Self::apply), in
-/// order, and carry over what is left. Memory and time follow the live records, not the history: `apply` takes
-/// O(log n) in the number of live records.
-#[derive(Clone, Debug, Default)]
+/// order, and carry over what is left.
+///
+/// Records are kept encoded, one behind the other, so that taking one in allocates nothing, and carrying all over is a
+/// copy. Those that have ended are swept out when they outweigh the living: time is constant a record, amortised, and
+/// memory a small constant times the live records, never their history.
+#[derive(Clone)]
 pub struct LiveRecords {
-    records: BTreeMap<Lsn, Record>,
-    by_txn: HashMap<(Name, TxnId), Vec<Lsn>>,
-    epochs: HashMap<Name, Lsn>,
-    encoded_bytes: u64,
+    /// The encodings of all entries, in their order.
+    bytes: Vec<u8>,
+    /// In the order of their numbers.
+    entries: Vec<Entry>,
+    /// The last live entry of each key.
+    last_of_key: HashTable<u32>,
+    live: usize,
+    live_bytes: u64,
+    /// Keys come from outside. Nobody who does not know the seed can choose them so that they collide.
+    seed: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    lsn: Lsn,
+    at: usize,
+    length: u32,
+    /// The live entry of the same key before it.
+    before: u32,
+    hash: u64,
+    key: Key,
+    dead: bool,
+}
+
+impl Default for LiveRecords {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            last_of_key: HashTable::new(),
+            live: 0,
+            live_bytes: 0,
+            seed: RandomState::new().build_hasher().finish(),
+        }
+    }
 }
 
 impl LiveRecords {
     /// Takes in the next record. Records come in the order of their numbers.
-    pub fn apply(&mut self, lsn: Lsn, record: Record) {
-        debug_assert!(self.records.last_key_value().is_none_or(|(last, _)| *last < lsn), "records out of order");
-        match record.fact.effect() {
-            Effect::ReplacesEpoch => {
-                if let Some(old) = self.epochs.insert(record.owner.clone(), lsn) {
-                    self.remove(old);
+    pub fn apply(&mut self, lsn: Lsn, record: &Record) {
+        let mut encoded = Vec::new();
+        record.encode_into(&mut encoded);
+        self.apply_encoded(lsn, &encoded);
+    }
+
+    /// Takes in the next record as it is written. `false`: these bytes are none.
+    pub(crate) fn apply_encoded(&mut self, lsn: Lsn, encoded: &[u8]) -> bool {
+        debug_assert!(self.entries.last().is_none_or(|last| last.lsn < lsn), "records out of order");
+        let Some(key) = scan(encoded) else {
+            return false;
+        };
+        let (owner, about) = key.parts(encoded);
+        let hash = xxh3_64_with_seed(about, xxh3_64_with_seed(owner, self.seed));
+        let found = self.last_of_key.find_entry(hash, |entry| {
+            let entry = &self.entries[*entry as usize];
+            entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
+        });
+        let (mut before, number) = (NONE, self.entries.len() as u32);
+        match (found, key.does) {
+            (Ok(found), Does::Ends) => {
+                let (mut ended, _) = found.remove();
+                while ended != NONE {
+                    ended = self.kill(ended);
                 }
-                self.insert(lsn, record);
             }
-            Effect::Adds(txn) => {
-                self.by_txn.entry((record.owner.clone(), txn.clone())).or_default().push(lsn);
-                self.insert(lsn, record);
-            }
-            Effect::Ends(txn) => {
-                for ended in self.by_txn.remove(&(record.owner.clone(), txn.clone())).unwrap_or_default() {
-                    self.remove(ended);
+            (Err(_), Does::Ends) => {}
+            (Ok(mut found), does) => {
+                let old = mem::replace(found.get_mut(), number);
+                if does == Does::ReplacesEpoch {
+                    self.kill(old);
+                } else {
+                    before = old;
                 }
+                self.push(lsn, encoded, before, hash, key);
             }
+            (Err(_), _) => {
+                self.push(lsn, encoded, before, hash, key);
+                let entries = &self.entries;
+                self.last_of_key.insert_unique(hash, number, |entry| entries[*entry as usize].hash);
+            }
+        }
+        self.sweep_if_worth_it();
+        true
+    }
+
+    fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: Key) {
+        let (at, length) = (self.bytes.len(), encoded.len() as u32); // at most MAX_RECORD_BYTES
+        self.bytes.extend_from_slice(encoded);
+        self.entries.push(Entry { lsn, at, length, before, hash, key, dead: false });
+        self.live += 1;
+        self.live_bytes += u64::from(length);
+    }
+
+    /// Gives the live entry of the same key before it.
+    fn kill(&mut self, number: u32) -> u32 {
+        let entry = &mut self.entries[number as usize];
+        entry.dead = true;
+        self.live -= 1;
+        self.live_bytes -= u64::from(entry.length);
+        entry.before
+    }
+
+    fn sweep_if_worth_it(&mut self) {
+        let (dead, dead_bytes) = (self.entries.len() - self.live, self.bytes.len() as u64 - self.live_bytes);
+        if dead > self.live + SWEEP_ENTRIES || dead_bytes > self.live_bytes + SWEEP_BYTES {
+            self.sweep();
         }
     }
 
-    fn insert(&mut self, lsn: Lsn, record: Record) {
-        self.encoded_bytes += record.encoded_len() as u64;
-        self.records.insert(lsn, record);
-    }
-
-    fn remove(&mut self, lsn: Lsn) {
-        if let Some(record) = self.records.remove(&lsn) {
-            self.encoded_bytes -= record.encoded_len() as u64;
+    /// Moves the living together.
+    fn sweep(&mut self) {
+        let (mut kept, mut end) = (0_u32, 0);
+        let mut moved_to = vec![NONE; self.entries.len()];
+        for number in 0..self.entries.len() {
+            let mut entry = self.entries[number];
+            if entry.dead {
+                continue;
+            }
+            self.bytes.copy_within(entry.at..entry.at + entry.length as usize, end);
+            entry.at = end;
+            end += entry.length as usize;
+            if entry.before != NONE {
+                entry.before = moved_to[entry.before as usize];
+            }
+            moved_to[number] = kept;
+            self.entries[kept as usize] = entry;
+            kept += 1;
         }
+        self.bytes.truncate(end);
+        self.entries.truncate(kept as usize);
+        self.last_of_key.iter_mut().for_each(|number| *number = moved_to[*number as usize]);
+        // After a time of many live records give most of their memory back, but not what is about to be needed again.
+        self.bytes.shrink_to((4 * end).max(4 * SWEEP_BYTES as usize));
+        self.entries.shrink_to(4 * (self.live + SWEEP_ENTRIES));
+        let entries = &self.entries;
+        self.last_of_key.shrink_to(4 * (self.live + SWEEP_ENTRIES), |entry| entries[*entry as usize].hash);
     }
 
     /// All live records, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (Lsn, &Record)> {
-        self.records.iter().map(|(lsn, record)| (*lsn, record))
+    pub fn iter(&self) -> impl Iterator<Item = (Lsn, Record)> {
+        self.encoded().map(|(lsn, encoded)| (lsn, decode(encoded)))
+    }
+
+    /// All live records as they are written, in order.
+    pub(crate) fn encoded(&self) -> impl Iterator<Item = (Lsn, &[u8])> {
+        self.alive().map(|(entry, encoded)| (entry.lsn, encoded))
+    }
+
+    fn alive(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
+        let alive = self.entries.iter().filter(|entry| !entry.dead);
+        alive.map(|entry| (entry, &self.bytes[entry.at..entry.at + entry.length as usize]))
     }
 
     /// The owner's live records, in order.
     #[must_use]
     pub fn of(&self, owner: &Name) -> Vec<Record> {
-        self.records.values().filter(|record| record.owner == *owner).cloned().collect()
+        let owner = owner.as_str().as_bytes();
+        let owned = self.alive().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
+        owned.map(|(_, encoded)| decode(encoded)).collect()
     }
 
     /// What they take in all, in bytes of their encodings: what carrying them over costs.
     #[must_use]
     pub const fn encoded_bytes(&self) -> u64 {
-        self.encoded_bytes
+        self.live_bytes
     }
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.records.len()
+    pub const fn len(&self) -> usize {
+        self.live
     }
 
     /// Whether there is none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The memory they take, in bytes: what was allocated for them, used or not.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * mem::size_of::<Entry>() + self.last_of_key.allocation_size()
+    }
+}
+
+fn decode(encoded: &[u8]) -> Record {
+    Record::decode(encoded).expect("it was scanned when it was taken in, which takes nothing that can't be decoded")
+}
+
+impl fmt::Debug for LiveRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -98,38 +242,115 @@ impl Fact {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::id::Epoch;
+    use crate::{
+        id::{Epoch, TxnId},
+        log::record::Effect,
+    };
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a valid name")
+    }
 
     fn txn(sequence: u64) -> TxnId {
-        TxnId::new(Name::new("c").expect("a valid name"), Epoch::new(1), sequence)
+        TxnId::new(name("c"), Epoch::new(1), sequence)
     }
 
     fn record(owner: &str, fact: Fact) -> Record {
-        Record { owner: Name::new(owner).expect("a valid name"), fact }
+        Record { owner: name(owner), fact }
     }
 
     #[test]
     fn an_end_ends_its_owners_records_and_nobody_elses() {
         let mut live = LiveRecords::default();
-        live.apply(Lsn::new(1), record("goods", Fact::Prepared { txn: txn(1), work: vec![1] }));
-        live.apply(Lsn::new(2), record("orders", Fact::Prepared { txn: txn(1), work: vec![2] }));
-        live.apply(Lsn::new(3), record("goods", Fact::Prepared { txn: txn(2), work: vec![3] }));
-        live.apply(Lsn::new(4), record("goods", Fact::Committed { txn: txn(1), work: None }));
-        live.apply(Lsn::new(5), record("goods", Fact::Ended { txn: txn(1) }));
+        live.apply(Lsn::new(1), &record("goods", Fact::Prepared { txn: txn(1), work: vec![1] }));
+        live.apply(Lsn::new(2), &record("orders", Fact::Prepared { txn: txn(1), work: vec![2] }));
+        live.apply(Lsn::new(3), &record("goods", Fact::Prepared { txn: txn(2), work: vec![3] }));
+        live.apply(Lsn::new(4), &record("goods", Fact::Committed { txn: txn(1), work: None }));
+        live.apply(Lsn::new(5), &record("goods", Fact::Ended { txn: txn(1) }));
         let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.number()).collect();
         assert_eq!(left, [2, 3]);
-        assert_eq!(live.of(&Name::new("goods").expect("a valid name")).len(), 1);
-        assert_eq!(live.encoded_bytes(), live.iter().map(|(_, record)| record.encoded_len() as u64).sum());
+        assert_eq!(live.of(&name("goods")).len(), 1);
+        assert_eq!(live.encoded_bytes(), live.encoded().map(|(_, encoded)| encoded.len() as u64).sum());
     }
 
     #[test]
     fn only_the_last_epoch_of_each_owner_is_live() {
         let mut live = LiveRecords::default();
         for (lsn, owner, epoch) in [(1, "a", 1), (2, "b", 1), (3, "a", 2)] {
-            live.apply(Lsn::new(lsn), record(owner, Fact::Opened { epoch: Epoch::new(epoch) }));
+            live.apply(Lsn::new(lsn), &record(owner, Fact::Opened { epoch: Epoch::new(epoch) }));
         }
         let left: Vec<_> = live.iter().map(|(lsn, record)| (lsn.number(), record.fact.epoch())).collect();
         assert_eq!(left, [(2, Some(Epoch::new(1))), (3, Some(Epoch::new(2)))]);
+    }
+
+    /// Against the plainest model there is, with few keys, so that they meet often, and enough records to be swept.
+    #[test]
+    fn it_does_what_a_plain_map_does() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut live, mut model) = (LiveRecords::default(), BTreeMap::<Lsn, Record>::new());
+            let keys = [3, 50, 2_000][seed as usize % 3];
+            for number in 1..=8_000 {
+                let owner = ["a", "bb"][random.usize(..2)];
+                let txn = txn(random.u64(..keys));
+                let record = record(
+                    owner,
+                    match random.u8(..5) {
+                        0 => Fact::Opened { epoch: Epoch::new(number) },
+                        1 => Fact::Committed { txn, work: None },
+                        2 => Fact::Prepared { txn, work: vec![7; random.usize(..400)] },
+                        _ => Fact::Ended { txn },
+                    },
+                );
+                match record.fact.effect() {
+                    Effect::ReplacesEpoch => {
+                        model.retain(|_, other| other.owner != record.owner || other.fact.epoch().is_none());
+                    }
+                    Effect::Adds(_) => {}
+                    Effect::Ends(txn) => {
+                        model.retain(|_, other| other.owner != record.owner || other.fact.txn() != Some(txn));
+                    }
+                }
+                live.apply(Lsn::new(number), &record);
+                if !matches!(record.fact, Fact::Ended { .. }) {
+                    model.insert(Lsn::new(number), record);
+                }
+                assert_eq!(live.len(), model.len());
+                if number % 500 == 0 {
+                    assert!(live.iter().eq(model.iter().map(|(lsn, record)| (*lsn, record.clone()))), "seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_follows_what_lives_and_not_what_has_passed() {
+        let mut live = LiveRecords::default();
+        let mut number = 0;
+        let mut apply = |live: &mut LiveRecords, fact| {
+            number += 1;
+            live.apply(Lsn::new(number), &record("goods", fact));
+        };
+        apply(&mut live, Fact::Prepared { txn: txn(0), work: vec![1; 100] });
+        for passing in 1..100_000 {
+            apply(&mut live, Fact::Prepared { txn: txn(passing), work: vec![1; 100] });
+            apply(&mut live, Fact::Ended { txn: txn(passing) });
+        }
+        assert_eq!(live.len(), 1);
+        assert!(live.memory_bytes() < 2 << 20, "{} bytes for one record", live.memory_bytes());
+        // A rush leaves nothing behind either.
+        for passing in 1..100_000 {
+            apply(&mut live, Fact::Prepared { txn: txn(passing), work: vec![1; 100] });
+        }
+        assert!(live.memory_bytes() as u64 > live.encoded_bytes());
+        assert!((live.memory_bytes() as u64) < 6 * live.encoded_bytes(), "{} bytes", live.memory_bytes());
+        for passing in 1..100_000 {
+            apply(&mut live, Fact::Ended { txn: txn(passing) });
+        }
+        assert_eq!(live.len(), 1);
+        assert!(live.memory_bytes() < 4 << 20, "{} bytes for one record", live.memory_bytes());
     }
 }

@@ -55,7 +55,7 @@ impl State {
             return;
         }
         for (lsn, record) in self.pending.drain(..) {
-            self.live.apply(lsn, record);
+            self.live.apply(lsn, &record);
         }
         self.durable = self.last;
         self.stats.syncs += 1;

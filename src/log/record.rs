@@ -85,17 +85,45 @@ impl Fact {
 }
 
 impl Record {
-    /// The record as it is written. The encoding is postcard's.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        // Most records are about this size; larger ones grow the buffer.
-        const EXPECTED_BYTES: usize = 128;
-        postcard::to_extend(self, Vec::with_capacity(EXPECTED_BYTES))
-            .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length")
+    /// Adds the record as it is written, in postcard's encoding, behind what is in the buffer.
+    pub(crate) fn encode_into(&self, buffer: &mut Vec<u8>) {
+        postcard::serialize_with_flavor(self, Behind(buffer))
+            .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
-    /// Its encoded length in bytes. The encoding is postcard's.
+    /// Its encoded length in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.
         postcard::experimental::serialized_size(self).unwrap_or(usize::MAX)
+    }
+
+    /// The record that was encoded as these bytes; `None` where none is.
+    pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(encoded) {
+            Ok((record, [])) => Some(record),
+            _ => None,
+        }
+    }
+}
+
+/// Serialises behind what is in a buffer that is used again and again: no allocation a record, and slices are copied
+/// as a whole.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Behind<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }

@@ -271,10 +271,10 @@ impl Log {
     pub fn reopened(self, kept: u8, cast: &Cast) -> Self {
         let mut live = LiveRecords::default();
         for index in 0..kept {
-            live.apply(Lsn::new(u64::from(index) + 1), cast.record(self.entry(index)));
+            live.apply(Lsn::new(u64::from(index) + 1), &cast.record(self.entry(index)));
         }
         let mut reopened = Self::default();
-        live.iter().for_each(|(_, record)| reopened.push(Self::code(cast.entry(record))));
+        live.iter().for_each(|(_, record)| reopened.push(Self::code(cast.entry(&record))));
         reopened.make_durable(reopened.len);
         reopened
     }

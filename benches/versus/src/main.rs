@@ -4,22 +4,21 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository. `-- faults` prints what logs do when
-//! something goes wrong.
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log` likewise. `-- faults` prints what
+//! logs do when something goes wrong.
 #![warn(missing_docs)]
 
+mod counting;
 mod faults;
+mod log;
 mod report;
 mod ring;
 
-use std::{alloc::System, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-/// Counts what is allocated, for the memory that a ring takes. All pay for the counting alike.
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use counting::ALLOCATOR;
 
 #[derive(Parser)]
 #[command(about = "The same work done by ringpact and by its peers, side by side")]
@@ -34,12 +33,18 @@ enum Work {
     Ring(ring::Options),
     /// What logs do when a sync fails or a file is damaged.
     Faults(faults::Options),
+    /// Making records durable.
+    Log(log::Options),
 }
 
 fn main() -> ExitCode {
     faults::run_if_child();
     let outcome = match Arguments::parse().work {
-        Work::Ring(options) => ring::run(&options),
+        Work::Ring(options) => {
+            counting::start();
+            ring::run(&options)
+        }
+        Work::Log(options) => log::run(&options),
         Work::Faults(options) => faults::run(&options),
     };
     match outcome {

@@ -24,7 +24,9 @@ pub struct Contest {
 /// A figure: the median of several rounds.
 struct Figure {
     what: &'static str,
+    /// Of how many nodes, or for how many clients.
     nodes: usize,
+    more_is_better: bool,
     implementation: &'static str,
     unit: &'static str,
     median: f64,
@@ -33,19 +35,37 @@ struct Figure {
 }
 
 /// Everything measured in one run, in the order in which it was.
-#[derive(Default)]
 pub struct Report {
     figures: Vec<Figure>,
     /// What isn't in the table, and why.
     skipped: BTreeSet<String>,
     /// What sets the pace but takes no part in the contest.
     yardsticks: &'static [&'static str],
+    /// What the figures are of so many of: `nodes` or `clients`.
+    size: &'static str,
 }
 
 impl Report {
     /// A report in which `yardsticks` are printed but never called the best.
     pub fn new(yardsticks: &'static [&'static str]) -> Self {
-        Self { yardsticks, ..Self::default() }
+        Self { yardsticks, figures: Vec::new(), skipped: BTreeSet::new(), size: "nodes" }
+    }
+
+    /// The same, by numbers of clients.
+    pub fn by_clients(yardsticks: &'static [&'static str]) -> Self {
+        Self { size: "clients", ..Self::new(yardsticks) }
+    }
+
+    /// Takes in what several rounds have found. `more_is_better` says which figure of a row is the best.
+    pub fn add(
+        &mut self,
+        (what, size, implementation): (&'static str, usize, &'static str),
+        unit: &'static str,
+        more_is_better: bool,
+        samples: Vec<f64>,
+    ) {
+        let contest = Contest { what, nodes: size, unit, contenders: Vec::new() };
+        self.figures.push(Figure { more_is_better, ..Figure::new(&contest, implementation, samples) });
     }
 
     /// Holds the contests. In each round every contender runs once, and in each round another one begins, so that a slow
@@ -92,7 +112,7 @@ impl Report {
         let order: Vec<&str> = rows.iter().map(|(what, _)| *what).collect();
         rows.sort_by_key(|(what, nodes)| (order.iter().position(|other| other == what), *nodes));
 
-        let mut text = format!("| what | nodes | unit | {} |\n", columns.join(" | "));
+        let mut text = format!("| what | {} | unit | {} |\n", self.size, columns.join(" | "));
         let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(columns.len()));
         for (what, nodes) in rows {
             let figures: Vec<_> = self.figures.iter().filter(|f| (f.what, f.nodes) == (what, nodes)).collect();
@@ -100,7 +120,8 @@ impl Report {
                 .iter()
                 .filter(|figure| !self.yardsticks.contains(&figure.implementation))
                 .map(|figure| figure.median)
-                .fold(f64::INFINITY, f64::min);
+                .reduce(if figures[0].more_is_better { f64::max } else { f64::min })
+                .unwrap_or(f64::NAN);
             let _ = write!(text, "| {what} | {nodes} | {} |", figures[0].unit);
             for column in &columns {
                 let cell = figures.iter().find(|figure| figure.implementation == *column);
@@ -129,13 +150,13 @@ impl Report {
         text
     }
 
-    /// Writes `what,nodes,implementation,value,unit` to `target/versus/<name>.csv` of the repository.
+    /// Writes `what,<nodes or clients>,implementation,value,unit` to `target/versus/<name>.csv` of the repository.
     ///
     /// # Errors
     ///
     /// What the file system says.
     pub fn write_csv(&self, name: &str) -> io::Result<PathBuf> {
-        let mut text = String::from("what,nodes,implementation,value,unit\n");
+        let mut text = format!("what,{},implementation,value,unit\n", self.size);
         for Figure { what, nodes, implementation, median, unit, .. } in &self.figures {
             let _ = writeln!(text, "{what},{nodes},{implementation},{median:.4},{unit}");
         }
@@ -155,6 +176,7 @@ impl Figure {
         Self {
             what: contest.what,
             nodes: contest.nodes,
+            more_is_better: false,
             implementation,
             unit: contest.unit,
             median,

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     format::{BLOCK, BadSegment, SegmentHeader, VERSION},
-    recover::{Recovered, recover},
+    recover::{Recovered, Source, Unreadable, recover},
     segment::context,
     storage::{Storage, StorageFile},
 };
@@ -83,37 +83,49 @@ pub(super) fn read(storage: &dyn Storage, dir: &Path) -> Result<Contents, LogErr
 
 fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<(SegmentHeader, Recovered), LogError> {
     let path = dir.join(name(number));
-    let (header, bytes) = read_segment(storage, &path, number)?;
-    match recover(&bytes, &header, &mut ()) {
+    let (header, mut file) = open_segment(storage, &path, number)?;
+    match recover(&mut file, &header, &mut ()) {
         Ok(recovered) => Ok((header, recovered)),
-        Err(damage) => Err(damaged(&path, damage.offset, damage.what)),
+        Err(unreadable) => Err(unreadable_at(&path, unreadable)),
     }
 }
 
-/// Reads all of a segment's file, which has the length and the number that its header states.
-pub(super) fn read_segment(
+/// Opens a segment's file, which has the length and the number that its header states.
+pub(super) fn open_segment(
     storage: &dyn Storage,
     path: &Path,
     number: u64,
-) -> Result<(SegmentHeader, Vec<u8>), LogError> {
+) -> Result<(SegmentHeader, SegmentFile), LogError> {
     let (mut file, header) = read_header(storage, path, number)?;
     let length = file.length().map_err(|error| io_error(path, "read", error))?;
     if length != header.bytes {
         return Err(damaged(path, length.min(header.bytes), "the file is shorter or longer than it was made"));
     }
-    let mut bytes = Vec::new();
-    let reserved = usize::try_from(length).ok().is_some_and(|length| {
-        let reserved = bytes.try_reserve_exact(length).is_ok();
-        if reserved {
-            bytes.resize(length, 0);
-        }
-        reserved
-    });
-    if !reserved {
-        return Err(io_error(path, "read", io::ErrorKind::OutOfMemory.into()));
+    Ok((header, SegmentFile { file, length }))
+}
+
+/// A segment's file, to be read from its beginning to its end.
+pub(super) struct SegmentFile {
+    file: Box<dyn StorageFile>,
+    length: u64,
+}
+
+impl Source for SegmentFile {
+    fn length(&self) -> u64 {
+        self.length
     }
-    file.read_at(0, &mut bytes).map_err(|error| io_error(path, "read", error))?;
-    Ok((header, bytes))
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+}
+
+/// Why the file at this path can't be read.
+pub(super) fn unreadable_at(path: &Path, unreadable: Unreadable) -> LogError {
+    match unreadable {
+        Unreadable::Damage(damage) => damaged(path, damage.offset, damage.what),
+        Unreadable::Io(error) => io_error(path, "read", error),
+    }
 }
 
 /// Removes files, one durably before the next, so that a crash can't leave an older segment where a newer one is gone.

@@ -4,7 +4,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::log::{LogId, Lsn, MAX_RECORD_BYTES, Record};
+use crate::log::{LogId, Lsn, MAX_RECORD_BYTES};
 
 /// The version that this library writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;
@@ -188,8 +188,8 @@ pub(super) fn begins_batch(bytes: &[u8]) -> bool {
     bytes.starts_with(&BATCH_MAGIC)
 }
 
-/// Reads the header of the batch that begins with these bytes, which reach to the segment's end.
-pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'static str> {
+/// Reads the header of the batch that begins with these bytes; so many are left from there to the segment's end.
+pub(super) fn decode_header(bytes: &[u8], left: u64, salt: u64) -> Result<BatchHeader, &'static str> {
     if bytes.len() < BATCH_HEADER || !begins_batch(bytes) {
         return Err("no batch begins here");
     }
@@ -213,7 +213,7 @@ pub(super) fn decode_header(bytes: &[u8], salt: u64) -> Result<BatchHeader, &'st
         payload_checksum: u64_at(bytes, 16),
         checksum,
     };
-    if header.payload > (bytes.len() - BATCH_HEADER) as u64 {
+    if header.payload > left - BATCH_HEADER as u64 {
         return Err("a batch reaches beyond its segment");
     }
     if header.sequence > MAX_NUMBER || header.last.number() > MAX_NUMBER {
@@ -234,8 +234,8 @@ pub(super) fn decode_payload<'a>(bytes: &'a [u8], header: &BatchHeader, salt: u6
     Ok(payload)
 }
 
-/// Takes the first record off a payload; `None` at its end.
-pub(super) fn take_frame(payload: &mut &[u8]) -> Result<Option<(Lsn, Record)>, &'static str> {
+/// Takes the first record off a payload, still encoded; `None` at its end.
+pub(super) fn take_frame<'a>(payload: &mut &'a [u8]) -> Result<Option<(Lsn, &'a [u8])>, &'static str> {
     if payload.is_empty() {
         return Ok(None);
     }
@@ -243,12 +243,13 @@ pub(super) fn take_frame(payload: &mut &[u8]) -> Result<Option<(Lsn, Record)>, &
     let length = u32_at(head, 0) as usize;
     let lsn = Lsn::new(u64_at(head, 4));
     let (encoded, rest) = rest.split_at_checked(length).ok_or("a record reaches beyond its batch")?;
-    let record = match postcard::take_from_bytes(encoded) {
-        Ok((record, [])) => record,
-        _ => return Err("a record can't be decoded"),
-    };
     *payload = rest;
-    Ok(Some((lsn, record)))
+    Ok(Some((lsn, encoded)))
+}
+
+/// The frames of a payload that we have made ourselves.
+pub(super) fn frames(mut payload: &[u8]) -> impl Iterator<Item = (Lsn, &[u8])> {
+    std::iter::from_fn(move || take_frame(&mut payload).ok().flatten())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -1,26 +1,34 @@
-//! Where threads wait for a batch: one lock and one condition for all of them, and none of the queue's.
+//! Where threads wait for a batch: one word for all of them, and no lock.
+//!
+//! Past some 64 threads it is waking them that takes the time, not the disk. A condition variable hands its mutex from
+//! one to the next, so that each waits for the one before; here one system call wakes all, and nobody needs anything
+//! of the others to go on. (`src/docs/log_speed.md` has the figures.)
 
-use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Opens for one batch after the other.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    open_for: Mutex<u64>,
-    opened: Condvar,
+    opened: AtomicU32,
 }
 
 impl Gate {
-    /// Blocks until the gate was opened for this batch or a later one.
-    pub(super) fn wait(&self, batch: u64) {
-        let mut open_for = self.open_for.lock();
-        while *open_for < batch {
-            self.opened.wait(&mut open_for);
+    /// Blocks until `may_pass`, which is asked again each time the gate was opened. What makes it true must be written
+    /// before the gate is opened.
+    pub(super) fn wait(&self, may_pass: impl Fn() -> bool) {
+        loop {
+            // First the count, then the question: an opening in between changes the count, and then nobody sleeps.
+            let opened = self.opened.load(Ordering::Acquire);
+            if may_pass() {
+                return;
+            }
+            atomic_wait::wait(&self.opened, opened);
         }
     }
 
-    /// Lets everybody through who waits for this batch or an earlier one.
-    pub(super) fn open(&self, batch: u64) {
-        *self.open_for.lock() = batch;
-        self.opened.notify_all();
+    /// Lets everybody ask again.
+    pub(super) fn open(&self) {
+        self.opened.fetch_add(1, Ordering::Release);
+        atomic_wait::wake_all(&raw const self.opened);
     }
 }

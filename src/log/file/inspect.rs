@@ -283,18 +283,15 @@ fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, se
     if segment.role == Role::Unfinished {
         return Ok(()); // of no meaning, whatever is in it
     }
-    let (header, bytes) = directory::read_segment(storage, path, segment.number)?;
+    let (header, mut file) = directory::open_segment(storage, path, segment.number)?;
     seen.log = Some(header.log.to_string());
-    let result = recover(&bytes, &header, seen);
+    let result = recover(&mut file, &header, seen);
     segment.batches = std::mem::take(&mut seen.batches);
     let with_records = segment.batches.iter().rposition(|batch| batch.kind == BatchKind::Records);
     segment.sealed = with_records.is_none_or(|last| last + 1 < segment.batches.len());
     match result {
         Ok(Recovered { torn_bytes, .. }) => segment.torn_bytes = torn_bytes,
-        Err(damage) => {
-            let (path, offset, what) = (path.to_owned(), damage.offset, damage.what);
-            return Err(LogError::Damaged { path, offset, what });
-        }
+        Err(unreadable) => return Err(directory::unreadable_at(path, unreadable)),
     }
     Ok(())
 }
@@ -324,7 +321,8 @@ struct Seen {
 }
 
 impl Visitor for Seen {
-    fn record(&mut self, lsn: Lsn, record: &Record) {
+    fn record(&mut self, lsn: Lsn, encoded: &[u8]) {
+        let Some(record) = Record::decode(encoded) else { return };
         if let Some(epoch) = record.fact.epoch() {
             self.epochs.insert(record.owner.clone(), epoch);
         }

@@ -1,10 +1,12 @@
 //! The log on disk. `src/docs/media.md` says what it relies on, and has its format byte for byte.
 //!
 //! From the outside in: this file and [`options`] are what users see; `shared` is where callers and the writer meet,
-//! `queue` what is decided there; `writer` is the one thread that does I/O, on a `segment` in a `directory`; `format`
-//! and `recover` are bytes in, answers out; [`storage`] is the seam to the medium.
+//! `queue` what is decided there; `writer` is the thread that writes, on a `segment` in a `directory`, and `keeper` the
+//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait; `format` and
+//! `recover` are bytes in, answers out; [`storage`] is the seam to the medium. `src/docs/log_speed.md` says why.
 
 use std::{
+    cell::RefCell,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,18 +20,20 @@ use parking_lot::Mutex;
 use super::{Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::id::Name;
 use queue::Ending;
-use shared::Shared;
+use shared::{Lead, Shared};
 
 mod directory;
 mod format;
 mod gate;
 pub mod inspect;
+mod keeper;
 pub mod options;
 mod queue;
 mod recover;
 mod segment;
 mod shared;
 pub mod storage;
+mod wakers;
 mod writer;
 
 pub use options::FileLogOptions;
@@ -125,6 +129,18 @@ impl FileLog {
         self.recovery
     }
 
+    /// The memory that it has for records at the moment, in bytes, used or not: the batch being filled, the batch being
+    /// written, and the live records.
+    ///
+    /// It is bounded: each batch by [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES) (or one record, if that is larger),
+    /// where a buffer may have grown to twice of that; the live records by a small constant times their size (see
+    /// [`LiveRecords`](super::LiveRecords)). Carrying live records over takes twice their size for as long as that
+    /// lasts. Beside it there are about two wakers for each task that waits.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.shared.memory_bytes()
+    }
+
     /// Writes and syncs all that is queued, and gives the directory back.
     ///
     /// # Errors
@@ -143,6 +159,10 @@ impl FileLog {
     /// and the log ends soon after.)
     pub fn abandon(&self) {
         self.end(Ending::Abandon);
+    }
+
+    fn full(&self, error: Arc<std::io::Error>) -> LogError {
+        LogError::Full { path: self.dir.clone(), error }
     }
 
     fn end(&self, ending: Ending) {
@@ -175,11 +195,19 @@ impl TransactionLog for FileLog {
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
-        let encoded = record.encode();
-        if encoded.len() > MAX_RECORD_BYTES {
-            return Err(LogError::TooLarge { length: encoded.len() });
-        }
-        self.shared.append(record, &encoded, durability, |error| LogError::Full { path: self.dir.clone(), error })
+        encoded(&record, |encoded| self.shared.append(encoded, durability, |error| self.full(error)))
+    }
+
+    fn commit(&self, record: Record) -> Result<Lsn, LogError> {
+        let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
+        let batch = match lead {
+            Lead::Wait(batch) => batch,
+            Lead::Write(pen, batch) => {
+                writer::lead(&self.shared, pen, batch);
+                batch.number
+            }
+        };
+        self.shared.wait_for(lsn, batch).map(|()| lsn)
     }
 
     fn durable(&self) -> Lsn {
@@ -201,4 +229,19 @@ impl TransactionLog for FileLog {
     fn stats(&self) -> LogStats {
         self.shared.stats()
     }
+}
+
+/// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing.
+fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    /// What of it is kept; larger records are rare.
+    const KEPT_BYTES: usize = 16 << 10;
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        buffer.shrink_to(KEPT_BYTES);
+        record.encode_into(buffer);
+        if buffer.len() > MAX_RECORD_BYTES { Err(LogError::TooLarge { length: buffer.len() }) } else { append(buffer) }
+    })
 }

@@ -11,12 +11,13 @@ use std::{
 use super::{
     FileLog, Recovery, directory,
     format::{SegmentHeader, padded},
-    queue::SegmentState,
+    keeper::Keeper,
+    queue::{Ending, SegmentState},
     recover::Recovered,
     segment::{Segment, Spare, framed_bytes, size_for},
     shared::{Shared, frame_live},
     storage::{Disk, Storage},
-    writer::{Writer, tells_of_no_room},
+    writer::{Pen, Writer, tells_of_no_room},
 };
 use crate::log::{LogError, LogId};
 
@@ -29,6 +30,10 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 /// A segment's size unless configured: some 100,000 small records, and zero-filled in some ten milliseconds.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 16 << 20;
+
+/// The first segment after opening is no larger, unless the live records need it, so that opening writes little. One of
+/// the configured size is prepared behind it at once.
+pub const OPENING_SEGMENT_BYTES: u64 = 1 << 20;
 
 /// What may be queued in memory for one batch, in bytes, before appending waits. It bounds the memory, and how long one
 /// sync can take; at 128 bytes a record it is room for 30,000 callers.
@@ -62,7 +67,8 @@ impl Default for FileLogOptions {
 
 impl FileLogOptions {
     /// The size of a segment, in bytes: rounded up to 4 KiB and kept within [`MIN_SEGMENT_BYTES`] and
-    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most. A segment is larger where the live records would
+    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most; the first one after opening has
+    /// [`OPENING_SEGMENT_BYTES`], where that is less. A segment is larger where the live records would
     /// take more than a quarter of it when it is prepared: then it is four times their size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
@@ -113,7 +119,7 @@ impl FileLogOptions {
                 (LogId::random()?, 0, Recovered::default())
             }
         };
-        let bytes = size_for(self.segment_bytes, framed_bytes(&recovered.live));
+        let bytes = size_for(self.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
         let header = SegmentHeader { log, number: number + 1, bytes };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
@@ -130,19 +136,29 @@ impl FileLogOptions {
         tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
         let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
+        let start = |name: &str| thread::Builder::new().name(name.to_owned());
+        let failed = |error| directory::io_error(dir, "start a thread for", error);
+        let keeper = Keeper {
+            shared: shared.clone(),
+            storage: self.storage.clone(),
+            dir: dir.to_owned(),
+            log,
+            active: segment.number(),
+        };
+        let keeper = start("ringpact-keeper").spawn(move || keeper.run()).map_err(failed)?;
         let writer = Writer {
             shared: shared.clone(),
             storage: self.storage.clone(),
             dir: dir.to_owned(),
-            segment,
-            spare: None,
+            pen: Pen::new(segment),
+            keeper,
             seal_after: self.seal_after,
             lock,
         };
-        let thread = thread::Builder::new()
-            .name("ringpact-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| directory::io_error(dir, "start the writer's thread for", error))?;
+        let thread = start("ringpact-log").spawn(move || writer.run()).map_err(|error| {
+            shared.end(Ending::Abandon); // or the keeper would stay for ever
+            failed(error)
+        })?;
         Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
     }
 }

@@ -6,22 +6,31 @@
 //!   one that was accepted.
 //! - `taken <= last`, and the records in `taken+1 ..= last` are exactly those in `buffer`.
 //! - At most one batch is in flight; its waiters and those of the batch being filled are kept apart.
+//! - A spare segment that the buffer needs stays: the keeper replaces one only while the buffer has its room without.
+//! - From the moment that a spare segment is taken to be begun until it has replaced the active one, the keeper prepares
+//!   none: the next one's number, and so its file's name, is not settled before that.
 
-use std::{collections::VecDeque, io, mem, sync::Arc, task::Waker};
+use std::{io, mem, sync::Arc};
 
 use super::{
-    format::{self, BLOCK, padded},
+    format::{self, BATCH_HEADER, BLOCK, padded},
     options::MAX_QUEUE_BYTES,
     segment::{carry_need, size_for, suits},
+    wakers::Wakers,
 };
-use crate::log::{LogError, LogStats, Lsn, Record};
+use crate::log::{LogError, LogStats, Lsn};
 
 /// See the module's invariants.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// The batch being filled: room for a header, then framed records.
     buffer: Vec<u8>,
+    /// Up to where its records are folded into the live ones already, because somebody asked for those.
+    folded: usize,
     count: u32,
+    /// How many of the records in the buffer, and of those in the batch before, somebody is going to wait for.
+    forced: u32,
+    forced_before: u32,
     /// Whether somebody wants what is in the buffer to be durable.
     wanted: bool,
     pub(super) last: Lsn,
@@ -30,17 +39,24 @@ pub(super) struct Queue {
     /// How many batches were taken so far; the one being filled will be the next.
     pub(super) batches: u64,
     pub(super) in_flight: bool,
-    pub(super) wakers_in_flight: Vec<Waker>,
-    pub(super) wakers_filling: Vec<Waker>,
-    /// Accepted, but not yet folded into the live records.
-    pub(super) unfolded: VecDeque<(Lsn, Record)>,
+    pub(super) wakers_in_flight: Wakers,
+    pub(super) wakers_filling: Wakers,
+    /// The size of what was accepted and is not yet folded into the live records.
     pub(super) unfolded_bytes: u64,
     /// The live records' framed size at the last folding.
     pub(super) live_bytes: u64,
     pub(super) segment: SegmentState,
     pub(super) spare: SpareState,
+    /// Whether the spare segment was taken, and has not yet replaced the active one.
+    replacing: bool,
+    /// The segment that was replaced, until the keeper gets to it.
+    pub(super) to_remove: Option<u64>,
     pub(super) ending: Option<Ending>,
     pub(super) failure: Option<Arc<io::Error>>,
+    /// What has failed elsewhere than on the writer's thread, which is to stop for it: nothing becomes durable any more.
+    pub(super) broken: Option<io::Error>,
+    /// The writer has stopped and waits for the keeper to do so too.
+    pub(super) keeper_dismissed: bool,
     /// The writer is gone: nothing becomes durable any more.
     pub(super) stopped: bool,
     pub(super) stats: LogStats,
@@ -87,10 +103,19 @@ pub(super) enum Work {
     Write(Batch),
     /// Begin the spare segment.
     Rotate,
-    /// Prepare a spare segment of this size.
-    Prepare(u64),
     /// Seal the last batch, which ends with this record.
     Seal(Lsn),
+    /// Nothing more, ever.
+    Stop,
+}
+
+/// What the keeper is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upkeep {
+    /// Remove the segment with this number, which was replaced.
+    Remove(u64),
+    /// Prepare a spare segment of this size, to follow the active one.
+    Prepare(u64),
     /// Nothing more, ever.
     Stop,
 }
@@ -101,6 +126,8 @@ pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) last: Lsn,
     pub(super) count: u32,
+    /// Up to where its records are folded in already.
+    pub(super) folded: usize,
 }
 
 /// What to do with a record that wants in.
@@ -120,21 +147,27 @@ impl Queue {
         format::clear_batch(&mut buffer);
         Self {
             buffer,
+            folded: BATCH_HEADER,
             count: 0,
+            forced: 0,
+            forced_before: 0,
             wanted: false,
             last,
             taken: last,
             batches: 0,
             in_flight: false,
-            wakers_in_flight: Vec::new(),
-            wakers_filling: Vec::new(),
-            unfolded: VecDeque::new(),
+            wakers_in_flight: Wakers::default(),
+            wakers_filling: Wakers::default(),
             unfolded_bytes: 0,
             live_bytes,
             segment,
             spare: SpareState::default(),
+            replacing: false,
+            to_remove: None,
             ending: None,
             failure: None,
+            broken: None,
+            keeper_dismissed: false,
             stopped: false,
             stats: LogStats::default(),
         }
@@ -177,15 +210,26 @@ impl Queue {
     }
 
     /// Takes the record in, which was admitted.
-    pub(super) fn accept(&mut self, record: Record, encoded: &[u8], frame: u64) -> Lsn {
+    pub(super) fn accept(&mut self, encoded: &[u8], frame: u64) -> Lsn {
         let lsn = self.last.next();
         self.last = lsn;
         self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
         self.stats.appended += 1;
         format::push_frame(&mut self.buffer, lsn, encoded);
-        self.unfolded.push_back((lsn, record));
         self.unfolded_bytes += frame;
         lsn
+    }
+
+    /// Somebody is going to wait for the record accepted last.
+    pub(super) fn force(&mut self) {
+        self.stats.forced += 1;
+        self.forced += 1;
+        self.want();
+    }
+
+    /// Whether callers come one at a time, so that one of them does better to write than to have it written.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.forced <= 1 && self.forced_before <= 1
     }
 
     /// Has the buffer written as soon as the writer gets to it, if there is anything in it.
@@ -195,6 +239,10 @@ impl Queue {
 
     pub(super) fn demand_spare(&mut self, bytes: u64) {
         self.spare.demanded = Some(self.spare.demanded.map_or(bytes, |other| other.max(bytes)));
+    }
+
+    pub(super) const fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 
     const fn buffer_is_empty(&self) -> bool {
@@ -207,52 +255,95 @@ impl Queue {
     }
 }
 
-/// The writer's side.
+/// The writer's side, and the keeper's.
 impl Queue {
-    /// What there is to do; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
+    /// What there is to write; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
     pub(super) fn next_work(&mut self, buffer: &mut Vec<u8>) -> Option<Work> {
-        if self.failure.is_some() || self.ending == Some(Ending::Abandon) {
+        if self.is_broken() || self.ending == Some(Ending::Abandon) {
             return Some(Work::Stop);
         }
-        let closing = self.ending.is_some();
-        if self.spare.demanded.is_some() && self.buffer_need() > self.segment.room {
-            self.wanted = true; // the buffer needs the spare that there is, so that one must be begun first
-        } else if let Some(bytes) = self.spare_needed().filter(|_| !closing) {
-            self.spare.begun += 1;
-            (self.spare.ready, self.spare.demanded) = (None, None);
-            return Some(Work::Prepare(bytes));
+        if self.spare_is_taken() {
+            self.wanted = true;
         }
+        let closing = self.ending.is_some();
         if (self.wanted || closing) && !self.buffer_is_empty() {
             return Some(if self.buffer_need() <= self.segment.room { self.take(buffer) } else { Work::Rotate });
         }
         closing.then_some(Work::Stop)
     }
 
-    /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, unless that was
-    /// tried in vain: then whoever needs it asks again.
+    /// Whether there is something to write or to end.
+    pub(super) fn has_work(&self) -> bool {
+        let to_write = (self.wanted || self.spare_is_taken()) && !self.buffer_is_empty();
+        to_write || self.is_broken() || self.ending.is_some()
+    }
+
+    /// What there is to do besides; `None`: nothing.
+    pub(super) fn next_upkeep(&mut self) -> Option<Upkeep> {
+        if self.is_broken() || self.keeper_dismissed || self.ending == Some(Ending::Abandon) {
+            return Some(Upkeep::Stop);
+        }
+        // First, so that there are never more than two segments.
+        if let Some(number) = self.to_remove.take() {
+            return Some(Upkeep::Remove(number));
+        }
+        if self.ending.is_some() {
+            return Some(Upkeep::Stop);
+        }
+        let bytes = self.spare_needed().filter(|_| self.may_prepare())?;
+        self.spare.begun += 1;
+        (self.spare.ready, self.spare.demanded) = (None, None);
+        Some(Upkeep::Prepare(bytes))
+    }
+
+    /// Whether the keeper has something to do.
+    pub(super) fn needs_upkeep(&self) -> bool {
+        self.to_remove.is_some() || self.spare_needed().is_some() && self.may_prepare()
+    }
+
+    const fn may_prepare(&self) -> bool {
+        !self.replacing && !self.spare_is_taken()
+    }
+
+    pub(super) const fn is_broken(&self) -> bool {
+        self.failure.is_some() || self.broken.is_some()
+    }
+
+    /// Whether somebody demands another spare segment, but the buffer needs the one there is, which must be begun first.
+    const fn spare_is_taken(&self) -> bool {
+        self.spare.demanded.is_some() && self.buffer_need() > self.segment.room
+    }
+
+    /// A spare segment is prepared on demand; and ahead of need, once half of the active one is used, or if that is a
+    /// small one to begin with, unless it was tried in vain: then whoever needs it asks again.
     fn spare_needed(&self) -> Option<u64> {
         let ahead = self.spare.ready.is_none()
             && self.spare.full.is_none()
-            && self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2;
+            && self.spare.begun == self.spare.ended
+            && (self.segment.bytes < self.segment.configured
+                || self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2);
         let size = || size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes);
         self.spare.demanded.or_else(|| ahead.then(size))
     }
 
     fn take(&mut self, buffer: &mut Vec<u8>) -> Work {
         self.segment.room -= self.buffer_need();
-        format::clear_batch(buffer);
-        mem::swap(&mut self.buffer, buffer);
-        Work::Write(self.launch())
+        Work::Write(self.launch(buffer))
     }
 
-    /// Drops the buffer, for its records are going to be carried over, into a segment of this size.
-    pub(super) fn take_into_spare(&mut self, spare_bytes: u64) -> Batch {
-        format::clear_batch(&mut self.buffer);
+    /// Takes the batch out, for its records are going to be carried over, into a segment of this size.
+    pub(super) fn take_into_spare(&mut self, spare_bytes: u64, buffer: &mut Vec<u8>) -> Batch {
         self.spare.ready = None;
+        self.replacing = true;
         // Carried records take half of a segment at the most. That is more than was left of the old one, or the record
         // that made this necessary would have gone there; so what is accepted from now on has its room.
         self.segment = SegmentState { room: spare_bytes / 2, bytes: spare_bytes, ..self.segment };
-        self.launch()
+        self.launch(buffer)
+    }
+
+    /// The spare segment is now the active one, and replaces that with this number.
+    pub(super) fn replaced(&mut self, number: u64) {
+        (self.replacing, self.to_remove) = (false, Some(number));
     }
 
     /// The exact room in a segment begun by [`take_into_spare`](Self::take_into_spare), once what it carries is known.
@@ -260,13 +351,23 @@ impl Queue {
         self.segment.room = self.segment.bytes - carry_need(framed_bytes);
     }
 
-    fn launch(&mut self) -> Batch {
+    /// What is in the batch being filled and not yet folded in, as frames; from now on it counts as such.
+    pub(super) fn take_unfolded(&mut self) -> &[u8] {
+        let from = mem::replace(&mut self.folded, self.buffer.len());
+        &self.buffer[from..]
+    }
+
+    fn launch(&mut self, buffer: &mut Vec<u8>) -> Batch {
+        format::clear_batch(buffer);
+        mem::swap(&mut self.buffer, buffer);
         debug_assert!(!self.in_flight && self.wakers_in_flight.is_empty(), "one batch at a time");
         mem::swap(&mut self.wakers_filling, &mut self.wakers_in_flight);
         (self.in_flight, self.wanted) = (true, false);
+        self.forced_before = mem::take(&mut self.forced);
         self.taken = self.last;
         self.batches += 1;
-        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count) }
+        let folded = mem::replace(&mut self.folded, BATCH_HEADER);
+        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count), folded }
     }
 
     /// A seal for the last batch, where there is room for one besides what is queued.
@@ -282,19 +383,14 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        id::{Epoch, Name},
-        log::{Fact, file::options::MIN_SEGMENT_BYTES},
-    };
+    use crate::log::file::options::MIN_SEGMENT_BYTES;
 
     fn queue(room: u64) -> Queue {
         Queue::new(Lsn::NONE, 0, SegmentState { room, bytes: MIN_SEGMENT_BYTES, configured: MIN_SEGMENT_BYTES })
     }
 
     fn accept(queue: &mut Queue, frame: u64) {
-        let owner = Name::new("a").expect("a valid name");
-        let encoded = vec![0; frame as usize - format::FRAME_HEADER];
-        queue.accept(Record { owner, fact: Fact::Opened { epoch: Epoch::new(1) } }, &encoded, frame);
+        queue.accept(&vec![0; frame as usize - format::FRAME_HEADER], frame);
     }
 
     /// A record accepted on the strength of the spare segment must not lose it to somebody who demands a larger one.
@@ -305,9 +401,31 @@ mod tests {
         queue.demand_spare(1 << 20);
         assert_eq!(queue.admit(100), Admission::Accept);
         accept(&mut queue, 100); // lazily: nobody has asked for it to be written
+        assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
-        queue.take_into_spare(MIN_SEGMENT_BYTES);
-        assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Prepare(1 << 20)));
+        queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
+        queue.replaced(1);
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(1)));
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
+    }
+
+    /// A segment prepared too early would get the number, and the file, of the one that is being begun.
+    #[test]
+    fn no_segment_is_prepared_while_one_is_being_replaced() {
+        let mut queue = queue(0);
+        queue.spare.ready = Some(MIN_SEGMENT_BYTES);
+        accept(&mut queue, 100);
+        queue.want();
+        assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
+        queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
+        accept(&mut queue, 100); // more than half of the new one may seem to be used
+        queue.demand_spare(1 << 20);
+        assert!(!queue.needs_upkeep());
+        assert_eq!(queue.next_upkeep(), None);
+        queue.replaced(7);
+        assert!(queue.needs_upkeep());
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(7)));
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
     /// The first invariant, under random appends, foldings, failures for want of room, and ends of batches.
@@ -318,7 +436,7 @@ mod tests {
             let mut queue = queue(MIN_SEGMENT_BYTES - 3 * BLOCK);
             let mut preparing = None;
             for _ in 0..400 {
-                match random.u32(..5) {
+                match random.u32(..6) {
                     0..=1 => {
                         let frame = if random.u32(..20) == 0 { 150_000 } else { random.u64(20..9_000) };
                         match queue.admit(frame) {
@@ -332,25 +450,30 @@ mod tests {
                         queue.live_bytes = random.u64(..=queue.live_bytes + mem::take(&mut queue.unfolded_bytes));
                     }
                     3 => queue.want(),
-                    _ if queue.in_flight => {
-                        queue.in_flight = false;
-                        queue.wakers_in_flight.clear();
-                    }
-                    _ if preparing.is_some() => {
+                    4 if preparing.is_some() => {
                         queue.spare.ready = preparing.take().filter(|_| random.bool());
+                        queue.spare.ended += 1;
                     }
-                    _ => match queue.next_work(&mut Vec::new()) {
-                        Some(Work::Prepare(bytes)) => preparing = Some(bytes),
-                        Some(Work::Rotate) => {
+                    4 => {
+                        while let Some(upkeep) = queue.next_upkeep() {
+                            if let Upkeep::Prepare(bytes) = upkeep {
+                                preparing = Some(bytes);
+                                break;
+                            }
+                        }
+                    }
+                    _ if queue.in_flight => queue.in_flight = false,
+                    _ => {
+                        if queue.next_work(&mut Vec::new()) == Some(Work::Rotate) {
                             let spare = queue.spare.ready.expect("a record was accepted for it");
                             let carried = queue.live_bytes + mem::take(&mut queue.unfolded_bytes);
                             assert!(suits(spare, carried), "seed {seed}: {carried} bytes do not go into {spare}");
-                            queue.take_into_spare(spare);
+                            queue.take_into_spare(spare, &mut Vec::new());
                             queue.live_bytes = carried;
                             queue.carried(carried);
+                            queue.replaced(1);
                         }
-                        _ => {}
-                    },
+                    }
                 }
                 let has_room = queue.buffer_need() <= queue.segment.room;
                 assert!(has_room || queue.spare.ready.is_some(), "seed {seed}: no room for what was accepted");

@@ -10,7 +10,7 @@ use super::{
     format::{self, BATCH_HEADER, BLOCK, BatchStart, FRAME_HEADER, Kind, SegmentHeader, padded},
     storage::{Storage, StorageFile},
 };
-use crate::log::{LiveRecords, LogId, Lsn};
+use crate::log::{LiveRecords, Lsn};
 
 /// How much is zero-filled by one write: large enough to be fast, small enough to need no memory worth mentioning.
 const ZEROS: usize = 1 << 20;
@@ -127,10 +127,6 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) const fn log(&self) -> LogId {
-        self.header.log
-    }
-
     pub(super) const fn number(&self) -> u64 {
         self.header.number
     }

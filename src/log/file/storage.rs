@@ -14,7 +14,8 @@ use std::{
 ///
 /// What a log relies on, and what it doesn't, is written in `src/docs/media.md`. In short: what
 /// [`StorageFile::sync`] and [`sync_dir`](Self::sync_dir) have confirmed survives a crash; of everything else any part
-/// may, in any order. One log calls its storage from one thread at a time.
+/// may, in any order. A log calls its
+/// storage from several threads, but each file from one at a time.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Makes sure that the directory exists, for its owner only where it must be created. When this returns, a
     /// directory that it created survives a crash.

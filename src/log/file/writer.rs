@@ -1,15 +1,47 @@
-//! The one thread that touches the medium, once a log is open.
+//! The thread that writes, once a log is open, unless a caller who comes alone does it himself.
 
-use std::{io, path::PathBuf, sync::Arc, task::Waker, time::Duration};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use super::{
     directory,
-    format::SegmentHeader,
     queue::{Batch, Work},
-    segment::{Segment, Spare},
+    segment::Segment,
     shared::Shared,
     storage::{LockGuard, Storage},
+    wakers::Wakers,
 };
+
+/// What it takes to write. There is one, and who holds it is the only one who touches the active segment.
+pub(super) struct Pen {
+    pub(super) segment: Segment,
+    /// The batch in flight.
+    pub(super) buffer: Vec<u8>,
+    /// Those who wait for it; empty but for the moment at which they are woken.
+    pub(super) wakers: Wakers,
+}
+
+impl Pen {
+    pub(super) fn new(segment: Segment) -> Box<Self> {
+        Box::new(Self { segment, buffer: Vec::new(), wakers: Wakers::default() })
+    }
+
+    fn write(&mut self, batch: Batch) -> io::Result<()> {
+        self.segment.write(&mut self.buffer, batch.last, batch.count)
+    }
+}
+
+/// Writes a batch on a caller's thread.
+pub(super) fn lead(shared: &Shared, mut pen: Box<Pen>, batch: Batch) {
+    let written = reported(|| pen.write(batch));
+    shared.lay_down(pen, batch, written);
+}
 
 /// The writer's side of a log. The lock on the directory is its own, so that it is given back exactly when nothing more
 /// can be written.
@@ -17,88 +49,91 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) dir: PathBuf,
-    pub(super) segment: Segment,
-    pub(super) spare: Option<Spare>,
+    pub(super) pen: Box<Pen>,
+    pub(super) keeper: JoinHandle<()>,
     pub(super) seal_after: Duration,
     pub(super) lock: Box<dyn LockGuard>,
 }
 
 impl Writer {
     /// Works until told to stop, or until something fails; the first failure is the last operation.
-    pub(super) fn run(mut self) {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.work()))
-            .unwrap_or_else(|_| Err(io::Error::other("the log's writer panicked, which is a bug in ringpact")));
-        let Self { shared, segment, spare, lock, .. } = self;
-        drop((segment, spare));
-        drop(lock);
-        shared.stop(result.err());
-    }
-
-    fn work(&mut self) -> io::Result<()> {
-        let (mut buffer, mut wakers) = (Vec::new(), Vec::new());
-        loop {
-            let seal_after = (!self.segment.is_sealed()).then_some(self.seal_after);
-            match self.shared.next_work(&mut buffer, seal_after) {
-                Work::Write(batch) => self.write(batch, &mut buffer, &mut wakers)?,
-                Work::Rotate => self.rotate(&mut wakers)?,
-                Work::Prepare(bytes) => self.prepare(bytes)?,
-                Work::Seal(last) => self.segment.seal(last)?,
-                Work::Stop => return self.finish(),
+    pub(super) fn run(self) {
+        let Self { shared, storage, dir, pen, keeper, seal_after, lock } = self;
+        let (mut pen, mut failure) = (Some(pen), None);
+        while let Some(held) = pen.take() {
+            let (mut held, work) = shared.next_work(held, seal_after);
+            match reported(|| work_on(&shared, &*storage, &dir, &mut held, work)) {
+                Ok(true) => pen = Some(held),
+                Ok(false) => {
+                    pen = Some(held);
+                    break;
+                }
+                Err(error) => failure = Some(error),
             }
         }
+        // The keeper's failure, if it was not this thread's, comes to light in `stop`.
+        shared.dismiss_keeper(failure);
+        let _ = keeper.join(); // it reports its own panics
+        let finished = pen.map_or(Ok(()), |mut pen| reported(|| finish(&shared, &*storage, &dir, &mut pen)));
+        drop(lock);
+        shared.stop(finished.err());
     }
+}
 
-    fn write(&mut self, batch: Batch, buffer: &mut Vec<u8>, wakers: &mut Vec<Waker>) -> io::Result<()> {
-        self.segment.write(buffer, batch.last, batch.count)?;
-        self.shared.complete(batch, wakers);
-        self.shared.fold();
-        Ok(())
-    }
-
-    /// Begins the spare segment with all live records, those that were queued included, and removes the one before.
-    fn rotate(&mut self, wakers: &mut Vec<Waker>) -> io::Result<()> {
-        let Some(spare) = self.spare.take() else {
-            return Err(io::Error::other("no segment is prepared for what was accepted, which is a bug in ringpact"));
-        };
-        let carried = self.shared.carry_over(spare.bytes());
-        let sequence = self.segment.sequence() + 1;
-        let replaced = self.segment.number();
-        self.segment =
-            spare.begin(&*self.storage, &self.dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
-        self.shared.complete(carried.batch, wakers);
-        self.shared.fold();
-        directory::remove(&*self.storage, &self.dir, &[self.dir.join(directory::name(replaced))])
-    }
-
-    /// Prepares the next segment. That no room is found for it is the one failure that a log survives: nothing that was
-    /// accepted depends on it.
-    fn prepare(&mut self, bytes: u64) -> io::Result<()> {
-        if let Some(spare) = self.spare.take() {
-            spare.discard(&*self.storage)?;
+/// Does what is to be done; `false`: nothing more.
+fn work_on(
+    shared: &Shared,
+    storage: &dyn Storage,
+    dir: &std::path::Path,
+    pen: &mut Pen,
+    work: Work,
+) -> io::Result<bool> {
+    match work {
+        Work::Write(batch) => {
+            pen.write(batch)?;
+            shared.complete(batch, &mut pen.wakers);
         }
-        let header = SegmentHeader { log: self.segment.log(), number: self.segment.number() + 1, bytes };
-        let prepared = match Spare::prepare(&*self.storage, &self.dir, header) {
-            Ok(spare) => Ok(self.spare.insert(spare).bytes()),
-            Err(error) if tells_of_no_room(&error) => Err(error),
-            Err(error) => return Err(error),
-        };
-        self.shared.prepared(prepared);
-        Ok(())
+        Work::Rotate => rotate(shared, storage, dir, pen)?,
+        Work::Seal(last) => pen.segment.seal(last)?,
+        Work::Stop => return Ok(false),
     }
+    Ok(true)
+}
 
-    /// The last thing done, unless something has failed.
-    fn finish(&mut self) -> io::Result<()> {
-        match self.shared.closed_cleanly() {
-            Some(last) if !self.segment.is_sealed() => self.segment.seal(last)?,
-            Some(_) => {}
-            None => return Ok(()), // abandoned: as a crash would have it
-        }
-        if let Some(spare) = self.spare.take() {
-            // Everything is durable already. Should the file stay, the next opening removes it.
-            let _ = spare.discard(&*self.storage);
-        }
-        Ok(())
+/// Begins the spare segment with all live records, those that were queued included. The keeper removes the one before.
+fn rotate(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
+    let (spare, carried) = shared
+        .carry_over(pen)
+        .ok_or_else(|| io::Error::other("no segment is prepared for what was accepted, which is a bug in ringpact"))?;
+    let (sequence, replaced) = (pen.segment.sequence() + 1, pen.segment.number());
+    pen.segment = spare.begin(storage, dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
+    shared.complete(carried.batch, &mut pen.wakers);
+    shared.replaced(replaced);
+    Ok(())
+}
+
+/// The last thing done, unless something has failed.
+fn finish(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
+    let (replaced, spare) = shared.left_undone();
+    match shared.closed_cleanly() {
+        Some(last) if !pen.segment.is_sealed() => pen.segment.seal(last)?,
+        Some(_) => {}
+        None => return Ok(()), // abandoned: as a crash would have it
     }
+    if let Some(number) = replaced {
+        directory::remove(storage, dir, &[dir.join(directory::name(number))])?;
+    }
+    if let Some(spare) = spare {
+        // Everything is durable already. Should the file stay, the next opening removes it.
+        let _ = spare.discard(storage);
+    }
+    Ok(())
+}
+
+/// Turns a panic into an error.
+pub(super) fn reported<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(io::Error::other("a thread of the log panicked, which is a bug in ringpact")))
 }
 
 /// Whether the medium refused for want of space, and not for any graver reason.

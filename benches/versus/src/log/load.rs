@@ -1,0 +1,132 @@
+//! The load: threads or tasks that commit one after the other, for a given time.
+
+use std::{
+    fs,
+    future::Future,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Anything that blocks its caller until a record of 128 bytes is durable.
+pub trait Blocking: Sync {
+    fn commit(&self, client: usize, number: u64);
+
+    /// Syncs so far, where the implementation says.
+    fn syncs(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// The same for tasks.
+pub trait Tasks: Clone + Send + Sync + 'static {
+    fn commit(&self, number: u64) -> impl Future<Output = ()> + Send;
+}
+
+/// What one round of threads found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub commits_per_s: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+    pub syncs_per_s: Option<f64>,
+}
+
+/// Part of a round that is not counted: threads are still starting.
+const WARM_UP: u32 = 5;
+
+pub fn threads(log: &dyn Blocking, clients: usize, time: Duration) -> Found {
+    let (counting, done, start) = (AtomicBool::new(false), AtomicBool::new(false), Barrier::new(clients + 1));
+    let numbers = AtomicU64::new(1);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients)
+            .map(|client| {
+                let (counting, done, start, numbers) = (&counting, &done, &start, &numbers);
+                scope.spawn(move || {
+                    let mut latencies: Vec<u32> = Vec::with_capacity(1 << 12);
+                    start.wait();
+                    while !done.load(Ordering::Relaxed) {
+                        let begun = Instant::now();
+                        log.commit(client, numbers.fetch_add(1, Ordering::Relaxed));
+                        if counting.load(Ordering::Relaxed) {
+                            latencies.push(u32::try_from(begun.elapsed().as_nanos()).unwrap_or(u32::MAX));
+                        }
+                    }
+                    latencies
+                })
+            })
+            .collect();
+        start.wait();
+        thread::sleep(time / WARM_UP);
+        let (begun, syncs) = (Instant::now(), log.syncs());
+        counting.store(true, Ordering::Relaxed);
+        thread::sleep(time);
+        counting.store(false, Ordering::Relaxed);
+        let (elapsed, syncs_then) = (begun.elapsed().as_secs_f64(), log.syncs());
+        done.store(true, Ordering::Relaxed);
+        let mut all: Vec<u32> =
+            threads.into_iter().flat_map(|thread| thread.join().expect("a client panicked")).collect();
+        all.sort_unstable();
+        let at = |share: f64| all.get((all.len() as f64 * share) as usize).map_or(f64::NAN, |ns| f64::from(*ns) / 1e3);
+        Found {
+            commits_per_s: all.len() as f64 / elapsed,
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            max_us: all.last().map_or(f64::NAN, |ns| f64::from(*ns) / 1e3),
+            syncs_per_s: syncs.zip(syncs_then).map(|(before, after)| (after - before) as f64 / elapsed),
+        }
+    })
+}
+
+struct Counter {
+    commits: AtomicU64,
+    done: AtomicBool,
+}
+
+/// Commits a second by so many tasks on a runtime of two workers; and the processor's time for each, in microseconds,
+/// which tells more than the clock where the processors are shared with others.
+pub fn tasks<T: Tasks>(log: &T, clients: usize, time: Duration) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+    let counter = Arc::new(Counter { commits: AtomicU64::new(0), done: AtomicBool::new(false) });
+    let tasks: Vec<_> = (0..clients as u64)
+        .map(|client| {
+            let (log, counter) = (log.clone(), counter.clone());
+            runtime.spawn(async move {
+                let mut number = client << 32;
+                while !counter.done.load(Ordering::Relaxed) {
+                    number += 1;
+                    log.commit(number).await;
+                    counter.commits.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    thread::sleep(time / WARM_UP);
+    let (begun, before, processor) = (Instant::now(), counter.commits.load(Ordering::Relaxed), processor_seconds());
+    thread::sleep(time);
+    let processor = processor_seconds() - processor;
+    let commits = counter.commits.load(Ordering::Relaxed) - before;
+    let elapsed = begun.elapsed().as_secs_f64();
+    counter.done.store(true, Ordering::Relaxed);
+    runtime.block_on(async {
+        for task in tasks {
+            task.await.expect("a client panicked");
+        }
+    });
+    (commits as f64 / elapsed, processor * 1e6 / commits as f64)
+}
+
+/// What this process has used of the processors so far; NaN where the system does not say.
+fn processor_seconds() -> f64 {
+    /// Linux gives these times in hundredths of a second, whatever its own clock is.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The program's name comes second, in parentheses; the times in user and system mode are fields 14 and 15.
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    let mut ticks = behind_name.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(f64::NAN));
+    (ticks.next().unwrap_or(f64::NAN) + ticks.next().unwrap_or(f64::NAN)) / TICKS_PER_SECOND
+}

@@ -1,0 +1,194 @@
+//! Logs: every implementation makes records of 128 bytes durable, and each client waits until its own is.
+//!
+//! The sketches are group committers without a format, checks, collection or recovery: the bound of what a log can
+//! reach here. `bare` is one write and sync with nothing around it. Threads go one commit after the other; tasks do so on
+//! a runtime of two workers. Everybody writes to the same file system.
+
+mod bare;
+mod bare_sync;
+mod fjall;
+mod load;
+mod okaywal;
+mod opening;
+mod raft_engine;
+mod redb;
+mod ringpact;
+mod sketch_epoch;
+mod sketch_futex;
+mod sketch_wakers;
+mod sqlite;
+
+use std::{collections::BTreeMap, error::Error, fmt::Display, fs, io, path::Path, time::Duration};
+
+use clap::Args;
+use tempfile::TempDir;
+
+use crate::report::Report;
+use load::Blocking;
+
+/// Of each record.
+const RECORD_BYTES: usize = 128;
+
+/// Those that set the pace and take no part.
+const YARDSTICKS: [&str; 4] = ["bare", "sketch-futex", "sketch-epoch", "sketch-wakers"];
+
+/// How to measure.
+#[derive(Args)]
+pub struct Options {
+    /// A smoke test: two short rounds. The figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+
+    /// Numbers of threads.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    threads: Vec<usize>,
+
+    /// Numbers of tasks.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    tasks: Vec<usize>,
+
+    /// Rounds, of which the median counts.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+
+    /// How long each implementation is measured in each round.
+    #[arg(long, default_value_t = 1_000)]
+    milliseconds: u64,
+
+    /// Only implementations with one of these in their names.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+type Opened = io::Result<Box<dyn Blocking>>;
+
+/// Those that threads wait for, and how each is opened in an empty directory for so many clients.
+const BLOCKING: [(&str, fn(&Path, usize) -> Opened); 9] = [
+    ("bare", |dir, _| Ok(Box::new(bare_sync::Bare::open(dir)?))),
+    ("sketch-futex", |dir, clients| Ok(Box::new(sketch_futex::Sketch::open(dir, clients)?))),
+    ("sketch-epoch", |dir, _| Ok(Box::new(sketch_epoch::Sketch::open(dir)?))),
+    ("ringpact", |dir, _| Ok(Box::new(ringpact::Log::open(dir)?))),
+    ("raft-engine", |dir, _| Ok(Box::new(raft_engine::Peer::open(dir)?))),
+    ("okaywal", |dir, _| Ok(Box::new(okaywal::Peer::open(dir)?))),
+    ("redb", |dir, _| Ok(Box::new(redb::Peer::open(dir)?))),
+    ("fjall", |dir, _| Ok(Box::new(fjall::Peer::open(dir)?))),
+    ("sqlite", |dir, _| Ok(Box::new(sqlite::Peer::open(dir)?))),
+];
+
+/// Those that tasks wait for.
+const ASYNC: [&str; 2] = ["sketch-wakers", "ringpact"];
+
+/// Measures, prints the table, writes the CSV.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let rounds = if options.quick { 2 } else { options.rounds as usize };
+    let time = Duration::from_millis(if options.quick { 60 } else { options.milliseconds });
+    let is_chosen =
+        |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
+    let mut report = Report::by_clients(&YARDSTICKS);
+    for clients in &options.threads {
+        eprintln!("{clients} threads ...");
+        threads(&mut report, *clients, rounds, time, &is_chosen)?;
+    }
+    for clients in &options.tasks {
+        eprintln!("{clients} tasks ...");
+        tasks(&mut report, *clients, rounds, time, &is_chosen)?;
+    }
+    if is_chosen("ringpact") {
+        eprintln!("opening ...");
+        opening::measure(&mut report, rounds, if options.quick { 20_000 } else { 1_000_000 })?;
+    }
+    println!("{}", report.markdown());
+    let path = report.write_csv("log")?;
+    eprintln!("{}", path.display());
+    Ok(())
+}
+
+/// In each round everybody runs once, and in each round another one begins, so that a slow spell of the machine hits all
+/// alike.
+fn turns<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
+    all.iter().cycle().skip(round % all.len().max(1)).take(all.len())
+}
+
+fn threads(
+    report: &mut Report,
+    clients: usize,
+    rounds: usize,
+    time: Duration,
+    is_chosen: &dyn Fn(&str) -> bool,
+) -> io::Result<()> {
+    let mut found: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    let chosen: Vec<_> =
+        BLOCKING.iter().filter(|(name, _)| is_chosen(name) && (*name != "bare" || clients == 1)).collect();
+    for round in 0..rounds {
+        for (name, open) in turns(&chosen, round) {
+            let dir = fresh_dir()?;
+            let log = open(dir.path(), clients)?;
+            let round = load::threads(&*log, clients, time);
+            let mut add = |what, value| found.entry((what, name)).or_default().push(value);
+            add("commits_per_s", round.commits_per_s);
+            add("p50_us", round.p50_us);
+            add("p99_us", round.p99_us);
+            add("max_us", round.max_us);
+            if let Some(syncs) = round.syncs_per_s {
+                add("syncs_per_s", syncs);
+            }
+        }
+    }
+    let kinds = [
+        ("commits_per_s", "commits/s", true),
+        ("p50_us", "us", false),
+        ("p99_us", "us", false),
+        ("max_us", "us", false),
+        ("syncs_per_s", "syncs/s", true),
+    ];
+    for (what, unit, more_is_better) in kinds {
+        for (name, _) in &chosen {
+            if let Some(samples) = found.remove(&(what, *name)) {
+                report.add((what, clients, name), unit, more_is_better, samples);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tasks(
+    report: &mut Report,
+    clients: usize,
+    rounds: usize,
+    time: Duration,
+    is_chosen: &dyn Fn(&str) -> bool,
+) -> io::Result<()> {
+    let chosen: Vec<_> = ASYNC.into_iter().filter(|name| is_chosen(name)).collect();
+    let mut found: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for round in 0..rounds {
+        for name in turns(&chosen, round) {
+            let dir = fresh_dir()?;
+            let one = match *name {
+                "sketch-wakers" => load::tasks(&sketch_wakers::Sketch::open(dir.path())?, clients, time),
+                _ => load::tasks(&ringpact::Log::open(dir.path())?, clients, time),
+            };
+            found.entry(name).or_default().push(one);
+        }
+    }
+    for (name, samples) in &found {
+        let at = ("async_commits_per_s", clients, *name);
+        report.add(at, "commits/s", true, samples.iter().map(|one| one.0).collect());
+    }
+    for (name, samples) in &found {
+        let at = ("async_cpu_us", clients, *name);
+        report.add(at, "us/commit", false, samples.iter().map(|one| one.1).collect());
+    }
+    Ok(())
+}
+
+/// An empty directory within the repository's `target`, so on a real file system, and on the same for all.
+fn fresh_dir() -> io::Result<TempDir> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/versus");
+    fs::create_dir_all(&root)?;
+    TempDir::with_prefix_in("log-", root)
+}
+
+/// Any crate's error as an I/O error, which is all that this program has to say about it.
+fn failed(error: impl Display) -> io::Error {
+    io::Error::other(error.to_string())
+}

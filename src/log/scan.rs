@@ -1,0 +1,202 @@
+//! A look at an encoded record that decodes nothing: whose it is, what it is about, and whether it is one at all.
+//!
+//! The log folds every record it takes, at a million a second, and reads millions when it is opened. Decoding each into
+//! a [`Record`](super::Record) allocates two names and the work, only to drop them. What the fold needs lies at the front
+//! of the encoding, so it is read there. The tests hold this to what postcard makes of the same bytes.
+
+use crate::id::{MAX_NAME_BYTES, may_be_in_name};
+
+/// What a record does to the live records of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Does {
+    /// It takes the place of the owner's record of the same kind.
+    ReplacesEpoch,
+    /// It joins the live records about its transaction.
+    Adds,
+    /// It ends all live records about its transaction, itself included.
+    Ends,
+}
+
+/// Where in an encoded record its key lies: the owner's name, then (behind the one byte that says what it is) the
+/// transaction. Records with equal keys are of one owner and about one transaction, or are both of the kind that is
+/// about none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) does: Does,
+    /// Offset of the byte that says what it is; the owner's name, with its length, lies before it.
+    tag: u8,
+    /// Where the transaction's id ends.
+    end: u8,
+}
+
+// A name's length takes one byte, a number at most ten.
+const _: () = assert!(MAX_NAME_BYTES < 0x80 && 2 * (1 + MAX_NAME_BYTES) + 1 + 2 * LONGEST_VARINT <= u8::MAX as usize);
+
+const LONGEST_VARINT: usize = 10;
+
+impl Key {
+    /// The key's two parts.
+    pub(super) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
+        (&encoded[..self.tag.into()], &encoded[usize::from(self.tag) + 1..self.end.into()])
+    }
+}
+
+/// Reads the key of a record. `None`: the bytes encode no record, or not in the one way in which we encode it.
+pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
+    let mut rest = encoded;
+    name(&mut rest)?;
+    let tag = encoded.len() - rest.len();
+    let does = match byte(&mut rest)? {
+        0 => Does::ReplacesEpoch,
+        1..=3 => Does::Adds,
+        4 => Does::Ends,
+        _ => return None,
+    };
+    let kind = encoded[tag];
+    if does == Does::ReplacesEpoch {
+        number(&mut rest)?;
+        // The epoch is not part of the key: the next one replaces it.
+        return rest.is_empty().then_some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
+    }
+    name(&mut rest)?;
+    number(&mut rest)?;
+    number(&mut rest)?;
+    let end = encoded.len() - rest.len();
+    match kind {
+        1 => {
+            for _ in 0..number(&mut rest)? {
+                name(&mut rest)?;
+            }
+        }
+        2 => work(&mut rest)?,
+        3 => match byte(&mut rest)? {
+            0 => {}
+            1 => work(&mut rest)?,
+            _ => return None,
+        },
+        _ => {}
+    }
+    rest.is_empty().then_some(Key { does, tag: tag as u8, end: end as u8 })
+}
+
+fn byte(rest: &mut &[u8]) -> Option<u8> {
+    let (first, behind) = rest.split_first()?;
+    *rest = behind;
+    Some(*first)
+}
+
+fn name(rest: &mut &[u8]) -> Option<()> {
+    let length = usize::from(byte(rest)?);
+    if length == 0 || length > MAX_NAME_BYTES {
+        return None;
+    }
+    let (name, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    name.iter().all(|byte| may_be_in_name(*byte)).then_some(())
+}
+
+/// A number in postcard's encoding: seven bits a byte, lowest first, as few bytes as possible.
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for at in 0..LONGEST_VARINT {
+        let byte = byte(rest)?;
+        if at == LONGEST_VARINT - 1 && byte > 1 {
+            return None; // more than 64 bits
+        }
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if byte < 0x80 {
+            return (byte != 0 || at == 0).then_some(number);
+        }
+    }
+    None
+}
+
+fn work(rest: &mut &[u8]) -> Option<()> {
+    let length = usize::try_from(number(rest)?).ok()?;
+    *rest = rest.split_at_checked(length)?.1;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::{Epoch, Name, TxnId},
+        log::{Fact, Record, record::Effect},
+    };
+
+    fn random_name(random: &mut fastrand::Rng) -> Name {
+        let length = if random.u8(..10) == 0 { MAX_NAME_BYTES } else { random.usize(1..12) };
+        Name::new(&(0..length).map(|_| random.alphanumeric()).collect::<String>()).expect("a valid name")
+    }
+
+    fn random_number(random: &mut fastrand::Rng) -> u64 {
+        random.u64(..) >> random.u32(..64)
+    }
+
+    fn random_record(random: &mut fastrand::Rng) -> Record {
+        let owner = random_name(random);
+        let txn = TxnId::new(random_name(random), Epoch::new(random_number(random)), random_number(random));
+        let work: Vec<u8> = (0..random.usize(..300)).map(|_| random.u8(..)).collect();
+        let fact = match random.u8(..6) {
+            0 => Fact::Opened { epoch: Epoch::new(random_number(random)) },
+            1 => Fact::Decided { txn, participants: (0..random.usize(..200)).map(|_| random_name(random)).collect() },
+            2 => Fact::Prepared { txn, work },
+            3 => Fact::Committed { txn, work: Some(work) },
+            4 => Fact::Committed { txn, work: None },
+            _ => Fact::Ended { txn },
+        };
+        Record { owner, fact }
+    }
+
+    fn encode(record: &Record) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        record.encode_into(&mut encoded);
+        encoded
+    }
+
+    fn check(record: &Record, key: Key, encoded: &[u8]) {
+        let (owner, txn) = key.parts(encoded);
+        assert_eq!(owner[1..], *record.owner.as_str().as_bytes());
+        let (does, about) = match record.fact.effect() {
+            Effect::ReplacesEpoch => (Does::ReplacesEpoch, Vec::new()),
+            Effect::Adds(txn) => (Does::Adds, postcard::to_allocvec(txn).expect("it can be encoded")),
+            Effect::Ends(txn) => (Does::Ends, postcard::to_allocvec(txn).expect("it can be encoded")),
+        };
+        assert_eq!((key.does, txn), (does, about.as_slice()), "{record:?}");
+    }
+
+    #[test]
+    fn the_key_of_every_record_is_found() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..5_000 {
+            let record = random_record(&mut random);
+            let encoded = encode(&record);
+            assert_eq!(Record::decode(&encoded).as_ref(), Some(&record));
+            check(&record, scan(&encoded).expect("a record"), &encoded);
+        }
+    }
+
+    /// Whatever is taken for a record is one; and only another way of writing the same record is refused.
+    #[test]
+    fn damaged_records_are_judged_as_decoding_would() {
+        let mut random = fastrand::Rng::with_seed(2);
+        for _ in 0..20_000 {
+            let mut encoded = encode(&random_record(&mut random));
+            match random.u8(..4) {
+                0 => encoded.truncate(random.usize(..encoded.len())),
+                1 => encoded.insert(random.usize(..=encoded.len()), random.u8(..)),
+                _ => {
+                    let at = random.usize(..encoded.len().min(40));
+                    encoded[at] ^= 1 << random.u8(..8);
+                }
+            }
+            match (scan(&encoded), Record::decode(&encoded)) {
+                (Some(key), Some(record)) => check(&record, key, &encoded),
+                (None, Some(record)) => assert_ne!(encode(&record), encoded, "{record:?}"),
+                (Some(_), None) => panic!("no record: {encoded:?}"),
+                (None, None) => {}
+            }
+        }
+    }
+}
