@@ -12,10 +12,10 @@ use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -87,6 +87,22 @@ impl Platform {
         Condvar { platform: self.clone(), system: parking_lot::Condvar::new() }
     }
 
+    /// Blocks while the word has this value, until somebody wakes all who wait on it; or for no reason.
+    pub(crate) fn wait_on(&self, word: &AtomicU32, value: u32) {
+        match &self.0 {
+            None => atomic_wait::wait(word, value),
+            Some(simulator) if word.load(Ordering::Acquire) == value => drop(simulator.wait(place(word), None)),
+            Some(_) => {}
+        }
+    }
+
+    pub(crate) fn wake_all_on(&self, word: &AtomicU32) {
+        match &self.0 {
+            None => atomic_wait::wake_all(word),
+            Some(simulator) => simulator.notify_all(place(word)),
+        }
+    }
+
     pub(crate) fn parker(&self) -> Parker {
         Parker { platform: self.clone(), thread: thread::current(), woken: AtomicBool::new(false) }
     }
@@ -153,6 +169,17 @@ impl Condvar {
             None if self.system.wait_until(guard, until).timed_out() => Woken::TimedOut,
             None => Woken::Notified,
             Some(simulator) => MutexGuard::unlocked(guard, || simulator.wait(place(self), Some(until))),
+        }
+    }
+
+    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, pause: Duration) -> Woken {
+        match &self.platform.0 {
+            None if self.system.wait_for(guard, pause).timed_out() => Woken::TimedOut,
+            None => Woken::Notified,
+            Some(simulator) => {
+                let until = simulator.now().checked_add(pause);
+                MutexGuard::unlocked(guard, || simulator.wait(place(self), until))
+            }
         }
     }
 

@@ -151,6 +151,11 @@ impl Shared {
         self.log.append(Record { owner: self.name.clone(), fact }, durability)
     }
 
+    /// Whether the coordinator has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        *self.gone.read()
+    }
+
     /// The coordinator goes: nothing is appended from here on.
     pub(super) fn close(&self) {
         *self.gone.write() = true;
@@ -233,8 +238,10 @@ impl Shared {
         let next = Mark { epoch: self.epoch, sequence: open.last_sequence + 1 };
         let running = open.transactions.first_key_value().map(|(key, _)| key.mark);
         let first = running.into_iter().chain(open.endings.first()).min();
-        // While a participant has not reported what it holds of earlier epochs, those may hold open transactions.
-        let ended_below = if open.inquiries.is_empty() { first.unwrap_or(next) } else { Mark::default() };
+        // While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
+        // coordinator that is gone knows of none any more.
+        let is_known = open.inquiries.is_empty() && !open.abandoned;
+        let ended_below = if is_known { first.unwrap_or(next) } else { Mark::default() };
         Call { ended_below, deadline, ..Call::new(self.log_id) }
     }
 }

@@ -223,6 +223,11 @@ impl Task {
             // visible, and is tried again; dropping the reply says that it failed.
             return;
         };
+        if verb == Verb::Prepare && self.shared.is_gone() {
+            // Nobody would be there to tell the promise's end. The coordinator that was opened since, if there is one,
+            // has asked already what is in doubt.
+            return;
+        }
         let request = Request::Branch { branch, verb, call: self.shared.call(deadline) };
         // An endpoint that panics drops the reply, which is answer enough.
         let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.send(request, reply)));

@@ -19,7 +19,7 @@ use super::{
     ledger::Told,
     plan::SERVICES,
     scheduler::Scheduler,
-    store::{ARTICLES, Work},
+    store::{ARTICLES, PLENTY, Work},
     world::World,
 };
 
@@ -100,9 +100,9 @@ impl Wish {
         })
     }
 
-    /// Something of everything, to see whether it can be had.
+    /// A bit of something that there is plenty of, at every service.
     pub fn probe() -> Self {
-        let work = Work { article: 0, quantity: 0, value: 0 };
+        let work = Work { article: PLENTY, quantity: 1, value: 1 };
         Self { works: SERVICES.map(|service| (service, work)).into(), end: End::Wait, stubborn: false }
     }
 }
@@ -242,4 +242,3 @@ fn block_on<F: Future>(clock: &Arc<Scheduler>, future: F) -> F::Output {
         }
     }
 }
-

@@ -1,11 +1,6 @@
 //! A host's disk as its logs see it: it takes its time, fails, and is gone when the host is.
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use ringpact::log::storage::{LockGuard, Storage, StorageFile};
 

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, Coordinator, FileLog, LogError, Name, ParticipantError, ResourceManager, TransactionLog, Vote,
-    participant::{Call, Decision, OpenError, Participant, Reply, Request, Response},
+    participant::{Call, Decision, OpenError, Participant, Reply, Request, Response, Verb},
     platform::Simulator,
     txn::CoordinatorError,
 };
@@ -86,7 +86,7 @@ impl Host {
 
     /// Starts a process, and does so again until one has started.
     pub fn start(&self, world: &Arc<World>, host: usize) {
-        let life = {
+        let (life, books) = {
             let mut state = self.state.lock();
             state.lives += 1;
             let life = Arc::new(Life {
@@ -101,10 +101,10 @@ impl Host {
                 limbo: Mutex::default(),
             });
             state.life = Some(Arc::clone(&life));
-            life
+            (life, state.books.clone())
         };
         world.clock.note(format_args!("{life} starts"));
-        match life.open(&self.plan, &self.state.lock().books.clone()) {
+        match life.open(&self.plan, &books) {
             Ok(()) => {
                 life.running.lock().up = true;
                 world.clock.note(format_args!("{life} is up"));
@@ -129,11 +129,7 @@ impl Life {
     }
 
     pub fn coordinator(&self) -> Option<Arc<Coordinator>> {
-        self.running.lock().coordinator.clone().filter(|_| self.is_up_unlocked())
-    }
-
-    fn is_up_unlocked(&self) -> bool {
-        self.is_alive()
+        self.running.lock().coordinator.clone().filter(|_| self.is_alive())
     }
 
     pub fn manager(&self, name: &Name) -> Option<Arc<Manager>> {
@@ -159,13 +155,15 @@ impl Life {
             let options = FileLog::options().segment_bytes(0).seal_after(self.world.plan.seal_after);
             let options = options.storage(disk).platform(self.world.clock.platform());
             let log = options.open(format!("/{}-{number}", self.host))?;
-            self.running.lock().logs.push(Arc::new(log));
+            let log = Arc::new(log);
+            self.keep(log, |running, log| running.logs.push(log))?;
         }
         for (name, log) in &plan.managers {
             let log = Log::new(self, *log, Owner::Manager);
             let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
-            self.running.lock().managers.insert(manager.name().clone(), Arc::new(manager));
+            let (name, manager) = (manager.name().clone(), Arc::new(manager));
+            self.keep(manager, |running, manager| drop(running.managers.insert(name, manager)))?;
         }
         self.open_coordinator()
     }
@@ -191,7 +189,15 @@ impl Life {
             }
         }
         let coordinator = Arc::new(builder.open()?);
-        self.running.lock().coordinator = Some(coordinator);
+        self.keep(coordinator, |running, coordinator| running.coordinator = Some(coordinator))
+    }
+
+    /// Keeps what was opened, unless the process has crashed meanwhile.
+    fn keep<T>(&self, what: Arc<T>, keep: impl FnOnce(&mut Running, Arc<T>)) -> Result<(), OpeningError> {
+        if !self.is_alive() {
+            return Err(OpeningError::Off);
+        }
+        keep(&mut self.running.lock(), what);
         Ok(())
     }
 
@@ -370,8 +376,9 @@ pub struct Served {
 }
 
 impl Served {
-    fn on<T>(
+    fn on<T: fmt::Debug>(
         &self,
+        verb: Verb,
         branch: &BranchId,
         serve: impl FnOnce(&Manager) -> Result<T, ParticipantError>,
     ) -> Result<T, ParticipantError> {
@@ -379,12 +386,18 @@ impl Served {
         let served = self.life.with_branch(branch, || {
             if self.life.is_alive() { serve(&manager) } else { Err(ParticipantError::Unreachable) }
         });
-        if self.life.is_alive() { served } else { Err(ParticipantError::Unreachable) }
+        if !self.life.is_alive() {
+            return Err(ParticipantError::Unreachable);
+        }
+        match &served {
+            Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
+            Err(error) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {error}")),
+        }
+        served
     }
 
     /// Puts a request that has come over the network.
     pub fn answer(&self, request: &Request) -> Result<Response, ParticipantError> {
-        use ringpact::participant::Verb;
         match request {
             Request::Branch { branch, verb, call } => match verb {
                 Verb::Prepare => self.prepare(branch, call).map(Response::Voted),
@@ -403,7 +416,7 @@ impl Served {
 
 impl Participant for Served {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        let vote = self.on(branch, |manager| manager.prepare(branch, call));
+        let vote = self.on(Verb::Prepare, branch, |manager| manager.prepare(branch, call));
         if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No)) {
             return Ok(Vote::Yes);
         }
@@ -414,18 +427,18 @@ impl Participant for Served {
         if self.is_mutated(Mutant::AcknowledgesCommitsUndone) && self.life.world.clock.once_in(4) {
             return Ok(());
         }
-        self.on(branch, |manager| manager.commit(branch, call))
+        self.on(Verb::Commit, branch, |manager| manager.commit(branch, call))
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         if self.is_mutated(Mutant::AcknowledgesRollbacksUndone) && self.life.world.clock.once_in(4) {
             return Ok(());
         }
-        self.on(branch, |manager| manager.rollback(branch, call))
+        self.on(Verb::Rollback, branch, |manager| manager.rollback(branch, call))
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.on(branch, |manager| manager.commit_one_phase(branch, call))
+        self.on(Verb::CommitOnePhase, branch, |manager| manager.commit_one_phase(branch, call))
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
@@ -448,6 +461,8 @@ pub enum OpeningError {
     Coordinator(#[from] CoordinatorError),
     #[error(transparent)]
     Name(#[from] ringpact::IdError),
+    #[error("the machine is off")]
+    Off,
 }
 
 impl OpeningError {

@@ -77,7 +77,10 @@ impl Ledger {
                 known.insert(branch);
             }
             if !there.is_empty() && !missing.is_empty() {
-                wrong.push(format!("{txn} is torn: {there:?} have it, {missing:?} don't; its client: {:?}", purchase.told));
+                wrong.push(format!(
+                    "{txn} is torn: {there:?} have it, {missing:?} don't; its client: {:?}",
+                    purchase.told
+                ));
             }
             if !there.is_empty() && (!purchase.committing || purchase.told == Some(Told::RolledBack)) {
                 wrong.push(format!("{txn} has happened at {there:?}; its client: {:?}", purchase.told));
@@ -86,7 +89,9 @@ impl Ledger {
                 wrong.push(format!("{txn} is missing at {missing:?}; its client was told that it has committed"));
             }
         }
-        wrong.extend(books.keys().filter(|branch| !known.contains(branch)).map(|branch| format!("nobody knows of {branch}")));
+        wrong.extend(
+            books.keys().filter(|branch| !known.contains(branch)).map(|branch| format!("nobody knows of {branch}")),
+        );
         // The shop's own sum: what left the store was ordered, and paid.
         let mut sums = BTreeMap::<&TxnId, Vec<u64>>::new();
         for (branch, works) in books {

@@ -62,7 +62,9 @@ impl TransactionLog for Log {
             return Ok(self.log.durable());
         }
         let collected = match (&record.fact, self.owner) {
-            (Fact::Decided { txn, .. }, Owner::Coordinator) if self.is(Mutant::CollectsLiveDecisions) => Some(txn.clone()),
+            (Fact::Decided { txn, .. }, Owner::Coordinator) if self.is(Mutant::CollectsLiveDecisions) => {
+                Some(txn.clone())
+            }
             (Fact::Prepared { txn, .. }, Owner::Manager) if self.is(Mutant::CollectsLivePromises) => Some(txn.clone()),
             _ => None,
         };
@@ -74,6 +76,13 @@ impl TransactionLog for Log {
             }
             Ok(lsn)
         })
+    }
+
+    fn commit(&self, record: Record) -> Result<Lsn, LogError> {
+        if self.lies() {
+            return self.append(record, Durability::Forced);
+        }
+        self.inside(|| self.log.commit(record))
     }
 
     fn durable(&self) -> Lsn {

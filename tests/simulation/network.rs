@@ -88,7 +88,8 @@ impl Endpoint for Wire {
             let (from, awaited, result) = (Arc::clone(&from), Arc::clone(&awaited), Mutex::new(Some(result)));
             life.world.clone().send(to, from.host, move || {
                 // The second copy of an answer finds that nobody waits for it any more.
-                if let Some(result) = result.lock().take() {
+                let result = result.lock().take();
+                if let Some(result) = result {
                     awaited.answer(result);
                 }
             });

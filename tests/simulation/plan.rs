@@ -140,7 +140,8 @@ impl Plan {
             }
             // Two coordinators, each near to one service and far from the others.
             _ => {
-                let near = |name, service| HostPlan { logs: 1, coordinator: Some((name, 0)), managers: vec![(service, 0)] };
+                let near =
+                    |name, service| HostPlan { logs: 1, coordinator: Some((name, 0)), managers: vec![(service, 0)] };
                 vec![near("shop", goods), near("kiosk", orders), of(payments)]
             }
         }

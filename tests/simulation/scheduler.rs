@@ -4,15 +4,17 @@
 //! none can, the clock moves on to the next who sleeps.
 
 use std::{
+    cell::Cell,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap},
     fmt::{self, Write as _},
+    mem::ManuallyDrop,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use fastrand::Rng;
-use generator::{Generator, Gn, yield_with};
+use generator::{Generator, Gn};
 use parking_lot::Mutex;
 use ringpact::platform::{Platform, Simulator, Woken};
 use xxhash_rust::xxh3::Xxh3Default;
@@ -114,7 +116,8 @@ impl Scheduler {
         let trace = &mut inner.trace;
         trace.line.clear();
         let (now, current) = (inner.now, inner.current);
-        write!(trace.line, "{:>12.6} {current:>4}  {what}", now.as_secs_f64()).expect("a string takes what it is given");
+        write!(trace.line, "{:>12.6} {current:>4}  {what}", now.as_secs_f64())
+            .expect("a string takes what it is given");
         trace.hash.update(trace.line.as_bytes());
         if trace.shown {
             println!("{}", trace.line);
@@ -153,8 +156,12 @@ impl Scheduler {
 
     /// Runs all threads until every one has ended. Gives the number of those that wait for ever.
     pub fn run(&self) -> usize {
-        let mut threads = HashMap::<u64, Stack>::new();
-        let mut stacks = Vec::<Stack>::new();
+        thread_local! {
+            /// Of threads that have ended, in earlier runs too: new ones are dear.
+            static STACKS: Cell<Vec<Stack>> = const { Cell::new(Vec::new()) };
+        }
+        let mut threads = ManuallyDrop::new(HashMap::<u64, Stack>::new());
+        let mut stacks = STACKS.take();
         while let Some((thread, fresh)) = self.next() {
             if let Some(work) = fresh {
                 let mut stack = stacks.pop().unwrap_or_else(|| Gn::new_opt(STACK_WORDS, || {}));
@@ -171,10 +178,9 @@ impl Scheduler {
                 self.inner.lock().waits.remove(&thread);
             }
         }
-        let stuck = threads.len();
-        // Unwinding through them would run production code that nobody schedules any more.
-        threads.into_values().for_each(std::mem::forget);
-        stuck
+        STACKS.set(stacks);
+        // Those that are left are not dropped: that would unwind them, and so run what nobody schedules any more.
+        threads.len()
     }
 
     fn next(&self) -> Option<(u64, Option<Work>)> {
@@ -265,7 +271,8 @@ impl Simulator for Scheduler {
             }
             thread
         };
-        yield_with(());
+        #[expect(deprecated, reason = "what is recommended instead can't be called from within production code")]
+        generator::yield_with(());
         match self.inner.lock().waits.get(&thread) {
             Some(Wait::Over(woken)) => *woken,
             _ => unreachable!("who runs does not wait"),

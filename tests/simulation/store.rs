@@ -3,11 +3,7 @@
 //! It keeps its state in memory and writes it down at checkpoints, as [`Service`] allows. Along the way it watches the
 //! resource manager keep its side of the contract.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use ringpact::{BranchId, Service, ServiceError, participant::Effort};
@@ -20,6 +16,9 @@ pub const STOCK: u64 = 40;
 
 /// Articles of each service.
 pub const ARTICLES: u8 = 3;
+
+/// The article that never runs out.
+pub const PLENTY: u8 = ARTICLES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
@@ -73,6 +72,9 @@ enum Seen {
 
 impl State {
     fn free(&self, article: u8) -> Option<u64> {
+        if article == PLENTY {
+            return Some(u64::MAX);
+        }
         let works = self.reserved.values().chain(self.sold.values()).flatten();
         let taken: u64 = works.filter(|work| work.article == article).map(|work| work.quantity).sum();
         STOCK.checked_sub(taken)

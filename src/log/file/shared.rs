@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     format::{self, FRAME_HEADER},
@@ -27,7 +27,10 @@ use super::{
     wakers::Wakers,
     writer::Pen,
 };
-use crate::log::{Durability, LiveRecords, LogError, LogStats, Lsn};
+use crate::{
+    log::{Durability, LiveRecords, LogError, LogStats, Lsn},
+    platform::{Condvar, Platform, Woken},
+};
 
 /// The shared side of a log.
 #[derive(Debug)]
@@ -84,17 +87,17 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState) -> Self {
+    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform) -> Self {
         let queue = Queue::new(last, framed_bytes(&live), segment);
         Self {
             queue: Mutex::new(Guarded { queue, pen: None, spare: None, writer_sleeps: None, keeper_sleeps: false }),
             live: Mutex::new(live),
             durable: AtomicU64::new(last.number()),
             stopped: AtomicBool::new(false),
-            work: Condvar::new(),
-            upkeep: Condvar::new(),
-            room: Condvar::new(),
-            gates: [Gate::default(), Gate::default()],
+            work: platform.condvar(),
+            upkeep: platform.condvar(),
+            room: platform.condvar(),
+            gates: [Gate::new(platform), Gate::new(platform)],
         }
     }
 
@@ -352,7 +355,7 @@ impl Shared {
             let before = guarded.queue.batches;
             guarded.writer_sleeps = Some(sleep);
             let timed_out = match sleep {
-                Sleep::UntilSeal => self.work.wait_for(&mut guarded, seal_after).timed_out(),
+                Sleep::UntilSeal => self.work.wait_for(&mut guarded, seal_after) == Woken::TimedOut,
                 Sleep::Forever => {
                     self.work.wait(&mut guarded);
                     false
