@@ -25,3 +25,20 @@ fn same() {
         assert_eq!(a.hash, b.hash, "{seed}");
     }
 }
+
+#[test]
+fn mutants() {
+    for mutant in simulation::mutants::Mutant::ALL {
+        let begun = std::time::Instant::now();
+        let mut found = None;
+        for seed in 0..400 {
+            let report = simulation::run(seed, Some(mutant), false);
+            if !report.wrong.is_empty() {
+                found = Some(report);
+                break;
+            }
+        }
+        let what = found.as_ref().map(|report| report.wrong[0].chars().take(200).collect::<String>());
+        println!("{mutant:?}: {:?} {:?} {}", found.map(|r| r.seed), begun.elapsed(), what.unwrap_or_default());
+    }
+}

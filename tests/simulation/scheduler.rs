@@ -26,7 +26,7 @@ const STACK_WORDS: usize = 0x1_0000;
 const LONGEST_TURN: Duration = Duration::from_micros(20);
 
 /// A thread's turns before it is suspected of never coming to an end, in a run that has this many in all.
-const MOST_TURNS: u64 = 20_000_000;
+const MOST_TURNS: u64 = 3_000_000;
 
 type Work = Box<dyn FnOnce() + Send>;
 type Stack = Generator<'static, (), ()>;
