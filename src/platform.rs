@@ -9,6 +9,7 @@
 //! the simulation has to see to it that nobody else asks for it meanwhile.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     sync::{
         Arc,
@@ -103,6 +104,10 @@ impl Platform {
         }
     }
 
+    pub(crate) fn mailbox<T>(&self) -> Mailbox<T> {
+        Mailbox(Arc::new((Mutex::default(), self.condvar())))
+    }
+
     pub(crate) fn parker(&self) -> Parker {
         Parker { platform: self.clone(), thread: thread::current(), woken: AtomicBool::new(false) }
     }
@@ -195,6 +200,33 @@ impl Condvar {
             None => drop(self.system.notify_all()),
             Some(simulator) => simulator.notify_all(place(self)),
         }
+    }
+}
+
+/// Where one thread waits for what others have for it.
+pub(crate) struct Mailbox<T>(Arc<(Mutex<VecDeque<T>>, Condvar)>);
+
+impl<T> Clone for Mailbox<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn put(&self, what: T) {
+        self.0.0.lock().push_back(what);
+        self.0.1.notify_one();
+    }
+
+    /// What comes first, if anything comes until then.
+    pub(crate) fn take_until(&self, until: Instant) -> Option<T> {
+        let mut queue = self.0.0.lock();
+        while queue.is_empty() {
+            if self.0.1.wait_until(&mut queue, until) == Woken::TimedOut {
+                break;
+            }
+        }
+        queue.pop_front()
     }
 }
 

@@ -4,7 +4,8 @@ mod txn_support;
 
 use ringpact::{
     BranchId, Durability, Fact, MemoryLog, Participant, Record, ResourceManager, Service, ServiceError, TransactionLog,
-    Vote, participant::OpenError,
+    Vote,
+    participant::{BranchTrouble, OpenError},
 };
 use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on};
 
@@ -50,28 +51,59 @@ fn only_promises_in_doubt_are_restored_and_in_the_order_of_the_log() {
     assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (12, 0));
 }
 
+/// One branch that could not be taken back used to keep the whole resource manager, and all who needed it, from opening.
 #[test]
-fn a_service_that_cannot_restore_or_confirm_is_told_which_branch_and_loses_nothing() {
-    for op in [Op::Restore, Op::Confirm] {
+fn a_branch_that_cannot_be_taken_back_is_seen_and_keeps_no_other_from_it() {
+    for (op, fault) in [(Op::Restore, Fault::Fail), (Op::Confirm, Fault::Fail), (Op::Restore, Fault::Panic)] {
         let (log, disk) = (MemoryLog::new(), Disk::default());
         let a = manager_on("a", log.clone(), &disk);
-        let (first, second) = (prepared(&a, 1, &[2]), prepared(&a, 2, &[4]));
+        let (first, second, third) = (prepared(&a, 1, &[2]), prepared(&a, 2, &[4]), prepared(&a, 3, &[8]));
         a.commit(&first, &call()).unwrap();
         drop(a);
         let log = log.crash();
         let account = Account::on(&disk);
-        account.fail(op, [Fault::Fail]);
-        let error = ResourceManager::open("a", log.clone(), account).map(drop).unwrap_err();
+        account.fail(op, [fault]);
+        let a = ResourceManager::open("a", log.clone(), account).unwrap();
+        let [trouble] = &a.status().troubled[..] else { panic!("{:?}", a.status()) };
         let concerned = if op == Op::Restore { &second } else { &first };
-        assert!(matches!(&error, OpenError::Service { branch, .. } if branch == concerned), "{error}");
-        let told = format!("could not restore or confirm branch {concerned}: the account refuses");
-        assert!(error.to_string().contains(&told), "{error}");
-
-        let a = manager_on("a", log, &disk);
-        assert_eq!(a.in_doubt(&txn_support::name("c")).unwrap(), std::slice::from_ref(&second));
+        assert_eq!(trouble.branch(), concerned, "{trouble}");
+        let what = if op == Op::Restore { "restore branch" } else { "confirm branch" };
+        assert!(trouble.to_string().contains(&format!("{what} {concerned}")), "{trouble}");
+        // Nothing of it is lost, nothing of the others is touched, and they go on.
+        a.commit(&third, &call()).unwrap();
+        a.execute(&branch(4, "a"), 16).unwrap();
+        assert_eq!(a.prepare(&branch(4, "a"), &call()).unwrap(), Vote::Yes);
+        assert_eq!(a.service().balance(), if op == Op::Restore { 10 } else { 8 });
+        if fault == Fault::Fail {
+            a.checkpoint().unwrap();
+            assert!(a.status().troubled.is_empty(), "tried again at the checkpoint");
+            assert_eq!(a.service().balance(), 10);
+        }
         a.commit(&second, &call()).unwrap();
-        assert_eq!(a.service().balance(), 6, "mended and opened again, all of it is there");
+        assert!(a.status().troubled.is_empty(), "or when it is told");
+        assert_eq!(a.service().balance(), 14);
+        drop(a);
+        let a = manager_on("a", log, &disk);
+        assert_eq!(a.in_doubt(&txn_support::name("c")).unwrap(), [branch(4, "a")]);
+        assert_eq!(a.service().balance(), 14, "opened again, all of it is there");
     }
+}
+
+/// A promise that can't be restored is not committed over its service's head, and can be rolled back.
+#[test]
+fn a_promise_that_stays_unrestorable_is_refused_and_can_be_rolled_back() {
+    let (log, disk) = (MemoryLog::new(), Disk::default());
+    let a = manager_on("a", log.clone(), &disk);
+    let broken = prepared(&a, 1, &[2]);
+    drop(a);
+    let account = Account::on(&disk);
+    account.fail(Op::Restore, [Fault::Fail, Fault::Fail]);
+    let a = ResourceManager::open("a", log.crash(), account).unwrap();
+    let error = a.commit(&broken, &call()).unwrap_err();
+    assert!(error.to_string().contains("could not restore"), "{error}");
+    a.rollback(&broken, &call()).unwrap();
+    assert!(a.status().troubled.is_empty());
+    assert_eq!((a.service().balance(), a.in_doubt(&txn_support::name("c")).unwrap().len()), (0, 0));
 }
 
 /// The same log, opened by other versions of the service.
@@ -106,9 +138,16 @@ fn work_of_another_version_of_the_service_is_refused_and_kept() {
     pairs.prepare(&branch, &call()).unwrap();
     drop(pairs);
     let log = log.crash();
-    let error = ResourceManager::open("a", log.clone(), OfTexts).map(drop).unwrap_err();
-    assert!(matches!(&error, OpenError::Work { branch: of, .. } if *of == branch), "{error}");
+    let texts = ResourceManager::open("a", log.clone(), OfTexts).unwrap();
+    let [error] = &texts.status().troubled[..] else { panic!("{:?}", texts.status()) };
+    assert!(matches!(&error, BranchTrouble::Unreadable { branch: of, .. } if *of == branch), "{error}");
     assert!(error.to_string().contains("service version that wrote it"), "{error}");
+    for answer in [texts.commit(&branch, &call()), texts.rollback(&branch, &call())] {
+        assert!(answer.unwrap_err().to_string().contains("can't be read"), "it answers by its trouble");
+    }
+    assert_eq!(texts.in_doubt(&txn_support::name("c")).unwrap(), std::slice::from_ref(&branch));
+    texts.execute(&self::branch(2, "a"), "others go on".to_owned()).unwrap();
+    drop(texts);
     let pairs = ResourceManager::open("a", log, OfPairs).unwrap();
     assert_eq!(pairs.in_doubt(&txn_support::name("c")).unwrap(), [branch]);
 }
@@ -122,8 +161,9 @@ fn work_of_which_only_the_beginning_can_be_read_is_refused() {
     let branch = branch(1, "a");
     pairs.execute(&branch, (1, 100)).unwrap();
     pairs.prepare(&branch, &call()).unwrap();
-    let error = ResourceManager::open("a", log.crash(), OfBytes).map(drop).unwrap_err();
-    assert!(matches!(&error, OpenError::Work { branch: of, .. } if *of == branch), "{error}");
+    let bytes = ResourceManager::open("a", log.crash(), OfBytes).unwrap();
+    let [error] = &bytes.status().troubled[..] else { panic!("{:?}", bytes.status()) };
+    assert!(matches!(&error, BranchTrouble::Unreadable { branch: of, .. } if *of == branch), "{error}");
 }
 
 #[test]
@@ -132,8 +172,10 @@ fn a_commit_without_its_work_is_refused() {
     let branch = branch(1, "a");
     let fact = Fact::Committed { txn: branch.txn().clone(), work: None };
     log.append(Record { owner: txn_support::name("a"), fact }, Durability::Forced).unwrap();
-    let error = ResourceManager::open("a", log, OfBytes).map(drop).unwrap_err();
-    assert!(matches!(&error, OpenError::Incomplete { branch: of } if *of == branch), "{error}");
+    let bytes = ResourceManager::open("a", log, OfBytes).unwrap();
+    let [error] = &bytes.status().troubled[..] else { panic!("{:?}", bytes.status()) };
+    assert!(matches!(&error, BranchTrouble::Incomplete { branch: of } if *of == branch), "{error}");
+    assert!(bytes.commit(&branch, &call()).is_err());
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn a_transaction_without_branches_commits_and_writes_nothing() {
     coordinator.begin().commit().wait().unwrap();
     coordinator.begin().rollback();
     assert_eq!(log.stats().appended, before);
-    assert_eq!(coordinator.status(), Default::default());
+    assert!(coordinator.status().transactions.is_empty());
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_transaction_that_only_looked_commits_and_writes_nothing() {
         txn.commit().wait().unwrap();
     }
     assert_eq!(log.stats().appended, before);
-    assert_eq!(coordinator.status(), Default::default());
+    assert!(coordinator.status().transactions.is_empty());
     assert!(managers.iter().all(|manager| manager.in_doubt(coordinator.name()).unwrap().is_empty()));
 }
 

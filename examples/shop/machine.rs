@@ -37,6 +37,7 @@ const POLICY: Policy = Policy {
     delivery_timeout: Duration::from_secs(1),
     first_backoff: Duration::from_millis(2),
     longest_backoff: Duration::from_millis(50),
+    ..Policy::DEFAULT
 };
 
 /// Whatever goes wrong for good.

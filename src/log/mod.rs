@@ -31,7 +31,7 @@ mod scan;
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
-pub use record::{Fact, Record};
+pub use record::{Fact, Heuristic, Record};
 
 /// The largest record, in bytes of its encoding. Work descriptions are meant to be small: name a row, don't carry it.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;

@@ -1,5 +1,7 @@
 //! What is written: [`Record`], and what each record does to the set of *live* records.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Name, TxnId};
@@ -52,6 +54,62 @@ pub enum Fact {
         /// The transaction.
         txn: TxnId,
     },
+    /// The owner, a coordinator, has given up delivering its decision by itself, or has nobody left to deliver it to:
+    /// the transaction waits for an operator.
+    Parked {
+        /// The transaction.
+        txn: TxnId,
+        /// Who has not acknowledged the decision. Everybody else has, and may have forgotten the transaction.
+        participants: Vec<Name>,
+    },
+    /// The owner, a coordinator, learnt that a branch has ended otherwise than was decided, or perhaps so.
+    Heuristic {
+        /// The transaction.
+        txn: TxnId,
+        /// Whose branch.
+        participant: Name,
+        /// How it has ended.
+        outcome: Heuristic,
+    },
+}
+
+/// How a branch has ended that did not wait for its coordinator's decision, or did not follow it.
+///
+/// The word is the field's (X/Open's XA, and IBM's LU 6.2 before it): a *heuristic* decision is one that a participant,
+/// or an operator, has made on a guess. Exhaustive on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Heuristic {
+    /// It has committed.
+    Committed,
+    /// It has rolled back.
+    RolledBack,
+    /// Part of it has committed and part has rolled back.
+    Mixed,
+    /// Nobody knows: it may be either, or both in part.
+    Hazard,
+}
+
+impl Heuristic {
+    /// What two of them are together: the worse of them, or mixed where they differ.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Hazard, _) | (_, Self::Hazard) => Self::Hazard,
+            (one, other) if one == other => one,
+            _ => Self::Mixed,
+        }
+    }
+}
+
+impl fmt::Display for Heuristic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled back",
+            Self::Mixed => "mixed",
+            Self::Hazard => "hazard",
+        })
+    }
 }
 
 /// What a record does to the live records of its owner.
@@ -69,7 +127,11 @@ impl Fact {
     pub(crate) const fn effect(&self) -> Effect<'_> {
         match self {
             Self::Opened { .. } => Effect::ReplacesEpoch,
-            Self::Decided { txn, .. } | Self::Prepared { txn, .. } | Self::Committed { txn, .. } => Effect::Adds(txn),
+            Self::Decided { txn, .. }
+            | Self::Prepared { txn, .. }
+            | Self::Committed { txn, .. }
+            | Self::Parked { txn, .. }
+            | Self::Heuristic { txn, .. } => Effect::Adds(txn),
             Self::Ended { txn } => Effect::Ends(txn),
         }
     }

@@ -8,8 +8,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Call, Decision, Participant, ParticipantError, Vote};
-use crate::id::{BranchId, Name};
+use super::{Call, Decision, Greeting, Participant, ParticipantError, Verdict, Vote};
+use crate::id::{BranchId, Mark, Name};
 
 /// What a branch is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,9 +41,15 @@ pub enum Request {
         /// Who asks.
         coordinator: Name,
     },
+    /// What became of this branch? Goes the other way: a participant asks the branch's coordinator. Answered by
+    /// [`Response::Verdict`].
+    Verdict {
+        /// Which.
+        branch: BranchId,
+    },
 }
 
-/// A participant's answer.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
     /// To [`Verb::Prepare`].
@@ -54,9 +60,16 @@ pub enum Response {
     Decided(Decision),
     /// To [`Request::InDoubt`].
     InDoubt(Vec<BranchId>),
+    /// To [`Request::Verdict`].
+    Verdict {
+        /// What became of it.
+        verdict: Verdict,
+        /// All transactions of this coordinator from this mark on begin after the answer.
+        begun_below: Mark,
+    },
 }
 
-/// Carries requests to a participant, wherever it is.
+/// Carries requests to a participant, wherever it is; or, of the one kind that goes the other way, to a coordinator.
 ///
 /// `send` must not block for long: it answers at once (an in-process participant) or later from any thread. Dropping
 /// the [`Reply`] unanswered says that the request failed; whether it arrived is then not known. Requests may be
@@ -64,6 +77,12 @@ pub enum Response {
 pub trait Endpoint: Send + Sync + 'static {
     /// Sends the request and sees to it that the reply is used or dropped in the end.
     fn send(&self, request: Request, reply: Reply);
+
+    /// A coordinator has been opened, and says who it is. As provided it does nothing: a participant far away learns of
+    /// it from the calls, and is told by whoever opens it where to ask for verdicts.
+    fn greet(&self, greeting: &Greeting) {
+        let _ = greeting;
+    }
 }
 
 /// Where replies go to. Implemented by whoever sends requests.
@@ -138,6 +157,10 @@ impl<P: Participant> Endpoint for Inline<P> {
         let result = call(&self.0, &request);
         reply.send(result);
     }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.0.greet(greeting);
+    }
 }
 
 /// Calls the method that the request names; a panic is an error like any other.
@@ -156,6 +179,7 @@ pub(super) fn call(participant: &dyn Participant, request: &Request) -> Result<R
             participant.commit_one_phase(branch, call).map(Response::Decided)
         }
         Request::InDoubt { coordinator } => participant.in_doubt(coordinator).map(Response::InDoubt),
+        Request::Verdict { .. } => Err(ParticipantError::Misdirected),
     }))
     .unwrap_or(Err(ParticipantError::Panicked))
 }

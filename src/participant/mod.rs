@@ -9,18 +9,19 @@
 //!
 //! [`conformance`] is the suite that every participant is held to; one of your own should pass it too.
 
-use std::{error::Error as StdError, sync::Arc, time::Instant};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Instant};
 
 use thiserror::Error;
 
 use crate::{
-    id::{BranchId, Mark, Name},
-    log::{LogError, LogId},
+    id::{BranchId, Epoch, Mark, Name},
+    log::{Heuristic, LogError, LogId},
 };
 
 pub mod branch_protocol;
 pub mod conformance;
 mod endpoint;
+mod last_resource;
 mod pool;
 mod resource_manager;
 mod service;
@@ -28,10 +29,12 @@ mod service;
 pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
 pub(crate) use endpoint::ReplySink;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
+pub use last_resource::LastResource;
+pub(crate) use last_resource::Unpromising;
 pub use pool::Pooled;
 pub use resource_manager::{
-    DEFAULT_CHECKPOINT_EVERY, ExecuteError, MAX_REMEMBERED_OUTCOMES, OpenError, ResourceManager,
-    ResourceManagerOptions, ResourceManagerStatus,
+    BranchTrouble, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES, OpenError,
+    ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub use service::{Effort, Service, ServiceError};
 
@@ -57,6 +60,45 @@ pub enum Decision {
     Rollback,
 }
 
+/// What a coordinator answers to a participant that asks what became of a branch. Exhaustive on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The transaction is committed; the branch may be.
+    Commit,
+    /// The transaction is rolled back, or nobody knows of it, which comes to the same: *presumed abort*.
+    Rollback,
+    /// It is being decided; ask again, or wait to be told.
+    Undecided,
+}
+
+/// Says who a coordinator is, before it sends anything else.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Greeting {
+    /// Its name.
+    pub coordinator: Name,
+    /// Its epoch: how often it was opened on its log. All transactions of this epoch begin after the greeting.
+    pub epoch: Epoch,
+    /// Where it can be asked for a [`Verdict`], with [`Request::Verdict`].
+    pub inquiries: Arc<dyn Endpoint>,
+}
+
+impl Greeting {
+    /// A coordinator's greeting.
+    pub fn new(coordinator: Name, epoch: Epoch, inquiries: impl Endpoint) -> Self {
+        Self { coordinator, epoch, inquiries: Arc::new(inquiries) }
+    }
+}
+
+impl fmt::Debug for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Greeting")
+            .field("coordinator", &self.coordinator)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a coordinator says along with every call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -64,10 +106,14 @@ pub struct Call {
     /// The log in which the coordinator keeps its decisions. A participant whose own log is the same one need not
     /// force its records: the decision, which follows them in that log, takes them along.
     pub log: LogId,
-    /// All of this coordinator's transactions before this mark have ended. A participant may forget their outcomes,
-    /// and refuses work and prepares that arrive for them: they are stale.
+    /// The coordinator's epoch; zero where it does not say. A participant that has heard from a later one refuses the
+    /// call: it is a message of an earlier life.
+    pub epoch: Epoch,
+    /// All of this coordinator's transactions before this mark have ended for this participant. It may forget their
+    /// outcomes, and refuses work and prepares that arrive for them: they are stale.
     pub ended_below: Mark,
-    /// When the coordinator stops waiting for the answer, where it does.
+    /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
+    /// everything else is sent again. By the clock of the coordinator's own machine.
     pub deadline: Option<Instant>,
 }
 
@@ -75,7 +121,8 @@ impl Call {
     /// A call by a coordinator that keeps its decisions in `log`, knows nothing to be ended, and waits for ever.
     #[must_use]
     pub const fn new(log: LogId) -> Self {
-        Self { log, ended_below: Mark { epoch: crate::id::Epoch::new(0), sequence: 0 }, deadline: None }
+        let epoch = Epoch::new(0);
+        Self { log, epoch, ended_below: Mark { epoch, sequence: 0 }, deadline: None }
     }
 }
 
@@ -97,7 +144,10 @@ pub trait Participant: Send + Sync + 'static {
     /// bring it about, is durable; the coordinator may then forget the transaction.
     ///
     /// # Errors
-    /// Any error has the call repeated, with back-off, until it succeeds.
+    /// [`UnknownBranch`](ParticipantError::UnknownBranch), [`AlreadyRolledBack`](ParticipantError::AlreadyRolledBack) and
+    /// [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise; the coordinator keeps that for
+    /// an operator. Any other error has the call repeated, with back-off, until it succeeds or the
+    /// [`Policy`](crate::Policy) parks the transaction.
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
     /// Undoes the branch. May come before, instead of or while a prepare is under way, and for a branch that was
@@ -105,7 +155,9 @@ pub trait Participant: Send + Sync + 'static {
     /// *durably* void: the coordinator ends the transaction, and asks again what is in doubt only when it next opens.
     ///
     /// # Errors
-    /// Any error has the call repeated, with back-off, until it succeeds.
+    /// [`UnknownBranch`](ParticipantError::UnknownBranch) counts as done. [`AlreadyCommitted`](ParticipantError::AlreadyCommitted)
+    /// and [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise. Any other error has the call
+    /// repeated, as for [`commit`](Self::commit).
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
     /// The only participant of a transaction decides by itself. The default prepares and, on a yes, commits.
@@ -126,6 +178,12 @@ pub trait Participant: Send + Sync + 'static {
     /// # Errors
     /// Any error has the call repeated, with back-off, until it succeeds.
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError>;
+
+    /// A coordinator of the same process has been opened, and says who it is. Transactions of its earlier epochs that the
+    /// participant has not promised to can only be rolled back from here on. As provided it does nothing.
+    fn greet(&self, greeting: &Greeting) {
+        let _ = greeting;
+    }
 }
 
 impl<P: Participant + ?Sized> Participant for Arc<P> {
@@ -143,6 +201,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         (**self).in_doubt(coordinator)
+    }
+    fn greet(&self, greeting: &Greeting) {
+        (**self).greet(greeting);
     }
 }
 
@@ -165,6 +226,16 @@ pub enum ParticipantError {
     /// It was told to roll back a branch that it has committed.
     #[error("the participant has already committed this branch")]
     AlreadyCommitted,
+    /// The branch has ended by itself, in this way: somebody has decided at the participant, without waiting for the
+    /// coordinator. A participant that reports this goes on doing so each time it is told.
+    #[error("the branch has ended by itself, outcome: {0}")]
+    Heuristic(Heuristic),
+    /// The request is for somebody else: one about a branch has come to a coordinator, or a question for a verdict to a
+    /// participant, or to a coordinator that did not begin the transaction.
+    #[error(
+        "the request has come to the wrong place; route branches' requests to their participant, and inquiries to the coordinator whose name and log they stem from"
+    )]
+    Misdirected,
     /// The call can't apply to the branch's state any more: a late or duplicated message.
     #[error("a late message: the branch has moved on")]
     Stale,

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Endpoint, Participant, ParticipantError, Reply, Request, endpoint::call};
+use super::{Endpoint, Greeting, Participant, ParticipantError, Reply, Request, endpoint::call};
 use crate::platform::{Condvar, Platform};
 
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
@@ -97,6 +97,10 @@ impl Endpoint for Pooled {
                 reply.send(Err(ParticipantError::Unreachable));
             }
         }
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.shared.participant.greet(greeting);
     }
 }
 

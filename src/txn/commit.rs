@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     id::{Name, TxnId},
-    log::LogError,
+    log::{Heuristic, LogError},
     participant::ParticipantError,
     platform::Parker,
 };
@@ -74,6 +74,9 @@ impl Commit {
 
     fn tell(&self, verdict: Verdict) -> Result<(), CommitError> {
         let name = |branch| self.task.participant(branch).unwrap_or_else(|| self.txn.coordinator().clone());
+        if let Some(outcome) = verdict.heuristic {
+            return Err(CommitError::Heuristic { txn: self.txn.clone(), outcome });
+        }
         let cause = match verdict.outcome {
             Outcome::Committed => return Ok(()),
             Outcome::Indeterminate => {
@@ -82,6 +85,7 @@ impl Commit {
             }
             Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
             Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
+            Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
             Outcome::RolledBack(Cause::VotedNo(branch)) => RollbackCause::VotedNo { participant: name(branch) },
             Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
                 participant: name(branch),
@@ -160,6 +164,18 @@ pub enum CommitError {
         #[source]
         error: Option<LogError>,
     },
+    /// It was decided, and a participant has already answered that its branch ended otherwise. See
+    /// [`Coordinator::status`](crate::Coordinator::status) for which, and look at the data; the coordinator keeps it in mind
+    /// until somebody [forgets](crate::Coordinator::forget) it. (What comes out later than the answer is seen there only.)
+    #[error(
+        "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the data"
+    )]
+    Heuristic {
+        /// The transaction.
+        txn: TxnId,
+        /// How it has ended, all branches taken together.
+        outcome: Heuristic,
+    },
 }
 
 impl CommitError {
@@ -167,7 +183,7 @@ impl CommitError {
     #[must_use]
     pub const fn txn(&self) -> &TxnId {
         match self {
-            Self::RolledBack { txn, .. } | Self::Indeterminate { txn, .. } => txn,
+            Self::RolledBack { txn, .. } | Self::Indeterminate { txn, .. } | Self::Heuristic { txn, .. } => txn,
         }
     }
 }
@@ -196,6 +212,9 @@ pub enum RollbackCause {
     /// Not all votes came in time.
     #[error("not all participants voted in time")]
     TimedOut,
+    /// Nobody had committed it when its time was over.
+    #[error("nobody had committed it when its time was over")]
+    Expired,
     /// The decision could not be logged.
     #[error("the decision could not be logged: {error}")]
     LogRefused {

@@ -2,8 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -11,15 +14,15 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    Policy, Transaction,
+    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction, TransactionState,
     driver::Sweep,
     recovery::{self, Tally},
-    shared::{Answers, Member, Shared},
+    shared::{Answers, Member, Promises, Shared},
 };
 use crate::{
     id::{Epoch, IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
-    participant::{Endpoint, Inline, Participant, Pooled},
+    participant::{Endpoint, Greeting, Inline, LastResource, Participant, Pooled, Unpromising},
     platform::{Platform, Thread},
 };
 
@@ -29,10 +32,10 @@ use crate::{
 /// threads and tasks may use it at once; there is no thread per transaction.
 ///
 /// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next opening on the
-/// same log settles it. Call [`settle`](Self::settle) first for a shutdown that leaves nothing to do. A [`Transaction`]
+/// same log settles it. Call [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`]
 /// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
 pub struct Coordinator {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tally: Arc<Tally>,
     threads: Vec<Thread>,
 }
@@ -44,15 +47,52 @@ impl Coordinator {
         CoordinatorBuilder {
             log: Arc::new(log),
             name: None,
-            policy: Policy::default(),
+            policy: Policy::DEFAULT,
+            limits: Limits::default(),
             members: Vec::new(),
             platform: Platform::default(),
         }
     }
 
-    /// Begins a transaction. O(log n) in the transactions that are open; writes nothing.
+    /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log n) in the transactions
+    /// that are open; writes nothing.
+    ///
+    /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back. Once the coordinator is
+    /// being [shut down](Self::shutdown) the transaction is [over](super::BranchError::Over) as soon as it begins.
     pub fn begin(&self) -> Transaction {
-        Transaction::new(Arc::clone(&self.shared))
+        self.begin_within(self.shared.policy.transaction_timeout)
+    }
+
+    /// As [`begin`](Self::begin), with a time-out of its own for the transaction.
+    pub fn begin_within(&self, transaction_timeout: Duration) -> Transaction {
+        let admitted = self.shared.admission.enter(&self.shared.log);
+        self.transaction(transaction_timeout, admitted)
+    }
+
+    /// As [`begin`](Self::begin), for tasks: awaits room.
+    pub async fn begin_async(&self) -> Transaction {
+        let admitted = poll_fn(|context| self.shared.admission.poll_enter(&self.shared.log, context)).await;
+        self.transaction(self.shared.policy.transaction_timeout, admitted)
+    }
+
+    /// As [`begin`](Self::begin), and refuses where the [`Limits`] are reached.
+    ///
+    /// # Errors
+    /// [`BeginError`] says which limit it is.
+    pub fn try_begin(&self) -> Result<Transaction, BeginError> {
+        self.shared.admission.try_enter(&self.shared.log)?;
+        Ok(self.transaction(self.shared.policy.transaction_timeout, true))
+    }
+
+    fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
+        let (task, txn) = self.shared.begin(timeout, admitted);
+        Transaction::new(task, txn)
+    }
+
+    /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
+    #[must_use]
+    pub fn inquiries(&self) -> Inquiries {
+        Inquiries::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
     }
 
     /// Its name, which is part of every transaction's id.
@@ -73,21 +113,36 @@ impl Coordinator {
         Recovered {
             committed: self.tally.committed.load(Ordering::Relaxed),
             rolled_back: self.tally.rolled_back.load(Ordering::Relaxed),
-            unanswered: self.shared.counts().inquiries,
+            unanswered: self.shared.inquiries().len(),
         }
     }
 
-    /// How many transactions stand where. O(n) in the transactions that are open.
+    /// Every transaction that is open, and where it stands. Waits for nobody: a branch that hangs in a service's call is
+    /// seen as what it is. O(n log n) in the transactions that are open.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
-        let counts = self.shared.counts();
-        let indeterminate = self.shared.running_tasks().iter().filter(|task| task.is_indeterminate()).count();
-        CoordinatorStatus {
-            begun: counts.begun,
-            settling: counts.running - indeterminate,
-            indeterminate,
-            unanswered: counts.inquiries,
+        let now = self.shared.platform.now();
+        let mut transactions: Vec<_> = self.shared.tasks().iter().map(|task| task.status(now)).collect();
+        transactions.retain(|transaction| transaction.state != TransactionState::Ended);
+        transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
+        let inquiries = self.shared.inquiries();
+        let mut status = CoordinatorStatus {
+            unanswered: inquiries.len(),
+            unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
+            in_flight: self.shared.admission.in_flight(),
+            log_queue: self.shared.admission.queued(self.shared.log.durable()),
+            ..CoordinatorStatus::default()
+        };
+        for transaction in &transactions {
+            *match transaction.state {
+                TransactionState::Active => &mut status.begun,
+                TransactionState::Parked(_) => &mut status.parked,
+                TransactionState::Heuristic(..) => &mut status.heuristic,
+                TransactionState::Indeterminate => &mut status.indeterminate,
+                _ => &mut status.settling,
+            } += 1;
         }
+        CoordinatorStatus { transactions, ..status }
     }
 
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
@@ -95,6 +150,25 @@ impl Coordinator {
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
+    }
+
+    /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked to commit, and finishes
+    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it.
+    ///
+    /// ```
+    /// # use ringpact::{Coordinator, MemoryLog};
+    /// # let coordinator = Coordinator::builder(MemoryLog::new()).open()?;
+    /// let left = coordinator.shutdown(std::time::Duration::from_secs(10));
+    /// if left.in_doubt() > 0 {
+    ///     eprint!("left for the next opening:\n{left}");
+    /// }
+    /// # Ok::<(), ringpact::txn::CoordinatorError>(())
+    /// ```
+    pub fn shutdown(&self, timeout: Duration) -> CoordinatorStatus {
+        self.shared.admission.close();
+        self.shared.roll_back_begun();
+        let _all = self.shared.settle(timeout);
+        self.status()
     }
 }
 
@@ -132,34 +206,13 @@ pub struct Recovered {
     pub unanswered: usize,
 }
 
-/// How many transactions stand where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CoordinatorStatus {
-    /// Clients still work under them.
-    pub begun: usize,
-    /// They are being committed or rolled back, and not yet settled at all their participants.
-    pub settling: usize,
-    /// The log failed while they were being decided; only opening it anew tells.
-    pub indeterminate: usize,
-    /// Participants that have not yet said which branches of earlier epochs they hold.
-    pub unanswered: usize,
-}
-
-impl CoordinatorStatus {
-    /// Everything whose end is not known to all who take part in it.
-    #[must_use]
-    pub const fn in_doubt(&self) -> usize {
-        self.settling + self.indeterminate + self.unanswered
-    }
-}
-
 /// Builds a [`Coordinator`].
 #[must_use = "a builder does nothing until `open`"]
 pub struct CoordinatorBuilder {
     log: Arc<dyn TransactionLog>,
     name: Option<String>,
     policy: Policy,
+    limits: Limits,
     members: Vec<(String, Member)>,
     platform: Platform,
 }
@@ -175,6 +228,12 @@ impl CoordinatorBuilder {
     /// Sets time-outs and back-off.
     pub const fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets how much may be under way at once.
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -195,6 +254,18 @@ impl CoordinatorBuilder {
         self.member(name, Arc::new(endpoint), Answers::Later)
     }
 
+    /// Adds a resource that can't promise. A transaction can have one of them at the most.
+    ///
+    /// It commits after all others have promised, and before the decision is logged. **What that can't make sure of:** if
+    /// this process dies after the resource has committed and before the decision is durable, the others are rolled back
+    /// at the next opening, and nobody can tell any more. See [failures](crate::docs::failures).
+    pub fn last_resource(mut self, name: &str, resource: impl LastResource) -> Self {
+        let endpoint = Arc::new(Inline::new(Unpromising::new(resource)));
+        let member = Member { endpoint, answers: Answers::AtOnce, promises: Promises::Cannot };
+        self.members.push((name.to_owned(), member));
+        self
+    }
+
     /// Has it live on other threads and another clock than the system's.
     #[doc(hidden)]
     pub fn platform(mut self, platform: Platform) -> Self {
@@ -203,7 +274,7 @@ impl CoordinatorBuilder {
     }
 
     fn member(mut self, name: &str, endpoint: Arc<dyn Endpoint>, answers: Answers) -> Self {
-        self.members.push((name.to_owned(), Member { endpoint, answers }));
+        self.members.push((name.to_owned(), Member { endpoint, answers, promises: Promises::Can }));
         self
     }
 
@@ -233,10 +304,18 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy.paced(), members, self.platform));
+        let (policy, limits) = (self.policy.paced(), self.limits);
+        let shared = Shared::new(name, last.next(), self.log, policy, limits, members, self.platform);
+        let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { shared, tally: Arc::default(), threads };
+        let shared = &coordinator.shared;
+        let greeting = Greeting::new(shared.name.clone(), shared.epoch, coordinator.inquiries());
+        for member in shared.members.values() {
+            // Before anything else is said; a participant that panics over it is told nothing else by that.
+            let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.greet(&greeting)));
+        }
         recovery::recover(&coordinator.shared, &records, &coordinator.tally);
         Ok(coordinator)
     }

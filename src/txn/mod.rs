@@ -4,20 +4,29 @@
 //! thread can wait for and a task can await. [`CommitProtocol`] is what decides, and [`BranchProtocol`] is its
 //! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
 
+mod admission;
 mod commit;
 pub mod commit_protocol;
 mod coordinator;
 mod driver;
 mod endings;
+mod inquiries;
+mod operator;
 mod policy;
 mod recovery;
 mod shared;
+mod shelf;
+mod status;
 mod task;
 mod transaction;
 
 pub use crate::participant::BranchProtocol;
+pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, Limits};
 pub use commit::{Commit, CommitError, RollbackCause};
-pub use commit_protocol::{Action, Cause, CommitProtocol, Input, Outcome};
-pub use coordinator::{Coordinator, CoordinatorBuilder, CoordinatorError, CoordinatorStatus, Recovered};
+pub use commit_protocol::{Action, BranchState, Cause, CommitProtocol, Input, Outcome, Remembered, TransactionState};
+pub use coordinator::{Coordinator, CoordinatorBuilder, CoordinatorError, Recovered};
+pub use inquiries::Inquiries;
+pub use operator::OperatorError;
 pub use policy::Policy;
+pub use status::{BranchStatus, CoordinatorStatus, TransactionStatus};
 pub use transaction::{BranchError, Transaction};

@@ -14,13 +14,15 @@ use crate::id::TxnId;
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
 
 /// A moment that no program lives to see, for time-outs that are longer than the clock can count.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Time-outs and back-off of a coordinator. A time-out of [`Duration::MAX`] never comes.
 ///
 /// How to choose: `prepare_timeout` is what a client is ready to wait in the worst case before a slow participant
 /// costs it the transaction; `delivery_timeout` only decides when a decision is sent *again*, so a few times the
 /// participants' usual answer is right; the back-off bounds how hard a participant is knocked at while it is down.
+/// `transaction_timeout` is the longest that a client may work; `park_after` is how long a participant may be down before
+/// somebody should look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// How long votes are waited for, from the first prepare on; then the transaction is rolled back.
@@ -31,27 +33,42 @@ pub struct Policy {
     pub first_backoff: Duration,
     /// The longest pause.
     pub longest_backoff: Duration,
+    /// How long a transaction may be worked under; nobody having committed it by then, it is rolled back. Votes are not
+    /// waited for beyond it either. [`Coordinator::begin_within`](crate::Coordinator::begin_within) sets another one.
+    pub transaction_timeout: Duration,
+    /// How long a decision is delivered to a participant that does not acknowledge it; then it is *parked*, which is
+    /// seen in [`Coordinator::status`](crate::Coordinator::status), and told again only when an operator wants
+    /// [it](crate::Coordinator::retry), the participant asks, or the coordinator is opened.
+    pub park_after: Duration,
+    /// How often, where that comes first. [`u32::MAX`] is no limit.
+    pub park_after_attempts: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            prepare_timeout: Duration::from_secs(5),
-            delivery_timeout: Duration::from_secs(5),
-            first_backoff: Duration::from_millis(20),
-            longest_backoff: Duration::from_secs(10),
-        }
+        Self::DEFAULT
     }
 }
 
 impl Policy {
+    /// What a coordinator does unless told otherwise.
+    pub const DEFAULT: Self = Self {
+        prepare_timeout: Duration::from_secs(5),
+        delivery_timeout: Duration::from_secs(5),
+        first_backoff: Duration::from_millis(20),
+        longest_backoff: Duration::from_secs(10),
+        transaction_timeout: Duration::from_secs(60),
+        park_after: Duration::from_secs(60 * 60),
+        park_after_attempts: u32::MAX,
+    };
+
     /// The pause after the `failures`-th failure of a branch: between half of, and the whole of, the doubling value.
     ///
     /// The jitter spreads those out who failed together. It is a function of the transaction and the branch, not of
     /// chance, so that the protocol stays a pure function of its inputs.
     #[must_use]
-    pub fn backoff(&self, txn: &TxnId, branch: usize, failures: u8) -> Duration {
-        let doubled = 1_u32.checked_shl(u32::from(failures.saturating_sub(1))).unwrap_or(u32::MAX);
+    pub fn backoff(&self, txn: &TxnId, branch: usize, failures: u32) -> Duration {
+        let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let whole = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
         let mut hasher = Xxh3Default::new();
         (txn, branch, failures).hash(&mut hasher);
@@ -67,9 +84,15 @@ impl Policy {
         Self { first_backoff: self.first_backoff.max(least), longest_backoff: self.longest_backoff.max(least), ..self }
     }
 
-    /// After how many failures the back-off grows no more. Counting on would only tell states apart that are alike.
-    pub(crate) fn settled_failures(&self) -> u8 {
-        (1..32).find(|n| self.first_backoff.saturating_mul(1 << (n - 1)) >= self.longest_backoff).unwrap_or(32)
+    /// Whether a branch that has failed so often, over such a time, is told no more.
+    pub(super) fn parks_after(&self, failures: u32, time: Duration) -> bool {
+        failures >= self.park_after_attempts || time >= self.park_after
+    }
+
+    /// The count of failures, as far as counting makes a difference. With no pause between attempts and no limit to them it
+    /// makes none, and would only tell states apart that are alike.
+    pub(super) const fn counted(&self, failures: u32) -> u32 {
+        if self.longest_backoff.is_zero() && self.park_after_attempts == u32::MAX { 0 } else { failures }
     }
 }
 
@@ -88,12 +111,12 @@ mod tests {
         let policy = Policy::default();
         let txn = TxnId::new(Name::new("c").expect("a valid name"), Epoch::new(1), 1);
         let mut whole = policy.first_backoff;
-        for failures in 1..=u8::MAX {
+        for failures in 1..=255 {
             let pause = policy.backoff(&txn, 0, failures);
             assert!(whole / 2 <= pause && pause <= whole, "failure {failures}: {pause:?} of {whole:?}");
             whole = (whole * 2).min(policy.longest_backoff);
         }
-        assert_eq!(policy.settled_failures(), 10, "20 ms doubles 9 times to pass 10 s");
+        assert_eq!(whole, policy.longest_backoff);
     }
 
     #[test]
@@ -102,7 +125,7 @@ mod tests {
         let (zero, long) = (Duration::ZERO, Duration::from_secs(1));
         for (first_backoff, longest_backoff) in [(zero, zero), (zero, long), (long, zero)] {
             let policy = Policy { first_backoff, longest_backoff, ..Policy::default() }.paced();
-            let shortest = (1..=u8::MAX).map(|failures| policy.backoff(&txn, 0, failures)).min();
+            let shortest = (1..=255).map(|failures| policy.backoff(&txn, 0, failures)).min();
             assert!(shortest >= Some(SHORTEST_BACKOFF), "{policy:?}: {shortest:?}");
         }
     }

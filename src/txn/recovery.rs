@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    CommitProtocol,
+    CommitProtocol, Remembered,
     driver::Driven,
     policy::after,
     shared::{Key, Member, Shared},
@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     id::{BranchId, Mark, Name, TxnId},
-    log::{Fact, Record},
-    participant::{ParticipantError, Reply, ReplySink, Request, Response},
+    log::Record,
+    participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
 };
 
 /// Delivers again each decision that the log holds, and asks every participant what else it holds branches of.
@@ -30,12 +30,14 @@ pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tall
     let now = shared.platform.now();
     let mut decided = HashSet::new();
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
-    for record in records {
-        let Fact::Decided { txn, participants } = &record.fact else { continue };
-        decided.insert(txn.mark());
-        let protocol = CommitProtocol::recovered(txn.clone(), participants, shared.policy, now);
-        let task = Task::new(Arc::clone(shared), protocol);
-        shared.running(Arc::clone(&task));
+    for (txn, memory) in Remembered::all(records) {
+        if memory.decision == Decision::Commit {
+            decided.insert(txn.mark());
+        }
+        let key = Key::of(txn.mark());
+        let protocol = memory.resume(txn, shared.policy, now);
+        let task = Task::resumed(Arc::clone(shared), protocol, key, now);
+        shared.resumed(Arc::clone(&task));
         runs.push(task);
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
@@ -48,12 +50,13 @@ pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tall
             number,
             member: member.clone(),
             decided: Arc::clone(&decided),
-            failures: AtomicU8::new(0),
+            failures: AtomicU32::new(0),
             ask_at: Mutex::new(now),
             answered: AtomicBool::new(false),
+            last_error: Mutex::new(None),
             tally: Arc::clone(tally),
         });
-        shared.inquiry_begins(name.clone(), Arc::clone(&inquiry) as Arc<dyn Driven>);
+        shared.inquiry_begins(name.clone(), Arc::clone(&inquiry));
         runs.push(inquiry);
     }
     for run in runs {
@@ -70,7 +73,7 @@ pub(super) struct Tally {
 
 /// Asks one participant, until it answers, which branches it holds, and rolls back those of earlier epochs that the
 /// log holds no decision of: presumed abort.
-struct Inquiry {
+pub(super) struct Inquiry {
     this: Weak<Self>,
     shared: Arc<Shared>,
     participant: Name,
@@ -79,11 +82,13 @@ struct Inquiry {
     /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
     /// reported just before its commit was delivered, and its transaction have ended since.
     decided: Arc<HashSet<Mark>>,
-    failures: AtomicU8,
+    failures: AtomicU32,
     /// When to ask (again). Timers that fire before were set before it was put off.
     ask_at: Mutex<Instant>,
     /// The participant has answered; what it answers to further questions is of no interest.
     answered: AtomicBool,
+    /// Why it has not.
+    last_error: Mutex<Option<ParticipantError>>,
     tally: Arc<Tally>,
 }
 
@@ -104,14 +109,21 @@ impl Driven for Inquiry {
 
 impl ReplySink for Inquiry {
     fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
-        let Ok(Response::InDoubt(branches)) = result else { return self.again() };
+        let branches = match result {
+            Ok(Response::InDoubt(branches)) => branches,
+            Ok(_) => return self.again(),
+            Err(error) => {
+                *self.last_error.lock() = Some(error);
+                return self.again();
+            }
+        };
         if self.answered.swap(true, Ordering::Relaxed) {
             return;
         }
         let orphans = self.orphans(branches);
         for task in &orphans {
             self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            self.shared.running(Arc::clone(task));
+            self.shared.resumed(Arc::clone(task));
         }
         self.shared.inquiry_ends(&self.participant);
         for task in orphans {
@@ -121,6 +133,14 @@ impl ReplySink for Inquiry {
 }
 
 impl Inquiry {
+    pub(super) const fn participant(&self) -> &Name {
+        &self.participant
+    }
+
+    pub(super) fn last_error(&self) -> Option<ParticipantError> {
+        self.last_error.lock().clone()
+    }
+
     fn again(&self) {
         let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
         self.failures.store(failures, Ordering::Relaxed);
@@ -149,7 +169,7 @@ impl Inquiry {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);
             let key = Key { mark: branch.txn().mark(), reported_by: self.number };
-            Task::reported(Arc::clone(&self.shared), protocol, key)
+            Task::resumed(Arc::clone(&self.shared), protocol, key, now)
         };
         orphans.into_values().map(to_task).collect()
     }

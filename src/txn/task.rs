@@ -15,20 +15,26 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Action, CommitProtocol, Input, Outcome,
+    Action, BranchError, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
     driver::Driven,
     endings::End,
-    shared::{Key, Shared},
+    shared::{Answers, Key, Member, Promises, Shared},
 };
 use crate::{
-    id::{BranchId, Name},
-    log::{Fact, LogError, Lsn},
-    participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb},
+    id::{BranchId, Name, TxnId},
+    log::{Fact, Heuristic, LogError, Lsn},
+    participant::{
+        Decision, ParticipantError, Reply, ReplySink, Request, Response, Verb, Verdict as ParticipantsVerdict,
+    },
 };
 
 pub(super) struct Task {
     shared: Arc<Shared>,
     key: Key,
+    /// When it began, or was found in the log.
+    since: Instant,
+    /// When it is rolled back if nobody has committed it.
+    expires: Instant,
     state: Mutex<State>,
 }
 
@@ -46,6 +52,12 @@ struct State {
     outcome: Option<Outcome>,
     /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
     participant_error: Option<ParticipantError>,
+    /// What went wrong last with each branch with which anything did.
+    last_errors: Vec<(usize, ParticipantError)>,
+    /// How branches have ended otherwise than decided, as far as was known when the client was told.
+    heuristic: Option<Heuristic>,
+    /// It counts as in flight until its client is told.
+    in_flight: bool,
     /// What the log said last.
     log_error: Option<LogError>,
     /// What became of the record that ends the transaction.
@@ -55,6 +67,25 @@ struct State {
 }
 
 impl State {
+    const fn of(protocol: CommitProtocol) -> Self {
+        Self {
+            protocol,
+            inbox: VecDeque::new(),
+            driving: false,
+            abandoned: false,
+            attended: false,
+            waker: None,
+            outcome: None,
+            participant_error: None,
+            last_errors: Vec::new(),
+            heuristic: None,
+            in_flight: false,
+            log_error: None,
+            end: End::Unlogged,
+            timer: None,
+        }
+    }
+
     /// What it waits for while nobody drives it.
     fn waiting(&self) -> Waiting {
         if let Some(lsn) = self.protocol.awaits_durable() {
@@ -64,6 +95,12 @@ impl State {
         } else {
             Waiting::Answers
         }
+    }
+
+    fn note(&mut self, branch: usize, error: ParticipantError) {
+        self.participant_error.get_or_insert_with(|| error.clone());
+        self.last_errors.retain(|(of, _)| *of != branch);
+        self.last_errors.push((branch, error));
     }
 
     /// Its coordinator has left it behind, and it needs more than its client can do for it: nobody will ever tell its
@@ -90,32 +127,34 @@ pub(super) enum Waiting {
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
+    pub(super) heuristic: Option<Heuristic>,
     pub(super) participant_error: Option<ParticipantError>,
     pub(super) log_error: Option<LogError>,
 }
 
 impl Task {
-    pub(super) fn new(shared: Arc<Shared>, protocol: CommitProtocol) -> Arc<Self> {
-        let key = Key::of(protocol.txn().mark());
-        Self::reported(shared, protocol, key)
+    /// A client's transaction. One that was not admitted is rolled back before anybody has worked under it.
+    pub(super) fn begun(
+        shared: Arc<Shared>,
+        txn: TxnId,
+        since: Instant,
+        expires: Instant,
+        admitted: bool,
+    ) -> Arc<Self> {
+        let key = Key::of(txn.mark());
+        let mut protocol = CommitProtocol::new(txn, shared.policy);
+        protocol.expires(expires);
+        if !admitted {
+            protocol.handle(since, Input::Rollback);
+        }
+        let mut state = State::of(protocol);
+        state.in_flight = admitted;
+        Arc::new(Self { shared, key, since, expires, state: Mutex::new(state) })
     }
 
-    /// A transaction of which only the branch is known that a participant has reported.
-    pub(super) fn reported(shared: Arc<Shared>, protocol: CommitProtocol, key: Key) -> Arc<Self> {
-        let state = State {
-            protocol,
-            inbox: VecDeque::new(),
-            driving: false,
-            abandoned: false,
-            attended: false,
-            waker: None,
-            outcome: None,
-            participant_error: None,
-            log_error: None,
-            end: End::default(),
-            timer: None,
-        };
-        Arc::new(Self { shared, key, state: Mutex::new(state) })
+    /// A transaction of an earlier life, or the branch of one that a participant has reported.
+    pub(super) fn resumed(shared: Arc<Shared>, protocol: CommitProtocol, key: Key, since: Instant) -> Arc<Self> {
+        Arc::new(Self { shared, key, since, expires: since, state: Mutex::new(State::of(protocol)) })
     }
 
     pub(super) const fn key(&self) -> Key {
@@ -171,7 +210,7 @@ impl Task {
                 }
                 Some(Action::Append(fact, durability)) => {
                     drop(state);
-                    let ends = matches!(fact, Fact::Ended { .. });
+                    let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
                     let result = self.shared.append(fact, durability);
                     state = self.state.lock();
                     if ends {
@@ -187,11 +226,23 @@ impl Task {
                 }
                 Some(Action::Answer(outcome)) => {
                     state.outcome = Some(outcome);
-                    if let Some(waker) = state.waker.take() {
-                        drop(state);
-                        waker.wake();
-                        state = self.state.lock();
+                    state.heuristic = state.protocol.heuristic();
+                    let (waker, leaves) = (state.waker.take(), std::mem::take(&mut state.in_flight));
+                    drop(state);
+                    if leaves {
+                        self.shared.admission.leave();
                     }
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                    state = self.state.lock();
+                }
+                Some(Action::Park) => {
+                    let owed = state.protocol.owed().cloned().collect();
+                    let end = std::mem::take(&mut state.end);
+                    drop(state);
+                    self.shared.shelve(Arc::clone(self), owed, end);
+                    state = self.state.lock();
                 }
                 Some(Action::Finish) => {
                     let end = state.end;
@@ -228,7 +279,8 @@ impl Task {
             // has asked already what is in doubt.
             return;
         }
-        let request = Request::Branch { branch, verb, call: self.shared.call(deadline) };
+        let call = self.shared.call(branch.participant(), deadline);
+        let request = Request::Branch { branch, verb, call };
         // An endpoint that panics drops the reply, which is answer enough.
         let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.send(request, reply)));
     }
@@ -238,6 +290,7 @@ impl Task {
         let state = self.state.lock();
         state.outcome.or(state.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
             outcome,
+            heuristic: state.heuristic,
             participant_error: state.participant_error.clone(),
             log_error: state.log_error.clone(),
         })
@@ -248,8 +301,59 @@ impl Task {
         self.state.lock().protocol.participant(branch).cloned()
     }
 
-    pub(super) fn is_indeterminate(&self) -> bool {
-        self.state.lock().protocol.is_indeterminate()
+    /// When it is rolled back if nobody has committed it.
+    pub(super) const fn expires(&self) -> Instant {
+        self.expires
+    }
+
+    /// Where it stands.
+    pub(super) fn state(&self) -> TransactionState {
+        self.state.lock().protocol.state()
+    }
+
+    /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.
+    pub(super) fn status(&self, now: Instant) -> TransactionStatus {
+        let state = self.state.lock();
+        let error = |index| state.last_errors.iter().find(|(of, _)| *of == index).map(|(_, error)| error.clone());
+        let branches = state.protocol.branches().enumerate().map(|(index, (participant, branch, failures))| {
+            BranchStatus { participant: participant.clone(), state: branch, failures, last_error: error(index) }
+        });
+        TransactionStatus {
+            txn: state.protocol.txn().clone(),
+            state: state.protocol.state(),
+            age: now.saturating_duration_since(self.since),
+            branches: branches.collect(),
+        }
+    }
+
+    /// What a participant is told that asks.
+    pub(super) fn verdict_for_participants(&self) -> ParticipantsVerdict {
+        let state = self.state.lock();
+        match (state.protocol.decision(), state.protocol.state()) {
+            (Some(Decision::Commit), _) => ParticipantsVerdict::Commit,
+            // Everybody has acknowledged, so whoever asks has come too late, as for a transaction that nobody knows.
+            (Some(Decision::Rollback), _) | (None, TransactionState::Ended) => ParticipantsVerdict::Rollback,
+            (None, _) => ParticipantsVerdict::Undecided,
+        }
+    }
+
+    /// Adds a branch, while the client works under it.
+    pub(super) fn enlist(&self, participant: &Name, member: &Member) -> Result<(), BranchError> {
+        let mut state = self.state.lock();
+        if !state.protocol.is_active() || !state.inbox.is_empty() {
+            return Err(BranchError::Over { txn: state.protocol.txn().clone() });
+        }
+        match (member.promises, member.answers) {
+            (Promises::Cannot, _) => {
+                if !state.protocol.enlist_last_resource(participant.clone()) {
+                    return Err(BranchError::SecondLastResource { participant: participant.clone() });
+                }
+            }
+            // Those who answer late are asked first, and work on it while the others are asked.
+            (Promises::Can, Answers::Later) => state.protocol.enlist_first(participant.clone()),
+            (Promises::Can, Answers::AtOnce) => drop(state.protocol.enlist(participant.clone())),
+        }
+        Ok(())
     }
 
     /// The coordinator is gone.
@@ -331,12 +435,18 @@ impl ReplySink for Task {
             Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
             Ok(Response::Done) => Input::Done(branch),
             Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
-            Err(ParticipantError::AlreadyCommitted) => Input::AlreadyCommitted(branch),
-            // Not an answer to any question that a transaction asks.
-            Ok(Response::InDoubt(_)) => Input::Failed(branch),
+            // Not answers to any question that a transaction asks.
+            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
             Err(error) => {
-                state.participant_error.get_or_insert(error);
-                Input::Failed(branch)
+                let input = match &error {
+                    ParticipantError::UnknownBranch => Input::Unknown(branch),
+                    ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
+                    ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
+                    ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
+                    _ => Input::Failed(branch),
+                };
+                state.note(branch, error);
+                input
             }
         };
         state.inbox.push_back(input);

@@ -4,23 +4,22 @@ use std::{fmt, sync::Arc};
 
 use thiserror::Error;
 
-use super::{Commit, CommitProtocol, Input, driver::Driven, shared::Shared, task::Task};
+use super::{Commit, Input, driver::Driven, task::Task};
 use crate::id::{BranchId, IdError, Name, TxnId};
 
 /// A transaction that has begun. Do work at the participants under its [branches](Self::branch), then
 /// [`commit`](Self::commit). Dropping it rolls it back.
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
-    shared: Arc<Shared>,
+    task: Arc<Task>,
     txn: TxnId,
     branches: Vec<BranchId>,
     handed_over: bool,
 }
 
 impl Transaction {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let txn = shared.begin();
-        Self { shared, txn, branches: Vec::new(), handed_over: false }
+    pub(super) const fn new(task: Arc<Task>, txn: TxnId) -> Self {
+        Self { task, txn, branches: Vec::new(), handed_over: false }
     }
 
     /// Its id.
@@ -33,16 +32,18 @@ impl Transaction {
     /// the transaction. Give the id to the participant along with the work, in a header if it is elsewhere.
     ///
     /// # Errors
-    /// [`BranchError::UnknownParticipant`] where the coordinator was built without it.
+    /// [`BranchError::UnknownParticipant`] where the coordinator was built without it; [`BranchError::Over`] where the
+    /// transaction's time has run out; [`BranchError::SecondLastResource`].
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
         if let Some(index) = self.branches.iter().position(|branch| branch.participant().as_str() == participant) {
             return Ok(&self.branches[index]);
         }
         let name = Name::new(participant)?;
-        let Some((name, _)) = self.shared.members.get_key_value(&name) else {
+        let Some((name, member)) = self.task.shared().members.get_key_value(&name) else {
             return Err(BranchError::UnknownParticipant { participant: name });
         };
+        self.task.enlist(name, member)?;
         self.branches.push(self.txn.branch(name));
         Ok(&self.branches[self.branches.len() - 1])
     }
@@ -63,17 +64,9 @@ impl Transaction {
 
     fn hand_over(&mut self, input: Input) -> Arc<Task> {
         self.handed_over = true;
-        let mut protocol = CommitProtocol::new(self.txn.clone(), self.shared.policy);
-        let mut branches = std::mem::take(&mut self.branches);
-        // Those who answer late are asked first, and work on it while the others are asked.
-        branches.sort_by_key(|branch| self.shared.members.get(branch.participant()).map(|member| member.answers));
-        for branch in &branches {
-            protocol.enlist(branch.participant().clone());
-        }
-        let task = Task::new(Arc::clone(&self.shared), protocol);
-        task.push(input);
-        self.shared.running(Arc::clone(&task));
-        task
+        self.task.push(input);
+        self.task.shared().running(&self.task);
+        Arc::clone(&self.task)
     }
 }
 
@@ -98,6 +91,20 @@ pub enum BranchError {
     /// The coordinator does not know the participant.
     #[error("the coordinator knows no participant {participant}; name it to the builder before opening")]
     UnknownParticipant {
+        /// Who was asked for.
+        participant: Name,
+    },
+    /// The transaction takes no more branches.
+    #[error("transaction {txn} is over: its time has run out, or its coordinator is shutting down; begin a new one")]
+    Over {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// The transaction has a last resource already.
+    #[error(
+        "{participant} can't promise, and the transaction has one such participant already; two can't be made sure of"
+    )]
+    SecondLastResource {
         /// Who was asked for.
         participant: Name,
     },

@@ -15,6 +15,7 @@ pub mod names {
     pub const FALSE_ROLLBACK: &str = "the client was told of a rollback, and a branch committed";
     pub const TWO_ANSWERS: &str = "the client was told two different things";
     pub const NO_ANSWER: &str = "the transaction ended and the client was told nothing";
+    pub const HEURISTIC: &str = "a branch was found to have ended by itself, though nobody has made it";
     pub const EARLY_EFFECT: &str = "an effect, or word of it, before the decision was durable";
 }
 
@@ -25,13 +26,15 @@ impl Model {
         let (applied, undone) = (any(Fate::Applied), any(Fate::Undone));
         let promised = self.setting.participants > 1 && fates().any(|fate| fate != Fate::NoWork);
         let ended = || self.protocol(world, Task::Main).is_some_and(ringpact::txn::CommitProtocol::is_finished);
-        let checks: [(&'static str, bool); 7] = [
+        let heuristic = |task| self.protocol(world, task).is_some_and(|protocol| protocol.heuristic().is_some());
+        let checks: [(&'static str, bool); 8] = [
             (names::TORN_BRANCH, any(Fate::Torn)),
             (names::TORN_TRANSACTION, applied && undone),
             (names::FALSE_COMMIT, world.told == Told::Committed && undone),
             (names::FALSE_ROLLBACK, world.told == Told::RolledBack && applied),
             (names::TWO_ANSWERS, world.told == Told::Contradiction),
             (names::NO_ANSWER, world.life == Life::First && world.told == Told::Nothing && ended()),
+            (names::HEURISTIC, heuristic(Task::Main) || self.everybody().any(|number| heuristic(Task::Orphan(number)))),
             // Of one participant the commit is its own decision, and it applies it after its record is durable.
             (
                 names::EARLY_EFFECT,

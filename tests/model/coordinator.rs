@@ -46,7 +46,7 @@ impl Model {
                     self.append_result(&mut id, appended);
                 }
                 Action::Answer(outcome) => world.told = told(world.told, outcome),
-                Action::Finish => {}
+                Action::Park | Action::Finish => {}
             }
         }
         self.renumbering.note(id, History::Went { before, input, appended });
@@ -61,7 +61,12 @@ impl Model {
         if world.log.poisoned || trouble == Trouble::LogFull {
             return None;
         }
-        let Fact::Decided { participants, .. } = fact else { return Some(world.log.append(Entry::Ended)) };
+        let participants = match fact {
+            Fact::Decided { participants, .. } => participants,
+            Fact::Ended { .. } => return Some(world.log.append(Entry::Ended)),
+            // Only comes where something is heuristic, which is a broken invariant.
+            _ => return None,
+        };
         world.deciders = participants.iter().map(|name| 1 << self.cast.number(name)).sum();
         Some(world.log.append(Entry::Decided))
     }
@@ -74,6 +79,8 @@ impl Model {
             BranchReply::Done => Input::Done(index),
             BranchReply::Decided(decision) => Input::Decided(index, decision),
             BranchReply::AlreadyCommitted => Input::AlreadyCommitted(index),
+            BranchReply::AlreadyRolledBack => Input::AlreadyRolledBack(index),
+            BranchReply::UnknownBranch => Input::Unknown(index),
             _ => Input::Failed(index),
         };
         self.drive(world, task, Some(input), trouble);

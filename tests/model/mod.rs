@@ -179,6 +179,9 @@ impl Model {
             delivery_timeout: Duration::ZERO,
             first_backoff: Duration::ZERO,
             longest_backoff: Duration::ZERO,
+            transaction_timeout: Duration::MAX,
+            park_after: Duration::MAX,
+            park_after_attempts: u32::MAX,
         };
         let now = Instant::now();
         NOW.with(|cell| cell.set(Some(now)));

@@ -135,6 +135,8 @@ impl Model {
             Input::Done(old) => Input::Done(index(old)),
             Input::Decided(old, decision) => Input::Decided(index(old), decision),
             Input::AlreadyCommitted(old) => Input::AlreadyCommitted(index(old)),
+            Input::AlreadyRolledBack(old) => Input::AlreadyRolledBack(index(old)),
+            Input::Unknown(old) => Input::Unknown(index(old)),
             Input::Failed(old) => Input::Failed(index(old)),
             _ => input,
         }

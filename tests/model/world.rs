@@ -172,14 +172,14 @@ impl Requests {
     }
 }
 
-/// The answers on their way to the coordinator, each kind at most once. Refusals and failures travel as nothing at
-/// all: the coordinator may hear of a failure at any time, whether there was one or not.
+/// The answers on their way to the coordinator, each kind at most once. Failures travel as nothing at all: the
+/// coordinator may hear of one at any time, whether there was one or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Replies(u8);
+pub struct Replies(u16);
 
 impl Replies {
     pub const NONE: Self = Self(0);
-    pub const ALL: [BranchReply; 7] = [
+    pub const ALL: [BranchReply; 9] = [
         BranchReply::Voted(Vote::Yes),
         BranchReply::Voted(Vote::No),
         BranchReply::Voted(Vote::ReadOnly),
@@ -187,9 +187,11 @@ impl Replies {
         BranchReply::Decided(Decision::Commit),
         BranchReply::Decided(Decision::Rollback),
         BranchReply::AlreadyCommitted,
+        BranchReply::AlreadyRolledBack,
+        BranchReply::UnknownBranch,
     ];
 
-    fn bit(reply: BranchReply) -> u8 {
+    fn bit(reply: BranchReply) -> u16 {
         Self::ALL.iter().position(|known| *known == reply).map_or(0, |number| 1 << number)
     }
 

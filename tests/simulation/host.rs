@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, Coordinator, FileLog, LogError, Name, ParticipantError, ResourceManager, TransactionLog, Vote,
-    participant::{Call, Decision, OpenError, Participant, Reply, Request, Response, Verb},
+    participant::{Call, Decision, Greeting, OpenError, Participant, Reply, Request, Response, Verb},
     platform::Simulator,
     txn::CoordinatorError,
 };
@@ -25,7 +25,7 @@ use super::{
     ledger::Books,
     log::{Log, Owner},
     mutants::Mutant,
-    network::Wire,
+    network::{Inquire, Wire},
     plan::{HostPlan, Nearby},
     sim_storage::{Keep, SimStorage},
     store::{Book, Store},
@@ -59,9 +59,16 @@ pub struct Life {
     /// Calls that are inside a log.
     pub in_log: AtomicUsize,
     /// Branches that a resource manager is busy with.
-    busy: Mutex<BTreeSet<BranchId>>,
+    busy: Mutex<Busy>,
     /// Answers that never came. Somebody waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
+}
+
+#[derive(Default)]
+struct Busy {
+    branches: BTreeSet<BranchId>,
+    /// With all of them at once.
+    all: bool,
 }
 
 #[derive(Default)]
@@ -161,7 +168,13 @@ impl Life {
         for (name, log) in &plan.managers {
             let log = Log::new(self, *log, Owner::Manager);
             let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
+            let options = options.platform(self.world.clock.platform());
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
+            for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
+                if let Some((coordinator, _)) = other.plan.coordinator {
+                    manager.inquire_at(coordinator.parse()?, Inquire { from: Arc::clone(self), to: host });
+                }
+            }
             let (name, manager) = (manager.name().clone(), Arc::new(manager));
             self.keep(manager, |running, manager| drop(running.managers.insert(name, manager)))?;
         }
@@ -174,7 +187,8 @@ impl Life {
         let mut builder = Coordinator::builder(Log::new(self, log, Owner::Coordinator))
             .platform(self.world.clock.platform())
             .name(name)
-            .policy(self.world.plan.policy);
+            .policy(self.world.plan.policy)
+            .limits(self.world.plan.limits);
         for (host, other) in self.world.hosts.iter().enumerate() {
             for (name, _) in &other.plan.managers {
                 let here = Served { life: Arc::clone(self), name: name.parse()? };
@@ -206,7 +220,11 @@ impl Life {
         let coordinator = self.running.lock().coordinator.take();
         if let Some(coordinator) = coordinator {
             // Who is in the middle of a call to it lets go of it soon.
-            self.world.clock.await_until(MS * 1_000, || Arc::strong_count(&coordinator) == 1);
+            if !self.world.clock.await_until(MS * 50, || Arc::strong_count(&coordinator) == 1) {
+                // Who waits for room to begin would wait on.
+                let _ = coordinator.shutdown(Duration::ZERO);
+                self.world.clock.await_until(MS * 1_000, || Arc::strong_count(&coordinator) == 1);
+            }
             drop(coordinator);
         }
     }
@@ -308,20 +326,23 @@ impl Life {
 
     /// Has `serve` do something about a branch, alone: production would have others wait on the branch's mutex.
     pub fn with_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| busy.insert(branch.clone()));
+        self.enter(|busy| !busy.all && busy.branches.insert(branch.clone()));
         let served = serve();
-        self.busy.lock().remove(branch);
+        self.busy.lock().branches.remove(branch);
         self.world.clock.notify_all(self.busy_place());
         served
     }
 
     /// Has `serve` do something about all branches.
     pub fn with_all<T>(&self, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| busy.is_empty());
-        serve()
+        self.enter(|busy| busy.branches.is_empty() && !std::mem::replace(&mut busy.all, true));
+        let served = serve();
+        self.busy.lock().all = false;
+        self.world.clock.notify_all(self.busy_place());
+        served
     }
 
-    fn enter(&self, mut enter: impl FnMut(&mut BTreeSet<BranchId>) -> bool) {
+    fn enter(&self, mut enter: impl FnMut(&mut Busy) -> bool) {
         loop {
             if enter(&mut self.busy.lock()) {
                 return;
@@ -345,12 +366,15 @@ impl Life {
         if let Some(coordinator) = self.coordinator() {
             let status = coordinator.status();
             if status.in_doubt() + status.begun > 0 {
-                unrest.push(format!("{self}: {status:?}"));
+                unrest.push(format!("{self}: {status}"));
             }
         }
-        if !self.busy.lock().is_empty() {
-            unrest.push(format!("{self}: busy with {:?}", self.busy.lock()));
-            return unrest;
+        {
+            let busy = self.busy.lock();
+            if busy.all || !busy.branches.is_empty() {
+                unrest.push(format!("{self}: busy with {:?}", busy.branches));
+                return unrest;
+            }
         }
         for manager in self.managers() {
             let status = manager.status();
@@ -406,6 +430,7 @@ impl Served {
                 Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
             },
             Request::InDoubt { coordinator } => self.in_doubt(coordinator).map(Response::InDoubt),
+            Request::Verdict { .. } => unreachable!("asked of coordinators only"),
         }
     }
 
@@ -448,6 +473,12 @@ impl Participant for Served {
         }
         self.life.with_all(|| manager.in_doubt(coordinator))
     }
+
+    fn greet(&self, greeting: &Greeting) {
+        if let Some(manager) = self.life.manager(&self.name) {
+            manager.greet(greeting);
+        }
+    }
 }
 
 /// Why a process did not start.
@@ -470,7 +501,6 @@ impl OpeningError {
     fn is_wrong(&self, world: &World) -> bool {
         let log = match self {
             Self::Log(log) | Self::Manager(OpenError::Log(log)) | Self::Coordinator(CoordinatorError::Log(log)) => log,
-            Self::Manager(OpenError::Service { .. }) => return !world.had_faults(),
             _ => return true,
         };
         matches!(log, LogError::Damaged { .. } | LogError::UnknownVersion { .. }) || !world.had_faults()

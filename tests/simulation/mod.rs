@@ -156,6 +156,9 @@ fn settle(world: &Arc<World>) {
 /// anything went wrong with that.
 fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
     let mut wrong = false;
+    lives.iter().filter_map(|life| life.coordinator()).for_each(|coordinator| {
+        coordinator.retry_all();
+    });
     for life in lives.iter().filter(|life| life.coordinator().is_some()) {
         for _ in 0..2 {
             let told = client::purchase(life, &client::Wish::probe());

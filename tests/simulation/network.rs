@@ -97,6 +97,42 @@ impl Endpoint for Wire {
     }
 }
 
+/// A resource manager's way to a coordinator of another process, to ask what became of a branch.
+pub struct Inquire {
+    pub from: Arc<Life>,
+    pub to: usize,
+}
+
+impl Endpoint for Inquire {
+    fn send(&self, request: Request, reply: Reply) {
+        let world = &self.from.world;
+        if !self.from.is_alive() {
+            return;
+        }
+        let number = world.number();
+        world.clock.note(format_args!("{} asks host {} in {number}: {}", self.from, self.to, Shown(&request)));
+        let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
+        let (from, to) = (Arc::clone(&self.from), self.to);
+        world.send(self.from.host, self.to, move || {
+            let Some(life) = from.world.hosts[to].life().filter(|life| life.is_up()) else { return };
+            let Some(coordinator) = life.coordinator() else { return };
+            let (there, from, awaited) = (Arc::clone(&life), Arc::clone(&from), Arc::clone(&awaited));
+            let back = Reply::new(move |result| {
+                let world = &from.world;
+                world.clock.note(format_args!("{number} is answered by {there}: {}", Outcome(&result)));
+                let result = Mutex::new(Some(result));
+                world.send(to, from.host, move || {
+                    let result = result.lock().take();
+                    if let Some(result) = result {
+                        awaited.answer(result);
+                    }
+                });
+            });
+            coordinator.inquiries().send(request.clone(), back);
+        });
+    }
+}
+
 /// A reply that is on its way; when the last message that could bring it is gone, so is it.
 struct Awaited {
     from: Arc<Life>,
@@ -186,6 +222,7 @@ impl std::fmt::Display for Shown<'_> {
                 write!(f, "{verb:?} {branch}, ended below {}:{}", call.ended_below.epoch, call.ended_below.sequence)
             }
             Request::InDoubt { coordinator } => write!(f, "what is in doubt of {coordinator}"),
+            Request::Verdict { branch } => write!(f, "what became of {branch}"),
         }
     }
 }

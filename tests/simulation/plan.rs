@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use ringpact::Policy;
+use ringpact::{Policy, txn::Limits};
 
 /// The shop's services, and their resource managers' names.
 pub const SERVICES: [&str; 3] = ["goods", "orders", "payments"];
@@ -31,6 +31,7 @@ pub struct Plan {
     pub clients: usize,
     pub purchases: usize,
     pub policy: Policy,
+    pub limits: Limits,
     pub checkpoint_every: usize,
     pub seal_after: Duration,
     pub network: Network,
@@ -106,8 +107,11 @@ impl Plan {
                 delivery_timeout: MS([20, 200][random.usize(..2)]),
                 first_backoff: MS(2),
                 longest_backoff: MS([10, 500][random.usize(..2)]),
+                transaction_timeout: MS([60_000, 300, 50][random.usize(..3)]),
+                park_after_attempts: [u32::MAX, 5, 1][random.usize(..3)],
                 ..Policy::default()
             },
+            limits: Limits { in_flight: [1_000, 2][random.usize(..2)], log_queue: [u64::MAX, 3][random.usize(..2)] },
             checkpoint_every: [1, 3, 10, 1_000][random.usize(..4)],
             seal_after: [MS(5), MS(50), Duration::MAX][random.usize(..3)],
             longest_down: MS([5, 100, 1_000][random.usize(..3)]),

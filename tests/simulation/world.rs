@@ -140,7 +140,7 @@ impl World {
 
     fn have_mishap(self: &Arc<Self>) {
         let hosts = self.hosts.len();
-        let (kind, a, b) = self.clock.draw(|random| (random.u8(..5), random.usize(..hosts), random.usize(..hosts)));
+        let (kind, a, b) = self.clock.draw(|random| (random.u8(..6), random.usize(..hosts), random.usize(..hosts)));
         match kind {
             0 | 1 => {
                 if let Some(life) = self.hosts[a].life() {
@@ -158,6 +158,19 @@ impl World {
                 self.clock.start(move || {
                     world.clock.sleep(pause);
                     world.cuts.lock().remove(&(a.min(b), a.max(b)));
+                });
+            }
+            4 => {
+                let Some(life) = self.hosts[a].life().filter(|life| life.is_up()) else { return };
+                let world = Arc::clone(self);
+                self.clock.start(move || {
+                    for manager in life.managers() {
+                        let inquired = life.with_all(|| manager.inquire(MS * 20));
+                        world.clock.note(format_args!("{life}, {} has inquired: {inquired:?}", manager.name()));
+                    }
+                    if let Some(coordinator) = life.coordinator() {
+                        world.clock.note(format_args!("{life} retries {} transactions", coordinator.retry_all()));
+                    }
                 });
             }
             _ => {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test binary compiles all of it and uses its own part
 
 pub mod logs;
+pub mod scripted;
 pub mod wire;
 
 use std::{

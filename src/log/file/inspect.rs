@@ -307,6 +307,8 @@ const fn fact_name(fact: &Fact) -> &'static str {
         Fact::Prepared { .. } => "prepared",
         Fact::Committed { .. } => "committed",
         Fact::Ended { .. } => "ended",
+        Fact::Parked { .. } => "parked",
+        Fact::Heuristic { .. } => "heuristic",
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
 
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
+        self.mend();
         // Collected before the service is asked: a commit carried out meanwhile may not be in what it writes down.
         let (forgettable, overdue) = {
             let mut branches = self.branches.lock();

@@ -5,12 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{ResourceManager, branches::Slot};
+use super::{
+    BranchTrouble, ResourceManager,
+    branches::{Admission, Slot},
+    replay::restore,
+};
 use crate::{
     id::{BranchId, Name, TxnId},
     log::{Fact, LogError, LogId, Lsn},
     participant::{
-        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Gate, Participant,
+        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Gate, Greeting, Participant,
         ParticipantError, Service, ServiceError, Vote,
     },
 };
@@ -38,6 +42,10 @@ impl<S: Service> Participant for ResourceManager<S> {
         }
     }
 
+    fn greet(&self, greeting: &Greeting) {
+        self.branches.lock().meet(greeting);
+    }
+
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         let mut slots: Vec<_> = {
             let branches = self.branches.lock();
@@ -63,21 +71,34 @@ impl<S: Service> ResourceManager<S> {
     }
 
     /// Puts a coordinator's message to the branch and carries out what follows from it, up to the reply.
-    fn deliver(&self, branch: &BranchId, call: &Call, message: BranchInput) -> Result<BranchReply, ParticipantError> {
+    pub(super) fn deliver(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+        message: BranchInput,
+    ) -> Result<BranchReply, ParticipantError> {
         if branch.participant() != &self.name {
             return Err(ParticipantError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
-        self.branches.lock().learn(branch.txn().coordinator(), call.ended_below);
-        let Some(slot) = self.slot(branch.txn()) else {
+        let slot = {
+            let mut branches = self.branches.lock();
+            if !branches.learn(branch.txn().coordinator(), call) {
+                return Err(ParticipantError::Stale);
+            }
+            branches.admit(branch.txn())
+        };
+        let slot = match slot {
+            Admission::Open(slot) => slot,
             // Nobody waits for this answer: the coordinator has ended the transaction.
-            return Err(ParticipantError::Stale);
+            Admission::Ended => return Err(ParticipantError::Stale),
+            Admission::EarlierLife => return self.carry_out(branch, &mut Slot::default(), message),
         };
         let mut guard = slot.lock();
         let before = guard.protocol.state();
-        let result = self.carry_out(branch, &mut guard, message);
+        let result = self.carry_out_mended(branch, &mut guard, message);
         let after = guard.protocol.state();
         if guard.protocol.is_finished() {
-            guard.works = Vec::new();
+            (guard.works, guard.trouble) = (Vec::new(), None);
         }
         drop(guard);
         if after == Branch::Unknown {
@@ -87,6 +108,54 @@ impl<S: Service> ResourceManager<S> {
             self.checkpoint_if_due();
         }
         result
+    }
+
+    /// Looks first whether anything stands in the way of what the message wants.
+    fn carry_out_mended(
+        &self,
+        branch: &BranchId,
+        slot: &mut Slot<S::Work>,
+        message: BranchInput,
+    ) -> Result<BranchReply, ParticipantError> {
+        match &slot.trouble {
+            Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
+            // A rollback needs nothing set aside, and a confirm is only to be repeated.
+            Some(BranchTrouble::Unrestored { .. }) if matches!(message, BranchInput::Commit(_)) => {
+                slot.trouble = restore(&self.service, branch, &slot.works);
+                if let Some(trouble) = &slot.trouble {
+                    return Err(ParticipantError::resource(trouble.clone()));
+                }
+            }
+            _ => {}
+        }
+        let undecided_work = matches!(slot.protocol.state(), Branch::Active { doomed: false, .. });
+        if message == BranchInput::CommitOnePhase && undecided_work && !self.may_commit_alone(branch)? {
+            self.carry_out(branch, slot, BranchInput::Rollback(Gate::OwnLog))?;
+            return Ok(BranchReply::Decided(Decision::Rollback));
+        }
+        self.carry_out(branch, slot, message)
+    }
+
+    /// Tries again what could not be done at opening. What still can't stays as it is.
+    pub(super) fn mend(&self) {
+        let troubled = self.branches.lock().troubled();
+        for (txn, slot) in troubled {
+            let branch = txn.branch(&self.name);
+            let mut slot = slot.lock();
+            match &slot.trouble {
+                Some(BranchTrouble::Unrestored { .. }) if slot.protocol.state() == Branch::Prepared => {
+                    slot.trouble = restore(&self.service, &branch, &slot.works);
+                }
+                Some(BranchTrouble::Unconfirmed { .. }) => {
+                    // The machine is to confirm; whoever is told does not matter, and an error stays what it is.
+                    let confirmed = self.carry_out(&branch, &mut slot, BranchInput::Commit(Gate::OwnLog));
+                    if confirmed.is_ok() {
+                        (slot.works, slot.trouble) = (Vec::new(), None);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     fn carry_out(

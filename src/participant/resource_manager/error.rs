@@ -1,11 +1,12 @@
 //! What can go wrong at [`execute`](super::ResourceManager::execute) and at [`open`](super::ResourceManager::open).
 
+use std::{error::Error as StdError, sync::Arc};
+
 use thiserror::Error;
 
 use crate::{
     id::{BranchId, IdError, Name},
     log::LogError,
-    participant::ServiceError,
 };
 
 /// Why a piece of work was not done.
@@ -41,26 +42,59 @@ pub enum OpenError {
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// What the log holds of a branch is not this service's work.
+}
+
+/// Why a branch could not be taken back as the log has it. It keeps its place in the log and in
+/// [`in_doubt`](crate::Participant::in_doubt), answers everything by this error, and is in nobody else's way.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum BranchTrouble {
+    /// What the log holds of it is not this service's work.
     #[error("the work of branch {branch} can't be read ({error}); open it with the service version that wrote it")]
-    Work {
+    Unreadable {
         /// The branch.
         branch: BranchId,
         /// What the decoder said.
-        error: ServiceError,
+        error: Arc<dyn StdError + Send + Sync>,
     },
-    /// The log says that a branch is committed, and not what that means.
+    /// The log says that it is committed, and not what that means.
     #[error("the log says that {branch} is committed but not with what work; it was not written by this library")]
     Incomplete {
         /// The branch.
         branch: BranchId,
     },
-    /// The service could not take back what it had promised or done.
-    #[error("the service could not restore or confirm branch {branch}: {error}; mend it and open again")]
-    Service {
+    /// The service could not take back what it had promised. It is asked again when the branch is to be committed.
+    #[error("the service could not restore branch {branch}: {error}; its promise may not be kept until that is mended")]
+    Unrestored {
         /// The branch.
         branch: BranchId,
         /// What the service said.
-        error: ServiceError,
+        error: Arc<dyn StdError + Send + Sync>,
     },
+    /// The service could not do again what it had done. It is asked again at each checkpoint.
+    #[error("the service could not confirm branch {branch} again: {error}; its effect is missing until that is mended")]
+    Unconfirmed {
+        /// The branch.
+        branch: BranchId,
+        /// What the service said.
+        error: Arc<dyn StdError + Send + Sync>,
+    },
+}
+
+impl BranchTrouble {
+    /// The branch.
+    #[must_use]
+    pub const fn branch(&self) -> &BranchId {
+        match self {
+            Self::Unreadable { branch, .. }
+            | Self::Incomplete { branch }
+            | Self::Unrestored { branch, .. }
+            | Self::Unconfirmed { branch, .. } => branch,
+        }
+    }
+
+    /// Whether nothing can be done about it before it is opened anew.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Unreadable { .. } | Self::Incomplete { .. })
+    }
 }

@@ -13,19 +13,22 @@ use parking_lot::Mutex;
 
 use super::{Branch, BranchInput, Service, ServiceError};
 use crate::{
-    id::{BranchId, Name, TxnId},
+    id::{BranchId, Name},
     log::{Durability, Fact, LogError, Lsn, Record, TransactionLog},
+    platform::Platform,
 };
 
 mod branches;
 mod checkpoint;
 mod deliver;
 mod error;
+mod inquiry;
 mod replay;
 
 pub use branches::MAX_REMEMBERED_OUTCOMES;
-use branches::{Branches, Slot};
-pub use error::{ExecuteError, OpenError};
+use branches::{Admission, Branches};
+pub use error::{BranchTrouble, ExecuteError, OpenError};
+pub use inquiry::Inquired;
 
 /// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
 /// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
@@ -105,14 +108,15 @@ pub struct ResourceManager<S: Service> {
 }
 
 /// How a [`ResourceManager`] is to behave; see [`ResourceManager::options`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ResourceManagerOptions {
     checkpoint_every: usize,
+    platform: Platform,
 }
 
 impl Default for ResourceManagerOptions {
     fn default() -> Self {
-        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY }
+        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY, platform: Platform::default() }
     }
 }
 
@@ -122,6 +126,14 @@ impl ResourceManagerOptions {
     #[must_use]
     pub const fn checkpoint_every(mut self, commits: usize) -> Self {
         self.checkpoint_every = if commits == 0 { 1 } else { commits };
+        self
+    }
+
+    /// Has it live on other threads and another clock than the system's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
         self
     }
 
@@ -140,17 +152,19 @@ impl ResourceManagerOptions {
 }
 
 /// How many branches are in which state; see [`ResourceManager::status`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ResourceManagerStatus {
     /// Work was done, nothing promised.
     pub active: usize,
     /// Promised, decision awaited.
     pub prepared: usize,
-    /// Told to commit or roll back; the service has not managed to yet.
+    /// Told to commit or roll back; the service has not managed to yet, or is just at it.
     pub settling: usize,
     /// Finished, and remembered until the coordinator says that the transaction has ended.
     pub finished: usize,
+    /// Branches that could not be taken back when it was opened. They are counted above, too.
+    pub troubled: Vec<BranchTrouble>,
     /// What went wrong at the last checkpoint, where something did.
     pub last_checkpoint_error: Option<Arc<str>>,
 }
@@ -161,8 +175,11 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// The name is the one under which the coordinator knows it, and must be the same at every opening.
     ///
+    /// A branch that the service can't take back does not keep the others from opening: [`status`](Self::status) tells
+    /// of it, nothing of it is dropped, and it is tried again at each checkpoint and when its coordinator calls.
+    ///
     /// # Errors
-    /// [`OpenError`] says which record the service could not take; nothing is dropped.
+    /// [`OpenError`]: the name, or the log.
     pub fn open(name: &str, log: impl TransactionLog, service: S) -> Result<Self, OpenError> {
         ResourceManagerOptions::default().open(name, log, service)
     }
@@ -180,11 +197,11 @@ impl<S: Service> ResourceManager<S> {
         service: S,
     ) -> Result<Self, OpenError> {
         let name = Name::new(name)?;
-        let slots = replay::replay(&name, &log.live(&name)?, &service)?;
+        let slots = replay::replay(&name, &log.live(&name)?, &service);
         let branches = Branches {
             swept_to: slots.len(),
             slots: slots.into_iter().map(|(txn, slot)| (txn, Arc::new(Mutex::new(slot)))).collect(),
-            ended_below: HashMap::new(),
+            coordinators: HashMap::new(),
             commits: 0,
             last_checkpoint_error: None,
         };
@@ -212,7 +229,7 @@ impl<S: Service> ResourceManager<S> {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
-        let slot = self.slot(branch.txn()).ok_or_else(closed)?;
+        let Admission::Open(slot) = self.branches.lock().admit(branch.txn()) else { return Err(closed()) };
         let mut slot = slot.lock();
         if !slot.protocol.accepts_work() {
             return Err(closed());
@@ -257,7 +274,13 @@ impl<S: Service> ResourceManager<S> {
         };
         let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
         for slot in slots {
-            *match slot.lock().protocol.state() {
+            let Some(slot) = slot.try_lock() else {
+                // The service is at it. It may hang, and this must not.
+                status.settling += 1;
+                continue;
+            };
+            status.troubled.extend(slot.trouble.clone());
+            *match slot.protocol.state() {
                 Branch::Unknown | Branch::Active { .. } => &mut status.active,
                 Branch::Preparing { .. } | Branch::Prepared => &mut status.prepared,
                 Branch::Committed | Branch::RolledBack | Branch::ReadOnly => &mut status.finished,
@@ -269,20 +292,5 @@ impl<S: Service> ResourceManager<S> {
 
     fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         self.log.append(Record { owner: self.name.clone(), fact }, durability)
-    }
-
-    /// The branch's slot, made anew where there is none; `None` where the transaction is known to have ended.
-    fn slot(&self, txn: &TxnId) -> Option<Arc<Mutex<Slot<S::Work>>>> {
-        let mut branches = self.branches.lock();
-        if let Some(slot) = branches.slots.get(txn) {
-            return Some(Arc::clone(slot));
-        }
-        if branches.has_ended(txn) {
-            return None;
-        }
-        let slot = Arc::<Mutex<Slot<S::Work>>>::default();
-        branches.slots.insert(txn.clone(), Arc::clone(&slot));
-        branches.sweep();
-        Some(slot)
     }
 }

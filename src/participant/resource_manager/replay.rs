@@ -1,21 +1,22 @@
 //! What happens at opening: the service is brought to where the log says it is.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
-use super::{OpenError, branches::Slot};
+use super::{BranchTrouble, branches::Slot};
 use crate::{
     id::{BranchId, Name, TxnId},
     log::{Fact, Record},
-    participant::{BranchInput, BranchProtocol, Service},
+    participant::{BranchInput, BranchProtocol, ParticipantError, Service, ServiceError},
 };
 
 /// Brings the service to where the log says it is. Records come in the order in which they were written, and a commit
-/// is written before the service is told, so what was possible then is possible now.
-pub(super) fn replay<S: Service>(
-    name: &Name,
-    records: &[Record],
-    service: &S,
-) -> Result<HashMap<TxnId, Slot<S::Work>>, OpenError> {
+/// is written before the service is told, so what was possible then is possible now. Where it is not, the branch says so
+/// from then on, and the others go on.
+pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -> HashMap<TxnId, Slot<S::Work>> {
     let committed: HashSet<&TxnId> = records
         .iter()
         .filter_map(|record| match &record.fact {
@@ -27,34 +28,61 @@ pub(super) fn replay<S: Service>(
     for record in records {
         let Some(txn) = record.fact.txn() else { continue };
         let branch = txn.branch(name);
-        let failed = |error| OpenError::Service { branch: branch.clone(), error };
         match &record.fact {
             Fact::Prepared { work, .. } => {
-                let works = decode::<S>(&branch, work)?;
-                if !committed.contains(txn) {
-                    service.restore(&branch, &works).map_err(failed)?;
+                let mut slot = slot(BranchProtocol::recovered_prepared(), decode::<S>(&branch, work));
+                if slot.trouble.is_none() && !committed.contains(txn) {
+                    slot.trouble = restore(service, &branch, &slot.works);
                 }
-                slots.insert(txn.clone(), Slot { protocol: BranchProtocol::recovered_prepared(), works });
+                slots.insert(txn.clone(), slot);
             }
             Fact::Committed { work, .. } => {
-                let works = match (work, slots.get_mut(txn)) {
-                    (Some(work), _) => decode::<S>(&branch, work)?,
-                    (None, Some(slot)) => std::mem::take(&mut slot.works),
-                    (None, None) => return Err(OpenError::Incomplete { branch }),
+                let works = match (work, slots.remove(txn)) {
+                    (Some(work), _) => decode::<S>(&branch, work),
+                    (None, Some(slot)) => slot.trouble.map_or(Ok(slot.works), Err),
+                    (None, None) => Err(BranchTrouble::Incomplete { branch: branch.clone() }),
                 };
-                let mut protocol = BranchProtocol::recovered_committed();
-                service.confirm(&branch, &works).map_err(failed)?;
-                protocol.handle(BranchInput::Confirmed);
-                slots.insert(txn.clone(), Slot { protocol, works: Vec::new() });
+                let mut slot = slot(BranchProtocol::recovered_committed(), works);
+                if slot.trouble.is_none() {
+                    slot.trouble = confirm(service, &branch, &slot.works);
+                }
+                if slot.trouble.is_none() {
+                    slot.protocol.handle(BranchInput::Confirmed);
+                    slot.works = Vec::new();
+                }
+                slots.insert(txn.clone(), slot);
             }
-            Fact::Opened { .. } | Fact::Decided { .. } | Fact::Ended { .. } => {}
+            _ => {}
         }
     }
-    Ok(slots)
+    slots
 }
 
-fn decode<S: Service>(branch: &BranchId, work: &[u8]) -> Result<Vec<S::Work>, OpenError> {
-    let failed = |error: postcard::Error| OpenError::Work { branch: branch.clone(), error: error.into() };
+fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Slot<W> {
+    match works {
+        Ok(works) => Slot { protocol, works, trouble: None },
+        Err(trouble) => Slot { protocol, works: Vec::new(), trouble: Some(trouble) },
+    }
+}
+
+/// Has the service set aside again what the branch needs; says what came in the way.
+pub(super) fn restore<S: Service>(service: &S, branch: &BranchId, works: &[S::Work]) -> Option<BranchTrouble> {
+    let error = told(|| service.restore(branch, works)).err()?;
+    Some(BranchTrouble::Unrestored { branch: branch.clone(), error: error.into() })
+}
+
+fn confirm<S: Service>(service: &S, branch: &BranchId, works: &[S::Work]) -> Option<BranchTrouble> {
+    let error = told(|| service.confirm(branch, works)).err()?;
+    Some(BranchTrouble::Unconfirmed { branch: branch.clone(), error: error.into() })
+}
+
+/// Calls the service; a panic over one branch must not keep the others from opening.
+fn told(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), ServiceError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
+}
+
+fn decode<S: Service>(branch: &BranchId, work: &[u8]) -> Result<Vec<S::Work>, BranchTrouble> {
+    let failed = |error: postcard::Error| BranchTrouble::Unreadable { branch: branch.clone(), error: Arc::new(error) };
     match postcard::take_from_bytes(work).map_err(failed)? {
         (works, []) => Ok(works),
         // The decoder stops once it has what it wants. What is left over tells that it read something else.

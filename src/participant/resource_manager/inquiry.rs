@@ -1,0 +1,151 @@
+//! The resource manager asks: what became of a branch that nobody tells it about?
+
+use std::{sync::Arc, time::Duration};
+
+use super::ResourceManager;
+use crate::{
+    id::{BranchId, Mark, Name, TxnId},
+    log::LogId,
+    participant::{
+        Branch, BranchInput, Call, Endpoint, Gate, ParticipantError, Reply, Request, Response, Service, Verdict,
+    },
+};
+
+/// How long a coordinator may take to say what became of a branch that is to be committed in one phase. Its own message
+/// is repeated when that was too short.
+const VERDICT_WITHIN: Duration = Duration::from_secs(2);
+
+/// What came of asking for verdicts; see [`ResourceManager::inquire`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inquired {
+    /// Branches that are committed, and are now.
+    pub committed: usize,
+    /// Branches that are rolled back, and are now.
+    pub rolled_back: usize,
+    /// Branches that their coordinator has not decided yet.
+    pub undecided: usize,
+    /// Branches whose coordinator did not answer, or that nobody has said where to ask about; and those that the service
+    /// could not settle now.
+    pub left: usize,
+}
+
+impl<S: Service> ResourceManager<S> {
+    /// Says where the coordinator of this name can be asked what became of its branches. A coordinator of the same
+    /// process says so by itself when it is opened.
+    ///
+    /// With it, [`inquire`](Self::inquire) can settle what is in doubt, and a one-phase commit that comes for work which
+    /// may be older than this opening is carried out only if the transaction is still open: both the work and the commit
+    /// could be late repeats of messages that were dealt with before a restart.
+    pub fn inquire_at(&self, coordinator: Name, endpoint: impl Endpoint) {
+        self.branches.lock().acquaintance(&coordinator).inquiries = Some(Arc::new(endpoint));
+    }
+
+    /// Asks the coordinators what became of every branch that is not finished, waits up to `timeout` for the answers, and
+    /// acts on them. For a participant whose coordinator is slow to come back to it: after a restart, say, or when it was
+    /// parked. Presumed abort: what a coordinator knows nothing of is rolled back.
+    pub fn inquire(&self, timeout: Duration) -> Inquired {
+        let until = self.options.platform.now() + timeout.min(Duration::from_secs(u32::MAX.into()));
+        let answers = self.options.platform.mailbox();
+        let mut inquired = Inquired::default();
+        let mut asked = 0;
+        for (branch, endpoint) in self.unfinished() {
+            let Some(endpoint) = endpoint else {
+                inquired.left += 1;
+                continue;
+            };
+            asked += 1;
+            let answers = answers.clone();
+            let of = branch.clone();
+            // Whoever asked may have stopped waiting; the answer is then of no use to anybody.
+            let reply = Reply::new(move |answer| answers.put((of, answer)));
+            endpoint.send(Request::Verdict { branch }, reply);
+        }
+        for _ in 0..asked {
+            let Some((branch, answer)) = answers.take_until(until) else { break };
+            asked -= 1;
+            let Ok(Response::Verdict { verdict, .. }) = answer else {
+                inquired.left += 1;
+                continue;
+            };
+            *match self.follow(&branch, verdict) {
+                Ok(Verdict::Commit) => &mut inquired.committed,
+                Ok(Verdict::Rollback) => &mut inquired.rolled_back,
+                Ok(Verdict::Undecided) => &mut inquired.undecided,
+                Err(_) => &mut inquired.left,
+            } += 1;
+        }
+        inquired.left += asked;
+        inquired
+    }
+
+    fn follow(&self, branch: &BranchId, verdict: Verdict) -> Result<Verdict, ParticipantError> {
+        // Which log the coordinator decides in is not known here. To force one record too many does no harm.
+        let gate = Gate::OwnLog;
+        let message = match verdict {
+            Verdict::Commit => BranchInput::Commit(gate),
+            Verdict::Rollback => BranchInput::Rollback(gate),
+            Verdict::Undecided => return Ok(verdict),
+        };
+        self.deliver(branch, &Call::new(LogId::from_bytes([0; 16])), message).map(|_| verdict)
+    }
+
+    /// The branches that somebody has to tell the end of, and where to ask about them.
+    fn unfinished(&self) -> Vec<(BranchId, Option<Arc<dyn Endpoint>>)> {
+        let slots: Vec<_> = {
+            let branches = self.branches.lock();
+            let with_endpoint =
+                |txn: &TxnId| branches.known(txn.coordinator()).and_then(|known| known.inquiries.clone());
+            branches.slots.iter().map(|(txn, slot)| (txn.clone(), Arc::clone(slot), with_endpoint(txn))).collect()
+        };
+        let waits = |state| {
+            matches!(
+                state,
+                Branch::Active { .. } | Branch::Prepared | Branch::Confirming { .. } | Branch::Cancelling { .. }
+            )
+        };
+        let mut unfinished: Vec<_> = slots
+            .into_iter()
+            // Who is in the middle of something is being told right now.
+            .filter(|(_, slot, _)| slot.try_lock().is_some_and(|slot| waits(slot.protocol.state())))
+            .map(|(txn, _, endpoint)| (txn.branch(&self.name), endpoint))
+            .collect();
+        unfinished.sort_by(|one, other| one.0.cmp(&other.0));
+        unfinished
+    }
+
+    /// Whether the branch's transaction may still be committed in one phase: unless it surely began after this opening,
+    /// its coordinator is asked.
+    pub(super) fn may_commit_alone(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
+        let endpoint = {
+            let branches = self.branches.lock();
+            let Some(known) = branches.known(branch.txn().coordinator()) else { return Ok(true) };
+            if known.begins_at.is_some_and(|mark| mark <= branch.txn().mark()) {
+                return Ok(true);
+            }
+            // Nobody has said where to ask; see `inquire_at`.
+            let Some(endpoint) = known.inquiries.clone() else { return Ok(true) };
+            endpoint
+        };
+        let answers = self.options.platform.mailbox();
+        let told = answers.clone();
+        endpoint.send(Request::Verdict { branch: branch.clone() }, Reply::new(move |answer| told.put(answer)));
+        let until = self.options.platform.now() + VERDICT_WITHIN;
+        let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
+        let Response::Verdict { verdict, begun_below } = answer else { return Err(ParticipantError::Misdirected) };
+        self.branches.lock().acquaintance(branch.txn().coordinator()).begins_at.get_or_insert(begun_below);
+        Ok(verdict != Verdict::Rollback)
+    }
+}
+
+/// What a resource manager knows of a coordinator.
+#[derive(Default)]
+pub(super) struct Acquaintance {
+    /// All of its transactions before this have ended.
+    pub(super) ended_below: Mark,
+    /// The latest epoch that was heard of.
+    pub(super) epoch: crate::id::Epoch,
+    /// Transactions from here on began after this resource manager was opened.
+    pub(super) begins_at: Option<Mark>,
+    /// Where it is asked for verdicts.
+    pub(super) inquiries: Option<Arc<dyn Endpoint>>,
+}

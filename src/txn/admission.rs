@@ -1,0 +1,200 @@
+//! Back-pressure: how many transactions may be in flight, and how much may be queued for the disk.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+use thiserror::Error;
+
+use crate::{
+    log::{Lsn, TransactionLog},
+    platform::{Condvar, Platform},
+};
+
+/// How many transactions are in flight at the most, unless configured: each takes about a kilobyte.
+pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
+
+/// How much may be under way at once. Over it [`Coordinator::begin`](crate::Coordinator::begin) and
+/// [`begin_async`](crate::Coordinator::begin_async) wait, and [`try_begin`](crate::Coordinator::try_begin) refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Transactions whose clients have not been told an outcome. 1 at the least. What is decided and still being
+    /// delivered does not count: a participant that is down must not keep others from working.
+    pub in_flight: usize,
+    /// Records of the log, from the last that is durable to the last that a decision was forced with. 1 at the least.
+    pub log_queue: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { in_flight: DEFAULT_MAX_IN_FLIGHT, log_queue: u64::MAX }
+    }
+}
+
+/// Why no transaction was begun.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// As many transactions are in flight as are allowed.
+    #[error("{limit} transactions are in flight, as many as allowed; try again when some have ended")]
+    InFlight {
+        /// The limit.
+        limit: usize,
+    },
+    /// As much is queued for the disk as is allowed.
+    #[error("{limit} records wait for the disk, as many as allowed; try again when it has caught up")]
+    LogQueue {
+        /// The limit.
+        limit: u64,
+    },
+    /// The coordinator is being shut down.
+    #[error("the coordinator is shutting down")]
+    ShuttingDown,
+}
+
+/// Counts what is in flight, and keeps those waiting for whom there is no room.
+pub(super) struct Admission {
+    limits: Limits,
+    in_flight: AtomicUsize,
+    /// The last record that was forced.
+    forced: AtomicU64,
+    closing: AtomicBool,
+    /// How many wait; those who leave look at nothing else unless somebody does.
+    waiting: AtomicUsize,
+    wakers: Mutex<Vec<Waker>>,
+    room: Condvar,
+}
+
+impl Admission {
+    pub(super) fn new(limits: Limits, platform: &Platform) -> Self {
+        let limits = Limits { in_flight: limits.in_flight.max(1), log_queue: limits.log_queue.max(1) };
+        Self {
+            limits,
+            in_flight: AtomicUsize::new(0),
+            forced: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            wakers: Mutex::default(),
+            room: platform.condvar(),
+        }
+    }
+
+    /// Lets one in, if there is room.
+    pub(super) fn try_enter(&self, log: &dyn TransactionLog) -> Result<(), BeginError> {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(BeginError::ShuttingDown);
+        }
+        let Limits { in_flight: limit, log_queue } = self.limits;
+        if log_queue != u64::MAX && self.queued(log.durable()) >= log_queue {
+            return Err(BeginError::LogQueue { limit: log_queue });
+        }
+        if self.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            return Err(BeginError::InFlight { limit });
+        }
+        Ok(())
+    }
+
+    /// Waits for room. False where the coordinator is being shut down.
+    pub(super) fn enter(&self, log: &dyn TransactionLog) -> bool {
+        loop {
+            match self.try_enter(log) {
+                Ok(()) => return true,
+                Err(BeginError::ShuttingDown) => return false,
+                Err(BeginError::LogQueue { .. }) => {
+                    if log.wait(self.first_to_wait_for()).is_err() {
+                        // A log that has failed keeps nobody here: the commit tells.
+                        self.in_flight.fetch_add(1, Ordering::SeqCst);
+                        return true;
+                    }
+                }
+                Err(BeginError::InFlight { .. }) => {
+                    let mut wakers = self.wakers.lock();
+                    self.waiting.fetch_add(1, Ordering::SeqCst);
+                    // Whoever leaves after this look finds somebody waiting, and needs the lock to say so.
+                    if self.is_full() {
+                        self.room.wait(&mut wakers);
+                    }
+                    self.waiting.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Waits for room, as a task.
+    pub(super) fn poll_enter(&self, log: &dyn TransactionLog, context: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            match self.try_enter(log) {
+                Ok(()) => return Poll::Ready(true),
+                Err(BeginError::ShuttingDown) => return Poll::Ready(false),
+                Err(BeginError::LogQueue { .. }) => match log.poll_durable(self.first_to_wait_for(), context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => {
+                        self.in_flight.fetch_add(1, Ordering::SeqCst);
+                        return Poll::Ready(true);
+                    }
+                },
+                Err(BeginError::InFlight { .. }) => {
+                    let mut wakers = self.wakers.lock();
+                    if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                        wakers.push(context.waker().clone());
+                        self.waiting.fetch_add(1, Ordering::SeqCst);
+                    }
+                    if self.is_full() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) >= self.limits.in_flight && !self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Once this record is durable the queue is shorter than the limit.
+    fn first_to_wait_for(&self) -> Lsn {
+        Lsn::new(self.forced.load(Ordering::Relaxed).saturating_sub(self.limits.log_queue) + 1)
+    }
+
+    /// One of those let in has its outcome.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        // All of them: one woken alone may be a task that has been dropped since.
+        let wakers = {
+            let mut wakers = self.wakers.lock();
+            self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
+            std::mem::take(&mut *wakers)
+        };
+        self.room.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets nobody in from here on.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    pub(super) fn forced(&self, lsn: Lsn) {
+        self.forced.fetch_max(lsn.number(), Ordering::Relaxed);
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Records on their way to the disk for the sake of a decision.
+    pub(super) fn queued(&self, durable: Lsn) -> u64 {
+        self.forced.load(Ordering::Relaxed).saturating_sub(durable.number())
+    }
+}

@@ -1,0 +1,216 @@
+//! The second phase: a decision is delivered until everybody has acknowledged it, or an operator has to look.
+
+use std::time::Instant;
+
+use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, Outcome, Parking, Phase, Step};
+use crate::{
+    log::{Durability, Fact, Heuristic},
+    participant::{Decision, Verb},
+};
+
+impl Step {
+    /// It was told, or is about to be.
+    pub(super) const fn awaits_answer(self) -> bool {
+        matches!(self, Self::Due(_) | Self::Sent(_))
+    }
+
+    /// It was told, or is about to be, or would be if an operator wanted.
+    const fn owes_answer(self) -> bool {
+        self.awaits_answer() || matches!(self, Self::Parked)
+    }
+}
+
+impl CommitProtocol {
+    /// What is to be said and noted next while a decision is carried out.
+    pub(super) fn settle(&mut self, now: Instant, verb: Verb) -> Option<Action> {
+        self.send_due(now, verb)
+            .or_else(|| self.note_heuristic())
+            .or_else(|| self.take_answer())
+            .or_else(|| self.park())
+    }
+
+    pub(super) fn send_due(&mut self, now: Instant, verb: Verb) -> Option<Action> {
+        let again = after(now, self.policy.delivery_timeout);
+        let due = |branch: &Branch| matches!(branch.step, Step::Due(at) if at <= now);
+        let branch = self.branches.iter().position(due)?;
+        self.branches[branch].step = Step::Sent(again);
+        Some(Action::Send(branch, verb))
+    }
+
+    fn note_heuristic(&mut self) -> Option<Action> {
+        let (participant, outcome) = self.branches.iter_mut().find_map(|branch| match &mut branch.step {
+            Step::Heuristic { outcome, logged: logged @ false } => {
+                *logged = true;
+                Some((branch.participant.clone(), *outcome))
+            }
+            _ => None,
+        })?;
+        self.logged = true;
+        Some(Action::Append(Fact::Heuristic { txn: self.txn.clone(), participant, outcome }, Durability::Forced))
+    }
+
+    /// Once there is nobody left to be told, and yet somebody who has not ended as decided, it is an operator's turn.
+    fn park(&mut self) -> Option<Action> {
+        if self.parking == Parking::Told || self.branches.iter().any(|branch| branch.step.awaits_answer()) {
+            return None;
+        }
+        // After the record of it, those who have acknowledged are not told again by a later life, and may forget. A
+        // rollback needs none: what is in no log is told to nobody but those who ask.
+        if self.parking == Parking::No && self.decision() == Some(Decision::Commit) && self.logged {
+            self.parking = Parking::Logged;
+            let participants = self.owed().cloned().collect();
+            return Some(Action::Append(Fact::Parked { txn: self.txn.clone(), participants }, Durability::Forced));
+        }
+        self.parking = Parking::Told;
+        Some(Action::Park)
+    }
+
+    pub(super) fn done(&mut self, index: usize) {
+        if self.decision().is_some()
+            && let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer())
+        {
+            branch.step = Step::Out;
+            if self.parking == Parking::Logged {
+                // Fewer are owed than the record says, and only those whom it names are kept from forgetting.
+                self.parking = Parking::No;
+            }
+            self.end_if_all_out();
+        }
+    }
+
+    /// A branch says that there is no such branch.
+    pub(super) fn unknown(&mut self, now: Instant, branch: usize) {
+        match self.decision() {
+            Some(Decision::Commit) => self.ended_by_itself(now, branch, Heuristic::Hazard),
+            // What nobody knows is as good as undone.
+            Some(Decision::Rollback) => self.done(branch),
+            None => self.failed(now, branch),
+        }
+    }
+
+    /// A branch refuses what it was told, because it has done the other thing.
+    pub(super) fn already(&mut self, now: Instant, branch: usize, did: Decision) {
+        match (self.decision(), did) {
+            // A branch that decides alone can be ahead of its coordinator; there is nobody it could differ from, and the
+            // client was told that nobody knows.
+            (Some(Decision::Rollback), Decision::Commit) if self.branches.len() == 1 => self.done(branch),
+            (Some(_), Decision::Commit) => self.ended_by_itself(now, branch, Heuristic::Committed),
+            (Some(_), Decision::Rollback) => self.ended_by_itself(now, branch, Heuristic::RolledBack),
+            (None, _) => self.failed(now, branch),
+        }
+    }
+
+    pub(super) fn ended_by_itself(&mut self, now: Instant, index: usize, outcome: Heuristic) {
+        let agrees = match self.decision() {
+            None => return self.failed(now, index),
+            Some(Decision::Commit) => outcome == Heuristic::Committed,
+            Some(Decision::Rollback) => outcome == Heuristic::RolledBack,
+        };
+        if agrees {
+            return self.done(index);
+        }
+        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer()) {
+            branch.step = Step::Heuristic { outcome, logged: false };
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Instant, branch: usize) {
+        match self.phase {
+            Phase::Preparing { .. } if self.branches.get(branch).is_some_and(|branch| branch.step == Step::Asked) => {
+                self.roll_back(now, Cause::Failed(branch));
+            }
+            Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
+                self.back_off(now, branch)
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn back_off(&mut self, now: Instant, index: usize) {
+        let gives_up = |failures| match self.phase {
+            Phase::Committing { since } | Phase::RollingBack { since } => {
+                self.told_once_more || self.policy.parks_after(failures, now.saturating_duration_since(since))
+            }
+            // These have time-outs of their own.
+            _ => false,
+        };
+        let Some(branch) = self.branches.get(index) else { return };
+        let Step::Sent(_) = branch.step else { return };
+        let failures = branch.failures.saturating_add(1);
+        let step = if gives_up(failures) {
+            Step::Parked
+        } else {
+            Step::Due(after(now, self.policy.backoff(&self.txn, index, failures)))
+        };
+        let counted = self.policy.counted(failures);
+        let branch = &mut self.branches[index];
+        (branch.step, branch.failures) = (step, counted);
+    }
+
+    /// Has every branch told that is not out of the transaction. Those that were asked for a vote and have not
+    /// answered are told too: they may have promised.
+    pub(super) fn carry_out(&mut self, now: Instant, decision: Decision, answer: Outcome) {
+        for branch in &mut self.branches {
+            if branch.step != Step::Out {
+                branch.step = Step::Due(now);
+                branch.failures = 0;
+            }
+        }
+        self.phase = match decision {
+            Decision::Commit => Phase::Committing { since: now },
+            Decision::Rollback => Phase::RollingBack { since: now },
+        };
+        self.answer = Some(answer);
+        self.end_if_all_out();
+    }
+
+    pub(super) fn end_if_all_out(&mut self) {
+        if self.branches.iter().all(|branch| branch.step == Step::Out) {
+            self.phase = Phase::Ended;
+        }
+    }
+
+    /// Tells again whoever is parked, and whoever once knew nothing of his branch and may have found his log meanwhile.
+    pub(super) fn retry(&mut self, now: Instant) {
+        let (Phase::Committing { since } | Phase::RollingBack { since }) = &mut self.phase else { return };
+        *since = now;
+        let hazard = |step| matches!(step, Step::Heuristic { outcome: Heuristic::Hazard, .. });
+        for branch in &mut self.branches {
+            if branch.step == Step::Parked || hazard(branch.step) {
+                branch.step = Step::Due(now);
+                branch.failures = 0;
+                self.parking = Parking::No;
+            } else if let Step::Due(at) = &mut branch.step {
+                *at = now;
+            }
+        }
+        self.told_once_more = false;
+    }
+
+    pub(super) fn force(&mut self, ended_as: Decision) {
+        let Some(decision) = self.decision() else { return };
+        for branch in &mut self.branches {
+            if branch.step == Step::Parked {
+                branch.step = match ended_as {
+                    _ if ended_as == decision => Step::Out,
+                    Decision::Commit => Step::Heuristic { outcome: Heuristic::Committed, logged: false },
+                    Decision::Rollback => Step::Heuristic { outcome: Heuristic::RolledBack, logged: false },
+                };
+                self.parking = Parking::No;
+            }
+        }
+        self.end_if_all_out();
+    }
+
+    pub(super) fn forget(&mut self) {
+        for branch in &mut self.branches {
+            if let Step::Heuristic { .. } = branch.step {
+                branch.step = Step::Out;
+                self.parking = Parking::No;
+            }
+        }
+        if self.decision().is_some() {
+            self.end_if_all_out();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a coordinator's log remembers of a transaction, and how the transaction goes on from there.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{Branch, CommitProtocol, Parking, Phase, Role, Step};
+use crate::{
+    id::{Name, TxnId},
+    log::{Fact, Heuristic, Record},
+    participant::Decision,
+    txn::Policy,
+};
+
+/// What a coordinator's log remembers of a transaction that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// What was decided. A rollback is remembered only where a branch did not follow it.
+    pub decision: Decision,
+    /// Who may not have heard of it, or not have acknowledged it.
+    pub owed: Vec<Name>,
+    /// Who has ended otherwise, and how.
+    pub heuristics: Vec<(Name, Heuristic)>,
+    /// Whether it waited for an operator.
+    pub parked: bool,
+}
+
+impl Remembered {
+    /// A decision of which nothing more is known.
+    #[must_use]
+    pub const fn of(decision: Decision) -> Self {
+        Self { decision, owed: Vec::new(), heuristics: Vec::new(), parked: false }
+    }
+
+    /// What the coordinator's live records say, in their order. O(n log n).
+    #[must_use]
+    pub fn all(records: &[Record]) -> BTreeMap<TxnId, Self> {
+        let mut all = BTreeMap::new();
+        for record in records {
+            let Some(txn) = record.fact.txn() else { continue };
+            let of = || Self::of(Decision::Rollback);
+            match &record.fact {
+                Fact::Decided { participants, .. } => {
+                    let memory: &mut Self = all.entry(txn.clone()).or_insert_with(of);
+                    memory.decision = Decision::Commit;
+                    memory.owed.clone_from(participants);
+                }
+                Fact::Parked { participants, .. } => {
+                    let memory = all.entry(txn.clone()).or_insert_with(of);
+                    memory.owed.clone_from(participants);
+                    memory.parked = true;
+                }
+                Fact::Heuristic { participant, outcome, .. } => {
+                    let memory = all.entry(txn.clone()).or_insert_with(of);
+                    memory.owed.retain(|owed| owed != participant);
+                    // Told again after that, it may have said something else.
+                    memory.heuristics.retain(|(known, _)| known != participant);
+                    memory.heuristics.push((participant.clone(), *outcome));
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// The transaction's protocol, to be driven on.
+    #[must_use]
+    pub fn resume(&self, txn: TxnId, policy: Policy, now: Instant) -> CommitProtocol {
+        let branch = |participant: &Name, step| Branch {
+            participant: participant.clone(),
+            role: Role::Voter,
+            step,
+            failures: 0,
+        };
+        let owed = self.owed.iter().map(|name| branch(name, Step::Due(now)));
+        let heuristic =
+            |(name, outcome): &(Name, Heuristic)| branch(name, Step::Heuristic { outcome: *outcome, logged: true });
+        let mut protocol = CommitProtocol::new(txn, policy);
+        protocol.branches = owed.chain(self.heuristics.iter().map(heuristic)).collect();
+        protocol.phase = match self.decision {
+            Decision::Commit => Phase::Committing { since: now },
+            Decision::Rollback => Phase::RollingBack { since: now },
+        };
+        protocol.logged = self.decision == Decision::Commit || !self.heuristics.is_empty();
+        // The record is there already, unless somebody whom it names answers now.
+        protocol.parking = if self.parked { Parking::Logged } else { Parking::No };
+        protocol.told_once_more = self.parked;
+        protocol.end_if_all_out();
+        protocol
+    }
+}

@@ -1,0 +1,404 @@
+//! The coordinator's side of the protocol: [`CommitProtocol`], pure. No I/O, no threads, no clock.
+//!
+//! Presumed abort (Mohan, Lindsay and Obermarck 1986, section 3): a decision to commit is logged and forced before
+//! anybody hears of it; a decision to roll back is not logged at all, because a coordinator that finds nothing in its
+//! log answers "rolled back". With the read-only and one-phase optimisations (the same paper, sections 3 and 5).
+//!
+//! The driver feeds in what happened with [`handle`](CommitProtocol::handle), and carries out, in order, what
+//! [`poll`](CommitProtocol::poll) says until it says nothing more. The *durability gate* is in here: no
+//! [`Verb::Commit`] comes out before the number that the log gave the decision has come in as durable, so a driver
+//! that carries actions out in order is correct by construction.
+//!
+//! | phase | what moves it on |
+//! |---|---|
+//! | Active | the client commits: to Preparing, or to Alone with a single branch |
+//! | | the client rolls back, or its time is over: to RollingBack |
+//! | Preparing | all votes are in, one of them Yes: to Deciding; none of them Yes: to Ended, nothing to carry out |
+//! | | all votes are in, none of them No, and there is a last resource: to LastResource |
+//! | | a No, a failure or the time-out: to RollingBack, at once |
+//! | LastResource | it has committed: as if all votes were in; it has rolled back: to RollingBack |
+//! | | the time-out: to RollingBack, the client is told "indeterminate" |
+//! | Deciding | the decision's record is durable: to Committing |
+//! | | the log refuses the record: to RollingBack; the log fails with the record in flight: to Indeterminate |
+//! | | either, after a last resource has committed: to Committing, the client is told "indeterminate" |
+//! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate" |
+//! | Committing, RollingBack | every branch has acknowledged: to Ended |
+//! | Indeterminate | nothing; reopening the log tells |
+//!
+//! A decision is delivered to each branch until it acknowledges, or until the [`Policy`] has it *parked*. A branch that
+//! has ended by itself, otherwise than decided, is *heuristic*. Once nothing but these is left the transaction waits for an
+//! operator: [`Input::Retry`], [`Input::Force`], [`Input::Forget`]. It never ends without one of them.
+
+use std::time::Instant;
+
+use super::{
+    Policy,
+    policy::{NEVER, after},
+};
+use crate::{
+    id::{Name, TxnId},
+    log::{Durability, Fact, Heuristic, Lsn},
+    participant::{Decision, Verb, Vote},
+};
+
+mod delivery;
+mod memory;
+mod messages;
+mod view;
+
+pub use memory::Remembered;
+pub use messages::{Action, Cause, Input, Outcome};
+pub use view::{BranchState, TransactionState};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Branch {
+    participant: Name,
+    role: Role,
+    step: Step,
+    /// Failures to deliver, since the decision or the last retry, as far as counting them makes a difference.
+    failures: u32,
+}
+
+/// What a branch's participant can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Role {
+    /// It can promise.
+    Voter,
+    /// It can only commit or roll back. There is one of them at the most.
+    LastResource,
+}
+
+/// Where the talk with a branch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// Not asked for its vote.
+    Idle,
+    /// Asked for its vote.
+    Asked,
+    /// It has promised.
+    Yes,
+    /// The decision (or one-phase commit) is to be sent at this time.
+    Due(Instant),
+    /// It was sent; at this time it will be sent again.
+    Sent(Instant),
+    /// It was sent often enough; an operator is to look at it.
+    Parked,
+    /// It has ended otherwise than decided; `logged` tells whether the record of that was handed to the driver.
+    Heuristic { outcome: Heuristic, logged: bool },
+    /// Nothing more is to be said to it.
+    Out,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Active,
+    Preparing {
+        until: Instant,
+    },
+    /// The only branch decides.
+    Alone {
+        until: Instant,
+    },
+    /// All others have voted; the one that can't promise decides.
+    LastResource {
+        until: Instant,
+    },
+    /// `appended` tells whether the record was handed to the driver; `lsn` is its number once it has one.
+    Deciding {
+        appended: bool,
+        lsn: Option<Lsn>,
+    },
+    Committing {
+        since: Instant,
+    },
+    RollingBack {
+        since: Instant,
+    },
+    /// All is said; what is left is to say so.
+    Ended,
+    Indeterminate,
+    Finished,
+}
+
+/// How far an operator has been told that it is his turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Parking {
+    /// It is not.
+    No,
+    /// The record is written, if one is needed.
+    Logged,
+    /// He has.
+    Told,
+}
+
+/// One transaction's state machine at its coordinator. See the [module's table](self).
+///
+/// It is `Clone + Eq + Hash`, so that a model checker and a simulator run the production code itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommitProtocol {
+    txn: TxnId,
+    policy: Policy,
+    phase: Phase,
+    branches: Vec<Branch>,
+    /// When it is rolled back if nobody has committed it, and no vote is waited for any longer.
+    expires: Option<Instant>,
+    /// What to tell the client, once that is known and until it is told.
+    answer: Option<Outcome>,
+    /// Whether the log holds something of the transaction that has to be ended.
+    logged: bool,
+    parking: Parking,
+    /// It was parked before the coordinator was opened: each branch is told once more, and parked again if that fails.
+    told_once_more: bool,
+}
+
+impl CommitProtocol {
+    /// A transaction that begins.
+    #[must_use]
+    pub const fn new(txn: TxnId, policy: Policy) -> Self {
+        Self {
+            txn,
+            policy,
+            phase: Phase::Active,
+            branches: Vec::new(),
+            expires: None,
+            answer: None,
+            logged: false,
+            parking: Parking::No,
+            told_once_more: false,
+        }
+    }
+
+    /// A transaction whose decision to commit was found in the log: `participants` may not know it yet.
+    #[must_use]
+    pub fn recovered(txn: TxnId, participants: &[Name], policy: Policy, now: Instant) -> Self {
+        let memory = Remembered { owed: participants.to_vec(), ..Remembered::of(Decision::Commit) };
+        memory.resume(txn, policy, now)
+    }
+
+    /// A transaction that participants hold branches of, and of which the log holds nothing: presumed abort.
+    #[must_use]
+    pub fn presumed_abort(txn: TxnId, participants: &[Name], policy: Policy, now: Instant) -> Self {
+        let memory = Remembered { owed: participants.to_vec(), ..Remembered::of(Decision::Rollback) };
+        memory.resume(txn, policy, now)
+    }
+
+    /// Sets when the transaction is rolled back if nobody has committed it by then.
+    pub const fn expires(&mut self, at: Instant) {
+        self.expires = Some(at);
+    }
+
+    /// Adds a branch, before the commit. Gives its index.
+    pub fn enlist(&mut self, participant: Name) -> usize {
+        self.enlist_as(self.branches.len(), participant, Role::Voter);
+        self.branches.len() - 1
+    }
+
+    /// Adds a branch, before the commit, and before all others: it is asked for its vote first. The others' indices grow
+    /// by one.
+    pub fn enlist_first(&mut self, participant: Name) {
+        self.enlist_as(0, participant, Role::Voter);
+    }
+
+    /// Adds, before the commit, a branch that can't promise; it decides once all others have promised. False where there
+    /// is such a one already: with two of them nothing could be made sure of.
+    pub fn enlist_last_resource(&mut self, participant: Name) -> bool {
+        if self.branches.iter().any(|branch| branch.role == Role::LastResource) {
+            return false;
+        }
+        self.enlist_as(self.branches.len(), participant, Role::LastResource);
+        true
+    }
+
+    fn enlist_as(&mut self, index: usize, participant: Name, role: Role) {
+        debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
+        self.branches.insert(index, Branch { participant, role, step: Step::Idle, failures: 0 });
+    }
+
+    /// Takes in what happened. What does not fit (late, doubled, of a branch that there is none of) is a no-op.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Commit => self.commit(now),
+            Input::Rollback if self.phase == Phase::Active => self.roll_back(now, Cause::Requested),
+            // Once the client has asked to commit, the transaction is the protocol's.
+            Input::Rollback => {}
+            Input::Voted(branch, vote) => self.voted(now, branch, vote),
+            Input::Decided(branch, decision) => self.decided_alone(now, branch, decision),
+            Input::Done(branch) => self.done(branch),
+            Input::Unknown(branch) => self.unknown(now, branch),
+            Input::AlreadyCommitted(branch) => self.already(now, branch, Decision::Commit),
+            Input::AlreadyRolledBack(branch) => self.already(now, branch, Decision::Rollback),
+            Input::Heuristic(branch, outcome) => self.ended_by_itself(now, branch, outcome),
+            Input::Failed(branch) => self.failed(now, branch),
+            Input::Appended(lsn) => {
+                if let Phase::Deciding { lsn: number @ None, .. } = &mut self.phase {
+                    *number = Some(lsn);
+                }
+            }
+            Input::Durable(up_to) => {
+                if self.awaits_durable().is_some_and(|lsn| lsn <= up_to) {
+                    self.logged = true;
+                    self.carry_out(now, Decision::Commit, Outcome::Committed);
+                }
+            }
+            Input::AppendRefused => self.append_refused(now),
+            Input::LogFailed => self.log_failed(now),
+            Input::Tick => self.tick(now),
+            Input::Retry => self.retry(now),
+            Input::Force(decision) => self.force(decision),
+            Input::Forget => self.forget(),
+        }
+    }
+
+    /// What to do next; call it until it gives `None`, carrying each action out before the next call.
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        match self.phase {
+            Phase::Active | Phase::Finished => None,
+            Phase::Preparing { .. } => {
+                let to_ask = |branch: &Branch| branch.step == Step::Idle && branch.role == Role::Voter;
+                let branch = self.branches.iter().position(to_ask)?;
+                self.branches[branch].step = Step::Asked;
+                Some(Action::Send(branch, Verb::Prepare))
+            }
+            Phase::Deciding { appended: false, lsn } => {
+                self.phase = Phase::Deciding { appended: true, lsn };
+                let voted_yes = self.branches.iter().filter(|branch| branch.step == Step::Yes);
+                let participants = voted_yes.map(|branch| branch.participant.clone()).collect();
+                Some(Action::Append(Fact::Decided { txn: self.txn.clone(), participants }, Durability::Forced))
+            }
+            Phase::Deciding { .. } => None,
+            Phase::Alone { .. } | Phase::LastResource { .. } => self.send_due(now, Verb::CommitOnePhase),
+            // The client hears the outcome after each branch was told for the first time: who answers at once has
+            // carried it out by then, so that a client reads its own writes.
+            Phase::Committing { .. } => self.settle(now, Verb::Commit),
+            Phase::RollingBack { .. } => self.settle(now, Verb::Rollback),
+            Phase::Indeterminate => self.take_answer(),
+            Phase::Ended => self.take_answer().or_else(|| {
+                if std::mem::take(&mut self.logged) {
+                    return Some(Action::Append(Fact::Ended { txn: self.txn.clone() }, Durability::Lazy));
+                }
+                self.phase = Phase::Finished;
+                Some(Action::Finish)
+            }),
+        }
+    }
+
+    fn take_answer(&mut self) -> Option<Action> {
+        self.answer.take().map(Action::Answer)
+    }
+
+    fn commit(&mut self, now: Instant) {
+        if self.phase != Phase::Active {
+            return;
+        }
+        let until = after(now, self.policy.prepare_timeout).min(self.expires.unwrap_or_else(|| after(now, NEVER)));
+        match self.branches.as_mut_slice() {
+            [] => self.end(Outcome::Committed),
+            [only] => {
+                only.step = Step::Due(now);
+                self.phase = Phase::Alone { until };
+            }
+            _ => self.phase = Phase::Preparing { until },
+        }
+    }
+
+    fn voted(&mut self, now: Instant, branch: usize, vote: Vote) {
+        let Phase::Preparing { .. } = self.phase else { return };
+        let Some(voter) = self.branches.get_mut(branch).filter(|branch| branch.step == Step::Asked) else {
+            return;
+        };
+        voter.step = match vote {
+            Vote::Yes => Step::Yes,
+            Vote::ReadOnly | Vote::No => Step::Out,
+        };
+        if vote == Vote::No {
+            return self.roll_back(now, Cause::VotedNo(branch));
+        }
+        let votes = |branch: &Branch| branch.role == Role::Voter;
+        if self.branches.iter().any(|branch| votes(branch) && matches!(branch.step, Step::Idle | Step::Asked)) {
+            return;
+        }
+        match self.branches.iter_mut().find(|branch| branch.role == Role::LastResource) {
+            Some(last) => {
+                last.step = Step::Due(now);
+                let until = after(now, self.policy.prepare_timeout);
+                self.phase = Phase::LastResource { until };
+            }
+            None => self.all_agree(),
+        }
+    }
+
+    /// Nobody has said no. Where anybody has promised there is a decision to be logged.
+    fn all_agree(&mut self) {
+        if self.branches.iter().any(|branch| branch.step == Step::Yes) {
+            self.phase = Phase::Deciding { appended: false, lsn: None };
+        } else {
+            self.end(Outcome::Committed);
+        }
+    }
+
+    fn decided_alone(&mut self, now: Instant, branch: usize, decision: Decision) {
+        let (Phase::Alone { .. } | Phase::LastResource { .. }) = self.phase else { return };
+        let Some(decider) = self.branches.get_mut(branch).filter(|branch| branch.step.awaits_answer()) else { return };
+        decider.step = Step::Out;
+        match decision {
+            Decision::Commit => self.all_agree(),
+            Decision::Rollback => self.roll_back(now, Cause::VotedNo(branch)),
+        }
+    }
+
+    fn append_refused(&mut self, now: Instant) {
+        if let Phase::Deciding { lsn: None, .. } = self.phase {
+            if self.last_resource_has_committed() {
+                self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
+            } else {
+                // The decision is surely in no log, so it can still be the other one.
+                self.roll_back(now, Cause::LogRefused);
+            }
+        }
+    }
+
+    fn log_failed(&mut self, now: Instant) {
+        if let Phase::Deciding { .. } = self.phase {
+            if self.last_resource_has_committed() {
+                self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
+            } else {
+                self.phase = Phase::Indeterminate;
+                self.answer = Some(Outcome::Indeterminate);
+            }
+        }
+    }
+
+    /// The one case in which the decision is known before it is durable: the others follow the last resource as best they
+    /// can, because whatever else they did would be wrong for sure.
+    fn last_resource_has_committed(&self) -> bool {
+        self.branches.iter().any(|branch| branch.role == Role::LastResource)
+    }
+
+    fn tick(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Active if self.expires.is_some_and(|at| at <= now) => self.roll_back(now, Cause::Expired),
+            Phase::Preparing { until } if until <= now => self.roll_back(now, Cause::TimedOut),
+            // What the branch decided, if it did, is not known; the rollback makes sure that it decides nothing later.
+            Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
+                self.carry_out(now, Decision::Rollback, Outcome::Indeterminate);
+            }
+            Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
+                for branch in 0..self.branches.len() {
+                    if matches!(self.branches[branch].step, Step::Sent(until) if until <= now) {
+                        self.back_off(now, branch);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn roll_back(&mut self, now: Instant, cause: Cause) {
+        self.carry_out(now, Decision::Rollback, Outcome::RolledBack(cause));
+    }
+
+    fn end(&mut self, answer: Outcome) {
+        self.answer = Some(answer);
+        self.phase = Phase::Ended;
+    }
+}

@@ -1,0 +1,88 @@
+//! What an operator can do about a transaction that has come to a stop.
+
+use thiserror::Error;
+
+use super::{Coordinator, Input, TransactionState};
+use crate::{id::TxnId, participant::Decision};
+
+impl Coordinator {
+    /// Delivers a transaction's decision again: at once where it is waiting for the next attempt, and from the beginning,
+    /// with as many attempts as the policy allows, where it is parked. Branches that once knew nothing of themselves are
+    /// told again, too; their log may have been found meanwhile.
+    ///
+    /// # Errors
+    /// [`OperatorError::Unknown`].
+    pub fn retry(&self, txn: &TxnId) -> Result<(), OperatorError> {
+        let tasks = self.shared.tasks_of(txn.mark());
+        if tasks.is_empty() || txn.coordinator() != self.name() {
+            return Err(OperatorError::Unknown { txn: txn.clone() });
+        }
+        tasks.iter().for_each(|task| self.shared.retry_now(task));
+        Ok(())
+    }
+
+    /// Retries everything that is parked, and says how many transactions that were.
+    pub fn retry_all(&self) -> usize {
+        let tasks = self.shared.shelved_tasks();
+        tasks.iter().for_each(|task| self.shared.retry_now(task));
+        tasks.len()
+    }
+
+    /// Takes an operator's word for how the parked branches of a transaction have ended: he has looked at them and settled
+    /// them by hand, or has given them up. Nothing more is said to them.
+    ///
+    /// Where his word is what was decided, the transaction ends. Where it isn't, it is [heuristic](crate::log::Heuristic)
+    /// from here on, and stays to be seen until it is [forgotten](Self::forget).
+    ///
+    /// # Errors
+    /// [`OperatorError::NotParked`]: the coordinator is still at it, and a decision that is made by hand meanwhile might
+    /// tear the transaction apart for nothing.
+    pub fn force(&self, txn: &TxnId, ended_as: Decision) -> Result<(), OperatorError> {
+        self.shared.act(txn, Input::Force(ended_as), |state| match state {
+            TransactionState::Parked(_) => Ok(()),
+            state => Err(OperatorError::NotParked { txn: txn.clone(), state }),
+        })
+    }
+
+    /// Forgets a heuristic outcome that an operator has seen and dealt with.
+    ///
+    /// # Errors
+    /// [`OperatorError::NotHeuristic`]: it has none. A transaction that is parked is forced first, so that nobody forgets
+    /// a branch that has promised and still waits.
+    pub fn forget(&self, txn: &TxnId) -> Result<(), OperatorError> {
+        self.shared.act(txn, Input::Forget, |state| match state {
+            TransactionState::Heuristic(..) => Ok(()),
+            state => Err(OperatorError::NotHeuristic { txn: txn.clone(), state }),
+        })
+    }
+}
+
+/// Why an operator's wish was not carried out. Nothing has changed then.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// No such transaction is open.
+    #[error("no transaction {txn} is open here; it has ended, or is another coordinator's")]
+    Unknown {
+        /// What was asked for.
+        txn: TxnId,
+    },
+    /// The transaction is not parked.
+    #[error("transaction {txn} is {state}, not parked; retry it, or wait until it is")]
+    NotParked {
+        /// The transaction.
+        txn: TxnId,
+        /// Where it stands.
+        state: TransactionState,
+    },
+    /// The transaction has no heuristic outcome.
+    #[error(
+        "transaction {txn} is {state} and has no heuristic outcome to forget; where it is parked, retry or force it"
+    )]
+    NotHeuristic {
+        /// The transaction.
+        txn: TxnId,
+        /// Where it stands.
+        state: TransactionState,
+    },
+}

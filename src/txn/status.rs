@@ -1,0 +1,104 @@
+//! What an operator's page needs: every transaction that is open, and where it stands.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use super::{BranchState, TransactionState};
+use crate::{
+    id::{Name, TxnId},
+    participant::ParticipantError,
+};
+
+/// What is open at a coordinator; see [`Coordinator::status`](crate::Coordinator::status). Taken without waiting for
+/// anybody, transaction by transaction, so that the whole is of no single moment.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CoordinatorStatus {
+    /// Clients still work under them.
+    pub begun: usize,
+    /// They are being committed or rolled back, and not yet settled at all their participants.
+    pub settling: usize,
+    /// The log failed while they were being decided; only opening it anew tells.
+    pub indeterminate: usize,
+    /// Their decision was delivered often enough; an operator is to look.
+    pub parked: usize,
+    /// A branch has ended otherwise than decided; an operator is to look, and to forget.
+    pub heuristic: usize,
+    /// Participants that have not yet said which branches of earlier epochs they hold.
+    pub unanswered: usize,
+    /// Who they are, and what went wrong last where anything did.
+    pub unanswered_by: BTreeMap<Name, Option<ParticipantError>>,
+    /// Transactions whose client has not been told an outcome; what [`Limits::in_flight`](super::Limits) is about.
+    pub in_flight: usize,
+    /// Records on their way to the disk; what [`Limits::log_queue`](super::Limits) is about.
+    pub log_queue: u64,
+    /// Every open transaction, in the order in which they began.
+    pub transactions: Vec<TransactionStatus>,
+}
+
+impl CoordinatorStatus {
+    /// Everything whose end is not known to all who take part in it.
+    #[must_use]
+    pub const fn in_doubt(&self) -> usize {
+        self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered
+    }
+}
+
+/// As lines of text, one for each transaction and one for each of its branches.
+impl fmt::Display for CoordinatorStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} begun, {} settling, {} parked, {} heuristic, {} indeterminate; {} in flight, {} records queued",
+            self.begun, self.settling, self.parked, self.heuristic, self.indeterminate, self.in_flight, self.log_queue
+        )?;
+        for (participant, error) in &self.unanswered_by {
+            write!(f, "{participant} has not said what it holds of earlier epochs")?;
+            error.iter().try_for_each(|error| write!(f, ": {error}"))?;
+            writeln!(f)?;
+        }
+        self.transactions.iter().try_for_each(|transaction| transaction.fmt(f))
+    }
+}
+
+/// One open transaction.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TransactionStatus {
+    /// Which.
+    pub txn: TxnId,
+    /// Where it stands.
+    pub state: TransactionState,
+    /// How long ago it began, or was found again when the coordinator was opened.
+    pub age: Duration,
+    /// Its branches, those first that are asked first.
+    pub branches: Vec<BranchStatus>,
+}
+
+impl fmt::Display for TransactionStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}, for {:.1?}", self.txn, self.state, self.age)?;
+        for branch in &self.branches {
+            write!(f, "  {}: {}", branch.participant, branch.state)?;
+            if branch.failures > 0 {
+                write!(f, ", told {} times in vain", branch.failures)?;
+            }
+            branch.last_error.iter().try_for_each(|error| write!(f, ", last: {error}"))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// One branch of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BranchStatus {
+    /// Whose.
+    pub participant: Name,
+    /// Where it stands.
+    pub state: BranchState,
+    /// How often it was told in vain, since the decision or the last retry.
+    pub failures: u32,
+    /// What went wrong last, where anything did and the participant said so.
+    pub last_error: Option<ParticipantError>,
+}

@@ -1,0 +1,287 @@
+//! A participant asks what became of a branch: presumed abort, in one process and over a transport.
+
+mod txn_support;
+
+use std::{sync::Arc, thread, time::Duration};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, CommitError, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, TxnId,
+    participant::{Call, Decision, Endpoint, Inquired, Reply, Request, Response, Verb, Verdict},
+    txn::RollbackCause,
+};
+use txn_support::{
+    Fault, Manager, Op, eventually, manager, name,
+    scripted::{Scripted, broken},
+    wire::{Fate, Sent, Wire},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// What a coordinator answers to the question for a branch.
+fn ask(coordinator: &Coordinator, branch: &BranchId) -> Result<Verdict, ParticipantError> {
+    let answer = Arc::new(Mutex::new(None));
+    let sink = Arc::clone(&answer);
+    let request = Request::Verdict { branch: branch.clone() };
+    coordinator.inquiries().send(request, Reply::new(move |result| *sink.lock() = Some(result)));
+    let answer = answer.lock().take().expect("a coordinator answers at once");
+    match answer? {
+        Response::Verdict { verdict, .. } => Ok(verdict),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// "b" gets no decision, however often it is sent.
+fn with_a_deaf_b(policy: Policy) -> (MemoryLog, Coordinator, Manager, Manager) {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", MemoryLog::new()));
+    let wire = Wire::new(b.clone(), |sent| match sent {
+        Sent::Branch(Verb::Commit | Verb::Rollback) => Fate::LoseRequest,
+        _ => Fate::Deliver,
+    });
+    let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
+    let coordinator = builder.participant("a", a.clone()).endpoint("b", wire).open().unwrap();
+    b.inquire_at(name("c"), coordinator.inquiries());
+    (log, coordinator, a, b)
+}
+
+#[test]
+fn a_participant_that_is_told_nothing_asks_and_does_what_was_decided() {
+    let (_log, coordinator, a, b) = with_a_deaf_b(Policy::default());
+    let mut committed = coordinator.begin();
+    a.execute(committed.branch("a").unwrap(), 2).unwrap();
+    b.execute(committed.branch("b").unwrap(), 2).unwrap();
+    committed.commit().wait().unwrap();
+    let mut rolled_back = coordinator.begin();
+    a.execute(rolled_back.branch("a").unwrap(), 2).unwrap();
+    b.execute(rolled_back.branch("b").unwrap(), 4).unwrap();
+    rolled_back.rollback();
+    let mut open = coordinator.begin();
+    b.execute(open.branch("b").unwrap(), 8).unwrap();
+    assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (0, 3));
+
+    let inquired = b.inquire(SOON);
+    let expected = Inquired { committed: 1, rolled_back: 1, undecided: 1, ..Inquired::default() };
+    assert_eq!(inquired, expected);
+    assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (2, 1), "the open one waits");
+    assert_eq!(b.service().asked(Op::Confirm).len(), 1);
+    drop(open);
+}
+
+#[test]
+fn what_a_coordinator_knows_nothing_of_is_rolled_back() {
+    let (_log, coordinator, _a, b) = with_a_deaf_b(Policy::default());
+    // It promised to an earlier life, which died before it decided.
+    let orphan = TxnId::new(name("c"), Epoch::new(0), 7).branch(&name("b"));
+    assert_eq!(ask(&coordinator, &orphan).unwrap(), Verdict::Rollback);
+    let mut ended = coordinator.begin();
+    let branch = ended.branch("b").unwrap().clone();
+    assert_eq!(ask(&coordinator, &branch).unwrap(), Verdict::Undecided, "a client works under it");
+    ended.commit().wait().unwrap_err();
+    drop(b);
+}
+
+/// An id that was never given out tells of another log under the same name, one that may have committed it.
+#[test]
+fn ids_that_the_coordinator_never_gave_out_are_not_called_rolled_back() {
+    let (_log, coordinator, ..) = with_a_deaf_b(Policy::default());
+    let (b, epoch) = (name("b"), coordinator.epoch());
+    for foreign in [
+        TxnId::new(name("another"), epoch, 1),
+        TxnId::new(name("c"), epoch.next(), 1),
+        TxnId::new(name("c"), epoch, 1_000),
+    ] {
+        let answer = ask(&coordinator, &foreign.branch(&b));
+        assert!(matches!(answer, Err(ParticipantError::Misdirected)), "{foreign}: {answer:?}");
+    }
+    let inquiries = coordinator.inquiries();
+    drop(coordinator);
+    let answer = Arc::new(Mutex::new(None));
+    let sink = Arc::clone(&answer);
+    let branch = TxnId::new(name("c"), epoch, 1).branch(&b);
+    inquiries.send(Request::Verdict { branch }, Reply::new(move |result| *sink.lock() = Some(result)));
+    assert!(
+        matches!(*answer.lock(), Some(Err(ParticipantError::Unreachable))),
+        "a coordinator that is gone says nothing"
+    );
+}
+
+#[test]
+fn while_the_decision_is_on_its_way_to_the_disk_nobody_is_told_either_way() {
+    let log = txn_support::logs::SlowLog::new(Duration::from_millis(200));
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let builder = Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone());
+    let coordinator = builder.open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let branch = txn.branch("b").unwrap().clone();
+    let commit = txn.commit();
+    assert_eq!(ask(&coordinator, &branch).unwrap(), Verdict::Undecided);
+    commit.wait().unwrap();
+}
+
+/// Whoever asks is there again, so what was parked for its sake is tried again.
+#[test]
+fn asking_takes_the_transaction_off_the_shelf() {
+    let log = MemoryLog::new();
+    let b = Scripted::failing(Verb::Commit, broken());
+    let policy = Policy { first_backoff: Duration::from_millis(1), park_after_attempts: 2, ..Policy::default() };
+    let builder = Coordinator::builder(log).policy(policy).participant("a", Scripted::new());
+    let coordinator = builder.participant("b", b.clone()).open().unwrap();
+    let mut txn = coordinator.begin();
+    txn.branch("a").unwrap();
+    let branch = txn.branch("b").unwrap().clone();
+    txn.commit().wait().unwrap();
+    eventually("it is parked", SOON, || coordinator.status().parked == 1);
+    b.mend();
+    assert_eq!(ask(&coordinator, &branch).unwrap(), Verdict::Commit);
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert_eq!(b.times_told(Verb::Commit), 3);
+}
+
+/// A participant over a wire, restarted, with its old messages still on their way.
+struct Restarted {
+    log: MemoryLog,
+    manager: Mutex<Manager>,
+}
+
+impl Restarted {
+    fn new() -> Arc<Self> {
+        let log = MemoryLog::new();
+        Arc::new(Self { manager: Mutex::new(manager("b", log.clone())), log })
+    }
+    fn restart(&self) {
+        *self.manager.lock() = manager("b", self.log.crash());
+    }
+    fn now(&self) -> Manager {
+        self.manager.lock().clone()
+    }
+}
+
+impl Participant for Restarted {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<ringpact::Vote, ParticipantError> {
+        self.now().prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.now().commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.now().rollback(branch, call)
+    }
+    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.now().commit_one_phase(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &ringpact::Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.now().in_doubt(coordinator)
+    }
+}
+
+/// The known hole of one-phase commit: the participant restarts, comes back not knowing the branch, and says "rolled
+/// back"; the client hears it. Then both the work and the commit are repeated by the transport, and it commits. Now it
+/// asks first, because the work may be older than its restart.
+#[test]
+fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing() {
+    for asks in [true, false] {
+        let b = Restarted::new();
+        let log = MemoryLog::new();
+        let builder = Coordinator::builder(log).name("c");
+        let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
+        let mut txn = coordinator.begin();
+        let branch = txn.branch("b").unwrap().clone();
+        b.now().execute(&branch, 2).unwrap();
+        b.restart();
+        if asks {
+            b.now().inquire_at(name("c"), coordinator.inquiries());
+        }
+        let error = txn.commit().wait().unwrap_err();
+        assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        b.restart();
+        if asks {
+            b.now().inquire_at(name("c"), coordinator.inquiries());
+        }
+        // What the transport does:
+        let repeated = b.now().execute(&branch, 2);
+        let call = Call::new(MemoryLog::new().id());
+        let decision = b.now().commit_one_phase(&branch, &call).unwrap();
+        if asks {
+            repeated.unwrap();
+            assert_eq!((decision, b.now().service().balance()), (Decision::Rollback, 0));
+            assert!(b.now().service().reserved.lock().is_empty());
+        } else {
+            // Nobody has said where to ask: the hole is still there, as the documentation says.
+            assert_eq!((decision, b.now().service().balance()), (Decision::Commit, 2));
+        }
+    }
+}
+
+/// What surely began after the participant was opened needs no question, and what is still open is committed.
+#[test]
+fn one_question_is_enough_for_each_opening() {
+    struct Counted {
+        inquiries: ringpact::txn::Inquiries,
+        asked: Arc<Mutex<usize>>,
+    }
+    impl Endpoint for Counted {
+        fn send(&self, request: Request, reply: Reply) {
+            *self.asked.lock() += 1;
+            self.inquiries.send(request, reply);
+        }
+    }
+    let b = Restarted::new();
+    let builder = Coordinator::builder(MemoryLog::new()).name("c");
+    let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
+    let asked = Arc::new(Mutex::new(0));
+    b.now().inquire_at(name("c"), Counted { inquiries: coordinator.inquiries(), asked: Arc::clone(&asked) });
+    for _ in 0..10 {
+        let mut txn = coordinator.begin();
+        b.now().execute(txn.branch("b").unwrap(), 2).unwrap();
+        txn.commit().wait().unwrap();
+    }
+    assert_eq!((*asked.lock(), b.now().service().balance()), (1, 20));
+    // In one process the coordinator introduces itself, and none is needed.
+    let log = MemoryLog::new();
+    let c = manager("c", log.clone());
+    let coordinator = Coordinator::builder(log.clone()).participant("c", c.clone()).open().unwrap();
+    let forced = log.stats().forced;
+    let mut txn = coordinator.begin();
+    c.execute(txn.branch("c").unwrap(), 2).unwrap();
+    txn.commit().wait().unwrap();
+    assert_eq!(log.stats().forced - forced, 1);
+}
+
+#[test]
+fn a_coordinator_that_does_not_answer_leaves_the_branch_as_it_is() {
+    struct Silent;
+    impl Endpoint for Silent {
+        fn send(&self, _: Request, reply: Reply) {
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(300));
+                drop(reply);
+            });
+        }
+    }
+    let b = manager("b", MemoryLog::new());
+    let promised = txn_support::branch(1, "b");
+    b.execute(&promised, 2).unwrap();
+    b.prepare(&promised, &txn_support::call()).unwrap();
+    assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "nobody has said where to ask");
+    b.inquire_at(name("c"), Silent);
+    assert_eq!(b.inquire(Duration::from_millis(20)), Inquired { left: 1, ..Inquired::default() });
+    assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "no answer is no verdict");
+    assert_eq!(b.status().prepared, 1);
+}
+
+/// A verdict that can't be followed now is not lost either.
+#[test]
+fn a_verdict_that_the_service_cannot_follow_is_asked_for_again() {
+    let (_log, coordinator, a, b) = with_a_deaf_b(Policy::default());
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    txn.commit().wait().unwrap();
+    b.service().fail(Op::Confirm, [Fault::Fail]);
+    assert_eq!(b.inquire(SOON).left, 1);
+    assert_eq!((b.status().settling, b.inquire(SOON).committed), (1, 1));
+    assert_eq!(b.service().balance(), 2);
+}
