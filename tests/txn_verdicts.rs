@@ -285,3 +285,55 @@ fn a_verdict_that_the_service_cannot_follow_is_asked_for_again() {
     assert_eq!((b.status().settling, b.inquire(SOON).committed), (1, 1));
     assert_eq!(b.service().balance(), 2);
 }
+
+/// Found by simulation: a participant asked a coordinator that was gone, and was kept in memory by a `Commit` that a client
+/// still held. It had forgotten what was open, and so answered "rolled back" about a decision that the log held, and
+/// that the next coordinator delivered to the others.
+#[test]
+fn a_coordinator_that_is_gone_does_not_call_rolled_back_what_it_has_forgotten() {
+    let (_log, coordinator, a, b) = with_a_deaf_b(Policy::default());
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let held = txn.commit();
+    drop(coordinator);
+    let inquired = b.inquire(SOON);
+    assert_eq!((inquired.left, inquired.rolled_back), (1, 0), "{inquired:?}");
+    drop(held);
+}
+
+/// Found by looking at the one before: the greeting came before the log's decisions were there to be asked about.
+#[test]
+fn who_asks_as_soon_as_it_is_greeted_hears_what_the_log_has_decided() {
+    struct Asks(Manager, Mutex<Vec<Inquired>>);
+    impl Participant for Asks {
+        fn prepare(&self, branch: &BranchId, call: &Call) -> Result<ringpact::Vote, ParticipantError> {
+            self.0.prepare(branch, call)
+        }
+        fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.commit(branch, call)
+        }
+        fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.rollback(branch, call)
+        }
+        fn in_doubt(&self, coordinator: &ringpact::Name) -> Result<Vec<BranchId>, ParticipantError> {
+            self.0.in_doubt(coordinator)
+        }
+        fn greet(&self, greeting: &ringpact::participant::Greeting) {
+            self.0.greet(greeting);
+            self.1.lock().push(self.0.inquire(SOON));
+        }
+    }
+    let (log, coordinator, a, b) = with_a_deaf_b(Policy::default());
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    txn.commit().wait().unwrap();
+    drop(coordinator);
+    let b = Arc::new(Asks(b, Mutex::default()));
+    let builder = Coordinator::builder(log).name("c").participant("a", a).participant("b", b.clone());
+    let coordinator = builder.open().unwrap();
+    assert_eq!(b.1.lock()[0].committed, 1, "{:?}", b.1.lock());
+    assert_eq!(b.0.service().balance(), 2);
+    drop(coordinator);
+}

@@ -48,7 +48,7 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
     let tag = encoded.len() - rest.len();
     let does = match byte(&mut rest)? {
         0 => Does::ReplacesEpoch,
-        1..=3 => Does::Adds,
+        1..=3 | 5 | 6 => Does::Adds,
         4 => Does::Ends,
         _ => return None,
     };
@@ -63,7 +63,7 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
     number(&mut rest)?;
     let end = encoded.len() - rest.len();
     match kind {
-        1 => {
+        1 | 5 => {
             for _ in 0..number(&mut rest)? {
                 name(&mut rest)?;
             }
@@ -74,6 +74,11 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
             1 => work(&mut rest)?,
             _ => return None,
         },
+        6 => {
+            name(&mut rest)?;
+            let outcomes = 0..4;
+            outcomes.contains(&byte(&mut rest)?).then_some(())?;
+        }
         _ => {}
     }
     rest.is_empty().then_some(Key { does, tag: tag as u8, end: end as u8 })
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, Name, TxnId},
-        log::{Fact, Record, record::Effect},
+        log::{Fact, Heuristic, Record, record::Effect},
     };
 
     fn random_name(random: &mut fastrand::Rng) -> Name {
@@ -138,14 +143,26 @@ mod tests {
         let owner = random_name(random);
         let txn = TxnId::new(random_name(random), Epoch::new(random_number(random)), random_number(random));
         let work: Vec<u8> = (0..random.usize(..300)).map(|_| random.u8(..)).collect();
-        let fact = match random.u8(..6) {
+        let names = |random: &mut fastrand::Rng| (0..random.usize(..200)).map(|_| random_name(random)).collect();
+        let outcomes = [Heuristic::Committed, Heuristic::RolledBack, Heuristic::Mixed, Heuristic::Hazard];
+        let fact = match random.u8(..8) {
             0 => Fact::Opened { epoch: Epoch::new(random_number(random)) },
-            1 => Fact::Decided { txn, participants: (0..random.usize(..200)).map(|_| random_name(random)).collect() },
+            1 => Fact::Decided { txn, participants: names(random) },
             2 => Fact::Prepared { txn, work },
             3 => Fact::Committed { txn, work: Some(work) },
             4 => Fact::Committed { txn, work: None },
+            5 => Fact::Parked { txn, participants: names(random) },
+            6 => {
+                let outcome = outcomes[random.usize(..outcomes.len())];
+                Fact::Heuristic { txn, participant: random_name(random), outcome }
+            }
             _ => Fact::Ended { txn },
         };
+        // Who adds a kind adds it here, and in `scan`.
+        match fact {
+            Fact::Opened { .. } | Fact::Decided { .. } | Fact::Prepared { .. } | Fact::Committed { .. } => {}
+            Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } => {}
+        }
         Record { owner, fact }
     }
 

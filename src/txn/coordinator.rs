@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction, TransactionState,
-    driver::Sweep,
+    driver::{Driven, Sweep},
     recovery::{self, Tally},
     shared::{Answers, Member, Promises, Shared},
 };
@@ -310,13 +310,14 @@ impl CoordinatorBuilder {
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { shared, tally: Arc::default(), threads };
-        let shared = &coordinator.shared;
-        let greeting = Greeting::new(shared.name.clone(), shared.epoch, coordinator.inquiries());
-        for member in shared.members.values() {
-            // Before anything else is said; a participant that panics over it is told nothing else by that.
+        let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
+        // Before anything else is said, and not before what the log holds is there to be asked about.
+        let greeting = Greeting::new(coordinator.name().clone(), coordinator.epoch(), coordinator.inquiries());
+        for member in coordinator.shared.members.values() {
+            // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.greet(&greeting)));
         }
-        recovery::recover(&coordinator.shared, &records, &coordinator.tally);
+        found.into_iter().for_each(Driven::run);
         Ok(coordinator)
     }
 }

@@ -36,6 +36,10 @@ impl Inquiries {
             return Err(ParticipantError::Misdirected);
         }
         let tasks = shared.tasks_of(txn.mark());
+        // A coordinator that goes forgets what is open, and what it has forgotten is not rolled back: asked in this order.
+        if shared.is_gone() {
+            return Err(ParticipantError::Unreachable);
+        }
         let verdict = tasks.iter().map(|task| task.verdict_for_participants()).reduce(strongest);
         for task in tasks.into_iter().filter(|task| task.key().reported_by == 0) {
             // Whoever asks is there again.

@@ -25,8 +25,9 @@ use crate::{
     participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
 };
 
-/// Delivers again each decision that the log holds, and asks every participant what else it holds branches of.
-pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) {
+/// Finds out what there is to settle: each decision that the log holds, to be delivered again, and of every participant
+/// what else it holds branches of. Nothing is said to anybody until what is returned is run.
+pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) -> Vec<Arc<dyn Driven>> {
     let now = shared.platform.now();
     let mut decided = HashSet::new();
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
@@ -59,9 +60,7 @@ pub(super) fn recover(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tall
         shared.inquiry_begins(name.clone(), Arc::clone(&inquiry));
         runs.push(inquiry);
     }
-    for run in runs {
-        run.run();
-    }
+    runs
 }
 
 /// What recovery has done so far.

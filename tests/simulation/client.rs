@@ -11,7 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{BranchId, Commit, CommitError, Transaction, platform::Simulator};
+use ringpact::{BranchId, Commit, CommitError, Transaction, platform::Simulator, txn::BranchError};
 
 use super::{
     MS,
@@ -57,6 +57,8 @@ pub struct Wish {
     end: End,
     /// It goes on after a refusal, to see whether that is noticed.
     stubborn: bool,
+    /// It thinks between one piece of work and the next.
+    dawdles: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +98,14 @@ impl Wish {
                 2..5 => End::Await,
                 _ => End::Wait,
             };
-            Self { works, end, stubborn: random.bool() }
+            Self { works, end, stubborn: random.bool(), dawdles: random.u8(..4) == 0 }
         })
     }
 
     /// A bit of something that there is plenty of, at every service.
     pub fn probe() -> Self {
         let work = Work { article: PLENTY, quantity: 1, value: 1 };
-        Self { works: SERVICES.map(|service| (service, work)).into(), end: End::Wait, stubborn: false }
+        Self { works: SERVICES.map(|service| (service, work)).into(), end: End::Wait, stubborn: false, dawdles: false }
     }
 }
 
@@ -118,6 +120,9 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     world.ledger.lock().begun(&id);
     let mut all_done = true;
     for (service, work) in &wish.works {
+        if wish.dawdles {
+            world.clock.sleep((MS * 100).mul_f64(world.clock.draw(fastrand::Rng::f64)));
+        }
         match work_at(life, &mut txn, service, *work) {
             Some(true) => {}
             Some(false) if wish.stubborn => all_done = false,
@@ -160,7 +165,11 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
 /// Has one service do its part. `None`: there was no answer.
 fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -> Option<bool> {
     let world = &life.world;
-    let branch = txn.branch(service).expect("every service takes part").clone();
+    let branch = match txn.branch(service) {
+        Ok(branch) => branch.clone(),
+        Err(BranchError::Over { .. }) => return None, // its time is up
+        Err(error) => unreachable!("every service takes part: {error}"),
+    };
     let to = world.hosts.iter().position(|host| host.plan.managers.iter().any(|(name, _)| *name == service))?;
     world.clock.note(format_args!("{life} asks for {work:?} under {branch}"));
     let done = if to == life.host {
