@@ -211,13 +211,15 @@ impl Shared {
         self.wake_writer(guarded);
     }
 
-    /// Waits for an attempt to prepare a segment that begins after this call. Gives the error where it found no room.
+    /// Waits for a segment to be ready, or an attempt to prepare one that begins after this call to have ended. Gives the
+    /// error where it found no room.
     fn demand_spare(&self, guarded: &mut MutexGuard<'_, Guarded>, bytes: u64) -> Option<Arc<io::Error>> {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
         let awaited = guarded.queue.spare.begun + 1;
-        while guarded.queue.spare.ended < awaited && guarded.queue.check_open().is_ok() {
+        let serves = |queue: &Queue| queue.has_spare_of(bytes) || queue.spare.ended >= awaited;
+        while !serves(&guarded.queue) && guarded.queue.check_open().is_ok() {
             self.room.wait(guarded);
         }
         guarded.queue.spare.full.clone().filter(|_| guarded.queue.check_open().is_ok())
@@ -509,13 +511,12 @@ impl Shared {
     /// An attempt to prepare a spare segment has ended: with one, or for want of room.
     pub(super) fn prepared(&self, result: Result<Spare, io::Error>) {
         let mut guarded = self.queue.lock();
-        guarded.queue.spare.ended += 1;
         match result {
             Ok(spare) => {
-                (guarded.queue.spare.ready, guarded.queue.spare.full) = (Some(spare.bytes()), None);
+                guarded.queue.prepared(Ok(spare.bytes()));
                 guarded.spare = Some(spare);
             }
-            Err(error) => guarded.queue.spare.full = Some(Arc::new(error)),
+            Err(error) => guarded.queue.prepared(Err(error)),
         }
         drop(guarded);
         self.room.notify_all();
