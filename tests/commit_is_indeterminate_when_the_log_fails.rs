@@ -9,6 +9,7 @@ use common::{Keep, Op, SimStorage, open_sim};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, FileLog, LogError, ResourceManager, Service, ServiceError, TransactionLog,
+    txn::RollbackCause,
 };
 
 /// What an account has set aside and what has become of it, for each branch.
@@ -93,14 +94,19 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| house.commit())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
-        let mut indeterminate = Vec::new();
+        let (mut indeterminate, mut rolled_back) = (Vec::new(), Vec::new());
         for result in results {
             match result {
                 Err(CommitError::Indeterminate { txn, error: Some(LogError::Poisoned { .. }) }) => {
                     indeterminate.push(txn.sequence());
                 }
-                // It came so late that the log refused the record: then it is in no log, and rolling back is right.
-                Err(CommitError::RolledBack { .. }) => {}
+                // It came so late that a promise was refused: a participant voted No, and nothing was decided.
+                Err(CommitError::RolledBack {
+                    txn,
+                    cause: RollbackCause::Failed { .. } | RollbackCause::VotedNo { .. },
+                }) => {
+                    rolled_back.push(txn.sequence());
+                }
                 other => panic!("round {round}: {other:?}"),
             }
         }
@@ -132,6 +138,11 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
                 assert_eq!(confirmed(goods), confirmed(orders), "{sequence} {keep:?}: {goods:?}, {orders:?}");
                 assert_ne!(goods, Some(&State::Reserved), "{sequence} is settled");
                 assert_ne!(orders, Some(&State::Reserved), "{sequence} is settled");
+            }
+            for sequence in &rolled_back {
+                for state in [goods.get(sequence), orders.get(sequence)] {
+                    assert_ne!(state, Some(&State::Confirmed), "{sequence} {keep:?}: it was reported rolled back");
+                }
             }
             house.abandon();
         }

@@ -97,7 +97,9 @@ fn a_branch_for_somebody_else_is_refused_by_every_call() {
     assert!(misrouted(a.rollback(&stray, &call).unwrap_err()));
     let error = a.commit_one_phase(&stray, &call).unwrap_err();
     assert_eq!(error.to_string(), "branch c:1:1:b is not for this participant, a; register it under its own name");
-    assert_eq!(a.status(), Default::default(), "nothing is remembered of it");
+    let status = a.status();
+    let remembered = [status.active, status.prepared, status.settling, status.finished];
+    assert_eq!(remembered, [0; 4], "nothing is remembered of it");
     assert!(a.service().asked.lock().is_empty());
 }
 

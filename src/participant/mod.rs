@@ -25,6 +25,8 @@ mod last_resource;
 mod pool;
 mod resource_manager;
 mod service;
+#[cfg(feature = "tokio")]
+mod tokio;
 
 pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
 pub(crate) use endpoint::ReplySink;
@@ -37,6 +39,8 @@ pub use resource_manager::{
     ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub use service::{Effort, Service, ServiceError};
+#[cfg(feature = "tokio")]
+pub use tokio::{AsyncParticipant, Spawned};
 
 /// What a participant answers to *prepare*.
 ///

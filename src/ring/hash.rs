@@ -125,7 +125,7 @@ impl Default for Xxh3 {
 }
 
 impl KeyHasher for Xxh3 {
-    #[inline]
+    #[inline(always)]
     fn hash_key(&self, key: &[u8]) -> Position {
         Position(xxh3_64_with_seed(key, self.seed))
     }

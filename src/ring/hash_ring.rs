@@ -76,7 +76,7 @@ impl HashRing {
 /// Look-ups.
 impl<H: KeyHasher> HashRing<H> {
     /// The node that owns `key`. Reads one cache line, allocates nothing, never panics.
-    #[inline]
+    #[inline(always)]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))
     }
@@ -98,7 +98,7 @@ impl<H: KeyHasher> HashRing<H> {
     }
 
     /// Where `key` is on the circle. Doesn't depend on the ring's members.
-    #[inline]
+    #[inline(always)]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
         self.hasher.hash_key(key.key_bytes().as_ref())
     }
@@ -108,7 +108,7 @@ impl<H: KeyHasher> HashRing<H> {
 impl<H> HashRing<H> {
     /// The node that owns `position`: that of the first token at or after it, or of the very first token if there is
     /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes).
-    #[inline]
+    #[inline(always)]
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
             Some(node) => node,

@@ -107,10 +107,16 @@ impl Members {
         self.zones.named.len()
     }
 
-    /// The number of a slot's zone, and a bound for all such numbers.
+    /// The number of a slot's zone.
     #[inline]
-    pub(super) fn zone_of(&self, slot: u32) -> (u32, usize) {
-        (self.zones.of_slots[slot as usize], self.zones.named.len() + self.zones.vacant.len())
+    pub(super) fn zone_of(&self, slot: u32) -> u32 {
+        self.zones.of_slots[slot as usize]
+    }
+
+    /// Above all numbers of zones.
+    #[inline]
+    pub(super) fn zone_bound(&self) -> usize {
+        self.zones.named.len() + self.zones.vacant.len()
     }
 
     /// How many slots there are, vacant ones included.

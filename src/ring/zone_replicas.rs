@@ -31,17 +31,39 @@ use super::{Node, members::Members, met::Met, token_table::Walk};
 #[must_use = "iterators do nothing unless they are used"]
 pub struct ZoneReplicas<'a> {
     members: &'a Members,
+    start: Walk<'a>,
     walk: Walk<'a>,
-    /// Where the walk began, to begin again once all zones are met.
-    again: Option<Walk<'a>>,
-    zones: Met,
-    nodes: Met,
+    /// The zones met on the walk.
+    zones: Zones,
+    yielded: usize,
+    /// The second time round, the nodes met.
+    nodes: Option<Met>,
 }
 
 impl<'a> ZoneReplicas<'a> {
     #[inline]
     pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
-        Self { members, again: Some(walk.clone()), walk, zones: Met::new(), nodes: Met::new() }
+        Self { members, start: walk.clone(), walk, zones: Zones::new(), yielded: 0, nodes: None }
+    }
+
+    /// The nodes left over once each zone has had its first, from the start again.
+    fn next_of_the_others(&mut self) -> Option<&'a Node> {
+        let nodes = self.nodes.get_or_insert_with(|| {
+            self.walk = self.start.clone();
+            self.zones = Zones::new();
+            Met::new()
+        });
+        while nodes.len() < self.members.nodes().len() {
+            let slot = self.walk.next();
+            // The first of a zone was yielded the first time round.
+            if nodes.insert(slot, self.members.slot_count())
+                && !self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
+            {
+                self.yielded += 1;
+                return Some(self.members.by_slot(slot));
+            }
+        }
+        None
     }
 }
 
@@ -50,30 +72,53 @@ impl<'a> Iterator for ZoneReplicas<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a Node> {
-        // Every node has a token, so while a zone, or a node, isn't met yet, the walk comes to it within a lap.
-        while self.zones.len() < self.members.zone_count() {
+        if self.yielded >= self.members.zone_count() {
+            return self.next_of_the_others();
+        }
+        // Every node has a token, so while a zone isn't met yet, the walk comes to it within a lap.
+        loop {
             let slot = self.walk.next();
-            let (zone, bound) = self.members.zone_of(slot);
-            if self.zones.insert(zone, bound) {
-                self.nodes.insert(slot, self.members.slot_count());
+            if self.zones.insert(self.members.zone_of(slot), self.members.zone_bound()) {
+                self.yielded += 1;
                 return Some(self.members.by_slot(slot));
             }
         }
-        if let Some(start) = self.again.take() {
-            self.walk = start;
-        }
-        while self.nodes.len() < self.members.nodes().len() {
-            let slot = self.walk.next();
-            if self.nodes.insert(slot, self.members.slot_count()) {
-                return Some(self.members.by_slot(slot));
-            }
-        }
-        None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let remaining = self.members.nodes().len() - self.nodes.len();
+        let remaining = self.members.nodes().len() - self.yielded;
         (remaining, Some(remaining))
+    }
+}
+
+/// A set of zones' numbers.
+#[derive(Clone)]
+struct Zones {
+    first: u64,
+    others: Option<Met>,
+}
+
+impl Zones {
+    #[inline]
+    fn new() -> Self {
+        Self { first: 0, others: None }
+    }
+
+    /// Puts in a number below `bound`. Whether it is new here.
+    #[inline]
+    fn insert(&mut self, number: u32, bound: usize) -> bool {
+        // One bit for each of the first numbers: few rings have more zones.
+        if number >= u64::BITS {
+            return self.insert_among_others(number, bound);
+        }
+        let is_new = self.first >> number & 1 == 0;
+        self.first |= 1 << number;
+        is_new
+    }
+
+    #[cold]
+    fn insert_among_others(&mut self, number: u32, bound: usize) -> bool {
+        self.others.get_or_insert_with(Met::new).insert(number, bound)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction, TransactionState,
+    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction,
     driver::{Driven, Sweep},
     recovery::{self, Tally},
     shared::{Answers, Member, Promises, Shared},
@@ -121,28 +121,7 @@ impl Coordinator {
     /// seen as what it is. O(n log n) in the transactions that are open.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
-        let now = self.shared.platform.now();
-        let mut transactions: Vec<_> = self.shared.tasks().iter().map(|task| task.status(now)).collect();
-        transactions.retain(|transaction| transaction.state != TransactionState::Ended);
-        transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
-        let inquiries = self.shared.inquiries();
-        let mut status = CoordinatorStatus {
-            unanswered: inquiries.len(),
-            unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
-            in_flight: self.shared.admission.in_flight(),
-            log_queue: self.shared.admission.queued(self.shared.log.durable()),
-            ..CoordinatorStatus::default()
-        };
-        for transaction in &transactions {
-            *match transaction.state {
-                TransactionState::Active => &mut status.begun,
-                TransactionState::Parked(_) => &mut status.parked,
-                TransactionState::Heuristic(..) => &mut status.heuristic,
-                TransactionState::Indeterminate => &mut status.indeterminate,
-                _ => &mut status.settling,
-            } += 1;
-        }
-        CoordinatorStatus { transactions, ..status }
+        self.shared.status()
     }
 
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
@@ -247,6 +226,17 @@ impl CoordinatorBuilder {
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let pooled = Pooled::on(self.platform.clone(), participant, threads);
         self.endpoint(name, pooled)
+    }
+
+    /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no thread waits for it.
+    #[cfg(feature = "tokio")]
+    pub fn async_participant(
+        self,
+        name: &str,
+        participant: impl crate::participant::AsyncParticipant,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
     }
 
     /// Adds a participant that is reached in some other way.

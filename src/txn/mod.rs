@@ -11,6 +11,7 @@ mod coordinator;
 mod driver;
 mod endings;
 mod inquiries;
+mod observe;
 mod operator;
 mod policy;
 mod recovery;

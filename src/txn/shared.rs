@@ -14,6 +14,7 @@ use super::{
     admission::{Admission, Limits},
     driver::{Driven, Driver, Sweep},
     endings::{End, Endings},
+    observe::{self, WATCHED},
     policy::after,
     recovery::Inquiry,
     shelf::Shelf,
@@ -447,6 +448,9 @@ impl Sweep for Shared {
         let durable = self.log.durable();
         for task in self.running_tasks() {
             task.nudge(durable);
+        }
+        if WATCHED {
+            observe::gauges(self.name.as_str(), &self.status());
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What an operator's page needs: every transaction that is open, and where it stands.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
 
-use super::{BranchState, TransactionState};
+use super::{BranchState, TransactionState, shared::Shared};
 use crate::{
     id::{Name, TxnId},
     participant::ParticipantError,
@@ -101,4 +105,32 @@ pub struct BranchStatus {
     pub failures: u32,
     /// What went wrong last, where anything did and the participant said so.
     pub last_error: Option<ParticipantError>,
+}
+
+impl Shared {
+    /// All that is open, and where it stands.
+    pub(super) fn status(&self) -> CoordinatorStatus {
+        let now = Instant::now();
+        let mut transactions: Vec<_> = self.tasks().iter().map(|task| task.status(now)).collect();
+        transactions.retain(|transaction| transaction.state != TransactionState::Ended);
+        transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
+        let inquiries = self.inquiries();
+        let mut status = CoordinatorStatus {
+            unanswered: inquiries.len(),
+            unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
+            in_flight: self.admission.in_flight(),
+            log_queue: self.admission.queued(self.log.durable()),
+            ..CoordinatorStatus::default()
+        };
+        for transaction in &transactions {
+            *match transaction.state {
+                TransactionState::Active => &mut status.begun,
+                TransactionState::Parked(_) => &mut status.parked,
+                TransactionState::Heuristic(..) => &mut status.heuristic,
+                TransactionState::Indeterminate => &mut status.indeterminate,
+                _ => &mut status.settling,
+            } += 1;
+        }
+        CoordinatorStatus { transactions, ..status }
+    }
 }

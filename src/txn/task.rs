@@ -18,6 +18,7 @@ use super::{
     Action, BranchError, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
     driver::Driven,
     endings::End,
+    observe::{WATCHED, Watch},
     shared::{Answers, Key, Member, Promises, Shared},
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(super) struct Task {
 
 struct State {
     protocol: CommitProtocol,
+    watch: Watch,
     inbox: VecDeque<Input>,
     /// Somebody is in `drive`; everybody else only queues.
     driving: bool,
@@ -67,9 +69,10 @@ struct State {
 }
 
 impl State {
-    const fn of(protocol: CommitProtocol) -> Self {
+    const fn of(protocol: CommitProtocol, watch: Watch) -> Self {
         Self {
             protocol,
+            watch,
             inbox: VecDeque::new(),
             driving: false,
             abandoned: false,
@@ -142,19 +145,21 @@ impl Task {
         admitted: bool,
     ) -> Arc<Self> {
         let key = Key::of(txn.mark());
+        let watch = Watch::begun(&txn, since);
         let mut protocol = CommitProtocol::new(txn, shared.policy);
         protocol.expires(expires);
         if !admitted {
             protocol.handle(since, Input::Rollback);
         }
-        let mut state = State::of(protocol);
+        let mut state = State::of(protocol, watch);
         state.in_flight = admitted;
         Arc::new(Self { shared, key, since, expires, state: Mutex::new(state) })
     }
 
     /// A transaction of an earlier life, or the branch of one that a participant has reported.
     pub(super) fn resumed(shared: Arc<Shared>, protocol: CommitProtocol, key: Key, since: Instant) -> Arc<Self> {
-        Arc::new(Self { shared, key, since, expires: since, state: Mutex::new(State::of(protocol)) })
+        let watch = Watch::resumed(protocol.txn(), since);
+        Arc::new(Self { shared, key, since, expires: since, state: Mutex::new(State::of(protocol, watch)) })
     }
 
     pub(super) const fn key(&self) -> Key {
@@ -197,16 +202,22 @@ impl Task {
             if state.protocol.deadline().is_some_and(|at| at <= now) {
                 state.protocol.handle(now, Input::Tick);
             }
-            match state.protocol.poll(now) {
+            let action = state.protocol.poll(now);
+            if WATCHED {
+                let stands = state.protocol.state();
+                state.watch.stands(stands);
+            }
+            match action {
                 None => break,
                 Some(Action::Send(branch, verb)) => {
                     let to = state.protocol.participant(branch).map(|name| state.protocol.txn().branch(name));
-                    let deadline = state.protocol.deadline();
-                    drop(state);
+                    let deadline = state.protocol.answer_by(branch);
                     if let Some(to) = to {
-                        self.send(branch, to, verb, deadline);
+                        let watched = state.watch.sends(branch, &to, verb);
+                        drop(state);
+                        watched.call(|| self.send(branch, to, verb, deadline));
+                        state = self.state.lock();
                     }
-                    state = self.state.lock();
                 }
                 Some(Action::Append(fact, durability)) => {
                     drop(state);
@@ -219,14 +230,20 @@ impl Task {
                     match result {
                         Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
                         Err(error) => {
+                            // Nothing is known for certain of a log whose write or sync has failed, not even what a
+                            // refusal says: neither answer is given on its word.
+                            let is_poisoned = matches!(error, LogError::Poisoned { .. });
                             state.log_error = Some(error);
-                            state.protocol.handle(now, Input::AppendRefused);
+                            let input = if is_poisoned { Input::LogFailed } else { Input::AppendRefused };
+                            state.protocol.handle(now, input);
                         }
                     }
                 }
                 Some(Action::Answer(outcome)) => {
                     state.outcome = Some(outcome);
                     state.heuristic = state.protocol.heuristic();
+                    let heuristic = state.heuristic.is_some();
+                    state.watch.answers(outcome, heuristic);
                     let (waker, leaves) = (state.waker.take(), std::mem::take(&mut state.in_flight));
                     drop(state);
                     if leaves {
@@ -431,6 +448,7 @@ pub(super) enum Wakeable {
 impl ReplySink for Task {
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         let mut state = self.state.lock();
+        state.watch.hears(branch, &result);
         let input = match result {
             Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
             Ok(Response::Done) => Input::Done(branch),

@@ -54,6 +54,23 @@ pub struct Counts {
     pub turns: u64,
 }
 
+impl Counts {
+    /// What every run should see now and then.
+    #[allow(dead_code)] // the example does not ask
+    pub fn by_name(&self) -> [(&'static str, u64); 8] {
+        [
+            ("committed", self.committed),
+            ("rolled back", self.rolled_back),
+            ("indeterminate", self.indeterminate),
+            ("unanswered", self.unanswered),
+            ("crashes", self.crashes),
+            ("messages", self.messages),
+            ("lost messages", self.lost),
+            ("failed operations of a disk", self.failed_io),
+        ]
+    }
+}
+
 impl World {
     pub fn new(clock: Arc<Scheduler>, plan: Plan, mutant: Option<Mutant>) -> Arc<Self> {
         let hosts = plan.hosts.iter().cloned().map(Host::new).collect();

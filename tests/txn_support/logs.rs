@@ -63,6 +63,11 @@ impl SlowLog {
         }
     }
 
+    /// What a log opened after a crash at this moment would hold.
+    pub fn crash(&self) -> MemoryLog {
+        self.0.inner.crash()
+    }
+
     fn want(&self, lsn: Lsn) {
         let mut state = self.0.state.lock();
         state.wanted = state.wanted.max(lsn);
@@ -120,6 +125,8 @@ pub enum LogFault {
     FailsAfterWriting,
     /// A decision is lost in a failed sync; after a restart it is not there.
     FailsBeforeWriting,
+    /// A sync has failed before: everything is refused.
+    HasFailed,
 }
 
 /// Fails at decisions, from [`FaultyLog::break_down`] on.
@@ -161,6 +168,7 @@ impl TransactionLog for FaultyLog {
                 path: "test".into(),
                 error: Arc::new(io::Error::other("the test wants a full disk")),
             }),
+            LogFault::HasFailed => self.failure().and_then(|()| self.inner.append(record, durability)),
             LogFault::FailsAfterWriting => self.inner.append(record, Durability::Forced),
             LogFault::FailsBeforeWriting => self.inner.append(record, Durability::Lazy),
         }

@@ -311,11 +311,6 @@ impl Queue {
         }
     }
 
-    /// Whether a spare segment of at least this size is ready.
-    pub(super) fn has_spare_of(&self, bytes: u64) -> bool {
-        self.spare.ready.is_some_and(|ready| ready >= bytes)
-    }
-
     pub(super) fn needs_upkeep(&self) -> bool {
         self.to_remove.is_some() || self.spare_needed().is_some() && self.may_prepare()
     }
@@ -458,7 +453,6 @@ mod tests {
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(MIN_SEGMENT_BYTES)));
         queue.demand_spare(MIN_SEGMENT_BYTES);
         queue.prepared(Ok(MIN_SEGMENT_BYTES));
-        assert!(queue.has_spare_of(MIN_SEGMENT_BYTES));
         assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.admit(100), Admission::Accept);
     }

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
-    queue::{Admission, Batch, Ending, Queue, SegmentState, Upkeep, Work},
+    queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Upkeep, Work},
     segment::{Spare, framed_bytes},
     wakers::Wakers,
     writer::Pen,
@@ -211,15 +211,16 @@ impl Shared {
         self.wake_writer(guarded);
     }
 
-    /// Waits for a segment to be ready, or an attempt to prepare one that begins after this call to have ended. Gives the
-    /// error where it found no room.
+    /// Waits until a segment has been prepared, or an attempt that began after this call has failed. Gives the error where
+    /// it found no room.
     fn demand_spare(&self, guarded: &mut MutexGuard<'_, Guarded>, bytes: u64) -> Option<Arc<io::Error>> {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
         let awaited = guarded.queue.spare.begun + 1;
-        let serves = |queue: &Queue| queue.has_spare_of(bytes) || queue.spare.ended >= awaited;
-        while !serves(&guarded.queue) && guarded.queue.check_open().is_ok() {
+        let before = guarded.queue.spare.ended;
+        let settled = |spare: &SpareState| spare.ended >= awaited || spare.ended > before && spare.full.is_none();
+        while !settled(&guarded.queue.spare) && guarded.queue.check_open().is_ok() {
             self.room.wait(guarded);
         }
         guarded.queue.spare.full.clone().filter(|_| guarded.queue.check_open().is_ok())

@@ -88,7 +88,7 @@ impl<W> Branches<W> {
     pub(super) fn meet(&mut self, greeting: &Greeting) {
         let known = self.acquaintance(&greeting.coordinator);
         known.epoch = known.epoch.max(greeting.epoch);
-        known.begins_at.get_or_insert(Mark { epoch: greeting.epoch, sequence: 0 });
+        known.begins_at.get_or_init(|| Mark { epoch: greeting.epoch, sequence: 0 });
         known.inquiries = Some(Arc::clone(&greeting.inquiries));
     }
 

@@ -14,8 +14,8 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::{Fact, LogError, LogId, Lsn},
     participant::{
-        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Gate, Greeting, Participant,
-        ParticipantError, Service, ServiceError, Vote,
+        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting,
+        Participant, ParticipantError, Service, ServiceError, Vote,
     },
 };
 
@@ -128,10 +128,10 @@ impl<S: Service> ResourceManager<S> {
             }
             _ => {}
         }
-        let undecided_work = matches!(slot.protocol.state(), Branch::Active { doomed: false, .. });
-        if message == BranchInput::CommitOnePhase && undecided_work && !self.may_commit_alone(branch)? {
-            self.carry_out(branch, slot, BranchInput::Rollback(Gate::OwnLog))?;
-            return Ok(BranchReply::Decided(Decision::Rollback));
+        let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
+        let changes = matches!(slot.protocol.state(), Branch::Active { doomed: false, effort: Effort::Update });
+        if wants_promise && changes && !self.has_all_work(branch)? {
+            slot.protocol.handle(BranchInput::Refused);
         }
         self.carry_out(branch, slot, message)
     }

@@ -198,6 +198,10 @@ impl<S: Service> ResourceManager<S> {
     ) -> Result<Self, OpenError> {
         let name = Name::new(name)?;
         let slots = replay::replay(&name, &log.live(&name)?, &service);
+        #[cfg(feature = "tracing")]
+        for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
+            tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
+        }
         let branches = Branches {
             swept_to: slots.len(),
             slots: slots.into_iter().map(|(txn, slot)| (txn, Arc::new(Mutex::new(slot)))).collect(),

@@ -2,6 +2,11 @@
 
 use super::{CIRCLE, Position};
 
+/// The first token stands 8 of so many parts of an arc from the start of the circle. With whole arcs, or halves, many tokens
+/// would come to stand on the very ends of a table's buckets, where a line can't hold them: the number of buckets has no
+/// prime factor as high as this.
+const PARTS: u128 = 17;
+
 /// The tokens of nodes with these weights, in clockwise order: `tokens` for each unit of weight.
 ///
 /// All arcs are equally wide, to a position, so shares are exact. The order goes in `tokens` rounds, in each of which
@@ -19,8 +24,8 @@ pub(super) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
         shuffle.apply(&mut round);
         part_neighbours(&mut round, before);
         for owner in &round {
-            let passed = entries.len() as u128 + 1;
-            entries.push((Position::new((passed * CIRCLE / total - 1) as u64), *owner));
+            let passed = PARTS * entries.len() as u128 + PARTS / 2;
+            entries.push((Position::new((passed * CIRCLE / (PARTS * total) - 1) as u64), *owner));
         }
     }
     entries

@@ -28,7 +28,6 @@ impl TokenTable {
     /// Gives one token to another slot. Whether there was such a token.
     ///
     /// The number of tokens stays, so this never builds the table anew.
-    #[allow(dead_code, reason = "for placements that move tokens between nodes")]
     pub(in crate::ring) fn reassign(&mut self, token: Entry, to: u32, precedes: impl Fn(u32, u32) -> bool) -> bool {
         // Out and in again, since among tokens that collide the new owner's place may be another.
         let found = self.take(token.slot, &[token.position]) > 0;

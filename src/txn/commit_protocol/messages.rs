@@ -34,7 +34,7 @@ pub enum Input {
     AppendRefused,
     /// All records up to this one are durable.
     Durable(Lsn),
-    /// The log failed; records in flight are indeterminate.
+    /// The log failed, now or before; nothing is known for certain of records that were given to it.
     LogFailed,
     /// Time has passed; see [`CommitProtocol::deadline`](super::CommitProtocol::deadline).
     Tick,

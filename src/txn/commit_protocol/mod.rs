@@ -19,7 +19,7 @@
 //! | LastResource | it has committed: as if all votes were in; it has rolled back: to RollingBack |
 //! | | the time-out: to RollingBack, the client is told "indeterminate" |
 //! | Deciding | the decision's record is durable: to Committing |
-//! | | the log refuses the record: to RollingBack; the log fails with the record in flight: to Indeterminate |
+//! | | the log refuses the record: to RollingBack; the log fails, or has failed before: to Indeterminate |
 //! | | either, after a last resource has committed: to Committing, the client is told "indeterminate" |
 //! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate" |
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |

@@ -141,6 +141,21 @@ impl CommitProtocol {
         }
     }
 
+    /// Until when the answer to what a branch was told last is waited for, before it is told again or something else is
+    /// done about it.
+    #[must_use]
+    pub fn answer_by(&self, branch: usize) -> Option<Instant> {
+        let again = match self.branches.get(branch)?.step {
+            Step::Sent(at) => Some(at),
+            _ => None,
+        };
+        match self.phase {
+            Phase::Preparing { until } => Some(until),
+            Phase::Alone { until } | Phase::LastResource { until } => Some(again.map_or(until, |at| at.min(until))),
+            _ => again,
+        }
+    }
+
     /// Whether the client has neither asked to commit nor to roll back, and its time is not over.
     #[must_use]
     pub const fn is_active(&self) -> bool {
@@ -174,8 +189,7 @@ impl CommitProtocol {
         self.branches.iter().filter(|branch| branch.step == Step::Parked).map(|branch| &branch.participant)
     }
 
-    /// What those branches are together that have ended otherwise than decided, where there are any. A last resource that
-    /// has committed, and others that could not be made to, are not told apart here.
+    /// What all branches are together where any has ended otherwise than decided.
     #[must_use]
     pub fn heuristic(&self) -> Option<Heuristic> {
         let decided = match self.decision()? {

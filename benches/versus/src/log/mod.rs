@@ -60,10 +60,11 @@ pub struct Options {
     only: Vec<String>,
 }
 
-type Opened = io::Result<Box<dyn Blocking>>;
+/// How one is opened in an empty directory, for so many clients.
+type Open = fn(&Path, usize) -> io::Result<Box<dyn Blocking>>;
 
-/// Those that threads wait for, and how each is opened in an empty directory for so many clients.
-const BLOCKING: [(&str, fn(&Path, usize) -> Opened); 9] = [
+/// Those that threads wait for.
+const BLOCKING: [(&str, Open); 9] = [
     ("bare", |dir, _| Ok(Box::new(bare_sync::Bare::open(dir)?))),
     ("sketch-futex", |dir, clients| Ok(Box::new(sketch_futex::Sketch::open(dir, clients)?))),
     ("sketch-epoch", |dir, _| Ok(Box::new(sketch_epoch::Sketch::open(dir)?))),

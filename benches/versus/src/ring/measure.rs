@@ -71,7 +71,7 @@ impl Course {
             members: all[..nodes].into(),
             newcomer: all[nodes],
             changed: all[nodes.div_ceil(10)..].into(),
-            keys: (0..KEYS).map(|_| Key(random.u128(..))).collect(),
+            keys: (0..KEYS).map(|_| Key::new(random.u128(..))).collect(),
             contests,
         }
     }
@@ -109,15 +109,15 @@ impl Course {
     fn work<P: Peer>(&self, what: What, ring: &Rc<P>) -> Box<dyn FnMut() -> f64> {
         let ring = Rc::clone(ring);
         match what {
-            What::Lookup => self.each_key(move |keys| keys.iter().map(|key| ring.owner(*key)).fold(0, wrap)),
+            What::Lookup => self.each_key(move |keys| keys.iter().map(|key| ring.owner(key)).fold(0, wrap)),
             What::LookupBatch => self.each_key(move |keys| ring.owners(keys)),
             // A bit of the previous owner goes into the next key, so that no two look-ups can overlap.
             What::LookupDependent => self.each_key(move |keys| {
-                keys.iter().fold(0, |owner, key| ring.owner(Key(key.0 ^ ((owner as u128 >> 4) & 1))))
+                keys.iter().fold(0, |owner, key| ring.owner(&Key::new(key.number() ^ ((owner as u128 >> 4) & 1))))
             }),
-            What::Replicas3 => self.each_key(move |keys| keys.iter().map(|key| ring.replicas3(*key)).fold(0, wrap)),
+            What::Replicas3 => self.each_key(move |keys| keys.iter().map(|key| ring.replicas3(key)).fold(0, wrap)),
             What::Replicas3Zones => {
-                self.each_key(move |keys| keys.iter().map(|key| ring.replicas3_zones(*key)).fold(0, wrap))
+                self.each_key(move |keys| keys.iter().map(|key| ring.replicas3_zones(key)).fold(0, wrap))
             }
             What::SharedLookup => self.each_key(move |keys| ring.shared_owners(keys)),
             What::Build => {
@@ -215,7 +215,7 @@ fn counted<P: Peer>(ring: &P, nodes: usize) -> f64 {
     let keys = nodes * COUNTED_A_NODE;
     let mut counts: HashMap<usize, u64, super::peer::FastHash> = HashMap::default();
     for _ in 0..keys {
-        *counts.entry(ring.owner(Key(random.u128(..)))).or_default() += 1;
+        *counts.entry(ring.owner(&Key::new(random.u128(..)))).or_default() += 1;
     }
     let most = counts.values().copied().max().unwrap_or(0);
     most as f64 * nodes as f64 / keys as f64

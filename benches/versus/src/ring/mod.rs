@@ -43,7 +43,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         eprintln!("{nodes} nodes ...");
         let mut course = Course::new(nodes, pace, options.only.as_deref());
         course.enter::<BareHash>(&mut report);
-        course.enter::<Ringpact>(&mut report);
+        course.enter::<Ringpact<false>>(&mut report);
+        course.enter::<Ringpact<true>>(&mut report);
         course.enter::<Ketama<false>>(&mut report);
         course.enter::<Ketama<true>>(&mut report);
         course.enter::<Hashring>(&mut report);

@@ -7,14 +7,27 @@ pub const VIRTUAL_NODES: usize = 160;
 
 /// 16 bytes. Peers that hash any `std::hash::Hash` get it as an integer: one write to their hasher, which is the fastest
 /// they can be given. Those that hash bytes get the bytes.
-#[derive(Clone, Copy)]
-pub struct Key(pub u128);
+///
+/// They stand in memory, as keys do that come with requests.
+pub struct Key([u8; 16]);
 
 impl Key {
+    /// The key of this number.
+    #[inline]
+    pub fn new(number: u128) -> Self {
+        Self(number.to_le_bytes())
+    }
+
     /// As bytes.
     #[inline]
-    pub fn bytes(self) -> [u8; 16] {
-        self.0.to_le_bytes()
+    pub fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// As a number.
+    #[inline]
+    pub fn number(&self) -> u128 {
+        u128::from_le_bytes(self.0)
     }
 }
 
@@ -127,7 +140,7 @@ pub trait Peer: Sized + 'static {
     fn build(members: &[Member]) -> Self;
 
     /// Who owns the key: an index or an address, anything that can't be known without finding the owner.
-    fn owner(&self, key: Key) -> usize;
+    fn owner(&self, key: &Key) -> usize;
 
     /// The owners of many keys, added up.
     fn owners(&self, _keys: &[Key]) -> usize {
@@ -135,12 +148,12 @@ pub trait Peer: Sized + 'static {
     }
 
     /// Three distinct nodes for the key, added up.
-    fn replicas3(&self, _key: Key) -> usize {
+    fn replicas3(&self, _key: &Key) -> usize {
         unreachable!("{} has no replicas", Self::NAME)
     }
 
     /// Three nodes of distinct zones, the members being spread over three.
-    fn replicas3_zones(&self, _key: Key) -> usize {
+    fn replicas3_zones(&self, _key: &Key) -> usize {
         unreachable!("{} has no zones", Self::NAME)
     }
 

@@ -31,8 +31,8 @@ impl Peer for Anchor {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        self.anchor.get_resource(key.0).map_or(0, |resource| address(*resource))
+    fn owner(&self, key: &Key) -> usize {
+        self.anchor.get_resource(key.number()).map_or(0, |resource| address(*resource))
     }
 
     fn add(&mut self, member: Member) {

@@ -21,7 +21,7 @@ impl Peer for BareHash {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        Xxh3::default().hash_key(&key.bytes()).as_u64() as usize
+    fn owner(&self, key: &Key) -> usize {
+        Xxh3::default().hash_key(key.bytes()).as_u64() as usize
     }
 }

@@ -37,13 +37,13 @@ impl Peer for ConsistentHashRing {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        address(*self.ring.get(key.0))
+    fn owner(&self, key: &Key) -> usize {
+        address(*self.ring.get(key.number()))
     }
 
     #[inline]
-    fn replicas3(&self, key: Key) -> usize {
-        self.ring.replicas(key.0).take(3).map(|node| address(*node)).fold(0, usize::wrapping_add)
+    fn replicas3(&self, key: &Key) -> usize {
+        self.ring.replicas(key.number()).take(3).map(|node| address(*node)).fold(0, usize::wrapping_add)
     }
 
     fn add(&mut self, member: Member) {

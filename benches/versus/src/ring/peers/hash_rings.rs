@@ -35,8 +35,8 @@ impl Peer for HashRings {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        address(*self.ring.get_node(&key.0))
+    fn owner(&self, key: &Key) -> usize {
+        address(*self.ring.get_node(&key.number()))
     }
 
     fn add(&mut self, member: Member) {

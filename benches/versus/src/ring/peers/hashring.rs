@@ -44,8 +44,8 @@ impl Peer for Hashring {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        self.ring.get(&key.0).map_or(0, |node| address(node.name))
+    fn owner(&self, key: &Key) -> usize {
+        self.ring.get(&key.number()).map_or(0, |node| address(node.name))
     }
 
     fn add(&mut self, member: Member) {

@@ -32,7 +32,7 @@ impl Peer for Jump {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        address(self.nodes[self.jump.slot(&key.0, self.nodes.len() as u32) as usize])
+    fn owner(&self, key: &Key) -> usize {
+        address(self.nodes[self.jump.slot(&key.number(), self.nodes.len() as u32) as usize])
     }
 }

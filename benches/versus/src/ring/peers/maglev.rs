@@ -35,8 +35,8 @@ impl Peer for MaglevTable {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        self.table.get(&key.0).map_or(0, |node| address(*node))
+    fn owner(&self, key: &Key) -> usize {
+        self.table.get(&key.number()).map_or(0, |node| address(*node))
     }
 
     fn add(&mut self, member: Member) {

@@ -42,16 +42,16 @@ impl<const V2: bool> Peer for Ketama<V2> {
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
-        let mut point = self.continuum.node_idx(&key.bytes());
+    fn owner(&self, key: &Key) -> usize {
+        let mut point = self.continuum.node_idx(key.bytes());
         self.continuum.get_addr(&mut point).map_or(0, address)
     }
 
     /// Its iterator repeats nodes, so who wants distinct ones has to compare.
     #[inline]
-    fn replicas3(&self, key: Key) -> usize {
+    fn replicas3(&self, key: &Key) -> usize {
         let mut found: [Option<&SocketAddr>; 3] = [None; 3];
-        let (mut point, mut count) = (self.continuum.node_idx(&key.bytes()), 0);
+        let (mut point, mut count) = (self.continuum.node_idx(key.bytes()), 0);
         while count < 3 {
             let node = self.continuum.get_addr(&mut point);
             if !found[..count].contains(&node) {

@@ -1,15 +1,15 @@
-//! This repository's ring, with hashed tokens.
+//! This repository's ring, with hashed tokens and with balanced ones.
 
 use std::{
     cell::{OnceCell, RefCell},
     collections::HashMap,
 };
 
-use ringpact::ring::{HashRing, Node, RingReader, SharedRing};
+use ringpact::ring::{HashRing, Node, Placement, RingKey, RingReader, SharedRing};
 
 use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, ratio};
 
-pub struct Ringpact {
+pub struct Ringpact<const BALANCED: bool> {
     ring: HashRing,
     /// Made when first asked for, since it is a copy.
     reader: OnceCell<RefCell<RingReader>>,
@@ -19,37 +19,57 @@ pub struct Ringpact {
 
 const ZONES: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
 
-fn ring_of(nodes: impl Iterator<Item = Node>) -> HashRing {
-    let ring = HashRing::builder().virtual_nodes(VIRTUAL_NODES as u32).nodes(nodes).build();
+/// Tokens placed to even out what the nodes own are worth several hashed ones each.
+const BALANCED_TOKENS: u32 = 64;
+
+impl RingKey for Key {
+    type Bytes<'a> = &'a [u8; 16];
+
+    #[inline]
+    fn key_bytes(&self) -> &[u8; 16] {
+        self.bytes()
+    }
+}
+
+fn ring_of<const BALANCED: bool>(nodes: impl Iterator<Item = Node>) -> HashRing {
+    let builder = HashRing::builder().nodes(nodes);
+    let ring = if BALANCED {
+        builder.placement(Placement::Balanced).virtual_nodes(BALANCED_TOKENS).build()
+    } else {
+        builder.virtual_nodes(VIRTUAL_NODES as u32).build()
+    };
     ring.expect("the names are valid and distinct")
 }
 
-impl Peer for Ringpact {
-    const NAME: &'static str = "ringpact";
+impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
+    const NAME: &'static str = if BALANCED { "ringpact-balanced" } else { "ringpact" };
 
-    fn part(_what: What, _nodes: usize) -> Part {
-        Part::Takes
+    fn part(what: What, _nodes: usize) -> Part {
+        match what {
+            What::PlanFull if BALANCED => Part::Spared(
+                "plan_full of ringpact-balanced: of two rings built apart nothing is alike, since balanced tokens depend \
+                 on how the ring came to be",
+            ),
+            _ => Part::Takes,
+        }
     }
 
     fn build(members: &[Member]) -> Self {
-        let ring = ring_of(members.iter().map(|member| Node::new(member.name)));
+        let ring = ring_of::<BALANCED>(members.iter().map(|member| Node::new(member.name)));
         Self { ring, reader: OnceCell::new(), zoned: OnceCell::new() }
     }
 
     #[inline]
-    fn owner(&self, key: Key) -> usize {
+    fn owner(&self, key: &Key) -> usize {
         address(self.ring.owner(key.bytes()))
     }
 
     fn owners(&self, keys: &[Key]) -> usize {
         const BATCH: usize = 1_024;
-        let (mut batch, mut owners) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        let mut sum = 0_usize;
+        let (mut owners, mut sum) = (Vec::with_capacity(BATCH), 0_usize);
         for keys in keys.chunks(BATCH) {
-            batch.clear();
-            batch.extend(keys.iter().map(|key| key.bytes()));
             owners.clear();
-            self.ring.owners(&batch, &mut owners);
+            self.ring.owners(keys, &mut owners);
             sum = owners.iter().fold(sum, |sum, node| sum.wrapping_add(address(*node)));
         }
         sum
@@ -63,15 +83,15 @@ impl Peer for Ringpact {
     }
 
     #[inline]
-    fn replicas3(&self, key: Key) -> usize {
+    fn replicas3(&self, key: &Key) -> usize {
         self.ring.replicas(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
     }
 
     #[inline]
-    fn replicas3_zones(&self, key: Key) -> usize {
+    fn replicas3_zones(&self, key: &Key) -> usize {
         let ring = self.zoned.get_or_init(|| {
             let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
-            ring_of(nodes.map(|(node, zone)| node.clone().with_zone(*zone)))
+            ring_of::<BALANCED>(nodes.map(|(node, zone)| node.clone().with_zone(*zone)))
         });
         ring.replicas_across_zones(key.bytes()).take(3).map(address).fold(0, usize::wrapping_add)
     }

@@ -1,0 +1,149 @@
+//! Participants whose methods are asynchronous, on a Tokio runtime. Only with the feature `tokio`.
+
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use ::tokio::runtime::Handle;
+
+use super::{Call, Decision, Endpoint, Greeting, ParticipantError, Reply, Request, Response, Verb, Vote};
+use crate::id::{BranchId, Name};
+
+/// A [`Participant`](super::Participant) whose methods are asynchronous: each call is a task on the user's runtime, and no
+/// thread waits for it. What is said there of each method holds here word for word. In one transaction there can be
+/// participants of either kind.
+///
+/// ```
+/// use ringpact::{
+///     BranchId, Coordinator, MemoryLog, Name, ParticipantError, Vote,
+///     participant::{AsyncParticipant, Call},
+/// };
+///
+/// /// A database that is spoken to over a connection pool, say.
+/// struct Database;
+///
+/// impl AsyncParticipant for Database {
+///     async fn prepare(&self, branch: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+///         // .. PREPARE TRANSACTION, under the branch's id
+/// #       let _ = branch;
+///         Ok(Vote::Yes)
+///     }
+///     async fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+///     async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+///     async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> { Ok(Vec::new()) }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let runtime = tokio::runtime::Handle::current();
+/// let builder = Coordinator::builder(MemoryLog::new());
+/// let coordinator = builder.async_participant("database", Database, runtime).open()?;
+/// let mut txn = coordinator.begin_async().await;
+/// txn.branch("database")?;
+/// txn.commit().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait AsyncParticipant: Send + Sync + 'static {
+    /// Asks for the vote; see [`Participant::prepare`](super::Participant::prepare).
+    fn prepare(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<Vote, ParticipantError>> + Send;
+
+    /// Carries out the decision to commit; see [`Participant::commit`](super::Participant::commit).
+    fn commit(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send;
+
+    /// Undoes the branch; see [`Participant::rollback`](super::Participant::rollback).
+    fn rollback(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send;
+
+    /// Decides alone; see [`Participant::commit_one_phase`](super::Participant::commit_one_phase).
+    fn commit_one_phase(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+    ) -> impl Future<Output = Result<Decision, ParticipantError>> + Send {
+        async move {
+            match self.prepare(branch, call).await? {
+                Vote::Yes => self.commit(branch, call).await.map(|()| Decision::Commit),
+                Vote::ReadOnly => Ok(Decision::Commit),
+                Vote::No => Ok(Decision::Rollback),
+            }
+        }
+    }
+
+    /// Every unfinished branch; see [`Participant::in_doubt`](super::Participant::in_doubt).
+    fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send;
+
+    /// A coordinator says who it is; see [`Participant::greet`](super::Participant::greet). It must not block.
+    fn greet(&self, greeting: &Greeting) {
+        let _ = greeting;
+    }
+}
+
+/// Reaches an asynchronous participant by a task on a runtime for each call. There are at most as many as transactions in
+/// flight, times two where decisions are sent again.
+///
+/// On a runtime that has shut down every call fails, and is repeated like any other that fails.
+pub struct Spawned<P> {
+    participant: Arc<P>,
+    runtime: Handle,
+}
+
+impl<P: AsyncParticipant> Spawned<P> {
+    /// The endpoint of `participant`, whose calls run on `runtime`.
+    pub fn new(participant: P, runtime: Handle) -> Self {
+        Self { participant: Arc::new(participant), runtime }
+    }
+}
+
+impl<P: AsyncParticipant> Endpoint for Spawned<P> {
+    fn send(&self, request: Request, reply: Reply) {
+        let participant = Arc::clone(&self.participant);
+        // Dropped by the runtime, the task drops the reply, which says that the call has failed.
+        drop(self.runtime.spawn(async move {
+            let result = caught(call(&*participant, &request)).await;
+            reply.send(result);
+        }));
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.participant.greet(greeting);
+    }
+}
+
+impl<P> std::fmt::Debug for Spawned<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawned").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
+}
+
+async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result<Response, ParticipantError> {
+    match request {
+        Request::Branch { branch, verb: Verb::Prepare, call } => {
+            participant.prepare(branch, call).await.map(Response::Voted)
+        }
+        Request::Branch { branch, verb: Verb::Commit, call } => {
+            participant.commit(branch, call).await.map(|()| Response::Done)
+        }
+        Request::Branch { branch, verb: Verb::Rollback, call } => {
+            participant.rollback(branch, call).await.map(|()| Response::Done)
+        }
+        Request::Branch { branch, verb: Verb::CommitOnePhase, call } => {
+            participant.commit_one_phase(branch, call).await.map(Response::Decided)
+        }
+        Request::InDoubt { coordinator } => participant.in_doubt(coordinator).await.map(Response::InDoubt),
+        Request::Verdict { .. } => Err(ParticipantError::Misdirected),
+    }
+}
+
+/// A panic is an error like any other; see [`Inline`](super::Inline).
+async fn caught<T>(call: impl Future<Output = Result<T, ParticipantError>>) -> Result<T, ParticipantError> {
+    let mut call = pin!(call);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
+            .unwrap_or(Poll::Ready(Err(ParticipantError::Panicked)))
+    })
+    .await
+}

@@ -1,0 +1,63 @@
+//! Watching a transaction: `tracing` spans and `metrics`, as far as the features want them. Without either of them there
+//! is nothing in here, and nothing of it is in the program.
+//!
+//! What is told is in [`docs::observing`](crate::docs::observing).
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod watch;
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+pub(super) use watch::{Watch, gauges};
+
+/// Whether anybody may be watching: what is only looked up to be told need not be looked up otherwise.
+pub(super) const WATCHED: bool = cfg!(any(feature = "metrics", feature = "tracing"));
+
+#[cfg(not(any(feature = "metrics", feature = "tracing")))]
+pub(super) use unwatched::{Watch, gauges};
+
+#[cfg(not(any(feature = "metrics", feature = "tracing")))]
+mod unwatched {
+    use std::time::Instant;
+
+    use crate::{
+        id::{BranchId, TxnId},
+        participant::{ParticipantError, Response, Verb},
+        txn::{CoordinatorStatus, Outcome, TransactionState},
+    };
+
+    /// Sees nothing.
+    pub(in crate::txn) struct Watch;
+
+    impl Watch {
+        #[inline]
+        pub(in crate::txn) const fn begun(_: &TxnId, _: Instant) -> Self {
+            Self
+        }
+        #[inline]
+        pub(in crate::txn) const fn resumed(_: &TxnId, _: Instant) -> Self {
+            Self
+        }
+        #[inline]
+        pub(in crate::txn) const fn stands(&mut self, _: TransactionState) {}
+        #[inline]
+        pub(in crate::txn) const fn sends(&mut self, _: usize, _: &BranchId, _: Verb) -> Entered {
+            Entered
+        }
+        #[inline]
+        pub(in crate::txn) const fn hears(&mut self, _: usize, _: &Result<Response, ParticipantError>) {}
+        #[inline]
+        pub(in crate::txn) const fn answers(&mut self, _: Outcome, _: bool) {}
+    }
+
+    pub(in crate::txn) struct Entered;
+
+    impl Entered {
+        #[inline]
+        pub(in crate::txn) fn call(self, send: impl FnOnce()) {
+            send();
+        }
+    }
+
+    #[inline]
+    pub(in crate::txn) const fn gauges(_: &str, _: &CoordinatorStatus) {}
+}

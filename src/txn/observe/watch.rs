@@ -1,0 +1,246 @@
+//! What is told of a transaction, and when.
+
+use std::time::Instant;
+
+use crate::{
+    id::{BranchId, TxnId},
+    participant::{ParticipantError, Response, Verb, Vote},
+    txn::{Cause, CoordinatorStatus, Outcome, TransactionState},
+};
+
+/// One transaction as it is watched. All of its methods are called under the transaction's lock and wait for nobody.
+pub(in crate::txn) struct Watch {
+    #[cfg(feature = "tracing")]
+    transaction: tracing::Span,
+    #[cfg(feature = "tracing")]
+    phase_span: tracing::Span,
+    #[cfg(feature = "metrics")]
+    begun: Instant,
+    #[cfg(feature = "metrics")]
+    phase_begun: Instant,
+    phase: &'static str,
+    /// The messages that have no answer yet.
+    messages: Vec<Message>,
+}
+
+struct Message {
+    branch: usize,
+    #[cfg(feature = "metrics")]
+    verb: Verb,
+    #[cfg(feature = "metrics")]
+    sent: Instant,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Watch {
+    /// A client's transaction begins.
+    pub(in crate::txn) fn begun(txn: &TxnId, now: Instant) -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::counter!("ringpact_transactions_begun_total").increment(1);
+        Self::new(txn, now, "active")
+    }
+
+    /// A transaction of an earlier life goes on.
+    pub(in crate::txn) fn resumed(txn: &TxnId, now: Instant) -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::counter!("ringpact_transactions_recovered_total").increment(1);
+        Self::new(txn, now, "recovery")
+    }
+
+    #[cfg_attr(not(all(feature = "metrics", feature = "tracing")), allow(unused_variables))]
+    fn new(txn: &TxnId, now: Instant, phase: &'static str) -> Self {
+        #[cfg(feature = "tracing")]
+        let transaction = tracing::info_span!(parent: None, "transaction", %txn, outcome = tracing::field::Empty);
+        Self {
+            #[cfg(feature = "tracing")]
+            phase_span: tracing::info_span!(parent: &transaction, "phase", phase),
+            #[cfg(feature = "tracing")]
+            transaction,
+            #[cfg(feature = "metrics")]
+            begun: now,
+            #[cfg(feature = "metrics")]
+            phase_begun: now,
+            phase,
+            messages: Vec::new(),
+        }
+    }
+
+    /// Where it stands now; a change of phase ends one and begins another.
+    pub(in crate::txn) fn stands(&mut self, state: TransactionState) {
+        let phase = phase_name(state);
+        if phase == self.phase {
+            return;
+        }
+        #[cfg(feature = "metrics")]
+        {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(self.phase_begun);
+            metrics::histogram!("ringpact_phase_seconds", "phase" => self.phase).record(took);
+            self.phase_begun = now;
+            match phase {
+                "parked" => metrics::counter!("ringpact_parked_total").increment(1),
+                "heuristic" => metrics::counter!("ringpact_heuristic_total").increment(1),
+                _ => {}
+            }
+        }
+        self.phase = phase;
+        #[cfg(feature = "tracing")]
+        {
+            self.phase_span = match state {
+                TransactionState::Ended => tracing::Span::none(),
+                _ => tracing::info_span!(parent: &self.transaction, "phase", phase),
+            };
+            if let TransactionState::Parked(_) | TransactionState::Heuristic(..) | TransactionState::Indeterminate =
+                state
+            {
+                tracing::warn!(parent: &self.transaction, %state, "a transaction waits for an operator");
+            }
+        }
+    }
+
+    /// A message goes out. What is called is called inside of what is given back.
+    #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+    pub(in crate::txn) fn sends(&mut self, index: usize, branch: &BranchId, verb: Verb) -> Entered {
+        #[cfg(feature = "tracing")]
+        let span = {
+            let participant = branch.participant().as_str();
+            let verb = verb_name(verb);
+            tracing::info_span!(parent: &self.phase_span, "branch", participant, verb, answer = tracing::field::Empty)
+        };
+        // A message that is sent again was not answered; what is known of the first is that it was sent.
+        self.messages.retain(|message| message.branch != index);
+        self.messages.push(Message {
+            branch: index,
+            #[cfg(feature = "metrics")]
+            verb,
+            #[cfg(feature = "metrics")]
+            sent: Instant::now(),
+            #[cfg(feature = "tracing")]
+            span: span.clone(),
+        });
+        Entered {
+            #[cfg(feature = "tracing")]
+            span,
+        }
+    }
+
+    /// An answer, or a failure, has come.
+    pub(in crate::txn) fn hears(&mut self, index: usize, result: &Result<Response, ParticipantError>) {
+        let Some(at) = self.messages.iter().position(|message| message.branch == index) else { return };
+        let message = self.messages.swap_remove(at);
+        let answer = answer_name(result);
+        #[cfg(feature = "metrics")]
+        {
+            let verb = verb_name(message.verb);
+            metrics::counter!("ringpact_messages_total", "verb" => verb, "answer" => answer).increment(1);
+            metrics::histogram!("ringpact_message_seconds", "verb" => verb).record(message.sent.elapsed());
+        }
+        #[cfg(feature = "tracing")]
+        {
+            message.span.record("answer", answer);
+            if let Err(error) = result {
+                tracing::debug!(parent: &message.span, %error, "a participant failed or refused");
+            }
+        }
+    }
+
+    /// The client is told.
+    pub(in crate::txn) fn answers(&mut self, outcome: Outcome, heuristic: bool) {
+        let outcome = if heuristic { "heuristic" } else { outcome_name(outcome) };
+        #[cfg(feature = "metrics")]
+        {
+            metrics::counter!("ringpact_transactions_total", "outcome" => outcome).increment(1);
+            metrics::histogram!("ringpact_transaction_seconds", "outcome" => outcome).record(self.begun.elapsed());
+        }
+        #[cfg(feature = "tracing")]
+        self.transaction.record("outcome", outcome);
+    }
+}
+
+/// A message's span, to send it in.
+pub(in crate::txn) struct Entered {
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Entered {
+    pub(in crate::txn) fn call(self, send: impl FnOnce()) {
+        #[cfg(feature = "tracing")]
+        self.span.in_scope(send);
+        #[cfg(not(feature = "tracing"))]
+        send();
+    }
+}
+
+/// Tells how much there is of what, as of now.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(in crate::txn) fn gauges(coordinator: &str, status: &CoordinatorStatus) {
+    #[cfg(feature = "metrics")]
+    {
+        // No program has so many that a float could not tell them apart.
+        #[allow(clippy::cast_precision_loss)]
+        let set = |name: &'static str, value: u64| {
+            metrics::gauge!(name, "coordinator" => coordinator.to_owned()).set(value as f64);
+        };
+        set("ringpact_in_flight", status.in_flight as u64);
+        set("ringpact_in_doubt", status.in_doubt() as u64);
+        set("ringpact_parked", status.parked as u64);
+        set("ringpact_heuristic", status.heuristic as u64);
+        set("ringpact_log_queue", status.log_queue);
+    }
+}
+
+const fn phase_name(state: TransactionState) -> &'static str {
+    match state {
+        TransactionState::Active => "active",
+        TransactionState::Preparing => "prepare",
+        TransactionState::Delegated => "delegate",
+        TransactionState::Deciding => "decide",
+        TransactionState::Committing => "commit",
+        TransactionState::RollingBack => "rollback",
+        TransactionState::Parked(_) => "parked",
+        TransactionState::Heuristic(..) => "heuristic",
+        TransactionState::Indeterminate => "indeterminate",
+        TransactionState::Ended => "ended",
+    }
+}
+
+const fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Prepare => "prepare",
+        Verb::Commit => "commit",
+        Verb::Rollback => "rollback",
+        Verb::CommitOnePhase => "commit_one_phase",
+    }
+}
+
+const fn answer_name(result: &Result<Response, ParticipantError>) -> &'static str {
+    use crate::participant::Decision;
+    match result {
+        Ok(Response::Voted(Vote::Yes)) => "yes",
+        Ok(Response::Voted(Vote::No)) => "no",
+        Ok(Response::Voted(Vote::ReadOnly)) => "read_only",
+        Ok(Response::Decided(Decision::Commit)) => "committed",
+        Ok(Response::Decided(Decision::Rollback)) => "rolled_back",
+        Ok(_) => "done",
+        Err(ParticipantError::UnknownBranch) => "unknown",
+        Err(
+            ParticipantError::AlreadyCommitted | ParticipantError::AlreadyRolledBack | ParticipantError::Heuristic(_),
+        ) => "heuristic",
+        Err(_) => "failed",
+    }
+}
+
+const fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::RolledBack(Cause::Requested) => "rolled_back",
+        Outcome::RolledBack(Cause::VotedNo(_)) => "refused",
+        Outcome::RolledBack(Cause::Failed(_)) => "failed",
+        Outcome::RolledBack(Cause::TimedOut) => "timed_out",
+        Outcome::RolledBack(Cause::Expired) => "expired",
+        Outcome::RolledBack(Cause::LogRefused) => "log_refused",
+        Outcome::Indeterminate => "indeterminate",
+    }
+}

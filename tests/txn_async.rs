@@ -1,0 +1,212 @@
+//! Asynchronous participants: both kinds in one transaction, and no thread for any of them.
+
+mod txn_support;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
+    participant::{AsyncParticipant, Call},
+    txn::RollbackCause,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+use txn_support::{Manager, eventually, manager};
+
+/// A resource manager at the other end of something slow.
+struct Far {
+    manager: Manager,
+    takes: Duration,
+    panics_at: Option<&'static str>,
+}
+
+impl Far {
+    async fn travel(&self, what: &str) {
+        tokio::time::sleep(self.takes).await;
+        assert!(self.panics_at != Some(what), "the test wants {what} to panic");
+    }
+}
+
+impl AsyncParticipant for Far {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.travel("prepare").await;
+        self.manager.prepare(branch, call)
+    }
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.travel("commit").await;
+        self.manager.commit(branch, call)
+    }
+    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.travel("rollback").await;
+        self.manager.rollback(branch, call)
+    }
+    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.manager.in_doubt(coordinator)
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime")
+}
+
+fn open(log: &MemoryLog, a: &Manager, far: Far, runtime: &Handle) -> Coordinator {
+    let builder = Coordinator::builder(log.clone()).policy(Policy {
+        prepare_timeout: Duration::from_secs(60),
+        first_backoff: Duration::from_millis(5),
+        ..Policy::default()
+    });
+    builder.participant("a", a.clone()).async_participant("far", far, runtime.clone()).open().unwrap()
+}
+
+#[test]
+fn one_transaction_has_participants_of_both_kinds() {
+    let runtime = runtime();
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
+    let far = Far { manager: b.clone(), takes: Duration::from_millis(5), panics_at: None };
+    let coordinator = open(&log, &a, far, runtime.handle());
+    for awaited in [true, false] {
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("far").unwrap(), 2).unwrap();
+        let commit = txn.commit();
+        if awaited { runtime.block_on(commit) } else { commit.wait() }.unwrap();
+        assert!(coordinator.settle(Duration::from_secs(5)));
+    }
+    let mut alone = coordinator.begin();
+    b.execute(alone.branch("far").unwrap(), 2).unwrap();
+    runtime.block_on(alone.commit()).unwrap();
+    assert_eq!((a.service().balance(), b.service().balance()), (4, 6));
+    let mut refused = coordinator.begin();
+    a.execute(refused.branch("a").unwrap(), 2).unwrap();
+    b.execute(refused.branch("far").unwrap(), 3).unwrap_err();
+    runtime.block_on(refused.commit()).unwrap_err();
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert!(a.service().reserved.lock().is_empty() && b.service().reserved.lock().is_empty());
+}
+
+#[test]
+fn a_panic_is_a_failure_and_harms_nobody_else() {
+    let runtime = runtime();
+    for panics_at in ["prepare", "commit"] {
+        let log = MemoryLog::new();
+        let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
+        let far = Far { manager: b.clone(), takes: Duration::ZERO, panics_at: Some(panics_at) };
+        let coordinator = open(&log, &a, far, runtime.handle());
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("far").unwrap(), 2).unwrap();
+        let result = runtime.block_on(txn.commit());
+        if panics_at == "commit" {
+            result.expect("it is committed");
+            let seen = || coordinator.status().transactions[0].branches[0].last_error.clone();
+            eventually("it is seen", Duration::from_secs(5), || matches!(seen(), Some(ParticipantError::Panicked)));
+        } else {
+            let CommitError::RolledBack { cause: RollbackCause::Failed { error, .. }, .. } = result.unwrap_err() else {
+                panic!("a panic is a failed vote");
+            };
+            assert!(matches!(error, ParticipantError::Panicked), "{error}");
+        }
+        assert!(a.service().reserved.lock().is_empty());
+    }
+}
+
+#[test]
+fn on_a_runtime_that_is_gone_calls_fail_and_nobody_waits_for_ever() {
+    let gone = runtime();
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
+    let far = Far { manager: b.clone(), takes: Duration::ZERO, panics_at: None };
+    let coordinator = open(&log, &a, far, gone.handle());
+    eventually("it has said what it holds", Duration::from_secs(5), || coordinator.status().unanswered == 0);
+    drop(gone);
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("far").unwrap(), 2).unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::Failed { .. }, .. }), "{error}");
+    assert_eq!(coordinator.status().settling, 1, "the rollback is still to be delivered, and is seen");
+}
+
+#[cfg(target_os = "linux")]
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("a process has tasks").count()
+}
+
+/// Each is awaited by a task of its own, and all of them are in the middle of their votes at the same moment.
+#[cfg(target_os = "linux")]
+#[test]
+fn ten_thousand_transactions_in_flight_need_no_more_threads_than_ten() {
+    /// Holds all votes until as many are under way as there are to be.
+    #[derive(Clone, Default)]
+    struct Gathers(Arc<Gathering>);
+
+    #[derive(Default)]
+    struct Gathering {
+        wanted: Mutex<usize>,
+        waiting: Mutex<usize>,
+        all_here: tokio::sync::Notify,
+        threads: Mutex<usize>,
+    }
+
+    impl AsyncParticipant for Gathers {
+        async fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            let all_here = self.0.all_here.notified();
+            let last = {
+                let mut waiting = self.0.waiting.lock();
+                *waiting += 1;
+                *waiting == *self.0.wanted.lock()
+            };
+            if last {
+                *self.0.threads.lock() = threads();
+                self.0.all_here.notify_waiters();
+            } else {
+                all_here.await;
+            }
+            Ok(Vote::Yes)
+        }
+        async fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            Ok(Vec::new())
+        }
+    }
+
+    let runtime = runtime();
+    let log = MemoryLog::new();
+    let gathers = Gathers::default();
+    let a = manager("a", log.clone());
+    let policy = Policy { prepare_timeout: Duration::from_secs(300), ..Policy::default() };
+    let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone());
+    let builder = builder.async_participant("far", gathers.clone(), runtime.handle().clone());
+    let coordinator = Arc::new(builder.open().unwrap());
+    let threads_with = |transactions: usize| {
+        *gathers.0.wanted.lock() = transactions;
+        *gathers.0.waiting.lock() = 0;
+        let tasks: Vec<_> = (0..transactions)
+            .map(|_| {
+                let (coordinator, a) = (Arc::clone(&coordinator), a.clone());
+                runtime.spawn(async move {
+                    let mut txn = coordinator.begin_async().await;
+                    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+                    txn.branch("far").unwrap();
+                    txn.commit().await.unwrap();
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        *gathers.0.threads.lock()
+    };
+    let (ten, ten_thousand) = (threads_with(10), threads_with(10_000));
+    // Other tests of this program run beside it, with a few threads of their own.
+    assert!(ten_thousand <= ten + 8, "{ten} threads for 10, {ten_thousand} for 10,000");
+    assert_eq!(a.service().balance(), 2 * 10_010);
+}

@@ -1,0 +1,193 @@
+//! A resource that can't promise: it is asked once all others have, and what it does is what is done.
+
+mod txn_support;
+
+use std::time::Duration;
+
+use ringpact::{
+    CommitError, Coordinator, MemoryLog, ParticipantError, Policy, TransactionLog,
+    log::Heuristic,
+    participant::{Decision, Verb},
+    txn::{BranchError, RollbackCause, TransactionState},
+};
+use txn_support::{
+    Manager,
+    logs::{FaultyLog, LogFault},
+    manager,
+    scripted::{Scripted, broken},
+};
+
+fn open(log: impl TransactionLog, a: &Manager, b: &Manager, queue: &Scripted) -> Coordinator {
+    let policy = Policy { prepare_timeout: Duration::from_millis(60), ..Policy::default() };
+    let builder = Coordinator::builder(log).name("c").policy(policy);
+    let builder = builder.last_resource("queue", queue.clone()).last_resource("other", Scripted::new());
+    builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
+}
+
+fn transaction(coordinator: &Coordinator, a: &Manager, b: &Manager, amount: i64) -> ringpact::Transaction {
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), amount).unwrap();
+    let _ = b.execute(txn.branch("b").unwrap(), amount + 1);
+    txn
+}
+
+#[test]
+fn it_commits_after_all_others_have_promised_and_before_the_decision() {
+    let log = MemoryLog::new();
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", MemoryLog::new()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let forced = log.stats().forced;
+    txn.commit().wait().unwrap();
+    assert_eq!(queue.told(), [Verb::CommitOnePhase], "it is never asked to promise, and told once");
+    assert_eq!(log.stats().forced - forced, 1, "one decision, as ever");
+    assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
+    assert!(coordinator.settle(Duration::from_secs(5)));
+}
+
+#[test]
+fn somebody_elses_no_rolls_it_back_unasked() {
+    let log = MemoryLog::new();
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
+    let coordinator = open(log, &a, &b, &queue);
+    let error = transaction(&coordinator, &a, &b, 2).commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+    assert_eq!(queue.told(), [Verb::Rollback]);
+    assert!(a.service().reserved.lock().is_empty());
+}
+
+#[test]
+fn what_it_refuses_nobody_does() {
+    struct Refuses;
+    impl ringpact::participant::LastResource for Refuses {
+        fn commit(
+            &self,
+            _: &ringpact::BranchId,
+            _: &ringpact::participant::Call,
+        ) -> Result<Decision, ParticipantError> {
+            Ok(Decision::Rollback)
+        }
+        fn rollback(&self, _: &ringpact::BranchId, _: &ringpact::participant::Call) -> Result<(), ParticipantError> {
+            panic!("it has rolled back already")
+        }
+    }
+    let log = MemoryLog::new();
+    let a = manager("a", log.clone());
+    let builder = Coordinator::builder(log.clone()).participant("a", a.clone()).last_resource("queue", Refuses);
+    let coordinator = builder.open().unwrap();
+    let forced = log.stats().forced;
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    txn.branch("queue").unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    let CommitError::RolledBack { cause: RollbackCause::VotedNo { participant }, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!((participant.as_str(), log.stats().forced), ("queue", forced));
+    assert!(a.service().reserved.lock().is_empty());
+    assert!(coordinator.settle(Duration::ZERO));
+}
+
+#[test]
+fn there_is_one_at_the_most() {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let coordinator = open(log, &a, &b, &Scripted::new());
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    let error = txn.branch("other").unwrap_err();
+    assert!(matches!(&error, BranchError::SecondLastResource { participant } if participant.as_str() == "other"));
+    txn.commit().wait().expect("alone it decides by itself");
+}
+
+#[test]
+fn with_others_that_only_looked_it_decides_alone_and_nothing_is_logged() {
+    let log = MemoryLog::new();
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    let forced = log.stats().forced;
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 0).unwrap();
+    txn.commit().wait().unwrap();
+    assert_eq!((queue.told(), log.stats().forced), (vec![Verb::CommitOnePhase], forced));
+}
+
+/// It does not say what it has done. The others can't wait for ever on its account; it is told to roll back, and nobody
+/// pretends to know.
+#[test]
+fn if_it_does_not_answer_in_time_the_outcome_is_indeterminate_and_the_rest_rolled_back() {
+    let log = MemoryLog::new();
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
+    queue.fail(Verb::CommitOnePhase, broken());
+    let coordinator = open(log, &a, &b, &queue);
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::Indeterminate { .. }), "{error}");
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert_eq!(queue.told().last(), Some(&Verb::Rollback));
+    assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (0, 0));
+}
+
+/// It had committed, and says so only when it is told to roll back: a heuristic outcome, which is kept.
+#[test]
+fn if_it_had_committed_after_all_that_is_kept_as_a_heuristic_outcome() {
+    let log = MemoryLog::new();
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
+    queue.fail(Verb::CommitOnePhase, ParticipantError::Unreachable);
+    queue.fail(Verb::Rollback, ParticipantError::AlreadyCommitted);
+    let coordinator = open(log, &a, &b, &queue);
+    let mut txn = coordinator.begin();
+    let id = txn.id().clone();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    txn.commit().wait().unwrap_err();
+    let state = coordinator.status().transactions[0].state;
+    assert_eq!(state, TransactionState::Heuristic(Decision::Rollback, Heuristic::Mixed));
+    coordinator.forget(&id).unwrap();
+}
+
+/// It has committed, and the decision can't be written: whatever else the others did would be wrong for sure.
+#[test]
+fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_told_it_is_sure() {
+    let log = FaultyLog::new(LogFault::RefusesDecisions);
+    let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    log.break_down();
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
+    assert_eq!(queue.told(), [Verb::CommitOnePhase]);
+}
+
+/// The window that the documentation owns up to: the process dies after the resource has committed and before the
+/// decision is durable. The others are rolled back, and nobody can know.
+#[test]
+fn the_window_that_is_documented_is_there() {
+    let log = txn_support::logs::SlowLog::new(Duration::from_millis(150));
+    let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    let commit = txn.commit();
+    assert_eq!(queue.told(), [Verb::CommitOnePhase], "it has committed, and the decision is not durable yet");
+    let survives = log.crash();
+    std::mem::forget(commit);
+    drop(coordinator);
+    let coordinator = open(survives, &a, &b, &queue);
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (0, 0), "the other is rolled back");
+    assert_eq!(queue.told(), [Verb::CommitOnePhase], "and it has committed");
+}
