@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, LogId, MemoryLog, Name, Participant, ParticipantError, TransactionLog, Vote,
+    BranchId, Epoch, LogId, MemoryLog, Name, Participant, ParticipantError, TransactionLog, Vote,
     participant::{
         Call, Decision, ExecuteError,
         conformance::{self, Effect, Harness, Worked},
@@ -93,13 +93,13 @@ impl Harness for ManagerHarness {
 #[test]
 fn a_resource_manager_with_its_own_log_conforms() {
     let report = conformance::check(|| ManagerHarness::new(Coordinators::OwnLog));
-    assert_eq!((report.skipped.len(), report.passed.len()), (0, 27));
+    assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
 }
 
 #[test]
 fn a_resource_manager_that_shares_the_coordinators_log_conforms() {
     let report = conformance::check(|| ManagerHarness::new(Coordinators::SameLog));
-    assert_eq!((report.skipped.len(), report.passed.len()), (0, 27));
+    assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
 }
 
 /// One rule that the hand-made participant below breaks; `None` is a sound one.
@@ -121,6 +121,8 @@ enum Breaks {
     WorksForEndedTransactions,
     ForgetsWhatItDecidedAlone,
     KeepsTheReservationOfARollback,
+    AnswersUnfitCommitsByAFailure,
+    TakesMessagesOfEarlierEpochs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,16 +153,23 @@ struct Tables {
     rows: BTreeMap<BranchId, Row>,
     durable: BTreeMap<BranchId, Row>,
     ended_below: BTreeMap<Name, ringpact::Mark>,
+    epochs: BTreeMap<Name, Epoch>,
 }
 
 impl Tables {
-    fn has_ended(&self, branch: &BranchId) -> bool {
-        self.ended_below.get(branch.txn().coordinator()).is_some_and(|mark| branch.txn().mark() < *mark)
+    /// Whether what comes for the branch, if nobody knows it, comes too late.
+    fn is_late(&self, branch: &BranchId, breaks: Breaks) -> bool {
+        let coordinator = branch.txn().coordinator();
+        let ended = self.ended_below.get(coordinator).is_some_and(|mark| branch.txn().mark() < *mark);
+        let stale = self.epochs.get(coordinator).is_some_and(|epoch| branch.txn().epoch() < *epoch);
+        ended && breaks != Breaks::WorksForEndedTransactions || stale && breaks != Breaks::TakesMessagesOfEarlierEpochs
     }
 
     fn learn(&mut self, branch: &BranchId, call: &Call) {
         let known = self.ended_below.entry(branch.txn().coordinator().clone()).or_default();
         *known = call.ended_below.max(*known);
+        let known = self.epochs.entry(branch.txn().coordinator().clone()).or_default();
+        *known = call.epoch.max(*known);
     }
 
     fn write_down(&mut self, branch: &BranchId) {
@@ -177,7 +186,7 @@ impl HandMade {
     fn work(&self, branch: &BranchId) -> Worked {
         let mut tables = self.tables.lock();
         let unknown = !tables.rows.contains_key(branch);
-        if unknown && tables.has_ended(branch) && self.breaks != Breaks::WorksForEndedTransactions {
+        if unknown && tables.is_late(branch, self.breaks) {
             return Worked::Refused;
         }
         let row = tables.rows.entry(branch.clone()).or_default();
@@ -235,11 +244,15 @@ impl Participant for HandMade {
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         let mut tables = self.tables.lock();
         tables.learn(branch, call);
-        let Some(row) = tables.rows.get_mut(branch) else { return Err(ParticipantError::UnknownBranch) };
+        let unfit = |error| match self.breaks {
+            Breaks::AnswersUnfitCommitsByAFailure => ParticipantError::resource("it can't be committed"),
+            _ => error,
+        };
+        let Some(row) = tables.rows.get_mut(branch) else { return Err(unfit(ParticipantError::UnknownBranch)) };
         match row.state {
             State::Active if self.breaks == Breaks::CommitsWithoutAPromise => {}
             State::Active | State::Doomed => return Err(ParticipantError::Stale),
-            State::RolledBack => return Err(ParticipantError::AlreadyRolledBack),
+            State::RolledBack => return Err(unfit(ParticipantError::AlreadyRolledBack)),
             State::Committed if self.breaks == Breaks::CommitsOnceMoreWhenToldAgain => {}
             State::Committed => return Ok(()),
             State::Prepared => {}
@@ -325,7 +338,7 @@ impl Harness for HandMadeHarness {
     }
     fn crash(&mut self) {
         let durable = std::mem::take(&mut self.0.tables.lock().durable);
-        let tables = Tables { rows: durable.clone(), durable, ended_below: BTreeMap::new() };
+        let tables = Tables { rows: durable.clone(), durable, ..Tables::default() };
         self.0 = Arc::new(HandMade { breaks: self.0.breaks, tables: Mutex::new(tables) });
     }
 }
@@ -338,7 +351,7 @@ fn check(breaks: Breaks) -> conformance::Report {
 fn a_sound_hand_made_participant_conforms_and_what_it_lacks_is_named() {
     let report = check(Breaks::Nothing);
     assert_eq!(report.skipped, ["a branch that only looked votes read-only"]);
-    assert_eq!(report.passed.len(), 26);
+    assert_eq!(report.passed.len(), 28);
 }
 
 #[test]
@@ -359,6 +372,14 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
         (Breaks::WorksForEndedTransactions, "what comes late for an ended transaction is refused"),
         (Breaks::ForgetsWhatItDecidedAlone, "a one-phase commit applies, and says so again"),
         (Breaks::KeepsTheReservationOfARollback, "a yes vote survives a crash and can be rolled back"),
+        (
+            Breaks::AnswersUnfitCommitsByAFailure,
+            "a commit of a branch that is unknown or rolled back is answered as such",
+        ),
+        (
+            Breaks::TakesMessagesOfEarlierEpochs,
+            "what an earlier epoch has sent is refused once a later one is heard of",
+        ),
     ];
     for (breaks, rule) in cases {
         let panic = catch_unwind(AssertUnwindSafe(|| drop(check(breaks)))).expect_err("a broken participant passed");

@@ -2,7 +2,11 @@
 
 mod txn_support;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use ringpact::{
     Coordinator, MemoryLog, Policy, TransactionLog,
@@ -68,7 +72,7 @@ fn after_its_attempts_a_decision_is_parked_and_tells_why() {
         assert!(of_b.last_error.as_ref().unwrap().to_string().contains("the test wants it broken"));
         let page = status.to_string();
         assert!(page.contains("parked while") && page.contains("told 3 times in vain"), "{page}");
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         assert_eq!(b.times_told(verb(decision)), 3, "nobody knocks any more");
         assert!(!coordinator.settle(Duration::from_millis(1)));
     }
@@ -222,4 +226,41 @@ fn who_has_forgotten_is_not_told_again_after_a_crash() {
     let coordinator = open(&log);
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
     assert_eq!((a.service().balance(), b.service().balance()), (8, 8));
+}
+
+/// Retried at every moment, also between its being parked and its being put on the shelf, a transaction is neither lost
+/// nor left lying where nobody drives it.
+#[test]
+fn retrying_while_it_is_being_parked_loses_nothing() {
+    const TRANSACTIONS: usize = 100;
+    let (a, b) = (Scripted::new(), Scripted::failing(Verb::Commit, broken()));
+    let policy = Policy { park_after_attempts: 1, ..three_attempts() };
+    let log = MemoryLog::new();
+    let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
+    let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                for transaction in coordinator.status().transactions {
+                    // It may have ended since.
+                    let _ = coordinator.retry(&transaction.txn);
+                }
+            }
+        });
+        for number in 0..TRANSACTIONS {
+            let mut txn = coordinator.begin();
+            txn.branch("a").unwrap();
+            txn.branch("b").unwrap();
+            txn.commit().wait().unwrap();
+            if number % 10 == 9 {
+                b.mend();
+                eventually("all of them end", SOON, || coordinator.status().transactions.is_empty());
+                b.fail(Verb::Commit, broken());
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(coordinator.settle(SOON));
+    assert_eq!((log.live(&name("c")).unwrap().len(), a.times_told(Verb::Commit)), (1, TRANSACTIONS));
 }

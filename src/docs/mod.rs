@@ -20,5 +20,8 @@ pub mod protocol {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("observing.md")]
+pub mod observing {}
+
 #[doc = include_str!("media.md")]
 pub mod media {}

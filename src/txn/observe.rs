@@ -12,6 +12,9 @@ pub(super) use watch::{Watch, gauges};
 /// Whether anybody may be watching: what is only looked up to be told need not be looked up otherwise.
 pub(super) const WATCHED: bool = cfg!(any(feature = "metrics", feature = "tracing"));
 
+/// Whether anybody may be counting.
+pub(super) const METERED: bool = cfg!(feature = "metrics");
+
 #[cfg(not(any(feature = "metrics", feature = "tracing")))]
 pub(super) use unwatched::{Watch, gauges};
 

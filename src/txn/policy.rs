@@ -89,10 +89,15 @@ impl Policy {
         failures >= self.park_after_attempts || time >= self.park_after
     }
 
-    /// The count of failures, as far as counting makes a difference. With no pause between attempts and no limit to them it
-    /// makes none, and would only tell states apart that are alike.
+    /// The count of failures, as far as counting makes a difference. With no pause between attempts only the limit does,
+    /// and to count on beyond it would only tell states apart that are alike.
     pub(super) const fn counted(&self, failures: u32) -> u32 {
-        if self.longest_backoff.is_zero() && self.park_after_attempts == u32::MAX { 0 } else { failures }
+        match self.park_after_attempts {
+            _ if !self.longest_backoff.is_zero() => failures,
+            u32::MAX => 0,
+            limit if failures > limit => limit,
+            _ => failures,
+        }
     }
 }
 

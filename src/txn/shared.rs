@@ -14,7 +14,7 @@ use super::{
     admission::{Admission, Limits},
     driver::{Driven, Driver, Sweep},
     endings::{End, Endings},
-    observe::{self, WATCHED},
+    observe::{self, METERED},
     policy::after,
     recovery::Inquiry,
     shelf::Shelf,
@@ -212,6 +212,14 @@ impl Shared {
         drop(stage);
     }
 
+    /// The transaction waits for no operator any more.
+    pub(super) fn unshelve(&self, key: Key) {
+        let mut open = self.open.lock();
+        if let Some(task) = open.shelf.take(key) {
+            open.transactions.insert(key, Stage::Running(task));
+        }
+    }
+
     /// Tells it again if it is parked.
     pub(super) fn retry(&self, task: &Arc<Task>) {
         if let TransactionState::Parked(_) = task.state() {
@@ -220,11 +228,7 @@ impl Shared {
     }
 
     pub(super) fn retry_now(&self, task: &Arc<Task>) {
-        let mut open = self.open.lock();
-        if let Some(task) = open.shelf.take(task.key()) {
-            open.transactions.insert(task.key(), Stage::Running(task));
-        }
-        drop(open);
+        self.unshelve(task.key());
         task.push(Input::Retry);
         // Not here: who asks must not be kept by a participant that hangs.
         self.driver.enqueue(Arc::clone(task) as Arc<dyn Driven>);
@@ -449,7 +453,7 @@ impl Sweep for Shared {
         for task in self.running_tasks() {
             task.nudge(durable);
         }
-        if WATCHED {
+        if METERED {
             observe::gauges(self.name.as_str(), &self.status());
         }
     }

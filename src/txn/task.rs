@@ -58,6 +58,8 @@ struct State {
     last_errors: Vec<(usize, ParticipantError)>,
     /// How branches have ended otherwise than decided, as far as was known when the client was told.
     heuristic: Option<Heuristic>,
+    /// It waits for an operator, or did when it was last looked at.
+    shelved: bool,
     /// It counts as in flight until its client is told.
     in_flight: bool,
     /// What the log said last.
@@ -82,6 +84,7 @@ impl State {
             participant_error: None,
             last_errors: Vec::new(),
             heuristic: None,
+            shelved: false,
             in_flight: false,
             log_error: None,
             end: End::Unlogged,
@@ -202,6 +205,13 @@ impl Task {
             if state.protocol.deadline().is_some_and(|at| at <= now) {
                 state.protocol.handle(now, Input::Tick);
             }
+            if state.shelved && !state.protocol.lies_still() {
+                // An operator acted between its being parked and its being put on the shelf.
+                state.shelved = false;
+                drop(state);
+                self.shared.unshelve(self.key);
+                state = self.state.lock();
+            }
             let action = state.protocol.poll(now);
             if WATCHED {
                 let stands = state.protocol.state();
@@ -257,6 +267,7 @@ impl Task {
                 Some(Action::Park) => {
                     let owed = state.protocol.owed().cloned().collect();
                     let end = std::mem::take(&mut state.end);
+                    state.shelved = true;
                     drop(state);
                     self.shared.shelve(Arc::clone(self), owed, end);
                     state = self.state.lock();

@@ -4,7 +4,7 @@ use ringpact::{
     Lsn,
     log::Fact,
     participant::{Branch, BranchReply, Decision},
-    txn::{Action, CommitProtocol, Input, Outcome},
+    txn::{Action, CommitProtocol, Input, Outcome, TransactionState},
 };
 
 use super::{
@@ -64,6 +64,9 @@ impl Model {
         let participants = match fact {
             Fact::Decided { participants, .. } => participants,
             Fact::Ended { .. } => return Some(world.log.append(Entry::Ended)),
+            Fact::Parked { participants, .. } => {
+                return Some(world.log.append(Entry::Parked(self.cast.bits(participants))));
+            }
             // Only comes where something is heuristic, which is a broken invariant.
             _ => return None,
         };
@@ -119,12 +122,18 @@ impl Model {
             // Whoever waited for them is gone.
             world.parties[number].replies = Replies::NONE;
         }
-        let (mut decided, mut ended) = (false, false);
+        let (mut decided, mut ended, mut parked) = (false, false, None);
         for entry in world.log.entries() {
             decided |= entry == Entry::Decided;
             ended |= entry == Entry::Ended;
+            if let Entry::Parked(owed) = entry {
+                parked = Some(owed);
+            }
         }
-        world.main = (decided && !ended).then(|| self.recovered(world.deciders));
+        world.main = (decided && !ended).then(|| match parked {
+            None => self.recovered(world.deciders),
+            Some(owed) => self.resumed(owed),
+        });
         self.drive(world, Task::Main, None, Trouble::None);
     }
 
@@ -146,15 +155,50 @@ impl Model {
         }
     }
 
-    /// Whether a mark that this transaction lies below may go out: nothing of it is open, and a crash would not bring
-    /// it back.
-    pub(super) fn mark_may_pass(&self, world: &World) -> bool {
-        let (mut decided, mut ended) = (false, false);
+    /// What a participant is told that asks; `None` where it has to wait.
+    pub(super) fn verdict(&self, world: &World) -> Option<Decision> {
+        match self.protocol(world, Task::Main) {
+            // Presumed abort: nobody knows of it any more.
+            None => Some(Decision::Rollback),
+            Some(main) if main.is_finished() => Some(Decision::Rollback),
+            Some(main) => main.decision(),
+        }
+    }
+
+    /// To whom a mark that this transaction lies below may go out, as bits: to everybody when nothing of it is open, and a
+    /// crash would not bring it back; to those who are not owed anything while it is parked, and a crash would not change
+    /// that.
+    pub(super) fn mark_may_pass(&self, world: &World) -> u8 {
+        let everybody = (1 << self.setting.participants) - 1;
+        let (mut decided, mut ended, mut parked) = (false, false, None);
         for entry in world.log.durable_entries() {
             decided |= entry == Entry::Decided;
             ended |= entry == Entry::Ended;
+            if let Entry::Parked(owed) = entry {
+                parked = Some(owed);
+            }
         }
-        self.coordinator_is_done(world) && (!decided || ended || self.is(Mutant::MarkRunsAhead))
+        if self.coordinator_is_done(world) {
+            return if !decided || ended || self.is(Mutant::MarkRunsAhead) { everybody } else { 0 };
+        }
+        let parked_commit = |main: &CommitProtocol| main.state() == TransactionState::Parked(Decision::Commit);
+        let lies_still =
+            self.protocol(world, Task::Main).is_some_and(parked_commit) && parked == Some(self.owed(world));
+        let asked = self.everybody().all(|number| world.inquiries[number] == Inquiry::Over);
+        if self.is(Mutant::MarkRunsAhead) && asked && self.protocol(world, Task::Main).is_some_and(parked_commit) {
+            // As soon as it is parked, whether or not the record of that is durable.
+            return everybody & !self.owed(world);
+        }
+        match parked {
+            Some(owed) if asked && lies_still => everybody & !owed,
+            _ => 0,
+        }
+    }
+
+    /// Who has not acknowledged what is parked, as bits.
+    fn owed(&self, world: &World) -> u8 {
+        let owed = self.protocol(world, Task::Main).into_iter().flat_map(CommitProtocol::owed).cloned();
+        self.cast.bits(&owed.collect::<Vec<_>>())
     }
 
     /// Whether the coordinator has nothing left to do about the transaction.

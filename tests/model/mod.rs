@@ -13,6 +13,8 @@
 //! | a service | fails to confirm or to cancel |
 //! | whoever crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
 //! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
+//! | an operator | has what is parked delivered again |
+//! | who has not heard the decision | asks for it |
 //! | the mark | tells a participant that the transaction has ended; the participant forgets it |
 //!
 //! A move runs a machine until it waits for something. A crash in the middle of a move is no state of its own: what
@@ -57,6 +59,10 @@ pub struct Setting {
     /// number.
     pub faults: u8,
     pub symmetry: Symmetry,
+    /// Whether a decision is parked at the first failure to deliver it, for an operator to retry.
+    pub parks: bool,
+    /// Whether participants ask what became of their branches.
+    pub asks: bool,
     /// What is wrong with the code around the machines.
     pub mutant: Option<Mutant>,
     /// An invariant that is not looked at, to see what damage comes after it is broken.
@@ -130,6 +136,10 @@ pub enum Move {
     AnswerInquiry(usize),
     HearAnswer(usize),
     Forget(usize),
+    /// An operator wants what is parked delivered again.
+    Retry(Task),
+    /// A participant asks what became of its branch.
+    Ask(usize),
 }
 
 /// What goes wrong while a message is handled.
@@ -181,7 +191,7 @@ impl Model {
             longest_backoff: Duration::ZERO,
             transaction_timeout: Duration::MAX,
             park_after: Duration::MAX,
-            park_after_attempts: u32::MAX,
+            park_after_attempts: if setting.parks { 1 } else { u32::MAX },
         };
         let now = Instant::now();
         NOW.with(|cell| cell.set(Some(now)));
@@ -257,7 +267,7 @@ impl Model {
             parties,
             told: Told::Nothing,
             decided: false,
-            mark_sent: false,
+            mark_sent: 0,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Which moves can be made in a state, and where each leads.
 
 use ringpact::{
-    participant::{Branch, Gate},
-    txn::{CommitProtocol, Input},
+    participant::{Branch, BranchInput, Decision, Gate},
+    txn::{CommitProtocol, Input, TransactionState},
 };
 
 use super::{
@@ -26,6 +26,10 @@ impl Space for Model {
         all.of_the_clock();
         all.of_the_logs();
         all.of_recovery();
+        all.of_operators();
+        if all.model.setting.asks {
+            all.of_those_who_ask();
+        }
         all.of_the_mark();
         if all.model.setting.crashes == Crashes::Possible {
             all.crashes();
@@ -203,6 +207,41 @@ impl Moves<'_> {
         }
     }
 
+    /// An operator looks after what is parked, some time.
+    fn of_operators(&mut self) {
+        for task in self.model.everybody().map(Task::Orphan).chain([Task::Main]) {
+            let state = self.model.protocol(&self.from, task).map(CommitProtocol::state);
+            if let Some(TransactionState::Parked(_)) = state {
+                self.make(Move::Retry(task), Kind::Fair, |model, world| {
+                    model.drive(world, task, Some(Input::Retry), Trouble::None);
+                });
+            }
+        }
+    }
+
+    /// A participant asks what became of its branch, at any time, and does what it is told. The question and the answer
+    /// travel in no time: an answer that is a decision never changes any more.
+    fn of_those_who_ask(&mut self) {
+        for number in self.model.everybody() {
+            let unfinished = matches!(
+                self.model.state(&self.from, number),
+                Branch::Active { .. } | Branch::Prepared | Branch::Confirming { .. } | Branch::Cancelling { .. }
+            );
+            if let (true, Some(verdict)) = (unfinished, self.model.verdict(&self.from)) {
+                self.make(Move::Ask(number), Kind::Chance, |model, world| {
+                    let message = match verdict {
+                        Decision::Commit => BranchInput::Commit(Gate::OwnLog),
+                        Decision::Rollback => BranchInput::Rollback(Gate::OwnLog),
+                    };
+                    let replies = world.parties[number].replies;
+                    model.exchange(world, number, message, Trouble::None);
+                    // What it answers is answered to itself.
+                    world.parties[number].replies = replies;
+                });
+            }
+        }
+    }
+
     fn of_the_mark(&mut self) {
         for number in self.model.everybody() {
             let Party { learnt, .. } = self.from.parties[number];
@@ -213,7 +252,7 @@ impl Moves<'_> {
                 Branch::Unknown => !learnt,
                 _ => false,
             };
-            if self.from.mark_sent && forgettable {
+            if self.from.mark_sent & (1 << number) != 0 && forgettable {
                 self.make(Move::Forget(number), Kind::Chance, |model, world| model.forget(world, number));
             }
         }
@@ -262,7 +301,7 @@ impl Moves<'_> {
                     world.parties[number].requests = Requests::NONE;
                     model.reopen_participant(world, number);
                 }
-                world.mark_sent = false;
+                world.mark_sent = 0;
                 model.reopen_coordinator(world);
             });
         }

@@ -9,7 +9,8 @@ use std::collections::HashMap;
 
 use ringpact::{
     Lsn,
-    txn::{Action, CommitProtocol, Input},
+    participant::Decision,
+    txn::{Action, CommitProtocol, Input, Remembered},
 };
 
 use super::{
@@ -32,6 +33,8 @@ pub enum History {
     Begun,
     /// Recovered, of these participants, as bits.
     Recovered(u8),
+    /// Recovered, parked, and owed to these participants.
+    Resumed(u8),
     /// Recovered, of this participant's report.
     Orphan(usize),
     /// Out of another one, by an input, if any; an append, where there was one, got this number or was refused.
@@ -98,6 +101,7 @@ impl Model {
         renumbered.main = world.main.map(|id| self.renumber_protocol(id, order));
         renumbered.log = renumber_log(world.log, order);
         renumbered.deciders = renumber_bits(world.deciders, order);
+        renumbered.mark_sent = renumber_bits(world.mark_sent, order);
         for (number, place) in order.into_iter().enumerate() {
             renumbered.parties[place] = world.parties[number];
             renumbered.inquiries[place] = world.inquiries[number];
@@ -112,6 +116,7 @@ impl Model {
         }
         let renumbered = match self.renumbering.histories[&id] {
             History::Begun => id,
+            History::Resumed(bits) => self.resumed(renumber_bits(bits, order)),
             History::Recovered(bits) => self.recovered(renumber_bits(bits, order)),
             History::Orphan(number) => self.orphan(order[number]),
             History::Went { before, input, appended } => {
@@ -167,11 +172,18 @@ impl Model {
 
     /// The protocol of a decision found in the log, not yet driven.
     pub(super) fn recovered(&mut self, deciders: u8) -> Id {
-        let named = self.everybody().filter(|number| deciders & (1 << number) != 0);
-        let participants: Vec<_> = named.map(|number| self.cast.names[number].clone()).collect();
+        let participants = self.cast.named(deciders);
         let protocol = CommitProtocol::recovered(self.cast.txn.clone(), &participants, self.policy, self.now);
         let id = self.commit.intern(protocol);
         self.renumbering.note(id, History::Recovered(deciders));
+        id
+    }
+
+    /// The protocol of a decision that was parked, not yet driven.
+    pub(super) fn resumed(&mut self, owed: u8) -> Id {
+        let memory = Remembered { owed: self.cast.named(owed), parked: true, ..Remembered::of(Decision::Commit) };
+        let id = self.commit.intern(memory.resume(self.cast.txn.clone(), self.policy, self.now));
+        self.renumbering.note(id, History::Resumed(owed));
         id
     }
 
@@ -193,6 +205,7 @@ fn renumber_log(log: Log, order: Order) -> Log {
         Entry::Prepared(number) => Entry::Prepared(order[number]),
         Entry::Committed(number) => Entry::Committed(order[number]),
         Entry::Forgotten(number) => Entry::Forgotten(order[number]),
+        Entry::Parked(owed) => Entry::Parked(renumber_bits(owed, order)),
         Entry::Decided | Entry::Ended => entry,
     })
 }

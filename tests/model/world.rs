@@ -32,8 +32,8 @@ pub struct World {
     pub told: Told,
     /// The decision has been durable some time.
     pub decided: bool,
-    /// Some message may carry a mark that this transaction lies below.
-    pub mark_sent: bool,
+    /// To whom some message may carry a mark that this transaction lies below, as bits.
+    pub mark_sent: u8,
 }
 
 /// A number of faults that never runs out.
@@ -213,6 +213,8 @@ impl Replies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     Decided,
+    /// Those who have not acknowledged, as bits: one or two participants.
+    Parked(u8),
     Ended,
     Prepared(usize),
     Committed(usize),
@@ -245,21 +247,27 @@ impl Log {
     const fn code(entry: Entry) -> u8 {
         match entry {
             Entry::Decided => 1,
-            Entry::Ended => 2,
-            Entry::Prepared(party) => 3 + 3 * party as u8,
-            Entry::Committed(party) => 4 + 3 * party as u8,
-            Entry::Forgotten(party) => 5 + 3 * party as u8,
+            Entry::Parked(owed) => 1 + owed,
+            Entry::Ended => 5,
+            Entry::Prepared(party) => 6 + 3 * party as u8,
+            Entry::Committed(party) => 7 + 3 * party as u8,
+            Entry::Forgotten(party) => 8 + 3 * party as u8,
         }
     }
 
+    fn code_at(self, index: u8) -> u8 {
+        self.records[usize::from(index / 2)] >> (4 * (index % 2)) & 15
+    }
+
     fn entry(self, index: u8) -> Entry {
-        let code = usize::from(self.records[usize::from(index / 2)] >> (4 * (index % 2)) & 15);
+        let code = usize::from(self.code_at(index));
         match (code, code / 3, code % 3) {
             (1, ..) => Entry::Decided,
-            (2, ..) => Entry::Ended,
-            (_, party, 0) => Entry::Prepared(party - 1),
-            (_, party, 1) => Entry::Committed(party - 1),
-            (_, party, _) => Entry::Forgotten(party - 1),
+            (2..=4, ..) => Entry::Parked(self.code_at(index) - 1),
+            (5, ..) => Entry::Ended,
+            (_, party, 0) => Entry::Prepared(party - 2),
+            (_, party, 1) => Entry::Committed(party - 2),
+            (_, party, _) => Entry::Forgotten(party - 2),
         }
     }
 
@@ -285,7 +293,13 @@ impl Log {
     /// after its other records in the order of codes, too), so they are put in one.
     pub fn make_durable(&mut self, up_to: u8) {
         self.durable = up_to;
-        let mut codes: Vec<u8> = self.entries().map(Self::code).collect();
+        let mut entries: Vec<Entry> = self.entries().collect();
+        let durable = &mut entries[..usize::from(up_to)];
+        // Of those that say who is owed, the last one counts.
+        if let Some(last) = durable.iter().rev().copied().find(|entry| matches!(entry, Entry::Parked(_))) {
+            durable.iter_mut().filter(|entry| matches!(entry, Entry::Parked(_))).for_each(|entry| *entry = last);
+        }
+        let mut codes: Vec<u8> = entries.into_iter().map(Self::code).collect();
         codes[..usize::from(up_to)].sort_unstable();
         self.write(codes);
     }
@@ -320,11 +334,27 @@ impl Cast {
         self.names.iter().position(|known| known == name).expect("the protocol names only its own participants")
     }
 
+    /// Who is meant by these bits.
+    pub fn named(&self, bits: u8) -> Vec<Name> {
+        self.names
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| bits & (1 << number) != 0)
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
+    /// Bits for these.
+    pub fn bits(&self, names: &[Name]) -> u8 {
+        names.iter().map(|name| 1 << self.number(name)).sum()
+    }
+
     fn record(&self, entry: Entry) -> Record {
         let txn = self.txn.clone();
         let coordinator = self.txn.coordinator().clone();
         let (owner, fact) = match entry {
             Entry::Decided => (coordinator, Fact::Decided { txn, participants: Vec::new() }),
+            Entry::Parked(owed) => (coordinator, Fact::Parked { txn, participants: self.named(owed) }),
             Entry::Ended => (coordinator, Fact::Ended { txn }),
             Entry::Prepared(party) => (self.names[party].clone(), Fact::Prepared { txn, work: Vec::new() }),
             Entry::Committed(party) => (self.names[party].clone(), Fact::Committed { txn, work: None }),
@@ -338,6 +368,7 @@ impl Cast {
             Fact::Prepared { .. } => Entry::Prepared(self.number(&record.owner)),
             Fact::Committed { .. } => Entry::Committed(self.number(&record.owner)),
             Fact::Decided { .. } => Entry::Decided,
+            Fact::Parked { participants, .. } => Entry::Parked(self.bits(participants)),
             fact => unreachable!("no live record: {fact:?}"),
         }
     }

@@ -49,6 +49,8 @@ pub(super) fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
         ("a one-phase commit of an unknown branch rolls back", one_phase_of_unknown),
         ("in-doubt branches are the unfinished ones of the coordinator that asks", in_doubt_lists),
         ("what comes late for an ended transaction is refused", ended_transactions_are_refused),
+        ("a commit of a branch that is unknown or rolled back is answered as such", unfit_commits_are_told_apart),
+        ("what an earlier epoch has sent is refused once a later one is heard of", earlier_epochs_are_refused),
     ]
 }
 
@@ -392,5 +394,40 @@ fn ended_transactions_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
     case.harness.coordinator_syncs();
     case.commit(&branch);
     case.effect(&branch, ONCE);
+    Ran::Passed
+}
+
+/// Any other error would have the commit repeated, where an operator is to look.
+fn unfit_commits_are_told_apart<H: Harness>(case: &mut Case<H>) -> Ran {
+    let (unknown, rolled_back) = (case.branch(), case.promised());
+    case.rollback(&rolled_back);
+    for branch in [&unknown, &rolled_back] {
+        let answer = case.participant().commit(branch, &case.call());
+        let told = matches!(answer, Err(ParticipantError::UnknownBranch | ParticipantError::AlreadyRolledBack));
+        case.that(told, || {
+            format!("a commit of {branch} was answered by {answer:?}, should be UnknownBranch or AlreadyRolledBack")
+        });
+    }
+    Ran::Passed
+}
+
+/// The coordinator that sent them is gone, and the one that took its place will never end what they begin.
+fn earlier_epochs_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
+    let (late, promised) = (case.branch(), case.promised());
+    let of_epoch = |epoch| Call { epoch: Epoch::new(epoch), ..case.call() };
+    let later = TxnId::new(case.coordinator.clone(), Epoch::new(2), 1).branch(&case.harness.name());
+    case.same("work of the later epoch", &case.harness.work(&later), &Worked::Done);
+    let vote = case.participant().prepare(&later, &of_epoch(2));
+    case.same("the vote", &case.ok("prepare", vote), &Vote::Yes);
+    case.same("work of the earlier epoch", &case.harness.work(&late), &Worked::Refused);
+    let answer = case.participant().prepare(&late, &of_epoch(1));
+    case.that(!matches!(answer, Ok(Vote::Yes | Vote::ReadOnly)), || format!("it voted {answer:?} to an earlier epoch"));
+    case.effect(&late, Effect::Absent);
+    // What the later epoch says of the earlier one's transactions counts.
+    case.ok("rollback", case.participant().rollback(&late, &of_epoch(2)));
+    case.harness.coordinator_syncs();
+    case.ok("commit", case.participant().commit(&promised, &of_epoch(2)));
+    case.effect(&promised, ONCE);
+    case.in_doubt(&[&later]);
     Ran::Passed
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, Outcome, Parking, Phase, Step};
+use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, OnRecord, Outcome, Phase, Step};
 use crate::{
     log::{Durability, Fact, Heuristic},
     participant::{Decision, Verb},
@@ -37,11 +37,12 @@ impl CommitProtocol {
         Some(Action::Send(branch, verb))
     }
 
+    /// What the log says already is not said again, however often it is tried.
     fn note_heuristic(&mut self) -> Option<Action> {
-        let (participant, outcome) = self.branches.iter_mut().find_map(|branch| match &mut branch.step {
-            Step::Heuristic { outcome, logged: logged @ false } => {
-                *logged = true;
-                Some((branch.participant.clone(), *outcome))
+        let (participant, outcome) = self.branches.iter_mut().find_map(|branch| match branch.step {
+            Step::Heuristic(outcome) if branch.on_record != OnRecord::Heuristic(outcome) => {
+                branch.on_record = OnRecord::Heuristic(outcome);
+                Some((branch.participant.clone(), outcome))
             }
             _ => None,
         })?;
@@ -51,18 +52,31 @@ impl CommitProtocol {
 
     /// Once there is nobody left to be told, and yet somebody who has not ended as decided, it is an operator's turn.
     fn park(&mut self) -> Option<Action> {
-        if self.parking == Parking::Told || self.branches.iter().any(|branch| branch.step.awaits_answer()) {
+        if self.lies_still || self.branches.iter().any(|branch| branch.step.awaits_answer()) {
             return None;
         }
         // After the record of it, those who have acknowledged are not told again by a later life, and may forget. A
         // rollback needs none: what is in no log is told to nobody but those who ask.
-        if self.parking == Parking::No && self.decision() == Some(Decision::Commit) && self.logged {
-            self.parking = Parking::Logged;
+        if self.decision() == Some(Decision::Commit) && self.logged && !self.is_parked_on_record() {
+            self.parked_on_record = true;
+            for branch in &mut self.branches {
+                match (branch.step, branch.on_record) {
+                    (Step::Parked, _) => branch.on_record = OnRecord::Owed,
+                    (_, OnRecord::Owed) => branch.on_record = OnRecord::Nothing,
+                    _ => {}
+                }
+            }
             let participants = self.owed().cloned().collect();
             return Some(Action::Append(Fact::Parked { txn: self.txn.clone(), participants }, Durability::Forced));
         }
-        self.parking = Parking::Told;
+        self.lies_still = true;
         Some(Action::Park)
+    }
+
+    /// Whether the log names exactly those as owed that are.
+    fn is_parked_on_record(&self) -> bool {
+        let fits = |branch: &Branch| (branch.step == Step::Parked) == (branch.on_record == OnRecord::Owed);
+        self.parked_on_record && self.branches.iter().all(fits)
     }
 
     pub(super) fn done(&mut self, index: usize) {
@@ -70,10 +84,6 @@ impl CommitProtocol {
             && let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer())
         {
             branch.step = Step::Out;
-            if self.parking == Parking::Logged {
-                // Fewer are owed than the record says, and only those whom it names are kept from forgetting.
-                self.parking = Parking::No;
-            }
             self.end_if_all_out();
         }
     }
@@ -110,7 +120,7 @@ impl CommitProtocol {
             return self.done(index);
         }
         if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer()) {
-            branch.step = Step::Heuristic { outcome, logged: false };
+            branch.step = Step::Heuristic(outcome);
         }
     }
 
@@ -174,12 +184,11 @@ impl CommitProtocol {
     pub(super) fn retry(&mut self, now: Instant) {
         let (Phase::Committing { since } | Phase::RollingBack { since }) = &mut self.phase else { return };
         *since = now;
-        let hazard = |step| matches!(step, Step::Heuristic { outcome: Heuristic::Hazard, .. });
         for branch in &mut self.branches {
-            if branch.step == Step::Parked || hazard(branch.step) {
+            if matches!(branch.step, Step::Parked | Step::Heuristic(Heuristic::Hazard)) {
                 branch.step = Step::Due(now);
                 branch.failures = 0;
-                self.parking = Parking::No;
+                self.lies_still = false;
             } else if let Step::Due(at) = &mut branch.step {
                 *at = now;
             }
@@ -193,10 +202,10 @@ impl CommitProtocol {
             if branch.step == Step::Parked {
                 branch.step = match ended_as {
                     _ if ended_as == decision => Step::Out,
-                    Decision::Commit => Step::Heuristic { outcome: Heuristic::Committed, logged: false },
-                    Decision::Rollback => Step::Heuristic { outcome: Heuristic::RolledBack, logged: false },
+                    Decision::Commit => Step::Heuristic(Heuristic::Committed),
+                    Decision::Rollback => Step::Heuristic(Heuristic::RolledBack),
                 };
-                self.parking = Parking::No;
+                self.lies_still = false;
             }
         }
         self.end_if_all_out();
@@ -204,9 +213,9 @@ impl CommitProtocol {
 
     pub(super) fn forget(&mut self) {
         for branch in &mut self.branches {
-            if let Step::Heuristic { .. } = branch.step {
+            if let Step::Heuristic(_) = branch.step {
                 branch.step = Step::Out;
-                self.parking = Parking::No;
+                self.lies_still = false;
             }
         }
         if self.decision().is_some() {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{Branch, CommitProtocol, Parking, Phase, Role, Step};
+use super::{Branch, CommitProtocol, OnRecord, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Fact, Heuristic, Record},
@@ -47,6 +47,8 @@ impl Remembered {
                     let memory = all.entry(txn.clone()).or_insert_with(of);
                     memory.owed.clone_from(participants);
                     memory.parked = true;
+                    // A hazard that was retried, and parked.
+                    memory.heuristics.retain(|(known, _)| !participants.contains(known));
                 }
                 Fact::Heuristic { participant, outcome, .. } => {
                     let memory = all.entry(txn.clone()).or_insert_with(of);
@@ -64,15 +66,15 @@ impl Remembered {
     /// The transaction's protocol, to be driven on.
     #[must_use]
     pub fn resume(&self, txn: TxnId, policy: Policy, now: Instant) -> CommitProtocol {
-        let branch = |participant: &Name, step| Branch {
-            participant: participant.clone(),
-            role: Role::Voter,
-            step,
-            failures: 0,
+        let branch = |participant: &Name, step, on_record| Branch {
+            on_record,
+            ..Branch::new(participant.clone(), Role::Voter, step)
         };
-        let owed = self.owed.iter().map(|name| branch(name, Step::Due(now)));
-        let heuristic =
-            |(name, outcome): &(Name, Heuristic)| branch(name, Step::Heuristic { outcome: *outcome, logged: true });
+        let on_record = if self.parked { OnRecord::Owed } else { OnRecord::Nothing };
+        let owed = self.owed.iter().map(|name| branch(name, Step::Due(now), on_record));
+        let heuristic = |(name, outcome): &(Name, Heuristic)| {
+            branch(name, Step::Heuristic(*outcome), OnRecord::Heuristic(*outcome))
+        };
         let mut protocol = CommitProtocol::new(txn, policy);
         protocol.branches = owed.chain(self.heuristics.iter().map(heuristic)).collect();
         protocol.phase = match self.decision {
@@ -80,8 +82,7 @@ impl Remembered {
             Decision::Rollback => Phase::RollingBack { since: now },
         };
         protocol.logged = self.decision == Decision::Commit || !self.heuristics.is_empty();
-        // The record is there already, unless somebody whom it names answers now.
-        protocol.parking = if self.parked { Parking::Logged } else { Parking::No };
+        protocol.parked_on_record = self.parked;
         protocol.told_once_more = self.parked;
         protocol.end_if_all_out();
         protocol

@@ -57,6 +57,23 @@ struct Branch {
     step: Step,
     /// Failures to deliver, since the decision or the last retry, as far as counting them makes a difference.
     failures: u32,
+    on_record: OnRecord,
+}
+
+impl Branch {
+    const fn new(participant: Name, role: Role, step: Step) -> Self {
+        Self { participant, role, step, failures: 0, on_record: OnRecord::Nothing }
+    }
+}
+
+/// What the log says of a branch, beyond the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum OnRecord {
+    Nothing,
+    /// It was parked: it has not acknowledged.
+    Owed,
+    /// It has ended otherwise than decided.
+    Heuristic(Heuristic),
 }
 
 /// What a branch's participant can do.
@@ -83,8 +100,8 @@ enum Step {
     Sent(Instant),
     /// It was sent often enough; an operator is to look at it.
     Parked,
-    /// It has ended otherwise than decided; `logged` tells whether the record of that was handed to the driver.
-    Heuristic { outcome: Heuristic, logged: bool },
+    /// It has ended otherwise than decided.
+    Heuristic(Heuristic),
     /// Nothing more is to be said to it.
     Out,
 }
@@ -120,17 +137,6 @@ enum Phase {
     Finished,
 }
 
-/// How far an operator has been told that it is his turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Parking {
-    /// It is not.
-    No,
-    /// The record is written, if one is needed.
-    Logged,
-    /// He has.
-    Told,
-}
-
 /// One transaction's state machine at its coordinator. See the [module's table](self).
 ///
 /// It is `Clone + Eq + Hash`, so that a model checker and a simulator run the production code itself.
@@ -146,7 +152,10 @@ pub struct CommitProtocol {
     answer: Option<Outcome>,
     /// Whether the log holds something of the transaction that has to be ended.
     logged: bool,
-    parking: Parking,
+    /// Whether the log says that it is parked, and so whom it is owed to.
+    parked_on_record: bool,
+    /// [`Action::Park`] has come out, and nothing has changed since.
+    lies_still: bool,
     /// It was parked before the coordinator was opened: each branch is told once more, and parked again if that fails.
     told_once_more: bool,
 }
@@ -163,7 +172,8 @@ impl CommitProtocol {
             expires: None,
             answer: None,
             logged: false,
-            parking: Parking::No,
+            parked_on_record: false,
+            lies_still: false,
             told_once_more: false,
         }
     }
@@ -211,7 +221,7 @@ impl CommitProtocol {
 
     fn enlist_as(&mut self, index: usize, participant: Name, role: Role) {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
-        self.branches.insert(index, Branch { participant, role, step: Step::Idle, failures: 0 });
+        self.branches.insert(index, Branch::new(participant, role, Step::Idle));
     }
 
     /// Takes in what happened. What does not fit (late, doubled, of a branch that there is none of) is a no-op.

@@ -184,6 +184,12 @@ impl CommitProtocol {
         }
     }
 
+    /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.
+    #[must_use]
+    pub const fn lies_still(&self) -> bool {
+        self.lies_still
+    }
+
     /// Who is told no more and has not acknowledged. O(n) in the branches.
     pub fn owed(&self) -> impl Iterator<Item = &Name> {
         self.branches.iter().filter(|branch| branch.step == Step::Parked).map(|branch| &branch.participant)
@@ -197,11 +203,11 @@ impl CommitProtocol {
             Decision::Rollback => Heuristic::RolledBack,
         };
         let own = self.branches.iter().filter_map(|branch| match branch.step {
-            Step::Heuristic { outcome, .. } => Some(outcome),
+            Step::Heuristic(outcome) => Some(outcome),
             _ => None,
         });
         let own = own.reduce(Heuristic::and)?;
-        let all = self.branches.iter().all(|branch| matches!(branch.step, Step::Heuristic { .. }));
+        let all = self.branches.iter().all(|branch| matches!(branch.step, Step::Heuristic(_)));
         Some(if all { own } else { own.and(decided) })
     }
 
@@ -244,7 +250,7 @@ impl CommitProtocol {
                 Step::Due(_) if branch.failures > 0 => BranchState::Failing,
                 Step::Due(_) | Step::Sent(_) => BranchState::Told,
                 Step::Parked => BranchState::Parked,
-                Step::Heuristic { outcome, .. } => BranchState::Heuristic(outcome),
+                Step::Heuristic(outcome) => BranchState::Heuristic(outcome),
                 Step::Out => BranchState::Done,
             };
             (&branch.participant, state, branch.failures)
