@@ -118,11 +118,11 @@ impl Search {
             }
             steps.push(Step::TmAborts);
         }
-        for rm in 0..rms.len() {
+        for (rm, is) in rms.iter().enumerate() {
             if *tm == Tm::Init && messages.contains(&Message::Prepared(rm)) {
                 steps.push(Step::TmHearsPrepared(rm));
             }
-            if rms[rm] == Rm::Working {
+            if *is == Rm::Working {
                 steps.push(Step::RmPrepares(rm));
                 steps.push(Step::RmChoosesToAbort(rm));
             }

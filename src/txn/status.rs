@@ -1,10 +1,6 @@
 //! What an operator's page needs: every transaction that is open, and where it stands.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{BranchState, TransactionState, shared::Shared};
 use crate::{

@@ -124,6 +124,6 @@ impl StorageFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.disk.begin(Op::Sync, &self.path)?;
-        self.disk.life.mutate_sync(&self.disk.storage, || self.file.sync())
+        self.disk.life.mutate_sync(|| self.file.sync())
     }
 }

@@ -318,8 +318,7 @@ impl Life {
     }
 
     /// A sync; what a mutant makes of it.
-    pub fn mutate_sync(&self, storage: &SimStorage, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        let _ = storage;
+    pub fn mutate_sync(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
         if self.world.is_mutated(Mutant::SyncsNothing) {
             return Ok(());
         }

@@ -56,7 +56,6 @@ pub struct Counts {
 
 impl Counts {
     /// What every run should see now and then.
-    #[allow(dead_code)] // the example does not ask
     pub fn by_name(&self) -> [(&'static str, u64); 8] {
         [
             ("committed", self.committed),
