@@ -24,6 +24,8 @@ pub mod docs;
 pub mod id;
 pub mod log;
 pub mod participant;
+#[doc(hidden)]
+pub mod platform;
 pub mod registry;
 pub mod ring;
 pub mod txn;

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{BranchId, CommitError, Coordinator, MemoryLog, Policy, TransactionLog};
-use txn_support::{Manager, manager, shared};
+use txn_support::{Manager, manager, scripted::Scripted, shared};
 
 #[test]
 fn all_participants_have_the_change_when_wait_returns() {
@@ -158,10 +158,36 @@ fn forced_writes_are_those_of_the_designs_table() {
     assert_eq!(run(&[2, 2, 0]), [2, 2, 0, 1], "read-only: none");
     assert_eq!(run(&[2]), [1, 0, 0, 0], "one participant: none at the coordinator");
     let rolled_back = run(&[2, 2, 3]);
-    assert_eq!(rolled_back[3], 0, "a rollback costs the coordinator nothing");
-    let promised = |forced: &&u64| **forced > 0;
-    assert!(rolled_back[..3].iter().filter(promised).all(|n| *n == 2), "a promise and its end: {rolled_back:?}");
-    assert_eq!(rolled_back[2], 0, "who refuses has promised nothing");
+    assert_eq!(rolled_back, [2, 2, 0, 0], "a promise and its end; nothing where nothing was promised, nor to decide");
+    assert_eq!(run(&[3, 2, 2]), [0, 0, 0, 0], "the first No ends the first phase: nobody else is asked to promise");
+    assert_eq!(run(&[0, 0, 0]), [0, 0, 0, 0], "all read-only");
+    assert_eq!(run(&[0]), [0, 0, 0, 0], "one participant, read-only");
+    assert_eq!(run(&[3]), [0, 0, 0, 0], "one participant that refuses");
+    let before = count();
+    let mut txn = coordinator.begin();
+    managers[0].execute(txn.branch("a").unwrap(), 2).unwrap();
+    txn.rollback();
+    assert_eq!(count(), before, "the client rolls back before anybody has promised");
+
+    // A last resource: the decision, and what the others promise and commit.
+    let (log, own) = (MemoryLog::new(), MemoryLog::new());
+    let (a, queue) = (manager("a", own.clone()), Scripted::new());
+    let builder = Coordinator::builder(log.clone()).last_resource("queue", queue.clone());
+    let coordinator = builder.participant("a", a.clone()).open().unwrap();
+    let run = |work: Option<i64>| {
+        let before = (log.stats().forced, own.stats().forced);
+        let mut txn = coordinator.begin();
+        txn.branch("queue").unwrap();
+        if let Some(work) = work {
+            let _ = a.execute(txn.branch("a").unwrap(), work);
+        }
+        let _ = txn.commit().wait();
+        (log.stats().forced - before.0, own.stats().forced - before.1)
+    };
+    assert_eq!(run(Some(2)), (1, 2));
+    assert_eq!(run(Some(3)), (0, 0), "the other one refuses");
+    assert_eq!(run(Some(0)), (0, 0), "the other one only looks");
+    assert_eq!(run(None), (0, 0), "alone");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Vote,
     participant::{Call, Verb},
@@ -175,4 +176,74 @@ fn a_slow_participant_is_let_go_once_its_queue_is_served() {
     }
     drop(coordinator);
     eventually("both are let go", Duration::from_secs(5), || Arc::strong_count(&a) == 1 && Arc::strong_count(&b) == 1);
+}
+
+/// Notes what a participant is told along with commits, and which verbs reach it.
+struct Told {
+    manager: Manager,
+    calls: Mutex<Vec<(Verb, Call)>>,
+}
+
+impl Participant for Told {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.calls.lock().push((Verb::Prepare, call.clone()));
+        self.manager.prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.calls.lock().push((Verb::Commit, call.clone()));
+        self.manager.commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.calls.lock().push((Verb::Rollback, call.clone()));
+        self.manager.rollback(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.manager.in_doubt(coordinator)
+    }
+}
+
+fn with_two_who_are_told() -> (Coordinator, [Arc<Told>; 2]) {
+    let log = MemoryLog::new();
+    let told = ["a", "b"].map(|name| Arc::new(Told { manager: manager(name, log.clone()), calls: Mutex::default() }));
+    let [a, b] = &told;
+    let builder = Coordinator::builder(log).participant("a", Arc::clone(a)).participant("b", Arc::clone(b));
+    (builder.open().expect("an empty log opens"), told)
+}
+
+/// Found by simulation: a client went on to deliver a decision whose coordinator had been dropped, and which therefore
+/// knew of no open transaction any more. The mark that went along said that everything had ended; the participants
+/// forgot the branch at their next checkpoint, and the coordinator that was opened next delivered it in vain, for ever.
+#[test]
+fn the_mark_of_a_coordinator_that_is_gone_passes_nothing() {
+    let (coordinator, told) = with_two_who_are_told();
+    let mut txn = coordinator.begin();
+    for told in &told {
+        told.manager.execute(txn.branch(told.manager.name()).unwrap(), 2).unwrap();
+    }
+    let mark = txn.id().mark();
+    let commit = txn.commit();
+    drop(coordinator);
+    commit.wait().expect("the decision is in the log");
+    for told in told {
+        let calls = told.calls.lock();
+        let (_, call) = calls.iter().find(|(verb, _)| *verb == Verb::Commit).expect("it was told to commit");
+        assert!(call.ended_below <= mark, "{call:?} says that {mark:?} has ended");
+    }
+}
+
+/// Found by simulation: a client began to commit when its coordinator was gone, and the one opened since had asked
+/// already what was in doubt. The participants promised, and nobody ever told them the end of it.
+#[test]
+fn nothing_is_promised_to_a_coordinator_that_is_gone() {
+    let (coordinator, told) = with_two_who_are_told();
+    let mut txn = coordinator.begin();
+    for told in &told {
+        told.manager.execute(txn.branch(told.manager.name()).unwrap(), 2).unwrap();
+    }
+    drop(coordinator);
+    drop(txn.commit());
+    for told in told {
+        assert!(told.calls.lock().iter().all(|(verb, _)| *verb != Verb::Prepare));
+        assert_eq!(told.manager.status().prepared, 0);
+    }
 }

@@ -215,6 +215,32 @@ fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing(
     }
 }
 
+/// Found by simulation: a participant restarted between two pieces of work of one transaction. The first was lost, the
+/// second was done on what came back, and the transaction committed with half of its work.
+#[test]
+fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
+    for others in [&[][..], &["a"]] {
+        let b = Restarted::new();
+        let a = manager("a", MemoryLog::new());
+        let builder = Coordinator::builder(MemoryLog::new()).name("c").participant("a", a.clone());
+        let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
+        b.now().inquire_at(name("c"), coordinator.inquiries());
+        let mut txn = coordinator.begin();
+        for other in others {
+            a.execute(txn.branch(other).unwrap(), 8).unwrap();
+        }
+        let branch = txn.branch("b").unwrap().clone();
+        b.now().execute(&branch, 2).unwrap();
+        b.restart();
+        b.now().inquire_at(name("c"), coordinator.inquiries());
+        b.now().execute(&branch, 4).unwrap();
+        let error = txn.commit().wait().unwrap_err();
+        assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        assert_eq!((a.service().balance(), b.now().service().balance()), (0, 0));
+        assert!(b.now().service().reserved.lock().is_empty());
+    }
+}
+
 /// What surely began after the participant was opened needs no question, and what is still open is committed.
 #[test]
 fn one_question_is_enough_for_each_opening() {

@@ -67,8 +67,8 @@ pub enum Branch {
     },
     /// The commit is in the log; the service is carrying it out.
     Confirming {
-        /// How the coordinator asked, and so wants to be answered.
-        verb: CommitVerb,
+        /// What to answer once it is done.
+        answer: BranchReply,
     },
     /// Carried out.
     Committed,
@@ -232,7 +232,7 @@ impl BranchProtocol {
     /// A branch as the log tells of it after a restart: committed, though the service may not know yet.
     #[must_use]
     pub const fn recovered_committed() -> Self {
-        Self { state: Branch::Confirming { verb: CommitVerb::SecondPhase } }
+        Self { state: Branch::Confirming { answer: BranchReply::Done } }
     }
 
     /// Its state.
@@ -323,7 +323,7 @@ impl BranchProtocol {
                 self.state = Branch::Committing { gate, lsn: None, verb };
                 return BranchAction::AppendCommitted { verb, durability: gate.durability() };
             }
-            Branch::Confirming { .. } => return self.confirm(verb),
+            Branch::Confirming { .. } => return self.confirm(verb.answer()),
             Branch::Committed | Branch::ReadOnly => BranchReply::Done,
             Branch::Unknown => BranchReply::UnknownBranch,
             Branch::Cancelling { .. } | Branch::Ending { .. } | Branch::RolledBack => BranchReply::AlreadyRolledBack,
@@ -350,7 +350,7 @@ impl BranchProtocol {
                 self.state = Branch::RolledBack;
                 rolled_back
             }
-            Branch::Confirming { .. } => return self.confirm(verb),
+            Branch::Confirming { .. } => return self.confirm(verb.answer()),
             Branch::Committed | Branch::ReadOnly => verb.answer(),
             Branch::Cancelling { promised, .. } => return self.cancel(promised, rolled_back),
             Branch::RolledBack => rolled_back,
@@ -371,7 +371,10 @@ impl BranchProtocol {
             }
             Branch::RolledBack | Branch::ReadOnly => BranchReply::Done,
             Branch::Committing { .. } | Branch::Ending { .. } => BranchReply::Stale,
-            Branch::Confirming { .. } | Branch::Committed => BranchReply::AlreadyCommitted,
+            // It has decided alone, and its coordinator has given up on the answer. This one ends the coordinator's
+            // interest in the branch, so the confirming must be over by then.
+            Branch::Confirming { .. } => return self.confirm(BranchReply::AlreadyCommitted),
+            Branch::Committed => BranchReply::AlreadyCommitted,
             Branch::Broken => BranchReply::LogFailed,
         })
     }
@@ -389,13 +392,15 @@ impl BranchProtocol {
             (Branch::Preparing { .. }, In::AppendRefused) => {
                 Some(self.cancel(None, BranchReply::Voted(super::Vote::No)))
             }
-            (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => Some(self.confirm(verb)),
+            (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => {
+                Some(self.confirm(verb.answer()))
+            }
             (Branch::Committing { gate, verb, .. }, In::Appended(lsn)) => {
                 self.state = Branch::Committing { gate, lsn: Some(lsn), verb };
                 Some(BranchAction::AwaitDurable(lsn))
             }
             (Branch::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
-                Some(self.confirm(verb))
+                Some(self.confirm(verb.answer()))
             }
             (Branch::Committing { verb, .. }, In::AppendRefused) => {
                 self.state = match verb {
@@ -430,9 +435,9 @@ impl BranchProtocol {
     fn serviced(&mut self, input: BranchInput) -> Option<BranchAction> {
         use BranchInput as In;
         match (self.state, input) {
-            (Branch::Confirming { verb }, In::Confirmed) => {
+            (Branch::Confirming { answer }, In::Confirmed) => {
                 self.state = Branch::Committed;
-                Some(BranchAction::Reply(verb.answer()))
+                Some(BranchAction::Reply(answer))
             }
             (Branch::Cancelling { promised: Some(gate), answer }, In::Cancelled) => {
                 self.state = Branch::Ending { gate, lsn: None, answer };
@@ -456,8 +461,8 @@ impl BranchProtocol {
         BranchAction::Reply(answer)
     }
 
-    const fn confirm(&mut self, verb: CommitVerb) -> BranchAction {
-        self.state = Branch::Confirming { verb };
+    const fn confirm(&mut self, answer: BranchReply) -> BranchAction {
+        self.state = Branch::Confirming { answer };
         BranchAction::Confirm
     }
 
@@ -493,6 +498,21 @@ mod tests {
         assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel), "the copy");
         let no = BranchReply::Voted(Vote::No);
         assert_eq!(branch.handle(BranchInput::Cancelled), Some(BranchAction::Reply(no)));
+    }
+
+    /// The service of a branch that has decided alone could not confirm, and the coordinator gave up. Told to roll back,
+    /// the branch used to answer that it is committed, and nobody ever had the service confirm again.
+    #[test]
+    fn a_rollback_does_not_end_a_commit_that_the_service_has_not_confirmed() {
+        let mut branch = BranchProtocol::new();
+        branch.handle(BranchInput::Worked(Effort::Update));
+        branch.handle(BranchInput::CommitOnePhase);
+        branch.handle(BranchInput::Appended(Lsn::new(7)));
+        assert_eq!(branch.handle(BranchInput::Durable(Lsn::new(7))), Some(BranchAction::Confirm));
+        assert_eq!(branch.handle(BranchInput::Failed), Some(BranchAction::Reply(BranchReply::Failed)));
+        assert_eq!(branch.handle(BranchInput::Rollback(Gate::OwnLog)), Some(BranchAction::Confirm));
+        let committed = BranchAction::Reply(BranchReply::AlreadyCommitted);
+        assert_eq!(branch.handle(BranchInput::Confirmed), Some(committed));
     }
 
     /// With a log of its own, the end of a promise used to be acknowledged before it was durable.

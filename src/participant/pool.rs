@@ -7,12 +7,12 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::{Endpoint, Greeting, Participant, ParticipantError, Reply, Request, endpoint::call};
+use crate::platform::{Condvar, Platform};
 
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
 /// and the coordinator's threads never wait for them.
@@ -22,6 +22,7 @@ use super::{Endpoint, Greeting, Participant, ParticipantError, Reply, Request, e
 pub struct Pooled {
     shared: Arc<Shared>,
     limit: usize,
+    platform: Platform,
 }
 
 struct Shared {
@@ -41,13 +42,17 @@ struct State {
 impl Pooled {
     /// The endpoint of `participant`, with at most `threads` calls under way at once.
     pub fn new(participant: impl Participant, threads: NonZeroUsize) -> Self {
-        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work: Condvar::new() };
-        Self { shared: Arc::new(shared), limit: threads.get() }
+        Self::on(Platform::default(), participant, threads)
+    }
+
+    pub(crate) fn on(platform: Platform, participant: impl Participant, threads: NonZeroUsize) -> Self {
+        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work: platform.condvar() };
+        Self { shared: Arc::new(shared), limit: threads.get(), platform }
     }
 
     fn start_thread(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        thread::Builder::new().name("ringpact-participant".into()).spawn(move || shared.serve()).map(drop)
+        self.platform.spawn("ringpact-participant", move || shared.serve()).map(drop)
     }
 }
 

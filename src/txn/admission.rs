@@ -5,10 +5,13 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use thiserror::Error;
 
-use crate::log::{Lsn, TransactionLog};
+use crate::{
+    log::{Lsn, TransactionLog},
+    platform::{Condvar, Platform},
+};
 
 /// How many transactions are in flight at the most, unless configured: each takes about a kilobyte.
 pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
@@ -77,7 +80,7 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, platform: &Platform) -> Self {
         let limits = Limits { in_flight: limits.in_flight.max(1), log_queue: limits.log_queue.max(1) };
         Self {
             limits,
@@ -86,7 +89,7 @@ impl Admission {
             closing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             wakers: Mutex::default(),
-            room: Condvar::new(),
+            room: platform.condvar(),
         }
     }
 

@@ -4,12 +4,8 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
-    thread::{self, Thread},
 };
 
 use thiserror::Error;
@@ -22,6 +18,7 @@ use crate::{
     id::{Name, TxnId},
     log::{Heuristic, LogError},
     participant::ParticipantError,
+    platform::Parker,
 };
 
 /// A transaction that is being committed. Block on it with [`wait`](Self::wait), or `.await` it on any executor.
@@ -65,9 +62,12 @@ impl Commit {
                 self.task.push_durable(lsn, result);
                 continue;
             }
-            let (parker, waker) = parker.get_or_insert_with(Parker::new);
+            let (parker, waker) = parker.get_or_insert_with(|| {
+                let parker = Arc::new(Unpark(self.task.shared().platform.parker()));
+                (Arc::clone(&parker), Waker::from(parker))
+            });
             if self.task.wake_later(waker, waiting) == Wakeable::Later {
-                parker.park();
+                parker.0.park();
             }
         }
     }
@@ -132,29 +132,12 @@ impl fmt::Debug for Commit {
     }
 }
 
-/// Lets a thread sleep until a waker is woken.
-struct Parker {
-    thread: Thread,
-    woken: AtomicBool,
-}
+/// Wakes the thread that waits for a commit.
+struct Unpark(Parker);
 
-impl Parker {
-    fn new() -> (Arc<Self>, Waker) {
-        let parker = Arc::new(Self { thread: thread::current(), woken: AtomicBool::new(false) });
-        (Arc::clone(&parker), Waker::from(parker))
-    }
-
-    fn park(&self) {
-        while !self.woken.swap(false, Ordering::Acquire) {
-            thread::park();
-        }
-    }
-}
-
-impl Wake for Parker {
+impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
-        self.thread.unpark();
+        self.0.unpark();
     }
 }
 

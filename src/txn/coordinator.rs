@@ -1,14 +1,13 @@
 //! [`Coordinator`]: where transactions begin.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     future::poll_fn,
     io,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -24,6 +23,7 @@ use crate::{
     id::{Epoch, IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{Endpoint, Greeting, Inline, LastResource, Participant, Pooled, Unpromising},
+    platform::{Platform, Thread},
 };
 
 /// Begins transactions, decides them, and sees to it that every participant carries the decision out.
@@ -37,7 +37,7 @@ use crate::{
 pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
     tally: Arc<Tally>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
 }
 
 impl Coordinator {
@@ -50,6 +50,7 @@ impl Coordinator {
             policy: Policy::DEFAULT,
             limits: Limits::default(),
             members: Vec::new(),
+            platform: Platform::default(),
         }
     }
 
@@ -157,9 +158,8 @@ impl Drop for Coordinator {
         self.shared.abandon();
         for thread in self.threads.drain(..) {
             // A participant can hold the last handle, and so have it dropped on one of these very threads.
-            if thread.thread().id() != thread::current().id() {
-                // A driver thread that panicked has printed its message; there is nothing left to do for it.
-                let _ = thread.join();
+            if thread.id() != self.shared.platform.current() {
+                thread.join();
             }
         }
         // What the threads were at while they were being stopped.
@@ -193,6 +193,7 @@ pub struct CoordinatorBuilder {
     policy: Policy,
     limits: Limits,
     members: Vec<(String, Member)>,
+    platform: Platform,
 }
 
 impl CoordinatorBuilder {
@@ -223,7 +224,8 @@ impl CoordinatorBuilder {
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own, so that several such
     /// participants work side by side, and slow down only the transactions that they are in.
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
-        self.endpoint(name, Pooled::new(participant, threads))
+        let pooled = Pooled::on(self.platform.clone(), participant, threads);
+        self.endpoint(name, pooled)
     }
 
     /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no thread waits for it.
@@ -254,6 +256,13 @@ impl CoordinatorBuilder {
         self
     }
 
+    /// Has it live on other threads and another clock than the system's.
+    #[doc(hidden)]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
     fn member(mut self, name: &str, endpoint: Arc<dyn Endpoint>, answers: Answers) -> Self {
         self.members.push((name.to_owned(), Member { endpoint, answers, promises: Promises::Can }));
         self
@@ -270,7 +279,7 @@ impl CoordinatorBuilder {
             Some(name) => Name::new(name)?,
             None => default_name(self.log.id())?,
         };
-        let mut members = HashMap::new();
+        let mut members = BTreeMap::new();
         for (member_name, member) in self.members {
             let member_name = Name::new(&member_name)?;
             if member_name == name {
@@ -285,7 +294,9 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let shared = Arc::new(Shared::new(name, last.next(), self.log, self.policy.paced(), self.limits, members));
+        let (policy, limits) = (self.policy.paced(), self.limits);
+        let shared = Shared::new(name, last.next(), self.log, policy, limits, members, self.platform);
+        let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { shared, tally: Arc::default(), threads };

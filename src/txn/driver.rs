@@ -5,11 +5,12 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     io,
     sync::{Arc, Weak},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+
+use crate::platform::{Condvar, Platform, Thread};
 
 /// Threads of a coordinator. They deliver decisions to in-process participants and hand requests to others, so they
 /// are seldom busy; a second one keeps time-outs going while the first is inside a participant.
@@ -31,8 +32,8 @@ pub(super) trait Sweep: Send + Sync {
 }
 
 /// A queue of what is to be run now, and a heap of what is to be run later.
-#[derive(Default)]
 pub(super) struct Driver {
+    platform: Platform,
     state: Mutex<State>,
     change: Condvar,
 }
@@ -81,11 +82,15 @@ impl Ord for Timer {
 }
 
 impl Driver {
+    pub(super) fn new(platform: Platform) -> Self {
+        Self { state: Mutex::default(), change: platform.condvar(), platform }
+    }
+
     /// Starts the threads. They end with [`close`](Self::close).
-    pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<Vec<JoinHandle<()>>> {
+    pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<Vec<Thread>> {
         let spawn = |thread| {
             let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
-            thread::Builder::new().name("ringpact-driver".into()).spawn(move || driver.serve(thread, &sweeper))
+            self.platform.spawn("ringpact-driver", move || driver.serve(thread, &sweeper))
         };
         let threads: io::Result<Vec<_>> = (0..THREADS).map(spawn).collect();
         if threads.is_err() {
@@ -135,7 +140,7 @@ impl Driver {
             if state.closed {
                 return;
             }
-            let now = Instant::now();
+            let now = self.platform.now();
             if state.swept.is_none_or(|at| at + SWEEP_EVERY <= now) {
                 state.swept = Some(now);
                 drop(state);

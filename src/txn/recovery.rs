@@ -28,7 +28,7 @@ use crate::{
 /// Finds out what there is to settle: each decision that the log holds, to be delivered again, and of every participant
 /// what else it holds branches of. Nothing is said to anybody until what is returned is run.
 pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) -> Vec<Arc<dyn Driven>> {
-    let now = Instant::now();
+    let now = shared.platform.now();
     let mut decided = HashSet::new();
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
     for (txn, memory) in Remembered::all(records) {
@@ -93,7 +93,7 @@ pub(super) struct Inquiry {
 
 impl Driven for Inquiry {
     fn run(self: Arc<Self>) {
-        if self.answered.load(Ordering::Relaxed) || Instant::now() < *self.ask_at.lock() {
+        if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost on the way without anybody noticing.
@@ -149,7 +149,7 @@ impl Inquiry {
     }
 
     fn ask_in(&self, pause: Duration) {
-        let at = after(Instant::now(), pause);
+        let at = after(self.shared.platform.now(), pause);
         *self.ask_at.lock() = at;
         let this: Weak<dyn Driven> = self.this.clone();
         self.shared.driver.enqueue_at(at, this);
@@ -163,7 +163,7 @@ impl Inquiry {
         };
         let orphans: BTreeMap<Mark, BranchId> =
             branches.into_iter().filter(of_earlier_life).map(|branch| (branch.txn().mark(), branch)).collect();
-        let now = Instant::now();
+        let now = self.shared.platform.now();
         let to_task = |branch: BranchId| {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);

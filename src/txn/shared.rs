@@ -1,13 +1,13 @@
 //! What a coordinator's transactions share.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::RangeInclusive,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
@@ -24,6 +24,7 @@ use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Endpoint},
+    platform::{Condvar, Platform, Woken},
 };
 
 /// A participant as the coordinator knows it.
@@ -56,8 +57,9 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) log_id: LogId,
     pub(super) policy: Policy,
-    pub(super) members: HashMap<Name, Member>,
+    pub(super) members: BTreeMap<Name, Member>,
     pub(super) driver: Arc<Driver>,
+    pub(super) platform: Platform,
     pub(super) admission: Admission,
     /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
     /// of this life gets into the log: the next life decides by what it finds there.
@@ -125,7 +127,8 @@ impl Shared {
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,
-        members: HashMap<Name, Member>,
+        members: BTreeMap<Name, Member>,
+        platform: Platform,
     ) -> Self {
         let log_id = log.id();
         Self {
@@ -135,18 +138,19 @@ impl Shared {
             log_id,
             policy,
             members,
-            driver: Arc::default(),
-            admission: Admission::new(limits),
+            driver: Arc::new(Driver::new(platform.clone())),
+            admission: Admission::new(limits, &platform),
             gone: RwLock::new(false),
             open: Mutex::default(),
-            settled: Condvar::new(),
+            settled: platform.condvar(),
+            platform,
         }
     }
 
     /// A new transaction. It counts as open from here on, until it has ended or its time is over. It must have been
     /// admitted; one that wasn't is over at once.
     pub(super) fn begin(self: &Arc<Self>, timeout: Duration, admitted: bool) -> (Arc<Task>, TxnId) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let expires = after(now, timeout);
         let mut open = self.open.lock();
         open.last_sequence += 1;
@@ -312,10 +316,10 @@ impl Shared {
 
     /// Waits until there is nothing to do but for operators; says whether nothing is left at all.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
-        let until = after(Instant::now(), timeout);
+        let until = after(self.platform.now(), timeout);
         let mut open = self.open.lock();
         while !open.is_settled() {
-            if self.settled.wait_until(&mut open, until).timed_out() {
+            if self.settled.wait_until(&mut open, until) == Woken::TimedOut {
                 break;
             }
         }
@@ -344,7 +348,7 @@ impl Shared {
 
     /// Rolls back the transactions whose time is over.
     fn roll_back_expired(self: &Arc<Self>) {
-        let now = Instant::now();
+        let now = self.platform.now();
         let mut expired = Vec::new();
         let mut open = self.open.lock();
         let mut next = None;
@@ -429,8 +433,10 @@ impl Shared {
         let running = open.transactions.first_key_value().map(|(key, _)| key.mark);
         let held = open.shelf.first_held_for(participant);
         let first = running.into_iter().chain(open.endings.first()).chain(held).min();
-        // While a participant has not reported what it holds of earlier epochs, those may hold open transactions.
-        let ended_below = if open.inquiries.is_empty() { first.unwrap_or(next) } else { Mark::default() };
+        // While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
+        // coordinator that is gone knows of none any more.
+        let is_known = open.inquiries.is_empty() && !open.abandoned;
+        let ended_below = if is_known { first.unwrap_or(next) } else { Mark::default() };
         Call { epoch: self.epoch, ended_below, deadline, ..Call::new(self.log_id) }
     }
 }

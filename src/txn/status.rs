@@ -1,10 +1,6 @@
 //! What an operator's page needs: every transaction that is open, and where it stands.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{BranchState, TransactionState, shared::Shared};
 use crate::{
@@ -110,7 +106,7 @@ pub struct BranchStatus {
 impl Shared {
     /// All that is open, and where it stands.
     pub(super) fn status(&self) -> CoordinatorStatus {
-        let now = Instant::now();
+        let now = self.platform.now();
         let mut transactions: Vec<_> = self.tasks().iter().map(|task| task.status(now)).collect();
         transactions.retain(|transaction| transaction.state != TransactionState::Ended);
         transactions.sort_by(|one, other| one.txn.cmp(&other.txn));

@@ -198,7 +198,7 @@ impl Task {
         }
         state.driving = true;
         loop {
-            let now = Instant::now();
+            let now = self.shared.platform.now();
             while let Some(input) = state.inbox.pop_front() {
                 state.protocol.handle(now, input);
             }
@@ -302,6 +302,11 @@ impl Task {
             // visible, and is tried again; dropping the reply says that it failed.
             return;
         };
+        if verb == Verb::Prepare && self.shared.is_gone() {
+            // Nobody would be there to tell the promise's end. The coordinator that was opened since, if there is one,
+            // has asked already what is in doubt.
+            return;
+        }
         let call = self.shared.call(branch.participant(), deadline);
         let request = Request::Branch { branch, verb, call };
         // An endpoint that panics drops the reply, which is answer enough.
@@ -490,7 +495,7 @@ impl Driven for Task {
     fn run(self: Arc<Self>) {
         {
             let mut state = self.state.lock();
-            if state.timer.is_some_and(|at| at <= Instant::now()) {
+            if state.timer.is_some_and(|at| at <= self.shared.platform.now()) {
                 state.timer = None;
             }
         }

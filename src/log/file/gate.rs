@@ -6,13 +6,20 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::platform::Platform;
+
 /// Opens for one batch after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
+    platform: Platform,
     opened: AtomicU32,
 }
 
 impl Gate {
+    pub(super) fn new(platform: &Platform) -> Self {
+        Self { platform: platform.clone(), opened: AtomicU32::new(0) }
+    }
+
     /// Blocks until `may_pass`, which is asked again each time the gate was opened. What makes it true must be written
     /// before the gate is opened.
     pub(super) fn wait(&self, may_pass: impl Fn() -> bool) {
@@ -22,13 +29,13 @@ impl Gate {
             if may_pass() {
                 return;
             }
-            atomic_wait::wait(&self.opened, opened);
+            self.platform.wait_on(&self.opened, opened);
         }
     }
 
     /// Lets everybody ask again.
     pub(super) fn open(&self) {
         self.opened.fetch_add(1, Ordering::Release);
-        atomic_wait::wake_all(&raw const self.opened);
+        self.platform.wake_all_on(&self.opened);
     }
 }

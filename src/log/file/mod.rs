@@ -6,19 +6,21 @@
 //! `recover` are bytes in, answers out; [`storage`] is the seam to the medium. `src/docs/log_speed.md` says why.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
     task::{Context, Poll},
-    thread::{self, JoinHandle, ThreadId},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
 use super::{Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
-use crate::id::Name;
+use crate::{
+    id::Name,
+    platform::{Platform, Thread, ThreadId},
+};
 use queue::Ending;
 use shared::{Lead, Shared};
 
@@ -78,8 +80,9 @@ pub struct FileLog {
     id: LogId,
     dir: PathBuf,
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<Thread>>,
     writer_id: ThreadId,
+    platform: Platform,
     recovery: Recovery,
 }
 
@@ -112,9 +115,16 @@ impl FileLog {
         FileLogOptions::default()
     }
 
-    fn new(id: LogId, dir: PathBuf, shared: Arc<Shared>, writer: JoinHandle<()>, recovery: Recovery) -> Self {
-        let writer_id = writer.thread().id();
-        Self { id, dir, shared, writer: Mutex::new(Some(writer)), writer_id, recovery }
+    fn new(
+        id: LogId,
+        dir: PathBuf,
+        shared: Arc<Shared>,
+        writer: Thread,
+        platform: Platform,
+        recovery: Recovery,
+    ) -> Self {
+        let writer_id = writer.id();
+        Self { id, dir, shared, writer: Mutex::new(Some(writer)), writer_id, platform, recovery }
     }
 
     /// The directory.
@@ -168,11 +178,11 @@ impl FileLog {
     fn end(&self, ending: Ending) {
         self.shared.end(ending);
         // A waker may drop the last handle on the writer's own thread, which can't wait for itself to end.
-        if thread::current().id() != self.writer_id
+        if self.platform.current() != self.writer_id
             && let Some(writer) = self.writer.lock().take()
         {
             // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
-            let _ = writer.join();
+            writer.join();
         }
     }
 }
@@ -234,14 +244,17 @@ impl TransactionLog for FileLog {
 /// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing.
 fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
     thread_local! {
-        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
     /// What of it is kept; larger records are rare.
     const KEPT_BYTES: usize = 16 << 10;
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.clear();
-        buffer.shrink_to(KEPT_BYTES);
-        record.encode_into(buffer);
-        if buffer.len() > MAX_RECORD_BYTES { Err(LogError::TooLarge { length: buffer.len() }) } else { append(buffer) }
-    })
+    // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    buffer.shrink_to(KEPT_BYTES);
+    record.encode_into(&mut buffer);
+    let length = buffer.len();
+    let result = if length > MAX_RECORD_BYTES { Err(LogError::TooLarge { length }) } else { append(&buffer) };
+    BUFFER.set(buffer);
+    result
 }

@@ -1,12 +1,6 @@
 //! How a log is opened: its limits, and the opening itself.
 
-use std::{
-    io,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use super::{
     FileLog, Recovery,
@@ -20,7 +14,10 @@ use super::{
     storage::{Disk, Storage},
     writer::{Pen, Writer, tells_of_no_room},
 };
-use crate::log::{LogError, LogId};
+use crate::{
+    log::{LogError, LogId},
+    platform::Platform,
+};
 
 /// The smallest segment: a few batches and what is carried over. Smaller ones would be replaced all the time.
 pub const MIN_SEGMENT_BYTES: u64 = 64 << 10;
@@ -58,11 +55,17 @@ pub struct FileLogOptions {
     segment_bytes: u64,
     seal_after: Duration,
     storage: Arc<dyn Storage>,
+    platform: Platform,
 }
 
 impl Default for FileLogOptions {
     fn default() -> Self {
-        Self { segment_bytes: DEFAULT_SEGMENT_BYTES, seal_after: DEFAULT_SEAL_AFTER, storage: Arc::new(Disk) }
+        Self {
+            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            seal_after: DEFAULT_SEAL_AFTER,
+            storage: Arc::new(Disk),
+            platform: Platform::default(),
+        }
     }
 }
 
@@ -92,6 +95,14 @@ impl FileLogOptions {
         self
     }
 
+    /// Has the log live on other threads and another clock than the system's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
     /// Opens the log in this directory; creates either where absent.
     ///
     /// What was there is read, checked, and written anew: the live records go, synced, to a fresh segment before
@@ -103,7 +114,7 @@ impl FileLogOptions {
     /// [`LogError::Full`]: there is no room for a fresh segment; the log is as it was. [`LogError::Io`]: as it was, or
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
-        let begun = Instant::now();
+        let begun = self.platform.now();
         let (dir, storage) = (dir.as_ref(), &*self.storage);
         storage.create_dir(dir).map_err(|error| refused(dir, dir, "create", error))?;
         let lock_path = dir.join(directory::LOCK_NAME);
@@ -132,12 +143,11 @@ impl FileLogOptions {
             records: recovered.records,
             live: recovered.live.len(),
             torn_bytes: recovered.torn_bytes,
-            elapsed: begun.elapsed(),
+            elapsed: self.platform.now().saturating_duration_since(begun),
         };
         tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
-        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state));
-        let start = |name: &str| thread::Builder::new().name(name.to_owned());
+        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state, &self.platform));
         let failed = |error| directory::io_error(dir, "start a thread for", error);
         let keeper = Keeper {
             shared: shared.clone(),
@@ -147,7 +157,7 @@ impl FileLogOptions {
             active: segment.number(),
             replaced,
         };
-        let keeper = start("ringpact-keeper").spawn(move || keeper.run()).map_err(failed)?;
+        let keeper = self.platform.spawn("ringpact-keeper", move || keeper.run()).map_err(failed)?;
         let writer = Writer {
             shared: shared.clone(),
             storage: self.storage.clone(),
@@ -157,11 +167,11 @@ impl FileLogOptions {
             seal_after: self.seal_after,
             lock,
         };
-        let thread = start("ringpact-log").spawn(move || writer.run()).map_err(|error| {
+        let thread = self.platform.spawn("ringpact-log", move || writer.run()).map_err(|error| {
             shared.end(Ending::Abandon); // or the keeper would stay for ever
             failed(error)
         })?;
-        Ok(FileLog::new(log, dir.to_owned(), shared, thread, recovery))
+        Ok(FileLog::new(log, dir.to_owned(), shared, thread, self.platform.clone(), recovery))
     }
 }
 

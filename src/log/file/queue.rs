@@ -297,6 +297,20 @@ impl Queue {
     }
 
     /// Whether the keeper has something to do.
+    /// An attempt to prepare a spare segment has ended: with one of this size, or for want of room.
+    pub(super) fn prepared(&mut self, result: Result<u64, io::Error>) {
+        self.spare.ended += 1;
+        match result {
+            Ok(bytes) => {
+                (self.spare.ready, self.spare.full) = (Some(bytes), None);
+                // Who demanded one meanwhile is served by this one, if it is large enough. Another in its place would
+                // keep those from using it who wait for it.
+                self.spare.demanded = self.spare.demanded.filter(|demanded| *demanded > bytes);
+            }
+            Err(error) => self.spare.full = Some(Arc::new(error)),
+        }
+    }
+
     pub(super) fn needs_upkeep(&self) -> bool {
         self.to_remove.is_some() || self.spare_needed().is_some() && self.may_prepare()
     }
@@ -428,6 +442,21 @@ mod tests {
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
+    /// Found by simulation: two appenders waited for room. While the segment for the one was prepared, the other demanded
+    /// one too; so the keeper threw away the one that was ready, and prepared another, for which the first then asked
+    /// again. Neither ever got to append, and the keeper kept the disk busy for ever.
+    #[test]
+    fn a_spare_that_is_ready_serves_all_who_have_demanded_one() {
+        let mut queue = queue(0);
+        queue.spare.full = Some(Arc::new(io::ErrorKind::StorageFull.into()));
+        queue.demand_spare(MIN_SEGMENT_BYTES);
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(MIN_SEGMENT_BYTES)));
+        queue.demand_spare(MIN_SEGMENT_BYTES);
+        queue.prepared(Ok(MIN_SEGMENT_BYTES));
+        assert_eq!(queue.next_upkeep(), None);
+        assert_eq!(queue.admit(100), Admission::Accept);
+    }
+
     /// The first invariant, under random appends, foldings, failures for want of room, and ends of batches.
     #[test]
     fn whatever_was_accepted_has_its_room() {
@@ -451,8 +480,8 @@ mod tests {
                     }
                     3 => queue.want(),
                     4 if preparing.is_some() => {
-                        queue.spare.ready = preparing.take().filter(|_| random.bool());
-                        queue.spare.ended += 1;
+                        let bytes = preparing.take().filter(|_| random.bool());
+                        queue.prepared(bytes.ok_or_else(|| io::ErrorKind::StorageFull.into()));
                     }
                     4 => {
                         while let Some(upkeep) = queue.next_upkeep() {

@@ -16,17 +16,20 @@ use std::{
     task::Waker,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
-    queue::{Admission, Batch, Ending, Queue, SegmentState, Work},
+    queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Spare, framed_bytes},
     wakers::Wakers,
     writer::Pen,
 };
-use crate::log::{Durability, LiveRecords, LogError, LogStats, Lsn};
+use crate::{
+    log::{Durability, LiveRecords, LogError, LogStats, Lsn},
+    platform::{Condvar, Platform},
+};
 
 mod threads;
 
@@ -85,17 +88,17 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState) -> Self {
+    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform) -> Self {
         let queue = Queue::new(last, framed_bytes(&live), segment);
         Self {
             queue: Mutex::new(Guarded { queue, pen: None, spare: None, writer_sleeps: None, keeper_sleeps: false }),
             live: Mutex::new(live),
             durable: AtomicU64::new(last.number()),
             stopped: AtomicBool::new(false),
-            work: Condvar::new(),
-            upkeep: Condvar::new(),
-            room: Condvar::new(),
-            gates: [Gate::default(), Gate::default()],
+            work: platform.condvar(),
+            upkeep: platform.condvar(),
+            room: platform.condvar(),
+            gates: [Gate::new(platform), Gate::new(platform)],
         }
     }
 
@@ -209,13 +212,16 @@ impl Shared {
         self.wake_writer(guarded);
     }
 
-    /// Waits for an attempt to prepare a segment that begins after this call. Gives the error where it found no room.
+    /// Waits until a segment has been prepared, or an attempt that began after this call has failed. Gives the error where
+    /// it found no room.
     fn demand_spare(&self, guarded: &mut MutexGuard<'_, Guarded>, bytes: u64) -> Option<Arc<io::Error>> {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
         let awaited = guarded.queue.spare.begun + 1;
-        while guarded.queue.spare.ended < awaited && guarded.queue.check_open().is_ok() {
+        let before = guarded.queue.spare.ended;
+        let settled = |spare: &SpareState| spare.ended >= awaited || spare.ended > before && spare.full.is_none();
+        while !settled(&guarded.queue.spare) && guarded.queue.check_open().is_ok() {
             self.room.wait(guarded);
         }
         guarded.queue.spare.full.clone().filter(|_| guarded.queue.check_open().is_ok())

@@ -5,7 +5,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -17,6 +16,7 @@ use super::{
     storage::{LockGuard, Storage},
     wakers::Wakers,
 };
+use crate::platform::Thread;
 
 /// What it takes to write. There is one, and who holds it is the only one who touches the active segment.
 pub(super) struct Pen {
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) dir: PathBuf,
     pub(super) pen: Box<Pen>,
-    pub(super) keeper: JoinHandle<()>,
+    pub(super) keeper: Thread,
     pub(super) seal_after: Duration,
     pub(super) lock: Box<dyn LockGuard>,
 }
@@ -73,7 +73,7 @@ impl Writer {
         }
         // The keeper's failure, if it was not this thread's, comes to light in `stop`.
         shared.dismiss_keeper(failure);
-        let _ = keeper.join(); // it reports its own panics
+        keeper.join(); // it reports its own panics
         let finished = pen.map_or(Ok(()), |mut pen| reported(|| finish(&shared, &*storage, &dir, &mut pen)));
         drop(lock);
         shared.stop(finished.err());

@@ -84,7 +84,7 @@ impl<W> Branches<W> {
     pub(super) fn meet(&mut self, greeting: &Greeting) {
         let known = self.acquaintance(&greeting.coordinator);
         known.epoch = known.epoch.max(greeting.epoch);
-        known.begins_at.get_or_insert(Mark { epoch: greeting.epoch, sequence: 0 });
+        known.begins_at.get_or_init(|| Mark { epoch: greeting.epoch, sequence: 0 });
         known.inquiries = Some(Arc::clone(&greeting.inquiries));
     }
 
@@ -137,7 +137,7 @@ impl<W> Branches<W> {
             matches!(state, Some(Branch::Active { .. } | Branch::Cancelling { .. }))
         };
         let overdue = self.slots.iter().filter(|(txn, slot)| self.has_ended(txn) && open(slot));
-        overdue.map(|(txn, _)| txn.clone()).collect()
+        in_order(overdue.map(|(txn, _)| txn.clone()).collect())
     }
 
     /// Branches that were not taken back in full at opening, and could be now.
@@ -159,6 +159,12 @@ impl<W> Branches<W> {
             kept.sort_unstable_by_key(TxnId::mark);
             ended.extend(kept.drain(..kept.len() - MAX_REMEMBERED_OUTCOMES));
         }
-        ended
+        in_order(ended)
     }
+}
+
+/// What is logged is logged in an order that depends on nothing but what has happened, so that it can happen again.
+fn in_order(mut txns: Vec<TxnId>) -> Vec<TxnId> {
+    txns.sort_unstable();
+    txns
 }

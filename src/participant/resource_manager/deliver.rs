@@ -14,8 +14,8 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::{Fact, LogError, LogId, Lsn},
     participant::{
-        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Gate, Greeting, Participant,
-        ParticipantError, Service, ServiceError, Vote,
+        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting,
+        Participant, ParticipantError, Service, ServiceError, Vote,
     },
 };
 
@@ -47,11 +47,13 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        let slots: Vec<_> = {
+        let mut slots: Vec<_> = {
             let branches = self.branches.lock();
             let of = branches.slots.iter().filter(|(txn, _)| txn.coordinator() == coordinator);
             of.map(|(txn, slot)| (txn.clone(), Arc::clone(slot))).collect()
         };
+        // In the order of their beginning, not in whatever order a map has.
+        slots.sort_unstable_by_key(|(txn, _)| txn.mark());
         Ok(slots
             .into_iter()
             .filter(|(_, slot)| {
@@ -126,10 +128,10 @@ impl<S: Service> ResourceManager<S> {
             }
             _ => {}
         }
-        let undecided_work = matches!(slot.protocol.state(), Branch::Active { doomed: false, .. });
-        if message == BranchInput::CommitOnePhase && undecided_work && !self.may_commit_alone(branch)? {
-            self.carry_out(branch, slot, BranchInput::Rollback(Gate::OwnLog))?;
-            return Ok(BranchReply::Decided(Decision::Rollback));
+        let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
+        let changes = matches!(slot.protocol.state(), Branch::Active { doomed: false, effort: Effort::Update });
+        if wants_promise && changes && !self.has_all_work(branch)? {
+            slot.protocol.handle(BranchInput::Refused);
         }
         self.carry_out(branch, slot, message)
     }

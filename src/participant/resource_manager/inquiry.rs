@@ -1,21 +1,21 @@
 //! The resource manager asks: what became of a branch that nobody tells it about?
 
 use std::{
-    sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use super::ResourceManager;
 use crate::{
-    id::{BranchId, Mark, Name, TxnId},
+    id::{BranchId, Epoch, Mark, Name, TxnId},
     log::LogId,
     participant::{
         Branch, BranchInput, Call, Endpoint, Gate, ParticipantError, Reply, Request, Response, Service, Verdict,
     },
 };
 
-/// How long a coordinator may take to say what became of a branch that is to be committed in one phase. Its own message
-/// is repeated when that was too short.
+/// How long a coordinator may take to say which of its transactions began before this opening. A vote fails when that was
+/// too short, and a one-phase commit is repeated.
 const VERDICT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What came of asking for verdicts; see [`ResourceManager::inquire`].
@@ -36,19 +36,34 @@ impl<S: Service> ResourceManager<S> {
     /// Says where the coordinator of this name can be asked what became of its branches. A coordinator of the same
     /// process says so by itself when it is opened.
     ///
-    /// With it, [`inquire`](Self::inquire) can settle what is in doubt, and a one-phase commit that comes for work which
-    /// may be older than this opening is carried out only if the transaction is still open: both the work and the commit
-    /// could be late repeats of messages that were dealt with before a restart.
+    /// With it, [`inquire`](Self::inquire) can settle what is in doubt. And only with it a resource manager that has been
+    /// opened again can tell which transactions began since: it votes No for all others that have done work, because
+    /// some of their work may have been lost with what was in memory before, or be a late repeat of messages that were
+    /// dealt with then. So say it right after opening, and before any work is done; the coordinator is asked at once.
     pub fn inquire_at(&self, coordinator: Name, endpoint: impl Endpoint) {
-        self.branches.lock().acquaintance(&coordinator).inquiries = Some(Arc::new(endpoint));
+        let endpoint: Arc<dyn Endpoint> = Arc::new(endpoint);
+        let begins_at = {
+            let mut branches = self.branches.lock();
+            let known = branches.acquaintance(&coordinator);
+            known.inquiries = Some(Arc::clone(&endpoint));
+            Arc::clone(&known.begins_at)
+        };
+        // The epoch's zeroth transaction, which there is none of, stands for the question when transactions begin.
+        let branch = TxnId::new(coordinator, Epoch::default(), 0).branch(&self.name);
+        let learn = move |answer| {
+            if let Ok(Response::Verdict { begun_below, .. }) = answer {
+                begins_at.get_or_init(|| begun_below);
+            }
+        };
+        endpoint.send(Request::Verdict { branch }, Reply::new(learn));
     }
 
     /// Asks the coordinators what became of every branch that is not finished, waits up to `timeout` for the answers, and
     /// acts on them. For a participant whose coordinator is slow to come back to it: after a restart, say, or when it was
     /// parked. Presumed abort: what a coordinator knows nothing of is rolled back.
     pub fn inquire(&self, timeout: Duration) -> Inquired {
-        let until = Instant::now() + timeout.min(Duration::from_secs(u32::MAX.into()));
-        let (tell, told) = mpsc::channel();
+        let until = self.options.platform.now() + timeout.min(Duration::from_secs(u32::MAX.into()));
+        let answers = self.options.platform.mailbox();
         let mut inquired = Inquired::default();
         let mut waited_for = 0_usize;
         for (branch, endpoint) in self.unfinished() {
@@ -57,16 +72,14 @@ impl<S: Service> ResourceManager<S> {
                 continue;
             };
             waited_for += 1;
-            let tell = tell.clone();
+            let answers = answers.clone();
             let of = branch.clone();
             // Whoever asked may have stopped waiting; the answer is then of no use to anybody.
-            let reply = Reply::new(move |answer| drop(tell.send((of, answer))));
+            let reply = Reply::new(move |answer| answers.put((of, answer)));
             endpoint.send(Request::Verdict { branch }, reply);
         }
         while waited_for > 0 {
-            let Ok((branch, answer)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) else {
-                break;
-            };
+            let Some((branch, answer)) = answers.take_until(until) else { break };
             waited_for -= 1;
             let Ok(Response::Verdict { verdict, .. }) = answer else {
                 inquired.left += 1;
@@ -118,25 +131,30 @@ impl<S: Service> ResourceManager<S> {
         unfinished
     }
 
-    /// Whether the branch's transaction may still be committed in one phase: unless it surely began after this opening,
-    /// its coordinator is asked.
-    pub(super) fn may_commit_alone(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
-        let endpoint = {
+    /// Whether no work of the branch can have been lost, nor be a late repeat: its transaction surely began after this
+    /// opening, and what was done under it before is not forgotten.
+    ///
+    /// Where nobody has said where to ask (see [`inquire_at`](Self::inquire_at)), there is no telling, and it is assumed.
+    pub(super) fn has_all_work(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
+        let coordinator = branch.txn().coordinator();
+        let (endpoint, begins_at) = {
             let branches = self.branches.lock();
-            let Some(known) = branches.known(branch.txn().coordinator()) else { return Ok(true) };
-            if known.begins_at.is_some_and(|mark| mark <= branch.txn().mark()) {
-                return Ok(true);
+            let Some(known) = branches.known(coordinator) else { return Ok(true) };
+            if let Some(mark) = known.begins_at.get() {
+                return Ok(*mark <= branch.txn().mark());
             }
-            // Nobody has said where to ask; see `inquire_at`.
             let Some(endpoint) = known.inquiries.clone() else { return Ok(true) };
-            endpoint
+            (endpoint, Arc::clone(&known.begins_at))
         };
-        let (tell, told) = mpsc::channel();
-        endpoint.send(Request::Verdict { branch: branch.clone() }, Reply::new(move |answer| drop(tell.send(answer))));
-        let answer = told.recv_timeout(VERDICT_WITHIN).unwrap_or(Err(ParticipantError::Unreachable))?;
-        let Response::Verdict { verdict, begun_below } = answer else { return Err(ParticipantError::Misdirected) };
-        self.branches.lock().acquaintance(branch.txn().coordinator()).begins_at.get_or_insert(begun_below);
-        Ok(verdict != Verdict::Rollback)
+        let answers = self.options.platform.mailbox();
+        let told = answers.clone();
+        let request = Request::Verdict { branch: branch.clone() };
+        endpoint.send(request, Reply::new(move |answer| told.put(answer)));
+        let until = self.options.platform.now() + VERDICT_WITHIN;
+        let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
+        let Response::Verdict { begun_below, .. } = answer else { return Err(ParticipantError::Misdirected) };
+        // It has begun before this answer, so whether before the opening is not known; the next ones surely did not.
+        Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().mark())
     }
 }
 
@@ -148,7 +166,7 @@ pub(super) struct Acquaintance {
     /// The latest epoch that was heard of.
     pub(super) epoch: crate::id::Epoch,
     /// Transactions from here on began after this resource manager was opened.
-    pub(super) begins_at: Option<Mark>,
+    pub(super) begins_at: Arc<OnceLock<Mark>>,
     /// Where it is asked for verdicts.
     pub(super) inquiries: Option<Arc<dyn Endpoint>>,
 }

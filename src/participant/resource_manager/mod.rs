@@ -15,6 +15,7 @@ use super::{Branch, BranchInput, Service, ServiceError};
 use crate::{
     id::{BranchId, Name},
     log::{Durability, Fact, LogError, Lsn, Record, TransactionLog},
+    platform::Platform,
 };
 
 mod branches;
@@ -107,14 +108,15 @@ pub struct ResourceManager<S: Service> {
 }
 
 /// How a [`ResourceManager`] is to behave; see [`ResourceManager::options`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ResourceManagerOptions {
     checkpoint_every: usize,
+    platform: Platform,
 }
 
 impl Default for ResourceManagerOptions {
     fn default() -> Self {
-        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY }
+        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY, platform: Platform::default() }
     }
 }
 
@@ -124,6 +126,14 @@ impl ResourceManagerOptions {
     #[must_use]
     pub const fn checkpoint_every(mut self, commits: usize) -> Self {
         self.checkpoint_every = if commits == 0 { 1 } else { commits };
+        self
+    }
+
+    /// Has it live on other threads and another clock than the system's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
         self
     }
 

@@ -17,7 +17,10 @@ use super::{
     },
     Carried, Guarded, Shared, Sleep, frame_live,
 };
-use crate::log::{LiveRecords, Lsn};
+use crate::{
+    log::{LiveRecords, Lsn},
+    platform::Woken,
+};
 
 /// The writer's side.
 impl Shared {
@@ -42,7 +45,7 @@ impl Shared {
             let before = guarded.queue.batches;
             guarded.writer_sleeps = Some(sleep);
             let timed_out = match sleep {
-                Sleep::UntilSeal => self.work.wait_for(&mut guarded, seal_after).timed_out(),
+                Sleep::UntilSeal => self.work.wait_for(&mut guarded, seal_after) == Woken::TimedOut,
                 Sleep::Forever => {
                     self.work.wait(&mut guarded);
                     false
@@ -196,13 +199,12 @@ impl Shared {
     /// An attempt to prepare a spare segment has ended: with one, or for want of room.
     pub(in crate::log::file) fn prepared(&self, result: Result<Spare, io::Error>) {
         let mut guarded = self.queue.lock();
-        guarded.queue.spare.ended += 1;
         match result {
             Ok(spare) => {
-                (guarded.queue.spare.ready, guarded.queue.spare.full) = (Some(spare.bytes()), None);
+                guarded.queue.prepared(Ok(spare.bytes()));
                 guarded.spare = Some(spare);
             }
-            Err(error) => guarded.queue.spare.full = Some(Arc::new(error)),
+            Err(error) => guarded.queue.prepared(Err(error)),
         }
         drop(guarded);
         self.room.notify_all();

@@ -1,0 +1,129 @@
+//! A host's disk as its logs see it: it takes its time, fails, and is gone when the host is.
+
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
+
+use ringpact::log::storage::{LockGuard, Storage, StorageFile};
+
+use super::{
+    host::Life,
+    sim_storage::{Op, SimStorage},
+};
+
+/// How long an operation other than a sync takes at the most.
+const LONGEST_OP: Duration = Duration::from_micros(100);
+
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Disk {
+    pub life: Arc<Life>,
+    pub storage: SimStorage,
+}
+
+impl Disk {
+    fn off() -> io::Error {
+        io::Error::other("the machine is off")
+    }
+
+    /// Time passes, and things go wrong.
+    fn begin(&self, op: Op, path: &Path) -> io::Result<()> {
+        let world = &self.life.world;
+        let clock = &world.clock;
+        if !self.life.is_alive() {
+            return Err(Self::off());
+        }
+        let plan = world.plan.disk;
+        clock.note(format_args!("{} {op:?} {}", self.life, path.display()));
+        if world.faulty() && clock.once_in(world.plan.crash_at_io) {
+            self.life.crash("at an operation of its disk");
+            return Err(Self::off());
+        }
+        let longest = if matches!(op, Op::Sync | Op::SyncDir) { plan.sync } else { LONGEST_OP };
+        let slow = matches!(op, Op::Sync) && world.faulty() && clock.once_in(plan.slow);
+        clock.sleep(if slow { SLOW_SYNC } else { longest.mul_f64(clock.draw(fastrand::Rng::f64)) });
+        if !self.life.is_alive() {
+            return Err(Self::off());
+        }
+        if world.faulty() && matches!(op, Op::Create | Op::Write) && clock.once_in(plan.full) {
+            clock.note(format_args!("{} has no room", self.life));
+            self.storage.fail(op, 1, io::ErrorKind::StorageFull);
+            self.life.repair_soon();
+        } else if world.faulty() && clock.once_in(plan.fails) {
+            clock.note(format_args!("{} fails {op:?}", self.life));
+            world.count(|counts| counts.failed_io += 1);
+            self.storage.fail(op, 1, io::ErrorKind::Other);
+            self.life.repair_soon();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Disk({})", self.life)
+    }
+}
+
+impl Storage for Disk {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.storage.create_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
+        self.storage.lock(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.storage.list(dir)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(File { disk: self.clone(), path: path.into(), file: self.storage.open(path)? }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        self.begin(Op::Create, path)?;
+        Ok(Box::new(File { disk: self.clone(), path: path.into(), file: self.storage.create(path)? }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.begin(Op::Rename, to)?;
+        self.storage.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.begin(Op::Remove, path)?;
+        self.storage.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.begin(Op::SyncDir, dir)?;
+        self.storage.sync_dir(dir)
+    }
+}
+
+struct File {
+    disk: Disk,
+    path: Box<Path>,
+    file: Box<dyn StorageFile>,
+}
+
+impl StorageFile for File {
+    fn length(&mut self) -> io::Result<u64> {
+        self.file.length()
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.begin(Op::Write, &self.path)?;
+        self.file.write_at(offset, bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk.begin(Op::Sync, &self.path)?;
+        self.disk.life.mutate_sync(|| self.file.sync())
+    }
+}

@@ -1,0 +1,513 @@
+//! A process and the machine it runs on: started, crashed at any moment, started again on what its disks have kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, Coordinator, FileLog, LogError, Name, ParticipantError, ResourceManager, TransactionLog, Vote,
+    participant::{Call, Decision, Greeting, OpenError, Participant, Reply, Request, Response, Verb},
+    platform::Simulator,
+    txn::CoordinatorError,
+};
+
+use super::{
+    MS,
+    disk::Disk,
+    ledger::Books,
+    log::{Log, Owner},
+    mutants::Mutant,
+    network::{Inquire, Wire},
+    plan::{HostPlan, Nearby},
+    sim_storage::{Keep, SimStorage},
+    store::{Book, Store},
+    world::World,
+};
+
+pub type Manager = ResourceManager<Store>;
+
+pub struct Host {
+    pub plan: HostPlan,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lives: u64,
+    life: Option<Arc<Life>>,
+    /// One for each log.
+    disks: Vec<SimStorage>,
+    books: BTreeMap<&'static str, Book>,
+}
+
+/// A process from its start to its end.
+pub struct Life {
+    pub world: Arc<World>,
+    pub host: usize,
+    number: u64,
+    alive: AtomicBool,
+    disks: Vec<SimStorage>,
+    running: Mutex<Running>,
+    /// Calls that are inside a log.
+    pub in_log: AtomicUsize,
+    /// Branches that a resource manager is busy with.
+    busy: Mutex<Busy>,
+    /// Answers that never came. Somebody waits for each, for as long as the process lives.
+    pub limbo: Mutex<Vec<Reply>>,
+}
+
+#[derive(Default)]
+struct Busy {
+    branches: BTreeSet<BranchId>,
+    /// With all of them at once.
+    all: bool,
+}
+
+#[derive(Default)]
+struct Running {
+    up: bool,
+    logs: Vec<Arc<FileLog>>,
+    managers: BTreeMap<Name, Arc<Manager>>,
+    coordinator: Option<Arc<Coordinator>>,
+}
+
+impl Host {
+    pub fn new(plan: HostPlan) -> Self {
+        let books = plan.managers.iter().map(|(name, _)| (*name, Book::default())).collect();
+        let disks = (0..plan.logs).map(|_| SimStorage::new()).collect();
+        Self { plan, state: Mutex::new(State { disks, books, ..State::default() }) }
+    }
+
+    /// The process that runs, or starts, if one does.
+    pub fn life(&self) -> Option<Arc<Life>> {
+        self.state.lock().life.clone()
+    }
+
+    /// Starts a process, and does so again until one has started.
+    pub fn start(&self, world: &Arc<World>, host: usize) {
+        let (life, books) = {
+            let mut state = self.state.lock();
+            state.lives += 1;
+            let life = Arc::new(Life {
+                world: Arc::clone(world),
+                host,
+                number: state.lives,
+                alive: AtomicBool::new(true),
+                disks: state.disks.clone(),
+                running: Mutex::default(),
+                in_log: AtomicUsize::new(0),
+                busy: Mutex::default(),
+                limbo: Mutex::default(),
+            });
+            state.life = Some(Arc::clone(&life));
+            (life, state.books.clone())
+        };
+        world.clock.note(format_args!("{life} starts"));
+        match life.open(&self.plan, &books) {
+            Ok(()) => {
+                life.running.lock().up = true;
+                world.clock.note(format_args!("{life} is up"));
+            }
+            Err(error) => {
+                if life.is_alive() && error.is_wrong(world) {
+                    world.is_wrong(format_args!("{life} does not open: {error}"));
+                }
+                life.crash("because it could not open");
+            }
+        }
+    }
+}
+
+impl Life {
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.is_alive() && self.running.lock().up
+    }
+
+    pub fn coordinator(&self) -> Option<Arc<Coordinator>> {
+        self.running.lock().coordinator.clone().filter(|_| self.is_alive())
+    }
+
+    pub fn manager(&self, name: &Name) -> Option<Arc<Manager>> {
+        self.running.lock().managers.get(name).cloned()
+    }
+
+    pub fn managers(&self) -> Vec<Arc<Manager>> {
+        self.running.lock().managers.values().cloned().collect()
+    }
+
+    pub fn logs(&self) -> Vec<Arc<FileLog>> {
+        self.running.lock().logs.clone()
+    }
+
+    /// What all files on its disks take, in bytes.
+    pub fn disk_bytes(&self) -> Vec<usize> {
+        self.disks.iter().map(SimStorage::used).collect()
+    }
+
+    fn open(self: &Arc<Self>, plan: &HostPlan, books: &BTreeMap<&'static str, Book>) -> Result<(), OpeningError> {
+        for (number, storage) in self.disks.iter().enumerate() {
+            let disk = Disk { life: Arc::clone(self), storage: storage.clone() };
+            let options = FileLog::options().segment_bytes(0).seal_after(self.world.plan.seal_after);
+            let options = options.storage(disk).platform(self.world.clock.platform());
+            let log = options.open(format!("/{}-{number}", self.host))?;
+            let log = Arc::new(log);
+            self.keep(log, |running, log| running.logs.push(log))?;
+        }
+        for (name, log) in &plan.managers {
+            let log = Log::new(self, *log, Owner::Manager);
+            let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
+            let options = options.platform(self.world.clock.platform());
+            let manager = options.open(name, log, Store::open(self, &books[name]))?;
+            for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
+                if let Some((coordinator, _)) = other.plan.coordinator {
+                    manager.inquire_at(coordinator.parse()?, Inquire { from: Arc::clone(self), to: host });
+                }
+            }
+            let (name, manager) = (manager.name().clone(), Arc::new(manager));
+            self.keep(manager, |running, manager| drop(running.managers.insert(name, manager)))?;
+        }
+        self.open_coordinator()
+    }
+
+    /// Opens the coordinator, if there is to be one; for the second time, maybe, in the same process.
+    pub fn open_coordinator(self: &Arc<Self>) -> Result<(), OpeningError> {
+        let Some((name, log)) = self.world.hosts[self.host].plan.coordinator else { return Ok(()) };
+        let mut builder = Coordinator::builder(Log::new(self, log, Owner::Coordinator))
+            .platform(self.world.clock.platform())
+            .name(name)
+            .policy(self.world.plan.policy)
+            .limits(self.world.plan.limits);
+        for (host, other) in self.world.hosts.iter().enumerate() {
+            for (name, _) in &other.plan.managers {
+                let here = Served { life: Arc::clone(self), name: name.parse()? };
+                builder = match self.world.plan.nearby {
+                    // Who is changed in transit has to be in transit.
+                    _ if host != self.host || self.world.mutant.is_some_and(Mutant::needs_wire) => {
+                        builder.endpoint(name, Wire { from: Arc::clone(self), to: host, name: name.parse()? })
+                    }
+                    Nearby::Inline => builder.participant(name, here),
+                    Nearby::Pooled => builder.slow_participant(name, here, NonZeroUsize::new(2).expect("not 0")),
+                };
+            }
+        }
+        let coordinator = Arc::new(builder.open()?);
+        self.keep(coordinator, |running, coordinator| running.coordinator = Some(coordinator))
+    }
+
+    /// Keeps what was opened, unless the process has crashed meanwhile.
+    fn keep<T>(&self, what: Arc<T>, keep: impl FnOnce(&mut Running, Arc<T>)) -> Result<(), OpeningError> {
+        if !self.is_alive() {
+            return Err(OpeningError::Off);
+        }
+        keep(&mut self.running.lock(), what);
+        Ok(())
+    }
+
+    /// Drops the coordinator; its clients find that out.
+    pub fn close_coordinator(&self) {
+        let coordinator = self.running.lock().coordinator.take();
+        if let Some(coordinator) = coordinator {
+            // Who is in the middle of a call to it lets go of it soon.
+            if !self.world.clock.await_until(MS * 50, || Arc::strong_count(&coordinator) == 1) {
+                // Who waits for room to begin would wait on.
+                let _ = coordinator.shutdown(Duration::ZERO);
+                self.world.clock.await_until(MS * 1_000, || Arc::strong_count(&coordinator) == 1);
+            }
+            drop(coordinator);
+        }
+    }
+
+    /// Everything is over, at this very moment. What the disks have kept is there when the host starts again.
+    pub fn crash(self: &Arc<Self>, why: &str) {
+        if !self.alive.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let world = &self.world;
+        world.clock.note(format_args!("{self} CRASHES {why}"));
+        world.count(|counts| counts.crashes += 1);
+        let keep = || match world.clock.draw(|random| (random.u8(..4), random.u64(..))) {
+            (0, _) => Keep::Nothing,
+            (1, _) => Keep::Everything,
+            (_, seed) => Keep::Some(seed),
+        };
+        let disks = self.disks.iter().map(|disk| {
+            disk.freeze_at(0);
+            disk.crash(if world.is_powerless() { Keep::Nothing } else { keep() })
+        });
+        let host = &world.hosts[self.host];
+        {
+            let mut state = host.state.lock();
+            state.disks = disks.collect();
+            state.life = None;
+        }
+        let life = Arc::clone(self);
+        world.clock.start(move || life.bury());
+        if world.is_over() {
+            return;
+        }
+        let (world, host) = (Arc::clone(world), self.host);
+        world.clock.clone().start(move || {
+            let pause = world.plan.longest_down.mul_f64(world.clock.draw(fastrand::Rng::f64));
+            world.clock.sleep(pause);
+            world.hosts[host].start(&world, host);
+        });
+    }
+
+    /// Ends what the production code has running; nothing of it is seen or heard outside.
+    fn bury(self: &Arc<Self>) {
+        let clock = &self.world.clock;
+        let logs = std::mem::take(&mut self.running.lock().logs);
+        logs.iter().for_each(|log| log.abandon());
+        let limbo = std::mem::take(&mut *self.limbo.lock());
+        drop(limbo);
+        // Its coordinator's end must find nobody inside the log.
+        if !clock.await_until(MS * 10_000, || self.in_log.load(Ordering::Relaxed) == 0) {
+            self.world.is_wrong(format_args!("{self}: a log that was abandoned lets nobody go"));
+        }
+        self.close_coordinator();
+        let managers = std::mem::take(&mut self.running.lock().managers);
+        drop(managers);
+        clock.note(format_args!("{self} is buried"));
+    }
+
+    /// Ends it in peace.
+    pub fn shut_down(self: &Arc<Self>) {
+        self.close_coordinator();
+        let running = std::mem::take(&mut *self.running.lock());
+        drop(running.managers);
+        self.limbo.lock().clear();
+        for log in running.logs {
+            if self.world.clock.await_until(MS * 1_000, || Arc::strong_count(&log) == 1)
+                && let Ok(log) = Arc::try_unwrap(log)
+                && let Err(error) = log.close()
+            {
+                self.world.is_wrong(format_args!("{self}: the log does not close: {error}"));
+            }
+        }
+        self.alive.store(false, Ordering::Relaxed);
+        let mut state = self.world.hosts[self.host].state.lock();
+        state.life = None;
+    }
+
+    /// A log may be poisoned; whoever looks after the host notices, and starts it again.
+    pub fn repair_soon(self: &Arc<Self>) {
+        let life = Arc::clone(self);
+        self.world.clock.start(move || {
+            let clock = &life.world.clock;
+            let owner: Name = "anybody".parse().expect("a valid name");
+            // The log may be in the middle of something slow, and tell of it afterwards.
+            for _ in 0..10 {
+                clock.sleep((MS * 500).mul_f64(clock.draw(fastrand::Rng::f64)));
+                if life.is_up() && life.logs().iter().any(|log| log.live(&owner).is_err()) {
+                    return life.crash("because its log is poisoned");
+                }
+            }
+        });
+    }
+
+    /// A sync; what a mutant makes of it.
+    pub fn mutate_sync(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        if self.world.is_mutated(Mutant::SyncsNothing) {
+            return Ok(());
+        }
+        let result = sync();
+        if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
+    }
+
+    /// Has `serve` do something about a branch, alone: production would have others wait on the branch's mutex.
+    pub fn with_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
+        self.enter(|busy| !busy.all && busy.branches.insert(branch.clone()));
+        let served = serve();
+        self.busy.lock().branches.remove(branch);
+        self.world.clock.notify_all(self.busy_place());
+        served
+    }
+
+    /// Has `serve` do something about all branches.
+    pub fn with_all<T>(&self, serve: impl FnOnce() -> T) -> T {
+        self.enter(|busy| busy.branches.is_empty() && !std::mem::replace(&mut busy.all, true));
+        let served = serve();
+        self.busy.lock().all = false;
+        self.world.clock.notify_all(self.busy_place());
+        served
+    }
+
+    fn enter(&self, mut enter: impl FnMut(&mut Busy) -> bool) {
+        loop {
+            if enter(&mut self.busy.lock()) {
+                return;
+            }
+            self.world.clock.wait(self.busy_place(), None);
+        }
+    }
+
+    fn busy_place(&self) -> usize {
+        std::ptr::from_ref(&self.busy).addr()
+    }
+
+    /// What is in the books of all its services.
+    pub fn books(&self) -> Books {
+        self.managers().iter().flat_map(|manager| manager.service().sold()).collect()
+    }
+
+    /// What stands in the way of peace in this process.
+    pub fn unrest(&self) -> Vec<String> {
+        let mut unrest = Vec::new();
+        if let Some(coordinator) = self.coordinator() {
+            let status = coordinator.status();
+            if status.in_doubt() + status.begun > 0 {
+                unrest.push(format!("{self}: {status}"));
+            }
+        }
+        {
+            let busy = self.busy.lock();
+            if busy.all || !busy.branches.is_empty() {
+                unrest.push(format!("{self}: busy with {:?}", busy.branches));
+                return unrest;
+            }
+        }
+        for manager in self.managers() {
+            let status = manager.status();
+            let reserved = manager.service().reserved();
+            if status.active + status.prepared + status.settling > 0 || !reserved.is_empty() {
+                unrest.push(format!("{self}, {}: {status:?}, reserved {reserved:?}", manager.name()));
+            }
+        }
+        unrest
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host {}.{}", self.host, self.number)
+    }
+}
+
+/// A resource manager as its process serves it to others.
+pub struct Served {
+    pub life: Arc<Life>,
+    pub name: Name,
+}
+
+impl Served {
+    fn on<T: fmt::Debug>(
+        &self,
+        verb: Verb,
+        branch: &BranchId,
+        serve: impl FnOnce(&Manager) -> Result<T, ParticipantError>,
+    ) -> Result<T, ParticipantError> {
+        let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
+        let served = self.life.with_branch(branch, || {
+            if self.life.is_alive() { serve(&manager) } else { Err(ParticipantError::Unreachable) }
+        });
+        if !self.life.is_alive() {
+            return Err(ParticipantError::Unreachable);
+        }
+        match &served {
+            Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
+            Err(error) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {error}")),
+        }
+        served
+    }
+
+    /// Puts a request that has come over the network.
+    pub fn answer(&self, request: &Request) -> Result<Response, ParticipantError> {
+        match request {
+            Request::Branch { branch, verb, call } => match verb {
+                Verb::Prepare => self.prepare(branch, call).map(Response::Voted),
+                Verb::Commit => self.commit(branch, call).map(|()| Response::Done),
+                Verb::Rollback => self.rollback(branch, call).map(|()| Response::Done),
+                Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
+            },
+            Request::InDoubt { coordinator } => self.in_doubt(coordinator).map(Response::InDoubt),
+            Request::Verdict { .. } => unreachable!("asked of coordinators only"),
+        }
+    }
+
+    fn is_mutated(&self, mutant: Mutant) -> bool {
+        self.life.world.is_mutated(mutant)
+    }
+}
+
+impl Participant for Served {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        let vote = self.on(Verb::Prepare, branch, |manager| manager.prepare(branch, call));
+        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No)) {
+            return Ok(Vote::Yes);
+        }
+        vote
+    }
+
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        if self.is_mutated(Mutant::AcknowledgesCommitsUndone) && self.life.world.clock.once_in(4) {
+            return Ok(());
+        }
+        self.on(Verb::Commit, branch, |manager| manager.commit(branch, call))
+    }
+
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        if self.is_mutated(Mutant::AcknowledgesRollbacksUndone) && self.life.world.clock.once_in(4) {
+            return Ok(());
+        }
+        self.on(Verb::Rollback, branch, |manager| manager.rollback(branch, call))
+    }
+
+    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.on(Verb::CommitOnePhase, branch, |manager| manager.commit_one_phase(branch, call))
+    }
+
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
+        if self.is_mutated(Mutant::ReportsNothingInDoubt) {
+            return Ok(Vec::new());
+        }
+        self.life.with_all(|| manager.in_doubt(coordinator))
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        if let Some(manager) = self.life.manager(&self.name) {
+            manager.greet(greeting);
+        }
+    }
+}
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Manager(#[from] OpenError),
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    #[error(transparent)]
+    Name(#[from] ringpact::IdError),
+    #[error("the machine is off")]
+    Off,
+}
+
+impl OpeningError {
+    /// Whether it should not have happened, whatever the disks and services did.
+    fn is_wrong(&self, world: &World) -> bool {
+        let log = match self {
+            Self::Log(log) | Self::Manager(OpenError::Log(log)) | Self::Coordinator(CoordinatorError::Log(log)) => log,
+            _ => return true,
+        };
+        matches!(log, LogError::Damaged { .. } | LogError::UnknownVersion { .. }) || !world.had_faults()
+    }
+}
+
+/// How long a call may take before its caller gives up.
+pub const PATIENCE: Duration = Duration::from_millis(300);

@@ -1,0 +1,109 @@
+//! The oracle: what clients asked for and were told, held against what the services did.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use ringpact::{BranchId, Name, TxnId};
+
+use super::store::Work;
+
+/// What every client knows, and nobody in the simulated world can forget.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    purchases: BTreeMap<TxnId, Purchase>,
+    pub wrong: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Purchase {
+    /// What was done at each participant, as far as the client knows.
+    works: BTreeMap<Name, Vec<Work>>,
+    committing: bool,
+    told: Option<Told>,
+}
+
+/// What a client was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Committed,
+    RolledBack,
+    Indeterminate,
+}
+
+/// What there is in the services' books, by branch.
+pub type Books = BTreeMap<BranchId, Vec<Work>>;
+
+impl Ledger {
+    pub fn begun(&mut self, txn: &TxnId) {
+        if self.purchases.insert(txn.clone(), Purchase::default()).is_some() {
+            self.is_wrong(format_args!("{txn} was begun twice"));
+        }
+    }
+
+    pub fn worked(&mut self, branch: &BranchId, work: Work) {
+        let purchase = self.purchases.entry(branch.txn().clone()).or_default();
+        purchase.works.entry(branch.participant().clone()).or_default().push(work);
+    }
+
+    pub fn committing(&mut self, txn: &TxnId) {
+        self.purchases.entry(txn.clone()).or_default().committing = true;
+    }
+
+    pub fn told(&mut self, txn: &TxnId, told: Told) {
+        self.purchases.entry(txn.clone()).or_default().told = Some(told);
+    }
+
+    pub fn is_wrong(&mut self, what: fmt::Arguments<'_>) {
+        self.wrong.push(what.to_string());
+    }
+
+    /// Nothing is under way any more: each purchase has happened at all its services or at none, as its client was told.
+    pub fn audit(&mut self, when: &str, books: &Books) {
+        let mut wrong = Vec::new();
+        let mut known = BTreeSet::new();
+        for (txn, purchase) in &self.purchases {
+            let changes = |works: &[Work]| works.iter().any(Work::changes);
+            let branches = purchase.works.iter().filter(|(_, works)| changes(works));
+            let (mut there, mut missing) = (Vec::new(), Vec::new());
+            for (participant, works) in branches {
+                let branch = txn.branch(participant);
+                match books.get(&branch) {
+                    Some(done) if done == works => there.push(participant),
+                    Some(done) => wrong.push(format!("{branch} did {done:?} and was asked for {works:?}")),
+                    None => missing.push(participant),
+                }
+                known.insert(branch);
+            }
+            if !there.is_empty() && !missing.is_empty() {
+                wrong.push(format!(
+                    "{txn} is torn: {there:?} have it, {missing:?} don't; its client: {:?}",
+                    purchase.told
+                ));
+            }
+            if !there.is_empty() && (!purchase.committing || purchase.told == Some(Told::RolledBack)) {
+                wrong.push(format!("{txn} has happened at {there:?}; its client: {:?}", purchase.told));
+            }
+            if !missing.is_empty() && purchase.told == Some(Told::Committed) {
+                wrong.push(format!("{txn} is missing at {missing:?}; its client was told that it has committed"));
+            }
+        }
+        wrong.extend(
+            books.keys().filter(|branch| !known.contains(branch)).map(|branch| format!("nobody knows of {branch}")),
+        );
+        // The shop's own sum: what left the store was ordered, and paid.
+        let mut sums = BTreeMap::<&TxnId, Vec<u64>>::new();
+        for (branch, works) in books {
+            sums.entry(branch.txn()).or_default().push(works.iter().map(|work| work.value).sum());
+        }
+        let unequal = sums.iter().filter(|(_, sums)| sums.iter().any(|sum| *sum != sums[0]));
+        wrong.extend(unequal.map(|(txn, sums)| format!("the services book {sums:?} for {txn}")));
+        self.wrong.extend(wrong.into_iter().map(|what| format!("{when}: {what}")));
+    }
+
+    /// How many clients were told this.
+    pub fn count(&self, told: Option<Told>) -> usize {
+        self.purchases.values().filter(|purchase| purchase.told == told).count()
+    }
+}

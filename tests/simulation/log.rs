@@ -1,0 +1,120 @@
+//! A process's log as one of its owners sees it, and what a mutant makes of it.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog};
+
+use super::{host::Life, mutants::Mutant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Coordinator,
+    Manager,
+}
+
+pub struct Log {
+    life: Arc<Life>,
+    log: Arc<FileLog>,
+    owner: Owner,
+}
+
+impl Log {
+    pub fn new(life: &Arc<Life>, number: usize, owner: Owner) -> Self {
+        Self { log: Arc::clone(&life.logs()[number]), life: Arc::clone(life), owner }
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.life.world.is_mutated(mutant)
+    }
+
+    /// Whether what it says of durability is made up.
+    fn lies(&self) -> bool {
+        match self.owner {
+            Owner::Coordinator => self.is(Mutant::DecidesBeforeDurable),
+            Owner::Manager => self.is(Mutant::PromisesBeforeDurable),
+        }
+    }
+
+    fn inside<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.life.in_log.fetch_add(1, Ordering::Relaxed);
+        let result = call();
+        self.life.in_log.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+}
+
+impl TransactionLog for Log {
+    fn id(&self) -> LogId {
+        self.log.id()
+    }
+
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let swallowed = match &record.fact {
+            Fact::Prepared { .. } => self.is(Mutant::VotesWithoutPromise),
+            Fact::Decided { .. } => self.is(Mutant::DecidesWithoutRecord),
+            Fact::Committed { work: None, .. } => self.is(Mutant::CommitsWithoutRecord),
+            _ => false,
+        };
+        if swallowed {
+            return Ok(self.log.durable());
+        }
+        let collected = match (&record.fact, self.owner) {
+            (Fact::Decided { txn, .. }, Owner::Coordinator) if self.is(Mutant::CollectsLiveDecisions) => {
+                Some(txn.clone())
+            }
+            (Fact::Prepared { txn, .. }, Owner::Manager) if self.is(Mutant::CollectsLivePromises) => Some(txn.clone()),
+            _ => None,
+        };
+        let owner = record.owner.clone();
+        self.inside(|| {
+            let lsn = self.log.append(record, durability)?;
+            if let Some(txn) = collected {
+                self.log.append(Record { owner, fact: Fact::Ended { txn } }, Durability::Lazy)?;
+            }
+            Ok(lsn)
+        })
+    }
+
+    fn commit(&self, record: Record) -> Result<Lsn, LogError> {
+        if self.lies() {
+            return self.append(record, Durability::Forced);
+        }
+        self.inside(|| self.log.commit(record))
+    }
+
+    fn durable(&self) -> Lsn {
+        if self.lies() { Lsn::new(u64::MAX) } else { self.log.durable() }
+    }
+
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        if self.lies() {
+            return Ok(());
+        }
+        self.inside(|| self.log.wait(lsn))
+    }
+
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        if self.lies() {
+            return Poll::Ready(Ok(()));
+        }
+        self.log.poll_durable(lsn, context)
+    }
+
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        let mut live = self.inside(|| self.log.live(owner))?;
+        live.retain(|record| match record.fact {
+            Fact::Opened { .. } => !self.is(Mutant::ReusesEpochs),
+            Fact::Decided { .. } => !self.is(Mutant::RecoversNoDecisions),
+            Fact::Prepared { .. } => !self.is(Mutant::RecoversNoPromises),
+            _ => true,
+        });
+        Ok(live)
+    }
+
+    fn stats(&self) -> LogStats {
+        self.log.stats()
+    }
+}

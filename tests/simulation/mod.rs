@@ -1,0 +1,206 @@
+//! A shop in a simulated world: production coordinators, resource managers and logs, on simulated hosts with disks and a
+//! network that fail in every way they can, in an order that a seed draws.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `scheduler` | threads that take turns, and the clock |
+//! | `plan` | what a seed draws beforehand |
+//! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
+//! | `store`, `client` | the shop: services and those who buy |
+//! | `ledger` | the oracle |
+//! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
+//!
+//! A run goes through these phases. *Faults*: clients buy, everything that can fails. *Peace*: nothing fails any more;
+//! within a minute of simulated time all transactions must be settled, everywhere, and new ones must go through.
+//! *Power cut*: all hosts crash at once and keep only what was synced; what clients were told must still be so. At the
+//! end the logs must have forgotten all that has ended.
+
+mod client;
+mod disk;
+mod host;
+mod ledger;
+mod log;
+pub mod mutants;
+mod network;
+mod plan;
+mod scheduler;
+#[path = "../common/sim_storage.rs"]
+#[allow(dead_code)] // other tests use the rest of it
+mod sim_storage;
+mod store;
+mod world;
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use mutants::Mutant;
+use plan::Plan;
+use ringpact::TransactionLog;
+use scheduler::Scheduler;
+use world::{Counts, Phase, World};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// How long clients may take, faults and all.
+const LONGEST_DAY: Duration = Duration::from_secs(600);
+
+/// How long it may take until all is settled, once nothing fails any more. The longest back-off is half a second.
+const LONGEST_PEACE: Duration = Duration::from_secs(60);
+
+/// What a log may hold of each owner in the end: its epoch, and what the next transactions will let it forget.
+const MOST_LIVE: usize = 12;
+
+/// What a log may take on disk: two segments of the smallest size.
+const MOST_DISK_BYTES: usize = 2 << 16;
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    /// A hash of everything that has happened, in its order.
+    pub hash: u64,
+    pub took: Duration,
+    pub counts: Counts,
+    /// What must not have happened.
+    pub wrong: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, hash, took, counts, wrong } = self;
+        write!(f, "seed {seed}, trace {hash:016x}, {took:.1?} simulated, {counts:?}")?;
+        wrong.iter().try_for_each(|what| write!(f, "\n  {what}"))
+    }
+}
+
+/// Runs a seed. With `shown`, prints everything that happens.
+pub fn run(seed: u64, mutant: Option<Mutant>, shown: bool) -> Report {
+    let plan = Plan::draw(&mut Rng::with_seed(seed));
+    if shown {
+        println!("{plan:#?}");
+    }
+    let clock = Scheduler::new(seed, shown);
+    let world = World::new(Arc::clone(&clock), plan, mutant);
+    let director = Arc::clone(&world);
+    clock.start(move || direct(&director));
+    let ended = catch_unwind(AssertUnwindSafe(|| clock.run()));
+    let mut counts = world.counts();
+    counts.turns = clock.turns();
+    let mut wrong = std::mem::take(&mut world.ledger.lock().wrong);
+    match ended {
+        Ok(0) => {}
+        Ok(stuck) => wrong.push(format!("{stuck} threads wait for ever")),
+        Err(_) => wrong.push("a thread panicked".to_owned()),
+    }
+    Report { seed, hash: clock.hash(), took: clock.elapsed(), counts, wrong }
+}
+
+fn direct(world: &Arc<World>) {
+    let clock = &world.clock;
+    for host in 0..world.hosts.len() {
+        let (world, started) = (Arc::clone(world), host);
+        clock.start(move || world.hosts[started].start(&world, started));
+    }
+    client::start(world);
+    world.have_mishaps();
+    if !clock.await_until(LONGEST_DAY, || world.clients.load(Ordering::Relaxed) == 0) {
+        world.is_wrong(format_args!("the clients' day does not come to an end"));
+    }
+    world.enter(Phase::Peace);
+    settle(world);
+    audit(world, "in peace");
+    world.enter(Phase::PowerCut);
+    world.hosts.iter().filter_map(host::Host::life).for_each(|life| life.crash("in the power cut"));
+    world.enter(Phase::Peace);
+    settle(world);
+    audit(world, "after the power cut");
+    check_bounds(world);
+    {
+        use ledger::Told::{Committed, Indeterminate, RolledBack};
+        let ledger = world.ledger.lock();
+        let count = |told| ledger.count(told) as u64;
+        world.count(|counts| {
+            (counts.committed, counts.rolled_back) = (count(Some(Committed)), count(Some(RolledBack)));
+            (counts.indeterminate, counts.unanswered) = (count(Some(Indeterminate)), count(None));
+        });
+    }
+    world.enter(Phase::Over);
+    world.hosts.iter().filter_map(host::Host::life).for_each(|life| life.shut_down());
+}
+
+/// Waits until all is settled, new transactions included.
+fn settle(world: &Arc<World>) {
+    let clock = &world.clock;
+    let lives = || world.hosts.iter().filter_map(host::Host::life).filter(|life| life.is_up()).collect::<Vec<_>>();
+    if !clock.await_until(LONGEST_PEACE, || lives().len() == world.hosts.len()) {
+        return world.is_wrong(format_args!("not all hosts start, although nothing fails any more"));
+    }
+    clock.sleep(MS * 3_000); // what is still on its way arrives
+    // A log that was poisoned before is found out now.
+    if !clock.await_until(LONGEST_PEACE, || lives().len() == world.hosts.len()) {
+        return world.is_wrong(format_args!("not all hosts stay up, although nothing fails any more"));
+    }
+    world.faults_have_worn_off();
+    if !clock.await_until(LONGEST_PEACE, || !probe_and_forget(world, &lives()) && is_quiet(world, MS * 2_000)) {
+        let unrest: Vec<_> = lives().iter().flat_map(|life| life.unrest()).collect();
+        world.is_wrong(format_args!("no peace: {unrest:#?}"));
+    }
+}
+
+/// New transactions go through. They carry the news of what has ended; checkpoints then forget it. Says whether
+/// anything went wrong with that.
+fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
+    let mut wrong = false;
+    lives.iter().filter_map(|life| life.coordinator()).for_each(|coordinator| {
+        coordinator.retry_all();
+    });
+    for life in lives.iter().filter(|life| life.coordinator().is_some()) {
+        for _ in 0..2 {
+            let told = client::purchase(life, &client::Wish::probe());
+            wrong |= told != Some(ledger::Told::Committed);
+        }
+    }
+    is_quiet(world, MS * 2_000);
+    for life in lives {
+        for manager in life.managers() {
+            if let Err(error) = life.with_all(|| manager.checkpoint()) {
+                world.clock.note(format_args!("{life}, {}: {error}", manager.name()));
+                wrong = true;
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether everything comes to an end within this time.
+fn is_quiet(world: &World, limit: Duration) -> bool {
+    let lives: Vec<_> = world.hosts.iter().filter_map(host::Host::life).collect();
+    world.clock.await_until(limit, || lives.iter().all(|life| life.unrest().is_empty()))
+}
+
+fn audit(world: &World, when: &str) {
+    let lives: Vec<_> = world.hosts.iter().filter_map(host::Host::life).collect();
+    let books = lives.iter().flat_map(|life| life.books()).collect();
+    world.ledger.lock().audit(when, &books);
+}
+
+fn check_bounds(world: &World) {
+    for life in world.hosts.iter().filter_map(host::Host::life) {
+        if let Some(bytes) = life.disk_bytes().into_iter().find(|bytes| *bytes > MOST_DISK_BYTES) {
+            world.is_wrong(format_args!("{life}: a log takes {bytes} bytes on disk"));
+        }
+        let plan = &world.hosts[life.host].plan;
+        let owners = plan.managers.iter().chain(&plan.coordinator);
+        for (owner, log) in owners {
+            let live = life.logs()[*log].live(&owner.parse().expect("a valid name")).map(|live| live.len());
+            if !live.as_ref().is_ok_and(|live| *live <= MOST_LIVE) {
+                world.is_wrong(format_args!("{life}: {owner} still has {live:?} live records"));
+            }
+        }
+    }
+}

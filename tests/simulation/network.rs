@@ -1,0 +1,239 @@
+//! What lies between hosts: it delays, loses, repeats and reorders, and sometimes is not there at all.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ringpact::{
+    Name, ParticipantError, Vote,
+    participant::{Endpoint, Reply, Request, Response, Verb},
+};
+
+use super::{
+    host::{Life, Served},
+    mutants::Mutant,
+    world::World,
+};
+
+/// How late what is late comes.
+const LATEST: Duration = Duration::from_secs(2);
+
+impl World {
+    /// Sends something off. `arrive` is called each time that it arrives, by a thread of its own.
+    pub fn send(self: &Arc<Self>, from: usize, to: usize, arrive: impl Fn() + Send + Sync + 'static) {
+        if self.faulty() && self.clock.once_in(self.plan.crash_at_message) {
+            let host = if self.clock.draw(fastrand::Rng::bool) { from } else { to };
+            if let Some(life) = self.hosts[host].life() {
+                life.crash("at a message");
+            }
+        }
+        let network = self.plan.network;
+        let copies = match self.faulty() {
+            true if self.is_cut(from, to) || self.clock.once_in(network.lost) => 0,
+            true if self.clock.once_in(network.doubled) => 2,
+            _ => 1,
+        };
+        self.count(|counts| {
+            counts.messages += 1;
+            counts.lost += u64::from(copies == 0);
+        });
+        let arrive = Arc::new(arrive);
+        for _ in 0..copies {
+            let (world, arrive) = (Arc::clone(self), Arc::clone(&arrive));
+            let late = self.faulty() && self.clock.once_in(network.late);
+            let slowest = if late { LATEST } else { network.slowest };
+            let delay = network.fastest + slowest.mul_f64(self.clock.draw(fastrand::Rng::f64));
+            self.clock.start(move || {
+                world.clock.sleep(delay);
+                arrive();
+            });
+        }
+    }
+}
+
+/// A coordinator's way to a resource manager of another process.
+pub struct Wire {
+    pub from: Arc<Life>,
+    pub to: usize,
+    pub name: Name,
+}
+
+impl Endpoint for Wire {
+    fn send(&self, request: Request, reply: Reply) {
+        let world = &self.from.world;
+        if !self.from.is_alive() {
+            return;
+        }
+        let (mut request, number) = (request, world.number());
+        world.clock.note(format_args!("{} sends {number} to {}: {}", self.from, self.name, Shown(&request)));
+        self.mutate_request(&mut request);
+        let what = Kind::of(&request);
+        let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
+        if self.is(Mutant::ForgetsEarly) && what == Kind::Decision {
+            awaited.answer(Ok(Response::Done));
+        }
+        let (from, to, name) = (Arc::clone(&self.from), self.to, self.name.clone());
+        world.send(self.from.host, self.to, move || {
+            let world = &from.world;
+            let Some(life) = world.hosts[to].life().filter(|life| life.is_up()) else {
+                world.clock.note(format_args!("{number} finds nobody"));
+                return;
+            };
+            world.clock.note(format_args!("{number} arrives at {life}"));
+            let mut result = Served { life: Arc::clone(&life), name: name.clone() }.answer(&request);
+            if !life.is_alive() {
+                return;
+            }
+            world.clock.note(format_args!("{number} is answered by {life}: {}", Outcome(&result)));
+            mutate_vote(world, what, &mut result);
+            let (from, awaited, result) = (Arc::clone(&from), Arc::clone(&awaited), Mutex::new(Some(result)));
+            life.world.clone().send(to, from.host, move || {
+                // The second copy of an answer finds that nobody waits for it any more.
+                let result = result.lock().take();
+                if let Some(result) = result {
+                    awaited.answer(result);
+                }
+            });
+        });
+    }
+}
+
+/// A resource manager's way to a coordinator of another process, to ask what became of a branch.
+pub struct Inquire {
+    pub from: Arc<Life>,
+    pub to: usize,
+}
+
+impl Endpoint for Inquire {
+    fn send(&self, request: Request, reply: Reply) {
+        let world = &self.from.world;
+        if !self.from.is_alive() {
+            return;
+        }
+        let number = world.number();
+        world.clock.note(format_args!("{} asks host {} in {number}: {}", self.from, self.to, Shown(&request)));
+        let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
+        let (from, to) = (Arc::clone(&self.from), self.to);
+        world.send(self.from.host, self.to, move || {
+            let Some(life) = from.world.hosts[to].life().filter(|life| life.is_up()) else { return };
+            let Some(coordinator) = life.coordinator() else { return };
+            let (there, from, awaited) = (Arc::clone(&life), Arc::clone(&from), Arc::clone(&awaited));
+            let back = Reply::new(move |result| {
+                let world = &from.world;
+                world.clock.note(format_args!("{number} is answered by {there}: {}", Outcome(&result)));
+                let result = Mutex::new(Some(result));
+                world.send(to, from.host, move || {
+                    let result = result.lock().take();
+                    if let Some(result) = result {
+                        awaited.answer(result);
+                    }
+                });
+            });
+            coordinator.inquiries().send(request.clone(), back);
+        });
+    }
+}
+
+/// A reply that is on its way; when the last message that could bring it is gone, so is it.
+struct Awaited {
+    from: Arc<Life>,
+    reply: Mutex<Option<Reply>>,
+}
+
+impl Awaited {
+    fn answer(&self, result: Result<Response, ParticipantError>) {
+        let reply = self.reply.lock().take();
+        if let Some(reply) = reply
+            && self.from.is_alive()
+        {
+            reply.send(result);
+        }
+    }
+}
+
+impl Drop for Awaited {
+    /// A transport may notice that its message was lost, and say so; or nobody ever hears of it.
+    fn drop(&mut self) {
+        let reply = self.reply.lock().take();
+        if let Some(reply) = reply
+            && self.from.is_alive()
+            && self.from.world.clock.draw(fastrand::Rng::bool)
+        {
+            self.from.limbo.lock().push(reply);
+        }
+    }
+}
+
+impl Wire {
+    fn is(&self, mutant: Mutant) -> bool {
+        self.from.world.is_mutated(mutant)
+    }
+
+    fn mutate_request(&self, request: &mut Request) {
+        let Request::Branch { branch, verb, call } = request else { return };
+        let epoch = branch.txn().epoch();
+        let of_earlier_life = self.from.coordinator().is_none_or(|coordinator| epoch < coordinator.epoch());
+        if self.is(Mutant::PresumesCommit) && *verb == Verb::Rollback && of_earlier_life {
+            *verb = Verb::Commit;
+        }
+        if self.is(Mutant::MarkRunsAhead) {
+            call.ended_below.epoch = epoch.next();
+        }
+    }
+}
+
+fn mutate_vote(world: &World, what: Kind, result: &mut Result<Response, ParticipantError>) {
+    if what != Kind::Question {
+        return;
+    }
+    let ignored = match result {
+        Ok(Response::Voted(Vote::No)) => world.is_mutated(Mutant::IgnoresNo),
+        Err(_) => world.is_mutated(Mutant::IgnoresSilence),
+        Ok(_) => false,
+    };
+    if ignored {
+        *result = Ok(Response::Voted(Vote::Yes));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Question,
+    Decision,
+    Other,
+}
+
+impl Kind {
+    const fn of(request: &Request) -> Self {
+        match request {
+            Request::Branch { verb: Verb::Prepare, .. } => Self::Question,
+            Request::Branch { verb: Verb::Commit, .. } => Self::Decision,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A request as it is noted: without what differs from run to run, the log's id.
+struct Shown<'a>(&'a Request);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Request::Branch { branch, verb, call } => {
+                write!(f, "{verb:?} {branch}, ended below {}:{}", call.ended_below.epoch, call.ended_below.sequence)
+            }
+            Request::InDoubt { coordinator } => write!(f, "what is in doubt of {coordinator}"),
+            Request::Verdict { branch } => write!(f, "what became of {branch}"),
+        }
+    }
+}
+
+struct Outcome<'a>(&'a Result<Response, ParticipantError>);
+
+impl std::fmt::Display for Outcome<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Ok(response) => write!(f, "{response:?}"),
+            Err(error) => write!(f, "{error}"),
+        }
+    }
+}

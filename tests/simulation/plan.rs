@@ -1,0 +1,153 @@
+//! What a seed draws before anything happens: who is where, how many clients there are, and how bad the world is.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use ringpact::{Policy, txn::Limits};
+
+/// The shop's services, and their resource managers' names.
+pub const SERVICES: [&str; 3] = ["goods", "orders", "payments"];
+
+/// A process on a machine of its own: its logs, and who keeps what in which of them.
+#[derive(Clone, Debug, Default)]
+pub struct HostPlan {
+    pub logs: usize,
+    /// The coordinator's name, and its log.
+    pub coordinator: Option<(&'static str, usize)>,
+    pub managers: Vec<(&'static str, usize)>,
+}
+
+/// How a coordinator reaches the resource managers of its own process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearby {
+    Inline,
+    Pooled,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub hosts: Vec<HostPlan>,
+    pub nearby: Nearby,
+    pub clients: usize,
+    pub purchases: usize,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub checkpoint_every: usize,
+    pub seal_after: Duration,
+    pub network: Network,
+    pub disk: Disk,
+    /// A crash at one in so many messages, and at one in so many operations of a disk; 0 for never.
+    pub crash_at_message: u32,
+    pub crash_at_io: u32,
+    /// How long a host stays down.
+    pub longest_down: Duration,
+    /// How often something happens to the world as a whole: a partition, a crash, a coordinator that is opened anew.
+    pub mishaps_every: Option<Duration>,
+    /// A service fails to confirm, cancel or check one in so many times.
+    pub service_fails: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub fastest: Duration,
+    pub slowest: Duration,
+    /// One in so many is lost, comes twice, is much later than usual.
+    pub lost: u32,
+    pub doubled: u32,
+    pub late: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    pub sync: Duration,
+    /// One sync in so many takes a second.
+    pub slow: u32,
+    /// One operation in so many fails; of those that need room, for want of it.
+    pub fails: u32,
+    pub full: u32,
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+impl Plan {
+    pub fn draw(random: &mut Rng) -> Self {
+        let hosts = Self::draw_hosts(random);
+        let calm = random.u8(..8) == 0;
+        let mut often = |choices: &[u32]| if calm { 0 } else { choices[random.usize(..choices.len())] };
+        let network = Network {
+            fastest: Duration::from_micros(50),
+            slowest: MS(2),
+            lost: often(&[0, 50, 12]),
+            doubled: often(&[0, 40, 8]),
+            late: often(&[0, 30, 8]),
+        };
+        let disk = Disk {
+            sync: MS(1),
+            slow: often(&[0, 200, 40]),
+            fails: often(&[0, 0, 400, 100]),
+            full: often(&[0, 0, 300]),
+        };
+        let crash_at_message = often(&[0, 0, 300, 80]);
+        let crash_at_io = often(&[0, 0, 300, 80]);
+        let service_fails = often(&[0, 0, 20]);
+        let mishaps_every = [None, Some(MS(400)), Some(MS(60))][often(&[0, 1, 2]) as usize];
+        Self {
+            hosts,
+            network,
+            disk,
+            crash_at_message,
+            crash_at_io,
+            service_fails,
+            mishaps_every,
+            nearby: if random.bool() { Nearby::Inline } else { Nearby::Pooled },
+            clients: random.usize(1..=6),
+            purchases: random.usize(2..=8),
+            policy: Policy {
+                prepare_timeout: MS([30, 200, 1_000][random.usize(..3)]),
+                delivery_timeout: MS([20, 200][random.usize(..2)]),
+                first_backoff: MS(2),
+                longest_backoff: MS([10, 500][random.usize(..2)]),
+                transaction_timeout: MS([60_000, 300, 50][random.usize(..3)]),
+                park_after_attempts: [u32::MAX, 5, 1][random.usize(..3)],
+                ..Policy::default()
+            },
+            limits: Limits { in_flight: [1_000, 2][random.usize(..2)], log_queue: [u64::MAX, 3][random.usize(..2)] },
+            checkpoint_every: [1, 3, 10, 1_000][random.usize(..4)],
+            seal_after: [MS(5), MS(50), Duration::MAX][random.usize(..3)],
+            longest_down: MS([5, 100, 1_000][random.usize(..3)]),
+        }
+    }
+
+    fn draw_hosts(random: &mut Rng) -> Vec<HostPlan> {
+        let of = |service: &'static str| HostPlan { logs: 1, managers: vec![(service, 0)], coordinator: None };
+        let [goods, orders, payments] = SERVICES;
+        match random.u8(..5) {
+            // Everything in one process, on one log.
+            0 => {
+                let managers = SERVICES.map(|service| (service, 0)).into();
+                vec![HostPlan { logs: 1, coordinator: Some(("shop", 0)), managers }]
+            }
+            // In one process, each with a log of its own.
+            1 => {
+                let managers = vec![(goods, 1), (orders, 2), (payments, 3)];
+                vec![HostPlan { logs: 4, coordinator: Some(("shop", 0)), managers }]
+            }
+            // Each in a process of its own.
+            2 => {
+                let alone = HostPlan { logs: 1, coordinator: Some(("shop", 0)), managers: Vec::new() };
+                [alone].into_iter().chain(SERVICES.map(of)).collect()
+            }
+            // A bit of everything.
+            3 => {
+                let managers = vec![(goods, 0), (orders, 1)];
+                vec![HostPlan { logs: 2, coordinator: Some(("shop", 0)), managers }, of(payments)]
+            }
+            // Two coordinators, each near to one service and far from the others.
+            _ => {
+                let near =
+                    |name, service| HostPlan { logs: 1, coordinator: Some((name, 0)), managers: vec![(service, 0)] };
+                vec![near("shop", goods), near("kiosk", orders), of(payments)]
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Whole runs of the production code in a simulated world; see `simulation/mod.rs`.
+//!
+//! A seed that fails is printed, and `cargo run --release --example simulate -- --seed N` shows everything that happens in
+//! it. The same example runs as many seeds as one likes.
+
+mod simulation;
+
+use std::collections::BTreeMap;
+
+use simulation::{Report, mutants::Mutant, run};
+
+/// How many seeds are run each time. More of them are for the example.
+const SEEDS: u64 = 1_000;
+
+/// Within so many seeds each mutant is found.
+const SEEDS_FOR_A_MUTANT: u64 = 150;
+
+#[test]
+fn nothing_is_lost_torn_or_stuck() {
+    let mut sums = BTreeMap::<&str, u64>::new();
+    for seed in 0..SEEDS {
+        let Report { counts, wrong, .. } = run(seed, None, false);
+        assert!(wrong.is_empty(), "cargo run --release --example simulate -- --seed {seed}\n{wrong:#?}");
+        for (what, count) in counts.by_name() {
+            *sums.entry(what).or_default() += count;
+        }
+    }
+    println!("{sums:?}");
+    // It was worth something: everything that can happen has.
+    let rare: Vec<_> = sums.iter().filter(|(_, count)| **count < SEEDS / 10).collect();
+    assert!(rare.is_empty(), "{rare:?}");
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..100 {
+        let [first, second] = [(); 2].map(|()| run(seed, None, false));
+        assert_eq!((first.hash, first.counts), (second.hash, second.counts), "seed {seed}");
+    }
+    let hashes: std::collections::BTreeSet<_> = (0..100).map(|seed| run(seed, None, false).hash).collect();
+    assert_eq!(hashes.len(), 100, "another seed, another run");
+}
+
+/// See [`Mutant`] for what is wrong with each.
+#[test]
+fn every_mutant_is_found() {
+    for mutant in Mutant::ALL {
+        let found =
+            (0..SEEDS_FOR_A_MUTANT).map(|seed| run(seed, Some(mutant), false)).find(|run| !run.wrong.is_empty());
+        let Some(Report { seed, wrong, .. }) = found else {
+            panic!("{mutant:?} is not found within {SEEDS_FOR_A_MUTANT} seeds");
+        };
+        println!("{mutant:?}: seed {seed}, {}", wrong[0].lines().next().unwrap_or_default());
+    }
+}
