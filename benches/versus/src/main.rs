@@ -4,7 +4,7 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log` likewise. `-- faults` prints what
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log` and `txn` likewise. `-- faults` prints what
 //! logs do when something goes wrong.
 #![warn(missing_docs)]
 
@@ -13,6 +13,7 @@ mod faults;
 mod log;
 mod report;
 mod ring;
+mod txn;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Work {
     Faults(faults::Options),
     /// Making records durable.
     Log(log::Options),
+    /// Changing several services together or not at all.
+    Txn(txn::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
             ring::run(&options)
         }
         Work::Log(options) => log::run(&options),
+        Work::Txn(options) => txn::run(&options),
         Work::Faults(options) => faults::run(&options),
     };
     match outcome {

@@ -8,15 +8,15 @@
 mod bare;
 mod bare_sync;
 mod fjall;
-mod load;
+pub mod load;
 mod okaywal;
 mod opening;
 mod raft_engine;
 mod redb;
 mod ringpact;
-mod sketch_epoch;
+pub mod sketch_epoch;
 mod sketch_futex;
-mod sketch_wakers;
+pub mod sketch_wakers;
 mod sqlite;
 
 use std::{collections::BTreeMap, error::Error, fmt::Display, fs, io, path::Path, time::Duration};
@@ -113,7 +113,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
 /// In each round everybody runs once, and in each round another one begins, so that a slow spell of the machine hits all
 /// alike.
-fn turns<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
+pub fn turns<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
     all.iter().cycle().skip(round % all.len().max(1)).take(all.len())
 }
 
@@ -191,13 +191,13 @@ fn tasks(
 }
 
 /// An empty directory within the repository's `target`, so on a real file system, and on the same for all.
-fn fresh_dir() -> io::Result<TempDir> {
+pub fn fresh_dir() -> io::Result<TempDir> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/versus");
     fs::create_dir_all(&root)?;
     TempDir::with_prefix_in("log-", root)
 }
 
 /// Any crate's error as an I/O error, which is all that this program has to say about it.
-fn failed(error: impl Display) -> io::Error {
+pub fn failed(error: impl Display) -> io::Error {
     io::Error::other(error.to_string())
 }

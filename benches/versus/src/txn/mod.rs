@@ -1,0 +1,143 @@
+//! Transactions: two participants that do nothing, one decision forced a transaction; and three durable participants that
+//! share the coordinator's log.
+//!
+//! The *ceiling* is the best bare group committer of `-- log`: one record, no format, no checks, no protocol around it.
+
+mod shops;
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    hint::black_box,
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use stats_alloc::Region;
+
+use crate::{
+    counting,
+    log::{
+        fresh_dir,
+        load::{self, Blocking, Tasks},
+        sketch_epoch, sketch_wakers, turns,
+    },
+    report::Report,
+};
+use shops::{Durable, Idle};
+
+/// How to measure.
+#[derive(Args)]
+pub struct Options {
+    /// A smoke test: two short rounds. The figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+
+    /// Numbers of threads.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    threads: Vec<usize>,
+
+    /// Numbers of tasks.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    tasks: Vec<usize>,
+
+    /// Rounds, of which the median counts.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+
+    /// How long each implementation is measured in each round.
+    #[arg(long, default_value_t = 1_000)]
+    milliseconds: u64,
+}
+
+const CEILING: &str = "ceiling";
+const RINGPACT: &str = "ringpact";
+
+/// Transactions whose allocations are counted.
+const COUNTED: u64 = 10_000;
+
+/// How one is opened in an empty directory.
+type Open = fn(&Path) -> io::Result<Box<dyn Blocking>>;
+
+const DURABLE: [(&str, Open); 2] = [
+    (CEILING, |dir| Ok(Box::new(sketch_epoch::Sketch::open(dir)?))),
+    (RINGPACT, |dir| Ok(Box::new(Idle::durable(dir)?))),
+];
+
+const DURABLE_3: [(&str, Open); 2] = [DURABLE[0], (RINGPACT, |dir| Ok(Box::new(Durable::open(dir)?)))];
+
+/// Measures, prints the table, writes the CSV.
+pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let rounds = if options.quick { 2 } else { options.rounds as usize };
+    let time = Duration::from_millis(if options.quick { 60 } else { options.milliseconds });
+    let mut report = Report::by_clients(&[CEILING]);
+    for (what, who) in [("durable_tx_per_s", DURABLE), ("durable3_tx_per_s", DURABLE_3)] {
+        for clients in &options.threads {
+            eprintln!("{what}, {clients} threads ...");
+            let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+            for round in 0..rounds {
+                for (name, open) in turns(&who, round) {
+                    let dir = fresh_dir()?;
+                    let shop = open(dir.path())?;
+                    found.entry(name).or_default().push(load::threads(&*shop, *clients, time).commits_per_s);
+                }
+            }
+            for (name, samples) in found {
+                report.add((what, *clients, name), "tx/s", true, samples);
+            }
+        }
+    }
+    for clients in &options.tasks {
+        eprintln!("{clients} tasks ...");
+        let (mut ceiling, mut ours) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            for name in turns(&[CEILING, RINGPACT], round) {
+                let dir = fresh_dir()?;
+                match *name {
+                    CEILING => ceiling.push(tasks(&sketch_wakers::Sketch::open(dir.path())?, *clients, time)),
+                    _ => ours.push(tasks(&Idle::durable(dir.path())?, *clients, time)),
+                }
+            }
+        }
+        report.add(("async_tx_per_s", *clients, CEILING), "tx/s", true, ceiling);
+        report.add(("async_tx_per_s", *clients, RINGPACT), "tx/s", true, ours);
+    }
+    eprintln!("in memory ...");
+    let samples = (0..rounds).map(|_| in_memory(time)).collect();
+    report.add(("memory_tx_per_s", 1, RINGPACT), "tx/s", true, samples);
+    report.add(("allocations_per_tx", 1, RINGPACT), "allocations", false, vec![allocations()]);
+    report.skip(
+        "Not measured: dtmrs, whose coordinator is a server that participants are reached from over HTTP.".into(),
+    );
+    println!("{}", report.markdown());
+    let path = report.write_csv("txn")?;
+    eprintln!("{}", path.display());
+    Ok(())
+}
+
+fn tasks<T: Tasks>(shop: &T, clients: usize, time: Duration) -> f64 {
+    load::tasks(shop, clients, time).0
+}
+
+/// Transactions a second on one thread, the log being in memory.
+fn in_memory(time: Duration) -> f64 {
+    let shop = Idle::in_memory();
+    let (begun, mut done) = (Instant::now(), 0_u64);
+    while begun.elapsed() < time {
+        (0..64).for_each(|number| Blocking::commit(black_box(&shop), 0, number));
+        done += 64;
+    }
+    done as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn allocations() -> f64 {
+    let shop = Idle::in_memory();
+    (0..COUNTED).for_each(|number| Blocking::commit(&shop, 0, number));
+    counting::start();
+    let region = Region::new(counting::ALLOCATOR);
+    (0..COUNTED).for_each(|number| Blocking::commit(&shop, 0, number));
+    let change = region.change();
+    (change.allocations + change.reallocations) as f64 / COUNTED as f64
+}
