@@ -238,8 +238,16 @@ fn retrying_while_it_is_being_parked_loses_nothing() {
     let log = MemoryLog::new();
     let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
     let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
+    /// However the test ends, its threads do.
+    struct Done<'d>(&'d AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 for transaction in coordinator.status().transactions {
@@ -259,8 +267,21 @@ fn retrying_while_it_is_being_parked_loses_nothing() {
                 b.fail(Verb::Commit, broken());
             }
         }
-        done.store(true, Ordering::SeqCst);
     });
     assert!(coordinator.settle(SOON));
     assert_eq!((log.live(&name("c")).unwrap().len(), a.times_told(Verb::Commit)), (1, TRANSACTIONS));
+}
+
+/// An operator's wish used to be queued for it, and a transaction with anything queued was over for its client.
+#[test]
+fn a_retry_is_nothing_to_a_transaction_that_is_still_worked_under() {
+    let coordinator = open(&MemoryLog::new(), &Scripted::new(), &Scripted::new());
+    for _ in 0..1_000 {
+        let mut txn = coordinator.begin();
+        coordinator.retry(txn.id()).unwrap();
+        txn.branch("a").unwrap();
+        coordinator.retry(txn.id()).unwrap();
+        txn.branch("b").unwrap();
+        txn.commit().wait().unwrap();
+    }
 }

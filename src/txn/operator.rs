@@ -26,7 +26,7 @@ use crate::{id::TxnId, participant::Decision};
 impl Coordinator {
     /// Delivers a transaction's decision again: at once where it is waiting for the next attempt, and from the beginning,
     /// with as many attempts as the policy allows, where it is parked. Branches that once knew nothing of themselves are
-    /// told again, too; their log may have been found meanwhile.
+    /// told again, too; their log may have been found meanwhile. It is nothing to a transaction that is not decided yet.
     ///
     /// # Errors
     /// [`OperatorError::Unknown`].

@@ -228,6 +228,9 @@ impl Shared {
     }
 
     pub(super) fn retry_now(&self, task: &Arc<Task>) {
+        if task.is_begun() {
+            return; // its client is still at work, and nothing is decided that could be delivered
+        }
         self.unshelve(task.key());
         task.push(Input::Retry);
         // Not here: who asks must not be kept by a participant that hangs.

@@ -324,6 +324,11 @@ impl Task {
         })
     }
 
+    /// Whether its client still works under it.
+    pub(super) fn is_begun(&self) -> bool {
+        self.state.lock().protocol.is_active()
+    }
+
     /// The participant behind a branch's index.
     pub(super) fn participant(&self, branch: usize) -> Option<Name> {
         self.state.lock().protocol.participant(branch).cloned()
