@@ -81,7 +81,8 @@ fn run_many(arguments: &Arguments) -> u64 {
                     }
                     if !report.wrong.is_empty() {
                         wrong.fetch_add(1, Ordering::Relaxed);
-                        bar.println(format!("{report}\n  replay it with --seed {}", report.seed));
+                        // Whether anybody watches the bar or not.
+                        bar.suspend(|| println!("{report}\n  replay it with --seed {}", report.seed));
                     }
                     bar.set_message(format!("{} failed", wrong.load(Ordering::Relaxed)));
                     bar.inc(1);
