@@ -76,6 +76,7 @@ impl HashRing {
 /// Look-ups.
 impl<H: KeyHasher> HashRing<H> {
     /// The node that owns `key`. Reads one cache line, allocates nothing, never panics.
+    // Always, here and in what it calls: a call costs as much as the look-up, and saves few instructions.
     #[inline(always)]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))

@@ -8,8 +8,8 @@ use super::{HashRing, KeyHasher, Node, Position, RingKey, members::Members, toke
 /// once for as many copies as are wanted.
 ///
 /// For services that ask for replicas at every request, of a ring that changes seldom. It answers what
-/// [`HashRing::replicas`] or [`HashRing::replicas_across_zones`] would, in little more than the time of one look-up,
-/// whatever the number of nodes that a walk would have to pass over, and allocates nothing. It borrows its ring: when that
+/// [`HashRing::replicas`] or [`HashRing::replicas_across_zones`] would, whatever the number of nodes that a walk would have
+/// to pass over, and allocates nothing: with 1,000 nodes, three of them take as long as three or four look-ups. It borrows its ring: when that
 /// changes, a new one is made.
 ///
 /// Takes 4 bytes for each copy of each token, and half a byte a token; to make one takes as long as asking the ring for
