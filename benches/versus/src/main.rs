@@ -37,7 +37,7 @@ enum Work {
     /// Making records durable.
     Log(log::Options),
     /// Changing several services together or not at all.
-    Txn(txn::Options),
+    Txn(log::load::Pace),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             ring::run(&options)
         }
         Work::Log(options) => log::run(&options),
-        Work::Txn(options) => txn::run(&options),
+        Work::Txn(pace) => txn::run(&pace),
         Work::Faults(options) => faults::run(&options),
     };
     match outcome {

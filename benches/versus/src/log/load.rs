@@ -11,6 +11,42 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Args;
+
+/// How many clients there are, and how long they are measured.
+#[derive(Args)]
+pub struct Pace {
+    /// A smoke test: two short rounds. The figures mean nothing.
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Numbers of threads.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    pub threads: Vec<usize>,
+
+    /// Numbers of tasks.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    pub tasks: Vec<usize>,
+
+    /// Rounds, of which the median counts.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub rounds: u64,
+
+    /// How long each implementation is measured in each round.
+    #[arg(long, default_value_t = 1_000)]
+    pub milliseconds: u64,
+}
+
+impl Pace {
+    pub fn rounds(&self) -> usize {
+        if self.quick { 2 } else { self.rounds as usize }
+    }
+
+    pub fn time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 60 } else { self.milliseconds })
+    }
+}
+
 /// Anything that blocks its caller until a record of 128 bytes is durable.
 pub trait Blocking: Sync {
     fn commit(&self, client: usize, number: u64);

@@ -25,7 +25,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::report::Report;
-use load::Blocking;
+use load::{Blocking, Pace};
 use ringpact::Commit;
 
 /// Of each record.
@@ -37,25 +37,8 @@ const YARDSTICKS: [&str; 4] = ["bare", "sketch-futex", "sketch-epoch", "sketch-w
 /// How to measure.
 #[derive(Args)]
 pub struct Options {
-    /// A smoke test: two short rounds. The figures mean nothing.
-    #[arg(long)]
-    quick: bool,
-
-    /// Numbers of threads.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
-    threads: Vec<usize>,
-
-    /// Numbers of tasks.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
-    tasks: Vec<usize>,
-
-    /// Rounds, of which the median counts.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    rounds: u64,
-
-    /// How long each implementation is measured in each round.
-    #[arg(long, default_value_t = 1_000)]
-    milliseconds: u64,
+    #[command(flatten)]
+    pace: Pace,
 
     /// Records in the log that is opened; 0: none is.
     #[arg(long, default_value_t = 1_000_000)]
@@ -88,22 +71,21 @@ const ASYNC: [&str; 3] = ["sketch-wakers", "ringpact", "ringpact-with-ends"];
 
 /// Measures, prints the table, writes the CSV.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let rounds = if options.quick { 2 } else { options.rounds as usize };
-    let time = Duration::from_millis(if options.quick { 60 } else { options.milliseconds });
+    let (rounds, time) = (options.pace.rounds(), options.pace.time());
     let is_chosen =
         |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
     let mut report = Report::by_clients(&YARDSTICKS);
-    for clients in &options.threads {
+    for clients in &options.pace.threads {
         eprintln!("{clients} threads ...");
         threads(&mut report, *clients, rounds, time, &is_chosen)?;
     }
-    for clients in &options.tasks {
+    for clients in &options.pace.tasks {
         eprintln!("{clients} tasks ...");
         tasks(&mut report, *clients, rounds, time, &is_chosen)?;
     }
     if is_chosen("ringpact") && options.records > 0 {
         eprintln!("opening ...");
-        opening::measure(&mut report, rounds, if options.quick { 20_000 } else { options.records })?;
+        opening::measure(&mut report, rounds, if options.pace.quick { 20_000 } else { options.records })?;
     }
     println!("{}", report.markdown());
     let path = report.write_csv("log")?;

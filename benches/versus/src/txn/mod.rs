@@ -1,7 +1,8 @@
 //! Transactions: two participants that do nothing, one decision forced a transaction; and three durable participants that
 //! share the coordinator's log.
 //!
-//! The *ceiling* is the best bare group committer of `-- log`: one record, no format, no checks, no protocol around it.
+//! The *ceiling* is a bare group committer of `-- log` with a writer thread: one record, no format, no checks, no protocol
+//! around it. A client who comes alone can beat it, since he writes himself.
 
 mod shops;
 
@@ -14,43 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use stats_alloc::Region;
 
 use crate::{
     counting,
     log::{
         fresh_dir,
-        load::{self, Blocking, Tasks},
+        load::{self, Blocking, Pace, Tasks},
         sketch_epoch, sketch_wakers, turns,
     },
     report::Report,
 };
 use shops::{Durable, Idle};
-
-/// How to measure.
-#[derive(Args)]
-pub struct Options {
-    /// A smoke test: two short rounds. The figures mean nothing.
-    #[arg(long)]
-    quick: bool,
-
-    /// Numbers of threads.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
-    threads: Vec<usize>,
-
-    /// Numbers of tasks.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
-    tasks: Vec<usize>,
-
-    /// Rounds, of which the median counts.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    rounds: u64,
-
-    /// How long each implementation is measured in each round.
-    #[arg(long, default_value_t = 1_000)]
-    milliseconds: u64,
-}
 
 const CEILING: &str = "ceiling";
 const RINGPACT: &str = "ringpact";
@@ -69,12 +45,11 @@ const DURABLE: [(&str, Open); 2] = [
 const DURABLE_3: [(&str, Open); 2] = [DURABLE[0], (RINGPACT, |dir| Ok(Box::new(Durable::open(dir)?)))];
 
 /// Measures, prints the table, writes the CSV.
-pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let rounds = if options.quick { 2 } else { options.rounds as usize };
-    let time = Duration::from_millis(if options.quick { 60 } else { options.milliseconds });
+pub fn run(pace: &Pace) -> Result<(), Box<dyn Error>> {
+    let (rounds, time) = (pace.rounds(), pace.time());
     let mut report = Report::by_clients(&[CEILING]);
     for (what, who) in [("durable_tx_per_s", DURABLE), ("durable3_tx_per_s", DURABLE_3)] {
-        for clients in &options.threads {
+        for clients in &pace.threads {
             eprintln!("{what}, {clients} threads ...");
             let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
             for round in 0..rounds {
@@ -89,7 +64,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    for clients in &options.tasks {
+    for clients in &pace.tasks {
         eprintln!("{clients} tasks ...");
         let (mut ceiling, mut ours) = (Vec::new(), Vec::new());
         for round in 0..rounds {
