@@ -1,4 +1,4 @@
-//! Preparing the next segment and removing the one before take as long as they take: writers go on meanwhile. What is
+//! Preparing the next segment, and making it of the one before, take as long as they take: writers go on meanwhile. What is
 //! left of collecting for those who wait is a sync of their own records, and one of the directory.
 
 mod common;
@@ -68,6 +68,10 @@ impl Slow {
     }
 }
 
+fn of_keeper() -> bool {
+    thread::current().name() == Some("ringpact-keeper")
+}
+
 impl Storage for Slow {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.inner.create_dir(dir)
@@ -86,10 +90,12 @@ impl Storage for Slow {
         Ok(Box::new(SlowFile { file, storage: self.clone(), is_prepared: false }))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if of_keeper() {
+            self.pass(Op::Rename);
+        }
         self.inner.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.pass(Op::Remove);
         self.inner.remove(path)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -109,7 +115,7 @@ impl StorageFile for SlowFile {
     }
     fn sync(&mut self) -> io::Result<()> {
         // The first segment is made before there is anybody to hold up.
-        if !std::mem::replace(&mut self.is_prepared, true) && thread::current().name() == Some("ringpact-keeper") {
+        if !std::mem::replace(&mut self.is_prepared, true) && of_keeper() {
             self.storage.pass(Op::Sync);
         }
         self.file.sync()
@@ -117,8 +123,8 @@ impl StorageFile for SlowFile {
 }
 
 #[test]
-fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_removed() {
-    for slow in [Op::Sync, Op::Remove] {
+fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_made_of_the_one_before() {
+    for slow in [Op::Sync, Op::Rename] {
         let storage = Slow::new(slow);
         let log = FileLog::options().segment_bytes(0).seal_after(Duration::MAX).storage(storage.clone());
         let log = Arc::new(log.open(SIM_DIR).unwrap());

@@ -6,8 +6,8 @@ use std::{
     mem,
 };
 
+use foldhash::{SharedSeed, fast::SeedableRandomState};
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Lsn, Record,
@@ -41,8 +41,8 @@ pub struct LiveRecords {
     last_of_key: HashTable<u32>,
     live: usize,
     live_bytes: u64,
-    /// Keys come from outside. Nobody who does not know the seed can choose them so that they collide.
-    seed: u64,
+    /// Keys come from outside. Nobody who does not know its seed can choose them so that they collide.
+    hasher: SeedableRandomState,
 }
 
 #[derive(Clone, Copy)]
@@ -65,7 +65,10 @@ impl Default for LiveRecords {
             last_of_key: HashTable::new(),
             live: 0,
             live_bytes: 0,
-            seed: RandomState::new().build_hasher().finish(),
+            hasher: SeedableRandomState::with_seed(
+                RandomState::new().build_hasher().finish(),
+                SharedSeed::global_random(),
+            ),
         }
     }
 }
@@ -92,7 +95,12 @@ impl LiveRecords {
     fn take(&mut self, lsn: Lsn, encoded: &[u8], key: Key) {
         debug_assert!(self.entries.last().is_none_or(|last| last.lsn < lsn), "records out of order");
         let (owner, about) = key.parts(encoded);
-        let hash = xxh3_64_with_seed(about, self.seed.wrapping_add(mark_of(owner)));
+        let hash = {
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write(owner);
+            hasher.write(about);
+            hasher.finish()
+        };
         let found = self.last_of_key.find_entry(hash, |entry| {
             let entry = &self.entries[*entry as usize];
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
@@ -223,15 +231,6 @@ impl LiveRecords {
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * mem::size_of::<Entry>() + self.last_of_key.allocation_size()
     }
-}
-
-/// Tells owners apart in the hash of a key. There are few of them, and whoever chooses their names runs the log, so a
-/// cheap one will do: what comes from outside is the transaction.
-fn mark_of(owner: &[u8]) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (words, rest) = owner.as_chunks::<8>();
-    let short = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    words.iter().fold(short, |mark, word| mark.wrapping_mul(ODD) ^ u64::from_le_bytes(*word)).wrapping_mul(ODD)
 }
 
 fn decode(encoded: &[u8]) -> Record {

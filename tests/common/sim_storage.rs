@@ -42,6 +42,8 @@ pub enum Forgotten {
     Carry,
     /// Of the directory, after a segment was given its name.
     Name,
+    /// Of the directory, after a segment has lost its name, to become the next one.
+    Retirement,
     /// Of the directory, after a file was removed.
     Removal,
 }
@@ -340,6 +342,7 @@ impl Storage for SimStorage {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         let kind = match inner.trace.last() {
+            Some((Op::Rename, to)) if to.extension().is_some_and(|new| new == "new") => Some(Forgotten::Retirement),
             Some((Op::Rename, _)) => Some(Forgotten::Name),
             Some((Op::Remove, _)) => Some(Forgotten::Removal),
             _ => None,

@@ -9,8 +9,8 @@ use crate::log::{LogId, Lsn, MAX_RECORD_BYTES};
 /// The version that this library writes, and the only one it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// The unit in which a segment is laid out. No block is ever written twice in a segment's life, so a torn write can
-/// hurt nothing that was acknowledged; 4 KiB is the largest sector, and the smallest page, in common use.
+/// The unit in which a segment is laid out. No block of a batch is written again before the segment was replaced, so a
+/// torn write can hurt nothing that was acknowledged; 4 KiB is the largest sector, and the smallest page, in common use.
 pub(super) const BLOCK: u64 = 4096;
 
 /// Bytes in front of each batch's payload.
@@ -33,6 +33,9 @@ const BATCH_MAGIC: [u8; 8] = *b"rp-batch";
 /// The part of a segment's header that its checksum covers.
 const SEGMENT_CHECKED: usize = 48;
 
+/// Where the header says what is behind the batches, after that checksum.
+const SEGMENT_REST: usize = SEGMENT_CHECKED + 8;
+
 /// Rounds up to whole blocks.
 pub(super) const fn padded(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK) * BLOCK
@@ -46,6 +49,17 @@ pub(super) struct SegmentHeader {
     pub(super) number: u64,
     /// The length of the whole file. The file has it before the segment gets its name, so another length is damage.
     pub(super) bytes: u64,
+    /// What the file held before, which is still there beyond what was written since.
+    pub(super) rest: Rest,
+}
+
+/// What is in a segment behind its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing but zeros.
+    Zeros,
+    /// A block of zeros, which the next batch overwrites, and behind it what an earlier segment has left.
+    Leftovers,
 }
 
 /// Why a block is no segment's header.
@@ -66,6 +80,10 @@ impl SegmentHeader {
         block.extend(self.bytes.to_le_bytes());
         debug_assert_eq!(block.len(), SEGMENT_CHECKED);
         block.extend(xxh3_64(&block).to_le_bytes());
+        debug_assert_eq!(block.len(), SEGMENT_REST);
+        if self.rest == Rest::Leftovers {
+            block.extend(leftovers_mark(&block).to_le_bytes());
+        }
         block.resize(BLOCK as usize, 0);
         block
     }
@@ -76,7 +94,7 @@ impl SegmentHeader {
         if block.get(..8) != Some(&SEGMENT_MAGIC) {
             return Err(damaged(0, "the file does not begin as a segment of a log does"));
         }
-        if block.len() < SEGMENT_CHECKED + 8 {
+        if block.len() < SEGMENT_REST + 8 {
             return Err(damaged(block.len() as u64, "the file ends within the segment's header"));
         }
         let version = u32_at(block, 8);
@@ -86,9 +104,14 @@ impl SegmentHeader {
         if u64_at(block, SEGMENT_CHECKED) != xxh3_64(&block[..SEGMENT_CHECKED]) {
             return Err(damaged(8, "the segment's header does not match its checksum"));
         }
+        let rest = match u64_at(block, SEGMENT_REST) {
+            0 => Rest::Zeros,
+            mark if mark == leftovers_mark(&block[..SEGMENT_REST]) => Rest::Leftovers,
+            _ => return Err(damaged(SEGMENT_REST as u64, "the segment's header does not match its checksum")),
+        };
         let mut log = [0; 16];
         log.copy_from_slice(&block[16..32]);
-        let header = Self { log: LogId::from_bytes(log), number: u64_at(block, 32), bytes: u64_at(block, 40) };
+        let header = Self { log: LogId::from_bytes(log), number: u64_at(block, 32), bytes: u64_at(block, 40), rest };
         let possible = u64::from(u32_at(block, 12)) == BLOCK
             && header.bytes.is_multiple_of(BLOCK)
             && header.bytes >= 2 * BLOCK
@@ -107,6 +130,11 @@ impl SegmentHeader {
         bytes[16..].copy_from_slice(&self.number.to_le_bytes());
         xxh3_64(&bytes)
     }
+}
+
+/// In the header of a segment with leftovers. It is a checksum, so that damage does not pass for it.
+fn leftovers_mark(before: &[u8]) -> u64 {
+    xxh3_64(before)
 }
 
 /// What a batch is for.

@@ -1,14 +1,13 @@
-//! The thread that keeps the directory: it prepares spare segments ahead of need and removes those that were replaced,
-//! so that the writer never waits for either.
+//! The thread that keeps the directory: it prepares spare segments ahead of need, of those that were replaced where it
+//! can, and removes these where it can't; so that the writer never waits for any of it.
 
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
     directory::{self, SegmentFile},
-    format::SegmentHeader,
-    queue::Upkeep,
+    format::{Rest, SegmentHeader},
     segment::Spare,
-    shared::Shared,
+    shared::{Order, Shared},
     storage::Storage,
     writer::{reported, tells_of_no_room},
 };
@@ -39,26 +38,34 @@ impl Keeper {
         self.replaced = None;
         loop {
             match self.shared.next_upkeep() {
-                (Upkeep::Stop, _) => return Ok(()),
-                (Upkeep::Remove(number), _) => {
-                    self.active = number + 1;
-                    directory::remove(&*self.storage, &self.dir, &[self.dir.join(directory::name(number))])?;
+                Order::Stop => return Ok(()),
+                Order::Remove(replaced) => {
+                    self.active = replaced.number() + 1;
+                    directory::remove(&*self.storage, &self.dir, &[replaced.into_path()])?;
                 }
-                (Upkeep::Prepare(bytes), replaced) => {
-                    if let Some(spare) = replaced {
+                Order::Reuse(replaced) => {
+                    self.active = replaced.number() + 1;
+                    let header = self.next(replaced.bytes(), Rest::Leftovers);
+                    self.prepared(Spare::reuse(&*self.storage, &self.dir, header, replaced))?;
+                }
+                Order::Prepare(bytes, unfit) => {
+                    if let Some(spare) = unfit {
                         spare.discard(&*self.storage)?;
                     }
-                    self.prepare(bytes)?;
+                    self.prepared(Spare::prepare(&*self.storage, &self.dir, self.next(bytes, Rest::Zeros)))?;
                 }
             }
         }
     }
 
-    /// Prepares the next segment. That no room is found for it is the one failure that a log survives: nothing that was
-    /// accepted depends on it.
-    fn prepare(&self, bytes: u64) -> io::Result<()> {
-        let header = SegmentHeader { log: self.log, number: self.active + 1, bytes };
-        let prepared = match Spare::prepare(&*self.storage, &self.dir, header) {
+    const fn next(&self, bytes: u64, rest: Rest) -> SegmentHeader {
+        SegmentHeader { log: self.log, number: self.active + 1, bytes, rest }
+    }
+
+    /// That no room is found for the next segment is the one failure that a log survives: nothing that was accepted
+    /// depends on it.
+    fn prepared(&self, result: io::Result<Spare>) -> io::Result<()> {
+        let prepared = match result {
             Err(error) if !tells_of_no_room(&error) => return Err(error),
             other => other,
         };

@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use super::{
     FileLog, Recovery,
     directory::{self, Newest},
-    format::{SegmentHeader, padded},
+    format::{Rest, SegmentHeader, padded},
     keeper::Keeper,
     queue::{Ending, SegmentState},
     recover::Recovered,
@@ -132,7 +132,7 @@ impl FileLogOptions {
             }
         };
         let bytes = size_for(self.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
-        let header = SegmentHeader { log, number: number + 1, bytes };
+        let header = SegmentHeader { log, number: number + 1, bytes, rest: Rest::Zeros };
         let segment =
             begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
         if number > 0 {

@@ -49,8 +49,8 @@ pub(super) struct Queue {
     pub(super) spare: SpareState,
     /// Whether the spare segment was taken, and has not yet replaced the active one.
     replacing: bool,
-    /// The segment that was replaced, until the keeper gets to it.
-    pub(super) to_remove: Option<u64>,
+    /// The size of the segment that was replaced, until the keeper gets to it.
+    pub(super) replaced: Option<u64>,
     pub(super) ending: Option<Ending>,
     pub(super) failure: Option<Arc<io::Error>>,
     /// What has failed elsewhere than on the writer's thread, which is to stop for it: nothing becomes durable any more.
@@ -112,8 +112,10 @@ pub(super) enum Work {
 /// What the keeper is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Upkeep {
-    /// Remove the segment with this number, which was replaced.
-    Remove(u64),
+    /// Remove the segment that was replaced.
+    Remove,
+    /// Make the next spare segment of it.
+    Reuse,
     /// Prepare a spare segment of this size, to follow the active one.
     Prepare(u64),
     /// Nothing more, ever.
@@ -128,6 +130,8 @@ pub(super) struct Batch {
     pub(super) count: u32,
     /// Up to where its records are folded in already.
     pub(super) folded: usize,
+    /// The size of those records that are not folded in.
+    pub(super) unfolded_bytes: u64,
 }
 
 /// What to do with a record that wants in.
@@ -163,7 +167,7 @@ impl Queue {
             segment,
             spare: SpareState::default(),
             replacing: false,
-            to_remove: None,
+            replaced: None,
             ending: None,
             failure: None,
             broken: None,
@@ -284,8 +288,13 @@ impl Queue {
             return Some(Upkeep::Stop);
         }
         // First, so that there are never more than two segments.
-        if let Some(number) = self.to_remove.take() {
-            return Some(Upkeep::Remove(number));
+        if let Some(bytes) = self.replaced.take() {
+            if self.ending.is_some() || !self.may_reuse(bytes) {
+                return Some(Upkeep::Remove);
+            }
+            self.spare.begun += 1;
+            self.spare.demanded = None;
+            return Some(Upkeep::Reuse);
         }
         if self.ending.is_some() {
             return Some(Upkeep::Stop);
@@ -312,7 +321,14 @@ impl Queue {
     }
 
     pub(super) fn needs_upkeep(&self) -> bool {
-        self.to_remove.is_some() || self.spare_needed().is_some() && self.may_prepare()
+        self.replaced.is_some() || self.spare_needed().is_some() && self.may_prepare()
+    }
+
+    /// Whether the segment that was replaced, of this size, can be the next one: where that is to be of the configured
+    /// size. Others come and go with what is live, and are made for it.
+    fn may_reuse(&self, bytes: u64) -> bool {
+        let wanted = self.spare.demanded.unwrap_or_else(|| self.spare_bytes());
+        self.may_prepare() && self.spare.ready.is_none() && bytes == self.segment.configured && bytes == wanted
     }
 
     const fn may_prepare(&self) -> bool {
@@ -336,8 +352,12 @@ impl Queue {
             && self.spare.begun == self.spare.ended
             && (self.segment.bytes < self.segment.configured
                 || self.segment.room.saturating_sub(self.buffer_need()) < self.segment.bytes / 2);
-        let size = || size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes);
-        self.spare.demanded.or_else(|| ahead.then(size))
+        self.spare.demanded.or_else(|| ahead.then(|| self.spare_bytes()))
+    }
+
+    /// The size that suits the next segment, as far as can be told.
+    const fn spare_bytes(&self) -> u64 {
+        size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes)
     }
 
     fn take(&mut self, buffer: &mut Vec<u8>) -> Work {
@@ -355,14 +375,20 @@ impl Queue {
         self.launch(buffer)
     }
 
-    /// The spare segment is now the active one, and replaces that with this number.
-    pub(super) fn replaced(&mut self, number: u64) {
-        (self.replacing, self.to_remove) = (false, Some(number));
+    /// The spare segment is now the active one, and has replaced one of this size.
+    pub(super) const fn has_replaced(&mut self, bytes: u64) {
+        (self.replacing, self.replaced) = (false, Some(bytes));
     }
 
     /// The exact room in a segment begun by [`take_into_spare`](Self::take_into_spare), once what it carries is known.
     pub(super) fn carried(&mut self, framed_bytes: u64) {
         self.segment.room = self.segment.bytes - carry_need(framed_bytes);
+    }
+
+    /// Records of this framed size were folded in, and the live ones have this size now, or had it a moment ago.
+    pub(super) const fn has_folded(&mut self, bytes: u64, live_bytes: u64) {
+        self.unfolded_bytes -= bytes;
+        self.live_bytes = live_bytes;
     }
 
     /// What is in the batch being filled and not yet folded in, as frames; from now on it counts as such.
@@ -381,7 +407,8 @@ impl Queue {
         self.taken = self.last;
         self.batches += 1;
         let folded = mem::replace(&mut self.folded, BATCH_HEADER);
-        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count), folded }
+        let unfolded_bytes = (buffer.len() - folded) as u64;
+        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count), folded, unfolded_bytes }
     }
 
     /// A seal for the last batch, where there is room for one besides what is queued.
@@ -418,8 +445,8 @@ mod tests {
         assert_eq!(queue.next_upkeep(), None);
         assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
         queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
-        queue.replaced(1);
-        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(1)));
+        queue.has_replaced(MIN_SEGMENT_BYTES);
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove), "it is too small to be of use again");
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
     }
 
@@ -436,10 +463,32 @@ mod tests {
         queue.demand_spare(1 << 20);
         assert!(!queue.needs_upkeep());
         assert_eq!(queue.next_upkeep(), None);
-        queue.replaced(7);
+        queue.has_replaced(MIN_SEGMENT_BYTES);
         assert!(queue.needs_upkeep());
-        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(7)));
+        assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove));
         assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
+    }
+
+    #[test]
+    fn a_segment_that_was_replaced_is_used_again_if_it_has_the_size_for_it() {
+        let replace = |live_bytes, replaced, demanded: Option<u64>| {
+            let mut queue = queue(0);
+            queue.spare.ready = Some(1 << 20);
+            accept(&mut queue, 100);
+            queue.want();
+            assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
+            queue.take_into_spare(1 << 20, &mut Vec::new());
+            queue.live_bytes = live_bytes;
+            queue.has_replaced(replaced);
+            demanded.into_iter().for_each(|bytes| queue.demand_spare(bytes));
+            [queue.next_upkeep(), queue.next_upkeep()]
+        };
+        let then = |bytes| [Some(Upkeep::Remove), Some(Upkeep::Prepare(bytes))];
+        assert_eq!(replace(0, MIN_SEGMENT_BYTES, None), [Some(Upkeep::Reuse), None], "one attempt at a time");
+        assert_eq!(replace(0, MIN_SEGMENT_BYTES, Some(MIN_SEGMENT_BYTES)), [Some(Upkeep::Reuse), None]);
+        assert_eq!(replace(0, MIN_SEGMENT_BYTES, Some(2 << 20)), then(2 << 20), "somebody needs more");
+        assert_eq!(replace(0, 1 << 20, None)[0], Some(Upkeep::Remove), "it was made for more than is live now");
+        assert_eq!(replace(60_000, MIN_SEGMENT_BYTES, None)[0], Some(Upkeep::Remove), "too much is live");
     }
 
     /// Found by simulation: two appenders waited for room. While the segment for the one was prepared, the other demanded
@@ -485,10 +534,12 @@ mod tests {
                     }
                     4 => {
                         while let Some(upkeep) = queue.next_upkeep() {
-                            if let Upkeep::Prepare(bytes) = upkeep {
-                                preparing = Some(bytes);
-                                break;
-                            }
+                            preparing = match upkeep {
+                                Upkeep::Prepare(bytes) => Some(bytes),
+                                Upkeep::Reuse => Some(MIN_SEGMENT_BYTES),
+                                _ => continue,
+                            };
+                            break;
                         }
                     }
                     _ if queue.in_flight => queue.in_flight = false,
@@ -500,7 +551,7 @@ mod tests {
                             queue.take_into_spare(spare, &mut Vec::new());
                             queue.live_bytes = carried;
                             queue.carried(carried);
-                            queue.replaced(1);
+                            queue.has_replaced(spare);
                         }
                     }
                 }

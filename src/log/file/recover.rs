@@ -9,7 +9,7 @@
 use std::io;
 
 use super::format::{
-    BATCH_HEADER, BLOCK, BatchHeader, Kind, SegmentHeader, USED_UP, begins_batch, decode_header, decode_payload,
+    BATCH_HEADER, BLOCK, BatchHeader, Kind, Rest, SegmentHeader, USED_UP, begins_batch, decode_header, decode_payload,
     padded, take_frame,
 };
 use crate::log::{LiveRecords, Lsn};
@@ -143,10 +143,10 @@ pub(super) fn recover(
 }
 
 /// What lies from a batch on that can't be read.
-struct Rest {
+struct Torn {
     /// Whether anything shows that the batch was durable once.
     was_durable: bool,
-    /// How far anything but zeros was written.
+    /// How far anything but zeros was written; in a segment with leftovers, how far of the first block.
     written: u64,
 }
 
@@ -205,13 +205,17 @@ impl<V: Visitor> Reader<'_, V> {
     /// Looks through everything from the batch at `offset` on, which is bad now, for anything that shows that it was
     /// durable once: a later batch's header. A good header is enough. Its records may be bad too, but it would not be
     /// there at all had the sync of the batch before it not returned.
-    fn rest(&mut self, offset: u64) -> io::Result<Rest> {
+    fn rest(&mut self, offset: u64) -> io::Result<Torn> {
         let length = self.window.source.length();
-        let mut rest = Rest { was_durable: false, written: 0 };
+        let mut rest = Torn { was_durable: false, written: 0 };
+        // Beyond leftovers nobody can tell what the crash has torn, and what was there before.
+        let leaves_zeros = self.header.rest == Rest::Zeros;
         let (salt, number, after) = (self.salt, self.header.number, self.found.sequence.wrapping_add(1));
         for at in (offset..length).step_by(BLOCK as usize) {
             let block = self.window.bytes(at, BLOCK as usize)?;
-            rest.written = if let Some(last) = last_written(block) { at - offset + last } else { rest.written };
+            if at == offset || leaves_zeros {
+                rest.written = last_written(block).map_or(rest.written, |last| at - offset + last);
+            }
             rest.was_durable |= at > offset
                 && begins_batch(block)
                 && decode_header(block, length - at, salt)

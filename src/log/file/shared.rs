@@ -22,7 +22,7 @@ use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
-    segment::{Spare, framed_bytes},
+    segment::{Replaced, Spare, framed_bytes},
     wakers::Wakers,
     writer::Pen,
 };
@@ -38,6 +38,8 @@ mod threads;
 pub(super) struct Shared {
     queue: Mutex<Guarded>,
     live: Mutex<LiveRecords>,
+    /// Their framed size; written under their lock, read without.
+    live_bytes: AtomicU64,
     /// The last durable record; written under the queue's lock, read without.
     durable: AtomicU64,
     /// The queue's flag of this name, read without its lock.
@@ -51,12 +53,14 @@ pub(super) struct Shared {
     gates: [Gate; 2],
 }
 
-pub(super) struct Guarded {
-    pub(super) queue: Queue,
+struct Guarded {
+    queue: Queue,
     /// Lies here while there is nothing to write.
     pen: Option<Box<Pen>>,
     /// The spare segment, once it is ready.
-    pub(super) spare: Option<Spare>,
+    spare: Option<Spare>,
+    /// The segment that it has replaced, until the keeper gets to it.
+    replaced: Option<Replaced>,
     /// How the writer sleeps, if it does; only then is waking it worth a system call.
     writer_sleeps: Option<Sleep>,
     keeper_sleeps: bool,
@@ -77,6 +81,18 @@ pub(super) struct Carried {
     pub(super) count: u32,
 }
 
+/// What the keeper is to do, with what it takes for it.
+pub(super) enum Order {
+    /// Remove the segment that was replaced.
+    Remove(Replaced),
+    /// Make the next spare segment of it.
+    Reuse(Replaced),
+    /// Prepare a spare segment of this size, in place of one that there may be.
+    Prepare(u64, Option<Spare>),
+    /// Nothing more, ever.
+    Stop,
+}
+
 /// Frames all live records.
 pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
     let mut frames = Vec::with_capacity(framed_bytes(live) as usize);
@@ -89,10 +105,19 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 
 impl Shared {
     pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform) -> Self {
-        let queue = Queue::new(last, framed_bytes(&live), segment);
+        let live_bytes = framed_bytes(&live);
+        let queue = Queue::new(last, live_bytes, segment);
         Self {
-            queue: Mutex::new(Guarded { queue, pen: None, spare: None, writer_sleeps: None, keeper_sleeps: false }),
+            queue: Mutex::new(Guarded {
+                queue,
+                pen: None,
+                spare: None,
+                replaced: None,
+                writer_sleeps: None,
+                keeper_sleeps: false,
+            }),
             live: Mutex::new(live),
+            live_bytes: AtomicU64::new(live_bytes),
             durable: AtomicU64::new(last.number()),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
@@ -309,6 +334,7 @@ impl Shared {
         // What was taken to be written is folded in before anybody else gets this lock; the rest is folded in here.
         let unfolded = self.queue.lock().queue.take_unfolded().to_vec();
         self.fold_frames(&mut live, &unfolded);
+        self.queue.lock().queue.has_folded(unfolded.len() as u64, framed_bytes(&live));
         self.room.notify_all();
         Ok(look(&live))
     }

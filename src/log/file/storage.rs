@@ -10,6 +10,10 @@ use std::{
     path::Path,
 };
 
+mod direct;
+
+use direct::Direct;
+
 /// Where a log keeps its files: the operating system's file system, or a simulation of one.
 ///
 /// What a log relies on, and what it doesn't, is written in `src/docs/media.md`. In short: what
@@ -140,11 +144,13 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(DiskFile { file: File::open(path)?, position: 0 }))
+        Ok(Box::new(DiskFile { file: File::open(path)?, position: 0, direct: None }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(DiskFile { file: private_file().create(true).truncate(true).open(path)?, position: 0 }))
+        let file = private_file().create(true).truncate(true).open(path)?;
+        let direct = Direct::enable(&file);
+        Ok(Box::new(DiskFile { file, position: 0, direct }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -187,9 +193,16 @@ struct DiskFile {
     file: File,
     /// Where the system's own position stands; batches follow one another, so most writes need no seek.
     position: u64,
+    /// Whether what is written goes past the system's cache.
+    direct: Option<Direct>,
 }
 
 impl DiskFile {
+    /// From here on through the system's cache.
+    fn give_up_direct(&mut self) -> io::Result<()> {
+        self.direct.take().map_or(Ok(()), |_| Direct::disable(&self.file))
+    }
+
     fn seek(&mut self, offset: u64) -> io::Result<()> {
         if self.position != offset {
             self.position = self.file.seek(SeekFrom::Start(offset))?;
@@ -210,18 +223,65 @@ impl StorageFile for DiskFile {
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.give_up_direct()?; // of all readers, only somebody else's test reads what it has created
         self.seek(offset)?;
         let result = self.file.read_exact(buffer);
         self.moved(result, buffer.len())
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if !direct::suits(offset, bytes) {
+            self.give_up_direct()?;
+        }
         self.seek(offset)?;
-        let result = self.file.write_all(bytes);
+        let result = match &mut self.direct {
+            None => self.file.write_all(bytes),
+            Some(direct) => match direct.write(&mut self.file, bytes) {
+                // The device asks for more alignment than any that we know, and has written nothing.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.give_up_direct()?;
+                    self.position = self.file.seek(SeekFrom::Start(offset))?;
+                    self.file.write_all(bytes)
+                }
+                result => result,
+            },
+        };
         self.moved(result, bytes.len())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whole blocks go past the cache where there is a way to, all else through it; either reads the same.
+    #[test]
+    fn what_is_written_past_the_cache_is_read_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut expected = vec![0; 64 << 10];
+        let mut file = Disk.create(&path).expect("a file");
+        let mut write = |file: &mut Box<dyn StorageFile>, at: usize, length: usize| {
+            let bytes: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+            file.write_at(at as u64, &bytes).expect("written");
+            expected[at..at + length].copy_from_slice(&bytes);
+        };
+        for (at, length) in [(0, 64 << 10), (4096, 4096), (32 << 10, 8192)] {
+            write(&mut file, at, length);
+        }
+        file.sync().expect("synced");
+        for (at, length) in [(5_000, 100), (8192, 4096), (12 << 10, 1)] {
+            write(&mut file, at, length);
+        }
+        let mut found = vec![0; expected.len()];
+        file.read_at(0, &mut found).expect("read");
+        assert!(found == expected, "through the file itself");
+        Disk.open(&path).expect("it is there").read_at(0, &mut found).expect("read");
+        assert!(found == expected, "through another one");
     }
 }

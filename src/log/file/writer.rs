@@ -1,7 +1,7 @@
 //! The thread that writes, once a log is open, unless a caller who comes alone does it himself.
 
 use std::{
-    io,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
@@ -100,15 +100,16 @@ fn work_on(
     Ok(true)
 }
 
-/// Begins the spare segment with all live records, those that were queued included. The keeper removes the one before.
+/// Begins the spare segment with all live records, those that were queued included. The one before is left to the keeper.
 fn rotate(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
     let (spare, carried) = shared
         .carry_over(pen)
         .ok_or_else(|| io::Error::other("no segment is prepared for what was accepted, which is a bug in ringpact"))?;
-    let (sequence, replaced) = (pen.segment.sequence() + 1, pen.segment.number());
-    pen.segment = spare.begin(storage, dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
+    let sequence = pen.segment.sequence() + 1;
+    let next = spare.begin(storage, dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
+    let replaced = mem::replace(&mut pen.segment, next);
     shared.complete(carried.batch, &mut pen.wakers);
-    shared.replaced(replaced);
+    shared.replaced(replaced.replaced());
     Ok(())
 }
 
@@ -120,8 +121,8 @@ fn finish(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &m
         Some(_) => {}
         None => return Ok(()), // abandoned: as a crash would have it
     }
-    if let Some(number) = replaced {
-        directory::remove(storage, dir, &[dir.join(directory::name(number))])?;
+    if let Some(replaced) = replaced {
+        directory::remove(storage, dir, &[replaced.into_path()])?;
     }
     if let Some(spare) = spare {
         // Everything is durable already. Should the file stay, the next opening removes it.

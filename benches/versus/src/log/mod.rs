@@ -44,7 +44,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1_000_000)]
     records: u64,
 
-    /// Only implementations with one of these in their names.
+    /// Only implementations with one of these in their names, or with exactly this name where one has it.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -72,8 +72,9 @@ const ASYNC: [&str; 3] = ["sketch-wakers", "ringpact", "ringpact-with-ends"];
 /// Measures, prints the table, writes the CSV.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (rounds, time) = (options.pace.rounds(), options.pace.time());
-    let is_chosen =
-        |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
+    let is_name = |only: &str| ASYNC.contains(&only) || BLOCKING.iter().any(|(name, _)| *name == only);
+    let is_meant = |name: &str, only: &str| if is_name(only) { name == only } else { name.contains(only) };
+    let is_chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|only| is_meant(name, only));
     let mut report = Report::by_clients(&YARDSTICKS);
     for clients in &options.pace.threads {
         eprintln!("{clients} threads ...");

@@ -25,23 +25,16 @@ pub enum Commit {
     WithEnd,
 }
 
+#[derive(Clone)]
 pub struct Log {
     pub log: Arc<FileLog>,
     commit: Commit,
-    names: Names,
 }
 
 impl Log {
     pub fn open(dir: &Path, commit: Commit) -> io::Result<Self> {
         let log = FileLog::open(dir.join("ringpact")).map_err(io::Error::other)?;
-        Ok(Self { log: Arc::new(log), commit, names: Names::new() })
-    }
-}
-
-/// Each task has names of its own, as each participant would: no count of references that all share.
-impl Clone for Log {
-    fn clone(&self) -> Self {
-        Self { log: self.log.clone(), commit: self.commit, names: Names::new() }
+        Ok(Self { log: Arc::new(log), commit })
     }
 }
 
@@ -52,7 +45,8 @@ struct Names {
 }
 
 thread_local! {
-    /// So has each thread.
+    /// Each thread has its own, be it a client or a worker of the runtime: no count of references that all share. There
+    /// are few names in a process, so they are in the processor's cache, as the sketches' bytes are.
     static NAMES: RefCell<Names> = RefCell::new(Names::new());
 }
 
@@ -99,7 +93,7 @@ impl Blocking for Log {
 
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
-        let (record, end) = self.names.records(self.commit, number);
+        let (record, end) = NAMES.with_borrow(|names| names.records(self.commit, number));
         let lsn = self.log.append(record, Durability::Forced).expect("there is room");
         poll_fn(|context| self.log.poll_durable(lsn, context)).await.expect("the disk works");
         self.end(end);

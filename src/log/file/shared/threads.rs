@@ -6,16 +6,18 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::MutexGuard;
+
 use super::{
     super::{
         format,
         gate::Gate,
         queue::{Batch, Ending, Upkeep, Work},
-        segment::{Spare, framed_bytes},
+        segment::{Replaced, Spare, framed_bytes},
         wakers::Wakers,
         writer::Pen,
     },
-    Carried, Guarded, Shared, Sleep, frame_live,
+    Carried, Guarded, Order, Shared, Sleep, frame_live,
 };
 use crate::{
     log::{LiveRecords, Lsn},
@@ -32,8 +34,15 @@ impl Shared {
         loop {
             let mut sleep = Sleep::UntilSeal;
             if guarded.pen.is_some() && guarded.queue.has_work() {
-                drop(guarded);
-                if let Some(found) = self.take_work() {
+                // The locks are asked for in the wrong order, so not for long; where that fails, in the right one.
+                let found = if let Some(mut live) = self.live.try_lock() {
+                    self.take_work(&mut live, guarded)
+                } else {
+                    drop(guarded);
+                    let mut live = self.live.lock();
+                    self.take_work(&mut live, self.queue.lock())
+                };
+                if let Some(found) = found {
                     return found;
                 }
                 guarded = self.queue.lock();
@@ -64,9 +73,7 @@ impl Shared {
 
     /// Takes the pen, if it is there, and something to do, if there is anything. The records of a batch are folded into
     /// the live ones before anything else can look at those.
-    fn take_work(&self) -> Option<(Box<Pen>, Work)> {
-        let mut live = self.live.lock();
-        let mut guarded = self.queue.lock();
+    fn take_work(&self, live: &mut LiveRecords, mut guarded: MutexGuard<'_, Guarded>) -> Option<(Box<Pen>, Work)> {
         let mut pen = guarded.pen.take()?;
         let Some(work) = guarded.queue.next_work(&mut pen.buffer) else {
             guarded.pen = Some(pen);
@@ -75,21 +82,22 @@ impl Shared {
         self.wake_keeper(&mut guarded);
         drop(guarded);
         if let Work::Write(batch) = work {
-            self.fold(&mut live, &pen, batch);
             self.room.notify_all();
+            self.fold(live, &pen, batch);
         }
         Some((pen, work))
     }
 
+    /// That this was done is told to the queue once the batch is durable, for that takes its lock anyhow.
     pub(super) fn fold(&self, live: &mut LiveRecords, pen: &Pen, batch: Batch) {
         self.fold_frames(live, &pen.buffer[batch.folded..]);
     }
 
     pub(super) fn fold_frames(&self, live: &mut LiveRecords, frames: &[u8]) {
-        fold(live, frames);
-        let mut guarded = self.queue.lock();
-        guarded.queue.unfolded_bytes -= frames.len() as u64;
-        guarded.queue.live_bytes = framed_bytes(live);
+        for (lsn, encoded) in format::frames(frames) {
+            live.apply_own(lsn, encoded);
+        }
+        self.live_bytes.store(framed_bytes(live), Ordering::Release);
     }
 
     /// A caller who has written lays the pen down: says to all who wait for the batch that it is durable, and leaves
@@ -152,6 +160,7 @@ impl Shared {
         }
         self.durable.store(batch.last.number(), Ordering::Release);
         queue.in_flight = false;
+        queue.has_folded(batch.unfolded_bytes, self.live_bytes.load(Ordering::Acquire));
         queue.stats.syncs += 1;
         mem::swap(&mut queue.wakers_in_flight, wakers);
     }
@@ -176,14 +185,18 @@ impl Shared {
 
 /// The keeper's side.
 impl Shared {
-    /// Waits until there is something to do besides writing, and says what. The spare segment that there was comes with
-    /// the order for another one.
-    pub(in crate::log::file) fn next_upkeep(&self) -> (Upkeep, Option<Spare>) {
+    /// Waits until there is something to do besides writing, and says what.
+    pub(in crate::log::file) fn next_upkeep(&self) -> Order {
         let mut guarded = self.queue.lock();
         loop {
             if let Some(upkeep) = guarded.queue.next_upkeep() {
-                let replaced = if let Upkeep::Prepare(_) = upkeep { guarded.spare.take() } else { None };
-                return (upkeep, replaced);
+                let replaced = |guarded: &mut Guarded| guarded.replaced.take().expect("it comes with its size");
+                return match upkeep {
+                    Upkeep::Remove => Order::Remove(replaced(&mut guarded)),
+                    Upkeep::Reuse => Order::Reuse(replaced(&mut guarded)),
+                    Upkeep::Prepare(bytes) => Order::Prepare(bytes, guarded.spare.take()),
+                    Upkeep::Stop => Order::Stop,
+                };
             }
             // A segment that somebody waits for may have to wait for the writer, who may not know: records that were
             // accepted since, lazily, need the spare segment that there is.
@@ -210,10 +223,11 @@ impl Shared {
         self.room.notify_all();
     }
 
-    /// The segment with this number was replaced: the keeper may remove it.
-    pub(in crate::log::file) fn replaced(&self, number: u64) {
+    /// A segment was replaced, and is the keeper's now.
+    pub(in crate::log::file) fn replaced(&self, replaced: Replaced) {
         let mut guarded = self.queue.lock();
-        guarded.queue.replaced(number);
+        guarded.queue.has_replaced(replaced.bytes());
+        guarded.replaced = Some(replaced);
         self.wake_keeper(&mut guarded);
     }
 
@@ -237,14 +251,8 @@ impl Shared {
     }
 
     /// What the keeper left undone.
-    pub(in crate::log::file) fn left_undone(&self) -> (Option<u64>, Option<Spare>) {
+    pub(in crate::log::file) fn left_undone(&self) -> (Option<Replaced>, Option<Spare>) {
         let mut guarded = self.queue.lock();
-        (guarded.queue.to_remove.take(), guarded.spare.take())
-    }
-}
-
-fn fold(live: &mut LiveRecords, frames: &[u8]) {
-    for (lsn, encoded) in format::frames(frames) {
-        live.apply_own(lsn, encoded);
+        (guarded.replaced.take(), guarded.spare.take())
     }
 }
