@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use common::{Forgotten, Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, open_small, prepared};
 use ringpact::{Durability, FileLog, LogError, TransactionLog, log::inspect::inspect};
@@ -36,6 +36,44 @@ fn from_the_third_on_no_segment_is_made_anew() {
     assert!(storage.names().len() <= 2, "{:?}", storage.names());
     drop(log);
     assert_eq!(live_numbers(&open_sim(&storage).unwrap()), [0, 400]);
+}
+
+/// Were the log to go on, the next segment would be written over a file that a crash may bring back under its old name.
+#[test]
+fn a_lost_name_that_is_not_known_to_be_durable_poisons_the_log() {
+    let (syncs, renames) = {
+        let storage = SimStorage::new();
+        pass(&open_sim(&storage).unwrap(), 60).unwrap();
+        let trace = storage.trace();
+        let retired = trace.iter().position(|(op, path)| *op == Op::Rename && !is_log(path)).unwrap();
+        let before = |wanted: Op| trace[..retired].iter().filter(|(op, _)| *op == wanted).count() as u64;
+        (before(Op::SyncDir), before(Op::Rename))
+    };
+    for kind in [io::ErrorKind::StorageFull, io::ErrorKind::Other] {
+        let storage = SimStorage::new();
+        storage.fail(Op::SyncDir, syncs + 1, kind);
+        let log = open_sim(&storage).unwrap();
+        assert!(matches!(pass(&log, 200), Err(LogError::Poisoned { .. })), "{kind}");
+        let durable = log.durable();
+        drop(log);
+        for keep in [Keep::Nothing, Keep::Everything, Keep::Some(1), Keep::Some(2)] {
+            let crashed = storage.crash(keep);
+            let log = open_sim(&crashed).unwrap_or_else(|error| panic!("{kind}, {keep:?}: {error}"));
+            assert_eq!(live_numbers(&log)[0], 0);
+            assert!(log.recovery().records > 0 && durable > ringpact::Lsn::NONE);
+            // What was removed comes back with a later crash, and is still what its name says.
+            commit(&log, prepared(1_000, 10)).unwrap();
+            drop(log);
+            assert_eq!(live_numbers(&open_sim(&crashed.crash(Keep::Nothing)).unwrap()).last(), Some(&1_000));
+        }
+    }
+    // A name that could not be changed for want of room is still there: that segment is removed, as if it had not fit.
+    let storage = SimStorage::new();
+    storage.fail(Op::Rename, renames + 1, io::ErrorKind::StorageFull);
+    let log = open_sim(&storage).unwrap();
+    pass(&log, 200).unwrap();
+    assert_eq!(storage.faults_to_come(), 0);
+    assert!(storage.names().len() <= 2, "{:?}", storage.names());
 }
 
 fn is_log(path: &std::path::Path) -> bool {

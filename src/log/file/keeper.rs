@@ -46,7 +46,7 @@ impl Keeper {
                 Order::Reuse(replaced) => {
                     self.active = replaced.number() + 1;
                     let header = self.next(replaced.bytes(), Rest::Leftovers);
-                    self.prepared(Spare::reuse(&*self.storage, &self.dir, header, replaced))?;
+                    self.prepared(Spare::reuse(&*self.storage, &self.dir, header, replaced)?)?;
                 }
                 Order::Prepare(bytes, unfit) => {
                     if let Some(spare) = unfit {

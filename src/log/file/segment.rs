@@ -66,25 +66,31 @@ impl Spare {
     /// Makes the next segment of one that was replaced, in which all that is overwritten has its place on the medium
     /// already: it takes two syncs instead of the writing of a whole segment, and no space.
     ///
-    /// The name comes first, durably. Were it to come back in a crash after the header was overwritten, it would be the
-    /// name of a file that calls itself another segment.
+    /// The name comes first, durably. Were the old one to come back in a crash after the file was overwritten, it would be
+    /// the name of a file that calls itself another segment. So where it is not known to be gone that is the end of the
+    /// log: the outer error. The inner one is as [`prepare`](Self::prepare)'s; the replaced segment is gone then.
     pub(super) fn reuse(
         storage: &dyn Storage,
         dir: &Path,
         header: SegmentHeader,
         replaced: Replaced,
-    ) -> io::Result<Self> {
+    ) -> io::Result<io::Result<Self>> {
         let path = dir.join(directory::temporary_name(header.number));
         let Replaced { path: old, mut file, .. } = replaced;
-        storage.rename(&old, &path).map_err(|error| context(error, "rename", &old))?;
+        if let Err(error) = storage.rename(&old, &path) {
+            let error = context(error, "rename", &old);
+            directory::remove(storage, dir, &[old])?;
+            return Ok(Err(error));
+        }
         storage.sync_dir(dir).map_err(|error| context(error, "sync", dir))?;
-        match file.write_at(0, &header.encode()).and_then(|()| file.sync()) {
+        let renewed = file.write_at(0, &header.encode()).and_then(|()| file.sync());
+        Ok(match renewed {
             Ok(()) => Ok(Self { header, path, file }),
             Err(error) => {
                 let _ = storage.remove(&path); // as above
                 Err(context(error, "prepare", &path))
             }
-        }
+        })
     }
 
     pub(super) const fn bytes(&self) -> u64 {
