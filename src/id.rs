@@ -12,7 +12,7 @@
 //! # Ok::<(), ringpact::IdError>(())
 //! ```
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -82,6 +82,13 @@ impl<'de> Deserialize<'de> for Name {
 
 impl AsRef<str> for Name {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names are looked up by their text.
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -41,8 +41,10 @@ pub struct MemoryLog {
 #[derive(Debug, Default)]
 struct State {
     live: LiveRecords,
-    /// Appended, not yet in a sync: what a crash takes away.
-    pending: Vec<(Lsn, Record)>,
+    /// Appended, not yet in a sync: what a crash takes away. Each with where its encoding ends in the buffer.
+    pending: Vec<(Lsn, usize)>,
+    /// Used again and again, so that appending allocates nothing.
+    buffer: Vec<u8>,
     last: Lsn,
     durable: Lsn,
     stats: LogStats,
@@ -54,9 +56,12 @@ impl State {
         if self.pending.is_empty() {
             return;
         }
-        for (lsn, record) in self.pending.drain(..) {
-            self.live.apply(lsn, &record);
+        let mut begin = 0;
+        for (lsn, end) in self.pending.drain(..) {
+            self.live.apply_own(lsn, &self.buffer[begin..end]);
+            begin = end;
         }
+        self.buffer.clear();
         self.durable = self.last;
         self.stats.syncs += 1;
     }
@@ -94,6 +99,7 @@ impl MemoryLog {
         let survivor = State {
             live: state.live.clone(),
             pending: Vec::new(),
+            buffer: Vec::new(),
             last: state.durable,
             durable: state.durable,
             stats: LogStats::default(),
@@ -115,18 +121,21 @@ impl TransactionLog for MemoryLog {
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
-        let length = record.encoded_len();
-        if length > MAX_RECORD_BYTES {
-            return Err(LogError::TooLarge { length });
-        }
         let mut state = self.state.lock();
         if state.closed {
             return Err(LogError::Closed);
         }
+        let begin = state.buffer.len();
+        record.encode_into(&mut state.buffer);
+        let end = state.buffer.len();
+        if end - begin > MAX_RECORD_BYTES {
+            state.buffer.truncate(begin);
+            return Err(LogError::TooLarge { length: end - begin });
+        }
         let lsn = state.last.next();
         state.last = lsn;
         state.stats.appended += 1;
-        state.pending.push((lsn, record));
+        state.pending.push((lsn, end));
         if durability == Durability::Forced {
             state.stats.forced += 1;
             state.sync();

@@ -164,22 +164,31 @@ impl<P: Participant> Endpoint for Inline<P> {
 }
 
 /// Calls the method that the request names; a panic is an error like any other.
-pub(super) fn call(participant: &dyn Participant, request: &Request) -> Result<Response, ParticipantError> {
-    // The participant's state is its own to keep sound: every method may be called again after a panic, as after any
-    // other failure, so nothing of ours is left half-changed by unwinding through here.
-    catch_unwind(AssertUnwindSafe(|| match request {
-        Request::Branch { branch, verb: Verb::Prepare, call } => participant.prepare(branch, call).map(Response::Voted),
-        Request::Branch { branch, verb: Verb::Commit, call } => {
-            participant.commit(branch, call).map(|()| Response::Done)
-        }
-        Request::Branch { branch, verb: Verb::Rollback, call } => {
-            participant.rollback(branch, call).map(|()| Response::Done)
-        }
-        Request::Branch { branch, verb: Verb::CommitOnePhase, call } => {
-            participant.commit_one_phase(branch, call).map(Response::Decided)
-        }
-        Request::InDoubt { coordinator } => participant.in_doubt(coordinator).map(Response::InDoubt),
+pub(crate) fn call(participant: &dyn Participant, request: &Request) -> Result<Response, ParticipantError> {
+    match request {
+        Request::Branch { branch, verb, call } => call_about(participant, branch, *verb, call),
+        Request::InDoubt { coordinator } => guarded(|| participant.in_doubt(coordinator).map(Response::InDoubt)),
         Request::Verdict { .. } => Err(ParticipantError::Misdirected),
-    }))
-    .unwrap_or(Err(ParticipantError::Panicked))
+    }
+}
+
+/// Calls the method that the verb names.
+pub(crate) fn call_about(
+    participant: &dyn Participant,
+    branch: &BranchId,
+    verb: Verb,
+    call: &Call,
+) -> Result<Response, ParticipantError> {
+    guarded(|| match verb {
+        Verb::Prepare => participant.prepare(branch, call).map(Response::Voted),
+        Verb::Commit => participant.commit(branch, call).map(|()| Response::Done),
+        Verb::Rollback => participant.rollback(branch, call).map(|()| Response::Done),
+        Verb::CommitOnePhase => participant.commit_one_phase(branch, call).map(Response::Decided),
+    })
+}
+
+/// The participant's state is its own to keep sound: every method may be called again after a panic, as after any other
+/// failure, so nothing of ours is left half-changed by unwinding through here.
+fn guarded(call: impl FnOnce() -> Result<Response, ParticipantError>) -> Result<Response, ParticipantError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(ParticipantError::Panicked))
 }

@@ -29,8 +29,8 @@ mod service;
 mod tokio;
 
 pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
-pub(crate) use endpoint::ReplySink;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
+pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::Unpromising;
 pub use pool::Pooled;

@@ -172,15 +172,15 @@ impl Admission {
         Lsn::new(self.forced.load(Ordering::Relaxed).saturating_sub(self.limits.log_queue) + 1)
     }
 
-    /// One of those let in has its outcome.
-    pub(super) fn leave(&self) {
+    /// One of those let in has its outcome. Says whether others wait, who are then to be woken.
+    #[must_use]
+    pub(super) fn leave(&self) -> bool {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.wake_all();
-        }
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    fn wake_all(&self) {
+    /// Wakes who waits for room. Foreign code: no lock may be held.
+    pub(super) fn wake_all(&self) {
         // All of them: one woken alone may be a task that has been dropped since.
         let wakers = {
             let mut wakers = self.wakers.lock();

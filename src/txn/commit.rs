@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     Cause, Outcome,
-    task::{Task, Verdict, Waiting, Wakeable},
+    task::{Progress, Task, Verdict, Waiting, Wakeable},
 };
 use crate::{
     id::{Name, TxnId},
@@ -31,35 +31,38 @@ use crate::{
 /// the same process have carried it out by then.
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {
-    txn: TxnId,
     task: Arc<Task>,
+    /// How far it had come when it was last driven from here, if that is to be gone on from.
+    progress: Option<Progress>,
+    /// Nothing is left for anybody to drive.
+    over: bool,
 }
 
 impl Commit {
-    pub(super) fn new(txn: TxnId, task: Arc<Task>) -> Self {
-        Self { txn, task }
+    pub(super) const fn new(task: Arc<Task>, progress: Progress) -> Self {
+        Self { task, progress: Some(progress), over: false }
     }
 
     /// Which transaction it is.
     #[must_use]
-    pub const fn txn(&self) -> &TxnId {
-        &self.txn
+    pub fn txn(&self) -> &TxnId {
+        self.task.txn()
     }
 
     /// Blocks until the outcome is known.
     ///
     /// # Errors
     /// [`CommitError`]: rolled back, with the cause; or indeterminate.
-    pub fn wait(self) -> Result<(), CommitError> {
+    pub fn wait(mut self) -> Result<(), CommitError> {
         let mut parker = None;
         loop {
-            let waiting = self.task.drive();
-            if let Some(verdict) = self.task.verdict() {
-                return self.tell(verdict);
-            }
+            let waiting = match self.go_on() {
+                Ok(verdict) => return self.tell(verdict),
+                Err(waiting) => waiting,
+            };
             if let Waiting::Durable(lsn) = waiting {
                 let result = self.task.shared().log.wait(lsn);
-                self.task.push_durable(lsn, result);
+                self.progress = Some(self.task.durable(lsn, result));
                 continue;
             }
             let (parker, waker) = parker.get_or_insert_with(|| {
@@ -72,16 +75,24 @@ impl Commit {
         }
     }
 
+    /// Gives the verdict, or else what is to be waited for.
+    fn go_on(&mut self) -> Result<Verdict, Waiting> {
+        let Progress { waiting, verdict } = self.progress.take().unwrap_or_else(|| self.task.progress());
+        self.over = waiting == Waiting::Nothing;
+        verdict.ok_or(waiting)
+    }
+
     fn tell(&self, verdict: Verdict) -> Result<(), CommitError> {
-        let name = |branch| self.task.participant(branch).unwrap_or_else(|| self.txn.coordinator().clone());
+        let txn = self.txn();
+        let name = |branch| self.task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
         if let Some(outcome) = verdict.heuristic {
-            return Err(CommitError::Heuristic { txn: self.txn.clone(), outcome });
+            return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
         }
         let cause = match verdict.outcome {
             Outcome::Committed => return Ok(()),
             Outcome::Indeterminate => {
                 let error = verdict.log_error;
-                return Err(CommitError::Indeterminate { txn: self.txn.clone(), error });
+                return Err(CommitError::Indeterminate { txn: txn.clone(), error });
             }
             Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
             Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
@@ -95,26 +106,30 @@ impl Commit {
                 RollbackCause::LogRefused { error: verdict.log_error.unwrap_or(LogError::Closed) }
             }
         };
-        Err(CommitError::RolledBack { txn: self.txn.clone(), cause })
+        Err(CommitError::RolledBack { txn: txn.clone(), cause })
     }
 }
 
 impl Future for Commit {
     type Output = Result<(), CommitError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let waiting = self.task.drive();
-            if let Some(verdict) = self.task.verdict() {
-                return Poll::Ready(self.tell(verdict));
-            }
-            if self.task.wake_later(context.waker(), waiting) == Wakeable::Now {
-                continue;
-            }
-            let Waiting::Durable(lsn) = waiting else { return Poll::Pending };
-            match self.task.shared().log.poll_durable(lsn, context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => self.task.push_durable(lsn, result),
+            let waiting = match self.go_on() {
+                Ok(verdict) => return Poll::Ready(self.tell(verdict)),
+                Err(waiting) => waiting,
+            };
+            if let Waiting::Durable(lsn) = waiting {
+                // One wake-up for the record and for the outcome. Whatever else may happen meanwhile, this one comes.
+                match self.task.shared().log.poll_durable(lsn, context) {
+                    Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result)),
+                    Poll::Pending => {
+                        self.progress = Some(Progress { waiting, verdict: None });
+                        return Poll::Pending;
+                    }
+                }
+            } else if self.task.wake_later(context.waker(), waiting) == Wakeable::Later {
+                return Poll::Pending;
             }
         }
     }
@@ -122,13 +137,15 @@ impl Future for Commit {
 
 impl Drop for Commit {
     fn drop(&mut self) {
-        self.task.leave();
+        if !self.over {
+            self.task.leave();
+        }
     }
 }
 
 impl fmt::Debug for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Commit").field("txn", &self.txn).finish_non_exhaustive()
+        f.debug_struct("Commit").field("txn", self.txn()).finish_non_exhaustive()
     }
 }
 

@@ -16,13 +16,14 @@ use thiserror::Error;
 use super::{
     BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction,
     driver::{Driven, Sweep},
+    members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
-    shared::{Answers, Member, Promises, Shared},
+    shared::Shared,
 };
 use crate::{
     id::{Epoch, IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
-    participant::{Endpoint, Greeting, Inline, LastResource, Participant, Pooled, Unpromising},
+    participant::{Endpoint, Greeting, LastResource, Participant, Pooled, Unpromising},
     platform::{Platform, Thread},
 };
 
@@ -85,8 +86,7 @@ impl Coordinator {
     }
 
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
-        let (task, txn) = self.shared.begin(timeout, admitted);
-        Transaction::new(task, txn)
+        Transaction::new(self.shared.begin(timeout, admitted))
     }
 
     /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
@@ -218,7 +218,7 @@ impl CoordinatorBuilder {
 
     /// Adds a participant of this process that answers quickly. It is called on the thread that commits.
     pub fn participant(self, name: &str, participant: impl Participant) -> Self {
-        self.member(name, Arc::new(Inline::new(participant)), Answers::AtOnce)
+        self.member(name, Reach::AtOnce(Arc::new(participant)), Promises::Can)
     }
 
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own, so that several such
@@ -241,7 +241,7 @@ impl CoordinatorBuilder {
 
     /// Adds a participant that is reached in some other way.
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
-        self.member(name, Arc::new(endpoint), Answers::Later)
+        self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
     }
 
     /// Adds a resource that can't promise. A transaction can have one of them at the most.
@@ -249,11 +249,8 @@ impl CoordinatorBuilder {
     /// It commits after all others have promised, and before the decision is logged. **What that can't make sure of:** if
     /// this process dies after the resource has committed and before the decision is durable, the others are rolled back
     /// at the next opening, and nobody can tell any more. See [failures](crate::docs::failures).
-    pub fn last_resource(mut self, name: &str, resource: impl LastResource) -> Self {
-        let endpoint = Arc::new(Inline::new(Unpromising::new(resource)));
-        let member = Member { endpoint, answers: Answers::AtOnce, promises: Promises::Cannot };
-        self.members.push((name.to_owned(), member));
-        self
+    pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
+        self.member(name, Reach::AtOnce(Arc::new(Unpromising::new(resource))), Promises::Cannot)
     }
 
     /// Has it live on other threads and another clock than the system's.
@@ -263,8 +260,8 @@ impl CoordinatorBuilder {
         self
     }
 
-    fn member(mut self, name: &str, endpoint: Arc<dyn Endpoint>, answers: Answers) -> Self {
-        self.members.push((name.to_owned(), Member { endpoint, answers, promises: Promises::Can }));
+    fn member(mut self, name: &str, reach: Reach, promises: Promises) -> Self {
+        self.members.push((name.to_owned(), Member { reach, promises }));
         self
     }
 
@@ -295,7 +292,7 @@ impl CoordinatorBuilder {
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
         let (policy, limits) = (self.policy.paced(), self.limits);
-        let shared = Shared::new(name, last.next(), self.log, policy, limits, members, self.platform);
+        let shared = Shared::new(name, last.next(), self.log, policy, limits, Members::new(members), self.platform);
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
@@ -303,9 +300,9 @@ impl CoordinatorBuilder {
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
         let greeting = Greeting::new(coordinator.name().clone(), coordinator.epoch(), coordinator.inquiries());
-        for member in coordinator.shared.members.values() {
+        for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
-            let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.greet(&greeting)));
+            let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
         }
         found.into_iter().for_each(Driven::run);
         Ok(coordinator)

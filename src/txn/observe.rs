@@ -56,8 +56,8 @@ mod unwatched {
 
     impl Entered {
         #[inline]
-        pub(in crate::txn) fn call(self, send: impl FnOnce()) {
-            send();
+        pub(in crate::txn) fn call<T>(self, send: impl FnOnce() -> T) -> T {
+            send()
         }
     }
 

@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use super::{
     CommitProtocol, Remembered,
     driver::Driven,
+    members::Member,
     policy::after,
-    shared::{Key, Member, Shared},
+    shared::{Key, Shared},
     task::Task,
 };
 use crate::{
@@ -43,7 +44,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
     let decided = Arc::new(decided);
-    for (number, (name, member)) in (1..).zip(&shared.members) {
+    for (number, (name, member)) in (1..).zip(shared.members.iter()) {
         let inquiry = Arc::new_cyclic(|this| Inquiry {
             this: Weak::clone(this),
             shared: Arc::clone(shared),
@@ -99,10 +100,10 @@ impl Driven for Inquiry {
         // An answer can get lost on the way without anybody noticing.
         self.ask_in(self.shared.policy.delivery_timeout);
         let request = Request::InDoubt { coordinator: self.shared.name.clone() };
-        let endpoint = Arc::clone(&self.member.endpoint);
+        let member = self.member.clone();
         let reply = Reply::to(self, 0);
         // An endpoint that panics drops the reply, and is asked again.
-        let _ = catch_unwind(AssertUnwindSafe(|| endpoint.send(request, reply)));
+        let _ = catch_unwind(AssertUnwindSafe(|| member.send(request, reply)));
     }
 }
 

@@ -2,8 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     ops::RangeInclusive,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,8 +17,10 @@ use super::{
     Input, OperatorError, Policy, TransactionState,
     admission::{Admission, Limits},
     driver::{Driven, Driver, Sweep},
-    endings::{End, Endings},
+    endings::End,
+    members::Members,
     observe::{self, METERED},
+    open::OpenTransactions,
     policy::after,
     recovery::Inquiry,
     shelf::Shelf,
@@ -23,33 +29,9 @@ use super::{
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
-    participant::{Call, Endpoint},
+    participant::Call,
     platform::{Condvar, Platform, Woken},
 };
-
-/// A participant as the coordinator knows it.
-#[derive(Clone)]
-pub(super) struct Member {
-    pub(super) endpoint: Arc<dyn Endpoint>,
-    /// Where on the list of participants it stands; those that answer late are asked first.
-    pub(super) answers: Answers,
-    pub(super) promises: Promises,
-}
-
-/// Whether a participant can promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Promises {
-    Can,
-    /// It is a last resource.
-    Cannot,
-}
-
-/// Whether a participant answers before `send` returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Answers {
-    Later,
-    AtOnce,
-}
 
 pub(super) struct Shared {
     pub(super) name: Name,
@@ -57,28 +39,32 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) log_id: LogId,
     pub(super) policy: Policy,
-    pub(super) members: BTreeMap<Name, Member>,
+    pub(super) members: Members,
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
     /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
     /// of this life gets into the log: the next life decides by what it finds there.
-    gone: RwLock<bool>,
+    gone: RwLock<()>,
+    is_gone: AtomicBool,
+    /// The last transaction's number.
+    last_sequence: AtomicU64,
+    /// How many the protocol has, and not the client, nor an operator. Grows without a lock, shrinks under that of `open`.
+    running: AtomicUsize,
+    /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
+    /// lock. Written under it, and read with each message. A message may say less than is so, never more.
+    ended_below: AtomicU64,
     open: Mutex<Open>,
     settled: Condvar,
 }
 
 /// What has begun and has not ended.
-#[derive(Default)]
 struct Open {
-    last_sequence: u64,
-    transactions: BTreeMap<Key, Stage>,
+    transactions: OpenTransactions,
     /// Those that wait for an operator.
     shelf: Shelf,
     /// When the driver next looks for transactions whose time is over, if it does.
     next_expiry: Option<Instant>,
-    /// Those that have ended since, and could be open again after a crash.
-    endings: Endings,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     inquiries: BTreeMap<Name, Arc<Inquiry>>,
     /// The coordinator is gone; nothing more is taken in.
@@ -104,19 +90,25 @@ impl Key {
     }
 }
 
-#[derive(Clone)]
-enum Stage {
-    /// The client still works under it.
-    Begun(Arc<Task>),
-    /// The protocol has it.
-    Running(Arc<Task>),
+/// A number that was given out. It is not lost where whoever has it panics: those that come after it would count as open
+/// for ever.
+struct Number<'a> {
+    shared: &'a Shared,
+    sequence: u64,
 }
 
-impl Stage {
-    const fn task(&self) -> &Arc<Task> {
-        match self {
-            Self::Begun(task) | Self::Running(task) => task,
+impl Number<'_> {
+    fn begins(self, open: &mut Open, task: Option<Arc<Task>>) {
+        if !open.abandoned {
+            open.transactions.begin(self.sequence, task);
         }
+        mem::forget(self);
+    }
+}
+
+impl Drop for Number<'_> {
+    fn drop(&mut self) {
+        self.shared.open.lock().transactions.begin(self.sequence, None);
     }
 }
 
@@ -127,10 +119,17 @@ impl Shared {
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,
-        members: BTreeMap<Name, Member>,
+        members: Members,
         platform: Platform,
     ) -> Self {
         let log_id = log.id();
+        let open = Open {
+            transactions: OpenTransactions::new(epoch),
+            shelf: Shelf::default(),
+            next_expiry: None,
+            inquiries: BTreeMap::new(),
+            abandoned: false,
+        };
         Self {
             name,
             epoch,
@@ -140,8 +139,12 @@ impl Shared {
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
-            gone: RwLock::new(false),
-            open: Mutex::default(),
+            gone: RwLock::new(()),
+            is_gone: AtomicBool::new(false),
+            last_sequence: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            ended_below: AtomicU64::new(0),
+            open: Mutex::new(open),
             settled: platform.condvar(),
             platform,
         }
@@ -149,23 +152,21 @@ impl Shared {
 
     /// A new transaction. It counts as open from here on, until it has ended or its time is over. It must have been
     /// admitted; one that wasn't is over at once.
-    pub(super) fn begin(self: &Arc<Self>, timeout: Duration, admitted: bool) -> (Arc<Task>, TxnId) {
+    pub(super) fn begin(self: &Arc<Self>, timeout: Duration, admitted: bool) -> Arc<Task> {
         let now = self.platform.now();
         let expires = after(now, timeout);
+        // What can be done before the lock is held. Until it is in the table, it counts there as open.
+        let number = Number { shared: self, sequence: self.last_sequence.fetch_add(1, Ordering::SeqCst) + 1 };
+        let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
+        let task = Task::begun(Arc::clone(self), txn, now, expires, admitted);
+        let durable = self.log.durable();
         let mut open = self.open.lock();
-        open.last_sequence += 1;
-        let txn = TxnId::new(self.name.clone(), self.epoch, open.last_sequence);
-        let task = Task::begun(Arc::clone(self), txn.clone(), now, expires, admitted);
-        if !admitted {
-            return (task, txn);
-        }
-        if !open.abandoned {
-            open.transactions.insert(task.key(), Stage::Begun(Arc::clone(&task)));
-        }
-        if open.next_expiry.is_none_or(|at| expires < at) {
+        number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
+        if admitted && open.next_expiry.is_none_or(|at| expires < at) {
             self.look_for_expired_at(&mut open, expires);
         }
-        (task, txn)
+        self.note_ended(&mut open, durable);
+        task
     }
 
     fn look_for_expired_at(self: &Arc<Self>, open: &mut Open, at: Instant) {
@@ -175,17 +176,14 @@ impl Shared {
         self.driver.enqueue_at(at, this);
     }
 
-    /// The protocol has the transaction from here on.
-    pub(super) fn running(&self, task: &Arc<Task>) {
-        let mut open = self.open.lock();
-        if open.abandoned {
-            drop(open);
-            return task.abandon();
+    /// The protocol has the transaction from here on, unless it has it already: its time was over. Before this it must not
+    /// have been given anything to do.
+    pub(super) fn running(&self, task: &Task) -> bool {
+        let taken_over = task.take_over();
+        if taken_over {
+            self.running.fetch_add(1, Ordering::SeqCst);
         }
-        // Where it is not there any more, its time is over, and it has ended.
-        if let Some(stage) = open.transactions.get_mut(&task.key()) {
-            *stage = Stage::Running(Arc::clone(task));
-        }
+        taken_over
     }
 
     /// A transaction of an earlier life goes on.
@@ -195,7 +193,9 @@ impl Shared {
             drop(open);
             return task.abandon();
         }
-        open.transactions.insert(task.key(), Stage::Running(task));
+        self.running.fetch_add(1, Ordering::SeqCst);
+        open.transactions.insert(task.key(), task);
+        self.note_ended(&mut open, Lsn::NONE);
     }
 
     /// The transaction waits for an operator from here on. `owed` have not acknowledged it.
@@ -204,19 +204,21 @@ impl Shared {
         if open.abandoned {
             return;
         }
-        open.endings.add(task.key().mark, end);
-        let stage = open.transactions.remove(&task.key());
+        let key = task.key();
         open.shelf.put(task, owed);
-        self.notify(&open);
+        let task = self.take(&mut open, key, end);
+        self.note_ended(&mut open, Lsn::NONE);
         drop(open);
-        drop(stage);
+        drop(task);
     }
 
     /// The transaction waits for no operator any more.
     pub(super) fn unshelve(&self, key: Key) {
         let mut open = self.open.lock();
         if let Some(task) = open.shelf.take(key) {
-            open.transactions.insert(key, Stage::Running(task));
+            self.running.fetch_add(1, Ordering::SeqCst);
+            open.transactions.insert(key, task);
+            self.note_ended(&mut open, Lsn::NONE);
         }
     }
 
@@ -267,8 +269,8 @@ impl Shared {
     ///
     /// The lock that is held meanwhile delays nobody but the coordinator's drop, and appending never waits.
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
-        let gone = self.gone.read();
-        if *gone {
+        let _not_meanwhile = self.gone.read();
+        if self.is_gone() {
             return Err(LogError::Closed);
         }
         let lsn = self.log.append(Record { owner: self.name.clone(), fact }, durability)?;
@@ -280,69 +282,79 @@ impl Shared {
 
     /// Whether the coordinator has gone.
     pub(super) fn is_gone(&self) -> bool {
-        *self.gone.read()
+        self.is_gone.load(Ordering::SeqCst)
     }
 
     /// The coordinator goes: nothing is appended from here on.
     pub(super) fn close(&self) {
-        *self.gone.write() = true;
+        let _no_append_under_way = self.gone.write();
+        self.is_gone.store(true, Ordering::SeqCst);
     }
 
     /// The transaction has ended.
     pub(super) fn ended(&self, key: Key, end: End) {
         let mut open = self.open.lock();
-        open.endings.add(key.mark, end);
-        let stage = open.transactions.remove(&key);
         let shelved = open.shelf.take(key);
-        self.notify(&open);
+        let task = self.take(&mut open, key, end);
+        if shelved.is_some() {
+            self.note_ended(&mut open, Lsn::NONE);
+        }
         drop(open);
-        drop((stage, shelved));
+        drop((task, shelved));
+    }
+
+    /// Takes out of the table of open transactions what the protocol had.
+    fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
+        let task = open.transactions.take(key, end)?;
+        if !task.is_clients() {
+            self.running.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.notify(open);
+        Some(task)
     }
 
     pub(super) fn inquiry_begins(&self, participant: Name, inquiry: Arc<Inquiry>) {
-        self.open.lock().inquiries.insert(participant, inquiry);
+        let mut open = self.open.lock();
+        open.inquiries.insert(participant, inquiry);
+        self.note_ended(&mut open, Lsn::NONE);
     }
 
     pub(super) fn inquiry_ends(&self, participant: &Name) {
         let mut open = self.open.lock();
         let inquiry = open.inquiries.remove(participant);
+        self.note_ended(&mut open, Lsn::NONE);
         self.notify(&open);
         drop(open);
         drop(inquiry);
     }
 
     fn notify(&self, open: &Open) {
-        if open.is_settled() {
+        if self.is_settled(open) {
             self.settled.notify_all();
         }
+    }
+
+    /// Whether there is nothing to do but for clients and operators.
+    fn is_settled(&self, open: &Open) -> bool {
+        open.inquiries.is_empty() && self.running.load(Ordering::SeqCst) == 0
     }
 
     /// Waits until there is nothing to do but for operators; says whether nothing is left at all.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
         let until = after(self.platform.now(), timeout);
         let mut open = self.open.lock();
-        while !open.is_settled() {
+        while !self.is_settled(&open) {
             if self.settled.wait_until(&mut open, until) == Woken::TimedOut {
                 break;
             }
         }
-        open.is_settled() && open.shelf.len() == 0
+        self.is_settled(&open) && open.shelf.len() == 0
     }
 
     /// Rolls back what clients still work under.
     pub(super) fn roll_back_begun(&self) {
-        let begun: Vec<_> = {
-            let mut open = self.open.lock();
-            let begun = open.transactions.values_mut().filter_map(|stage| match stage {
-                Stage::Begun(task) => {
-                    let task = Arc::clone(task);
-                    *stage = Stage::Running(Arc::clone(&task));
-                    Some(task)
-                }
-                Stage::Running(_) => None,
-            });
-            begun.collect()
-        };
+        let mut begun = self.tasks();
+        begun.retain(|task| self.running(task));
         for task in begun {
             task.push(Input::Rollback);
             self.driver.enqueue(task as Arc<dyn Driven>);
@@ -355,14 +367,11 @@ impl Shared {
         let mut expired = Vec::new();
         let mut open = self.open.lock();
         let mut next = None;
-        for stage in open.transactions.values_mut() {
-            let Stage::Begun(task) = stage else { continue };
-            if task.expires() <= now {
-                let task = Arc::clone(task);
-                *stage = Stage::Running(Arc::clone(&task));
-                expired.push(task);
-            } else if next.is_none_or(|at| task.expires() < at) {
-                next = Some(task.expires());
+        for task in open.transactions.iter().filter(|task| task.is_clients()) {
+            if task.expires() > now {
+                next = Some(next.map_or(task.expires(), |at| task.expires().min(at)));
+            } else if self.running(task) {
+                expired.push(Arc::clone(task));
             }
         }
         open.next_expiry = None;
@@ -377,14 +386,13 @@ impl Shared {
 
     /// The first id that has not been given out.
     pub(super) fn next_mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.open.lock().last_sequence + 1 }
+        Mark { epoch: self.epoch, sequence: self.last_sequence.load(Ordering::SeqCst) + 1 }
     }
 
     /// What is open of one transaction: its own task, and those of branches that participants reported.
     pub(super) fn tasks_of(&self, mark: Mark) -> Vec<Arc<Task>> {
         let open = self.open.lock();
-        let running = open.transactions.range(Key::all_of(mark)).map(|(_, stage)| stage.task());
-        running.chain(open.shelf.of(mark)).map(Arc::clone).collect()
+        open.transactions.of(mark).chain(open.shelf.of(mark)).map(Arc::clone).collect()
     }
 
     pub(super) fn shelved_tasks(&self) -> Vec<Arc<Task>> {
@@ -394,7 +402,7 @@ impl Shared {
     /// All that is open.
     pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
         let open = self.open.lock();
-        open.transactions.values().map(Stage::task).chain(open.shelf.tasks()).map(Arc::clone).collect()
+        open.transactions.iter().chain(open.shelf.tasks()).map(Arc::clone).collect()
     }
 
     /// Who has not said yet what it holds of earlier epochs.
@@ -403,50 +411,54 @@ impl Shared {
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
-        let open = self.open.lock();
-        let running = |stage: &Stage| match stage {
-            Stage::Begun(_) => None,
-            Stage::Running(task) => Some(Arc::clone(task)),
-        };
-        open.transactions.values().filter_map(running).collect()
+        self.open.lock().transactions.iter().filter(|task| !task.is_clients()).map(Arc::clone).collect()
     }
 
     /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.
     pub(super) fn abandon(&self) {
         let mut open = self.open.lock();
         open.abandoned = true;
-        let (transactions, inquiries) = (std::mem::take(&mut open.transactions), std::mem::take(&mut open.inquiries));
-        let shelf = std::mem::take(&mut open.shelf);
+        self.note_ended(&mut open, Lsn::NONE);
+        let transactions = mem::replace(&mut open.transactions, OpenTransactions::new(self.epoch));
+        let (inquiries, shelf) = (mem::take(&mut open.inquiries), mem::take(&mut open.shelf));
         drop(open);
         drop(inquiries);
-        for stage in transactions.into_values() {
-            if let Stage::Running(task) = stage {
-                task.abandon();
-            }
-        }
-        shelf.tasks().for_each(|task| task.abandon());
+        transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
+    }
+
+    /// Something may have ended, or what is known of it have changed. `durable` is what is known of the log, which is not to
+    /// be asked under this lock: the less it is, the less is said to have ended.
+    fn note_ended(&self, open: &mut Open, durable: Lsn) {
+        let first = open.transactions.first(durable);
+        let is_for_all = open.knows_what_is_open() && open.shelf.len() == 0 && first.epoch == self.epoch;
+        self.ended_below.store(if is_for_all { first.sequence } else { 0 }, Ordering::Release);
     }
 
     /// What is said along with a message to the participant.
     pub(super) fn call(&self, participant: &Name, deadline: Option<Instant>) -> Call {
+        let ended_below = match self.ended_below.load(Ordering::Acquire) {
+            0 => self.ended_below_for(participant),
+            sequence => Mark { epoch: self.epoch, sequence },
+        };
+        Call { epoch: self.epoch, ended_below, deadline, ..Call::new(self.log_id) }
+    }
+
+    fn ended_below_for(&self, participant: &Name) -> Mark {
         let durable = self.log.durable();
         let mut open = self.open.lock();
-        open.endings.durable(durable);
-        let next = Mark { epoch: self.epoch, sequence: open.last_sequence + 1 };
-        let running = open.transactions.first_key_value().map(|(key, _)| key.mark);
-        let held = open.shelf.first_held_for(participant);
-        let first = running.into_iter().chain(open.endings.first()).chain(held).min();
-        // While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
-        // coordinator that is gone knows of none any more.
-        let is_known = open.inquiries.is_empty() && !open.abandoned;
-        let ended_below = if is_known { first.unwrap_or(next) } else { Mark::default() };
-        Call { epoch: self.epoch, ended_below, deadline, ..Call::new(self.log_id) }
+        if !open.knows_what_is_open() {
+            return Mark::default();
+        }
+        let first = open.transactions.first(durable);
+        open.shelf.first_held_for(participant).map_or(first, |held| held.min(first))
     }
 }
 
 impl Open {
-    fn is_settled(&self) -> bool {
-        self.inquiries.is_empty() && self.transactions.values().all(|stage| matches!(stage, Stage::Begun(_)))
+    /// While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
+    /// coordinator that is gone knows of none any more.
+    fn knows_what_is_open(&self) -> bool {
+        self.inquiries.is_empty() && !self.abandoned
     }
 }
 

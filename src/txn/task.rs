@@ -1,47 +1,61 @@
-//! One transaction on its way: the thin driver around [`CommitProtocol`].
-//!
-//! Three rules keep it sound. No lock is held while a participant or the log is called. Whoever drives does so alone:
-//! what comes in meanwhile, an inline answer above all, is queued and not recursed into. And somebody always drives:
-//! the thread or task that waits for the outcome, or, where nobody does, the coordinator's [`Driver`](super::driver).
+//! One transaction on its way: the thin driver around [`CommitProtocol`]. `drive` is how it goes on; here is what there is
+//! to be seen of it, and what others tell it.
 
 use std::{
     collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
-    task::{Context, Poll, Wake, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
     time::Instant,
 };
 
 use parking_lot::Mutex;
 
 use super::{
-    Action, BranchError, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
+    BranchError, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
     driver::Driven,
     endings::End,
-    observe::{WATCHED, Watch},
-    shared::{Answers, Key, Member, Promises, Shared},
+    members::{Promises, Reach},
+    observe::Watch,
+    shared::{Key, Shared},
 };
 use crate::{
     id::{BranchId, Name, TxnId},
-    log::{Fact, Heuristic, LogError, Lsn},
-    participant::{
-        Decision, ParticipantError, Reply, ReplySink, Request, Response, Verb, Verdict as ParticipantsVerdict,
-    },
+    log::{Heuristic, LogError, Lsn},
+    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
 };
+
+mod drive;
 
 pub(super) struct Task {
     shared: Arc<Shared>,
+    txn: TxnId,
     key: Key,
     /// When it began, or was found in the log.
     since: Instant,
     /// When it is rolled back if nobody has committed it.
     expires: Instant,
+    /// Its client still works under it, and the protocol has not got it yet.
+    clients: AtomicBool,
     state: Mutex<State>,
+}
+
+/// Where a branch is reached.
+#[derive(Debug)]
+pub(super) struct Contact {
+    pub(super) branch: BranchId,
+    /// Its participant's number. A recovered transaction can name a participant that this opening does not have: it stays
+    /// open and visible, and is tried again.
+    pub(super) member: Option<usize>,
 }
 
 struct State {
     protocol: CommitProtocol,
     watch: Watch,
+    /// Of each branch, by its index; or of none, until it is first driven. Whoever drives has them.
+    contacts: Vec<Contact>,
     inbox: VecDeque<Input>,
     /// Somebody is in `drive`; everybody else only queues.
     driving: bool,
@@ -75,6 +89,7 @@ impl State {
         Self {
             protocol,
             watch,
+            contacts: Vec::new(),
             inbox: VecDeque::new(),
             driving: false,
             abandoned: false,
@@ -109,6 +124,50 @@ impl State {
         self.last_errors.push((branch, error));
     }
 
+    /// What a branch has answered, in the protocol's terms.
+    fn hears(&mut self, branch: usize, result: Result<Response, ParticipantError>) -> Input {
+        self.watch.hears(branch, &result);
+        match result {
+            Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
+            Ok(Response::Done) => Input::Done(branch),
+            Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
+            // Not answers to any question that a transaction asks.
+            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
+            Err(error) => {
+                let input = match &error {
+                    ParticipantError::UnknownBranch => Input::Unknown(branch),
+                    ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
+                    ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
+                    ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
+                    _ => Input::Failed(branch),
+                };
+                self.note(branch, error);
+                input
+            }
+        }
+    }
+
+    /// What the log has said about a record's durability.
+    fn learns(&mut self, lsn: Lsn, result: Result<(), LogError>) -> Input {
+        match result {
+            Ok(()) => Input::Durable(lsn),
+            Err(error) => {
+                self.log_error = Some(error);
+                Input::LogFailed
+            }
+        }
+    }
+
+    /// What the client is to be told, once it is known.
+    fn verdict(&self) -> Option<Verdict> {
+        self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
+            outcome,
+            heuristic: self.heuristic,
+            participant_error: self.participant_error.clone(),
+            log_error: self.log_error.clone(),
+        })
+    }
+
     /// Its coordinator has left it behind, and it needs more than its client can do for it: nobody will ever tell its
     /// outcome. (A record that is on its way to the disk still tells.)
     fn is_lost(&self) -> bool {
@@ -127,6 +186,13 @@ pub(super) enum Waiting {
     Elsewhere,
     /// For nothing: it is over, or lies still until the log is reopened.
     Nothing,
+}
+
+/// How far it has come, as its client sees it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) waiting: Waiting,
+    pub(super) verdict: Option<Verdict>,
 }
 
 /// The outcome with what is known of its reasons.
@@ -149,20 +215,27 @@ impl Task {
     ) -> Arc<Self> {
         let key = Key::of(txn.mark());
         let watch = Watch::begun(&txn, since);
-        let mut protocol = CommitProtocol::new(txn, shared.policy);
+        let mut protocol = CommitProtocol::new(txn.clone(), shared.policy);
         protocol.expires(expires);
         if !admitted {
             protocol.handle(since, Input::Rollback);
         }
         let mut state = State::of(protocol, watch);
         state.in_flight = admitted;
-        Arc::new(Self { shared, key, since, expires, state: Mutex::new(state) })
+        let (clients, state) = (AtomicBool::new(admitted), Mutex::new(state));
+        Arc::new(Self { shared, txn, key, since, expires, clients, state })
     }
 
     /// A transaction of an earlier life, or the branch of one that a participant has reported.
     pub(super) fn resumed(shared: Arc<Shared>, protocol: CommitProtocol, key: Key, since: Instant) -> Arc<Self> {
-        let watch = Watch::resumed(protocol.txn(), since);
-        Arc::new(Self { shared, key, since, expires: since, state: Mutex::new(State::of(protocol, watch)) })
+        let txn = protocol.txn().clone();
+        let watch = Watch::resumed(&txn, since);
+        let (clients, state) = (AtomicBool::new(false), Mutex::new(State::of(protocol, watch)));
+        Arc::new(Self { shared, txn, key, since, expires: since, clients, state })
+    }
+
+    pub(super) const fn txn(&self) -> &TxnId {
+        &self.txn
     }
 
     pub(super) const fn key(&self) -> Key {
@@ -173,155 +246,19 @@ impl Task {
         &self.shared
     }
 
+    /// Whether its client still works under it, and the protocol has not got it yet.
+    pub(super) fn is_clients(&self) -> bool {
+        self.clients.load(Ordering::SeqCst)
+    }
+
+    /// The protocol has it from here on. False where it had it already.
+    pub(super) fn take_over(&self) -> bool {
+        self.clients.swap(false, Ordering::SeqCst)
+    }
+
     /// Queues an input without driving.
     pub(super) fn push(&self, input: Input) {
         self.state.lock().inbox.push_back(input);
-    }
-
-    /// Queues the log's answer about durability without driving.
-    pub(super) fn push_durable(&self, lsn: Lsn, result: Result<(), LogError>) {
-        let mut state = self.state.lock();
-        match result {
-            Ok(()) => state.inbox.push_back(Input::Durable(lsn)),
-            Err(error) => {
-                state.log_error = Some(error);
-                state.inbox.push_back(Input::LogFailed);
-            }
-        }
-    }
-
-    /// Goes on as far as possible without waiting.
-    pub(super) fn drive(self: &Arc<Self>) -> Waiting {
-        let mut state = self.state.lock();
-        if state.driving {
-            return Waiting::Elsewhere;
-        }
-        state.driving = true;
-        loop {
-            let now = self.shared.platform.now();
-            while let Some(input) = state.inbox.pop_front() {
-                state.protocol.handle(now, input);
-            }
-            if state.protocol.deadline().is_some_and(|at| at <= now) {
-                state.protocol.handle(now, Input::Tick);
-            }
-            if state.shelved && !state.protocol.lies_still() {
-                // An operator acted between its being parked and its being put on the shelf.
-                state.shelved = false;
-                drop(state);
-                self.shared.unshelve(self.key);
-                state = self.state.lock();
-            }
-            let action = state.protocol.poll(now);
-            if WATCHED {
-                let stands = state.protocol.state();
-                state.watch.stands(stands);
-            }
-            match action {
-                None => break,
-                Some(Action::Send(branch, verb)) => {
-                    let to = state.protocol.participant(branch).map(|name| state.protocol.txn().branch(name));
-                    let deadline = state.protocol.answer_by(branch);
-                    if let Some(to) = to {
-                        let watched = state.watch.sends(branch, &to, verb);
-                        drop(state);
-                        watched.call(|| self.send(branch, to, verb, deadline));
-                        state = self.state.lock();
-                    }
-                }
-                Some(Action::Append(fact, durability)) => {
-                    drop(state);
-                    let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
-                    let result = self.shared.append(fact, durability);
-                    state = self.state.lock();
-                    if ends {
-                        state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
-                    }
-                    match result {
-                        Ok(lsn) => state.protocol.handle(now, Input::Appended(lsn)),
-                        Err(error) => {
-                            // Nothing is known for certain of a log whose write or sync has failed, not even what a
-                            // refusal says: neither answer is given on its word.
-                            let is_poisoned = matches!(error, LogError::Poisoned { .. });
-                            state.log_error = Some(error);
-                            let input = if is_poisoned { Input::LogFailed } else { Input::AppendRefused };
-                            state.protocol.handle(now, input);
-                        }
-                    }
-                }
-                Some(Action::Answer(outcome)) => {
-                    state.outcome = Some(outcome);
-                    state.heuristic = state.protocol.heuristic();
-                    let heuristic = state.heuristic.is_some();
-                    state.watch.answers(outcome, heuristic);
-                    let (waker, leaves) = (state.waker.take(), std::mem::take(&mut state.in_flight));
-                    drop(state);
-                    if leaves {
-                        self.shared.admission.leave();
-                    }
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                    state = self.state.lock();
-                }
-                Some(Action::Park) => {
-                    let owed = state.protocol.owed().cloned().collect();
-                    let end = std::mem::take(&mut state.end);
-                    state.shelved = true;
-                    drop(state);
-                    self.shared.shelve(Arc::clone(self), owed, end);
-                    state = self.state.lock();
-                }
-                Some(Action::Finish) => {
-                    let end = state.end;
-                    drop(state);
-                    self.shared.ended(self.key, end);
-                    state = self.state.lock();
-                }
-            }
-        }
-        state.driving = false;
-        self.set_timer(&mut state);
-        state.waiting()
-    }
-
-    fn set_timer(self: &Arc<Self>, state: &mut State) {
-        let Some(at) = state.protocol.deadline() else { return };
-        if state.timer.is_none_or(|set| at < set) {
-            state.timer = Some(at);
-            let task = Arc::downgrade(self);
-            let task: Weak<dyn Driven> = task;
-            self.shared.driver.enqueue_at(at, task);
-        }
-    }
-
-    fn send(self: &Arc<Self>, index: usize, branch: BranchId, verb: Verb, deadline: Option<Instant>) {
-        let reply = Reply::to(Arc::clone(self) as Arc<dyn ReplySink>, index);
-        let Some(member) = self.shared.members.get(branch.participant()) else {
-            // A recovered transaction can name a participant that this opening does not have. It stays open and
-            // visible, and is tried again; dropping the reply says that it failed.
-            return;
-        };
-        if verb == Verb::Prepare && self.shared.is_gone() {
-            // Nobody would be there to tell the promise's end. The coordinator that was opened since, if there is one,
-            // has asked already what is in doubt.
-            return;
-        }
-        let call = self.shared.call(branch.participant(), deadline);
-        let request = Request::Branch { branch, verb, call };
-        // An endpoint that panics drops the reply, which is answer enough.
-        let _ = catch_unwind(AssertUnwindSafe(|| member.endpoint.send(request, reply)));
-    }
-
-    /// What the client is to be told, once it is known.
-    pub(super) fn verdict(&self) -> Option<Verdict> {
-        let state = self.state.lock();
-        state.outcome.or(state.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
-            outcome,
-            heuristic: state.heuristic,
-            participant_error: state.participant_error.clone(),
-            log_error: state.log_error.clone(),
-        })
     }
 
     /// Whether its client still works under it.
@@ -370,23 +307,26 @@ impl Task {
         }
     }
 
-    /// Adds a branch, while the client works under it.
-    pub(super) fn enlist(&self, participant: &Name, member: &Member) -> Result<(), BranchError> {
+    /// Adds a branch, while the client works under it. Gives its index; those from there on move on by one.
+    pub(super) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
+        let (name, member) = &self.shared.members[number];
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
-            return Err(BranchError::Over { txn: state.protocol.txn().clone() });
+            return Err(BranchError::Over { txn: self.txn.clone() });
         }
-        match (member.promises, member.answers) {
+        match (member.promises, &member.reach) {
             (Promises::Cannot, _) => {
-                if !state.protocol.enlist_last_resource(participant.clone()) {
-                    return Err(BranchError::SecondLastResource { participant: participant.clone() });
+                if !state.protocol.enlist_last_resource(name.clone()) {
+                    return Err(BranchError::SecondLastResource { participant: name.clone() });
                 }
+                Ok(state.protocol.branches().len() - 1)
             }
-            // Those who answer late are asked first, and work on it while the others are asked.
-            (Promises::Can, Answers::Later) => state.protocol.enlist_first(participant.clone()),
-            (Promises::Can, Answers::AtOnce) => drop(state.protocol.enlist(participant.clone())),
+            (Promises::Can, Reach::Later(_)) => {
+                state.protocol.enlist_first(name.clone());
+                Ok(0)
+            }
+            (Promises::Can, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
         }
-        Ok(())
     }
 
     /// The coordinator is gone.
@@ -398,11 +338,6 @@ impl Task {
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-
-    /// A `Commit` exists from here on.
-    pub(super) fn attend(&self) {
-        self.state.lock().attended = true;
     }
 
     /// The `Commit` is gone; the driver takes over what is left.
@@ -464,25 +399,7 @@ pub(super) enum Wakeable {
 impl ReplySink for Task {
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         let mut state = self.state.lock();
-        state.watch.hears(branch, &result);
-        let input = match result {
-            Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
-            Ok(Response::Done) => Input::Done(branch),
-            Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
-            // Not answers to any question that a transaction asks.
-            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
-            Err(error) => {
-                let input = match &error {
-                    ParticipantError::UnknownBranch => Input::Unknown(branch),
-                    ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
-                    ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
-                    ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
-                    _ => Input::Failed(branch),
-                };
-                state.note(branch, error);
-                input
-            }
-        };
+        let input = state.hears(branch, result);
         state.inbox.push_back(input);
         if state.driving {
             return;
@@ -493,39 +410,5 @@ impl ReplySink for Task {
             Some(waker) => waker.wake(),
             None => self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>),
         }
-    }
-}
-
-impl Driven for Task {
-    fn run(self: Arc<Self>) {
-        {
-            let mut state = self.state.lock();
-            if state.timer.is_some_and(|at| at <= self.shared.platform.now()) {
-                state.timer = None;
-            }
-        }
-        while let Waiting::Durable(lsn) = self.drive() {
-            if self.is_attended() {
-                // Whoever waits for the outcome waits for the record, too: one wake-up for both.
-                if let Some(waker) = self.take_waker() {
-                    waker.wake();
-                }
-                return;
-            }
-            let waker = Waker::from(Arc::new(Rerun(Arc::clone(&self))));
-            match self.shared.log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
-                Poll::Ready(result) => self.push_durable(lsn, result),
-                Poll::Pending => return,
-            }
-        }
-    }
-}
-
-/// Wakes a task by having the driver run it.
-struct Rerun(Arc<Task>);
-
-impl Wake for Rerun {
-    fn wake(self: Arc<Self>) {
-        self.0.shared.driver.enqueue(Arc::clone(&self.0) as Arc<dyn Driven>);
     }
 }

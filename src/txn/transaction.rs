@@ -1,10 +1,14 @@
 //! [`Transaction`]: what a client works under until it commits.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, mem, sync::Arc};
 
 use thiserror::Error;
 
-use super::{Commit, Input, driver::Driven, task::Task};
+use super::{
+    Commit, Input,
+    driver::Driven,
+    task::{Contact, Task},
+};
 use crate::id::{BranchId, IdError, Name, TxnId};
 
 /// A transaction that has begun. Do work at the participants under its [branches](Self::branch), then
@@ -12,20 +16,20 @@ use crate::id::{BranchId, IdError, Name, TxnId};
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
     task: Arc<Task>,
-    txn: TxnId,
-    branches: Vec<BranchId>,
+    /// In the order in which they will be asked.
+    contacts: Vec<Contact>,
     handed_over: bool,
 }
 
 impl Transaction {
-    pub(super) const fn new(task: Arc<Task>, txn: TxnId) -> Self {
-        Self { task, txn, branches: Vec::new(), handed_over: false }
+    pub(super) const fn new(task: Arc<Task>) -> Self {
+        Self { task, contacts: Vec::new(), handed_over: false }
     }
 
     /// Its id.
     #[must_use]
-    pub const fn id(&self) -> &TxnId {
-        &self.txn
+    pub fn id(&self) -> &TxnId {
+        self.task.txn()
     }
 
     /// The branch id under which to work at `participant`; from the first call on, the participant takes part in
@@ -36,51 +40,55 @@ impl Transaction {
     /// transaction's time has run out; [`BranchError::SecondLastResource`].
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
-        if let Some(index) = self.branches.iter().position(|branch| branch.participant().as_str() == participant) {
-            return Ok(&self.branches[index]);
-        }
-        let name = Name::new(participant)?;
-        let Some((name, member)) = self.task.shared().members.get_key_value(&name) else {
-            return Err(BranchError::UnknownParticipant { participant: name });
+        let index = match self.contacts.iter().position(|contact| contact.branch.participant().as_str() == participant)
+        {
+            Some(index) => index,
+            None => self.enlist(participant)?,
         };
-        self.task.enlist(name, member)?;
-        self.branches.push(self.txn.branch(name));
-        Ok(&self.branches[self.branches.len() - 1])
+        Ok(&self.contacts[index].branch)
+    }
+
+    fn enlist(&mut self, participant: &str) -> Result<usize, BranchError> {
+        let members = &self.task.shared().members;
+        let Some(number) = members.find(participant) else {
+            return Err(BranchError::UnknownParticipant { participant: Name::new(participant)? });
+        };
+        let index = self.task.enlist(number)?;
+        let branch = self.id().branch(&members[number].0);
+        self.contacts.insert(index, Contact { branch, member: Some(number) });
+        Ok(index)
     }
 
     /// Commits. The participants of this process are asked for their votes, and the decision is handed to the log,
     /// before this returns; the [`Commit`] tells the outcome.
     pub fn commit(mut self) -> Commit {
-        let task = self.hand_over(Input::Commit);
-        task.attend();
-        task.drive();
-        Commit::new(self.txn.clone(), task)
+        self.handed_over = true;
+        self.task.shared().running(&self.task);
+        let progress = self.task.commit(mem::take(&mut self.contacts));
+        Commit::new(Arc::clone(&self.task), progress)
     }
 
     /// Rolls back: nothing of it happens. The participants of this process have undone their work when this returns.
     pub fn rollback(self) {
         drop(self);
     }
-
-    fn hand_over(&mut self, input: Input) -> Arc<Task> {
-        self.handed_over = true;
-        self.task.push(input);
-        self.task.shared().running(&self.task);
-        Arc::clone(&self.task)
-    }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.handed_over {
-            (self.hand_over(Input::Rollback) as Arc<dyn Driven>).run();
+            // In this order: what has something to do may be driven to its end by others, who count it out.
+            self.task.shared().running(&self.task);
+            self.task.push(Input::Rollback);
+            (Arc::clone(&self.task) as Arc<dyn Driven>).run();
         }
     }
 }
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("txn", &self.txn).field("branches", &self.branches).finish_non_exhaustive()
+        let branches: Vec<_> = self.contacts.iter().map(|contact| &contact.branch).collect();
+        f.debug_struct("Transaction").field("txn", self.id()).field("branches", &branches).finish_non_exhaustive()
     }
 }
 

@@ -37,7 +37,7 @@ enum Work {
     /// Making records durable.
     Log(log::Options),
     /// Changing several services together or not at all.
-    Txn(log::load::Pace),
+    Txn(txn::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             ring::run(&options)
         }
         Work::Log(options) => log::run(&options),
-        Work::Txn(pace) => txn::run(&pace),
+        Work::Txn(options) => txn::run(&options),
         Work::Faults(options) => faults::run(&options),
     };
     match outcome {

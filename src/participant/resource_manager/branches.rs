@@ -1,13 +1,17 @@
 //! What a resource manager remembers of its branches, and for how long.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
 
-use super::{BranchTrouble, inquiry::Acquaintance};
+use super::BranchTrouble;
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
-    participant::{Branch, BranchProtocol, Call, Greeting},
+    participant::{Branch, BranchProtocol, Call, Endpoint, Greeting},
 };
 
 /// How many outcomes are remembered at the most for coordinators that don't say they have ended. Past it the oldest
@@ -17,14 +21,31 @@ pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
 
 /// All branches that are remembered. Its lock is never held while the service or the log is called.
 pub(super) struct Branches<W> {
-    pub(super) slots: HashMap<TxnId, Arc<Mutex<Slot<W>>>>,
-    pub(super) coordinators: HashMap<Name, Acquaintance>,
-    /// Commits carried out since the last checkpoint.
-    pub(super) commits: usize,
-    /// Slots there were left after the last sweep; the next one comes when there are twice as many.
-    pub(super) swept_to: usize,
+    coordinators: BTreeMap<Name, Acquaintance<W>>,
+    /// Those that could not be taken back in full at opening, as far as that has not been made good.
+    troubled: Vec<TxnId>,
+    /// How many slots there are, and how many were left after the last sweep; the next one comes when there are twice as
+    /// many.
+    slots: usize,
+    swept_to: usize,
     pub(super) last_checkpoint_error: Option<Arc<str>>,
 }
+
+/// What is known of a coordinator, and the branches of its transactions.
+pub(super) struct Acquaintance<W> {
+    /// All of its transactions before this have ended.
+    ended_below: Mark,
+    /// The latest epoch that was heard of.
+    epoch: Epoch,
+    /// Transactions from here on began after this resource manager was opened.
+    pub(super) begins_at: Arc<OnceLock<Mark>>,
+    /// Where it is asked for verdicts.
+    pub(super) inquiries: Option<Arc<dyn Endpoint>>,
+    /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
+    slots: BTreeMap<Mark, Shared<W>>,
+}
+
+pub(super) type Shared<W> = Arc<Mutex<Slot<W>>>;
 
 /// One branch. Its lock is held while the service and the log are called for this branch, and so is what makes the
 /// calls for one branch come one after the other.
@@ -38,7 +59,7 @@ pub(super) struct Slot<W> {
 /// Whether a branch may be worked under or talked about.
 pub(super) enum Admission<W> {
     /// This is its place, made anew where there was none.
-    Open(Arc<Mutex<Slot<W>>>),
+    Open(Shared<W>),
     /// Its transaction is known to have ended.
     Ended,
     /// Its coordinator has been opened again since, and it has made no promise: it is as good as rolled back.
@@ -51,34 +72,62 @@ impl<W> Default for Slot<W> {
     }
 }
 
+impl<W> Default for Acquaintance<W> {
+    fn default() -> Self {
+        Self {
+            ended_below: Mark::default(),
+            epoch: Epoch::default(),
+            begins_at: Arc::default(),
+            inquiries: None,
+            slots: BTreeMap::new(),
+        }
+    }
+}
+
 impl<W> Branches<W> {
-    pub(super) fn known(&self, coordinator: &Name) -> Option<&Acquaintance> {
+    /// What was found in the log at opening.
+    pub(super) fn found(slots: impl IntoIterator<Item = (TxnId, Slot<W>)>) -> Self {
+        let (coordinators, troubled) = (BTreeMap::new(), Vec::new());
+        let mut branches = Self { coordinators, troubled, slots: 0, swept_to: 0, last_checkpoint_error: None };
+        for (txn, slot) in slots {
+            if slot.trouble.is_some() {
+                branches.troubled.push(txn.clone());
+            }
+            branches.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Mutex::new(slot)));
+            branches.slots += 1;
+        }
+        branches.troubled.sort_unstable();
+        branches.swept_to = branches.slots;
+        branches
+    }
+
+    pub(super) fn known(&self, coordinator: &Name) -> Option<&Acquaintance<W>> {
         self.coordinators.get(coordinator)
     }
 
-    pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance {
-        self.coordinators.entry(coordinator.clone()).or_default()
+    pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance<W> {
+        // Nearly always it is there, and then no name need be cloned.
+        if !self.coordinators.contains_key(coordinator) {
+            self.coordinators.insert(coordinator.clone(), Acquaintance::default());
+        }
+        self.coordinators.get_mut(coordinator).expect("it is there by now")
     }
 
-    pub(super) fn has_ended(&self, txn: &TxnId) -> bool {
-        self.known(txn.coordinator()).is_some_and(|known| txn.mark() < known.ended_below)
-    }
-
-    /// Whether the transaction's coordinator has been opened again since it began. Where no promise is held, such a one
-    /// can only be rolled back.
-    pub(super) fn is_of_an_earlier_life(&self, txn: &TxnId) -> bool {
-        self.known(txn.coordinator()).is_some_and(|known| txn.epoch() < known.epoch)
-    }
-
-    /// Takes in what a call says of its coordinator. False where it is a message of an earlier life.
-    pub(super) fn learn(&mut self, coordinator: &Name, call: &Call) -> bool {
-        let known = self.acquaintance(coordinator);
+    /// Takes in what a call says of its coordinator, and finds the branch that it is about. With it comes from where on
+    /// transactions surely began after this opening, where that is known. `None`: it is a message of an earlier life.
+    pub(super) fn called(&mut self, txn: &TxnId, call: &Call) -> Option<(Admission<W>, Option<Mark>)> {
+        let known = self.acquaintance(txn.coordinator());
         if call.epoch != Epoch::default() && call.epoch < known.epoch {
-            return false;
+            return None;
         }
         known.epoch = known.epoch.max(call.epoch);
         known.ended_below = known.ended_below.max(call.ended_below);
-        true
+        let begins_at = known.begins_at.get().copied();
+        let admission = match known.slots.get(&txn.mark()) {
+            Some(slot) => Admission::Open(Arc::clone(slot)),
+            None => self.admit(txn),
+        };
+        Some((admission, begins_at))
     }
 
     pub(super) fn meet(&mut self, greeting: &Greeting) {
@@ -88,83 +137,181 @@ impl<W> Branches<W> {
         known.inquiries = Some(Arc::clone(&greeting.inquiries));
     }
 
+    /// O(log n) in the coordinator's branches.
     pub(super) fn admit(&mut self, txn: &TxnId) -> Admission<W> {
-        if let Some(slot) = self.slots.get(txn) {
+        let known = self.acquaintance(txn.coordinator());
+        if let Some(slot) = known.slots.get(&txn.mark()) {
             return Admission::Open(Arc::clone(slot));
         }
-        if self.has_ended(txn) {
+        if txn.mark() < known.ended_below {
             return Admission::Ended;
         }
-        if self.is_of_an_earlier_life(txn) {
+        // Where no promise is held, a transaction of an earlier life can only be rolled back.
+        if txn.epoch() < known.epoch {
             return Admission::EarlierLife;
         }
-        let slot = Arc::<Mutex<Slot<W>>>::default();
-        self.slots.insert(txn.clone(), Arc::clone(&slot));
+        let slot = Shared::default();
+        known.slots.insert(txn.mark(), Arc::clone(&slot));
+        self.slots += 1;
         self.sweep();
         Admission::Open(slot)
     }
 
     /// Drops the tombstones that the coordinator's mark makes needless. Amortised O(1) for each new branch.
-    pub(super) fn sweep(&mut self) {
+    fn sweep(&mut self) {
         const SMALLEST: usize = 1024;
-        if self.slots.len() < SMALLEST.max(2 * self.swept_to) {
+        if self.slots < SMALLEST.max(2 * self.swept_to) {
             return;
         }
-        let coordinators = &self.coordinators;
-        self.slots.retain(|txn, slot| {
-            let needless = matches!(
-                slot.try_lock().map(|slot| slot.protocol.state()),
-                Some(Branch::RolledBack | Branch::ReadOnly)
-            );
-            !(needless && coordinators.get(txn.coordinator()).is_some_and(|known| txn.mark() < known.ended_below))
-        });
-        self.swept_to = self.slots.len();
+        for known in self.coordinators.values_mut() {
+            let mut others = known.slots.split_off(&known.ended_below);
+            known.slots.retain(|_, slot| !matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly)));
+            known.slots.append(&mut others);
+        }
+        self.slots = self.coordinators.values().map(|known| known.slots.len()).sum();
+        self.swept_to = self.slots;
     }
 
     /// A commit for a branch that nobody knows made an empty slot; it goes again unless somebody has come to use it.
-    pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Arc<Mutex<Slot<W>>>) {
+    pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Shared<W>) {
         // Two hands hold an unused slot: this map and the caller. No third can come while this map is locked.
-        if Arc::strong_count(slot) == 2 && slot.try_lock().is_some_and(|s| s.protocol.state() == Branch::Unknown) {
-            self.slots.remove(txn);
+        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(Branch::Unknown) {
+            self.forget([txn]);
         }
     }
 
-    /// Branches that somebody works under although their transactions have ended. The work came late, and after a
-    /// restart that took the tombstone away; no message will ever come that ends them.
-    pub(super) fn overdue(&self) -> Vec<TxnId> {
-        let open = |slot: &Mutex<Slot<W>>| {
-            let state = slot.try_lock().map(|slot| slot.protocol.state());
-            matches!(state, Some(Branch::Active { .. } | Branch::Cancelling { .. }))
-        };
-        let overdue = self.slots.iter().filter(|(txn, slot)| self.has_ended(txn) && open(slot));
-        in_order(overdue.map(|(txn, _)| txn.clone()).collect())
+    /// Drops what is remembered of these.
+    pub(super) fn forget<'a>(&mut self, txns: impl IntoIterator<Item = &'a TxnId>) {
+        for txn in txns {
+            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(&txn.mark()).is_some());
+        }
+    }
+
+    /// All branches, each coordinator's in the order of their transactions.
+    pub(super) fn all(&self) -> impl Iterator<Item = (TxnId, &Acquaintance<W>, &Shared<W>)> {
+        let of = |(name, known)| of_coordinator(name, known);
+        self.coordinators.iter().flat_map(of)
+    }
+
+    /// Those of one coordinator's transactions, in their order.
+    pub(super) fn of(&self, coordinator: &Name) -> Vec<(TxnId, Shared<W>)> {
+        let known = self.coordinators.get_key_value(coordinator).into_iter();
+        let all = known.flat_map(|(name, known)| of_coordinator(name, known));
+        all.map(|(txn, _, slot)| (txn, Arc::clone(slot))).collect()
     }
 
     /// Branches that were not taken back in full at opening, and could be now.
-    pub(super) fn troubled(&self) -> Vec<(TxnId, Arc<Mutex<Slot<W>>>)> {
-        let troubled = |slot: &Mutex<Slot<W>>| slot.try_lock().is_some_and(|slot| slot.trouble.is_some());
-        let all = self.slots.iter().filter(|(_, slot)| troubled(slot));
-        all.map(|(txn, slot)| (txn.clone(), Arc::clone(slot))).collect()
+    pub(super) fn troubled(&mut self) -> Vec<(TxnId, Shared<W>)> {
+        let mut found = Vec::new();
+        let coordinators = &self.coordinators;
+        self.troubled.retain(|txn| {
+            let slot = coordinators.get(txn.coordinator()).and_then(|known| known.slots.get(&txn.mark()));
+            let Some(slot) = slot else { return false };
+            let Some(guard) = slot.try_lock() else { return true };
+            let is_troubled = guard.trouble.is_some();
+            if is_troubled {
+                found.push((txn.clone(), Arc::clone(slot)));
+            }
+            is_troubled
+        });
+        found
     }
 
-    /// The committed branches that need not be remembered once the service has made them durable.
-    pub(super) fn forgettable(&self) -> Vec<TxnId> {
-        let (mut ended, mut kept) = (Vec::new(), Vec::new());
-        for (txn, slot) in &self.slots {
-            if slot.try_lock().is_some_and(|slot| slot.protocol.state() == Branch::Committed) {
-                if self.has_ended(txn) { ended.push(txn.clone()) } else { kept.push(txn.clone()) }
-            }
+    /// Those whose transactions have ended. O(n) in them; what state they are in is looked at without this lock.
+    pub(super) fn ended(&self) -> Vec<Ended<W>> {
+        let ended = |(name, known): (&Name, &Acquaintance<W>)| {
+            let slots = known.slots.range(..known.ended_below).map(|(mark, slot)| (*mark, Arc::clone(slot)));
+            Ended { coordinator: name.clone(), below: known.ended_below, slots: slots.collect() }
+        };
+        self.coordinators.iter().map(ended).collect()
+    }
+
+    /// The oldest of the committed branches whose transactions have not ended, as many as there are too many of.
+    pub(super) fn surplus(&self) -> Vec<TxnId> {
+        if self.slots <= MAX_REMEMBERED_OUTCOMES {
+            return Vec::new();
         }
-        if kept.len() > MAX_REMEMBERED_OUTCOMES {
-            kept.sort_unstable_by_key(TxnId::mark);
-            ended.extend(kept.drain(..kept.len() - MAX_REMEMBERED_OUTCOMES));
+        let committed = |slot: &Shared<W>| state_of(slot) == Some(Branch::Committed);
+        let kept = self.all().filter(|(txn, known, slot)| txn.mark() >= known.ended_below && committed(slot));
+        let mut kept: Vec<_> = kept.map(|(txn, ..)| txn).collect();
+        kept.sort_unstable_by_key(TxnId::mark);
+        kept.truncate(kept.len().saturating_sub(MAX_REMEMBERED_OUTCOMES));
+        kept
+    }
+
+    /// Drops those that were sorted out as needing no remembering, and gives what is left of them, to be dropped where
+    /// nobody waits for it.
+    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> impl Sized + use<W> {
+        let known = self.acquaintance(&sorted.coordinator);
+        let others = known.slots.split_off(&sorted.below);
+        let mut forgotten = mem::replace(&mut known.slots, others);
+        if !forgotten.keys().eq(&sorted.forgettable) {
+            let (slots, forgettable) = (&mut known.slots, &sorted.forgettable);
+            forgotten.retain(|mark, slot| {
+                let goes = forgettable.binary_search(mark).is_ok();
+                if !goes {
+                    slots.insert(*mark, Arc::clone(slot));
+                }
+                goes
+            });
         }
-        in_order(ended)
+        self.slots -= forgotten.len();
+        forgotten
     }
 }
 
-/// What is logged is logged in an order that depends on nothing but what has happened, so that it can happen again.
-fn in_order(mut txns: Vec<TxnId>) -> Vec<TxnId> {
-    txns.sort_unstable();
-    txns
+/// A coordinator's branches whose transactions have ended.
+pub(super) struct Ended<W> {
+    coordinator: Name,
+    below: Mark,
+    slots: Vec<(Mark, Shared<W>)>,
+}
+
+/// The same, by what is to be done about them. In the order of their transactions.
+pub(super) struct SortedOut {
+    pub(super) coordinator: Name,
+    below: Mark,
+    /// They are committed: the log can forget them once the service has made that durable.
+    pub(super) committed: Vec<TxnId>,
+    /// Somebody works under them. The work came late, and after a restart that took the tombstone away; no message will ever
+    /// come that ends them.
+    pub(super) overdue: Vec<TxnId>,
+    /// The committed ones, and tombstones.
+    forgettable: Vec<Mark>,
+}
+
+impl<W> Ended<W> {
+    pub(super) fn sort_out(self) -> SortedOut {
+        let (coordinator, below) = (self.coordinator, self.below);
+        let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
+        for (mark, slot) in self.slots {
+            match state_of(&slot) {
+                Some(Branch::Committed) => {
+                    committed.push(txn(&coordinator, mark));
+                    forgettable.push(mark);
+                }
+                Some(Branch::RolledBack | Branch::ReadOnly) => forgettable.push(mark),
+                Some(Branch::Active { .. } | Branch::Cancelling { .. }) => overdue.push(txn(&coordinator, mark)),
+                // It goes on, or somebody is at it.
+                _ => {}
+            }
+        }
+        SortedOut { coordinator, below, committed, overdue, forgettable }
+    }
+}
+
+fn txn(coordinator: &Name, mark: Mark) -> TxnId {
+    TxnId::new(coordinator.clone(), mark.epoch, mark.sequence)
+}
+
+fn of_coordinator<'a, W>(
+    name: &'a Name,
+    known: &'a Acquaintance<W>,
+) -> impl Iterator<Item = (TxnId, &'a Acquaintance<W>, &'a Shared<W>)> {
+    known.slots.iter().map(move |(mark, slot)| (txn(name, *mark), known, slot))
+}
+
+/// `None` where somebody is at it.
+fn state_of<W>(slot: &Shared<W>) -> Option<Branch> {
+    slot.try_lock().map(|slot| slot.protocol.state())
 }

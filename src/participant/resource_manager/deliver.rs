@@ -1,9 +1,6 @@
 //! What a coordinator's messages do: [`BranchProtocol`](crate::participant::BranchProtocol) decides, this carries out.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     BranchTrouble, ResourceManager,
@@ -11,7 +8,7 @@ use super::{
     replay::restore,
 };
 use crate::{
-    id::{BranchId, Name, TxnId},
+    id::{BranchId, Mark, Name, TxnId},
     log::{Fact, LogError, LogId, Lsn},
     participant::{
         Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting,
@@ -47,13 +44,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        let mut slots: Vec<_> = {
-            let branches = self.branches.lock();
-            let of = branches.slots.iter().filter(|(txn, _)| txn.coordinator() == coordinator);
-            of.map(|(txn, slot)| (txn.clone(), Arc::clone(slot))).collect()
-        };
-        // In the order of their beginning, not in whatever order a map has.
-        slots.sort_unstable_by_key(|(txn, _)| txn.mark());
+        let slots = self.branches.lock().of(coordinator);
         Ok(slots
             .into_iter()
             .filter(|(_, slot)| {
@@ -80,12 +71,8 @@ impl<S: Service> ResourceManager<S> {
         if branch.participant() != &self.name {
             return Err(ParticipantError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
-        let slot = {
-            let mut branches = self.branches.lock();
-            if !branches.learn(branch.txn().coordinator(), call) {
-                return Err(ParticipantError::Stale);
-            }
-            branches.admit(branch.txn())
+        let Some((slot, begins_at)) = self.branches.lock().called(branch.txn(), call) else {
+            return Err(ParticipantError::Stale);
         };
         let slot = match slot {
             Admission::Open(slot) => slot,
@@ -95,7 +82,7 @@ impl<S: Service> ResourceManager<S> {
         };
         let mut guard = slot.lock();
         let before = guard.protocol.state();
-        let result = self.carry_out_mended(branch, &mut guard, message);
+        let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let after = guard.protocol.state();
         if guard.protocol.is_finished() {
             (guard.works, guard.trouble) = (Vec::new(), None);
@@ -116,6 +103,7 @@ impl<S: Service> ResourceManager<S> {
         branch: &BranchId,
         slot: &mut Slot<S::Work>,
         message: BranchInput,
+        begins_at: Option<Mark>,
     ) -> Result<BranchReply, ParticipantError> {
         match &slot.trouble {
             Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
@@ -130,8 +118,14 @@ impl<S: Service> ResourceManager<S> {
         }
         let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
         let changes = matches!(slot.protocol.state(), Branch::Active { doomed: false, effort: Effort::Update });
-        if wants_promise && changes && !self.has_all_work(branch)? {
-            slot.protocol.handle(BranchInput::Refused);
+        if wants_promise && changes {
+            let has_all_work = match begins_at {
+                Some(mark) => mark <= branch.txn().mark(),
+                None => self.has_all_work(branch)?,
+            };
+            if !has_all_work {
+                slot.protocol.handle(BranchInput::Refused);
+            }
         }
         self.carry_out(branch, slot, message)
     }

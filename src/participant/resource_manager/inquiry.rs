@@ -1,13 +1,10 @@
 //! The resource manager asks: what became of a branch that nobody tells it about?
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::ResourceManager;
 use crate::{
-    id::{BranchId, Epoch, Mark, Name, TxnId},
+    id::{BranchId, Epoch, Name, TxnId},
     log::LogId,
     participant::{
         Branch, BranchInput, Call, Endpoint, Gate, ParticipantError, Reply, Request, Response, Service, Verdict,
@@ -111,9 +108,8 @@ impl<S: Service> ResourceManager<S> {
     fn unfinished(&self) -> Vec<(BranchId, Option<Arc<dyn Endpoint>>)> {
         let slots: Vec<_> = {
             let branches = self.branches.lock();
-            let with_endpoint =
-                |txn: &TxnId| branches.known(txn.coordinator()).and_then(|known| known.inquiries.clone());
-            branches.slots.iter().map(|(txn, slot)| (txn.clone(), Arc::clone(slot), with_endpoint(txn))).collect()
+            let all = branches.all();
+            all.map(|(txn, known, slot)| (txn, Arc::clone(slot), known.inquiries.clone())).collect()
         };
         let waits = |state| {
             matches!(
@@ -156,17 +152,4 @@ impl<S: Service> ResourceManager<S> {
         // It has begun before this answer, so whether before the opening is not known; the next ones surely did not.
         Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().mark())
     }
-}
-
-/// What a resource manager knows of a coordinator.
-#[derive(Default)]
-pub(super) struct Acquaintance {
-    /// All of its transactions before this have ended.
-    pub(super) ended_below: Mark,
-    /// The latest epoch that was heard of.
-    pub(super) epoch: crate::id::Epoch,
-    /// Transactions from here on began after this resource manager was opened.
-    pub(super) begins_at: Arc<OnceLock<Mark>>,
-    /// Where it is asked for verdicts.
-    pub(super) inquiries: Option<Arc<dyn Endpoint>>,
 }

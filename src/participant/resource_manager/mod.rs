@@ -4,9 +4,8 @@
 //! coordinators call, `replay` what happens at opening, `checkpoint` and `branches` what is forgotten and when.
 
 use std::{
-    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use parking_lot::Mutex;
@@ -103,6 +102,8 @@ pub struct ResourceManager<S: Service> {
     service: S,
     options: ResourceManagerOptions,
     branches: Mutex<Branches<S::Work>>,
+    /// Carried out since the last checkpoint.
+    commits: AtomicUsize,
     /// Held while a checkpoint is taken, so that there is one at a time.
     checkpoint: Mutex<()>,
 }
@@ -202,14 +203,8 @@ impl<S: Service> ResourceManager<S> {
         for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
             tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
         }
-        let branches = Branches {
-            swept_to: slots.len(),
-            slots: slots.into_iter().map(|(txn, slot)| (txn, Arc::new(Mutex::new(slot)))).collect(),
-            coordinators: HashMap::new(),
-            commits: 0,
-            last_checkpoint_error: None,
-        };
-        Ok(Self { name, log, service, options, branches: Mutex::new(branches), checkpoint: Mutex::new(()) })
+        let (branches, commits) = (Mutex::new(Branches::found(slots)), AtomicUsize::new(0));
+        Ok(Self { name, log, service, options, branches, commits, checkpoint: Mutex::new(()) })
     }
 
     /// The service, for everything that is not part of a transaction.
@@ -274,7 +269,10 @@ impl<S: Service> ResourceManager<S> {
     pub fn status(&self) -> ResourceManagerStatus {
         let (slots, last_checkpoint_error) = {
             let branches = self.branches.lock();
-            (branches.slots.values().cloned().collect::<Vec<_>>(), branches.last_checkpoint_error.clone())
+            (
+                branches.all().map(|(.., slot)| Arc::clone(slot)).collect::<Vec<_>>(),
+                branches.last_checkpoint_error.clone(),
+            )
         };
         let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
         for slot in slots {

@@ -241,7 +241,7 @@ impl CommitProtocol {
 
     /// Every branch: whose it is, where it stands, and how often it was told in vain since the decision or the last
     /// retry.
-    pub fn branches(&self) -> impl Iterator<Item = (&Name, BranchState, u32)> {
+    pub fn branches(&self) -> impl ExactSizeIterator<Item = (&Name, BranchState, u32)> {
         self.branches.iter().map(|branch| {
             let state = match branch.step {
                 Step::Idle => BranchState::Enlisted,

@@ -165,11 +165,11 @@ pub(in crate::txn) struct Entered {
 }
 
 impl Entered {
-    pub(in crate::txn) fn call(self, send: impl FnOnce()) {
+    pub(in crate::txn) fn call<T>(self, send: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        self.span.in_scope(send);
+        return self.span.in_scope(send);
         #[cfg(not(feature = "tracing"))]
-        send();
+        send()
     }
 }
 

@@ -1,0 +1,293 @@
+//! The transactions that have begun and have not ended, in the order of their beginning, and the mark below which all
+//! of them have.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    endings::{End, Endings},
+    shared::Key,
+    task::Task,
+};
+use crate::{
+    id::{Epoch, Mark},
+    log::Lsn,
+};
+
+/// The window is not looked at for what could be moved out of it before it has so many places.
+const SMALLEST: usize = 1 << 10;
+
+/// The table of open transactions.
+///
+/// Nearly all of a busy coordinator's transactions began shortly before and end shortly after, so those of this epoch have a
+/// *window*: a place for each number, from the first that matters to the last that was given out. Beginning and ending cost
+/// O(1), amortised, however many are open or have ended. Those that outlast their neighbours are moved out of the window
+/// before it gets long, to a map that is O(log n), where those of earlier epochs are from the beginning: memory follows
+/// what is open, and not what has been.
+pub(super) struct OpenTransactions<T = Arc<Task>> {
+    epoch: Epoch,
+    /// The number of the window's first place.
+    first: u64,
+    window: VecDeque<Place<T>>,
+    /// Places in the window that are taken by an open one.
+    open_in_window: usize,
+    /// Of earlier epochs, and those moved out of the window.
+    others: BTreeMap<Key, T>,
+    /// Of the same: those that have ended, and whose ends the mark must not pass yet.
+    endings: Endings,
+}
+
+enum Place<T> {
+    Open(T),
+    /// Ended; the log holds its end as this record.
+    Ended(Lsn),
+    /// Ended, but for the end in the log, which has refused it. Held until the log is opened again.
+    Refused,
+    /// Nothing is to be waited for.
+    Free,
+    /// The number is given out, and whoever has it has not said more yet.
+    GivenOut,
+}
+
+impl<T> OpenTransactions<T> {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            first: 1,
+            window: VecDeque::new(),
+            open_in_window: 0,
+            others: BTreeMap::new(),
+            endings: Endings::default(),
+        }
+    }
+
+    /// The first number of which nothing is known yet.
+    fn next(&self) -> u64 {
+        self.first + self.window.len() as u64
+    }
+
+    /// This number's transaction begins. Numbers are given out in order, and come here in nearly that order. `None` has
+    /// nothing remembered under it.
+    pub(super) fn begin(&mut self, sequence: u64, what: Option<T>) {
+        self.open_in_window += usize::from(what.is_some());
+        let place = what.map_or(Place::Free, Place::Open);
+        while self.next() < sequence {
+            self.window.push_back(Place::GivenOut);
+        }
+        // Those before what is given out stay in the window, so it is there still.
+        let index = (sequence - self.first) as usize;
+        match self.window.get_mut(index) {
+            Some(given_out) => *given_out = place,
+            None => self.window.push_back(place),
+        }
+        if self.window.len() >= SMALLEST && self.window.len() > 4 * self.open_in_window {
+            self.move_out();
+        }
+    }
+
+    /// Takes in one of an earlier epoch, or one that was taken out before.
+    pub(super) fn insert(&mut self, key: Key, what: T) {
+        self.others.insert(key, what);
+    }
+
+    /// Takes out one that is open.
+    pub(super) fn take(&mut self, key: Key, end: End) -> Option<T> {
+        let Some(place) = self.place(key).filter(|index| matches!(self.window[*index], Place::Open(_))) else {
+            self.endings.add(key.mark, end);
+            return self.others.remove(&key);
+        };
+        let left = match end {
+            End::Unlogged => Place::Free,
+            End::Logged(lsn) => Place::Ended(lsn),
+            End::Refused => Place::Refused,
+        };
+        self.open_in_window -= 1;
+        match std::mem::replace(&mut self.window[place], left) {
+            Place::Open(what) => Some(what),
+            _ => None,
+        }
+    }
+
+    /// The first that is open, or whose end is not durable, `durable` being the log's last record that is; or else the
+    /// one that begins next. Amortised O(1).
+    pub(super) fn first(&mut self, durable: Lsn) -> Mark {
+        while let Some(place) = self.window.front() {
+            match place {
+                Place::Free => {}
+                Place::Ended(lsn) if *lsn <= durable => {}
+                _ => break,
+            }
+            self.window.pop_front();
+            self.first += 1;
+        }
+        self.endings.durable(durable);
+        let in_window = Mark { epoch: self.epoch, sequence: self.first };
+        let other = self.others.first_key_value().map(|(key, _)| key.mark);
+        other.into_iter().chain(self.endings.first()).chain([in_window]).min().unwrap_or(in_window)
+    }
+
+    /// Those of one transaction: its own, and branches of it that participants reported.
+    pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &T> {
+        let own = self.place(Key::of(mark)).and_then(|index| self.window[index].open());
+        own.into_iter().chain(self.others.range(Key::all_of(mark)).map(|(_, what)| what))
+    }
+
+    /// All that are open, in the order of their beginning; but those moved out come first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.others.values().chain(self.window.iter().filter_map(Place::open))
+    }
+
+    /// Where in the window the transaction has its place, if it has.
+    fn place(&self, key: Key) -> Option<usize> {
+        let index = usize::try_from(key.mark.sequence.checked_sub(self.first)?).ok()?;
+        (key == Key::of(key.mark) && key.mark.epoch == self.epoch && index < self.window.len()).then_some(index)
+    }
+
+    /// Moves out what is left in the first half of the window, which is a quarter of it at the most.
+    fn move_out(&mut self) {
+        let half = self.window.len() / 2;
+        let settled = self.window.iter().take(half).position(|place| matches!(place, Place::GivenOut)).unwrap_or(half);
+        for place in self.window.drain(..settled) {
+            let mark = Mark { epoch: self.epoch, sequence: self.first };
+            self.first += 1;
+            match place {
+                Place::Open(what) => {
+                    self.open_in_window -= 1;
+                    self.others.insert(Key::of(mark), what);
+                }
+                Place::Ended(lsn) => self.endings.add(mark, End::Logged(lsn)),
+                Place::Refused => self.endings.add(mark, End::Refused),
+                Place::Free | Place::GivenOut => {}
+            }
+        }
+    }
+}
+
+impl<T> Place<T> {
+    const fn open(&self) -> Option<&T> {
+        match self {
+            Self::Open(what) => Some(what),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch::new(3);
+
+    fn key(sequence: u64) -> Key {
+        Key::of(Mark { epoch: EPOCH, sequence })
+    }
+
+    /// Against the plainest model there is: all that is open, and all ends that are not durable.
+    #[test]
+    fn it_does_what_plain_sets_do() {
+        for seed in 0..30 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut table = OpenTransactions::new(EPOCH);
+            let (mut open, mut ends) = (BTreeSet::new(), BTreeMap::new());
+            let (mut lsn, mut durable) = (0, 0);
+            // How many are open at once, and how likely one is to be forgotten about for long.
+            let (at_once, patience) = [(1, 0), (10, 50), (3_000, 5)][seed as usize % 3];
+            for _ in 0..20_000 {
+                if open.len() < at_once || random.u32(..2) == 0 {
+                    // Two at a time, in either order.
+                    let sequence = table.next();
+                    let order = if random.bool() { [sequence, sequence + 1] } else { [sequence + 1, sequence] };
+                    for sequence in order {
+                        let remembered = random.u32(..20) > 0;
+                        table.begin(sequence, remembered.then_some(sequence));
+                        if remembered {
+                            open.insert(sequence);
+                        }
+                    }
+                } else {
+                    let skip = if random.u32(..100) < patience { random.usize(..open.len()) } else { open.len() - 1 };
+                    let sequence = *open.iter().nth(skip).expect("there are so many");
+                    open.remove(&sequence);
+                    let end = match random.u32(..10) {
+                        0 => End::Unlogged,
+                        _ => {
+                            lsn += 1;
+                            ends.insert(lsn, sequence);
+                            End::Logged(Lsn::new(lsn))
+                        }
+                    };
+                    assert_eq!(table.take(key(sequence), end), Some(sequence));
+                    assert_eq!(table.take(key(sequence), End::Unlogged), None, "it is taken out once");
+                }
+                if random.u32(..4) == 0 {
+                    durable = random.u64(durable..=lsn);
+                    ends.retain(|record, _| *record > durable);
+                    let first = open.first().into_iter().chain(ends.values()).min().copied();
+                    let mark = Mark { epoch: EPOCH, sequence: first.unwrap_or_else(|| table.next()) };
+                    assert_eq!(table.first(Lsn::new(durable)), mark, "seed {seed}");
+                }
+            }
+            assert!(table.iter().copied().collect::<BTreeSet<_>>() == open, "seed {seed}");
+            assert!(open.iter().all(|sequence| table.of(key(*sequence).mark).eq([sequence])), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn memory_follows_what_is_open_and_not_what_has_ended_beside_it() {
+        let mut table = OpenTransactions::new(EPOCH);
+        table.begin(1, Some(()));
+        for sequence in 2..1_000_000 {
+            table.begin(sequence, Some(()));
+            table.take(key(sequence), End::Logged(Lsn::new(sequence)));
+            assert_eq!(table.first(Lsn::new(sequence - 1)), key(1).mark);
+        }
+        assert!(table.window.len() <= SMALLEST, "{} places for the one that is open", table.window.len());
+        assert_eq!(table.others.len(), 1);
+        table.take(key(1), End::Unlogged);
+        assert_eq!(table.first(Lsn::new(1_000_000)).sequence, table.next());
+    }
+
+    #[test]
+    fn an_end_that_the_log_has_refused_is_held_until_it_is_opened_again() {
+        let mut table = OpenTransactions::new(EPOCH);
+        (1..=3).for_each(|sequence| table.begin(sequence, Some(())));
+        table.take(key(1), End::Logged(Lsn::new(1)));
+        table.take(key(2), End::Refused);
+        table.take(key(3), End::Unlogged);
+        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        assert_eq!(table.first(Lsn::new(99)), key(2).mark);
+        (4..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
+        assert_eq!(table.first(Lsn::new(99)), key(2).mark, "out of the window, too");
+    }
+
+    /// Whoever has been given a number may be slow to say what for. Until he has, the mark must not pass it.
+    #[test]
+    fn a_number_that_was_given_out_counts_as_open() {
+        let mut table = OpenTransactions::new(EPOCH);
+        table.begin(2, Some(()));
+        table.take(key(2), End::Unlogged);
+        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        (3..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
+        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        table.begin(1, Some(()));
+        assert_eq!(table.of(key(1).mark).count(), 1);
+        table.take(key(1), End::Unlogged);
+        assert_eq!(table.first(Lsn::NONE).sequence, table.next());
+    }
+
+    #[test]
+    fn what_comes_back_is_open_again() {
+        let mut table = OpenTransactions::new(EPOCH);
+        (1..=2).for_each(|sequence| table.begin(sequence, Some(sequence)));
+        assert_eq!(table.take(key(1), End::Unlogged), Some(1));
+        assert_eq!(table.first(Lsn::NONE), key(2).mark);
+        table.insert(key(1), 7);
+        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        assert!(table.of(key(1).mark).eq(&[7]));
+        assert_eq!(table.take(key(1), End::Unlogged), Some(7));
+    }
+}

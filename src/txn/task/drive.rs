@@ -1,0 +1,234 @@
+//! How a transaction goes on.
+//!
+//! Three rules keep it sound. No lock is held while a participant or the log is called. Whoever drives does so alone:
+//! what comes in meanwhile is queued and not recursed into. And somebody always drives: the thread or task that waits for
+//! the outcome, or, where nobody does, the coordinator's [`Driver`](crate::txn::driver).
+
+use std::{
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+    task::{Context, Poll, Wake, Waker},
+    time::Instant,
+};
+
+use parking_lot::MutexGuard;
+
+use super::{Contact, Progress, State, Task, Waiting};
+use crate::{
+    log::{Durability, Fact, LogError, Lsn},
+    participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
+    txn::{Action, Input, driver::Driven, endings::End, members::Reach, observe::WATCHED},
+};
+
+impl Task {
+    /// The client commits: goes on as far as possible without waiting. There is a `Commit` from here on.
+    pub(in crate::txn) fn commit(self: &Arc<Self>, contacts: Vec<Contact>) -> Progress {
+        let mut state = self.state.lock();
+        if !state.driving {
+            state.contacts = contacts;
+        }
+        state.attended = true;
+        self.go_on(state, Some(Input::Commit))
+    }
+
+    /// Says whether this record is durable, as the log has answered, and goes on as far as possible without waiting.
+    pub(in crate::txn) fn durable(self: &Arc<Self>, lsn: Lsn, result: Result<(), LogError>) -> Progress {
+        let mut state = self.state.lock();
+        let input = state.learns(lsn, result);
+        self.go_on(state, Some(input))
+    }
+
+    /// Goes on as far as possible without waiting.
+    pub(in crate::txn) fn progress(self: &Arc<Self>) -> Progress {
+        self.go_on(self.state.lock(), None)
+    }
+
+    fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>, input: Option<Input>) -> Progress {
+        let waiting = self.drive(&mut state, input);
+        Progress { waiting, verdict: state.verdict() }
+    }
+
+    fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, input: Option<Input>) -> Waiting {
+        if state.driving {
+            state.inbox.extend(input);
+            return Waiting::Elsewhere;
+        }
+        state.driving = true;
+        let contacts = self.contacts(state);
+        let (mut now, mut time_has_passed) = (self.shared.platform.now(), false);
+        let mut next = input;
+        loop {
+            while let Some(input) = state.inbox.pop_front().or_else(|| next.take()) {
+                state.protocol.handle(now, input);
+            }
+            if let Some(at) = state.protocol.deadline() {
+                if mem::take(&mut time_has_passed) {
+                    now = self.shared.platform.now();
+                }
+                if at <= now {
+                    state.protocol.handle(now, Input::Tick);
+                }
+            }
+            if state.shelved && !state.protocol.lies_still() {
+                // An operator acted between its being parked and its being put on the shelf.
+                state.shelved = false;
+                MutexGuard::unlocked(state, || self.shared.unshelve(self.key));
+            }
+            let action = state.protocol.poll(now);
+            if WATCHED {
+                let stands = state.protocol.state();
+                state.watch.stands(stands);
+            }
+            match action {
+                None => break,
+                Some(Action::Send(branch, verb)) => {
+                    let Some(contact) = contacts.get(branch) else { continue };
+                    let deadline = state.protocol.answer_by(branch);
+                    let watched = state.watch.sends(branch, &contact.branch, verb);
+                    let send = || watched.call(|| self.send(branch, contact, verb, deadline));
+                    if let Some(answer) = MutexGuard::unlocked(state, send) {
+                        next = Some(state.hears(branch, answer));
+                    }
+                    // However quick it was said to be.
+                    time_has_passed = true;
+                }
+                Some(Action::Append(fact, durability)) => {
+                    let input = self.append(state, fact, durability);
+                    state.protocol.handle(now, input);
+                }
+                Some(Action::Answer(outcome)) => {
+                    state.outcome = Some(outcome);
+                    state.heuristic = state.protocol.heuristic();
+                    let heuristic = state.heuristic.is_some();
+                    state.watch.answers(outcome, heuristic);
+                    let others_wait = mem::take(&mut state.in_flight) && self.shared.admission.leave();
+                    let waker = state.waker.take();
+                    if others_wait || waker.is_some() {
+                        MutexGuard::unlocked(state, || {
+                            if others_wait {
+                                self.shared.admission.wake_all();
+                            }
+                            if let Some(waker) = waker {
+                                waker.wake();
+                            }
+                        });
+                    }
+                }
+                Some(Action::Park) => {
+                    let owed = state.protocol.owed().cloned().collect();
+                    let end = mem::take(&mut state.end);
+                    state.shelved = true;
+                    MutexGuard::unlocked(state, || self.shared.shelve(Arc::clone(self), owed, end));
+                }
+                Some(Action::Finish) => self.shared.ended(self.key, state.end),
+            }
+        }
+        state.driving = false;
+        state.contacts = contacts;
+        self.set_timer(state);
+        state.waiting()
+    }
+
+    /// Takes the contacts out, for as long as it is driven. Those of a transaction that nobody has committed are looked up.
+    fn contacts(&self, state: &mut State) -> Vec<Contact> {
+        let branches = state.protocol.branches();
+        if state.contacts.len() == branches.len() {
+            return mem::take(&mut state.contacts);
+        }
+        let contact = |name| Contact { branch: self.txn.branch(name), member: self.shared.members.find(name.as_str()) };
+        branches.map(|(name, ..)| contact(name)).collect()
+    }
+
+    /// What the log says to it, as the protocol's next input.
+    fn append(&self, state: &mut MutexGuard<'_, State>, fact: Fact, durability: Durability) -> Input {
+        let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
+        let result = MutexGuard::unlocked(state, || self.shared.append(fact, durability));
+        if ends {
+            state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
+        }
+        match result {
+            Ok(lsn) => Input::Appended(lsn),
+            Err(error) => {
+                // Nothing is known for certain of a log whose write or sync has failed, not even what a refusal says:
+                // neither answer is given on its word.
+                let is_poisoned = matches!(error, LogError::Poisoned { .. });
+                state.log_error = Some(error);
+                if is_poisoned { Input::LogFailed } else { Input::AppendRefused }
+            }
+        }
+    }
+
+    fn set_timer(self: &Arc<Self>, state: &mut State) {
+        let Some(at) = state.protocol.deadline() else { return };
+        if state.timer.is_none_or(|set| at < set) {
+            state.timer = Some(at);
+            let task = Arc::downgrade(self);
+            let task: Weak<dyn Driven> = task;
+            self.shared.driver.enqueue_at(at, task);
+        }
+    }
+
+    /// Gives the answer, where it is there already.
+    fn send(
+        self: &Arc<Self>,
+        index: usize,
+        contact: &Contact,
+        verb: Verb,
+        deadline: Option<Instant>,
+    ) -> Option<Result<Response, ParticipantError>> {
+        let Some(number) = contact.member else { return Some(Err(ParticipantError::Unreachable)) };
+        if verb == Verb::Prepare && self.shared.is_gone() {
+            // Nobody would be there to tell the promise's end. The coordinator that was opened since, if there is one,
+            // has asked already what is in doubt.
+            return Some(Err(ParticipantError::Unreachable));
+        }
+        let (name, member) = &self.shared.members[number];
+        let call = self.shared.call(name, deadline);
+        match &member.reach {
+            Reach::AtOnce(participant) => Some(call_about(&**participant, &contact.branch, verb, &call)),
+            Reach::Later(endpoint) => {
+                let reply = Reply::to(Arc::clone(self) as Arc<dyn ReplySink>, index);
+                let request = Request::Branch { branch: contact.branch.clone(), verb, call };
+                // An endpoint that panics drops the reply, which is answer enough.
+                let _ = catch_unwind(AssertUnwindSafe(|| endpoint.send(request, reply)));
+                None
+            }
+        }
+    }
+}
+
+impl Driven for Task {
+    fn run(self: Arc<Self>) {
+        {
+            let mut state = self.state.lock();
+            if state.timer.is_some_and(|at| at <= self.shared.platform.now()) {
+                state.timer = None;
+            }
+        }
+        let mut progress = self.progress();
+        while let Waiting::Durable(lsn) = progress.waiting {
+            if self.is_attended() {
+                // Whoever waits for the outcome waits for the record, too: one wake-up for both.
+                if let Some(waker) = self.take_waker() {
+                    waker.wake();
+                }
+                return;
+            }
+            let waker = Waker::from(Arc::new(Rerun(Arc::clone(&self))));
+            match self.shared.log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
+                Poll::Ready(result) => progress = self.durable(lsn, result),
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+/// Wakes a task by having the driver run it.
+struct Rerun(Arc<Task>);
+
+impl Wake for Rerun {
+    fn wake(self: Arc<Self>) {
+        self.0.shared.driver.enqueue(Arc::clone(&self.0) as Arc<dyn Driven>);
+    }
+}
