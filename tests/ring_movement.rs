@@ -56,6 +56,31 @@ proptest! {
         movement_is_exact(Crowded, before, after, &extra);
     }
 
+    /// As a service changes: most nodes stay as they are, some come, some go, some change their weight.
+    #[test]
+    fn movement_agrees_with_the_owners_where_most_nodes_stay(
+        (before, changes) in members().prop_flat_map(|before| {
+            let changes = prop::collection::vec(0..12_u8, before.len());
+            (Just(before), changes)
+        }),
+        comes in any::<bool>(),
+        virtual_nodes in 1..40_u32,
+    ) {
+        let mut after: Vec<Node> = Vec::new();
+        for (node, change) in before.iter().zip(&changes) {
+            match change {
+                0 => {}
+                1 => after.push(node.clone().with_weight(3)),
+                _ => after.push(node.clone()),
+            }
+        }
+        if comes || after.is_empty() {
+            after.push(Node::new("comes"));
+        }
+        movement_is_exact(Xxh3::default(), (&before, virtual_nodes), (&after, virtual_nodes), &[]);
+        movement_is_exact(Crowded, (&before, virtual_nodes), (&after, virtual_nodes), &[]);
+    }
+
     #[test]
     fn a_range_holds_what_its_segments_and_its_width_say(start: u64, end: u64, position: u64, near in 0..3_u64) {
         for (start, end) in [(start, end), (start, start), (start, start.wrapping_add(near)), (u64::MAX, end), (start, 0)] {
@@ -135,5 +160,35 @@ fn large_rings_are_compared_exactly() {
         assert!(changes >= movement.ranges().len() - 1);
         // Only position 0 comes before all of these stretches.
         assert!(movement.width() >= width && movement.width() - width <= 1);
+    }
+}
+
+/// Some nodes stand in no line, since 16 bits can't hold their number, and what comes after a line may be one of them.
+#[test]
+fn rings_of_very_many_nodes_are_compared_exactly() {
+    let mut before = HashRing::builder()
+        .virtual_nodes(1)
+        .nodes((0..66_500).map(|n| Node::new(format!("node-{n}"))))
+        .build()
+        .unwrap();
+    for n in 0..300 {
+        before.add(Node::new(format!("late-{n}"))).unwrap();
+    }
+    let mut after = before.clone();
+    for n in 0..40 {
+        after.remove(format!("node-{}", n * 1_000)).unwrap();
+        after.remove(format!("late-{n}")).unwrap();
+        after.add(Node::new(format!("new-{n}"))).unwrap();
+    }
+    for (before, after) in [(&before, &after), (&after, &before)] {
+        let movement = before.movement(after).unwrap();
+        let mut moving = 0;
+        for position in telling_positions(&[before, after]) {
+            let (from, to) = (before.owner_at(position), after.owner_at(position));
+            let moved = movement.find(position).map(|moved| (moved.from.id(), moved.to.id()));
+            assert_eq!(moved, (from.id() != to.id()).then(|| (from.id(), to.id())));
+            moving += usize::from(moved.is_some());
+        }
+        assert!(moving >= 120);
     }
 }

@@ -226,7 +226,10 @@ impl<H> HashRing<H> {
         if self.hasher != after.hasher {
             return Err(RingError::DifferentHashers);
         }
-        Ok(Movement::between((&self.members, &self.table), (&after.members, &after.table)))
+        // Hashed tokens are a function of the hasher, the node's id and how many there are of them.
+        let are_alike = (self.placement, after.placement) == (Placement::Hashed, Placement::Hashed)
+            && self.virtual_nodes == after.virtual_nodes;
+        Ok(Movement::between((&self.members, &self.table), (&after.members, &after.table), are_alike))
     }
 }
 

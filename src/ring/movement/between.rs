@@ -3,56 +3,76 @@
 use super::{
     super::{
         members::Members,
-        token_table::{Decoder, Run, SideBySide, TokenTable, Tokens},
+        token_table::{Decoder, Exchange, TokenTable, Tokens},
     },
-    MovedRange, Movement, Node, Position, PositionRange,
+    MovedRange, Movement, Position, PositionRange,
 };
 
 impl<'a> Movement<'a> {
-    /// Walks the tokens of both rings at once. Between two neighbours of the merged tokens neither ring has a token, so
-    /// all positions up to the second have one owner before and one after.
+    /// Between two neighbours of the merged tokens of both rings neither has a token, so all positions up to the second
+    /// have one owner before and one after.
     ///
-    /// If both rings have the same buckets, those that hold the same tokens on both sides are skipped.
-    pub(in crate::ring) fn between(before: (&'a Members, &TokenTable), after: (&'a Members, &TokenTable)) -> Self {
+    /// `are_alike` says that a node with the same weight has the same tokens in both. Then, if most nodes are as they were,
+    /// only the others' tokens are looked at. Else all of both rings are merged.
+    pub(in crate::ring) fn between(
+        before: (&'a Members, &TokenTable),
+        after: (&'a Members, &TokenTable),
+        are_alike: bool,
+    ) -> Self {
         let counterparts = counterparts(before.0, after.0);
-        let mut moves = Moves::with_capacity(expected_ranges(before, after, &counterparts));
+        let exchanged = exchanged(before.0, after.0, &counterparts);
+        let tokens = |members: &Members, table: &TokenTable, slots: &[u32]| {
+            let weight =
+                |slots: &[u32]| slots.iter().map(|slot| f64::from(members.by_slot(*slot).weight())).sum::<f64>();
+            (table.len() as f64 * (weight(slots) / weight(members.slots()))) as usize
+        };
+        // One range for each token that only one of the rings has.
+        let expected = tokens(before.0, before.1, &exchanged.gone) + tokens(after.0, after.1, &exchanged.came);
+        let mut moves = Moves::with_capacity(expected);
         let mut moved = |start, end, from, to| {
             let range = PositionRange { start, end };
             moves.push(MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) }, (from, to));
         };
-        let mut merger = Merger::new(&counterparts);
-        match SideBySide::new(before.1, after.1, &counterparts) {
-            Some(sides) => sides.for_each_differing_run(|run| merger.merge(run, &mut moved)),
+        // With more of them, to tell them from the rest costs more than to merge all.
+        let are_few = expected < before.1.len().max(after.1.len());
+        let sides = ((before.1, &exchanged.gone[..]), (after.1, &exchanged.came[..]));
+        match (are_alike && are_few).then(|| Exchange::new(sides.0, sides.1)).flatten() {
+            Some(exchange) => exchange.for_each(|stretch| {
+                if counterparts[stretch.from as usize] != stretch.to {
+                    moved(stretch.start, stretch.end, stretch.from, stretch.to);
+                }
+            }),
             None => {
                 let (mut decoder, mut from, mut to) = (Decoder::new(), Tokens::default(), Tokens::default());
                 decoder.decode_all(before.1, &mut from);
                 decoder.decode_all(after.1, &mut to);
-                merger.merge(Run { start: Position::MAX, from: &from, to: &to }, &mut moved);
+                Merger::new(&counterparts).merge(&from, &to, &mut moved);
             }
         }
         moves.finish()
     }
 }
 
-/// About how many ranges move: one for each token that only one of the rings has. That is, if nodes on both sides have
-/// the same tokens, as they do with hashed placement.
-fn expected_ranges(before: (&Members, &TokenTable), after: (&Members, &TokenTable), counterparts: &[u32]) -> usize {
-    let weight = |node: &Node| f64::from(node.weight());
-    let total = |members: &Members| members.nodes().iter().map(weight).sum::<f64>();
-    let mut came = total(after.0);
-    let mut gone = 0.0;
-    for (node, slot) in before.0.nodes().iter().zip(before.0.slots()) {
-        match counterparts[*slot as usize] {
-            NONE => gone += weight(node),
-            counterpart => {
-                let stayed = weight(node).min(weight(after.0.by_slot(counterpart)));
-                came -= stayed;
-                gone += weight(node) - stayed;
-            }
+/// The slots of the nodes that aren't on both sides with the same weight.
+struct Exchanged {
+    gone: Vec<u32>,
+    came: Vec<u32>,
+}
+
+fn exchanged(before: &Members, after: &Members, counterparts: &[u32]) -> Exchanged {
+    let mut is_kept = vec![false; after.slot_count()];
+    let weight = |members: &Members, slot| members.by_slot(slot).weight();
+    let mut gone = before.slots().to_vec();
+    gone.retain(|slot| {
+        let counterpart = counterparts[*slot as usize];
+        let is_same = counterpart != NONE && weight(before, *slot) == weight(after, counterpart);
+        if is_same {
+            is_kept[counterpart as usize] = true;
         }
-    }
-    let tokens = |table: &TokenTable, part: f64| (table.len() as f64 * part) as usize;
-    tokens(before.1, gone / total(before.0)) + tokens(after.1, came / total(after.0))
+        !is_same
+    });
+    let came = after.slots().iter().copied().filter(|slot| !is_kept[*slot as usize]).collect();
+    Exchanged { gone, came }
 }
 
 /// How many stretches are looked at before those that move are told.
@@ -80,13 +100,12 @@ impl<'c> Merger<'c> {
         Self { counterparts, batch: [none; BATCH] }
     }
 
-    /// Goes through the stretches between the start and the last token on either side, which are on one position. Each
-    /// stretch has one owner on either side: that of the first token at its end or after it. Calls back with those that
-    /// move.
-    fn merge(&mut self, run: Run<'_>, moved: &mut impl FnMut(Position, Position, u32, u32)) {
-        let Run { start, from, to } = run;
-        // Ends ascend, so the start is equal to one only if it is the last position and all tokens are there: the stretch
-        // is then the whole circle.
+    /// Goes through the stretches of the whole circle. On both sides the last token is followed by the circle's last
+    /// position, with the owner that it has. Each stretch has one owner on either side: that of the first token at its end
+    /// or after it. Calls back with those that move.
+    fn merge(&mut self, from: &Tokens, to: &Tokens, moved: &mut impl FnMut(Position, Position, u32, u32)) {
+        let start = Position::MAX;
+        // Ends ascend, so the start is equal to one only if all tokens are there: the stretch is then the whole circle.
         if from.positions[0] == start && to.positions[0] == start {
             if self.counterparts[from.slots[0] as usize] != to.slots[0] {
                 moved(start, start, from.slots[0], to.slots[0]);

@@ -2,7 +2,7 @@
 
 use super::{
     Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, SPILLED, TokenTable,
-    line::{CAPACITY, ELSEWHERE, Line, PAD},
+    line::{CAPACITY, ELSEWHERE, Line, PAD, PREFIX_BITS},
     pages::{self, Residual},
 };
 
@@ -78,6 +78,7 @@ impl Builder {
     fn new(buckets: usize) -> Self {
         let table = TokenTable {
             lines: vec![Line::EMPTY; buckets],
+            stride: (1 << (u64::BITS - PREFIX_BITS)) / buckets as u64,
             counts: vec![0; buckets],
             pages: Vec::with_capacity(buckets.div_ceil(pages::BUCKETS)),
             spills: Vec::new(),
@@ -147,7 +148,7 @@ impl Builder {
         let tokens = line.prefixes.iter().zip(&line.slots).zip(residuals).take(self.table.count(bucket));
         tokens
             .map(|((prefix, slot), residual)| Entry {
-                position: residual.position(bucket, *prefix, self.table.stride()),
+                position: residual.position(bucket, *prefix, self.table.stride),
                 slot: u32::from(*slot),
             })
             .collect()

@@ -24,11 +24,6 @@ impl Tokens {
         self.positions.push(entry.position);
         self.slots.push(entry.slot);
     }
-
-    pub(super) fn clear(&mut self) {
-        self.positions.clear();
-        self.slots.clear();
-    }
 }
 
 /// Decodes the tokens of whole buckets.
@@ -54,14 +49,7 @@ impl Decoder {
         for first in (0..buckets).step_by(pages::BUCKETS) {
             self.decode(table, first..buckets.min(first + pages::BUCKETS), tokens);
         }
-        tokens.push(table.end_of(buckets - 1));
-    }
-
-    /// The tokens of some buckets of one page, and the last position of those buckets with the owner that it has.
-    pub(super) fn decode_run(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
-        let last = table.end_of(buckets.end - 1);
-        self.decode(table, buckets, tokens);
-        tokens.push(last);
+        tokens.push(Entry { position: Position::MAX, slot: Walk::new(table, 0, 0).next() });
     }
 
     fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
@@ -88,30 +76,12 @@ impl Decoder {
 
     /// Adds the lowest bits to the first so many places, given where in the page of bucket `first` those bits start.
     fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut Tokens) {
-        let stride = table.stride();
+        let stride = table.stride;
         let near = ((first as u64) << PREFIX_BITS).wrapping_mul(stride);
         let residuals = &table.pages[first / pages::BUCKETS][start..start + count];
         tokens.positions.extend(residuals.iter().zip(&self.places).map(|(residual, place)| {
             Position::new(residual.from(near.wrapping_add(u64::from(*place).wrapping_mul(stride))))
         }));
         tokens.slots.extend(self.slots[..count].iter().map(|slot| u32::from(*slot)));
-    }
-}
-
-impl TokenTable {
-    /// The last position before a bucket: one before the first whose product with the number of buckets is 2^64 times
-    /// the bucket's number.
-    pub(super) fn last_position_before(&self, bucket: usize) -> Position {
-        // In 64 bits: 2^64 = whole * buckets + rest, with the rest up to the number of buckets.
-        let (bucket, buckets) = (bucket as u64, self.lines.len() as u64);
-        let (whole, rest) = (u64::MAX / buckets, u64::MAX % buckets + 1);
-        let first = bucket.wrapping_mul(whole).wrapping_add((bucket * rest).div_ceil(buckets));
-        Position::new(first.wrapping_sub(1))
-    }
-
-    /// The last position of a bucket, with the owner that it has if no token is there.
-    fn end_of(&self, bucket: usize) -> Entry {
-        let tokens = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
-        Entry { position: self.last_position_before(bucket + 1), slot: Walk::new(self, bucket, tokens).next() }
     }
 }

@@ -9,9 +9,9 @@
 mod build;
 mod change;
 mod decode;
+mod exchange;
 mod line;
 mod pages;
-mod side_by_side;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -23,7 +23,7 @@ pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
 
 pub(super) use decode::{Decoder, Tokens};
-pub(super) use side_by_side::{Run, SideBySide};
+pub(super) use exchange::Exchange;
 pub(super) use walk::{Entries, Walk};
 
 /// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1
@@ -74,6 +74,9 @@ pub(super) struct TokenTable {
     spills: Vec<Vec<Entry>>,
     vacant: Vec<u32>,
     tokens: usize,
+    /// How many positions share a bucket and a prefix, rounded down. Kept, since to divide costs more than to decode a
+    /// token.
+    stride: u64,
 }
 
 impl TokenTable {
@@ -225,14 +228,9 @@ impl TokenTable {
         let line = &self.lines[bucket];
         let residual = self.pages[bucket / pages::BUCKETS][start + index];
         Entry {
-            position: residual.position(bucket, line.prefixes[index], self.stride()),
+            position: residual.position(bucket, line.prefixes[index], self.stride),
             slot: u32::from(line.slots[index]),
         }
-    }
-
-    /// How many positions share a bucket and a prefix, rounded down.
-    fn stride(&self) -> u64 {
-        (1 << (u64::BITS - PREFIX_BITS)) / self.lines.len() as u64
     }
 }
 

@@ -70,7 +70,7 @@ pub(in crate::ring) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     pub(super) fn new(table: &'a TokenTable) -> Self {
-        Self { table, bucket: 0, index: 0, start: 0, stride: table.stride(), remaining: table.len() }
+        Self { table, bucket: 0, index: 0, start: 0, stride: table.stride, remaining: table.len() }
     }
 }
 

@@ -114,12 +114,12 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
     fn plan_join(&self, _after: &Self, newcomer: Member) -> usize {
         let newcomer = Node::new(newcomer.name);
         let movement = self.ring.plan_join(&newcomer).expect("the name is new");
-        movement.ranges().iter().map(|moved| usize::from(moved.from.id() != moved.to.id())).sum()
+        movement.ranges().iter().map(|moved| usize::from(moved.range.start != moved.range.end)).sum()
     }
 
     fn plan(&self, after: &Self) -> usize {
         let movement = self.ring.movement(&after.ring).expect("both hash alike");
-        movement.ranges().iter().map(|moved| usize::from(moved.from.id() != moved.to.id())).sum()
+        movement.ranges().iter().map(|moved| usize::from(moved.range.start != moved.range.end)).sum()
     }
 
     fn tokens(&self) -> usize {
