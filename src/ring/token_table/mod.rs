@@ -10,6 +10,7 @@ mod build;
 mod change;
 mod decode;
 mod line;
+mod lists;
 mod pages;
 mod side_by_side;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
 
 pub(super) use decode::{Decoder, Tokens};
+pub(super) use lists::{List, Lists};
 pub(super) use side_by_side::{Run, SideBySide};
 pub(super) use walk::{Entries, Walk};
 
@@ -111,7 +113,7 @@ impl TokenTable {
 
     /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
     #[inline]
-    pub(super) fn locate(&self, position: Position) -> (usize, usize) {
+    fn locate(&self, position: Position) -> (usize, usize) {
         let (bucket, prefix) = self.place(position);
         let line = &self.lines[bucket];
         let rank = line.rank(prefix);
@@ -119,18 +121,6 @@ impl TokenTable {
             return (bucket, rank);
         }
         self.successor(position)
-    }
-
-    /// For each bucket, how many tokens there are in those before it.
-    pub(super) fn tokens_before_buckets(&self) -> Vec<u32> {
-        let tokens = |bucket| if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
-        let mut all = 0;
-        let before = |bucket| {
-            let before = all;
-            all += tokens(bucket) as u32;
-            before
-        };
-        (0..self.lines.len()).map(before).collect()
     }
 
     /// All tokens, clockwise from position 0.
@@ -191,7 +181,7 @@ impl TokenTable {
                 });
             }
             bucket = bucket.checked_sub(1).unwrap_or(self.lines.len() - 1);
-            index = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
+            index = self.tokens_in(bucket);
         }
         None
     }
@@ -203,6 +193,11 @@ impl TokenTable {
     /// How many tokens the line of a bucket that isn't spilled holds.
     fn count(&self, bucket: usize) -> usize {
         usize::from(self.counts[bucket])
+    }
+
+    /// How many tokens a bucket has.
+    fn tokens_in(&self, bucket: usize) -> usize {
+        if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) }
     }
 
     fn spill(&self, bucket: usize) -> &[Entry] {
