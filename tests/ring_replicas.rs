@@ -39,22 +39,6 @@ proptest! {
     }
 
     #[test]
-    fn an_index_says_what_the_ring_does(nodes in members(), virtual_nodes in 1..30_u32, copies in 0..6_usize) {
-        fn check<H: KeyHasher>(nodes: &[Node], virtual_nodes: u32, hasher: H, copies: usize) {
-            let ring = build(nodes, virtual_nodes, hasher);
-            let (index, across) = (ring.replica_index(copies), ring.replica_index_across_zones(copies));
-            for position in telling_positions(&[&ring]) {
-                assert_eq!(ids(index.replicas_at(position)), ids(ring.replicas_at(position).take(copies)));
-                let expected = ids(ring.replicas_across_zones_at(position).take(copies));
-                assert_eq!(ids(across.replicas_at(position)), expected);
-                assert_eq!(across.replicas_at(position).len(), copies.min(nodes.len()));
-            }
-        }
-        check(&nodes, virtual_nodes, Xxh3::default(), copies);
-        check(&nodes, virtual_nodes, Crowded, copies);
-    }
-
-    #[test]
     fn each_node_comes_once_and_the_count_is_known(nodes in members(), position: u64) {
         let ring = build(&nodes, 5, Xxh3::default());
         let mut replicas = ring.replicas_at(Position::new(position));

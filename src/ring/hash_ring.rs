@@ -145,13 +145,13 @@ impl<H> HashRing<H> {
     /// The first `copies` nodes of every token's preference list, worked out for looking them up: what
     /// [`replicas`](Self::replicas) would find. O(T * copies).
     pub fn replica_index(&self, copies: usize) -> ReplicaIndex<'_, H> {
-        let slots = |position| self.replicas_at(position).into_slots();
+        let slots = |walk| Replicas::new(&self.members, walk).into_slots();
         ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
     }
 
     /// The same of what [`replicas_across_zones`](Self::replicas_across_zones) would find.
     pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<'_, H> {
-        let slots = |position| self.replicas_across_zones_at(position).into_slots();
+        let slots = |walk| ZoneReplicas::new(&self.members, walk).into_slots();
         ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
     }
 

@@ -42,12 +42,9 @@ impl Line {
     }
 
     /// How many prefixes are below this one: at most [`CAPACITY`], as none is above the last, [`PAD`].
-    ///
-    /// Looks at all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted. The
-    /// difference has its top bit set where a prefix is below, and compilers make a few vector instructions of the sum.
     #[inline(always)]
     pub(super) fn rank(&self, prefix: u16) -> usize {
-        usize::from(self.prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
+        rank(&self.prefixes, prefix)
     }
 
     pub(super) fn insert(&mut self, index: usize, count: usize, prefix: u16, slot: u16) {
@@ -62,4 +59,13 @@ impl Line {
         self.slots.copy_within(index + 1..=count, index);
         self.slots[count] = ELSEWHERE;
     }
+}
+
+/// How many of these are below `prefix`: at most [`CAPACITY`], whatever they are.
+///
+/// Looks at all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted. The
+/// difference has its top bit set where a prefix is below, and compilers make a few vector instructions of the sum.
+#[inline(always)]
+pub(super) fn rank(prefixes: &[u16; CAPACITY + 1], prefix: u16) -> usize {
+    usize::from(prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
 }

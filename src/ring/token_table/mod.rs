@@ -11,6 +11,7 @@ mod change;
 mod decode;
 mod exchange;
 mod line;
+mod lists;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use pages::{Page, Residual};
 
 pub(super) use decode::{Decoder, Tokens};
 pub(super) use exchange::Exchange;
+pub(super) use lists::{List, Lists};
 pub(super) use walk::{Entries, Walk};
 
 /// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1
@@ -114,7 +116,7 @@ impl TokenTable {
 
     /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
     #[inline]
-    pub(super) fn locate(&self, position: Position) -> (usize, usize) {
+    fn locate(&self, position: Position) -> (usize, usize) {
         let (bucket, prefix) = self.place(position);
         let line = &self.lines[bucket];
         let rank = line.rank(prefix);
@@ -122,18 +124,6 @@ impl TokenTable {
             return (bucket, rank);
         }
         self.successor(position)
-    }
-
-    /// For each bucket, how many tokens there are in those before it.
-    pub(super) fn tokens_before_buckets(&self) -> Vec<u32> {
-        let tokens = |bucket| if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
-        let mut all = 0;
-        let before = |bucket| {
-            let before = all;
-            all += tokens(bucket) as u32;
-            before
-        };
-        (0..self.lines.len()).map(before).collect()
     }
 
     /// All tokens, clockwise from position 0.
@@ -194,7 +184,7 @@ impl TokenTable {
                 });
             }
             bucket = bucket.checked_sub(1).unwrap_or(self.lines.len() - 1);
-            index = if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) };
+            index = self.tokens_in(bucket);
         }
         None
     }
@@ -206,6 +196,11 @@ impl TokenTable {
     /// How many tokens the line of a bucket that isn't spilled holds.
     fn count(&self, bucket: usize) -> usize {
         usize::from(self.counts[bucket])
+    }
+
+    /// How many tokens a bucket has.
+    fn tokens_in(&self, bucket: usize) -> usize {
+        if self.is_spilled(bucket) { self.spill(bucket).len() } else { self.count(bucket) }
     }
 
     fn spill(&self, bucket: usize) -> &[Entry] {

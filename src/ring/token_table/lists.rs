@@ -1,0 +1,146 @@
+//! A table's lines with a whole list of slots for each token, in place of its own slot.
+
+use super::{
+    Position, TokenTable, Walk,
+    line::{CAPACITY, ELSEWHERE, PAD, rank},
+};
+
+/// How many tokens a bucket shows here, and the sentinel.
+const RANKS: usize = CAPACITY + 1;
+
+/// Numbers of 2 bytes in a cache line.
+const CACHE_LINE: usize = 32;
+
+/// For each token, the first slots that a walk from it on is to give, all lists of the same length.
+///
+/// A bucket takes `RANKS * (1 + copies)` numbers: the prefixes of its line, and then for each rank that a position may
+/// have among them, the list of the token at that rank; behind the last token's, that of the first token beyond the
+/// bucket. So the answer stands where the question was decided, next to it.
+///
+/// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are [`ELSEWHERE`], and the
+/// first two prefixes are the number of the first of its lists in `far`, where there is one for each token and one more.
+#[derive(Debug, Clone)]
+pub(in crate::ring) struct Lists {
+    near: Aligned,
+    far: Vec<u32>,
+    copies: usize,
+}
+
+/// One list: in one of the two, and the other is empty.
+pub(in crate::ring) type List<'a> = (&'a [u16], &'a [u32]);
+
+impl Lists {
+    /// Of the first `copies` slots that `list` gives for a walk; it has to give as many.
+    pub(in crate::ring) fn new<'t, I: Iterator<Item = u32>>(
+        table: &'t TokenTable,
+        copies: usize,
+        list: impl Fn(Walk<'t>) -> I,
+    ) -> Self {
+        let near = Aligned::new(table.lines.len() * RANKS * (1 + copies));
+        let mut lists = Self { near, far: Vec::new(), copies };
+        // Backwards, since the list behind a bucket's last token is the first of those beyond.
+        let mut beyond: Vec<_> = list(Walk::new(table, 0, 0)).take(copies).collect();
+        let mut here = Vec::new();
+        for bucket in (0..table.lines.len()).rev() {
+            here.clear();
+            (0..table.tokens_in(bucket))
+                .for_each(|index| here.extend(list(Walk::new(table, bucket, index)).take(copies)));
+            here.extend_from_slice(&beyond);
+            beyond.copy_from_slice(&here[..copies]);
+            lists.put(table, bucket, &here);
+        }
+        lists
+    }
+
+    fn put(&mut self, table: &TokenTable, bucket: usize, slots: &[u32]) {
+        let numbers = RANKS * (1 + self.copies);
+        let (prefixes, lists) = self.near.numbers_mut()[bucket * numbers..][..numbers].split_at_mut(RANKS);
+        if !table.is_spilled(bucket) && slots.iter().all(|slot| *slot < u32::from(ELSEWHERE)) {
+            prefixes.copy_from_slice(&table.lines[bucket].prefixes);
+            lists.iter_mut().zip(slots).for_each(|(number, slot)| *number = *slot as u16);
+            return;
+        }
+        // Fits 32 bits: there are at most as many lists as tokens and buckets.
+        let first = self.far.len().checked_div(self.copies).unwrap_or(0);
+        prefixes.fill(PAD);
+        [prefixes[0], prefixes[1]] = [first as u16, (first >> 16) as u16];
+        self.far.extend_from_slice(slots);
+    }
+
+    /// How many slots each list has.
+    pub(in crate::ring) fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// The list of the first token at or after a position, in the table that these were made of.
+    #[inline]
+    pub(in crate::ring) fn at(&self, table: &TokenTable, position: Position) -> List<'_> {
+        let (bucket, prefix) = table.place(position);
+        let (prefixes, lists) = self.bucket(bucket);
+        let rank = rank(prefixes, prefix);
+        let list = &lists[rank * self.copies..][..self.copies];
+        // Where the prefixes are equal, only the whole positions tell.
+        if prefixes[rank] == prefix || list.first() == Some(&ELSEWHERE) {
+            return self.at_elsewhere(table, position);
+        }
+        (list, &[])
+    }
+
+    /// As [`at`](Self::at), where more than the prefixes is to be looked at.
+    #[cold]
+    #[inline(never)]
+    fn at_elsewhere(&self, table: &TokenTable, position: Position) -> List<'_> {
+        let (bucket, index) = table.locate(position);
+        let (prefixes, lists) = self.bucket(bucket);
+        if lists.first() == Some(&ELSEWHERE) {
+            let first = usize::from(prefixes[0]) | usize::from(prefixes[1]) << 16;
+            return (&[], &self.far[(first + index) * self.copies..][..self.copies]);
+        }
+        (&lists[index * self.copies..][..self.copies], &[])
+    }
+
+    #[inline(always)]
+    fn bucket(&self, bucket: usize) -> (&[u16; RANKS], &[u16]) {
+        let numbers = RANKS * (1 + self.copies);
+        let bucket = &self.near.numbers()[bucket * numbers..][..numbers];
+        bucket.split_first_chunk().expect("a bucket begins with its prefixes")
+    }
+}
+
+/// Numbers that begin where a cache line does, all [`ELSEWHERE`] at first. So a bucket's prefixes are in one line, and
+/// with three copies its lists in that and the next.
+#[derive(Debug)]
+struct Aligned {
+    buffer: Vec<u16>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let buffer = vec![ELSEWHERE; len + CACHE_LINE - 1];
+        let start = buffer.as_ptr().align_offset(CACHE_LINE * size_of::<u16>()).min(CACHE_LINE - 1);
+        Self { buffer, start }
+    }
+
+    fn len(&self) -> usize {
+        self.buffer.len() - (CACHE_LINE - 1)
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> &[u16] {
+        &self.buffer[self.start..]
+    }
+
+    fn numbers_mut(&mut self) -> &mut [u16] {
+        &mut self.buffer[self.start..]
+    }
+}
+
+impl Clone for Aligned {
+    fn clone(&self) -> Self {
+        let mut clone = Self::new(self.len());
+        let len = self.len();
+        clone.numbers_mut()[..len].copy_from_slice(&self.numbers()[..len]);
+        clone
+    }
+}
