@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A whole program with transactions opens the [README](https://docs.rs/crate/ringpact).
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "large-pages"), forbid(unsafe_code))]
+#![cfg_attr(feature = "large-pages", deny(unsafe_code))]
 #![warn(missing_docs)]
 
 pub mod docs;

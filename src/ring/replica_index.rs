@@ -110,6 +110,13 @@ impl<'r> Iterator for ListedNodes<'_, 'r> {
         let remaining = self.near.len() + self.far.len();
         (remaining, Some(remaining))
     }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, &'r Node) -> B>(self, start: B, mut f: F) -> B {
+        let low = self.members.low_slots();
+        let near = self.near.fold(start, |all, slot| f(all, &low[usize::from(*slot)]));
+        self.far.fold(near, |all, slot| f(all, self.members.by_slot(*slot)))
+    }
 }
 
 impl ExactSizeIterator for ListedNodes<'_, '_> {}

@@ -89,7 +89,7 @@ impl Report {
         }
     }
 
-    /// Notes that something was left out. A reason given twice is printed once.
+    /// Notes below the table that something was left out, or what else to know of it. What is given twice is printed once.
     pub fn skip(&mut self, reason: String) {
         self.skipped.insert(reason);
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, SPILLED, TokenTable,
-    line::{CAPACITY, ELSEWHERE, Line, PAD, PREFIX_BITS},
+    line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
     pages::{self, Residual},
 };
 
@@ -77,7 +77,7 @@ pub(in crate::ring) struct Builder {
 impl Builder {
     fn new(buckets: usize) -> Self {
         let table = TokenTable {
-            lines: vec![Line::EMPTY; buckets],
+            lines: Lines::new(buckets),
             stride: (1 << (u64::BITS - PREFIX_BITS)) / buckets as u64,
             counts: vec![0; buckets],
             pages: Vec::with_capacity(buckets.div_ceil(pages::BUCKETS)),

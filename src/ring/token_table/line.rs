@@ -1,5 +1,9 @@
 //! What a look-up reads: one cache line a bucket.
 
+use std::ops::{Deref, DerefMut};
+
+use super::large_pages;
+
 /// The most tokens a line holds. The sixteenth place of `prefixes` is always [`PAD`], that of `slots` the sentinel of a
 /// full line.
 pub(super) const CAPACITY: usize = 15;
@@ -68,4 +72,41 @@ impl Line {
 #[inline(always)]
 pub(super) fn rank(prefixes: &[u16; CAPACITY + 1], prefix: u16) -> usize {
     usize::from(prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
+}
+
+/// The lines of all buckets, side by side.
+#[derive(Debug, Default)]
+pub(super) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// So many, without tokens.
+    pub(super) fn new(buckets: usize) -> Self {
+        let mut lines = large_pages::with_capacity(buckets);
+        lines.resize(buckets, Line::EMPTY);
+        Self(lines)
+    }
+}
+
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        let mut lines = large_pages::with_capacity(self.0.len());
+        lines.extend_from_slice(&self.0);
+        Self(lines)
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Line] {
+        &self.0
+    }
+}
+
+impl DerefMut for Lines {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Line] {
+        &mut self.0
+    }
 }

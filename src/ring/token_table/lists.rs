@@ -1,7 +1,7 @@
 //! A table's lines with a whole list of slots for each token, in place of its own slot.
 
 use super::{
-    Position, TokenTable, Walk,
+    Position, TokenTable, Walk, large_pages,
     line::{CAPACITY, ELSEWHERE, PAD, rank},
 };
 
@@ -117,7 +117,8 @@ struct Aligned {
 
 impl Aligned {
     fn new(len: usize) -> Self {
-        let buffer = vec![ELSEWHERE; len + CACHE_LINE - 1];
+        let mut buffer = large_pages::with_capacity(len + CACHE_LINE - 1);
+        buffer.resize(len + CACHE_LINE - 1, ELSEWHERE);
         let start = buffer.as_ptr().align_offset(CACHE_LINE * size_of::<u16>()).min(CACHE_LINE - 1);
         Self { buffer, start }
     }

@@ -10,6 +10,7 @@ mod build;
 mod change;
 mod decode;
 mod exchange;
+mod large_pages;
 mod line;
 mod lists;
 mod pages;
@@ -18,7 +19,7 @@ mod tests;
 mod walk;
 
 use super::Position;
-use line::{Line, PREFIX_BITS};
+use line::{Lines, PREFIX_BITS};
 
 pub(super) use line::ELSEWHERE;
 use pages::{Page, Residual};
@@ -68,7 +69,7 @@ pub(super) struct Neighbours {
 /// - tokens ascend by position; where several share one, in the order the caller gave.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TokenTable {
-    lines: Vec<Line>,
+    lines: Lines,
     /// How many tokens a line holds, or [`SPILLED`].
     counts: Vec<u8>,
     pages: Vec<Page>,
