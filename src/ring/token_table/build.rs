@@ -1,7 +1,7 @@
 //! A table from nothing: tokens sorted by bucket, then within buckets.
 
 use super::{
-    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, SPILLED, TokenTable,
+    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, Position, SPILLED, TokenTable,
     line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
     pages::{self, Residual},
 };
@@ -62,16 +62,36 @@ impl TokenTable {
 
 /// How many neighbouring buckets are filled together: a whole number of pages, and few enough for all their lines and
 /// residuals to be in a fast cache while tokens come in any order.
-const SECTION: usize = 64 * pages::BUCKETS;
+const SECTION: usize = 32 * pages::BUCKETS;
 
 /// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
 pub(in crate::ring) struct Builder {
     table: TokenTable,
     /// The tokens of each section in the order in which they came.
-    sections: Vec<Vec<Entry>>,
+    sections: Vec<Vec<Dealt>>,
     /// Of each line of a section, its tokens being in the order in which they came. They go to their pages once it is
     /// known how many they are.
     residuals: Vec<[Residual; CAPACITY]>,
+}
+
+/// An [`Entry`] without padding: all tokens of a ring are in sections at once, and memory that is new costs as much as
+/// the work that is done in it.
+#[derive(Clone, Copy)]
+struct Dealt([u32; 3]);
+
+impl From<Entry> for Dealt {
+    #[inline]
+    fn from(entry: Entry) -> Self {
+        let position = entry.position.as_u64();
+        Self([position as u32, (position >> 32) as u32, entry.slot])
+    }
+}
+
+impl From<Dealt> for Entry {
+    #[inline]
+    fn from(Dealt([low, high, slot]): Dealt) -> Self {
+        Self { position: Position::new(u64::from(low) | u64::from(high) << 32), slot }
+    }
 }
 
 impl Builder {
@@ -93,13 +113,13 @@ impl Builder {
 
     #[inline]
     pub(in crate::ring) fn push(&mut self, entry: Entry) {
-        self.sections[self.table.place(entry.position).0 / SECTION].push(entry);
+        self.sections[self.table.place(entry.position).0 / SECTION].push(entry.into());
     }
 
     pub(in crate::ring) fn finish(mut self) -> TokenTable {
         for (number, section) in std::mem::take(&mut self.sections).into_iter().enumerate() {
             self.table.tokens += section.len();
-            section.into_iter().for_each(|entry| self.put(entry));
+            section.into_iter().for_each(|dealt| self.put(dealt.into()));
             let beyond = self.table.lines.len().min((number + 1) * SECTION);
             for first in (number * SECTION..beyond).step_by(pages::BUCKETS) {
                 self.finish_page(first, beyond.min(first + pages::BUCKETS));

@@ -1,7 +1,7 @@
 //! The tokens of a ring in clockwise order: where they are, and which is the first at or after a position.
 //!
-//! The circle is cut into equal *buckets* of about [`LOAD`] tokens. A position's bucket is the integer part of
-//! position / 2^64 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
+//! The circle is cut into equal *buckets* of about [`LOAD`] tokens. With the upper half of a position, its bucket is the
+//! integer part of half / 2^32 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
 //!
 //! Nodes are *slots* here: numbers that a node keeps for as long as it is in the ring. Their order has no meaning; where
 //! tokens collide, the caller says which node comes first.
@@ -133,10 +133,13 @@ impl TokenTable {
     }
 
     /// The bucket and the prefix of a position. Both only grow with the position.
+    ///
+    /// They are of the position's upper half alone: there are at most 2^19 buckets, so the product has 51 bits at the
+    /// most, and a look-up waits for a multiplication that is shorter by its upper half.
     #[inline(always)]
     fn place(&self, position: Position) -> (usize, u16) {
-        let product = u128::from(position.as_u64()) * self.lines.len() as u128;
-        ((product >> 64) as usize, (product as u64 >> (u64::BITS - PREFIX_BITS)) as u16)
+        let product = (position.as_u64() >> 32) * self.lines.len() as u64;
+        ((product >> 32) as usize, (product as u32 >> (u32::BITS - PREFIX_BITS)) as u16)
     }
 
     /// As [`locate`](Self::locate), where more than the line is to be looked at.
@@ -234,8 +237,9 @@ impl Residual {
     /// The whole position of a token, from its bucket, prefix and these lowest 48 bits.
     ///
     /// With x the bucket's number followed by the prefix, the position is from x * 2^49 / buckets on, and less than
-    /// 2^49 / buckets beyond. As the stride is rounded, x * stride may be too low, by at most x, which is under 2^34. With
-    /// three buckets or more, the position is less than 2^48 above x * stride, so its lowest 48 bits tell which it is.
+    /// 2^49 / buckets + 2^32 beyond, as `place` takes no notice of its lower half. As the stride is rounded, x * stride may be
+    /// too low, by at most x, which is under 2^34. With three buckets or more, the position is less than 2^48 above
+    /// x * stride, so its lowest 48 bits tell which it is.
     #[inline]
     fn position(self, bucket: usize, prefix: u16, stride: u64) -> Position {
         let x = (bucket as u64) << PREFIX_BITS | u64::from(prefix);
