@@ -30,7 +30,7 @@ impl Peer for Anchor {
         Self { anchor: Builder::with_hasher(FastHash::default()).with_resources(resources).build(capacity as u16) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         self.anchor.get_resource(key.number()).map_or(0, |resource| address(*resource))
     }

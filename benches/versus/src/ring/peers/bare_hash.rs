@@ -20,7 +20,7 @@ impl Peer for BareHash {
         Self
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         Xxh3::default().hash_key(key.bytes()).as_u64() as usize
     }

@@ -36,7 +36,7 @@ impl Peer for ConsistentHashRing {
         Self { ring: RingBuilder::new(FastHash::default()).vnodes(VIRTUAL_NODES).nodes_iter(nodes).build() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         address(*self.ring.get(key.number()))
     }

@@ -34,7 +34,7 @@ impl Peer for HashRings {
         Self { ring, added: None }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         address(*self.ring.get_node(&key.number()))
     }

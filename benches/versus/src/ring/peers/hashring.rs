@@ -43,7 +43,7 @@ impl Peer for Hashring {
         Self { ring }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         self.ring.get(&key.number()).map_or(0, |node| address(node.name))
     }

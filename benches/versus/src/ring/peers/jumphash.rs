@@ -31,7 +31,7 @@ impl Peer for Jump {
         Self { jump, nodes: members.iter().map(|member| member.name).collect() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         address(self.nodes[self.jump.slot(&key.number(), self.nodes.len() as u32) as usize])
     }

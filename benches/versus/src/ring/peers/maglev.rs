@@ -34,7 +34,7 @@ impl Peer for MaglevTable {
         Self { table: Maglev::with_hasher(members.iter().map(|member| member.name), FastHash::default()) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         self.table.get(&key.number()).map_or(0, |node| address(*node))
     }

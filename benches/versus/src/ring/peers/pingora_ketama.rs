@@ -41,7 +41,7 @@ impl<const V2: bool> Peer for Ketama<V2> {
         Self { continuum: Self::continuum(&buckets), buckets }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         let mut point = self.continuum.node_idx(key.bytes());
         self.continuum.get_addr(&mut point).map_or(0, address)

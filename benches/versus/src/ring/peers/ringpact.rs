@@ -11,7 +11,14 @@ use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, r
 
 pub struct Ringpact<const BALANCED: bool> {
     ring: HashRing,
-    /// Made when first asked for, since it is a copy.
+    /// Apart from the ring: next to cells, its own fields could not stay in registers from one look-up to the next.
+    made: Box<Made>,
+}
+
+/// What is made of a ring when it is first asked for.
+#[derive(Default)]
+struct Made {
+    /// Of a copy.
     reader: OnceCell<RefCell<RingReader>>,
     /// As a service has them that asks for replicas at each request: worked out beforehand, of a ring that lives for ever.
     index: OnceCell<Index>,
@@ -60,10 +67,10 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     fn build(members: &[Member]) -> Self {
         let ring = ring_of::<BALANCED>(members.iter().map(|member| Node::new(member.name)));
-        Self { ring, reader: OnceCell::new(), index: OnceCell::new(), zoned: OnceCell::new() }
+        Self { ring, made: Box::default() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         address(self.ring.owner(key.bytes()))
     }
@@ -81,20 +88,20 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     /// Asks for the current version at each look-up, as a server would at each request.
     fn shared_owners(&self, keys: &[Key]) -> usize {
-        let reader = self.reader.get_or_init(|| RefCell::new(SharedRing::new(self.ring.clone()).reader()));
+        let reader = self.made.reader.get_or_init(|| RefCell::new(SharedRing::new(self.ring.clone()).reader()));
         let mut reader = reader.borrow_mut();
         keys.iter().fold(0, |sum: usize, key| sum.wrapping_add(address(reader.current().owner(key.bytes()))))
     }
 
     #[inline]
     fn replicas3(&self, key: &Key) -> usize {
-        let index = self.index.get_or_init(|| Box::leak(Box::new(self.ring.clone())).replica_index(3));
+        let index = self.made.index.get_or_init(|| Box::leak(Box::new(self.ring.clone())).replica_index(3));
         index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
 
     #[inline]
     fn replicas3_zones(&self, key: &Key) -> usize {
-        let index = self.zoned.get_or_init(|| {
+        let index = self.made.zoned.get_or_init(|| {
             let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
             let ring = ring_of::<BALANCED>(nodes.map(|(node, zone)| node.clone().with_zone(*zone)));
             Box::leak(Box::new(ring)).replica_index_across_zones(3)
