@@ -81,6 +81,7 @@ pub trait KeyHasher {
     ///
     /// By default a virtual node is hashed as a key of the same bytes would be. Override this if `hash_key` spreads
     /// such bytes badly.
+    #[inline(always)]
     fn hash_token(&self, encoded: &[u8]) -> Position {
         self.hash_key(encoded)
     }

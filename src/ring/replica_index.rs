@@ -60,7 +60,8 @@ impl<'r, H> ReplicaIndex<'r, H> {
     }
 
     /// The nodes that `position` belongs to, in order of preference.
-    #[inline]
+    // Always, as `HashRing::owner`.
+    #[inline(always)]
     pub fn replicas_at(&self, position: Position) -> impl ExactSizeIterator<Item = &'r Node> + use<'_, 'r, H> {
         ListedNodes::new(self.members, self.lists.at(self.table, position))
     }
@@ -68,7 +69,7 @@ impl<'r, H> ReplicaIndex<'r, H> {
 
 impl<'r, H: KeyHasher> ReplicaIndex<'r, H> {
     /// The nodes that `key` belongs to, in order of preference: its owner, and who comes next.
-    #[inline]
+    #[inline(always)]
     pub fn replicas<K: RingKey>(&self, key: K) -> impl ExactSizeIterator<Item = &'r Node> + use<'_, 'r, H, K> {
         self.replicas_at(self.ring.position(key))
     }

@@ -73,7 +73,7 @@ impl Lists {
     }
 
     /// The list of the first token at or after a position, in the table that these were made of.
-    #[inline]
+    #[inline(always)]
     pub(in crate::ring) fn at(&self, table: &TokenTable, position: Position) -> List<'_> {
         let (bucket, prefix) = table.place(position);
         let (prefixes, lists) = self.bucket(bucket);

@@ -109,16 +109,14 @@ impl Course {
     fn work<P: Peer>(&self, what: What, ring: &Rc<P>) -> Box<dyn FnMut() -> f64> {
         let ring = Rc::clone(ring);
         match what {
-            What::Lookup => self.each_key(move |keys| look_up(&*ring, keys)),
+            What::Lookup => self.each_key(move |keys| of_each(&*ring, keys, P::owner)),
             What::LookupBatch => self.each_key(move |keys| ring.owners(keys)),
             // A bit of the previous owner goes into the next key, so that no two look-ups can overlap.
             What::LookupDependent => self.each_key(move |keys| {
                 keys.iter().fold(0, |owner, key| ring.owner(&Key::new(key.number() ^ ((owner as u128 >> 4) & 1))))
             }),
-            What::Replicas3 => self.each_key(move |keys| keys.iter().map(|key| ring.replicas3(key)).fold(0, wrap)),
-            What::Replicas3Zones => {
-                self.each_key(move |keys| keys.iter().map(|key| ring.replicas3_zones(key)).fold(0, wrap))
-            }
+            What::Replicas3 => self.each_key(move |keys| of_each(&*ring, keys, P::replicas3)),
+            What::Replicas3Zones => self.each_key(move |keys| of_each(&*ring, keys, P::replicas3_zones)),
             What::SharedLookup => self.each_key(move |keys| ring.shared_owners(keys)),
             What::Build => {
                 let members = Rc::clone(&self.members);
@@ -199,10 +197,11 @@ impl Course {
     }
 }
 
-/// As a service does that holds its ring by reference: what it reads of the ring itself can stay in registers.
+/// Asks about each key, as a service does that holds its ring by reference: what it reads of the ring itself can stay in
+/// registers from one key to the next.
 #[inline(never)]
-fn look_up<P: Peer>(ring: &P, keys: &[Key]) -> usize {
-    keys.iter().map(|key| ring.owner(key)).fold(0, wrap)
+fn of_each<P: Peer>(ring: &P, keys: &[Key], ask: impl Fn(&P, &Key) -> usize) -> usize {
+    keys.iter().map(|key| ask(ring, key)).fold(0, wrap)
 }
 
 fn wrap(sum: usize, owner: usize) -> usize {

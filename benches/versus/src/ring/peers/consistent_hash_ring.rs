@@ -41,7 +41,7 @@ impl Peer for ConsistentHashRing {
         address(*self.ring.get(key.number()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn replicas3(&self, key: &Key) -> usize {
         self.ring.replicas(key.number()).take(3).map(|node| address(*node)).fold(0, usize::wrapping_add)
     }

@@ -48,7 +48,7 @@ impl<const V2: bool> Peer for Ketama<V2> {
     }
 
     /// Its iterator repeats nodes, so who wants distinct ones has to compare.
-    #[inline]
+    #[inline(always)]
     fn replicas3(&self, key: &Key) -> usize {
         let mut found: [Option<&SocketAddr>; 3] = [None; 3];
         let (mut point, mut count) = (self.continuum.node_idx(key.bytes()), 0);

@@ -93,13 +93,13 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
         keys.iter().fold(0, |sum: usize, key| sum.wrapping_add(address(reader.current().owner(key.bytes()))))
     }
 
-    #[inline]
+    #[inline(always)]
     fn replicas3(&self, key: &Key) -> usize {
         let index = self.made.index.get_or_init(|| Box::leak(Box::new(self.ring.clone())).replica_index(3));
         index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
 
-    #[inline]
+    #[inline(always)]
     fn replicas3_zones(&self, key: &Key) -> usize {
         let index = self.made.zoned.get_or_init(|| {
             let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
