@@ -113,7 +113,7 @@ impl<H> HashRing<H> {
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
             Some(node) => node,
-            None => self.owner_by_walk(position),
+            None => self.owner_elsewhere(position),
         }
     }
 
@@ -126,8 +126,8 @@ impl<H> HashRing<H> {
     /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
     #[cold]
     #[inline(never)]
-    fn owner_by_walk(&self, position: Position) -> &Node {
-        self.members.by_slot(self.table.walk(position).next())
+    fn owner_elsewhere(&self, position: Position) -> &Node {
+        self.members.by_slot(self.table.owner_elsewhere(position))
     }
 
     /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].

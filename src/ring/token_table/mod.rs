@@ -88,7 +88,7 @@ impl TokenTable {
     }
 
     /// What `by_slot` holds for the slot that owns `position`, that of the first token at or after it, going round; or
-    /// `None` if that takes more than a look at one line, for [`walk`](Self::walk) to answer.
+    /// `None` if that takes more than a look at one line, for [`owner_elsewhere`](Self::owner_elsewhere) to answer.
     ///
     /// `by_slot` has no element [`ELSEWHERE`], so that one comparison is enough for both.
     #[inline(always)]
@@ -99,6 +99,12 @@ impl TokenTable {
         let node = by_slot.get(usize::from(line.slots[rank]))?;
         // Where the prefixes are equal, only the whole positions tell.
         if line.prefixes[rank] == prefix { None } else { Some(node) }
+    }
+
+    /// The slot that owns a position whose line doesn't say so.
+    pub(super) fn owner_elsewhere(&self, position: Position) -> u32 {
+        let (bucket, index) = self.successor(position);
+        Walk::new(self, bucket, index).next()
     }
 
     /// Reads a word of each position's line, so that all those lines are fetched at once.

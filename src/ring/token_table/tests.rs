@@ -95,6 +95,7 @@ fn assert_equal(table: &TokenTable, model: &Model) {
         let owner = model[successor].1.0;
         let found = table.owner(Position::new(position), &by_slot);
         assert!(found.is_none_or(|slot| *slot == owner), "{found:?} instead of {owner} at {position:x}");
+        assert_eq!(table.owner_elsewhere(Position::new(position)), owner);
 
         let neighbours = table.neighbours(Position::new(position));
         let before = model.iter().rev().map(|(token, _)| *token).find(|token| *token < position);
