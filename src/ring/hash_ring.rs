@@ -117,12 +117,6 @@ impl<H> HashRing<H> {
         }
     }
 
-    /// Has the memory brought near that looking up these positions needs.
-    #[inline]
-    pub(super) fn touch(&self, positions: &[Position]) {
-        self.table.touch(positions);
-    }
-
     /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
     #[cold]
     #[inline(never)]

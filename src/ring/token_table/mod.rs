@@ -107,13 +107,6 @@ impl TokenTable {
         Walk::new(self, bucket, index).next()
     }
 
-    /// Reads a word of each position's line, so that all those lines are fetched at once.
-    #[inline]
-    pub(super) fn touch(&self, positions: &[Position]) {
-        let word = |position: &Position| self.lines.get(self.place(*position).0).map_or(0, |line| line.slots[0]);
-        std::hint::black_box(positions.iter().map(word).fold(0, |all, word| all ^ word));
-    }
-
     /// A walk clockwise over the slots of all tokens from the first at or after `position`.
     #[inline]
     pub(super) fn walk(&self, position: Position) -> Walk<'_> {
