@@ -6,16 +6,17 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
     admission::{Admission, Limits},
+    appending::Appending,
     driver::{Driven, Driver, Sweep},
     endings::End,
     members::Members,
@@ -43,14 +44,10 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
-    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
-    /// of this life gets into the log: the next life decides by what it finds there.
-    gone: RwLock<()>,
-    is_gone: AtomicBool,
+    /// Over once the coordinator is gone.
+    appending: Appending,
     /// The last transaction's number.
     last_sequence: AtomicU64,
-    /// How many the protocol has, and not the client, nor an operator. Grows without a lock, shrinks under that of `open`.
-    running: AtomicUsize,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
     ended_below: AtomicU64,
@@ -65,6 +62,8 @@ struct Open {
     shelf: Shelf,
     /// When the driver next looks for transactions whose time is over, if it does.
     next_expiry: Option<Instant>,
+    /// For whose end somebody waits: see [`Shared::settle`].
+    awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     inquiries: BTreeMap<Name, Arc<Inquiry>>,
     /// The coordinator is gone; nothing more is taken in.
@@ -127,6 +126,7 @@ impl Shared {
             transactions: OpenTransactions::new(epoch),
             shelf: Shelf::default(),
             next_expiry: None,
+            awaited: Vec::new(),
             inquiries: BTreeMap::new(),
             abandoned: false,
         };
@@ -139,10 +139,8 @@ impl Shared {
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
-            gone: RwLock::new(()),
-            is_gone: AtomicBool::new(false),
+            appending: Appending::new(),
             last_sequence: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
             ended_below: AtomicU64::new(0),
             open: Mutex::new(open),
             settled: platform.condvar(),
@@ -176,16 +174,6 @@ impl Shared {
         self.driver.enqueue_at(at, this);
     }
 
-    /// The protocol has the transaction from here on, unless it has it already: its time was over. Before this it must not
-    /// have been given anything to do.
-    pub(super) fn running(&self, task: &Task) -> bool {
-        let taken_over = task.take_over();
-        if taken_over {
-            self.running.fetch_add(1, Ordering::SeqCst);
-        }
-        taken_over
-    }
-
     /// A transaction of an earlier life goes on.
     pub(super) fn resumed(&self, task: Arc<Task>) {
         let mut open = self.open.lock();
@@ -193,7 +181,6 @@ impl Shared {
             drop(open);
             return task.abandon();
         }
-        self.running.fetch_add(1, Ordering::SeqCst);
         open.transactions.insert(task.key(), task);
         self.note_ended(&mut open, Lsn::NONE);
     }
@@ -216,7 +203,6 @@ impl Shared {
     pub(super) fn unshelve(&self, key: Key) {
         let mut open = self.open.lock();
         if let Some(task) = open.shelf.take(key) {
-            self.running.fetch_add(1, Ordering::SeqCst);
             open.transactions.insert(key, task);
             self.note_ended(&mut open, Lsn::NONE);
         }
@@ -264,15 +250,11 @@ impl Shared {
         result
     }
 
-    /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
-    /// must not write beside the coordinator that has been opened since.
+    /// Appends to the log, unless the coordinator is gone.
     ///
     /// The lock that is held meanwhile delays nobody but the coordinator's drop, and appending never waits.
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
-        let _not_meanwhile = self.gone.read();
-        if self.is_gone() {
-            return Err(LogError::Closed);
-        }
+        let Some(_not_meanwhile) = self.appending.enter() else { return Err(LogError::Closed) };
         let lsn = self.log.append(Record { owner: self.name.clone(), fact }, durability)?;
         if durability == Durability::Forced {
             self.admission.forced(lsn);
@@ -282,13 +264,12 @@ impl Shared {
 
     /// Whether the coordinator has gone.
     pub(super) fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::SeqCst)
+        self.appending.is_over()
     }
 
     /// The coordinator goes: nothing is appended from here on.
     pub(super) fn close(&self) {
-        let _no_append_under_way = self.gone.write();
-        self.is_gone.store(true, Ordering::SeqCst);
+        self.appending.close();
     }
 
     /// The transaction has ended.
@@ -306,10 +287,9 @@ impl Shared {
     /// Takes out of the table of open transactions what the protocol had.
     fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
         let task = open.transactions.take(key, end)?;
-        if !task.is_clients() {
-            self.running.fetch_sub(1, Ordering::SeqCst);
+        if open.awaited.contains(&key) {
+            self.settled.notify_all();
         }
-        self.notify(open);
         Some(task)
     }
 
@@ -323,38 +303,38 @@ impl Shared {
         let mut open = self.open.lock();
         let inquiry = open.inquiries.remove(participant);
         self.note_ended(&mut open, Lsn::NONE);
-        self.notify(&open);
+        self.settled.notify_all();
         drop(open);
         drop(inquiry);
     }
 
-    fn notify(&self, open: &Open) {
-        if self.is_settled(open) {
-            self.settled.notify_all();
-        }
-    }
-
-    /// Whether there is nothing to do but for clients and operators.
-    fn is_settled(&self, open: &Open) -> bool {
-        open.inquiries.is_empty() && self.running.load(Ordering::SeqCst) == 0
-    }
-
-    /// Waits until there is nothing to do but for operators; says whether nothing is left at all.
+    /// Waits until there is nothing to do but for clients and operators; says whether nothing is left at all.
+    ///
+    /// It waits for one after the other, so that nobody else has to count what is running. O(n) in what is open, each time
+    /// that what it waits for has ended; most others have, too, by then.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
         let until = after(self.platform.now(), timeout);
         let mut open = self.open.lock();
-        while !self.is_settled(&open) {
-            if self.settled.wait_until(&mut open, until) == Woken::TimedOut {
-                break;
+        loop {
+            let running = open.running().next().map(|task| task.key());
+            if running.is_none() && open.inquiries.is_empty() {
+                return open.shelf.len() == 0;
+            }
+            open.awaited.extend(running);
+            let woken = self.settled.wait_until(&mut open, until);
+            if let Some(place) = open.awaited.iter().position(|key| Some(*key) == running) {
+                open.awaited.swap_remove(place);
+            }
+            if woken == Woken::TimedOut {
+                return open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.len() == 0;
             }
         }
-        self.is_settled(&open) && open.shelf.len() == 0
     }
 
     /// Rolls back what clients still work under.
     pub(super) fn roll_back_begun(&self) {
         let mut begun = self.tasks();
-        begun.retain(|task| self.running(task));
+        begun.retain(|task| task.take_over());
         for task in begun {
             task.push(Input::Rollback);
             self.driver.enqueue(task as Arc<dyn Driven>);
@@ -370,7 +350,7 @@ impl Shared {
         for task in open.transactions.iter().filter(|task| task.is_clients()) {
             if task.expires() > now {
                 next = Some(next.map_or(task.expires(), |at| task.expires().min(at)));
-            } else if self.running(task) {
+            } else if task.take_over() {
                 expired.push(Arc::clone(task));
             }
         }
@@ -411,7 +391,7 @@ impl Shared {
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
-        self.open.lock().transactions.iter().filter(|task| !task.is_clients()).map(Arc::clone).collect()
+        self.open.lock().running().map(Arc::clone).collect()
     }
 
     /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.
@@ -455,6 +435,11 @@ impl Shared {
 }
 
 impl Open {
+    /// Those that the protocol has, and not the client, nor an operator.
+    fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.transactions.iter().filter(|task| !task.is_clients())
+    }
+
     /// While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
     /// coordinator that is gone knows of none any more.
     fn knows_what_is_open(&self) -> bool {
