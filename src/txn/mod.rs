@@ -5,7 +5,6 @@
 //! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
 
 mod admission;
-mod appending;
 mod commit;
 pub mod commit_protocol;
 mod coordinator;

@@ -6,17 +6,16 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
     admission::{Admission, Limits},
-    appending::Appending,
     driver::{Driven, Driver, Sweep},
     endings::End,
     members::Members,
@@ -44,8 +43,10 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
-    /// Over once the coordinator is gone.
-    appending: Appending,
+    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
+    /// of this life gets into the log: the next life decides by what it finds there.
+    gone: RwLock<()>,
+    is_gone: AtomicBool,
     /// The last transaction's number.
     last_sequence: AtomicU64,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
@@ -139,7 +140,8 @@ impl Shared {
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
-            appending: Appending::new(),
+            gone: RwLock::new(()),
+            is_gone: AtomicBool::new(false),
             last_sequence: AtomicU64::new(0),
             ended_below: AtomicU64::new(0),
             open: Mutex::new(open),
@@ -250,11 +252,15 @@ impl Shared {
         result
     }
 
-    /// Appends to the log, unless the coordinator is gone.
+    /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
+    /// must not write beside the coordinator that has been opened since.
     ///
     /// The lock that is held meanwhile delays nobody but the coordinator's drop, and appending never waits.
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
-        let Some(_not_meanwhile) = self.appending.enter() else { return Err(LogError::Closed) };
+        let _not_meanwhile = self.gone.read();
+        if self.is_gone() {
+            return Err(LogError::Closed);
+        }
         let lsn = self.log.append(Record { owner: self.name.clone(), fact }, durability)?;
         if durability == Durability::Forced {
             self.admission.forced(lsn);
@@ -264,12 +270,13 @@ impl Shared {
 
     /// Whether the coordinator has gone.
     pub(super) fn is_gone(&self) -> bool {
-        self.appending.is_over()
+        self.is_gone.load(Ordering::SeqCst)
     }
 
     /// The coordinator goes: nothing is appended from here on.
     pub(super) fn close(&self) {
-        self.appending.close();
+        let _no_append_under_way = self.gone.write();
+        self.is_gone.store(true, Ordering::SeqCst);
     }
 
     /// The transaction has ended.
