@@ -15,6 +15,9 @@ const SEEDS: u64 = 1_000;
 /// Within so many seeds each mutant is found.
 const SEEDS_FOR_A_MUTANT: u64 = 150;
 
+/// The one window that two-phase commit with a last resource leaves open is a small one.
+const RAREST: &str = "letters about nothing";
+
 #[test]
 fn nothing_is_lost_torn_or_stuck() {
     let mut sums = BTreeMap::<&str, u64>::new();
@@ -27,7 +30,8 @@ fn nothing_is_lost_torn_or_stuck() {
     }
     println!("{sums:?}");
     // It was worth something: everything that can happen has.
-    let rare: Vec<_> = sums.iter().filter(|(_, count)| **count < SEEDS / 10).collect();
+    let at_least = |what: &str| if what == RAREST { SEEDS / 100 } else { SEEDS / 10 };
+    let rare: Vec<_> = sums.iter().filter(|(what, count)| **count < at_least(what)).collect();
     assert!(rare.is_empty(), "{rare:?}");
 }
 

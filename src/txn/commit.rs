@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     Cause, Outcome,
-    task::{Progress, Task, Verdict, Waiting, Wakeable},
+    task::{Progress, Reasons, Task, Verdict, Waiting, Wakeable},
 };
 use crate::{
     id::{Name, TxnId},
@@ -88,11 +88,11 @@ impl Commit {
         if let Some(outcome) = verdict.heuristic {
             return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
         }
+        let Reasons { participant_error, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
         let cause = match verdict.outcome {
             Outcome::Committed => return Ok(()),
             Outcome::Indeterminate => {
-                let error = verdict.log_error;
-                return Err(CommitError::Indeterminate { txn: txn.clone(), error });
+                return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
             }
             Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
             Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
@@ -100,10 +100,10 @@ impl Commit {
             Outcome::RolledBack(Cause::VotedNo(branch)) => RollbackCause::VotedNo { participant: name(branch) },
             Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
                 participant: name(branch),
-                error: verdict.participant_error.unwrap_or(ParticipantError::Unreachable),
+                error: participant_error.unwrap_or(ParticipantError::Unreachable),
             },
             Outcome::RolledBack(Cause::LogRefused) => {
-                RollbackCause::LogRefused { error: verdict.log_error.unwrap_or(LogError::Closed) }
+                RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
             }
         };
         Err(CommitError::RolledBack { txn: txn.clone(), cause })

@@ -61,6 +61,12 @@ impl Members {
         self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
     }
 
+    /// Whether whoever calls the participant with this number has its answer when the call returns. So has he of one that
+    /// there is none of: it can't be reached.
+    pub(super) fn answers_at_once(&self, number: Option<usize>) -> bool {
+        number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {
         self.0.iter()
     }

@@ -6,7 +6,7 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -49,8 +49,6 @@ pub(super) struct Shared {
     is_gone: AtomicBool,
     /// The last transaction's number.
     last_sequence: AtomicU64,
-    /// How many the protocol has, and not the client, nor an operator. Grows without a lock, shrinks under that of `open`.
-    running: AtomicUsize,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
     ended_below: AtomicU64,
@@ -65,6 +63,8 @@ struct Open {
     shelf: Shelf,
     /// When the driver next looks for transactions whose time is over, if it does.
     next_expiry: Option<Instant>,
+    /// For whose end somebody waits: see [`Shared::settle`].
+    awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     inquiries: BTreeMap<Name, Arc<Inquiry>>,
     /// The coordinator is gone; nothing more is taken in.
@@ -127,6 +127,7 @@ impl Shared {
             transactions: OpenTransactions::new(epoch),
             shelf: Shelf::default(),
             next_expiry: None,
+            awaited: Vec::new(),
             inquiries: BTreeMap::new(),
             abandoned: false,
         };
@@ -142,7 +143,6 @@ impl Shared {
             gone: RwLock::new(()),
             is_gone: AtomicBool::new(false),
             last_sequence: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
             ended_below: AtomicU64::new(0),
             open: Mutex::new(open),
             settled: platform.condvar(),
@@ -176,16 +176,6 @@ impl Shared {
         self.driver.enqueue_at(at, this);
     }
 
-    /// The protocol has the transaction from here on, unless it has it already: its time was over. Before this it must not
-    /// have been given anything to do.
-    pub(super) fn running(&self, task: &Task) -> bool {
-        let taken_over = task.take_over();
-        if taken_over {
-            self.running.fetch_add(1, Ordering::SeqCst);
-        }
-        taken_over
-    }
-
     /// A transaction of an earlier life goes on.
     pub(super) fn resumed(&self, task: Arc<Task>) {
         let mut open = self.open.lock();
@@ -193,7 +183,6 @@ impl Shared {
             drop(open);
             return task.abandon();
         }
-        self.running.fetch_add(1, Ordering::SeqCst);
         open.transactions.insert(task.key(), task);
         self.note_ended(&mut open, Lsn::NONE);
     }
@@ -216,7 +205,6 @@ impl Shared {
     pub(super) fn unshelve(&self, key: Key) {
         let mut open = self.open.lock();
         if let Some(task) = open.shelf.take(key) {
-            self.running.fetch_add(1, Ordering::SeqCst);
             open.transactions.insert(key, task);
             self.note_ended(&mut open, Lsn::NONE);
         }
@@ -306,10 +294,9 @@ impl Shared {
     /// Takes out of the table of open transactions what the protocol had.
     fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
         let task = open.transactions.take(key, end)?;
-        if !task.is_clients() {
-            self.running.fetch_sub(1, Ordering::SeqCst);
+        if open.awaited.contains(&key) {
+            self.settled.notify_all();
         }
-        self.notify(open);
         Some(task)
     }
 
@@ -323,38 +310,38 @@ impl Shared {
         let mut open = self.open.lock();
         let inquiry = open.inquiries.remove(participant);
         self.note_ended(&mut open, Lsn::NONE);
-        self.notify(&open);
+        self.settled.notify_all();
         drop(open);
         drop(inquiry);
     }
 
-    fn notify(&self, open: &Open) {
-        if self.is_settled(open) {
-            self.settled.notify_all();
-        }
-    }
-
-    /// Whether there is nothing to do but for clients and operators.
-    fn is_settled(&self, open: &Open) -> bool {
-        open.inquiries.is_empty() && self.running.load(Ordering::SeqCst) == 0
-    }
-
-    /// Waits until there is nothing to do but for operators; says whether nothing is left at all.
+    /// Waits until there is nothing to do but for clients and operators; says whether nothing is left at all.
+    ///
+    /// It waits for one after the other, so that nobody else has to count what is running. O(n) in what is open, each time
+    /// that what it waits for has ended; most others have, too, by then.
     pub(super) fn settle(&self, timeout: Duration) -> bool {
         let until = after(self.platform.now(), timeout);
         let mut open = self.open.lock();
-        while !self.is_settled(&open) {
-            if self.settled.wait_until(&mut open, until) == Woken::TimedOut {
-                break;
+        loop {
+            let running = open.running().next().map(|task| task.key());
+            if running.is_none() && open.inquiries.is_empty() {
+                return open.shelf.len() == 0;
+            }
+            open.awaited.extend(running);
+            let woken = self.settled.wait_until(&mut open, until);
+            if let Some(place) = open.awaited.iter().position(|key| Some(*key) == running) {
+                open.awaited.swap_remove(place);
+            }
+            if woken == Woken::TimedOut {
+                return open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.len() == 0;
             }
         }
-        self.is_settled(&open) && open.shelf.len() == 0
     }
 
     /// Rolls back what clients still work under.
     pub(super) fn roll_back_begun(&self) {
         let mut begun = self.tasks();
-        begun.retain(|task| self.running(task));
+        begun.retain(|task| task.take_over());
         for task in begun {
             task.push(Input::Rollback);
             self.driver.enqueue(task as Arc<dyn Driven>);
@@ -370,7 +357,7 @@ impl Shared {
         for task in open.transactions.iter().filter(|task| task.is_clients()) {
             if task.expires() > now {
                 next = Some(next.map_or(task.expires(), |at| task.expires().min(at)));
-            } else if self.running(task) {
+            } else if task.take_over() {
                 expired.push(Arc::clone(task));
             }
         }
@@ -411,7 +398,7 @@ impl Shared {
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
-        self.open.lock().transactions.iter().filter(|task| !task.is_clients()).map(Arc::clone).collect()
+        self.open.lock().running().map(Arc::clone).collect()
     }
 
     /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.
@@ -455,6 +442,11 @@ impl Shared {
 }
 
 impl Open {
+    /// Those that the protocol has, and not the client, nor an operator.
+    fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.transactions.iter().filter(|task| !task.is_clients())
+    }
+
     /// While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
     /// coordinator that is gone knows of none any more.
     fn knows_what_is_open(&self) -> bool {

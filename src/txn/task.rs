@@ -66,22 +66,35 @@ struct State {
     /// How to tell the `Commit`'s holder to come and drive.
     waker: Option<Waker>,
     outcome: Option<Outcome>,
-    /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
-    participant_error: Option<ParticipantError>,
-    /// What went wrong last with each branch with which anything did.
-    last_errors: Vec<(usize, ParticipantError)>,
+    /// What went wrong, where anything did.
+    trouble: Option<Box<Trouble>>,
     /// How branches have ended otherwise than decided, as far as was known when the client was told.
     heuristic: Option<Heuristic>,
     /// It waits for an operator, or did when it was last looked at.
     shelved: bool,
     /// It counts as in flight until its client is told.
     in_flight: bool,
-    /// What the log said last.
-    log_error: Option<LogError>,
     /// What became of the record that ends the transaction.
     end: End,
     /// The driver runs this task at this time or before.
     timer: Option<Instant>,
+}
+
+/// What went wrong with a transaction. Kept apart, because nearly all of them go through their lives without.
+#[derive(Default)]
+struct Trouble {
+    reasons: Reasons,
+    /// What went wrong last with each branch with which anything did.
+    last_errors: Vec<(usize, ParticipantError)>,
+}
+
+/// What the client is told besides the outcome.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reasons {
+    /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
+    pub(super) participant_error: Option<ParticipantError>,
+    /// What the log said last.
+    pub(super) log_error: Option<LogError>,
 }
 
 impl State {
@@ -96,12 +109,10 @@ impl State {
             attended: false,
             waker: None,
             outcome: None,
-            participant_error: None,
-            last_errors: Vec::new(),
+            trouble: None,
             heuristic: None,
             shelved: false,
             in_flight: false,
-            log_error: None,
             end: End::Unlogged,
             timer: None,
         }
@@ -119,9 +130,14 @@ impl State {
     }
 
     fn note(&mut self, branch: usize, error: ParticipantError) {
-        self.participant_error.get_or_insert_with(|| error.clone());
-        self.last_errors.retain(|(of, _)| *of != branch);
-        self.last_errors.push((branch, error));
+        let Trouble { reasons, last_errors } = &mut **self.trouble.get_or_insert_default();
+        reasons.participant_error.get_or_insert_with(|| error.clone());
+        last_errors.retain(|(of, _)| *of != branch);
+        last_errors.push((branch, error));
+    }
+
+    fn note_of_log(&mut self, error: LogError) {
+        self.trouble.get_or_insert_default().reasons.log_error = Some(error);
     }
 
     /// What a branch has answered, in the protocol's terms.
@@ -152,7 +168,7 @@ impl State {
         match result {
             Ok(()) => Input::Durable(lsn),
             Err(error) => {
-                self.log_error = Some(error);
+                self.note_of_log(error);
                 Input::LogFailed
             }
         }
@@ -163,8 +179,7 @@ impl State {
         self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
             outcome,
             heuristic: self.heuristic,
-            participant_error: self.participant_error.clone(),
-            log_error: self.log_error.clone(),
+            reasons: self.trouble.as_ref().map(|trouble| Box::new(trouble.reasons.clone())),
         })
     }
 
@@ -200,8 +215,7 @@ pub(super) struct Progress {
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
     pub(super) heuristic: Option<Heuristic>,
-    pub(super) participant_error: Option<ParticipantError>,
-    pub(super) log_error: Option<LogError>,
+    pub(super) reasons: Option<Box<Reasons>>,
 }
 
 impl Task {
@@ -248,12 +262,15 @@ impl Task {
 
     /// Whether its client still works under it, and the protocol has not got it yet.
     pub(super) fn is_clients(&self) -> bool {
-        self.clients.load(Ordering::SeqCst)
+        self.clients.load(Ordering::Acquire)
     }
 
-    /// The protocol has it from here on. False where it had it already.
+    /// The protocol has it from here on: before this it must not have been given anything to do. False where it had it
+    /// already, its time being over, say; two who ask at once may both be told that it had not.
     pub(super) fn take_over(&self) -> bool {
-        self.clients.swap(false, Ordering::SeqCst)
+        let was_clients = self.is_clients();
+        self.clients.store(false, Ordering::Release);
+        was_clients
     }
 
     /// Queues an input without driving.
@@ -284,7 +301,8 @@ impl Task {
     /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.
     pub(super) fn status(&self, now: Instant) -> TransactionStatus {
         let state = self.state.lock();
-        let error = |index| state.last_errors.iter().find(|(of, _)| *of == index).map(|(_, error)| error.clone());
+        let last_errors = state.trouble.as_ref().map_or(&[][..], |trouble| &trouble.last_errors);
+        let error = |index| last_errors.iter().find(|(of, _)| *of == index).map(|(_, error)| error.clone());
         let branches = state.protocol.branches().enumerate().map(|(index, (participant, branch, failures))| {
             BranchStatus { participant: participant.clone(), state: branch, failures, last_error: error(index) }
         });

@@ -63,7 +63,7 @@ impl Transaction {
     /// before this returns; the [`Commit`] tells the outcome.
     pub fn commit(mut self) -> Commit {
         self.handed_over = true;
-        self.task.shared().running(&self.task);
+        self.task.take_over();
         let progress = self.task.commit(mem::take(&mut self.contacts));
         Commit::new(Arc::clone(&self.task), progress)
     }
@@ -77,8 +77,8 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.handed_over {
-            // In this order: what has something to do may be driven to its end by others, who count it out.
-            self.task.shared().running(&self.task);
+            // In this order: what is a client's is looked after by nobody else.
+            self.task.take_over();
             self.task.push(Input::Rollback);
             (Arc::clone(&self.task) as Arc<dyn Driven>).run();
         }

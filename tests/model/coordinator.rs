@@ -42,8 +42,9 @@ impl Model {
                     world.parties[to].requests.put(Message::of(verb), Place::OnItsWay);
                 }
                 Action::Append(fact, _) => {
-                    appended = self.append_decision(world, &fact, trouble);
-                    self.append_result(&mut id, appended);
+                    let result = self.append_decision(world, &fact, trouble);
+                    appended = Some(result);
+                    self.append_result(&mut id, result);
                 }
                 Action::Answer(outcome) => world.told = told(world.told, outcome),
                 Action::Park | Action::Finish => {}
@@ -56,22 +57,25 @@ impl Model {
         }
     }
 
-    /// Appends a decision or its end to the log, if that takes it.
-    fn append_decision(&self, world: &mut World, fact: &Fact, trouble: Trouble) -> Option<Lsn> {
-        if world.log.poisoned || trouble == Trouble::LogFull {
-            return None;
+    /// Appends a decision or its end to the log, if that takes it. As in production, a log that has failed does not refuse: of
+    /// such a one nothing is known for certain.
+    fn append_decision(&self, world: &mut World, fact: &Fact, trouble: Trouble) -> Input {
+        if world.log.poisoned {
+            return Input::LogFailed;
         }
-        let participants = match fact {
-            Fact::Decided { participants, .. } => participants,
-            Fact::Ended { .. } => return Some(world.log.append(Entry::Ended)),
-            Fact::Parked { participants, .. } => {
-                return Some(world.log.append(Entry::Parked(self.cast.bits(participants))));
+        if trouble == Trouble::LogFull {
+            return Input::AppendRefused;
+        }
+        Input::Appended(match fact {
+            Fact::Decided { participants, .. } => {
+                world.deciders = participants.iter().map(|name| 1 << self.cast.number(name)).sum();
+                world.log.append(Entry::Decided)
             }
+            Fact::Ended { .. } => world.log.append(Entry::Ended),
+            Fact::Parked { participants, .. } => world.log.append(Entry::Parked(self.cast.bits(participants))),
             // Only comes where something is heuristic, which is a broken invariant.
-            _ => return None,
-        };
-        world.deciders = participants.iter().map(|name| 1 << self.cast.number(name)).sum();
-        Some(world.log.append(Entry::Decided))
+            _ => return Input::AppendRefused,
+        })
     }
 
     /// A participant's reply has come.

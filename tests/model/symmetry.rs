@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 
 use ringpact::{
-    Lsn,
     participant::Decision,
     txn::{Action, CommitProtocol, Input, Remembered},
 };
@@ -41,7 +40,7 @@ pub enum History {
     Went {
         before: Id,
         input: Option<Input>,
-        appended: Option<Lsn>,
+        appended: Option<Input>,
     },
 }
 
@@ -148,13 +147,13 @@ impl Model {
     }
 
     /// What `drive` does to the protocol, without a world.
-    fn live_through(&mut self, mut id: Id, input: Option<Input>, appended: Option<Lsn>) -> Id {
+    fn live_through(&mut self, mut id: Id, input: Option<Input>, appended: Option<Input>) -> Id {
         let history = History::Went { before: id, input, appended };
         if input.is_some() {
             self.commit.step(&mut id, input);
         }
         while let Some(action) = self.commit.step(&mut id, None) {
-            if let Action::Append(..) = action {
+            if let (Action::Append(..), Some(appended)) = (action, appended) {
                 self.append_result(&mut id, appended);
             }
         }
@@ -163,9 +162,11 @@ impl Model {
     }
 
     /// Tells a protocol what came of its append.
-    pub(super) fn append_result(&mut self, id: &mut Id, appended: Option<Lsn>) {
-        self.commit.step(id, Some(appended.map_or(Input::AppendRefused, Input::Appended)));
-        if let Some(lsn) = appended.filter(|_| self.is(Mutant::SendsCommitEarly)) {
+    pub(super) fn append_result(&mut self, id: &mut Id, appended: Input) {
+        self.commit.step(id, Some(appended));
+        if let Input::Appended(lsn) = appended
+            && self.is(Mutant::SendsCommitEarly)
+        {
             self.commit.step(id, Some(Input::Durable(lsn)));
         }
     }

@@ -17,6 +17,7 @@ use super::{
     MS,
     host::{Life, PATIENCE},
     ledger::Told,
+    mailer::MAIL,
     plan::SERVICES,
     scheduler::Scheduler,
     store::{ARTICLES, PLENTY, Work},
@@ -59,6 +60,8 @@ pub struct Wish {
     stubborn: bool,
     /// It thinks between one piece of work and the next.
     dawdles: bool,
+    /// It wants a letter about it.
+    wants_letter: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +101,21 @@ impl Wish {
                 2..5 => End::Await,
                 _ => End::Wait,
             };
-            Self { works, end, stubborn: random.bool(), dawdles: random.u8(..4) == 0 }
+            Self {
+                works,
+                end,
+                stubborn: random.bool(),
+                dawdles: random.u8(..4) == 0,
+                wants_letter: random.u8(..4) == 0,
+            }
         })
     }
 
     /// A bit of something that there is plenty of, at every service.
     pub fn probe() -> Self {
         let work = Work { article: PLENTY, quantity: 1, value: 1 };
-        Self { works: SERVICES.map(|service| (service, work)).into(), end: End::Wait, stubborn: false, dawdles: false }
+        let works = SERVICES.map(|service| (service, work)).into();
+        Self { works, end: End::Wait, stubborn: false, dawdles: false, wants_letter: false }
     }
 }
 
@@ -128,6 +138,13 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
             Some(false) if wish.stubborn => all_done = false,
             // Refused, or nobody knows what has become of it: there is no point in going on.
             _ => return None,
+        }
+    }
+    if wish.wants_letter {
+        match txn.branch(MAIL) {
+            Ok(branch) => world.ledger.lock().wrote(branch),
+            Err(BranchError::Over { .. }) => return None, // its time is up
+            Err(error) => unreachable!("the mailer takes part: {error}"),
         }
     }
     if wish.end == End::RollBack || !life.is_alive() {

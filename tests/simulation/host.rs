@@ -24,6 +24,7 @@ use super::{
     disk::Disk,
     ledger::Books,
     log::{Log, Owner},
+    mailer::{MAIL, Mailer},
     mutants::Mutant,
     network::{Inquire, Wire},
     plan::{HostPlan, Nearby},
@@ -202,6 +203,7 @@ impl Life {
                 };
             }
         }
+        builder = builder.last_resource(MAIL, Mailer(Arc::clone(self)));
         let coordinator = Arc::new(builder.open()?);
         self.keep(coordinator, |running, coordinator| running.coordinator = Some(coordinator))
     }

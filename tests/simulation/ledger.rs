@@ -20,8 +20,17 @@ pub struct Ledger {
 struct Purchase {
     /// What was done at each participant, as far as the client knows.
     works: BTreeMap<Name, Vec<Work>>,
+    /// The letter that was to be sent about it.
+    letter: Option<BranchId>,
     committing: bool,
     told: Option<Told>,
+}
+
+impl Purchase {
+    /// Nothing is sure of it but that its letter was sent.
+    fn is_unsure(&self, is_sent: bool) -> bool {
+        is_sent && !matches!(self.told, Some(Told::Committed | Told::RolledBack))
+    }
 }
 
 /// What a client was told.
@@ -47,6 +56,10 @@ impl Ledger {
         purchase.works.entry(branch.participant().clone()).or_default().push(work);
     }
 
+    pub fn wrote(&mut self, branch: &BranchId) {
+        self.purchases.entry(branch.txn().clone()).or_default().letter = Some(branch.clone());
+    }
+
     pub fn committing(&mut self, txn: &TxnId) {
         self.purchases.entry(txn.clone()).or_default().committing = true;
     }
@@ -60,9 +73,12 @@ impl Ledger {
     }
 
     /// Nothing is under way any more: each purchase has happened at all its services or at none, as its client was told.
-    pub fn audit(&mut self, when: &str, books: &Books) {
+    ///
+    /// So has the letter about it been sent or not. The exception is what a last resource can't be made sure of: where no
+    /// client was told anything for certain, the letter may have gone out and the services have ended in any way.
+    pub fn audit(&mut self, when: &str, books: &Books, letters: &BTreeSet<BranchId>) {
         let mut wrong = Vec::new();
-        let mut known = BTreeSet::new();
+        let (mut known, mut unsure) = (BTreeSet::new(), BTreeSet::new());
         for (txn, purchase) in &self.purchases {
             let changes = |works: &[Work]| works.iter().any(Work::changes);
             let branches = purchase.works.iter().filter(|(_, works)| changes(works));
@@ -75,6 +91,20 @@ impl Ledger {
                     None => missing.push(participant),
                 }
                 known.insert(branch);
+            }
+            let is_sent = purchase.letter.as_ref().is_some_and(|letter| letters.contains(letter));
+            if is_sent && (!purchase.committing || purchase.told == Some(Told::RolledBack)) {
+                wrong.push(format!("the letter about {txn} was sent; its client: {:?}", purchase.told));
+            }
+            if !is_sent && purchase.letter.is_some() && purchase.told == Some(Told::Committed) {
+                wrong.push(format!("the letter about {txn} is missing; its client was told that it has committed"));
+            }
+            if !is_sent && purchase.letter.is_some() && !there.is_empty() {
+                wrong.push(format!("{txn} has happened at {there:?} without its letter"));
+            }
+            if purchase.is_unsure(is_sent) {
+                unsure.insert(txn);
+                continue;
             }
             if !there.is_empty() && !missing.is_empty() {
                 wrong.push(format!(
@@ -94,12 +124,21 @@ impl Ledger {
         );
         // The shop's own sum: what left the store was ordered, and paid.
         let mut sums = BTreeMap::<&TxnId, Vec<u64>>::new();
-        for (branch, works) in books {
+        for (branch, works) in books.iter().filter(|(branch, _)| !unsure.contains(branch.txn())) {
             sums.entry(branch.txn()).or_default().push(works.iter().map(|work| work.value).sum());
         }
         let unequal = sums.iter().filter(|(_, sums)| sums.iter().any(|sum| *sum != sums[0]));
         wrong.extend(unequal.map(|(txn, sums)| format!("the services book {sums:?} for {txn}")));
         self.wrong.extend(wrong.into_iter().map(|what| format!("{when}: {what}")));
+    }
+
+    /// How many letters are about purchases of which the books know nothing, although they should.
+    pub fn false_letters(&self, books: &Books, letters: &BTreeSet<BranchId>) -> usize {
+        let is_missing = |(participant, works): (&Name, &Vec<Work>), txn: &TxnId| {
+            works.iter().any(Work::changes) && !books.contains_key(&txn.branch(participant))
+        };
+        let about = letters.iter().filter_map(|letter| self.purchases.get_key_value(letter.txn()));
+        about.filter(|(txn, purchase)| purchase.works.iter().any(|branch| is_missing(branch, txn))).count()
     }
 
     /// How many clients were told this.

@@ -6,7 +6,7 @@
 //! | `scheduler` | threads that take turns, and the clock |
 //! | `plan` | what a seed draws beforehand |
 //! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
-//! | `store`, `client` | the shop: services and those who buy |
+//! | `store`, `mailer`, `client` | the shop: services, a last resource, and those who buy |
 //! | `ledger` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
 //!
@@ -20,6 +20,7 @@ mod disk;
 mod host;
 mod ledger;
 mod log;
+mod mailer;
 pub mod mutants;
 mod network;
 mod plan;
@@ -40,7 +41,10 @@ use std::{
 use fastrand::Rng;
 use mutants::Mutant;
 use plan::Plan;
-use ringpact::TransactionLog;
+use ringpact::{
+    TransactionLog,
+    txn::{BranchState, BranchStatus},
+};
 use scheduler::Scheduler;
 use world::{Counts, Phase, World};
 
@@ -120,11 +124,15 @@ fn direct(world: &Arc<World>) {
     settle(world);
     audit(world, "after the power cut");
     check_bounds(world);
+    let books = world.hosts.iter().filter_map(host::Host::life).flat_map(|life| life.books()).collect();
     {
         use ledger::Told::{Committed, Indeterminate, RolledBack};
         let ledger = world.ledger.lock();
         let count = |told| ledger.count(told) as u64;
+        let letters = &world.letters.lock().sent;
         world.count(|counts| {
+            (counts.letters, counts.false_letters) =
+                (letters.len() as u64, ledger.false_letters(&books, letters) as u64);
             (counts.committed, counts.rolled_back) = (count(Some(Committed)), count(Some(RolledBack)));
             (counts.indeterminate, counts.unanswered) = (count(Some(Indeterminate)), count(None));
         });
@@ -158,6 +166,7 @@ fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
     let mut wrong = false;
     lives.iter().filter_map(|life| life.coordinator()).for_each(|coordinator| {
         coordinator.retry_all();
+        forget_letters(&coordinator);
     });
     for life in lives.iter().filter(|life| life.coordinator().is_some()) {
         for _ in 0..2 {
@@ -177,6 +186,19 @@ fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
     wrong
 }
 
+/// An operator reads which letters went out although the purchase did not, and lets that be. Nothing else may have ended
+/// otherwise than decided.
+fn forget_letters(coordinator: &ringpact::Coordinator) {
+    for transaction in coordinator.status().transactions {
+        let is_heuristic = |branch: &&BranchStatus| matches!(branch.state, BranchState::Heuristic(_));
+        let mut branches = transaction.branches.iter().filter(is_heuristic).peekable();
+        if branches.peek().is_some() && branches.all(|branch| branch.participant.as_str() == mailer::MAIL) {
+            // It may be under way to something else meanwhile; then the next round sees to it.
+            let _ = coordinator.forget(&transaction.txn);
+        }
+    }
+}
+
 /// Whether everything comes to an end within this time.
 fn is_quiet(world: &World, limit: Duration) -> bool {
     let lives: Vec<_> = world.hosts.iter().filter_map(host::Host::life).collect();
@@ -186,7 +208,7 @@ fn is_quiet(world: &World, limit: Duration) -> bool {
 fn audit(world: &World, when: &str) {
     let lives: Vec<_> = world.hosts.iter().filter_map(host::Host::life).collect();
     let books = lives.iter().flat_map(|life| life.books()).collect();
-    world.ledger.lock().audit(when, &books);
+    world.ledger.lock().audit(when, &books, &world.letters.lock().sent);
 }
 
 fn check_bounds(world: &World) {

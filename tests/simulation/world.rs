@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{MS, host::Host, ledger::Ledger, mutants::Mutant, plan::Plan, scheduler::Scheduler};
+use super::{MS, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant, plan::Plan, scheduler::Scheduler};
 
 pub struct World {
     pub clock: Arc<Scheduler>,
@@ -19,6 +19,7 @@ pub struct World {
     pub mutant: Option<Mutant>,
     pub hosts: Vec<Host>,
     pub ledger: Mutex<Ledger>,
+    pub letters: Post,
     pub clients: AtomicUsize,
     phase: Mutex<Phase>,
     faults_ended: AtomicBool,
@@ -47,6 +48,9 @@ pub struct Counts {
     pub rolled_back: u64,
     pub indeterminate: u64,
     pub unanswered: u64,
+    /// Letters that were sent, and of them those without the purchase that they are about.
+    pub letters: u64,
+    pub false_letters: u64,
     pub crashes: u64,
     pub messages: u64,
     pub lost: u64,
@@ -56,12 +60,14 @@ pub struct Counts {
 
 impl Counts {
     /// What every run should see now and then.
-    pub fn by_name(&self) -> [(&'static str, u64); 8] {
+    pub fn by_name(&self) -> [(&'static str, u64); 10] {
         [
             ("committed", self.committed),
             ("rolled back", self.rolled_back),
             ("indeterminate", self.indeterminate),
             ("unanswered", self.unanswered),
+            ("letters", self.letters),
+            ("letters about nothing", self.false_letters),
             ("crashes", self.crashes),
             ("messages", self.messages),
             ("lost messages", self.lost),
@@ -79,6 +85,7 @@ impl World {
             mutant,
             hosts,
             ledger: Mutex::default(),
+            letters: Post::default(),
             clients: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Faults),
             faults_ended: AtomicBool::new(false),

@@ -19,15 +19,22 @@ use crate::{
 /// [`UnknownBranch`](crate::ParticipantError::UnknownBranch). It bounds memory and log under a transaction that never ends.
 pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
 
+/// How many places are kept for new branches: those of a few checkpoints, as often as these are taken by themselves.
+const MAX_SPARE: usize = 1 << 12;
+
 /// All branches that are remembered. Its lock is never held while the service or the log is called.
 pub(super) struct Branches<W> {
-    coordinators: BTreeMap<Name, Acquaintance<W>>,
+    /// In the order of their names.
+    coordinators: Vec<(Name, Acquaintance<W>)>,
     /// Those that could not be taken back in full at opening, as far as that has not been made good.
     troubled: Vec<TxnId>,
     /// How many slots there are, and how many were left after the last sweep; the next one comes when there are twice as
     /// many.
     slots: usize,
     swept_to: usize,
+    /// Places of branches that were forgotten, to be used for new ones. Else each is allocated by the thread that works
+    /// under it and freed by the one that takes a checkpoint, which is the dearest way to use an allocator.
+    spare: Vec<Shared<W>>,
     pub(super) last_checkpoint_error: Option<Arc<str>>,
 }
 
@@ -87,8 +94,9 @@ impl<W> Default for Acquaintance<W> {
 impl<W> Branches<W> {
     /// What was found in the log at opening.
     pub(super) fn found(slots: impl IntoIterator<Item = (TxnId, Slot<W>)>) -> Self {
-        let (coordinators, troubled) = (BTreeMap::new(), Vec::new());
-        let mut branches = Self { coordinators, troubled, slots: 0, swept_to: 0, last_checkpoint_error: None };
+        let (coordinators, troubled) = (Vec::new(), Vec::new());
+        let mut branches =
+            Self { coordinators, troubled, slots: 0, swept_to: 0, spare: Vec::new(), last_checkpoint_error: None };
         for (txn, slot) in slots {
             if slot.trouble.is_some() {
                 branches.troubled.push(txn.clone());
@@ -102,15 +110,20 @@ impl<W> Branches<W> {
     }
 
     pub(super) fn known(&self, coordinator: &Name) -> Option<&Acquaintance<W>> {
-        self.coordinators.get(coordinator)
+        self.place(coordinator).ok().map(|place| &self.coordinators[place].1)
     }
 
     pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance<W> {
-        // Nearly always it is there, and then no name need be cloned.
-        if !self.coordinators.contains_key(coordinator) {
-            self.coordinators.insert(coordinator.clone(), Acquaintance::default());
-        }
-        self.coordinators.get_mut(coordinator).expect("it is there by now")
+        let place = self.place(coordinator).unwrap_or_else(|place| {
+            self.coordinators.insert(place, (coordinator.clone(), Acquaintance::default()));
+            place
+        });
+        &mut self.coordinators[place].1
+    }
+
+    /// Where the coordinator is among those that are known, or would be.
+    fn place(&self, coordinator: &Name) -> Result<usize, usize> {
+        self.coordinators.binary_search_by(|(known, _)| known.cmp(coordinator))
     }
 
     /// Takes in what a call says of its coordinator, and finds the branch that it is about. With it comes from where on
@@ -150,7 +163,8 @@ impl<W> Branches<W> {
         if txn.epoch() < known.epoch {
             return Admission::EarlierLife;
         }
-        let slot = Shared::default();
+        let slot = self.spare.pop().unwrap_or_default();
+        let known = self.acquaintance(txn.coordinator());
         known.slots.insert(txn.mark(), Arc::clone(&slot));
         self.slots += 1;
         self.sweep();
@@ -163,12 +177,12 @@ impl<W> Branches<W> {
         if self.slots < SMALLEST.max(2 * self.swept_to) {
             return;
         }
-        for known in self.coordinators.values_mut() {
+        for (_, known) in &mut self.coordinators {
             let mut others = known.slots.split_off(&known.ended_below);
             known.slots.retain(|_, slot| !matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly)));
             known.slots.append(&mut others);
         }
-        self.slots = self.coordinators.values().map(|known| known.slots.len()).sum();
+        self.slots = self.coordinators.iter().map(|(_, known)| known.slots.len()).sum();
         self.swept_to = self.slots;
     }
 
@@ -189,23 +203,21 @@ impl<W> Branches<W> {
 
     /// All branches, each coordinator's in the order of their transactions.
     pub(super) fn all(&self) -> impl Iterator<Item = (TxnId, &Acquaintance<W>, &Shared<W>)> {
-        let of = |(name, known)| of_coordinator(name, known);
-        self.coordinators.iter().flat_map(of)
+        self.coordinators.iter().flat_map(|(name, known)| of_coordinator(name, known))
     }
 
     /// Those of one coordinator's transactions, in their order.
     pub(super) fn of(&self, coordinator: &Name) -> Vec<(TxnId, Shared<W>)> {
-        let known = self.coordinators.get_key_value(coordinator).into_iter();
-        let all = known.flat_map(|(name, known)| of_coordinator(name, known));
+        let all = self.known(coordinator).into_iter().flat_map(|known| of_coordinator(coordinator, known));
         all.map(|(txn, _, slot)| (txn, Arc::clone(slot))).collect()
     }
 
     /// Branches that were not taken back in full at opening, and could be now.
     pub(super) fn troubled(&mut self) -> Vec<(TxnId, Shared<W>)> {
         let mut found = Vec::new();
-        let coordinators = &self.coordinators;
-        self.troubled.retain(|txn| {
-            let slot = coordinators.get(txn.coordinator()).and_then(|known| known.slots.get(&txn.mark()));
+        let mut troubled = mem::take(&mut self.troubled);
+        troubled.retain(|txn| {
+            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(&txn.mark()));
             let Some(slot) = slot else { return false };
             let Some(guard) = slot.try_lock() else { return true };
             let is_troubled = guard.trouble.is_some();
@@ -214,12 +226,13 @@ impl<W> Branches<W> {
             }
             is_troubled
         });
+        self.troubled = troubled;
         found
     }
 
     /// Those whose transactions have ended. O(n) in them; what state they are in is looked at without this lock.
     pub(super) fn ended(&self) -> Vec<Ended<W>> {
-        let ended = |(name, known): (&Name, &Acquaintance<W>)| {
+        let ended = |(name, known): &(Name, Acquaintance<W>)| {
             let slots = known.slots.range(..known.ended_below).map(|(mark, slot)| (*mark, Arc::clone(slot)));
             Ended { coordinator: name.clone(), below: known.ended_below, slots: slots.collect() }
         };
@@ -239,9 +252,9 @@ impl<W> Branches<W> {
         kept
     }
 
-    /// Drops those that were sorted out as needing no remembering, and gives what is left of them, to be dropped where
-    /// nobody waits for it.
-    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> impl Sized + use<W> {
+    /// Drops those that were sorted out as needing no remembering, and gives what is left of them, to be dealt with where
+    /// nobody waits for it: see [`wipe`].
+    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> BTreeMap<Mark, Shared<W>> {
         let known = self.acquaintance(&sorted.coordinator);
         let others = known.slots.split_off(&sorted.below);
         let mut forgotten = mem::replace(&mut known.slots, others);
@@ -257,6 +270,37 @@ impl<W> Branches<W> {
         }
         self.slots -= forgotten.len();
         forgotten
+    }
+
+    /// Takes in wiped places for new branches, and gives back those that are too many.
+    pub(super) fn reuse(&mut self, mut wiped: Vec<Shared<W>>) -> Vec<Shared<W>> {
+        let room = MAX_SPARE.saturating_sub(self.spare.len()).min(wiped.len());
+        self.spare.extend(wiped.drain(..room));
+        wiped
+    }
+}
+
+/// Makes places for new branches of those that were forgotten, but for those that somebody still has in his hands.
+pub(super) fn wipe<W>(forgotten: impl IntoIterator<Item = Shared<W>>) -> Vec<Shared<W>> {
+    let wiped = |mut slot: Shared<W>| {
+        Arc::get_mut(&mut slot)?.get_mut().wipe();
+        Some(slot)
+    };
+    forgotten.into_iter().filter_map(wiped).take(MAX_SPARE).collect()
+}
+
+impl<W> Slot<W> {
+    /// Drops the works, which nobody needs any more.
+    pub(super) fn drop_works(&mut self) {
+        /// The memory of so many is kept for the next branch.
+        const FEW: usize = 16;
+        self.works.clear();
+        self.works.shrink_to(FEW);
+    }
+
+    fn wipe(&mut self) {
+        self.drop_works();
+        (self.protocol, self.trouble) = (BranchProtocol::new(), None);
     }
 }
 

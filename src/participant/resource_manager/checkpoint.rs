@@ -1,13 +1,17 @@
 //! Forgetting: the service writes down what it did, and the log drops what that covers.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
 };
 
 use parking_lot::MutexGuard;
 
-use super::{ResourceManager, branches::Ended};
+use super::{
+    ResourceManager,
+    branches::{Ended, wipe},
+};
 use crate::{
     log::{Durability, Fact},
     participant::{Call, Participant, ParticipantError, Service, ServiceError},
@@ -47,7 +51,9 @@ impl<S: Service> ResourceManager<S> {
             forgotten.extend(ended.iter().map(|ended| branches.forget_ended(ended)));
         }
         drop(branches);
-        drop(forgotten);
+        let wiped = wipe(forgotten.into_iter().flat_map(BTreeMap::into_values));
+        let surplus = self.branches.lock().reuse(wiped);
+        drop(surplus);
         done
     }
 

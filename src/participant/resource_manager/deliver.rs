@@ -85,7 +85,8 @@ impl<S: Service> ResourceManager<S> {
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let after = guard.protocol.state();
         if guard.protocol.is_finished() {
-            (guard.works, guard.trouble) = (Vec::new(), None);
+            guard.drop_works();
+            guard.trouble = None;
         }
         drop(guard);
         if after == Branch::Unknown {

@@ -56,6 +56,7 @@ impl Task {
         }
         state.driving = true;
         let contacts = self.contacts(state);
+        let all_at_once = contacts.iter().all(|contact| self.shared.members.answers_at_once(contact.member));
         let (mut now, mut time_has_passed) = (self.shared.platform.now(), false);
         let mut next = input;
         loop {
@@ -63,7 +64,9 @@ impl Task {
                 state.protocol.handle(now, input);
             }
             if let Some(at) = state.protocol.deadline() {
-                if mem::take(&mut time_has_passed) {
+                // Where all are called from here, what is due already is so whatever time it is by now. Others are given a
+                // time to answer in, and not one that somebody's call has used up before they were asked.
+                if (at > now || !all_at_once) && mem::take(&mut time_has_passed) {
                     now = self.shared.platform.now();
                 }
                 if at <= now {
@@ -153,7 +156,7 @@ impl Task {
                 // Nothing is known for certain of a log whose write or sync has failed, not even what a refusal says:
                 // neither answer is given on its word.
                 let is_poisoned = matches!(error, LogError::Poisoned { .. });
-                state.log_error = Some(error);
+                state.note_of_log(error);
                 if is_poisoned { Input::LogFailed } else { Input::AppendRefused }
             }
         }

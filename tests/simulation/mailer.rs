@@ -1,0 +1,71 @@
+//! The shop's last resource: it writes to the buyer. A letter can't be called back, and who has crashed has sent it all the
+//! same.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, ParticipantError,
+    participant::{Call, Decision, LastResource},
+};
+
+use super::host::Life;
+
+/// As the coordinators know it.
+pub const MAIL: &str = "mail";
+
+/// What became of all letters, whoever was to send them. It outlives every process.
+#[derive(Debug, Default)]
+pub struct Letters {
+    pub sent: BTreeSet<BranchId>,
+    torn_up: BTreeSet<BranchId>,
+}
+
+/// A process's way to the post.
+pub struct Mailer(pub Arc<Life>);
+
+impl Mailer {
+    fn go<T>(&self, go: impl FnOnce(&mut Letters) -> Result<T, ParticipantError>) -> Result<T, ParticipantError> {
+        let (life, world) = (&self.0, &self.0.world);
+        if !life.is_alive() {
+            return Err(ParticipantError::Unreachable);
+        }
+        world.clock.sleep(world.plan.network.fastest);
+        let is_lost = || world.faulty() && world.clock.once_in(world.plan.network.lost);
+        if !life.is_alive() || is_lost() {
+            return Err(ParticipantError::Unreachable);
+        }
+        let gone = go(&mut world.letters.lock());
+        if world.faulty() && world.clock.once_in(world.plan.crash_at_message) {
+            life.crash("at the letter box");
+        }
+        if !life.is_alive() || is_lost() { Err(ParticipantError::Unreachable) } else { gone }
+    }
+}
+
+impl LastResource for Mailer {
+    fn commit(&self, branch: &BranchId, _: &Call) -> Result<Decision, ParticipantError> {
+        self.0.world.clock.note(format_args!("{} sends the letter of {branch}", self.0));
+        self.go(|letters| {
+            if letters.torn_up.contains(branch) {
+                return Ok(Decision::Rollback);
+            }
+            letters.sent.insert(branch.clone());
+            Ok(Decision::Commit)
+        })
+    }
+
+    fn rollback(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        self.0.world.clock.note(format_args!("{} tears up the letter of {branch}", self.0));
+        self.go(|letters| {
+            if letters.sent.contains(branch) {
+                return Err(ParticipantError::AlreadyCommitted);
+            }
+            letters.torn_up.insert(branch.clone());
+            Ok(())
+        })
+    }
+}
+
+/// All letters, in the world.
+pub type Post = Mutex<Letters>;
