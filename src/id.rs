@@ -12,12 +12,13 @@
 //! # Ok::<(), ringpact::IdError>(())
 //! ```
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
 };
+use smol_str::SmolStr;
 use thiserror::Error;
 
 /// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
@@ -27,9 +28,10 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of `A-Z a-z 0-9 . _ -`.
 ///
 /// Names must be *stable*: a participant or coordinator that comes back under another name is another one, and what
-/// the old one promised would wait for ever. Cloning is cheap (a shared string).
+/// the old one promised would wait for ever. Cloning is cheap: up to 23 bytes are copied, a longer name is shared. So keep
+/// them that short where transactions are many: threads that share a name take turns at counting who has it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
+pub struct Name(SmolStr);
 
 impl Name {
     /// Checks and takes a name.
