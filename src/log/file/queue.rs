@@ -213,14 +213,15 @@ impl Queue {
         }
     }
 
-    /// Takes the record in, which was admitted.
-    pub(super) fn accept(&mut self, encoded: &[u8], frame: u64) -> Lsn {
+    /// Takes the record in, which was admitted: its encoding, with room for the frame's header in front.
+    pub(super) fn accept(&mut self, frame: &mut [u8]) -> Lsn {
         let lsn = self.last.next();
         self.last = lsn;
         self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
         self.stats.appended += 1;
-        format::push_frame(&mut self.buffer, lsn, encoded);
-        self.unfolded_bytes += frame;
+        format::finish_frame(frame, lsn);
+        self.buffer.extend_from_slice(frame);
+        self.unfolded_bytes += frame.len() as u64;
         lsn
     }
 
@@ -431,7 +432,7 @@ mod tests {
     }
 
     fn accept(queue: &mut Queue, frame: u64) {
-        queue.accept(&vec![0; frame as usize - format::FRAME_HEADER], frame);
+        queue.accept(&mut vec![0; frame as usize]);
     }
 
     /// A record accepted on the strength of the spare segment must not lose it to somebody who demands a larger one.

@@ -19,7 +19,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    format::{self, FRAME_HEADER},
+    format,
     gate::Gate,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
@@ -164,15 +164,16 @@ impl Shared {
         live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
     }
 
-    /// Queues an encoded record. An error that tells of a full disk is made by `full`.
+    /// Queues an encoded record, which has room for its frame's header in front. An error that tells of a full disk is
+    /// made by `full`.
     pub(super) fn append(
         &self,
-        encoded: &[u8],
+        frame: &mut [u8],
         durability: Durability,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, encoded, full)?;
+        let lsn = self.accept(&mut guarded, frame, full)?;
         if durability == Durability::Forced {
             guarded.queue.force();
             self.wake_writer(&mut guarded);
@@ -184,11 +185,11 @@ impl Shared {
     /// pen and the batch, where the caller had better write it himself.
     pub(super) fn append_and_lead(
         &self,
-        encoded: &[u8],
+        frame: &mut [u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<(Lsn, Lead), LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, encoded, full)?;
+        let lsn = self.accept(&mut guarded, frame, full)?;
         guarded.queue.force();
         // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
         if guarded.queue.is_quiet()
@@ -208,17 +209,40 @@ impl Shared {
         Ok((lsn, Lead::Wait(guarded.queue.batches + 1)))
     }
 
+    /// The same for a record that a task is going to wait for: its waker comes along, which spares it the lock that
+    /// [`poll`](Self::poll) takes.
+    pub(super) fn append_awaited(
+        &self,
+        frame: &mut [u8],
+        waker: &Waker,
+        full: impl Fn(Arc<io::Error>) -> LogError,
+    ) -> Result<Lsn, LogError> {
+        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let mut guarded = self.queue.lock();
+        let lsn = match self.accept(&mut guarded, frame, full) {
+            Ok(lsn) => lsn,
+            Err(error) => {
+                drop(guarded);
+                return Err(error);
+            }
+        };
+        guarded.queue.force();
+        self.wake_writer(&mut guarded);
+        let batch = guarded.queue.batches + 1;
+        self.register(guarded, waker, batch);
+        Ok(lsn)
+    }
+
     fn accept(
         &self,
         guarded: &mut MutexGuard<'_, Guarded>,
-        encoded: &[u8],
+        frame: &mut [u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
-        let frame = (FRAME_HEADER + encoded.len()) as u64;
         loop {
             guarded.queue.check_open()?;
-            match guarded.queue.admit(frame) {
-                Admission::Accept => return Ok(guarded.queue.accept(encoded, frame)),
+            match guarded.queue.admit(frame.len() as u64) {
+                Admission::Accept => return Ok(guarded.queue.accept(frame)),
                 Admission::Wait => {
                     self.want(guarded);
                     self.room.wait(guarded);
@@ -292,6 +316,12 @@ impl Shared {
             return Some(Err(error));
         }
         let batch = self.batch_of(&mut guarded, lsn);
+        self.register(guarded, waker, batch);
+        None
+    }
+
+    /// Leaves the waker with those that wait for this batch, which is not durable yet.
+    fn register(&self, mut guarded: MutexGuard<'_, Guarded>, waker: Waker, batch: u64) {
         let wakers = guarded.wakers_of(batch);
         wakers.push(waker);
         if wakers.is_crowded() {
@@ -299,7 +329,6 @@ impl Shared {
             drop(guarded);
             self.thin_out(wakers, batch);
         }
-        None
     }
 
     /// Drops the wakers that are there twice. Their batch may be durable by then: those who missed that are woken here.
