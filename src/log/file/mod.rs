@@ -146,8 +146,8 @@ impl FileLog {
     /// It is bounded: each batch by [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES) (or one record, if that is larger),
     /// where a buffer may have grown to twice of that; the live records by a small constant times their size (see
     /// [`LiveRecords`](super::LiveRecords)). Carrying live records over takes twice their size for as long as that
-    /// lasts. Beside it there are about two wakers for each task that waits and, where segments are written past the
-    /// system's cache, 1 MiB for each.
+    /// lasts. Beside it there are about two wakers for each task that waits, one for each record in a batch that came with
+    /// its task's and, where segments are written past the system's cache, 1 MiB for each.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.shared.memory_bytes()
