@@ -9,6 +9,7 @@
 
 use std::{
     fmt, io, mem,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -33,15 +34,27 @@ use crate::{
 
 mod threads;
 
+/// Keeps what is in it apart, in cache lines of its own (which many processors fetch two at a time).
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// The shared side of a log.
 #[derive(Debug)]
 pub(super) struct Shared {
-    queue: Mutex<Guarded>,
+    queue: Apart<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
     /// Their framed size; written under their lock, read without.
     live_bytes: AtomicU64,
     /// The last durable record; written under the queue's lock, read without.
-    durable: AtomicU64,
+    durable: Apart<AtomicU64>,
     /// The queue's flag of this name, read without its lock.
     stopped: AtomicBool,
     /// The writer waits here for something to do, and the keeper here.
@@ -53,6 +66,8 @@ pub(super) struct Shared {
     gates: [Gate; 2],
 }
 
+/// The queue comes first: see there.
+#[repr(C)]
 struct Guarded {
     queue: Queue,
     /// Lies here while there is nothing to write.
@@ -108,17 +123,17 @@ impl Shared {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
-            queue: Mutex::new(Guarded {
+            queue: Apart(Mutex::new(Guarded {
                 queue,
                 pen: None,
                 spare: None,
                 replaced: None,
                 writer_sleeps: None,
                 keeper_sleeps: false,
-            }),
+            })),
             live: Mutex::new(live),
             live_bytes: AtomicU64::new(live_bytes),
-            durable: AtomicU64::new(last.number()),
+            durable: Apart(AtomicU64::new(last.number())),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
             upkeep: platform.condvar(),
@@ -153,7 +168,7 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> LogStats {
-        self.queue.lock().queue.stats
+        self.queue.lock().queue.stats()
     }
 
     /// The memory for records, the pen's included if it lies here; else that of the other buffer stands for it.
@@ -228,8 +243,8 @@ impl Shared {
         };
         guarded.queue.force();
         self.wake_writer(&mut guarded);
-        let batch = guarded.queue.batches + 1;
-        self.register(guarded, waker, batch);
+        // Whether it is there twice is not asked: there are no more of these than records in the batch.
+        guarded.queue.wakers_filling.push(waker);
         Ok(lsn)
     }
 
