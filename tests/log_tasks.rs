@@ -26,7 +26,7 @@ fn every_task_that_commits_is_woken() {
         async move {
             let mut numbers = Vec::new();
             for commit in 0..COMMITS {
-                let lsn = if task % 3 == 0 {
+                let lsn = if task.is_multiple_of(3) {
                     commit_and_look_twice(&log, task * COMMITS + commit).await
                 } else {
                     log.commit_async(prepared(task * COMMITS + commit, 10)).await.unwrap()
