@@ -91,6 +91,8 @@ enum Fault {
     Resurrects,
     /// Does not count forced writes.
     CountsNoForced,
+    /// Appends lazily what a task commits.
+    CommitsLazily,
     /// Takes a record that it must refuse.
     TakesTooLarge,
 }
@@ -130,6 +132,13 @@ impl TransactionLog for Broken {
             Err(LogError::TooLarge { .. }) if self.fault == Fault::TakesTooLarge => Ok(state.claimed),
             Err(error) => Err(error),
         }
+    }
+
+    fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
+        let lazily = self.fault == Fault::CommitsLazily;
+        let lsn = self.append(record, if lazily { Durability::Lazy } else { Durability::Forced })?;
+        let _ = self.poll_durable(lsn, context);
+        Ok(lsn)
     }
 
     fn durable(&self) -> Lsn {
@@ -222,6 +231,11 @@ fn a_log_that_resurrects_what_has_ended_is_caught() {
 #[test]
 fn a_log_that_does_not_count_forced_writes_is_caught() {
     assert_caught_by(Fault::CountsNoForced, "stats");
+}
+
+#[test]
+fn a_log_that_does_not_force_what_tasks_commit_is_caught() {
+    assert_caught_by(Fault::CommitsLazily, "commits");
 }
 
 #[test]

@@ -18,6 +18,16 @@ impl Wake for Nobody {
     fn wake(self: Arc<Self>) {}
 }
 
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Count(std::sync::atomic::AtomicU64);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 #[track_caller]
 fn assert_poisoned<T: std::fmt::Debug>(result: Result<T, LogError>) {
     match result {
@@ -117,23 +127,47 @@ fn any_failure_while_a_segment_is_replaced_poisons_and_loses_nothing() {
 /// A task that waits when the sync fails is woken.
 #[test]
 fn a_failed_sync_wakes_tasks() {
-    struct Count(std::sync::atomic::AtomicU64);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        }
-    }
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
     let lsn = log.append(prepared(1, 10), Durability::Lazy).unwrap();
     storage.fail(Op::Sync, 1, io::ErrorKind::Other);
-    let count = Arc::new(Count(0.into()));
+    let count = Arc::new(Count::default());
     let waker = Waker::from(count.clone());
     let mut context = Context::from_waker(&waker);
     let first = log.poll_durable(lsn, &mut context);
     assert_poisoned(log.wait(lsn));
     drop(log);
     assert!(first.is_ready() || count.0.load(std::sync::atomic::Ordering::SeqCst) == 1);
+}
+
+/// Tasks that commit are woken by the failure, each of them, whether it is their batch that failed or the one behind it.
+#[test]
+fn a_failed_sync_reaches_tasks_that_commit() {
+    use std::{future::Future, pin::pin, sync::atomic::Ordering};
+    let storage = SimStorage::new();
+    let log = open_sim(&storage).unwrap();
+    storage.fail(Op::Sync, 1, io::ErrorKind::Other);
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut commits: Vec<_> = (1..=2_000).map(|number| log.commit_async(prepared(number, 10))).collect();
+    let first: Vec<_> = commits.iter_mut().map(|commit| pin!(commit).poll(&mut context)).collect();
+    assert_poisoned(log.wait(Lsn::new(1)));
+    let pending = first.iter().filter(|first| first.is_pending()).count() as u64;
+    while count.0.load(Ordering::SeqCst) < pending {
+        thread::yield_now();
+    }
+    for (commit, first) in commits.iter_mut().zip(first) {
+        // Those that came too late were refused at once.
+        match first {
+            Poll::Ready(result) => assert_poisoned(result),
+            Poll::Pending => match pin!(commit).poll(&mut context) {
+                Poll::Ready(result) => assert_poisoned(result),
+                Poll::Pending => panic!("nobody would ever wake it again"),
+            },
+        }
+    }
+    assert_eq!(log.durable(), Lsn::NONE);
 }
 
 /// A caller who comes alone writes on his own thread. What he finds is as final as what the writer finds.

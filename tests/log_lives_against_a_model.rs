@@ -3,21 +3,38 @@
 
 mod common;
 
+use std::{
+    num::NonZero,
+    panic::resume_unwind,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
 use common::log_model::{Seen, live_through};
 
 #[test]
 fn whatever_a_log_lives_through_it_keeps_its_promises() {
     let lives = if common::long_form() { 100_000 } else { 100 };
-    let mut all = Seen::default();
-    for seed in 0..lives {
-        println!("life {seed}"); // shown where it fails
-        let seen = live_through(&mut fastrand::Rng::with_seed(seed), 60);
-        all.appended += seen.appended;
-        all.reopened += seen.reopened;
-        all.crashes_while_opening += seen.crashes_while_opening;
-        all.poisoned += seen.poisoned;
-        all.full += seen.full;
-    }
+    let next = AtomicU64::new(0);
+    let some_lives = || {
+        let mut all = Seen::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= lives {
+                return all;
+            }
+            println!("life {seed}"); // shown where it fails
+            all += live_through(&mut fastrand::Rng::with_seed(seed), 60);
+        }
+    };
+    let all = thread::scope(|scope| {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads: Vec<_> = (0..processors).map(|_| scope.spawn(some_lives)).collect();
+        threads.into_iter().fold(Seen::default(), |mut all, thread| {
+            all += thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            all
+        })
+    });
     println!("{lives} lives: {all:?}");
     assert!(all.appended > 10 * lives && all.reopened > 2 * lives && all.crashes_while_opening > lives / 4, "{all:?}");
     assert!(all.poisoned > lives / 20 && all.full > lives / 20, "{all:?}");

@@ -26,6 +26,8 @@
 
 use std::{
     collections::HashSet,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
@@ -93,6 +95,7 @@ pub fn run(factory: &mut impl Factory) {
     threads(factory);
     tasks(factory);
     stats(factory);
+    commits(factory);
 }
 
 /// `numbers`: records are numbered in the order of their appends, and the id stays.
@@ -351,6 +354,46 @@ fn tasks(factory: &mut impl Factory) {
     require!("tasks", live_of(&log, "a").len() == 50, "{} of 50 awaited records survived", live_of(&log, "a").len());
 }
 
+/// `commits`: a future that commits appends one forced record when it is first polled, and resolves once that is durable.
+fn commits(factory: &mut impl Factory) {
+    let log = factory.create();
+    drop(log.commit_async(prepared("dropped", 1)));
+    require!("commits", live_of(&log, "dropped").is_empty(), "a future that was never polled has appended");
+    let mut dropped = log.commit_async(prepared("dropped", 2));
+    let _ = Pin::new(&mut dropped).poll(&mut Context::from_waker(Waker::noop()));
+    drop(dropped);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let log = &log;
+            scope.spawn(move || commit_some(log, thread));
+        }
+    });
+    let forced = log.stats().forced;
+    let expected = THREADS * RECORDS_PER_THREAD + 1;
+    require!("commits", forced == expected, "{expected} records were committed, counted {forced} forced ones");
+    let too_large = record("a", Fact::Prepared { txn: txn(1), work: vec![7; MAX_RECORD_BYTES] });
+    let refused = block_on(log.commit_async(too_large), "commits");
+    require!("commits", matches!(refused, Err(LogError::TooLarge { .. })), "too large a record got {refused:?}");
+    let log = factory.reopen(log, Ending::Crash);
+    require!("commits", live_of(&log, "dropped") == [prepared("dropped", 2)], "what was polled once is not in the log");
+    for thread in 0..THREADS {
+        let owner = format!("task-{thread}");
+        let expected: Vec<_> = (1..=RECORDS_PER_THREAD).map(|number| prepared(&owner, number)).collect();
+        require!("commits", live_of(&log, &owner) == expected, "{owner} does not find what it has committed");
+    }
+}
+
+fn commit_some(log: &impl TransactionLog, thread: u64) {
+    let mut last = Lsn::NONE;
+    for number in 1..=RECORDS_PER_THREAD {
+        let lsn = block_on(log.commit_async(prepared(&format!("task-{thread}"), number)), "commits")
+            .unwrap_or_else(|error| panic!("the log refuses a record that it must take: {error}"));
+        require!("commits", lsn > last, "{lsn:?} was given after {last:?}");
+        require!("commits", log.durable() >= lsn, "committed {lsn:?}, but durable() is {:?}", log.durable());
+        last = lsn;
+    }
+}
+
 /// `stats`: appends are counted, and which of them were forced.
 fn stats(factory: &mut impl Factory) {
     let log = factory.create();
@@ -386,22 +429,22 @@ impl Wake for Unpark {
     }
 }
 
-/// The smallest executor: one task, one thread.
 fn block_on_durable(log: &impl TransactionLog, lsn: Lsn, check: &str) {
+    block_on(poll_fn(|context| log.poll_durable(lsn, context)), check)
+        .unwrap_or_else(|error| panic!("awaiting {lsn:?} failed: {error}"));
+}
+
+/// The smallest executor: one task, one thread.
+fn block_on<F: Future + Unpin>(mut future: F, check: &str) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     loop {
-        match log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
-            Poll::Ready(Ok(())) => return,
-            Poll::Ready(Err(error)) => panic!("awaiting {lsn:?} failed: {error}"),
-            Poll::Pending => {
-                let begun = std::time::Instant::now();
-                thread::park_timeout(NEVER);
-                assert!(
-                    begun.elapsed() < NEVER,
-                    "the log breaks its contract, check `{check}`: a task waiting for {lsn:?} is never woken"
-                );
-            }
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
+            return output;
         }
+        let begun = std::time::Instant::now();
+        thread::park_timeout(NEVER);
+        let is_woken = begun.elapsed() < NEVER;
+        assert!(is_woken, "the log breaks its contract, check `{check}`: a task that waits is never woken");
     }
 }
 

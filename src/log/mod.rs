@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::id::Name;
 
+mod committing;
 pub mod conformance;
 mod file;
 mod live;
@@ -28,6 +29,7 @@ mod memory;
 mod record;
 mod scan;
 
+pub use committing::Committing;
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
@@ -78,6 +80,38 @@ pub trait TransactionLog: Send + Sync + 'static {
         Ok(lsn)
     }
 
+    /// Appends a forced record for a task that is going to wait for it: `append`, then `poll_durable`, whose answer is
+    /// not told. Unless the record is durable when this returns, the context's waker is woken once
+    /// [`poll_durable`](Self::poll_durable) has an answer. A log may do both faster in one; `FileLog` takes its lock once
+    /// and not twice. [`commit_async`](Self::commit_async) does the rest.
+    ///
+    /// # Errors
+    /// Those of `append`: the record is not in the log, and nobody is woken.
+    fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
+        let lsn = self.append(record, Durability::Forced)?;
+        // Pending or not, and be it an error: the task asks again for itself.
+        let _ = self.poll_durable(lsn, context);
+        Ok(lsn)
+    }
+
+    /// As [`commit`](Self::commit), for tasks. The record is appended when the future is polled first.
+    ///
+    /// ```
+    /// # use ringpact::{Epoch, Fact, LogError, Lsn, Name, Record, TransactionLog};
+    /// async fn open(log: &impl TransactionLog, owner: Name) -> Result<Lsn, LogError> {
+    ///     log.commit_async(Record { owner, fact: Fact::Opened { epoch: Epoch::new(1) } }).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The future's are those of `commit`.
+    fn commit_async(&self, record: Record) -> Committing<'_, Self>
+    where
+        Self: Sized,
+    {
+        Committing::new(self, record)
+    }
+
     /// The last record that is durable; [`Lsn::NONE`] where none is. Never goes back.
     fn durable(&self) -> Lsn;
 
@@ -111,6 +145,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         (**self).commit(record)
+    }
+    fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
+        (**self).append_awaited(record, context)
     }
     fn durable(&self) -> Lsn {
         (**self).durable()

@@ -153,6 +153,11 @@ impl Record {
             .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
+    /// Encodes it at the front of the buffer, and gives the length; `None` where the buffer is too small for it.
+    pub(crate) fn encode_to(&self, buffer: &mut [u8]) -> Option<usize> {
+        postcard::to_slice(self, buffer).ok().map(|encoded| encoded.len())
+    }
+
     /// Its encoded length in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.

@@ -88,8 +88,8 @@ fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<Key> {
         return Some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
     }
     name::<CHECK>(rest)?;
-    number(rest)?;
-    number(rest)?;
+    skip_number::<CHECK>(rest)?;
+    skip_number::<CHECK>(rest)?;
     Some(Key { does, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
 }
 
@@ -130,6 +130,17 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
         }
         _ => long_number(rest),
     }
+}
+
+/// Goes past a number. One that we have encoded ourselves only has to end.
+#[inline]
+fn skip_number<const CHECK: bool>(rest: &mut &[u8]) -> Option<()> {
+    if CHECK {
+        return number(rest).map(drop);
+    }
+    let last = rest.iter().position(|byte| *byte < 0x80)?;
+    *rest = &rest[last + 1..];
+    Some(())
 }
 
 fn long_number(rest: &mut &[u8]) -> Option<u64> {

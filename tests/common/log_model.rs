@@ -49,6 +49,16 @@ pub struct Seen {
     pub full: u64,
 }
 
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, other: Self) {
+        self.appended += other.appended;
+        self.reopened += other.reopened;
+        self.crashes_while_opening += other.crashes_while_opening;
+        self.poisoned += other.poisoned;
+        self.full += other.full;
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Begins(u64),

@@ -184,6 +184,14 @@ pub(super) fn clear_batch(buffer: &mut Vec<u8>) {
     buffer.resize(BATCH_HEADER, 0);
 }
 
+/// Makes a frame of an encoded record that has room for the frame's header in front.
+pub(super) fn finish_frame(frame: &mut [u8], lsn: Lsn) {
+    let length = frame.len() - FRAME_HEADER;
+    debug_assert!(length <= MAX_RECORD_BYTES, "refused before it gets here");
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    frame[4..FRAME_HEADER].copy_from_slice(&lsn.number().to_le_bytes());
+}
+
 /// Adds one encoded record to a batch.
 pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
     debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");

@@ -21,6 +21,7 @@ use crate::{
     id::Name,
     platform::{Platform, Thread, ThreadId},
 };
+use format::FRAME_HEADER;
 use queue::Ending;
 use shared::{Lead, Shared};
 
@@ -145,8 +146,8 @@ impl FileLog {
     /// It is bounded: each batch by [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES) (or one record, if that is larger),
     /// where a buffer may have grown to twice of that; the live records by a small constant times their size (see
     /// [`LiveRecords`](super::LiveRecords)). Carrying live records over takes twice their size for as long as that
-    /// lasts. Beside it there are about two wakers for each task that waits and, where segments are written past the
-    /// system's cache, 1 MiB for each.
+    /// lasts. Beside it there are about two wakers for each task that waits, one for each record in a batch that came with
+    /// its task's and, where segments are written past the system's cache, 1 MiB for each.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.shared.memory_bytes()
@@ -206,11 +207,11 @@ impl TransactionLog for FileLog {
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
-        encoded(&record, |encoded| self.shared.append(encoded, durability, |error| self.full(error)))
+        framed(&record, |frame| self.shared.append(frame, durability, |error| self.full(error)))
     }
 
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
-        let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
+        let (lsn, lead) = framed(&record, |frame| self.shared.append_and_lead(frame, |error| self.full(error)))?;
         let batch = match lead {
             Lead::Wait(batch) => batch,
             Lead::Write(pen, batch) => {
@@ -219,6 +220,10 @@ impl TransactionLog for FileLog {
             }
         };
         self.shared.wait_for(lsn, batch).map(|()| lsn)
+    }
+
+    fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
+        framed(&record, |frame| self.shared.append_awaited(frame, context.waker(), |error| self.full(error)))
     }
 
     fn durable(&self) -> Lsn {
@@ -242,20 +247,32 @@ impl TransactionLog for FileLog {
     }
 }
 
-/// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing.
-fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+/// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing, behind the room for its
+/// frame's header, so that it is copied into the batch as a whole.
+fn framed<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogError>) -> Result<T, LogError> {
     thread_local! {
         static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
-    /// What of it is kept; larger records are rare.
-    const KEPT_BYTES: usize = 16 << 10;
+    /// Larger records are rare.
+    const BUFFER_BYTES: usize = 16 << 10;
     // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
     let mut buffer = BUFFER.take();
-    buffer.clear();
-    buffer.shrink_to(KEPT_BYTES);
-    record.encode_into(&mut buffer);
-    let length = buffer.len();
-    let result = if length > MAX_RECORD_BYTES { Err(LogError::TooLarge { length }) } else { append(&buffer) };
+    buffer.resize(BUFFER_BYTES, 0);
+    let result = match record.encode_to(&mut buffer[FRAME_HEADER..]) {
+        Some(length) => append(&mut buffer[..FRAME_HEADER + length]),
+        None => framed_large(record, append),
+    };
     BUFFER.set(buffer);
     result
+}
+
+#[cold]
+fn framed_large<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+    let length = record.encoded_len();
+    if length > MAX_RECORD_BYTES {
+        return Err(LogError::TooLarge { length });
+    }
+    let mut frame = vec![0; FRAME_HEADER + length];
+    record.encode_to(&mut frame[FRAME_HEADER..]).expect("as long as it said");
+    append(&mut frame)
 }

@@ -21,28 +21,36 @@ use super::{
 use crate::log::{LogError, LogStats, Lsn};
 
 /// See the module's invariants.
+///
+/// What every append changes comes first, and stays there: two cache lines, with the lock's own byte, go from processor to
+/// processor with it, and what else it looks at each of them keeps.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Queue {
     /// The batch being filled: room for a header, then framed records.
     buffer: Vec<u8>,
-    /// Up to where its records are folded into the live ones already, because somebody asked for those.
-    folded: usize,
-    count: u32,
-    /// How many of the records in the buffer, and of those in the batch before, somebody is going to wait for.
-    forced: u32,
-    forced_before: u32,
+    pub(super) last: Lsn,
+    pub(super) wakers_filling: Wakers,
+    /// How many records so far somebody is going to wait for.
+    forced: u64,
     /// Whether somebody wants what is in the buffer to be durable.
     wanted: bool,
-    pub(super) last: Lsn,
-    /// The last record that is in flight or durable.
+
+    /// Up to where the buffer's records are folded into the live ones already, because somebody asked for those.
+    folded: usize,
+    /// What `forced` was when the last batch was taken, and how many of its records were.
+    forced_taken: u64,
+    forced_before: u64,
+    /// The last record that is in flight or durable, and what that was when the log was opened.
     pub(super) taken: Lsn,
+    opened: Lsn,
     /// How many batches were taken so far; the one being filled will be the next.
     pub(super) batches: u64,
     pub(super) in_flight: bool,
     pub(super) wakers_in_flight: Wakers,
-    pub(super) wakers_filling: Wakers,
-    /// The size of what was accepted and is not yet folded into the live records.
-    pub(super) unfolded_bytes: u64,
+    /// The size of what was taken out of the buffer, or looked at there, to be folded into the live records, and is not yet
+    /// known to be.
+    folding_bytes: u64,
     /// The live records' framed size at the last folding.
     pub(super) live_bytes: u64,
     pub(super) segment: SegmentState,
@@ -59,7 +67,7 @@ pub(super) struct Queue {
     pub(super) keeper_dismissed: bool,
     /// The writer is gone: nothing becomes durable any more.
     pub(super) stopped: bool,
-    pub(super) stats: LogStats,
+    pub(super) syncs: u64,
 }
 
 /// The active segment, as far as the queue is concerned.
@@ -151,18 +159,19 @@ impl Queue {
         format::clear_batch(&mut buffer);
         Self {
             buffer,
-            folded: BATCH_HEADER,
-            count: 0,
-            forced: 0,
-            forced_before: 0,
-            wanted: false,
             last,
+            wakers_filling: Wakers::default(),
+            forced: 0,
+            wanted: false,
+            folded: BATCH_HEADER,
+            forced_taken: 0,
+            forced_before: 0,
             taken: last,
+            opened: last,
             batches: 0,
             in_flight: false,
             wakers_in_flight: Wakers::default(),
-            wakers_filling: Wakers::default(),
-            unfolded_bytes: 0,
+            folding_bytes: 0,
             live_bytes,
             segment,
             spare: SpareState::default(),
@@ -173,7 +182,7 @@ impl Queue {
             broken: None,
             keeper_dismissed: false,
             stopped: false,
-            stats: LogStats::default(),
+            syncs: 0,
         }
     }
 
@@ -202,38 +211,35 @@ impl Queue {
             return Admission::Accept;
         }
         // An upper bound of what a segment begun now would have to carry; folding makes it exact.
-        let carried = self.live_bytes + self.unfolded_bytes + frame;
+        let carried = self.live_bytes + self.unfolded_bytes() + frame;
         if self.spare.ready.is_some_and(|bytes| suits(bytes, carried)) {
             return Admission::Accept;
         }
-        if self.in_flight || !self.buffer_is_empty() || self.unfolded_bytes > 0 {
+        if self.in_flight || !self.buffer_is_empty() || self.unfolded_bytes() > 0 {
             Admission::Wait
         } else {
             Admission::NeedsSpare(size_for(self.segment.configured, carried))
         }
     }
 
-    /// Takes the record in, which was admitted.
-    pub(super) fn accept(&mut self, encoded: &[u8], frame: u64) -> Lsn {
+    /// Takes the record in, which was admitted: its encoding, with room for the frame's header in front.
+    pub(super) fn accept(&mut self, frame: &mut [u8]) -> Lsn {
         let lsn = self.last.next();
         self.last = lsn;
-        self.count += 1; // of a batch of at most MAX_QUEUE_BYTES and one record
-        self.stats.appended += 1;
-        format::push_frame(&mut self.buffer, lsn, encoded);
-        self.unfolded_bytes += frame;
+        format::finish_frame(frame, lsn);
+        self.buffer.extend_from_slice(frame);
         lsn
     }
 
     /// Somebody is going to wait for the record accepted last.
     pub(super) fn force(&mut self) {
-        self.stats.forced += 1;
         self.forced += 1;
         self.want();
     }
 
     /// Whether callers come one at a time, so that one of them does better to write than to have it written.
     pub(super) const fn is_quiet(&self) -> bool {
-        self.forced <= 1 && self.forced_before <= 1
+        self.forced - self.forced_taken <= 1 && self.forced_before <= 1
     }
 
     /// Has the buffer written as soon as the writer gets to it, if there is anything in it.
@@ -249,8 +255,18 @@ impl Queue {
         self.buffer.capacity()
     }
 
+    pub(super) const fn stats(&self) -> LogStats {
+        let appended = self.last.number() - self.opened.number();
+        LogStats { appended, forced: self.forced, syncs: self.syncs }
+    }
+
     const fn buffer_is_empty(&self) -> bool {
-        self.count == 0
+        self.buffer.len() == BATCH_HEADER
+    }
+
+    /// The size of what was accepted and is not yet folded into the live records.
+    const fn unfolded_bytes(&self) -> u64 {
+        self.folding_bytes + (self.buffer.len() - self.folded) as u64
     }
 
     /// What the buffer is going to take of the segment.
@@ -357,7 +373,7 @@ impl Queue {
 
     /// The size that suits the next segment, as far as can be told.
     const fn spare_bytes(&self) -> u64 {
-        size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes)
+        size_for(self.segment.configured, self.live_bytes + self.unfolded_bytes())
     }
 
     fn take(&mut self, buffer: &mut Vec<u8>) -> Work {
@@ -387,13 +403,14 @@ impl Queue {
 
     /// Records of this framed size were folded in, and the live ones have this size now, or had it a moment ago.
     pub(super) const fn has_folded(&mut self, bytes: u64, live_bytes: u64) {
-        self.unfolded_bytes -= bytes;
+        self.folding_bytes -= bytes;
         self.live_bytes = live_bytes;
     }
 
     /// What is in the batch being filled and not yet folded in, as frames; from now on it counts as such.
     pub(super) fn take_unfolded(&mut self) -> &[u8] {
         let from = mem::replace(&mut self.folded, self.buffer.len());
+        self.folding_bytes += (self.buffer.len() - from) as u64;
         &self.buffer[from..]
     }
 
@@ -403,12 +420,14 @@ impl Queue {
         debug_assert!(!self.in_flight && self.wakers_in_flight.is_empty(), "one batch at a time");
         mem::swap(&mut self.wakers_filling, &mut self.wakers_in_flight);
         (self.in_flight, self.wanted) = (true, false);
-        self.forced_before = mem::take(&mut self.forced);
-        self.taken = self.last;
+        self.forced_before = self.forced - mem::replace(&mut self.forced_taken, self.forced);
+        let before = mem::replace(&mut self.taken, self.last);
         self.batches += 1;
         let folded = mem::replace(&mut self.folded, BATCH_HEADER);
         let unfolded_bytes = (buffer.len() - folded) as u64;
-        Batch { number: self.batches, last: self.last, count: mem::take(&mut self.count), folded, unfolded_bytes }
+        self.folding_bytes += unfolded_bytes;
+        let count = (self.last.number() - before.number()) as u32; // in MAX_QUEUE_BYTES and one record
+        Batch { number: self.batches, last: self.last, count, folded, unfolded_bytes }
     }
 
     /// A seal for the last batch, where there is room for one besides what is queued.
@@ -431,7 +450,13 @@ mod tests {
     }
 
     fn accept(queue: &mut Queue, frame: u64) {
-        queue.accept(&vec![0; frame as usize - format::FRAME_HEADER], frame);
+        queue.accept(&mut vec![0; frame as usize]);
+    }
+
+    /// Says that all that was accepted is folded in, and gives its size.
+    fn fold_all(queue: &mut Queue) -> u64 {
+        queue.take_unfolded();
+        mem::take(&mut queue.folding_bytes)
     }
 
     /// A record accepted on the strength of the spare segment must not lose it to somebody who demands a larger one.
@@ -525,7 +550,7 @@ mod tests {
                     }
                     2 => {
                         // All that was accepted is folded in, and some of what is live has ended.
-                        queue.live_bytes = random.u64(..=queue.live_bytes + mem::take(&mut queue.unfolded_bytes));
+                        queue.live_bytes = random.u64(..=queue.live_bytes + fold_all(&mut queue));
                     }
                     3 => queue.want(),
                     4 if preparing.is_some() => {
@@ -546,7 +571,7 @@ mod tests {
                     _ => {
                         if queue.next_work(&mut Vec::new()) == Some(Work::Rotate) {
                             let spare = queue.spare.ready.expect("a record was accepted for it");
-                            let carried = queue.live_bytes + mem::take(&mut queue.unfolded_bytes);
+                            let carried = queue.live_bytes + fold_all(&mut queue);
                             assert!(suits(spare, carried), "seed {seed}: {carried} bytes do not go into {spare}");
                             queue.take_into_spare(spare, &mut Vec::new());
                             queue.live_bytes = carried;

@@ -9,6 +9,7 @@
 
 use std::{
     fmt, io, mem,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,7 +20,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    format::{self, FRAME_HEADER},
+    format,
     gate::Gate,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
@@ -33,15 +34,27 @@ use crate::{
 
 mod threads;
 
+/// Keeps what is in it apart, in cache lines of its own (which many processors fetch two at a time).
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// The shared side of a log.
 #[derive(Debug)]
 pub(super) struct Shared {
-    queue: Mutex<Guarded>,
+    queue: Apart<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
     /// Their framed size; written under their lock, read without.
     live_bytes: AtomicU64,
     /// The last durable record; written under the queue's lock, read without.
-    durable: AtomicU64,
+    durable: Apart<AtomicU64>,
     /// The queue's flag of this name, read without its lock.
     stopped: AtomicBool,
     /// The writer waits here for something to do, and the keeper here.
@@ -53,6 +66,8 @@ pub(super) struct Shared {
     gates: [Gate; 2],
 }
 
+/// The queue comes first: see there.
+#[repr(C)]
 struct Guarded {
     queue: Queue,
     /// Lies here while there is nothing to write.
@@ -108,17 +123,17 @@ impl Shared {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
-            queue: Mutex::new(Guarded {
+            queue: Apart(Mutex::new(Guarded {
                 queue,
                 pen: None,
                 spare: None,
                 replaced: None,
                 writer_sleeps: None,
                 keeper_sleeps: false,
-            }),
+            })),
             live: Mutex::new(live),
             live_bytes: AtomicU64::new(live_bytes),
-            durable: AtomicU64::new(last.number()),
+            durable: Apart(AtomicU64::new(last.number())),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
             upkeep: platform.condvar(),
@@ -153,7 +168,7 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> LogStats {
-        self.queue.lock().queue.stats
+        self.queue.lock().queue.stats()
     }
 
     /// The memory for records, the pen's included if it lies here; else that of the other buffer stands for it.
@@ -164,15 +179,16 @@ impl Shared {
         live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
     }
 
-    /// Queues an encoded record. An error that tells of a full disk is made by `full`.
+    /// Queues an encoded record, which has room for its frame's header in front. An error that tells of a full disk is
+    /// made by `full`.
     pub(super) fn append(
         &self,
-        encoded: &[u8],
+        frame: &mut [u8],
         durability: Durability,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, encoded, full)?;
+        let lsn = self.accept(&mut guarded, frame, full)?;
         if durability == Durability::Forced {
             guarded.queue.force();
             self.wake_writer(&mut guarded);
@@ -184,11 +200,11 @@ impl Shared {
     /// pen and the batch, where the caller had better write it himself.
     pub(super) fn append_and_lead(
         &self,
-        encoded: &[u8],
+        frame: &mut [u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<(Lsn, Lead), LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, encoded, full)?;
+        let lsn = self.accept(&mut guarded, frame, full)?;
         guarded.queue.force();
         // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
         if guarded.queue.is_quiet()
@@ -208,17 +224,40 @@ impl Shared {
         Ok((lsn, Lead::Wait(guarded.queue.batches + 1)))
     }
 
+    /// The same for a record that a task is going to wait for: its waker comes along, which spares it the lock that
+    /// [`poll`](Self::poll) takes.
+    pub(super) fn append_awaited(
+        &self,
+        frame: &mut [u8],
+        waker: &Waker,
+        full: impl Fn(Arc<io::Error>) -> LogError,
+    ) -> Result<Lsn, LogError> {
+        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let mut guarded = self.queue.lock();
+        let lsn = match self.accept(&mut guarded, frame, full) {
+            Ok(lsn) => lsn,
+            Err(error) => {
+                drop(guarded);
+                return Err(error);
+            }
+        };
+        guarded.queue.force();
+        self.wake_writer(&mut guarded);
+        // Whether it is there twice is not asked: there are no more of these than records in the batch.
+        guarded.queue.wakers_filling.push(waker);
+        Ok(lsn)
+    }
+
     fn accept(
         &self,
         guarded: &mut MutexGuard<'_, Guarded>,
-        encoded: &[u8],
+        frame: &mut [u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
-        let frame = (FRAME_HEADER + encoded.len()) as u64;
         loop {
             guarded.queue.check_open()?;
-            match guarded.queue.admit(frame) {
-                Admission::Accept => return Ok(guarded.queue.accept(encoded, frame)),
+            match guarded.queue.admit(frame.len() as u64) {
+                Admission::Accept => return Ok(guarded.queue.accept(frame)),
                 Admission::Wait => {
                     self.want(guarded);
                     self.room.wait(guarded);
@@ -292,6 +331,12 @@ impl Shared {
             return Some(Err(error));
         }
         let batch = self.batch_of(&mut guarded, lsn);
+        self.register(guarded, waker, batch);
+        None
+    }
+
+    /// Leaves the waker with those that wait for this batch, which is not durable yet.
+    fn register(&self, mut guarded: MutexGuard<'_, Guarded>, waker: Waker, batch: u64) {
         let wakers = guarded.wakers_of(batch);
         wakers.push(waker);
         if wakers.is_crowded() {
@@ -299,7 +344,6 @@ impl Shared {
             drop(guarded);
             self.thin_out(wakers, batch);
         }
-        None
     }
 
     /// Drops the wakers that are there twice. Their batch may be durable by then: those who missed that are woken here.

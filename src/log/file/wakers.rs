@@ -11,6 +11,7 @@ const FEW: usize = 1 << 10;
 /// A list of wakers, with at most about twice as many as there are tasks. Looking a waker up at each registration would
 /// cost every task; instead, once the list has doubled, whoever made it so drops those that are in it twice.
 #[derive(Debug, Default)]
+#[repr(C)] // the list first: see `Queue`
 pub(super) struct Wakers {
     list: Vec<Waker>,
     /// How many there were, all different, when that was last looked at, or when they were woken.

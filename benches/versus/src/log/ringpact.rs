@@ -1,6 +1,6 @@
 //! This library's log: as all others, one record of 128 bytes a commit; and as a transaction, two.
 
-use std::{cell::RefCell, future::poll_fn, io, path::Path, sync::Arc};
+use std::{cell::RefCell, io, path::Path, sync::Arc};
 
 use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog, TxnId};
 
@@ -94,8 +94,7 @@ impl Blocking for Log {
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
         let (record, end) = NAMES.with_borrow(|names| names.records(self.commit, number));
-        let lsn = self.log.append(record, Durability::Forced).expect("there is room");
-        poll_fn(|context| self.log.poll_durable(lsn, context)).await.expect("the disk works");
+        self.log.commit_async(record).await.expect("there is room, and the disk works");
         self.end(end);
     }
 }

@@ -161,7 +161,7 @@ impl Shared {
         self.durable.store(batch.last.number(), Ordering::Release);
         queue.in_flight = false;
         queue.has_folded(batch.unfolded_bytes, self.live_bytes.load(Ordering::Acquire));
-        queue.stats.syncs += 1;
+        queue.syncs += 1;
         mem::swap(&mut queue.wakers_in_flight, wakers);
     }
 

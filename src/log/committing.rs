@@ -1,0 +1,74 @@
+//! A commit as a future.
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::{LogError, Lsn, Record, TransactionLog};
+
+/// What [`TransactionLog::commit_async`] gives: resolves to the record's number once it is durable.
+///
+/// The record is appended at the first poll. Dropped before that, it has done nothing; dropped later, the record stays in
+/// the log, and becomes durable along with the batch that it is in.
+#[must_use = "nothing is appended before it is polled"]
+pub struct Committing<'a, L: ?Sized> {
+    log: &'a L,
+    state: State,
+}
+
+enum State {
+    New(Record),
+    Appended(Lsn),
+    Done,
+}
+
+impl<'a, L: ?Sized> Committing<'a, L> {
+    pub(super) const fn new(log: &'a L, record: Record) -> Self {
+        Self { log, state: State::New(record) }
+    }
+}
+
+/// Nothing in it is ever pinned.
+impl<L: ?Sized> Unpin for Committing<'_, L> {}
+
+impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
+    type Output = Result<Lsn, LogError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Whatever is returned early, by an error or a panic, is the end of it.
+        let lsn = match mem::replace(&mut self.state, State::Done) {
+            State::New(record) => {
+                let lsn = self.log.append_awaited(record, context)?;
+                if lsn > self.log.durable() {
+                    self.state = State::Appended(lsn);
+                    return Poll::Pending; // the waker is there already
+                }
+                lsn
+            }
+            State::Appended(lsn) => {
+                if self.log.poll_durable(lsn, context)?.is_pending() {
+                    self.state = State::Appended(lsn);
+                    return Poll::Pending;
+                }
+                lsn
+            }
+            State::Done => panic!("a commit was polled after it had given its result"),
+        };
+        Poll::Ready(Ok(lsn))
+    }
+}
+
+impl<L: ?Sized> fmt::Debug for Committing<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::New(_) => "new",
+            State::Appended(_) => "appended",
+            State::Done => "done",
+        };
+        f.debug_tuple("Committing").field(&state).finish()
+    }
+}
