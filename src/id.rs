@@ -48,6 +48,31 @@ impl Name {
         }
     }
 
+    /// A name that stands in the program, as those of most coordinators and participants do. Cloning it costs the same at
+    /// any length.
+    ///
+    /// ```
+    /// use ringpact::Name;
+    ///
+    /// const GOODS: Name = Name::from_static("goods");
+    /// assert_eq!(Name::new("goods")?, GOODS);
+    /// # Ok::<(), ringpact::IdError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If [`Name::new`] would refuse it: for a constant, when the program is compiled.
+    #[must_use]
+    pub const fn from_static(name: &'static str) -> Self {
+        let bytes = name.as_bytes();
+        assert!(!bytes.is_empty() && bytes.len() <= MAX_NAME_BYTES, "a name has 1 to 64 bytes");
+        let mut index = 0;
+        while index < bytes.len() {
+            assert!(may_be_in_name(bytes[index]), "a name has no characters but A-Z a-z 0-9 . _ -");
+            index += 1;
+        }
+        Self(SmolStr::new_static(name))
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -110,3 +110,14 @@ fn names_out_of_bounds_are_refused_and_say_why() {
     let encoded = postcard::to_stdvec("a/b").unwrap();
     assert!(postcard::from_bytes::<Name>(&encoded).is_err());
 }
+
+#[test]
+fn names_of_the_program_are_held_to_the_same_rules() {
+    let longest: &str = "x".repeat(MAX_NAME_BYTES).leak();
+    assert_eq!(Name::from_static(longest), Name::new(longest).unwrap());
+    let too_long = "x".repeat(MAX_NAME_BYTES + 1).leak();
+    for refused in ["", "a/b", "\u{e4}", too_long] {
+        assert!(Name::new(refused).is_err());
+        assert!(std::panic::catch_unwind(|| Name::from_static(refused)).is_err(), "{refused:?} is taken for a name");
+    }
+}

@@ -247,7 +247,7 @@ pub enum ParticipantError {
     #[error("branch {branch} is not for this participant, {participant}; register it under its own name")]
     Misrouted {
         /// The branch as it came.
-        branch: BranchId,
+        branch: Box<BranchId>,
         /// Who got it.
         participant: Name,
     },

@@ -69,7 +69,10 @@ impl<S: Service> ResourceManager<S> {
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
         if branch.participant() != &self.name {
-            return Err(ParticipantError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
+            return Err(ParticipantError::Misrouted {
+                branch: Box::new(branch.clone()),
+                participant: self.name.clone(),
+            });
         }
         let Some((slot, begins_at)) = self.branches.lock().called(branch.txn(), call) else {
             return Err(ParticipantError::Stale);

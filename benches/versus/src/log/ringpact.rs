@@ -1,6 +1,6 @@
 //! This library's log: as all others, one record of 128 bytes a commit; and as a transaction, two.
 
-use std::{cell::RefCell, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog, TxnId};
 
@@ -38,35 +38,22 @@ impl Log {
     }
 }
 
-struct Names {
-    short: Name,
-    /// Two of them make an end as long as the others' records.
-    long: Name,
-}
+const SHORT: Name = Name::from_static("goods");
+/// Two of them make an end as long as the others' records.
+const LONG: Name = Name::from_static(LONG_TEXT);
+const LONG_TEXT: &str = "goods-goods-goods-goods-goods-goods-goods-goods-goods-goods-";
+const _: () = assert!(2 * LONG_TEXT.len() + AROUND_NAMES == RECORD_BYTES);
 
-thread_local! {
-    /// Each thread has its own, be it a client or a worker of the runtime: no count of references that all share. There
-    /// are few names in a process, so they are in the processor's cache, as the sketches' bytes are.
-    static NAMES: RefCell<Names> = RefCell::new(Names::new());
-}
-
-impl Names {
-    fn new() -> Self {
-        let name = |text: &str| Name::new(text).expect("a valid name");
-        Self { short: name("goods"), long: name(&"goods".repeat(12)[..(RECORD_BYTES - AROUND_NAMES) / 2]) }
-    }
-
-    /// The record to be made durable, and what ends it afterwards.
-    fn records(&self, commit: Commit, number: u64) -> (Record, Option<Record>) {
-        let record = |owner: &Name, fact| Record { owner: owner.clone(), fact };
-        let txn = |name: &Name| TxnId::new(name.clone(), Epoch::new(1), number);
-        match commit {
-            Commit::One => (record(&self.long, Fact::Ended { txn: txn(&self.long) }), None),
-            Commit::WithEnd => {
-                let work = vec![7; RECORD_BYTES - AROUND_WORK];
-                let promise = record(&self.short, Fact::Prepared { txn: txn(&self.short), work });
-                (promise, Some(record(&self.short, Fact::Ended { txn: txn(&self.short) })))
-            }
+/// The record to be made durable, and what ends it afterwards.
+fn records(commit: Commit, number: u64) -> (Record, Option<Record>) {
+    let record = |owner, fact| Record { owner, fact };
+    let txn = |coordinator| TxnId::new(coordinator, Epoch::new(1), number);
+    match commit {
+        Commit::One => (record(LONG, Fact::Ended { txn: txn(LONG) }), None),
+        Commit::WithEnd => {
+            let work = vec![7; RECORD_BYTES - AROUND_WORK];
+            let promise = record(SHORT, Fact::Prepared { txn: txn(SHORT), work });
+            (promise, Some(record(SHORT, Fact::Ended { txn: txn(SHORT) })))
         }
     }
 }
@@ -81,7 +68,7 @@ impl Log {
 
 impl Blocking for Log {
     fn commit(&self, _client: usize, number: u64) {
-        let (record, end) = NAMES.with_borrow(|names| names.records(self.commit, number));
+        let (record, end) = records(self.commit, number);
         self.log.commit(record).expect("there is room, and the disk works");
         self.end(end);
     }
@@ -93,7 +80,7 @@ impl Blocking for Log {
 
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
-        let (record, end) = NAMES.with_borrow(|names| names.records(self.commit, number));
+        let (record, end) = records(self.commit, number);
         self.log.commit_async(record).await.expect("there is room, and the disk works");
         self.end(end);
     }
