@@ -9,7 +9,7 @@ use ringpact::{
     participant::{Call, Decision, LastResource},
 };
 
-use super::host::Life;
+use super::{host::Life, mutants::Mutant};
 
 /// As the coordinators know it.
 pub const MAIL: &str = "mail";
@@ -46,18 +46,23 @@ impl Mailer {
 impl LastResource for Mailer {
     fn commit(&self, branch: &BranchId, _: &Call) -> Result<Decision, ParticipantError> {
         self.0.world.clock.note(format_args!("{} sends the letter of {branch}", self.0));
-        self.go(|letters| {
+        let gone = self.go(|letters| {
             if letters.torn_up.contains(branch) {
                 return Ok(Decision::Rollback);
             }
             letters.sent.insert(branch.clone());
             Ok(Decision::Commit)
-        })
+        });
+        if self.0.world.is_mutated(Mutant::TrustsTheLastResource) { gone.or(Ok(Decision::Commit)) } else { gone }
     }
 
     fn rollback(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
         self.0.world.clock.note(format_args!("{} tears up the letter of {branch}", self.0));
         self.go(|letters| {
+            if self.0.world.is_mutated(Mutant::AsksTheLastResourceAnyhow) {
+                letters.sent.insert(branch.clone());
+                return Ok(());
+            }
             if letters.sent.contains(branch) {
                 return Err(ParticipantError::AlreadyCommitted);
             }

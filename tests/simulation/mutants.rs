@@ -30,6 +30,10 @@ pub enum Mutant {
     ForgetsEarly,
     /// The coordinator says that all has ended when it has not.
     MarkRunsAhead,
+    /// The coordinator takes a last resource that did not answer for one that has committed.
+    TrustsTheLastResource,
+    /// The coordinator has the last resource commit where it is to be rolled back.
+    AsksTheLastResourceAnyhow,
     /// The participant votes before its promise is durable.
     PromisesBeforeDurable,
     /// The participant votes Yes without a promise in its log.
@@ -51,7 +55,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::SyncsNothing,
         Self::SwallowsFailedSyncs,
         Self::CollectsLiveDecisions,
@@ -65,6 +69,8 @@ impl Mutant {
         Self::IgnoresSilence,
         Self::ForgetsEarly,
         Self::MarkRunsAhead,
+        Self::TrustsTheLastResource,
+        Self::AsksTheLastResourceAnyhow,
         Self::PromisesBeforeDurable,
         Self::VotesWithoutPromise,
         Self::AlwaysVotesYes,
