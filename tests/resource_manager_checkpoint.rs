@@ -55,6 +55,26 @@ fn the_log_stays_bounded_under_many_commits() {
 }
 
 #[test]
+fn a_branch_in_the_place_of_a_forgotten_one_begins_with_nothing_of_it() {
+    let a = manager_on("a", MemoryLog::new(), &Disk::default());
+    for n in 1..=3 {
+        commit(&a, &branch(n, "a"));
+    }
+    a.execute(&branch(4, "a"), 2).unwrap();
+    a.rollback(&branch(4, "a"), &call_of(&branch(4, "a"))).unwrap();
+    commit(&a, &branch(5, "a")); // which says that all before it have ended
+    a.checkpoint().unwrap();
+    assert_eq!(a.status().finished, 1, "all but the fifth are forgotten");
+    let before = a.service().balance();
+    for n in 6..=9 {
+        commit(&a, &branch(n, "a"));
+        assert_eq!(a.service().balance(), before + 2 * (n as i64 - 5), "branch {n} has its own work, and only that");
+    }
+    let unknown = a.commit(&branch(10, "a"), &call_of(&branch(10, "a")));
+    assert!(matches!(unknown, Err(ringpact::ParticipantError::UnknownBranch)), "{unknown:?}");
+}
+
+#[test]
 fn confirm_is_repeated_after_a_crash_up_to_the_last_checkpoint_and_never_after() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
     let a = manager_on("a", log.clone(), &disk);
