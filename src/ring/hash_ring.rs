@@ -6,7 +6,7 @@ use super::{
     KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas,
     RingBuilder, RingError, RingKey, Xxh3, ZoneReplicas, balanced,
     members::Members,
-    token_table::{Entry, TokenTable},
+    token_table::{Entry, Load, TokenTable},
 };
 
 /// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
@@ -334,7 +334,7 @@ impl<H: KeyHasher> HashRing<H> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
         let table = match placement {
             Placement::Hashed => {
-                let mut table = TokenTable::builder(check_tokens(members.nodes(), virtual_nodes)?);
+                let mut table = TokenTable::builder(Load::OF_RANDOM, check_tokens(members.nodes(), virtual_nodes)?);
                 for (slot, node) in (0..).zip(members.nodes()) {
                     for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
                 }

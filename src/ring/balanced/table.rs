@@ -4,13 +4,13 @@ use super::{Edits, Layout, fresh};
 use crate::ring::{
     Node, Position, RingError,
     members::Members,
-    token_table::{Entry, TokenTable},
+    token_table::{Entry, Load, TokenTable},
 };
 
 /// The table of a ring built afresh.
 pub(in crate::ring) fn build(members: &Members, virtual_nodes: u32) -> TokenTable {
     let entries = fresh(&weights(members), virtual_nodes);
-    TokenTable::new(entries.len(), by_slot(members, &entries))
+    TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, &entries))
 }
 
 /// The table with these tokens, by the index of their node.
@@ -33,7 +33,7 @@ pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -
     if let Some((_, node)) = owns.iter().zip(nodes).find(|(owns, _)| !**owns) {
         return Err(RingError::NodeWithoutToken { id: node.id().clone() });
     }
-    Ok(TokenTable::new(entries.len(), by_slot(members, entries)))
+    Ok(TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, entries)))
 }
 
 /// Takes in a node at its index.

@@ -1,7 +1,7 @@
 //! A table from nothing: tokens sorted by bucket, then within buckets.
 
 use super::{
-    Entry, FEWEST_BUCKETS, LEAST_LOAD, LOAD, MOST_LOAD, Position, SPILLED, TokenTable,
+    Entry, FEWEST_BUCKETS, Load, Position, SPILLED, TokenTable,
     line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
     pages::{self, Residual},
 };
@@ -9,25 +9,24 @@ use super::{
 impl TokenTable {
     /// The table of these tokens, which may come in any order; `count` says about how many they are. Where several share
     /// a position, they keep their order. O(T) for T uniform tokens, O(T log T) for any.
-    pub(in crate::ring) fn new(count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
-        let mut builder = Self::builder(count);
+    pub(in crate::ring) fn new(load: Load, count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+        let mut builder = Self::builder(load, count);
         entries.into_iter().for_each(|entry| builder.push(entry));
         builder.finish()
     }
 
     /// As [`new`](Self::new), token by token.
-    pub(in crate::ring) fn builder(count: usize) -> Builder {
-        Builder::new(buckets_for(count))
+    pub(in crate::ring) fn builder(load: Load, count: usize) -> Builder {
+        Builder::new(load, buckets_for(load, count))
     }
 
     /// Builds anew if there are too many tokens a bucket, or too few. Rare enough that the tokens that came or went
     /// since the last time pay for it.
     pub(super) fn reshape(&mut self) {
         let buckets = self.lines.len();
-        let crowded = self.tokens > buckets * MOST_LOAD;
-        let sparse = self.tokens < buckets * LEAST_LOAD && buckets > FEWEST_BUCKETS;
-        if crowded || sparse {
-            *self = Self::new(self.tokens, self.iter());
+        let is_sparse = self.load.is_sparse(self.tokens, buckets) && buckets > FEWEST_BUCKETS;
+        if is_sparse || self.load.is_crowded(self.tokens, buckets) {
+            *self = Self::new(self.load, self.tokens, self.iter());
         }
     }
 
@@ -95,8 +94,9 @@ impl From<Dealt> for Entry {
 }
 
 impl Builder {
-    fn new(buckets: usize) -> Self {
+    fn new(load: Load, buckets: usize) -> Self {
         let table = TokenTable {
+            load,
             lines: Lines::new(buckets),
             stride: (1 << (u64::BITS - PREFIX_BITS)) / buckets as u64,
             counts: vec![0; buckets],
@@ -106,7 +106,7 @@ impl Builder {
             tokens: 0,
         };
         // Of uniform tokens, hardly ever more.
-        let expected = buckets.min(SECTION) * (LOAD + 1);
+        let expected = buckets.min(SECTION) * (load.0 + 1);
         let sections = (0..buckets.div_ceil(SECTION)).map(|_| Vec::with_capacity(expected)).collect();
         Self { table, sections, residuals: vec![[Residual::ZERO; CAPACITY]; buckets.min(SECTION)] }
     }
@@ -226,10 +226,10 @@ impl Builder {
     }
 }
 
-/// About one for each [`LOAD`] tokens, but only numbers with four significant bits: two rings of nearly the same size
+/// About as many as the load asks for, but only numbers with four significant bits: two rings of nearly the same size
 /// are likely to have the same buckets, which makes comparing them faster.
-fn buckets_for(tokens: usize) -> usize {
-    let wanted = (tokens / LOAD).max(FEWEST_BUCKETS);
+fn buckets_for(load: Load, tokens: usize) -> usize {
+    let wanted = (tokens / load.0).max(FEWEST_BUCKETS);
     let unit = 1 << wanted.ilog2().saturating_sub(3);
     (wanted + unit / 2) / unit * unit
 }

@@ -1,6 +1,6 @@
 //! The tokens of a ring in clockwise order: where they are, and which is the first at or after a position.
 //!
-//! The circle is cut into equal *buckets* of about [`LOAD`] tokens. With the upper half of a position, its bucket is the
+//! The circle is cut into equal *buckets* of about 8 tokens (see [`Load`]). With the upper half of a position, its bucket is the
 //! integer part of half / 2^32 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
 //!
 //! Nodes are *slots* here: numbers that a node keeps for as long as it is in the ring. Their order has no meaning; where
@@ -29,13 +29,26 @@ pub(super) use exchange::Exchange;
 pub(super) use lists::{List, Lists};
 pub(super) use walk::{Entries, Walk};
 
-/// Tokens a bucket that a table is built for. Of 16 places in a line 15 hold tokens, and of uniform tokens under 1
-/// bucket in 100 gets more than that.
-const LOAD: usize = 8;
-/// Above this many tokens a bucket a table is built anew, with more buckets.
-const MOST_LOAD: usize = 10;
-/// Below this many tokens a bucket a table is built anew, with fewer buckets.
-const LEAST_LOAD: usize = 5;
+/// How many tokens a bucket a table is built for. With over a quarter more it is built anew, with more buckets, and with
+/// under five eighths, with fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load(usize);
+
+impl Load {
+    /// Of 16 places in a line 15 hold tokens. Of tokens that lie anywhere, under 1 bucket in 100 gets more than that.
+    pub(super) const OF_RANDOM: Self = Self(8);
+    /// Of tokens that were placed to even out what nodes own hardly any bucket does, after any changes, so there can be
+    /// fewer of them.
+    pub(super) const OF_EVEN: Self = Self(10);
+
+    const fn is_crowded(self, tokens: usize, buckets: usize) -> bool {
+        4 * tokens > 5 * self.0 * buckets
+    }
+
+    const fn is_sparse(self, tokens: usize, buckets: usize) -> bool {
+        8 * tokens < 5 * self.0 * buckets
+    }
+}
 
 /// With fewer, what lines and pages hold wouldn't be the whole of a position.
 const FEWEST_BUCKETS: usize = 4;
@@ -67,8 +80,9 @@ pub(super) struct Neighbours {
 /// - a bucket with more than [`line::CAPACITY`] tokens, with a token whose prefix is [`line::PAD`], or with a slot that
 ///   a line can't hold, is *spilled*: its tokens are in one of `spills`, and its line says in which;
 /// - tokens ascend by position; where several share one, in the order the caller gave.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct TokenTable {
+    load: Load,
     lines: Lines,
     /// How many tokens a line holds, or [`SPILLED`].
     counts: Vec<u8>,
