@@ -35,6 +35,16 @@ fn nothing_is_lost_torn_or_stuck() {
     assert!(rare.is_empty(), "{rare:?}");
 }
 
+/// In this seed a coordinator is dropped while an append of its waits for room in the log. The drop waited for that at a lock
+/// that the simulation knows nothing of, so whoever was to make room never got his turn.
+#[test]
+fn a_coordinator_that_goes_while_an_append_waits_for_room_holds_nobody_up() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(run(2993, None, false).wrong));
+    let wrong = is_done.recv_timeout(std::time::Duration::from_secs(60)).expect("the run has come to an end");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn a_seed_replays_exactly() {
     for seed in 0..100 {

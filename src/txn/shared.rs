@@ -43,8 +43,8 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
-    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set nothing more
-    /// of this life gets into the log: the next life decides by what it finds there.
+    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set and the lock was to
+    /// be had nothing more of this life gets into the log: the next life decides by what it finds there.
     gone: RwLock<()>,
     is_gone: AtomicBool,
     /// The last transaction's number.
@@ -255,7 +255,7 @@ impl Shared {
     /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
     /// must not write beside the coordinator that has been opened since.
     ///
-    /// The lock that is held meanwhile delays nobody but the coordinator's drop, and appending never waits.
+    /// The lock that is held meanwhile delays nobody but the coordinator's drop: appending may wait for room in the log.
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         let _not_meanwhile = self.gone.read();
         if self.is_gone() {
@@ -273,10 +273,17 @@ impl Shared {
         self.is_gone.load(Ordering::SeqCst)
     }
 
-    /// The coordinator goes: nothing is appended from here on.
+    /// The coordinator goes: nothing is appended once this returns.
     pub(super) fn close(&self) {
-        let _no_append_under_way = self.gone.write();
+        /// How often is looked whether the last append is over. There hardly ever is one under way.
+        const PAUSE: Duration = Duration::from_millis(1);
         self.is_gone.store(true, Ordering::SeqCst);
+        // Not waited for at the lock: an append that waits for room does so by the platform, and where that is a
+        // simulation, whoever is to make the room would never get his turn.
+        let (between, pause) = (Mutex::new(()), self.platform.condvar());
+        while self.gone.try_write().is_none() {
+            pause.wait_for(&mut between.lock(), PAUSE);
+        }
     }
 
     /// The transaction has ended.
