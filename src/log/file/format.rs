@@ -194,10 +194,10 @@ pub(super) fn finish_frame(frame: &mut [u8], lsn: Lsn) {
 
 /// Adds one encoded record to a batch.
 pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
-    debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");
-    buffer.extend((encoded.len() as u32).to_le_bytes());
-    buffer.extend(lsn.number().to_le_bytes());
-    buffer.extend(encoded);
+    let frame = buffer.len();
+    buffer.resize(frame + FRAME_HEADER, 0);
+    buffer.extend_from_slice(encoded);
+    finish_frame(&mut buffer[frame..], lsn);
 }
 
 /// Fills in the header, pads to whole blocks, and gives the batch's checksum.
