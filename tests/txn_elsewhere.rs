@@ -78,6 +78,41 @@ fn an_unknown_branch_is_a_success_to_a_rollback_but_a_heuristic_hazard_to_a_comm
     }
 }
 
+/// Found by simulation: an operator had a hazard tried again. Meanwhile the coordinator had told the participant that the
+/// transaction had ended, and to that the participant answered "a late message", however often it was told.
+#[test]
+fn a_hazard_that_is_tried_again_in_vain_is_a_hazard_again() {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
+    let uncommitted = Wire::new(b.clone(), |sent| match sent {
+        Sent::Branch(Verb::Commit) => Fate::LoseRequest,
+        _ => Fate::Deliver,
+    });
+    let open = |log: &MemoryLog| Coordinator::builder(log.clone()).policy(quick()).participant("a", a.clone());
+    let coordinator = open(&log).endpoint("b", uncommitted).open().unwrap();
+    let mut txn = coordinator.begin();
+    let id = txn.id().clone();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    txn.commit().wait().unwrap();
+    let log = log.crash();
+    drop(coordinator);
+
+    let b = manager("b", MemoryLog::new()); // its log is lost
+    let coordinator = open(&log).participant("b", b.clone()).open().unwrap();
+    for _ in 0..3 {
+        eventually("it is a hazard, and once more", SOON, || {
+            let status = coordinator.status();
+            (status.heuristic, status.settling, status.parked) == (1, 0, 0)
+        });
+        transfer(&coordinator, &a, &b).wait().unwrap();
+        coordinator.retry(&id).unwrap();
+    }
+    // While it is tried again there is nothing to forget yet, and the operator hears of that.
+    eventually("it is forgotten", SOON, || coordinator.forget(&id).is_ok());
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+}
+
 /// Omicron #5947: one bad transaction stopped all recovery.
 #[test]
 fn one_broken_transaction_never_stops_the_recovery_of_the_others() {

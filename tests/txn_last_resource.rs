@@ -171,6 +171,35 @@ fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_to
     assert_eq!(queue.told(), [Verb::CommitOnePhase]);
 }
 
+/// Found by simulation: the decision's sync had failed after it was written, and since nothing had been logged for sure
+/// nothing was to be ended, so that the mark passed the transaction. The participants forgot their branches, and the next
+/// life found the decision and told those who knew nothing of it.
+#[test]
+fn a_decision_that_a_failed_log_may_hold_is_not_forgotten_by_those_who_follow_it() {
+    let log = FaultyLog::new(LogFault::FailsAfterWriting);
+    let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    log.break_down();
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
+    // These carry the news of what has ended.
+    for manager in [&a, &b] {
+        let mut txn = coordinator.begin();
+        manager.execute(txn.branch(manager.name()).unwrap(), 2).unwrap();
+        txn.commit().wait().unwrap();
+        manager.checkpoint().unwrap();
+    }
+    drop(coordinator);
+    let coordinator = open(log.inner.crash(), &a, &b, &queue);
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert_eq!((coordinator.recovered().committed, coordinator.status().heuristic), (1, 0), "{}", coordinator.status());
+    assert_eq!((a.service().balance(), b.service().balance()), (4, 4));
+}
+
 /// The window that the documentation owns up to: the process dies after the resource has committed and before the
 /// decision is durable. The others are rolled back, and nobody can know.
 #[test]

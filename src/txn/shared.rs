@@ -212,7 +212,7 @@ impl Shared {
 
     /// Tells it again if it is parked.
     pub(super) fn retry(&self, task: &Arc<Task>) {
-        if let TransactionState::Parked(_) = task.state() {
+        if let TransactionState::Parked(_) = task.state_to_come() {
             self.retry_now(task);
         }
     }
@@ -239,7 +239,7 @@ impl Shared {
             return result;
         }
         for task in self.tasks_of(txn.mark()) {
-            match may(task.state()) {
+            match may(task.state_to_come()) {
                 Ok(()) => {
                     task.push(input);
                     (task as Arc<dyn Driven>).run();

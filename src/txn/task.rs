@@ -293,9 +293,13 @@ impl Task {
         self.expires
     }
 
-    /// Where it stands.
-    pub(super) fn state(&self) -> TransactionState {
-        self.state.lock().protocol.state()
+    /// Where it stands once what is queued has been taken in.
+    pub(super) fn state_to_come(&self) -> TransactionState {
+        let state = self.state.lock();
+        let mut protocol = state.protocol.clone();
+        let now = self.shared.platform.now();
+        state.inbox.iter().for_each(|input| protocol.handle(now, *input));
+        protocol.state()
     }
 
     /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.

@@ -79,8 +79,7 @@ impl<S: Service> ResourceManager<S> {
         };
         let slot = match slot {
             Admission::Open(slot) => slot,
-            // Nobody waits for this answer: the coordinator has ended the transaction.
-            Admission::Ended => return Err(ParticipantError::Stale),
+            Admission::Ended => return Err(after_the_end(message)),
             Admission::EarlierLife => return self.carry_out(branch, &mut Slot::default(), message),
         };
         let mut guard = slot.lock();
@@ -220,6 +219,17 @@ impl<S: Service> ResourceManager<S> {
             }
         };
         Ok(self.append(fact, durability)?)
+    }
+}
+
+/// What is answered about a branch that was forgotten because its transaction has ended.
+///
+/// Nobody waits for it, with one exception: a decision that this participant once knew nothing of, which is a hazard and
+/// holds no mark, is delivered again when an operator says so. That it is still unknown is what he is to hear.
+const fn after_the_end(message: BranchInput) -> ParticipantError {
+    match message {
+        BranchInput::Commit(_) | BranchInput::Rollback(_) => ParticipantError::UnknownBranch,
+        _ => ParticipantError::Stale,
     }
 }
 

@@ -150,7 +150,7 @@ pub struct CommitProtocol {
     expires: Option<Instant>,
     /// What to tell the client, once that is known and until it is told.
     answer: Option<Outcome>,
-    /// Whether the log holds something of the transaction that has to be ended.
+    /// Whether the log holds something of the transaction that has to be ended, or may hold it.
     logged: bool,
     /// Whether the log says that it is parked, and so whom it is owed to.
     parked_on_record: bool,
@@ -370,6 +370,8 @@ impl CommitProtocol {
     fn log_failed(&mut self, now: Instant) {
         if let Phase::Deciding { .. } = self.phase {
             if self.last_resource_has_committed() {
+                // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.
+                self.logged = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 self.phase = Phase::Indeterminate;
