@@ -306,8 +306,7 @@ impl<H: KeyHasher> HashRing<H> {
         let index = self.member_index(node.id().as_str())?;
         let (old, new) = (self.nodes()[index].weight(), node.weight());
         if new > old {
-            let others = self.nodes().iter().filter(|other| other.id() != node.id());
-            self.check_tokens(others.chain([&node]))?;
+            self.check_tokens(self.members.weight() - u64::from(old) + u64::from(new))?;
         }
         if self.placement == Placement::Balanced {
             return Ok(balanced::replace(&mut self.members, &mut self.table, self.virtual_nodes, index, node));
@@ -334,7 +333,7 @@ impl<H: KeyHasher> HashRing<H> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
         let table = match placement {
             Placement::Hashed => {
-                let mut table = TokenTable::builder(Load::OF_RANDOM, check_tokens(members.nodes(), virtual_nodes)?);
+                let mut table = TokenTable::builder(Load::OF_RANDOM, check_tokens(members.weight(), virtual_nodes)?);
                 for (slot, node) in (0..).zip(members.nodes()) {
                     for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
                 }
@@ -381,13 +380,13 @@ impl<H: KeyHasher> HashRing<H> {
         let Err(index) = self.members.index_of(node.id().as_str()) else {
             return Err(RingError::DuplicateNode { id: node.id().clone() });
         };
-        self.check_tokens(self.nodes().iter().chain([node]))?;
+        self.check_tokens(self.members.weight() + u64::from(node.weight()))?;
         Ok(index)
     }
 
-    /// Whether these nodes may have the tokens that they may come to have.
-    fn check_tokens<'n>(&self, nodes: impl IntoIterator<Item = &'n Node>) -> Result<(), RingError> {
-        check_tokens(nodes, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
+    /// Whether nodes of this weight in all may have the tokens that they may come to have.
+    fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
+        check_tokens(weight, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
@@ -438,14 +437,14 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
         return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
     }
-    check_tokens(&nodes, placement.most_tokens(virtual_nodes))?;
+    let weight = nodes.iter().map(|node| u64::from(node.weight())).sum();
+    check_tokens(weight, placement.most_tokens(virtual_nodes))?;
     Ok(Members::new(nodes))
 }
 
 /// How many tokens these nodes have, if that isn't too many.
-fn check_tokens<'a>(nodes: impl IntoIterator<Item = &'a Node>, virtual_nodes: u32) -> Result<usize, RingError> {
-    let tokens =
-        nodes.into_iter().map(|node| u64::from(node.weight()) * u64::from(virtual_nodes)).fold(0, u64::saturating_add);
+fn check_tokens(weight: u64, virtual_nodes: u32) -> Result<usize, RingError> {
+    let tokens = weight.saturating_mul(u64::from(virtual_nodes));
     if tokens > MAX_TOKENS {
         return Err(RingError::TooManyTokens { tokens });
     }

@@ -21,6 +21,8 @@ pub(super) struct Members {
     /// The nodes of the slots from [`ELSEWHERE`] on.
     by_high_slot: Vec<Node>,
     vacant: Vec<u32>,
+    /// Of all nodes together.
+    weight: u64,
     zones: Zones,
 }
 
@@ -71,6 +73,7 @@ impl Members {
             slots: (0..nodes.len() as u32).collect(),
             by_slot: low.to_vec(),
             by_high_slot: high.to_vec(),
+            weight: nodes.iter().map(|node| u64::from(node.weight())).sum(),
             nodes,
             vacant: Vec::new(),
         }
@@ -78,6 +81,11 @@ impl Members {
 
     pub(super) fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The weight of all nodes together.
+    pub(super) fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// The slot of the node with this index in [`nodes`](Self::nodes).
@@ -154,6 +162,7 @@ impl Members {
             }
         };
         self.zones.enter(slot, node.zone());
+        self.weight += u64::from(node.weight());
         self.nodes.insert(index, node);
         self.slots.insert(index, slot);
         slot
@@ -164,6 +173,7 @@ impl Members {
         let slot = self.slots.remove(index);
         let node = self.nodes.remove(index);
         self.zones.leave(node.zone());
+        self.weight -= u64::from(node.weight());
         if let Some(other) = self.nodes.first().cloned() {
             // Not to keep the id of one that is gone.
             *self.by_slot_mut(slot) = other;
@@ -178,6 +188,9 @@ impl Members {
         self.zones.leave(self.nodes[index].zone());
         self.zones.enter(slot, node.zone());
         *self.by_slot_mut(slot) = node.clone();
-        std::mem::replace(&mut self.nodes[index], node)
+        self.weight += u64::from(node.weight());
+        let old = std::mem::replace(&mut self.nodes[index], node);
+        self.weight -= u64::from(old.weight());
+        old
     }
 }

@@ -99,7 +99,7 @@ impl Builder {
             load,
             lines: Lines::new(buckets),
             stride: (1 << (u64::BITS - PREFIX_BITS)) / buckets as u64,
-            counts: vec![0; buckets],
+            counts: vec![0; buckets.next_multiple_of(pages::BUCKETS)],
             pages: Vec::with_capacity(buckets.div_ceil(pages::BUCKETS)),
             spills: Vec::new(),
             vacant: Vec::new(),

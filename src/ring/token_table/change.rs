@@ -96,44 +96,45 @@ impl TokenTable {
             }
             index += 1;
         }
-        self.lines[bucket].insert(index, count, prefix, entry.slot as u16);
+        self.lines[bucket].insert(index, prefix, entry.slot as u16);
         self.counts[bucket] += 1;
         let residual = Residual::new(entry.position.as_u64());
         pages::insert(&mut self.pages[bucket / pages::BUCKETS], start + index, residual);
     }
 
-    /// Takes these tokens of a slot out of their bucket; how many of them there were.
+    /// Takes these tokens of a slot out of their bucket; how many of them there were. A node may have several tokens on one
+    /// position, and each that is named takes out one.
     fn remove_from(&mut self, bucket: usize, slot: u32, tokens: &[Position]) -> usize {
-        let mut sought = tokens.iter().copied().peekable();
-        // Asked of the bucket's tokens in ascending order. A node may have several tokens on one position, and each
-        // that is sought takes out one.
-        let mut is_sought = |entry: Entry| {
-            while sought.next_if(|token| *token < entry.position).is_some() {}
-            entry.slot == slot && sought.next_if_eq(&entry.position).is_some()
-        };
-        let mut removed = 0;
         if self.is_spilled(bucket) {
+            let mut sought = tokens.iter().copied().peekable();
             let spill = self.lines[bucket].spill();
             let before = self.spills[spill].len();
-            self.spills[spill].retain(|entry| !is_sought(*entry));
-            removed = before - self.spills[spill].len();
+            self.spills[spill].retain(|entry| {
+                while sought.next_if(|token| *token < entry.position).is_some() {}
+                entry.slot != slot || sought.next_if_eq(&entry.position).is_none()
+            });
+            let removed = before - self.spills[spill].len();
             self.spill_back(bucket);
             return removed;
         }
         let start = self.residuals_before(bucket);
-        let mut index = 0;
-        while index < self.count(bucket) {
-            if self.lines[bucket].slots[index] as u32 == slot && is_sought(self.token(bucket, start, index)) {
-                let count = self.count(bucket);
-                self.lines[bucket].remove(index, count);
+        tokens.iter().filter(|token| self.remove_from_line(bucket, start, Entry { position: **token, slot })).count()
+    }
+
+    /// Takes a token out of a line. Whether it was there.
+    fn remove_from_line(&mut self, bucket: usize, start: usize, entry: Entry) -> bool {
+        let (_, prefix) = self.place(entry.position);
+        let mut index = self.lines[bucket].rank(prefix);
+        while index < self.count(bucket) && self.lines[bucket].prefixes[index] == prefix {
+            if self.token(bucket, start, index) == entry {
+                self.lines[bucket].remove(index);
                 self.counts[bucket] -= 1;
                 self.pages[bucket / pages::BUCKETS].remove(start + index);
-                removed += 1;
-            } else {
-                index += 1;
+                return true;
             }
+            index += 1;
         }
-        removed
+        false
     }
 
     /// Moves a bucket's tokens from its line to a spill.

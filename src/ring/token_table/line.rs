@@ -51,18 +51,62 @@ impl Line {
         rank(&self.prefixes, prefix)
     }
 
-    pub(super) fn insert(&mut self, index: usize, count: usize, prefix: u16, slot: u16) {
-        self.prefixes.copy_within(index..count, index + 1);
-        self.prefixes[index] = prefix;
-        self.slots.copy_within(index..=count, index + 1);
-        self.slots[index] = slot;
+    /// Puts a token in at an index, where there is room for it.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, index: usize, prefix: u16, slot: u16) {
+        insert(&mut self.prefixes, index, prefix);
+        insert(&mut self.slots, index, slot);
     }
 
-    pub(super) fn remove(&mut self, index: usize, count: usize) {
-        self.prefixes.copy_within(index + 1..=count, index);
-        self.slots.copy_within(index + 1..=count, index);
-        self.slots[count] = ELSEWHERE;
+    /// Takes out the token at an index.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, index: usize) {
+        remove(&mut self.prefixes, index, PAD);
+        remove(&mut self.slots, index, ELSEWHERE);
     }
+}
+
+type Places = [u16; CAPACITY + 1];
+
+/// Places in words of four, of which those before each index are set.
+const BEFORE: [[u64; 4]; CAPACITY + 1] = {
+    let mut before = [[0; 4]; CAPACITY + 1];
+    let mut index = 0;
+    while index <= CAPACITY {
+        let mut place = 0;
+        while place < index {
+            before[index][place / 4] |= (u16::MAX as u64) << (16 * (place % 4));
+            place += 1;
+        }
+        index += 1;
+    }
+    before
+};
+
+#[inline(always)]
+fn words(places: &Places) -> [u64; 4] {
+    let word = |four: &[u16]| (0..4).fold(0, |word, place| word | u64::from(four[place]) << (16 * place));
+    std::array::from_fn(|number| word(&places[4 * number..4 * number + 4]))
+}
+
+#[inline(always)]
+fn places(words: [u64; 4]) -> Places {
+    std::array::from_fn(|place| (words[place / 4] >> (16 * (place % 4))) as u16)
+}
+
+#[inline(always)]
+fn insert(line: &mut Places, index: usize, value: u16) {
+    let (old, before) = (words(line), &BEFORE[index]);
+    let moved = |number: usize| old[number] << 16 | number.checked_sub(1).map_or(0, |lower| old[lower] >> 48);
+    *line = places(std::array::from_fn(|number| old[number] & before[number] | moved(number) & !before[number]));
+    line[index] = value;
+}
+
+#[inline(always)]
+fn remove(line: &mut Places, index: usize, last: u16) {
+    let (old, before) = (words(line), &BEFORE[index]);
+    let moved = |number: usize| old[number] >> 16 | old.get(number + 1).map_or(u64::from(last), |upper| *upper) << 48;
+    *line = places(std::array::from_fn(|number| old[number] & before[number] | moved(number) & !before[number]));
 }
 
 /// How many of these are below `prefix`: at most [`CAPACITY`], whatever they are.

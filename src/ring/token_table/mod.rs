@@ -75,8 +75,8 @@ pub(super) struct Neighbours {
 
 /// Tokens by bucket. Invariants:
 ///
-/// - `lines` and `counts` have one element a bucket, from [`FEWEST_BUCKETS`] to 2^19; `pages` one for each
-///   [`pages::BUCKETS`] buckets;
+/// - `lines` and `counts` have one element a bucket, from [`FEWEST_BUCKETS`] to 2^19, and `counts` zeros behind; `pages`
+///   has one for each [`pages::BUCKETS`] buckets;
 /// - a bucket with more than [`line::CAPACITY`] tokens, with a token whose prefix is [`line::PAD`], or with a slot that
 ///   a line can't hold, is *spilled*: its tokens are in one of `spills`, and its line says in which;
 /// - tokens ascend by position; where several share one, in the order the caller gave.
@@ -84,7 +84,7 @@ pub(super) struct Neighbours {
 pub(super) struct TokenTable {
     load: Load,
     lines: Lines,
-    /// How many tokens a line holds, or [`SPILLED`].
+    /// How many tokens a line holds, or [`SPILLED`]. To the end of the last page, so that all pages have as many.
     counts: Vec<u8>,
     pages: Vec<Page>,
     /// Never empty where in use; elsewhere its number is in `vacant`.
@@ -225,8 +225,16 @@ impl TokenTable {
     }
 
     /// Where in its page the residuals of a bucket's line start.
+    #[inline]
     fn residuals_before(&self, bucket: usize) -> usize {
-        self.residuals_between(bucket & !(pages::BUCKETS - 1), bucket)
+        const ONES: u64 = u64::from_ne_bytes([1; 8]);
+        let page = self.counts.as_chunks::<{ pages::BUCKETS }>().0[bucket / pages::BUCKETS];
+        // The counts of the page as one number, and those before the bucket alone. A product with ones has the sum of all bytes
+        // in its top one: at most 15 times 15.
+        let counts = u128::from_le_bytes(page) & u128::from_ne_bytes([!SPILLED; pages::BUCKETS]);
+        let before = counts & ((1 << (8 * (bucket % pages::BUCKETS))) - 1);
+        let sums = before as u64 + (before >> u64::BITS) as u64;
+        (sums.wrapping_mul(ONES) >> (u64::BITS - 8)) as usize
     }
 
     /// How many residuals the lines of some buckets have.

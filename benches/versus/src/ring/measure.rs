@@ -18,6 +18,9 @@ use crate::{
 
 /// Enough that the branch predictor can't learn them, few enough to stay in the cache.
 const KEYS: usize = 32_768;
+/// Those that join and leave in turn: as many as it takes for the branch predictor not to know them. In life, nobody joins
+/// a thousand times over.
+const NEWCOMERS: usize = 64;
 /// Keys counted for each node where a peer's balance can't be computed; they add about sqrt(2 ln N / this) of noise.
 const COUNTED_A_NODE: usize = 10_000;
 /// Beyond so many nodes that takes too many keys.
@@ -46,9 +49,9 @@ impl Pace {
 pub struct Course {
     nodes: usize,
     pace: Pace,
-    /// The members, and one more that joins and leaves.
     members: Rc<[Member]>,
-    newcomer: Member,
+    /// Those that join and leave, one after the other.
+    newcomers: Rc<[Member]>,
     /// As the members, but a tenth of them are others.
     changed: Rc<[Member]>,
     keys: Rc<[Key]>,
@@ -58,7 +61,7 @@ pub struct Course {
 impl Course {
     /// A course nobody has entered yet. Only what has `only` in its name is measured.
     pub fn new(nodes: usize, pace: Pace, only: Option<&str>) -> Self {
-        let all = members(nodes + nodes.div_ceil(10));
+        let all = members(nodes + nodes.div_ceil(10).max(NEWCOMERS));
         let mut random = fastrand::Rng::with_seed(7);
         let contests = What::ALL
             .into_iter()
@@ -69,8 +72,8 @@ impl Course {
             nodes,
             pace,
             members: all[..nodes].into(),
-            newcomer: all[nodes],
-            changed: all[nodes.div_ceil(10)..].into(),
+            newcomers: all[nodes..nodes + NEWCOMERS].into(),
+            changed: all[nodes.div_ceil(10)..][..nodes].into(),
             keys: (0..KEYS).map(|_| Key::new(random.u128(..))).collect(),
             contests,
         }
@@ -128,19 +131,22 @@ impl Course {
                 })
             }
             What::AddNode | What::RemoveNode => {
-                let (members, newcomer) = (Rc::clone(&self.members), self.newcomer);
+                let (members, newcomers) = (Rc::clone(&self.members), Rc::clone(&self.newcomers));
                 let own: RefCell<Option<P>> = RefCell::new(None);
+                let mut turn = 0;
                 self.repeated(move || {
                     let mut own = own.borrow_mut();
                     let ring = own.get_or_insert_with(|| P::build(&members));
+                    let newcomer = newcomers[turn % NEWCOMERS];
+                    turn += 1;
                     let (adding, ()) = timed(|| ring.add(black_box(newcomer)));
                     let (removing, ()) = timed(|| ring.remove(black_box(newcomer)));
                     if what == What::AddNode { adding } else { removing }
                 })
             }
             What::PlanJoin => {
-                let joined: Vec<_> = self.members.iter().copied().chain([self.newcomer]).collect();
-                let (after, newcomer) = (P::build(&joined), self.newcomer);
+                let joined: Vec<_> = self.members.iter().copied().chain([self.newcomers[0]]).collect();
+                let (after, newcomer) = (P::build(&joined), self.newcomers[0]);
                 self.repeated(move || timed(|| black_box(ring.plan_join(black_box(&after), newcomer))).0)
             }
             What::PlanFull => {

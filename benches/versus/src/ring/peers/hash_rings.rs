@@ -1,13 +1,15 @@
 //! hash-rings: a `BTreeMap` of points, the cheapest to change.
 
+use std::collections::HashMap;
+
 use hash_rings::consistent::Ring;
 
 use crate::ring::peer::{FastHash, Key, Member, Part, Peer, VIRTUAL_NODES, What, address};
 
 pub struct HashRings {
     ring: Ring<'static, &'static str, FastHash>,
-    /// One for each member that may ever be added: the ring borrows its nodes.
-    added: Option<(&'static str, &'static &'static str)>,
+    /// One for each member that was ever added: the ring borrows its nodes.
+    added: HashMap<&'static str, &'static &'static str, FastHash>,
 }
 
 impl Peer for HashRings {
@@ -31,7 +33,7 @@ impl Peer for HashRings {
         for member in members {
             ring.insert_node(borrowed(member.name), VIRTUAL_NODES);
         }
-        Self { ring, added: None }
+        Self { ring, added: HashMap::default() }
     }
 
     #[inline(always)]
@@ -40,11 +42,7 @@ impl Peer for HashRings {
     }
 
     fn add(&mut self, member: Member) {
-        let node = match self.added {
-            Some((name, node)) if name == member.name => node,
-            _ => borrowed(member.name),
-        };
-        self.added = Some((member.name, node));
+        let node = *self.added.entry(member.name).or_insert_with(|| borrowed(member.name));
         self.ring.insert_node(node, VIRTUAL_NODES);
     }
 
