@@ -4,6 +4,7 @@ use super::{
     Entry, FEWEST_BUCKETS, Load, Position, SPILLED, TokenTable,
     line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
     pages::{self, Residual},
+    place,
 };
 
 impl TokenTable {
@@ -38,18 +39,6 @@ impl TokenTable {
         entry.slot < u32::from(ELSEWHERE) && self.place(entry.position).1 != PAD
     }
 
-    fn set_all_sentinels(&mut self) {
-        let mut beyond =
-            (0..self.lines.len()).find(|bucket| self.counts[*bucket] > 0).map_or(0, |first| self.head(first));
-        for bucket in (0..self.lines.len()).rev() {
-            if !self.is_spilled(bucket) {
-                let count = self.count(bucket);
-                self.lines[bucket].slots[count] = beyond;
-            }
-            beyond = self.head(bucket);
-        }
-    }
-
     /// What stands as the sentinel in the line before: the slot of the first token here, or beyond if here is none.
     pub(super) fn head(&self, bucket: usize) -> u16 {
         match self.is_spilled(bucket) {
@@ -65,7 +54,9 @@ const SECTION: usize = 32 * pages::BUCKETS;
 
 /// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
 pub(in crate::ring) struct Builder {
+    /// It has lines as far as it is filled.
     table: TokenTable,
+    buckets: usize,
     /// The tokens of each section in the order in which they came.
     sections: Vec<Vec<Dealt>>,
     /// Of each line of a section, its tokens being in the order in which they came. They go to their pages once it is
@@ -97,7 +88,7 @@ impl Builder {
     fn new(load: Load, buckets: usize) -> Self {
         let table = TokenTable {
             load,
-            lines: Lines::new(buckets),
+            lines: Lines::with_capacity(buckets),
             stride: (1 << (u64::BITS - PREFIX_BITS)) / buckets as u64,
             counts: vec![0; buckets.next_multiple_of(pages::BUCKETS)],
             pages: Vec::with_capacity(buckets.div_ceil(pages::BUCKETS)),
@@ -108,35 +99,55 @@ impl Builder {
         // Of uniform tokens, hardly ever more.
         let expected = buckets.min(SECTION) * (load.0 + 1);
         let sections = (0..buckets.div_ceil(SECTION)).map(|_| Vec::with_capacity(expected)).collect();
-        Self { table, sections, residuals: vec![[Residual::ZERO; CAPACITY]; buckets.min(SECTION)] }
+        Self { table, buckets, sections, residuals: vec![[Residual::ZERO; CAPACITY]; buckets.min(SECTION)] }
     }
 
     #[inline]
     pub(in crate::ring) fn push(&mut self, entry: Entry) {
-        self.sections[self.table.place(entry.position).0 / SECTION].push(entry.into());
+        self.sections[place(entry.position, self.buckets).0 / SECTION].push(entry.into());
     }
 
     pub(in crate::ring) fn finish(mut self) -> TokenTable {
-        for (number, section) in std::mem::take(&mut self.sections).into_iter().enumerate() {
-            self.table.tokens += section.len();
-            section.into_iter().for_each(|dealt| self.put(dealt.into()));
-            let beyond = self.table.lines.len().min((number + 1) * SECTION);
-            for first in (number * SECTION..beyond).step_by(pages::BUCKETS) {
-                self.finish_page(first, beyond.min(first + pages::BUCKETS));
-            }
+        for section in std::mem::take(&mut self.sections) {
+            self.finish_section(section);
         }
-        for spill in &mut self.table.spills {
+        self.table.set_sentinels_before(0);
+        self.table
+    }
+
+    /// Everything about the buckets of a section, so that none of their lines is written, or read again, from afar.
+    fn finish_section(&mut self, section: Vec<Dealt>) {
+        let first = self.table.lines.len();
+        let beyond = self.buckets.min(first + SECTION);
+        self.table.lines.grow_to(beyond);
+        self.table.tokens += section.len();
+        let spilled_before = self.table.spills.len();
+        section.into_iter().for_each(|dealt| self.put(dealt.into()));
+        for first in (first..beyond).step_by(pages::BUCKETS) {
+            self.finish_page(first, beyond.min(first + pages::BUCKETS));
+        }
+        for spill in &mut self.table.spills[spilled_before..] {
             // Stable, so that tokens that collide keep their order.
             spill.sort_by_key(|entry| entry.position);
             spill.shrink_to_fit();
         }
-        self.table.set_all_sentinels();
-        self.table
+        // What is beyond the section's last token is known with the next section.
+        let mut head = 0;
+        for bucket in (first..beyond).rev() {
+            if !self.table.is_spilled(bucket) {
+                let count = self.table.count(bucket);
+                self.table.lines[bucket].slots[count] = head;
+            }
+            head = self.table.head(bucket);
+        }
+        if first > 0 {
+            self.table.set_sentinels_before(first);
+        }
     }
 
     #[inline]
     fn put(&mut self, entry: Entry) {
-        let (bucket, prefix) = self.table.place(entry.position);
+        let (bucket, prefix) = place(entry.position, self.buckets);
         let count = usize::from(self.table.counts[bucket]);
         if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
             self.put_in_spill(bucket, entry);
@@ -217,7 +228,7 @@ impl Builder {
         // Stable, so that tokens that collide keep their order.
         entries.sort_by_key(|entry| entry.position);
         for (index, entry) in entries.into_iter().enumerate() {
-            let prefix = self.table.place(entry.position).1;
+            let prefix = place(entry.position, self.buckets).1;
             let line = &mut self.table.lines[bucket];
             line.prefixes[index] = prefix;
             line.slots[index] = entry.slot as u16;

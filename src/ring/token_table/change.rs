@@ -179,13 +179,17 @@ impl TokenTable {
         self.lines[bucket].slots[entries.len()] = self.head(next);
     }
 
-    /// Sets the sentinels that speak of this bucket, if what it begins with has changed. They stand in the line before,
-    /// and on through empty lines to the first that isn't.
+    /// Sets the sentinels that speak of this bucket, if what it begins with has changed.
     fn announce(&mut self, bucket: usize, old_head: u16) {
-        let head = self.head(bucket);
-        if head == old_head {
-            return;
+        if self.head(bucket) != old_head {
+            self.set_sentinels_before(bucket);
         }
+    }
+
+    /// Sets the sentinels that speak of this bucket. They stand in the line before, and on through empty lines to the first
+    /// that isn't.
+    pub(super) fn set_sentinels_before(&mut self, bucket: usize) {
+        let head = self.head(bucket);
         let mut before = bucket;
         // At most one lap: if no other line holds a token, this one's own sentinel speaks of its own head.
         for _ in 0..self.lines.len() {

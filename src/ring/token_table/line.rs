@@ -123,11 +123,14 @@ pub(super) fn rank(prefixes: &[u16; CAPACITY + 1], prefix: u16) -> usize {
 pub(super) struct Lines(Vec<Line>);
 
 impl Lines {
-    /// So many, without tokens.
-    pub(super) fn new(buckets: usize) -> Self {
-        let mut lines = large_pages::with_capacity(buckets);
-        lines.resize(buckets, Line::EMPTY);
-        Self(lines)
+    /// None, with room for so many.
+    pub(super) fn with_capacity(buckets: usize) -> Self {
+        Self(large_pages::with_capacity(buckets))
+    }
+
+    /// Adds lines without tokens, until there are so many.
+    pub(super) fn grow_to(&mut self, buckets: usize) {
+        self.0.resize(buckets, Line::EMPTY);
     }
 }
 

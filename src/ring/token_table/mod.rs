@@ -145,14 +145,10 @@ impl TokenTable {
         Entries::new(self)
     }
 
-    /// The bucket and the prefix of a position. Both only grow with the position.
-    ///
-    /// They are of the position's upper half alone: there are at most 2^19 buckets, so the product has 51 bits at the
-    /// most, and a look-up waits for a multiplication that is shorter by its upper half.
+    /// The bucket and the prefix of a position.
     #[inline(always)]
     fn place(&self, position: Position) -> (usize, u16) {
-        let product = (position.as_u64() >> 32) * self.lines.len() as u64;
-        ((product >> 32) as usize, (product as u32 >> (u32::BITS - PREFIX_BITS)) as u16)
+        place(position, self.lines.len())
     }
 
     /// As [`locate`](Self::locate), where more than the line is to be looked at.
@@ -252,6 +248,16 @@ impl TokenTable {
             slot: u32::from(line.slots[index]),
         }
     }
+}
+
+/// The bucket, of so many, and the prefix of a position. Both only grow with the position.
+///
+/// They are of the position's upper half alone: there are at most 2^19 buckets, so the product has 51 bits at the most, and a
+/// look-up waits for a multiplication that is shorter by its upper half.
+#[inline(always)]
+fn place(position: Position, buckets: usize) -> (usize, u16) {
+    let product = (position.as_u64() >> 32) * buckets as u64;
+    ((product >> 32) as usize, (product as u32 >> (u32::BITS - PREFIX_BITS)) as u16)
 }
 
 impl Residual {
