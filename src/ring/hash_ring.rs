@@ -138,15 +138,19 @@ impl<H> HashRing<H> {
 
     /// The first `copies` nodes of every token's preference list, worked out for looking them up: what
     /// [`replicas`](Self::replicas) would find. O(T * copies).
-    pub fn replica_index(&self, copies: usize) -> ReplicaIndex<'_, H> {
-        let slots = |walk| Replicas::new(&self.members, walk).into_slots();
-        ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
+    pub fn replica_index(&self, copies: usize) -> ReplicaIndex<&Self> {
+        ReplicaIndex::new(self, copies)
     }
 
     /// The same of what [`replicas_across_zones`](Self::replicas_across_zones) would find.
-    pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<'_, H> {
-        let slots = |walk| ZoneReplicas::new(&self.members, walk).into_slots();
-        ReplicaIndex::new(self, (&self.members, &self.table), copies, slots)
+    pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<&Self> {
+        ReplicaIndex::across_zones(self, copies)
+    }
+
+    /// What the nodes are, and where their tokens.
+    #[inline(always)]
+    pub(super) fn parts(&self) -> (&Members, &TokenTable) {
+        (&self.members, &self.table)
     }
 
     /// The members, sorted by id (by bytes). Never empty.

@@ -77,7 +77,7 @@ pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
-pub use replica_index::ReplicaIndex;
+pub use replica_index::{HeldRing, ReplicaIndex};
 pub use replicas::Replicas;
 pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};

@@ -1,20 +1,51 @@
 //! Preference lists worked out beforehand.
 
-use std::{fmt, slice};
+use std::{fmt, slice, sync::Arc};
 
 use super::{
-    HashRing, KeyHasher, Node, Position, RingKey,
+    HashRing, KeyHasher, Node, Position, Replicas, RingKey, RingVersion, ZoneReplicas,
     members::Members,
-    token_table::{List, Lists, TokenTable, Walk},
+    token_table::{List, Lists},
 };
+
+/// A way to hold a ring so that nobody changes it meanwhile: by reference, or shared, and as a [`HashRing`] or as a version
+/// of a [`SharedRing`](super::SharedRing). There are no others.
+pub trait HeldRing: sealed::Sealed {
+    /// The ring's hasher.
+    type Hasher;
+
+    /// The ring.
+    fn ring(&self) -> &HashRing<Self::Hasher>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! holds_a_ring {
+    ($($holder:ty),*) => {$(
+        impl<H> sealed::Sealed for $holder {}
+
+        impl<H> HeldRing for $holder {
+            type Hasher = H;
+
+            #[inline(always)]
+            fn ring(&self) -> &HashRing<H> {
+                self
+            }
+        }
+    )*};
+}
+
+holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H>>);
 
 /// The nodes that should hold a copy, looked up rather than found: the start of each token's preference list, worked out
 /// once for as many copies as are wanted.
 ///
 /// For services that ask for replicas at every request, of a ring that changes seldom. It answers what
 /// [`HashRing::replicas`] or [`HashRing::replicas_across_zones`] would, whatever the number of nodes that a walk would have
-/// to pass over, reads one or two neighbouring cache lines for three copies, and allocates nothing. It borrows its ring:
-/// when that changes, a new one is made.
+/// to pass over, reads one or two neighbouring cache lines for three copies, and allocates nothing. It is of the one ring
+/// that it [holds](HeldRing): when that is followed by another, a new one is made.
 ///
 /// Takes 32 * (copies + 1) bytes for each bucket of about 8 tokens: with three copies, 16 bytes a token. To make one takes
 /// as long as asking the ring for the replicas of each of its tokens.
@@ -29,24 +60,46 @@ use super::{
 /// assert!(index.replicas("order:7").eq(ring.replicas_across_zones("order:7").take(3)));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
+///
+/// Beside a [`SharedRing`](super::SharedRing) it holds the version that it is of:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use ringpact::ring::{HashRing, ReplicaIndex, SharedRing};
+///
+/// let shared = SharedRing::new(HashRing::new(["a", "b", "c", "d"])?);
+/// let mut index = ReplicaIndex::new(shared.load(), 3);
+/// assert_eq!(index.replicas("order:7").len(), 3);
+///
+/// // Whoever changes the ring makes the next one and passes it on.
+/// let change = shared.update(|ring| ring.add("e"))?;
+/// index = ReplicaIndex::new(Arc::clone(&change.after), 3);
+/// assert_eq!(index.held().epoch(), shared.load().epoch());
+/// # Ok::<(), ringpact::ring::RingError>(())
+/// ```
 #[derive(Clone)]
-pub struct ReplicaIndex<'r, H> {
-    ring: &'r HashRing<H>,
-    members: &'r Members,
-    table: &'r TokenTable,
+pub struct ReplicaIndex<R> {
+    held: R,
     lists: Lists,
 }
 
-impl<'r, H> ReplicaIndex<'r, H> {
-    /// Of the first `copies` slots that `list` gives for a walk.
-    pub(super) fn new<I: Iterator<Item = u32>>(
-        ring: &'r HashRing<H>,
-        (members, table): (&'r Members, &'r TokenTable),
-        copies: usize,
-        list: impl Fn(Walk<'r>) -> I,
-    ) -> Self {
-        let lists = Lists::new(table, copies.min(members.nodes().len()), list);
-        Self { ring, members, table, lists }
+impl<R: HeldRing> ReplicaIndex<R> {
+    /// Of the first `copies` nodes of every token's preference list: what [`HashRing::replicas`] would find.
+    /// O(T * copies) for T tokens.
+    pub fn new(ring: R, copies: usize) -> Self {
+        let (members, table) = ring.ring().parts();
+        let copies = copies.min(members.nodes().len());
+        let lists = Lists::new(table, copies, |walk| Replicas::new(members, walk).into_slots());
+        Self { held: ring, lists }
+    }
+
+    /// Of what [`HashRing::replicas_across_zones`] would find.
+    pub fn across_zones(ring: R, copies: usize) -> Self {
+        let (members, table) = ring.ring().parts();
+        let copies = copies.min(members.nodes().len());
+        let lists = Lists::new(table, copies, |walk| ZoneReplicas::new(members, walk).into_slots());
+        Self { held: ring, lists }
     }
 
     /// How many nodes each list has: as many as were asked for, or as there are.
@@ -54,52 +107,62 @@ impl<'r, H> ReplicaIndex<'r, H> {
         self.lists.copies()
     }
 
-    /// The ring that this is about.
-    pub fn ring(&self) -> &'r HashRing<H> {
-        self.ring
+    /// The ring that this is of.
+    pub fn ring(&self) -> &HashRing<R::Hasher> {
+        self.held.ring()
+    }
+
+    /// The same as it is held.
+    pub fn held(&self) -> &R {
+        &self.held
     }
 
     /// The nodes that `position` belongs to, in order of preference.
     // Always, as `HashRing::owner`.
     #[inline(always)]
-    pub fn replicas_at(&self, position: Position) -> impl ExactSizeIterator<Item = &'r Node> + use<'_, 'r, H> {
-        ListedNodes::new(self.members, self.lists.at(self.table, position))
+    pub fn replicas_at(&self, position: Position) -> impl ExactSizeIterator<Item = &Node> + use<'_, R> {
+        let (members, table) = self.held.ring().parts();
+        ListedNodes::new(members, self.lists.at(table, position))
     }
-}
 
-impl<'r, H: KeyHasher> ReplicaIndex<'r, H> {
     /// The nodes that `key` belongs to, in order of preference: its owner, and who comes next.
     #[inline(always)]
-    pub fn replicas<K: RingKey>(&self, key: K) -> impl ExactSizeIterator<Item = &'r Node> + use<'_, 'r, H, K> {
-        self.replicas_at(self.ring.position(key))
+    pub fn replicas<K: RingKey>(&self, key: K) -> impl ExactSizeIterator<Item = &Node> + use<'_, R, K>
+    where
+        R::Hasher: KeyHasher,
+    {
+        self.replicas_at(self.held.ring().position(key))
     }
 }
 
-impl<H: fmt::Debug> fmt::Debug for ReplicaIndex<'_, H> {
+impl<R: HeldRing<Hasher: fmt::Debug>> fmt::Debug for ReplicaIndex<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplicaIndex").field("ring", &self.ring).field("copies", &self.copies()).finish_non_exhaustive()
+        f.debug_struct("ReplicaIndex")
+            .field("ring", self.ring())
+            .field("copies", &self.copies())
+            .finish_non_exhaustive()
     }
 }
 
 /// The nodes of a list.
-struct ListedNodes<'i, 'r> {
-    members: &'r Members,
+struct ListedNodes<'i> {
+    members: &'i Members,
     near: slice::Iter<'i, u16>,
     far: slice::Iter<'i, u32>,
 }
 
-impl<'i, 'r> ListedNodes<'i, 'r> {
+impl<'i> ListedNodes<'i> {
     #[inline]
-    fn new(members: &'r Members, (near, far): List<'i>) -> Self {
+    fn new(members: &'i Members, (near, far): List<'i>) -> Self {
         Self { members, near: near.iter(), far: far.iter() }
     }
 }
 
-impl<'r> Iterator for ListedNodes<'_, 'r> {
-    type Item = &'r Node;
+impl<'i> Iterator for ListedNodes<'i> {
+    type Item = &'i Node;
 
     #[inline]
-    fn next(&mut self) -> Option<&'r Node> {
+    fn next(&mut self) -> Option<&'i Node> {
         match self.near.next() {
             Some(slot) => Some(&self.members.low_slots()[usize::from(*slot)]),
             None => self.far.next().map(|slot| self.members.by_slot(*slot)),
@@ -113,11 +176,11 @@ impl<'r> Iterator for ListedNodes<'_, 'r> {
     }
 
     #[inline]
-    fn fold<B, F: FnMut(B, &'r Node) -> B>(self, start: B, mut f: F) -> B {
+    fn fold<B, F: FnMut(B, &'i Node) -> B>(self, start: B, mut f: F) -> B {
         let low = self.members.low_slots();
         let near = self.near.fold(start, |all, slot| f(all, &low[usize::from(*slot)]));
         self.far.fold(near, |all, slot| f(all, self.members.by_slot(*slot)))
     }
 }
 
-impl ExactSizeIterator for ListedNodes<'_, '_> {}
+impl ExactSizeIterator for ListedNodes<'_> {}

@@ -150,7 +150,7 @@ impl Course {
                 self.repeated(move || timed(|| black_box(ring.plan_join(black_box(&after), newcomer))).0)
             }
             What::PlanFull => {
-                let after = P::build(&self.changed);
+                let after = ring.changed(&self.changed);
                 self.repeated(move || timed(|| black_box(ring.plan(black_box(&after)))).0)
             }
             What::BytesPerToken => {

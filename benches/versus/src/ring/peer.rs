@@ -177,6 +177,11 @@ pub trait Peer: Sized + 'static {
         unreachable!("{} can't plan", Self::NAME)
     }
 
+    /// A ring of these members, a tenth of which are others than this one's.
+    fn changed(&self, members: &[Member]) -> Self {
+        Self::build(members)
+    }
+
     /// The same when nothing but `newcomer` is different in `after`.
     fn plan_join(&self, after: &Self, _newcomer: Member) -> usize {
         self.plan(after)

@@ -2,10 +2,11 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
-use ringpact::ring::{HashRing, Node, Placement, ReplicaIndex, RingKey, RingReader, SharedRing, Xxh3};
+use ringpact::ring::{HashRing, Node, Placement, ReplicaIndex, RingKey, RingReader, SharedRing};
 
 use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, ratio};
 
@@ -20,13 +21,13 @@ pub struct Ringpact<const BALANCED: bool> {
 struct Made {
     /// Of a copy.
     reader: OnceCell<RefCell<RingReader>>,
-    /// As a service has them that asks for replicas at each request: worked out beforehand, of a ring that lives for ever.
+    /// As a service has them that asks for replicas at each request: worked out beforehand.
     index: OnceCell<Index>,
     /// The same of the same nodes, spread over three zones.
     zoned: OnceCell<Index>,
 }
 
-type Index = ReplicaIndex<'static, Xxh3>;
+type Index = ReplicaIndex<Arc<HashRing>>;
 
 const ZONES: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
 
@@ -55,14 +56,8 @@ fn ring_of<const BALANCED: bool>(nodes: impl Iterator<Item = Node>) -> HashRing 
 impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
     const NAME: &'static str = if BALANCED { "ringpact-balanced" } else { "ringpact" };
 
-    fn part(what: What, _nodes: usize) -> Part {
-        match what {
-            What::PlanFull if BALANCED => Part::Spared(
-                "plan_full of ringpact-balanced: of two rings built apart nothing is alike, since balanced tokens depend \
-                 on how the ring came to be",
-            ),
-            _ => Part::Takes,
-        }
+    fn part(_what: What, _nodes: usize) -> Part {
+        Part::Takes
     }
 
     fn build(members: &[Member]) -> Self {
@@ -95,7 +90,7 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     #[inline(always)]
     fn replicas3(&self, key: &Key) -> usize {
-        let index = self.made.index.get_or_init(|| Box::leak(Box::new(self.ring.clone())).replica_index(3));
+        let index = self.made.index.get_or_init(|| ReplicaIndex::new(Arc::new(self.ring.clone()), 3));
         index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
 
@@ -104,7 +99,7 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
         let index = self.made.zoned.get_or_init(|| {
             let nodes = self.ring.nodes().iter().zip(ZONES.iter().cycle());
             let ring = ring_of::<BALANCED>(nodes.map(|(node, zone)| node.clone().with_zone(*zone)));
-            Box::leak(Box::new(ring)).replica_index_across_zones(3)
+            ReplicaIndex::across_zones(Arc::new(ring), 3)
         });
         index.replicas(key.bytes()).map(address).fold(0, usize::wrapping_add)
     }
@@ -115,6 +110,24 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
 
     fn remove(&mut self, member: Member) {
         self.ring.remove(member.name).expect("it was added before");
+    }
+
+    /// Where tokens are balanced, of two rings built apart nothing is alike: they depend on how the ring came to be. So this
+    /// is what becomes of the ring where one after the other leaves, and another joins.
+    fn changed(&self, members: &[Member]) -> Self {
+        if !BALANCED {
+            return Self::build(members);
+        }
+        let staying: HashSet<_> = members.iter().map(|member| member.name).collect();
+        let present: HashSet<_> = self.ring.nodes().iter().map(|node| node.id().as_str()).collect();
+        let mut ring = self.ring.clone();
+        let leaving = self.ring.nodes().iter().filter(|node| !staying.contains(node.id().as_str()));
+        let joining = members.iter().filter(|member| !present.contains(member.name));
+        for (leaves, joins) in leaving.zip(joining) {
+            ring.remove(leaves.id()).expect("it is a member");
+            ring.add(joins.name).expect("the name is new");
+        }
+        Self { ring, made: Box::default() }
     }
 
     /// Before the newcomer is in, and without a ring that has it.
