@@ -14,6 +14,18 @@ fn the_most_loaded_of_a_hundred_is_near_the_estimate() {
     assert!((most - estimate).abs() < 0.08, "{most} instead of about {estimate}");
 }
 
+/// In millionths of the fair share. Where these change, every placement does.
+#[test]
+fn hashed_shares_are_exactly_these() {
+    for (nodes, most, least) in [(10, 1_092_025, 929_044), (100, 1_203_665, 744_331), (1_000, 1_306_626, 802_360)] {
+        let ring = HashRing::new((0..nodes).map(|n| format!("node-{n}"))).unwrap();
+        let shares = shares(&ring);
+        let millionths = |share: f64| (share * f64::from(nodes) * 1e6).round() as u32;
+        let (max, min) = (shares.values().copied().fold(0.0, f64::max), shares.values().copied().fold(1.0, f64::min));
+        assert_eq!((millionths(max), millionths(min)), (most, least), "{nodes} nodes");
+    }
+}
+
 #[test]
 fn shares_are_in_proportion_to_weights() {
     let ring = HashRing::builder()

@@ -148,6 +148,7 @@ fn a_change_of_members_moves_little() {
 fn the_bound_holds_under_concurrency() {
     const NODES: usize = 5;
     const THREADS: u64 = 4;
+    const ROUNDS: u64 = if cfg!(miri) { 10 } else { 2_000 };
     let loads = BoundedLoads::new(ring(&equal_nodes(NODES)), Epsilon::percent(10).unwrap());
     let served = AtomicU64::new(0);
     // Slots that are only taken: then the average only grows, so the bound that held on taking holds ever after.
@@ -157,7 +158,7 @@ fn the_bound_holds_under_concurrency() {
                 let (loads, served) = (&loads, &served);
                 scope.spawn(move || {
                     let mut slots = Vec::new();
-                    for round in 0..2_000_u64 {
+                    for round in 0..ROUNDS {
                         slots.push(loads.acquire((thread + round) % 3).unwrap());
                         served.fetch_add(1, Ordering::Relaxed);
                         if round % 64 == 0 {
@@ -180,13 +181,15 @@ fn the_bound_holds_under_concurrency() {
 
 #[test]
 fn nothing_is_lost_while_slots_the_ring_and_health_all_change_at_once() {
+    const ROUNDS: u64 = if cfg!(miri) { 30 } else { 3_000 };
+    const RINGS: usize = if cfg!(miri) { 3 } else { 200 };
     let loads = BoundedLoads::new(ring(&equal_nodes(4)), Epsilon::percent(5).unwrap());
     thread::scope(|scope| {
         for thread in 0..3_u64 {
             let loads = loads.clone();
             scope.spawn(move || {
                 let mut slots = std::collections::VecDeque::new();
-                for round in 0..3_000_u64 {
+                for round in 0..ROUNDS {
                     slots.extend(loads.acquire_where(round * 7 + thread, |node| {
                         !(round + thread).is_multiple_of(5) || node.id() != "n1"
                     }));
@@ -196,7 +199,7 @@ fn nothing_is_lost_while_slots_the_ring_and_health_all_change_at_once() {
                 }
             });
         }
-        for members in (2..6).cycle().take(200) {
+        for members in (2..6).cycle().take(RINGS) {
             loads.set_ring(ring(&equal_nodes(members)));
             thread::yield_now();
         }
