@@ -54,7 +54,15 @@ fn opening_a_log_tells_what_was_found() {
         log
     };
     drop(log);
-    drop(told(&["INFO ringpact::log", "records=1", "live=1", "torn_bytes=0", "elapsed_us=", "message=log opened"]));
+    drop(told(&[
+        "INFO ringpact::log",
+        "records=1",
+        "live=1",
+        "live_transactions=1",
+        "torn_bytes=0",
+        "elapsed_us=",
+        "message=log opened",
+    ]));
     let path = only_segment(dir.path());
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[2 * 4096] = 7; // behind the carried batch, where nothing was written yet

@@ -1,6 +1,7 @@
 //! Which records still matter: one fold over the log, shared by all implementations.
 
 use std::{
+    collections::HashSet,
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     mem,
@@ -183,6 +184,12 @@ impl LiveRecords {
         self.entries.shrink_to(4 * (self.live + SWEEP_ENTRIES));
         let entries = &self.entries;
         self.last_of_key.shrink_to(4 * (self.live + SWEEP_ENTRIES), |entry| entries[*entry as usize].hash);
+    }
+
+    /// How many transactions the live records are about, whoever owns them. O(n) for n live records.
+    pub fn transactions(&self) -> usize {
+        let about = self.alive().filter(|(entry, _)| entry.key.does != Does::ReplacesEpoch);
+        about.map(|(entry, encoded)| entry.key.parts(encoded).1).collect::<HashSet<_>>().len()
     }
 
     /// All live records, in order.

@@ -95,6 +95,8 @@ pub struct Recovery {
     pub records: u64,
     /// Of them, those that are live.
     pub live: usize,
+    /// The transactions that these are about. One is counted once, whoever has records of it.
+    pub live_transactions: usize,
     /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported durable.
     pub torn_bytes: u64,
     /// How long opening took.

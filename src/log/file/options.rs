@@ -142,6 +142,7 @@ impl FileLogOptions {
         let recovery = Recovery {
             records: recovered.records,
             live: recovered.live.len(),
+            live_transactions: recovered.live.transactions(),
             torn_bytes: recovered.torn_bytes,
             elapsed: self.platform.now().saturating_duration_since(begun),
         };
@@ -191,7 +192,7 @@ fn sync_parent(storage: &dyn Storage, dir: &Path) -> Result<(), LogError> {
 /// Tells of an opening: at the level `WARN` where something was cut off, for that wants an explanation (a crash is one).
 #[cfg(feature = "tracing")]
 fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
-    let Recovery { records, live, torn_bytes, elapsed } = *recovery;
+    let Recovery { records, live, live_transactions, torn_bytes, elapsed } = *recovery;
     macro_rules! tell {
         ($level:ident, $message:literal) => {
             tracing::event!(
@@ -201,6 +202,7 @@ fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
                 %log,
                 records,
                 live,
+                live_transactions,
                 torn_bytes,
                 elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
                 $message
