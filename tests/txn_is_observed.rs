@@ -3,6 +3,7 @@
 mod txn_support;
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt::Debug,
     sync::{
@@ -14,7 +15,10 @@ use std::{
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use parking_lot::Mutex;
-use ringpact::{Coordinator, MemoryLog, ParticipantError, Policy, participant::Verb};
+use ringpact::{
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
+    participant::{Call, Verb},
+};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -34,6 +38,14 @@ struct Noted {
     next: AtomicU64,
     spans: Mutex<BTreeMap<u64, String>>,
     events: Mutex<Vec<String>>,
+    /// The same, each with the span that its thread was in.
+    within: Mutex<Vec<(String, String)>>,
+    metadata: Mutex<BTreeMap<u64, &'static Metadata<'static>>>,
+}
+
+thread_local! {
+    /// The spans that this thread is in, the innermost last.
+    static INSIDE: RefCell<Vec<(span::Id, &'static Metadata<'static>)>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Line<'a>(&'a mut String);
@@ -56,6 +68,7 @@ impl Subscriber for Notes {
         line.push_str(attributes.metadata().name());
         attributes.record(&mut Line(&mut line));
         spans.insert(id, line);
+        self.0.metadata.lock().insert(id, attributes.metadata());
         span::Id::from_u64(id)
     }
     fn record(&self, span: &span::Id, values: &span::Record<'_>) {
@@ -67,10 +80,25 @@ impl Subscriber for Notes {
     fn event(&self, event: &Event<'_>) {
         let mut line = event.metadata().level().to_string();
         event.record(&mut Line(&mut line));
-        self.0.events.lock().push(line);
+        let within = INSIDE.with_borrow(|inside| inside.last().map(|(id, _)| id.into_u64()));
+        let within = within.and_then(|id| self.0.spans.lock().get(&id).cloned()).unwrap_or_default();
+        self.0.events.lock().push(line.clone());
+        self.0.within.lock().push((within, line));
     }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
+    fn enter(&self, span: &span::Id) {
+        let metadata = self.0.metadata.lock()[&span.into_u64()];
+        INSIDE.with_borrow_mut(|inside| inside.push((span.clone(), metadata)));
+    }
+    fn exit(&self, span: &span::Id) {
+        let left = INSIDE.with_borrow_mut(Vec::pop);
+        assert_eq!(left.map(|(id, _)| id).as_ref(), Some(span), "spans are left in the order of entering them");
+    }
+    fn current_span(&self) -> tracing_core::span::Current {
+        INSIDE.with_borrow(|inside| match inside.last() {
+            Some((id, metadata)) => tracing_core::span::Current::new(id.clone(), metadata),
+            None => tracing_core::span::Current::none(),
+        })
+    }
 }
 
 /// One subscriber for the process: whether a span is wanted at all is remembered across threads.
@@ -115,6 +143,81 @@ fn a_transaction_is_a_span_with_its_phases_and_branches() {
     for participant in ["a", "b"] {
         assert_eq!(branch("prepare", "prepare", participant, "yes"), 1, "{spans:#?}");
         assert_eq!(branch("commit", "commit", participant, "done"), 1, "{spans:#?}");
+    }
+}
+
+/// Says what it does.
+struct Telling;
+
+impl Participant for Telling {
+    fn prepare(&self, branch: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+        tracing::info!(%branch, "works");
+        Ok(Vote::Yes)
+    }
+    fn commit(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        tracing::info!(%branch, "works");
+        Ok(())
+    }
+    fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        Ok(())
+    }
+    fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        Ok(Vec::new())
+    }
+}
+
+/// The same, on another thread each time that it is polled.
+#[cfg(feature = "tokio")]
+impl ringpact::participant::AsyncParticipant for Telling {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        tokio::task::yield_now().await;
+        Participant::prepare(self, branch, call)
+    }
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        tokio::task::yield_now().await;
+        Participant::commit(self, branch, call)
+    }
+    async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        Ok(())
+    }
+    async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        Ok(Vec::new())
+    }
+}
+
+#[track_caller]
+fn assert_works_within_its_branches(coordinator: &Coordinator) {
+    let notes = notes();
+    commit(coordinator).unwrap();
+    assert!(coordinator.settle(Duration::from_secs(10)));
+    let within = notes.0.within.lock().clone();
+    let txn = format!("{}:1:1", coordinator.name());
+    for participant in ["a", "b"] {
+        let works: Vec<_> =
+            within.iter().filter(|(_, line)| line.contains(&format!("branch={txn}:{participant}"))).collect();
+        assert_eq!(works.len(), 2, "{within:#?}");
+        for ((span, _), verb) in works.into_iter().zip(["prepare", "commit"]) {
+            let branch = format!("branch participant=\"{participant}\" verb=\"{verb}\"");
+            assert!(span.contains(&format!("txn={txn}")) && span.contains(&branch), "{participant}, {verb}: {span:?}");
+        }
+    }
+}
+
+#[test]
+fn participants_work_within_the_span_of_their_branch_on_whatever_thread() {
+    let _ = notes();
+    let builder = Coordinator::builder(MemoryLog::new()).name("called");
+    assert_works_within_its_branches(&builder.participant("a", Telling).participant("b", Telling).open().unwrap());
+    let (builder, two) = (Coordinator::builder(MemoryLog::new()).name("pooled"), std::num::NonZeroUsize::MIN);
+    let builder = builder.slow_participant("a", Telling, two).slow_participant("b", Telling, two);
+    assert_works_within_its_branches(&builder.open().unwrap());
+    #[cfg(feature = "tokio")]
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let builder = Coordinator::builder(MemoryLog::new()).name("spawned");
+        let builder = builder.async_participant("a", Telling, runtime.handle().clone());
+        let builder = builder.async_participant("b", Telling, runtime.handle().clone());
+        assert_works_within_its_branches(&builder.open().unwrap());
     }
 }
 

@@ -24,6 +24,7 @@ mod endpoint;
 mod last_resource;
 mod pool;
 mod resource_manager;
+mod sent_in;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;

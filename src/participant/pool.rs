@@ -11,7 +11,9 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Endpoint, Greeting, Participant, ParticipantError, Reply, Request, endpoint::call};
+use super::{
+    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, endpoint::call, sent_in::SentIn,
+};
 use crate::platform::{Condvar, Platform};
 
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
@@ -33,7 +35,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Request, Reply)>,
+    queue: VecDeque<(Request, Reply, SentIn)>,
     threads: usize,
     idle: usize,
     closed: bool,
@@ -57,12 +59,18 @@ impl Pooled {
 }
 
 impl Shared {
+    /// The span is let go before anybody hears of the answer.
+    #[expect(clippy::needless_pass_by_value, reason = "it is let go")]
+    fn answer(&self, request: &Request, sent_in: SentIn) -> Result<Response, ParticipantError> {
+        sent_in.call(|| call(&*self.participant, request))
+    }
+
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((request, reply)) = state.queue.pop_front() {
+            if let Some((request, reply, sent_in)) = state.queue.pop_front() {
                 drop(state);
-                let result = call(&*self.participant, &request);
+                let result = self.answer(&request, sent_in);
                 // Where the answer goes is not ours; a panic there has printed its message, and must not cost a thread.
                 let _ = catch_unwind(AssertUnwindSafe(|| reply.send(result)));
                 state = self.state.lock();
@@ -80,7 +88,7 @@ impl Shared {
 impl Endpoint for Pooled {
     fn send(&self, request: Request, reply: Reply) {
         let mut state = self.shared.state.lock();
-        state.queue.push_back((request, reply));
+        state.queue.push_back((request, reply, SentIn::current()));
         if state.idle >= state.queue.len() || state.threads == self.limit {
             self.shared.work.notify_one();
             return;
@@ -93,7 +101,7 @@ impl Endpoint for Pooled {
             // With no thread at all nobody would ever answer; the caller is told so and tries again later.
             let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
             drop(state);
-            for (_, reply) in stranded {
+            for (_, reply, _) in stranded {
                 reply.send(Err(ParticipantError::Unreachable));
             }
         }

@@ -10,7 +10,9 @@ use std::{
 
 use ::tokio::runtime::Handle;
 
-use super::{Call, Decision, Endpoint, Greeting, ParticipantError, Reply, Request, Response, Verb, Vote};
+use super::{
+    Call, Decision, Endpoint, Greeting, ParticipantError, Reply, Request, Response, Verb, Vote, sent_in::SentIn,
+};
 use crate::id::{BranchId, Name};
 
 /// A [`Participant`](super::Participant) whose methods are asynchronous: each call is a task on the user's runtime, and no
@@ -100,10 +102,10 @@ impl<P: AsyncParticipant> Spawned<P> {
 
 impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     fn send(&self, request: Request, reply: Reply) {
-        let participant = Arc::clone(&self.participant);
+        let (participant, sent_in) = (Arc::clone(&self.participant), SentIn::current());
         // Dropped by the runtime, the task drops the reply, which says that the call has failed.
         drop(self.runtime.spawn(async move {
-            let result = caught(call(&*participant, &request)).await;
+            let result = caught(call(&*participant, &request), sent_in).await;
             reply.send(result);
         }));
     }
@@ -139,10 +141,13 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
 }
 
 /// A panic is an error like any other; see [`Inline`](super::Inline).
-async fn caught<T>(call: impl Future<Output = Result<T, ParticipantError>>) -> Result<T, ParticipantError> {
+async fn caught<T>(
+    call: impl Future<Output = Result<T, ParticipantError>>,
+    sent_in: SentIn,
+) -> Result<T, ParticipantError> {
     let mut call = pin!(call);
     poll_fn(|context| {
-        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
+        catch_unwind(AssertUnwindSafe(|| sent_in.call(|| call.as_mut().poll(context))))
             .unwrap_or(Poll::Ready(Err(ParticipantError::Panicked)))
     })
     .await
