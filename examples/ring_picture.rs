@@ -3,13 +3,14 @@
 //! ```sh
 //! cargo run --release --example ring_picture -- --nodes 8 --output ring.svg
 //! cargo run --release --example ring_picture -- --nodes 5 --weights 1,1,2 --virtual-nodes 160 --join big=4
+//! cargo run --release --example ring_picture -- --balanced --output balanced.svg
 //! ```
 
 use std::{error::Error, f64::consts::TAU, fmt::Write as _, fs, path::PathBuf};
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use ringpact::ring::{HashRing, Node};
+use ringpact::ring::{HashRing, Node, Placement};
 
 /// More would leave no room for their names.
 const MAX_NODES: u64 = 32;
@@ -31,6 +32,10 @@ struct Arguments {
     #[arg(long, default_value_t = 32)]
     virtual_nodes: u32,
 
+    /// Tokens assigned to even out what the nodes own, rather than hashed.
+    #[arg(long)]
+    balanced: bool,
+
     /// The node that joins: a name, or name=weight.
     #[arg(long, default_value = "newcomer")]
     join: String,
@@ -45,7 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let nodes = (1..=arguments.nodes)
         .zip(arguments.weights.iter().cycle())
         .map(|(number, weight)| Node::new(format!("node-{number}")).with_weight(*weight));
-    let before = HashRing::builder().virtual_nodes(arguments.virtual_nodes).nodes(nodes).build()?;
+    let placement = if arguments.balanced { Placement::Balanced } else { Placement::Hashed };
+    let builder = HashRing::builder().placement(placement).virtual_nodes(arguments.virtual_nodes);
+    let before = builder.nodes(nodes).build()?;
     let newcomer = match arguments.join.split_once('=') {
         Some((name, weight)) => Node::new(name).with_weight(weight.parse()?),
         None => Node::new(arguments.join.as_str()),
