@@ -74,7 +74,7 @@ fn run_many(arguments: &Arguments) -> u64 {
                     if number >= arguments.seeds {
                         return;
                     }
-                    let report = simulation::run(arguments.first + number, arguments.mutant, false);
+                    let report = simulation::run_in_time(arguments.first + number, arguments.mutant);
                     let mut sums = sums.lock();
                     for (what, count) in report.counts.by_name() {
                         *sums.entry(what).or_insert(0) += count;

@@ -7,7 +7,7 @@ mod simulation;
 
 use std::collections::BTreeMap;
 
-use simulation::{Report, mutants::Mutant, run};
+use simulation::{Report, mutants::Mutant, run, run_in_time};
 
 /// How many seeds are run each time. More of them are for the example.
 const SEEDS: u64 = 1_000;
@@ -22,7 +22,7 @@ const RAREST: &str = "letters about nothing";
 fn nothing_is_lost_torn_or_stuck() {
     let mut sums = BTreeMap::<&str, u64>::new();
     for seed in 0..SEEDS {
-        let Report { counts, wrong, .. } = run(seed, None, false);
+        let Report { counts, wrong, .. } = run_in_time(seed, None);
         assert!(wrong.is_empty(), "cargo run --release --example simulate -- --seed {seed}\n{wrong:#?}");
         for (what, count) in counts.by_name() {
             *sums.entry(what).or_default() += count;
@@ -39,9 +39,7 @@ fn nothing_is_lost_torn_or_stuck() {
 /// that the simulation knows nothing of, so whoever was to make room never got his turn.
 #[test]
 fn a_coordinator_that_goes_while_an_append_waits_for_room_holds_nobody_up() {
-    let (done, is_done) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(run(2993, None, false).wrong));
-    let wrong = is_done.recv_timeout(std::time::Duration::from_secs(60)).expect("the run has come to an end");
+    let wrong = run_in_time(2993, None).wrong;
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

@@ -34,7 +34,8 @@ mod world;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -55,6 +56,9 @@ const LONGEST_DAY: Duration = Duration::from_secs(600);
 
 /// How long it may take until all is settled, once nothing fails any more. The longest back-off is half a second.
 const LONGEST_PEACE: Duration = Duration::from_secs(60);
+
+/// How long a run may take on a real clock. Nearly all take milliseconds.
+const LONGEST_RUN: Duration = Duration::from_secs(120);
 
 /// What a log may hold of each owner in the end: its epoch, and what the next transactions will let it forget.
 const MOST_LIVE: usize = 12;
@@ -79,6 +83,24 @@ impl fmt::Display for Report {
         let Self { seed, hash, took, counts, wrong } = self;
         write!(f, "seed {seed}, trace {hash:016x}, {took:.1?} simulated, {counts:?}")?;
         wrong.iter().try_for_each(|what| write!(f, "\n  {what}"))
+    }
+}
+
+/// As [`run`], on a thread of its own: a run that does not come to an end is wrong for that. Such a one waits somewhere that
+/// the scheduler knows nothing of; its thread stays behind.
+pub fn run_in_time(seed: u64, mutant: Option<Mutant>) -> Report {
+    let (done, is_done) = mpsc::channel();
+    let runs = thread::spawn(move || drop(done.send(run(seed, mutant, false))));
+    match is_done.recv_timeout(LONGEST_RUN) {
+        Ok(report) => report,
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("seed {seed}: {:?}", runs.join()),
+        Err(mpsc::RecvTimeoutError::Timeout) => Report {
+            seed,
+            hash: 0,
+            took: Duration::ZERO,
+            counts: Counts::default(),
+            wrong: vec![format!("it has not come to an end within {LONGEST_RUN:?}")],
+        },
     }
 }
 
