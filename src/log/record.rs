@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Name, TxnId};
 
+mod encoder;
+
 /// One entry of a transaction log: who wrote it, and what became true.
 ///
 /// Several owners (a coordinator and the resource managers of its process) can share one log; each reads back only
@@ -153,9 +155,14 @@ impl Record {
             .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
-    /// Encodes it at the front of the buffer, and gives the length; `None` where the buffer is too small for it.
+    /// Encodes it at the front of the buffer, and gives the length; `None` where the buffer may be too small for it.
+    ///
+    /// It is what [`encode_into`](Self::encode_into) does, in a fraction of the time: every append does this. The tests
+    /// hold one to the other.
     pub(crate) fn encode_to(&self, buffer: &mut [u8]) -> Option<usize> {
-        postcard::to_slice(self, buffer).ok().map(|encoded| encoded.len())
+        let mut to = encoder::Encoder::new(buffer);
+        to.record(self)?;
+        Some(to.length())
     }
 
     /// Its encoded length in bytes.

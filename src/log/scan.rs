@@ -226,6 +226,27 @@ mod tests {
         assert_eq!((key.does, txn), (does, about.as_slice()), "{record:?}");
     }
 
+    /// The encoder that appends use, and postcard.
+    #[test]
+    fn both_ways_to_encode_a_record_give_the_same_bytes() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut buffer, mut refused) = (vec![0; 8 << 10], 0);
+        for _ in 0..20_000 {
+            let record = random_record(&mut random);
+            let encoded = encode(&record);
+            assert_eq!(encoded.len(), record.encoded_len());
+            assert_eq!(record.encode_to(&mut buffer).map(|length| &buffer[..length]), Some(&*encoded), "{record:?}");
+            // Where there is hardly room, it may do without, but not go wrong.
+            let room = random.usize(encoded.len().saturating_sub(LONGEST_VARINT)..encoded.len() + LONGEST_VARINT);
+            match record.encode_to(&mut buffer[..room]) {
+                Some(length) => assert_eq!(&buffer[..length], &*encoded, "{record:?}"),
+                None => refused += 1,
+            }
+            assert!(record.encode_to(&mut buffer[..encoded.len() - 1]).is_none());
+        }
+        assert!((1..20_000).contains(&refused));
+    }
+
     #[test]
     fn the_key_of_every_record_is_found() {
         let mut random = fastrand::Rng::with_seed(1);

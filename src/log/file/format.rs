@@ -184,20 +184,15 @@ pub(super) fn clear_batch(buffer: &mut Vec<u8>) {
     buffer.resize(BATCH_HEADER, 0);
 }
 
-/// Makes a frame of an encoded record that has room for the frame's header in front.
-pub(super) fn finish_frame(frame: &mut [u8], lsn: Lsn) {
-    let length = frame.len() - FRAME_HEADER;
-    debug_assert!(length <= MAX_RECORD_BYTES, "refused before it gets here");
-    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    frame[4..FRAME_HEADER].copy_from_slice(&lsn.number().to_le_bytes());
-}
-
-/// Adds one encoded record to a batch.
+/// Adds one encoded record to a batch. (The header is not put before the record first, to copy both as one: what was
+/// written a moment ago in small pieces can't be read at once in large ones, and this is under the queue's lock.)
 pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
-    let frame = buffer.len();
-    buffer.resize(frame + FRAME_HEADER, 0);
+    debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");
+    let mut head = [0; FRAME_HEADER];
+    head[..4].copy_from_slice(&(encoded.len() as u32).to_le_bytes());
+    head[4..].copy_from_slice(&lsn.number().to_le_bytes());
+    buffer.extend_from_slice(&head);
     buffer.extend_from_slice(encoded);
-    finish_frame(&mut buffer[frame..], lsn);
 }
 
 /// Fills in the header, pads to whole blocks, and gives the batch's checksum.

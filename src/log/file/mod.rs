@@ -21,7 +21,6 @@ use crate::{
     id::Name,
     platform::{Platform, Thread, ThreadId},
 };
-use format::FRAME_HEADER;
 use queue::Ending;
 use shared::{Lead, Shared};
 
@@ -209,11 +208,11 @@ impl TransactionLog for FileLog {
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
-        framed(&record, |frame| self.shared.append(frame, durability, |error| self.full(error)))
+        encoded(&record, |encoded| self.shared.append(encoded, durability, |error| self.full(error)))
     }
 
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
-        let (lsn, lead) = framed(&record, |frame| self.shared.append_and_lead(frame, |error| self.full(error)))?;
+        let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
         let batch = match lead {
             Lead::Wait(batch) => batch,
             Lead::Write(pen, batch) => {
@@ -225,7 +224,7 @@ impl TransactionLog for FileLog {
     }
 
     fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
-        framed(&record, |frame| self.shared.append_awaited(frame, context.waker(), |error| self.full(error)))
+        encoded(&record, |encoded| self.shared.append_awaited(encoded, context.waker(), |error| self.full(error)))
     }
 
     fn durable(&self) -> Lsn {
@@ -249,9 +248,8 @@ impl TransactionLog for FileLog {
     }
 }
 
-/// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing, behind the room for its
-/// frame's header, so that it is copied into the batch as a whole.
-fn framed<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+/// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing.
+fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
     thread_local! {
         static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
@@ -260,21 +258,21 @@ fn framed<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogErr
     // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
     let mut buffer = BUFFER.take();
     buffer.resize(BUFFER_BYTES, 0);
-    let result = match record.encode_to(&mut buffer[FRAME_HEADER..]) {
-        Some(length) => append(&mut buffer[..FRAME_HEADER + length]),
-        None => framed_large(record, append),
+    let result = match record.encode_to(&mut buffer) {
+        Some(length) => append(&buffer[..length]),
+        None => encoded_large(record, append),
     };
     BUFFER.set(buffer);
     result
 }
 
 #[cold]
-fn framed_large<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+fn encoded_large<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
     let length = record.encoded_len();
     if length > MAX_RECORD_BYTES {
         return Err(LogError::TooLarge { length });
     }
-    let mut frame = vec![0; FRAME_HEADER + length];
-    record.encode_to(&mut frame[FRAME_HEADER..]).expect("as long as it said");
-    append(&mut frame)
+    let mut buffer = Vec::with_capacity(length);
+    record.encode_into(&mut buffer);
+    append(&buffer)
 }

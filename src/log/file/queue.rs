@@ -225,12 +225,11 @@ impl Queue {
         }
     }
 
-    /// Takes the record in, which was admitted: its encoding, with room for the frame's header in front.
-    pub(super) fn accept(&mut self, frame: &mut [u8]) -> Lsn {
+    /// Takes the encoded record in, which was admitted.
+    pub(super) fn accept(&mut self, encoded: &[u8]) -> Lsn {
         let lsn = self.last.next();
         self.last = lsn;
-        format::finish_frame(frame, lsn);
-        self.buffer.extend_from_slice(frame);
+        format::push_frame(&mut self.buffer, lsn, encoded);
         lsn
     }
 

@@ -20,7 +20,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    format,
+    format::{self, FRAME_HEADER},
     gate::Gate,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
@@ -179,16 +179,15 @@ impl Shared {
         live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
     }
 
-    /// Queues an encoded record, which has room for its frame's header in front. An error that tells of a full disk is
-    /// made by `full`.
+    /// Queues an encoded record. An error that tells of a full disk is made by `full`.
     pub(super) fn append(
         &self,
-        frame: &mut [u8],
+        encoded: &[u8],
         durability: Durability,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, frame, full)?;
+        let lsn = self.accept(&mut guarded, encoded, full)?;
         if durability == Durability::Forced {
             guarded.queue.force();
             self.wake_writer(&mut guarded);
@@ -200,11 +199,11 @@ impl Shared {
     /// pen and the batch, where the caller had better write it himself.
     pub(super) fn append_and_lead(
         &self,
-        frame: &mut [u8],
+        encoded: &[u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<(Lsn, Lead), LogError> {
         let mut guarded = self.queue.lock();
-        let lsn = self.accept(&mut guarded, frame, full)?;
+        let lsn = self.accept(&mut guarded, encoded, full)?;
         guarded.queue.force();
         // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
         if guarded.queue.is_quiet()
@@ -228,13 +227,13 @@ impl Shared {
     /// [`poll`](Self::poll) takes.
     pub(super) fn append_awaited(
         &self,
-        frame: &mut [u8],
+        encoded: &[u8],
         waker: &Waker,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
         let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
         let mut guarded = self.queue.lock();
-        let lsn = match self.accept(&mut guarded, frame, full) {
+        let lsn = match self.accept(&mut guarded, encoded, full) {
             Ok(lsn) => lsn,
             Err(error) => {
                 drop(guarded);
@@ -251,13 +250,13 @@ impl Shared {
     fn accept(
         &self,
         guarded: &mut MutexGuard<'_, Guarded>,
-        frame: &mut [u8],
+        encoded: &[u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
         loop {
             guarded.queue.check_open()?;
-            match guarded.queue.admit(frame.len() as u64) {
-                Admission::Accept => return Ok(guarded.queue.accept(frame)),
+            match guarded.queue.admit((FRAME_HEADER + encoded.len()) as u64) {
+                Admission::Accept => return Ok(guarded.queue.accept(encoded)),
                 Admission::Wait => {
                     self.want(guarded);
                     self.room.wait(guarded);

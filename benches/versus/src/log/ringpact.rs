@@ -44,33 +44,38 @@ const LONG: Name = Name::from_static(LONG_TEXT);
 const LONG_TEXT: &str = "goods-goods-goods-goods-goods-goods-goods-goods-goods-goods-";
 const _: () = assert!(2 * LONG_TEXT.len() + AROUND_NAMES == RECORD_BYTES);
 
+/// A record of 128 bytes that needs nothing after it.
+fn one(number: u64) -> Record {
+    Record { owner: LONG, fact: Fact::Ended { txn: TxnId::new(LONG, Epoch::new(1), number) } }
+}
+
 /// The record to be made durable, and what ends it afterwards.
-fn records(commit: Commit, number: u64) -> (Record, Option<Record>) {
-    let record = |owner, fact| Record { owner, fact };
-    let txn = |coordinator| TxnId::new(coordinator, Epoch::new(1), number);
-    match commit {
-        Commit::One => (record(LONG, Fact::Ended { txn: txn(LONG) }), None),
-        Commit::WithEnd => {
-            let work = vec![7; RECORD_BYTES - AROUND_WORK];
-            let promise = record(SHORT, Fact::Prepared { txn: txn(SHORT), work });
-            (promise, Some(record(SHORT, Fact::Ended { txn: txn(SHORT) })))
-        }
-    }
+fn promise(number: u64) -> (Record, Record) {
+    let txn = TxnId::new(SHORT, Epoch::new(1), number);
+    let work = vec![7; RECORD_BYTES - AROUND_WORK];
+    let promise = Record { owner: SHORT, fact: Fact::Prepared { txn: txn.clone(), work } };
+    (promise, Record { owner: SHORT, fact: Fact::Ended { txn } })
 }
 
 impl Log {
-    fn end(&self, end: Option<Record>) {
-        if let Some(end) = end {
-            self.log.append(end, Durability::Lazy).expect("there is room");
-        }
+    fn end(&self, end: Record) {
+        self.log.append(end, Durability::Lazy).expect("there is room");
     }
 }
 
 impl Blocking for Log {
     fn commit(&self, _client: usize, number: u64) {
-        let (record, end) = records(self.commit, number);
-        self.log.commit(record).expect("there is room, and the disk works");
-        self.end(end);
+        let commit = |record| self.log.commit(record).expect("there is room, and the disk works");
+        match self.commit {
+            Commit::One => {
+                commit(one(number));
+            }
+            Commit::WithEnd => {
+                let (promise, end) = promise(number);
+                commit(promise);
+                self.end(end);
+            }
+        }
     }
 
     fn syncs(&self) -> Option<u64> {
@@ -80,8 +85,16 @@ impl Blocking for Log {
 
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
-        let (record, end) = records(self.commit, number);
-        self.log.commit_async(record).await.expect("there is room, and the disk works");
-        self.end(end);
+        // A future each, for what one of them holds while it waits the other one need not carry around.
+        match self.commit {
+            Commit::One => {
+                self.log.commit_async(one(number)).await.expect("there is room, and the disk works");
+            }
+            Commit::WithEnd => {
+                let (promise, end) = promise(number);
+                self.log.commit_async(promise).await.expect("there is room, and the disk works");
+                self.end(end);
+            }
+        }
     }
 }

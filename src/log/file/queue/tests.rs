@@ -8,7 +8,7 @@ fn queue(room: u64) -> Queue {
 }
 
 fn accept(queue: &mut Queue, frame: u64) {
-    queue.accept(&mut vec![0; frame as usize]);
+    queue.accept(&vec![0; frame as usize - format::FRAME_HEADER]);
 }
 
 /// Says that all that was accepted is folded in, and gives its size.
