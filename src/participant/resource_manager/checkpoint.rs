@@ -1,7 +1,6 @@
 //! Forgetting: the service writes down what it did, and the log drops what that covers.
 
 use std::{
-    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
 };
@@ -51,7 +50,7 @@ impl<S: Service> ResourceManager<S> {
             forgotten.extend(ended.iter().map(|ended| branches.forget_ended(ended)));
         }
         drop(branches);
-        let wiped = wipe(forgotten.into_iter().flat_map(BTreeMap::into_values));
+        let wiped = wipe(forgotten.into_iter().flatten());
         let surplus = self.branches.lock().reuse(wiped);
         drop(surplus);
         done
