@@ -68,6 +68,11 @@ impl<T> OpenTransactions<T> {
         self.first + self.window.len() as u64
     }
 
+    /// About how many of this epoch are open.
+    pub(super) const fn at_once(&self) -> u64 {
+        self.open_in_window as u64
+    }
+
     /// This number's transaction begins. Numbers are given out in order, and come here in nearly that order. `None` has
     /// nothing remembered under it.
     pub(super) fn begin(&mut self, sequence: u64, what: Option<T>) {

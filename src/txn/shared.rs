@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
@@ -27,11 +27,15 @@ use super::{
     task::Task,
 };
 use crate::{
+    apart::{Apart, Striped},
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::Call,
     platform::{Condvar, Platform, Woken},
 };
+
+/// So many transactions may have ended that participants are not told of yet, while others are open.
+const MOST_UNSAID: u64 = 16;
 
 pub(super) struct Shared {
     pub(super) name: Name,
@@ -43,17 +47,30 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
-    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set and the lock was to
-    /// be had nothing more of this life gets into the log: the next life decides by what it finds there.
-    gone: RwLock<()>,
     is_gone: AtomicBool,
-    /// The last transaction's number.
-    last_sequence: AtomicU64,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
-    ended_below: AtomicU64,
-    open: Mutex<Open>,
+    ended_below: Apart<AtomicU64>,
+    open: Apart<Mutex<Open>>,
     settled: Condvar,
+}
+
+/// What transactions have their coordinator by. There are several, for else all threads that begin and end transactions
+/// would meet at the count of who has it.
+pub(super) type Hold = Arc<Apart<Arc<Shared>>>;
+
+/// All holds of a coordinator.
+pub(super) struct Holds(Striped<Hold>);
+
+impl Holds {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Striped::new(|| Arc::new(Apart(Arc::clone(shared)))))
+    }
+
+    /// That of the thread that calls.
+    pub(super) fn own(&self) -> Hold {
+        Arc::clone(self.0.own())
+    }
 }
 
 /// What has begun and has not ended.
@@ -140,11 +157,9 @@ impl Shared {
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
-            gone: RwLock::new(()),
             is_gone: AtomicBool::new(false),
-            last_sequence: AtomicU64::new(0),
-            ended_below: AtomicU64::new(0),
-            open: Mutex::new(open),
+            ended_below: Apart::default(),
+            open: Apart(Mutex::new(open)),
             settled: platform.condvar(),
             platform,
         }
@@ -152,13 +167,13 @@ impl Shared {
 
     /// A new transaction. It counts as open from here on, until it has ended or its time is over. It must have been
     /// admitted; one that wasn't is over at once.
-    pub(super) fn begin(self: &Arc<Self>, timeout: Duration, admitted: bool) -> Arc<Task> {
+    pub(super) fn begin(self: &Arc<Self>, hold: Hold, timeout: Duration, admitted: bool) -> Arc<Task> {
         let now = self.platform.now();
         let expires = after(now, timeout);
         // What can be done before the lock is held. Until it is in the table, it counts there as open.
-        let number = Number { shared: self, sequence: self.last_sequence.fetch_add(1, Ordering::SeqCst) + 1 };
+        let number = Number { shared: self, sequence: self.admission.next_sequence() };
         let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
-        let task = Task::begun(Arc::clone(self), txn, now, expires, admitted);
+        let task = Task::begun(hold, txn, now, expires, admitted);
         let durable = self.log.durable();
         let mut open = self.open.lock();
         number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
@@ -255,9 +270,8 @@ impl Shared {
     /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
     /// must not write beside the coordinator that has been opened since.
     ///
-    /// The lock that is held meanwhile delays nobody but the coordinator's drop: appending may wait for room in the log.
+    /// Only for a transaction that is open, and says meanwhile that it is [appending](Task::is_appending).
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
-        let _not_meanwhile = self.gone.read();
         if self.is_gone() {
             return Err(LogError::Closed);
         }
@@ -273,16 +287,17 @@ impl Shared {
         self.is_gone.load(Ordering::SeqCst)
     }
 
-    /// The coordinator goes: nothing is appended once this returns.
+    /// The coordinator goes: nothing is appended once this returns, for the next life decides by what it finds in the log.
     pub(super) fn close(&self) {
-        /// How often is looked whether the last append is over. There hardly ever is one under way.
+        /// How often is looked whether an append is over. There hardly ever is one under way.
         const PAUSE: Duration = Duration::from_millis(1);
         self.is_gone.store(true, Ordering::SeqCst);
-        // Not waited for at the lock: an append that waits for room does so by the platform, and where that is a
-        // simulation, whoever is to make the room would never get his turn.
+        // What is not among these is taken in later, and so finds it gone; as does whoever is not yet at it.
         let (between, pause) = (Mutex::new(()), self.platform.condvar());
-        while self.gone.try_write().is_none() {
-            pause.wait_for(&mut between.lock(), PAUSE);
+        for task in self.tasks() {
+            while task.is_appending() {
+                pause.wait_for(&mut between.lock(), PAUSE);
+            }
         }
     }
 
@@ -380,7 +395,7 @@ impl Shared {
 
     /// The first id that has not been given out.
     pub(super) fn next_mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.last_sequence.load(Ordering::SeqCst) + 1 }
+        Mark { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
     }
 
     /// What is open of one transaction: its own task, and those of branches that participants reported.
@@ -425,7 +440,12 @@ impl Shared {
     fn note_ended(&self, open: &mut Open, durable: Lsn) {
         let first = open.transactions.first(durable);
         let is_for_all = open.knows_what_is_open() && open.shelf.len() == 0 && first.epoch == self.epoch;
-        self.ended_below.store(if is_for_all { first.sequence } else { 0 }, Ordering::Release);
+        let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_for_all { first.sequence } else { 0 });
+        // All threads read it with each message, so the more of them are at it the less often it is written.
+        let news = below.saturating_sub(known);
+        if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
+            self.ended_below.store(below, Ordering::Release);
+        }
     }
 
     /// What is said along with a message to the participant.

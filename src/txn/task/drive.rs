@@ -6,7 +6,7 @@
 
 use std::{
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
     time::Instant,
@@ -146,7 +146,11 @@ impl Task {
     /// What the log says to it, as the protocol's next input.
     fn append(&self, state: &mut MutexGuard<'_, State>, fact: Fact, durability: Durability) -> Input {
         let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
-        let result = MutexGuard::unlocked(state, || self.shared.append(fact, durability));
+        state.appending = true;
+        let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
+        let result = MutexGuard::unlocked(state, || catch_unwind(append));
+        state.appending = false; // also after a panic, or the coordinator could not go
+        let result = result.unwrap_or_else(|panic| resume_unwind(panic));
         if ends {
             state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
         }
