@@ -210,6 +210,10 @@ impl TransactionLog for FileLog {
         framed(&record, |frame| self.shared.append(frame, durability, |error| self.full(error)))
     }
 
+    fn append_all(&self, records: &mut dyn Iterator<Item = Record>) -> Result<Option<Lsn>, LogError> {
+        framed_all(records, |frames, lengths| self.shared.append_all(frames, lengths, |error| self.full(error)))
+    }
+
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let (lsn, lead) = framed(&record, |frame| self.shared.append_and_lead(frame, |error| self.full(error)))?;
         let batch = match lead {
@@ -250,6 +254,45 @@ impl TransactionLog for FileLog {
 /// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing, behind the room for its
 /// frame's header, so that it is copied into the batch as a whole.
 fn framed<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+    with_buffer(|buffer| match record.encode_to(&mut buffer[FRAME_HEADER..]) {
+        Some(length) => append(&mut buffer[..FRAME_HEADER + length]),
+        None => framed_large(record, append),
+    })
+}
+
+/// The same for many records, some at a time: their frames one behind the other, and the frames' lengths.
+fn framed_all(
+    records: &mut dyn Iterator<Item = Record>,
+    mut append: impl FnMut(&mut [u8], &[usize]) -> Result<Lsn, LogError>,
+) -> Result<Option<Lsn>, LogError> {
+    /// While these are taken in, everybody else waits.
+    const AT_ONCE: usize = 64;
+    with_buffer(|buffer| {
+        let (mut last, mut end, mut lengths) = (None, 0, Vec::with_capacity(AT_ONCE));
+        for record in records {
+            let encode = |buffer: &mut [u8]| record.encode_to(buffer.get_mut(FRAME_HEADER..)?);
+            let mut encoded = encode(&mut buffer[end..]).filter(|_| lengths.len() < AT_ONCE);
+            if encoded.is_none() && end > 0 {
+                last = Some(append(&mut buffer[..end], &lengths)?);
+                (end, encoded) = (0, encode(buffer));
+                lengths.clear();
+            }
+            match encoded {
+                Some(length) => {
+                    lengths.push(FRAME_HEADER + length);
+                    end += FRAME_HEADER + length;
+                }
+                None => last = Some(framed_large(&record, |frame| append(frame, &[frame.len()]))?),
+            }
+        }
+        if end > 0 {
+            last = Some(append(&mut buffer[..end], &lengths)?);
+        }
+        Ok(last)
+    })
+}
+
+fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
@@ -258,10 +301,7 @@ fn framed<T>(record: &Record, append: impl FnOnce(&mut [u8]) -> Result<T, LogErr
     // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
     let mut buffer = BUFFER.take();
     buffer.resize(BUFFER_BYTES, 0);
-    let result = match record.encode_to(&mut buffer[FRAME_HEADER..]) {
-        Some(length) => append(&mut buffer[..FRAME_HEADER + length]),
-        None => framed_large(record, append),
-    };
+    let result = work(&mut buffer);
     BUFFER.set(buffer);
     result
 }

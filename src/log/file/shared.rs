@@ -196,6 +196,24 @@ impl Shared {
         Ok(lsn)
     }
 
+    /// The same for several records, lazily: their frames one behind the other, and the frames' lengths, of which there is
+    /// one at the least. Those before one that is refused are in the log.
+    pub(super) fn append_all(
+        &self,
+        mut frames: &mut [u8],
+        lengths: &[usize],
+        full: impl Fn(Arc<io::Error>) -> LogError,
+    ) -> Result<Lsn, LogError> {
+        let mut guarded = self.queue.lock();
+        let mut last = Lsn::NONE;
+        for length in lengths {
+            let (frame, others) = frames.split_at_mut(*length);
+            last = self.accept(&mut guarded, frame, &full)?;
+            frames = others;
+        }
+        Ok(last)
+    }
+
     /// The same for a record that the caller is going to wait for at once. Gives the batch that makes it durable, or the
     /// pen and the batch, where the caller had better write it himself.
     pub(super) fn append_and_lead(
