@@ -12,6 +12,8 @@ pub(super) enum End {
     Unlogged,
     /// The record with this number.
     Logged(Lsn),
+    /// Nothing yet: it gets the record together with those of others.
+    Unwritten,
     /// Nothing, though it holds the decision: it refused the record.
     Refused,
 }
@@ -24,7 +26,7 @@ pub(super) enum End {
 #[derive(Debug, Default)]
 pub(super) struct Endings {
     marks: BTreeSet<Mark>,
-    by_record: BTreeMap<Lsn, Mark>,
+    by_record: BTreeMap<Lsn, Vec<Mark>>,
 }
 
 impl Endings {
@@ -32,18 +34,28 @@ impl Endings {
         match end {
             End::Unlogged => return,
             End::Logged(lsn) => {
-                self.by_record.insert(lsn, mark);
+                self.by_record.entry(lsn).or_default().push(mark);
             }
-            // Held until the log is opened again: only then is its decision delivered and ended anew.
-            End::Refused => {}
+            // Held until it is written; or else until the log is opened again: only then is its decision delivered and
+            // ended anew.
+            End::Unwritten | End::Refused => {}
         }
         self.marks.insert(mark);
+    }
+
+    /// What was unwritten is in the log as this record.
+    pub(super) fn written(&mut self, mark: Mark, lsn: Lsn) {
+        if self.marks.contains(&mark) {
+            self.by_record.entry(lsn).or_default().push(mark);
+        }
     }
 
     /// All records up to this one are durable. Amortised O(log n).
     pub(super) fn durable(&mut self, up_to: Lsn) {
         while let Some(first) = self.by_record.first_entry().filter(|first| *first.key() <= up_to) {
-            self.marks.remove(&first.remove());
+            for mark in first.remove() {
+                self.marks.remove(&mark);
+            }
         }
     }
 

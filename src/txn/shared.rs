@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
@@ -33,6 +33,8 @@ use crate::{
     participant::Call,
     platform::{Condvar, Platform, Woken},
 };
+
+mod ends;
 
 /// So many transactions may have ended that participants are not told of yet, while others are open.
 const MOST_UNSAID: u64 = 16;
@@ -76,6 +78,10 @@ impl Holds {
 /// What has begun and has not ended.
 struct Open {
     transactions: OpenTransactions,
+    /// Those that have ended, and whose ends the log does not hold yet.
+    unwritten: Vec<Mark>,
+    /// How many threads are about to write ends, or at it.
+    writing: usize,
     /// Those that wait for an operator.
     shelf: Shelf,
     /// When the driver next looks for transactions whose time is over, if it does.
@@ -142,6 +148,8 @@ impl Shared {
         let log_id = log.id();
         let open = Open {
             transactions: OpenTransactions::new(epoch),
+            unwritten: Vec::new(),
+            writing: 0,
             shelf: Shelf::default(),
             next_expiry: None,
             awaited: Vec::new(),
@@ -287,32 +295,6 @@ impl Shared {
         self.is_gone.load(Ordering::SeqCst)
     }
 
-    /// The coordinator goes: nothing is appended once this returns, for the next life decides by what it finds in the log.
-    pub(super) fn close(&self) {
-        /// How often is looked whether an append is over. There hardly ever is one under way.
-        const PAUSE: Duration = Duration::from_millis(1);
-        self.is_gone.store(true, Ordering::SeqCst);
-        // What is not among these is taken in later, and so finds it gone; as does whoever is not yet at it.
-        let (between, pause) = (Mutex::new(()), self.platform.condvar());
-        for task in self.tasks() {
-            while task.is_appending() {
-                pause.wait_for(&mut between.lock(), PAUSE);
-            }
-        }
-    }
-
-    /// The transaction has ended.
-    pub(super) fn ended(&self, key: Key, end: End) {
-        let mut open = self.open.lock();
-        let shelved = open.shelf.take(key);
-        let task = self.take(&mut open, key, end);
-        if shelved.is_some() {
-            self.note_ended(&mut open, Lsn::NONE);
-        }
-        drop(open);
-        drop((task, shelved));
-    }
-
     /// Takes out of the table of open transactions what the protocol had.
     fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
         let task = open.transactions.take(key, end)?;
@@ -347,7 +329,14 @@ impl Shared {
         loop {
             let running = open.running().next().map(|task| task.key());
             if running.is_none() && open.inquiries.is_empty() {
-                return open.shelf.len() == 0;
+                let unwritten = open.unwritten_ends();
+                if !unwritten.is_empty() {
+                    MutexGuard::unlocked(&mut open, || self.write(unwritten));
+                    continue;
+                }
+                if open.writing == 0 {
+                    return open.shelf.len() == 0;
+                }
             }
             open.awaited.extend(running);
             let woken = self.settled.wait_until(&mut open, until);
@@ -487,6 +476,8 @@ impl Sweep for Shared {
         for task in self.running_tasks() {
             task.nudge(durable);
         }
+        let unwritten = self.open.lock().unwritten_ends();
+        self.write(unwritten);
         if METERED {
             observe::gauges(self.name.as_str(), &self.status());
         }

@@ -96,6 +96,9 @@ impl Task {
                     // However quick it was said to be.
                     time_has_passed = true;
                 }
+                Some(Action::Append(Fact::Ended { .. }, _)) if self.shared.collects_end_of(self.key) => {
+                    state.end = End::Unwritten; // nothing that the protocol does depends on it
+                }
                 Some(Action::Append(fact, durability)) => {
                     let input = self.append(state, fact, durability);
                     state.protocol.handle(now, input);
@@ -124,7 +127,12 @@ impl Task {
                     state.shelved = true;
                     MutexGuard::unlocked(state, || self.shared.shelve(Arc::clone(self), owed, end));
                 }
-                Some(Action::Finish) => self.shared.ended(self.key, state.end),
+                Some(Action::Finish) => {
+                    let unwritten = self.shared.ended(self.key, state.end);
+                    if !unwritten.is_empty() {
+                        MutexGuard::unlocked(state, || self.shared.write(unwritten));
+                    }
+                }
             }
         }
         state.driving = false;
