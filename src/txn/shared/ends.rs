@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Writes the ends of these transactions. No lock may be held: this may wait for room in the log.
-    pub(in crate::txn) fn write(&self, ended: Vec<Mark>) {
+    pub(in crate::txn) fn write(&self, mut ended: Vec<Mark>) {
         if ended.is_empty() {
             return;
         }
@@ -61,6 +61,10 @@ impl Shared {
         let mut open = self.open.lock();
         ended.iter().for_each(|mark| open.transactions.written(*mark, lsn));
         open.writing -= 1;
+        if open.unwritten.capacity() == 0 {
+            ended.clear();
+            open.unwritten = ended; // its memory, for the next ones
+        }
         drop(open);
         self.settled.notify_all();
         if let Err(panic) = result {
