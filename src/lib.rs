@@ -21,6 +21,7 @@
 #![cfg_attr(feature = "large-pages", deny(unsafe_code))]
 #![warn(missing_docs)]
 
+mod apart;
 pub mod docs;
 pub mod id;
 pub mod log;

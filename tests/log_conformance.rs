@@ -95,6 +95,8 @@ enum Fault {
     CommitsLazily,
     /// Takes a record that it must refuse.
     TakesTooLarge,
+    /// Of records appended together, tells the first one's number.
+    TellsTheFirst,
 }
 
 struct Broken {
@@ -132,6 +134,11 @@ impl TransactionLog for Broken {
             Err(LogError::TooLarge { .. }) if self.fault == Fault::TakesTooLarge => Ok(state.claimed),
             Err(error) => Err(error),
         }
+    }
+
+    fn append_all(&self, records: &mut dyn Iterator<Item = Record>) -> Result<Option<Lsn>, LogError> {
+        let numbers = records.map(|record| self.append(record, Durability::Lazy)).collect::<Result<Vec<_>, _>>()?;
+        Ok(if self.fault == Fault::TellsTheFirst { numbers.first() } else { numbers.last() }.copied())
     }
 
     fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
@@ -236,6 +243,11 @@ fn a_log_that_does_not_count_forced_writes_is_caught() {
 #[test]
 fn a_log_that_does_not_force_what_tasks_commit_is_caught() {
     assert_caught_by(Fault::CommitsLazily, "commits");
+}
+
+#[test]
+fn a_log_that_gives_the_wrong_number_of_many_is_caught() {
+    assert_caught_by(Fault::TellsTheFirst, "many");
 }
 
 #[test]

@@ -92,6 +92,7 @@ pub fn run(factory: &mut impl Factory) {
     ended_stays_ended(factory);
     stays(factory);
     too_large(factory);
+    many(factory);
     threads(factory);
     tasks(factory);
     stats(factory);
@@ -299,6 +300,22 @@ fn too_large(factory: &mut impl Factory) {
     wait(&log, append(&log, with_work(bytes), Durability::Forced));
     let log = factory.reopen(log, Ending::Crash);
     require!("too large", live_of(&log, "a") == [with_work(bytes)], "the largest record that is allowed is not there");
+}
+
+/// `many`: records appended together are as if appended one by one, up to the first that is refused.
+fn many(factory: &mut impl Factory) {
+    let log = factory.create();
+    let largest = Record { owner: name("a"), fact: Fact::Prepared { txn: txn(1), work: vec![7; MAX_RECORD_BYTES] } };
+    let none = log.append_all(&mut std::iter::empty());
+    require!("many", matches!(none, Ok(None)), "no records at all gave {none:?}");
+    let all: Vec<_> = (0..200).map(|number| prepared("a", number)).collect();
+    let last = log.append_all(&mut all.iter().cloned());
+    require!("many", matches!(last, Ok(Some(lsn)) if lsn.number() == 200), "200 records gave {last:?}");
+    let refused = log.append_all(&mut [prepared("b", 1), largest, prepared("b", 2)].into_iter());
+    require!("many", matches!(refused, Err(LogError::TooLarge { .. })), "one that is too large gave {refused:?}");
+    let log = factory.reopen(log, Ending::Close);
+    require!("many", live_of(&log, "a") == all, "not all are there, or not in order");
+    require!("many", live_of(&log, "b") == [prepared("b", 1)], "not those are there that came before a refused one");
 }
 
 /// `threads`: many threads append at once; each finds its records, in order, and no number was given twice.

@@ -18,7 +18,7 @@ use super::{
     driver::{Driven, Sweep},
     members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
-    shared::Shared,
+    shared::{Holds, Shared},
 };
 use crate::{
     id::{Epoch, IdError, Name},
@@ -37,6 +37,7 @@ use crate::{
 /// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
 pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
+    holds: Holds,
     tally: Arc<Tally>,
     threads: Vec<Thread>,
 }
@@ -86,7 +87,7 @@ impl Coordinator {
     }
 
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
-        Transaction::new(self.shared.begin(timeout, admitted))
+        Transaction::new(self.shared.begin(self.holds.own(), timeout, admitted))
     }
 
     /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
@@ -296,7 +297,7 @@ impl CoordinatorBuilder {
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
-        let coordinator = Coordinator { shared, tally: Arc::default(), threads };
+        let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), threads };
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
         let greeting = Greeting::new(coordinator.name().clone(), coordinator.epoch(), coordinator.inquiries());

@@ -12,6 +12,8 @@ pub(super) enum End {
     Unlogged,
     /// The record with this number.
     Logged(Lsn),
+    /// Nothing yet: it gets the record together with those of others.
+    Unwritten,
     /// Nothing, though it holds the decision: it refused the record.
     Refused,
 }
@@ -23,9 +25,9 @@ pub(super) enum End {
 /// that it passes. They are written lazily, and go along with the next forced record.
 #[derive(Debug, Default)]
 pub(super) struct Endings {
-    /// How many of its records each is held for: one that was parked, and then ended after all, has one of either.
+    /// For how many records each is held: one that was parked, and then ended after all, waits for one of either.
     held: BTreeMap<Mark, usize>,
-    by_record: BTreeMap<Lsn, Mark>,
+    by_record: BTreeMap<Lsn, Vec<Mark>>,
 }
 
 impl Endings {
@@ -33,21 +35,31 @@ impl Endings {
         match end {
             End::Unlogged => return,
             End::Logged(lsn) => {
-                self.by_record.insert(lsn, mark);
+                self.by_record.entry(lsn).or_default().push(mark);
             }
-            // Held until the log is opened again: only then is its decision delivered and ended anew.
-            End::Refused => {}
+            // Held until it is written; or else until the log is opened again: only then is its decision delivered and
+            // ended anew.
+            End::Unwritten | End::Refused => {}
         }
         *self.held.entry(mark).or_default() += 1;
+    }
+
+    /// What was unwritten is in the log as this record.
+    pub(super) fn written(&mut self, mark: Mark, lsn: Lsn) {
+        if self.held.contains_key(&mark) {
+            self.by_record.entry(lsn).or_default().push(mark);
+        }
     }
 
     /// All records up to this one are durable. Amortised O(log n).
     pub(super) fn durable(&mut self, up_to: Lsn) {
         while let Some(first) = self.by_record.first_entry().filter(|first| *first.key() <= up_to) {
-            if let Entry::Occupied(mut held) = self.held.entry(first.remove()) {
-                *held.get_mut() -= 1;
-                if *held.get() == 0 {
-                    held.remove();
+            for mark in first.remove() {
+                if let Entry::Occupied(mut held) = self.held.entry(mark) {
+                    *held.get_mut() -= 1;
+                    if *held.get() == 0 {
+                        held.remove();
+                    }
                 }
             }
         }

@@ -43,6 +43,8 @@ enum Place<T> {
     Open(T),
     /// Ended; the log holds its end as this record.
     Ended(Lsn),
+    /// Ended, but for the end in the log, which is going to be written.
+    Unwritten,
     /// Ended, but for the end in the log, which has refused it. Held until the log is opened again.
     Refused,
     /// Nothing is to be waited for.
@@ -66,6 +68,11 @@ impl<T> OpenTransactions<T> {
     /// The first number of which nothing is known yet.
     fn next(&self) -> u64 {
         self.first + self.window.len() as u64
+    }
+
+    /// About how many of this epoch are open.
+    pub(super) const fn at_once(&self) -> u64 {
+        self.open_in_window as u64
     }
 
     /// This number's transaction begins. Numbers are given out in order, and come here in nearly that order. `None` has
@@ -101,12 +108,23 @@ impl<T> OpenTransactions<T> {
         let left = match end {
             End::Unlogged => Place::Free,
             End::Logged(lsn) => Place::Ended(lsn),
+            End::Unwritten => Place::Unwritten,
             End::Refused => Place::Refused,
         };
         self.open_in_window -= 1;
         match std::mem::replace(&mut self.window[place], left) {
             Place::Open(what) => Some(what),
             _ => None,
+        }
+    }
+
+    /// The end of one that was taken out unwritten is in the log, as this record or one before it; or was refused.
+    pub(super) fn written(&mut self, mark: Mark, lsn: Option<Lsn>) {
+        match (self.place(Key::of(mark)).map(|place| &mut self.window[place]), lsn) {
+            (Some(place @ Place::Unwritten), _) => *place = lsn.map_or(Place::Refused, Place::Ended),
+            // One that had been taken out before and came back ends outside of the window, wherever its number is.
+            (_, Some(lsn)) => self.endings.written(mark, lsn),
+            (_, None) => {}
         }
     }
 
@@ -158,6 +176,7 @@ impl<T> OpenTransactions<T> {
                     self.others.insert(Key::of(mark), what);
                 }
                 Place::Ended(lsn) => self.endings.add(mark, End::Logged(lsn)),
+                Place::Unwritten => self.endings.add(mark, End::Unwritten),
                 Place::Refused => self.endings.add(mark, End::Refused),
                 Place::Free | Place::GivenOut => {}
             }
@@ -193,6 +212,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut table = OpenTransactions::new(EPOCH);
             let (mut open, mut ends) = (BTreeSet::new(), BTreeMap::new());
+            let (mut unwritten, mut written) = (BTreeSet::new(), Vec::new());
             let (mut lsn, mut durable) = (0, 0);
             // How many are open at once, and how likely one is to be forgotten about for long.
             let (at_once, patience) = [(1, 0), (10, 50), (3_000, 5)][seed as usize % 3];
@@ -214,6 +234,10 @@ mod tests {
                     open.remove(&sequence);
                     let end = match random.u32(..10) {
                         0 => End::Unlogged,
+                        1 => {
+                            unwritten.insert(sequence);
+                            End::Unwritten
+                        }
                         _ => {
                             lsn += 1;
                             ends.insert(lsn, sequence);
@@ -223,10 +247,20 @@ mod tests {
                     assert_eq!(table.take(key(sequence), end), Some(sequence));
                     assert_eq!(table.take(key(sequence), End::Unlogged), None, "it is taken out once");
                 }
+                if random.u32(..40) == 0 {
+                    // All of them by one record.
+                    lsn += 1;
+                    for sequence in std::mem::take(&mut unwritten) {
+                        table.written(key(sequence).mark, Some(Lsn::new(lsn)));
+                        written.push((lsn, sequence));
+                    }
+                }
                 if random.u32(..4) == 0 {
                     durable = random.u64(durable..=lsn);
                     ends.retain(|record, _| *record > durable);
-                    let first = open.first().into_iter().chain(ends.values()).min().copied();
+                    written.retain(|(record, _)| *record > durable);
+                    let held = ends.values().chain(&unwritten).chain(written.iter().map(|(_, sequence)| sequence));
+                    let first = open.first().into_iter().chain(held).min().copied();
                     let mark = Mark { epoch: EPOCH, sequence: first.unwrap_or_else(|| table.next()) };
                     assert_eq!(table.first(Lsn::new(durable)), mark, "seed {seed}");
                 }
@@ -264,6 +298,19 @@ mod tests {
         assert_eq!(table.first(Lsn::new(99)), key(2).mark, "out of the window, too");
     }
 
+    #[test]
+    fn an_end_that_is_unwritten_is_held_until_it_is_written_and_durable_or_for_good() {
+        let mut table = OpenTransactions::new(EPOCH);
+        (1..=2).for_each(|sequence| table.begin(sequence, Some(())));
+        (1..=2).for_each(|sequence| assert!(table.take(key(sequence), End::Unwritten).is_some()));
+        assert_eq!(table.first(Lsn::new(99)), key(1).mark);
+        table.written(key(1).mark, Some(Lsn::new(7)));
+        table.written(key(2).mark, None);
+        assert_eq!(table.first(Lsn::new(6)), key(1).mark);
+        assert_eq!(table.first(Lsn::new(7)), key(2).mark);
+        assert_eq!(table.first(Lsn::new(99)), key(2).mark);
+    }
+
     /// Whoever has been given a number may be slow to say what for. Until he has, the mark must not pass it.
     #[test]
     fn a_number_that_was_given_out_counts_as_open() {
@@ -288,6 +335,11 @@ mod tests {
         table.insert(key(1), 7);
         assert_eq!(table.first(Lsn::NONE), key(1).mark);
         assert!(table.of(key(1).mark).eq(&[7]));
-        assert_eq!(table.take(key(1), End::Unlogged), Some(7));
+        assert_eq!(table.take(key(1), End::Unwritten), Some(7));
+        table.take(key(2), End::Unlogged);
+        assert_eq!(table.first(Lsn::new(99)), key(1).mark);
+        table.written(key(1).mark, Some(Lsn::new(7)));
+        assert_eq!(table.first(Lsn::new(6)), key(1).mark);
+        assert_eq!(table.first(Lsn::new(7)).sequence, table.next());
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Input, OperatorError, Policy, TransactionState,
@@ -27,11 +27,17 @@ use super::{
     task::Task,
 };
 use crate::{
+    apart::{Apart, Striped},
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::Call,
     platform::{Condvar, Platform, Woken},
 };
+
+mod ends;
+
+/// So many transactions may have ended that participants are not told of yet, while others are open.
+const MOST_UNSAID: u64 = 16;
 
 pub(super) struct Shared {
     pub(super) name: Name,
@@ -43,22 +49,39 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
-    /// Whether the coordinator is gone. Read-locked while a record is appended, so that once it is set and the lock was to
-    /// be had nothing more of this life gets into the log: the next life decides by what it finds there.
-    gone: RwLock<()>,
     is_gone: AtomicBool,
-    /// The last transaction's number.
-    last_sequence: AtomicU64,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
-    ended_below: AtomicU64,
-    open: Mutex<Open>,
+    ended_below: Apart<AtomicU64>,
+    open: Apart<Mutex<Open>>,
     settled: Condvar,
+}
+
+/// What transactions have their coordinator by. There are several, for else all threads that begin and end transactions
+/// would meet at the count of who has it.
+pub(super) type Hold = Arc<Apart<Arc<Shared>>>;
+
+/// All holds of a coordinator.
+pub(super) struct Holds(Striped<Hold>);
+
+impl Holds {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Striped::new(|| Arc::new(Apart(Arc::clone(shared)))))
+    }
+
+    /// That of the thread that calls.
+    pub(super) fn own(&self) -> Hold {
+        Arc::clone(self.0.own())
+    }
 }
 
 /// What has begun and has not ended.
 struct Open {
     transactions: OpenTransactions,
+    /// Those that have ended, and whose ends the log does not hold yet.
+    unwritten: Vec<Mark>,
+    /// How many threads are about to write ends, or at it.
+    writing: usize,
     /// Those that wait for an operator.
     shelf: Shelf,
     /// When the driver next looks for transactions whose time is over, if it does.
@@ -125,6 +148,8 @@ impl Shared {
         let log_id = log.id();
         let open = Open {
             transactions: OpenTransactions::new(epoch),
+            unwritten: Vec::new(),
+            writing: 0,
             shelf: Shelf::default(),
             next_expiry: None,
             awaited: Vec::new(),
@@ -140,11 +165,9 @@ impl Shared {
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
-            gone: RwLock::new(()),
             is_gone: AtomicBool::new(false),
-            last_sequence: AtomicU64::new(0),
-            ended_below: AtomicU64::new(0),
-            open: Mutex::new(open),
+            ended_below: Apart::default(),
+            open: Apart(Mutex::new(open)),
             settled: platform.condvar(),
             platform,
         }
@@ -152,13 +175,13 @@ impl Shared {
 
     /// A new transaction. It counts as open from here on, until it has ended or its time is over. It must have been
     /// admitted; one that wasn't is over at once.
-    pub(super) fn begin(self: &Arc<Self>, timeout: Duration, admitted: bool) -> Arc<Task> {
+    pub(super) fn begin(self: &Arc<Self>, hold: Hold, timeout: Duration, admitted: bool) -> Arc<Task> {
         let now = self.platform.now();
         let expires = after(now, timeout);
         // What can be done before the lock is held. Until it is in the table, it counts there as open.
-        let number = Number { shared: self, sequence: self.last_sequence.fetch_add(1, Ordering::SeqCst) + 1 };
+        let number = Number { shared: self, sequence: self.admission.next_sequence() };
         let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
-        let task = Task::begun(Arc::clone(self), txn, now, expires, admitted);
+        let task = Task::begun(hold, txn, now, expires, admitted);
         let durable = self.log.durable();
         let mut open = self.open.lock();
         number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
@@ -255,9 +278,8 @@ impl Shared {
     /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
     /// must not write beside the coordinator that has been opened since.
     ///
-    /// The lock that is held meanwhile delays nobody but the coordinator's drop: appending may wait for room in the log.
+    /// Only for a transaction that is open, and says meanwhile that it is [appending](Task::is_appending).
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
-        let _not_meanwhile = self.gone.read();
         if self.is_gone() {
             return Err(LogError::Closed);
         }
@@ -271,31 +293,6 @@ impl Shared {
     /// Whether the coordinator has gone.
     pub(super) fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::SeqCst)
-    }
-
-    /// The coordinator goes: nothing is appended once this returns.
-    pub(super) fn close(&self) {
-        /// How often is looked whether the last append is over. There hardly ever is one under way.
-        const PAUSE: Duration = Duration::from_millis(1);
-        self.is_gone.store(true, Ordering::SeqCst);
-        // Not waited for at the lock: an append that waits for room does so by the platform, and where that is a
-        // simulation, whoever is to make the room would never get his turn.
-        let (between, pause) = (Mutex::new(()), self.platform.condvar());
-        while self.gone.try_write().is_none() {
-            pause.wait_for(&mut between.lock(), PAUSE);
-        }
-    }
-
-    /// The transaction has ended.
-    pub(super) fn ended(&self, key: Key, end: End) {
-        let mut open = self.open.lock();
-        let shelved = open.shelf.take(key);
-        let task = self.take(&mut open, key, end);
-        if shelved.is_some() {
-            self.note_ended(&mut open, Lsn::NONE);
-        }
-        drop(open);
-        drop((task, shelved));
     }
 
     /// Takes out of the table of open transactions what the protocol had.
@@ -332,7 +329,14 @@ impl Shared {
         loop {
             let running = open.running().next().map(|task| task.key());
             if running.is_none() && open.inquiries.is_empty() {
-                return open.shelf.len() == 0;
+                let unwritten = open.unwritten_ends();
+                if !unwritten.is_empty() {
+                    MutexGuard::unlocked(&mut open, || self.write(unwritten));
+                    continue;
+                }
+                if open.writing == 0 {
+                    return open.shelf.len() == 0;
+                }
             }
             open.awaited.extend(running);
             let woken = self.settled.wait_until(&mut open, until);
@@ -380,7 +384,7 @@ impl Shared {
 
     /// The first id that has not been given out.
     pub(super) fn next_mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.last_sequence.load(Ordering::SeqCst) + 1 }
+        Mark { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
     }
 
     /// What is open of one transaction: its own task, and those of branches that participants reported.
@@ -425,7 +429,12 @@ impl Shared {
     fn note_ended(&self, open: &mut Open, durable: Lsn) {
         let first = open.transactions.first(durable);
         let is_for_all = open.knows_what_is_open() && open.shelf.len() == 0 && first.epoch == self.epoch;
-        self.ended_below.store(if is_for_all { first.sequence } else { 0 }, Ordering::Release);
+        let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_for_all { first.sequence } else { 0 });
+        // All threads read it with each message, so the more of them are at it the less often it is written.
+        let news = below.saturating_sub(known);
+        if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
+            self.ended_below.store(below, Ordering::Release);
+        }
     }
 
     /// What is said along with a message to the participant.
@@ -467,6 +476,8 @@ impl Sweep for Shared {
         for task in self.running_tasks() {
             task.nudge(durable);
         }
+        let unwritten = self.open.lock().unwritten_ends();
+        self.write(unwritten);
         if METERED {
             observe::gauges(self.name.as_str(), &self.status());
         }

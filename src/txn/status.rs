@@ -107,7 +107,10 @@ impl Shared {
     /// All that is open, and where it stands.
     pub(super) fn status(&self) -> CoordinatorStatus {
         let now = self.platform.now();
-        let mut transactions: Vec<_> = self.tasks().iter().map(|task| task.status(now)).collect();
+        let durable = self.log.durable();
+        let tasks = self.tasks();
+        let forced = tasks.iter().filter_map(|task| task.awaits_durable()).max().unwrap_or_default();
+        let mut transactions: Vec<_> = tasks.iter().map(|task| task.status(now)).collect();
         transactions.retain(|transaction| transaction.state != TransactionState::Ended);
         transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
         let inquiries = self.inquiries();
@@ -115,7 +118,7 @@ impl Shared {
             unanswered: inquiries.len(),
             unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
             in_flight: self.admission.in_flight(),
-            log_queue: self.admission.queued(self.log.durable()),
+            log_queue: forced.number().saturating_sub(durable.number()),
             ..CoordinatorStatus::default()
         };
         for transaction in &transactions {

@@ -19,9 +19,10 @@ use super::{
     endings::End,
     members::{Promises, Reach},
     observe::Watch,
-    shared::{Key, Shared},
+    shared::{Hold, Key, Shared},
 };
 use crate::{
+    apart::Apart,
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
     participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
@@ -30,7 +31,7 @@ use crate::{
 mod drive;
 
 pub(super) struct Task {
-    shared: Arc<Shared>,
+    shared: Hold,
     txn: TxnId,
     key: Key,
     /// When it began, or was found in the log.
@@ -59,6 +60,8 @@ struct State {
     inbox: VecDeque<Input>,
     /// Somebody is in `drive`; everybody else only queues.
     driving: bool,
+    /// He is about to append to the log, or at it.
+    appending: bool,
     /// The coordinator is gone, and with it whoever minds the clock.
     abandoned: bool,
     /// A `Commit` exists, and its holder drives.
@@ -105,6 +108,7 @@ impl State {
             contacts: Vec::new(),
             inbox: VecDeque::new(),
             driving: false,
+            appending: false,
             abandoned: false,
             attended: false,
             waker: None,
@@ -220,13 +224,7 @@ pub(super) struct Verdict {
 
 impl Task {
     /// A client's transaction. One that was not admitted is rolled back before anybody has worked under it.
-    pub(super) fn begun(
-        shared: Arc<Shared>,
-        txn: TxnId,
-        since: Instant,
-        expires: Instant,
-        admitted: bool,
-    ) -> Arc<Self> {
+    pub(super) fn begun(shared: Hold, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
         let key = Key::of(txn.mark());
         let watch = Watch::begun(&txn, since);
         let mut protocol = CommitProtocol::new(txn.clone(), shared.policy);
@@ -245,6 +243,7 @@ impl Task {
         let txn = protocol.txn().clone();
         let watch = Watch::resumed(&txn, since);
         let (clients, state) = (AtomicBool::new(false), Mutex::new(State::of(protocol, watch)));
+        let shared = Arc::new(Apart(shared));
         Arc::new(Self { shared, txn, key, since, expires: since, clients, state })
     }
 
@@ -271,6 +270,16 @@ impl Task {
         let was_clients = self.is_clients();
         self.clients.store(false, Ordering::Release);
         was_clients
+    }
+
+    /// Whether something of it may be on its way into the log.
+    pub(super) fn is_appending(&self) -> bool {
+        self.state.lock().appending
+    }
+
+    /// The record that must become durable before anything else can happen, if that is so.
+    pub(super) fn awaits_durable(&self) -> Option<Lsn> {
+        self.state.lock().protocol.awaits_durable()
     }
 
     /// Queues an input without driving.

@@ -211,6 +211,10 @@ impl TransactionLog for FileLog {
         encoded(&record, |encoded| self.shared.append(encoded, durability, |error| self.full(error)))
     }
 
+    fn append_all(&self, records: &mut dyn Iterator<Item = Record>) -> Result<Option<Lsn>, LogError> {
+        encoded_all(records, |encoded, lengths| self.shared.append_all(encoded, lengths, |error| self.full(error)))
+    }
+
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
         let batch = match lead {
@@ -250,6 +254,44 @@ impl TransactionLog for FileLog {
 
 /// Encodes the record into a buffer that each thread keeps, so that appending allocates nothing.
 fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>) -> Result<T, LogError> {
+    with_buffer(|buffer| match record.encode_to(buffer) {
+        Some(length) => append(&buffer[..length]),
+        None => encoded_large(record, append),
+    })
+}
+
+/// The same for many records, some at a time: their encodings one behind the other, and how long each is.
+fn encoded_all(
+    records: &mut dyn Iterator<Item = Record>,
+    mut append: impl FnMut(&[u8], &[usize]) -> Result<Lsn, LogError>,
+) -> Result<Option<Lsn>, LogError> {
+    /// While these are taken in, everybody else waits.
+    const AT_ONCE: usize = 64;
+    with_buffer(|buffer| {
+        let (mut last, mut end, mut lengths) = (None, 0, Vec::with_capacity(AT_ONCE));
+        for record in records {
+            let mut encoded = record.encode_to(&mut buffer[end..]).filter(|_| lengths.len() < AT_ONCE);
+            if encoded.is_none() && end > 0 {
+                last = Some(append(&buffer[..end], &lengths)?);
+                (end, encoded) = (0, record.encode_to(buffer));
+                lengths.clear();
+            }
+            match encoded {
+                Some(length) => {
+                    lengths.push(length);
+                    end += length;
+                }
+                None => last = Some(encoded_large(&record, |encoded| append(encoded, &[encoded.len()]))?),
+            }
+        }
+        if end > 0 {
+            last = Some(append(&buffer[..end], &lengths)?);
+        }
+        Ok(last)
+    })
+}
+
+fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
@@ -258,10 +300,7 @@ fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>
     // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
     let mut buffer = BUFFER.take();
     buffer.resize(BUFFER_BYTES, 0);
-    let result = match record.encode_to(&mut buffer) {
-        Some(length) => append(&buffer[..length]),
-        None => encoded_large(record, append),
-    };
+    let result = work(&mut buffer);
     BUFFER.set(buffer);
     result
 }

@@ -195,6 +195,24 @@ impl Shared {
         Ok(lsn)
     }
 
+    /// The same for several records, lazily: their encodings one behind the other, and how long each is. There is one at the
+    /// least. Those before one that is refused are in the log.
+    pub(super) fn append_all(
+        &self,
+        mut encoded: &[u8],
+        lengths: &[usize],
+        full: impl Fn(Arc<io::Error>) -> LogError,
+    ) -> Result<Lsn, LogError> {
+        let mut guarded = self.queue.lock();
+        let mut last = Lsn::NONE;
+        for length in lengths {
+            let (record, others) = encoded.split_at(*length);
+            last = self.accept(&mut guarded, record, &full)?;
+            encoded = others;
+        }
+        Ok(last)
+    }
+
     /// The same for a record that the caller is going to wait for at once. Gives the batch that makes it durable, or the
     /// pen and the batch, where the caller had better write it himself.
     pub(super) fn append_and_lead(

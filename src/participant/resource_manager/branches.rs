@@ -1,14 +1,13 @@
 //! What a resource manager remembers of its branches, and for how long.
 
 use std::{
-    collections::BTreeMap,
     mem,
     sync::{Arc, OnceLock},
 };
 
 use parking_lot::Mutex;
 
-use super::BranchTrouble;
+use super::{BranchTrouble, slots::Slots};
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     participant::{Branch, BranchProtocol, Call, Endpoint, Greeting},
@@ -49,7 +48,7 @@ pub(super) struct Acquaintance<W> {
     /// Where it is asked for verdicts.
     pub(super) inquiries: Option<Arc<dyn Endpoint>>,
     /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
-    slots: BTreeMap<Mark, Shared<W>>,
+    slots: Slots<Shared<W>>,
 }
 
 pub(super) type Shared<W> = Arc<Mutex<Slot<W>>>;
@@ -86,7 +85,7 @@ impl<W> Default for Acquaintance<W> {
             epoch: Epoch::default(),
             begins_at: Arc::default(),
             inquiries: None,
-            slots: BTreeMap::new(),
+            slots: Slots::default(),
         }
     }
 }
@@ -114,11 +113,15 @@ impl<W> Branches<W> {
     }
 
     pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance<W> {
-        let place = self.place(coordinator).unwrap_or_else(|place| {
+        let place = self.place_of_acquaintance(coordinator);
+        &mut self.coordinators[place].1
+    }
+
+    fn place_of_acquaintance(&mut self, coordinator: &Name) -> usize {
+        self.place(coordinator).unwrap_or_else(|place| {
             self.coordinators.insert(place, (coordinator.clone(), Acquaintance::default()));
             place
-        });
-        &mut self.coordinators[place].1
+        })
     }
 
     /// Where the coordinator is among those that are known, or would be.
@@ -136,7 +139,7 @@ impl<W> Branches<W> {
         known.epoch = known.epoch.max(call.epoch);
         known.ended_below = known.ended_below.max(call.ended_below);
         let begins_at = known.begins_at.get().copied();
-        let admission = match known.slots.get(&txn.mark()) {
+        let admission = match known.slots.get(txn.mark()) {
             Some(slot) => Admission::Open(Arc::clone(slot)),
             None => self.admit(txn),
         };
@@ -150,10 +153,11 @@ impl<W> Branches<W> {
         known.inquiries = Some(Arc::clone(&greeting.inquiries));
     }
 
-    /// O(log n) in the coordinator's branches.
+    /// O(log n) in the coordinator's branches at the most; amortised O(1) for those of transactions that are new.
     pub(super) fn admit(&mut self, txn: &TxnId) -> Admission<W> {
-        let known = self.acquaintance(txn.coordinator());
-        if let Some(slot) = known.slots.get(&txn.mark()) {
+        let place = self.place_of_acquaintance(txn.coordinator());
+        let known = &mut self.coordinators[place].1;
+        if let Some(slot) = known.slots.get(txn.mark()) {
             return Admission::Open(Arc::clone(slot));
         }
         if txn.mark() < known.ended_below {
@@ -164,7 +168,6 @@ impl<W> Branches<W> {
             return Admission::EarlierLife;
         }
         let slot = self.spare.pop().unwrap_or_default();
-        let known = self.acquaintance(txn.coordinator());
         known.slots.insert(txn.mark(), Arc::clone(&slot));
         self.slots += 1;
         self.sweep();
@@ -178,9 +181,8 @@ impl<W> Branches<W> {
             return;
         }
         for (_, known) in &mut self.coordinators {
-            let mut others = known.slots.split_off(&known.ended_below);
-            known.slots.retain(|_, slot| !matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly)));
-            known.slots.append(&mut others);
+            let is_tombstone = |slot: &_| matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly));
+            drop(known.slots.take_below(known.ended_below, |_, slot| is_tombstone(slot)));
         }
         self.slots = self.coordinators.iter().map(|(_, known)| known.slots.len()).sum();
         self.swept_to = self.slots;
@@ -197,7 +199,7 @@ impl<W> Branches<W> {
     /// Drops what is remembered of these.
     pub(super) fn forget<'a>(&mut self, txns: impl IntoIterator<Item = &'a TxnId>) {
         for txn in txns {
-            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(&txn.mark()).is_some());
+            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(txn.mark()).is_some());
         }
     }
 
@@ -217,7 +219,7 @@ impl<W> Branches<W> {
         let mut found = Vec::new();
         let mut troubled = mem::take(&mut self.troubled);
         troubled.retain(|txn| {
-            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(&txn.mark()));
+            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(txn.mark()));
             let Some(slot) = slot else { return false };
             let Some(guard) = slot.try_lock() else { return true };
             let is_troubled = guard.trouble.is_some();
@@ -233,7 +235,7 @@ impl<W> Branches<W> {
     /// Those whose transactions have ended. O(n) in them; what state they are in is looked at without this lock.
     pub(super) fn ended(&self) -> Vec<Ended<W>> {
         let ended = |(name, known): &(Name, Acquaintance<W>)| {
-            let slots = known.slots.range(..known.ended_below).map(|(mark, slot)| (*mark, Arc::clone(slot)));
+            let slots = known.slots.below(known.ended_below).map(|(mark, slot)| (mark, Arc::clone(slot)));
             Ended { coordinator: name.clone(), below: known.ended_below, slots: slots.collect() }
         };
         self.coordinators.iter().map(ended).collect()
@@ -254,20 +256,14 @@ impl<W> Branches<W> {
 
     /// Drops those that were sorted out as needing no remembering, and gives what is left of them, to be dealt with where
     /// nobody waits for it: see [`wipe`].
-    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> BTreeMap<Mark, Shared<W>> {
+    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> Vec<Shared<W>> {
         let known = self.acquaintance(&sorted.coordinator);
-        let others = known.slots.split_off(&sorted.below);
-        let mut forgotten = mem::replace(&mut known.slots, others);
-        if !forgotten.keys().eq(&sorted.forgettable) {
-            let (slots, forgettable) = (&mut known.slots, &sorted.forgettable);
-            forgotten.retain(|mark, slot| {
-                let goes = forgettable.binary_search(mark).is_ok();
-                if !goes {
-                    slots.insert(*mark, Arc::clone(slot));
-                }
-                goes
-            });
-        }
+        let mut forgettable = sorted.forgettable.iter().peekable();
+        let forgotten = known.slots.take_below(sorted.below, |mark, _| {
+            // Both come in their order; but what was to go may have gone meanwhile.
+            while forgettable.next_if(|first| **first < mark).is_some() {}
+            forgettable.next_if_eq(&&mark).is_some()
+        });
         self.slots -= forgotten.len();
         forgotten
     }
@@ -352,7 +348,7 @@ fn of_coordinator<'a, W>(
     name: &'a Name,
     known: &'a Acquaintance<W>,
 ) -> impl Iterator<Item = (TxnId, &'a Acquaintance<W>, &'a Shared<W>)> {
-    known.slots.iter().map(move |(mark, slot)| (txn(name, *mark), known, slot))
+    known.slots.iter().map(move |(mark, slot)| (txn(name, mark), known, slot))
 }
 
 /// `None` where somebody is at it.

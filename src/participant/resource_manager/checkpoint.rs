@@ -1,7 +1,6 @@
 //! Forgetting: the service writes down what it did, and the log drops what that covers.
 
 use std::{
-    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
 };
@@ -13,7 +12,8 @@ use super::{
     branches::{Ended, wipe},
 };
 use crate::{
-    log::{Durability, Fact},
+    id::TxnId,
+    log::{Fact, Record},
     participant::{Call, Participant, ParticipantError, Service, ServiceError},
 };
 
@@ -34,10 +34,9 @@ impl<S: Service> ResourceManager<S> {
         let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
             .unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
             .and_then(|()| {
-                let mut last = None;
-                for txn in ended.iter().flat_map(|ended| &ended.committed).chain(&surplus) {
-                    last = Some(self.append(Fact::Ended { txn: txn.clone() }, Durability::Lazy)?);
-                }
+                let committed = ended.iter().flat_map(|ended| &ended.committed).chain(&surplus);
+                let end = |txn: &TxnId| Record { owner: self.name.clone(), fact: Fact::Ended { txn: txn.clone() } };
+                let last = self.log.append_all(&mut committed.map(end))?;
                 // Once for all of them: else a crash would bring back, and have confirmed again, what the service may
                 // no longer know that it has done.
                 Ok(last.map_or(Ok(()), |last| self.log.wait(last))?)
@@ -51,7 +50,7 @@ impl<S: Service> ResourceManager<S> {
             forgotten.extend(ended.iter().map(|ended| branches.forget_ended(ended)));
         }
         drop(branches);
-        let wiped = wipe(forgotten.into_iter().flat_map(BTreeMap::into_values));
+        let wiped = wipe(forgotten.into_iter().flatten());
         let surplus = self.branches.lock().reuse(wiped);
         drop(surplus);
         done

@@ -23,6 +23,7 @@ mod deliver;
 mod error;
 mod inquiry;
 mod replay;
+mod slots;
 
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{Admission, Branches};

@@ -6,7 +6,7 @@
 
 use std::{
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
     time::Instant,
@@ -96,6 +96,9 @@ impl Task {
                     // However quick it was said to be.
                     time_has_passed = true;
                 }
+                Some(Action::Append(Fact::Ended { .. }, _)) if self.shared.collects_end_of(self.key) => {
+                    state.end = End::Unwritten; // nothing that the protocol does depends on it
+                }
                 Some(Action::Append(fact, durability)) => {
                     let input = self.append(state, fact, durability);
                     state.protocol.handle(now, input);
@@ -124,7 +127,12 @@ impl Task {
                     state.shelved = true;
                     MutexGuard::unlocked(state, || self.shared.shelve(Arc::clone(self), owed, end));
                 }
-                Some(Action::Finish) => self.shared.ended(self.key, state.end),
+                Some(Action::Finish) => {
+                    let unwritten = self.shared.ended(self.key, state.end);
+                    if !unwritten.is_empty() {
+                        MutexGuard::unlocked(state, || self.shared.write(unwritten));
+                    }
+                }
             }
         }
         state.driving = false;
@@ -146,7 +154,11 @@ impl Task {
     /// What the log says to it, as the protocol's next input.
     fn append(&self, state: &mut MutexGuard<'_, State>, fact: Fact, durability: Durability) -> Input {
         let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
-        let result = MutexGuard::unlocked(state, || self.shared.append(fact, durability));
+        state.appending = true;
+        let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
+        let result = MutexGuard::unlocked(state, || catch_unwind(append));
+        state.appending = false; // also after a panic, or the coordinator could not go
+        let result = result.unwrap_or_else(|panic| resume_unwind(panic));
         if ends {
             state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
         }

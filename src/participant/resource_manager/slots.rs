@@ -1,0 +1,218 @@
+//! The places of one coordinator's branches, in the order of their transactions.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::id::{Epoch, Mark};
+
+/// The window is not looked at for whether it is worth its memory before it has so many places.
+const SMALLEST: u64 = 1 << 10;
+
+/// What there is for each of a coordinator's transactions that took part here.
+///
+/// Where many are under way, nearly all have numbers close to each other, so the last ones have a *window*: a place for each
+/// number, whether there is something for it or not. What is in it is found without comparing anything, under a lock that
+/// all branches share. It is given up for a new one where it would be mostly empty; what was in it goes to a map, where
+/// those of earlier epochs are. So memory follows what there is, whatever numbers come.
+pub(super) struct Slots<T> {
+    /// All of them before those in the window.
+    others: BTreeMap<Mark, T>,
+    epoch: Epoch,
+    /// The number of the window's first place.
+    first: u64,
+    window: VecDeque<Option<T>>,
+    in_window: usize,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { others: BTreeMap::new(), epoch: Epoch::default(), first: 0, window: VecDeque::new(), in_window: 0 }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(super) fn len(&self) -> usize {
+        self.others.len() + self.in_window
+    }
+
+    /// O(1) where it is in the window, else O(log n).
+    pub(super) fn get(&self, mark: Mark) -> Option<&T> {
+        if self.begins_after(mark) { self.others.get(&mark) } else { self.window.get(self.place(mark)?)?.as_ref() }
+    }
+
+    /// Amortised O(1) for numbers that come in about their order, else O(log n).
+    pub(super) fn insert(&mut self, mark: Mark, what: T) {
+        if self.begins_after(mark) {
+            self.others.insert(mark, what);
+            return;
+        }
+        let length = match self.place(mark) {
+            Some(place) => (place as u64).saturating_add(1),
+            None => u64::MAX,
+        };
+        if self.in_window == 0 || length > SMALLEST.max(4 * (self.in_window as u64 + 1)) {
+            self.begin_anew(mark);
+        }
+        // Not far behind the others now, or the first.
+        let place = (mark.sequence - self.first) as usize;
+        if self.window.len() <= place {
+            self.window.resize_with(place + 1, || None);
+        }
+        self.in_window += usize::from(self.window[place].replace(what).is_none());
+    }
+
+    pub(super) fn remove(&mut self, mark: Mark) -> Option<T> {
+        if self.begins_after(mark) {
+            return self.others.remove(&mark);
+        }
+        let place = self.place(mark)?;
+        let removed = self.window.get_mut(place)?.take()?;
+        self.in_window -= 1;
+        self.move_on();
+        Some(removed)
+    }
+
+    /// Takes out those before the mark that `goes` says are to go. O(n) in those before the mark.
+    pub(super) fn take_below(&mut self, below: Mark, mut goes: impl FnMut(Mark, &T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        let later = self.others.split_off(&below);
+        for (mark, what) in std::mem::replace(&mut self.others, later) {
+            if goes(mark, &what) {
+                taken.push(what);
+            } else {
+                self.others.insert(mark, what);
+            }
+        }
+        let (epoch, first, places) = (self.epoch, self.first, self.places_below(below));
+        taken.reserve(places.min(self.in_window));
+        for (index, place) in self.window.iter_mut().take(places).enumerate() {
+            let sequence = first + index as u64;
+            if let Some(what) = place.take_if(|what| goes(Mark { epoch, sequence }, what)) {
+                self.in_window -= 1;
+                taken.push(what);
+            }
+        }
+        self.move_on();
+        // After a rush give most of its memory back, but not what is about to be needed again.
+        self.window.shrink_to(4 * (self.window.len() + SMALLEST as usize));
+        taken
+    }
+
+    /// Those before the mark, in their order.
+    pub(super) fn below(&self, below: Mark) -> impl Iterator<Item = (Mark, &T)> {
+        let others = self.others.range(..below).map(|(mark, what)| (*mark, what));
+        others.chain(self.windowed().take(self.places_below(below)).filter_map(|(mark, what)| Some((mark, what?))))
+    }
+
+    /// All, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Mark, &T)> {
+        let others = self.others.iter().map(|(mark, what)| (*mark, what));
+        others.chain(self.windowed().filter_map(|(mark, what)| Some((mark, what?))))
+    }
+
+    fn windowed(&self) -> impl Iterator<Item = (Mark, Option<&T>)> {
+        let (epoch, first) = (self.epoch, self.first);
+        let places = self.window.iter().enumerate();
+        places.map(move |(index, what)| (Mark { epoch, sequence: first + index as u64 }, what.as_ref()))
+    }
+
+    fn begins_after(&self, mark: Mark) -> bool {
+        mark < Mark { epoch: self.epoch, sequence: self.first }
+    }
+
+    /// Where in the window it is, or would be if the window were long enough; nowhere if it is of a later epoch.
+    fn place(&self, mark: Mark) -> Option<usize> {
+        (mark.epoch == self.epoch).then(|| usize::try_from(mark.sequence.checked_sub(self.first)?).ok())?
+    }
+
+    /// How many of the window's places come before the mark.
+    fn places_below(&self, below: Mark) -> usize {
+        match self.place(below) {
+            _ if self.begins_after(below) => 0,
+            Some(place) => place.min(self.window.len()),
+            None => self.window.len(),
+        }
+    }
+
+    fn begin_anew(&mut self, mark: Mark) {
+        let (epoch, first) = (self.epoch, self.first);
+        let left = self.window.drain(..).enumerate();
+        let left = left.filter_map(|(index, what)| Some((Mark { epoch, sequence: first + index as u64 }, what?)));
+        self.others.extend(left);
+        (self.epoch, self.first, self.in_window) = (mark.epoch, mark.sequence, 0);
+    }
+
+    fn move_on(&mut self) {
+        while let Some(None) = self.window.front() {
+            self.window.pop_front();
+            self.first = self.first.saturating_add(1); // the last number there is may have been in it
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(epoch: u64, sequence: u64) -> Mark {
+        Mark { epoch: Epoch::new(epoch), sequence }
+    }
+
+    /// Against a plain map: numbers nearly in order, some late, some far off, and epochs that go on.
+    #[test]
+    fn it_does_what_a_plain_map_does() {
+        for seed in 0..30 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut slots, mut model) = (Slots::default(), BTreeMap::new());
+            // How far apart the numbers are at the most, and how many are kept.
+            let (apart, kept) = [(1, 10), (3, 3_000), (40, 500), (1_000_000, 50)][seed as usize % 4];
+            let (mut epoch, mut last) = (1, 0);
+            for step in 0..10_000 {
+                last += random.u64(1..=apart);
+                if random.u32(..2_000) == 0 {
+                    (epoch, last) = (epoch + 1, random.u64(..10));
+                }
+                let at = match random.u32(..20) {
+                    0 => mark(random.u64(1..=epoch), random.u64(..=last)),
+                    1 if random.u32(..100) == 0 => mark(epoch, u64::MAX - random.u64(..2)),
+                    _ => mark(epoch, last),
+                };
+                slots.insert(at, step);
+                model.insert(at, step);
+                let other = mark(epoch, last.saturating_sub(random.u64(..2 * apart * kept)));
+                assert_eq!(slots.get(other), model.get(&other), "seed {seed}");
+                match random.u32(..8) {
+                    0 => assert_eq!(slots.remove(other), model.remove(&other), "seed {seed}"),
+                    1 if random.u32(..50) == 0 => {
+                        let goes = |_: Mark, what: &i32| what % 7 != 0;
+                        assert!(slots.below(other).eq(model.range(..other).map(|(mark, what)| (*mark, what))));
+                        let taken = slots.take_below(other, goes);
+                        let later = model.split_off(&other);
+                        let (gone, mut left) = model.into_iter().partition::<BTreeMap<_, _>, _>(|(m, w)| goes(*m, w));
+                        left.extend(later);
+                        model = left;
+                        assert!(taken.iter().eq(gone.values()), "seed {seed}");
+                    }
+                    _ => {}
+                }
+                assert_eq!(slots.len(), model.len(), "seed {seed}");
+            }
+            assert!(slots.iter().eq(model.iter().map(|(mark, what)| (*mark, what))), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn memory_follows_what_there_is_whatever_numbers_come() {
+        let mut slots = Slots::default();
+        slots.insert(mark(1, 1), 0);
+        for number in 1..100_000 {
+            slots.insert(mark(1, number * 1_000), number);
+            slots.remove(mark(1, number * 1_000 - 1_000));
+        }
+        assert!(slots.window.len() as u64 <= SMALLEST, "{} places", slots.window.len());
+        slots.insert(mark(1, u64::MAX), 0);
+        slots.insert(mark(2, u64::MAX), 0);
+        slots.insert(mark(3, 0), 0);
+        assert!(slots.window.len() as u64 <= SMALLEST);
+        assert_eq!(slots.iter().last(), Some((mark(3, 0), &0)));
+    }
+}
