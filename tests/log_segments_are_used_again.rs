@@ -67,13 +67,21 @@ fn a_lost_name_that_is_not_known_to_be_durable_poisons_the_log() {
             assert_eq!(live_numbers(&open_sim(&crashed.crash(Keep::Nothing)).unwrap()).last(), Some(&1_000));
         }
     }
-    // A name that could not be changed for want of room is still there: that segment is removed, as if it had not fit.
-    let storage = SimStorage::new();
-    storage.fail(Op::Rename, renames + 1, io::ErrorKind::StorageFull);
-    let log = open_sim(&storage).unwrap();
-    pass(&log, 200).unwrap();
-    assert_eq!(storage.faults_to_come(), 0);
-    assert!(storage.names().len() <= 2, "{:?}", storage.names());
+    // A name that could not be changed for want of room is still there: that segment is removed, as if it had not fit. Where the
+    // thread that does it was slow, the fault meets a segment that begins, which is another matter.
+    let met = (0..100).any(|_| {
+        let storage = SimStorage::new();
+        storage.fail(Op::Rename, renames + 1, io::ErrorKind::StorageFull);
+        let log = open_sim(&storage).unwrap();
+        match pass(&log, 200) {
+            Err(LogError::Full { .. }) => return false,
+            passed => passed.unwrap(),
+        };
+        assert_eq!(storage.faults_to_come(), 0);
+        assert!(storage.names().len() <= 2, "{:?}", storage.names());
+        true
+    });
+    assert!(met);
 }
 
 fn is_log(path: &std::path::Path) -> bool {
