@@ -126,7 +126,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     report.skip(format!(
         "dtmrs: with `synchronous=FULL`, and without waiting for its branches to be told. Up to {} clients, for beyond that \
          hardly anybody is answered within a round; so it is not in the rows of tasks. Nor in those of three durable \
-         participants: its branches have no way to share its database's syncs.",
+         participants: its branches have no way to share its database's syncs. Allocations are ringpact's alone: \
+         dtmrs goes through its database's C code, which this does not count.",
         dtmrs::MOST_CLIENTS,
     ));
     println!("{}", report.markdown());
