@@ -122,6 +122,7 @@ impl Builder {
         self.table.lines.grow_to(beyond);
         self.table.tokens += section.len();
         let spilled_before = self.table.spills.len();
+        let has_tokens = !section.is_empty();
         section.into_iter().for_each(|dealt| self.put(dealt.into()));
         for first in (first..beyond).step_by(pages::BUCKETS) {
             self.finish_page(first, beyond.min(first + pages::BUCKETS));
@@ -131,7 +132,7 @@ impl Builder {
             spill.sort_by_key(|entry| entry.position);
             spill.shrink_to_fit();
         }
-        // What is beyond the section's last token is known with the next section.
+        // What is beyond the section's last token is known with the next section that has one.
         let mut head = 0;
         for bucket in (first..beyond).rev() {
             if !self.table.is_spilled(bucket) {
@@ -140,7 +141,7 @@ impl Builder {
             }
             head = self.table.head(bucket);
         }
-        if first > 0 {
+        if has_tokens {
             self.table.set_sentinels_before(first);
         }
     }

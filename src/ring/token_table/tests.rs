@@ -140,6 +140,30 @@ fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
     assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
 }
 
+/// Each section that is done tells those before it what it begins with. One without tokens has nothing to tell; it used to, and
+/// in a table that is empty but for its end all of them told all that came before.
+#[test]
+fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
+    let crowd: Vec<_> = (0..100).rev().map(|token| (u64::MAX - token, std::cmp::Reverse(0))).collect();
+    let build = |crowd: &[_]| TokenTable::new(Load::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
+    let least = |crowd: &[_]| {
+        let time = |_| {
+            let start = std::time::Instant::now();
+            drop(build(crowd));
+            start.elapsed()
+        };
+        (0..5).map(time).min().unwrap()
+    };
+    let everywhere: Vec<_> = (0..4_096).map(|token| (token << 52, std::cmp::Reverse(0))).collect();
+    let (spread, crowded) = (least(&everywhere), least(&crowd));
+    assert!(crowded < 5 * spread, "{crowded:?}, where tokens everywhere take {spread:?}");
+    let table = build(&crowd);
+    assert_eq!((table.len(), table.lines.len()), (crowd.len(), 1 << 19));
+    for position in [0, 1, u64::MAX / 3, u64::MAX - (1 << 50)] {
+        assert_eq!(table.owner(Position::new(position), &[7]), Some(&7), "the crowd's first owns {position:x}");
+    }
+}
+
 fn spilled_share(ring: &HashRing) -> f64 {
     let entries = ring.tokens().map(|token| Entry { position: token.position, slot: 0 });
     let table = TokenTable::new(Load::OF_EVEN, ring.token_count(), entries);
