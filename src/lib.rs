@@ -21,7 +21,6 @@
 #![cfg_attr(feature = "large-pages", deny(unsafe_code))]
 #![warn(missing_docs)]
 
-mod apart;
 pub mod docs;
 pub mod id;
 pub mod log;
@@ -30,6 +29,7 @@ pub mod participant;
 pub mod platform;
 pub mod registry;
 pub mod ring;
+mod striped;
 pub mod txn;
 
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};

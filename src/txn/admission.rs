@@ -5,11 +5,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::{
-    apart::Apart,
     log::{Lsn, TransactionLog},
     platform::{Condvar, Platform},
 };
@@ -70,9 +70,9 @@ pub enum BeginError {
 /// Counts what is in flight, and keeps those waiting for whom there is no room.
 pub(super) struct Admission {
     limits: Limits,
-    counts: Apart<Counts>,
+    counts: CachePadded<Counts>,
     /// The last record that a decision was forced with. Only written where it is limited how many there may be.
-    forced: Apart<AtomicU64>,
+    forced: CachePadded<AtomicU64>,
     closing: AtomicBool,
     /// How many wait; those who leave look at nothing else unless somebody does.
     waiting: AtomicUsize,
@@ -93,8 +93,8 @@ impl Admission {
         let limits = Limits { in_flight: limits.in_flight.max(1), log_queue: limits.log_queue.max(1) };
         Self {
             limits,
-            counts: Apart::default(),
-            forced: Apart::default(),
+            counts: CachePadded::default(),
+            forced: CachePadded::default(),
             closing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             wakers: Mutex::default(),

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
@@ -27,11 +28,11 @@ use super::{
     task::Task,
 };
 use crate::{
-    apart::{Apart, Striped},
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::Call,
     platform::{Condvar, Platform, Woken},
+    striped::Striped,
 };
 
 mod ends;
@@ -52,21 +53,21 @@ pub(super) struct Shared {
     is_gone: AtomicBool,
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
-    ended_below: Apart<AtomicU64>,
-    open: Apart<Mutex<Open>>,
+    ended_below: CachePadded<AtomicU64>,
+    open: CachePadded<Mutex<Open>>,
     settled: Condvar,
 }
 
 /// What transactions have their coordinator by. There are several, for else all threads that begin and end transactions
 /// would meet at the count of who has it.
-pub(super) type Hold = Arc<Apart<Arc<Shared>>>;
+pub(super) type Hold = Arc<CachePadded<Arc<Shared>>>;
 
 /// All holds of a coordinator.
 pub(super) struct Holds(Striped<Hold>);
 
 impl Holds {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self(Striped::new(|| Arc::new(Apart(Arc::clone(shared)))))
+        Self(Striped::new(|| Arc::new(CachePadded::new(Arc::clone(shared)))))
     }
 
     /// That of the thread that calls.
@@ -166,8 +167,8 @@ impl Shared {
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
-            ended_below: Apart::default(),
-            open: Apart(Mutex::new(open)),
+            ended_below: CachePadded::default(),
+            open: CachePadded::new(Mutex::new(open)),
             settled: platform.condvar(),
             platform,
         }

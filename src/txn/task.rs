@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use super::{
@@ -22,7 +23,6 @@ use super::{
     shared::{Hold, Key, Shared},
 };
 use crate::{
-    apart::Apart,
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
     participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
@@ -243,7 +243,7 @@ impl Task {
         let txn = protocol.txn().clone();
         let watch = Watch::resumed(&txn, since);
         let (clients, state) = (AtomicBool::new(false), Mutex::new(State::of(protocol, watch)));
-        let shared = Arc::new(Apart(shared));
+        let shared = Arc::new(CachePadded::new(shared));
         Arc::new(Self { shared, txn, key, since, expires: since, clients, state })
     }
 

@@ -9,7 +9,6 @@
 
 use std::{
     fmt, io, mem,
-    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use std::{
     task::Waker,
 };
 
+use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
@@ -34,27 +34,15 @@ use crate::{
 
 mod threads;
 
-/// Keeps what is in it apart, in cache lines of its own (which many processors fetch two at a time).
-#[derive(Debug)]
-#[repr(align(128))]
-struct Apart<T>(T);
-
-impl<T> Deref for Apart<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
 /// The shared side of a log.
 #[derive(Debug)]
 pub(super) struct Shared {
-    queue: Apart<Mutex<Guarded>>,
+    queue: CachePadded<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
     /// Their framed size; written under their lock, read without.
     live_bytes: AtomicU64,
     /// The last durable record; written under the queue's lock, read without.
-    durable: Apart<AtomicU64>,
+    durable: CachePadded<AtomicU64>,
     /// The queue's flag of this name, read without its lock.
     stopped: AtomicBool,
     /// The writer waits here for something to do, and the keeper here.
@@ -123,7 +111,7 @@ impl Shared {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
-            queue: Apart(Mutex::new(Guarded {
+            queue: CachePadded::new(Mutex::new(Guarded {
                 queue,
                 pen: None,
                 spare: None,
@@ -133,7 +121,7 @@ impl Shared {
             })),
             live: Mutex::new(live),
             live_bytes: AtomicU64::new(live_bytes),
-            durable: Apart(AtomicU64::new(last.number())),
+            durable: CachePadded::new(AtomicU64::new(last.number())),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
             upkeep: platform.condvar(),

@@ -1,26 +1,7 @@
-//! Keeping apart in memory what threads would otherwise wait for each other over.
-//!
-//! What one processor writes, all others have to fetch anew, along with whatever lies beside it. So what is written with
-//! each transaction lies in cache lines of its own, beside what is written with it; and what needs no single place has one
-//! for each few threads.
+//! What needs no single place in memory has one for each few threads, who would otherwise wait for each other over it: what
+//! one processor writes, all others have to fetch anew.
 
-use std::{
-    ops::Deref,
-    sync::atomic::{AtomicUsize, Ordering},
-};
-
-/// Keeps what is in it in cache lines of its own (which many processors fetch two at a time).
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Apart<T>(pub(crate) T);
-
-impl<T> Deref for Apart<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The same thing several times over, of which each thread uses one, and always the same.
 pub(crate) struct Striped<T>([T; STRIPES]);
