@@ -32,6 +32,16 @@ fn transaction(coordinator: &Coordinator, a: &Manager, b: &Manager, amount: i64)
     txn
 }
 
+/// All agree, the queue has committed, and the log says nothing for sure of the decision.
+fn commit_indeterminate(coordinator: &Coordinator, a: &Manager, b: &Manager) {
+    let mut txn = coordinator.begin();
+    txn.branch("queue").unwrap();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let error = txn.commit().wait().unwrap_err();
+    assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
+}
+
 #[test]
 fn it_commits_after_all_others_have_promised_and_before_the_decision() {
     let log = MemoryLog::new();
@@ -160,12 +170,7 @@ fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_to
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
     log.break_down();
-    let mut txn = coordinator.begin();
-    txn.branch("queue").unwrap();
-    a.execute(txn.branch("a").unwrap(), 2).unwrap();
-    b.execute(txn.branch("b").unwrap(), 2).unwrap();
-    let error = txn.commit().wait().unwrap_err();
-    assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
+    commit_indeterminate(&coordinator, &a, &b);
     assert!(coordinator.settle(Duration::from_secs(5)));
     assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
     assert_eq!(queue.told(), [Verb::CommitOnePhase]);
@@ -180,12 +185,7 @@ fn a_decision_that_a_failed_log_may_hold_is_not_forgotten_by_those_who_follow_it
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
     log.break_down();
-    let mut txn = coordinator.begin();
-    txn.branch("queue").unwrap();
-    a.execute(txn.branch("a").unwrap(), 2).unwrap();
-    b.execute(txn.branch("b").unwrap(), 2).unwrap();
-    let error = txn.commit().wait().unwrap_err();
-    assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
+    commit_indeterminate(&coordinator, &a, &b);
     // These carry the news of what has ended.
     for manager in [&a, &b] {
         let mut txn = coordinator.begin();

@@ -441,9 +441,9 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     if let Some(pair) = nodes.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
         return Err(RingError::DuplicateNode { id: pair[0].id().clone() });
     }
-    let weight = nodes.iter().map(|node| u64::from(node.weight())).sum();
-    check_tokens(weight, placement.most_tokens(virtual_nodes))?;
-    Ok(Members::new(nodes))
+    let members = Members::new(nodes);
+    check_tokens(members.weight(), placement.most_tokens(virtual_nodes))?;
+    Ok(members)
 }
 
 /// How many tokens these nodes have, if that isn't too many.

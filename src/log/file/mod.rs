@@ -270,7 +270,7 @@ fn encoded_all(
     with_buffer(|buffer| {
         let (mut last, mut end, mut lengths) = (None, 0, Vec::with_capacity(AT_ONCE));
         for record in records {
-            let mut encoded = record.encode_to(&mut buffer[end..]).filter(|_| lengths.len() < AT_ONCE);
+            let mut encoded = (lengths.len() < AT_ONCE).then(|| record.encode_to(&mut buffer[end..])).flatten();
             if encoded.is_none() && end > 0 {
                 last = Some(append(&buffer[..end], &lengths)?);
                 (end, encoded) = (0, record.encode_to(buffer));
