@@ -112,10 +112,19 @@ impl Admission {
             return Err(BeginError::LogQueue { limit: log_queue });
         }
         if self.counts.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
-            self.counts.in_flight.fetch_sub(1, Ordering::SeqCst);
+            self.go_away();
             return Err(BeginError::InFlight { limit });
         }
         Ok(())
+    }
+
+    /// One that was counted, and for whom there was no room, counts no more. Meanwhile another may have left and a third one
+    /// have found this one in the last place: he waits now, and nobody else may ever come to wake him.
+    fn go_away(&self) {
+        let others = self.counts.in_flight.fetch_sub(1, Ordering::SeqCst) - 1;
+        if others < self.limits.in_flight && self.waiting.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
+        }
     }
 
     /// Waits for room. False where the coordinator is being shut down.
@@ -229,5 +238,44 @@ impl Admission {
     /// Records on their way to the disk for the sake of a decision, where they are limited.
     fn queued(&self, durable: Lsn) -> u64 {
         self.forced.load(Ordering::Relaxed).saturating_sub(durable.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use super::*;
+    use crate::log::MemoryLog;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// He is counted for a moment. Who had the last place left in that moment, when nobody waited yet, and who came then was
+    /// kept waiting by him, with nobody in flight who would ever leave.
+    #[test]
+    fn one_who_is_refused_does_not_leave_another_waiting_for_the_place_he_was_counted_in() {
+        let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
+        let admission = Admission::new(limits, &Platform::default());
+        admission.try_enter(&log).expect("there is room for one");
+        let refused = admission.counts.in_flight.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(refused, limits.in_flight, "no room for him, so he is about to go away");
+        assert!(!admission.leave(), "nobody waits yet");
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        assert!(admission.poll_enter(&log, &mut context).is_pending());
+        admission.go_away();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert_eq!(admission.poll_enter(&log, &mut context), Poll::Ready(true));
     }
 }
