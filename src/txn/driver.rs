@@ -19,6 +19,9 @@ const THREADS: usize = 2;
 /// How often what hangs is looked for; see [`Sweep`].
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// So many timers are kept before anybody asks whether they are still of use.
+const FEW_TIMERS: usize = 1 << 10;
+
 /// Something that can go on when it is run.
 pub(super) trait Driven: Send + Sync {
     /// Goes on as far as possible without waiting. Running it once too often does no harm.
@@ -42,6 +45,8 @@ pub(super) struct Driver {
 struct State {
     ready: VecDeque<Arc<dyn Driven>>,
     timers: BinaryHeap<Reverse<Timer>>,
+    /// With so many timers it is time to drop those of what has ended.
+    crowded_at: usize,
     swept: Option<Instant>,
     /// When each thread that sleeps wakes by itself.
     asleep_until: [Option<Instant>; THREADS],
@@ -56,11 +61,22 @@ impl State {
         let mut sleepers = self.asleep_until.iter().flatten();
         !self.ready.is_empty() || timer.is_some_and(|at| sleepers.any(|until| at < *until))
     }
+
+    /// Amortised O(log n). Nearly everything ends long before its time-out, which may be years away: so of the timers there
+    /// are never many more than twice as many as of what they are for.
+    fn set(&mut self, timer: Timer) {
+        self.timers.push(Reverse(timer));
+        if self.timers.len() >= self.crowded_at {
+            self.timers.retain(|Reverse(timer)| timer.what.strong_count() > 0);
+            self.crowded_at = FEW_TIMERS.max(2 * self.timers.len());
+        }
+    }
 }
 
 struct Timer {
     at: Instant,
-    /// Weak, so that a transaction which ends long before its time-out is not kept in memory by it.
+    /// Weak, so that a transaction which ends long before its time-out lets go of what it has. The memory that it lay in is
+    /// given back with the timer.
     what: Weak<dyn Driven>,
 }
 
@@ -117,7 +133,7 @@ impl Driver {
             return;
         }
         let first = state.timers.peek().is_none_or(|Reverse(timer)| at < timer.at);
-        state.timers.push(Reverse(Timer { at, what }));
+        state.set(Timer { at, what });
         drop(state);
         if first {
             self.change.notify_one();
@@ -170,5 +186,33 @@ impl Driver {
             next.run();
             state = self.state.lock();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Ends;
+
+    impl Driven for Ends {
+        fn run(self: Arc<Self>) {}
+    }
+
+    /// Each message to a participant far away sets a timer, perhaps for ever: the memory of each such transaction was kept
+    /// until that time had come.
+    #[test]
+    fn timers_of_what_has_ended_do_not_pile_up() {
+        let driver = Driver::new(Platform::default());
+        let at = driver.platform.now() + Duration::from_secs(1_000_000_000);
+        let lasting: Vec<Arc<dyn Driven>> = (0..100).map(|_| Arc::new(Ends) as Arc<dyn Driven>).collect();
+        lasting.iter().for_each(|what| driver.enqueue_at(at, Arc::downgrade(what)));
+        for _ in 0..100_000 {
+            let passing: Arc<dyn Driven> = Arc::new(Ends);
+            driver.enqueue_at(at, Arc::downgrade(&passing));
+            assert!(driver.state.lock().timers.len() <= FEW_TIMERS);
+        }
+        let state = driver.state.lock();
+        assert_eq!(state.timers.iter().filter(|timer| timer.0.what.strong_count() > 0).count(), lasting.len());
     }
 }
