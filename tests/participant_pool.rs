@@ -13,9 +13,10 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use ringpact::{
     BranchId, Name, Participant, ParticipantError, Vote,
-    participant::{Call, Endpoint, Pooled, Reply, Request, Response, Verb},
+    participant::{Call, Endpoint, MAX_QUEUED_REQUESTS, Pooled, Reply, Request, Response, Verb},
 };
 use txn_support::{branch, call, name};
 
@@ -89,6 +90,42 @@ fn a_reply_that_panics_costs_no_thread() {
     pool.send(request(Verb::Rollback), Reply::new(|_| panic!("the test wants the reply to panic")));
     let next = answer(&pool, Request::InDoubt { coordinator: name("c") }).recv_timeout(SOON);
     assert!(matches!(next, Ok(Ok(Response::InDoubt(_)))), "{next:?}");
+}
+
+/// A participant that hangs is told again and again, and each time one more request waits for its thread.
+#[test]
+fn requests_to_a_participant_that_hangs_do_not_pile_up_without_end() {
+    struct Hangs(Mutex<mpsc::Receiver<()>>);
+    impl Participant for Hangs {
+        fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            Ok(Vote::No)
+        }
+        fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            let _released = self.0.lock().recv();
+            Ok(())
+        }
+        fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            Ok(Vec::new())
+        }
+    }
+    let (release, released) = mpsc::channel();
+    let pool = Pooled::new(Hangs(Mutex::new(released)), NonZeroUsize::MIN);
+    let (tell, told) = mpsc::channel();
+    // One of them is under way, or still the first that waits.
+    for _ in 0..MAX_QUEUED_REQUESTS + 2 {
+        let tell = tell.clone();
+        pool.send(request(Verb::Rollback), Reply::new(move |result| drop(tell.send(result))));
+    }
+    let refused: Vec<_> = told.try_iter().collect();
+    assert!(matches!(&refused[..], [Err(ParticipantError::Unreachable)] | [Err(_), Err(_)]), "{}", refused.len());
+    drop(release);
+    for _ in refused.len()..MAX_QUEUED_REQUESTS + 2 {
+        told.recv_timeout(SOON).expect("those that wait are not forgotten").unwrap();
+    }
+    assert!(answer(&pool, request(Verb::Rollback)).recv_timeout(SOON).unwrap().is_ok());
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::Unpromising;
-pub use pool::Pooled;
+pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchTrouble, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES, OpenError,
     ResourceManager, ResourceManagerOptions, ResourceManagerStatus,

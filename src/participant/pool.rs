@@ -16,11 +16,16 @@ use super::{
 };
 use crate::platform::{Condvar, Platform};
 
+/// How many requests may wait for a thread: as many as there are transactions in flight at the most, unless configured. What
+/// is repeated to a participant that hangs counts like any other, so without a limit an hour of it would fill the memory.
+pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
+
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
 /// and the coordinator's threads never wait for them.
 ///
 /// Threads are started when first needed, up to the limit, and end when the endpoint is dropped; requests over the
-/// limit queue in order. Their number is bounded by the transactions in flight.
+/// limit queue in order. Where [`MAX_QUEUED_REQUESTS`] wait already, a request fails at once, as one that gets no answer: a
+/// prepare brings a rollback, and everything else is sent again later.
 pub struct Pooled {
     shared: Arc<Shared>,
     limit: usize,
@@ -88,6 +93,11 @@ impl Shared {
 impl Endpoint for Pooled {
     fn send(&self, request: Request, reply: Reply) {
         let mut state = self.shared.state.lock();
+        if state.queue.len() >= MAX_QUEUED_REQUESTS {
+            drop(state);
+            reply.send(Err(ParticipantError::Unreachable));
+            return;
+        }
         state.queue.push_back((request, reply, SentIn::current()));
         if state.idle >= state.queue.len() || state.threads == self.limit {
             self.shared.work.notify_one();
