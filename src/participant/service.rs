@@ -66,7 +66,9 @@ pub trait Service: Send + Sync + 'static {
     /// As provided it tries each piece of work again; a service whose reservations survive does nothing here.
     ///
     /// # Errors
-    /// The resource manager does not open: it could not keep its promise.
+    /// The promise may not be kept until that is mended: the branch is in
+    /// [`ResourceManager::status`](super::ResourceManager::status), keeps no other from opening, and this is called again at
+    /// each checkpoint and when the branch is to be committed.
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         works.iter().try_for_each(|work| self.try_reserve(branch, work)).map_err(Into::into)
     }
