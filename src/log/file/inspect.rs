@@ -125,7 +125,7 @@ pub struct TransactionReport {
     /// The transaction.
     #[serde(serialize_with = "as_text")]
     pub txn: TxnId,
-    /// What they say, in order: `decided`, `prepared`, `committed`, `ended`.
+    /// What they say, in order: `decided`, `prepared`, `committed`, `parked`, `heuristic`, `ended`.
     pub facts: Vec<&'static str>,
     /// The first of them.
     pub first: Lsn,

@@ -323,7 +323,6 @@ impl Queue {
         Some(Upkeep::Prepare(bytes))
     }
 
-    /// Whether the keeper has something to do.
     /// An attempt to prepare a spare segment has ended: with one of this size, or for want of room.
     pub(super) fn prepared(&mut self, result: Result<u64, io::Error>) {
         self.spare.ended += 1;
@@ -338,6 +337,7 @@ impl Queue {
         }
     }
 
+    /// Whether the keeper has something to do.
     pub(super) fn needs_upkeep(&self) -> bool {
         self.replaced.is_some() || self.spare_needed().is_some() && self.may_prepare()
     }
