@@ -28,6 +28,9 @@ mod unwatched {
         txn::{CoordinatorStatus, Outcome, TransactionState},
     };
 
+    // Each transaction has one, and each message the other.
+    const _: () = assert!(size_of::<Watch>() == 0 && size_of::<Entered>() == 0, "who does not watch does not pay");
+
     /// Sees nothing.
     pub(in crate::txn) struct Watch;
 
