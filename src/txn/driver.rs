@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -161,7 +162,7 @@ impl Driver {
                 state.swept = Some(now);
                 drop(state);
                 if let Some(sweeper) = sweeper.upgrade() {
-                    sweeper.sweep();
+                    guarded(|| sweeper.sweep());
                 }
                 state = self.state.lock();
                 continue;
@@ -183,14 +184,21 @@ impl Driver {
             if needs_another {
                 self.change.notify_one();
             }
-            next.run();
+            guarded(|| next.run());
             state = self.state.lock();
         }
     }
 }
 
+/// Logs and wakers are not ours. One that panics has printed its message; the threads are needed for everybody else.
+fn guarded(work: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(work));
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     struct Ends;
@@ -214,5 +222,34 @@ mod tests {
         }
         let state = driver.state.lock();
         assert_eq!(state.timers.iter().filter(|timer| timer.0.what.strong_count() > 0).count(), lasting.len());
+    }
+
+    struct Does<F>(F);
+
+    impl<F: Fn() + Send + Sync> Driven for Does<F> {
+        fn run(self: Arc<Self>) {
+            (self.0)();
+        }
+    }
+
+    impl Sweep for () {
+        fn sweep(&self) {}
+    }
+
+    /// The thread ended, and after the second one nothing was driven any more.
+    #[test]
+    fn a_panic_costs_no_thread() {
+        let driver = Arc::new(Driver::new(Platform::default()));
+        let nobody: Weak<dyn Sweep> = Weak::<()>::new();
+        let threads = driver.start(&nobody).expect("two threads");
+        for _ in 0..=THREADS {
+            driver.enqueue(Arc::new(Does(|| panic!("the test wants this to panic"))));
+        }
+        let (tell, told) = mpsc::channel();
+        driver.enqueue(Arc::new(Does(move || tell.send(()).expect("the test waits for it"))));
+        let goes_on = told.recv_timeout(Duration::from_secs(5));
+        driver.close();
+        threads.into_iter().for_each(Thread::join);
+        goes_on.expect("what comes after them is driven");
     }
 }
