@@ -5,7 +5,8 @@ mod txn_support;
 use std::sync::Arc;
 
 use ringpact::{
-    BranchId, Coordinator, Epoch, Mark, MemoryLog, Participant, ResourceManager, TransactionLog, participant::Call,
+    BranchId, Coordinator, Epoch, Mark, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
+    participant::{Call, MAX_REMEMBERED_OUTCOMES},
 };
 use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on, name};
 
@@ -165,4 +166,31 @@ fn tombstones_do_not_pile_up() {
         a.rollback(&branch, &call).unwrap();
     }
     assert!(a.status().finished <= 2048, "{:?}", a.status());
+}
+
+/// While one transaction stays open, or one participant does not say what it holds, the coordinator says of nothing that it
+/// has ended. What ends meanwhile is remembered up to a limit; the rest of it, the oldest, is forgotten.
+#[test]
+fn outcomes_do_not_pile_up_without_end_while_the_mark_stands_still() {
+    const TRANSACTIONS: u64 = 4 * MAX_REMEMBERED_OUTCOMES as u64;
+    let log = MemoryLog::new();
+    let a = manager_on("a", log.clone(), &Disk::default());
+    (1..=TRANSACTIONS).for_each(|n| a.rollback(&branch(n, "a"), &call()).unwrap());
+    assert!(a.status().finished <= 2 * MAX_REMEMBERED_OUTCOMES, "{:?}", a.status());
+    let late = branch(TRANSACTIONS, "a");
+    a.execute(&late, 2).expect_err("what is remembered is refused");
+
+    let b = manager_on("b", log.clone(), &Disk::default());
+    for n in 1..=2 * MAX_REMEMBERED_OUTCOMES as u64 {
+        let branch = branch(n, "b");
+        b.execute(&branch, 2).unwrap();
+        b.prepare(&branch, &call()).unwrap();
+        b.commit(&branch, &call()).unwrap();
+    }
+    b.checkpoint().unwrap();
+    assert_eq!(b.status().finished, MAX_REMEMBERED_OUTCOMES);
+    assert_eq!(log.live(b.name()).unwrap().len(), 2 * MAX_REMEMBERED_OUTCOMES, "a promise and a commit each");
+    let first = b.commit(&branch(1, "b"), &call());
+    assert!(matches!(first, Err(ParticipantError::UnknownBranch)), "{first:?}");
+    b.commit(&branch(TRANSACTIONS / 2, "b"), &call()).expect("the last ones are remembered");
 }

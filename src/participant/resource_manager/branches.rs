@@ -13,9 +13,10 @@ use crate::{
     participant::{Branch, BranchProtocol, Call, Endpoint, Greeting},
 };
 
-/// How many outcomes are remembered at the most for coordinators that don't say they have ended. Past it the oldest
-/// are forgotten, and a commit that is re-delivered for one of them is answered by
-/// [`UnknownBranch`](crate::ParticipantError::UnknownBranch). It bounds memory and log under a transaction that never ends.
+/// How many outcomes are remembered at the most for coordinators that don't say they have ended: commits in all, and for each
+/// coordinator up to twice as many that left nothing to do. Past it the oldest are forgotten. A commit that is re-delivered
+/// for one of them is answered by [`UnknownBranch`](crate::ParticipantError::UnknownBranch), and work that comes late for one
+/// that was rolled back is taken for new. It bounds memory and log under a transaction that never ends.
 pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
 
 /// How many places are kept for new branches: those of a few checkpoints, as often as these are taken by themselves.
@@ -174,15 +175,28 @@ impl<W> Branches<W> {
         Admission::Open(slot)
     }
 
-    /// Drops the tombstones that the coordinator's mark makes needless. Amortised O(1) for each new branch.
+    /// Drops the tombstones that the coordinator's mark makes needless, and the oldest of the others where they are too many:
+    /// while a transaction stays open, or a participant is not there, the mark does not move. Amortised O(1) for each new
+    /// branch.
     fn sweep(&mut self) {
         const SMALLEST: usize = 1024;
+        const END: Mark = Mark { epoch: Epoch::new(u64::MAX), sequence: u64::MAX };
         if self.slots < SMALLEST.max(2 * self.swept_to) {
             return;
         }
         for (_, known) in &mut self.coordinators {
             let is_tombstone = |slot: &_| matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly));
             drop(known.slots.take_below(known.ended_below, |_, slot| is_tombstone(slot)));
+            if known.slots.len() > MAX_REMEMBERED_OUTCOMES {
+                let tombstones = known.slots.iter().filter(|(_, slot)| is_tombstone(slot)).count();
+                let mut surplus = tombstones.saturating_sub(MAX_REMEMBERED_OUTCOMES);
+                let is_surplus = |_, slot: &_| {
+                    let goes = surplus > 0 && is_tombstone(slot);
+                    surplus -= usize::from(goes);
+                    goes
+                };
+                drop(known.slots.take_below(END, is_surplus));
+            }
         }
         self.slots = self.coordinators.iter().map(|(_, known)| known.slots.len()).sum();
         self.swept_to = self.slots;
