@@ -55,6 +55,38 @@ pub enum Keep {
     Everything,
     /// Any part, drawn from this seed, and now and then garbage.
     Some(u64),
+    /// Just this part: of each thing that there is a choice about, one bit says whether it is kept. See
+    /// [`SimStorage::choices`].
+    Just(u64),
+}
+
+/// Says of one thing after the other whether it is kept.
+struct Chooser {
+    keep: Keep,
+    random: fastrand::Rng,
+    asked: u32,
+}
+
+impl Chooser {
+    fn new(keep: Keep) -> Self {
+        let random = fastrand::Rng::with_seed(if let Keep::Some(seed) = keep { seed } else { 0 });
+        Self { keep, random, asked: 0 }
+    }
+
+    fn keeps(&mut self) -> bool {
+        self.asked += 1;
+        match self.keep {
+            Keep::Nothing => false,
+            Keep::Everything => true,
+            Keep::Some(_) => self.random.bool(),
+            Keep::Just(these) => these.checked_shr(self.asked - 1).is_some_and(|these| these & 1 == 1),
+        }
+    }
+
+    /// Whether there is garbage in the place of what is not kept.
+    fn garbles(&mut self) -> bool {
+        matches!(self.keep, Keep::Some(_)) && self.random.u32(..8) == 0
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -221,21 +253,29 @@ impl SimStorage {
 
     /// What is found after the machine has crashed and started again.
     pub fn crash(&self, keep: Keep) -> Self {
-        let inner = self.inner();
-        let mut random = fastrand::Rng::with_seed(if let Keep::Some(seed) = keep { seed } else { 0 });
-        let mut keeps = || match keep {
-            Keep::Nothing => false,
-            Keep::Everything => true,
-            Keep::Some(_) => random.bool(),
+        self.crash_by(&mut Chooser::new(keep))
+    }
+
+    /// About how many things a crash has a choice at the most: names, and sectors of the files that then have one.
+    pub fn choices(&self) -> u32 {
+        let asked = |keep| {
+            let mut chooser = Chooser::new(keep);
+            self.crash_by(&mut chooser);
+            chooser.asked
         };
+        asked(Keep::Nothing).max(asked(Keep::Everything))
+    }
+
+    fn crash_by(&self, chooser: &mut Chooser) -> Self {
+        let inner = self.inner();
         let (mut files, mut names) = (Vec::new(), BTreeMap::new());
         let all: BTreeSet<_> = inner.durable_names.keys().chain(inner.names.keys()).collect();
-        let lost_dirs: Vec<_> = inner.unsynced_dirs.iter().filter(|_| !keeps()).collect();
+        let lost_dirs: Vec<_> = inner.unsynced_dirs.iter().filter(|_| !chooser.keeps()).collect();
         let mut moved = BTreeMap::new();
         for name in all {
             let (old, new) = (inner.durable_names.get(name), inner.names.get(name));
             // A change that a failed sync has lost is not dirty any more, and may have reached the medium or not.
-            let Some(file) = (if old == new || keeps() { new } else { old }) else { continue };
+            let Some(file) = (if old == new || chooser.keeps() { new } else { old }) else { continue };
             if lost_dirs.iter().any(|dir| name.starts_with(dir)) {
                 continue;
             }
@@ -245,11 +285,10 @@ impl SimStorage {
             });
             names.insert(name.clone(), file);
         }
-        let mut random = fastrand::Rng::with_seed(random.u64(..));
         for file in &mut files {
             let mut content = std::mem::take(&mut file.durable);
             for (offset, bytes) in file.unsynced.drain(..) {
-                keep_some(&mut content, offset, &bytes, keep, &mut random);
+                keep_some(&mut content, offset, &bytes, chooser);
             }
             file.durable.clone_from(&content);
             file.current = content;
@@ -260,17 +299,15 @@ impl SimStorage {
 }
 
 /// Applies some sectors of an unsynced write.
-fn keep_some(content: &mut Vec<u8>, offset: usize, bytes: &[u8], keep: Keep, random: &mut fastrand::Rng) {
+fn keep_some(content: &mut Vec<u8>, offset: usize, bytes: &[u8], chooser: &mut Chooser) {
     let mut at = 0;
     while at < bytes.len() {
         let length = (SECTOR - (offset + at) % SECTOR).min(bytes.len() - at);
-        match (keep, random.u32(..16)) {
-            (Keep::Nothing, _) | (Keep::Some(_), 0..=7) => {}
-            (Keep::Some(_), 15) => {
-                let garbage: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
-                write(content, offset + at, &garbage);
-            }
-            _ => write(content, offset + at, &bytes[at..at + length]),
+        if chooser.keeps() {
+            write(content, offset + at, &bytes[at..at + length]);
+        } else if chooser.garbles() {
+            let garbage: Vec<u8> = (0..length).map(|_| chooser.random.u8(..)).collect();
+            write(content, offset + at, &garbage);
         }
         at += length;
     }
@@ -433,15 +470,15 @@ impl StorageFile for SimHandle {
         }
         let seed = inner.ops;
         let file = &mut inner.files[self.file];
-        let mut random = fastrand::Rng::with_seed(seed);
         // Some of it is lost where the sync fails, and some is not; every second time all of it is.
         let keep = match &result {
             Ok(()) => Keep::Everything,
             Err(_) if seed.is_multiple_of(2) => Keep::Nothing,
             Err(_) => Keep::Some(seed),
         };
+        let mut chooser = Chooser::new(keep);
         for (offset, bytes) in file.unsynced.drain(..) {
-            keep_some(&mut file.durable, offset, &bytes, keep, &mut random);
+            keep_some(&mut file.durable, offset, &bytes, &mut chooser);
         }
         result
     }
