@@ -2,12 +2,15 @@
 
 mod txn_support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
-    participant::{AsyncParticipant, Call},
+    participant::{AsyncParticipant, Call, Endpoint, MAX_QUEUED_REQUESTS, Reply, Request, Spawned, Verb},
     txn::RollbackCause,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -126,6 +129,47 @@ fn on_a_runtime_that_is_gone_calls_fail_and_nobody_waits_for_ever() {
     let error = txn.commit().wait().unwrap_err();
     assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::Failed { .. }, .. }), "{error}");
     assert_eq!(coordinator.status().settling, 1, "the rollback is still to be delivered, and is seen");
+}
+
+/// A participant that hangs is told again and again, and each time one more task waits.
+#[test]
+fn tasks_of_a_participant_that_hangs_do_not_pile_up_without_end() {
+    #[derive(Clone)]
+    struct Hangs(Arc<tokio::sync::Semaphore>);
+    impl AsyncParticipant for Hangs {
+        async fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            Ok(Vote::No)
+        }
+        async fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            self.0.acquire().await.map(drop).map_err(ParticipantError::resource)
+        }
+        async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            Ok(Vec::new())
+        }
+    }
+    let runtime = runtime();
+    let hangs = Hangs(Arc::new(tokio::sync::Semaphore::new(0)));
+    let spawned = Spawned::new(hangs.clone(), runtime.handle().clone());
+    let (tell, told) = mpsc::channel();
+    let send = || {
+        let (tell, branch) = (tell.clone(), txn_support::branch(1, "far"));
+        let request = Request::Branch { branch, verb: Verb::Rollback, call: txn_support::call() };
+        spawned.send(request, Reply::new(move |result| drop(tell.send(result))));
+    };
+    (0..=MAX_QUEUED_REQUESTS).for_each(|_| send());
+    let refused: Vec<_> = told.try_iter().collect();
+    assert!(matches!(&refused[..], [Err(ParticipantError::Unreachable)]), "{}", refused.len());
+    hangs.0.add_permits(1);
+    for _ in 0..MAX_QUEUED_REQUESTS {
+        told.recv_timeout(Duration::from_secs(5)).expect("those that wait are not forgotten").unwrap();
+    }
+    eventually("the last task is gone", Duration::from_secs(5), || {
+        send();
+        told.recv_timeout(Duration::from_secs(5)).is_ok_and(|result| result.is_ok())
+    });
 }
 
 #[cfg(target_os = "linux")]

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::platform::{Condvar, Platform};
 
-/// How many requests may wait for a thread: as many as there are transactions in flight at the most, unless configured. What
+/// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the most, unless configured. What
 /// is repeated to a participant that hangs counts like any other, so without a limit an hour of it would fill the memory.
 pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 

@@ -11,7 +11,8 @@ use std::{
 use ::tokio::runtime::Handle;
 
 use super::{
-    Call, Decision, Endpoint, Greeting, ParticipantError, Reply, Request, Response, Verb, Vote, sent_in::SentIn,
+    Call, Decision, Endpoint, Greeting, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb, Vote,
+    sent_in::SentIn,
 };
 use crate::id::{BranchId, Name};
 
@@ -85,7 +86,7 @@ pub trait AsyncParticipant: Send + Sync + 'static {
 }
 
 /// Reaches an asynchronous participant by a task on a runtime for each call: as many tasks as there are messages that have
-/// not been answered.
+/// not been answered. Where these are [`MAX_QUEUED_REQUESTS`], the next call fails at once, as one that gets no answer.
 ///
 /// On a runtime that has shut down every call fails, and is repeated like any other that fails.
 pub struct Spawned<P> {
@@ -102,6 +103,11 @@ impl<P: AsyncParticipant> Spawned<P> {
 
 impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     fn send(&self, request: Request, reply: Reply) {
+        // Each task has it, and so has this.
+        if Arc::strong_count(&self.participant) > MAX_QUEUED_REQUESTS {
+            reply.send(Err(ParticipantError::Unreachable));
+            return;
+        }
         let (participant, sent_in) = (Arc::clone(&self.participant), SentIn::current());
         // Dropped by the runtime, the task drops the reply, which says that the call has failed.
         drop(self.runtime.spawn(async move {
