@@ -118,7 +118,8 @@ pub struct Call {
     /// outcomes, and refuses work and prepares that arrive for them: they are stale.
     pub ended_below: Mark,
     /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
-    /// everything else is sent again. By the clock of the coordinator's own machine.
+    /// everything else is sent again. By the clock of the coordinator's own machine: a transport to another one sends how
+    /// much of the time is left.
     pub deadline: Option<Instant>,
 }
 

@@ -270,6 +270,9 @@ impl CoordinatorBuilder {
     /// With participants that answer at once all of it is settled when this returns; the rest goes on in the
     /// background. Costs one forced write.
     ///
+    /// A coordinator of this name that is still open on this log must be dropped first: this one takes it for dead, and rolls
+    /// back what it has not decided yet.
+    ///
     /// # Errors
     /// [`CoordinatorError`]; nothing is lost, it can be opened again.
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {

@@ -175,7 +175,8 @@ impl<S: Service> ResourceManager<S> {
     /// Opens the resource manager `name` on `log`, and brings the service to where the log says it is: what was
     /// committed is confirmed again, what was promised is restored.
     ///
-    /// The name is the one under which the coordinator knows it, and must be the same at every opening.
+    /// The name is the one under which the coordinator knows it, and must be the same at every opening. No two of one name
+    /// may be open on one log, for each would end what the other has promised.
     ///
     /// A branch that the service can't take back does not keep the others from opening: [`status`](Self::status) tells
     /// of it, nothing of it is dropped, and it is tried again at each checkpoint and when its coordinator calls.
