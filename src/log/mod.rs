@@ -297,7 +297,7 @@ pub enum LogError {
         length: usize,
     },
     /// The log was closed.
-    #[error("the log is closed")]
+    #[error("the log is closed; open it again to go on")]
     Closed,
     /// Another process, or another handle in this one, has the log open.
     #[error("the log at {path} is in use; a log has one owner at a time, close the other one first")]

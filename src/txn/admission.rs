@@ -63,7 +63,7 @@ pub enum BeginError {
         limit: u64,
     },
     /// The coordinator is being shut down.
-    #[error("the coordinator is shutting down")]
+    #[error("the coordinator is shutting down; begin the transaction once it is open again")]
     ShuttingDown,
 }
 
