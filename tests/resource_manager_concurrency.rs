@@ -6,12 +6,16 @@ use std::{
     sync::{
         Barrier,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use ringpact::{BranchId, MemoryLog, Participant, Vote, participant::Decision};
-use txn_support::{Op, branch, call, manager, shared};
+use txn_support::{Op, branch, call, eventually, manager, name, shared};
+
+const SOON: Duration = Duration::from_secs(5);
 
 const ROUNDS: u64 = 300;
 
@@ -120,4 +124,30 @@ fn checkpoints_and_inquiries_at_once_with_commits_do_not_deadlock() {
     assert_eq!(a.service().balance(), 2 * i64::try_from(committed).unwrap());
     assert_eq!(a.service().asked(Op::Confirm).len(), committed);
     assert!(a.service().reserved.lock().is_empty());
+}
+
+/// A coordinator that opens asks what is in doubt. One branch that hangs in the service kept the answer back, and with it the
+/// recovery of all others.
+#[test]
+fn a_branch_that_hangs_in_the_service_is_named_in_doubt_with_the_others() {
+    let a = manager("a", MemoryLog::new());
+    let (hangs, waits, done) = (branch(1, "a"), branch(2, "a"), branch(3, "a"));
+    for branch in [&hangs, &waits, &done] {
+        a.execute(branch, 2).unwrap();
+        a.prepare(branch, &call()).unwrap();
+    }
+    a.commit(&done, &call()).unwrap();
+    let held = a.service().applied.lock();
+    thread::scope(|scope| {
+        let commit = scope.spawn(|| a.commit(&hangs, &call()));
+        eventually("it is in the service", SOON, || a.status().settling == 1);
+        let (tell, told) = mpsc::channel();
+        let a = &a;
+        scope.spawn(move || tell.send(a.in_doubt(&name("c"))).expect("the test waits for it"));
+        let answer = told.recv_timeout(SOON);
+        drop(held);
+        assert_eq!(answer.expect("an answer").unwrap(), [hangs.clone(), waits.clone()]);
+        commit.join().unwrap().unwrap();
+    });
+    assert_eq!(a.in_doubt(&name("c")).unwrap(), [waits]);
 }

@@ -45,14 +45,12 @@ impl<S: Service> Participant for ResourceManager<S> {
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         let slots = self.branches.lock().of(coordinator);
-        Ok(slots
-            .into_iter()
-            .filter(|(_, slot)| {
-                let protocol = &slot.lock().protocol;
-                !protocol.is_finished() && protocol.state() != Branch::Unknown
-            })
-            .map(|(txn, _)| txn.branch(&self.name))
-            .collect())
+        let is_in_doubt =
+            |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.state() != Branch::Unknown;
+        // Whoever is at one may hang in the service, which must not keep back what there is to say of the others. Named once
+        // too often it is told the end that it has already, and says so.
+        let named = slots.into_iter().filter(|(_, slot)| slot.try_lock().is_none_or(|slot| is_in_doubt(&slot)));
+        Ok(named.map(|(txn, _)| txn.branch(&self.name)).collect())
     }
 }
 
