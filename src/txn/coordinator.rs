@@ -33,8 +33,9 @@ use crate::{
 /// threads and tasks may use it at once; there is no thread per transaction.
 ///
 /// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next opening on the
-/// same log settles it. Call [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`]
-/// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
+/// same log settles it. It waits only for calls of participants that one of these threads is in. Call
+/// [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`] or [`Commit`](super::Commit) that outlives it
+/// can decide nothing any more; who waits is told so.
 pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
     holds: Holds,
