@@ -1,5 +1,6 @@
 //! Preparing the next segment, and making it of the one before, take as long as they take: writers go on meanwhile. What is
-//! left of collecting for those who wait is a sync of their own records, and one of the directory.
+//! left of collecting for those who wait is a sync of their own records, which takes what is carried over along, and one of
+//! the directory.
 
 mod common;
 
@@ -29,19 +30,27 @@ struct Slow {
 struct State {
     slow: Option<Op>,
     is_held: bool,
+    /// What others than the keeper did, who all have somebody waiting for it.
+    waited_for: Vec<Op>,
 }
 
 struct SlowFile {
     file: Box<dyn StorageFile>,
     storage: Slow,
-    /// Whether it was filled and synced: what follows is the writer's.
-    is_prepared: bool,
 }
 
 impl Slow {
-    fn new(slow: Op) -> Self {
-        let state = State { slow: Some(slow), is_held: false };
+    fn new(slow: Option<Op>) -> Self {
+        let state = State { slow, ..State::default() };
         Self { inner: SimStorage::new(), gate: Arc::new((Mutex::new(state), Condvar::new())) }
+    }
+
+    /// Goes on with this operation, once it may.
+    fn begin(&self, op: Op) {
+        if of_keeper() {
+            return self.pass(op);
+        }
+        self.gate.0.lock().waited_for.push(op);
     }
 
     fn pass(&self, op: Op) {
@@ -86,19 +95,20 @@ impl Storage for Slow {
         self.inner.open(path)
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        self.begin(Op::Create);
         let file = self.inner.create(path)?;
-        Ok(Box::new(SlowFile { file, storage: self.clone(), is_prepared: false }))
+        Ok(Box::new(SlowFile { file, storage: self.clone() }))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if of_keeper() {
-            self.pass(Op::Rename);
-        }
+        self.begin(Op::Rename);
         self.inner.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.begin(Op::Remove);
         self.inner.remove(path)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.begin(Op::SyncDir);
         self.inner.sync_dir(dir)
     }
 }
@@ -111,28 +121,34 @@ impl StorageFile for SlowFile {
         self.file.read_at(offset, buffer)
     }
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.storage.begin(Op::Write);
         self.file.write_at(offset, bytes)
     }
     fn sync(&mut self) -> io::Result<()> {
-        // The first segment is made before there is anybody to hold up.
-        if !std::mem::replace(&mut self.is_prepared, true) && of_keeper() {
-            self.storage.pass(Op::Sync);
-        }
+        // The keeper's are of segments that it prepares.
+        self.storage.begin(Op::Sync);
         self.file.sync()
     }
+}
+
+fn open(storage: &Slow) -> Arc<FileLog> {
+    let log = FileLog::options().segment_bytes(0).seal_after(Duration::MAX).storage(storage.clone());
+    let log = Arc::new(log.open(SIM_DIR).unwrap());
+    commit(&*log, prepared(0, 100)).unwrap(); // stays, through everything
+    log
+}
+
+/// A transaction that comes and goes.
+fn pass(log: &FileLog, number: u64) {
+    commit(log, prepared(number, 100)).unwrap();
+    log.append(ended(number), Durability::Lazy).unwrap();
 }
 
 #[test]
 fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_made_of_the_one_before() {
     for slow in [Op::Sync, Op::Rename] {
-        let storage = Slow::new(slow);
-        let log = FileLog::options().segment_bytes(0).seal_after(Duration::MAX).storage(storage.clone());
-        let log = Arc::new(log.open(SIM_DIR).unwrap());
-        commit(&*log, prepared(0, 100)).unwrap(); // stays, through everything
-        let pass = |log: &FileLog, number: u64| {
-            commit(log, prepared(number, 100)).unwrap();
-            log.append(ended(number), Durability::Lazy).unwrap();
-        };
+        let storage = Slow::new(Some(slow));
+        let log = open(&storage);
         let (done, finished) = mpsc::channel();
         let (of_thread, of_storage) = (log.clone(), storage.clone());
         let writer = thread::spawn(move || {
@@ -154,4 +170,26 @@ fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_made_of_the_one_be
         assert_eq!(live_numbers(&*log).first(), Some(&0));
         assert!(storage.inner.names().len() <= 2, "{:?}", storage.inner.names());
     }
+}
+
+/// Beside the sync that makes their own records durable, those who wait while a segment is replaced wait for one of the
+/// directory, and for nothing else.
+#[test]
+fn replacing_a_segment_costs_those_who_wait_one_sync_more() {
+    let storage = Slow::new(None);
+    let log = open(&storage);
+    storage.gate.0.lock().waited_for.clear(); // of opening, and what came right after it
+    for number in 1..200 {
+        pass(&log, number);
+    }
+    let waited_for = std::mem::take(&mut storage.gate.0.lock().waited_for);
+    let mut replaced = 0;
+    for batch in waited_for.split_inclusive(|op| matches!(op, Op::Write)).skip(1) {
+        match batch {
+            [Op::Sync, Op::Write] | [Op::Sync] => {}
+            [Op::Sync, Op::Rename, Op::SyncDir, Op::Write] | [Op::Sync, Op::Rename, Op::SyncDir] => replaced += 1,
+            other => panic!("waited for {other:?}"),
+        }
+    }
+    assert!(replaced > 5, "{replaced} segments were replaced");
 }
