@@ -12,10 +12,10 @@ use std::{
     thread,
 };
 
-use common::{commit, ended, name, only_segment, open_small, prepared};
+use common::{SIM_DIR, SimStorage, commit, ended, name, only_segment, open_sim, open_small, prepared};
 use ringpact::{
     Durability, Epoch, Fact, Record, TransactionLog,
-    log::inspect::{BatchKind, Role, inspect},
+    log::inspect::{BatchKind, Role, inspect, inspect_in},
 };
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -89,6 +89,22 @@ fn a_log_in_use_is_shown_as_it_was_a_moment_ago() {
         done.store(true, Ordering::Relaxed);
     });
     assert!(log.stats().syncs > 0);
+}
+
+/// Whoever runs the tests may be allowed everything; so what is asked of the storage is looked at, too.
+#[test]
+fn nothing_is_asked_of_the_storage_but_reading() {
+    let storage = SimStorage::new();
+    let log = open_sim(&storage).unwrap();
+    commit(&log, prepared(1, 100)).unwrap();
+    for _ in 0..2 {
+        // The first time beside its owner, who has its lock.
+        let before = storage.trace();
+        let seen = inspect_in(&storage, SIM_DIR).unwrap();
+        assert_eq!((seen.is_sound(), seen.live.len()), (true, 1));
+        assert_eq!(storage.trace(), before);
+        log.abandon();
+    }
 }
 
 #[cfg(unix)]
