@@ -16,8 +16,9 @@ use super::{
 };
 use crate::platform::{Condvar, Platform};
 
-/// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the most, unless configured. What
-/// is repeated to a participant that hangs counts like any other, so without a limit an hour of it would fill the memory.
+/// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the
+/// most, unless configured. What is repeated to a participant that hangs counts like any other, so without a limit an hour
+/// of it would fill the memory.
 pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 
 /// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,

@@ -1,6 +1,9 @@
 //! What a coordinator's messages do: [`BranchProtocol`](crate::participant::BranchProtocol) decides, this carries out.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
 use super::{
     BranchTrouble, ResourceManager,
@@ -15,6 +18,9 @@ use crate::{
         Participant, ParticipantError, Service, ServiceError, Vote,
     },
 };
+
+/// Who is at a branch for longer is taken to be in the service, and perhaps to stay there.
+const BUSY_FOR: Duration = Duration::from_millis(100);
 
 impl<S: Service> Participant for ResourceManager<S> {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
@@ -47,9 +53,11 @@ impl<S: Service> Participant for ResourceManager<S> {
         let slots = self.branches.lock().of(coordinator);
         let is_in_doubt =
             |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.state() != Branch::Unknown;
-        // Whoever is at one may hang in the service, which must not keep back what there is to say of the others. Named once
-        // too often it is told the end that it has already, and says so.
-        let named = slots.into_iter().filter(|(_, slot)| slot.try_lock().is_none_or(|slot| is_in_doubt(&slot)));
+        // Whoever is at one may hang in the service, which must not keep back what there is to say of the others: so it is
+        // named. But not for being looked at: one that has ended would, named, be told the end that it has not had.
+        let until = Instant::now() + BUSY_FOR;
+        let named =
+            slots.into_iter().filter(|(_, slot)| slot.try_lock_until(until).is_none_or(|slot| is_in_doubt(&slot)));
         Ok(named.map(|(txn, _)| txn.branch(&self.name)).collect())
     }
 }
