@@ -8,7 +8,10 @@ use std::{
 
 use ringpact::{
     Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog,
-    log::conformance::{self, Ending, Factory},
+    log::{
+        Claim,
+        conformance::{self, Ending, Factory},
+    },
 };
 use tempfile::TempDir;
 
@@ -97,6 +100,8 @@ enum Fault {
     TakesTooLarge,
     /// Of records appended together, tells the first one's number.
     TellsTheFirst,
+    /// Never gives a name back.
+    KeepsNames,
 }
 
 struct Broken {
@@ -116,6 +121,15 @@ struct State {
 impl TransactionLog for Broken {
     fn id(&self) -> LogId {
         self.inner.id()
+    }
+
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        let claim = self.inner.claim(owner)?;
+        if self.fault == Fault::KeepsNames {
+            std::mem::forget(claim);
+            return Ok(Claim::unchecked());
+        }
+        Ok(claim)
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
@@ -248,6 +262,11 @@ fn a_log_that_does_not_force_what_tasks_commit_is_caught() {
 #[test]
 fn a_log_that_gives_the_wrong_number_of_many_is_caught() {
     assert_caught_by(Fault::TellsTheFirst, "many");
+}
+
+#[test]
+fn a_log_that_never_gives_a_name_back_is_caught() {
+    assert_caught_by(Fault::KeepsNames, "claims");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! One log, one owner: a second opening is refused at once, whether by the same process or another one, and a holder
-//! that is gone leaves no lock behind.
+//! that is gone leaves no lock behind. On an open log in turn, a name has one owner.
 
 mod common;
 
-use std::{env, io::BufRead, process};
+use std::{env, io::BufRead, process, sync::Arc};
 
 use common::{commit, live_numbers, open_small, prepared};
-use ringpact::{FileLog, LogError};
+use ringpact::{
+    BranchId, Coordinator, FileLog, LogError, MemoryLog, ResourceManager, Service, ServiceError, TransactionLog,
+    participant::OpenError, txn::CoordinatorError,
+};
 
 /// Set in the child process: the directory that it is to hold.
 const HOLD: &str = "RINGPACT_TEST_HOLD";
@@ -53,4 +56,47 @@ fn another_process_is_refused_until_the_first_is_killed() {
 
 fn io_lines(child: &mut process::Child) -> impl Iterator<Item = String> + use<> {
     std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok)
+}
+
+struct Nothing;
+
+impl Service for Nothing {
+    type Work = ();
+    type Refusal = std::convert::Infallible;
+    fn try_reserve(&self, _: &BranchId, (): &()) -> Result<(), Self::Refusal> {
+        Ok(())
+    }
+    fn confirm(&self, _: &BranchId, _: &[()]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    fn cancel(&self, _: &BranchId, _: &[()]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+}
+
+/// The second one would take the first for one that has crashed, and roll back what that is about to commit.
+fn a_name_has_one_owner(log: &Arc<impl TransactionLog>) {
+    let open = |name: &str| Coordinator::builder(Arc::clone(log)).name(name).open();
+    let manage = |name: &str| ResourceManager::open(name, Arc::clone(log), Nothing);
+    let (shop, goods) = (open("shop").unwrap(), manage("goods").unwrap());
+    for name in ["shop", "goods"] {
+        let error = open(name).unwrap_err();
+        let is_claimed = matches!(&error, CoordinatorError::Log(LogError::Claimed { owner }) if owner.as_str() == name);
+        assert!(is_claimed, "{error}");
+        let error = manage(name).map(drop).unwrap_err();
+        assert!(matches!(&error, OpenError::Log(LogError::Claimed { owner }) if owner.as_str() == name), "{error}");
+    }
+    assert_eq!(shop.status().transactions.len(), 0, "the first one goes on");
+    drop((open("another-shop").unwrap(), manage("orders").unwrap()));
+    drop(shop);
+    let shop = open("shop").expect("the first one is gone");
+    drop(goods);
+    drop((shop, manage("goods").expect("the first one is gone")));
+}
+
+#[test]
+fn on_an_open_log_a_name_has_one_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    a_name_has_one_owner(&Arc::new(open_small(dir.path()).unwrap()));
+    a_name_has_one_owner(&Arc::new(MemoryLog::new()));
 }

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog};
+use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
 
 use crate::faults::{Event, Faults};
 
@@ -45,6 +45,10 @@ impl MachineLog {
 impl TransactionLog for MachineLog {
     fn id(&self) -> LogId {
         self.file.id()
+    }
+
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.file.claim(owner)
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {

@@ -93,6 +93,7 @@ pub fn run(factory: &mut impl Factory) {
     stays(factory);
     too_large(factory);
     many(factory);
+    claims(factory);
     threads(factory);
     tasks(factory);
     stats(factory);
@@ -316,6 +317,24 @@ fn many(factory: &mut impl Factory) {
     let log = factory.reopen(log, Ending::Close);
     require!("many", live_of(&log, "a") == all, "not all are there, or not in order");
     require!("many", live_of(&log, "b") == [prepared("b", 1)], "not those are there that came before a refused one");
+}
+
+/// `claims`: a name that is taken is given back, and keeps nobody from another.
+fn claims(factory: &mut impl Factory) {
+    let log = factory.create();
+    let first = log.claim(&name("a"));
+    require!("claims", first.is_ok(), "a name that nobody has was refused: {first:?}");
+    let other = log.claim(&name("b"));
+    require!("claims", other.is_ok(), "another name was refused: {other:?}");
+    let second = log.claim(&name("a"));
+    let is_claimed = matches!(&second, Err(LogError::Claimed { owner }) if *owner == name("a"));
+    require!("claims", second.is_ok() || is_claimed, "a name that is taken gave {second:?}");
+    drop((first, second));
+    let again = log.claim(&name("a"));
+    require!("claims", again.is_ok(), "a name that was given back was refused: {again:?}");
+    let log = factory.reopen(log, Ending::Crash);
+    let anew = log.claim(&name("a"));
+    require!("claims", anew.is_ok(), "a name was refused after a crash of who had it: {anew:?}");
 }
 
 /// `threads`: many threads append at once; each finds its records, in order, and no number was given twice.

@@ -11,7 +11,9 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use super::{
+    Claim, Claims, Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog,
+};
 use crate::id::Name;
 
 /// A log in memory. What it calls durable survives [`crash`](Self::crash), which is all that it can honestly promise.
@@ -35,6 +37,7 @@ use crate::id::Name;
 #[derive(Clone, Debug)]
 pub struct MemoryLog {
     id: LogId,
+    claims: Claims,
     state: Arc<Mutex<State>>,
 }
 
@@ -88,7 +91,7 @@ impl MemoryLog {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
         bytes[8..].copy_from_slice(&RandomState::new().build_hasher().finish().to_be_bytes());
-        Self { id: LogId::from_bytes(bytes), state: Arc::default() }
+        Self { id: LogId::from_bytes(bytes), claims: Claims::default(), state: Arc::default() }
     }
 
     /// Closes this handle and all its clones, loses what was in no sync, and gives what a reopened log would hold.
@@ -105,7 +108,7 @@ impl MemoryLog {
             stats: LogStats::default(),
             closed: false,
         };
-        Self { id: self.id, state: Arc::new(Mutex::new(survivor)) }
+        Self { id: self.id, claims: Claims::default(), state: Arc::new(Mutex::new(survivor)) }
     }
 }
 
@@ -118,6 +121,10 @@ impl Default for MemoryLog {
 impl TransactionLog for MemoryLog {
     fn id(&self) -> LogId {
         self.id
+    }
+
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.claims.claim(owner)
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {

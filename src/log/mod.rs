@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::id::Name;
 
+mod claims;
 mod committing;
 pub mod conformance;
 mod file;
@@ -29,6 +30,7 @@ mod memory;
 mod record;
 mod scan;
 
+pub use claims::{Claim, Claims};
 pub use committing::Committing;
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
@@ -54,11 +56,24 @@ pub const MAX_RECORD_BYTES: usize = 1 << 20;
 ///    owner and transaction has ended, and of its [`Fact::Opened`] the last; records that ended may be gone.
 /// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
 ///
-/// The caller owes: one owner name means one writer; `Lsn`s are not kept across a reopening.
+/// The caller owes: one owner name means one writer, who [claims](Self::claim) it; `Lsn`s are not kept across a reopening.
 pub trait TransactionLog: Send + Sync + 'static {
     /// The log's own identity, the same over all its life. Participants compare it with that of their own log: the
     /// same log as the coordinator's needs no forced writes of their own.
     fn id(&self) -> LogId;
+
+    /// Takes an owner's name for as long as what is given lives. Who writes under a name claims it first: of two at once
+    /// each would take the other for one that has crashed, and end what is under way there.
+    ///
+    /// As provided it lets everybody have every name. A log does better to keep [`Claims`], as those here do; one that
+    /// wraps another one hands this on.
+    ///
+    /// # Errors
+    /// [`LogError::Claimed`].
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        let _ = owner;
+        Ok(Claim::unchecked())
+    }
 
     /// Queues a record and gives it its number. [`Durability::Forced`] starts making it durable at once;
     /// [`Durability::Lazy`] leaves it to go along with the next forced one (or a wait).
@@ -153,6 +168,9 @@ pub trait TransactionLog: Send + Sync + 'static {
 impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     fn id(&self) -> LogId {
         (**self).id()
+    }
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        (**self).claim(owner)
     }
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         (**self).append(record, durability)
@@ -295,6 +313,14 @@ pub enum LogError {
     TooLarge {
         /// Its encoded length in bytes.
         length: usize,
+    },
+    /// Somebody has the log open under this name already.
+    #[error(
+        "a coordinator or resource manager named {owner} is open on this log already; drop it first, or give this one another name"
+    )]
+    Claimed {
+        /// The name.
+        owner: Name,
     },
     /// The log was closed.
     #[error("the log is closed; open it again to go on")]

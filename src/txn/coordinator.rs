@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     id::{Epoch, IdError, Name},
-    log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
+    log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{Endpoint, Greeting, LastResource, Participant, Pooled, Unpromising},
     platform::{Platform, Thread},
 };
@@ -41,6 +41,8 @@ pub struct Coordinator {
     holds: Holds,
     tally: Arc<Tally>,
     threads: Vec<Thread>,
+    /// Given back last, when none of the threads works any more.
+    _claim: Claim,
 }
 
 impl Coordinator {
@@ -271,11 +273,12 @@ impl CoordinatorBuilder {
     /// With participants that answer at once all of it is settled when this returns; the rest goes on in the
     /// background. Costs one forced write.
     ///
-    /// A coordinator of this name that is still open on this log must be dropped first: this one takes it for dead, and rolls
-    /// back what it has not decided yet.
+    /// A coordinator of this name that is still open on this log must be dropped first: this one would take it for dead, and
+    /// roll back what it has not decided yet.
     ///
     /// # Errors
-    /// [`CoordinatorError`]; nothing is lost, it can be opened again.
+    /// [`CoordinatorError`]; nothing is lost, it can be opened again. Of a name that is open already it is
+    /// [`LogError::Claimed`].
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {
         let name = match &self.name {
             Some(name) => Name::new(name)?,
@@ -291,6 +294,7 @@ impl CoordinatorBuilder {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
         }
+        let claim = self.log.claim(&name)?;
         let records = self.log.live(&name)?;
         let last = records.iter().filter_map(|record| record.fact.epoch()).max().unwrap_or_default();
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
@@ -301,7 +305,8 @@ impl CoordinatorBuilder {
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
-        let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), threads };
+        let coordinator =
+            Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), threads, _claim: claim };
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
         let greeting = Greeting::new(coordinator.name().clone(), coordinator.epoch(), coordinator.inquiries());

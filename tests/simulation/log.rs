@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog};
+use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
 
 use super::{host::Life, mutants::Mutant};
 
@@ -49,6 +49,10 @@ impl Log {
 impl TransactionLog for Log {
     fn id(&self) -> LogId {
         self.log.id()
+    }
+
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.log.claim(owner)
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {

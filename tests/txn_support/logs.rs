@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog};
+use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
 
 /// Durability comes from another thread and a little later, so that waiters really wait.
 #[derive(Clone)]
@@ -79,6 +79,9 @@ impl SlowLog {
 impl TransactionLog for SlowLog {
     fn id(&self) -> LogId {
         self.0.inner.id()
+    }
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.0.inner.claim(owner)
     }
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let lsn = self.0.inner.append(record, Durability::Lazy)?;
@@ -157,6 +160,9 @@ impl FaultyLog {
 impl TransactionLog for FaultyLog {
     fn id(&self) -> LogId {
         self.inner.id()
+    }
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.inner.claim(owner)
     }
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let decision = matches!(record.fact, Fact::Decided { .. });

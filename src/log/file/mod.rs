@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::{
     id::Name,
     platform::{Platform, Thread, ThreadId},
@@ -78,6 +78,7 @@ pub use options::FileLogOptions;
 ///   [`LogError::Poisoned`] only reopening tells whether the record is there.
 pub struct FileLog {
     id: LogId,
+    claims: Claims,
     dir: PathBuf,
     shared: Arc<Shared>,
     writer: Mutex<Option<Thread>>,
@@ -126,7 +127,16 @@ impl FileLog {
         recovery: Recovery,
     ) -> Self {
         let writer_id = writer.id();
-        Self { id, dir, shared, writer: Mutex::new(Some(writer)), writer_id, platform, recovery }
+        Self {
+            id,
+            claims: Claims::default(),
+            dir,
+            shared,
+            writer: Mutex::new(Some(writer)),
+            writer_id,
+            platform,
+            recovery,
+        }
     }
 
     /// The directory.
@@ -205,6 +215,10 @@ impl fmt::Debug for FileLog {
 impl TransactionLog for FileLog {
     fn id(&self) -> LogId {
         self.id
+    }
+
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.claims.claim(owner)
     }
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {

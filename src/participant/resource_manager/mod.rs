@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{Branch, BranchInput, Service, ServiceError};
 use crate::{
     id::{BranchId, Name},
-    log::{Durability, Fact, LogError, Lsn, Record, TransactionLog},
+    log::{Claim, Durability, Fact, LogError, Lsn, Record, TransactionLog},
     platform::Platform,
 };
 
@@ -107,6 +107,7 @@ pub struct ResourceManager<S: Service> {
     commits: AtomicUsize,
     /// Held while a checkpoint is taken, so that there is one at a time.
     checkpoint: Mutex<()>,
+    _claim: Claim,
 }
 
 /// How a [`ResourceManager`] is to behave; see [`ResourceManager::options`].
@@ -176,13 +177,13 @@ impl<S: Service> ResourceManager<S> {
     /// committed is confirmed again, what was promised is restored.
     ///
     /// The name is the one under which the coordinator knows it, and must be the same at every opening. No two of one name
-    /// may be open on one log, for each would end what the other has promised.
+    /// can be open on one log, for each would end what the other has promised.
     ///
     /// A branch that the service can't take back does not keep the others from opening: [`status`](Self::status) tells
     /// of it, nothing of it is dropped, and it is tried again at each checkpoint and when its coordinator calls.
     ///
     /// # Errors
-    /// [`OpenError`]: the name, or the log.
+    /// [`OpenError`]: the name, or the log; of a name that is open on it already, [`LogError::Claimed`].
     pub fn open(name: &str, log: impl TransactionLog, service: S) -> Result<Self, OpenError> {
         ResourceManagerOptions::default().open(name, log, service)
     }
@@ -200,13 +201,14 @@ impl<S: Service> ResourceManager<S> {
         service: S,
     ) -> Result<Self, OpenError> {
         let name = Name::new(name)?;
+        let claim = log.claim(&name)?;
         let slots = replay::replay(&name, &log.live(&name)?, &service);
         #[cfg(feature = "tracing")]
         for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
             tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
         }
         let (branches, commits) = (Mutex::new(Branches::found(slots)), AtomicUsize::new(0));
-        Ok(Self { name, log, service, options, branches, commits, checkpoint: Mutex::new(()) })
+        Ok(Self { name, log, service, options, branches, commits, checkpoint: Mutex::new(()), _claim: claim })
     }
 
     /// The service, for everything that is not part of a transaction.
