@@ -1,6 +1,6 @@
 //! Lists what is in a log's directory, and verifies all of it: `cargo run --example log_inspect -- path/to/log`.
 //!
-//! Exits 0 where everything is as it was written, 1 where something is damaged, 2 where it can't be read. It never
+//! Exits 0 where everything is as it was written, 1 where something is damaged (or of a version that it does not know), 2 where it can't be read. It never
 //! writes, needs no more than to read the files, and takes no lock: it may look at a log that is in use. What it shows
 //! then is a moment ago; the batch that is being written may show as torn bytes at the end.
 
