@@ -7,7 +7,7 @@ mod simulation;
 
 use std::collections::BTreeMap;
 
-use simulation::{Report, mutants::Mutant, run, run_in_time};
+use simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
 
 /// How many seeds are run each time. More of them are for the example.
 const SEEDS: u64 = 1_000;
@@ -64,4 +64,13 @@ fn every_mutant_is_found() {
         };
         println!("{mutant:?}: seed {seed}, {}", wrong[0].lines().next().unwrap_or_default());
     }
+}
+
+/// Opening a log puts it in order, and the power cut before the end has all of them opened. So what grows until it is opened
+/// shows only while its process lives.
+#[test]
+fn a_log_that_grows_without_need_is_found_while_its_process_lives() {
+    let wrong: Vec<_> = (0..100).flat_map(|seed| run(seed, Some(Mutant::KeepsWhatHasEnded), false).wrong).collect();
+    let others: Vec<_> = wrong.iter().filter(|what| !what.contains(OVERGROWN)).collect();
+    assert!(others.is_empty() && !wrong.is_empty(), "{others:#?}");
 }

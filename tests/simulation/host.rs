@@ -21,9 +21,10 @@ use ringpact::{
 
 use super::{
     MS,
+    bounds::Growth,
     disk::Disk,
     ledger::Books,
-    log::{Log, Owner},
+    log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
     mutants::Mutant,
     network::{Inquire, Wire},
@@ -63,6 +64,8 @@ pub struct Life {
     busy: Mutex<Busy>,
     /// Answers that never came. Somebody waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
+    /// What its logs may have grown to.
+    pub growth: Growth,
 }
 
 #[derive(Default)]
@@ -107,6 +110,7 @@ impl Host {
                 in_log: AtomicUsize::new(0),
                 busy: Mutex::default(),
                 limbo: Mutex::default(),
+                growth: Growth::default(),
             });
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
@@ -185,6 +189,7 @@ impl Life {
     /// Opens the coordinator, if there is to be one; for the second time, maybe, in the same process.
     pub fn open_coordinator(self: &Arc<Self>) -> Result<(), OpeningError> {
         let Some((name, log)) = self.world.hosts[self.host].plan.coordinator else { return Ok(()) };
+        make_up_for_ends(&self.logs()[log])?;
         let mut builder = Coordinator::builder(Log::new(self, log, Owner::Coordinator))
             .platform(self.world.clock.platform())
             .name(name)

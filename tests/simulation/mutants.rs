@@ -12,6 +12,10 @@ pub enum Mutant {
     CollectsLiveDecisions,
     /// The log drops a promise that is still live.
     CollectsLivePromises,
+    /// The log forgets what a coordinator has ended only when it is opened again.
+    KeepsWhatHasEnded,
+    /// The log removes the segments that it has replaced only when it is opened again.
+    KeepsReplacedSegments,
     /// The coordinator sends its decision out before it is durable.
     DecidesBeforeDurable,
     /// The coordinator does not log its decision.
@@ -55,11 +59,13 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::SyncsNothing,
         Self::SwallowsFailedSyncs,
         Self::CollectsLiveDecisions,
         Self::CollectsLivePromises,
+        Self::KeepsWhatHasEnded,
+        Self::KeepsReplacedSegments,
         Self::DecidesBeforeDurable,
         Self::DecidesWithoutRecord,
         Self::RecoversNoDecisions,
