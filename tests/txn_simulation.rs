@@ -12,9 +12,6 @@ use simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
 /// How many seeds are run each time. More of them are for the example.
 const SEEDS: u64 = 1_000;
 
-/// Within so many seeds each mutant is found.
-const SEEDS_FOR_A_MUTANT: u64 = 150;
-
 /// The one window that two-phase commit with a last resource leaves open is a small one.
 const RAREST: &str = "letters about nothing";
 
@@ -56,13 +53,12 @@ fn a_seed_replays_exactly() {
 /// See [`Mutant`] for what is wrong with each.
 #[test]
 fn every_mutant_is_found() {
-    for mutant in Mutant::ALL {
-        let found =
-            (0..SEEDS_FOR_A_MUTANT).map(|seed| run(seed, Some(mutant), false)).find(|run| !run.wrong.is_empty());
-        let Some(Report { seed, wrong, .. }) = found else {
-            panic!("{mutant:?} is not found within {SEEDS_FOR_A_MUTANT} seeds");
-        };
-        println!("{mutant:?}: seed {seed}, {}", wrong[0].lines().next().unwrap_or_default());
+    println!("{:<28} {:>5} {:>5}", "mutant", "seed", "limit");
+    for mutant in Mutant::all() {
+        let (name, limit) = (format!("{mutant:?}"), mutant.limit());
+        let found = (0..limit).map(|seed| run(seed, Some(mutant), false)).find(|run| !run.wrong.is_empty());
+        let Some(Report { seed, wrong, .. }) = found else { panic!("{name} is not found within {limit} seeds") };
+        println!("{name:<28} {seed:>5} {limit:>5} {}", wrong[0].lines().next().unwrap_or_default());
     }
 }
 

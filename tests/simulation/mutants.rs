@@ -58,35 +58,47 @@ pub enum Mutant {
     ConfirmsTwice,
 }
 
+/// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
+/// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
+const ALL: [(Mutant, u64); 26] = [
+    (Mutant::SyncsNothing, 10),
+    (Mutant::SwallowsFailedSyncs, 200),
+    (Mutant::CollectsLiveDecisions, 50),
+    (Mutant::CollectsLivePromises, 10),
+    (Mutant::KeepsWhatHasEnded, 100),
+    (Mutant::KeepsReplacedSegments, 20),
+    (Mutant::DecidesBeforeDurable, 100),
+    (Mutant::DecidesWithoutRecord, 50),
+    (Mutant::RecoversNoDecisions, 50),
+    (Mutant::ReusesEpochs, 10),
+    (Mutant::PresumesCommit, 30),
+    (Mutant::IgnoresNo, 20),
+    (Mutant::IgnoresSilence, 300),
+    (Mutant::ForgetsEarly, 50),
+    (Mutant::MarkRunsAhead, 10),
+    (Mutant::TrustsTheLastResource, 300),
+    (Mutant::AsksTheLastResourceAnyhow, 20),
+    (Mutant::PromisesBeforeDurable, 100),
+    (Mutant::VotesWithoutPromise, 10),
+    (Mutant::AlwaysVotesYes, 20),
+    (Mutant::RecoversNoPromises, 10),
+    (Mutant::ReportsNothingInDoubt, 50),
+    (Mutant::CommitsWithoutRecord, 30),
+    (Mutant::AcknowledgesCommitsUndone, 20),
+    (Mutant::AcknowledgesRollbacksUndone, 20),
+    (Mutant::ConfirmsTwice, 10),
+];
+
 impl Mutant {
-    pub const ALL: [Self; 26] = [
-        Self::SyncsNothing,
-        Self::SwallowsFailedSyncs,
-        Self::CollectsLiveDecisions,
-        Self::CollectsLivePromises,
-        Self::KeepsWhatHasEnded,
-        Self::KeepsReplacedSegments,
-        Self::DecidesBeforeDurable,
-        Self::DecidesWithoutRecord,
-        Self::RecoversNoDecisions,
-        Self::ReusesEpochs,
-        Self::PresumesCommit,
-        Self::IgnoresNo,
-        Self::IgnoresSilence,
-        Self::ForgetsEarly,
-        Self::MarkRunsAhead,
-        Self::TrustsTheLastResource,
-        Self::AsksTheLastResourceAnyhow,
-        Self::PromisesBeforeDurable,
-        Self::VotesWithoutPromise,
-        Self::AlwaysVotesYes,
-        Self::RecoversNoPromises,
-        Self::ReportsNothingInDoubt,
-        Self::CommitsWithoutRecord,
-        Self::AcknowledgesCommitsUndone,
-        Self::AcknowledgesRollbacksUndone,
-        Self::ConfirmsTwice,
-    ];
+    /// All, in their order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ALL.into_iter().map(|(mutant, _)| mutant)
+    }
+
+    /// Within so many seeds it is found.
+    pub fn limit(self) -> u64 {
+        ALL.into_iter().find(|(mutant, _)| *mutant == self).map_or(0, |(_, limit)| limit)
+    }
 
     /// Whether it sits between the coordinator and all its participants.
     pub const fn needs_wire(self) -> bool {
