@@ -1,11 +1,13 @@
 //! Runs the simulation of `tests/simulation` for as many seeds as one likes.
 //!
 //! ```text
-//! cargo run --release --example simulate -- --seeds 100000
-//! cargo run --release --example simulate -- --seed 42             # with everything that happens in it
-//! cargo run --release --example simulate -- --mutant ForgetsEarly # with a bug planted, to see it found
-//! cargo run --release --example simulate -- --mutants --seeds 300 # with each, to see how often it is
+//! cargo run --release --example simulate --features tokio -- --seeds 100000
+//! cargo run --release --example simulate --features tokio -- --seed 42             # with everything that happens in it
+//! cargo run --release --example simulate --features tokio -- --mutant ForgetsEarly # with a bug planted, to see it found
+//! cargo run --release --example simulate --features tokio -- --mutants --seeds 300 # with each, to see how often it is
 //! ```
+//!
+//! Without the feature no participant is asynchronous, and a seed that has one with it is another run.
 
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;

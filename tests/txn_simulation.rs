@@ -12,6 +12,9 @@ use simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
 /// How many seeds are run each time. More of them are for the example.
 const SEEDS: u64 = 1_000;
 
+/// A seed is the same run only with the same features.
+const FEATURES: &str = if cfg!(feature = "tokio") { " --features tokio" } else { "" };
+
 /// The one window that two-phase commit with a last resource leaves open is a small one.
 const RAREST: &str = "letters about nothing";
 
@@ -20,7 +23,7 @@ fn nothing_is_lost_torn_or_stuck() {
     let mut sums = BTreeMap::<&str, u64>::new();
     for seed in 0..SEEDS {
         let Report { counts, wrong, .. } = run_in_time(seed, None);
-        assert!(wrong.is_empty(), "cargo run --release --example simulate -- --seed {seed}\n{wrong:#?}");
+        assert!(wrong.is_empty(), "cargo run --release --example simulate{FEATURES} -- --seed {seed}\n{wrong:#?}");
         for (what, count) in counts.by_name() {
             *sums.entry(what).or_default() += count;
         }

@@ -6,7 +6,8 @@
 //! | `scheduler` | threads that take turns, and the clock |
 //! | `plan` | what a seed draws beforehand |
 //! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
-//! | `store`, `mailer`, `client` | the shop: services, a last resource, and those who buy |
+//! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
+//! | `mailer`, `client` | its last resource, and those who buy |
 //! | `ledger`, `bounds` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
 //!
@@ -27,10 +28,13 @@ pub mod mutants;
 mod network;
 mod plan;
 mod scheduler;
+mod served;
 #[path = "../common/sim_storage.rs"]
 #[allow(dead_code)] // other tests use the rest of it
 mod sim_storage;
 mod store;
+#[cfg(feature = "tokio")]
+mod tasks;
 mod world;
 
 use std::{

@@ -56,11 +56,17 @@ pub enum Mutant {
     AcknowledgesRollbacksUndone,
     /// The participant has the service confirm a branch twice.
     ConfirmsTwice,
+    /// The adapter for asynchronous participants answers before its task has run.
+    AnswersForTasks,
+    /// The adapter takes a task that panicked for one that has carried out what it was told.
+    TakesPanicsForSuccess,
+    /// The adapter does not go on with a task that was woken.
+    LosesWakeUps,
 }
 
 /// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
-const ALL: [(Mutant, u64); 26] = [
+const ALL: [(Mutant, u64); 29] = [
     (Mutant::SyncsNothing, 10),
     (Mutant::SwallowsFailedSyncs, 200),
     (Mutant::CollectsLiveDecisions, 50),
@@ -87,17 +93,25 @@ const ALL: [(Mutant, u64); 26] = [
     (Mutant::AcknowledgesCommitsUndone, 20),
     (Mutant::AcknowledgesRollbacksUndone, 20),
     (Mutant::ConfirmsTwice, 10),
+    (Mutant::AnswersForTasks, 150),
+    (Mutant::TakesPanicsForSuccess, 150),
+    (Mutant::LosesWakeUps, 20),
 ];
 
 impl Mutant {
-    /// All, in their order.
+    /// All that can be planted here, in their order.
     pub fn all() -> impl Iterator<Item = Self> {
-        ALL.into_iter().map(|(mutant, _)| mutant)
+        ALL.into_iter().map(|(mutant, _)| mutant).filter(|mutant| cfg!(feature = "tokio") || !mutant.needs_tasks())
     }
 
     /// Within so many seeds it is found.
     pub fn limit(self) -> u64 {
         ALL.into_iter().find(|(mutant, _)| *mutant == self).map_or(0, |(_, limit)| limit)
+    }
+
+    /// Whether it takes the feature `tokio`.
+    const fn needs_tasks(self) -> bool {
+        matches!(self, Self::AnswersForTasks | Self::TakesPanicsForSuccess | Self::LosesWakeUps)
     }
 
     /// Whether it sits between the coordinator and all its participants.
