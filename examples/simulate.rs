@@ -1,16 +1,19 @@
 //! Runs the simulation of `tests/simulation` for as many seeds as one likes.
 //!
 //! ```text
-//! cargo run --release --example simulate -- --seeds 100000
-//! cargo run --release --example simulate -- --seed 42                  # once, with everything that happens in it
-//! cargo run --release --example simulate -- --mutant ForgetsEarly      # with a bug planted, to see it found
+//! cargo run --release --example simulate --features tokio -- --seeds 100000
+//! cargo run --release --example simulate --features tokio -- --seed 42             # with everything that happens in it
+//! cargo run --release --example simulate --features tokio -- --mutant ForgetsEarly # with a bug planted, to see it found
+//! cargo run --release --example simulate --features tokio -- --mutants --seeds 300 # with each, to see how often it is
 //! ```
+//!
+//! Without the feature no participant is asynchronous, and a seed that has one with it is another run.
 
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -19,7 +22,7 @@ use std::{
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
-use simulation::mutants::Mutant;
+use simulation::{Report, mutants::Mutant};
 
 /// Runs the shop in a simulated world.
 #[derive(Parser)]
@@ -36,36 +39,71 @@ struct Arguments {
     /// Plant this bug; see `tests/simulation/mutants.rs`.
     #[arg(long, value_parser = mutant)]
     mutant: Option<Mutant>,
+    /// Plant each bug in turn, and say by how many of the seeds it is found.
+    #[arg(long)]
+    mutants: bool,
     /// How many threads to use; each runs seeds of its own.
     #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
 }
 
 fn mutant(name: &str) -> Result<Mutant, String> {
-    let names = || Mutant::ALL.map(|mutant| format!("{mutant:?}"));
-    let found = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name);
-    found.ok_or_else(|| format!("there are {}", names().join(", ")))
+    let names: Vec<_> = Mutant::all().map(|mutant| format!("{mutant:?}")).collect();
+    let found = Mutant::all().find(|mutant| format!("{mutant:?}") == name);
+    found.ok_or_else(|| format!("there are {}", names.join(", ")))
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let wrong = match arguments.seed {
+    let found_wrong = match arguments.seed {
+        _ if arguments.mutants => return try_mutants(&arguments),
         Some(seed) => {
             let report = simulation::run(seed, arguments.mutant, true);
             println!("{report}");
-            u64::from(!report.wrong.is_empty())
+            !report.wrong.is_empty()
         }
-        None => run_many(&arguments),
+        None => {
+            let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left, {msg}";
+            let bar = ProgressBar::new(arguments.seeds);
+            bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
+            // Whether anybody watches the bar or not.
+            let tell = |report: &Report| {
+                bar.suspend(|| println!("{report}\n  replay it with --seed {}", report.seed));
+            };
+            let sums = run_many(&arguments, arguments.mutant, &bar, tell);
+            bar.finish();
+            let shown: Vec<_> = sums.counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+            println!("{}", shown.join(", "));
+            !sums.failed.is_empty()
+        }
     };
-    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if found_wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn run_many(arguments: &Arguments) -> u64 {
-    let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left, {msg}";
-    let bar = ProgressBar::new(arguments.seeds);
-    bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-    let (next, wrong) = (AtomicU64::new(0), AtomicU64::new(0));
-    let sums = Mutex::new(BTreeMap::new());
+/// How often each is found, and so how many seeds it takes to find it almost surely.
+fn try_mutants(arguments: &Arguments) -> ExitCode {
+    let mut missed = false;
+    println!("{:<28} {:>8} {:>5} {:>5}", "mutant", "found by", "first", "limit");
+    for mutant in Mutant::all() {
+        let sums = run_many(arguments, Some(mutant), &ProgressBar::hidden(), |_| {});
+        let first = sums.failed.first().map_or_else(String::new, u64::to_string);
+        let (name, found) = (format!("{mutant:?}"), sums.failed.len());
+        println!("{name:<28} {found:>8} {first:>5} {:>5}", mutant.limit());
+        missed |= sums.failed.is_empty();
+    }
+    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What came of many runs.
+#[derive(Default)]
+struct Sums {
+    counts: BTreeMap<&'static str, u64>,
+    /// The seeds in which something was wrong.
+    failed: BTreeSet<u64>,
+}
+
+fn run_many(arguments: &Arguments, mutant: Option<Mutant>, bar: &ProgressBar, tell: impl Fn(&Report) + Sync) -> Sums {
+    let (next, sums) = (AtomicU64::new(0), Mutex::<Sums>::default());
     thread::scope(|scope| {
         for _ in 0..arguments.threads {
             scope.spawn(|| {
@@ -74,24 +112,20 @@ fn run_many(arguments: &Arguments) -> u64 {
                     if number >= arguments.seeds {
                         return;
                     }
-                    let report = simulation::run_in_time(arguments.first + number, arguments.mutant);
+                    let report = simulation::run_in_time(arguments.first + number, mutant);
                     let mut sums = sums.lock();
                     for (what, count) in report.counts.by_name() {
-                        *sums.entry(what).or_insert(0) += count;
+                        *sums.counts.entry(what).or_insert(0) += count;
                     }
                     if !report.wrong.is_empty() {
-                        wrong.fetch_add(1, Ordering::Relaxed);
-                        // Whether anybody watches the bar or not.
-                        bar.suspend(|| println!("{report}\n  replay it with --seed {}", report.seed));
+                        sums.failed.insert(report.seed);
+                        tell(&report);
                     }
-                    bar.set_message(format!("{} failed", wrong.load(Ordering::Relaxed)));
+                    bar.set_message(format!("{} failed", sums.failed.len()));
                     bar.inc(1);
                 }
             });
         }
     });
-    bar.finish();
-    let sums: Vec<_> = sums.lock().iter().map(|(what, count)| format!("{count} {what}")).collect();
-    println!("{}", sums.join(", "));
-    wrong.into_inner()
+    sums.into_inner()
 }

@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    task::Wake,
     thread,
     time::{Duration, Instant},
 };
@@ -254,6 +255,13 @@ impl Parker {
             None => self.thread.unpark(),
             Some(simulator) => simulator.notify_all(place(self)),
         }
+    }
+}
+
+/// As a task's waker: for a thread that runs one and has nothing else to do.
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.unpark();
     }
 }
 

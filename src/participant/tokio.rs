@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, Waker},
 };
 
 use ::tokio::runtime::Handle;
@@ -14,7 +14,10 @@ use super::{
     Call, Decision, Endpoint, Greeting, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb, Vote,
     sent_in::SentIn,
 };
-use crate::id::{BranchId, Name};
+use crate::{
+    id::{BranchId, Name},
+    platform::Platform,
+};
 
 /// A [`Participant`](super::Participant) whose methods are asynchronous: each call is a task on the user's runtime, and no
 /// thread waits for it. What is said there of each method holds here word for word. In one transaction there can be
@@ -91,13 +94,49 @@ pub trait AsyncParticipant: Send + Sync + 'static {
 /// On a runtime that has shut down every call fails, and is repeated like any other that fails.
 pub struct Spawned<P> {
     participant: Arc<P>,
-    runtime: Handle,
+    runtime: Runtime,
+}
+
+/// What runs the tasks.
+#[derive(Debug)]
+enum Runtime {
+    Tokio(Handle),
+    Simulated(Platform),
 }
 
 impl<P: AsyncParticipant> Spawned<P> {
     /// The endpoint of `participant`, whose calls run on `runtime`.
     pub fn new(participant: P, runtime: Handle) -> Self {
-        Self { participant: Arc::new(participant), runtime }
+        Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime) }
+    }
+
+    /// The same, whose calls run on a simulation's threads.
+    #[doc(hidden)]
+    pub fn simulated(participant: P, platform: Platform) -> Self {
+        Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform) }
+    }
+}
+
+impl Runtime {
+    /// Has a task run to its end. Where that is not to be, it is dropped.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Tokio(handle) => drop(handle.spawn(task)),
+            Self::Simulated(platform) => {
+                let own = platform.clone();
+                drop(platform.spawn("ringpact-task", move || run(&own, task)));
+            }
+        }
+    }
+}
+
+/// Runs a task on the thread that calls, which sleeps whenever the task waits.
+fn run(platform: &Platform, task: impl Future<Output = ()>) {
+    let parker = Arc::new(platform.parker());
+    let waker = Waker::from(Arc::clone(&parker));
+    let mut task = pin!(task);
+    while task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        parker.park();
     }
 }
 
@@ -110,10 +149,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
         }
         let (participant, sent_in) = (Arc::clone(&self.participant), SentIn::current());
         // Dropped by the runtime, the task drops the reply, which says that the call has failed.
-        drop(self.runtime.spawn(async move {
+        self.runtime.spawn(async move {
             let result = caught(call(&*participant, &request), sent_in).await;
             reply.send(result);
-        }));
+        });
     }
 
     fn greet(&self, greeting: &Greeting) {

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use thiserror::Error;
@@ -18,7 +18,6 @@ use crate::{
     id::{Name, TxnId},
     log::{Heuristic, LogError},
     participant::ParticipantError,
-    platform::Parker,
 };
 
 /// A transaction that is being committed. Block on it with [`wait`](Self::wait), or `.await` it on any executor.
@@ -66,11 +65,11 @@ impl Commit {
                 continue;
             }
             let (parker, waker) = parker.get_or_insert_with(|| {
-                let parker = Arc::new(Unpark(self.task.shared().platform.parker()));
+                let parker = Arc::new(self.task.shared().platform.parker());
                 (Arc::clone(&parker), Waker::from(parker))
             });
             if self.task.wake_later(waker, waiting) == Wakeable::Later {
-                parker.0.park();
+                parker.park();
             }
         }
     }
@@ -146,15 +145,6 @@ impl Drop for Commit {
 impl fmt::Debug for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Commit").field("txn", self.txn()).finish_non_exhaustive()
-    }
-}
-
-/// Wakes the thread that waits for a commit.
-struct Unpark(Parker);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ringpact::{BranchId, Commit, CommitError, Transaction, platform::Simulator, txn::BranchError};
 
 use super::{
-    MS,
+    MS, bounds,
     host::{Life, PATIENCE},
     ledger::Told,
     mailer::MAIL,
@@ -37,6 +37,7 @@ pub fn start(world: &Arc<World>) {
                 if let Some(life) = await_life(&world, host) {
                     purchase(&life, &Wish::draw(&world.clock));
                 }
+                bounds::check_now(&world);
             }
             world.clients.fetch_sub(1, Ordering::Relaxed);
         });

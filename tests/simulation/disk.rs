@@ -6,6 +6,7 @@ use ringpact::log::storage::{LockGuard, Storage, StorageFile};
 
 use super::{
     host::Life,
+    mutants::Mutant,
     sim_storage::{Op, SimStorage},
 };
 
@@ -23,6 +24,10 @@ pub struct Disk {
 impl Disk {
     fn off() -> io::Error {
         io::Error::other("the machine is off")
+    }
+
+    fn keeps_replaced(&self) -> bool {
+        self.life.world.is_mutated(Mutant::KeepsReplacedSegments) && self.life.is_up()
     }
 
     /// Time passes, and things go wrong.
@@ -88,12 +93,19 @@ impl Storage for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.begin(Op::Rename, to)?;
-        self.storage.rename(from, to)
+        let replaced = self.keeps_replaced().then(|| self.storage.content(from)).flatten();
+        self.storage.rename(from, to)?;
+        // One that is used again, rather than one that gets its name.
+        let Some(content) = replaced.filter(|_| from.extension().is_some_and(|log| log == "log")) else {
+            return Ok(());
+        };
+        let mut kept = self.storage.create(from)?;
+        kept.write_at(0, &content).and_then(|()| kept.sync())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.begin(Op::Remove, path)?;
-        self.storage.remove(path)
+        if self.keeps_replaced() { Ok(()) } else { self.storage.remove(path) }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -13,21 +13,23 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, FileLog, LogError, Name, ParticipantError, ResourceManager, TransactionLog, Vote,
-    participant::{Call, Decision, Greeting, OpenError, Participant, Reply, Request, Response, Verb},
+    BranchId, Coordinator, FileLog, LogError, Name, ResourceManager, TransactionLog,
+    participant::{OpenError, Reply},
     platform::Simulator,
     txn::CoordinatorError,
 };
 
 use super::{
     MS,
+    bounds::Growth,
     disk::Disk,
     ledger::Books,
-    log::{Log, Owner},
+    log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
     mutants::Mutant,
     network::{Inquire, Wire},
     plan::{HostPlan, Nearby},
+    served::Served,
     sim_storage::{Keep, SimStorage},
     store::{Book, Store},
     world::World,
@@ -63,6 +65,8 @@ pub struct Life {
     busy: Mutex<Busy>,
     /// Answers that never came. Somebody waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
+    /// What its logs may have grown to.
+    pub growth: Growth,
 }
 
 #[derive(Default)]
@@ -107,6 +111,7 @@ impl Host {
                 in_log: AtomicUsize::new(0),
                 busy: Mutex::default(),
                 limbo: Mutex::default(),
+                growth: Growth::default(),
             });
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
@@ -185,6 +190,7 @@ impl Life {
     /// Opens the coordinator, if there is to be one; for the second time, maybe, in the same process.
     pub fn open_coordinator(self: &Arc<Self>) -> Result<(), OpeningError> {
         let Some((name, log)) = self.world.hosts[self.host].plan.coordinator else { return Ok(()) };
+        make_up_for_ends(&self.logs()[log])?;
         let mut builder = Coordinator::builder(Log::new(self, log, Owner::Coordinator))
             .platform(self.world.clock.platform())
             .name(name)
@@ -193,11 +199,15 @@ impl Life {
         for (host, other) in self.world.hosts.iter().enumerate() {
             for (name, _) in &other.plan.managers {
                 let here = Served { life: Arc::clone(self), name: name.parse()? };
+                let far = Wire { from: Arc::clone(self), to: host, name: name.parse()? };
                 builder = match self.world.plan.nearby {
                     // Who is changed in transit has to be in transit.
-                    _ if host != self.host || self.world.mutant.is_some_and(Mutant::needs_wire) => {
-                        builder.endpoint(name, Wire { from: Arc::clone(self), to: host, name: name.parse()? })
+                    _ if self.world.mutant.is_some_and(Mutant::needs_wire) => builder.endpoint(name, far),
+                    #[cfg(feature = "tokio")]
+                    _ if self.world.plan.by_tasks == Some(*name) => {
+                        builder.endpoint(name, super::tasks::endpoint(self, host, name.parse()?))
                     }
+                    _ if host != self.host => builder.endpoint(name, far),
                     Nearby::Inline => builder.participant(name, here),
                     Nearby::Pooled => builder.slow_participant(name, here, NonZeroUsize::new(2).expect("not 0")),
                 };
@@ -394,94 +404,6 @@ impl Life {
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "host {}.{}", self.host, self.number)
-    }
-}
-
-/// A resource manager as its process serves it to others.
-pub struct Served {
-    pub life: Arc<Life>,
-    pub name: Name,
-}
-
-impl Served {
-    fn on<T: fmt::Debug>(
-        &self,
-        verb: Verb,
-        branch: &BranchId,
-        serve: impl FnOnce(&Manager) -> Result<T, ParticipantError>,
-    ) -> Result<T, ParticipantError> {
-        let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        let served = self.life.with_branch(branch, || {
-            if self.life.is_alive() { serve(&manager) } else { Err(ParticipantError::Unreachable) }
-        });
-        if !self.life.is_alive() {
-            return Err(ParticipantError::Unreachable);
-        }
-        match &served {
-            Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
-            Err(error) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {error}")),
-        }
-        served
-    }
-
-    /// Puts a request that has come over the network.
-    pub fn answer(&self, request: &Request) -> Result<Response, ParticipantError> {
-        match request {
-            Request::Branch { branch, verb, call } => match verb {
-                Verb::Prepare => self.prepare(branch, call).map(Response::Voted),
-                Verb::Commit => self.commit(branch, call).map(|()| Response::Done),
-                Verb::Rollback => self.rollback(branch, call).map(|()| Response::Done),
-                Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
-            },
-            Request::InDoubt { coordinator } => self.in_doubt(coordinator).map(Response::InDoubt),
-            Request::Verdict { .. } => unreachable!("asked of coordinators only"),
-        }
-    }
-
-    fn is_mutated(&self, mutant: Mutant) -> bool {
-        self.life.world.is_mutated(mutant)
-    }
-}
-
-impl Participant for Served {
-    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        let vote = self.on(Verb::Prepare, branch, |manager| manager.prepare(branch, call));
-        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No)) {
-            return Ok(Vote::Yes);
-        }
-        vote
-    }
-
-    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        if self.is_mutated(Mutant::AcknowledgesCommitsUndone) && self.life.world.clock.once_in(4) {
-            return Ok(());
-        }
-        self.on(Verb::Commit, branch, |manager| manager.commit(branch, call))
-    }
-
-    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        if self.is_mutated(Mutant::AcknowledgesRollbacksUndone) && self.life.world.clock.once_in(4) {
-            return Ok(());
-        }
-        self.on(Verb::Rollback, branch, |manager| manager.rollback(branch, call))
-    }
-
-    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.on(Verb::CommitOnePhase, branch, |manager| manager.commit_one_phase(branch, call))
-    }
-
-    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        if self.is_mutated(Mutant::ReportsNothingInDoubt) {
-            return Ok(Vec::new());
-        }
-        self.life.with_all(|| manager.in_doubt(coordinator))
-    }
-
-    fn greet(&self, greeting: &Greeting) {
-        if let Some(manager) = self.life.manager(&self.name) {
-            manager.greet(greeting);
-        }
     }
 }
 

@@ -15,6 +15,25 @@ pub enum Owner {
     Manager,
 }
 
+/// Whose records stand for ends that a mutant has not told the log of.
+const ENDED: &str = "ended";
+
+fn name(name: &str) -> Name {
+    name.parse().expect("a valid name")
+}
+
+/// Tells the log of the ends that it was not told of before.
+pub fn make_up_for_ends(log: &FileLog) -> Result<(), LogError> {
+    for record in log.live(&name(ENDED))? {
+        let Some(txn) = record.fact.txn() else { continue };
+        for owner in [txn.coordinator(), &record.owner] {
+            let fact = Fact::Ended { txn: txn.clone() };
+            log.append(Record { owner: owner.clone(), fact }, Durability::Lazy)?;
+        }
+    }
+    Ok(())
+}
+
 pub struct Log {
     life: Arc<Life>,
     log: Arc<FileLog>,
@@ -72,9 +91,19 @@ impl TransactionLog for Log {
             (Fact::Prepared { txn, .. }, Owner::Manager) if self.is(Mutant::CollectsLivePromises) => Some(txn.clone()),
             _ => None,
         };
-        let owner = record.owner.clone();
+        let (owner, ends) = (record.owner.clone(), matches!(record.fact, Fact::Ended { .. }));
+        let record = match record.fact {
+            Fact::Ended { txn } if self.owner == Owner::Coordinator && self.is(Mutant::KeepsWhatHasEnded) => {
+                Record { owner: name(ENDED), fact: Fact::Decided { txn, participants: Vec::new() } }
+            }
+            fact => Record { owner: record.owner, fact },
+        };
         self.inside(|| {
-            let lsn = self.log.append(record, durability)?;
+            let appended = self.log.append(record, durability);
+            if ends && appended.is_err() {
+                self.life.growth.refuses_an_end();
+            }
+            let lsn = appended?;
             if let Some(txn) = collected {
                 self.log.append(Record { owner, fact: Fact::Ended { txn } }, Durability::Lazy)?;
             }

@@ -28,6 +28,12 @@ pub enum Nearby {
 pub struct Plan {
     pub hosts: Vec<HostPlan>,
     pub nearby: Nearby,
+    /// The service whose resource manager coordinators reach by a task for each call, wherever it is.
+    #[cfg(feature = "tokio")]
+    pub by_tasks: Option<&'static str>,
+    /// Such a task panics once in so many times.
+    #[cfg(feature = "tokio")]
+    pub task_panics: u32,
     pub clients: usize,
     pub purchases: usize,
     pub policy: Policy,
@@ -115,6 +121,11 @@ impl Plan {
             checkpoint_every: [1, 3, 10, 1_000][random.usize(..4)],
             seal_after: [MS(5), MS(50), Duration::MAX][random.usize(..3)],
             longest_down: MS([5, 100, 1_000][random.usize(..3)]),
+            // The last to be drawn: without the feature all the rest is the same.
+            #[cfg(feature = "tokio")]
+            by_tasks: SERVICES.get(random.usize(..=SERVICES.len())).copied(),
+            #[cfg(feature = "tokio")]
+            task_panics: if calm { 0 } else { [0, 20][random.usize(..2)] },
         }
     }
 

@@ -55,13 +55,16 @@ pub struct Counts {
     pub messages: u64,
     pub lost: u64,
     pub failed_io: u64,
+    /// Of participants' tasks.
+    #[cfg(feature = "tokio")]
+    pub panics: u64,
     pub turns: u64,
 }
 
 impl Counts {
     /// What every run should see now and then.
-    pub fn by_name(&self) -> [(&'static str, u64); 10] {
-        [
+    pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+        vec![
             ("committed", self.committed),
             ("rolled back", self.rolled_back),
             ("indeterminate", self.indeterminate),
@@ -72,6 +75,8 @@ impl Counts {
             ("messages", self.messages),
             ("lost messages", self.lost),
             ("failed operations of a disk", self.failed_io),
+            #[cfg(feature = "tokio")]
+            ("panics of tasks", self.panics),
         ]
     }
 }

@@ -1,0 +1,181 @@
+//! A resource manager whose methods are asynchronous, reached by production's adapter for such ones: a task for each call.
+
+use std::{
+    future::poll_fn,
+    panic::resume_unwind,
+    sync::Arc,
+    task::{Poll, Waker},
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, Name, ParticipantError, Vote,
+    participant::{
+        AsyncParticipant, Call, Decision, Endpoint, Greeting, Participant, Reply, Request, Response, Spawned, Verb,
+    },
+};
+
+use super::{host::Life, mutants::Mutant, network::Wire, served::Served};
+
+/// How a coordinator reaches it.
+pub fn endpoint(life: &Arc<Life>, host: usize, name: Name) -> impl Endpoint {
+    let near = (host == life.host).then(|| Served { life: Arc::clone(life), name: name.clone() });
+    let far = Wire { from: Arc::clone(life), to: host, name };
+    let adapter = Spawned::simulated(Remote { life: Arc::clone(life), near, far }, life.world.clock.platform());
+    Adapter { life: Arc::clone(life), adapter }
+}
+
+/// A resource manager at the other end of something slow: in the same process, or at the other end of the network.
+struct Remote {
+    life: Arc<Life>,
+    near: Option<Served>,
+    far: Wire,
+}
+
+impl Remote {
+    async fn ask(&self, request: Request) -> Result<Response, ParticipantError> {
+        self.panic_now_and_then();
+        let answer = match &self.near {
+            Some(near) => {
+                self.travel().await;
+                near.answer(&request)
+            }
+            None => {
+                let answer = Arc::new(Awaited::default());
+                let told = Arc::clone(&answer);
+                let lost = self.life.world.is_mutated(Mutant::LosesWakeUps) && self.life.world.clock.once_in(4);
+                self.far.send(request, Reply::new(move |result| told.give(result, lost)));
+                answer.come().await
+            }
+        };
+        self.panic_now_and_then();
+        answer
+    }
+
+    async fn travel(&self) {
+        let (there, clock) = (Arc::new(Awaited::default()), Arc::clone(&self.life.world.clock));
+        let lost = self.life.world.is_mutated(Mutant::LosesWakeUps) && clock.once_in(4);
+        let (told, pause) = (Arc::clone(&there), self.life.world.plan.network.fastest);
+        self.life.world.clock.start(move || {
+            clock.sleep(pause);
+            told.give((), lost);
+        });
+        there.come().await;
+    }
+
+    fn panic_now_and_then(&self) {
+        let world = &self.life.world;
+        if world.faulty() && world.clock.once_in(world.plan.task_panics) {
+            world.clock.note(format_args!("{} panics in a task", self.life));
+            world.count(|counts| counts.panics += 1);
+            resume_unwind(Box::new("a panic that nobody needs to read about"));
+        }
+    }
+
+    async fn about(&self, branch: &BranchId, verb: Verb, call: &Call) -> Result<Response, ParticipantError> {
+        self.ask(Request::Branch { branch: branch.clone(), verb, call: call.clone() }).await
+    }
+}
+
+impl AsyncParticipant for Remote {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        match self.about(branch, Verb::Prepare, call).await? {
+            Response::Voted(vote) => Ok(vote),
+            other => unreachable!("no vote: {other:?}"),
+        }
+    }
+
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.about(branch, Verb::Commit, call).await.map(drop)
+    }
+
+    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.about(branch, Verb::Rollback, call).await.map(drop)
+    }
+
+    async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        match self.about(branch, Verb::CommitOnePhase, call).await? {
+            Response::Decided(decision) => Ok(decision),
+            other => unreachable!("no decision: {other:?}"),
+        }
+    }
+
+    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        match self.ask(Request::InDoubt { coordinator: coordinator.clone() }).await? {
+            Response::InDoubt(branches) => Ok(branches),
+            other => unreachable!("no report: {other:?}"),
+        }
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        if let Some(near) = &self.near {
+            near.greet(greeting);
+        }
+    }
+}
+
+/// Something that comes once, and who waits for it.
+struct Awaited<T>(Mutex<(Option<T>, Option<Waker>)>);
+
+impl<T> Default for Awaited<T> {
+    fn default() -> Self {
+        Self(Mutex::new((None, None)))
+    }
+}
+
+impl<T> Awaited<T> {
+    /// A mutant does not wake who waits for it.
+    fn give(&self, what: T, loses_wake_up: bool) {
+        let waker = {
+            let mut awaited = self.0.lock();
+            awaited.0 = Some(what);
+            awaited.1.take()
+        };
+        if let Some(waker) = waker.filter(|_| !loses_wake_up) {
+            waker.wake();
+        }
+    }
+
+    async fn come(&self) -> T {
+        poll_fn(|context| {
+            let mut awaited = self.0.lock();
+            match awaited.0.take() {
+                Some(what) => Poll::Ready(what),
+                None => {
+                    awaited.1 = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Production's adapter, and what a mutant makes of it.
+struct Adapter<E> {
+    life: Arc<Life>,
+    adapter: E,
+}
+
+impl<E: Endpoint> Endpoint for Adapter<E> {
+    fn send(&self, request: Request, reply: Reply) {
+        let is = |mutant| self.life.world.is_mutated(mutant);
+        let carries_out = matches!(request, Request::Branch { verb: Verb::Commit | Verb::Rollback, .. });
+        if carries_out && is(Mutant::AnswersForTasks) {
+            reply.send(Ok(Response::Done));
+            return self.adapter.send(request, Reply::new(|_| {}));
+        }
+        if carries_out && is(Mutant::TakesPanicsForSuccess) {
+            let hides_panic = |result| match result {
+                Err(ParticipantError::Panicked) => Ok(Response::Done),
+                result => result,
+            };
+            return self.adapter.send(request, Reply::new(move |result| reply.send(hides_panic(result))));
+        }
+        self.adapter.send(request, reply);
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.adapter.greet(greeting);
+    }
+}
