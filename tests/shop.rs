@@ -1,53 +1,18 @@
 //! The shop example as its users run it: a child process, real files, real aborts.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus},
-    sync::OnceLock,
-};
+mod example_support;
 
-/// The example's executable, built like this test is.
-fn shop() -> &'static Path {
-    static SHOP: OnceLock<PathBuf> = OnceLock::new();
-    SHOP.get_or_init(|| {
-        let test = std::env::current_exe().expect("a running test has an executable");
-        // target/<profile>/deps/<this test>
-        let profile = test.parent().and_then(Path::parent).expect("cargo's layout of the target directory");
-        // `cargo test --test shop` alone does not build examples, or leaves an old one.
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", "shop"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success());
-        let shop = profile.join("examples/shop");
-        assert!(shop.exists(), "{} was not built", shop.display());
-        shop
-    })
-}
+use std::{collections::HashMap, path::Path};
 
-struct Run {
-    status: ExitStatus,
-    stdout: String,
-    stderr: String,
-}
+use example_support::{Example, Run};
+
+static SHOP: Example = Example::new("shop");
 
 fn run(args: &[&str]) -> Run {
-    let output = Command::new(shop()).args(args).output().expect("the shop runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the shop prints text");
-    Run { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    SHOP.run(args)
 }
 
 impl Run {
-    /// The machine-readable last line.
-    fn summary(&self) -> HashMap<String, String> {
-        let last = self.stdout.lines().last().unwrap_or_else(|| panic!("no output; stderr: {}", self.stderr));
-        let fields = last.strip_prefix("shop: ").unwrap_or_else(|| panic!("last line {last:?}; {}", self.stderr));
-        let pair = |field: &str| field.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-        fields.split(' ').map(|field| pair(field).unwrap_or_else(|| panic!("{field:?} in {last:?}"))).collect()
-    }
-
     fn assert_settled(&self, orders: u64) {
         let summary = self.summary();
         assert_eq!(summary["invariants"], "ok", "{}", self.stdout);

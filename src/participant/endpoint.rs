@@ -7,12 +7,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::{Call, Decision, Greeting, Participant, ParticipantError, Verdict, Vote};
 use crate::id::{BranchId, Mark, Name};
 
 /// What a branch is told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verb {
     /// Vote; answered by [`Response::Voted`].
     Prepare,
@@ -25,7 +26,7 @@ pub enum Verb {
 }
 
 /// A message to a participant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// About one branch.
     Branch {
@@ -50,7 +51,7 @@ pub enum Request {
 }
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     /// To [`Verb::Prepare`].
     Voted(Vote),
@@ -74,6 +75,25 @@ pub enum Response {
 /// `send` must not block for long: it answers at once (an in-process participant) or later from any thread. Dropping
 /// the [`Reply`] unanswered says that the request failed; whether it arrived is then not known. Requests may be
 /// delivered late, twice, out of order or never; the protocol is made for that.
+///
+/// # To another process
+///
+/// A [`Request`] and its answer, a `Result<Response, ParticipantError>`, go over a network in whatever form `serde` can
+/// give them. In a form that names things (JSON) no name of a variant or field is ever changed, and a later version may add
+/// new ones; in one that counts them (postcard) they keep their places, and only new *variants* can be added, so both
+/// sides should be of one version there. What does not fit, be it an unknown variant or a name that is none, is an error
+/// of the decoder; drop the reply then.
+///
+/// ```
+/// use ringpact::{Vote, participant::{ParticipantError, Response}};
+///
+/// let answer: Result<Response, ParticipantError> = Ok(Response::Voted(Vote::Yes));
+/// assert_eq!(serde_json::to_string(&answer)?, r#"{"Ok":{"Voted":"Yes"}}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+///
+/// What a transport has to do beyond that is match answers to requests, and drop the replies that a lost connection
+/// leaves unanswered. `examples/remote` has one over TCP. [`Pooled`](super::Pooled) and [`Inline`] answer at the other end.
 pub trait Endpoint: Send + Sync + 'static {
     /// Sends the request and sees to it that the reply is used or dropped in the end.
     fn send(&self, request: Request, reply: Reply);

@@ -5,12 +5,13 @@
 //! [`ResourceManager`] turns it into a durable participant.
 //!
 //! [`Endpoint`] is the seam through which a coordinator reaches participants of all kinds, in completion style; those
-//! who write a transport implement it.
+//! who write a transport implement it, and have a wire form of everything that goes to and fro, by `serde`.
 //!
 //! [`conformance`] is the suite that every participant is held to; one of your own should pass it too.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Instant};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
@@ -28,6 +29,7 @@ mod sent_in;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod wire;
 
 pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
@@ -46,7 +48,7 @@ pub use tokio::{AsyncParticipant, Spawned};
 /// What a participant answers to *prepare*.
 ///
 /// Exhaustive on purpose: whoever counts votes must handle all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Vote {
     /// It promises to commit or roll back as it is told, whatever happens in between.
     Yes,
@@ -57,7 +59,7 @@ pub enum Vote {
 }
 
 /// What becomes of a transaction. Exhaustive on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
     /// All of it happens.
     Commit,
@@ -66,7 +68,7 @@ pub enum Decision {
 }
 
 /// What a coordinator answers to a participant that asks what became of a branch. Exhaustive on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// The transaction is committed; the branch may be.
     Commit,
@@ -105,7 +107,7 @@ impl fmt::Debug for Greeting {
 }
 
 /// What a coordinator says along with every call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {
     /// The log in which the coordinator keeps its decisions. A participant whose own log is the same one need not
@@ -118,8 +120,10 @@ pub struct Call {
     /// outcomes, and refuses work and prepares that arrive for them: they are stale.
     pub ended_below: Mark,
     /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
-    /// everything else is sent again. By the clock of the coordinator's own machine: a transport to another one sends how
-    /// much of the time is left.
+    /// everything else is sent again. By this machine's own clock. Serialised, it is how much of the time is left just then,
+    /// which begins to run when it is deserialised: so clocks need not agree, and the way between, where nobody measures,
+    /// makes the time longer by as much as it takes.
+    #[serde(with = "wire::time_left")]
     pub deadline: Option<Instant>,
 }
 
@@ -214,6 +218,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
 }
 
 /// Why a participant could not do what it was asked.
+///
+/// Serialised, what a [`Log`](Self::Log) or [`Resource`](Self::Resource) error has to say for itself goes as text, and
+/// arrives as a `Resource` error that says the same: a coordinator treats both alike. All others arrive as they were.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ParticipantError {

@@ -1,0 +1,181 @@
+//! The clients: each order takes pieces from the goods service and cents from the payment service, in one transaction.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use ringpact::{CommitError, Coordinator, Transaction, txn::BranchError};
+
+use crate::{
+    Failure,
+    account::Take,
+    participant::{NotDone, ServiceRequest},
+    transport::Remote,
+};
+
+/// They work side by side, so that whoever is killed is in the middle of something.
+const CLIENTS: usize = 8;
+
+/// Nobody is down for so long, unless it does not come back at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One kind of thing costs one price.
+pub const PRICE: u64 = 1_999;
+
+/// How many pieces an order is about.
+pub const fn pieces(order: u64) -> u64 {
+    1 + order % 3
+}
+
+/// What became of an order: it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Committed,
+    /// A service had nothing left for it.
+    Refused,
+}
+
+pub struct Orders<'a> {
+    pub coordinator: &'a Coordinator,
+    pub goods: &'a Remote,
+    pub payments: &'a Remote,
+    next: AtomicU64,
+    settled: Mutex<Vec<Option<Settled>>>,
+    done: AtomicU64,
+    /// Something has failed that no repetition mends.
+    failed: AtomicBool,
+    pub tally: Tally,
+}
+
+/// What was repeated, and why.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Work that got no answer.
+    pub unanswered: AtomicU64,
+    /// Commits that were answered by a rollback.
+    pub rolled_back: AtomicU64,
+}
+
+/// Tells the others that an order has failed, by a panic too.
+struct Unsettled<'a>(&'a AtomicBool);
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Why an attempt came to nothing.
+enum Missed {
+    Refused,
+    /// Nothing of it happens: the next attempt is another transaction.
+    Again,
+    Failed(Failure),
+}
+
+impl<'a> Orders<'a> {
+    pub fn new(coordinator: &'a Coordinator, goods: &'a Remote, payments: &'a Remote, orders: u64) -> Self {
+        let settled = (0..orders).map(|_| None).collect();
+        Self {
+            coordinator,
+            goods,
+            payments,
+            next: AtomicU64::new(0),
+            settled: Mutex::new(settled),
+            done: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Places all orders; `meanwhile` runs beside it.
+    pub fn place_all(&self, meanwhile: impl FnOnce() -> Result<(), Failure>) -> Result<Vec<Settled>, Failure> {
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| self.client())).collect();
+            let meanwhile = meanwhile();
+            self.failed.fetch_or(meanwhile.is_err(), Ordering::Relaxed);
+            // What a client says is why the other thing failed, too, where both did.
+            let clients = clients.into_iter().map(|client| client.join().map_err(|_| "a client has panicked")?);
+            clients.collect::<Result<(), Failure>>().and(meanwhile)
+        })?;
+        self.settled.lock().iter().map(|settled| settled.ok_or_else(|| "an order was left".into())).collect()
+    }
+
+    /// Waits until so many orders are settled.
+    pub fn wait_for(&self, orders: u64) -> Result<(), Failure> {
+        while self.done.load(Ordering::Relaxed) < orders {
+            if self.failed.load(Ordering::Relaxed) {
+                return Err("an order has failed".into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn client(&self) -> Result<(), Failure> {
+        loop {
+            let order = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(place) = usize::try_from(order).ok().filter(|place| *place < self.settled.lock().len()) else {
+                return Ok(());
+            };
+            let unsettled = Unsettled(&self.failed);
+            let settled = self.settle(order)?;
+            std::mem::forget(unsettled);
+            self.settled.lock()[place] = Some(settled);
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn settle(&self, order: u64) -> Result<Settled, Failure> {
+        let begun = Instant::now();
+        while !self.failed.load(Ordering::Relaxed) {
+            match self.attempt(order) {
+                Ok(()) => return Ok(Settled::Committed),
+                Err(Missed::Refused) => return Ok(Settled::Refused),
+                Err(Missed::Failed(error)) => return Err(error),
+                Err(Missed::Again) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
+                Err(Missed::Again) => return Err(format!("order {order} can't be settled").into()),
+            }
+        }
+        Err("another order has failed".into())
+    }
+
+    /// One transaction. Left before it is committed, it is rolled back.
+    fn attempt(&self, order: u64) -> Result<(), Missed> {
+        let mut txn = self.coordinator.begin();
+        let pieces = pieces(order);
+        self.work(&mut txn, "goods", self.goods, Take { order, amount: pieces })?;
+        self.work(&mut txn, "payments", self.payments, Take { order, amount: pieces * PRICE })?;
+        match txn.commit().wait() {
+            Ok(()) => Ok(()),
+            Err(CommitError::RolledBack { .. }) => {
+                self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
+                Err(Missed::Again)
+            }
+            Err(error) => Err(Missed::Failed(error.into())),
+        }
+    }
+
+    /// The work goes to its service together with the id under which it is done there.
+    fn work(&self, txn: &mut Transaction, name: &str, service: &Remote, take: Take) -> Result<(), Missed> {
+        let branch = match txn.branch(name) {
+            Ok(branch) => branch.clone(),
+            Err(BranchError::Over { .. }) => return Err(Missed::Again),
+            Err(error) => return Err(Missed::Failed(error.into())),
+        };
+        match service.ask::<Result<(), NotDone>>(&ServiceRequest::Work { branch, take }) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(NotDone::Refused(_))) => Err(Missed::Refused),
+            Ok(Err(NotDone::Closed(_))) => Err(Missed::Again),
+            Err(_) => {
+                self.tally.unanswered.fetch_add(1, Ordering::Relaxed);
+                Err(Missed::Again)
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What of requests and answers has another form on the wire than in memory: moments, and errors.
+//!
+//! A moment means nothing on another machine, and no decoder can make somebody's error again. All else is as derived.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::ParticipantError;
+use crate::{
+    id::{BranchId, Name},
+    log::Heuristic,
+};
+
+/// A deadline, as the time that is left until then.
+pub(super) mod time_left {
+    use super::{Deserialize, Deserializer, Duration, Instant, Serialize, Serializer, at, left};
+
+    pub(in crate::participant) fn serialize<S: Serializer>(
+        deadline: &Option<Instant>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        deadline.map(|deadline| left(deadline, Instant::now())).serialize(serializer)
+    }
+
+    pub(in crate::participant) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Instant>, D::Error> {
+        let left = Option::<Duration>::deserialize(deserializer)?;
+        Ok(left.and_then(|left| at(left, Instant::now())))
+    }
+}
+
+/// One that is past leaves nothing.
+fn left(deadline: Instant, now: Instant) -> Duration {
+    deadline.saturating_duration_since(now)
+}
+
+/// One that is further off than this machine's clock can count never comes.
+fn at(left: Duration, now: Instant) -> Option<Instant> {
+    now.checked_add(left)
+}
+
+/// A [`ParticipantError`] as it travels. The names are what others may have stored or speak: they stay.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "ParticipantError")]
+enum Carried {
+    Unreachable,
+    Panicked,
+    UnknownBranch,
+    AlreadyRolledBack,
+    AlreadyCommitted,
+    Heuristic(Heuristic),
+    Misdirected,
+    Stale,
+    Misrouted { branch: Box<BranchId>, participant: Name },
+    Resource(String),
+}
+
+impl Serialize for ParticipantError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unreachable => Carried::Unreachable,
+            Self::Panicked => Carried::Panicked,
+            Self::UnknownBranch => Carried::UnknownBranch,
+            Self::AlreadyRolledBack => Carried::AlreadyRolledBack,
+            Self::AlreadyCommitted => Carried::AlreadyCommitted,
+            Self::Heuristic(outcome) => Carried::Heuristic(*outcome),
+            Self::Misdirected => Carried::Misdirected,
+            Self::Stale => Carried::Stale,
+            Self::Misrouted { branch, participant } => {
+                Carried::Misrouted { branch: branch.clone(), participant: participant.clone() }
+            }
+            Self::Log(error) => Carried::Resource(error.to_string()),
+            Self::Resource(error) => Carried::Resource(error.to_string()),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ParticipantError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Carried::deserialize(deserializer)? {
+            Carried::Unreachable => Self::Unreachable,
+            Carried::Panicked => Self::Panicked,
+            Carried::UnknownBranch => Self::UnknownBranch,
+            Carried::AlreadyRolledBack => Self::AlreadyRolledBack,
+            Carried::AlreadyCommitted => Self::AlreadyCommitted,
+            Carried::Heuristic(outcome) => Self::Heuristic(outcome),
+            Carried::Misdirected => Self::Misdirected,
+            Carried::Stale => Self::Stale,
+            Carried::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
+            Carried::Resource(text) => Self::resource(text),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_passed_on_as_what_is_left_of_it() {
+        let sender = Instant::now();
+        let receiver = sender + Duration::from_secs(1_000_000); // another machine's clock
+        let deadline = sender + Duration::from_secs(5);
+        let sent = left(deadline, sender + Duration::from_secs(2));
+        assert_eq!(at(sent, receiver), Some(receiver + Duration::from_secs(3)));
+        assert_eq!(left(deadline, sender + Duration::from_secs(6)), Duration::ZERO, "it is past");
+        assert_eq!(at(Duration::ZERO, receiver), Some(receiver), "and stays past");
+        assert_eq!(at(Duration::MAX, receiver), None, "it never comes");
+    }
+}

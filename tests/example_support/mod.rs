@@ -1,0 +1,61 @@
+//! Examples as their users run them: a child process each, built like the test is.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    sync::OnceLock,
+};
+
+pub struct Example {
+    name: &'static str,
+    built: OnceLock<PathBuf>,
+}
+
+pub struct Run {
+    name: &'static str,
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Example {
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, built: OnceLock::new() }
+    }
+
+    fn executable(&self) -> &Path {
+        self.built.get_or_init(|| {
+            let test = std::env::current_exe().expect("a running test has an executable");
+            // target/<profile>/deps/<this test>
+            let profile = test.parent().and_then(Path::parent).expect("cargo's layout of the target directory");
+            // `cargo test --test NAME` alone does not build examples, or leaves an old one.
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--example", self.name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            assert!(build.status().expect("cargo runs").success());
+            let executable = profile.join("examples").join(self.name);
+            assert!(executable.exists(), "{} was not built", executable.display());
+            executable
+        })
+    }
+
+    pub fn run(&self, args: &[&str]) -> Run {
+        let output = Command::new(self.executable()).args(args).output().expect("the example runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the example prints text");
+        Run { name: self.name, status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Run {
+    /// The machine-readable last line.
+    pub fn summary(&self) -> HashMap<String, String> {
+        let last = self.stdout.lines().last().unwrap_or_else(|| panic!("no output; stderr: {}", self.stderr));
+        let fields = last.strip_prefix(self.name).and_then(|rest| rest.strip_prefix(": "));
+        let fields = fields.unwrap_or_else(|| panic!("last line {last:?}; {}", self.stderr));
+        let pair = |field: &str| field.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+        fields.split(' ').map(|field| pair(field).unwrap_or_else(|| panic!("{field:?} in {last:?}"))).collect()
+    }
+}
