@@ -105,6 +105,15 @@ pub trait Endpoint: Send + Sync + 'static {
     }
 }
 
+impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
+    fn send(&self, request: Request, reply: Reply) {
+        (**self).send(request, reply);
+    }
+    fn greet(&self, greeting: &Greeting) {
+        (**self).greet(greeting);
+    }
+}
+
 /// Where replies go to. Implemented by whoever sends requests.
 pub(crate) trait ReplySink: Send + Sync {
     /// Takes the answer to the request that `tag` stands for.
@@ -211,4 +220,38 @@ pub(crate) fn call_about(
 /// failure, so nothing of ours is left half-changed by unwinding through here.
 fn guarded(call: impl FnOnce() -> Result<Response, ParticipantError>) -> Result<Response, ParticipantError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(ParticipantError::Panicked))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::id::Epoch;
+
+    #[derive(Default)]
+    struct Counts {
+        sent: AtomicUsize,
+        greeted: AtomicUsize,
+    }
+
+    impl Endpoint for Counts {
+        fn send(&self, _: Request, _: Reply) {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+        }
+        fn greet(&self, _: &Greeting) {
+            self.greeted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The provided `greet` does nothing, and would keep the greeting from whoever the endpoint is shared with.
+    #[test]
+    fn a_shared_endpoint_hears_all_that_is_said_to_it() {
+        let counts = Arc::new(Counts::default());
+        let shared: Arc<dyn Endpoint> = counts.clone();
+        let name = Name::from_static("shop");
+        shared.greet(&Greeting::new(name.clone(), Epoch::new(1), Arc::clone(&shared)));
+        Endpoint::send(&shared, Request::InDoubt { coordinator: name }, Reply::new(|_| {}));
+        assert_eq!((counts.sent.load(Ordering::Relaxed), counts.greeted.load(Ordering::Relaxed)), (1, 1));
+    }
 }

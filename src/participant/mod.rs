@@ -78,7 +78,8 @@ pub enum Verdict {
     Undecided,
 }
 
-/// Says who a coordinator is, before it sends anything else.
+/// Says who a coordinator is, before it sends anything else. It stays in the process: one that came late would have
+/// transactions begin after it that have begun before.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Greeting {

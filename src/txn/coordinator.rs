@@ -129,7 +129,8 @@ impl Coordinator {
     }
 
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
-    /// earlier epochs included, or until `timeout` has passed. Says whether it came to that.
+    /// earlier epochs included, or until `timeout` has passed. Says whether it came to that. What waits for an operator is
+    /// not waited for, and is not settled: it is in [`status`](Self::status).
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
@@ -201,8 +202,9 @@ pub struct CoordinatorBuilder {
 }
 
 impl CoordinatorBuilder {
-    /// Names the coordinator. Only needed where two of them share a log: left alone, its name is drawn from the log's
-    /// own id, and so is the same at every opening and another one for every log.
+    /// Names the coordinator. Needed where two of them share a log, or where participants in other processes must know
+    /// whom to ask for verdicts: left alone, its name is drawn from the log's own id, and so is the same at every opening and
+    /// another one for every log.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
