@@ -152,6 +152,8 @@ pub struct CommitProtocol {
     answer: Option<Outcome>,
     /// Whether the log holds something of the transaction that has to be ended, or may hold it.
     logged: bool,
+    /// It is decided to commit because a last resource has committed, and no record of the decision is known to be durable.
+    unrecorded: bool,
     /// Whether the log says that it is parked, and so whom it is owed to.
     parked_on_record: bool,
     /// [`Action::Park`] has come out, and nothing has changed since.
@@ -172,6 +174,7 @@ impl CommitProtocol {
             expires: None,
             answer: None,
             logged: false,
+            unrecorded: false,
             parked_on_record: false,
             lies_still: false,
             told_once_more: false,
@@ -359,6 +362,7 @@ impl CommitProtocol {
     fn append_refused(&mut self, now: Instant) {
         if let Phase::Deciding { lsn: None, .. } = self.phase {
             if self.last_resource_has_committed() {
+                self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 // The decision is surely in no log, so it can still be the other one.
@@ -372,6 +376,7 @@ impl CommitProtocol {
             if self.last_resource_has_committed() {
                 // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.
                 self.logged = true;
+                self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 self.phase = Phase::Indeterminate;

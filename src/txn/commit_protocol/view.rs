@@ -184,6 +184,14 @@ impl CommitProtocol {
         }
     }
 
+    /// Whether what is carried out is a decision to commit of which no record is known to be durable: a last resource has
+    /// committed, and the log has not taken the decision. So nothing takes along what participants write, even those who share
+    /// the coordinator's log, and they are to be told so: by a [`Call`](crate::participant::Call) that names no log.
+    #[must_use]
+    pub const fn is_unrecorded(&self) -> bool {
+        self.unrecorded
+    }
+
     /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.
     #[must_use]
     pub const fn lies_still(&self) -> bool {
