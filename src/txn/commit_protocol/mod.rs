@@ -74,6 +74,10 @@ enum OnRecord {
     Owed,
     /// It has ended otherwise than decided.
     Heuristic(Heuristic),
+    /// The same, and the log is being told.
+    Writing(Heuristic),
+    /// The same, and the log had no room for it: it is told again at this time. Whoever opens it before that has to ask again.
+    Unwritten(Instant),
 }
 
 /// What a branch's participant can do.
@@ -243,6 +247,7 @@ impl CommitProtocol {
             Input::Heuristic(branch, outcome) => self.ended_by_itself(now, branch, outcome),
             Input::Failed(branch) => self.failed(now, branch),
             Input::Appended(lsn) => {
+                self.outcome_is_written();
                 if let Phase::Deciding { lsn: number @ None, .. } = &mut self.phase {
                     *number = Some(lsn);
                 }
@@ -360,6 +365,7 @@ impl CommitProtocol {
     }
 
     fn append_refused(&mut self, now: Instant) {
+        self.outcome_is_unwritten(now);
         if let Phase::Deciding { lsn: None, .. } = self.phase {
             if self.last_resource_has_committed() {
                 self.unrecorded = true;
@@ -372,6 +378,7 @@ impl CommitProtocol {
     }
 
     fn log_failed(&mut self, now: Instant) {
+        self.outcome_is_written(); // or never will be, in this life
         if let Phase::Deciding { .. } = self.phase {
             if self.last_resource_has_committed() {
                 // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.
@@ -401,6 +408,9 @@ impl CommitProtocol {
             }
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 for branch in 0..self.branches.len() {
+                    if matches!(self.branches[branch].on_record, OnRecord::Unwritten(again) if again <= now) {
+                        self.branches[branch].on_record = OnRecord::Nothing;
+                    }
                     if matches!(self.branches[branch].step, Step::Sent(until) if until <= now) {
                         self.back_off(now, branch);
                     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use super::{CommitProtocol, Phase, Role, Step};
+use super::{CommitProtocol, OnRecord, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Heuristic, Lsn},
@@ -127,8 +127,8 @@ impl CommitProtocol {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let resend = || {
-            self.branches.iter().filter_map(|branch| match branch.step {
-                Step::Due(at) | Step::Sent(at) => Some(at),
+            self.branches.iter().filter_map(|branch| match (branch.step, branch.on_record) {
+                (Step::Due(at) | Step::Sent(at), _) | (Step::Heuristic(_), OnRecord::Unwritten(at)) => Some(at),
                 _ => None,
             })
         };
