@@ -7,6 +7,8 @@
 //! - a client that was told "committed" finds every branch committed or sure to be; one that was told "rolled back" finds
 //!   none; a client is told one thing, and something in the end;
 //! - no branch is found to have ended otherwise than decided, where no operator has made it;
+//! - where branches have not ended alike, because an operator would have it so or a last resource could not be made sure of, that
+//!   is not over before an operator has seen it;
 //! - with two participants or more, no effect is there, and no word of it, before the decision has been durable;
 //! - from it a state can be reached, by moves that need neither luck nor fault, in which the coordinator and all
 //!   branches are finished: every run that stops crashing ends. A log that has failed counts as opened again in the end.
@@ -27,7 +29,14 @@
 //! and how the participants vote. A third participant adds what two can't have, two that agree while one differs; each
 //! branch talks with the coordinator only, so what faults do to a branch, two participants have shown already.
 //!
+//! With a *last resource* and one participant that can promise there is no bound either, and with two of these it is one fault.
+//! Where the last resource has committed and the client was told nothing for certain the others may end in any way: that is
+//! its window. What an *operator* does by hand is searched with one fault, and by `RINGPACT_LONG=1` with two.
+//!
 //! # What is not in it
+//!
+//! An operator tells no lies: he says of branches how they have ended only when they have. Of a branch that was reported, and of
+//! which the log knew nothing, nobody knows whether it was the only one, so that it may have committed is no news.
 //!
 //! One transaction only; others show in the mark that they carry. Work that comes after a restart has taken its
 //! tombstone away is undone at the checkpoint that knows its transaction to have ended (`resource_manager_restart.rs`),
@@ -35,13 +44,14 @@
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
 
+mod common;
 mod model;
 
 use std::time::Instant;
 
 use model::{
     Crashes::{Impossible, Possible},
-    Model, Mutant,
+    LastResource, Model, Mutant,
     Role::{self, HearsLate, Looks, Refuses, Updates},
     Setting, Symmetry, UNBOUNDED, names,
     search::{self, Counterexample, NEVER_ENDS, Report},
@@ -64,6 +74,8 @@ const fn setting(participants: usize, gate: Gate, faults: u8) -> Setting {
         symmetry: Symmetry::Used,
         parks: false,
         asks: false,
+        by_hand: false,
+        last_resource: LastResource::None,
         mutant: None,
         overlooked: None,
     }
@@ -113,7 +125,9 @@ fn caught(mutant: Mutant, by: &str, setting: Setting) {
 /// What the searches up to symmetry stand for is what searches without it count.
 #[test]
 fn symmetry_loses_nothing() {
-    for setting in [setting(2, OwnLog, 1), setting(2, SharedLog, 1), setting(3, OwnLog, 0), setting(3, SharedLog, 0)] {
+    let last = Setting { last_resource: LastResource::Last, ..setting(3, OwnLog, 0) };
+    let plain = [setting(2, OwnLog, 1), setting(2, SharedLog, 1), setting(3, OwnLog, 0), setting(3, SharedLog, 0)];
+    for setting in plain.into_iter().chain([last]) {
         let all = run(Setting { symmetry: Symmetry::Ignored, ..setting });
         let some = run(setting);
         assert!(all.verdict.is_ok() && some.verdict.is_ok());
@@ -165,11 +179,57 @@ fn two_participants_in_a_network_without_any_manners() {
 /// passes a parked transaction for those who have acknowledged it.
 #[test]
 fn what_is_parked_and_those_who_ask() {
-    // With two faults it is 690,959 and 1,266,785 states, and nothing wrong with them either.
-    for (gate, states) in [(OwnLog, 118_410), (SharedLog, 250_458)] {
-        holds(Setting { parks: true, asks: true, ..setting(2, gate, 1) }, states);
+    let asks = |setting| Setting { parks: true, asks: true, ..setting };
+    holds(asks(setting(2, OwnLog, 1)), 191_376);
+    holds(asks(setting(2, SharedLog, 1)), 328_798);
+    holds(asks(setting(1, OwnLog, UNBOUNDED)), 9_064);
+    if common::long_form() {
+        holds(asks(setting(2, OwnLog, 2)), 1_035_350);
+        holds(asks(setting(2, SharedLog, 2)), 1_509_497);
     }
-    holds(Setting { parks: true, asks: true, ..setting(1, OwnLog, UNBOUNDED) }, 9_064);
+}
+
+/// A last resource that commits or refuses, and whose answer gets lost: the window that it leaves open is the only one.
+#[test]
+fn with_a_last_resource() {
+    let with = |setting| Setting { last_resource: LastResource::Last, ..setting };
+    let parks = |setting| with(Setting { parks: true, ..setting });
+    holds(with(setting(1, OwnLog, UNBOUNDED)), 400);
+    holds(with(setting(2, OwnLog, UNBOUNDED)), 284_844);
+    holds(parks(setting(2, OwnLog, 2)), 174_567);
+    holds(with(setting(3, OwnLog, 1)), 287_559);
+    holds(with(setting(1, SharedLog, UNBOUNDED)), 446);
+    holds(parks(setting(2, SharedLog, UNBOUNDED)), 208_670);
+    holds(with(setting(3, SharedLog, 1)), 233_097);
+}
+
+/// What an operator does by hand, in either way, and tells. Nothing of it is forgotten before he has seen it. Participants are
+/// not quite alike there: what he says of several is logged in their order.
+#[test]
+fn what_is_settled_by_hand() {
+    let by_hand = |setting| Setting { parks: true, asks: true, by_hand: true, symmetry: Symmetry::Ignored, ..setting };
+    let updates = |setting| by_hand(Setting { roles: &[Updates], ..setting });
+    holds(by_hand(setting(1, OwnLog, UNBOUNDED)), 23_832);
+    holds(by_hand(setting(1, SharedLog, UNBOUNDED)), 4_384);
+    holds(updates(setting(2, OwnLog, 1)), 495_980);
+    holds(updates(setting(2, SharedLog, 1)), 1_475_528);
+    if common::long_form() {
+        holds(by_hand(setting(2, OwnLog, 1)), 873_724);
+        holds(by_hand(setting(2, SharedLog, 1)), 1_780_649);
+        holds(updates(setting(2, OwnLog, 2)), 4_547_995);
+    }
+}
+
+#[test]
+fn a_last_resource_that_is_trusted_without_an_answer_is_caught() {
+    let setting = Setting { last_resource: LastResource::Last, ..setting(2, OwnLog, 1) };
+    caught(Mutant::TrustsTheLastResource, names::FALSE_COMMIT, setting);
+}
+
+#[test]
+fn an_operators_word_that_counts_as_what_was_decided_is_caught() {
+    let setting = Setting { parks: true, by_hand: true, ..setting(2, OwnLog, 2) };
+    caught(Mutant::BelievesOperators, names::SILENT, setting);
 }
 
 #[test]
@@ -223,7 +283,7 @@ fn a_rollback_acknowledged_before_it_is_durable_is_caught() {
 /// The bug that `the_mark_does_not_pass_an_end_that_a_crash_can_take_back` tells of.
 #[test]
 fn a_mark_that_runs_ahead_of_durable_ends_is_caught() {
-    caught(Mutant::MarkRunsAhead, NEVER_ENDS, setting(2, OwnLog, 1));
+    caught(Mutant::MarkRunsAhead, names::HEURISTIC, setting(2, OwnLog, 1));
     // In a shared log what is forgotten comes after the end, unless the log refused the end.
     caught(Mutant::MarkRunsAhead, names::HEURISTIC, setting(2, SharedLog, 2));
     // And where it passes what is parked: who has forgotten is told again.

@@ -1,10 +1,17 @@
 //! Bugs that the search of the protocol's states found, each as it showed outside. See `protocol_model.rs`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ringpact::{
-    BranchId, Coordinator, Epoch, MemoryLog, Name, Participant, ResourceManager, Service, ServiceError, TransactionLog,
-    TxnId, Vote, participant::Call,
+    BranchId, Coordinator, Epoch, Fact, Lsn, MemoryLog, Name, Participant, Policy, Record, ResourceManager, Service,
+    ServiceError, TransactionLog, TxnId, Vote,
+    log::Heuristic,
+    participant::Call,
+    txn::{Action, CommitProtocol, Input, Remembered},
 };
 
 /// Takes any work and does nothing.
@@ -72,4 +79,43 @@ fn the_mark_does_not_pass_an_end_that_a_crash_can_take_back() {
     let coordinator = open(log);
     assert_eq!(coordinator.recovered().committed, 1, "the end was lost");
     assert!(coordinator.settle(Duration::from_secs(5)), "the commit is acknowledged once more");
+}
+
+/// A branch had ended otherwise than decided, and the log had no room for the record of it. The next record, which it had room
+/// for again, said that nobody was owed anything any more: after a crash nobody knew that not all had ended alike.
+#[test]
+fn an_outcome_that_the_log_refuses_is_not_lost_with_the_next_record() {
+    let name = |text: &str| Name::new(text).expect("a valid name");
+    let (a, b, coordinator) = (name("a"), name("b"), name("c"));
+    let txn = TxnId::new(coordinator.clone(), Epoch::new(1), 1);
+    let mut protocol = CommitProtocol::new(txn.clone(), Policy::default());
+    let participants = [protocol.enlist(a.clone()), protocol.enlist(b.clone())];
+    let (begun, mut log) = (Instant::now(), Vec::new());
+    // All that the log takes is taken, but what `is_refused` says.
+    let mut feed = |now, input, is_refused: fn(&Fact) -> bool| {
+        protocol.handle(now, input);
+        while let Some(action) = protocol.poll(now) {
+            let Action::Append(fact, _) = action else { continue };
+            let refused = is_refused(&fact);
+            let taken = (!refused).then(|| Record { owner: coordinator.clone(), fact });
+            log.extend(taken);
+            let lsn = Lsn::new(log.len() as u64);
+            protocol.handle(now, if refused { Input::AppendRefused } else { Input::Appended(lsn) });
+            if !refused {
+                protocol.handle(now, Input::Durable(lsn));
+            }
+        }
+        Remembered::all(&log).remove(&txn).map(|memory| (memory.owed, memory.heuristics))
+    };
+    feed(begun, Input::Commit, |_| false);
+    for branch in participants {
+        feed(begun, Input::Voted(branch, Vote::Yes), |_| false);
+    }
+    let no_room = |fact: &Fact| matches!(fact, Fact::Heuristic { .. });
+    feed(begun, Input::AlreadyRolledBack(participants[0]), no_room);
+    let memory = feed(begun, Input::Done(participants[1]), |_| false);
+    assert_eq!(memory, Some((vec![a.clone()], Vec::new())), "the next life asks again");
+    let later = begun + Duration::from_secs(60);
+    let memory = feed(later, Input::Tick, |_| false);
+    assert_eq!(memory, Some((Vec::new(), vec![(a, Heuristic::RolledBack)])), "or there is room for it some time");
 }

@@ -176,6 +176,24 @@ fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_to
     assert_eq!(queue.told(), [Verb::CommitOnePhase]);
 }
 
+/// Found by the search of the protocol's states: on the coordinator's log nobody forces his commit, because the decision stands
+/// before it. Here none does, so a crash took back what a service had confirmed, and recovery had it cancelled.
+#[test]
+fn who_follows_it_without_a_decision_in_the_log_has_his_own_commit_durable_before_he_carries_it_out() {
+    let log = FaultyLog::new(LogFault::RefusesDecisions);
+    let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
+    let coordinator = open(log.clone(), &a, &b, &queue);
+    log.break_down();
+    commit_indeterminate(&coordinator, &a, &b);
+    assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
+    let survives = log.inner.crash();
+    drop(coordinator);
+    let (a, b) = (manager("a", survives.clone()), manager("b", survives.clone()));
+    let coordinator = open(survives, &a, &b, &queue);
+    assert!(coordinator.settle(Duration::from_secs(5)));
+    assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
+}
+
 /// Found by simulation: the decision's sync had failed after it was written, and since nothing had been logged for sure
 /// nothing was to be ended, so that the mark passed the transaction. The participants forgot their branches, and the next
 /// life found the decision and told those who knew nothing of it.

@@ -242,6 +242,9 @@ pub enum Durability {
 pub struct LogId([u8; 16]);
 
 impl LogId {
+    /// No log's id.
+    pub const NONE: Self = Self([0; 16]);
+
     /// The id with these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {

@@ -112,7 +112,8 @@ impl fmt::Debug for Greeting {
 #[non_exhaustive]
 pub struct Call {
     /// The log in which the coordinator keeps its decisions. A participant whose own log is the same one need not
-    /// force its records: the decision, which follows them in that log, takes them along.
+    /// force its records: the decision, which follows them in that log, takes them along. [`LogId::NONE`] where the decision is
+    /// in no log for certain, so that everybody forces his own: that is where a last resource had to be followed.
     pub log: LogId,
     /// The coordinator's epoch; zero where it does not say. A participant that has heard from a later one refuses the
     /// call: it is a message of an earlier life.

@@ -1,6 +1,6 @@
 //! What must never be, and when everything is over.
 
-use ringpact::participant::Branch;
+use ringpact::participant::{Branch, Gate};
 
 use super::{
     Model, Task,
@@ -17,30 +17,54 @@ pub mod names {
     pub const NO_ANSWER: &str = "the transaction ended and the client was told nothing";
     pub const HEURISTIC: &str = "a branch was found to have ended by itself, though nobody has made it";
     pub const EARLY_EFFECT: &str = "an effect, or word of it, before the decision was durable";
+    pub const SILENT: &str = "branches did not end alike, and that was over before an operator had seen it";
 }
 
 impl Model {
     pub(super) fn broken_invariant(&self, world: &World) -> Option<&'static str> {
-        let fates = || self.everybody().map(|number| world.parties[number].fate);
+        let fates = || self.promisers().map(|number| world.parties[number].fate);
         let any = |wanted| fates().any(|fate| fate == wanted);
+        let last = (self.promisers().end..self.setting.participants).map(|number| world.parties[number].fate).next();
         let (applied, undone) = (any(Fate::Applied), any(Fate::Undone));
+        let (last_applied, last_undone) = (last == Some(Fate::Applied), last == Some(Fate::Undone));
+        let (all_applied, all_undone) = (applied || last_applied, undone || last_undone);
         let promised = self.setting.participants > 1 && fates().any(|fate| fate != Fate::NoWork);
-        let ended = || self.protocol(world, Task::Main).is_some_and(ringpact::txn::CommitProtocol::is_finished);
+        let main = self.protocol(world, Task::Main);
+        let ended = main.is_some_and(ringpact::txn::CommitProtocol::is_finished);
         let heuristic = |task| self.protocol(world, task).is_some_and(|protocol| protocol.heuristic().is_some());
-        let checks: [(&'static str, bool); 8] = [
-            (names::TORN_BRANCH, any(Fate::Torn)),
-            (names::TORN_TRANSACTION, applied && undone),
-            (names::FALSE_COMMIT, world.told == Told::Committed && undone),
-            (names::FALSE_ROLLBACK, world.told == Told::RolledBack && applied),
+        // What a last resource can't be made sure of: where it has committed, and the client was told nothing for certain,
+        // the others may have ended in any way.
+        let unsure = last_applied && !matches!(world.told, Told::Committed | Told::RolledBack);
+        // Or an operator has had it so.
+        let may_differ = unsure || world.overruled;
+        let false_commit = world.told == Told::Committed && all_undone;
+        let false_rollback = world.told == Told::RolledBack && all_applied;
+        let checks: [(&'static str, bool); 10] = [
+            // In a shared log a crash may take back the record of what was carried out, and then an operator have it undone.
+            (
+                names::TORN_BRANCH,
+                any(Fate::Torn) && !(world.overruled && self.setting.gate == Gate::SharedLog)
+                    || last == Some(Fate::Torn),
+            ),
+            (names::TORN_TRANSACTION, !may_differ && all_applied && all_undone),
+            (names::TORN_TRANSACTION, !may_differ && applied && last == Some(Fate::Open)),
+            (names::FALSE_COMMIT, !world.overruled && false_commit),
+            (names::FALSE_ROLLBACK, !world.overruled && false_rollback),
             (names::TWO_ANSWERS, world.told == Told::Contradiction),
-            (names::NO_ANSWER, world.life == Life::First && world.told == Told::Nothing && ended()),
-            (names::HEURISTIC, heuristic(Task::Main) || self.everybody().any(|number| heuristic(Task::Orphan(number)))),
-            // Of one participant the commit is its own decision, and it applies it after its record is durable.
+            (names::NO_ANSWER, world.life == Life::First && world.told == Told::Nothing && ended),
+            (
+                names::HEURISTIC,
+                !may_differ
+                    && (heuristic(Task::Main) || self.everybody().any(|number| heuristic(Task::Orphan(number)))),
+            ),
+            (names::SILENT, ended && !world.seen && (all_applied && all_undone || false_commit || false_rollback)),
+            // Of one participant the commit is its own decision, and it applies it after its record is durable. A last
+            // resource's commit comes before the decision, and those who follow it do so even where the log fails.
             (
                 names::EARLY_EFFECT,
                 match self.setting.participants {
                     1 => world.told == Told::Committed && any(Fate::Open),
-                    _ => !world.decided && (applied || promised && world.told == Told::Committed),
+                    _ => !world.decided && (applied && !may_differ || promised && world.told == Told::Committed),
                 },
             ),
         ];

@@ -4,13 +4,13 @@ use ringpact::{
     Lsn,
     log::Fact,
     participant::{Branch, BranchReply, Decision},
-    txn::{Action, CommitProtocol, Input, Outcome, TransactionState},
+    txn::{Action, CommitProtocol, Input, Outcome, Remembered},
 };
 
 use super::{
-    Model, Mutant, Task, Trouble,
+    LogOf, Model, Mutant, Task, Trouble,
     machine::Id,
-    symmetry::History,
+    symmetry::{History, Memory},
     world::{Entry, Inquiry, Life, MOST, Message, Place, Replies, Told, World},
 };
 
@@ -66,6 +66,9 @@ impl Model {
         if trouble == Trouble::LogFull {
             return Input::AppendRefused;
         }
+        if matches!(fact, Fact::Parked { .. } | Fact::Heuristic { .. }) && !self.has_kept_up(world) {
+            return Input::AppendRefused;
+        }
         Input::Appended(match fact {
             Fact::Decided { participants, .. } => {
                 world.deciders = participants.iter().map(|name| 1 << self.cast.number(name)).sum();
@@ -73,9 +76,23 @@ impl Model {
             }
             Fact::Ended { .. } => world.log.append(Entry::Ended),
             Fact::Parked { participants, .. } => world.log.append(Entry::Parked(self.cast.bits(participants))),
-            // Only comes where something is heuristic, which is a broken invariant.
-            _ => return Input::AppendRefused,
+            Fact::Heuristic { participant, outcome, .. } => {
+                world.log.append(Entry::Heuristic(self.cast.number(participant), *outcome))
+            }
+            _ => unreachable!("no record of a coordinator's transaction: {fact:?}"),
         })
+    }
+
+    /// Records that are forced, and that nobody waits for, don't pile up: the log is never more than two of them behind.
+    fn has_kept_up(&self, world: &mut World) -> bool {
+        if world.log.behind() < 2 {
+            return true;
+        }
+        let keeps_up = self.first_awaited(world, LogOf::Coordinator).is_none();
+        if keeps_up {
+            world.log.make_durable(world.log.len);
+        }
+        keeps_up
     }
 
     /// A participant's reply has come.
@@ -104,7 +121,12 @@ impl Model {
     /// News of a failure has come, true or not.
     pub(super) fn hear_failure(&mut self, world: &mut World, from: usize) {
         let (task, index) = self.addressee(world, from);
-        self.drive(world, task, Some(Input::Failed(index)), Trouble::None);
+        let input = if self.is(Mutant::TrustsTheLastResource) && self.is_last_resource(from) {
+            Input::Decided(index, Decision::Commit)
+        } else {
+            Input::Failed(index)
+        };
+        self.drive(world, task, Some(input), Trouble::None);
     }
 
     /// The protocol that talks with the participant, and the number that it knows it by.
@@ -126,19 +148,27 @@ impl Model {
             // Whoever waited for them is gone.
             world.parties[number].replies = Replies::NONE;
         }
-        let (mut decided, mut ended, mut parked) = (false, false, None);
+        world.main = self.remembered(world).map(|memory| self.resumed(memory));
+        self.drive(world, Task::Main, None, Trouble::None);
+    }
+
+    /// What the log tells of the transaction, by production's own reading of it.
+    fn remembered(&self, world: &World) -> Option<Memory> {
+        let mut records = Vec::new();
         for entry in world.log.entries() {
-            decided |= entry == Entry::Decided;
-            ended |= entry == Entry::Ended;
-            if let Entry::Parked(owed) = entry {
-                parked = Some(owed);
+            match entry {
+                Entry::Decided | Entry::Parked(_) | Entry::Heuristic(..) => {
+                    records.push(self.cast.record(entry, world.deciders));
+                }
+                Entry::Ended => return None,
+                Entry::Prepared(_) | Entry::Committed(_) | Entry::Forgotten(_) => {}
             }
         }
-        world.main = (decided && !ended).then(|| match parked {
-            None => self.recovered(world.deciders),
-            Some(owed) => self.resumed(owed),
-        });
-        self.drive(world, Task::Main, None, Trouble::None);
+        let found = Remembered::all(&records).remove(&self.cast.txn)?;
+        let mut heuristics = [None; MOST];
+        found.heuristics.iter().for_each(|(name, how)| heuristics[self.cast.number(name)] = Some(*how));
+        let owed = self.cast.bits(&found.owed);
+        Some(Memory { decision: found.decision, owed, heuristics, parked: found.parked })
     }
 
     /// A participant looks which branches it holds in doubt.
@@ -152,11 +182,18 @@ impl Model {
     pub(super) fn hear_answer(&mut self, world: &mut World, number: usize) {
         let unfinished = world.inquiries[number] == Inquiry::Reported(true);
         world.inquiries[number] = Inquiry::Over;
-        // The main protocol of a later life is that of a decision in the log, finished meanwhile or not.
-        if unfinished && world.main.is_none() {
+        // The main protocol of a later life is that of a decision in the log, finished meanwhile or not; or else of a rollback,
+        // which the log remembers only of those who did not follow it.
+        let decided = world.main.is_some() && world.log.entries().any(|entry| entry == Entry::Decided);
+        if unfinished && !decided {
             world.orphans[number] = Some(self.orphan(number));
             self.drive(world, Task::Orphan(number), None, Trouble::None);
         }
+    }
+
+    /// Whether this life of the coordinator has decided to commit.
+    pub(super) fn is_committing(&self, world: &World) -> bool {
+        self.protocol(world, Task::Main).is_some_and(|main| main.decision() == Some(Decision::Commit))
     }
 
     /// What a participant is told that asks; `None` where it has to wait.
@@ -170,13 +207,17 @@ impl Model {
     }
 
     /// To whom a mark that this transaction lies below may go out, as bits: to everybody when nothing of it is open, and a
-    /// crash would not bring it back; to those who are not owed anything while it is parked, and a crash would not change
-    /// that.
+    /// crash would not bring it back; while it waits for an operator, to those who are not owed anything, if a crash would
+    /// not change that.
     pub(super) fn mark_may_pass(&self, world: &World) -> u8 {
+        if self.everybody().any(|number| world.inquiries[number] != Inquiry::Over) {
+            return 0;
+        }
         let everybody = (1 << self.setting.participants) - 1;
-        let (mut decided, mut ended, mut parked) = (false, false, None);
+        // A decision that may be in the log counts as one that is.
+        let decided = world.log.entries().any(|entry| entry == Entry::Decided);
+        let (mut ended, mut parked) = (false, None);
         for entry in world.log.durable_entries() {
-            decided |= entry == Entry::Decided;
             ended |= entry == Entry::Ended;
             if let Entry::Parked(owed) = entry {
                 parked = Some(owed);
@@ -185,24 +226,29 @@ impl Model {
         if self.coordinator_is_done(world) {
             return if !decided || ended || self.is(Mutant::MarkRunsAhead) { everybody } else { 0 };
         }
-        let parked_commit = |main: &CommitProtocol| main.state() == TransactionState::Parked(Decision::Commit);
-        let lies_still =
-            self.protocol(world, Task::Main).is_some_and(parked_commit) && parked == Some(self.owed(world));
-        let asked = self.everybody().all(|number| world.inquiries[number] == Inquiry::Over);
-        if self.is(Mutant::MarkRunsAhead) && asked && self.protocol(world, Task::Main).is_some_and(parked_commit) {
-            // As soon as it is parked, whether or not the record of that is durable.
-            return everybody & !self.owed(world);
+        let mut passes = everybody;
+        for task in self.everybody().map(Task::Orphan).chain([Task::Main]) {
+            let Some(protocol) = self.protocol(world, task).filter(|protocol| !protocol.is_finished()) else {
+                continue;
+            };
+            let owed = self.owed(protocol);
+            let is_on_record = match protocol.decision() {
+                // A rollback is in no log, and told to nobody but those who ask.
+                Some(Decision::Rollback) => true,
+                Some(Decision::Commit) => parked == Some(owed) || self.is(Mutant::MarkRunsAhead),
+                None => false,
+            };
+            if !protocol.lies_still() || !is_on_record {
+                return 0;
+            }
+            passes &= !owed;
         }
-        match parked {
-            Some(owed) if asked && lies_still => everybody & !owed,
-            _ => 0,
-        }
+        passes
     }
 
     /// Who has not acknowledged what is parked, as bits.
-    fn owed(&self, world: &World) -> u8 {
-        let owed = self.protocol(world, Task::Main).into_iter().flat_map(CommitProtocol::owed).cloned();
-        self.cast.bits(&owed.collect::<Vec<_>>())
+    pub(super) fn owed(&self, protocol: &CommitProtocol) -> u8 {
+        self.cast.bits(&protocol.owed().cloned().collect::<Vec<_>>())
     }
 
     /// Whether the coordinator has nothing left to do about the transaction.

@@ -15,7 +15,7 @@ impl Model {
     /// All logs that there are.
     pub(super) fn logs(&self) -> impl Iterator<Item = LogOf> + use<> {
         let own = match self.setting.gate {
-            Gate::OwnLog => self.everybody(),
+            Gate::OwnLog => self.promisers(),
             Gate::SharedLog => 0..0,
         };
         std::iter::once(LogOf::Coordinator).chain(own.map(LogOf::Participant))
@@ -32,7 +32,7 @@ impl Model {
     fn writers(&self, of: LogOf) -> std::ops::Range<usize> {
         match (of, self.setting.gate) {
             (LogOf::Participant(number), _) => number..number + 1,
-            (LogOf::Coordinator, Gate::SharedLog) => self.everybody(),
+            (LogOf::Coordinator, Gate::SharedLog) => self.promisers(),
             (LogOf::Coordinator, Gate::OwnLog) => 0..0,
         }
     }

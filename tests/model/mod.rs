@@ -13,7 +13,8 @@
 //! | a service | fails to confirm or to cancel |
 //! | whoever crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
 //! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
-//! | an operator | has what is parked delivered again |
+//! | an operator | has what is parked delivered again; settles it by hand, as decided or otherwise, and says so; sees what has ended otherwise, and lets that be |
+//! | a last resource | does what it is told first, commit or roll back, and answers ever after that it has |
 //! | who has not heard the decision | asks for it |
 //! | the mark | tells a participant that the transaction has ended; the participant forgets it |
 //!
@@ -37,7 +38,7 @@ use std::time::{Duration, Instant};
 use machine::Machine;
 use ringpact::{
     Epoch, Name, Policy, TxnId,
-    participant::{BranchAction, BranchInput, BranchProtocol, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, Gate},
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
@@ -63,10 +64,20 @@ pub struct Setting {
     pub parks: bool,
     /// Whether participants ask what became of their branches.
     pub asks: bool,
+    /// Whether an operator also settles by hand what is parked, in either way, and says so.
+    pub by_hand: bool,
+    /// Who of the participants can't promise.
+    pub last_resource: LastResource,
     /// What is wrong with the code around the machines.
     pub mutant: Option<Mutant>,
     /// An invariant that is not looked at, to see what damage comes after it is broken.
     pub overlooked: Option<&'static str>,
+}
+
+impl Setting {
+    fn promisers(&self) -> usize {
+        self.participants - usize::from(self.last_resource == LastResource::Last)
+    }
 }
 
 /// What a participant was asked to do before the client ended the transaction.
@@ -80,6 +91,14 @@ pub enum Role {
     Refuses,
     /// The work is still on its way to it.
     HearsLate,
+}
+
+/// A last resource commits or rolls back when it is told to, remembers what it did, and loses nothing by crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastResource {
+    None,
+    /// The participant with the highest number.
+    Last,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +124,10 @@ pub enum Mutant {
     AcknowledgesRollbackEarly,
     /// The mark passes a transaction whose end is not durable.
     MarkRunsAhead,
+    /// The coordinator takes a last resource that did not answer for one that has committed.
+    TrustsTheLastResource,
+    /// The coordinator takes an operator's word for what was decided, whatever it is.
+    BelievesOperators,
 }
 
 /// Which move is made. Numbers name participants.
@@ -138,6 +161,12 @@ pub enum Move {
     Forget(usize),
     /// An operator wants what is parked delivered again.
     Retry(Task),
+    /// An operator has the participant do this, without the coordinator.
+    SettleByHand(usize, Decision),
+    /// An operator says how the branches that are parked have ended.
+    Force(Task, Decision),
+    /// An operator has seen who has ended otherwise than was decided, and lets that be.
+    LetBe(Task),
     /// A participant asks what became of its branch.
     Ask(usize),
 }
@@ -203,7 +232,7 @@ impl Model {
             commit: Machine::new(step_commit),
             branch: Machine::new(BranchProtocol::handle),
             initial: Vec::new(),
-            renumbering: Renumbering::of(setting.participants),
+            renumbering: Renumbering::of(setting.promisers()),
         };
         for roles in model.choices() {
             let begin = model.begin(&roles);
@@ -216,10 +245,12 @@ impl Model {
     /// Every choice of roles.
     pub fn choices(&self) -> Vec<Vec<Role>> {
         let mut choices = vec![Vec::new()];
-        for _ in 0..self.setting.participants {
-            let longer = choices.iter().flat_map(|choice: &Vec<Role>| {
-                self.setting.roles.iter().map(|role| [choice.as_slice(), &[*role]].concat())
-            });
+        for number in self.everybody() {
+            let roles =
+                if self.is_last_resource(number) { &[Role::Updates, Role::Refuses] } else { self.setting.roles };
+            let longer = choices
+                .iter()
+                .flat_map(|choice: &Vec<Role>| roles.iter().map(|role| [choice.as_slice(), &[*role]].concat()));
             choices = longer.collect();
         }
         choices
@@ -237,8 +268,15 @@ impl Model {
             replies: Replies::NONE,
         };
         let mut parties = [unused; MOST];
-        for ((role, name), party) in roles.iter().zip(&self.cast.names).zip(&mut parties) {
-            protocol.enlist(name.clone());
+        for (number, role) in roles.iter().enumerate() {
+            let (name, party) = (self.cast.names[number].clone(), &mut parties[number]);
+            if self.is_last_resource(number) {
+                protocol.enlist_last_resource(name);
+                // One that refuses gives its work up right away.
+                party.fate = if *role == Role::Refuses { Fate::Undone } else { Fate::Open };
+                continue;
+            }
+            protocol.enlist(name);
             let works: &[_] = match role {
                 Role::Updates => &[BranchInput::Worked(Effort::Update)],
                 Role::Looks => &[BranchInput::Worked(Effort::ReadOnly)],
@@ -268,6 +306,8 @@ impl Model {
             told: Told::Nothing,
             decided: false,
             mark_sent: 0,
+            overruled: false,
+            seen: false,
         }
     }
 
@@ -278,6 +318,15 @@ impl Model {
     /// The numbers of those who take part.
     fn everybody(&self) -> std::ops::Range<usize> {
         0..self.setting.participants
+    }
+
+    /// The numbers of those who can promise.
+    fn promisers(&self) -> std::ops::Range<usize> {
+        0..self.setting.promisers()
+    }
+
+    fn is_last_resource(&self, number: usize) -> bool {
+        !self.promisers().contains(&number)
     }
 }
 

@@ -6,7 +6,7 @@ use ringpact::{
 };
 
 use super::{
-    Crashes, LogOf, Model, Move, Symmetry, Task, Trouble,
+    Crashes, LogOf, Model, Move, Mutant, Symmetry, Task, Trouble,
     search::{Luck, Space, Successor},
     world::{Entry, Inquiry, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
@@ -207,15 +207,63 @@ impl Moves<'_> {
         }
     }
 
-    /// An operator looks after what is parked, some time.
+    /// An operator looks after what waits for him, some time.
     fn of_operators(&mut self) {
         for task in self.model.everybody().map(Task::Orphan).chain([Task::Main]) {
-            let state = self.model.protocol(&self.from, task).map(CommitProtocol::state);
-            if let Some(TransactionState::Parked(_)) = state {
-                self.make(Move::Retry(task), Kind::Fair, |model, world| {
-                    model.drive(world, task, Some(Input::Retry), Trouble::None);
+            let drive = |input| {
+                move |model: &mut Model, world: &mut World| model.drive(world, task, Some(input), Trouble::None)
+            };
+            match self.model.protocol(&self.from, task).map(CommitProtocol::state) {
+                Some(TransactionState::Parked(decided)) => {
+                    self.make(Move::Retry(task), Kind::Fair, drive(Input::Retry));
+                    if self.model.setting.by_hand {
+                        self.by_hand(task, decided);
+                    }
+                }
+                Some(TransactionState::Heuristic(..)) => {
+                    self.make(Move::Retry(task), Kind::Chance, drive(Input::Retry));
+                    self.make(Move::LetBe(task), Kind::Fair, |model, world| {
+                        world.seen = true;
+                        model.drive(world, task, Some(Input::Forget), Trouble::None);
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// He looks at the branches that are parked and has each that is unfinished do what he likes. Once all have ended alike he
+    /// tells the coordinator; he tells it no lies.
+    fn by_hand(&mut self, task: Task, decided: Decision) {
+        let owed = self.model.protocol(&self.from, task).map_or(0, |protocol| self.model.owed(protocol));
+        let parked: Vec<_> = self.model.promisers().filter(|number| owed & (1 << number) != 0).collect();
+        for number in parked.iter().copied() {
+            let can = match self.model.state(&self.from, number) {
+                Branch::Prepared => &[Decision::Commit, Decision::Rollback][..],
+                Branch::Active { .. } | Branch::Cancelling { .. } => &[Decision::Rollback],
+                Branch::Confirming { .. } => &[Decision::Commit],
+                _ => &[],
+            };
+            let poisoned = self.model.log_of(&mut self.from, number).poisoned;
+            for decision in can.iter().copied().filter(|_| !poisoned) {
+                self.make(Move::SettleByHand(number, decision), Kind::Chance, |model, world| {
+                    world.overruled |= decision != decided;
+                    model.told_by_hand(world, number, decision);
                 });
             }
+        }
+        let ended = |number: &usize| match self.model.state(&self.from, *number) {
+            Branch::Committed => Some(Decision::Commit),
+            Branch::RolledBack => Some(Decision::Rollback),
+            _ => None,
+        };
+        let Some(first) = parked.first().and_then(ended) else { return };
+        if owed.count_ones() as usize == parked.len() && parked.iter().all(|number| ended(number) == Some(first)) {
+            self.make(Move::Force(task, first), Kind::Chance, |model, world| {
+                let said = if model.is(Mutant::BelievesOperators) { decided } else { first };
+                world.overruled |= first != decided;
+                model.drive(world, task, Some(Input::Force(said)), Trouble::None);
+            });
         }
     }
 
@@ -243,7 +291,7 @@ impl Moves<'_> {
     }
 
     fn of_the_mark(&mut self) {
-        for number in self.model.everybody() {
+        for number in self.model.promisers() {
             let Party { learnt, .. } = self.from.parties[number];
             // A branch that is not finished is not touched: to learn of the mark later is the same.
             let forgettable = match self.model.state(&self.from, number) {
@@ -299,8 +347,8 @@ impl Moves<'_> {
                 for number in model.everybody() {
                     // One process: what was under way in it is gone with it.
                     world.parties[number].requests = Requests::NONE;
-                    model.reopen_participant(world, number);
                 }
+                model.promisers().for_each(|number| model.reopen_participant(world, number));
                 world.mark_sent = 0;
                 model.reopen_coordinator(world);
             });

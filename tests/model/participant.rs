@@ -5,12 +5,13 @@
 
 use ringpact::{
     Lsn,
-    participant::{Branch, BranchAction, BranchInput, BranchProtocol, Effort, Gate},
+    participant::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, Decision, Effort, Gate},
+    txn::CommitProtocol,
 };
 
 use super::{
-    Model, Mutant, Trouble,
-    world::{Entry, Fate, Log, Message, World},
+    LastResource, LogOf, Model, Mutant, Task, Trouble,
+    world::{Entry, Fate, Log, Message, Party, World},
 };
 
 impl Model {
@@ -20,22 +21,77 @@ impl Model {
 
     /// A request has come.
     pub(super) fn receive(&mut self, world: &mut World, number: usize, message: Message, trouble: Trouble) {
+        if self.is_last_resource(number) {
+            return Self::last_resource_receives(&mut world.parties[number], message);
+        }
         let before = self.state(world, number);
         if world.parties[number].learnt && before == Branch::Unknown {
-            // No slot, and none is made: the transaction is known to have ended.
+            // No slot, and none is made: the transaction is known to have ended. Who is told a decision says so.
+            if matches!(message, Message::Commit | Message::Rollback) {
+                world.parties[number].replies.add(BranchReply::UnknownBranch);
+            }
             return;
         }
         let input = match message {
             Message::Prepare => BranchInput::Prepare(self.setting.gate),
-            Message::Commit => BranchInput::Commit(self.setting.gate),
+            Message::Commit => BranchInput::Commit(self.gate_of_commit(world)),
             Message::Rollback => BranchInput::Rollback(self.setting.gate),
             Message::CommitOnePhase => BranchInput::CommitOnePhase,
             Message::Work => return self.work(world, number),
         };
+        let replies = world.parties[number].replies;
         self.exchange(world, number, input, trouble);
+        if message == Message::Commit && !self.is_committing(world) {
+            // An earlier life has sent it, and whoever waited for the answer is gone.
+            world.parties[number].replies = replies;
+        }
         if self.is(Mutant::LeavesNoTombstone) && before == Branch::Unknown && message == Message::Rollback {
             world.parties[number].branch = self.branch.intern(BranchProtocol::new());
         }
+    }
+
+    /// A decision that the log has not taken takes no promise along, and whoever sends it says so: also where a later life does
+    /// not know of it.
+    fn gate_of_commit(&self, world: &World) -> Gate {
+        let unrecorded = self.protocol(world, Task::Main).is_some_and(CommitProtocol::is_unrecorded);
+        let in_log = world.log.entries().any(|entry| entry == Entry::Decided);
+        if unrecorded || !in_log { Gate::OwnLog } else { self.setting.gate }
+    }
+
+    /// What it was told first is what it does.
+    fn last_resource_receives(party: &mut Party, message: Message) {
+        let reply = match (message, party.fate) {
+            (Message::CommitOnePhase, Fate::Open | Fate::Applied) => {
+                party.fate.apply();
+                BranchReply::Decided(Decision::Commit)
+            }
+            (Message::CommitOnePhase, _) => BranchReply::Decided(Decision::Rollback),
+            (Message::Rollback, Fate::Applied) => BranchReply::AlreadyCommitted,
+            (Message::Rollback, _) => {
+                party.fate.undo();
+                BranchReply::Done
+            }
+            (message, _) => unreachable!("a last resource is told {message:?}"),
+        };
+        party.replies.add(reply);
+    }
+
+    /// A participant is told a decision by somebody else than its coordinator, and answers him. He waits until that is durable.
+    pub(super) fn told_by_hand(&mut self, world: &mut World, number: usize, decision: Decision) {
+        let replies = world.parties[number].replies;
+        let input = match decision {
+            Decision::Commit => BranchInput::Commit(Gate::OwnLog),
+            Decision::Rollback => BranchInput::Rollback(Gate::OwnLog),
+        };
+        self.exchange(world, number, input, Trouble::None);
+        if let Some(lsn) = self.branch_awaits(world, number) {
+            let of = match self.setting.gate {
+                Gate::OwnLog => LogOf::Participant(number),
+                Gate::SharedLog => LogOf::Coordinator,
+            };
+            self.sync(world, of, u8::try_from(lsn.number()).expect("a log has few records"));
+        }
+        world.parties[number].replies = replies;
     }
 
     fn work(&mut self, world: &mut World, number: usize) {
@@ -128,6 +184,7 @@ impl Model {
             prepared |= entry == Entry::Prepared(writer);
             committed |= entry == Entry::Committed(writer);
         }
+        let may_differ = self.setting.by_hand || self.setting.last_resource != LastResource::None;
         let party = &mut world.parties[number];
         party.learnt = false;
         let protocol = if committed {
@@ -136,6 +193,10 @@ impl Model {
             protocol.handle(BranchInput::Confirmed);
             protocol
         } else if prepared {
+            // What it has set aside is set aside again, even where it had been given up. Elsewhere it is never wanted again.
+            if may_differ && party.fate == Fate::Undone {
+                party.fate = Fate::Open;
+            }
             BranchProtocol::recovered_prepared()
         } else {
             if party.fate == Fate::Open {

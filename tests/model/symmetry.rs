@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use ringpact::{
+    log::Heuristic,
     participant::Decision,
     txn::{Action, CommitProtocol, Input, Remembered},
 };
@@ -30,10 +31,8 @@ pub enum Symmetry {
 #[derive(Clone, Copy, Debug)]
 pub enum History {
     Begun,
-    /// Recovered, of these participants, as bits.
-    Recovered(u8),
-    /// Recovered, parked, and owed to these participants.
-    Resumed(u8),
+    /// Recovered, from what the log said.
+    Resumed(Memory),
     /// Recovered, of this participant's report.
     Orphan(usize),
     /// Out of another one, by an input, if any; an append, where there was one, got this number or was refused.
@@ -42,6 +41,15 @@ pub enum History {
         input: Option<Input>,
         appended: Option<Input>,
     },
+}
+
+/// What a log remembers of the transaction: [`Remembered`], with participants by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub decision: Decision,
+    pub owed: u8,
+    pub heuristics: [Option<Heuristic>; MOST],
+    pub parked: bool,
 }
 
 /// The participant with number `n` gets the number `order[n]`.
@@ -76,7 +84,7 @@ impl Model {
         let sorts = |order: &Order| {
             let mut sorted = [0; MOST];
             order.iter().enumerate().for_each(|(number, place)| sorted[*place] = number);
-            (1..self.setting.participants).all(|place| seen(sorted[place - 1]) <= seen(sorted[place]))
+            (1..self.setting.promisers()).all(|place| seen(sorted[place - 1]) <= seen(sorted[place]))
         };
         let orders: Vec<Order> = self.renumbering.orders.iter().copied().filter(sorts).collect();
         let renumbered = orders.into_iter().map(|order| self.renumber(world, order));
@@ -115,8 +123,11 @@ impl Model {
         }
         let renumbered = match self.renumbering.histories[&id] {
             History::Begun => id,
-            History::Resumed(bits) => self.resumed(renumber_bits(bits, order)),
-            History::Recovered(bits) => self.recovered(renumber_bits(bits, order)),
+            History::Resumed(memory) => {
+                let mut heuristics = memory.heuristics;
+                order.iter().enumerate().for_each(|(number, place)| heuristics[*place] = memory.heuristics[number]);
+                self.resumed(Memory { owed: renumber_bits(memory.owed, order), heuristics, ..memory })
+            }
             History::Orphan(number) => self.orphan(order[number]),
             History::Went { before, input, appended } => {
                 let protocol = self.renumber_protocol(before, order);
@@ -171,20 +182,14 @@ impl Model {
         }
     }
 
-    /// The protocol of a decision found in the log, not yet driven.
-    pub(super) fn recovered(&mut self, deciders: u8) -> Id {
-        let participants = self.cast.named(deciders);
-        let protocol = CommitProtocol::recovered(self.cast.txn.clone(), &participants, self.policy, self.now);
-        let id = self.commit.intern(protocol);
-        self.renumbering.note(id, History::Recovered(deciders));
-        id
-    }
-
-    /// The protocol of a decision that was parked, not yet driven.
-    pub(super) fn resumed(&mut self, owed: u8) -> Id {
-        let memory = Remembered { owed: self.cast.named(owed), parked: true, ..Remembered::of(Decision::Commit) };
-        let id = self.commit.intern(memory.resume(self.cast.txn.clone(), self.policy, self.now));
-        self.renumbering.note(id, History::Resumed(owed));
+    /// The protocol of what the log remembers, not yet driven.
+    pub(super) fn resumed(&mut self, memory: Memory) -> Id {
+        let Memory { decision, owed, heuristics, parked } = memory;
+        let heuristics = self.cast.names.iter().cloned().zip(heuristics);
+        let heuristics = heuristics.filter_map(|(name, how)| Some((name, how?))).collect();
+        let remembered = Remembered { decision, owed: self.cast.named(owed), heuristics, parked };
+        let id = self.commit.intern(remembered.resume(self.cast.txn.clone(), self.policy, self.now));
+        self.renumbering.note(id, History::Resumed(memory));
         id
     }
 
@@ -207,6 +212,7 @@ fn renumber_log(log: Log, order: Order) -> Log {
         Entry::Committed(number) => Entry::Committed(order[number]),
         Entry::Forgotten(number) => Entry::Forgotten(order[number]),
         Entry::Parked(owed) => Entry::Parked(renumber_bits(owed, order)),
+        Entry::Heuristic(number, how) => Entry::Heuristic(order[number], how),
         Entry::Decided | Entry::Ended => entry,
     })
 }

@@ -3,7 +3,7 @@
 use super::machine::Id;
 use ringpact::{
     Lsn, Name, Record, TxnId,
-    log::{Fact, LiveRecords},
+    log::{Fact, Heuristic, LiveRecords},
     participant::{BranchReply, Decision, Verb, Vote},
 };
 
@@ -34,6 +34,10 @@ pub struct World {
     pub decided: bool,
     /// To whom some message may carry a mark that this transaction lies below, as bits.
     pub mark_sent: u8,
+    /// An operator has settled a branch by hand, otherwise than was decided.
+    pub overruled: bool,
+    /// An operator has seen that branches have ended otherwise than was decided, and has let that be.
+    pub seen: bool,
 }
 
 /// A number of faults that never runs out.
@@ -213,18 +217,23 @@ impl Replies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     Decided,
-    /// Those who have not acknowledged, as bits: one or two participants.
+    /// Those who have not acknowledged, as bits.
     Parked(u8),
+    /// The participant has ended otherwise than was decided.
+    Heuristic(usize, Heuristic),
     Ended,
     Prepared(usize),
     Committed(usize),
     Forgotten(usize),
 }
 
-/// A log: at most 12 records of half a byte each, the first few of which are durable.
+/// The code of the first participant's first kind of record.
+const FIRST_OF_PARTICIPANTS: u8 = 20;
+
+/// A log: at most 16 records of a byte each, the first few of which are durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Log {
-    records: [u8; 6],
+    records: [u8; 16],
     pub len: u8,
     pub durable: u8,
     /// It has failed: it takes no more records and makes none durable until it is opened anew.
@@ -239,35 +248,42 @@ impl Log {
     }
 
     fn push(&mut self, code: u8) {
-        let (byte, half) = (self.len / 2, self.len % 2);
-        self.records[usize::from(byte)] |= code << (4 * half);
+        self.records[usize::from(self.len)] = code;
         self.len += 1;
     }
 
-    const fn code(entry: Entry) -> u8 {
+    /// Records of participants have the last codes, and an owner's end comes after its other records.
+    fn code(entry: Entry) -> u8 {
+        let of = |party: usize| 3 * u8::try_from(party).expect("few participants");
         match entry {
             Entry::Decided => 1,
-            Entry::Parked(owed) => 1 + owed,
-            Entry::Ended => 5,
-            Entry::Prepared(party) => 6 + 3 * party as u8,
-            Entry::Committed(party) => 7 + 3 * party as u8,
-            Entry::Forgotten(party) => 8 + 3 * party as u8,
+            Entry::Parked(owed) => 2 + owed,
+            Entry::Heuristic(party, Heuristic::Committed) => 10 + of(party),
+            Entry::Heuristic(party, Heuristic::RolledBack) => 11 + of(party),
+            Entry::Heuristic(party, _) => 12 + of(party),
+            Entry::Ended => 19,
+            Entry::Prepared(party) => FIRST_OF_PARTICIPANTS + of(party),
+            Entry::Committed(party) => FIRST_OF_PARTICIPANTS + 1 + of(party),
+            Entry::Forgotten(party) => FIRST_OF_PARTICIPANTS + 2 + of(party),
         }
     }
 
-    fn code_at(self, index: u8) -> u8 {
-        self.records[usize::from(index / 2)] >> (4 * (index % 2)) & 15
-    }
-
     fn entry(self, index: u8) -> Entry {
-        let code = usize::from(self.code_at(index));
-        match (code, code / 3, code % 3) {
-            (1, ..) => Entry::Decided,
-            (2..=4, ..) => Entry::Parked(self.code_at(index) - 1),
-            (5, ..) => Entry::Ended,
-            (_, party, 0) => Entry::Prepared(party - 2),
-            (_, party, 1) => Entry::Committed(party - 2),
-            (_, party, _) => Entry::Forgotten(party - 2),
+        let code = self.records[usize::from(index)];
+        let (party, kind) = (|first: u8| usize::from((code - first) / 3), |first: u8| (code - first) % 3);
+        match code {
+            1 => Entry::Decided,
+            2..10 => Entry::Parked(code - 2),
+            10..19 => {
+                let how = [Heuristic::Committed, Heuristic::RolledBack, Heuristic::Hazard][usize::from(kind(10))];
+                Entry::Heuristic(party(10), how)
+            }
+            19 => Entry::Ended,
+            _ => match kind(FIRST_OF_PARTICIPANTS) {
+                0 => Entry::Prepared(party(FIRST_OF_PARTICIPANTS)),
+                1 => Entry::Committed(party(FIRST_OF_PARTICIPANTS)),
+                _ => Entry::Forgotten(party(FIRST_OF_PARTICIPANTS)),
+            },
         }
     }
 
@@ -281,7 +297,7 @@ impl Log {
     pub fn reopened(self, kept: u8, cast: &Cast) -> Self {
         let mut live = LiveRecords::default();
         for index in 0..kept {
-            live.apply(Lsn::new(u64::from(index) + 1), &cast.record(self.entry(index)));
+            live.apply(Lsn::new(u64::from(index) + 1), &cast.record(self.entry(index), 0));
         }
         let mut reopened = Self::default();
         live.iter().for_each(|(_, record)| reopened.push(Self::code(cast.entry(&record))));
@@ -289,24 +305,30 @@ impl Log {
         reopened
     }
 
-    /// Its first `up_to` records survive from here on. Their order makes no difference any more (each owner's end comes
-    /// after its other records in the order of codes, too), so they are put in one.
+    /// Its first `up_to` records survive from here on. The order of different owners' records makes no difference any more,
+    /// nor that of one participant's (its end comes after the others in the order of codes, too), so they are put in one.
     pub fn make_durable(&mut self, up_to: u8) {
         self.durable = up_to;
         let mut entries: Vec<Entry> = self.entries().collect();
-        let durable = &mut entries[..usize::from(up_to)];
-        // Of those that say who is owed, the last one counts.
-        if let Some(last) = durable.iter().rev().copied().find(|entry| matches!(entry, Entry::Parked(_))) {
-            durable.iter_mut().filter(|entry| matches!(entry, Entry::Parked(_))).for_each(|entry| *entry = last);
+        if up_to == self.len {
+            // Nobody waits for a record by its number, so those can go that later ones have replaced.
+            entries = without_replaced(entries);
+            self.durable = u8::try_from(entries.len()).expect("a log has few records");
         }
-        let mut codes: Vec<u8> = entries.into_iter().map(Self::code).collect();
-        codes[..usize::from(up_to)].sort_unstable();
-        self.write(codes);
+        let durable = &mut entries[..usize::from(self.durable)];
+        durable.sort_by_key(|entry| Self::code(*entry).checked_sub(FIRST_OF_PARTICIPANTS).map_or(0, |code| code + 1));
+        self.write(entries.into_iter().map(Self::code).collect());
     }
 
     fn write(&mut self, codes: Vec<u8>) {
-        (self.records, self.len) = ([0; 6], 0);
+        (self.records, self.len) = ([0; 16], 0);
         codes.into_iter().for_each(|code| self.push(code));
+    }
+
+    /// How many records that say who is owed, or has not followed, are not durable.
+    pub fn behind(self) -> usize {
+        let late = self.entries().skip(usize::from(self.durable));
+        late.filter(|entry| matches!(entry, Entry::Parked(_) | Entry::Heuristic(..))).count()
     }
 
     /// The same log with other records.
@@ -320,6 +342,32 @@ impl Log {
     pub fn durable_entries(self) -> impl Iterator<Item = Entry> {
         self.entries().take(usize::from(self.durable))
     }
+}
+
+/// The records, without those of which later ones of the coordinator leave nothing: who is owed, and who has not followed.
+fn without_replaced(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut heuristics: Vec<(usize, Heuristic)> = Vec::new();
+    let mut parked = None;
+    entries.retain(|entry| {
+        match *entry {
+            Entry::Parked(owed) => {
+                heuristics.retain(|(party, _)| owed & (1 << party) == 0);
+                parked = Some(owed);
+            }
+            Entry::Heuristic(party, how) => {
+                heuristics.retain(|(other, _)| *other != party);
+                heuristics.push((party, how));
+            }
+            _ => return true,
+        }
+        false
+    });
+    heuristics.sort_unstable_by_key(|(party, _)| *party);
+    let heuristics = heuristics.into_iter().map(|(party, how)| Entry::Heuristic(party, how));
+    let decided = usize::from(entries.contains(&Entry::Decided));
+    entries.sort_by_key(|entry| *entry != Entry::Decided);
+    entries.splice(decided..decided, parked.map(Entry::Parked).into_iter().chain(heuristics));
+    entries
 }
 
 /// The names that play a part.
@@ -349,11 +397,15 @@ impl Cast {
         names.iter().map(|name| 1 << self.number(name)).sum()
     }
 
-    fn record(&self, entry: Entry) -> Record {
+    /// The record; that of the decision names these.
+    pub fn record(&self, entry: Entry, deciders: u8) -> Record {
         let txn = self.txn.clone();
         let coordinator = self.txn.coordinator().clone();
         let (owner, fact) = match entry {
-            Entry::Decided => (coordinator, Fact::Decided { txn, participants: Vec::new() }),
+            Entry::Decided => (coordinator, Fact::Decided { txn, participants: self.named(deciders) }),
+            Entry::Heuristic(party, outcome) => {
+                (coordinator, Fact::Heuristic { txn, participant: self.names[party].clone(), outcome })
+            }
             Entry::Parked(owed) => (coordinator, Fact::Parked { txn, participants: self.named(owed) }),
             Entry::Ended => (coordinator, Fact::Ended { txn }),
             Entry::Prepared(party) => (self.names[party].clone(), Fact::Prepared { txn, work: Vec::new() }),
@@ -369,6 +421,7 @@ impl Cast {
             Fact::Committed { .. } => Entry::Committed(self.number(&record.owner)),
             Fact::Decided { .. } => Entry::Decided,
             Fact::Parked { participants, .. } => Entry::Parked(self.bits(participants)),
+            Fact::Heuristic { participant, outcome, .. } => Entry::Heuristic(self.number(participant), *outcome),
             fact => unreachable!("no live record: {fact:?}"),
         }
     }

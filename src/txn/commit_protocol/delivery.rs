@@ -39,15 +39,35 @@ impl CommitProtocol {
 
     /// What the log says already is not said again, however often it is tried.
     fn note_heuristic(&mut self) -> Option<Action> {
-        let (participant, outcome) = self.branches.iter_mut().find_map(|branch| match branch.step {
-            Step::Heuristic(outcome) if branch.on_record != OnRecord::Heuristic(outcome) => {
-                branch.on_record = OnRecord::Heuristic(outcome);
-                Some((branch.participant.clone(), outcome))
-            }
-            _ => None,
-        })?;
+        let (participant, outcome) =
+            self.branches.iter_mut().find_map(|branch| match (branch.step, branch.on_record) {
+                (_, OnRecord::Unwritten(_)) => None,
+                (Step::Heuristic(outcome), on_record) if on_record != OnRecord::Heuristic(outcome) => {
+                    branch.on_record = OnRecord::Writing(outcome);
+                    Some((branch.participant.clone(), outcome))
+                }
+                _ => None,
+            })?;
         self.logged = true;
         Some(Action::Append(Fact::Heuristic { txn: self.txn.clone(), participant, outcome }, Durability::Forced))
+    }
+
+    pub(super) fn outcome_is_written(&mut self) {
+        for branch in &mut self.branches {
+            if let OnRecord::Writing(outcome) = branch.on_record {
+                branch.on_record = OnRecord::Heuristic(outcome);
+            }
+        }
+    }
+
+    pub(super) fn outcome_is_unwritten(&mut self, now: Instant) {
+        for (index, branch) in self.branches.iter_mut().enumerate() {
+            if let OnRecord::Writing(_) = branch.on_record {
+                let failures = branch.failures.saturating_add(1);
+                branch.on_record = OnRecord::Unwritten(after(now, self.policy.backoff(&self.txn, index, failures)));
+                branch.failures = self.policy.counted(failures);
+            }
+        }
     }
 
     /// Once there is nobody left to be told, and yet somebody who has not ended as decided, it is an operator's turn.
@@ -66,7 +86,14 @@ impl CommitProtocol {
                     _ => {}
                 }
             }
-            let participants = self.owed().cloned().collect();
+            // Whose outcome the log does not know is told again by the next life, and says it again.
+            let is_owed = |branch: &&Branch| {
+                matches!(
+                    (branch.step, branch.on_record),
+                    (Step::Parked, _) | (Step::Heuristic(_), OnRecord::Unwritten(_))
+                )
+            };
+            let participants = self.branches.iter().filter(is_owed).map(|branch| branch.participant.clone()).collect();
             return Some(Action::Append(Fact::Parked { txn: self.txn.clone(), participants }, Durability::Forced));
         }
         self.lies_still = true;

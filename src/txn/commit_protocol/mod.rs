@@ -74,6 +74,10 @@ enum OnRecord {
     Owed,
     /// It has ended otherwise than decided.
     Heuristic(Heuristic),
+    /// The same, and the log is being told.
+    Writing(Heuristic),
+    /// The same, and the log had no room for it: it is told again at this time. Whoever opens it before that has to ask again.
+    Unwritten(Instant),
 }
 
 /// What a branch's participant can do.
@@ -152,6 +156,8 @@ pub struct CommitProtocol {
     answer: Option<Outcome>,
     /// Whether the log holds something of the transaction that has to be ended, or may hold it.
     logged: bool,
+    /// It is decided to commit because a last resource has committed, and no record of the decision is known to be durable.
+    unrecorded: bool,
     /// Whether the log says that it is parked, and so whom it is owed to.
     parked_on_record: bool,
     /// [`Action::Park`] has come out, and nothing has changed since.
@@ -172,6 +178,7 @@ impl CommitProtocol {
             expires: None,
             answer: None,
             logged: false,
+            unrecorded: false,
             parked_on_record: false,
             lies_still: false,
             told_once_more: false,
@@ -240,6 +247,7 @@ impl CommitProtocol {
             Input::Heuristic(branch, outcome) => self.ended_by_itself(now, branch, outcome),
             Input::Failed(branch) => self.failed(now, branch),
             Input::Appended(lsn) => {
+                self.outcome_is_written();
                 if let Phase::Deciding { lsn: number @ None, .. } = &mut self.phase {
                     *number = Some(lsn);
                 }
@@ -357,8 +365,10 @@ impl CommitProtocol {
     }
 
     fn append_refused(&mut self, now: Instant) {
+        self.outcome_is_unwritten(now);
         if let Phase::Deciding { lsn: None, .. } = self.phase {
             if self.last_resource_has_committed() {
+                self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 // The decision is surely in no log, so it can still be the other one.
@@ -368,10 +378,12 @@ impl CommitProtocol {
     }
 
     fn log_failed(&mut self, now: Instant) {
+        self.outcome_is_written(); // or never will be, in this life
         if let Phase::Deciding { .. } = self.phase {
             if self.last_resource_has_committed() {
                 // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.
                 self.logged = true;
+                self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 self.phase = Phase::Indeterminate;
@@ -396,6 +408,9 @@ impl CommitProtocol {
             }
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 for branch in 0..self.branches.len() {
+                    if matches!(self.branches[branch].on_record, OnRecord::Unwritten(again) if again <= now) {
+                        self.branches[branch].on_record = OnRecord::Nothing;
+                    }
                     if matches!(self.branches[branch].step, Step::Sent(until) if until <= now) {
                         self.back_off(now, branch);
                     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use super::{CommitProtocol, Phase, Role, Step};
+use super::{CommitProtocol, OnRecord, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Heuristic, Lsn},
@@ -127,8 +127,8 @@ impl CommitProtocol {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let resend = || {
-            self.branches.iter().filter_map(|branch| match branch.step {
-                Step::Due(at) | Step::Sent(at) => Some(at),
+            self.branches.iter().filter_map(|branch| match (branch.step, branch.on_record) {
+                (Step::Due(at) | Step::Sent(at), _) | (Step::Heuristic(_), OnRecord::Unwritten(at)) => Some(at),
                 _ => None,
             })
         };
@@ -182,6 +182,14 @@ impl CommitProtocol {
             Phase::RollingBack { .. } => Some(Decision::Rollback),
             _ => None,
         }
+    }
+
+    /// Whether what is carried out is a decision to commit of which no record is known to be durable: a last resource has
+    /// committed, and the log has not taken the decision. So nothing takes along what participants write, even those who share
+    /// the coordinator's log, and they are to be told so: by a [`Call`](crate::participant::Call) that names no log.
+    #[must_use]
+    pub const fn is_unrecorded(&self) -> bool {
+        self.unrecorded
     }
 
     /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.

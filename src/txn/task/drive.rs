@@ -16,7 +16,7 @@ use parking_lot::MutexGuard;
 
 use super::{Contact, Progress, State, Task, Waiting};
 use crate::{
-    log::{Durability, Fact, LogError, Lsn},
+    log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
     txn::{Action, Input, driver::Driven, endings::End, members::Reach, observe::WATCHED},
 };
@@ -87,9 +87,9 @@ impl Task {
                 None => break,
                 Some(Action::Send(branch, verb)) => {
                     let Some(contact) = contacts.get(branch) else { continue };
-                    let deadline = state.protocol.answer_by(branch);
+                    let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
                     let watched = state.watch.sends(branch, &contact.branch, verb);
-                    let send = || watched.call(|| self.send(branch, contact, verb, deadline));
+                    let send = || watched.call(|| self.send(branch, contact, verb, deadline, unrecorded));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
                         next = Some(state.hears(branch, answer));
                     }
@@ -191,6 +191,7 @@ impl Task {
         contact: &Contact,
         verb: Verb,
         deadline: Option<Instant>,
+        unrecorded: bool,
     ) -> Option<Result<Response, ParticipantError>> {
         let Some(number) = contact.member else { return Some(Err(ParticipantError::Unreachable)) };
         if verb == Verb::Prepare && self.shared.is_gone() {
@@ -199,7 +200,10 @@ impl Task {
             return Some(Err(ParticipantError::Unreachable));
         }
         let (name, member) = &self.shared.members[number];
-        let call = self.shared.call(name, deadline);
+        let mut call = self.shared.call(name, deadline);
+        if unrecorded {
+            call.log = LogId::NONE;
+        }
         match &member.reach {
             Reach::AtOnce(participant) => Some(call_about(&**participant, &contact.branch, verb, &call)),
             Reach::Later(endpoint) => {
