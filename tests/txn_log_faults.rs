@@ -37,7 +37,12 @@ fn a_decision_that_the_log_refuses_is_a_rollback() {
 
 #[test]
 fn a_decision_that_may_or_may_not_be_written_is_neither_committed_nor_rolled_back() {
-    let faults = [(LogFault::FailsAfterWriting, 2), (LogFault::FailsBeforeWriting, 0), (LogFault::HasFailed, 0)];
+    let faults = [
+        (LogFault::FailsAfterWriting, 2),
+        (LogFault::FailsBeforeWriting, 0),
+        (LogFault::HasFailed, 0),
+        (LogFault::Panics, 2),
+    ];
     for (fault, balance) in faults {
         for awaited in [true, false] {
             let log = FaultyLog::new(fault);

@@ -4,8 +4,9 @@ mod txn_support;
 
 use std::{
     future::Future,
-    pin::pin,
-    task::{Context, Poll, Waker},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -104,4 +105,33 @@ fn an_answer_is_kept_for_whoever_asks_late() {
         let answer = commit.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(answer, Poll::Ready(Ok(()))), "{answer:?}");
     }
+}
+
+/// Wakers are the caller's. The one that drove the transaction unwound through it, and nobody drove it any more.
+#[test]
+fn a_waker_that_panics_does_not_keep_its_transaction_from_being_settled() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("the test wants this to panic");
+        }
+    }
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let wire = Wire::new(b.clone(), |sent| match sent {
+        Sent::Branch(Verb::Prepare) => Fate::HoldReply,
+        _ => Fate::Deliver,
+    });
+    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire);
+    let coordinator = builder.open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let mut commit = txn.commit();
+    let waker = Waker::from(Arc::new(Panics));
+    assert!(Pin::new(&mut commit).poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(coordinator.settle(Duration::from_secs(10)), "{}", coordinator.status());
+    assert!(commit.wait().is_err(), "the vote has not come");
+    assert!([a, b].iter().all(|manager| manager.service().reserved.lock().is_empty()));
 }

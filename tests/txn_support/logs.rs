@@ -130,6 +130,8 @@ pub enum LogFault {
     FailsBeforeWriting,
     /// A sync has failed before: everything is refused.
     HasFailed,
+    /// It panics over a decision, which it has taken in.
+    Panics,
 }
 
 /// Fails at decisions, from [`FaultyLog::break_down`] on.
@@ -177,6 +179,10 @@ impl TransactionLog for FaultyLog {
             LogFault::HasFailed => self.failure().and_then(|()| self.inner.append(record, durability)),
             LogFault::FailsAfterWriting => self.inner.append(record, Durability::Forced),
             LogFault::FailsBeforeWriting => self.inner.append(record, Durability::Lazy),
+            LogFault::Panics => {
+                self.inner.append(record, Durability::Forced)?;
+                panic!("the test wants this to panic");
+            }
         }
     }
     fn durable(&self) -> Lsn {

@@ -6,7 +6,7 @@
 
 use std::{
     mem,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
     time::Duration,
 };
@@ -67,9 +67,6 @@ impl Shared {
         }
         drop(open);
         self.settled.notify_all();
-        if let Err(panic) = result {
-            resume_unwind(panic);
-        }
     }
 
     /// The coordinator goes: nothing is appended once this returns, for the next life decides by what it finds in the log.

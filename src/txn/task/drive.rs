@@ -5,8 +5,8 @@
 //! the outcome, or, where nobody does, the coordinator's [`Driver`](crate::txn::driver).
 
 use std::{
-    mem,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    io, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
     time::Instant,
@@ -116,7 +116,8 @@ impl Task {
                                 self.shared.admission.wake_all();
                             }
                             if let Some(waker) = waker {
-                                waker.wake();
+                                // One that panics is the caller's, and the transaction goes on without him.
+                                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
                             }
                         });
                     }
@@ -157,8 +158,10 @@ impl Task {
         state.appending = true;
         let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
         let result = MutexGuard::unlocked(state, || catch_unwind(append));
-        state.appending = false; // also after a panic, or the coordinator could not go
-        let result = result.unwrap_or_else(|panic| resume_unwind(panic));
+        state.appending = false;
+        // One that panics has said nothing of whether it has the record.
+        let panicked = |_| Err(LogError::Poisoned { cause: Arc::new(io::Error::other("the log panicked")) });
+        let result = result.unwrap_or_else(panicked);
         if ends {
             state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
         }
