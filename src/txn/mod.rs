@@ -5,6 +5,7 @@
 //! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
 
 mod admission;
+mod alarms;
 mod commit;
 pub mod commit_protocol;
 mod coordinator;

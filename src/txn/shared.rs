@@ -17,6 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Input, OperatorError, Policy, TransactionState,
     admission::{Admission, Limits},
+    alarms::Alarms,
     driver::{Driven, Driver, Sweep},
     endings::End,
     members::Members,
@@ -85,8 +86,8 @@ struct Open {
     writing: usize,
     /// Those that wait for an operator.
     shelf: Shelf,
-    /// When the driver next looks for transactions whose time is over, if it does.
-    next_expiry: Option<Instant>,
+    /// When the driver looks for transactions whose time is over.
+    expiries: Alarms,
     /// For whose end somebody waits: see [`Shared::settle`].
     awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
@@ -152,7 +153,7 @@ impl Shared {
             unwritten: Vec::new(),
             writing: 0,
             shelf: Shelf::default(),
-            next_expiry: None,
+            expiries: Alarms::default(),
             awaited: Vec::new(),
             inquiries: BTreeMap::new(),
             abandoned: false,
@@ -186,7 +187,7 @@ impl Shared {
         let durable = self.log.durable();
         let mut open = self.open.lock();
         number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
-        if admitted && open.next_expiry.is_none_or(|at| expires < at) {
+        if admitted {
             self.look_for_expired_at(&mut open, expires);
         }
         self.note_ended(&mut open, durable);
@@ -194,10 +195,11 @@ impl Shared {
     }
 
     fn look_for_expired_at(self: &Arc<Self>, open: &mut Open, at: Instant) {
-        open.next_expiry = Some(at);
-        let this = Arc::downgrade(self);
-        let this: Weak<dyn Driven> = this;
-        self.driver.enqueue_at(at, this);
+        if open.expiries.sets(at) {
+            let this = Arc::downgrade(self);
+            let this: Weak<dyn Driven> = this;
+            self.driver.enqueue_at(at, this);
+        }
     }
 
     /// A transaction of an earlier life goes on.
@@ -373,7 +375,7 @@ impl Shared {
                 expired.push(Arc::clone(task));
             }
         }
-        open.next_expiry = None;
+        open.expiries.go_off(now);
         if let Some(at) = next {
             self.look_for_expired_at(&mut open, at);
         }

@@ -1,0 +1,63 @@
+//! When somebody is woken to look at what has a time-out, where all of it shares one look.
+
+use std::time::Instant;
+
+/// The alarms that are set.
+///
+/// Whoever is woken looks at everything and finds out when to look again. So there need be none after the next one but those
+/// that were set before, and a short time-out among long ones sets no long one anew.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(
+    /// The next one last.
+    Vec<Instant>,
+);
+
+impl Alarms {
+    /// Whether an alarm is to be set at this time; it then counts as set. O(1).
+    pub(super) fn sets(&mut self, at: Instant) -> bool {
+        let is_needed = self.0.last().is_none_or(|next| at < *next);
+        if is_needed {
+            self.0.push(at);
+        }
+        is_needed
+    }
+
+    /// Those up to now have gone off.
+    pub(super) fn go_off(&mut self, now: Instant) {
+        while self.0.pop_if(|at| *at <= now).is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_that_comes_later_than_the_next_is_not_set() {
+        let (mut alarms, begin) = (Alarms::default(), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let set: Vec<_> = [10, 10, 12, 4, 5, 4, 1].map(|seconds| alarms.sets(after(seconds))).into();
+        assert_eq!(set, [true, false, false, true, false, false, true]);
+        alarms.go_off(after(0));
+        assert!(!alarms.sets(after(1)), "it is still set");
+        alarms.go_off(after(4));
+        assert!(!alarms.sets(after(10)) && alarms.sets(after(9)), "of those that were set only that at 10 is left");
+    }
+
+    /// Each short one that had gone off set the long one once more.
+    #[test]
+    fn short_time_outs_beside_a_long_one_do_not_pile_up() {
+        let (mut alarms, begin) = (Alarms::default(), Instant::now());
+        let long = begin + Duration::from_secs(1_000_000);
+        assert!(alarms.sets(long));
+        for second in 1..1_000 {
+            let short = begin + Duration::from_secs(second);
+            assert!(alarms.sets(short));
+            alarms.go_off(short);
+            assert!(!alarms.sets(long));
+        }
+        assert_eq!(alarms.0, [long]);
+    }
+}
