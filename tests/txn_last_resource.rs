@@ -2,13 +2,13 @@
 
 mod txn_support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringpact::{
-    CommitError, Coordinator, MemoryLog, ParticipantError, Policy, TransactionLog,
+    CommitError, Coordinator, Epoch, MemoryLog, Name, ParticipantError, Policy, TransactionLog, TxnId, Vote,
     log::Heuristic,
     participant::{Decision, Verb},
-    txn::{BranchError, RollbackCause, TransactionState},
+    txn::{Action, BranchError, Cause, CommitProtocol, Input, Outcome, RollbackCause, TransactionState},
 };
 use txn_support::{
     Manager,
@@ -237,4 +237,36 @@ fn the_window_that_is_documented_is_there() {
     assert!(coordinator.settle(Duration::from_secs(5)));
     assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (0, 0), "the other is rolled back");
     assert_eq!(queue.told(), [Verb::CommitOnePhase], "and it has committed");
+}
+
+/// It had the time that a vote may take, whatever was left of its transaction's: the client waited beyond the deadline.
+#[test]
+fn a_last_resource_has_no_more_time_than_its_transaction() {
+    let name = |text| Name::new(text).expect("a valid name");
+    let begun = Instant::now();
+    let after = |seconds| begun + Duration::from_secs(seconds);
+    // Asked in time, and asked too late to be asked at all.
+    for (voted_after, has_answer) in [(8, Outcome::Indeterminate), (10, Outcome::RolledBack(Cause::TimedOut))] {
+        let policy = Policy { prepare_timeout: Duration::from_secs(30), ..Policy::default() };
+        let mut protocol = CommitProtocol::new(TxnId::new(name("shop"), Epoch::new(1), 1), policy);
+        protocol.expires(after(10));
+        let goods = protocol.enlist(name("goods"));
+        assert!(protocol.enlist_last_resource(name("letters")));
+        protocol.handle(begun, Input::Commit);
+        assert_eq!(protocol.poll(begun), Some(Action::Send(goods, Verb::Prepare)));
+        let mut sent = Vec::new();
+        for (now, input) in [(after(voted_after), Input::Voted(goods, Vote::Yes)), (after(10), Input::Tick)] {
+            protocol.handle(now, input);
+            while let Some(action) = protocol.poll(now) {
+                match action {
+                    Action::Answer(outcome) => assert_eq!(outcome, has_answer),
+                    Action::Send(branch, verb) => sent.push((branch, verb)),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let is_asked = sent.iter().any(|(branch, verb)| *branch != goods && *verb == Verb::CommitOnePhase);
+        assert_eq!(is_asked, has_answer == Outcome::Indeterminate, "{sent:?}");
+        assert!(sent.contains(&(goods, Verb::Rollback)), "{sent:?}");
+    }
 }

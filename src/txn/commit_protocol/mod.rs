@@ -304,11 +304,16 @@ impl CommitProtocol {
         self.answer.take().map(Action::Answer)
     }
 
+    /// Until when those are waited for who are asked now whether they can commit, or have committed.
+    fn votes_are_due(&self, now: Instant) -> Instant {
+        after(now, self.policy.prepare_timeout).min(self.expires.unwrap_or_else(|| after(now, NEVER)))
+    }
+
     fn commit(&mut self, now: Instant) {
         if self.phase != Phase::Active {
             return;
         }
-        let until = after(now, self.policy.prepare_timeout).min(self.expires.unwrap_or_else(|| after(now, NEVER)));
+        let until = self.votes_are_due(now);
         match self.branches.as_mut_slice() {
             [] => self.end(Outcome::Committed),
             [only] => {
@@ -335,10 +340,12 @@ impl CommitProtocol {
         if self.branches.iter().any(|branch| votes(branch) && matches!(branch.step, Step::Idle | Step::Asked)) {
             return;
         }
+        let until = self.votes_are_due(now);
         match self.branches.iter_mut().find(|branch| branch.role == Role::LastResource) {
+            // Asked too late, nobody would know whether it has committed; not asked, it surely has not.
+            Some(_) if until <= now => self.roll_back(now, Cause::TimedOut),
             Some(last) => {
                 last.step = Step::Due(now);
-                let until = after(now, self.policy.prepare_timeout);
                 self.phase = Phase::LastResource { until };
             }
             None => self.all_agree(),
