@@ -257,6 +257,9 @@ fn a_last_resource_has_no_more_time_than_its_transaction() {
         let mut sent = Vec::new();
         for (now, input) in [(after(voted_after), Input::Voted(goods, Vote::Yes)), (after(10), Input::Tick)] {
             protocol.handle(now, input);
+            if protocol.deadline().is_some_and(|at| at <= now) {
+                protocol.handle(now, Input::Tick);
+            }
             while let Some(action) = protocol.poll(now) {
                 match action {
                     Action::Answer(outcome) => assert_eq!(outcome, has_answer),

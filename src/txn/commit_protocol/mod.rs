@@ -342,8 +342,6 @@ impl CommitProtocol {
         }
         let until = self.votes_are_due(now);
         match self.branches.iter_mut().find(|branch| branch.role == Role::LastResource) {
-            // Asked too late, nobody would know whether it has committed; not asked, it surely has not.
-            Some(_) if until <= now => self.roll_back(now, Cause::TimedOut),
             Some(last) => {
                 last.step = Step::Due(now);
                 self.phase = Phase::LastResource { until };
@@ -409,9 +407,14 @@ impl CommitProtocol {
         match self.phase {
             Phase::Active if self.expires.is_some_and(|at| at <= now) => self.roll_back(now, Cause::Expired),
             Phase::Preparing { until } if until <= now => self.roll_back(now, Cause::TimedOut),
-            // What the branch decided, if it did, is not known; the rollback makes sure that it decides nothing later.
+            // What the branch decided, if it was asked, is not known; the rollback makes sure that it decides nothing later.
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
-                self.carry_out(now, Decision::Rollback, Outcome::Indeterminate);
+                let is_unasked = |branch: &Branch| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
+                let answer = match self.branches.iter().any(is_unasked) {
+                    true => Outcome::RolledBack(Cause::TimedOut),
+                    false => Outcome::Indeterminate,
+                };
+                self.carry_out(now, Decision::Rollback, answer);
             }
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 for branch in 0..self.branches.len() {
