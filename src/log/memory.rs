@@ -133,7 +133,7 @@ impl TransactionLog for MemoryLog {
             return Err(LogError::Closed);
         }
         let begin = state.buffer.len();
-        record.encode_into(&mut state.buffer);
+        record.encode_behind(&mut state.buffer);
         let end = state.buffer.len();
         if end - begin > MAX_RECORD_BYTES {
             state.buffer.truncate(begin);

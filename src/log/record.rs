@@ -155,6 +155,19 @@ impl Record {
             .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
+    /// The same, in a fraction of the time where it is small.
+    pub(crate) fn encode_behind(&self, buffer: &mut Vec<u8>) {
+        /// Nearly all records take less.
+        const SMALL: usize = 256;
+        let begin = buffer.len();
+        buffer.resize(begin + SMALL, 0);
+        let encoded = self.encode_to(&mut buffer[begin..]);
+        buffer.truncate(begin + encoded.unwrap_or(0));
+        if encoded.is_none() {
+            self.encode_into(buffer);
+        }
+    }
+
     /// Encodes it at the front of the buffer, and gives the length; `None` where the buffer may be too small for it.
     ///
     /// It is what [`encode_into`](Self::encode_into) does, in a fraction of the time: every append does this. The tests
@@ -199,5 +212,24 @@ impl postcard::ser_flavors::Flavor for Behind<'_> {
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of all sizes around the one up to which it is quick.
+    #[test]
+    fn a_record_behind_others_is_encoded_as_it_is_alone() {
+        let owner = Name::from_static("a");
+        for length in 0..600 {
+            let txn = TxnId::new(Name::from_static("c"), Epoch::new(1), u64::MAX);
+            let record = Record { owner: owner.clone(), fact: Fact::Prepared { txn, work: vec![7; length] } };
+            let (mut alone, mut behind) = (vec![1, 2, 3], vec![1, 2, 3]);
+            record.encode_into(&mut alone);
+            record.encode_behind(&mut behind);
+            assert_eq!(alone, behind, "{length} bytes of work");
+        }
     }
 }
