@@ -8,6 +8,10 @@ pub mod placement {}
 
 #[doc = include_str!("log_speed.md")]
 pub mod log_speed {}
+
+#[doc = include_str!("txn_speed.md")]
+pub mod txn_speed {}
+
 #[doc = include_str!("balance.md")]
 pub mod balance {}
 
