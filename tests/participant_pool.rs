@@ -10,7 +10,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -71,6 +71,22 @@ fn as_many_calls_as_allowed_are_under_way_at_once_and_no_more() {
         assert!(matches!(told.recv_timeout(SOON), Ok(Ok(Response::Voted(Vote::Yes)))));
     }
     assert_eq!(crowd.most.load(Ordering::SeqCst), 3);
+}
+
+/// Whoever wanted the vote has rolled back by then. The participant would make a promise, durably, only to break it.
+#[test]
+fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
+    let (crowd, pool) = pool(1);
+    let with = |verb, deadline| {
+        let mut call = call();
+        call.deadline = Some(deadline);
+        answer(&pool, Request::Branch { branch: branch(1, "a"), verb, call }).recv_timeout(SOON).unwrap()
+    };
+    let (past, to_come) = (Instant::now(), Instant::now() + SOON);
+    assert!(matches!(with(Verb::Prepare, past), Err(ParticipantError::Unreachable)));
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "nobody was asked");
+    assert!(with(Verb::Rollback, past).is_ok(), "what must be done is done");
+    assert!(with(Verb::Prepare, to_come).is_ok());
 }
 
 #[test]

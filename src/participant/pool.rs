@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, endpoint::call, sent_in::SentIn,
+    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, Verb, endpoint::call, sent_in::SentIn,
 };
 use crate::platform::{Condvar, Platform};
 
@@ -26,17 +26,18 @@ pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 ///
 /// Threads are started when first needed, up to the limit, and end when the endpoint is dropped; requests over the
 /// limit queue in order. Where [`MAX_QUEUED_REQUESTS`] wait already, a request fails at once, as one that gets no answer: a
-/// prepare brings a rollback, and everything else is sent again later.
+/// prepare brings a rollback, and everything else is sent again later. A prepare whose deadline has passed while it waited is not
+/// carried out: its rollback comes behind it.
 pub struct Pooled {
     shared: Arc<Shared>,
     limit: usize,
-    platform: Platform,
 }
 
 struct Shared {
     participant: Box<dyn Participant>,
     state: Mutex<State>,
     work: Condvar,
+    platform: Platform,
 }
 
 #[derive(Default)]
@@ -54,13 +55,14 @@ impl Pooled {
     }
 
     pub(crate) fn on(platform: Platform, participant: impl Participant, threads: NonZeroUsize) -> Self {
-        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work: platform.condvar() };
-        Self { shared: Arc::new(shared), limit: threads.get(), platform }
+        let work = platform.condvar();
+        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work, platform };
+        Self { shared: Arc::new(shared), limit: threads.get() }
     }
 
     fn start_thread(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        self.platform.spawn("ringpact-participant", move || shared.serve()).map(drop)
+        self.shared.platform.spawn("ringpact-participant", move || shared.serve()).map(drop)
     }
 }
 
@@ -71,12 +73,22 @@ impl Shared {
         sent_in.call(|| call(&*self.participant, request))
     }
 
+    /// Whether nobody waits for the answer any more. Of votes only: everything else is to be done, late or not.
+    fn comes_too_late(&self, request: &Request) -> bool {
+        let Request::Branch { verb: Verb::Prepare, call, .. } = request else { return false };
+        call.deadline.is_some_and(|deadline| deadline <= self.platform.now())
+    }
+
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
             if let Some((request, reply, sent_in)) = state.queue.pop_front() {
                 drop(state);
-                let result = self.answer(&request, sent_in);
+                let result = if self.comes_too_late(&request) {
+                    Err(ParticipantError::Unreachable)
+                } else {
+                    self.answer(&request, sent_in)
+                };
                 // Where the answer goes is not ours; a panic there has printed its message, and must not cost a thread.
                 let _ = catch_unwind(AssertUnwindSafe(|| reply.send(result)));
                 state = self.state.lock();
