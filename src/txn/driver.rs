@@ -191,7 +191,7 @@ impl Driver {
 }
 
 /// Logs and wakers are not ours. One that panics has printed its message; the threads are needed for everybody else.
-fn guarded(work: impl FnOnce()) {
+pub(super) fn guarded(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
 

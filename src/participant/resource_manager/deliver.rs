@@ -19,7 +19,8 @@ use crate::{
     },
 };
 
-/// Who is at a branch for longer is taken to be in the service, and perhaps to stay there.
+/// Who is at a branch for longer is taken to be in the service, and perhaps to stay there. By the system's clock everywhere,
+/// for the lock is the system's.
 const BUSY_FOR: Duration = Duration::from_millis(100);
 
 impl<S: Service> Participant for ResourceManager<S> {

@@ -410,10 +410,8 @@ impl CommitProtocol {
             // What the branch decided, if it was asked, is not known; the rollback makes sure that it decides nothing later.
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
                 let is_unasked = |branch: &Branch| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
-                let answer = match self.branches.iter().any(is_unasked) {
-                    true => Outcome::RolledBack(Cause::TimedOut),
-                    false => Outcome::Indeterminate,
-                };
+                let is_certain = self.branches.iter().any(is_unasked);
+                let answer = if is_certain { Outcome::RolledBack(Cause::TimedOut) } else { Outcome::Indeterminate };
                 self.carry_out(now, Decision::Rollback, answer);
             }
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {

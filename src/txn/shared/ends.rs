@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{End, Fact, Key, LogError, Lsn, Mark, Open, Record, Shared, TxnId};
+use super::{End, Fact, Key, Lsn, Mark, Open, Record, Shared, TxnId};
 
 /// So many ends are written together at the most.
 const AT_ONCE: usize = 32;
@@ -56,8 +56,8 @@ impl Shared {
             Record { owner: self.name.clone(), fact: Fact::Ended { txn } }
         };
         let append = AssertUnwindSafe(|| self.log.append_all(&mut ended.iter().map(record)));
-        let result = if self.is_gone() { Ok(Err(LogError::Closed)) } else { catch_unwind(append) };
-        let lsn = result.as_ref().ok().and_then(|result| *result.as_ref().ok()?);
+        // None where the log refuses, and where it panics: the mark then waits for the next opening.
+        let lsn = if self.is_gone() { None } else { catch_unwind(append).ok().and_then(Result::ok).flatten() };
         let mut open = self.open.lock();
         ended.iter().for_each(|mark| open.transactions.written(*mark, lsn));
         open.writing -= 1;

@@ -18,7 +18,13 @@ use super::{Contact, Progress, State, Task, Waiting};
 use crate::{
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
-    txn::{Action, Input, driver::Driven, endings::End, members::Reach, observe::WATCHED},
+    txn::{
+        Action, Input,
+        driver::{Driven, guarded},
+        endings::End,
+        members::Reach,
+        observe::WATCHED,
+    },
 };
 
 impl Task {
@@ -116,8 +122,7 @@ impl Task {
                                 self.shared.admission.wake_all();
                             }
                             if let Some(waker) = waker {
-                                // One that panics is the caller's, and the transaction goes on without him.
-                                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+                                guarded(|| waker.wake());
                             }
                         });
                     }
@@ -159,7 +164,7 @@ impl Task {
         let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
         let result = MutexGuard::unlocked(state, || catch_unwind(append));
         state.appending = false;
-        // One that panics has said nothing of whether it has the record.
+        // A log that panics has said nothing of whether it has the record.
         let panicked = |_| Err(LogError::Poisoned { cause: Arc::new(io::Error::other("the log panicked")) });
         let result = result.unwrap_or_else(panicked);
         if ends {
