@@ -79,6 +79,18 @@ fn golden() -> Vec<(&'static [u8], Record)> {
             b"\x04shop\x06\x04shop\x03\x07\x05goods\x03",
             record("shop", Fact::Heuristic { txn: txn(7), participant: name("goods"), outcome: Heuristic::Hazard }),
         ),
+        (
+            b"\x05goods\x07\x04shop\x03\x09ABCDEFGHIJKLMNOP\xac\x02\x01\xdd",
+            record(
+                "goods",
+                Fact::PreparedFor {
+                    txn: txn(9),
+                    log: LogId::from_bytes(*b"ABCDEFGHIJKLMNOP"),
+                    position: 300,
+                    work: vec![0xdd],
+                },
+            ),
+        ),
     ]
 }
 
@@ -87,8 +99,8 @@ fn golden_segment() -> Vec<u8> {
     let encoded: Vec<&[u8]> = golden.iter().map(|(bytes, _)| *bytes).collect();
     let carry = batch(2, 40, &[0; 8], 90, &[(17, encoded[0]), (80, encoded[1])]);
     let numbered: Vec<_> = (91..).zip(encoded[2..].iter().copied()).collect();
-    let records = batch(1, 41, &carry[8..16], 97, &numbered);
-    let seal = batch(3, 42, &records[8..16], 97, &[]);
+    let records = batch(1, 41, &carry[8..16], 98, &numbered);
+    let seal = batch(3, 42, &records[8..16], 98, &[]);
     let mut segment = [header(1), carry, records, seal].concat();
     segment.resize(SEGMENT, 0);
     segment
@@ -105,9 +117,9 @@ fn a_segment_made_by_the_page_is_read() {
     assert_eq!(log.live(&name("shop")).unwrap(), of("shop"));
     assert_eq!(log.live(&name("goods")).unwrap(), of("goods"));
     assert_eq!(log.live(&name("orders")).unwrap(), []);
-    assert_eq!(log.durable().number(), 97);
-    assert_eq!(log.recovery().records, 9);
-    assert_eq!(commit(&log, prepared(1, 1)).unwrap().number(), 98);
+    assert_eq!(log.durable().number(), 98);
+    assert_eq!(log.recovery().records, 10);
+    assert_eq!(commit(&log, prepared(1, 1)).unwrap().number(), 99);
 }
 
 #[test]
@@ -123,11 +135,11 @@ fn what_is_written_is_what_the_page_says() {
     let batch = &written[BLOCK..2 * BLOCK];
     assert_eq!(batch[..8], *b"rp-batch");
     assert_eq!(batch[32..40], 43_u64.to_le_bytes(), "sequence");
-    assert_eq!(batch[48..56], 97_u64.to_le_bytes(), "last record");
-    assert_eq!(batch[64..72], [7, 0, 0, 0, 2, 0, 0, 0], "count and kind");
+    assert_eq!(batch[48..56], 98_u64.to_le_bytes(), "last record");
+    assert_eq!(batch[64..72], [8, 0, 0, 0, 2, 0, 0, 0], "count and kind");
     let mut expected = Vec::new();
     let live = golden().into_iter().filter(|(_, record)| record.owner != name("orders"));
-    for (number, (bytes, _)) in [17_u64, 80, 91, 92, 93, 96, 97].into_iter().zip(live) {
+    for (number, (bytes, _)) in [17_u64, 80, 91, 92, 93, 96, 97, 98].into_iter().zip(live) {
         expected.extend((bytes.len() as u32).to_le_bytes());
         expected.extend(number.to_le_bytes());
         expected.extend(bytes);

@@ -69,11 +69,12 @@ fn every_version_reads_what_version_1_has_written() {
     assert_eq!(log.id(), LogId::from_bytes(GOLDEN_ID));
     assert_eq!(log.durable().number(), 10);
     let recovery = log.recovery();
-    assert_eq!((recovery.records, recovery.live, recovery.live_transactions, recovery.torn_bytes), (9, 5, 2, 0));
+    assert_eq!((recovery.records, recovery.live, recovery.live_transactions, recovery.torn_bytes), (10, 6, 2, 0));
     let participants = vec![name("goods"), name("orders")];
     assert_eq!(
         log.live(&name("shop")).unwrap(),
         [
+            record("shop", Fact::Opened { epoch: Epoch::new(1) }),
             record("shop", Fact::Opened { epoch: Epoch::new(2) }),
             record("shop", Fact::Decided { txn: txn(1), participants })
         ]

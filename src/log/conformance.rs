@@ -235,7 +235,7 @@ fn pending_is_live(factory: &mut impl Factory) {
     require!("pending", live_of(&log, "a").is_empty(), "an ended record is live");
 }
 
-/// `epochs`: of an owner's openings the last one is live.
+/// `epochs`: of an owner's openings the latest are live, in their order.
 fn epochs(factory: &mut impl Factory) {
     let mut log = factory.create();
     for epoch in 1..=4 {
@@ -245,9 +245,18 @@ fn epochs(factory: &mut impl Factory) {
         }
         log = factory.reopen(log, Ending::Crash);
         let found = live_of(&log, "a");
-        require!("epochs", found == [opened("a", epoch)], "after opening {epoch} live are {found:?}");
+        let openings: Vec<_> = (1..=epoch).map(|epoch| opened("a", epoch)).collect();
+        require!("epochs", found == openings, "after opening {epoch} live are {found:?}");
     }
     require!("epochs", live_of(&log, "b") == [opened("b", 7)], "one owner's opening replaced another one's");
+    for epoch in 5..=3 * MAX_OPENINGS as u64 {
+        append(&log, opened("a", epoch), Durability::Lazy);
+    }
+    let found = live_of(&log, "a");
+    let latest: Vec<_> = (2 * MAX_OPENINGS as u64 + 1..=3 * MAX_OPENINGS as u64).map(|epoch| opened("a", epoch)).collect();
+    require!("epochs", found.ends_with(&latest), "of many openings the last {MAX_OPENINGS} are not all live");
+    let bounded = found.len() <= 2 * MAX_OPENINGS;
+    require!("epochs", bounded, "{} openings are live, of which {MAX_OPENINGS} are needed", found.len());
 }
 
 /// `ended`: what has ended durably does not come back.

@@ -11,7 +11,7 @@ use foldhash::{SharedSeed, fast::SeedableRandomState};
 use hashbrown::HashTable;
 
 use super::{
-    Lsn, Record,
+    Lsn, MAX_OPENINGS, Record,
     record::Fact,
     scan::{Does, Key, scan, scan_own},
 };
@@ -106,7 +106,7 @@ impl LiveRecords {
             let entry = &self.entries[*entry as usize];
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
         });
-        let (mut before, number) = (NONE, self.entries.len() as u32);
+        let number = self.entries.len() as u32;
         match (found, key.does) {
             (Ok(found), Does::Ends) => {
                 let (mut ended, _) = found.remove();
@@ -116,16 +116,14 @@ impl LiveRecords {
             }
             (Err(_), Does::Ends) => {}
             (Ok(mut found), does) => {
-                let old = mem::replace(found.get_mut(), number);
-                if does == Does::ReplacesEpoch {
-                    self.kill(old);
-                } else {
-                    before = old;
-                }
+                let before = mem::replace(found.get_mut(), number);
                 self.push(lsn, encoded, before, hash, key);
+                if does == Does::Opens {
+                    self.forget_openings_before(number);
+                }
             }
             (Err(_), _) => {
-                self.push(lsn, encoded, before, hash, key);
+                self.push(lsn, encoded, NONE, hash, key);
                 let entries = &self.entries;
                 self.last_of_key.insert_unique(hash, number, |entry| entries[*entry as usize].hash);
             }
@@ -139,6 +137,21 @@ impl LiveRecords {
         self.entries.push(Entry { lsn, at, length, before, hash, key, dead: false });
         self.live += 1;
         self.live_bytes += u64::from(length);
+    }
+
+    /// Ends the owner's openings that are too old. O(`MAX_OPENINGS`), once an opening.
+    fn forget_openings_before(&mut self, last: u32) {
+        let mut oldest = last;
+        for _ in 1..MAX_OPENINGS {
+            oldest = match self.entries[oldest as usize].before {
+                NONE => return,
+                before => before,
+            };
+        }
+        let mut too_old = mem::replace(&mut self.entries[oldest as usize].before, NONE);
+        while too_old != NONE {
+            too_old = self.kill(too_old);
+        }
     }
 
     /// Gives the live entry of the same key before it.
@@ -188,7 +201,7 @@ impl LiveRecords {
 
     /// How many transactions the live records are about, whoever owns them. O(n) for n live records.
     pub fn transactions(&self) -> usize {
-        let about = self.alive().filter(|(entry, _)| entry.key.does != Does::ReplacesEpoch);
+        let about = self.alive().filter(|(entry, _)| entry.key.does != Does::Opens);
         about.map(|(entry, encoded)| entry.key.parts(encoded).1).collect::<HashSet<_>>().len()
     }
 
@@ -298,13 +311,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_epoch_of_each_owner_is_live() {
+    fn the_latest_openings_of_each_owner_are_live() {
         let mut live = LiveRecords::default();
-        for (lsn, owner, epoch) in [(1, "a", 1), (2, "b", 1), (3, "a", 2)] {
-            live.apply(Lsn::new(lsn), &record(owner, Fact::Opened { epoch: Epoch::new(epoch) }));
+        let most = MAX_OPENINGS as u64;
+        live.apply(Lsn::new(1), &record("b", Fact::Opened { epoch: Epoch::new(7) }));
+        for number in 2..3 * most {
+            live.apply(Lsn::new(number), &record("a", Fact::Opened { epoch: Epoch::new(number) }));
+            assert!(live.len() <= 1 + MAX_OPENINGS);
         }
-        let left: Vec<_> = live.iter().map(|(lsn, record)| (lsn.number(), record.fact.epoch())).collect();
-        assert_eq!(left, [(2, Some(Epoch::new(1))), (3, Some(Epoch::new(2)))]);
+        let of = |owner| -> Vec<_> {
+            live.of(&name(owner)).iter().filter_map(|record| record.fact.epoch()).map(Epoch::number).collect()
+        };
+        assert_eq!(of("a"), (2 * most..3 * most).collect::<Vec<_>>());
+        assert_eq!(of("b"), [7], "one owner's openings end none of another owner's");
     }
 
     /// Against the plainest model there is, with few keys, so that they meet often, and enough records to be swept.
@@ -327,8 +346,12 @@ mod tests {
                     },
                 );
                 match record.fact.effect() {
-                    Effect::ReplacesEpoch => {
-                        model.retain(|_, other| other.owner != record.owner || other.fact.epoch().is_none());
+                    Effect::Opens => {
+                        let of_owner = |other: &&Record| other.owner == record.owner && other.fact.epoch().is_some();
+                        if model.values().filter(of_owner).count() == MAX_OPENINGS {
+                            let oldest = model.iter().find(|(_, other)| of_owner(other)).map(|(lsn, _)| *lsn);
+                            oldest.map(|lsn| model.remove(&lsn));
+                        }
                     }
                     Effect::Adds(_) => {}
                     Effect::Ends(txn) => {

@@ -40,6 +40,11 @@ pub use record::{Fact, Heuristic, Record};
 /// The largest record, in bytes of its encoding. Work descriptions are meant to be small: name a row, don't carry it.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
+/// Number of a coordinator's latest openings that a log keeps, and gives back by `live`. A coordinator settles only what
+/// was begun in one of them. So it is more than the openings that one coordinator goes through while a participant is
+/// away with a promise; and they are to take little: some ten kilobytes.
+pub const MAX_OPENINGS: usize = 1 << 10;
+
 /// A durable, ordered, append-only store of [`Record`]s that forgets only what has ended.
 ///
 /// # What every implementation owes
@@ -53,7 +58,8 @@ pub const MAX_RECORD_BYTES: usize = 1 << 20;
 ///    is opened anew.
 /// 4. **A refused append leaves nothing.** An error from `append` means that the record is not in the log, now or ever.
 /// 5. **Liveness.** `live` gives back, in order, each record of the owner that no later [`Fact::Ended`] of the same
-///    owner and transaction has ended, and of its [`Fact::Opened`] the last; records that ended may be gone.
+///    owner and transaction has ended, and of its [`Fact::Opened`] the last [`MAX_OPENINGS`]; records that ended may be
+///    gone.
 /// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
 ///
 /// The caller owes: one owner name means one writer, who [claims](Self::claim) it; `Lsn`s are not kept across a reopening.
@@ -266,6 +272,12 @@ impl LogId {
             error: Arc::new(error.into()),
         })?;
         Ok(Self(bytes))
+    }
+}
+
+impl Default for LogId {
+    fn default() -> Self {
+        Self::NONE
     }
 }
 

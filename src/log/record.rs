@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::LogId;
 use crate::id::{Epoch, Name, TxnId};
 
 mod encoder;
@@ -23,7 +24,8 @@ pub struct Record {
 /// What a [`Record`] says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
-    /// The owner, a coordinator, was opened; the ids it hands out carry this epoch.
+    /// The owner, a coordinator, was opened; the ids it hands out carry this epoch. The last
+    /// [`MAX_OPENINGS`](super::MAX_OPENINGS) of an owner are live: they say which ids are its own.
     Opened {
         /// The epoch that begins.
         epoch: Epoch,
@@ -73,6 +75,20 @@ pub enum Fact {
         /// How it has ended.
         outcome: Heuristic,
     },
+    /// As [`Prepared`](Self::Prepared), to a coordinator whose decisions are in another log. It says which one, so that a
+    /// restarted participant still tells that log from another one that is opened under the coordinator's name, and from
+    /// an older copy of it.
+    PreparedFor {
+        /// The transaction whose branch it is.
+        txn: TxnId,
+        /// The id of the coordinator's log.
+        log: LogId,
+        /// How far that log was durable, as far as the participant had heard; see [`Life::position`](crate::participant::Life).
+        position: u64,
+        /// What committing means, in the owner's own encoding.
+        #[serde(with = "serde_bytes")]
+        work: Vec<u8>,
+    },
 }
 
 /// How a branch has ended that did not wait for its coordinator's decision, or did not follow it.
@@ -117,8 +133,8 @@ impl fmt::Display for Heuristic {
 /// What a record does to the live records of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<'a> {
-    /// It takes the place of the owner's record of the same kind.
-    ReplacesEpoch,
+    /// It joins the owner's openings, of which the latest are live.
+    Opens,
     /// It joins the live records about this transaction.
     Adds(&'a TxnId),
     /// It ends all live records about this transaction, itself included.
@@ -128,9 +144,10 @@ pub(crate) enum Effect<'a> {
 impl Fact {
     pub(crate) const fn effect(&self) -> Effect<'_> {
         match self {
-            Self::Opened { .. } => Effect::ReplacesEpoch,
+            Self::Opened { .. } => Effect::Opens,
             Self::Decided { txn, .. }
             | Self::Prepared { txn, .. }
+            | Self::PreparedFor { txn, .. }
             | Self::Committed { txn, .. }
             | Self::Parked { txn, .. }
             | Self::Heuristic { txn, .. } => Effect::Adds(txn),
@@ -142,7 +159,7 @@ impl Fact {
     #[must_use]
     pub const fn txn(&self) -> Option<&TxnId> {
         match self.effect() {
-            Effect::ReplacesEpoch => None,
+            Effect::Opens => None,
             Effect::Adds(txn) | Effect::Ends(txn) => Some(txn),
         }
     }

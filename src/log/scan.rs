@@ -9,8 +9,8 @@ use crate::id::{MAX_NAME_BYTES, may_be_in_name};
 /// What a record does to the live records of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Does {
-    /// It takes the place of the owner's record of the same kind.
-    ReplacesEpoch,
+    /// It joins the owner's records of the same kind, of which the latest are live.
+    Opens,
     /// It joins the live records about its transaction.
     Adds,
     /// It ends all live records about its transaction, itself included.
@@ -34,6 +34,8 @@ const _: () = assert!(MAX_NAME_BYTES < 0x80 && 2 * (1 + MAX_NAME_BYTES) + 1 + 2 
 
 const LONGEST_VARINT: usize = 10;
 
+const LOG_ID_BYTES: usize = 16;
+
 impl Key {
     /// The key's two parts.
     pub(super) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
@@ -52,6 +54,11 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
             }
         }
         2 => work(&mut rest)?,
+        7 => {
+            rest = rest.split_at_checked(LOG_ID_BYTES)?.1;
+            number(&mut rest)?;
+            work(&mut rest)?;
+        }
         3 => match byte(&mut rest)? {
             0 => {}
             1 => work(&mut rest)?,
@@ -77,14 +84,14 @@ fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<Key> {
     name::<CHECK>(rest)?;
     let tag = encoded.len() - rest.len();
     let does = match byte(rest)? {
-        0 => Does::ReplacesEpoch,
-        1..=3 | 5 | 6 => Does::Adds,
+        0 => Does::Opens,
+        1..=3 | 5..=7 => Does::Adds,
         4 => Does::Ends,
         _ => return None,
     };
-    if does == Does::ReplacesEpoch {
+    if does == Does::Opens {
         number(rest)?;
-        // The epoch is not part of the key: the next one replaces it.
+        // The epoch is not part of the key: all openings of an owner are counted together.
         return Some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
     }
     name::<CHECK>(rest)?;
@@ -170,7 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, Name, TxnId},
-        log::{Fact, Heuristic, Record, record::Effect},
+        log::{Fact, Heuristic, LogId, Record, record::Effect},
     };
 
     fn random_name(random: &mut fastrand::Rng) -> Name {
@@ -188,7 +195,8 @@ mod tests {
         let work: Vec<u8> = (0..random.usize(..300)).map(|_| random.u8(..)).collect();
         let names = |random: &mut fastrand::Rng| (0..random.usize(..200)).map(|_| random_name(random)).collect();
         let outcomes = [Heuristic::Committed, Heuristic::RolledBack, Heuristic::Mixed, Heuristic::Hazard];
-        let fact = match random.u8(..8) {
+        let (log, position) = (LogId::from_bytes(random.u128(..).to_le_bytes()), random_number(random));
+        let fact = match random.u8(..9) {
             0 => Fact::Opened { epoch: Epoch::new(random_number(random)) },
             1 => Fact::Decided { txn, participants: names(random) },
             2 => Fact::Prepared { txn, work },
@@ -199,12 +207,13 @@ mod tests {
                 let outcome = outcomes[random.usize(..outcomes.len())];
                 Fact::Heuristic { txn, participant: random_name(random), outcome }
             }
+            7 => Fact::PreparedFor { txn, log, position, work },
             _ => Fact::Ended { txn },
         };
         // Who adds a kind adds it here, and in `scan`.
         match fact {
             Fact::Opened { .. } | Fact::Decided { .. } | Fact::Prepared { .. } | Fact::Committed { .. } => {}
-            Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } => {}
+            Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } | Fact::PreparedFor { .. } => {}
         }
         Record { owner, fact }
     }
@@ -219,7 +228,7 @@ mod tests {
         let (owner, txn) = key.parts(encoded);
         assert_eq!(owner[1..], *record.owner.as_str().as_bytes());
         let (does, about) = match record.fact.effect() {
-            Effect::ReplacesEpoch => (Does::ReplacesEpoch, Vec::new()),
+            Effect::Opens => (Does::Opens, Vec::new()),
             Effect::Adds(txn) => (Does::Adds, postcard::to_allocvec(txn).expect("it can be encoded")),
             Effect::Ends(txn) => (Does::Ends, postcard::to_allocvec(txn).expect("it can be encoded")),
         };

@@ -304,7 +304,7 @@ const fn fact_name(fact: &Fact) -> &'static str {
     match fact {
         Fact::Opened { .. } => "opened",
         Fact::Decided { .. } => "decided",
-        Fact::Prepared { .. } => "prepared",
+        Fact::Prepared { .. } | Fact::PreparedFor { .. } => "prepared",
         Fact::Committed { .. } => "committed",
         Fact::Ended { .. } => "ended",
         Fact::Parked { .. } => "parked",

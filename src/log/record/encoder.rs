@@ -51,6 +51,12 @@ impl<'a> Encoder<'a> {
                     }
                 }
             }
+            Fact::PreparedFor { txn, log, position, work } => {
+                self.about(7, txn)?;
+                self.put(&log.to_bytes())?;
+                self.number(*position)?;
+                self.bytes(work)
+            }
             Fact::Ended { txn } => self.about(4, txn),
             Fact::Parked { txn, participants } => {
                 self.about(5, txn)?;
