@@ -82,6 +82,7 @@ macro_rules! require {
 /// Where the log breaks its contract, or can't be used at all.
 pub fn run(factory: &mut impl Factory) {
     numbers(factory);
+    incarnations(factory);
     durable(factory);
     lazy(factory);
     prefix(factory);
@@ -115,6 +116,20 @@ fn numbers(factory: &mut impl Factory) {
     let log = factory.reopen(log, Ending::Crash);
     require!("numbers", log.id() == id, "the id changed by reopening");
     require!("numbers", factory.create().id() != id, "two logs have the same id");
+}
+
+/// `incarnations`: each opening of a log has a number of its own, the same for as long as it is open, and never 0.
+fn incarnations(factory: &mut impl Factory) {
+    let (mut log, mut seen) = (factory.create(), HashSet::new());
+    seen.insert(factory.create().incarnation());
+    for ending in [Ending::Crash, Ending::Close] {
+        let incarnation = log.incarnation();
+        require!("incarnations", incarnation != 0, "an opening has the number 0");
+        require!("incarnations", log.incarnation() == incarnation, "the number of one opening has changed");
+        require!("incarnations", seen.insert(incarnation), "two openings share the number {incarnation}");
+        log = factory.reopen(log, ending);
+    }
+    require!("incarnations", seen.insert(log.incarnation()), "an opening has the number of one before it");
 }
 
 /// `durable`: what was reported durable survives.
