@@ -102,6 +102,8 @@ enum Fault {
     TellsTheFirst,
     /// Never gives a name back.
     KeepsNames,
+    /// Takes its id for the number of each opening.
+    NumbersNoOpenings,
 }
 
 struct Broken {
@@ -121,6 +123,13 @@ struct State {
 impl TransactionLog for Broken {
     fn id(&self) -> LogId {
         self.inner.id()
+    }
+
+    fn incarnation(&self) -> u64 {
+        if self.fault == Fault::NumbersNoOpenings {
+            return u64::from_le_bytes(self.id().to_bytes()[..8].try_into().unwrap());
+        }
+        self.inner.incarnation()
     }
 
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
@@ -272,4 +281,20 @@ fn a_log_that_never_gives_a_name_back_is_caught() {
 #[test]
 fn a_log_that_takes_too_large_a_record_is_caught() {
     assert_caught_by(Fault::TakesTooLarge, "too large");
+}
+
+#[test]
+fn a_log_that_does_not_number_its_openings_is_caught() {
+    assert_caught_by(Fault::NumbersNoOpenings, "incarnations");
+}
+
+/// The default name of a coordinator is taken from the first half of its log's id.
+#[test]
+fn ids_of_logs_in_memory_are_random_in_both_halves() {
+    let ids: Vec<_> = (0..64).map(|_| MemoryLog::new().id().to_bytes()).collect();
+    for half in [0..8, 8..16] {
+        let halves: Vec<_> = ids.iter().map(|id| u64::from_be_bytes(id[half.clone()].try_into().unwrap())).collect();
+        let bits_that_vary = halves.iter().fold(0, |bits, other| bits | (halves[0] ^ other));
+        assert!(bits_that_vary.count_ones() > 48, "{half:?}: {halves:x?}");
+    }
 }

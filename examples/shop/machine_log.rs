@@ -47,6 +47,10 @@ impl TransactionLog for MachineLog {
         self.file.id()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.file.incarnation()
+    }
+
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         self.file.claim(owner)
     }

@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Durability, Fact, LogError, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
+use super::{Durability, Fact, LogError, Lsn, MAX_OPENINGS, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::id::{Epoch, Name, TxnId};
 
 /// Makes the logs that the suite tries.
@@ -82,6 +82,7 @@ macro_rules! require {
 /// Where the log breaks its contract, or can't be used at all.
 pub fn run(factory: &mut impl Factory) {
     numbers(factory);
+    incarnations(factory);
     durable(factory);
     lazy(factory);
     prefix(factory);
@@ -115,6 +116,20 @@ fn numbers(factory: &mut impl Factory) {
     let log = factory.reopen(log, Ending::Crash);
     require!("numbers", log.id() == id, "the id changed by reopening");
     require!("numbers", factory.create().id() != id, "two logs have the same id");
+}
+
+/// `incarnations`: each opening of a log has a number of its own, the same for as long as it is open, and never 0.
+fn incarnations(factory: &mut impl Factory) {
+    let (mut log, mut seen) = (factory.create(), HashSet::new());
+    seen.insert(factory.create().incarnation());
+    for ending in [Ending::Crash, Ending::Close] {
+        let incarnation = log.incarnation();
+        require!("incarnations", incarnation != 0, "an opening has the number 0");
+        require!("incarnations", log.incarnation() == incarnation, "the number of one opening has changed");
+        require!("incarnations", seen.insert(incarnation), "two openings share the number {incarnation}");
+        log = factory.reopen(log, ending);
+    }
+    require!("incarnations", seen.insert(log.incarnation()), "an opening has the number of one before it");
 }
 
 /// `durable`: what was reported durable survives.
@@ -253,7 +268,8 @@ fn epochs(factory: &mut impl Factory) {
         append(&log, opened("a", epoch), Durability::Lazy);
     }
     let found = live_of(&log, "a");
-    let latest: Vec<_> = (2 * MAX_OPENINGS as u64 + 1..=3 * MAX_OPENINGS as u64).map(|epoch| opened("a", epoch)).collect();
+    let latest: Vec<_> =
+        (2 * MAX_OPENINGS as u64 + 1..=3 * MAX_OPENINGS as u64).map(|epoch| opened("a", epoch)).collect();
     require!("epochs", found.ends_with(&latest), "of many openings the last {MAX_OPENINGS} are not all live");
     let bounded = found.len() <= 2 * MAX_OPENINGS;
     require!("epochs", bounded, "{} openings are live, of which {MAX_OPENINGS} are needed", found.len());

@@ -2,10 +2,7 @@
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -37,6 +34,7 @@ use crate::id::Name;
 #[derive(Clone, Debug)]
 pub struct MemoryLog {
     id: LogId,
+    incarnation: u64,
     claims: Claims,
     state: Arc<Mutex<State>>,
 }
@@ -85,13 +83,8 @@ impl MemoryLog {
     /// An empty log.
     #[must_use]
     pub fn new() -> Self {
-        // Nothing of it outlives the process, so a counter tells its own logs apart and the process's random hash key
-        // tells them from other processes' logs; unlike the system's random source neither can fail.
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-        bytes[8..].copy_from_slice(&RandomState::new().build_hasher().finish().to_be_bytes());
-        Self { id: LogId::from_bytes(bytes), claims: Claims::default(), state: Arc::default() }
+        let (id, incarnation) = (LogId::from_bytes(random()), random_incarnation());
+        Self { id, incarnation, claims: Claims::default(), state: Arc::default() }
     }
 
     /// Closes this handle and all its clones, loses what was in no sync, and gives what a reopened log would hold.
@@ -108,8 +101,25 @@ impl MemoryLog {
             stats: LogStats::default(),
             closed: false,
         };
-        Self { id: self.id, claims: Claims::default(), state: Arc::new(Mutex::new(survivor)) }
+        let incarnation = random_incarnation();
+        Self { id: self.id, incarnation, claims: Claims::default(), state: Arc::new(Mutex::new(survivor)) }
     }
+}
+
+fn random_incarnation() -> u64 {
+    u64::from_le_bytes(random()).max(1)
+}
+
+/// Random bytes. Where the system's source refuses, the keys of std's hash tables stand in for it: making a log in memory
+/// can't fail.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if getrandom::fill(&mut bytes).is_err() {
+        for part in bytes.chunks_mut(size_of::<u64>()) {
+            part.copy_from_slice(&RandomState::new().build_hasher().finish().to_le_bytes()[..part.len()]);
+        }
+    }
+    bytes
 }
 
 impl Default for MemoryLog {
@@ -121,6 +131,10 @@ impl Default for MemoryLog {
 impl TransactionLog for MemoryLog {
     fn id(&self) -> LogId {
         self.id
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {

@@ -68,6 +68,14 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// same log as the coordinator's needs no forced writes of their own.
     fn id(&self) -> LogId;
 
+    /// A random number, never 0, that is drawn anew each time the log is opened and is the same on all handles of one
+    /// opening. It is kept nowhere.
+    ///
+    /// The id tells whose records these are; the incarnation tells which process has them open. A directory that was
+    /// copied has the id of its source, but two openings never share an incarnation: whether two callers write to the
+    /// *same* log is told by both numbers together, never by the id alone.
+    fn incarnation(&self) -> u64;
+
     /// Takes an owner's name for as long as what is given lives. Who writes under a name claims it first: of two at once
     /// each would take the other for one that has crashed, and end what is under way there.
     ///
@@ -175,6 +183,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     fn id(&self) -> LogId {
         (**self).id()
     }
+    fn incarnation(&self) -> u64 {
+        (**self).incarnation()
+    }
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         (**self).claim(owner)
     }
@@ -265,13 +276,7 @@ impl LogId {
 
     /// Draws a new one.
     pub(crate) fn random() -> Result<Self, LogError> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| LogError::Io {
-            path: PathBuf::from("system random source"),
-            action: "read",
-            error: Arc::new(error.into()),
-        })?;
-        Ok(Self(bytes))
+        random_bytes().map(Self)
     }
 }
 
@@ -279,6 +284,21 @@ impl Default for LogId {
     fn default() -> Self {
         Self::NONE
     }
+}
+
+/// Draws a number for an opening of a log; see [`TransactionLog::incarnation`].
+pub(crate) fn random_incarnation() -> Result<u64, LogError> {
+    random_bytes().map(|bytes| u64::from_le_bytes(bytes).max(1))
+}
+
+fn random_bytes<const N: usize>() -> Result<[u8; N], LogError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| LogError::Io {
+        path: PathBuf::from("system random source"),
+        action: "read",
+        error: Arc::new(error.into()),
+    })?;
+    Ok(bytes)
 }
 
 impl fmt::Display for LogId {

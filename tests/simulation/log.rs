@@ -70,6 +70,10 @@ impl TransactionLog for Log {
         self.log.id()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.log.incarnation()
+    }
+
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         self.log.claim(owner)
     }

@@ -80,6 +80,9 @@ impl TransactionLog for SlowLog {
     fn id(&self) -> LogId {
         self.0.inner.id()
     }
+    fn incarnation(&self) -> u64 {
+        self.0.inner.incarnation()
+    }
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         self.0.inner.claim(owner)
     }
@@ -162,6 +165,9 @@ impl FaultyLog {
 impl TransactionLog for FaultyLog {
     fn id(&self) -> LogId {
         self.inner.id()
+    }
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
     }
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         self.inner.claim(owner)

@@ -78,6 +78,7 @@ pub use options::FileLogOptions;
 ///   [`LogError::Poisoned`] only reopening tells whether the record is there.
 pub struct FileLog {
     id: LogId,
+    incarnation: u64,
     claims: Claims,
     dir: PathBuf,
     shared: Arc<Shared>,
@@ -119,7 +120,7 @@ impl FileLog {
     }
 
     fn new(
-        id: LogId,
+        (id, incarnation): (LogId, u64),
         dir: PathBuf,
         shared: Arc<Shared>,
         writer: Thread,
@@ -129,6 +130,7 @@ impl FileLog {
         let writer_id = writer.id();
         Self {
             id,
+            incarnation,
             claims: Claims::default(),
             dir,
             shared,
@@ -215,6 +217,10 @@ impl fmt::Debug for FileLog {
 impl TransactionLog for FileLog {
     fn id(&self) -> LogId {
         self.id
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {

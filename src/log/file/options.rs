@@ -15,7 +15,7 @@ use super::{
     writer::{Pen, Writer, tells_of_no_room},
 };
 use crate::{
-    log::{LogError, LogId},
+    log::{LogError, LogId, random_incarnation},
     platform::Platform,
 };
 
@@ -115,6 +115,7 @@ impl FileLogOptions {
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
         let begun = self.platform.now();
+        let incarnation = random_incarnation()?;
         let (dir, storage) = (dir.as_ref(), &*self.storage);
         storage.create_dir(dir).map_err(|error| refused(dir, dir, "create", error))?;
         let lock_path = dir.join(directory::LOCK_NAME);
@@ -172,7 +173,7 @@ impl FileLogOptions {
             shared.end(Ending::Abandon); // or the keeper would stay for ever
             failed(error)
         })?;
-        Ok(FileLog::new(log, dir.to_owned(), shared, thread, self.platform.clone(), recovery))
+        Ok(FileLog::new((log, incarnation), dir.to_owned(), shared, thread, self.platform.clone(), recovery))
     }
 }
 
