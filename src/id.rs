@@ -152,8 +152,11 @@ impl From<Name> for String {
     }
 }
 
-/// How many times a coordinator has been opened on its log. It grows at every open and is durable before the first
-/// id is handed out, so that a delayed message of an earlier life can never hit a later transaction.
+/// One opening of a coordinator on its log. It grows with every opening, by a random step that comes from the opening of
+/// the log, and is durable before the first id is handed out. So no two openings share it, be it on one log, on copies of
+/// one, or on a log that took the place of another one: a delayed message of an earlier life can never hit a later
+/// transaction, and no two lives hand out the same id. (Two openings that know nothing of each other meet by a chance of
+/// 1 in 2^36.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(u64);
 
@@ -164,16 +167,28 @@ impl Epoch {
         Self(number)
     }
 
-    /// Its number: 1 at a log's first opening, 0 never.
+    /// Its number. 0 stands for no epoch.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The epoch of the next opening.
+    /// The first number that is later.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// The epoch of the next opening: later by a step that the random number stands for. `None` if there is none left, which
+    /// takes a hundred million openings, or a log that another program has written.
+    pub(crate) const fn draw_next(self, random: u64) -> Option<Self> {
+        /// Large enough that copies of a log do not draw the same step by chance, small enough that epochs stay below
+        /// 2^53, which is as far as JavaScript counts, for a hundred thousand openings.
+        const LARGEST_STEP: u64 = 1 << 36;
+        match self.0.checked_add(1 + random % LARGEST_STEP) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
     }
 }
 

@@ -104,7 +104,7 @@ fn a_panic_is_an_answer_and_the_thread_goes_on() {
 fn a_reply_that_panics_costs_no_thread() {
     let (_, pool) = pool(1);
     pool.send(request(Verb::Rollback), Reply::new(|_| panic!("the test wants the reply to panic")));
-    let next = answer(&pool, Request::InDoubt { coordinator: name("c") }).recv_timeout(SOON);
+    let next = answer(&pool, Request::InDoubt { coordinator: name("c"), life: None }).recv_timeout(SOON);
     assert!(matches!(next, Ok(Ok(Response::InDoubt(_)))), "{next:?}");
 }
 

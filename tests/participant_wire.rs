@@ -64,7 +64,7 @@ fn requests_keep_their_names_and_places() {
         let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0]].concat();
         assert_wire(&request(verb, call()), &json, &bytes);
     }
-    let in_doubt = Request::InDoubt { coordinator: Name::new("shop").unwrap() };
+    let in_doubt = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life: None };
     assert_wire(&in_doubt, r#"{"InDoubt":{"coordinator":"shop"}}"#, b"\x01\x04shop");
     let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
     assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());

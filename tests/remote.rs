@@ -60,7 +60,7 @@ fn remote(address: SocketAddr) -> Remote {
 }
 
 fn in_doubt(of: &str) -> Request {
-    Request::InDoubt { coordinator: Name::new(of).unwrap() }
+    Request::InDoubt { coordinator: Name::new(of).unwrap(), life: None }
 }
 
 type Result<T> = std::result::Result<T, ParticipantError>;
@@ -87,7 +87,7 @@ impl Endpoint for Backwards {
             return;
         }
         for (request, reply) in held.drain(..).rev() {
-            let Request::InDoubt { coordinator } = request else { panic!("{request:?}") };
+            let Request::InDoubt { coordinator, .. } = request else { panic!("{request:?}") };
             reply.send(Ok(Response::InDoubt(vec![format!("{coordinator}:1:1:p").parse().unwrap()])));
         }
     }

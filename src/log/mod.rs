@@ -62,7 +62,10 @@ pub const MAX_OPENINGS: usize = 1 << 10;
 ///    gone.
 /// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
 ///
-/// The caller owes: one owner name means one writer, who [claims](Self::claim) it; `Lsn`s are not kept across a reopening.
+/// 7. **Numbers go on.** A log that is opened again numbers on from its last durable record, so that [`durable`](Self::durable)
+///    never goes back over the log's whole life: by that an older copy of it is known.
+///
+/// The caller owes: one owner name means one writer, who [claims](Self::claim) it.
 pub trait TransactionLog: Send + Sync + 'static {
     /// The log's own identity, the same over all its life. Participants compare it with that of their own log: the
     /// same log as the coordinator's needs no forced writes of their own.
@@ -75,6 +78,14 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// copied has the id of its source, but two openings never share an incarnation: whether two callers write to the
     /// *same* log is told by both numbers together, never by the id alone.
     fn incarnation(&self) -> u64;
+
+    /// This opening of the log, as [`Call::log`](crate::participant::Call) names it: the first half of the id, and the
+    /// incarnation. Two handles with equal ones write to the same log. Provided; there is no need to write another one.
+    fn opening(&self) -> LogId {
+        let mut bytes = self.id().to_bytes();
+        bytes[8..].copy_from_slice(&self.incarnation().to_be_bytes());
+        LogId::from_bytes(bytes)
+    }
 
     /// Takes an owner's name for as long as what is given lives. Who writes under a name claims it first: of two at once
     /// each would take the other for one that has crashed, and end what is under way there.

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Decision, Greeting, Participant, ParticipantError, Verdict, Vote};
+use super::{Call, Decision, Greeting, Life, Participant, ParticipantError, Verdict, Vote};
 use crate::id::{BranchId, Mark, Name};
 
 /// What a branch is told to do.
@@ -39,8 +39,11 @@ pub enum Request {
     },
     /// Which branches of this coordinator are unfinished? Answered by [`Response::InDoubt`].
     InDoubt {
-        /// Who asks.
+        /// Name of the coordinator that asks.
         coordinator: Name,
+        /// Which life of it asks; the participant [meets](Participant::meet) it before it answers.
+        #[serde(default)]
+        life: Option<Life>,
     },
     /// What became of this branch? Goes the other way: a participant asks the branch's coordinator. Answered by
     /// [`Response::Verdict`].
@@ -196,7 +199,12 @@ impl<P: Participant> Endpoint for Inline<P> {
 pub(crate) fn call(participant: &dyn Participant, request: &Request) -> Result<Response, ParticipantError> {
     match request {
         Request::Branch { branch, verb, call } => call_about(participant, branch, *verb, call),
-        Request::InDoubt { coordinator } => guarded(|| participant.in_doubt(coordinator).map(Response::InDoubt)),
+        Request::InDoubt { coordinator, life } => guarded(|| {
+            if let Some(life) = life {
+                participant.meet(coordinator, life)?;
+            }
+            participant.in_doubt(coordinator).map(Response::InDoubt)
+        }),
         Request::Verdict { .. } => Err(ParticipantError::Misdirected),
     }
 }
@@ -227,7 +235,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::id::Epoch;
 
     #[derive(Default)]
     struct Counts {
@@ -250,8 +257,8 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let shared: Arc<dyn Endpoint> = counts.clone();
         let name = Name::from_static("shop");
-        shared.greet(&Greeting::new(name.clone(), Epoch::new(1), Arc::clone(&shared)));
-        Endpoint::send(&shared, Request::InDoubt { coordinator: name }, Reply::new(|_| {}));
+        shared.greet(&Greeting::new(name.clone(), Life::default(), Arc::clone(&shared)));
+        Endpoint::send(&shared, Request::InDoubt { coordinator: name, life: None }, Reply::new(|_| {}));
         assert_eq!((counts.sent.load(Ordering::Relaxed), counts.greeted.load(Ordering::Relaxed)), (1, 1));
     }
 }

@@ -23,6 +23,7 @@ pub mod branch_protocol;
 pub mod conformance;
 mod endpoint;
 mod last_resource;
+mod life;
 mod pool;
 mod resource_manager;
 mod sent_in;
@@ -36,10 +37,11 @@ pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::Unpromising;
+pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
-    BranchTrouble, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES, OpenError,
-    ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+    BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES,
+    OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
@@ -85,16 +87,16 @@ pub enum Verdict {
 pub struct Greeting {
     /// Its name.
     pub coordinator: Name,
-    /// Its epoch: how often it was opened on its log. All transactions of this epoch begin after the greeting.
-    pub epoch: Epoch,
+    /// Which opening of which log it is. All transactions of its epoch begin after the greeting.
+    pub life: Life,
     /// Where it can be asked for a [`Verdict`], with [`Request::Verdict`].
     pub inquiries: Arc<dyn Endpoint>,
 }
 
 impl Greeting {
     /// A coordinator's greeting.
-    pub fn new(coordinator: Name, epoch: Epoch, inquiries: impl Endpoint) -> Self {
-        Self { coordinator, epoch, inquiries: Arc::new(inquiries) }
+    pub fn new(coordinator: Name, life: Life, inquiries: impl Endpoint) -> Self {
+        Self { coordinator, life, inquiries: Arc::new(inquiries) }
     }
 }
 
@@ -102,7 +104,7 @@ impl fmt::Debug for Greeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Greeting")
             .field("coordinator", &self.coordinator)
-            .field("epoch", &self.epoch)
+            .field("life", &self.life)
             .finish_non_exhaustive()
     }
 }
@@ -111,9 +113,10 @@ impl fmt::Debug for Greeting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {
-    /// The log in which the coordinator keeps its decisions. A participant whose own log is the same one need not
-    /// force its records: the decision, which follows them in that log, takes them along. [`LogId::NONE`] where the decision is
-    /// in no log for certain, so that everybody forces his own: that is where a last resource had to be followed.
+    /// The [opening](crate::TransactionLog::opening) of the log in which the coordinator keeps its decisions. A participant
+    /// whose own log is the same opening need not force its records: the decision, which follows them in that log, takes
+    /// them along. [`LogId::NONE`] if the decision is in no log for certain, so that each participant forces its own
+    /// records: that is so after a last resource had to be followed.
     pub log: LogId,
     /// The coordinator's epoch; zero where it does not say. A participant that has heard from a later one refuses the
     /// call: it is a message of an earlier life.
@@ -127,14 +130,23 @@ pub struct Call {
     /// makes the time longer by as much as it takes.
     #[serde(with = "wire::time_left")]
     pub deadline: Option<Instant>,
+    /// The id of the coordinator's log: together with the epoch it says which coordinator speaks, whatever its name.
+    /// [`LogId::NONE`] if the call does not say. See [`Life`].
+    #[serde(default)]
+    pub identity: LogId,
+    /// How far the coordinator's log is durable, at least; see [`Life::position`].
+    #[serde(default)]
+    pub position: u64,
 }
 
 impl Call {
-    /// A call by a coordinator that keeps its decisions in `log`, knows nothing to be ended, and waits for ever.
+    /// A call by a coordinator that keeps its decisions in this opening of a log, knows nothing to be ended, waits forever,
+    /// and does not say which life it is.
     #[must_use]
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
-        Self { log, epoch, ended_below: Mark { epoch, sequence: 0 }, deadline: None }
+        let ended_below = Mark { epoch, sequence: 0 };
+        Self { log, epoch, ended_below, deadline: None, identity: LogId::NONE, position: 0 }
     }
 }
 
@@ -191,6 +203,19 @@ pub trait Participant: Send + Sync + 'static {
     /// Any error has the call repeated, with back-off, until it succeeds.
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError>;
 
+    /// A coordinator introduces itself, before it asks what is [in doubt](Self::in_doubt). A participant that has heard of
+    /// another log under this name, or of more than this log holds, refuses: the coordinator would take promises for its
+    /// own, or for undecided, that are not. It checks each [`Call`] likewise. [`Lives`] does both. Must not block. The
+    /// default implementation accepts everything.
+    ///
+    /// # Errors
+    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]: the coordinator does not open, or, if the
+    /// participant is far away, shows the error in its status and settles nothing at this participant.
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        let _ = (coordinator, life);
+        Ok(())
+    }
+
     /// A coordinator of the same process has been opened, and says who it is. Transactions of its earlier epochs that the
     /// participant has not promised to can only be rolled back from here on. As provided it does nothing.
     fn greet(&self, greeting: &Greeting) {
@@ -213,6 +238,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         (**self).in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        (**self).meet(coordinator, life)
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
@@ -262,6 +290,23 @@ pub enum ParticipantError {
         /// Who got it.
         participant: Name,
     },
+    /// The coordinator decides in another log than the one that the participant knows under its name: another
+    /// coordinator has the same name, or the coordinator has lost its log.
+    #[error(
+        "coordinator {} decides in log {}, but this participant knows that name by log {}; give one of the two coordinators \
+         another name, or, if log {} is gone for good, open the coordinator with `replaces_log`",
+        .0.coordinator, .0.came.log, .0.known.log, .0.known.log
+    )]
+    OtherLog(Box<LifeMismatch>),
+    /// The participant has heard more of the coordinator's log than this message knows of: it comes from an earlier opening,
+    /// or the log is an older copy.
+    #[error(
+        "this participant has heard from coordinator {} in {}, and this message is of {}; a coordinator that is still open \
+         was opened again elsewhere: drop it; one that was just opened has an older copy of its log: open the newest log, \
+         or, if that is gone for good, open this one with `log_was_restored`",
+        .0.coordinator, .0.known, .0.came
+    )]
+    Superseded(Box<LifeMismatch>),
     /// Its log failed.
     #[error("the participant's log failed: {0}")]
     Log(#[from] LogError),

@@ -11,8 +11,8 @@ use std::{
 use ::tokio::runtime::Handle;
 
 use super::{
-    Call, Decision, Endpoint, Greeting, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb, Vote,
-    sent_in::SentIn,
+    Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
+    Vote, sent_in::SentIn,
 };
 use crate::{
     id::{BranchId, Name},
@@ -81,6 +81,15 @@ pub trait AsyncParticipant: Send + Sync + 'static {
 
     /// Every unfinished branch; see [`Participant::in_doubt`](super::Participant::in_doubt).
     fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send;
+
+    /// A coordinator introduces itself; see [`Participant::meet`](super::Participant::meet). It must not block.
+    ///
+    /// # Errors
+    /// As there.
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        let _ = (coordinator, life);
+        Ok(())
+    }
 
     /// A coordinator says who it is; see [`Participant::greet`](super::Participant::greet). It must not block.
     fn greet(&self, greeting: &Greeting) {
@@ -180,7 +189,12 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
         Request::Branch { branch, verb: Verb::CommitOnePhase, call } => {
             participant.commit_one_phase(branch, call).await.map(Response::Decided)
         }
-        Request::InDoubt { coordinator } => participant.in_doubt(coordinator).await.map(Response::InDoubt),
+        Request::InDoubt { coordinator, life } => {
+            if let Some(life) = life {
+                participant.meet(coordinator, life)?;
+            }
+            participant.in_doubt(coordinator).await.map(Response::InDoubt)
+        }
         Request::Verdict { .. } => Err(ParticipantError::Misdirected),
     }
 }

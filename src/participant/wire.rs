@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ParticipantError;
+use super::{LifeMismatch, ParticipantError};
 use crate::{
     id::{BranchId, Name},
     log::Heuristic,
@@ -55,6 +55,8 @@ enum Carried {
     Stale,
     Misrouted { branch: Box<BranchId>, participant: Name },
     Resource(String),
+    OtherLog(Box<LifeMismatch>),
+    Superseded(Box<LifeMismatch>),
 }
 
 impl Serialize for ParticipantError {
@@ -71,6 +73,8 @@ impl Serialize for ParticipantError {
             Self::Misrouted { branch, participant } => {
                 Carried::Misrouted { branch: branch.clone(), participant: participant.clone() }
             }
+            Self::OtherLog(mismatch) => Carried::OtherLog(mismatch.clone()),
+            Self::Superseded(mismatch) => Carried::Superseded(mismatch.clone()),
             Self::Log(error) => Carried::Resource(error.to_string()),
             Self::Resource(error) => Carried::Resource(error.to_string()),
         }
@@ -91,6 +95,8 @@ impl<'de> Deserialize<'de> for ParticipantError {
             Carried::Stale => Self::Stale,
             Carried::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
             Carried::Resource(text) => Self::resource(text),
+            Carried::OtherLog(mismatch) => Self::OtherLog(mismatch),
+            Carried::Superseded(mismatch) => Self::Superseded(mismatch),
         })
     }
 }

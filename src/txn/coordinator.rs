@@ -1,7 +1,7 @@
 //! [`Coordinator`]: where transactions begin.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::poll_fn,
     io,
@@ -12,6 +12,7 @@ use std::{
 };
 
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     id::{Epoch, IdError, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
-    participant::{Endpoint, Greeting, LastResource, Participant, Pooled, Unpromising},
+    participant::{Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Pooled, Unpromising},
     platform::{Platform, Thread},
 };
 
@@ -55,6 +56,7 @@ impl Coordinator {
             policy: Policy::DEFAULT,
             limits: Limits::default(),
             members: Vec::new(),
+            replaces: LogId::NONE,
             platform: Platform::default(),
         }
     }
@@ -89,6 +91,23 @@ impl Coordinator {
         Ok(self.transaction(self.shared.policy.transaction_timeout, true))
     }
 
+    /// Introduces itself to the participants that answer at once, before anything is settled at any of them. Others hear it
+    /// when they are asked what is in doubt.
+    fn introduce(&self) -> Result<(), CoordinatorError> {
+        for (name, member) in self.shared.members.iter() {
+            // One that panics is met again, like the others that are slow to answer, when it is asked.
+            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
+            let refused = met
+                .ok()
+                .and_then(Result::err)
+                .filter(|error| matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)));
+            if let Some(error) = refused {
+                return Err(CoordinatorError::Refused { participant: name.clone(), error });
+            }
+        }
+        Ok(())
+    }
+
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
         Transaction::new(self.shared.begin(self.holds.own(), timeout, admitted))
     }
@@ -105,7 +124,7 @@ impl Coordinator {
         &self.shared.name
     }
 
-    /// How many times it has been opened on its log, this time included.
+    /// Which opening of it this is: later than those of all earlier ones on this log, and no other opening's.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.shared.epoch
@@ -198,6 +217,7 @@ pub struct CoordinatorBuilder {
     policy: Policy,
     limits: Limits,
     members: Vec<(String, Member)>,
+    replaces: LogId,
     platform: Platform,
 }
 
@@ -207,6 +227,29 @@ impl CoordinatorBuilder {
     /// another one for every log.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
+        self
+    }
+
+    /// For operators: this log takes the place of `lost`, the log that the coordinator of this name had before, which is gone
+    /// for good. Participants remember which log a coordinator decides in, and refuse another one under its name; with this
+    /// they accept it. What they have promised to the lost log's coordinator is shown as
+    /// [unclaimed](super::CoordinatorStatus::unclaimed), to be settled by hand, because nothing can tell any more what was
+    /// decided about it. Participants name the lost log's id in the error with which they refuse.
+    ///
+    /// For one opening: leave it out again when all participants have answered once.
+    pub const fn replaces_log(mut self, lost: LogId) -> Self {
+        self.replaces = lost;
+        self
+    }
+
+    /// For operators: the log was restored from an older copy, because the newest one is gone for good. Participants that
+    /// have heard more than the copy holds refuse it; with this they accept it. And because the copy may lack decisions, a
+    /// missing one means nothing: no branch of an earlier epoch is rolled back on its own, all of them are
+    /// [unclaimed](super::CoordinatorStatus::unclaimed), to be settled by hand.
+    ///
+    /// For one opening: leave it out again when all participants have answered once and nothing is unclaimed.
+    pub fn log_was_restored(mut self) -> Self {
+        self.replaces = self.log.id();
         self
     }
 
@@ -298,20 +341,25 @@ impl CoordinatorBuilder {
         }
         let claim = self.log.claim(&name)?;
         let records = self.log.live(&name)?;
-        let last = records.iter().filter_map(|record| record.fact.epoch()).max().unwrap_or_default();
-        let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch: last.next() } };
+        let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
+        let last = epochs.last().copied().unwrap_or_default();
+        let epoch = next_epoch(last, &*self.log).ok_or(CoordinatorError::EpochsRunOut { last })?;
+        epochs.insert(epoch);
+        let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
+        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
         let (policy, limits) = (self.policy.paced(), self.limits);
-        let shared = Shared::new(name, last.next(), self.log, policy, limits, Members::new(members), self.platform);
+        let shared = Shared::new(name, life, epochs, self.log, policy, limits, Members::new(members), self.platform);
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator =
             Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), threads, _claim: claim };
+        coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
-        let greeting = Greeting::new(coordinator.name().clone(), coordinator.epoch(), coordinator.inquiries());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.inquiries());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
@@ -329,6 +377,11 @@ impl fmt::Debug for CoordinatorBuilder {
             .field("participants", &members)
             .finish_non_exhaustive()
     }
+}
+
+/// The epoch of the next opening on this log. Of one opening of the log each coordinator's opening draws another step.
+fn next_epoch(last: Epoch, log: &dyn TransactionLog) -> Option<Epoch> {
+    last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), log.incarnation()))
 }
 
 /// The first 64 bits of the log's id: short enough to read, and 2^32 logs away from a likely collision.
@@ -359,6 +412,20 @@ pub enum CoordinatorError {
     /// The log could not be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A participant knows another log under this name, or more of this log than it holds. Nothing was settled anywhere.
+    #[error("participant {participant} refuses this coordinator: {error}")]
+    Refused {
+        /// The participant.
+        participant: Name,
+        /// What it said.
+        error: ParticipantError,
+    },
+    /// The log's last epoch is so large that none can follow.
+    #[error("no epoch is left after {last}; another program has written to the log: open the coordinator on a new one")]
+    EpochsRunOut {
+        /// The last epoch in the log.
+        last: Epoch,
+    },
     /// The system gave no thread.
     #[error("can't start the coordinator's threads: {0}")]
     Threads(#[source] io::Error),

@@ -54,7 +54,9 @@ impl Inquiries {
         let next = shared.next_mark();
         // An id that was never given out stems from another log under the same name. To call it rolled back could tear
         // apart what that log has committed.
-        if txn.coordinator() != &self.coordinator || txn.epoch() > self.epoch || txn.mark() >= next {
+        // (Epoch 0, which there is none of, asks for nothing but the time.)
+        let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
+        if !asks_for_time && !shared.may_have_begun(txn) {
             return Err(ParticipantError::Misdirected);
         }
         let tasks = shared.tasks_of(txn.mark());
@@ -67,8 +69,11 @@ impl Inquiries {
             // Whoever asks is there again.
             shared.retry(&task);
         }
+        // Presumed abort; but of a log that may have forgotten decisions nothing is presumed.
+        let is_presumed = txn.epoch() == self.epoch || !shared.presumes_nothing();
+        let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
         let begun_below: Mark = next;
-        Ok(Response::Verdict { verdict: verdict.unwrap_or(Verdict::Rollback), begun_below })
+        Ok(Response::Verdict { verdict, begun_below })
     }
 }
 

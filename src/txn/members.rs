@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Index, sync::Arc};
 
 use crate::{
     id::Name,
-    participant::{self, Endpoint, Greeting, Participant, Reply, Request},
+    participant::{self, Endpoint, Greeting, Life, Participant, ParticipantError, Reply, Request},
 };
 
 /// One participant.
@@ -37,6 +37,14 @@ impl Member {
         match &self.reach {
             Reach::AtOnce(participant) => reply.send(participant::call(&**participant, &request)),
             Reach::Later(endpoint) => endpoint.send(request, reply),
+        }
+    }
+
+    /// Introduces a coordinator to a participant that answers at once; nothing is said to others.
+    pub(super) fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.meet(coordinator, life),
+            Reach::Later(_) => Ok(()),
         }
     }
 

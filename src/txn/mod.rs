@@ -23,6 +23,7 @@ mod shelf;
 mod status;
 mod task;
 mod transaction;
+mod unclaimed;
 
 pub use crate::participant::BranchProtocol;
 pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, Limits};
@@ -34,3 +35,4 @@ pub use operator::OperatorError;
 pub use policy::Policy;
 pub use status::{BranchStatus, CoordinatorStatus, TransactionStatus};
 pub use transaction::{BranchError, Transaction};
+pub use unclaimed::{MAX_UNCLAIMED, UnclaimedBranch};

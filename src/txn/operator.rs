@@ -62,6 +62,19 @@ impl Coordinator {
         })
     }
 
+    /// Ends an [unclaimed](super::UnclaimedBranch) transaction as an operator says, at all participants that have reported a
+    /// branch of it. Before a commit is told to anybody it is made durable, as a decision of this coordinator's own is.
+    ///
+    /// The operator has found out how the other branches of the transaction have ended: if one of them is committed, all of
+    /// them are; otherwise all are rolled back. Blocks for one write of the log at most.
+    ///
+    /// # Errors
+    /// [`OperatorError::Unknown`]: no participant has reported a branch of it. [`OperatorError::Log`]: the decision could not
+    /// be made durable; nobody was told, and the branches stay unclaimed.
+    pub fn settle_unclaimed(&self, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
+        self.shared.settle_unclaimed(txn, decision)
+    }
+
     /// Forgets a heuristic outcome that an operator has seen and dealt with.
     ///
     /// # Errors
@@ -84,6 +97,14 @@ pub enum OperatorError {
     Unknown {
         /// What was asked for.
         txn: TxnId,
+    },
+    /// The log could not take what the operator has decided.
+    #[error("the decision about transaction {txn} could not be logged: {error}; nothing was told to any participant")]
+    Log {
+        /// The transaction.
+        txn: TxnId,
+        /// What the log said.
+        error: String,
     },
     /// The transaction is not parked.
     #[error("transaction {txn} is {state}, not parked; retry it, or wait until it is")]

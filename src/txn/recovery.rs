@@ -99,7 +99,7 @@ impl Driven for Inquiry {
         }
         // An answer can get lost on the way without anybody noticing.
         self.ask_in(self.shared.policy.delivery_timeout);
-        let request = Request::InDoubt { coordinator: self.shared.name.clone() };
+        let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(self.shared.life) };
         let member = self.member.clone();
         let reply = Reply::to(self, 0);
         // An endpoint that panics drops the reply, and is asked again.
@@ -157,14 +157,25 @@ impl Inquiry {
     }
 
     fn orphans(&self, branches: Vec<BranchId>) -> Vec<Arc<Task>> {
-        let of_earlier_life = |branch: &BranchId| {
-            branch.txn().coordinator() == &self.shared.name
-                && branch.txn().epoch() < self.shared.epoch
-                && !self.decided.contains(&branch.txn().mark())
-        };
-        let orphans: BTreeMap<Mark, BranchId> =
-            branches.into_iter().filter(of_earlier_life).map(|branch| (branch.txn().mark(), branch)).collect();
         let now = self.shared.platform.now();
+        let mut orphans = BTreeMap::new();
+        for branch in branches {
+            let txn = branch.txn();
+            let is_settled = self.decided.contains(&txn.mark());
+            if txn.coordinator() != &self.shared.name || is_settled || branch.participant() != &self.participant {
+                continue;
+            }
+            let is_own = self.shared.may_have_begun(txn);
+            if is_own && txn.epoch() == self.shared.epoch {
+                continue; // it is under way
+            }
+            // What this log never began, it has not decided either: to presume anything about it could tear it apart.
+            if is_own && !self.shared.presumes_nothing() {
+                orphans.insert(txn.mark(), branch);
+            } else {
+                self.shared.unclaimed.report(&branch, now);
+            }
+        }
         let to_task = |branch: BranchId| {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);

@@ -1,7 +1,7 @@
 //! What a coordinator's transactions share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     ops::RangeInclusive,
     sync::{
@@ -15,7 +15,7 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    Input, OperatorError, Policy, TransactionState,
+    Input, OperatorError, Policy, Remembered, TransactionState,
     admission::{Admission, Limits},
     alarms::Alarms,
     driver::{Driven, Driver, Sweep},
@@ -27,11 +27,12 @@ use super::{
     recovery::Inquiry,
     shelf::Shelf,
     task::Task,
+    unclaimed::Unclaimed,
 };
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
-    participant::Call,
+    participant::{Call, Decision, Life},
     platform::{Condvar, Platform, Woken},
     striped::Striped,
 };
@@ -45,7 +46,13 @@ pub(super) struct Shared {
     pub(super) name: Name,
     pub(super) epoch: Epoch,
     pub(super) log: Arc<dyn TransactionLog>,
-    pub(super) log_id: LogId,
+    /// Which opening of the log it is.
+    opening: LogId,
+    /// Which opening of the coordinator.
+    pub(super) life: Life,
+    /// The epochs of its log's openings, this one included. Other epochs' transactions are not its own.
+    epochs: BTreeSet<Epoch>,
+    pub(super) unclaimed: Unclaimed,
     pub(super) policy: Policy,
     pub(super) members: Members,
     pub(super) driver: Arc<Driver>,
@@ -55,6 +62,8 @@ pub(super) struct Shared {
     /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
     /// lock. Written under it, and read with each message. A message may say less than is so, never more.
     ended_below: CachePadded<AtomicU64>,
+    /// How far the log is durable, at least; written and read as `ended_below` is.
+    position: CachePadded<AtomicU64>,
     open: CachePadded<Mutex<Open>>,
     settled: Condvar,
 }
@@ -140,14 +149,15 @@ impl Drop for Number<'_> {
 impl Shared {
     pub(super) fn new(
         name: Name,
-        epoch: Epoch,
+        life: Life,
+        epochs: BTreeSet<Epoch>,
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,
         members: Members,
         platform: Platform,
     ) -> Self {
-        let log_id = log.id();
+        let (opening, epoch) = (log.opening(), life.epoch);
         let open = Open {
             transactions: OpenTransactions::new(epoch),
             unwritten: Vec::new(),
@@ -162,13 +172,17 @@ impl Shared {
             name,
             epoch,
             log,
-            log_id,
+            opening,
+            life,
+            epochs,
+            unclaimed: Unclaimed::default(),
             policy,
             members,
             driver: Arc::new(Driver::new(platform.clone())),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
             ended_below: CachePadded::default(),
+            position: CachePadded::new(AtomicU64::new(life.position)),
             open: CachePadded::new(Mutex::new(open)),
             settled: platform.condvar(),
             platform,
@@ -338,7 +352,7 @@ impl Shared {
                     continue;
                 }
                 if open.writing == 0 {
-                    return open.shelf.len() == 0;
+                    return open.shelf.len() == 0 && self.unclaimed.count() == 0;
                 }
             }
             open.awaited.extend(running);
@@ -347,7 +361,8 @@ impl Shared {
                 open.awaited.swap_remove(place);
             }
             if woken == Woken::TimedOut {
-                return open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.len() == 0;
+                let settled = open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.len() == 0;
+                return settled && self.unclaimed.count() == 0;
             }
         }
     }
@@ -383,6 +398,44 @@ impl Shared {
         for task in expired {
             self.driver.enqueue(task as Arc<dyn Driven>);
         }
+    }
+
+    /// Whether this coordinator, in this life or an earlier one of its log, may have given the id out. An id that it has
+    /// not stems from another log under its name, or from a copy of its own.
+    pub(super) fn may_have_begun(&self, txn: &TxnId) -> bool {
+        let is_given_out = txn.epoch() != self.epoch || txn.mark() < self.next_mark();
+        txn.coordinator() == &self.name && self.epochs.contains(&txn.epoch()) && is_given_out
+    }
+
+    /// Whether its log is an older copy, which may have forgotten decisions: then a missing one means nothing.
+    pub(super) fn presumes_nothing(&self) -> bool {
+        self.life.replaces != LogId::NONE && self.life.replaces == self.life.log
+    }
+
+    /// Ends a transaction that none of its log's openings has given out, in the way that an operator says. Blocks for one
+    /// write of the log if it is to commit.
+    pub(super) fn settle_unclaimed(self: &Arc<Self>, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
+        let holders = self.unclaimed.take(txn);
+        if holders.is_empty() {
+            return Err(OperatorError::Unknown { txn: txn.clone() });
+        }
+        if decision == Decision::Commit {
+            // As for a decision of its own: a later life must not take it back.
+            let decided = Fact::Decided { txn: txn.clone(), participants: holders.clone() };
+            let logged = self.append(decided, Durability::Forced).and_then(|lsn| self.log.wait(lsn));
+            if let Err(error) = logged {
+                let now = self.platform.now();
+                holders.iter().for_each(|holder| self.unclaimed.report(&txn.branch(holder), now));
+                return Err(OperatorError::Log { txn: txn.clone(), error: error.to_string() });
+            }
+        }
+        let now = self.platform.now();
+        let memory = Remembered { owed: holders, ..Remembered::of(decision) };
+        let protocol = memory.resume(txn.clone(), self.policy, now);
+        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.mark()), now);
+        self.resumed(Arc::clone(&task));
+        task.run();
+        Ok(())
     }
 
     /// The first id that has not been given out.
@@ -437,6 +490,7 @@ impl Shared {
         let news = below.saturating_sub(known);
         if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
             self.ended_below.store(below, Ordering::Release);
+            self.position.fetch_max(durable.number(), Ordering::Relaxed);
         }
     }
 
@@ -446,7 +500,8 @@ impl Shared {
             0 => self.ended_below_for(participant),
             sequence => Mark { epoch: self.epoch, sequence },
         };
-        Call { epoch: self.epoch, ended_below, deadline, ..Call::new(self.log_id) }
+        let position = self.position.load(Ordering::Relaxed);
+        Call { epoch: self.epoch, ended_below, deadline, identity: self.life.log, position, ..Call::new(self.opening) }
     }
 
     fn ended_below_for(&self, participant: &Name) -> Mark {

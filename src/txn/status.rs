@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{BranchState, TransactionState, shared::Shared};
+use super::{BranchState, TransactionState, UnclaimedBranch, shared::Shared};
 use crate::{
     id::{Name, TxnId},
     participant::ParticipantError,
@@ -27,6 +27,11 @@ pub struct CoordinatorStatus {
     pub unanswered: usize,
     /// Who they are, and what went wrong last where anything did.
     pub unanswered_by: BTreeMap<Name, Option<ParticipantError>>,
+    /// Branches that participants hold under this coordinator's name and that its log knows nothing of; an operator is to
+    /// [settle](crate::Coordinator::settle_unclaimed) them. The first [`MAX_UNCLAIMED`](super::MAX_UNCLAIMED).
+    pub unclaimed: Vec<UnclaimedBranch>,
+    /// Number of such branches, those beyond the first included.
+    pub unclaimed_count: usize,
     /// Transactions whose client has not been told an outcome; what [`Limits::in_flight`](super::Limits) is about.
     pub in_flight: usize,
     /// Records on their way to the disk; what [`Limits::log_queue`](super::Limits) is about.
@@ -39,7 +44,7 @@ impl CoordinatorStatus {
     /// Everything whose end is not known to all who take part in it.
     #[must_use]
     pub const fn in_doubt(&self) -> usize {
-        self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered
+        self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered + self.unclaimed_count
     }
 }
 
@@ -55,6 +60,9 @@ impl fmt::Display for CoordinatorStatus {
             write!(f, "{participant} has not said what it holds of earlier epochs")?;
             error.iter().try_for_each(|error| write!(f, ": {error}"))?;
             writeln!(f)?;
+        }
+        for UnclaimedBranch { branch, reported } in &self.unclaimed {
+            writeln!(f, "unclaimed: {branch}, reported {reported:.1?} ago; this log has not begun it")?;
         }
         self.transactions.iter().try_for_each(|transaction| transaction.fmt(f))
     }
@@ -117,6 +125,8 @@ impl Shared {
         let mut status = CoordinatorStatus {
             unanswered: inquiries.len(),
             unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
+            unclaimed: self.unclaimed.list(now),
+            unclaimed_count: self.unclaimed.count(),
             in_flight: self.admission.in_flight(),
             log_queue: forced.number().saturating_sub(durable.number()),
             ..CoordinatorStatus::default()

@@ -137,6 +137,11 @@ impl Life {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Stands in for a random number: no other process of the run has it.
+    pub fn incarnation(&self) -> u64 {
+        self.number * 64 + self.host as u64 + 1
+    }
+
     pub fn is_up(&self) -> bool {
         self.is_alive() && self.running.lock().up
     }

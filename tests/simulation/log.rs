@@ -37,12 +37,13 @@ pub fn make_up_for_ends(log: &FileLog) -> Result<(), LogError> {
 pub struct Log {
     life: Arc<Life>,
     log: Arc<FileLog>,
+    number: usize,
     owner: Owner,
 }
 
 impl Log {
     pub fn new(life: &Arc<Life>, number: usize, owner: Owner) -> Self {
-        Self { log: Arc::clone(&life.logs()[number]), life: Arc::clone(life), owner }
+        Self { log: Arc::clone(&life.logs()[number]), life: Arc::clone(life), number, owner }
     }
 
     fn is(&self, mutant: Mutant) -> bool {
@@ -71,7 +72,9 @@ impl TransactionLog for Log {
     }
 
     fn incarnation(&self) -> u64 {
-        self.log.incarnation()
+        // As random as the real one, and the same whenever the seed is run.
+        let number = if self.is(Mutant::ReusesEpochs) { 1 } else { self.life.incarnation() };
+        number * 64 + self.number as u64
     }
 
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
@@ -80,7 +83,7 @@ impl TransactionLog for Log {
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let swallowed = match &record.fact {
-            Fact::Prepared { .. } => self.is(Mutant::VotesWithoutPromise),
+            Fact::Prepared { .. } | Fact::PreparedFor { .. } => self.is(Mutant::VotesWithoutPromise),
             Fact::Decided { .. } => self.is(Mutant::DecidesWithoutRecord),
             Fact::Committed { work: None, .. } => self.is(Mutant::CommitsWithoutRecord),
             _ => false,
@@ -92,7 +95,11 @@ impl TransactionLog for Log {
             (Fact::Decided { txn, .. }, Owner::Coordinator) if self.is(Mutant::CollectsLiveDecisions) => {
                 Some(txn.clone())
             }
-            (Fact::Prepared { txn, .. }, Owner::Manager) if self.is(Mutant::CollectsLivePromises) => Some(txn.clone()),
+            (Fact::Prepared { txn, .. } | Fact::PreparedFor { txn, .. }, Owner::Manager)
+                if self.is(Mutant::CollectsLivePromises) =>
+            {
+                Some(txn.clone())
+            }
             _ => None,
         };
         let (owner, ends) = (record.owner.clone(), matches!(record.fact, Fact::Ended { .. }));
@@ -145,7 +152,7 @@ impl TransactionLog for Log {
         live.retain(|record| match record.fact {
             Fact::Opened { .. } => !self.is(Mutant::ReusesEpochs),
             Fact::Decided { .. } => !self.is(Mutant::RecoversNoDecisions),
-            Fact::Prepared { .. } => !self.is(Mutant::RecoversNoPromises),
+            Fact::Prepared { .. } | Fact::PreparedFor { .. } => !self.is(Mutant::RecoversNoPromises),
             _ => true,
         });
         Ok(live)

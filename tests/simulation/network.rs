@@ -217,7 +217,7 @@ impl std::fmt::Display for Shown<'_> {
             Request::Branch { branch, verb, call } => {
                 write!(f, "{verb:?} {branch}, ended below {}:{}", call.ended_below.epoch, call.ended_below.sequence)
             }
-            Request::InDoubt { coordinator } => write!(f, "what is in doubt of {coordinator}"),
+            Request::InDoubt { coordinator, .. } => write!(f, "what is in doubt of {coordinator}"),
             Request::Verdict { branch } => write!(f, "what became of {branch}"),
         }
     }

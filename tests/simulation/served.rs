@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use ringpact::{
     BranchId, Name, ParticipantError, Vote,
-    participant::{Call, Decision, Greeting, Participant, Request, Response, Verb},
+    participant::{Call, Decision, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb},
 };
 
 use super::{
@@ -48,7 +48,10 @@ impl Served {
                 Verb::Rollback => self.rollback(branch, call).map(|()| Response::Done),
                 Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
             },
-            Request::InDoubt { coordinator } => self.in_doubt(coordinator).map(Response::InDoubt),
+            Request::InDoubt { coordinator, life } => {
+                life.map_or(Ok(()), |life| self.meet(coordinator, &life))?;
+                self.in_doubt(coordinator).map(Response::InDoubt)
+            }
             Request::Verdict { .. } => unreachable!("asked of coordinators only"),
         }
     }
@@ -91,6 +94,11 @@ impl Participant for Served {
             return Ok(Vec::new());
         }
         self.life.with_all(|| manager.in_doubt(coordinator))
+    }
+
+    fn meet(&self, coordinator: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
+        let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
+        manager.meet(coordinator, life)
     }
 
     fn greet(&self, greeting: &Greeting) {

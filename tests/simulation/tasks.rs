@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use ringpact::{
     BranchId, Name, ParticipantError, Vote,
     participant::{
-        AsyncParticipant, Call, Decision, Endpoint, Greeting, Participant, Reply, Request, Response, Spawned, Verb,
+        AsyncParticipant, Call, Decision, Endpoint, Greeting, Life as CoordinatorsLife, Participant, Reply, Request,
+        Response, Spawned, Verb,
     },
 };
 
@@ -21,7 +22,8 @@ use super::{host::Life, mutants::Mutant, network::Wire, served::Served};
 pub fn endpoint(life: &Arc<Life>, host: usize, name: Name) -> impl Endpoint {
     let near = (host == life.host).then(|| Served { life: Arc::clone(life), name: name.clone() });
     let far = Wire { from: Arc::clone(life), to: host, name };
-    let adapter = Spawned::simulated(Remote { life: Arc::clone(life), near, far }, life.world.clock.platform());
+    let remote = Remote { life: Arc::clone(life), near, far, met: Mutex::default() };
+    let adapter = Spawned::simulated(remote, life.world.clock.platform());
     Adapter { life: Arc::clone(life), adapter }
 }
 
@@ -30,6 +32,8 @@ struct Remote {
     life: Arc<Life>,
     near: Option<Served>,
     far: Wire,
+    /// Which life of the coordinator asks; it goes along with the question.
+    met: Mutex<Option<CoordinatorsLife>>,
 }
 
 impl Remote {
@@ -101,10 +105,16 @@ impl AsyncParticipant for Remote {
     }
 
     async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        match self.ask(Request::InDoubt { coordinator: coordinator.clone() }).await? {
+        let life = *self.met.lock();
+        match self.ask(Request::InDoubt { coordinator: coordinator.clone(), life }).await? {
             Response::InDoubt(branches) => Ok(branches),
             other => unreachable!("no report: {other:?}"),
         }
+    }
+
+    fn meet(&self, _: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
+        *self.met.lock() = Some(*life);
+        Ok(())
     }
 
     fn greet(&self, greeting: &Greeting) {

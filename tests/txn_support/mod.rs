@@ -1,6 +1,7 @@
 //! What several tests need: a small service that remembers what it was asked, and fails where it is told to.
 #![allow(dead_code)] // every test binary compiles all of it and uses its own part
 
+pub mod copies;
 pub mod logs;
 pub mod scripted;
 pub mod wire;

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use super::{BranchTrouble, slots::Slots};
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
-    participant::{Branch, BranchProtocol, Call, Endpoint, Greeting},
+    log::LogId,
+    participant::{Branch, BranchProtocol, Call, Endpoint, Greeting, KnownLife, Life, Met, ParticipantError},
 };
 
 /// How many outcomes are remembered at the most for coordinators that don't say they have ended: commits in all, and for each
@@ -42,8 +43,8 @@ pub(super) struct Branches<W> {
 pub(super) struct Acquaintance<W> {
     /// All of its transactions before this have ended.
     ended_below: Mark,
-    /// The latest epoch that was heard of.
-    epoch: Epoch,
+    /// Which of its lives was heard of last.
+    pub(super) known: KnownLife,
     /// Transactions from here on began after this resource manager was opened.
     pub(super) begins_at: Arc<OnceLock<Mark>>,
     /// Where it is asked for verdicts.
@@ -59,6 +60,8 @@ pub(super) type Shared<W> = Arc<Mutex<Slot<W>>>;
 pub(super) struct Slot<W> {
     pub(super) protocol: BranchProtocol,
     pub(super) works: Vec<W>,
+    /// The generation in which it was last worked under.
+    pub(super) worked_in: u32,
     /// What went wrong when the branch was taken back at opening, until it is made good.
     pub(super) trouble: Option<BranchTrouble>,
 }
@@ -71,11 +74,16 @@ pub(super) enum Admission<W> {
     Ended,
     /// Its coordinator has been opened again since, and it has made no promise: it is as good as rolled back.
     EarlierLife,
+    /// Its coordinator is in another epoch, and has not said that there is this one.
+    UnknownLife {
+        /// The epoch that the coordinator is in.
+        known: Epoch,
+    },
 }
 
 impl<W> Default for Slot<W> {
     fn default() -> Self {
-        Self { protocol: BranchProtocol::new(), works: Vec::new(), trouble: None }
+        Self { protocol: BranchProtocol::new(), works: Vec::new(), worked_in: 0, trouble: None }
     }
 }
 
@@ -83,7 +91,7 @@ impl<W> Default for Acquaintance<W> {
     fn default() -> Self {
         Self {
             ended_below: Mark::default(),
-            epoch: Epoch::default(),
+            known: KnownLife::new(),
             begins_at: Arc::default(),
             inquiries: None,
             slots: Slots::default(),
@@ -131,27 +139,46 @@ impl<W> Branches<W> {
     }
 
     /// Takes in what a call says of its coordinator, and finds the branch that it is about. With it comes from where on
-    /// transactions surely began after this opening, where that is known. `None`: it is a message of an earlier life.
-    pub(super) fn called(&mut self, txn: &TxnId, call: &Call) -> Option<(Admission<W>, Option<Mark>)> {
+    /// transactions surely began after this opening, if that is known. An error: it is not that coordinator's message.
+    pub(super) fn called(
+        &mut self,
+        txn: &TxnId,
+        call: &Call,
+    ) -> Result<(Admission<W>, Option<Mark>), ParticipantError> {
         let known = self.acquaintance(txn.coordinator());
-        if call.epoch != Epoch::default() && call.epoch < known.epoch {
-            return None;
-        }
-        known.epoch = known.epoch.max(call.epoch);
+        known.known.hear(txn.coordinator(), call)?;
         known.ended_below = known.ended_below.max(call.ended_below);
         let begins_at = known.begins_at.get().copied();
         let admission = match known.slots.get(txn.mark()) {
             Some(slot) => Admission::Open(Arc::clone(slot)),
             None => self.admit(txn),
         };
-        Some((admission, begins_at))
+        Ok((admission, begins_at))
     }
 
-    pub(super) fn meet(&mut self, greeting: &Greeting) {
-        let known = self.acquaintance(&greeting.coordinator);
-        known.epoch = known.epoch.max(greeting.epoch);
-        known.begins_at.get_or_init(|| Mark { epoch: greeting.epoch, sequence: 0 });
-        known.inquiries = Some(Arc::clone(&greeting.inquiries));
+    /// Takes in how a coordinator introduces itself.
+    pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        let known = self.acquaintance(coordinator);
+        if known.known.meet(coordinator, life)? == Met::Replaces {
+            // What the other log's coordinator has said does not apply to this one; its promises stay.
+            (known.ended_below, known.begins_at, known.inquiries) = (Mark::default(), Arc::default(), None);
+        }
+        Ok(())
+    }
+
+    /// As [`meet`](Self::meet), of a coordinator of the same process. One that is refused is told so when it asks.
+    pub(super) fn greet(&mut self, greeting: &Greeting) {
+        if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
+            let known = self.acquaintance(&greeting.coordinator);
+            known.begins_at.get_or_init(|| Mark { epoch: greeting.life.epoch, sequence: 0 });
+            known.inquiries = Some(Arc::clone(&greeting.inquiries));
+        }
+    }
+
+    /// The coordinator's log, and how far it was durable, as far as it has said: what a promise to it is to remember.
+    pub(super) fn log_of(&self, coordinator: &Name) -> Option<(LogId, u64)> {
+        let life = self.known(coordinator)?.known.life();
+        (life.log != LogId::NONE).then_some((life.log, life.position))
     }
 
     /// O(log n) in the coordinator's branches at the most; amortised O(1) for those of transactions that are new.
@@ -165,8 +192,12 @@ impl<W> Branches<W> {
             return Admission::Ended;
         }
         // Where no promise is held, a transaction of an earlier life can only be rolled back.
-        if txn.epoch() < known.epoch {
+        let life = known.known.life();
+        if txn.epoch() < life.epoch {
             return Admission::EarlierLife;
+        }
+        if txn.epoch() > life.epoch && known.known.is_heard() {
+            return Admission::UnknownLife { known: life.epoch };
         }
         let slot = self.spare.pop().unwrap_or_default();
         known.slots.insert(txn.mark(), Arc::clone(&slot));

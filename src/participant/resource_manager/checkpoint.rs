@@ -20,6 +20,7 @@ use crate::{
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
         self.mend();
+        self.roll_back_abandoned();
         // Collected before the service is asked: a commit carried out meanwhile may not be in what it writes down.
         let (ended, surplus) = {
             let branches = self.branches.lock();
@@ -29,7 +30,7 @@ impl<S: Service> ResourceManager<S> {
         let ended: Vec<_> = ended.into_iter().map(Ended::sort_out).collect();
         for txn in ended.iter().flat_map(|ended| &ended.overdue) {
             // Where the service can't cancel now, the next checkpoint tries again.
-            let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.log.id()));
+            let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));
         }
         let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
             .unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))

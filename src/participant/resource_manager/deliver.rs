@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     id::{BranchId, Mark, Name, TxnId},
-    log::{Fact, LogError, LogId, Lsn},
+    log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
-        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting,
+        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting, Life,
         Participant, ParticipantError, Service, ServiceError, Vote,
     },
 };
@@ -46,8 +46,12 @@ impl<S: Service> Participant for ResourceManager<S> {
         }
     }
 
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.branches.lock().meet(coordinator, life)
+    }
+
     fn greet(&self, greeting: &Greeting) {
-        self.branches.lock().meet(greeting);
+        self.branches.lock().greet(greeting);
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
@@ -65,7 +69,7 @@ impl<S: Service> Participant for ResourceManager<S> {
 
 impl<S: Service> ResourceManager<S> {
     fn gate(&self, decisions: LogId) -> Gate {
-        if decisions == self.log.id() { Gate::SharedLog } else { Gate::OwnLog }
+        if decisions == self.opening { Gate::SharedLog } else { Gate::OwnLog }
     }
 
     /// Puts a coordinator's message to the branch and carries out what follows from it, up to the reply.
@@ -81,12 +85,12 @@ impl<S: Service> ResourceManager<S> {
                 participant: self.name.clone(),
             });
         }
-        let Some((slot, begins_at)) = self.branches.lock().called(branch.txn(), call) else {
-            return Err(ParticipantError::Stale);
-        };
+        let (slot, begins_at) = self.branches.lock().called(branch.txn(), call)?;
         let slot = match slot {
             Admission::Open(slot) => slot,
             Admission::Ended => return Err(after_the_end(message)),
+            // No coordinator sends this: its branches are of its own epoch or of earlier ones.
+            Admission::UnknownLife { .. } => return Err(ParticipantError::Stale),
             Admission::EarlierLife => return self.carry_out(branch, &mut Slot::default(), message),
         };
         let mut guard = slot.lock();
@@ -212,7 +216,7 @@ impl<S: Service> ResourceManager<S> {
         let encoded = || postcard::to_stdvec(works).map_err(ParticipantError::resource);
         let txn = txn.clone();
         let (fact, durability) = match action {
-            BranchAction::AppendPrepared(durability) => (Fact::Prepared { txn, work: encoded()? }, durability),
+            BranchAction::AppendPrepared(durability) => (self.promise(txn, encoded()?, durability), durability),
             BranchAction::AppendCommitted { verb: CommitVerb::OnePhase, durability } => {
                 (Fact::Committed { txn, work: Some(encoded()?) }, durability)
             }
@@ -226,6 +230,18 @@ impl<S: Service> ResourceManager<S> {
             }
         };
         Ok(self.append(fact, durability)?)
+    }
+}
+
+impl<S: Service> ResourceManager<S> {
+    /// A promise to a coordinator whose log is another one says which: after a restart that is how a coordinator on a
+    /// replaced log, or on an older copy, is told from the one that was promised to.
+    fn promise(&self, txn: TxnId, work: Vec<u8>, durability: Durability) -> Fact {
+        let elsewhere = durability == Durability::Forced;
+        match elsewhere.then(|| self.branches.lock().log_of(txn.coordinator())).flatten() {
+            Some((log, position)) => Fact::PreparedFor { txn, log, position, work },
+            None => Fact::Prepared { txn, work },
+        }
     }
 }
 

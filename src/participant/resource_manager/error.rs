@@ -5,7 +5,7 @@ use std::{error::Error as StdError, sync::Arc};
 use thiserror::Error;
 
 use crate::{
-    id::{BranchId, IdError, Name},
+    id::{BranchId, Epoch, IdError, Name},
     log::LogError,
 };
 
@@ -21,6 +21,19 @@ pub enum ExecuteError<R> {
     Closed {
         /// The branch.
         branch: BranchId,
+    },
+    /// The coordinator has introduced itself with an earlier epoch than the branch's, and has not said yet that there is a
+    /// later one. Nothing was done. It says so within moments of being opened, and the work can then be tried again; if it
+    /// does not, the branch comes from a coordinator on another log.
+    #[error(
+        "branch {branch} is of an epoch that its coordinator has not announced here (it is in {known}); try again in a \
+         moment, and if that does not help look for a second coordinator of this name"
+    )]
+    UnknownEpoch {
+        /// The branch.
+        branch: BranchId,
+        /// The epoch that the coordinator is in, as far as the participant has heard.
+        known: Epoch,
     },
     /// The branch names another participant.
     #[error("branch {branch} is not for participant {participant}; pass the id that the transaction gave for it")]

@@ -101,7 +101,7 @@ impl<S: Service> ResourceManager<S> {
             Verdict::Rollback => BranchInput::Rollback(gate),
             Verdict::Undecided => return Ok(verdict),
         };
-        self.deliver(branch, &Call::new(LogId::from_bytes([0; 16])), message).map(|_| verdict)
+        self.deliver(branch, &Call::new(LogId::NONE), message).map(|_| verdict)
     }
 
     /// The branches that somebody has to tell the end of, and where to ask about them.

@@ -6,6 +6,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -13,10 +14,11 @@ use parking_lot::Mutex;
 use super::{Branch, BranchInput, Service, ServiceError};
 use crate::{
     id::{BranchId, Name},
-    log::{Claim, Durability, Fact, LogError, Lsn, Record, TransactionLog},
+    log::{Claim, Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     platform::Platform,
 };
 
+mod abandoned;
 mod branches;
 mod checkpoint;
 mod deliver;
@@ -25,6 +27,8 @@ mod inquiry;
 mod replay;
 mod slots;
 
+pub use abandoned::DEFAULT_ABANDON_AFTER;
+use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{Admission, Branches};
 pub use error::{BranchTrouble, ExecuteError, OpenError};
@@ -100,11 +104,14 @@ pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
 pub struct ResourceManager<S: Service> {
     name: Name,
     log: Arc<dyn TransactionLog>,
+    /// Which opening of the log that is.
+    opening: LogId,
     service: S,
     options: ResourceManagerOptions,
     branches: Mutex<Branches<S::Work>>,
     /// Carried out since the last checkpoint.
     commits: AtomicUsize,
+    generations: Generations,
     /// Held while a checkpoint is taken, so that there is one at a time.
     checkpoint: Mutex<()>,
     _claim: Claim,
@@ -114,12 +121,17 @@ pub struct ResourceManager<S: Service> {
 #[derive(Clone, Debug)]
 pub struct ResourceManagerOptions {
     checkpoint_every: usize,
+    abandon_after: Duration,
     platform: Platform,
 }
 
 impl Default for ResourceManagerOptions {
     fn default() -> Self {
-        Self { checkpoint_every: DEFAULT_CHECKPOINT_EVERY, platform: Platform::default() }
+        Self {
+            checkpoint_every: DEFAULT_CHECKPOINT_EVERY,
+            abandon_after: DEFAULT_ABANDON_AFTER,
+            platform: Platform::default(),
+        }
     }
 }
 
@@ -129,6 +141,16 @@ impl ResourceManagerOptions {
     #[must_use]
     pub const fn checkpoint_every(mut self, commits: usize) -> Self {
         self.checkpoint_every = if commits == 0 { 1 } else { commits };
+        self
+    }
+
+    /// Rolls back a branch that has promised nothing once nothing was done under it for this long, or for up to half as long
+    /// again. Its coordinator is gone for good, or the id was never given out: nothing else would ever give back what the
+    /// branch has set aside. Make it longer than the longest time-out of a transaction; a branch whose transaction
+    /// is still open then votes No. Looked at when the service refuses work, and now and then.
+    #[must_use]
+    pub const fn abandon_after(mut self, idle: Duration) -> Self {
+        self.abandon_after = idle;
         self
     }
 
@@ -202,13 +224,28 @@ impl<S: Service> ResourceManager<S> {
     ) -> Result<Self, OpenError> {
         let name = Name::new(name)?;
         let claim = log.claim(&name)?;
-        let slots = replay::replay(&name, &log.live(&name)?, &service);
+        let records = log.live(&name)?;
+        let slots = replay::replay(&name, &records, &service);
         #[cfg(feature = "tracing")]
         for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
             tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
         }
-        let (branches, commits) = (Mutex::new(Branches::found(slots)), AtomicUsize::new(0));
-        Ok(Self { name, log, service, options, branches, commits, checkpoint: Mutex::new(()), _claim: claim })
+        let mut branches = Branches::found(slots);
+        replay::remember_lives(&records, &mut branches);
+        let generations = Generations::new(options.abandon_after, options.platform.now());
+        let (branches, commits, opening) = (Mutex::new(branches), AtomicUsize::new(0), log.opening());
+        Ok(Self {
+            name,
+            log,
+            opening,
+            service,
+            options,
+            branches,
+            commits,
+            generations,
+            checkpoint: Mutex::new(()),
+            _claim: claim,
+        })
     }
 
     /// The service, for everything that is not part of a transaction.
@@ -226,17 +263,29 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
-    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over.
+    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over;
+    /// [`ExecuteError::UnknownEpoch`] that its coordinator has not said yet that it is in that epoch.
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
-        let Admission::Open(slot) = self.branches.lock().admit(branch.txn()) else { return Err(closed()) };
+        let admission = self.branches.lock().admit(branch.txn());
+        let slot = match admission {
+            Admission::Open(slot) => slot,
+            Admission::Ended | Admission::EarlierLife => return Err(closed()),
+            Admission::UnknownLife { known } => {
+                return Err(ExecuteError::UnknownEpoch { branch: branch.clone(), known });
+            }
+        };
+        if self.generations.admits() {
+            self.roll_back_abandoned();
+        }
         let mut slot = slot.lock();
         if !slot.protocol.accepts_work() {
             return Err(closed());
         }
+        slot.worked_in = self.generations.current();
         let effort = self.service.effort(&work);
         let result = catch_unwind(AssertUnwindSafe(|| self.service.try_reserve(branch, &work)));
         match result {
@@ -247,6 +296,9 @@ impl<S: Service> ResourceManager<S> {
             }
             Ok(Err(refusal)) => {
                 slot.protocol.handle(BranchInput::Refused);
+                drop(slot);
+                // What it was refused for may have been set aside for nothing; the next one finds it free.
+                self.roll_back_abandoned();
                 Err(ExecuteError::Refused(refusal))
             }
             // How far the try came is not known, so the rollback that must follow cancels this work as well.

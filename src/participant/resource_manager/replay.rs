@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{BranchTrouble, branches::Slot};
+use super::{
+    BranchTrouble,
+    branches::{Branches, Slot},
+};
 use crate::{
     id::{BranchId, Name, TxnId},
     log::{Fact, Record},
@@ -29,7 +32,7 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
         let Some(txn) = record.fact.txn() else { continue };
         let branch = txn.branch(name);
         match &record.fact {
-            Fact::Prepared { work, .. } => {
+            Fact::Prepared { work, .. } | Fact::PreparedFor { work, .. } => {
                 let mut slot = slot(BranchProtocol::recovered_prepared(), decode::<S>(&branch, work));
                 if slot.trouble.is_none() && !committed.contains(txn) {
                     slot.trouble = restore(service, &branch, &slot.works);
@@ -58,10 +61,19 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
     slots
 }
 
+/// Takes in from the promises in which log each coordinator decides, and how far that log had come.
+pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) {
+    for record in records {
+        if let Fact::PreparedFor { txn, log, position, .. } = &record.fact {
+            branches.acquaintance(txn.coordinator()).known.remember(*log, txn.epoch(), *position);
+        }
+    }
+}
+
 fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Slot<W> {
     match works {
-        Ok(works) => Slot { protocol, works, trouble: None },
-        Err(trouble) => Slot { protocol, works: Vec::new(), trouble: Some(trouble) },
+        Ok(works) => Slot { protocol, works, ..Slot::default() },
+        Err(trouble) => Slot { protocol, trouble: Some(trouble), ..Slot::default() },
     }
 }
 

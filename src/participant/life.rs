@@ -1,0 +1,297 @@
+//! Which coordinator speaks: [`Life`] says it, [`KnownLife`] and [`Lives`] check it.
+//!
+//! A name alone does not identify a coordinator. Its log may have been lost, and another one opened under the same name;
+//! the log may have been copied, or an older copy restored; two processes may have been given one name by mistake. In each
+//! of these cases one coordinator does not know what the other one decided, and would take the other's promises for
+//! its own: it would roll back what is committed. So a coordinator says with every message which log it decides in, which
+//! opening of that log it is, and how far the log is durable. A participant compares that with what it has heard before,
+//! and refuses what does not go on from there.
+
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Call, ParticipantError};
+use crate::{
+    id::{BranchId, Epoch, Name},
+    log::LogId,
+};
+
+/// One opening of a coordinator on its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Life {
+    /// The id of the log in which the coordinator keeps its decisions.
+    pub log: LogId,
+    /// The epoch that this opening began: greater than that of each earlier opening of this log, and no other opening of
+    /// any log has it but by a chance of about 1 in 10^10.
+    pub epoch: Epoch,
+    /// Number of the log's records that are durable. It counts over all openings of the log and never goes back, so a
+    /// smaller one than before comes from an older copy of the log.
+    pub position: u64,
+    /// The log that this one takes the place of, because an operator has said that it is gone for good; or this log's own
+    /// id, if the operator has said that it is an older copy and the newest there is. [`LogId::NONE`] as a rule.
+    #[serde(default)]
+    pub replaces: LogId,
+}
+
+impl Life {
+    /// The opening of `log` that began `epoch`, when `position` records were durable. It replaces no other log.
+    #[must_use]
+    pub const fn new(log: LogId, epoch: Epoch, position: u64) -> Self {
+        Self { log, epoch, position, replaces: LogId::NONE }
+    }
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} of log {} at record {}", self.epoch, self.log, self.position)
+    }
+}
+
+/// What a participant and a coordinator say about each other's idea of the coordinator's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LifeMismatch {
+    /// The coordinator's name.
+    pub coordinator: Name,
+    /// The life that the participant has heard of.
+    pub known: Life,
+    /// The life that the refused message came from.
+    pub came: Life,
+}
+
+/// What became of an introduction; see [`KnownLife::meet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Met {
+    /// It goes on from what was known.
+    GoesOn,
+    /// An operator has said that it takes the place of what was known: nothing that was heard before applies to it.
+    Replaces,
+}
+
+/// What one participant knows about the lives of one coordinator. Pure: no I/O, no clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KnownLife {
+    life: Life,
+    /// A message said so since the participant was opened.
+    heard: bool,
+}
+
+impl KnownLife {
+    /// A coordinator that nothing is known of.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { life: Life::new(LogId::NONE, Epoch::new(0), 0), heard: false }
+    }
+
+    /// Takes in what the participant's own log says: a promise was made in this epoch to a coordinator with this log, which
+    /// was durable that far. Promises come in the order in which they were made.
+    pub fn remember(&mut self, log: LogId, epoch: Epoch, position: u64) {
+        if self.life.log != log {
+            self.life = Life::new(log, epoch, position);
+        }
+        self.life.epoch = self.life.epoch.max(epoch);
+        self.life.position = self.life.position.max(position);
+    }
+
+    /// The latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said which log it has.
+    #[must_use]
+    pub const fn life(&self) -> Life {
+        self.life
+    }
+
+    /// Whether the coordinator itself has said, since the participant was opened, in which epoch it is.
+    #[must_use]
+    pub const fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Takes in how a coordinator introduces itself, before it is told which branches there are.
+    ///
+    /// # Errors
+    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; nothing has changed then.
+    pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Met, ParticipantError> {
+        let known = self.life;
+        if known.log != LogId::NONE
+            && known.log == life.replaces
+            && (life.log != known.log || life.epoch != known.epoch)
+        {
+            *self = Self { life: Life { replaces: LogId::NONE, ..*life }, heard: true };
+            return Ok(Met::Replaces);
+        }
+        self.goes_on(coordinator, life)?;
+        Ok(Met::GoesOn)
+    }
+
+    /// Takes in what a message says of its coordinator.
+    ///
+    /// # Errors
+    /// As for [`meet`](Self::meet).
+    pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
+        let said = Life::new(call.identity, call.epoch, call.position);
+        if said.log != LogId::NONE {
+            return self.goes_on(coordinator, &said);
+        }
+        if said.epoch == Epoch::default() {
+            return Ok(()); // it says nothing of itself
+        }
+        if said.epoch < self.life.epoch {
+            return Err(ParticipantError::Superseded(self.mismatch(coordinator, &said)));
+        }
+        // A message that does not say which log it comes from must not outdate one that does.
+        if self.life.log == LogId::NONE {
+            self.life.epoch = said.epoch;
+        }
+        Ok(())
+    }
+
+    fn goes_on(&mut self, coordinator: &Name, said: &Life) -> Result<(), ParticipantError> {
+        let known = self.life;
+        if known.log == LogId::NONE {
+            // What is known came without a log, and so is no reason to refuse a coordinator that says which it has.
+            *self = Self { life: Life::new(said.log, said.epoch, said.position), heard: true };
+            return Ok(());
+        }
+        if known.log != said.log {
+            return Err(ParticipantError::OtherLog(self.mismatch(coordinator, said)));
+        }
+        let is_older = match said.epoch.cmp(&known.epoch) {
+            Ordering::Less => true,
+            Ordering::Equal => false,
+            // A new opening has written at least one record that the one before has not.
+            Ordering::Greater => said.position <= known.position,
+        };
+        if is_older {
+            return Err(ParticipantError::Superseded(self.mismatch(coordinator, said)));
+        }
+        // Messages of one life overtake each other, so the position of a single one may be less.
+        let position = known.position.max(said.position);
+        *self = Self { life: Life::new(said.log, said.epoch, position), heard: true };
+        Ok(())
+    }
+
+    fn mismatch(&self, coordinator: &Name, came: &Life) -> Box<LifeMismatch> {
+        Box::new(LifeMismatch { coordinator: coordinator.clone(), known: self.life, came: *came })
+    }
+}
+
+/// What a participant knows about the lives of all its coordinators, in memory: for a [`Participant`](super::Participant) of
+/// your own. Share it by reference; its methods block for no longer than a map access.
+///
+/// ```
+/// use ringpact::{Epoch, LogId, Name, participant::{Life, Lives, ParticipantError}};
+///
+/// let (lives, shop) = (Lives::default(), Name::new("shop")?);
+/// let life = Life::new(LogId::from_bytes([1; 16]), Epoch::new(7), 40);
+/// let _met = lives.meet(&shop, &life)?;
+/// // Another log under the same name: a second coordinator, or one that has lost its log.
+/// let other = Life::new(LogId::from_bytes([2; 16]), Epoch::new(9), 3);
+/// assert!(matches!(lives.meet(&shop, &other), Err(ParticipantError::OtherLog(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Lives(Mutex<BTreeMap<Name, KnownLife>>);
+
+impl Lives {
+    /// Takes in how a coordinator introduces itself; call it in [`Participant::meet`](super::Participant::meet). O(log n).
+    ///
+    /// # Errors
+    /// As for [`KnownLife::meet`].
+    pub fn meet(&self, coordinator: &Name, life: &Life) -> Result<Met, ParticipantError> {
+        self.of(coordinator, |known| known.meet(coordinator, life))
+    }
+
+    /// Takes in what a message about a branch says of its coordinator; call it first in each of a participant's methods.
+    /// O(log n).
+    ///
+    /// # Errors
+    /// As for [`KnownLife::hear`].
+    pub fn hear(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        let coordinator = branch.txn().coordinator();
+        self.of(coordinator, |known| known.hear(coordinator, call))
+    }
+
+    fn of<T>(&self, coordinator: &Name, does: impl FnOnce(&mut KnownLife) -> T) -> T {
+        let mut lives = self.0.lock();
+        match lives.get_mut(coordinator) {
+            Some(known) => does(known),
+            None => does(lives.entry(coordinator.clone()).or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(number: u8) -> LogId {
+        LogId::from_bytes([number; 16])
+    }
+
+    fn life(number: u8, epoch: u64, position: u64) -> Life {
+        Life::new(log(number), Epoch::new(epoch), position)
+    }
+
+    fn call(life: Life) -> Call {
+        Call { identity: life.log, epoch: life.epoch, position: life.position, ..Call::new(LogId::NONE) }
+    }
+
+    const SHOP: Name = Name::from_static("shop");
+
+    #[test]
+    fn a_later_opening_of_the_same_log_goes_on() {
+        let mut known = KnownLife::new();
+        assert!(matches!(known.meet(&SHOP, &life(1, 10, 5)), Ok(Met::GoesOn)));
+        known.hear(&SHOP, &call(life(1, 10, 9))).expect("the same life");
+        known.hear(&SHOP, &call(life(1, 10, 7))).expect("the same life, overtaken by a later message");
+        assert_eq!(known.life().position, 9);
+        assert!(matches!(known.meet(&SHOP, &life(1, 20, 10)), Ok(Met::GoesOn)));
+        assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
+    }
+
+    /// The copy's opening has a greater epoch or a smaller one, as it happens. Its log is shorter than was heard.
+    #[test]
+    fn an_older_copy_of_a_log_is_refused_whatever_its_epoch() {
+        for epoch in [11, 30] {
+            let mut known = KnownLife::new();
+            known.hear(&SHOP, &call(life(1, 20, 100))).expect("nothing is known before");
+            for position in [6, 100] {
+                let copy = life(1, epoch, position);
+                assert!(matches!(known.meet(&SHOP, &copy), Err(ParticipantError::Superseded(_))), "{copy}");
+                assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");
+            }
+            assert_eq!(known.life(), life(1, 20, 100), "a refusal changes nothing");
+            let admitted = Life { replaces: log(1), ..life(1, epoch, 6) };
+            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Met::Replaces)));
+            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Met::GoesOn)), "the message came twice");
+            known.hear(&SHOP, &call(life(1, epoch, 7))).expect("it goes on from the copy");
+        }
+    }
+
+    #[test]
+    fn another_log_under_the_name_is_refused_until_an_operator_says_that_it_replaces_the_first() {
+        let mut known = KnownLife::new();
+        known.remember(log(1), Epoch::new(3), 50);
+        assert!(!known.is_heard());
+        let other = life(2, 90, 900);
+        assert!(matches!(known.meet(&SHOP, &other), Err(ParticipantError::OtherLog(_))));
+        assert!(matches!(known.hear(&SHOP, &call(other)), Err(ParticipantError::OtherLog(_))));
+        let wrong = Life { replaces: log(7), ..other };
+        assert!(matches!(known.meet(&SHOP, &wrong), Err(ParticipantError::OtherLog(_))));
+        assert!(matches!(known.meet(&SHOP, &Life { replaces: log(1), ..life(2, 1, 1) }), Ok(Met::Replaces)));
+        known.hear(&SHOP, &call(life(2, 1, 2))).expect("it is known now");
+    }
+
+    /// A single call with a forged epoch locked the real coordinator out.
+    #[test]
+    fn a_call_that_does_not_say_its_log_outdates_no_coordinator_that_does() {
+        let mut known = KnownLife::new();
+        let _met = known.meet(&SHOP, &life(1, 10, 5)).expect("nothing is known before");
+        let forged = Call { epoch: Epoch::new(1 << 60), ..Call::new(LogId::NONE) };
+        known.hear(&SHOP, &forged).expect("it is not late");
+        known.hear(&SHOP, &call(life(1, 10, 6))).expect("the coordinator goes on");
+    }
+}
