@@ -80,14 +80,14 @@ fn golden() -> Vec<(&'static [u8], Record)> {
             record("shop", Fact::Heuristic { txn: txn(7), participant: name("goods"), outcome: Heuristic::Hazard }),
         ),
         (
-            b"\x05goods\x07\x04shop\x03\x09ABCDEFGHIJKLMNOP\xac\x02\x01\xdd",
+            b"\x05goods\x07\x04shop\x03\x09ABCDEFGHIJKLMNOP\x05\xac\x02",
             record(
                 "goods",
-                Fact::PreparedFor {
+                Fact::Heard {
                     txn: txn(9),
                     log: LogId::from_bytes(*b"ABCDEFGHIJKLMNOP"),
+                    epoch: Epoch::new(5),
                     position: 300,
-                    work: vec![0xdd],
                 },
             ),
         ),

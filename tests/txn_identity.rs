@@ -1,10 +1,12 @@
 //! One name, two logs: a log that was lost, copied, restored or opened twice. No two lives of a coordinator give out one id,
 //! no participant mixes two of them, and nothing that one log has promised or decided is ended by another one.
 
+mod identity_model;
 mod txn_support;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use identity_model::{Bounds, Mutant, search};
 use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
     TxnId, Vote,
@@ -326,5 +328,26 @@ fn an_introduction_may_come_twice() {
     let life = Life::new(LogId::from_bytes([7; 16]), Epoch::new(5), 10);
     for _ in 0..2 {
         goods.meet(&name("shop"), &life).unwrap();
+    }
+}
+
+/// Every order of copying, losing, restoring and opening logs, of restarts, and of messages between them.
+#[test]
+fn in_no_order_of_events_does_one_log_end_what_another_one_has_begun() {
+    let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 1 };
+    let found = search(&bounds, None);
+    assert_eq!(found.torn, None, "{}", found.torn.as_deref().unwrap_or_default());
+    println!("{} states, {} with unclaimed branches, {} refused", found.states, found.unclaimed, found.refused);
+    assert!(found.unclaimed > 0 && found.refused > 0, "it has seen too little");
+    for mutant in [
+        Mutant::HearsAnybody,
+        Mutant::PresumesByOrder,
+        Mutant::SettlesAtOnce,
+        Mutant::ForgetsLives,
+        Mutant::ForgetsPositions,
+        Mutant::TrustsRestored,
+    ] {
+        let found = search(&bounds, Some(mutant));
+        assert!(found.torn.is_some(), "{mutant:?} tears nothing in {} states", found.states);
     }
 }

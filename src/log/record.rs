@@ -75,19 +75,18 @@ pub enum Fact {
         /// How it has ended.
         outcome: Heuristic,
     },
-    /// As [`Prepared`](Self::Prepared), to a coordinator whose decisions are in another log. It says which one, so that a
-    /// restarted participant still tells that log from another one that is opened under the coordinator's name, and from
-    /// an older copy of it.
-    PreparedFor {
+    /// The owner, a participant, has heard from the coordinator of one of its branches that its decisions are in this log,
+    /// another one than the participant's own. So a participant that was restarted still tells that log from another one that
+    /// is opened under the coordinator's name, and from an older copy of it.
+    Heard {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// The id of the coordinator's log.
         log: LogId,
-        /// How far that log was durable, as far as the participant had heard; see [`Life::position`](crate::participant::Life).
+        /// The coordinator's epoch by then.
+        epoch: Epoch,
+        /// How far that log was durable; see [`Life::position`](crate::participant::Life).
         position: u64,
-        /// What committing means, in the owner's own encoding.
-        #[serde(with = "serde_bytes")]
-        work: Vec<u8>,
     },
 }
 
@@ -147,7 +146,7 @@ impl Fact {
             Self::Opened { .. } => Effect::Opens,
             Self::Decided { txn, .. }
             | Self::Prepared { txn, .. }
-            | Self::PreparedFor { txn, .. }
+            | Self::Heard { txn, .. }
             | Self::Committed { txn, .. }
             | Self::Parked { txn, .. }
             | Self::Heuristic { txn, .. } => Effect::Adds(txn),

@@ -57,7 +57,7 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
         7 => {
             rest = rest.split_at_checked(LOG_ID_BYTES)?.1;
             number(&mut rest)?;
-            work(&mut rest)?;
+            number(&mut rest)?;
         }
         3 => match byte(&mut rest)? {
             0 => {}
@@ -207,13 +207,13 @@ mod tests {
                 let outcome = outcomes[random.usize(..outcomes.len())];
                 Fact::Heuristic { txn, participant: random_name(random), outcome }
             }
-            7 => Fact::PreparedFor { txn, log, position, work },
+            7 => Fact::Heard { epoch: txn.epoch(), txn, log, position },
             _ => Fact::Ended { txn },
         };
         // Who adds a kind adds it here, and in `scan`.
         match fact {
             Fact::Opened { .. } | Fact::Decided { .. } | Fact::Prepared { .. } | Fact::Committed { .. } => {}
-            Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } | Fact::PreparedFor { .. } => {}
+            Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } | Fact::Heard { .. } => {}
         }
         Record { owner, fact }
     }

@@ -87,14 +87,13 @@ impl KnownLife {
         Self { life: Life::new(LogId::NONE, Epoch::new(0), 0), heard: false }
     }
 
-    /// Takes in what the participant's own log says: a promise was made in this epoch to a coordinator with this log, which
-    /// was durable that far. Promises come in the order in which they were made.
-    pub fn remember(&mut self, log: LogId, epoch: Epoch, position: u64) {
-        if self.life.log != log {
-            self.life = Life::new(log, epoch, position);
+    /// Takes in what the participant's own log says that it has heard. What was heard first comes first.
+    pub fn remember(&mut self, heard: Life) {
+        if self.life.log != heard.log {
+            self.life = heard;
         }
-        self.life.epoch = self.life.epoch.max(epoch);
-        self.life.position = self.life.position.max(position);
+        self.life.epoch = self.life.epoch.max(heard.epoch);
+        self.life.position = self.life.position.max(heard.position);
     }
 
     /// The latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said which log it has.
@@ -274,7 +273,7 @@ mod tests {
     #[test]
     fn another_log_under_the_name_is_refused_until_an_operator_says_that_it_replaces_the_first() {
         let mut known = KnownLife::new();
-        known.remember(log(1), Epoch::new(3), 50);
+        known.remember(life(1, 3, 50));
         assert!(!known.is_heard());
         let other = life(2, 90, 900);
         assert!(matches!(known.meet(&SHOP, &other), Err(ParticipantError::OtherLog(_))));

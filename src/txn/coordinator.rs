@@ -1,7 +1,7 @@
 //! [`Coordinator`]: where transactions begin.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     future::poll_fn,
     io,
@@ -12,10 +12,9 @@ use std::{
 };
 
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    BeginError, CoordinatorStatus, Inquiries, Limits, Policy, Transaction,
+    BeginError, CoordinatorStatus, Inquiries, Limits, Openings, Policy, Transaction,
     driver::{Driven, Sweep},
     members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
@@ -136,7 +135,7 @@ impl Coordinator {
         Recovered {
             committed: self.tally.committed.load(Ordering::Relaxed),
             rolled_back: self.tally.rolled_back.load(Ordering::Relaxed),
-            unanswered: self.shared.inquiries().len(),
+            unanswered: self.shared.inquiries().iter().filter(|inquiry| !inquiry.is_answered()).count(),
         }
     }
 
@@ -341,16 +340,23 @@ impl CoordinatorBuilder {
         }
         let claim = self.log.claim(&name)?;
         let records = self.log.live(&name)?;
-        let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
-        let last = epochs.last().copied().unwrap_or_default();
-        let epoch = next_epoch(last, &*self.log).ok_or(CoordinatorError::EpochsRunOut { last })?;
-        epochs.insert(epoch);
+        let openings = Openings::begin(&records, self.log.incarnation()).ok_or(CoordinatorError::EpochsRunOut)?;
+        let epoch = openings.current();
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
         let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
         let (policy, limits) = (self.policy.paced(), self.limits);
-        let shared = Shared::new(name, life, epochs, self.log, policy, limits, Members::new(members), self.platform);
+        let shared = Shared::new(
+            name,
+            life,
+            openings.told(&life),
+            self.log,
+            policy,
+            limits,
+            Members::new(members),
+            self.platform,
+        );
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
         let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
@@ -377,11 +383,6 @@ impl fmt::Debug for CoordinatorBuilder {
             .field("participants", &members)
             .finish_non_exhaustive()
     }
-}
-
-/// The epoch of the next opening on this log. Of one opening of the log each coordinator's opening draws another step.
-fn next_epoch(last: Epoch, log: &dyn TransactionLog) -> Option<Epoch> {
-    last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), log.incarnation()))
 }
 
 /// The first 64 bits of the log's id: short enough to read, and 2^32 logs away from a likely collision.
@@ -421,11 +422,8 @@ pub enum CoordinatorError {
         error: ParticipantError,
     },
     /// The log's last epoch is so large that none can follow.
-    #[error("no epoch is left after {last}; another program has written to the log: open the coordinator on a new one")]
-    EpochsRunOut {
-        /// The last epoch in the log.
-        last: Epoch,
-    },
+    #[error("no epoch is left in this log; another program has written to it: open the coordinator on a new one")]
+    EpochsRunOut,
     /// The system gave no thread.
     #[error("can't start the coordinator's threads: {0}")]
     Threads(#[source] io::Error),

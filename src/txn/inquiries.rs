@@ -56,7 +56,9 @@ impl Inquiries {
         // apart what that log has committed.
         // (Epoch 0, which there is none of, asks for nothing but the time.)
         let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
-        if !asks_for_time && !shared.may_have_begun(txn) {
+        let (openings, next_number) = (&shared.openings, next.sequence);
+        let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.mark(), next_number);
+        if !asks_for_time && !is_own {
             return Err(ParticipantError::Misdirected);
         }
         let tasks = shared.tasks_of(txn.mark());
@@ -70,7 +72,7 @@ impl Inquiries {
             shared.retry(&task);
         }
         // Presumed abort; but of a log that may have forgotten decisions nothing is presumed.
-        let is_presumed = txn.epoch() == self.epoch || !shared.presumes_nothing();
+        let is_presumed = asks_for_time || openings.presumes_abort_of(txn.mark(), next_number);
         let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
         let begun_below: Mark = next;
         Ok(Response::Verdict { verdict, begun_below })

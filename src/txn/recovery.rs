@@ -13,8 +13,9 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    CommitProtocol, Remembered,
+    CommitProtocol, Remembered, Standing,
     driver::Driven,
+    introductions::Introductions,
     members::Member,
     policy::after,
     shared::{Key, Shared},
@@ -44,6 +45,8 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
     let decided = Arc::new(decided);
+    let introductions = Introductions::new(shared.members.iter().count());
+    introductions.wait_no_longer_than(shared);
     for (number, (name, member)) in (1..).zip(shared.members.iter()) {
         let inquiry = Arc::new_cyclic(|this| Inquiry {
             this: Weak::clone(this),
@@ -57,6 +60,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             answered: AtomicBool::new(false),
             last_error: Mutex::new(None),
             tally: Arc::clone(tally),
+            introductions: Arc::clone(&introductions),
         });
         shared.inquiry_begins(name.clone(), Arc::clone(&inquiry));
         runs.push(inquiry);
@@ -90,6 +94,7 @@ pub(super) struct Inquiry {
     /// Why it has not.
     last_error: Mutex<Option<ParticipantError>>,
     tally: Arc<Tally>,
+    introductions: Arc<Introductions>,
 }
 
 impl Driven for Inquiry {
@@ -113,6 +118,9 @@ impl ReplySink for Inquiry {
             Ok(Response::InDoubt(branches)) => branches,
             Ok(_) => return self.again(),
             Err(error) => {
+                if matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) {
+                    self.introductions.refused(&self.participant);
+                }
                 *self.last_error.lock() = Some(error);
                 return self.again();
             }
@@ -121,20 +129,42 @@ impl ReplySink for Inquiry {
             return;
         }
         let orphans = self.orphans(branches);
+        let introductions = Arc::clone(&self.introductions);
+        introductions.accepted(Answer { inquiry: self, orphans });
+    }
+}
+
+/// What a participant has answered: it is acted on when all have, or when it has taken too long.
+pub(super) struct Answer {
+    inquiry: Arc<Inquiry>,
+    orphans: Vec<Arc<Task>>,
+}
+
+impl Answer {
+    pub(super) fn participant(&self) -> &Name {
+        &self.inquiry.participant
+    }
+
+    /// Has what nobody has decided rolled back.
+    pub(super) fn settle(self) {
+        let Self { inquiry, orphans } = self;
         for task in &orphans {
-            self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            self.shared.resumed(Arc::clone(task));
+            inquiry.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
+            inquiry.shared.resumed(Arc::clone(task));
         }
-        self.shared.inquiry_ends(&self.participant);
-        for task in orphans {
-            task.run();
-        }
+        inquiry.shared.inquiry_ends(&inquiry.participant);
+        orphans.into_iter().for_each(Driven::run);
     }
 }
 
 impl Inquiry {
     pub(super) const fn participant(&self) -> &Name {
         &self.participant
+    }
+
+    /// Whether the participant has answered, and its answer waits for those of others.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     pub(super) fn last_error(&self) -> Option<ParticipantError> {
@@ -165,15 +195,10 @@ impl Inquiry {
             if txn.coordinator() != &self.shared.name || is_settled || branch.participant() != &self.participant {
                 continue;
             }
-            let is_own = self.shared.may_have_begun(txn);
-            if is_own && txn.epoch() == self.shared.epoch {
-                continue; // it is under way
-            }
-            // What this log never began, it has not decided either: to presume anything about it could tear it apart.
-            if is_own && !self.shared.presumes_nothing() {
-                orphans.insert(txn.mark(), branch);
-            } else {
-                self.shared.unclaimed.report(&branch, now);
+            match self.shared.openings.standing_of(txn.mark(), self.shared.next_mark().sequence) {
+                Standing::UnderWay => {}
+                Standing::PresumedAborted => drop(orphans.insert(txn.mark(), branch)),
+                Standing::Unclaimed => self.shared.unclaimed.report(&branch, now),
             }
         }
         let to_task = |branch: BranchId| {

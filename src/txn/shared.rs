@@ -1,7 +1,7 @@
 //! What a coordinator's transactions share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     mem,
     ops::RangeInclusive,
     sync::{
@@ -15,7 +15,7 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    Input, OperatorError, Policy, Remembered, TransactionState,
+    Input, Openings, OperatorError, Policy, Remembered, TransactionState,
     admission::{Admission, Limits},
     alarms::Alarms,
     driver::{Driven, Driver, Sweep},
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
-    participant::{Call, Decision, Life},
+    participant::{Call, Decision, Life, Verb},
     platform::{Condvar, Platform, Woken},
     striped::Striped,
 };
@@ -50,8 +50,8 @@ pub(super) struct Shared {
     opening: LogId,
     /// Which opening of the coordinator.
     pub(super) life: Life,
-    /// The epochs of its log's openings, this one included. Other epochs' transactions are not its own.
-    epochs: BTreeSet<Epoch>,
+    /// Which transactions are its own.
+    pub(super) openings: Openings,
     pub(super) unclaimed: Unclaimed,
     pub(super) policy: Policy,
     pub(super) members: Members,
@@ -150,7 +150,7 @@ impl Shared {
     pub(super) fn new(
         name: Name,
         life: Life,
-        epochs: BTreeSet<Epoch>,
+        openings: Openings,
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,
@@ -174,7 +174,7 @@ impl Shared {
             log,
             opening,
             life,
-            epochs,
+            openings,
             unclaimed: Unclaimed::default(),
             policy,
             members,
@@ -400,18 +400,6 @@ impl Shared {
         }
     }
 
-    /// Whether this coordinator, in this life or an earlier one of its log, may have given the id out. An id that it has
-    /// not stems from another log under its name, or from a copy of its own.
-    pub(super) fn may_have_begun(&self, txn: &TxnId) -> bool {
-        let is_given_out = txn.epoch() != self.epoch || txn.mark() < self.next_mark();
-        txn.coordinator() == &self.name && self.epochs.contains(&txn.epoch()) && is_given_out
-    }
-
-    /// Whether its log is an older copy, which may have forgotten decisions: then a missing one means nothing.
-    pub(super) fn presumes_nothing(&self) -> bool {
-        self.life.replaces != LogId::NONE && self.life.replaces == self.life.log
-    }
-
     /// Ends a transaction that none of its log's openings has given out, in the way that an operator says. Blocks for one
     /// write of the log if it is to commit.
     pub(super) fn settle_unclaimed(self: &Arc<Self>, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
@@ -494,13 +482,17 @@ impl Shared {
         }
     }
 
-    /// What is said along with a message to the participant.
-    pub(super) fn call(&self, participant: &Name, deadline: Option<Instant>) -> Call {
+    /// What is said along with a message to the participant. A commit says how far the log is durable with its decision in
+    /// it; for all else what was known a moment ago will do.
+    pub(super) fn call(&self, participant: &Name, verb: Verb, deadline: Option<Instant>) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
             0 => self.ended_below_for(participant),
             sequence => Mark { epoch: self.epoch, sequence },
         };
-        let position = self.position.load(Ordering::Relaxed);
+        let position = match verb {
+            Verb::Commit => self.log.durable().number(),
+            _ => self.position.load(Ordering::Relaxed),
+        };
         Call { epoch: self.epoch, ended_below, deadline, identity: self.life.log, position, ..Call::new(self.opening) }
     }
 

@@ -121,7 +121,8 @@ impl Shared {
         let mut transactions: Vec<_> = tasks.iter().map(|task| task.status(now)).collect();
         transactions.retain(|transaction| transaction.state != TransactionState::Ended);
         transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
-        let inquiries = self.inquiries();
+        let mut inquiries = self.inquiries();
+        inquiries.retain(|inquiry| !inquiry.is_answered());
         let mut status = CoordinatorStatus {
             unanswered: inquiries.len(),
             unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),

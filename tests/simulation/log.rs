@@ -83,7 +83,7 @@ impl TransactionLog for Log {
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let swallowed = match &record.fact {
-            Fact::Prepared { .. } | Fact::PreparedFor { .. } => self.is(Mutant::VotesWithoutPromise),
+            Fact::Prepared { .. } => self.is(Mutant::VotesWithoutPromise),
             Fact::Decided { .. } => self.is(Mutant::DecidesWithoutRecord),
             Fact::Committed { work: None, .. } => self.is(Mutant::CommitsWithoutRecord),
             _ => false,
@@ -95,11 +95,7 @@ impl TransactionLog for Log {
             (Fact::Decided { txn, .. }, Owner::Coordinator) if self.is(Mutant::CollectsLiveDecisions) => {
                 Some(txn.clone())
             }
-            (Fact::Prepared { txn, .. } | Fact::PreparedFor { txn, .. }, Owner::Manager)
-                if self.is(Mutant::CollectsLivePromises) =>
-            {
-                Some(txn.clone())
-            }
+            (Fact::Prepared { txn, .. }, Owner::Manager) if self.is(Mutant::CollectsLivePromises) => Some(txn.clone()),
             _ => None,
         };
         let (owner, ends) = (record.owner.clone(), matches!(record.fact, Fact::Ended { .. }));
@@ -152,7 +148,7 @@ impl TransactionLog for Log {
         live.retain(|record| match record.fact {
             Fact::Opened { .. } => !self.is(Mutant::ReusesEpochs),
             Fact::Decided { .. } => !self.is(Mutant::RecoversNoDecisions),
-            Fact::Prepared { .. } | Fact::PreparedFor { .. } => !self.is(Mutant::RecoversNoPromises),
+            Fact::Prepared { .. } => !self.is(Mutant::RecoversNoPromises),
             _ => true,
         });
         Ok(live)

@@ -304,7 +304,8 @@ const fn fact_name(fact: &Fact) -> &'static str {
     match fact {
         Fact::Opened { .. } => "opened",
         Fact::Decided { .. } => "decided",
-        Fact::Prepared { .. } | Fact::PreparedFor { .. } => "prepared",
+        Fact::Prepared { .. } => "prepared",
+        Fact::Heard { .. } => "heard",
         Fact::Committed { .. } => "committed",
         Fact::Ended { .. } => "ended",
         Fact::Parked { .. } => "parked",

@@ -51,11 +51,11 @@ impl<'a> Encoder<'a> {
                     }
                 }
             }
-            Fact::PreparedFor { txn, log, position, work } => {
+            Fact::Heard { txn, log, epoch, position } => {
                 self.about(7, txn)?;
                 self.put(&log.to_bytes())?;
-                self.number(*position)?;
-                self.bytes(work)
+                self.number(epoch.number())?;
+                self.number(*position)
             }
             Fact::Ended { txn } => self.about(4, txn),
             Fact::Parked { txn, participants } => {

@@ -45,6 +45,8 @@ pub(super) struct Acquaintance<W> {
     ended_below: Mark,
     /// Which of its lives was heard of last.
     pub(super) known: KnownLife,
+    /// The epoch of the life that this participant's log says it has heard of.
+    pub(super) noted: Epoch,
     /// Transactions from here on began after this resource manager was opened.
     pub(super) begins_at: Arc<OnceLock<Mark>>,
     /// Where it is asked for verdicts.
@@ -92,6 +94,7 @@ impl<W> Default for Acquaintance<W> {
         Self {
             ended_below: Mark::default(),
             known: KnownLife::new(),
+            noted: Epoch::default(),
             begins_at: Arc::default(),
             inquiries: None,
             slots: Slots::default(),
@@ -175,10 +178,21 @@ impl<W> Branches<W> {
         }
     }
 
-    /// The coordinator's log, and how far it was durable, as far as it has said: what a promise to it is to remember.
-    pub(super) fn log_of(&self, coordinator: &Name) -> Option<(LogId, u64)> {
-        let life = self.known(coordinator)?.known.life();
-        (life.log != LogId::NONE).then_some((life.log, life.position))
+    /// The coordinator's life, if it has said which it is: what a promise to it is to remember.
+    pub(super) fn life_of(&self, coordinator: &Name) -> Option<Life> {
+        Some(self.known(coordinator)?.known.life()).filter(|life| life.log != LogId::NONE)
+    }
+
+    /// The coordinator's present life and the epoch of the one that is noted, if these are not the same.
+    pub(super) fn unnoted_life_of(&self, coordinator: &Name) -> Option<(Life, Epoch)> {
+        let known = self.known(coordinator)?;
+        let life = Some(known.known.life()).filter(|life| life.log != LogId::NONE && life.epoch != known.noted)?;
+        Some((life, known.noted))
+    }
+
+    /// That the life of this epoch was met is noted durably.
+    pub(super) fn noted(&mut self, coordinator: &Name, epoch: Epoch) {
+        self.acquaintance(coordinator).noted = epoch;
     }
 
     /// O(log n) in the coordinator's branches at the most; amortised O(1) for those of transactions that are new.

@@ -11,7 +11,7 @@ use super::{
     replay::restore,
 };
 use crate::{
-    id::{BranchId, Mark, Name, TxnId},
+    id::{BranchId, Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
         Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting, Life,
@@ -47,7 +47,8 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.branches.lock().meet(coordinator, life)
+        self.branches.lock().meet(coordinator, life)?;
+        Ok(self.note_introduction(coordinator)?)
     }
 
     fn greet(&self, greeting: &Greeting) {
@@ -86,6 +87,7 @@ impl<S: Service> ResourceManager<S> {
             });
         }
         let (slot, begins_at) = self.branches.lock().called(branch.txn(), call)?;
+        self.note_introduction(branch.txn().coordinator())?;
         let slot = match slot {
             Admission::Open(slot) => slot,
             Admission::Ended => return Err(after_the_end(message)),
@@ -214,13 +216,23 @@ impl<S: Service> ResourceManager<S> {
 
     fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, ParticipantError> {
         let encoded = || postcard::to_stdvec(works).map_err(ParticipantError::resource);
-        let txn = txn.clone();
+        let (id, txn) = (txn, txn.clone());
         let (fact, durability) = match action {
-            BranchAction::AppendPrepared(durability) => (self.promise(txn, encoded()?, durability), durability),
+            BranchAction::AppendPrepared(durability) => {
+                let work = encoded()?;
+                let noted = self.note_life(&txn, durability)?;
+                let promised = self.append(Fact::Prepared { txn, work }, durability);
+                if noted && promised.is_err() {
+                    // Nothing is left of the branch in the log, so nothing else would end the note.
+                    let _ = self.append(Fact::Ended { txn: id.clone() }, Durability::Lazy);
+                }
+                return Ok(promised?);
+            }
             BranchAction::AppendCommitted { verb: CommitVerb::OnePhase, durability } => {
                 (Fact::Committed { txn, work: Some(encoded()?) }, durability)
             }
             BranchAction::AppendCommitted { verb: CommitVerb::SecondPhase, durability } => {
+                self.note_life(&txn, durability)?;
                 (Fact::Committed { txn, work: None }, durability)
             }
             BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
@@ -234,15 +246,46 @@ impl<S: Service> ResourceManager<S> {
 }
 
 impl<S: Service> ResourceManager<S> {
-    /// A promise to a coordinator whose log is another one says which: after a restart that is how a coordinator on a
-    /// replaced log, or on an older copy, is told from the one that was promised to.
-    fn promise(&self, txn: TxnId, work: Vec<u8>, durability: Durability) -> Fact {
-        let elsewhere = durability == Durability::Forced;
-        match elsewhere.then(|| self.branches.lock().log_of(txn.coordinator())).flatten() {
-            Some((log, position)) => Fact::PreparedFor { txn, log, position, work },
-            None => Fact::Prepared { txn, work },
+    /// Notes, before a record of this durability, in which log the branch's coordinator decides, and how far that is. Says
+    /// whether there was anything to note.
+    ///
+    /// In the coordinator's own log there is nothing to note. With a log of its own the participant keeps the promise, and
+    /// the commit, until the transaction has ended everywhere; so for as long as another participant may still be in doubt,
+    /// this one knows a log that lacks the decision for what it is.
+    fn note_life(&self, txn: &TxnId, durability: Durability) -> Result<bool, LogError> {
+        if durability == Durability::Lazy {
+            return Ok(false);
         }
+        let heard = self.branches.lock().life_of(txn.coordinator());
+        let Some(Life { log, epoch, position, .. }) = heard else { return Ok(false) };
+        self.append(Fact::Heard { txn: txn.clone(), log, epoch, position }, Durability::Lazy)?;
+        Ok(true)
     }
+
+    /// Makes durable which life of the coordinator was met, before anything is done or told on its behalf: one forced write
+    /// for each opening of a coordinator.
+    ///
+    /// The new life may presume from what it is told that a transaction is rolled back. So an earlier life, which may be
+    /// alive on a copy of the log, must not be listened to again, not even after a restart. A coordinator on this
+    /// participant's own log is known by that log.
+    fn note_introduction(&self, coordinator: &Name) -> Result<(), LogError> {
+        let unnoted = self.branches.lock().unnoted_life_of(coordinator);
+        let Some((life, noted)) = unnoted.filter(|(life, _)| life.log != self.log.id()) else { return Ok(()) };
+        let Life { log, epoch, position, .. } = life;
+        let lsn =
+            self.append(Fact::Heard { txn: note_of(coordinator, epoch), log, epoch, position }, Durability::Forced)?;
+        if noted != Epoch::default() {
+            self.append(Fact::Ended { txn: note_of(coordinator, noted) }, Durability::Lazy)?;
+        }
+        self.log.wait(lsn)?;
+        self.branches.lock().noted(coordinator, epoch);
+        Ok(())
+    }
+}
+
+/// What a note that a life was met is kept under: the epoch's number in epoch 0, in which there are no transactions.
+fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
+    TxnId::new(coordinator.clone(), Epoch::default(), epoch.number())
 }
 
 /// What is answered about a branch that was forgotten because its transaction has ended.

@@ -232,6 +232,10 @@ impl<S: Service> ResourceManager<S> {
         }
         let mut branches = Branches::found(slots);
         replay::remember_lives(&records, &mut branches);
+        for txn in replay::heard_of_only(&records) {
+            // The promise that it was noted for was cut off by a crash. A log without room is told at the next opening.
+            let _ = log.append(Record { owner: name.clone(), fact: Fact::Ended { txn } }, Durability::Lazy);
+        }
         let generations = Generations::new(options.abandon_after, options.platform.now());
         let (branches, commits, opening) = (Mutex::new(branches), AtomicUsize::new(0), log.opening());
         Ok(Self {

@@ -1,7 +1,7 @@
 //! What happens at opening: the service is brought to where the log says it is.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -11,9 +11,9 @@ use super::{
     branches::{Branches, Slot},
 };
 use crate::{
-    id::{BranchId, Name, TxnId},
+    id::{BranchId, Epoch, Name, TxnId},
     log::{Fact, Record},
-    participant::{BranchInput, BranchProtocol, ParticipantError, Service, ServiceError},
+    participant::{BranchInput, BranchProtocol, Life, ParticipantError, Service, ServiceError},
 };
 
 /// Brings the service to where the log says it is. Records come in the order in which they were written, and a commit
@@ -32,7 +32,7 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
         let Some(txn) = record.fact.txn() else { continue };
         let branch = txn.branch(name);
         match &record.fact {
-            Fact::Prepared { work, .. } | Fact::PreparedFor { work, .. } => {
+            Fact::Prepared { work, .. } => {
                 let mut slot = slot(BranchProtocol::recovered_prepared(), decode::<S>(&branch, work));
                 if slot.trouble.is_none() && !committed.contains(txn) {
                     slot.trouble = restore(service, &branch, &slot.works);
@@ -61,13 +61,31 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
     slots
 }
 
-/// Takes in from the promises in which log each coordinator decides, and how far that log had come.
+/// Takes in what the log says of the coordinators' logs, and how far they had come.
 pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) {
     for record in records {
-        if let Fact::PreparedFor { txn, log, position, .. } = &record.fact {
-            branches.acquaintance(txn.coordinator()).known.remember(*log, txn.epoch(), *position);
+        if let Fact::Heard { txn, log, epoch, position } = &record.fact {
+            let known = branches.acquaintance(txn.coordinator());
+            known.known.remember(Life::new(*log, *epoch, *position));
+            if txn.epoch() == Epoch::default() {
+                known.noted = *epoch;
+            }
         }
     }
+}
+
+/// The transactions of which the log holds nothing but what was heard of their coordinator.
+pub(super) fn heard_of_only(records: &[Record]) -> BTreeSet<TxnId> {
+    let is_note = |record: &&Record| matches!(record.fact, Fact::Heard { .. });
+    let about = |record: &Record| record.fact.txn().cloned();
+    let is_about_one = |txn: &TxnId| txn.epoch() != Epoch::default();
+    let mut heard: BTreeSet<TxnId> = records.iter().filter(is_note).filter_map(about).filter(is_about_one).collect();
+    if !heard.is_empty() {
+        for txn in records.iter().filter(|record| !is_note(record)).filter_map(about) {
+            heard.remove(&txn);
+        }
+    }
+    heard
 }
 
 fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Slot<W> {

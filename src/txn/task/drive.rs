@@ -208,7 +208,7 @@ impl Task {
             return Some(Err(ParticipantError::Unreachable));
         }
         let (name, member) = &self.shared.members[number];
-        let mut call = self.shared.call(name, deadline);
+        let mut call = self.shared.call(name, verb, deadline);
         if unrecorded {
             call.log = LogId::NONE;
         }

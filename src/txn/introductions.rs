@@ -1,0 +1,78 @@
+//! Who has met this life of the coordinator: nothing is presumed before all participants have.
+//!
+//! A log that was restored from an older copy lacks decisions. The participant that holds a promise need not be the one
+//! that has heard of the decision, so to roll the promise back as soon as it is reported could tear the transaction apart a
+//! moment before another participant says that the copy is old. So reports are held until every participant has
+//! accepted the coordinator, or until one that is away has been waited for long enough; and while one refuses, none is
+//! acted on.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use super::{driver::Driven, policy::after, recovery::Answer, shared::Shared};
+use crate::id::Name;
+
+pub(super) struct Introductions(Mutex<State>);
+
+struct State {
+    /// Number of participants that have not answered.
+    unanswered: usize,
+    refused_by: BTreeSet<Name>,
+    /// Whether those that have not answered were waited for long enough.
+    is_late: bool,
+    held: Vec<Answer>,
+}
+
+impl State {
+    /// What may be acted on now.
+    fn release(&mut self) -> Vec<Answer> {
+        let may_settle = self.refused_by.is_empty() && (self.unanswered == 0 || self.is_late);
+        if may_settle { mem::take(&mut self.held) } else { Vec::new() }
+    }
+}
+
+impl Introductions {
+    pub(super) fn new(participants: usize) -> Arc<Self> {
+        let (refused_by, held) = (BTreeSet::new(), Vec::new());
+        Arc::new(Self(Mutex::new(State { unanswered: participants, refused_by, is_late: false, held })))
+    }
+
+    /// Sets the time after which a participant that does not answer keeps the others waiting no longer: that after which
+    /// a message is given up for lost.
+    pub(super) fn wait_no_longer_than(self: &Arc<Self>, shared: &Shared) {
+        let weak = Arc::downgrade(self);
+        let this: Weak<dyn Driven> = weak;
+        shared.driver.enqueue_at(after(shared.platform.now(), shared.policy.delivery_timeout), this);
+    }
+
+    pub(super) fn refused(&self, participant: &Name) {
+        self.0.lock().refused_by.insert(participant.clone());
+    }
+
+    pub(super) fn accepted(&self, answer: Answer) {
+        let released = {
+            let mut state = self.0.lock();
+            state.unanswered = state.unanswered.saturating_sub(1);
+            state.refused_by.remove(answer.participant());
+            state.held.push(answer);
+            state.release()
+        };
+        released.into_iter().for_each(Answer::settle);
+    }
+}
+
+impl Driven for Introductions {
+    fn run(self: Arc<Self>) {
+        let released = {
+            let mut state = self.0.lock();
+            state.is_late = true;
+            state.release()
+        };
+        released.into_iter().for_each(Answer::settle);
+    }
+}

@@ -1,0 +1,118 @@
+//! Which transactions are a coordinator's own. Pure: no I/O, no clock.
+
+use std::collections::BTreeSet;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{
+    id::{Epoch, Mark},
+    log::{LogId, Record},
+    participant::Life,
+};
+
+/// The openings of one coordinator's log, this one included: they say which transaction ids the coordinator has given out, in
+/// this life or in an earlier one.
+///
+/// Presumed abort says that a transaction without a decision in the log is rolled back. That holds only of transactions
+/// that this very log has begun: of all others it knows nothing, and to roll them back could undo what another log has
+/// committed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Openings {
+    epochs: BTreeSet<Epoch>,
+    current: Epoch,
+    /// The log is an older copy of the one that was lost, and may lack decisions.
+    is_restored: bool,
+}
+
+/// How a branch stands that a participant has reported, and that the log holds no decision of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Its transaction began after the opening: it goes its own way.
+    UnderWay,
+    /// Its transaction began in an earlier life, and nothing was decided: it is rolled back.
+    PresumedAborted,
+    /// Nothing can be presumed of it; an operator is to look.
+    Unclaimed,
+}
+
+impl Openings {
+    /// Begins the next opening of a log in which a coordinator has these records. By how much its epoch is later than the
+    /// last one comes from the [incarnation](crate::TransactionLog::incarnation) of the log. `None` if no epoch is left.
+    #[must_use]
+    pub fn begin(records: &[Record], incarnation: u64) -> Option<Self> {
+        let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
+        let last = epochs.last().copied().unwrap_or_default();
+        // While the log stays open, its coordinator may be opened more than once: each time by another step.
+        let current = last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), incarnation))?;
+        epochs.insert(current);
+        Some(Self { epochs, current, is_restored: false })
+    }
+
+    /// The epoch of this opening.
+    #[must_use]
+    pub const fn current(&self) -> Epoch {
+        self.current
+    }
+
+    /// Takes in what an operator has said about the log.
+    #[must_use]
+    pub fn told(mut self, life: &Life) -> Self {
+        self.is_restored = life.replaces != LogId::NONE && life.replaces == life.log;
+        self
+    }
+
+    /// Whether the transaction may have been begun by this log's coordinator; `next` is the first number of this epoch that
+    /// has not been given out. O(log n) in the openings.
+    #[must_use]
+    pub fn may_have_begun(&self, mark: Mark, next: u64) -> bool {
+        self.epochs.contains(&mark.epoch) && (mark.epoch != self.current || mark.sequence < next)
+    }
+
+    /// Whether a transaction that the log holds no decision of is rolled back.
+    #[must_use]
+    pub fn presumes_abort_of(&self, mark: Mark, next: u64) -> bool {
+        self.may_have_begun(mark, next) && (mark.epoch == self.current || !self.is_restored)
+    }
+
+    /// How a branch of this transaction stands that a participant has reported. O(log n) in the openings.
+    #[must_use]
+    pub fn standing_of(&self, mark: Mark, next: u64) -> Standing {
+        match self.presumes_abort_of(mark, next) {
+            true if mark.epoch == self.current => Standing::UnderWay,
+            true => Standing::PresumedAborted,
+            false => Standing::Unclaimed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::Name, log::Fact};
+
+    fn opened(epoch: u64) -> Record {
+        Record { owner: Name::from_static("shop"), fact: Fact::Opened { epoch: Epoch::new(epoch) } }
+    }
+
+    #[test]
+    fn only_what_this_log_has_begun_is_presumed_aborted() {
+        let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
+        let current = openings.current().number();
+        assert!(current > 30);
+        let standing =
+            |openings: &Openings, epoch, sequence| openings.standing_of(Mark { epoch: Epoch::new(epoch), sequence }, 7);
+        let all = [(10, 9), (20, 1), (30, 9), (current, 6), (current, 7), (current + 1, 1)];
+        use Standing::{PresumedAborted, Unclaimed, UnderWay};
+        let expected = [PresumedAborted, Unclaimed, PresumedAborted, UnderWay, Unclaimed, Unclaimed];
+        assert_eq!(all.map(|(epoch, sequence)| standing(&openings, epoch, sequence)), expected);
+        let log = LogId::from_bytes([1; 16]);
+        let restored = openings.clone().told(&Life { replaces: log, ..Life::new(log, openings.current(), 1) });
+        let expected = [Unclaimed, Unclaimed, Unclaimed, UnderWay, Unclaimed, Unclaimed];
+        assert_eq!(all.map(|(epoch, sequence)| standing(&restored, epoch, sequence)), expected);
+    }
+
+    #[test]
+    fn epochs_that_run_out_are_no_panic() {
+        assert_eq!(Openings::begin(&[opened(u64::MAX)], 0), None);
+    }
+}

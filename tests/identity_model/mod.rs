@@ -1,0 +1,430 @@
+//! An exhaustive search of what logs that are lost, copied and restored can do to two participants.
+//!
+//! Production code decides: [`KnownLife`] at the participants, [`Openings`] at the coordinators. Around it is the smallest
+//! world in which one coordinator can take another one's promises for its own:
+//!
+//! | who | its moves |
+//! |---|---|
+//! | an operator | copies a log, open or not; begins an empty one; opens a coordinator of the one name on any of them, and says what is so: that a log is gone for good, or that this is an older copy |
+//! | a life of a coordinator | introduces itself to a participant; begins a transaction; has it prepared; decides; delivers; rolls back; settles what was reported as production does; stops |
+//! | a participant | is restarted, and knows what its log has kept |
+//!
+//! Messages arrive at once, but a life can be held up between any two of them for as long as the others like.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use ringpact::{
+    Epoch, Fact, LogId, Mark, Name, Record,
+    participant::{Call, KnownLife, Life, ParticipantError},
+    txn::{Openings, Standing},
+};
+
+const SHOP: Name = Name::from_static("shop");
+const PARTICIPANTS: usize = 2;
+
+/// What is wrong with the code around the machines; the search has to find each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Participants take no notice of who speaks.
+    HearsAnybody,
+    /// A coordinator takes whatever is of an earlier epoch for its own, as it did before it knew its openings.
+    PresumesByOrder,
+    /// A coordinator settles what one participant has reported before the others have met it.
+    SettlesAtOnce,
+    /// A restarted participant has forgotten which life it has met.
+    ForgetsLives,
+    /// A restarted participant has forgotten how far the coordinator's log was when it promised and committed.
+    ForgetsPositions,
+    /// A restored log is taken for a whole one.
+    TrustsRestored,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Log {
+    /// Copies have the id of what they are copies of.
+    id: u8,
+    epochs: Vec<Epoch>,
+    position: u64,
+    decided: BTreeSet<Mark>,
+    gone: bool,
+}
+
+impl Log {
+    fn id(&self) -> LogId {
+        LogId::from_bytes([self.id; 16])
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let opened = |epoch: &Epoch| Record { owner: SHOP, fact: Fact::Opened { epoch: *epoch } };
+        self.epochs.iter().map(opened).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Met {
+    Not,
+    Accepted,
+    Refused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Coordinator {
+    log: usize,
+    life: Life,
+    openings: Openings,
+    met: [Met; PARTICIPANTS],
+    /// What each has reported, and what was not acted on yet.
+    reported: [BTreeSet<Mark>; PARTICIPANTS],
+    next: u64,
+    /// Promises that it has heard of, by transaction of its own epoch.
+    promised: BTreeMap<Mark, BTreeSet<usize>>,
+    stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Branch {
+    Prepared,
+    Committed,
+    RolledBack,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Participant {
+    known: KnownLife,
+    /// The last life that it has met, in its log.
+    noted: Life,
+    /// Each branch, and what the participant had heard of its coordinator when it last wrote a record about it.
+    branches: BTreeMap<Mark, (Branch, Life)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    logs: Vec<Log>,
+    lives: Vec<Coordinator>,
+    participants: [Participant; PARTICIPANTS],
+    restarts: u8,
+}
+
+/// A move, in words, and what comes of it.
+type Step = (String, World);
+
+/// How much there may be of each.
+pub struct Bounds {
+    pub logs: usize,
+    pub lives: usize,
+    pub transactions: usize,
+    pub restarts: u8,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub states: usize,
+    /// The first state in which a transaction is torn, or an id given out twice.
+    pub torn: Option<String>,
+    /// States in which a branch waits for an operator.
+    pub unclaimed: usize,
+    /// States in which a participant has refused a coordinator.
+    pub refused: usize,
+}
+
+impl Participant {
+    /// Makes durable which life it has met, before it does anything for it.
+    fn notes(&mut self, mutant: Option<Mutant>) {
+        let life = self.known.life();
+        if self.noted.epoch != life.epoch && mutant != Some(Mutant::ForgetsLives) {
+            self.noted = life;
+        }
+    }
+}
+
+impl World {
+    fn call(&self, life: usize) -> Call {
+        let coordinator = &self.lives[life];
+        let mut call = Call::new(LogId::NONE);
+        (call.identity, call.epoch) = (coordinator.life.log, coordinator.life.epoch);
+        call.position = self.logs[coordinator.log].position;
+        call
+    }
+
+    /// Whether the participant listens to the life's message.
+    fn hears(&mut self, at: usize, life: usize, mutant: Option<Mutant>) -> bool {
+        let call = self.call(life);
+        let participant = &mut self.participants[at];
+        let hears = mutant == Some(Mutant::HearsAnybody) || participant.known.hear(&SHOP, &call).is_ok();
+        if hears {
+            participant.notes(mutant);
+        }
+        hears
+    }
+
+    fn write(&mut self, at: usize, mark: Mark, branch: Branch) {
+        let heard = self.participants[at].known.life();
+        self.participants[at].branches.insert(mark, (branch, heard));
+    }
+
+    fn is_torn(&self) -> bool {
+        let ends = |at: usize, end| {
+            let of = self.participants[at].branches.iter();
+            of.filter(move |(_, (branch, _))| *branch == end).map(|(mark, _)| *mark).collect::<BTreeSet<_>>()
+        };
+        (0..PARTICIPANTS).any(|at| !ends(at, Branch::Committed).is_disjoint(&ends(1 - at, Branch::RolledBack)))
+    }
+
+    fn open(&self, log: usize, replaces: LogId, mutant: Option<Mutant>) -> Self {
+        let mut next = self.clone();
+        // Each opening draws another step; copies that drew the same one are a chance of 1 in 2^36.
+        let incarnation = 1 + next.lives.len() as u64;
+        let openings = Openings::begin(&next.logs[log].records(), incarnation).expect("there are epochs left");
+        let written = &mut next.logs[log];
+        written.epochs.push(openings.current());
+        written.position += 1;
+        let mut life = Life::new(written.id(), openings.current(), written.position);
+        life.replaces = replaces;
+        let told = if mutant == Some(Mutant::TrustsRestored) { openings } else { openings.told(&life) };
+        next.lives.push(Coordinator {
+            log,
+            life,
+            openings: told,
+            met: [Met::Not; PARTICIPANTS],
+            reported: Default::default(),
+            next: 1,
+            promised: BTreeMap::new(),
+            stopped: false,
+        });
+        next
+    }
+
+    /// Whether another life of this log, or of a copy of it, is open.
+    fn is_open(&self, id: u8) -> bool {
+        self.lives.iter().any(|life| !life.stopped && self.logs[life.log].id == id)
+    }
+
+    fn operator(&self, bounds: &Bounds, mutant: Option<Mutant>, next: &mut Vec<Step>) {
+        if self.logs.len() < bounds.logs {
+            for log in 0..self.logs.len() {
+                let mut world = self.clone();
+                world.logs.push(Log { gone: false, ..self.logs[log].clone() });
+                next.push((format!("log {log} is copied"), world));
+            }
+            let mut world = self.clone();
+            world.logs.push(Log { id: 1 + self.logs.len() as u8, position: 0, ..empty() });
+            next.push(("an empty log is made".to_owned(), world));
+        }
+        for log in 0..self.logs.len() {
+            let locked = self.lives.iter().any(|life| !life.stopped && life.log == log);
+            if !locked && !self.logs[log].gone {
+                let mut world = self.clone();
+                world.logs[log].gone = true;
+                next.push((format!("log {log} is lost"), world));
+            }
+            // What an operator has said of a log holds for one opening; beside that opening there is no other.
+            let of_log = |life: &Coordinator| self.logs[life.log].id == self.logs[log].id;
+            let told = |life: &Coordinator| !life.stopped && life.life.replaces != LogId::NONE && of_log(life);
+            if locked || self.logs[log].gone || self.lives.len() == bounds.lives || self.lives.iter().any(told) {
+                continue;
+            }
+            next.push((format!("a coordinator opens on log {log}"), self.open(log, LogId::NONE, mutant)));
+            // What an operator says is true: a log that is replaced is gone, and nothing is open on it.
+            let id = self.logs[log].id;
+            let is_gone = |of: u8, but: usize| {
+                self.logs.iter().enumerate().all(|(place, log)| place == but || log.id != of || log.gone)
+                    && !self.is_open(of)
+            };
+            if is_gone(id, log) {
+                next.push((
+                    format!("one opens on log {log}, which is said to be restored"),
+                    self.open(log, self.logs[log].id(), mutant),
+                ));
+            }
+            for lost in self.logs.iter().filter(|lost| lost.id != id && is_gone(lost.id, usize::MAX)) {
+                next.push((
+                    format!("one opens on log {log}, which replaces {}", lost.id),
+                    self.open(log, lost.id(), mutant),
+                ));
+            }
+        }
+    }
+
+    fn of_life(&self, life: usize, bounds: &Bounds, mutant: Option<Mutant>, next: &mut Vec<Step>) {
+        let coordinator = &self.lives[life];
+        if coordinator.stopped {
+            return;
+        }
+        let mut world = self.clone();
+        world.lives[life].stopped = true;
+        next.push((format!("life {life} stops"), world));
+        for at in 0..PARTICIPANTS {
+            self.introduces(life, at, mutant, next);
+            self.settles(life, at, mutant, next);
+        }
+        let begun: u64 = self.lives.iter().map(|life| life.next - 1).sum();
+        if begun < bounds.transactions as u64 {
+            let mut world = self.clone();
+            let mark = Mark { epoch: coordinator.life.epoch, sequence: coordinator.next };
+            world.lives[life].next += 1;
+            world.lives[life].promised.insert(mark, BTreeSet::new());
+            next.push((format!("life {life} begins {mark:?}"), world));
+        }
+        for (mark, promised) in &coordinator.promised {
+            let decided = self.logs[coordinator.log].decided.contains(mark);
+            if promised.len() == PARTICIPANTS && !decided {
+                let mut world = self.clone();
+                world.logs[coordinator.log].decided.insert(*mark);
+                world.logs[coordinator.log].position += 1;
+                next.push((format!("life {life} decides {mark:?}"), world));
+            }
+            for at in 0..PARTICIPANTS {
+                let mut world = self.clone();
+                if !world.hears(at, life, mutant) {
+                    continue;
+                }
+                match world.participants[at].branches.get(mark).map(|(branch, _)| *branch) {
+                    None if !decided => {
+                        world.write(at, *mark, Branch::Prepared);
+                        world.lives[life].promised.entry(*mark).or_default().insert(at);
+                        next.push((format!("life {life} prepares at {at}"), world));
+                    }
+                    // Its own client has given up; once it is promised by all, it may still go either way.
+                    Some(Branch::Prepared) if !decided => {
+                        world.write(at, *mark, Branch::RolledBack);
+                        world.lives[life].promised.remove(mark);
+                        next.push((format!("life {life} gives up at {at}"), world));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // What its log holds as decided is delivered, in this life and in later ones.
+        for mark in &self.logs[coordinator.log].decided {
+            for at in 0..PARTICIPANTS {
+                let mut world = self.clone();
+                let prepared = matches!(world.participants[at].branches.get(mark), Some((Branch::Prepared, _)));
+                if prepared && world.hears(at, life, mutant) {
+                    world.write(at, *mark, Branch::Committed);
+                    next.push((format!("life {life} delivers at {at}"), world));
+                }
+            }
+        }
+    }
+
+    fn introduces(&self, life: usize, at: usize, mutant: Option<Mutant>, next: &mut Vec<Step>) {
+        let mut world = self.clone();
+        let coordinator = &mut world.lives[life];
+        if coordinator.met[at] == Met::Accepted {
+            return;
+        }
+        let participant = &mut world.participants[at];
+        let accepted = mutant == Some(Mutant::HearsAnybody)
+            || match participant.known.meet(&SHOP, &coordinator.life) {
+                Ok(_) => true,
+                Err(ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) => false,
+                Err(error) => panic!("{error}"),
+            };
+        coordinator.met[at] = if accepted { Met::Accepted } else { Met::Refused };
+        if accepted {
+            participant.notes(mutant);
+            let prepared = participant.branches.iter().filter(|(_, (branch, _))| *branch == Branch::Prepared);
+            coordinator.reported[at] = prepared.map(|(mark, _)| *mark).collect();
+        }
+        next.push((format!("life {life} meets {at}"), world));
+    }
+
+    /// As `txn/recovery.rs` does with what a participant has reported.
+    fn settles(&self, life: usize, at: usize, mutant: Option<Mutant>, next: &mut Vec<Step>) {
+        let coordinator = &self.lives[life];
+        let all_have_met = coordinator.met.iter().all(|met| *met == Met::Accepted);
+        if !all_have_met && mutant != Some(Mutant::SettlesAtOnce) {
+            return;
+        }
+        for mark in &coordinator.reported[at] {
+            let standing = match mutant {
+                Some(Mutant::PresumesByOrder) if mark.epoch < coordinator.life.epoch => Standing::PresumedAborted,
+                _ => coordinator.openings.standing_of(*mark, coordinator.next),
+            };
+            let decided = self.logs[coordinator.log].decided.contains(mark);
+            if standing != Standing::PresumedAborted || decided {
+                continue;
+            }
+            let mut world = self.clone();
+            world.lives[life].reported[at].remove(mark);
+            let prepared = matches!(world.participants[at].branches.get(mark), Some((Branch::Prepared, _)));
+            if prepared && world.hears(at, life, mutant) {
+                world.write(at, *mark, Branch::RolledBack);
+            }
+            next.push((format!("life {life} presumes abort at {at}"), world));
+        }
+    }
+
+    fn restarts(&self, at: usize, bounds: &Bounds, mutant: Option<Mutant>, next: &mut Vec<Step>) {
+        if self.restarts == bounds.restarts {
+            return;
+        }
+        let mut world = self.clone();
+        world.restarts += 1;
+        let participant = &mut world.participants[at];
+        participant.known = KnownLife::new();
+        if participant.noted.log != LogId::NONE {
+            participant.known.remember(participant.noted);
+            for (branch, heard) in participant.branches.values() {
+                if *branch != Branch::RolledBack && mutant != Some(Mutant::ForgetsPositions) {
+                    participant.known.remember(*heard);
+                }
+            }
+        }
+        next.push((format!("{at} is restarted"), world));
+    }
+
+    fn has_unclaimed(&self) -> bool {
+        let is_unclaimed = |life: &Coordinator, mark: &Mark| {
+            life.openings.standing_of(*mark, life.next) == Standing::Unclaimed
+                && !self.logs[life.log].decided.contains(mark)
+        };
+        self.lives.iter().any(|life| life.reported.iter().flatten().any(|mark| is_unclaimed(life, mark)))
+    }
+}
+
+const fn empty() -> Log {
+    Log { id: 0, epochs: Vec::new(), position: 0, decided: BTreeSet::new(), gone: false }
+}
+
+/// Searches all states within the bounds, the nearest first; stops at the first that is torn, and says how it came about.
+pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
+    let first = World {
+        logs: vec![Log { id: 1, ..empty() }],
+        lives: Vec::new(),
+        participants: Default::default(),
+        restarts: 0,
+    };
+    let (mut seen, mut found) = (HashSet::from([first.clone()]), Found::default());
+    // Each state with the one that it came from, and how.
+    let mut states = vec![(first, 0, String::new())];
+    while found.states < states.len() {
+        let (world, at) = (states[found.states].0.clone(), found.states);
+        found.states += 1;
+        found.unclaimed += usize::from(world.has_unclaimed());
+        found.refused += usize::from(world.lives.iter().any(|life| life.met.contains(&Met::Refused)));
+        let epochs: BTreeSet<_> = world.lives.iter().map(|life| life.life.epoch).collect();
+        if world.is_torn() || epochs.len() < world.lives.len() {
+            let mut steps = Vec::new();
+            let mut state = at;
+            while state != 0 {
+                steps.push(states[state].2.as_str());
+                state = states[state].1;
+            }
+            steps.reverse();
+            found.torn = Some(steps.join("\n"));
+            return found;
+        }
+        let mut next = Vec::new();
+        world.operator(bounds, mutant, &mut next);
+        (0..world.lives.len()).for_each(|life| world.of_life(life, bounds, mutant, &mut next));
+        (0..PARTICIPANTS).for_each(|at| world.restarts(at, bounds, mutant, &mut next));
+        for (step, world) in next {
+            if seen.insert(world.clone()) {
+                states.push((world, at, step));
+            }
+        }
+    }
+    found
+}
