@@ -12,6 +12,7 @@ mod coordinator;
 mod driver;
 mod endings;
 mod inquiries;
+mod lanes;
 mod members;
 mod observe;
 mod open;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{
     CommitProtocol, Remembered,
-    driver::Driven,
+    driver::{By, Driven},
     members::Member,
     policy::after,
     shared::{Key, Shared},
@@ -93,17 +93,20 @@ pub(super) struct Inquiry {
 }
 
 impl Driven for Inquiry {
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, by: By) {
         if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost on the way without anybody noticing.
         self.ask_in(self.shared.policy.delivery_timeout);
         let request = Request::InDoubt { coordinator: self.shared.name.clone() };
-        let member = self.member.clone();
-        let reply = Reply::to(self, 0);
+        let (member, lane) = (self.member.clone(), Arc::clone(&self.shared.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.
-        let _ = catch_unwind(AssertUnwindSafe(|| member.send(request, reply)));
+        let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
+        match by {
+            By::Caller => ask(),
+            By::Worker => lane.run(None, ask),
+        }
     }
 }
 
@@ -127,7 +130,7 @@ impl ReplySink for Inquiry {
         }
         self.shared.inquiry_ends(&self.participant);
         for task in orphans {
-            task.run();
+            task.run(By::Caller);
         }
     }
 }

@@ -226,15 +226,17 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
-    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over.
+    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over; or that it was to be
+    /// rolled back while the service was at this very work, which is undone then.
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
         let Admission::Open(slot) = self.branches.lock().admit(branch.txn()) else { return Err(closed()) };
-        let mut slot = slot.lock();
-        if !slot.protocol.accepts_work() {
+        let place = slot;
+        let mut slot = place.lock();
+        if place.is_doomed() || !slot.protocol.accepts_work() {
             return Err(closed());
         }
         let effort = self.service.effort(&work);
@@ -243,6 +245,10 @@ impl<S: Service> ResourceManager<S> {
             Ok(Ok(())) => {
                 slot.works.push(work);
                 slot.protocol.handle(BranchInput::Worked(effort));
+                if place.is_doomed() {
+                    self.roll_back_doomed(branch, &mut slot);
+                    return Err(closed());
+                }
                 Ok(())
             }
             Ok(Err(refusal)) => {
