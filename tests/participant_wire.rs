@@ -118,6 +118,7 @@ fn errors_keep_their_names_and_places() {
     }
     assert_wire(&Answer::Err(Error::Misdirected), r#"{"Err":"Misdirected"}"#, &[1, 6]);
     assert_wire(&Answer::Err(Error::Stale), r#"{"Err":"Stale"}"#, &[1, 7]);
+    assert_wire(&Answer::Err(Error::Busy), r#"{"Err":"Busy"}"#, &[1, 10]);
     let misrouted = Error::Misrouted { branch: Box::new(branch()), participant: Name::new("payments").unwrap() };
     let json = format!(r#"{{"Err":{{"Misrouted":{{"branch":{BRANCH},"participant":"payments"}}}}}}"#);
     assert_wire(&Answer::Err(misrouted), &json, &[&[1, 8], BRANCH_BYTES, b"\x08payments"].concat());
@@ -215,7 +216,7 @@ fn what_does_not_fit_is_refused_by_name() {
     for unknown in [&[3, 0][..], &[2, 5], &[1, 4, b's', b' ', b'o', b'p'], &[0xFF; 32]] {
         assert!(postcard::from_bytes::<Request>(unknown).is_err(), "{unknown:?}");
     }
-    for unknown in [&[0, 5][..], &[1, 10], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
+    for unknown in [&[0, 5][..], &[1, 11], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
         assert!(postcard::from_bytes::<Answer>(unknown).is_err(), "{unknown:?}");
     }
     // As long a list as it says it is takes no memory before it is there.

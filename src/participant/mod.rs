@@ -43,6 +43,7 @@ pub use resource_manager::{
     BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES,
     OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
+pub(crate) use sent_in::SentIn;
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};
@@ -279,6 +280,10 @@ pub enum ParticipantError {
         "the request has come to the wrong place; route branches' requests to their participant, and inquiries to the coordinator whose name and log they stem from"
     )]
     Misdirected,
+    /// Something else is at this branch just now: a piece of work, or a message that came before. What was asked is not done.
+    /// A rollback is remembered all the same: the branch takes no more work from here on, and promises nothing.
+    #[error("the participant is in the middle of something else for this branch; the call is repeated")]
+    Busy,
     /// The call can't apply to the branch's state any more: a late or duplicated message.
     #[error("a late message: the branch has moved on")]
     Stale,

@@ -2,15 +2,15 @@
 //! as who is called at once is. Without the feature `tracing` there is nothing to it.
 
 /// A span, of which this is one more handle.
-pub(super) struct SentIn(#[cfg(feature = "tracing")] tracing::Span);
+pub(crate) struct SentIn(#[cfg(feature = "tracing")] tracing::Span);
 
 #[cfg(feature = "tracing")]
 impl SentIn {
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         Self(tracing::Span::current())
     }
 
-    pub(super) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
+    pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         self.0.in_scope(call)
     }
 }
@@ -18,13 +18,13 @@ impl SentIn {
 #[cfg(not(feature = "tracing"))]
 impl SentIn {
     #[inline]
-    pub(super) const fn current() -> Self {
+    pub(crate) const fn current() -> Self {
         Self()
     }
 
     #[inline]
     #[expect(clippy::unused_self, reason = "so that callers are the same with the feature and without")]
-    pub(super) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
+    pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         call()
     }
 }

@@ -55,6 +55,7 @@ enum Carried {
     Stale,
     Misrouted { branch: Box<BranchId>, participant: Name },
     Resource(String),
+    Busy,
     OtherLog(Box<LifeMismatch>),
     Superseded(Box<LifeMismatch>),
 }
@@ -70,6 +71,7 @@ impl Serialize for ParticipantError {
             Self::Heuristic(outcome) => Carried::Heuristic(*outcome),
             Self::Misdirected => Carried::Misdirected,
             Self::Stale => Carried::Stale,
+            Self::Busy => Carried::Busy,
             Self::Misrouted { branch, participant } => {
                 Carried::Misrouted { branch: branch.clone(), participant: participant.clone() }
             }
@@ -93,6 +95,7 @@ impl<'de> Deserialize<'de> for ParticipantError {
             Carried::Heuristic(outcome) => Self::Heuristic(outcome),
             Carried::Misdirected => Self::Misdirected,
             Carried::Stale => Self::Stale,
+            Carried::Busy => Self::Busy,
             Carried::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
             Carried::Resource(text) => Self::resource(text),
             Carried::OtherLog(mismatch) => Self::OtherLog(mismatch),

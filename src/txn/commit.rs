@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::{
     Cause, Outcome,
+    driver::By,
     task::{Progress, Reasons, Task, Verdict, Waiting, Wakeable},
 };
 use crate::{
@@ -61,7 +62,7 @@ impl Commit {
             };
             if let Waiting::Durable(lsn) = waiting {
                 let result = self.task.shared().log.wait(lsn);
-                self.progress = Some(self.task.durable(lsn, result));
+                self.progress = Some(self.task.durable(lsn, result, By::Caller));
                 continue;
             }
             let (parker, waker) = parker.get_or_insert_with(|| {
@@ -76,7 +77,7 @@ impl Commit {
 
     /// Gives the verdict, or else what is to be waited for.
     fn go_on(&mut self) -> Result<Verdict, Waiting> {
-        let Progress { waiting, verdict } = self.progress.take().unwrap_or_else(|| self.task.progress());
+        let Progress { waiting, verdict } = self.progress.take().unwrap_or_else(|| self.task.progress(By::Caller));
         self.over = waiting == Waiting::Nothing;
         verdict.ok_or(waiting)
     }
@@ -121,7 +122,7 @@ impl Future for Commit {
             if let Waiting::Durable(lsn) = waiting {
                 // One wake-up for the record and for the outcome. Whatever else may happen meanwhile, this one comes.
                 match self.task.shared().log.poll_durable(lsn, context) {
-                    Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result)),
+                    Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result, By::Caller)),
                     Poll::Pending => {
                         self.progress = Some(Progress { waiting, verdict: None });
                         return Poll::Pending;

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     BeginError, CoordinatorStatus, Inquiries, Limits, Openings, Policy, Transaction,
-    driver::{Driven, Sweep},
+    driver::{By, Sweep},
     members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
     shared::{Holds, Shared},
@@ -24,7 +24,7 @@ use crate::{
     id::{Epoch, IdError, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Pooled, Unpromising},
-    platform::{Platform, Thread},
+    platform::Platform,
 };
 
 /// Begins transactions, decides them, and sees to it that every participant carries the decision out.
@@ -40,7 +40,6 @@ pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
     holds: Holds,
     tally: Arc<Tally>,
-    threads: Vec<Thread>,
     /// Given back last, when none of the threads works any more.
     _claim: Claim,
 }
@@ -179,7 +178,9 @@ impl Drop for Coordinator {
         self.shared.close();
         self.shared.driver.close();
         self.shared.abandon();
-        for thread in self.threads.drain(..) {
+        let mut threads: Vec<_> = self.shared.lanes.iter().flat_map(|lane| lane.close()).collect();
+        threads.extend(self.shared.driver.take_threads());
+        for thread in threads {
             // A participant can hold the last handle, and so have it dropped on one of these very threads.
             if thread.id() != self.shared.platform.current() {
                 thread.join();
@@ -359,9 +360,8 @@ impl CoordinatorBuilder {
         );
         let shared = Arc::new(shared);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
-        let threads = shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
-        let coordinator =
-            Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), threads, _claim: claim };
+        shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
+        let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), _claim: claim };
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
@@ -370,7 +370,7 @@ impl CoordinatorBuilder {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
         }
-        found.into_iter().for_each(Driven::run);
+        found.into_iter().for_each(|found| found.run(By::Caller));
         Ok(coordinator)
     }
 }

@@ -1,9 +1,13 @@
-//! The coordinator's own few threads: they drive on what nobody waits for, and mind the clock.
+//! The coordinator's own few threads: a clock, and workers that drive on what nobody waits for.
+//!
+//! The clock calls nothing but the system: it notices which timers are due and hands what they are for to the workers. Workers
+//! decide; they call the log and wakers, and leave participants to those participants' own [lanes](super::lanes). Should
+//! all of them be held up all the same, the clock starts another one.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    io,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -13,9 +17,15 @@ use parking_lot::Mutex;
 
 use crate::platform::{Condvar, Platform, Thread};
 
-/// Threads of a coordinator. They deliver decisions to in-process participants and hand requests to others, so they
-/// are seldom busy; a second one keeps time-outs going while the first is inside a participant.
-const THREADS: usize = 2;
+/// Workers of a coordinator. They hand messages on and decide, so they are seldom busy.
+const WORKERS: usize = 2;
+
+/// The most workers that there are where some are held up. What holds a worker up is a log or a waker that does not return;
+/// the limit bounds what such a thing can take of the machine.
+const MOST_WORKERS: usize = 8;
+
+/// After this time in one piece of work a worker is taken to be held up.
+const HELD_UP_AFTER: Duration = Duration::from_millis(100);
 
 /// How often what hangs is looked for; see [`Sweep`].
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -23,10 +33,19 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// So many timers are kept before anybody asks whether they are still of use.
 const FEW_TIMERS: usize = 1 << 10;
 
+/// On whose thread something is driven on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A caller's, which calls participants itself: it waits for them and for nobody else.
+    Caller,
+    /// A worker's, which has others to see to.
+    Worker,
+}
+
 /// Something that can go on when it is run.
 pub(super) trait Driven: Send + Sync {
     /// Goes on as far as possible without waiting. Running it once too often does no harm.
-    fn run(self: Arc<Self>);
+    fn run(self: Arc<Self>, by: By);
 }
 
 /// The safety net under the wake-ups: called every so often to find what could go on and was not run, such as a
@@ -35,32 +54,50 @@ pub(super) trait Sweep: Send + Sync {
     fn sweep(&self);
 }
 
-/// A queue of what is to be run now, and a heap of what is to be run later.
+struct Sweeping(Weak<dyn Sweep>);
+
+impl Driven for Sweeping {
+    fn run(self: Arc<Self>, _: By) {
+        if let Some(sweeper) = self.0.upgrade() {
+            sweeper.sweep();
+        }
+    }
+}
+
+/// Queues of what is to be run now, and a heap of what is to be run later.
 pub(super) struct Driver {
     platform: Platform,
     state: Mutex<State>,
-    change: Condvar,
+    /// Workers wait here.
+    work: Condvar,
+    /// The clock waits here.
+    tick: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     ready: VecDeque<Arc<dyn Driven>>,
+    /// Its time has come. Taken in turns with what is ready, so that neither keeps the other waiting.
+    due: VecDeque<Arc<dyn Driven>>,
+    due_is_next: bool,
     timers: BinaryHeap<Reverse<Timer>>,
     /// With so many timers it is time to drop those of what has ended.
     crowded_at: usize,
-    swept: Option<Instant>,
-    /// When each thread that sleeps wakes by itself.
-    asleep_until: [Option<Instant>; THREADS],
+    /// Since when each worker is at one piece of work.
+    busy_since: Vec<Option<Instant>>,
+    idle: usize,
+    /// The clock looks whether workers are held up.
+    watched: bool,
+    threads: Vec<Thread>,
     closed: bool,
 }
 
 impl State {
-    /// Whether a thread that sleeps should get up because this one is about to be away: there is more to run, or the
-    /// next timer was set after the sleeper had gone to sleep, and comes before it wakes.
-    fn needs_another(&self) -> bool {
-        let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
-        let mut sleepers = self.asleep_until.iter().flatten();
-        !self.ready.is_empty() || timer.is_some_and(|at| sleepers.any(|until| at < *until))
+    fn next(&mut self) -> Option<Arc<dyn Driven>> {
+        self.due_is_next = !self.due_is_next;
+        let (first, second) =
+            if self.due_is_next { (&mut self.due, &mut self.ready) } else { (&mut self.ready, &mut self.due) };
+        first.pop_front().or_else(|| second.pop_front())
     }
 
     /// Amortised O(log n). Nearly everything ends long before its time-out, which may be years away: so of the timers there
@@ -71,6 +108,25 @@ impl State {
             self.timers.retain(|Reverse(timer)| timer.what.strong_count() > 0);
             self.crowded_at = FEW_TIMERS.max(2 * self.timers.len());
         }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.due.is_empty()
+    }
+
+    /// Moves what is due to the workers' queue, and says how much that was.
+    fn strike(&mut self, now: Instant) -> usize {
+        let before = self.due.len();
+        while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
+            self.due.extend(self.timers.pop().and_then(|Reverse(timer)| timer.what.upgrade()));
+        }
+        self.due.len() - before
+    }
+
+    /// Whether there is work and no worker who would come to it.
+    fn is_held_up(&self, now: Instant) -> bool {
+        let held_up = |since: &Option<Instant>| since.is_some_and(|since| since + HELD_UP_AFTER <= now);
+        self.has_work() && self.idle == 0 && self.busy_since.iter().all(held_up)
     }
 }
 
@@ -100,20 +156,38 @@ impl Ord for Timer {
 
 impl Driver {
     pub(super) fn new(platform: Platform) -> Self {
-        Self { state: Mutex::default(), change: platform.condvar(), platform }
+        Self { state: Mutex::default(), work: platform.condvar(), tick: platform.condvar(), platform }
     }
 
-    /// Starts the threads. They end with [`close`](Self::close).
-    pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<Vec<Thread>> {
-        let spawn = |thread| {
-            let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
-            self.platform.spawn("ringpact-driver", move || driver.serve(thread, &sweeper))
-        };
-        let threads: io::Result<Vec<_>> = (0..THREADS).map(spawn).collect();
-        if threads.is_err() {
+    /// Starts the threads. They end with [`close`](Self::close), and are [taken](Self::take_threads) to wait for that.
+    pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<()> {
+        let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
+        let mut started = self.platform.spawn("ringpact-clock", move || driver.keep_time(sweeper)).map(|clock| {
+            self.state.lock().threads.push(clock);
+        });
+        for _ in 0..WORKERS {
+            started = started.and_then(|()| self.start_worker());
+        }
+        if started.is_err() {
             self.close();
         }
-        threads
+        started
+    }
+
+    fn start_worker(self: &Arc<Self>) -> io::Result<()> {
+        let driver = Arc::clone(self);
+        let mut state = self.state.lock();
+        let number = state.busy_since.len();
+        // It counts as busy until it waits for work for the first time.
+        state.busy_since.push(Some(self.platform.now()));
+        drop(state);
+        let thread = self.platform.spawn("ringpact-worker", move || driver.serve(number))?;
+        self.state.lock().threads.push(thread);
+        Ok(())
+    }
+
+    pub(super) fn take_threads(&self) -> Vec<Thread> {
+        mem::take(&mut self.state.lock().threads)
     }
 
     /// Has it run soon.
@@ -123,8 +197,12 @@ impl Driver {
             return;
         }
         state.ready.push_back(what);
+        let unwatched = state.idle == 0 && !mem::replace(&mut state.watched, true);
         drop(state);
-        self.change.notify_one();
+        self.work.notify_one();
+        if unwatched {
+            self.tick.notify_one();
+        }
     }
 
     /// Has it run at that time, if it is still there then.
@@ -137,7 +215,7 @@ impl Driver {
         state.set(Timer { at, what });
         drop(state);
         if first {
-            self.change.notify_one();
+            self.tick.notify_one();
         }
     }
 
@@ -145,47 +223,62 @@ impl Driver {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let dropped = (std::mem::take(&mut state.ready), std::mem::take(&mut state.timers));
+        let dropped = (mem::take(&mut state.ready), mem::take(&mut state.due), mem::take(&mut state.timers));
         drop(state);
         drop(dropped);
-        self.change.notify_all();
+        self.work.notify_all();
+        self.tick.notify_all();
     }
 
-    fn serve(&self, thread: usize, sweeper: &Weak<dyn Sweep>) {
+    fn keep_time(self: &Arc<Self>, sweeper: Weak<dyn Sweep>) {
+        let sweeping = Arc::new(Sweeping(sweeper));
+        let mut sweep_at = self.platform.now();
         let mut state = self.state.lock();
-        loop {
-            if state.closed {
-                return;
-            }
+        while !state.closed {
             let now = self.platform.now();
-            if state.swept.is_none_or(|at| at + SWEEP_EVERY <= now) {
-                state.swept = Some(now);
-                drop(state);
-                if let Some(sweeper) = sweeper.upgrade() {
-                    guarded(|| sweeper.sweep());
+            let mut struck = state.strike(now);
+            if sweep_at <= now {
+                sweep_at = now + SWEEP_EVERY;
+                // The last one may still be at it.
+                if Arc::strong_count(&sweeping) == 1 {
+                    state.due.push_back(Arc::clone(&sweeping) as Arc<dyn Driven>);
+                    struck += 1;
                 }
+            }
+            for _ in 0..struck.min(state.idle) {
+                self.work.notify_one();
+            }
+            if state.is_held_up(now) && state.busy_since.len() < MOST_WORKERS {
+                drop(state);
+                // Without another thread the others have to do.
+                let _ = self.start_worker();
                 state = self.state.lock();
                 continue;
             }
-            let due = state.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now);
-            let next = if due { state.timers.pop().and_then(|Reverse(timer)| timer.what.upgrade()) } else { None };
-            let Some(next) = next.or_else(|| state.ready.pop_front()) else {
-                if !due {
-                    let timer = state.timers.peek().map(|Reverse(timer)| timer.at);
-                    let until = timer.into_iter().chain([now + SWEEP_EVERY]).min().unwrap_or(now);
-                    state.asleep_until[thread] = Some(until);
-                    self.change.wait_until(&mut state, until);
-                    state.asleep_until[thread] = None;
-                }
+            state.watched = state.has_work();
+            let timer = state.timers.peek().map(|Reverse(timer)| timer.at);
+            let look = state.watched.then(|| now + HELD_UP_AFTER);
+            let until = timer.into_iter().chain(look).chain([sweep_at]).min().unwrap_or(sweep_at);
+            self.tick.wait_until(&mut state, until);
+        }
+    }
+
+    fn serve(&self, number: usize) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            let Some(next) = state.next() else {
+                state.busy_since[number] = None;
+                state.idle += 1;
+                self.work.wait(&mut state);
+                state.idle -= 1;
+                state.busy_since[number] = Some(self.platform.now());
                 continue;
             };
-            let needs_another = state.needs_another();
             drop(state);
-            if needs_another {
-                self.change.notify_one();
-            }
-            guarded(|| next.run());
+            guarded(|| next.run(By::Worker));
+            let now = self.platform.now();
             state = self.state.lock();
+            state.busy_since[number] = Some(now);
         }
     }
 }
@@ -204,7 +297,7 @@ mod tests {
     struct Ends;
 
     impl Driven for Ends {
-        fn run(self: Arc<Self>) {}
+        fn run(self: Arc<Self>, _: By) {}
     }
 
     /// Each message to a participant far away sets a timer, perhaps for ever: the memory of each such transaction was kept
@@ -227,7 +320,7 @@ mod tests {
     struct Does<F>(F);
 
     impl<F: Fn() + Send + Sync> Driven for Does<F> {
-        fn run(self: Arc<Self>) {
+        fn run(self: Arc<Self>, _: By) {
             (self.0)();
         }
     }
@@ -241,15 +334,53 @@ mod tests {
     fn a_panic_costs_no_thread() {
         let driver = Arc::new(Driver::new(Platform::default()));
         let nobody: Weak<dyn Sweep> = Weak::<()>::new();
-        let threads = driver.start(&nobody).expect("two threads");
-        for _ in 0..=THREADS {
+        driver.start(&nobody).expect("a few threads");
+        for _ in 0..=WORKERS {
             driver.enqueue(Arc::new(Does(|| panic!("the test wants this to panic"))));
         }
         let (tell, told) = mpsc::channel();
         driver.enqueue(Arc::new(Does(move || tell.send(()).expect("the test waits for it"))));
         let goes_on = told.recv_timeout(Duration::from_secs(5));
         driver.close();
-        threads.into_iter().for_each(Thread::join);
+        driver.take_threads().into_iter().for_each(Thread::join);
         goes_on.expect("what comes after them is driven");
+    }
+
+    /// Two wakers that did not return, and no time-out worked any more.
+    #[test]
+    fn workers_that_are_held_up_keep_nothing_from_being_run_in_its_time() {
+        let driver = Arc::new(Driver::new(Platform::default()));
+        let nobody: Weak<dyn Sweep> = Weak::<()>::new();
+        driver.start(&nobody).expect("a few threads");
+        let (let_go, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let hangs: Arc<dyn Driven> = Arc::new(Does(move || drop(held.lock().recv())));
+        for _ in 0..MOST_WORKERS - 1 {
+            driver.enqueue(Arc::clone(&hangs));
+        }
+        let (tell, told) = mpsc::channel();
+        let timed: Arc<dyn Driven> = Arc::new(Does(move || tell.send(()).expect("the test waits for it")));
+        driver.enqueue_at(driver.platform.now() + Duration::from_millis(10), Arc::downgrade(&timed));
+        let goes_on = told.recv_timeout(Duration::from_secs(5));
+        drop(let_go);
+        driver.close();
+        driver.take_threads().into_iter().for_each(Thread::join);
+        goes_on.expect("the timer is seen to");
+    }
+
+    /// Where timers were always due, what was ready was never run.
+    #[test]
+    fn what_is_due_and_what_is_ready_take_turns() {
+        let ends = || Arc::new(Ends) as Arc<dyn Driven>;
+        let mut state = State::default();
+        state.due.extend((0..10).map(|_| ends()));
+        state.ready.extend((0..3).map(|_| ends()));
+        for left in [2, 1, 0] {
+            state.next();
+            state.next();
+            assert_eq!(state.ready.len(), left);
+        }
+        assert_eq!(state.due.len(), 7);
+        assert_eq!(std::iter::from_fn(|| state.next()).count(), 7);
     }
 }

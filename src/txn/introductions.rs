@@ -14,10 +14,23 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{driver::Driven, policy::after, recovery::Answer, shared::Shared};
-use crate::id::Name;
+use super::{
+    driver::{By, Driven},
+    policy::after,
+    recovery::Answer,
+    shared::Shared,
+};
+use crate::{
+    id::Name,
+    platform::{Platform, ThreadId},
+};
 
-pub(super) struct Introductions(Mutex<State>);
+pub(super) struct Introductions {
+    state: Mutex<State>,
+    platform: Platform,
+    /// The thread that opens the coordinator: what is settled on it is settled when that returns.
+    opener: ThreadId,
+}
 
 struct State {
     /// Number of participants that have not answered.
@@ -37,9 +50,15 @@ impl State {
 }
 
 impl Introductions {
-    pub(super) fn new(participants: usize) -> Arc<Self> {
+    pub(super) fn new(participants: usize, platform: &Platform) -> Arc<Self> {
         let (refused_by, held) = (BTreeSet::new(), Vec::new());
-        Arc::new(Self(Mutex::new(State { unanswered: participants, refused_by, is_late: false, held })))
+        let state = Mutex::new(State { unanswered: participants, refused_by, is_late: false, held });
+        Arc::new(Self { state, platform: platform.clone(), opener: platform.current() })
+    }
+
+    fn settle(&self, answers: Vec<Answer>) {
+        let by = if self.platform.current() == self.opener { By::Caller } else { By::Worker };
+        answers.into_iter().for_each(|answer| answer.settle(by));
     }
 
     /// Sets the time after which a participant that does not answer keeps the others waiting no longer: that after which
@@ -51,28 +70,28 @@ impl Introductions {
     }
 
     pub(super) fn refused(&self, participant: &Name) {
-        self.0.lock().refused_by.insert(participant.clone());
+        self.state.lock().refused_by.insert(participant.clone());
     }
 
     pub(super) fn accepted(&self, answer: Answer) {
         let released = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             state.unanswered = state.unanswered.saturating_sub(1);
             state.refused_by.remove(answer.participant());
             state.held.push(answer);
             state.release()
         };
-        released.into_iter().for_each(Answer::settle);
+        self.settle(released);
     }
 }
 
 impl Driven for Introductions {
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, _: By) {
         let released = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             state.is_late = true;
             state.release()
         };
-        released.into_iter().for_each(Answer::settle);
+        self.settle(released);
     }
 }

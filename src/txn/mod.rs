@@ -13,6 +13,7 @@ mod driver;
 mod endings;
 mod inquiries;
 mod introductions;
+mod lanes;
 mod members;
 mod observe;
 mod open;

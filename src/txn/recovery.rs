@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{
     CommitProtocol, Remembered, Standing,
-    driver::Driven,
+    driver::{By, Driven},
     introductions::Introductions,
     members::Member,
     policy::after,
@@ -45,7 +45,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
     let decided = Arc::new(decided);
-    let introductions = Introductions::new(shared.members.iter().count());
+    let introductions = Introductions::new(shared.members.iter().count(), &shared.platform);
     introductions.wait_no_longer_than(shared);
     for (number, (name, member)) in (1..).zip(shared.members.iter()) {
         let inquiry = Arc::new_cyclic(|this| Inquiry {
@@ -98,17 +98,20 @@ pub(super) struct Inquiry {
 }
 
 impl Driven for Inquiry {
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, by: By) {
         if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost on the way without anybody noticing.
         self.ask_in(self.shared.policy.delivery_timeout);
         let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(self.shared.life) };
-        let member = self.member.clone();
-        let reply = Reply::to(self, 0);
+        let (member, lane) = (self.member.clone(), Arc::clone(&self.shared.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.
-        let _ = catch_unwind(AssertUnwindSafe(|| member.send(request, reply)));
+        let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
+        match by {
+            By::Caller => ask(),
+            By::Worker => lane.run(None, ask),
+        }
     }
 }
 
@@ -146,14 +149,19 @@ impl Answer {
     }
 
     /// Has what nobody has decided rolled back.
-    pub(super) fn settle(self) {
+    pub(super) fn settle(self, by: By) {
         let Self { inquiry, orphans } = self;
         for task in &orphans {
             inquiry.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
             inquiry.shared.resumed(Arc::clone(task));
         }
         inquiry.shared.inquiry_ends(&inquiry.participant);
-        orphans.into_iter().for_each(Driven::run);
+        for task in orphans {
+            match by {
+                By::Caller => task.run(by),
+                By::Worker => inquiry.shared.driver.enqueue(task),
+            }
+        }
     }
 }
 

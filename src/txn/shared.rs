@@ -18,8 +18,9 @@ use super::{
     Input, Openings, OperatorError, Policy, Remembered, TransactionState,
     admission::{Admission, Limits},
     alarms::Alarms,
-    driver::{Driven, Driver, Sweep},
+    driver::{By, Driven, Driver, Sweep},
     endings::End,
+    lanes::Lane,
     members::Members,
     observe::{self, METERED},
     open::OpenTransactions,
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     pub(super) policy: Policy,
     pub(super) members: Members,
     pub(super) driver: Arc<Driver>,
+    /// One for each participant, by its number.
+    pub(super) lanes: Box<[Arc<Lane>]>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
     is_gone: AtomicBool,
@@ -107,7 +110,7 @@ struct Open {
 
 /// Which of the open transactions: its place in the order, and 0; or, for a branch that a participant reported and
 /// the log knows nothing of, the participant's number, because each such branch is settled by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) mark: Mark,
     pub(super) reported_by: usize,
@@ -177,14 +180,15 @@ impl Shared {
             openings,
             unclaimed: Unclaimed::default(),
             policy,
-            members,
             driver: Arc::new(Driver::new(platform.clone())),
+            lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
             ended_below: CachePadded::default(),
             position: CachePadded::new(AtomicU64::new(life.position)),
             open: CachePadded::new(Mutex::new(open)),
             settled: platform.condvar(),
+            members,
             platform,
         }
     }
@@ -282,7 +286,7 @@ impl Shared {
             match may(task.state_to_come()) {
                 Ok(()) => {
                     task.push(input);
-                    (task as Arc<dyn Driven>).run();
+                    (task as Arc<dyn Driven>).run(By::Caller);
                     result = Ok(());
                 }
                 Err(error) if result.is_err() => result = Err(error),
@@ -422,7 +426,7 @@ impl Shared {
         let protocol = memory.resume(txn.clone(), self.policy, now);
         let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.mark()), now);
         self.resumed(Arc::clone(&task));
-        task.run();
+        task.run(By::Caller);
         Ok(())
     }
 
@@ -536,7 +540,7 @@ impl Sweep for Shared {
 
 /// The clock has struck for the transaction that was to be over first.
 impl Driven for Shared {
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, _: By) {
         self.roll_back_expired();
     }
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::{
     Commit, Input,
-    driver::Driven,
+    driver::{By, Driven},
     task::{Contact, Task},
 };
 use crate::id::{BranchId, IdError, Name, TxnId};
@@ -80,7 +80,7 @@ impl Drop for Transaction {
             // In this order: what is a client's is looked after by nobody else.
             self.task.take_over();
             self.task.push(Input::Rollback);
-            (Arc::clone(&self.task) as Arc<dyn Driven>).run();
+            (Arc::clone(&self.task) as Arc<dyn Driven>).run(By::Caller);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log` and `txn` likewise. `-- faults` prints what
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn` and `strain` likewise. `-- faults` prints what
 //! logs do when something goes wrong.
 #![warn(missing_docs)]
 
@@ -13,6 +13,7 @@ mod faults;
 mod log;
 mod report;
 mod ring;
+mod strain;
 mod txn;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Work {
     Faults(faults::Options),
     /// Making records durable.
     Log(log::Options),
+    /// What one bad participant, or a crowd, costs the others.
+    Strain(strain::Options),
     /// Changing several services together or not at all.
     Txn(txn::Options),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
             ring::run(&options)
         }
         Work::Log(options) => log::run(&options),
+        Work::Strain(options) => strain::run(&options),
         Work::Txn(options) => txn::run(&options),
         Work::Faults(options) => faults::run(&options),
     };

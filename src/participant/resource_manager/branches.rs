@@ -2,7 +2,11 @@
 
 use std::{
     mem,
-    sync::{Arc, OnceLock},
+    ops::Deref,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -55,10 +59,46 @@ pub(super) struct Acquaintance<W> {
     slots: Slots<Shared<W>>,
 }
 
-pub(super) type Shared<W> = Arc<Mutex<Slot<W>>>;
+pub(super) type Shared<W> = Arc<Place<W>>;
 
-/// One branch. Its lock is held while the service and the log are called for this branch, and so is what makes the
-/// calls for one branch come one after the other.
+/// A branch's place.
+pub(super) struct Place<W> {
+    slot: Mutex<Slot<W>>,
+    /// A rollback has met somebody at the branch. It can be told so without the lock.
+    doomed: AtomicBool,
+}
+
+impl<W> Place<W> {
+    const fn new(slot: Slot<W>) -> Self {
+        Self { slot: Mutex::new(slot), doomed: AtomicBool::new(false) }
+    }
+
+    /// The branch is to be rolled back by whoever is at it, or when that is asked for again.
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst)
+    }
+}
+
+impl<W> Default for Place<W> {
+    fn default() -> Self {
+        Self::new(Slot::default())
+    }
+}
+
+impl<W> Deref for Place<W> {
+    type Target = Mutex<Slot<W>>;
+
+    fn deref(&self) -> &Mutex<Slot<W>> {
+        &self.slot
+    }
+}
+
+/// One branch. Its lock is held while the service and the log are called for this branch. Pieces of work wait for it, on
+/// their clients' threads; messages of coordinators don't: they are [`Busy`](crate::ParticipantError::Busy).
 pub(super) struct Slot<W> {
     pub(super) protocol: BranchProtocol,
     pub(super) works: Vec<W>,
@@ -112,7 +152,7 @@ impl<W> Branches<W> {
             if slot.trouble.is_some() {
                 branches.troubled.push(txn.clone());
             }
-            branches.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Mutex::new(slot)));
+            branches.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Place::new(slot)));
             branches.slots += 1;
         }
         branches.troubled.sort_unstable();
@@ -338,7 +378,9 @@ impl<W> Branches<W> {
 /// Makes places for new branches of those that were forgotten, but for those that somebody still has in his hands.
 pub(super) fn wipe<W>(forgotten: impl IntoIterator<Item = Shared<W>>) -> Vec<Shared<W>> {
     let wiped = |mut slot: Shared<W>| {
-        Arc::get_mut(&mut slot)?.get_mut().wipe();
+        let place = Arc::get_mut(&mut slot)?;
+        *place.doomed.get_mut() = false;
+        place.slot.get_mut().wipe();
         Some(slot)
     };
     forgotten.into_iter().filter_map(wiped).take(MAX_SPARE).collect()

@@ -95,7 +95,16 @@ impl<S: Service> ResourceManager<S> {
             Admission::UnknownLife { .. } => return Err(ParticipantError::Stale),
             Admission::EarlierLife => return self.carry_out(branch, &mut Slot::default(), message),
         };
-        let mut guard = slot.lock();
+        let Some(mut guard) = slot.try_lock() else {
+            // It may hang in the service, and time-outs and other branches are not to hang with it.
+            if matches!(message, BranchInput::Rollback(_)) {
+                slot.doom();
+            }
+            return Err(ParticipantError::Busy);
+        };
+        if slot.is_doomed() && guard.protocol.accepts_work() && guard.protocol.state() != Branch::Unknown {
+            guard.protocol.handle(BranchInput::Refused);
+        }
         let before = guard.protocol.state();
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let after = guard.protocol.state();
@@ -146,12 +155,22 @@ impl<S: Service> ResourceManager<S> {
         self.carry_out(branch, slot, message)
     }
 
+    /// A rollback has come while the service was at a piece of work, and could not wait for it. Where the service can't undo it
+    /// now, the rollback that is repeated sees to it.
+    pub(super) fn roll_back_doomed(&self, branch: &BranchId, slot: &mut Slot<S::Work>) {
+        let _ = self.carry_out(branch, slot, BranchInput::Rollback(Gate::OwnLog));
+        if slot.protocol.is_finished() {
+            slot.drop_works();
+        }
+    }
+
     /// Tries again what could not be done at opening. What still can't stays as it is.
     pub(super) fn mend(&self) {
         let troubled = self.branches.lock().troubled();
         for (txn, slot) in troubled {
             let branch = txn.branch(&self.name);
-            let mut slot = slot.lock();
+            // Who is at it is to do it, or the next checkpoint.
+            let Some(mut slot) = slot.try_lock() else { continue };
             match &slot.trouble {
                 Some(BranchTrouble::Unrestored { .. }) if slot.protocol.state() == Branch::Prepared => {
                     slot.trouble = restore(&self.service, &branch, &slot.works);

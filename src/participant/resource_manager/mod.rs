@@ -267,16 +267,17 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
-    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over;
-    /// [`ExecuteError::UnknownEpoch`] that its coordinator has not said yet that it is in that epoch.
+    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over; or that it was to be
+    /// rolled back while the service was at this very work, which is undone then. [`ExecuteError::UnknownEpoch`] says that its
+    /// coordinator has not said yet that it is in that epoch.
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
         let admission = self.branches.lock().admit(branch.txn());
-        let slot = match admission {
-            Admission::Open(slot) => slot,
+        let place = match admission {
+            Admission::Open(place) => place,
             Admission::Ended | Admission::EarlierLife => return Err(closed()),
             Admission::UnknownLife { known } => {
                 return Err(ExecuteError::UnknownEpoch { branch: branch.clone(), known });
@@ -285,8 +286,8 @@ impl<S: Service> ResourceManager<S> {
         if self.generations.admits() {
             self.roll_back_abandoned();
         }
-        let mut slot = slot.lock();
-        if !slot.protocol.accepts_work() {
+        let mut slot = place.lock();
+        if place.is_doomed() || !slot.protocol.accepts_work() {
             return Err(closed());
         }
         slot.worked_in = self.generations.current();
@@ -296,6 +297,10 @@ impl<S: Service> ResourceManager<S> {
             Ok(Ok(())) => {
                 slot.works.push(work);
                 slot.protocol.handle(BranchInput::Worked(effort));
+                if place.is_doomed() {
+                    self.roll_back_doomed(branch, &mut slot);
+                    return Err(closed());
+                }
                 Ok(())
             }
             Ok(Err(refusal)) => {

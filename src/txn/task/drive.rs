@@ -16,11 +16,12 @@ use parking_lot::MutexGuard;
 
 use super::{Contact, Progress, State, Task, Waiting};
 use crate::{
+    id::BranchId,
     log::{Durability, Fact, LogError, LogId, Lsn},
-    participant::{ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
+    participant::{ParticipantError, Reply, ReplySink, Request, Response, SentIn, Verb, call_about},
     txn::{
         Action, Input,
-        driver::{Driven, guarded},
+        driver::{By, Driven, guarded},
         endings::End,
         members::Reach,
         observe::WATCHED,
@@ -35,34 +36,35 @@ impl Task {
             state.contacts = contacts;
         }
         state.attended = true;
-        self.go_on(state, Some(Input::Commit))
+        self.go_on(state, Some(Input::Commit), By::Caller)
     }
 
     /// Says whether this record is durable, as the log has answered, and goes on as far as possible without waiting.
-    pub(in crate::txn) fn durable(self: &Arc<Self>, lsn: Lsn, result: Result<(), LogError>) -> Progress {
+    pub(in crate::txn) fn durable(self: &Arc<Self>, lsn: Lsn, result: Result<(), LogError>, by: By) -> Progress {
         let mut state = self.state.lock();
         let input = state.learns(lsn, result);
-        self.go_on(state, Some(input))
+        self.go_on(state, Some(input), by)
     }
 
     /// Goes on as far as possible without waiting.
-    pub(in crate::txn) fn progress(self: &Arc<Self>) -> Progress {
-        self.go_on(self.state.lock(), None)
+    pub(in crate::txn) fn progress(self: &Arc<Self>, by: By) -> Progress {
+        self.go_on(self.state.lock(), None, by)
     }
 
-    fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>, input: Option<Input>) -> Progress {
-        let waiting = self.drive(&mut state, input);
+    fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>, input: Option<Input>, by: By) -> Progress {
+        let waiting = self.drive(&mut state, input, by);
         Progress { waiting, verdict: state.verdict() }
     }
 
-    fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, input: Option<Input>) -> Waiting {
+    fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, input: Option<Input>, by: By) -> Waiting {
         if state.driving {
             state.inbox.extend(input);
             return Waiting::Elsewhere;
         }
         state.driving = true;
         let contacts = self.contacts(state);
-        let all_at_once = contacts.iter().all(|contact| self.shared.members.answers_at_once(contact.member));
+        let all_at_once =
+            by == By::Caller && contacts.iter().all(|contact| self.shared.members.answers_at_once(contact.member));
         let (mut now, mut time_has_passed) = (self.shared.platform.now(), false);
         let mut next = input;
         loop {
@@ -95,7 +97,7 @@ impl Task {
                     let Some(contact) = contacts.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
                     let watched = state.watch.sends(branch, &contact.branch, verb);
-                    let send = || watched.call(|| self.send(branch, contact, verb, deadline, unrecorded));
+                    let send = || watched.call(|| self.send(branch, contact, verb, Terms { deadline, unrecorded, by }));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
                         next = Some(state.hears(branch, answer));
                     }
@@ -198,8 +200,7 @@ impl Task {
         index: usize,
         contact: &Contact,
         verb: Verb,
-        deadline: Option<Instant>,
-        unrecorded: bool,
+        terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
         let Some(number) = contact.member else { return Some(Err(ParticipantError::Unreachable)) };
         if verb == Verb::Prepare && self.shared.is_gone() {
@@ -207,16 +208,39 @@ impl Task {
             // has asked already what is in doubt.
             return Some(Err(ParticipantError::Unreachable));
         }
+        if terms.by == By::Worker {
+            let (task, branch, sent_in) = (Arc::clone(self), contact.branch.clone(), SentIn::current());
+            let send = move || {
+                let answer = sent_in.call(|| task.send_now(index, number, &branch, verb, terms));
+                drop(sent_in); // before anybody hears of the answer
+                if let Some(answer) = answer {
+                    task.deliver(index, answer);
+                }
+            };
+            self.shared.lanes[number].run(Some((self.key, index, verb)), send);
+            return None;
+        }
+        self.send_now(index, number, &contact.branch, verb, terms)
+    }
+
+    fn send_now(
+        self: &Arc<Self>,
+        index: usize,
+        number: usize,
+        branch: &BranchId,
+        verb: Verb,
+        terms: Terms,
+    ) -> Option<Result<Response, ParticipantError>> {
         let (name, member) = &self.shared.members[number];
-        let mut call = self.shared.call(name, verb, deadline);
-        if unrecorded {
+        let mut call = self.shared.call(name, verb, terms.deadline);
+        if terms.unrecorded {
             call.log = LogId::NONE;
         }
         match &member.reach {
-            Reach::AtOnce(participant) => Some(call_about(&**participant, &contact.branch, verb, &call)),
+            Reach::AtOnce(participant) => Some(call_about(&**participant, branch, verb, &call)),
             Reach::Later(endpoint) => {
                 let reply = Reply::to(Arc::clone(self) as Arc<dyn ReplySink>, index);
-                let request = Request::Branch { branch: contact.branch.clone(), verb, call };
+                let request = Request::Branch { branch: branch.clone(), verb, call };
                 // An endpoint that panics drops the reply, which is answer enough.
                 let _ = catch_unwind(AssertUnwindSafe(|| endpoint.send(request, reply)));
                 None
@@ -225,15 +249,23 @@ impl Task {
     }
 }
 
+/// How a message is sent.
+#[derive(Clone, Copy)]
+struct Terms {
+    deadline: Option<Instant>,
+    unrecorded: bool,
+    by: By,
+}
+
 impl Driven for Task {
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, by: By) {
         {
             let mut state = self.state.lock();
             if state.timer.is_some_and(|at| at <= self.shared.platform.now()) {
                 state.timer = None;
             }
         }
-        let mut progress = self.progress();
+        let mut progress = self.progress(by);
         while let Waiting::Durable(lsn) = progress.waiting {
             if self.is_attended() {
                 // Whoever waits for the outcome waits for the record, too: one wake-up for both.
@@ -244,7 +276,7 @@ impl Driven for Task {
             }
             let waker = Waker::from(Arc::new(Rerun(Arc::clone(&self))));
             match self.shared.log.poll_durable(lsn, &mut Context::from_waker(&waker)) {
-                Poll::Ready(result) => progress = self.durable(lsn, result),
+                Poll::Ready(result) => progress = self.durable(lsn, result, by),
                 Poll::Pending => return,
             }
         }

@@ -1,0 +1,283 @@
+//! One bad participant costs those who have nothing to do with it nothing: not their time-outs, nor their memory, nor their
+//! place in the log.
+
+mod txn_support;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use ringpact::{
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, ResourceManager, Service, ServiceError,
+    Vote, participant::Call,
+};
+use txn_support::{branch, call, eventually, name, scripted::Scripted};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// What is called through it hangs until it is opened.
+#[derive(Default)]
+struct Gate(Mutex<Passing>, Condvar);
+
+#[derive(Default)]
+struct Passing {
+    open: bool,
+    waiting: usize,
+    passed: usize,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut passing = self.0.lock();
+        passing.waiting += 1;
+        while !passing.open {
+            self.1.wait(&mut passing);
+        }
+        passing.waiting -= 1;
+        passing.passed += 1;
+    }
+
+    fn open(&self) {
+        self.0.lock().open = true;
+        self.1.notify_all();
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.lock().waiting
+    }
+
+    fn passed(&self) -> usize {
+        self.0.lock().passed
+    }
+}
+
+/// However a test ends, what hangs does not hang on.
+struct Opens<'a>(&'a Gate);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// A service that hangs where the test says, and counts what it has set aside.
+#[derive(Default)]
+struct Hangs {
+    tries: Option<Arc<Gate>>,
+    confirms: Option<Arc<Gate>>,
+    cancels: Option<Arc<Gate>>,
+    reserved: Mutex<Vec<BranchId>>,
+}
+
+fn pass(gate: Option<&Arc<Gate>>) {
+    if let Some(gate) = gate {
+        gate.pass();
+    }
+}
+
+impl Service for Hangs {
+    type Work = u64;
+    type Refusal = Infallible;
+
+    fn try_reserve(&self, branch: &BranchId, _: &u64) -> Result<(), Infallible> {
+        pass(self.tries.as_ref());
+        self.reserved.lock().push(branch.clone());
+        Ok(())
+    }
+    fn confirm(&self, branch: &BranchId, _: &[u64]) -> Result<(), ServiceError> {
+        pass(self.confirms.as_ref());
+        self.reserved.lock().retain(|reserved| reserved != branch);
+        Ok(())
+    }
+    fn cancel(&self, branch: &BranchId, _: &[u64]) -> Result<(), ServiceError> {
+        pass(self.cancels.as_ref());
+        self.reserved.lock().retain(|reserved| reserved != branch);
+        Ok(())
+    }
+}
+
+type Manager = Arc<ResourceManager<Hangs>>;
+
+fn hangs(name: &str, service: Hangs) -> Manager {
+    Arc::new(ResourceManager::open(name, MemoryLog::new(), service).unwrap())
+}
+
+/// A participant of which every call passes a gate.
+struct Gated(Arc<Gate>);
+
+impl Participant for Gated {
+    fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+        self.0.pass();
+        Ok(Vote::Yes)
+    }
+    fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        self.0.pass();
+        Ok(())
+    }
+    fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        self.0.pass();
+        Ok(())
+    }
+    fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A transaction that nobody commits is over in its time, and all who work under it have undone it.
+fn a_time_out_works(coordinator: &Coordinator, healthy: &Scripted) {
+    let rolled_back = |healthy: &Scripted| healthy.times_told(ringpact::participant::Verb::Rollback);
+    let before = rolled_back(healthy);
+    let mut txn = coordinator.begin_within(Duration::from_millis(20));
+    txn.branch("healthy").unwrap();
+    let begun = Instant::now();
+    eventually("it is rolled back in its time", SOON, || rolled_back(healthy) > before);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(txn.branch("healthy").is_ok() && txn.commit().wait().is_err());
+}
+
+/// `execute` holds the branch while the service is at it. A rollback waited for that on the coordinator's own thread, and after
+/// two of them no time-out worked any more, for anybody.
+#[test]
+fn a_try_that_waits_does_not_stop_the_clock() {
+    let gate = Arc::new(Gate::default());
+    let _opens = Opens(&gate);
+    let bad = hangs("bad", Hangs { tries: Some(Arc::clone(&gate)), ..Hangs::default() });
+    let healthy = Scripted::new();
+    let builder = Coordinator::builder(MemoryLog::new()).participant("bad", Arc::clone(&bad));
+    let coordinator = builder.participant("healthy", healthy.clone()).open().unwrap();
+    thread::scope(|scope| {
+        let _opens = Opens(&gate);
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let mut txn = coordinator.begin_within(Duration::from_millis(20));
+                let branch = txn.branch("bad").unwrap().clone();
+                assert!(bad.execute(&branch, 1).is_err(), "its time was over, and so the work is undone");
+                assert!(bad.execute(&branch, 1).is_err());
+            });
+        }
+        eventually("all of them hang", SOON, || gate.waiting() == 6);
+        thread::sleep(Duration::from_millis(100));
+        for _ in 0..3 {
+            a_time_out_works(&coordinator, &healthy);
+        }
+        assert_eq!(gate.waiting(), 6);
+        gate.open();
+    });
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert_eq!(*bad.service().reserved.lock(), []);
+}
+
+/// A participant that answers at once, as a rule, and does not.
+#[test]
+fn a_participant_that_hangs_does_not_stop_the_clock() {
+    let gate = Arc::new(Gate::default());
+    let healthy = Scripted::new();
+    let builder = Coordinator::builder(MemoryLog::new()).participant("bad", Gated(Arc::clone(&gate)));
+    let coordinator = builder.participant("healthy", healthy.clone()).open().unwrap();
+    let _opens = Opens(&gate);
+    let hung: Vec<_> = (0..6)
+        .map(|_| {
+            let mut txn = coordinator.begin_within(Duration::from_millis(10));
+            txn.branch("bad").unwrap();
+            txn
+        })
+        .collect();
+    eventually("those who tell it hang", SOON, || gate.waiting() > 0);
+    for _ in 0..3 {
+        a_time_out_works(&coordinator, &healthy);
+    }
+    assert!(gate.waiting() <= 2, "{} threads are held up", gate.waiting());
+    gate.open();
+    drop(hung);
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert_eq!(gate.passed(), 6, "each was told once");
+}
+
+#[test]
+fn a_message_that_meets_somebody_at_the_branch_does_not_wait() {
+    let gates: [Arc<Gate>; 3] = std::array::from_fn(|_| Arc::default());
+    let [tries, confirms, cancels] = &gates;
+    let manager = hangs(
+        "a",
+        Hangs { confirms: Some(Arc::clone(confirms)), cancels: Some(Arc::clone(cancels)), ..Hangs::default() },
+    );
+    let (commits, cancelled) = (branch(1, "a"), branch(2, "a"));
+    manager.execute(&commits, 1).unwrap();
+    manager.execute(&cancelled, 1).unwrap();
+    assert_eq!(manager.prepare(&commits, &call()).unwrap(), Vote::Yes);
+    let is_busy = |answer: Result<(), ParticipantError>| assert!(matches!(answer, Err(ParticipantError::Busy)));
+    thread::scope(|scope| {
+        let _opens = [Opens(tries), Opens(confirms), Opens(cancels)];
+        scope.spawn(|| manager.commit(&commits, &call()).unwrap());
+        scope.spawn(|| manager.rollback(&cancelled, &call()).unwrap());
+        eventually("both hang", SOON, || confirms.waiting() == 1 && cancels.waiting() == 1);
+        let begun = Instant::now();
+        for branch in [&commits, &cancelled] {
+            is_busy(manager.prepare(branch, &call()).map(drop));
+            is_busy(manager.commit(branch, &call()));
+            is_busy(manager.rollback(branch, &call()));
+            is_busy(manager.commit_one_phase(branch, &call()).map(drop));
+        }
+        assert_eq!(manager.status().settling, 2);
+        assert_eq!(manager.in_doubt(&name("c")).unwrap(), [commits.clone(), cancelled.clone()]);
+        manager.checkpoint().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    });
+    assert!(manager.commit(&commits, &call()).is_ok() && manager.rollback(&cancelled, &call()).is_ok());
+}
+
+/// The rollback could not wait, and was told so; what it wants is done all the same.
+#[test]
+fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
+    for prepare_first in [false, true] {
+        let gate = Arc::new(Gate::default());
+        let manager = hangs("a", Hangs { tries: Some(Arc::clone(&gate)), ..Hangs::default() });
+        let branch = branch(1, "a");
+        thread::scope(|scope| {
+            let _opens = Opens(&gate);
+            let tries = scope.spawn(|| manager.execute(&branch, 1).is_err());
+            eventually("it hangs", SOON, || gate.waiting() == 1);
+            assert!(matches!(manager.rollback(&branch, &call()), Err(ParticipantError::Busy)));
+            gate.open();
+            if prepare_first {
+                // Late: perhaps before the try has come back, perhaps after.
+                assert!(!matches!(manager.prepare(&branch, &call()), Ok(Vote::Yes | Vote::ReadOnly)));
+            }
+            assert!(tries.join().unwrap(), "the work is refused");
+        });
+        assert_eq!(*manager.service().reserved.lock(), []);
+        assert!(manager.execute(&branch, 1).is_err());
+        assert_ne!(manager.prepare(&branch, &call()).unwrap(), Vote::Yes);
+        manager.rollback(&branch, &call()).unwrap();
+    }
+}
+
+/// Threads took what was due before what was ready, and where something was always due the rest waited for a minute.
+#[test]
+fn commits_of_others_are_delivered_while_very_many_rollbacks_are_repeated() {
+    let healthy = Scripted::new();
+    let bad = Scripted::failing(ringpact::participant::Verb::Rollback, ParticipantError::Unreachable);
+    let builder = Coordinator::builder(MemoryLog::new()).participant("bad", bad);
+    let coordinator = builder.participant("healthy", healthy.clone()).participant("other", Scripted::new());
+    let coordinator = coordinator.open().unwrap();
+    for _ in 0..2_000 {
+        let mut txn = coordinator.begin();
+        if txn.branch("bad").is_ok() {
+            txn.rollback();
+        }
+    }
+    for _ in 0..20 {
+        let mut txn = coordinator.begin();
+        txn.branch("healthy").unwrap();
+        txn.branch("other").unwrap();
+        let told = healthy.times_told(ringpact::participant::Verb::Commit);
+        drop(txn.commit());
+        let begun = Instant::now();
+        eventually("it is delivered", SOON, || healthy.times_told(ringpact::participant::Verb::Commit) > told);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}
