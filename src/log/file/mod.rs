@@ -2,7 +2,7 @@
 //!
 //! From the outside in: this file and [`options`] are what users see; `shared` is where callers and the writer meet,
 //! `queue` what is decided there; `writer` is the thread that writes, on a `segment` in a `directory`, and `keeper` the
-//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait; `format` and
+//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait, and `notifier` has the threads on which tasks are woken; `format` and
 //! `recover` are bytes in, answers out; [`storage`] is the seam to the medium. `src/docs/log_speed.md` says why.
 
 use std::{
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::{
     id::Name,
-    platform::{Platform, Thread, ThreadId},
+    platform::Thread,
 };
 use queue::Ending;
 use shared::{Lead, Shared};
@@ -29,6 +29,7 @@ mod format;
 mod gate;
 pub mod inspect;
 mod keeper;
+mod notifier;
 pub mod options;
 mod queue;
 mod recover;
@@ -83,8 +84,6 @@ pub struct FileLog {
     dir: PathBuf,
     shared: Arc<Shared>,
     writer: Mutex<Option<Thread>>,
-    writer_id: ThreadId,
-    platform: Platform,
     recovery: Recovery,
 }
 
@@ -124,10 +123,8 @@ impl FileLog {
         dir: PathBuf,
         shared: Arc<Shared>,
         writer: Thread,
-        platform: Platform,
         recovery: Recovery,
     ) -> Self {
-        let writer_id = writer.id();
         Self {
             id,
             incarnation,
@@ -135,8 +132,6 @@ impl FileLog {
             dir,
             shared,
             writer: Mutex::new(Some(writer)),
-            writer_id,
-            platform,
             recovery,
         }
     }
@@ -180,8 +175,7 @@ impl FileLog {
     /// [`LogError::Closed`]. When this returns, the directory can be opened again, even while handles on this log are
     /// still around. It is meant for tests of what is built on a log; it loses nothing that was reported durable.
     ///
-    /// It waits for the one operation that the disk may be at. (Called by a waker on the writer's own thread it can't,
-    /// and the log ends soon after.)
+    /// It waits for the one operation that the disk may be at.
     pub fn abandon(&self) {
         self.end(Ending::Abandon);
     }
@@ -192,10 +186,8 @@ impl FileLog {
 
     fn end(&self, ending: Ending) {
         self.shared.end(ending);
-        // A waker may drop the last handle on the writer's own thread, which can't wait for itself to end.
-        if self.platform.current() != self.writer_id
-            && let Some(writer) = self.writer.lock().take()
-        {
+        // No code of others runs on the writer's thread, so it never is the one that calls.
+        if let Some(writer) = self.writer.lock().take() {
             // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
             writer.join();
         }

@@ -7,6 +7,7 @@ use super::{
     directory::{self, Newest},
     format::{Rest, SegmentHeader, padded},
     keeper::Keeper,
+    notifier::Notifier,
     queue::{Ending, SegmentState},
     recover::Recovered,
     segment::{Segment, Spare, framed_bytes, size_for},
@@ -149,8 +150,9 @@ impl FileLogOptions {
         };
         tell(dir, log, &recovery);
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
-        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state, &self.platform));
         let failed = |error| directory::io_error(dir, "start a thread for", error);
+        let notifier = Notifier::start(&self.platform).map_err(failed)?;
+        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state, &self.platform, notifier));
         let keeper = Keeper {
             shared: shared.clone(),
             storage: self.storage.clone(),
@@ -173,7 +175,7 @@ impl FileLogOptions {
             shared.end(Ending::Abandon); // or the keeper would stay for ever
             failed(error)
         })?;
-        Ok(FileLog::new((log, incarnation), dir.to_owned(), shared, thread, self.platform.clone(), recovery))
+        Ok(FileLog::new((log, incarnation), dir.to_owned(), shared, thread, recovery))
     }
 }
 

@@ -22,6 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
+    notifier::Notifier,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
     wakers::Wakers,
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     room: Condvar,
     /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
     gates: [Gate; 2],
+    notifier: Notifier,
 }
 
 /// The queue comes first: see there.
@@ -107,7 +109,7 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform) -> Self {
+    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform, notifier: Notifier) -> Self {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
@@ -127,6 +129,7 @@ impl Shared {
             upkeep: platform.condvar(),
             room: platform.condvar(),
             gates: [Gate::new(platform), Gate::new(platform)],
+            notifier,
         }
     }
 
@@ -351,9 +354,9 @@ impl Shared {
         }
     }
 
-    /// Drops the wakers that are there twice. Their batch may be durable by then: those who missed that are woken here.
+    /// Has the wakers dropped that are there twice. Their batch may be durable by then: then the others are woken.
     fn thin_out(&self, mut wakers: Wakers, batch: u64) {
-        wakers.thin_out();
+        self.notifier.dispose(wakers.thin_out());
         let mut guarded = self.queue.lock();
         let is_done = guarded.queue.stopped
             || batch < guarded.queue.batches
@@ -363,7 +366,7 @@ impl Shared {
             return;
         }
         drop(guarded);
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
     }
 
     /// The batch that makes the record durable, which it is not yet. If that is the one being filled, it is wanted now.

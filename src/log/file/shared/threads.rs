@@ -117,7 +117,7 @@ impl Shared {
         drop(guarded);
         self.gate(batch.number).open();
         self.room.notify_all();
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
     }
 
     /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
@@ -149,7 +149,7 @@ impl Shared {
         drop(guarded);
         self.gate(batch.number).open();
         self.room.notify_all();
-        wakers.wake_all();
+        self.notifier.wake(wakers);
     }
 
     fn now_durable(&self, guarded: &mut Guarded, batch: Batch, wakers: &mut Wakers) {
@@ -179,7 +179,8 @@ impl Shared {
         drop(guarded);
         self.room.notify_all();
         self.gates.iter().for_each(Gate::open);
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
+        self.notifier.end();
     }
 }
 
