@@ -331,6 +331,15 @@ pub enum LogError {
         /// What the system said.
         error: Arc<std::io::Error>,
     },
+    /// The next segment can't be prepared, for another reason than want of space; the log stays readable, and later appends
+    /// work once it can.
+    #[error("the log at {path} can't prepare its next segment: {error}; mend that, later appends then work again")]
+    NoSegment {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
     /// The record is larger than the log takes.
     #[error("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: log a reference to large data, not the data")]
     TooLarge {
@@ -355,7 +364,12 @@ pub enum LogError {
         path: PathBuf,
     },
     /// What is on disk is not what was written. Nothing was changed.
-    #[error("{path} is damaged at byte {offset}: {what}; restore the file from a copy, nothing was dropped or changed")]
+    #[error(
+        "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of these very bytes may \
+         stand in for it: an older copy has forgotten decisions and gives numbers out again. Without one, see \
+         `log::inspect` for what can be read, settle what participants hold in doubt by hand, and begin a new log under a \
+         new coordinator's name"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -363,6 +377,18 @@ pub enum LogError {
         offset: u64,
         /// What is wrong.
         what: &'static str,
+    },
+    /// The directory remembers a log of which the newest segment is not there. Nothing was changed.
+    #[error(
+        "{path} remembers a log that has come to segment {segment}, which is not there; put its segments back as they were \
+         last. If that log is given up for good, remove its directory and begin a new one under a new coordinator's name: \
+         under the old one an empty log would give the same numbers out again"
+    )]
+    SegmentsLost {
+        /// The file that remembers it.
+        path: PathBuf,
+        /// The number of a segment that it had.
+        segment: u64,
     },
     /// The file is of a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, this library reads version {supported}; use a newer ringpact")]

@@ -134,7 +134,7 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
             }
             _ => match life.append(&log) {
                 Ok(()) => continue,
-                Err(LogError::Full { .. }) => {
+                Err(LogError::Full { .. } | LogError::NoSegment { .. }) => {
                     life.seen.full += 1;
                     continue;
                 }

@@ -17,20 +17,20 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
-use crate::{
-    id::Name,
-    platform::Thread,
-};
+use crate::{id::Name, platform::Thread};
 use queue::Ending;
 use shared::{Lead, Shared};
 
 mod directory;
+mod failure;
 mod format;
 mod gate;
+mod identity;
 pub mod inspect;
 mod keeper;
 mod notifier;
 pub mod options;
+mod patience;
 mod queue;
 mod recover;
 mod segment;
@@ -99,6 +99,10 @@ pub struct Recovery {
     pub live_transactions: usize,
     /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported durable.
     pub torn_bytes: u64,
+    /// Whether the directory is, by all appearances, a copy of the one that the log was last opened in: by a backup, an
+    /// image, or a move to another file system. A file system that numbers its files anew each time makes it appear so, too;
+    /// and a copy of the disk as a whole, with all its numbers, does not. So it is told, and nothing is refused for it.
+    pub copied: bool,
     /// How long opening took.
     pub elapsed: Duration,
 }
@@ -125,15 +129,7 @@ impl FileLog {
         writer: Thread,
         recovery: Recovery,
     ) -> Self {
-        Self {
-            id,
-            incarnation,
-            claims: Claims::default(),
-            dir,
-            shared,
-            writer: Mutex::new(Some(writer)),
-            recovery,
-        }
+        Self { id, incarnation, claims: Claims::default(), dir, shared, writer: Mutex::new(Some(writer)), recovery }
     }
 
     /// The directory.
@@ -165,10 +161,15 @@ impl FileLog {
     ///
     /// # Errors
     /// Not everything that was appended is known to be durable: [`LogError::Poisoned`], or [`LogError::Closed`] after
-    /// [`abandon`](Self::abandon).
+    /// [`abandon`](Self::abandon). [`LogError::Io`]: everything is durable, but it could not be noted that the log was
+    /// closed, so that damage at its end may be taken for what a crash leaves.
     pub fn close(self) -> Result<(), LogError> {
         self.end(Ending::Close);
-        self.shared.outcome()
+        self.shared.outcome(|error| LogError::Io {
+            path: self.dir.clone(),
+            action: "note the end of the log in",
+            error,
+        })
     }
 
     /// Closes the log as a crash of the process would: what is queued is not written, and whoever waits or asks gets
@@ -181,7 +182,12 @@ impl FileLog {
     }
 
     fn full(&self, error: Arc<std::io::Error>) -> LogError {
-        LogError::Full { path: self.dir.clone(), error }
+        let path = self.dir.clone();
+        if failure::tells_of_no_room(&error) {
+            LogError::Full { path, error }
+        } else {
+            LogError::NoSegment { path, error }
+        }
     }
 
     fn end(&self, ending: Ending) {

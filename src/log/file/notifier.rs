@@ -23,7 +23,7 @@ use crate::platform::{Condvar, Platform, Woken};
 
 /// Maximum number of threads that wake tasks of one log. So many wakers may block at a time, each until something else
 /// happens, before others have to wait for one of them to return.
-pub(in crate::log) const MAX_THREADS: usize = 16;
+const MAX_THREADS: usize = 16;
 
 /// How long a thread watches others wake tasks before it judges them. An ordinary waker takes well below a microsecond; the
 /// time is long enough for a thread that the system has taken off its processor.

@@ -23,6 +23,7 @@ use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
     notifier::Notifier,
+    patience::Patience,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
     wakers::Wakers,
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
     gates: [Gate; 2],
     notifier: Notifier,
+    /// Of all that the log does to its directory.
+    patience: Arc<Patience>,
 }
 
 /// The queue comes first: see there.
@@ -109,7 +112,14 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform, notifier: Notifier) -> Self {
+    pub(super) fn new(
+        live: LiveRecords,
+        last: Lsn,
+        segment: SegmentState,
+        platform: &Platform,
+        notifier: Notifier,
+        patience: Arc<Patience>,
+    ) -> Self {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
@@ -130,6 +140,7 @@ impl Shared {
             room: platform.condvar(),
             gates: [Gate::new(platform), Gate::new(platform)],
             notifier,
+            patience,
         }
     }
 
@@ -393,6 +404,9 @@ impl Shared {
 
     /// Asks the writer to end; the caller then joins it.
     pub(super) fn end(&self, ending: Ending) {
+        if ending == Ending::Abandon {
+            self.patience.end();
+        }
         let mut guarded = self.queue.lock();
         if guarded.queue.ending != Some(Ending::Abandon) {
             guarded.queue.ending = Some(ending);
@@ -404,12 +418,12 @@ impl Shared {
     }
 
     /// How it ended: an error where not everything that was accepted is durable.
-    pub(super) fn outcome(&self) -> Result<(), LogError> {
+    pub(super) fn outcome(&self, unclosed: impl FnOnce(Arc<io::Error>) -> LogError) -> Result<(), LogError> {
         let guarded = self.queue.lock();
         match &guarded.queue.failure {
             Some(cause) => Err(LogError::Poisoned { cause: cause.clone() }),
             None if guarded.queue.last > self.durable() => Err(LogError::Closed),
-            None => Ok(()),
+            None => guarded.queue.unclosed.clone().map_or(Ok(()), |error| Err(unclosed(error))),
         }
     }
 }
