@@ -55,6 +55,8 @@ pub const MAX_RECORD_BYTES: usize = 1 << 20;
 /// 5. **Liveness.** `live` gives back, in order, each record of the owner that no later [`Fact::Ended`] of the same
 ///    owner and transaction has ended, and of its [`Fact::Opened`] the last; records that ended may be gone.
 /// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
+/// 7. **Wakers are foreign code.** None is woken or dropped under a lock, or on a thread that other records wait for: it may
+///    poll its task on the spot, which may append to this log and wait for it; and it may panic.
 ///
 /// The caller owes: one owner name means one writer, who [claims](Self::claim) it; `Lsn`s are not kept across a reopening.
 pub trait TransactionLog: Send + Sync + 'static {
@@ -159,8 +161,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
-    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready.
-    /// The writer's thread does nothing but wake it.
+    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready, whatever
+    /// the wakers of other tasks do meanwhile. `FileLog` has threads of their own for it.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// The owner's live records, in the order they were appended, including those not yet durable.
