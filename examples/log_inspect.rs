@@ -61,6 +61,9 @@ fn print(inspection: &Inspection, last: usize) {
     print_batches(inspection, last);
     print_transactions("live", &inspection.live, last);
     print_transactions("finished", &inspection.finished, last);
+    if let Some(damage) = &inspection.remembered {
+        println!("\nDAMAGED, by what is remembered of the log: at byte {}: {}", damage.offset, damage.what);
+    }
     for segment in &inspection.segments {
         if let Some(damage) = &segment.damage {
             println!("\nDAMAGED: {} at byte {}: {}", segment.file, damage.offset, damage.what);

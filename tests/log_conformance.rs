@@ -2,8 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
 };
 
 use ringpact::{
@@ -297,4 +299,102 @@ fn ids_of_logs_in_memory_are_random_in_both_halves() {
         let bits_that_vary = halves.iter().fold(0, |bits, other| bits | (halves[0] ^ other));
         assert!(bits_that_vary.count_ones() > 48, "{half:?}: {halves:x?}");
     }
+}
+
+/// Wakes tasks on the thread that makes records durable, and under its lock.
+struct WakesWhileLocked {
+    inner: MemoryLog,
+    state: Arc<parking_lot::Mutex<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    wanted: Lsn,
+    durable: Lsn,
+    wakers: Vec<Waker>,
+}
+
+impl WakesWhileLocked {
+    fn new(inner: MemoryLog) -> Self {
+        let state = Arc::<parking_lot::Mutex<Waiting>>::default();
+        let (weak, log) = (Arc::downgrade(&state), inner.clone());
+        thread::spawn(move || {
+            while let Some(state) = weak.upgrade() {
+                let mut waiting = state.lock();
+                if waiting.durable < waiting.wanted && log.wait(waiting.wanted).is_ok() {
+                    waiting.durable = waiting.wanted;
+                    waiting.wakers.drain(..).for_each(Waker::wake);
+                }
+                drop(waiting);
+                thread::yield_now();
+            }
+        });
+        Self { inner, state }
+    }
+
+    fn want(&self, lsn: Lsn) -> Result<parking_lot::MutexGuard<'_, Waiting>, LogError> {
+        // It would wait for itself for ever; the suite would find that, too, and take longer.
+        let mut waiting = self.state.try_lock_for(Duration::from_secs(2)).ok_or(LogError::Closed)?;
+        waiting.wanted = waiting.wanted.max(lsn);
+        Ok(waiting)
+    }
+}
+
+impl TransactionLog for WakesWhileLocked {
+    fn id(&self) -> LogId {
+        self.inner.id()
+    }
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
+    }
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let mut waiting = self.want(Lsn::NONE)?;
+        let lsn = self.inner.append(record, durability)?;
+        if durability == Durability::Forced {
+            waiting.wanted = lsn;
+        }
+        Ok(lsn)
+    }
+    fn durable(&self) -> Lsn {
+        self.want(Lsn::NONE).map_or(Lsn::NONE, |waiting| waiting.durable)
+    }
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        while self.want(lsn)?.durable < lsn {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        let mut waiting = self.want(lsn)?;
+        if waiting.durable >= lsn {
+            return Poll::Ready(Ok(()));
+        }
+        waiting.wakers.push(context.waker().clone());
+        Poll::Pending
+    }
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        self.inner.live(owner)
+    }
+    fn stats(&self) -> LogStats {
+        self.inner.stats()
+    }
+}
+
+struct WakingWhileLocked;
+
+impl Factory for WakingWhileLocked {
+    type Log = WakesWhileLocked;
+    fn create(&mut self) -> WakesWhileLocked {
+        WakesWhileLocked::new(MemoryLog::new())
+    }
+    fn reopen(&mut self, log: WakesWhileLocked, ending: Ending) -> WakesWhileLocked {
+        WakesWhileLocked::new(reopen_memory(&log.inner, ending))
+    }
+}
+
+#[test]
+fn a_log_that_wakes_tasks_on_its_own_thread_is_caught() {
+    let panic = catch_unwind(|| conformance::run(&mut WakingWhileLocked)).expect_err("it passes");
+    let said = panic.downcast_ref::<String>().unwrap();
+    assert!(said.contains("check `inline`"), "{said}");
 }

@@ -19,6 +19,8 @@ struct Subject {
     bytes: Vec<u8>,
     live: Vec<u64>,
     ambiguous: Range<usize>,
+    /// What remembers the log.
+    identity: Vec<u8>,
 }
 
 /// Batches of one record and of several blocks, something carried over, something ended.
@@ -49,6 +51,7 @@ fn subject(closed: bool) -> Subject {
     Subject {
         path: path.clone(),
         bytes: storage.content(path).unwrap(),
+        identity: storage.identity(SIM_DIR).unwrap(),
         live: vec![101, 1, 2, 3, 4, 5, 6],
         ambiguous: if closed { 0..0 } else { ambiguous },
     }
@@ -69,7 +72,8 @@ impl Subject {
     #[track_caller]
     fn open(&self, bytes: Vec<u8>, damaged: Range<usize>, counts: &mut Counts) {
         let length = bytes.len() as u64;
-        let storage = SimStorage::with_file(&self.path, bytes);
+        let identity = self.path.with_file_name("log-identity");
+        let storage = SimStorage::with_files([(self.path.clone(), bytes), (identity, self.identity.clone())]);
         match open_sim(&storage) {
             Ok(log) => {
                 let found = live_numbers(&log);
@@ -127,6 +131,17 @@ impl Subject {
         counts
     }
 
+    /// As a file system may leave it that has lost what was written last.
+    fn zero_to_the_end(&self) -> Counts {
+        let mut counts = Counts::default();
+        for block in (0..self.bytes.len()).step_by(BLOCK) {
+            let mut bytes = self.bytes.clone();
+            bytes[block..].fill(0);
+            self.open(bytes, block..self.bytes.len(), &mut counts);
+        }
+        counts
+    }
+
     fn cut(&self) -> Counts {
         let mut counts = Counts::default();
         let step = if common::long_form() { 1 } else { 509 };
@@ -140,9 +155,12 @@ impl Subject {
 #[test]
 fn a_closed_log_comes_back_whole_or_is_refused() {
     let subject = subject(true);
-    for (how, counts) in
-        [("bits flipped", subject.flip_bits()), ("blocks zeroed", subject.zero_blocks()), ("lengths", subject.cut())]
-    {
+    for (how, counts) in [
+        ("bits flipped", subject.flip_bits()),
+        ("blocks zeroed", subject.zero_blocks()),
+        ("zeroed to the end", subject.zero_to_the_end()),
+        ("lengths", subject.cut()),
+    ] {
         println!("closed, {how}: {counts:?}");
         assert_eq!((counts.cut, counts.vanished), (0, 0), "{how}: nothing is ambiguous about a closed log");
         assert!(counts.refused > 0, "{how}");
@@ -176,9 +194,45 @@ fn a_last_batch_of_one_block_can_vanish() {
     let (path, mut counts) = (storage.names().remove(0), Counts::default());
     let bytes = storage.content(&path).unwrap();
     let ambiguous = 3 * BLOCK..4 * BLOCK;
-    let subject = Subject { path, bytes, live: vec![1, 2], ambiguous: ambiguous.clone() };
+    let identity = storage.identity(SIM_DIR).unwrap();
+    let subject = Subject { path, bytes, identity, live: vec![1, 2], ambiguous: ambiguous.clone() };
     let mut bytes = subject.bytes.clone();
     bytes[ambiguous.clone()].fill(0);
     subject.open(bytes, ambiguous, &mut counts);
     assert_eq!(counts.vanished, 1);
+}
+
+/// The file that remembers a closed log may be damaged in any way: no record is lost by it, be it that it is refused.
+#[test]
+fn damage_to_what_remembers_the_log_costs_no_record() {
+    let subject = subject(true);
+    let mut refused = 0;
+    let open = |identity: Vec<u8>| {
+        let path = subject.path.with_file_name("log-identity");
+        match open_sim(&SimStorage::with_files([
+            (subject.path.clone(), subject.bytes.clone()),
+            (path.clone(), identity),
+        ])) {
+            Ok(log) => {
+                assert_eq!(live_numbers(&log), subject.live);
+                0
+            }
+            Err(LogError::Damaged { path: at, .. } | LogError::UnknownVersion { path: at, .. }) => {
+                assert_eq!(at, path);
+                1
+            }
+            Err(other) => panic!("{other}"),
+        }
+    };
+    const CHECKED: usize = 8 * (48 + 8);
+    let beyond = (CHECKED..8 * BLOCK).step_by(997).chain(8 * BLOCK..8 * (BLOCK + 48)).chain([8 * BLOCK * 2 - 1]);
+    for bit in (0..CHECKED).chain(beyond) {
+        let mut identity = subject.identity.clone();
+        identity[bit / 8] ^= 1 << (bit % 8);
+        refused += open(identity);
+    }
+    assert_eq!(refused, CHECKED, "what it says of the log; how that was closed may have been torn by a crash");
+    for length in (0..2 * BLOCK).step_by(97) {
+        assert_eq!(open(subject.identity[..length].to_vec()), 1);
+    }
 }

@@ -73,3 +73,15 @@ fn the_sync_of_the_zeros_is_for_speed_and_for_space() {
 fn the_sync_of_a_removal_is_for_space() {
     assert_eq!(losses(Some(Forgotten::Removal)), 0);
 }
+
+/// A file that remembers the log, and is there after a crash without what it said, keeps the log from being opened.
+#[test]
+fn a_forgotten_sync_of_what_remembers_the_log_is_noticed() {
+    assert!(losses(Some(Forgotten::Identity)) > 0);
+}
+
+/// Whether it is noted that a log was closed makes a difference only where its segment is damaged, which no crash does.
+#[test]
+fn the_sync_of_the_end_is_for_damage() {
+    assert_eq!(losses(Some(Forgotten::End)), 0);
+}

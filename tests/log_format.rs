@@ -185,3 +185,52 @@ fn batches_that_do_not_fit_together_are_refused() {
     assert!(matches!(open_small(dir.path()), Err(LogError::Damaged { .. })));
     assert_eq!(live_numbers(&open_small(tempfile::tempdir().unwrap().path()).unwrap()), []);
 }
+
+/// What remembers the log, put together by the page alone.
+fn identity(log: [u8; 16], segment: u64, place: u64, end: Option<[u64; 3]>) -> Vec<u8> {
+    let mut file = b"rp-ident".to_vec();
+    file.extend(1_u32.to_le_bytes());
+    file.extend([0; 4]);
+    file.extend(log);
+    file.extend(segment.to_le_bytes());
+    file.extend(place.to_le_bytes());
+    file.extend(xxh3_64(&file).to_le_bytes());
+    file.resize(BLOCK, 0);
+    if let Some(numbers) = end {
+        let mut block = b"rp-close".to_vec();
+        numbers.iter().for_each(|number| block.extend(number.to_le_bytes()));
+        block.extend(xxh3_64_with_seed(&block, xxh3_64(&log)).to_le_bytes());
+        file.extend(block);
+    }
+    file.resize(2 * BLOCK, 0);
+    file
+}
+
+#[test]
+#[cfg(unix)]
+fn what_remembers_the_log_is_as_the_page_says() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let read = || fs::read(dir.path().join("log-identity")).unwrap();
+    open_small(dir.path()).unwrap().close().unwrap();
+    let log = open_small(dir.path()).unwrap();
+    let (id, place) = (log.id().to_bytes(), fs::metadata(dir.path().join("lock")).unwrap().ino());
+    assert_eq!(read(), identity(id, 2, place, None));
+    commit(&log, prepared(1, 10)).unwrap();
+    log.close().unwrap();
+    // Carried over nothing, twice; one batch of one record; and its seal.
+    assert_eq!(read(), identity(id, 2, place, Some([2, 4, 1])));
+    // A file system that numbers nothing is as good.
+    fs::write(dir.path().join("log-identity"), identity(id, 2, 0, Some([2, 4, 1]))).unwrap();
+    let log = open_small(dir.path()).unwrap();
+    assert!(!log.recovery().copied);
+    assert_eq!(live_numbers(&log), [1]);
+    log.close().unwrap();
+    // And one that says that there was more is believed.
+    fs::write(dir.path().join("log-identity"), identity(id, 3, 0, Some([3, 6, 2]))).unwrap();
+    let error = open_small(dir.path()).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }) && error.to_string().contains("closed"), "{error}");
+    fs::write(dir.path().join("log-identity"), identity(id, 9, 0, None)).unwrap();
+    let error = open_small(dir.path()).unwrap_err();
+    assert!(matches!(error, LogError::SegmentsLost { segment: 9, .. }), "{error}");
+}

@@ -52,6 +52,7 @@ fn opening_writes_a_fresh_segment_before_it_removes_the_old_one() {
     let reopened = open_sim(&storage).unwrap();
     let named = |number: u64, suffix: &str| Path::new(SIM_DIR).join(format!("segment-{number:016x}.log{suffix}"));
     let (fresh, dir) = (named(2, ".new"), Path::new(SIM_DIR).to_owned());
+    let identity = |suffix: &str| Path::new(SIM_DIR).join(format!("log-identity{suffix}"));
     let expected = [
         (Op::Create, fresh.clone()),
         (Op::Write, fresh.clone()), // its header
@@ -61,6 +62,10 @@ fn opening_writes_a_fresh_segment_before_it_removes_the_old_one() {
         (Op::Sync, fresh),
         (Op::Rename, named(2, "")),
         (Op::SyncDir, dir.clone()),
+        (Op::Create, identity(".new")), // what remembers the log, never ahead of its segments
+        (Op::Write, identity(".new")),
+        (Op::Sync, identity(".new")),
+        (Op::Rename, identity("")),
         (Op::Remove, named(1, "")),
         (Op::SyncDir, dir),
     ];

@@ -11,8 +11,10 @@ use ringpact::{
 };
 
 fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let segments = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("segment-"));
     // A file may be renamed or removed while we look.
-    fs::read_dir(dir).unwrap().filter_map(|entry| entry.unwrap().metadata().ok()).map(|file| file.len()).sum()
+    segments.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
 }
 
 #[test]
@@ -95,8 +97,10 @@ fn leftovers_of_a_crash_are_removed_and_foreign_files_left_alone() {
     let mut names: Vec<_> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let expected =
-        ["lock", "notes.txt", "segment-0000000000000002.log", "segment-0000000000000007.log.bak", "segment-7.log"];
+    let ours = ["lock", "log-identity", "segment-0000000000000002.log"];
+    let foreign = ["notes.txt", "segment-0000000000000007.log.bak", "segment-7.log"];
+    let mut expected = [ours, foreign].concat();
+    expected.sort_unstable();
     assert_eq!(names, expected);
 }
 

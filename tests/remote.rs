@@ -17,11 +17,14 @@ use std::{
 
 use example_support::Example;
 use ringpact::{
-    Name,
-    participant::{Endpoint, ParticipantError, Reply, Request, Response},
+    BranchId, Name, Vote,
+    participant::{Call, Endpoint, Participant, ParticipantError, Pooled, Reply, Request, Response},
 };
 use serde_json::{Value, json};
-use transport::{MAX_ANSWER, MAX_REQUEST, Remote, SILENT_FOR, serve};
+use transport::{
+    MAX_ANSWER, MAX_REQUEST, Remote, SILENT_FOR, serve,
+    server::{self, Limits},
+};
 
 /// Nothing here takes that long; who waits for longer would wait for ever.
 const LONG: Duration = Duration::from_secs(60);
@@ -250,4 +253,104 @@ fn a_service_that_panics_gives_no_answer_and_goes_on() {
         // The first one after it may still go over the connection that has just ended.
         while remote.ask::<Value>(&json!(1)).is_err() {}
     }
+}
+
+/// Serves within these limits until the test's process ends.
+fn served_within(limits: Limits, endpoint: impl Endpoint) -> SocketAddr {
+    let (listener, address) = listen();
+    thread::spawn(move || server::serve(&listener, limits, endpoint, |request| request));
+    address
+}
+
+#[cfg(target_os = "linux")]
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path().join("comm"));
+    tasks.filter(|comm| std::fs::read_to_string(comm).is_ok_and(|comm| comm.trim() == name)).count()
+}
+
+/// Each used to keep a thread, for ever.
+#[test]
+#[cfg(target_os = "linux")]
+fn connections_that_say_nothing_cost_little_and_end() {
+    const CONNECTIONS: usize = 8;
+    let limits = Limits { connections: CONNECTIONS, idle_for: Duration::from_secs(3), ..Limits::DEFAULT };
+    let others = threads("remote-server");
+    let address = served_within(limits, Taciturn);
+    let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // More than they may be, and among them one that has something to say.
+    remote(address).ask::<Value>(&json!(1)).expect("there is a place for it");
+    let running = threads("remote-server");
+    // Those of other tests, which run beside this one, and some that are about to end.
+    assert!(running < others + 100, "{running} threads");
+    silent.into_iter().for_each(assert_closed);
+}
+
+/// A request that comes a byte at a time, and in the end not at all.
+#[test]
+fn a_request_that_does_not_come_to_its_end_is_not_waited_for() {
+    let limits = Limits { silent_for: Duration::from_millis(300), ..Limits::DEFAULT };
+    let mut stream = TcpStream::connect(served_within(limits, Taciturn)).unwrap();
+    let begun = Instant::now();
+    while stream.write_all(b" ").is_ok() {
+        thread::sleep(Duration::from_millis(20));
+        assert!(begun.elapsed() < LONG, "it is waited for as long as it likes");
+    }
+}
+
+/// Has very much in doubt.
+struct Doubtful(Vec<BranchId>);
+
+impl Participant for Doubtful {
+    fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote> {
+        Ok(Vote::Yes)
+    }
+    fn commit(&self, _: &BranchId, _: &Call) -> Result<()> {
+        Ok(())
+    }
+    fn rollback(&self, _: &BranchId, _: &Call) -> Result<()> {
+        Ok(())
+    }
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>> {
+        Ok(if coordinator.as_str() == "greedy" { self.0.clone() } else { Vec::new() })
+    }
+}
+
+/// They used to keep all of the participant's threads, which wrote to them, and what they had asked for before they left kept the
+/// threads for minutes more.
+#[test]
+fn peers_that_take_no_answers_are_in_nobodys_way() {
+    let in_doubt_branches = (0..50_000).map(|number| format!("greedy:1:{number}:p").parse().unwrap()).collect();
+    let endpoint = Pooled::new(Doubtful(in_doubt_branches), 4.try_into().unwrap());
+    let limits = Limits { under_way: 8, unsent: 16 << 20, silent_for: Duration::from_secs(2), ..Limits::DEFAULT };
+    let address = served_within(limits, endpoint);
+    let remote = remote(address);
+    let ask = || {
+        let begun = Instant::now();
+        let answer = send(&remote, in_doubt("modest")).recv_timeout(LONG).expect("it is answered");
+        (answer, begun.elapsed())
+    };
+    assert_eq!(ask().0.unwrap(), Response::InDoubt(Vec::new()));
+    let mut greedy = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        for id in 0..2_000 {
+            let request = json!({ "id": id, "body": { "Pact": { "InDoubt": { "coordinator": "greedy" } } } });
+            // At some point nothing more is read.
+            if writeln!(stream, "{request}").is_err() {
+                break;
+            }
+        }
+        greedy.push(stream);
+    }
+    let soon = Duration::from_secs(5); // on a busy machine; it used to be ten for each write
+    for _ in 0..10 {
+        let (answer, elapsed) = ask();
+        assert_eq!(answer.unwrap(), Response::InDoubt(Vec::new()));
+        assert!(elapsed < soon, "{elapsed:?}");
+    }
+    drop(greedy);
+    let (answer, elapsed) = ask();
+    assert_eq!(answer.unwrap(), Response::InDoubt(Vec::new()));
+    assert!(elapsed < soon, "{elapsed:?} after they have left");
 }

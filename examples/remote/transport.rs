@@ -9,26 +9,32 @@
 //!   all, must not be repeated behind its client's back.
 //! - `send` never waits for the network: a thread does.
 //!
-//! What is left out: encryption, a look at who it is, and a limit to how many may connect. **Whoever reaches a port that is
-//! served here can commit and roll back.** Let it listen where nobody else can, or put them in.
+//! - Those that connect cost what [`server`] has for them, and not more.
+//!
+//! What is left out: encryption, and a look at who it is. **Whoever reaches a port that is served here can commit and roll
+//! back.** Let it listen where nobody else can, or put them in.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         mpsc::{self, Receiver, SyncSender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+#[path = "server.rs"]
+pub mod server;
 
 use parking_lot::Mutex;
 use ringpact::participant::{Endpoint, ParticipantError, Reply, Request, Response};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use server::Limits;
 
 /// The longest request, in bytes; work is small.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -231,47 +237,13 @@ fn hear_answers(stream: &Closing, waiting: &Waiting) {
     }
 }
 
-/// Answers whoever connects: coordinators, or participants that ask for verdicts, by way of `endpoint`, and everybody else
-/// by `service`, which should be quick: the requests of one connection come in one after the other.
+/// Answers whatever connects, within [`Limits::DEFAULT`]; see [`server::serve`].
 pub fn serve(
     listener: &TcpListener,
     endpoint: impl Endpoint,
     service: impl Fn(Value) -> Value + Send + Sync + 'static,
 ) {
-    let server = Arc::new((endpoint, service));
-    for stream in listener.incoming() {
-        let server = Arc::clone(&server);
-        let served = stream.and_then(|stream| {
-            let serve = move || hear_requests(stream, &server.0, &server.1);
-            thread::Builder::new().name("remote-server".into()).spawn(serve)
-        });
-        if served.is_err() {
-            // Too many files or threads: some will be given back. Whoever connected tries again.
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-fn hear_requests(stream: TcpStream, endpoint: &impl Endpoint, service: &impl Fn(Value) -> Value) {
-    let Ok(()) = set_up(&stream, SILENT_FOR) else { return };
-    let Ok(answers) = stream.try_clone().map(|stream| Arc::new(Mutex::new(stream))) else { return };
-    let stream = Closing(stream);
-    let mut lines = Lines::new(&stream.0, MAX_REQUEST);
-    // What can't be read ends the connection: whose answer it would be is not known.
-    while let Ok(Some(Line { id, body })) = lines.next::<Line<Ask>>() {
-        let answers = Arc::clone(&answers);
-        let answer = move |body| {
-            let stream = answers.lock();
-            // An answer that can't be given is told by the end of the connection, like all others.
-            if write_line(&stream, &Line { id, body }, MAX_ANSWER).is_err() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        };
-        match body {
-            Ask::Pact(request) => endpoint.send(request, Reply::new(move |result| answer(Answer::Pact(result)))),
-            Ask::Service(request) => answer(Answer::Service(service(request))),
-        }
-    }
+    server::serve(listener, Limits::DEFAULT, endpoint, service);
 }
 
 fn set_up(stream: &TcpStream, silent_for: Duration) -> io::Result<()> {
@@ -293,12 +265,16 @@ impl Drop for Closing {
 /// Writes a line as a whole. One that is not written as a whole ends the connection: what came after it would be read as the
 /// rest of it.
 fn write_line(mut stream: &TcpStream, line: &impl Serialize, limit: usize) -> io::Result<()> {
+    stream.write_all(&encode(line, limit)?).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))
+}
+
+fn encode(line: &impl Serialize, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     if bytes.len() > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the line is too long"));
     }
-    stream.write_all(&bytes).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))
+    Ok(bytes)
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -320,8 +296,38 @@ impl<'a> Lines<'a> {
 
     /// The next one; `None` at the end. After a time-out it can be called again.
     fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
-        let room = (self.limit - self.partial.len()) as u64;
-        self.stream.by_ref().take(room).read_until(b'\n', &mut self.partial)?;
+        while self.more()? {}
+        self.take()
+    }
+
+    /// The same, where it must begin to come within `idle_for`, and be there within `silent_for` from then on, however
+    /// little comes at a time.
+    fn next_within<T: DeserializeOwned>(&mut self, idle_for: Duration, silent_for: Duration) -> io::Result<Option<T>> {
+        self.stream.get_ref().set_read_timeout(Some(idle_for))?;
+        let mut is_coming = self.more()?;
+        let begun = Instant::now();
+        while is_coming {
+            let left = silent_for.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
+            self.stream.get_ref().set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+            is_coming = self.more()?;
+        }
+        self.take()
+    }
+
+    /// Takes in what has come of the line; `false` once it is at its end, or too long.
+    fn more(&mut self) -> io::Result<bool> {
+        let come = match self.stream.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            come => come?,
+        };
+        let end = come.iter().position(|byte| *byte == b'\n').map_or(come.len(), |at| at + 1);
+        let taken = end.min(self.limit - self.partial.len());
+        self.partial.extend_from_slice(&come[..taken]);
+        self.stream.consume(taken);
+        Ok(taken > 0 && self.partial.last() != Some(&b'\n') && self.partial.len() < self.limit)
+    }
+
+    fn take<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         match self.partial.last() {
             Some(b'\n') => {
                 let line = serde_json::from_slice(&self.partial)?;

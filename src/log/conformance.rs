@@ -34,6 +34,8 @@ use std::{
     time::Duration,
 };
 
+mod inline;
+
 use super::{Durability, Fact, LogError, Lsn, MAX_OPENINGS, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::id::{Epoch, Name, TxnId};
 
@@ -75,6 +77,7 @@ macro_rules! require {
         assert!($holds, "the log breaks its contract, check `{}`: {}", $check, format_args!($($what)+))
     };
 }
+use require;
 
 /// Runs all checks.
 ///
@@ -99,6 +102,7 @@ pub fn run(factory: &mut impl Factory) {
     tasks(factory);
     stats(factory);
     commits(factory);
+    inline::check(factory);
 }
 
 /// `numbers`: records are numbered in the order of their appends, and the id stays.

@@ -61,6 +61,8 @@ pub const MAX_OPENINGS: usize = 1 << 10;
 ///    owner and transaction has ended, and of its [`Fact::Opened`] the last [`MAX_OPENINGS`]; records that ended may be
 ///    gone.
 /// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
+/// 7. **Wakers are foreign code.** None is woken or dropped under a lock, or on a thread that other records wait for: it may
+///    poll its task on the spot, which may append to this log and wait for it; and it may panic.
 ///
 /// 7. **Numbers go on.** A log that is opened again numbers on from its last durable record, so that [`durable`](Self::durable)
 ///    never goes back over the log's whole life: by that an older copy of it is known.
@@ -176,8 +178,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
-    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready.
-    /// The writer's thread does nothing but wake it.
+    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready, whatever
+    /// the wakers of other tasks do meanwhile. `FileLog` has threads of their own for it.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// The owner's live records, in the order they were appended, including those not yet durable.
@@ -354,6 +356,15 @@ pub enum LogError {
         /// What the system said.
         error: Arc<std::io::Error>,
     },
+    /// The next segment can't be prepared, for another reason than want of space; the log stays readable, and later appends
+    /// work once it can.
+    #[error("the log at {path} can't prepare its next segment: {error}; mend that, later appends then work again")]
+    NoSegment {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: Arc<std::io::Error>,
+    },
     /// The record is larger than the log takes.
     #[error("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: log a reference to large data, not the data")]
     TooLarge {
@@ -378,7 +389,12 @@ pub enum LogError {
         path: PathBuf,
     },
     /// What is on disk is not what was written. Nothing was changed.
-    #[error("{path} is damaged at byte {offset}: {what}; restore the file from a copy, nothing was dropped or changed")]
+    #[error(
+        "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of these very bytes may \
+         stand in for it: an older copy has forgotten decisions and gives numbers out again. Without one, see \
+         `log::inspect` for what can be read, settle what participants hold in doubt by hand, and begin a new log under a \
+         new coordinator's name"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -386,6 +402,18 @@ pub enum LogError {
         offset: u64,
         /// What is wrong.
         what: &'static str,
+    },
+    /// The directory remembers a log of which the newest segment is not there. Nothing was changed.
+    #[error(
+        "{path} remembers a log that has come to segment {segment}, which is not there; put its segments back as they were \
+         last. If that log is given up for good, remove its directory and begin a new one under a new coordinator's name: \
+         under the old one an empty log would give the same numbers out again"
+    )]
+    SegmentsLost {
+        /// The file that remembers it.
+        path: PathBuf,
+        /// The number of a segment that it had.
+        segment: u64,
     },
     /// The file is of a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, this library reads version {supported}; use a newer ringpact")]

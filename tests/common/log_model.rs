@@ -81,6 +81,8 @@ struct Life<'a, C> {
     changes: Vec<(Lsn, Change)>,
     durable: usize,
     next: u64,
+    /// Whether more than a shortage may have come over the log since it was opened.
+    is_harmed: bool,
     seen: Seen,
 }
 
@@ -96,6 +98,7 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
         changes: Vec::new(),
         durable: 0,
         next: 0,
+        is_harmed: false,
         seen: Seen::default(),
     };
     let mut log = life.reopen();
@@ -124,6 +127,7 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                 continue;
             }
             4 => {
+                life.is_harmed = true;
                 let limit = life.storage.used() + life.choose.below(200_000) as usize;
                 life.storage.limit(Some(limit));
                 continue;
@@ -132,13 +136,19 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                 life.storage.limit(None);
                 continue;
             }
+            6 => {
+                // For a while no file can be opened, nor anything else be done that takes something which is short.
+                life.storage.starve(u64::from(life.choose.below(6)) + 1);
+                continue;
+            }
             _ => match life.append(&log) {
                 Ok(()) => continue,
-                Err(LogError::Full { .. }) => {
+                Err(LogError::Full { .. } | LogError::NoSegment { .. }) => {
                     life.seen.full += 1;
                     continue;
                 }
-                Err(LogError::Poisoned { .. }) => {
+                Err(LogError::Poisoned { cause }) => {
+                    assert!(life.is_harmed, "poisoned though nothing has failed for good: {cause}");
                     life.seen.poisoned += 1;
                     drop(log); // and it is opened anew, sometimes after a crash
                     if life.choose.below(2) == 0 {
@@ -196,6 +206,7 @@ impl<C: Choose> Life<'_, C> {
     }
 
     fn inject(&mut self) {
+        self.is_harmed = true;
         let op = Op::ALL[self.choose.below(6) as usize];
         let nth = u64::from(self.choose.below(4)) + 1;
         let kind = if self.choose.below(4) == 0 { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
@@ -204,7 +215,8 @@ impl<C: Choose> Life<'_, C> {
 
     fn close(&mut self, log: FileLog) {
         match log.close() {
-            Ok(()) => self.durable = self.changes.len(),
+            // That it was closed may not be noted; everything is durable all the same.
+            Ok(()) | Err(LogError::Io { .. }) => self.durable = self.changes.len(),
             Err(LogError::Poisoned { .. }) => self.seen.poisoned += 1,
             Err(other) => panic!("closing gave {other}"),
         }
@@ -244,6 +256,7 @@ impl<C: Choose> Life<'_, C> {
         }
         self.storage.heal();
         self.storage.limit(None);
+        self.is_harmed = false;
         let log = match self.open() {
             Ok(log) => log,
             Err(error) => panic!("the log can't be opened: {error}"),

@@ -16,6 +16,12 @@ use ringpact::log::storage::{LockGuard, Storage, StorageFile};
 
 const SECTOR: usize = 512;
 
+/// Too many open files, on every Unix.
+const EMFILE: i32 = 24;
+
+/// The file that remembers the log.
+const IDENTITY: &str = "log-identity";
+
 /// The operations that change something; others are neither counted nor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -46,6 +52,10 @@ pub enum Forgotten {
     Retirement,
     /// Of the directory, after a file was removed.
     Removal,
+    /// Of the file that remembers the log.
+    Identity,
+    /// Of the same, once it says that the log was closed.
+    End,
 }
 
 /// What a crash keeps of what was not synced.
@@ -108,6 +118,8 @@ struct Inner {
     /// From this operation on nothing happens any more: the moment of the crash.
     freeze_at: Option<u64>,
     faults: Vec<Fault>,
+    /// So many operations are refused for want of file descriptors.
+    starved: u64,
     /// Bytes that all files together may have.
     capacity: Option<usize>,
     forgotten: Option<Forgotten>,
@@ -135,6 +147,10 @@ impl Inner {
     fn step(&mut self, op: Op, path: &Path) -> io::Result<()> {
         if self.freeze_at.is_some_and(|at| self.ops >= at) {
             return Err(io::Error::other("the machine has crashed"));
+        }
+        if self.starved > 0 && op != Op::Sync && op != Op::SyncDir {
+            self.starved -= 1;
+            return Err(io::Error::from_raw_os_error(EMFILE));
         }
         self.ops += 1;
         self.trace.push((op, path.to_owned()));
@@ -174,8 +190,15 @@ impl SimStorage {
 
     /// A storage that holds this one file, durably.
     pub fn with_file(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
-        let names: BTreeMap<_, _> = [(path.into(), 0)].into();
-        let files = vec![SimFile { durable: bytes.clone(), current: bytes, unsynced: Vec::new(), syncs: 0 }];
+        Self::with_files([(path.into(), bytes)])
+    }
+
+    /// A storage that holds these files, durably.
+    pub fn with_files(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Self {
+        let (names, contents): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        let names: BTreeMap<_, _> = names.into_iter().zip(0..).collect();
+        let file = |bytes: Vec<u8>| SimFile { durable: bytes.clone(), current: bytes, unsynced: Vec::new(), syncs: 0 };
+        let files = contents.into_iter().map(file).collect();
         let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -215,6 +238,16 @@ impl SimStorage {
         self.inner().faults.push(Fault { op, suffix, left: nth, kind });
     }
 
+    /// Refuses so many operations from now on, other than syncs, for want of file descriptors.
+    pub fn starve(&self, ops: u64) {
+        self.inner().starved = ops;
+    }
+
+    /// How many operations are still to be refused so.
+    pub fn starved(&self) -> u64 {
+        self.inner().starved
+    }
+
     /// Leaves out all syncs of this kind from now on.
     pub fn forget(&self, syncs: Forgotten) {
         self.inner().forgotten = Some(syncs);
@@ -227,6 +260,7 @@ impl SimStorage {
 
     /// No fault is waiting for its operation any more.
     pub fn heal(&self) {
+        self.starve(0);
         self.inner().faults.clear();
     }
 
@@ -240,9 +274,21 @@ impl SimStorage {
         self.inner().used()
     }
 
-    /// The names there are now.
+    /// The names of segments there are now.
     pub fn names(&self) -> Vec<PathBuf> {
-        self.inner().names.keys().cloned().collect()
+        self.inner().names.keys().filter(|path| !is_identity(path)).cloned().collect()
+    }
+
+    /// What remembers the log in this directory now.
+    pub fn identity(&self, dir: impl AsRef<Path>) -> Option<Vec<u8>> {
+        self.content(dir.as_ref().join(IDENTITY))
+    }
+
+    /// Takes a name away, as others than the log may.
+    pub fn take_away(&self, path: impl AsRef<Path>) {
+        let mut inner = self.inner();
+        inner.names.remove(path.as_ref());
+        inner.durable_names.remove(path.as_ref());
     }
 
     /// What reading the file shows now.
@@ -318,6 +364,10 @@ fn write(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
         content.resize(offset + bytes.len(), 0);
     }
     content[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+fn is_identity(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(IDENTITY))
 }
 
 fn not_found() -> io::Error {
@@ -451,6 +501,15 @@ impl StorageFile for SimHandle {
         Ok(())
     }
 
+    fn is_at(&mut self, path: &Path) -> io::Result<bool> {
+        let inner = self.storage.inner();
+        inner.names.get(path).map(|file| *file == self.file).ok_or_else(not_found)
+    }
+
+    fn is_linked(&mut self) -> io::Result<bool> {
+        Ok(self.storage.inner().path_of(self.file).is_some())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.storage.inner();
         let path = inner.path_of(self.file).unwrap_or_else(|| self.path.clone());
@@ -460,6 +519,8 @@ impl StorageFile for SimHandle {
             return result;
         }
         let kind = match inner.files[self.file].syncs {
+            0 if is_identity(&path) => Forgotten::Identity,
+            _ if is_identity(&path) => Forgotten::End,
             0 => Forgotten::Fill,
             1 => Forgotten::Carry,
             _ => Forgotten::Batch,

@@ -134,6 +134,14 @@ impl StorageFile for File {
         self.file.write_at(offset, bytes)
     }
 
+    fn is_at(&mut self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
+    }
+
+    fn is_linked(&mut self) -> io::Result<bool> {
+        self.file.is_linked()
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.disk.begin(Op::Sync, &self.path)?;
         self.disk.life.mutate_sync(|| self.file.sync())

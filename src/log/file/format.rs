@@ -283,13 +283,13 @@ pub(super) fn frames(mut payload: &[u8]) -> impl Iterator<Item = (Lsn, &[u8])> {
     std::iter::from_fn(move || take_frame(&mut payload).ok().flatten())
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut array = [0; 4];
     array.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(array)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut array = [0; 8];
     array.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(array)

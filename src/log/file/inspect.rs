@@ -18,7 +18,8 @@ use serde::Serialize;
 
 use super::{
     directory,
-    format::{BATCH_HEADER, BatchHeader, Kind, padded},
+    format::{BATCH_HEADER, BatchHeader, Kind, SegmentHeader, padded},
+    identity::Known,
     recover::{Recovered, Visitor, recover},
     storage::{Disk, Storage},
 };
@@ -39,6 +40,8 @@ pub struct Inspection {
     pub dir: PathBuf,
     /// The log's id, in hexadecimal digits, where there is a segment that tells.
     pub log: Option<String>,
+    /// What is wrong with the file that remembers the log, or with the newest segment by what that file says.
+    pub remembered: Option<DamageReport>,
     /// All segments, in the order of their numbers. The last one that is not [`Role::Unfinished`] is the log.
     pub segments: Vec<SegmentReport>,
     /// The owners that were opened, and their last epochs.
@@ -147,7 +150,7 @@ impl Inspection {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.segments.iter().all(|segment| segment.damage.is_none())
+        self.remembered.is_none() && self.segments.iter().all(|segment| segment.damage.is_none())
     }
 
     /// Records in the log's segment.
@@ -204,7 +207,14 @@ pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspec
 
 /// Reads everything once; `None` where a file has gone meanwhile.
 fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogError> {
-    let names = storage.list(dir).map_err(|error| directory::io_error(dir, "list", error))?;
+    // First, for its owner writes it last: what it remembers was in the segments before.
+    let list = || storage.list(dir).map_err(|error| directory::io_error(dir, "list", error));
+    let known = match Known::read(storage, dir, &list()?) {
+        Err(LogError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error @ LogError::Io { .. }) => return Err(error),
+        other => other,
+    };
+    let names = list()?;
     let mut files = Vec::new();
     for name in names {
         if let Some(number) = directory::number_of(&name) {
@@ -220,6 +230,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
     let mut inspection = Inspection {
         dir: dir.to_owned(),
         log: None,
+        remembered: None,
         segments: Vec::new(),
         epochs: BTreeMap::new(),
         live: Vec::new(),
@@ -228,12 +239,29 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
     for (number, role, file) in files {
         let Some((segment, seen)) = read(storage, dir, number, role, file)? else { return Ok(None) };
         if role == Role::Log {
+            if let (Ok(Some(known)), Some((header, recovered))) = (&known, &seen.found) {
+                inspection.remembered = known.check(Some((dir, header, recovered))).err().map(report);
+            }
             inspection.log.clone_from(&seen.log);
             (inspection.epochs, inspection.live, inspection.finished) = seen.transactions();
         }
         inspection.segments.push(segment);
     }
+    match known {
+        Err(error) => inspection.remembered = Some(report(error)),
+        Ok(Some(known)) if !inspection.segments.iter().any(|segment| segment.role == Role::Log) => {
+            inspection.remembered = known.check(None).err().map(report);
+        }
+        Ok(_) => {}
+    }
     Ok(Some(inspection))
+}
+
+fn report(error: LogError) -> DamageReport {
+    match error {
+        LogError::Damaged { offset, what, .. } => DamageReport { offset, what: what.to_owned() },
+        other => DamageReport { offset: 0, what: other.to_string() },
+    }
 }
 
 /// Reads a segment until it is sound, or the same damage was found twice: the first time may have been a race.
@@ -290,7 +318,10 @@ fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, se
     let with_records = segment.batches.iter().rposition(|batch| batch.kind == BatchKind::Records);
     segment.sealed = with_records.is_none_or(|last| last + 1 < segment.batches.len());
     match result {
-        Ok(Recovered { torn_bytes, .. }) => segment.torn_bytes = torn_bytes,
+        Ok(recovered) => {
+            segment.torn_bytes = recovered.torn_bytes;
+            seen.found = Some((header, recovered));
+        }
         Err(unreadable) => return Err(directory::unreadable_at(path, unreadable)),
     }
     Ok(())
@@ -317,6 +348,7 @@ const fn fact_name(fact: &Fact) -> &'static str {
 #[derive(Debug, Default)]
 struct Seen {
     log: Option<String>,
+    found: Option<(SegmentHeader, Recovered)>,
     batches: Vec<BatchReport>,
     epochs: BTreeMap<Name, Epoch>,
     transactions: BTreeMap<(Name, TxnId), TransactionReport>,

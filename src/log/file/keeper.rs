@@ -1,23 +1,22 @@
 //! The thread that keeps the directory: it prepares spare segments ahead of need, of those that were replaced where it
 //! can, and removes these where it can't; so that the writer never waits for any of it.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, sync::Arc};
 
 use super::{
-    directory::{self, SegmentFile},
+    directory::{Directory, SegmentFile},
+    failure::is_final,
     format::{Rest, SegmentHeader},
-    segment::Spare,
+    segment::{Replaced, Spare},
     shared::{Order, Shared},
-    storage::Storage,
-    writer::{reported, tells_of_no_room},
+    writer::reported,
 };
 use crate::log::LogId;
 
 /// The keeper's side of a log.
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) dir: PathBuf,
+    pub(super) dir: Arc<Directory>,
     pub(super) log: LogId,
     /// The active segment's number; it only changes once a spare one is ready, and then by one.
     pub(super) active: u64,
@@ -27,7 +26,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Works until told to stop, or until something fails; the first failure is the last operation, and poisons the log.
+    /// Works until told to stop, or until a failure is [final](is_final), which poisons the log.
     pub(super) fn run(mut self) {
         if let Err(error) = reported(|| self.work()) {
             self.shared.broke(error);
@@ -36,40 +35,64 @@ impl Keeper {
 
     fn work(&mut self) -> io::Result<()> {
         self.replaced = None;
+        let mut left = None;
         loop {
             match self.shared.next_upkeep() {
                 Order::Stop => return Ok(()),
                 Order::Remove(replaced) => {
                     self.active = replaced.number() + 1;
-                    directory::remove(&*self.storage, &self.dir, &[replaced.into_path()])?;
+                    left = Some(replaced);
+                    // If it can't be done now, then before another segment is made: there are never more than two.
+                    unless_final(self.clear(&mut left))?;
                 }
                 Order::Reuse(replaced) => {
                     self.active = replaced.number() + 1;
                     let header = self.next(replaced.bytes(), Rest::Leftovers);
-                    self.prepared(Spare::reuse(&*self.storage, &self.dir, header, replaced)?)?;
+                    let reused = Spare::reuse(&self.dir, header, replaced).map_err(|(error, still_there)| {
+                        left = still_there;
+                        error
+                    });
+                    self.prepared(reused)?;
                 }
                 Order::Prepare(bytes, unfit) => {
                     if let Some(spare) = unfit {
-                        spare.discard(&*self.storage)?;
+                        spare.discard(&self.dir);
                     }
-                    self.prepared(Spare::prepare(&*self.storage, &self.dir, self.next(bytes, Rest::Zeros)))?;
+                    let header = self.next(bytes, Rest::Zeros);
+                    self.prepared(self.clear(&mut left).and_then(|()| Spare::prepare(&self.dir, header)))?;
                 }
             }
         }
+    }
+
+    /// Removes the segment that is left.
+    fn clear(&self, left: &mut Option<Replaced>) -> io::Result<()> {
+        let Some(replaced) = left.take() else { return Ok(()) };
+        replaced.remove(&self.dir).map_err(|(error, still_there)| {
+            *left = still_there;
+            error
+        })
     }
 
     const fn next(&self, bytes: u64, rest: Rest) -> SegmentHeader {
         SegmentHeader { log: self.log, number: self.active + 1, bytes, rest }
     }
 
-    /// That no room is found for the next segment is the one failure that a log survives: nothing that was accepted
-    /// depends on it.
+    /// That the next segment can't be prepared is a failure that a log survives: nothing that was accepted depends on it,
+    /// and those who need it are told.
     fn prepared(&self, result: io::Result<Spare>) -> io::Result<()> {
         let prepared = match result {
-            Err(error) if !tells_of_no_room(&error) => return Err(error),
+            Err(error) if is_final(&error) => return Err(error),
             other => other,
         };
         self.shared.prepared(prepared);
         Ok(())
+    }
+}
+
+fn unless_final(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if is_final(&error) => Err(error),
+        _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! From the outside in: this file and [`options`] are what users see; `shared` is where callers and the writer meet,
 //! `queue` what is decided there; `writer` is the thread that writes, on a `segment` in a `directory`, and `keeper` the
-//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait; `format` and
+//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait, and `notifier` has the threads on which tasks are woken; `format` and
 //! `recover` are bytes in, answers out; [`storage`] is the seam to the medium. `src/docs/log_speed.md` says why.
 
 use std::{
@@ -17,19 +17,20 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
-use crate::{
-    id::Name,
-    platform::{Platform, Thread, ThreadId},
-};
+use crate::{id::Name, platform::Thread};
 use queue::Ending;
 use shared::{Lead, Shared};
 
 mod directory;
+mod failure;
 mod format;
 mod gate;
+mod identity;
 pub mod inspect;
 mod keeper;
+mod notifier;
 pub mod options;
+mod patience;
 mod queue;
 mod recover;
 mod segment;
@@ -83,8 +84,6 @@ pub struct FileLog {
     dir: PathBuf,
     shared: Arc<Shared>,
     writer: Mutex<Option<Thread>>,
-    writer_id: ThreadId,
-    platform: Platform,
     recovery: Recovery,
 }
 
@@ -100,6 +99,10 @@ pub struct Recovery {
     pub live_transactions: usize,
     /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported durable.
     pub torn_bytes: u64,
+    /// Whether the directory is, by all appearances, a copy of the one that the log was last opened in: by a backup, an
+    /// image, or a move to another file system. A file system that numbers its files anew each time makes it appear so, too;
+    /// and a copy of the disk as a whole, with all its numbers, does not. So it is told, and nothing is refused for it.
+    pub copied: bool,
     /// How long opening took.
     pub elapsed: Duration,
 }
@@ -124,21 +127,9 @@ impl FileLog {
         dir: PathBuf,
         shared: Arc<Shared>,
         writer: Thread,
-        platform: Platform,
         recovery: Recovery,
     ) -> Self {
-        let writer_id = writer.id();
-        Self {
-            id,
-            incarnation,
-            claims: Claims::default(),
-            dir,
-            shared,
-            writer: Mutex::new(Some(writer)),
-            writer_id,
-            platform,
-            recovery,
-        }
+        Self { id, incarnation, claims: Claims::default(), dir, shared, writer: Mutex::new(Some(writer)), recovery }
     }
 
     /// The directory.
@@ -170,32 +161,39 @@ impl FileLog {
     ///
     /// # Errors
     /// Not everything that was appended is known to be durable: [`LogError::Poisoned`], or [`LogError::Closed`] after
-    /// [`abandon`](Self::abandon).
+    /// [`abandon`](Self::abandon). [`LogError::Io`]: everything is durable, but it could not be noted that the log was
+    /// closed, so that damage at its end may be taken for what a crash leaves.
     pub fn close(self) -> Result<(), LogError> {
         self.end(Ending::Close);
-        self.shared.outcome()
+        self.shared.outcome(|error| LogError::Io {
+            path: self.dir.clone(),
+            action: "note the end of the log in",
+            error,
+        })
     }
 
     /// Closes the log as a crash of the process would: what is queued is not written, and whoever waits or asks gets
     /// [`LogError::Closed`]. When this returns, the directory can be opened again, even while handles on this log are
     /// still around. It is meant for tests of what is built on a log; it loses nothing that was reported durable.
     ///
-    /// It waits for the one operation that the disk may be at. (Called by a waker on the writer's own thread it can't,
-    /// and the log ends soon after.)
+    /// It waits for the one operation that the disk may be at.
     pub fn abandon(&self) {
         self.end(Ending::Abandon);
     }
 
     fn full(&self, error: Arc<std::io::Error>) -> LogError {
-        LogError::Full { path: self.dir.clone(), error }
+        let path = self.dir.clone();
+        if failure::tells_of_no_room(&error) {
+            LogError::Full { path, error }
+        } else {
+            LogError::NoSegment { path, error }
+        }
     }
 
     fn end(&self, ending: Ending) {
         self.shared.end(ending);
-        // A waker may drop the last handle on the writer's own thread, which can't wait for itself to end.
-        if self.platform.current() != self.writer_id
-            && let Some(writer) = self.writer.lock().take()
-        {
+        // No code of others runs on the writer's thread, so it never is the one that calls.
+        if let Some(writer) = self.writer.lock().take() {
             // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
             writer.join();
         }

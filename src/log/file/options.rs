@@ -4,15 +4,18 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use super::{
     FileLog, Recovery,
-    directory::{self, Newest},
+    directory::{self, Directory, Newest, refused},
     format::{Rest, SegmentHeader, padded},
+    identity::{Closing, Identity},
     keeper::Keeper,
+    notifier::Notifier,
+    patience::Patience,
     queue::{Ending, SegmentState},
     recover::Recovered,
     segment::{Segment, Spare, framed_bytes, size_for},
     shared::{Shared, frame_live},
     storage::{Disk, Storage},
-    writer::{Pen, Writer, tells_of_no_room},
+    writer::{Pen, Writer},
 };
 use crate::{
     log::{LogError, LogId, random_incarnation},
@@ -40,6 +43,9 @@ pub const MAX_QUEUE_BYTES: u64 = 4 << 20;
 /// How long there must be nothing to do before the last batch is sealed, unless configured. Long enough to cost nothing
 /// under load, short enough to leave the one ambiguous case (see `src/docs/media.md`) hardly any time.
 pub const DEFAULT_SEAL_AFTER: Duration = Duration::from_millis(50);
+
+/// The shortest time after which a batch is sealed: with less the writer would do nothing but look at the clock.
+pub const MIN_SEAL_AFTER: Duration = Duration::from_millis(1);
 
 /// How a [`FileLog`] is opened.
 ///
@@ -81,10 +87,11 @@ impl FileLogOptions {
     }
 
     /// How long there must be nothing to do before the last batch is sealed by an empty one after it, so that damage to
-    /// it could no longer be taken for a torn write. Closing seals at once. [`Duration::MAX`] leaves it to closing.
+    /// it could no longer be taken for a torn write: [`MIN_SEAL_AFTER`] at the least. Closing seals at once.
+    /// [`Duration::MAX`] leaves it to closing.
     #[must_use]
     pub fn seal_after(mut self, idle: Duration) -> Self {
-        self.seal_after = idle;
+        self.seal_after = idle.max(MIN_SEAL_AFTER);
         self
     }
 
@@ -110,90 +117,91 @@ impl FileLogOptions {
     /// poisoned, and nothing is ever written behind a torn tail.
     ///
     /// # Errors
-    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::UnknownVersion`]: nothing was changed.
+    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`], [`LogError::UnknownVersion`]: nothing was
+    /// changed.
     /// [`LogError::Full`]: there is no room for a fresh segment; the log is as it was. [`LogError::Io`]: as it was, or
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
         let begun = self.platform.now();
         let incarnation = random_incarnation()?;
-        let (dir, storage) = (dir.as_ref(), &*self.storage);
-        storage.create_dir(dir).map_err(|error| refused(dir, dir, "create", error))?;
-        let lock_path = dir.join(directory::LOCK_NAME);
-        let lock = storage
-            .lock(&lock_path)
-            .map_err(|error| refused(dir, &lock_path, "lock", error))?
-            .ok_or_else(|| LogError::Locked { path: dir.to_owned() })?;
-        let mut contents = directory::read(storage, dir)?;
-        directory::remove(storage, dir, &contents.unfinished).map_err(|error| refused(dir, dir, "clean up", error))?;
-        let (log, number, recovered, replaced) = match contents.newest {
+        // Absolute, for the process may come to another directory meanwhile.
+        let path = std::path::absolute(&dir).map_err(|error| directory::io_error(dir.as_ref(), "find", error))?;
+        let patience = Arc::new(Patience::new(&self.platform));
+        let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
+        let Opened { log, copied, recovered, segment, replaced, closing } = self.begin(&dir)?;
+        let recovery = Recovery {
+            records: recovered.records,
+            live: recovered.live.len(),
+            live_transactions: recovered.live.transactions(),
+            torn_bytes: recovered.torn_bytes,
+            copied,
+            elapsed: self.platform.now().saturating_duration_since(begun),
+        };
+        tell(dir.path(), log, &recovery);
+        let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
+        let failed = |error| directory::io_error(dir.path(), "start a thread for", error);
+        let notifier = Notifier::start(&self.platform).map_err(failed)?;
+        let (live, last) = (recovered.live, recovered.last);
+        let shared = Arc::new(Shared::new(live, last, state, &self.platform, notifier, patience));
+        let active = segment.number();
+        let keeper = Keeper { shared: shared.clone(), dir: dir.clone(), log, active, replaced };
+        let keeper = self.platform.spawn("ringpact-keeper", move || keeper.run()).map_err(failed)?;
+        let path = dir.path().to_owned();
+        let (pen, seal_after) = (Pen::new(segment), self.seal_after);
+        let writer = Writer { shared: shared.clone(), dir, pen, keeper, closing, seal_after };
+        let thread = self.platform.spawn("ringpact-log", move || writer.run()).map_err(|error| {
+            shared.end(Ending::Abandon); // or the keeper would stay for ever
+            directory::io_error(&path, "start a thread for", error)
+        })?;
+        Ok(FileLog::new((log, incarnation), path, shared, thread, recovery))
+    }
+
+    /// Reads what is there, and begins a fresh segment with it.
+    fn begin(&self, dir: &Arc<Directory>) -> Result<Opened, LogError> {
+        let directory::Contents { known, newest, mut replaced, unfinished } = dir.read()?;
+        let (path, place) = (dir.path(), dir.place());
+        let cleaned = |error| refused(path, path, "clean up", error);
+        unfinished.iter().try_for_each(|path| dir.remove(None, path)).map_err(cleaned)?;
+        let (log, number, recovered, file) = match newest {
             Some(Newest { header, recovered, file }) => (header.log, header.number, recovered, Some(file)),
             None => {
-                sync_parent(storage, dir)?;
+                dir.sync_parent()?;
                 (LogId::random()?, 0, Recovered::default(), None)
             }
         };
         let bytes = size_for(self.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
         let header = SegmentHeader { log, number: number + 1, bytes, rest: Rest::Zeros };
         let segment =
-            begin(storage, dir, header, &recovered).map_err(|error| refused(dir, dir, "write a segment in", error))?;
+            begin(dir, header, &recovered).map_err(|error| refused(path, path, "write a segment in", error))?;
+        // Never before the segment that it says there is. Its name becomes durable along with what is removed.
+        let identity = Identity { log, segment: header.number, place };
+        let closing = identity.write(dir).map_err(|error| refused(path, path, "write the identity in", error))?;
         if number > 0 {
-            contents.replaced.push(dir.join(directory::name(number)));
+            replaced.push(path.join(directory::name(number)));
+        } else {
+            dir.sync().map_err(cleaned)?;
         }
-        directory::remove(storage, dir, &contents.replaced).map_err(|error| refused(dir, dir, "clean up", error))?;
-        let recovery = Recovery {
-            records: recovered.records,
-            live: recovered.live.len(),
-            live_transactions: recovered.live.transactions(),
-            torn_bytes: recovered.torn_bytes,
-            elapsed: self.platform.now().saturating_duration_since(begun),
-        };
-        tell(dir, log, &recovery);
-        let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
-        let shared = Arc::new(Shared::new(recovered.live, recovered.last, state, &self.platform));
-        let failed = |error| directory::io_error(dir, "start a thread for", error);
-        let keeper = Keeper {
-            shared: shared.clone(),
-            storage: self.storage.clone(),
-            dir: dir.to_owned(),
-            log,
-            active: segment.number(),
-            replaced,
-        };
-        let keeper = self.platform.spawn("ringpact-keeper", move || keeper.run()).map_err(failed)?;
-        let writer = Writer {
-            shared: shared.clone(),
-            storage: self.storage.clone(),
-            dir: dir.to_owned(),
-            pen: Pen::new(segment),
-            keeper,
-            seal_after: self.seal_after,
-            lock,
-        };
-        let thread = self.platform.spawn("ringpact-log", move || writer.run()).map_err(|error| {
-            shared.end(Ending::Abandon); // or the keeper would stay for ever
-            failed(error)
-        })?;
-        Ok(FileLog::new((log, incarnation), dir.to_owned(), shared, thread, self.platform.clone(), recovery))
+        replaced.iter().try_for_each(|path| dir.remove(None, path)).map_err(cleaned)?;
+        let was_at = known.map_or(0, |known| known.identity.place);
+        let copied = was_at != 0 && place != 0 && was_at != place;
+        Ok(Opened { log, copied, recovered, segment, replaced: file, closing })
     }
 }
 
-/// Makes the directory's own name durable, before the first segment of a log is made in it. Where the directory was
-/// there already, whoever made it may have been killed before he could do so himself.
-fn sync_parent(storage: &dyn Storage, dir: &Path) -> Result<(), LogError> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match storage.sync_dir(parent) {
-        // One may use a directory and yet not be allowed to read the one above. Then it is somebody else's to keep.
-        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
-            Err(directory::io_error(parent, "sync", error))
-        }
-        _ => Ok(()),
-    }
+/// What an opening has found and made.
+struct Opened {
+    log: LogId,
+    copied: bool,
+    recovered: Recovered,
+    segment: Segment,
+    replaced: Option<directory::SegmentFile>,
+    closing: Closing,
 }
 
 /// Tells of an opening: at the level `WARN` where something was cut off, for that wants an explanation (a crash is one).
 #[cfg(feature = "tracing")]
 fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
-    let Recovery { records, live, live_transactions, torn_bytes, elapsed } = *recovery;
+    let Recovery { records, live, live_transactions, torn_bytes, copied, elapsed } = *recovery;
     macro_rules! tell {
         ($level:ident, $message:literal) => {
             tracing::event!(
@@ -205,27 +213,26 @@ fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
                 live,
                 live_transactions,
                 torn_bytes,
+                copied,
                 elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
                 $message
             )
         };
     }
-    if torn_bytes > 0 { tell!(WARN, "log opened, a torn write cut off") } else { tell!(INFO, "log opened") }
+    if torn_bytes > 0 {
+        tell!(WARN, "log opened, a torn write cut off");
+    } else if copied {
+        tell!(WARN, "log opened, a copy of the directory that it was in, by all appearances");
+    } else {
+        tell!(INFO, "log opened");
+    }
 }
 
 #[cfg(not(feature = "tracing"))]
 const fn tell(_: &Path, _: LogId, _: &Recovery) {}
 
-fn begin(storage: &dyn Storage, dir: &Path, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
+fn begin(dir: &Arc<Directory>, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
     let (frames, count) = frame_live(&recovered.live);
-    let spare = Spare::prepare(storage, dir, header)?;
-    spare.begin(storage, dir, recovered.sequence + 1, recovered.last, &frames, count)
-}
-
-fn refused(dir: &Path, path: &Path, action: &'static str, error: io::Error) -> LogError {
-    if tells_of_no_room(&error) {
-        LogError::Full { path: dir.to_owned(), error: error.into() }
-    } else {
-        directory::io_error(path, action, error)
-    }
+    let spare = Spare::prepare(dir, header)?;
+    spare.begin(dir, recovered.sequence + 1, recovered.last, &frames, count)
 }

@@ -64,6 +64,8 @@ pub(super) struct Queue {
     pub(super) replaced: Option<u64>,
     pub(super) ending: Option<Ending>,
     pub(super) failure: Option<Arc<io::Error>>,
+    /// Why it could not be noted that the log was closed. Everything is durable all the same.
+    pub(super) unclosed: Option<Arc<io::Error>>,
     /// What has failed elsewhere than on the writer's thread, which is to stop for it: nothing becomes durable any more.
     pub(super) broken: Option<io::Error>,
     /// The writer has stopped and waits for the keeper to do so too.
@@ -182,6 +184,7 @@ impl Queue {
             replaced: None,
             ending: None,
             failure: None,
+            unclosed: None,
             broken: None,
             keeper_dismissed: false,
             stopped: false,
@@ -432,10 +435,13 @@ impl Queue {
         Batch { number: self.batches, last: self.last, count, folded, unfolded_bytes }
     }
 
+    pub(super) const fn has_room_for_seal(&self) -> bool {
+        self.buffer_need() + BLOCK <= self.segment.room
+    }
+
     /// A seal for the last batch, where there is room for one besides what is queued.
     pub(super) fn take_seal(&mut self) -> Option<Work> {
-        let fits = self.buffer_need() + BLOCK <= self.segment.room;
-        fits.then(|| {
+        self.has_room_for_seal().then(|| {
             self.segment.room -= BLOCK;
             Work::Seal(self.taken)
         })

@@ -26,6 +26,8 @@ pub(super) struct Recovered {
     pub(super) records: u64,
     /// Whole batches.
     pub(super) batches: u64,
+    /// Where the last whole batch ends.
+    pub(super) end: u64,
     /// Bytes of a torn batch at the end, cut off.
     pub(super) torn_bytes: u64,
 }
@@ -121,7 +123,10 @@ pub(super) fn recover(
     let mut offset = BLOCK;
     while offset < length {
         match reader.batch(offset) {
-            Ok(length) => offset += length,
+            Ok(length) => {
+                offset += length;
+                reader.found.end = offset;
+            }
             Err(Bad::Misplaced(what)) => return Err(Unreadable::Damage(Damage { offset, what })),
             Err(Bad::Illegible(what)) => {
                 let rest = reader.rest(offset).map_err(Unreadable::Io)?;

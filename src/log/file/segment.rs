@@ -3,12 +3,14 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
-    directory,
+    directory::{self, Directory},
+    failure::is_final,
     format::{self, BATCH_HEADER, BLOCK, BatchStart, FRAME_HEADER, Kind, Rest, SegmentHeader, padded},
-    storage::{Storage, StorageFile},
+    storage::StorageFile,
 };
 use crate::log::{LiveRecords, Lsn};
 
@@ -47,73 +49,65 @@ pub(super) struct Spare {
 impl Spare {
     /// Creates it, fills it with zeros and syncs it, so that later syncs have no metadata to write, and no space to
     /// find. Where that fails the half-made file is removed: on a full disk its space is needed.
-    pub(super) fn prepare(storage: &dyn Storage, dir: &Path, header: SegmentHeader) -> io::Result<Self> {
-        let path = dir.join(directory::temporary_name(header.number));
-        let filled = storage.create(&path).and_then(|mut file| {
-            fill(&mut *file, &header)?;
-            Ok(file)
-        });
-        match filled {
-            Ok(file) => Ok(Self { header, path, file }),
-            Err(error) => {
-                // If this fails as well there is nothing more to do: the next attempt, or opening, empties the file.
-                let _ = storage.remove(&path);
-                Err(context(error, "prepare", &path))
-            }
-        }
+    pub(super) fn prepare(dir: &Directory, header: SegmentHeader) -> io::Result<Self> {
+        let path = dir.path().join(directory::temporary_name(header.number));
+        let mut file = dir.create(&path)?;
+        let filled = fill(dir, &mut *file, &header, &path);
+        Self { header, path, file }.unless_failed(dir, filled)
     }
 
     /// Makes the next segment of one that was replaced, in which all that is overwritten has its place on the medium
     /// already: it takes two syncs instead of the writing of a whole segment, and no space.
     ///
     /// The name comes first, durably. Were the old one to come back in a crash after the file was overwritten, it would be
-    /// the name of a file that calls itself another segment. So where it is not known to be gone that is the end of the
-    /// log: the outer error. The inner one is as [`prepare`](Self::prepare)'s; the replaced segment is gone then.
+    /// the name of a file that calls itself another segment. Where the file still has its old name it is given back.
     pub(super) fn reuse(
-        storage: &dyn Storage,
-        dir: &Path,
+        dir: &Directory,
         header: SegmentHeader,
-        replaced: Replaced,
-    ) -> io::Result<io::Result<Self>> {
-        let path = dir.join(directory::temporary_name(header.number));
-        let Replaced { path: old, mut file, .. } = replaced;
-        if let Err(error) = storage.rename(&old, &path) {
-            let error = context(error, "rename", &old);
-            directory::remove(storage, dir, &[old])?;
-            return Ok(Err(error));
+        mut replaced: Replaced,
+    ) -> Result<Self, (io::Error, Option<Replaced>)> {
+        let path = dir.path().join(directory::temporary_name(header.number));
+        if let Err(error) = dir.rename(&mut *replaced.file, &replaced.path, &path) {
+            return Err((error, Some(replaced)));
         }
-        storage.sync_dir(dir).map_err(|error| context(error, "sync", dir))?;
-        let renewed = file.write_at(0, &header.encode()).and_then(|()| file.sync());
-        Ok(match renewed {
-            Ok(()) => Ok(Self { header, path, file }),
+        let mut file = replaced.file;
+        let renewed = dir.sync().and_then(|()| {
+            dir.write(&mut *file, &path, 0, &header.encode())?;
+            dir.sync_file(&mut *file, &path)
+        });
+        Self { header, path, file }.unless_failed(dir, renewed).map_err(|error| (error, None))
+    }
+
+    fn unless_failed(self, dir: &Directory, result: io::Result<()>) -> io::Result<Self> {
+        match result {
+            Ok(()) => Ok(self),
             Err(error) => {
-                let _ = storage.remove(&path); // as above
-                Err(context(error, "prepare", &path))
+                self.discard(dir);
+                Err(error)
             }
-        })
+        }
     }
 
     pub(super) const fn bytes(&self) -> u64 {
         self.header.bytes
     }
 
-    /// Gives up the spare, to make a larger one.
-    pub(super) fn discard(self, storage: &dyn Storage) -> io::Result<()> {
-        storage.remove(&self.path).map_err(|error| context(error, "remove", &self.path))
+    /// Gives it up. If the file can't be removed there is nothing more to do: the next attempt, or opening, empties it.
+    pub(super) fn discard(mut self, dir: &Directory) {
+        let _ = dir.unlink(Some(&mut *self.file), &self.path);
     }
 
     /// Makes it the active segment: the live records are carried over and synced, then it gets its name. When this
     /// returns, all that was appended up to `last` is durable in it, and the segment before it can go.
     pub(super) fn begin(
         mut self,
-        storage: &dyn Storage,
-        dir: &Path,
+        dir: &Arc<Directory>,
         sequence: u64,
         last: Lsn,
         live: &[u8],
         count: u32,
     ) -> io::Result<Segment> {
-        let path = dir.join(directory::name(self.header.number));
+        let path = dir.path().join(directory::name(self.header.number));
         let mut buffer = Vec::with_capacity((padded((BATCH_HEADER + live.len()) as u64) + BLOCK) as usize);
         format::clear_batch(&mut buffer);
         buffer.extend(live);
@@ -121,24 +115,25 @@ impl Spare {
         let salt = self.header.salt();
         let previous = format::finish_batch(&mut buffer, start, salt);
         let length = buffer.len() as u64;
-        write_and_sync(&mut *self.file, BLOCK, &mut buffer, &self.header, &self.path)?;
-        storage.rename(&self.path, &path).map_err(|error| context(error, "rename", &self.path))?;
-        storage.sync_dir(dir).map_err(|error| context(error, "sync", dir))?;
+        write_and_sync(dir, &mut *self.file, BLOCK, &mut buffer, &self.header, &self.path)?;
+        dir.rename(&mut *self.file, &self.path, &path)?;
+        dir.sync()?;
         let offset = BLOCK + length;
-        Ok(Segment { header: self.header, salt, path, file: self.file, offset, sequence, previous, sealed: true })
+        let (dir, file) = (Arc::clone(dir), self.file);
+        Ok(Segment { dir, header: self.header, salt, path, file, offset, sequence, previous, sealed: true })
     }
 }
 
-fn fill(file: &mut dyn StorageFile, header: &SegmentHeader) -> io::Result<()> {
-    file.write_at(0, &header.encode())?;
+fn fill(dir: &Directory, file: &mut dyn StorageFile, header: &SegmentHeader, path: &Path) -> io::Result<()> {
+    dir.write(file, path, 0, &header.encode())?;
     let zeros = vec![0; ZEROS];
     let mut offset = BLOCK;
     while offset < header.bytes {
         let length = header.bytes.saturating_sub(offset).min(ZEROS as u64) as usize;
-        file.write_at(offset, &zeros[..length])?;
+        dir.write(file, path, offset, &zeros[..length])?;
         offset += length as u64;
     }
-    file.sync()
+    dir.sync_file(file, path)
 }
 
 /// A segment of which nothing is needed any more.
@@ -158,13 +153,18 @@ impl Replaced {
         self.bytes
     }
 
-    pub(super) fn into_path(self) -> PathBuf {
-        self.path
+    /// Removes it. Where that fails for the moment only, it is given back.
+    pub(super) fn remove(mut self, dir: &Directory) -> Result<(), (io::Error, Option<Self>)> {
+        dir.remove(Some(&mut *self.file), &self.path).map_err(|error| {
+            let left = !is_final(&error);
+            (error, left.then_some(self))
+        })
     }
 }
 
 /// The segment that is being written.
 pub(super) struct Segment {
+    dir: Arc<Directory>,
     header: SegmentHeader,
     salt: u64,
     path: PathBuf,
@@ -229,7 +229,7 @@ impl Segment {
         let checksum = format::finish_batch(batch, start, self.salt);
         debug_assert!(self.offset + batch.len() as u64 <= self.header.bytes, "a batch beyond its segment");
         let length = batch.len() as u64;
-        write_and_sync(&mut *self.file, self.offset, batch, &self.header, &self.path)?;
+        write_and_sync(&self.dir, &mut *self.file, self.offset, batch, &self.header, &self.path)?;
         self.offset += length;
         self.sequence = sequence;
         self.previous = checksum;
@@ -240,6 +240,7 @@ impl Segment {
 /// Where there are leftovers, a block of zeros goes along, so that the end is told from them. It holds nothing that was
 /// ever acknowledged, and so may be overwritten.
 fn write_and_sync(
+    dir: &Directory,
     file: &mut dyn StorageFile,
     offset: u64,
     bytes: &mut Vec<u8>,
@@ -249,11 +250,6 @@ fn write_and_sync(
     if header.rest == Rest::Leftovers && offset + (bytes.len() as u64) < header.bytes {
         bytes.resize(bytes.len() + BLOCK as usize, 0);
     }
-    file.write_at(offset, bytes).map_err(|error| context(error, "write", path))?;
-    file.sync().map_err(|error| context(error, "sync", path))
-}
-
-/// The same error with what was tried on which file in its message.
-pub(super) fn context(error: io::Error, action: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("can't {action} {}: {error}", path.display()))
+    dir.write(file, path, offset, bytes)?;
+    dir.sync_file(file, path)
 }

@@ -22,6 +22,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     format::{self, FRAME_HEADER},
     gate::Gate,
+    notifier::Notifier,
+    patience::Patience,
     queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
     segment::{Replaced, Spare, framed_bytes},
     wakers::Wakers,
@@ -52,6 +54,9 @@ pub(super) struct Shared {
     room: Condvar,
     /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
     gates: [Gate; 2],
+    notifier: Notifier,
+    /// Of all that the log does to its directory.
+    patience: Arc<Patience>,
 }
 
 /// The queue comes first: see there.
@@ -107,7 +112,14 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
 }
 
 impl Shared {
-    pub(super) fn new(live: LiveRecords, last: Lsn, segment: SegmentState, platform: &Platform) -> Self {
+    pub(super) fn new(
+        live: LiveRecords,
+        last: Lsn,
+        segment: SegmentState,
+        platform: &Platform,
+        notifier: Notifier,
+        patience: Arc<Patience>,
+    ) -> Self {
         let live_bytes = framed_bytes(&live);
         let queue = Queue::new(last, live_bytes, segment);
         Self {
@@ -127,6 +139,8 @@ impl Shared {
             upkeep: platform.condvar(),
             room: platform.condvar(),
             gates: [Gate::new(platform), Gate::new(platform)],
+            notifier,
+            patience,
         }
     }
 
@@ -351,9 +365,9 @@ impl Shared {
         }
     }
 
-    /// Drops the wakers that are there twice. Their batch may be durable by then: those who missed that are woken here.
+    /// Has the wakers dropped that are there twice. Their batch may be durable by then: then the others are woken.
     fn thin_out(&self, mut wakers: Wakers, batch: u64) {
-        wakers.thin_out();
+        self.notifier.dispose(wakers.thin_out());
         let mut guarded = self.queue.lock();
         let is_done = guarded.queue.stopped
             || batch < guarded.queue.batches
@@ -363,7 +377,7 @@ impl Shared {
             return;
         }
         drop(guarded);
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
     }
 
     /// The batch that makes the record durable, which it is not yet. If that is the one being filled, it is wanted now.
@@ -390,6 +404,9 @@ impl Shared {
 
     /// Asks the writer to end; the caller then joins it.
     pub(super) fn end(&self, ending: Ending) {
+        if ending == Ending::Abandon {
+            self.patience.end();
+        }
         let mut guarded = self.queue.lock();
         if guarded.queue.ending != Some(Ending::Abandon) {
             guarded.queue.ending = Some(ending);
@@ -401,12 +418,12 @@ impl Shared {
     }
 
     /// How it ended: an error where not everything that was accepted is durable.
-    pub(super) fn outcome(&self) -> Result<(), LogError> {
+    pub(super) fn outcome(&self, unclosed: impl FnOnce(Arc<io::Error>) -> LogError) -> Result<(), LogError> {
         let guarded = self.queue.lock();
         match &guarded.queue.failure {
             Some(cause) => Err(LogError::Poisoned { cause: cause.clone() }),
             None if guarded.queue.last > self.durable() => Err(LogError::Closed),
-            None => Ok(()),
+            None => guarded.queue.unclosed.clone().map_or(Ok(()), |error| Err(unclosed(error))),
         }
     }
 }

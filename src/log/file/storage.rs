@@ -5,12 +5,13 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
 };
 
 mod direct;
+mod held;
 
 use direct::Direct;
 
@@ -98,10 +99,50 @@ pub trait StorageFile: Send + 'static {
     /// Those of the medium. After one, nothing is known about what was written since the last success, and calling
     /// again would prove nothing (the system may have marked the lost pages as clean).
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Whether this path names this very file: before a file is given another name, or loses its own. Storages that can't
+    /// tell say that it does, as the default implementation does.
+    ///
+    /// # Errors
+    /// Those of the medium; `NotFound` where the path names nothing.
+    fn is_at(&mut self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
+
+    /// Whether the file still has a name. What is written to one that has none is gone with the process, synced or not.
+    /// The default implementation says that it does.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn is_linked(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
-/// Holds a lock for as long as it lives.
-pub trait LockGuard: Send + 'static {}
+/// Holds a lock, and with it the directory of the locked file, for as long as it lives.
+pub trait LockGuard: Send + Sync + 'static {
+    /// Whether the paths that the lock was taken by still name the directory and the file that were locked. Storages that
+    /// can't tell say that they do, as the default implementation does.
+    ///
+    /// # Errors
+    /// Those of the medium; `NotFound` where a path names nothing.
+    fn is_in_place(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// As [`Storage::sync_dir`] for the directory of the locked file, without having to open it, which takes a file
+    /// descriptor. `None`, which the default implementation returns, leaves it to `sync_dir`.
+    fn sync_dir(&self) -> Option<io::Result<()>> {
+        None
+    }
+
+    /// A number that another directory with the same content, a copy, most likely does not have; `None` where there is no such
+    /// number.
+    fn place(&self) -> Option<u64> {
+        None
+    }
+}
 
 /// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,18 +162,14 @@ impl Storage for Disk {
                 other => other?,
             }
             let parent = next.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.sync_dir(parent)?;
+            // Without its name durable it is not there: or the next attempt would take it for one that others have made.
+            self.sync_dir(parent).inspect_err(|_| drop(fs::remove_dir(next)))?;
         }
         Ok(())
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        let file = private_file().create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(LockedFile { _file: file }))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        Ok(held::lock(path)?.map(|lock| Box::new(lock) as Box<dyn LockGuard>))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -144,13 +181,14 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
-        Ok(Box::new(DiskFile { file: File::open(path)?, position: 0, direct: None }))
+        Ok(Box::new(DiskFile { file: File::open(path)?, position: 0, direct: None, counts_links: false }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
         let file = private_file().create(true).truncate(true).open(path)?;
         let direct = Direct::enable(&file);
-        Ok(Box::new(DiskFile { file, position: 0, direct }))
+        let counts_links = held::is_linked(&file)?;
+        Ok(Box::new(DiskFile { file, position: 0, direct, counts_links }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -183,18 +221,14 @@ fn private_file() -> OpenOptions {
     options
 }
 
-struct LockedFile {
-    _file: File,
-}
-
-impl LockGuard for LockedFile {}
-
 struct DiskFile {
     file: File,
     /// Where the system's own position stands; batches follow one another, so most writes need no seek.
     position: u64,
     /// Whether what is written goes past the system's cache.
     direct: Option<Direct>,
+    /// Whether the file system says how many names a file has.
+    counts_links: bool,
 }
 
 impl DiskFile {
@@ -251,6 +285,14 @@ impl StorageFile for DiskFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn is_at(&mut self, path: &Path) -> io::Result<bool> {
+        held::is_at(&self.file, path)
+    }
+
+    fn is_linked(&mut self) -> io::Result<bool> {
+        Ok(!self.counts_links || held::is_linked(&self.file)?)
     }
 }
 

@@ -3,17 +3,17 @@
 use std::{
     io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    directory,
+    directory::Directory,
+    failure::is_final,
+    identity::{Closing, End},
     queue::{Batch, Work},
     segment::Segment,
     shared::Shared,
-    storage::{LockGuard, Storage},
     wakers::Wakers,
 };
 use crate::platform::Thread;
@@ -43,26 +43,25 @@ pub(super) fn lead(shared: &Shared, mut pen: Box<Pen>, batch: Batch) {
     shared.lay_down(pen, batch, written);
 }
 
-/// The writer's side of a log. The lock on the directory is its own, so that it is given back exactly when nothing more
-/// can be written.
+/// The writer's side of a log. It is the last to let the directory go, so that its lock is given back exactly when nothing
+/// more can be written.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) dir: PathBuf,
+    pub(super) dir: Arc<Directory>,
     pub(super) pen: Box<Pen>,
     pub(super) keeper: Thread,
+    pub(super) closing: Closing,
     pub(super) seal_after: Duration,
-    pub(super) lock: Box<dyn LockGuard>,
 }
 
 impl Writer {
     /// Works until told to stop, or until something fails; the first failure is the last operation.
     pub(super) fn run(self) {
-        let Self { shared, storage, dir, pen, keeper, seal_after, lock } = self;
+        let Self { shared, dir, pen, keeper, closing, seal_after } = self;
         let (mut pen, mut failure) = (Some(pen), None);
         while let Some(held) = pen.take() {
             let (mut held, work) = shared.next_work(held, seal_after);
-            match reported(|| work_on(&shared, &*storage, &dir, &mut held, work)) {
+            match reported(|| work_on(&shared, &dir, &mut held, work)) {
                 Ok(true) => pen = Some(held),
                 Ok(false) => {
                     pen = Some(held);
@@ -74,26 +73,20 @@ impl Writer {
         // The keeper's failure, if it was not this thread's, comes to light in `stop`.
         shared.dismiss_keeper(failure);
         keeper.join(); // it reports its own panics
-        let finished = pen.map_or(Ok(()), |mut pen| reported(|| finish(&shared, &*storage, &dir, &mut pen)));
-        drop(lock);
+        let finished = pen.map_or(Ok(()), |mut pen| reported(|| finish(&shared, &dir, &mut pen, closing)));
+        drop(dir);
         shared.stop(finished.err());
     }
 }
 
 /// Does what is to be done; `false`: nothing more.
-fn work_on(
-    shared: &Shared,
-    storage: &dyn Storage,
-    dir: &std::path::Path,
-    pen: &mut Pen,
-    work: Work,
-) -> io::Result<bool> {
+fn work_on(shared: &Shared, dir: &Arc<Directory>, pen: &mut Pen, work: Work) -> io::Result<bool> {
     match work {
         Work::Write(batch) => {
             pen.write(batch)?;
             shared.complete(batch, &mut pen.wakers);
         }
-        Work::Rotate => rotate(shared, storage, dir, pen)?,
+        Work::Rotate => rotate(shared, dir, pen)?,
         Work::Seal(last) => pen.segment.seal(last)?,
         Work::Stop => return Ok(false),
     }
@@ -101,12 +94,12 @@ fn work_on(
 }
 
 /// Begins the spare segment with all live records, those that were queued included. The one before is left to the keeper.
-fn rotate(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
+fn rotate(shared: &Shared, dir: &Arc<Directory>, pen: &mut Pen) -> io::Result<()> {
     let (spare, carried) = shared
         .carry_over(pen)
         .ok_or_else(|| io::Error::other("no segment is prepared for what was accepted, which is a bug in ringpact"))?;
     let sequence = pen.segment.sequence() + 1;
-    let next = spare.begin(storage, dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
+    let next = spare.begin(dir, sequence, carried.batch.last, &carried.frames, carried.count)?;
     let replaced = mem::replace(&mut pen.segment, next);
     shared.complete(carried.batch, &mut pen.wakers);
     shared.replaced(replaced.replaced());
@@ -114,20 +107,25 @@ fn rotate(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &m
 }
 
 /// The last thing done, unless something has failed.
-fn finish(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &mut Pen) -> io::Result<()> {
+fn finish(shared: &Shared, dir: &Directory, pen: &mut Pen, closing: Closing) -> io::Result<()> {
     let (replaced, spare) = shared.left_undone();
-    match shared.closed_cleanly() {
-        Some(last) if !pen.segment.is_sealed() => pen.segment.seal(last)?,
-        Some(_) => {}
-        None => return Ok(()), // abandoned: as a crash would have it
+    let Some(last) = shared.closed_cleanly() else {
+        return Ok(()); // abandoned: as a crash would have it
+    };
+    if !pen.segment.is_sealed() {
+        pen.segment.seal(last)?;
     }
-    if let Some(replaced) = replaced {
-        directory::remove(storage, dir, &[replaced.into_path()])?;
+    // Everything is durable already. Should one of these files stay, the next opening removes it.
+    if let Some((error, _)) = replaced.and_then(|replaced| replaced.remove(dir).err())
+        && is_final(&error)
+    {
+        return Err(error);
     }
     if let Some(spare) = spare {
-        // Everything is durable already. Should the file stay, the next opening removes it.
-        let _ = spare.discard(storage);
+        spare.discard(dir);
     }
+    let end = End { segment: pen.segment.number(), sequence: pen.segment.sequence(), last };
+    shared.closed(closing.note(dir, end));
     Ok(())
 }
 
@@ -135,10 +133,4 @@ fn finish(shared: &Shared, storage: &dyn Storage, dir: &std::path::Path, pen: &m
 pub(super) fn reported<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(io::Error::other("a thread of the log panicked, which is a bug in ringpact")))
-}
-
-/// Whether the medium refused for want of space, and not for any graver reason.
-pub(super) fn tells_of_no_room(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

@@ -32,7 +32,6 @@ impl Shared {
         let mut guarded = self.queue.lock();
         guarded.pen = Some(pen);
         loop {
-            let mut sleep = Sleep::UntilSeal;
             if guarded.pen.is_some() && guarded.queue.has_work() {
                 // The locks are asked for in the wrong order, so not for long; where that fails, in the right one.
                 let found = if let Some(mut live) = self.live.try_lock() {
@@ -48,9 +47,9 @@ impl Shared {
                 guarded = self.queue.lock();
                 continue;
             }
-            if guarded.pen.as_ref().is_some_and(|pen| pen.segment.is_sealed()) {
-                sleep = Sleep::Forever;
-            }
+            // Who has the pen, or makes room, wakes the writer up where there is something to seal then.
+            let may_seal = guarded.pen.as_ref().is_some_and(|pen| !pen.segment.is_sealed());
+            let sleep = if may_seal && guarded.queue.has_room_for_seal() { Sleep::UntilSeal } else { Sleep::Forever };
             let before = guarded.queue.batches;
             guarded.writer_sleeps = Some(sleep);
             let timed_out = match sleep {
@@ -117,13 +116,18 @@ impl Shared {
         drop(guarded);
         self.gate(batch.number).open();
         self.room.notify_all();
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
     }
 
     /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
     pub(in crate::log::file) fn closed_cleanly(&self) -> Option<Lsn> {
         let guarded = self.queue.lock();
         (guarded.queue.ending == Some(Ending::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
+    }
+
+    /// The log is closed, and that was noted or not.
+    pub(in crate::log::file) fn closed(&self, noted: io::Result<()>) {
+        self.queue.lock().queue.unclosed = noted.err().map(Arc::new);
     }
 
     /// Takes all that was accepted into one batch, to be carried over with all that is live into the spare segment. The
@@ -149,7 +153,7 @@ impl Shared {
         drop(guarded);
         self.gate(batch.number).open();
         self.room.notify_all();
-        wakers.wake_all();
+        self.notifier.wake(wakers);
     }
 
     fn now_durable(&self, guarded: &mut Guarded, batch: Batch, wakers: &mut Wakers) {
@@ -170,6 +174,7 @@ impl Shared {
         let mut guarded = self.queue.lock();
         let queue = &mut guarded.queue;
         queue.stopped = true;
+        self.patience.end();
         if let Some(error) = queue.broken.take().or(failure) {
             queue.failure.get_or_insert(Arc::new(error));
         }
@@ -179,7 +184,8 @@ impl Shared {
         drop(guarded);
         self.room.notify_all();
         self.gates.iter().for_each(Gate::open);
-        wakers.wake_all();
+        self.notifier.wake(&mut wakers);
+        self.notifier.end();
     }
 }
 

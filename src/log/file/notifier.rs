@@ -1,0 +1,229 @@
+//! The threads on which tasks are woken. Nothing else of the log happens there.
+//!
+//! A waker is code of others: its executor may poll the task where it wakes it, and the task may append to this very log
+//! and wait for it, or wait for another task; it may panic; and so may its drop. So wakers are neither woken nor dropped on
+//! the writer's, the keeper's or another caller's thread, nor under a lock, and a panic of one ends with it.
+//!
+//! One thread does it as long as it gets on. A second one watches while there are wakers left to be woken, and lends a hand
+//! where they are woken too slowly, be it that one of them does not return; then another one watches.
+
+use std::{
+    collections::VecDeque,
+    fmt, io, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::wakers::Wakers;
+use crate::platform::{Condvar, Platform, Woken};
+
+/// Maximum number of threads that wake tasks of one log. So many wakers may block at a time, each until something else
+/// happens, before others have to wait for one of them to return.
+const MAX_THREADS: usize = 16;
+
+/// How long a thread watches others wake tasks before it judges them. An ordinary waker takes well below a microsecond; the
+/// time is long enough for a thread that the system has taken off its processor.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// Number of wakers woken within [`PATIENCE`] below which another thread lends a hand.
+const PACE: u64 = 100;
+
+/// Number of empty buffers kept: for the batch in flight, and the one being filled.
+const BUFFERS: usize = 2;
+
+/// Wakes tasks. Dropped, it ends its threads once all have been woken.
+pub(super) struct Notifier(Arc<Inner>);
+
+struct Inner {
+    platform: Platform,
+    state: Mutex<State>,
+    /// Threads that wake nobody wait here.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// None of them is empty.
+    lists: VecDeque<List>,
+    buffers: Vec<Vec<Waker>>,
+    /// How many wakers were taken out of the lists so far.
+    taken: u64,
+    threads: usize,
+    /// Threads that wake, but for those that a thread has lent a hand to since: these may be stuck.
+    active: usize,
+    /// How often a thread has lent a hand.
+    round: u64,
+    /// Threads that sleep until they are notified, and those that watch.
+    sleeping: usize,
+    watching: usize,
+    /// A thread was notified or started, and has not got to it yet.
+    called: bool,
+    ended: bool,
+}
+
+/// Wakers of one batch.
+struct List {
+    wakers: VecDeque<Waker>,
+    then: Then,
+}
+
+/// What becomes of a waker.
+#[derive(Clone, Copy)]
+enum Then {
+    Wake,
+    Drop,
+}
+
+impl Notifier {
+    /// Starts the first thread.
+    pub(super) fn start(platform: &Platform) -> io::Result<Self> {
+        let inner = Inner { platform: platform.clone(), state: Mutex::default(), idle: platform.condvar() };
+        let notifier = Self(Arc::new(inner));
+        let mut state = notifier.0.state.lock();
+        Inner::spawn(&notifier.0, &mut state)?;
+        drop(state);
+        Ok(notifier)
+    }
+
+    /// Has all of them woken, and leaves an empty list.
+    pub(super) fn wake(&self, wakers: &mut Wakers) {
+        if wakers.is_empty() {
+            return;
+        }
+        let mut state = self.0.state.lock();
+        let empty = state.buffers.pop().unwrap_or_default();
+        let wakers = wakers.take(empty);
+        self.put(state, wakers, Then::Wake);
+    }
+
+    /// Has all of them dropped.
+    pub(super) fn dispose(&self, wakers: Vec<Waker>) {
+        if !wakers.is_empty() {
+            self.put(self.0.state.lock(), wakers, Then::Drop);
+        }
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, wakers: Vec<Waker>, then: Then) {
+        state.lists.push_back(List { wakers: wakers.into(), then });
+        Inner::call(&self.0, &mut state);
+    }
+
+    /// Wakes those that are left, then ends the threads. Does not wait for them: one may be in the code of others for good.
+    pub(super) fn end(&self) {
+        self.0.state.lock().ended = true;
+        self.0.idle.notify_all();
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifier").finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn spawn(this: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let inner = Arc::clone(this);
+        this.platform.spawn("ringpact-notify", move || inner.run())?;
+        state.threads += 1;
+        state.called = true;
+        Ok(())
+    }
+
+    /// Sees to it that a thread wakes what there is, or else that one watches those that do.
+    fn call(this: &Arc<Self>, state: &mut State) {
+        if state.called || state.active > 0 && state.watching > 0 {
+            return;
+        }
+        if state.sleeping + state.watching > 0 {
+            state.called = true;
+            this.idle.notify_one();
+        } else if state.threads < MAX_THREADS {
+            // Where the system has no thread to give there is none to help; the next call asks again.
+            let _ = Self::spawn(this, state);
+        }
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut state = self.state.lock();
+        loop {
+            state.called = false;
+            if state.lists.is_empty() {
+                // One thread in reserve is enough.
+                if state.ended || state.sleeping > 1 {
+                    break;
+                }
+                state.sleeping += 1;
+                self.idle.wait(&mut state);
+                state.sleeping -= 1;
+            } else if state.active == 0 || self.is_too_slow(&mut state) {
+                self.work(&mut state);
+            }
+        }
+        state.threads -= 1;
+    }
+
+    /// Watches those that wake.
+    fn is_too_slow(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        let before = state.taken;
+        state.watching += 1;
+        let woken = self.idle.wait_for(state, PATIENCE);
+        state.watching -= 1;
+        woken == Woken::TimedOut && state.taken - before < PACE && !state.lists.is_empty()
+    }
+
+    /// Wakes until there is nothing left.
+    fn work(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
+        // Whoever was at it before may be stuck, and is not counted on.
+        state.round += 1;
+        state.active = 1;
+        let round = state.round;
+        while let Some((waker, then)) = state.take() {
+            if !state.lists.is_empty() {
+                Self::call(self, state);
+            }
+            MutexGuard::unlocked(state, || finish(waker, then));
+        }
+        if state.round == round {
+            state.active = 0;
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<(Waker, Then)> {
+        let list = self.lists.front_mut()?;
+        let taken = list.wakers.pop_front().map(|waker| (waker, list.then));
+        if list.wakers.is_empty()
+            && let Some(list) = self.lists.pop_front()
+            && self.buffers.len() < BUFFERS
+        {
+            self.buffers.push(list.wakers.into());
+        }
+        self.taken += 1;
+        taken
+    }
+}
+
+/// Code of others, whose panic is its own affair, and so is a panic of what it has panicked with.
+fn finish(waker: Waker, then: Then) {
+    let result = catch_unwind(AssertUnwindSafe(|| match then {
+        Then::Wake => waker.wake(),
+        Then::Drop => drop(waker),
+    }));
+    if let Err(payload) = result
+        && let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
+    {
+        mem::forget(another);
+    }
+}

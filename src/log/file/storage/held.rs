@@ -1,0 +1,89 @@
+//! What is open, and whether a path still names it: by the numbers that the file system knows it by.
+
+use std::{
+    fs::{self, File, Metadata, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{LockGuard, private_file};
+
+/// The lock's file and its directory, both open, so that neither the directory's path nor a free file descriptor is needed
+/// any more.
+struct Held {
+    path: PathBuf,
+    file: File,
+    /// `None` where a directory can't be opened as a file.
+    dir: Option<File>,
+    /// Whether the file system knows a file by the same numbers each time.
+    is_comparable: bool,
+}
+
+/// Opens and locks the file; `None`: another one has locked it.
+pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = if cfg!(unix) { Some(File::open(dir)?) } else { None };
+    let mut held = Held { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
+    for is_last in [false, true] {
+        match held.file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Somebody may have removed the file before it was locked: then others lock another one.
+        held.is_comparable = held.is_in_place().unwrap_or(false);
+        if held.is_comparable || is_last {
+            break;
+        }
+        held.file = open_lock(path)?;
+    }
+    Ok(Some(held))
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    private_file().create(true).truncate(false).open(path)
+}
+
+impl LockGuard for Held {
+    fn is_in_place(&self) -> io::Result<bool> {
+        if !self.is_comparable {
+            return Ok(true);
+        }
+        let dir_is_at = match (&self.dir, self.path.parent()) {
+            (Some(dir), Some(path)) if !path.as_os_str().is_empty() => is_at(dir, path)?,
+            _ => true,
+        };
+        Ok(dir_is_at && is_at(&self.file, &self.path)?)
+    }
+
+    fn sync_dir(&self) -> Option<io::Result<()>> {
+        self.dir.as_ref().map(File::sync_all)
+    }
+
+    fn place(&self) -> Option<u64> {
+        // Not the device's: the same disk has another number after the next start of the machine.
+        self.file.metadata().ok().and_then(|file| numbers(&file)).map(|(_, inode)| inode)
+    }
+}
+
+/// Whether the path names this file.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (there, here) = (fs::metadata(path)?, file.metadata()?);
+    Ok(numbers(&there) == numbers(&here))
+}
+
+/// Whether the file has a name. Where the system does not say it does.
+pub(super) fn is_linked(file: &File) -> io::Result<bool> {
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 0);
+    #[cfg(not(unix))]
+    return file.metadata().map(|_| true);
+}
+
+/// Of the device and of the file on it; none where the system has none to give.
+fn numbers(file: &Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    return Some((std::os::unix::fs::MetadataExt::dev(file), std::os::unix::fs::MetadataExt::ino(file)));
+    #[cfg(not(unix))]
+    return None.filter(|_: &(u64, u64)| file.is_file());
+}
