@@ -6,6 +6,8 @@
 
 mod admission;
 mod alarms;
+mod breakers;
+mod circuit;
 mod commit;
 pub mod commit_protocol;
 mod coordinator;
@@ -26,12 +28,13 @@ mod task;
 mod transaction;
 
 pub use crate::participant::BranchProtocol;
-pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, Limits};
+pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_UNDELIVERED, Limits};
+pub use circuit::{CircuitState, Refusal};
 pub use commit::{Commit, CommitError, RollbackCause};
 pub use commit_protocol::{Action, BranchState, Cause, CommitProtocol, Input, Outcome, Remembered, TransactionState};
 pub use coordinator::{Coordinator, CoordinatorBuilder, CoordinatorError, Recovered};
 pub use inquiries::Inquiries;
 pub use operator::OperatorError;
 pub use policy::Policy;
-pub use status::{BranchStatus, CoordinatorStatus, TransactionStatus};
+pub use status::{BranchStatus, CircuitStatus, CoordinatorStatus, TransactionStatus};
 pub use transaction::{BranchError, Transaction};

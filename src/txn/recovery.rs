@@ -37,9 +37,10 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             decided.insert(txn.mark());
         }
         let key = Key::of(txn.mark());
+        let owed = memory.owed.clone();
         let protocol = memory.resume(txn, shared.policy, now);
         let task = Task::resumed(Arc::clone(shared), protocol, key, now);
-        shared.resumed(Arc::clone(&task));
+        shared.resumed(Arc::clone(&task), owed);
         runs.push(task);
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
@@ -126,7 +127,7 @@ impl ReplySink for Inquiry {
         let orphans = self.orphans(branches);
         for task in &orphans {
             self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            self.shared.resumed(Arc::clone(task));
+            self.shared.resumed(Arc::clone(task), vec![self.participant.clone()]);
         }
         self.shared.inquiry_ends(&self.participant);
         for task in orphans {
