@@ -52,7 +52,11 @@ fn pool(threads: usize) -> (Arc<Crowd>, Pooled) {
 }
 
 fn request(verb: Verb) -> Request {
-    Request::Branch { branch: branch(1, "a"), verb, call: call() }
+    request_about(1, verb)
+}
+
+fn request_about(sequence: u64, verb: Verb) -> Request {
+    Request::Branch { branch: branch(sequence, "a"), verb, call: call() }
 }
 
 fn answer(pool: &Pooled, request: Request) -> mpsc::Receiver<Result<Response, ParticipantError>> {
@@ -66,7 +70,7 @@ const SOON: Duration = Duration::from_secs(5);
 #[test]
 fn as_many_calls_as_allowed_are_under_way_at_once_and_no_more() {
     let (crowd, pool) = pool(3);
-    let answers: Vec<_> = (0..30).map(|_| answer(&pool, request(Verb::Prepare))).collect();
+    let answers: Vec<_> = (0..30).map(|number| answer(&pool, request_about(number, Verb::Prepare))).collect();
     for told in answers {
         assert!(matches!(told.recv_timeout(SOON), Ok(Ok(Response::Voted(Vote::Yes)))));
     }
@@ -147,10 +151,83 @@ fn requests_to_a_participant_that_hangs_do_not_pile_up_without_end() {
 #[test]
 fn a_pool_that_is_dropped_answers_what_is_under_way_and_fails_the_rest() {
     let (crowd, pool) = pool(1);
-    let answers: Vec<_> = (0..5).map(|_| answer(&pool, request(Verb::Prepare))).collect();
+    let answers: Vec<_> = (0..5).map(|number| answer(&pool, request_about(number, Verb::Prepare))).collect();
     assert!(answers[0].recv_timeout(SOON).unwrap().is_ok());
     drop(pool);
     let rest: Vec<_> = answers[1..].iter().map(|told| told.recv_timeout(SOON).expect("an answer")).collect();
     assert!(matches!(rest.last(), Some(Err(ParticipantError::Unreachable))), "{rest:?}");
     txn_support::eventually("its thread has let the participant go", SOON, || Arc::strong_count(&crowd) == 1);
+}
+
+/// Counts its calls, the first of which waits for the test.
+#[derive(Default)]
+struct Counts {
+    calls: Mutex<Vec<(Verb, BranchId)>>,
+    held: Option<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Counts {
+    fn called(&self, verb: Verb, branch: &BranchId) {
+        let first = {
+            let mut calls = self.calls.lock();
+            calls.push((verb, branch.clone()));
+            calls.len() == 1
+        };
+        if let Some(held) = self.held.as_ref().filter(|_| first) {
+            let _ = held.lock().recv();
+        }
+    }
+}
+
+impl Participant for Counts {
+    fn prepare(&self, branch: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+        self.called(Verb::Prepare, branch);
+        Ok(Vote::Yes)
+    }
+    fn commit(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        self.called(Verb::Commit, branch);
+        Ok(())
+    }
+    fn rollback(&self, branch: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        self.called(Verb::Rollback, branch);
+        Ok(())
+    }
+    fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A participant that had too much to do was busy with repeats of what it had not come to yet.
+#[test]
+fn what_is_queued_twice_is_carried_out_once_and_answered_twice() {
+    let (let_go, held) = mpsc::channel();
+    let counts = Arc::new(Counts { held: Some(Mutex::new(held)), ..Counts::default() });
+    let pool = Pooled::new(Arc::clone(&counts), NonZeroUsize::MIN);
+    let first: Vec<_> = (0..3).map(|_| answer(&pool, request_about(1, Verb::Commit))).collect();
+    let second: Vec<_> = (0..3).map(|_| answer(&pool, request_about(2, Verb::Rollback))).collect();
+    let_go.send(()).unwrap();
+    for told in first.iter().chain(&second) {
+        assert!(matches!(told.recv_timeout(SOON), Ok(Ok(Response::Done))));
+    }
+    let calls: Vec<_> = counts.calls.lock().iter().map(|(verb, _)| *verb).collect();
+    assert_eq!(calls, [Verb::Commit, Verb::Rollback]);
+    assert!(matches!(answer(&pool, request_about(1, Verb::Commit)).recv_timeout(SOON), Ok(Ok(Response::Done))));
+    assert_eq!(counts.calls.lock().len(), 3, "one that comes later is another one");
+}
+
+#[test]
+fn a_rollback_takes_its_prepare_out_of_the_queue_and_decisions_come_first() {
+    let (let_go, held) = mpsc::channel();
+    let counts = Arc::new(Counts { held: Some(Mutex::new(held)), ..Counts::default() });
+    let pool = Pooled::new(Arc::clone(&counts), NonZeroUsize::MIN);
+    let busy = answer(&pool, request_about(9, Verb::Commit));
+    let prepares: Vec<_> = (1..=3).map(|number| answer(&pool, request_about(number, Verb::Prepare))).collect();
+    let rollback = answer(&pool, request_about(2, Verb::Rollback));
+    assert!(matches!(prepares[1].recv_timeout(SOON), Ok(Err(ParticipantError::Unreachable))));
+    let_go.send(()).unwrap();
+    for told in [&busy, &rollback, &prepares[0], &prepares[2]] {
+        assert!(told.recv_timeout(SOON).unwrap().is_ok());
+    }
+    let calls: Vec<_> = counts.calls.lock().iter().map(|(verb, branch)| (*verb, branch.txn().sequence())).collect();
+    assert_eq!(calls, [(Verb::Commit, 9), (Verb::Rollback, 2), (Verb::Prepare, 1), (Verb::Prepare, 3)]);
 }

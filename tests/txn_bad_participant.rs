@@ -12,10 +12,12 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
-    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, ResourceManager, Service, ServiceError,
-    Vote, participant::Call,
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, ResourceManager, Service,
+    ServiceError, TransactionLog, Vote,
+    log::Fact,
+    participant::{Call, Verb},
 };
-use txn_support::{branch, call, eventually, name, scripted::Scripted};
+use txn_support::{Fault, Manager, Op, branch, call, eventually, manager, name, scripted::Scripted};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -100,9 +102,7 @@ impl Service for Hangs {
     }
 }
 
-type Manager = Arc<ResourceManager<Hangs>>;
-
-fn hangs(name: &str, service: Hangs) -> Manager {
+fn hangs(name: &str, service: Hangs) -> Arc<ResourceManager<Hangs>> {
     Arc::new(ResourceManager::open(name, MemoryLog::new(), service).unwrap())
 }
 
@@ -129,7 +129,7 @@ impl Participant for Gated {
 
 /// A transaction that nobody commits is over in its time, and all who work under it have undone it.
 fn a_time_out_works(coordinator: &Coordinator, healthy: &Scripted) {
-    let rolled_back = |healthy: &Scripted| healthy.times_told(ringpact::participant::Verb::Rollback);
+    let rolled_back = |healthy: &Scripted| healthy.times_told(Verb::Rollback);
     let before = rolled_back(healthy);
     let mut txn = coordinator.begin_within(Duration::from_millis(20));
     txn.branch("healthy").unwrap();
@@ -260,7 +260,7 @@ fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
 #[test]
 fn commits_of_others_are_delivered_while_very_many_rollbacks_are_repeated() {
     let healthy = Scripted::new();
-    let bad = Scripted::failing(ringpact::participant::Verb::Rollback, ParticipantError::Unreachable);
+    let bad = Scripted::failing(Verb::Rollback, ParticipantError::Unreachable);
     let builder = Coordinator::builder(MemoryLog::new()).participant("bad", bad);
     let coordinator = builder.participant("healthy", healthy.clone()).participant("other", Scripted::new());
     let coordinator = coordinator.open().unwrap();
@@ -274,10 +274,127 @@ fn commits_of_others_are_delivered_while_very_many_rollbacks_are_repeated() {
         let mut txn = coordinator.begin();
         txn.branch("healthy").unwrap();
         txn.branch("other").unwrap();
-        let told = healthy.times_told(ringpact::participant::Verb::Commit);
+        let told = healthy.times_told(Verb::Commit);
         drop(txn.commit());
         let begun = Instant::now();
-        eventually("it is delivered", SOON, || healthy.times_told(ringpact::participant::Verb::Commit) > told);
+        eventually("it is delivered", SOON, || healthy.times_told(Verb::Commit) > told);
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
+}
+
+fn quick() -> Policy {
+    Policy { first_backoff: Duration::from_millis(2), longest_backoff: Duration::from_millis(4), ..Policy::default() }
+}
+
+/// One transaction that could not be rolled back at one participant held the mark of all others until it was parked, an hour
+/// later: nobody forgot anything.
+#[test]
+fn a_rollback_that_cannot_be_delivered_holds_the_mark_of_its_own_participant_only() {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let bad = Scripted::failing(Verb::Rollback, ParticipantError::Unreachable);
+    let builder = Coordinator::builder(log.clone()).name("c").policy(quick()).participant("bad", bad.clone());
+    let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
+    let mut stuck = coordinator.begin();
+    let id = stuck.id().clone();
+    stuck.branch("bad").unwrap();
+    a.execute(stuck.branch("a").unwrap(), 2).unwrap();
+    stuck.rollback();
+    eventually("it has failed more than once", SOON, || bad.times_told(Verb::Rollback) >= 3);
+    for _ in 0..50 {
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("b").unwrap(), 2).unwrap();
+        txn.commit().wait().unwrap();
+    }
+    assert_eq!(coordinator.status().parked, 0, "it is still tried");
+    for healthy in [&a, &b] {
+        healthy.checkpoint().unwrap();
+        let live = log.live(healthy.name()).unwrap().len();
+        assert!(live <= 4, "{} has acknowledged everything, and may forget it: {live}", healthy.name());
+    }
+    assert!(bad.last_call().ended_below <= id.mark(), "it must not forget what it has not done");
+    bad.mend();
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+}
+
+/// Of a commit the log must say first who is still owed: the next life told those again who had forgotten.
+#[test]
+fn a_commit_that_cannot_be_delivered_holds_the_mark_of_those_only_who_owe_and_so_it_does_after_a_crash() {
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
+    let open = |log: &MemoryLog| {
+        let builder = Coordinator::builder(log.clone()).name("c").policy(quick());
+        builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
+    };
+    let coordinator = open(&log);
+    b.service().fail(Op::Confirm, [Fault::Fail; 1_000]);
+    let work = |coordinator: &Coordinator, participants: &[&Manager]| {
+        let mut txn = coordinator.begin();
+        for participant in participants {
+            participant.execute(txn.branch(participant.name().as_str()).unwrap(), 2).unwrap();
+        }
+        let id = txn.id().clone();
+        txn.commit().wait().unwrap();
+        id
+    };
+    let stuck = work(&coordinator, &[&a, &b]);
+    let written = || {
+        log.live(&name("c")).unwrap().into_iter().filter_map(|record| match record.fact {
+            Fact::Decided { txn, participants } if txn == stuck => Some(participants),
+            _ => None,
+        })
+    };
+    eventually("the log says who is owed", SOON, || written().last().is_some_and(|owed| owed == [name("b")]));
+    // Something else is forced, and takes that along.
+    for _ in 0..20 {
+        work(&coordinator, &[&a]);
+    }
+    a.checkpoint().unwrap();
+    let log = log.crash();
+    drop(coordinator);
+    let coordinator = open(&log);
+    let asked = b.service().asked(Op::Confirm).len();
+    eventually("it is told again", SOON, || b.service().asked(Op::Confirm).len() > asked);
+    work(&coordinator, &[&a]);
+    assert_eq!(a.service().asked(Op::Confirm).len(), 22, "who has acknowledged is not told again");
+    b.service().faults.lock().clear();
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert_eq!((a.service().balance(), b.service().balance()), (44, 2));
+    assert_eq!(log.live(&name("c")).unwrap().len(), 1, "its epoch, and nothing else");
+}
+
+/// What one participant does not say of earlier epochs was waited for before any other could forget anything.
+#[test]
+fn a_participant_that_is_down_at_the_opening_holds_nobody_elses_mark() {
+    struct Down;
+    impl Participant for Down {
+        fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            Err(ParticipantError::Unreachable)
+        }
+        fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Err(ParticipantError::Unreachable)
+        }
+        fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Err(ParticipantError::Unreachable)
+        }
+        fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            Err(ParticipantError::Unreachable)
+        }
+    }
+    let log = MemoryLog::new();
+    let (a, scripted) = (manager("a", log.clone()), Scripted::new());
+    let builder = Coordinator::builder(log.clone()).participant("down", Down).participant("a", a.clone());
+    let coordinator = builder.participant("b", scripted.clone()).open().unwrap();
+    for _ in 0..50 {
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        txn.branch("b").unwrap();
+        txn.commit().wait().unwrap();
+    }
+    assert_eq!(coordinator.status().unanswered, 1);
+    assert!(scripted.last_call().ended_below.sequence > 20, "{:?}", scripted.last_call());
+    a.checkpoint().unwrap();
+    let live = log.live(a.name()).unwrap().len();
+    assert!(live <= 4, "a has done everything, and may forget it: {live}");
 }

@@ -194,7 +194,7 @@ fn a_stuck_participant_lets_nobody_elses_outcomes_pile_up() {
     let live = |owner: &str| log.live(&name(owner)).unwrap().len();
     assert!(live("a") <= 4, "a has acknowledged everything, and may forget it: {}", live("a"));
     assert!(live("b") >= 50, "b may not, from the stuck one on: {}", live("b"));
-    assert_eq!(live("c"), 3, "the epoch, the decision, and that it is parked");
+    assert_eq!(live("c"), 4, "the epoch, the decision, who owed before it was parked, and that it is");
     coordinator.retry(&stuck_id).unwrap();
     assert!(coordinator.settle(SOON));
     assert_eq!((a.service().balance(), b.service().balance()), (102, 102));

@@ -121,6 +121,11 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
 pub(crate) trait ReplySink: Send + Sync {
     /// Takes the answer to the request that `tag` stands for.
     fn deliver(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>);
+
+    /// Whether the answer is still of use to anybody.
+    fn is_awaited(&self) -> bool {
+        true
+    }
 }
 
 /// The way back for one answer. Dropped unanswered, it reports [`ParticipantError::Unreachable`].
@@ -137,6 +142,12 @@ impl Reply {
     /// A reply that calls `then`: for endpoints that wrap another one (a transport, a fault injector), and for tests.
     pub fn new(then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) -> Self {
         Self::to(Arc::new(Callback(Mutex::new(Some(then)))), 0)
+    }
+
+    /// Whether the answer is still of use to anybody: `false` once the coordinator that asked is gone.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.sink.as_ref().is_some_and(|sink| sink.is_awaited())
     }
 
     /// Answers.

@@ -30,6 +30,7 @@ mod sent_in;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod twins;
 mod wire;
 
 pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
@@ -284,6 +285,9 @@ pub enum ParticipantError {
     /// A rollback is remembered all the same: the branch takes no more work from here on, and promises nothing.
     #[error("the participant is in the middle of something else for this branch; the call is repeated")]
     Busy,
+    /// It was not asked, because it does not answer others either. Only a coordinator says so, of what it has not sent.
+    #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
+    CircuitOpen,
     /// The call can't apply to the branch's state any more: a late or duplicated message.
     #[error("a late message: the branch has moved on")]
     Stale,

@@ -1,18 +1,15 @@
 //! Slow participants: a bounded number of threads of their own, so that one slow participant slows only the
 //! transactions that it takes part in.
 
-use std::{
-    collections::VecDeque,
-    io,
-    num::NonZeroUsize,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc};
 
 use parking_lot::Mutex;
 
 use super::{
-    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, Verb, endpoint::call, sent_in::SentIn,
+    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, Verb,
+    endpoint::call,
+    sent_in::SentIn,
+    twins::{Joined, Twins, What, answer},
 };
 use crate::platform::{Condvar, Platform};
 
@@ -25,9 +22,12 @@ pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 /// and the coordinator's threads never wait for them.
 ///
 /// Threads are started when first needed, up to the limit, and end when the endpoint is dropped; requests over the
-/// limit queue in order. Where [`MAX_QUEUED_REQUESTS`] wait already, a request fails at once, as one that gets no answer: a
-/// prepare brings a rollback, and everything else is sent again later. A prepare whose deadline has passed while it waited is not
-/// carried out: its rollback comes behind it.
+/// limit queue in order, decisions before votes: what is finished makes room. Where [`MAX_QUEUED_REQUESTS`] wait already, a
+/// request fails at once, as one that gets no answer: a prepare brings a rollback, and everything else is sent again later.
+///
+/// Nothing is done twice for want of a thread: a request whose twin (the same verb for the same branch) is queued or under way
+/// gets that one's answer. A prepare whose deadline has passed while it waited, whose rollback has come, or whose coordinator
+/// is gone is not carried out.
 pub struct Pooled {
     shared: Arc<Shared>,
     limit: usize,
@@ -42,10 +42,39 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Request, Reply, SentIn)>,
+    urgent: VecDeque<Job>,
+    votes: VecDeque<Job>,
+    twins: Twins,
     threads: usize,
     idle: usize,
     closed: bool,
+}
+
+struct Job {
+    request: Request,
+    what: What,
+    sent_in: SentIn,
+}
+
+impl State {
+    fn queued(&self) -> usize {
+        self.urgent.len() + self.votes.len()
+    }
+
+    /// Empties the queue, and gives all who wait for what was in it.
+    fn take_all(&mut self) -> Vec<Reply> {
+        let (urgent, votes) = (std::mem::take(&mut self.urgent), std::mem::take(&mut self.votes));
+        urgent.into_iter().chain(votes).flat_map(|job| self.twins.take_queued(&job.what)).collect()
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        while let Some(job) = self.urgent.pop_front().or_else(|| self.votes.pop_front()) {
+            if self.twins.begins(&job.what) {
+                return Some(job);
+            }
+        }
+        None
+    }
 }
 
 impl Pooled {
@@ -82,15 +111,18 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((request, reply, sent_in)) = state.queue.pop_front() {
+            if let Some(Job { request, what, sent_in }) = state.next() {
+                let is_vote = matches!(what, What::Branch(_, Verb::Prepare, _));
+                let is_awaited = !is_vote || state.twins.is_awaited(&what);
                 drop(state);
-                let result = if self.comes_too_late(&request) {
+                let result = if !is_awaited || self.comes_too_late(&request) {
                     Err(ParticipantError::Unreachable)
                 } else {
                     self.answer(&request, sent_in)
                 };
-                // Where the answer goes is not ours; a panic there has printed its message, and must not cost a thread.
-                let _ = catch_unwind(AssertUnwindSafe(|| reply.send(result)));
+                let replies = self.state.lock().twins.take(&what);
+                // A panic there has printed its message, and must not cost a thread.
+                answer(replies, &result);
                 state = self.state.lock();
             } else if state.closed {
                 return;
@@ -105,28 +137,37 @@ impl Shared {
 
 impl Endpoint for Pooled {
     fn send(&self, request: Request, reply: Reply) {
+        let what = What::of(&request);
         let mut state = self.shared.state.lock();
-        if state.queue.len() >= MAX_QUEUED_REQUESTS {
-            drop(state);
-            reply.send(Err(ParticipantError::Unreachable));
-            return;
+        // Its prepare, if it has not begun, need not begin any more.
+        let prepare = match &what {
+            What::Branch(branch, Verb::Rollback, epoch) => {
+                state.twins.take_queued(&What::Branch(branch.clone(), Verb::Prepare, *epoch))
+            }
+            _ => Vec::new(),
+        };
+        let joined = state.twins.join(&what, reply);
+        if let Joined::First = joined {
+            let job = Job { request, what, sent_in: SentIn::current() };
+            let queue = if job.what.is_urgent() { &mut state.urgent } else { &mut state.votes };
+            queue.push_back(job);
         }
-        state.queue.push_back((request, reply, SentIn::current()));
-        if state.idle >= state.queue.len() || state.threads == self.limit {
-            self.shared.work.notify_one();
-            return;
-        }
-        state.threads += 1;
+        let starts = matches!(joined, Joined::First) && state.idle < state.queued() && state.threads < self.limit;
+        state.threads += usize::from(starts);
         drop(state);
-        if self.start_thread().is_err() {
+        match joined {
+            Joined::First if !starts => self.shared.work.notify_one(),
+            Joined::Refused(reply) => reply.send(Err(ParticipantError::Unreachable)),
+            _ => {}
+        }
+        drop(prepare);
+        if starts && self.start_thread().is_err() {
             let mut state = self.shared.state.lock();
             state.threads -= 1;
             // With no thread at all nobody would ever answer; the caller is told so and tries again later.
-            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+            let stranded = if state.threads == 0 { state.take_all() } else { Vec::new() };
             drop(state);
-            for (_, reply, _) in stranded {
-                reply.send(Err(ParticipantError::Unreachable));
-            }
+            answer(stranded, &Err(ParticipantError::Unreachable));
         }
     }
 
@@ -139,7 +180,7 @@ impl Drop for Pooled {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.closed = true;
-        let unsent = std::mem::take(&mut state.queue);
+        let unsent = state.take_all();
         drop(state);
         self.shared.work.notify_all();
         drop(unsent);

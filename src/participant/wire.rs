@@ -63,7 +63,8 @@ enum Carried {
 impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Unreachable => Carried::Unreachable,
+            // The one is the other's way to say of itself what the coordinator says of it.
+            Self::Unreachable | Self::CircuitOpen => Carried::Unreachable,
             Self::Panicked => Carried::Panicked,
             Self::UnknownBranch => Carried::UnknownBranch,
             Self::AlreadyRolledBack => Carried::AlreadyRolledBack,

@@ -17,6 +17,10 @@ use crate::{
 /// How many transactions are in flight at the most, unless configured: each takes about a kilobyte.
 pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
 
+/// How many decisions a participant may owe an acknowledgement of, unless configured: each takes one to two kilobytes here, and a
+/// promise there. A participant that is 20 ms away and takes part in 100,000 transactions a second owes 2,000 at any time.
+pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
+
 /// How much may be under way at once. Over it [`Coordinator::begin`](crate::Coordinator::begin) and
 /// [`begin_async`](crate::Coordinator::begin_async) wait, and [`try_begin`](crate::Coordinator::try_begin) refuses.
 ///
@@ -38,11 +42,15 @@ pub struct Limits {
     pub in_flight: usize,
     /// Records of the log, from the last that is durable to the last that a decision was forced with. 1 at the least.
     pub log_queue: u64,
+    /// Decisions that one participant has not acknowledged, parked ones included. 1 at the least. Over it
+    /// [`Transaction::branch`](super::Transaction::branch) refuses new branches of that participant. Set it below what the
+    /// participant can hold: a database has room for so many prepared transactions.
+    pub undelivered: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight: DEFAULT_MAX_IN_FLIGHT, log_queue: u64::MAX }
+        Self { in_flight: DEFAULT_MAX_IN_FLIGHT, log_queue: u64::MAX, undelivered: DEFAULT_MAX_UNDELIVERED }
     }
 }
 
@@ -90,7 +98,7 @@ struct Counts {
 
 impl Admission {
     pub(super) fn new(limits: Limits, platform: &Platform) -> Self {
-        let limits = Limits { in_flight: limits.in_flight.max(1), log_queue: limits.log_queue.max(1) };
+        let limits = Limits { in_flight: limits.in_flight.max(1), log_queue: limits.log_queue.max(1), ..limits };
         Self {
             limits,
             counts: CachePadded::default(),
@@ -107,7 +115,7 @@ impl Admission {
         if self.closing.load(Ordering::SeqCst) {
             return Err(BeginError::ShuttingDown);
         }
-        let Limits { in_flight: limit, log_queue } = self.limits;
+        let Limits { in_flight: limit, log_queue, .. } = self.limits;
         if log_queue != u64::MAX && self.queued(log.durable()) >= log_queue {
             return Err(BeginError::LogQueue { limit: log_queue });
         }

@@ -354,7 +354,7 @@ mod tests {
         driver.start(&nobody).expect("a few threads");
         let (let_go, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
-        let hangs: Arc<dyn Driven> = Arc::new(Does(move || drop(held.lock().recv())));
+        let hangs: Arc<dyn Driven> = Arc::new(Does(move || _ = held.lock().recv()));
         for _ in 0..MOST_WORKERS - 1 {
             driver.enqueue(Arc::clone(&hangs));
         }

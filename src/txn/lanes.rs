@@ -129,7 +129,7 @@ mod tests {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
         let (let_go, held) = mpsc::channel::<()>();
-        lane.run(about(1, Verb::Rollback), move || drop(held.recv()));
+        lane.run(about(1, Verb::Rollback), move || _ = held.recv());
         for _ in 0..10 {
             for number in [1, 2] {
                 let tell = tell.clone();

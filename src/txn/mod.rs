@@ -6,6 +6,8 @@
 
 mod admission;
 mod alarms;
+mod breakers;
+mod circuit;
 mod commit;
 pub mod commit_protocol;
 mod coordinator;
@@ -29,7 +31,8 @@ mod transaction;
 mod unclaimed;
 
 pub use crate::participant::BranchProtocol;
-pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, Limits};
+pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_UNDELIVERED, Limits};
+pub use circuit::{CircuitState, Refusal};
 pub use commit::{Commit, CommitError, RollbackCause};
 pub use commit_protocol::{Action, BranchState, Cause, CommitProtocol, Input, Outcome, Remembered, TransactionState};
 pub use coordinator::{Coordinator, CoordinatorBuilder, CoordinatorError, Recovered};
@@ -37,6 +40,6 @@ pub use inquiries::Inquiries;
 pub use openings::{Openings, Standing};
 pub use operator::OperatorError;
 pub use policy::Policy;
-pub use status::{BranchStatus, CoordinatorStatus, TransactionStatus};
+pub use status::{BranchStatus, CircuitStatus, CoordinatorStatus, TransactionStatus};
 pub use transaction::{BranchError, Transaction};
 pub use unclaimed::{MAX_UNCLAIMED, UnclaimedBranch};

@@ -24,8 +24,7 @@ const SMALLEST: usize = 1 << 10;
 /// Nearly all of a busy coordinator's transactions began shortly before and end shortly after, so those of this epoch have a
 /// *window*: a place for each number, from the first that matters to the last that was given out. Beginning and ending cost
 /// O(1), amortised, however many are open or have ended. Those that outlast their neighbours are moved out of the window
-/// before it gets long, to a map that is O(log n), where those of earlier epochs are from the beginning: memory follows
-/// what is open, and not what has been.
+/// before it gets long, to a map that is O(log n): memory follows what is open, and not what has been.
 pub(super) struct OpenTransactions<T = Arc<Task>> {
     epoch: Epoch,
     /// The number of the window's first place.
@@ -33,7 +32,7 @@ pub(super) struct OpenTransactions<T = Arc<Task>> {
     window: VecDeque<Place<T>>,
     /// Places in the window that are taken by an open one.
     open_in_window: usize,
-    /// Of earlier epochs, and those moved out of the window.
+    /// Those moved out of the window.
     others: BTreeMap<Key, T>,
     /// Of the same: those that have ended, and whose ends the mark must not pass yet.
     endings: Endings,
@@ -92,11 +91,6 @@ impl<T> OpenTransactions<T> {
         if self.window.len() >= SMALLEST && self.window.len() > 4 * self.open_in_window {
             self.move_out();
         }
-    }
-
-    /// Takes in one of an earlier epoch, or one that was taken out before.
-    pub(super) fn insert(&mut self, key: Key, what: T) {
-        self.others.insert(key, what);
     }
 
     /// Takes out one that is open.
@@ -324,22 +318,5 @@ mod tests {
         assert_eq!(table.of(key(1).mark).count(), 1);
         table.take(key(1), End::Unlogged);
         assert_eq!(table.first(Lsn::NONE).sequence, table.next());
-    }
-
-    #[test]
-    fn what_comes_back_is_open_again() {
-        let mut table = OpenTransactions::new(EPOCH);
-        (1..=2).for_each(|sequence| table.begin(sequence, Some(sequence)));
-        assert_eq!(table.take(key(1), End::Unlogged), Some(1));
-        assert_eq!(table.first(Lsn::NONE), key(2).mark);
-        table.insert(key(1), 7);
-        assert_eq!(table.first(Lsn::NONE), key(1).mark);
-        assert!(table.of(key(1).mark).eq(&[7]));
-        assert_eq!(table.take(key(1), End::Unwritten), Some(7));
-        table.take(key(2), End::Unlogged);
-        assert_eq!(table.first(Lsn::new(99)), key(1).mark);
-        table.written(key(1).mark, Some(Lsn::new(7)));
-        assert_eq!(table.first(Lsn::new(6)), key(1).mark);
-        assert_eq!(table.first(Lsn::new(7)).sequence, table.next());
     }
 }

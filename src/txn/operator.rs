@@ -1,9 +1,17 @@
 //! What an operator can do about a transaction that has come to a stop.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
-use super::{Coordinator, Input, TransactionState};
-use crate::{id::TxnId, participant::Decision};
+use super::{
+    Coordinator, Input, TransactionState,
+    driver::{By, Driven},
+};
+use crate::{
+    id::{Name, TxnId},
+    participant::Decision,
+};
 
 /// For operators: what [`status`](Coordinator::status) shows, and what can be done about it.
 ///
@@ -41,9 +49,35 @@ impl Coordinator {
 
     /// Retries everything that is parked, and says how many transactions that were.
     pub fn retry_all(&self) -> usize {
-        let tasks = self.shared.shelved_tasks();
+        let tasks = self.shared.parked_tasks();
         tasks.iter().for_each(|task| self.shared.retry_now(task));
         tasks.len()
+    }
+
+    /// Parks a transaction's decision now, instead of after the policy's `park_after`: nobody is told it any more. It can be
+    /// [forced](Self::force) then, where its participants are known to be gone for good.
+    ///
+    /// # Errors
+    /// [`OperatorError::Unknown`]; [`OperatorError::NotDecided`], of one that is not being committed or rolled back.
+    pub fn park(&self, txn: &TxnId) -> Result<(), OperatorError> {
+        self.shared.act(txn, Input::Park, |state| match state {
+            TransactionState::Committing | TransactionState::RollingBack | TransactionState::Parked(_) => Ok(()),
+            state => Err(OperatorError::NotDecided { txn: txn.clone(), state }),
+        })
+    }
+
+    /// Parks every decision that this participant has not acknowledged, and says how many that were. What its
+    /// transactions owe to others is told on. O(n) in the transactions that are open.
+    pub fn give_up(&self, participant: &str) -> usize {
+        let Ok(participant) = Name::new(participant) else { return 0 };
+        let owing = self.shared.tasks().into_iter().filter_map(|task| Some((task.owing_of(&participant)?, task)));
+        let owing: Vec<_> = owing.collect();
+        let given_up = owing.len();
+        for (index, task) in owing {
+            task.push(Input::GiveUp(index));
+            (task as Arc<dyn Driven>).run(By::Worker);
+        }
+        given_up
     }
 
     /// Takes an operator's word for how the parked branches of a transaction have ended: he has looked at them and settled
@@ -107,8 +141,16 @@ pub enum OperatorError {
         error: String,
     },
     /// The transaction is not parked.
-    #[error("transaction {txn} is {state}, not parked; retry it, or wait until it is")]
+    #[error("transaction {txn} is {state}, not parked; retry it, or park it first")]
     NotParked {
+        /// The transaction.
+        txn: TxnId,
+        /// Where it stands.
+        state: TransactionState,
+    },
+    /// The transaction's decision is not being delivered.
+    #[error("transaction {txn} is {state}, and there is no decision to park; only what is delivered can be")]
+    NotDecided {
         /// The transaction.
         txn: TxnId,
         /// Where it stands.

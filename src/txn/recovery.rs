@@ -38,9 +38,10 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             decided.insert(txn.mark());
         }
         let key = Key::of(txn.mark());
+        let owed = memory.owed.clone();
         let protocol = memory.resume(txn, shared.policy, now);
         let task = Task::resumed(Arc::clone(shared), protocol, key, now);
-        shared.resumed(Arc::clone(&task));
+        shared.resumed(Arc::clone(&task), owed);
         runs.push(task);
     }
     tally.committed.store(decided.len(), Ordering::Relaxed);
@@ -153,7 +154,7 @@ impl Answer {
         let Self { inquiry, orphans } = self;
         for task in &orphans {
             inquiry.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            inquiry.shared.resumed(Arc::clone(task));
+            inquiry.shared.resumed(Arc::clone(task), vec![inquiry.participant.clone()]);
         }
         inquiry.shared.inquiry_ends(&inquiry.participant);
         for task in orphans {

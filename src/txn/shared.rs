@@ -18,6 +18,8 @@ use super::{
     Input, Openings, OperatorError, Policy, Remembered, TransactionState,
     admission::{Admission, Limits},
     alarms::Alarms,
+    breakers::Breaker,
+    circuit::Settings,
     driver::{By, Driven, Driver, Sweep},
     endings::End,
     lanes::Lane,
@@ -26,7 +28,7 @@ use super::{
     open::OpenTransactions,
     policy::after,
     recovery::Inquiry,
-    shelf::Shelf,
+    shelf::{Held, Shelf},
     task::Task,
     unclaimed::Unclaimed,
 };
@@ -59,11 +61,16 @@ pub(super) struct Shared {
     pub(super) driver: Arc<Driver>,
     /// One for each participant, by its number.
     pub(super) lanes: Box<[Arc<Lane>]>,
+    /// Each one's circuit.
+    pub(super) breakers: Box<[Breaker]>,
+    /// What holds back the mark of each of them alone.
+    held: Box<[CachePadded<Held>]>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
     is_gone: AtomicBool,
-    /// All of this epoch's transactions before this one have ended, for every participant; 0: that is to be asked under the
-    /// lock. Written under it, and read with each message. A message may say less than is so, never more.
+    /// All of this epoch's transactions before this one have ended, but for those that hold back [some](Held) participants'
+    /// marks; 0: those of earlier epochs have not. Written under the lock, and read with each message. A message may say
+    /// less than is so, never more.
     ended_below: CachePadded<AtomicU64>,
     /// How far the log is durable, at least; written and read as `ended_below` is.
     position: CachePadded<AtomicU64>,
@@ -96,7 +103,7 @@ struct Open {
     unwritten: Vec<Mark>,
     /// How many threads are about to write ends, or at it.
     writing: usize,
-    /// Those that wait for an operator.
+    /// Those that only some have to remember.
     shelf: Shelf,
     /// When the driver looks for transactions whose time is over.
     expiries: Alarms,
@@ -161,6 +168,7 @@ impl Shared {
         platform: Platform,
     ) -> Self {
         let (opening, epoch) = (log.opening(), life.epoch);
+        let settings = Settings { undelivered: limits.undelivered.max(1), policy };
         let open = Open {
             transactions: OpenTransactions::new(epoch),
             unwritten: Vec::new(),
@@ -181,6 +189,8 @@ impl Shared {
             unclaimed: Unclaimed::default(),
             policy,
             driver: Arc::new(Driver::new(platform.clone())),
+            breakers: members.iter().map(|_| Breaker::new(settings)).collect(),
+            held: members.iter().map(|_| CachePadded::default()).collect(),
             lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
@@ -220,26 +230,31 @@ impl Shared {
         }
     }
 
-    /// A transaction of an earlier life goes on.
-    pub(super) fn resumed(&self, task: Arc<Task>) {
+    /// A transaction of an earlier life goes on. `owed` have not acknowledged it; nobody else is told of it any more.
+    pub(super) fn resumed(&self, task: Arc<Task>, owed: Vec<Name>) {
         let mut open = self.open.lock();
         if open.abandoned {
             drop(open);
             return task.abandon();
         }
-        open.transactions.insert(task.key(), task);
-        self.note_ended(&mut open, Lsn::NONE);
+        let changed = open.shelf.put(task, owed, false);
+        self.hold(&open, &changed);
     }
 
-    /// The transaction waits for an operator from here on. `owed` have not acknowledged it.
-    pub(super) fn shelve(&self, task: Arc<Task>, owed: Vec<Name>, end: End) {
+    /// Only these, who have not acknowledged the transaction, need to remember it from here on. Where it is parked, it waits for
+    /// an operator.
+    pub(super) fn shelve(&self, task: Arc<Task>, owed: Vec<Name>, is_parked: bool, end: End) {
         let mut open = self.open.lock();
         if open.abandoned {
             return;
         }
         let key = task.key();
-        open.shelf.put(task, owed);
+        let changed = open.shelf.put(task, owed, is_parked);
+        self.hold(&open, &changed);
         let task = self.take(&mut open, key, end);
+        if is_parked && task.is_none() {
+            self.tell_awaited(&open, key);
+        }
         self.note_ended(&mut open, Lsn::NONE);
         drop(open);
         drop(task);
@@ -247,21 +262,17 @@ impl Shared {
 
     /// The transaction waits for no operator any more.
     pub(super) fn unshelve(&self, key: Key) {
-        let mut open = self.open.lock();
-        if let Some(task) = open.shelf.take(key) {
-            open.transactions.insert(key, task);
-            self.note_ended(&mut open, Lsn::NONE);
-        }
+        self.open.lock().shelf.unpark(key);
     }
 
     /// Tells it again if it is parked.
-    pub(super) fn retry(&self, task: &Arc<Task>) {
+    pub(super) fn retry(self: &Arc<Self>, task: &Arc<Task>) {
         if let TransactionState::Parked(_) = task.state_to_come() {
             self.retry_now(task);
         }
     }
 
-    pub(super) fn retry_now(&self, task: &Arc<Task>) {
+    pub(super) fn retry_now(self: &Arc<Self>, task: &Arc<Task>) {
         if task.is_begun() {
             return; // its client is still at work, and nothing is decided that could be delivered
         }
@@ -269,6 +280,10 @@ impl Shared {
         task.push(Input::Retry);
         // Not here: who asks must not be kept by a participant that hangs.
         self.driver.enqueue(Arc::clone(task) as Arc<dyn Driven>);
+        task.owing()
+            .into_iter()
+            .filter_map(|name| self.members.find(name.as_str()))
+            .for_each(|number| self.probe_now(number));
     }
 
     /// Does what an operator wants to those of a transaction's tasks that `may` says it can be done to.
@@ -319,22 +334,36 @@ impl Shared {
     /// Takes out of the table of open transactions what the protocol had.
     fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
         let task = open.transactions.take(key, end)?;
+        self.tell_awaited(open, key);
+        Some(task)
+    }
+
+    fn tell_awaited(&self, open: &Open, key: Key) {
         if open.awaited.contains(&key) {
             self.settled.notify_all();
         }
-        Some(task)
+    }
+
+    /// Sets what holds back the marks of these participants.
+    fn hold(&self, open: &Open, participants: &[Name]) {
+        for participant in participants {
+            let Some(number) = self.members.find(participant.as_str()) else { continue };
+            // While it has not said what it holds of earlier epochs, it may have to be told of any of it.
+            let unknown = open.inquiries.contains_key(participant).then(Mark::default);
+            self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
+        }
     }
 
     pub(super) fn inquiry_begins(&self, participant: Name, inquiry: Arc<Inquiry>) {
         let mut open = self.open.lock();
-        open.inquiries.insert(participant, inquiry);
-        self.note_ended(&mut open, Lsn::NONE);
+        open.inquiries.insert(participant.clone(), inquiry);
+        self.hold(&open, &[participant]);
     }
 
     pub(super) fn inquiry_ends(&self, participant: &Name) {
         let mut open = self.open.lock();
         let inquiry = open.inquiries.remove(participant);
-        self.note_ended(&mut open, Lsn::NONE);
+        self.hold(&open, std::slice::from_ref(participant));
         self.settled.notify_all();
         drop(open);
         drop(inquiry);
@@ -356,7 +385,7 @@ impl Shared {
                     continue;
                 }
                 if open.writing == 0 {
-                    return open.shelf.len() == 0 && self.unclaimed.count() == 0;
+                    return open.shelf.waiting() == 0 && self.unclaimed.count() == 0;
                 }
             }
             open.awaited.extend(running);
@@ -365,7 +394,7 @@ impl Shared {
                 open.awaited.swap_remove(place);
             }
             if woken == Woken::TimedOut {
-                let settled = open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.len() == 0;
+                let settled = open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.waiting() == 0;
                 return settled && self.unclaimed.count() == 0;
             }
         }
@@ -422,10 +451,10 @@ impl Shared {
             }
         }
         let now = self.platform.now();
-        let memory = Remembered { owed: holders, ..Remembered::of(decision) };
+        let memory = Remembered { owed: holders.clone(), ..Remembered::of(decision) };
         let protocol = memory.resume(txn.clone(), self.policy, now);
         let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.mark()), now);
-        self.resumed(Arc::clone(&task));
+        self.resumed(Arc::clone(&task), holders);
         task.run(By::Caller);
         Ok(())
     }
@@ -441,8 +470,8 @@ impl Shared {
         open.transactions.of(mark).chain(open.shelf.of(mark)).map(Arc::clone).collect()
     }
 
-    pub(super) fn shelved_tasks(&self) -> Vec<Arc<Task>> {
-        self.open.lock().shelf.tasks().map(Arc::clone).collect()
+    pub(super) fn parked_tasks(&self) -> Vec<Arc<Task>> {
+        self.open.lock().shelf.parked().map(Arc::clone).collect()
     }
 
     /// All that is open.
@@ -476,8 +505,8 @@ impl Shared {
     /// be asked under this lock: the less it is, the less is said to have ended.
     fn note_ended(&self, open: &mut Open, durable: Lsn) {
         let first = open.transactions.first(durable);
-        let is_for_all = open.knows_what_is_open() && open.shelf.len() == 0 && first.epoch == self.epoch;
-        let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_for_all { first.sequence } else { 0 });
+        let is_known = first.epoch == self.epoch && !open.abandoned;
+        let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_known { first.sequence } else { 0 });
         // All threads read it with each message, so the more of them are at it the less often it is written.
         let news = below.saturating_sub(known);
         if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
@@ -488,10 +517,10 @@ impl Shared {
 
     /// What is said along with a message to the participant. A commit says how far the log is durable with its decision in
     /// it; for all else what was known a moment ago will do.
-    pub(super) fn call(&self, participant: &Name, verb: Verb, deadline: Option<Instant>) -> Call {
+    pub(super) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
-            0 => self.ended_below_for(participant),
-            sequence => Mark { epoch: self.epoch, sequence },
+            0 => Mark::default(),
+            sequence => self.held[number].limit(Mark { epoch: self.epoch, sequence }),
         };
         let position = match verb {
             Verb::Commit => self.log.durable().number(),
@@ -499,28 +528,12 @@ impl Shared {
         };
         Call { epoch: self.epoch, ended_below, deadline, identity: self.life.log, position, ..Call::new(self.opening) }
     }
-
-    fn ended_below_for(&self, participant: &Name) -> Mark {
-        let durable = self.log.durable();
-        let mut open = self.open.lock();
-        if !open.knows_what_is_open() {
-            return Mark::default();
-        }
-        let first = open.transactions.first(durable);
-        open.shelf.first_held_for(participant).map_or(first, |held| held.min(first))
-    }
 }
 
 impl Open {
     /// Those that the protocol has, and not the client, nor an operator.
     fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.transactions.iter().filter(|task| !task.is_clients())
-    }
-
-    /// While a participant has not reported what it holds of earlier epochs, those may hold open transactions; and a
-    /// coordinator that is gone knows of none any more.
-    fn knows_what_is_open(&self) -> bool {
-        self.inquiries.is_empty() && !self.abandoned
+        self.transactions.iter().filter(|task| !task.is_clients()).chain(self.shelf.running())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{BranchState, TransactionState, UnclaimedBranch, shared::Shared};
+use super::{BranchState, CircuitState, TransactionState, UnclaimedBranch, shared::Shared};
 use crate::{
     id::{Name, TxnId},
     participant::ParticipantError,
@@ -36,6 +36,8 @@ pub struct CoordinatorStatus {
     pub in_flight: usize,
     /// Records on their way to the disk; what [`Limits::log_queue`](super::Limits) is about.
     pub log_queue: u64,
+    /// Every participant's circuit, in the order of their names.
+    pub circuits: Vec<CircuitStatus>,
     /// Every open transaction, in the order in which they began.
     pub transactions: Vec<TransactionStatus>,
 }
@@ -64,7 +66,46 @@ impl fmt::Display for CoordinatorStatus {
         for UnclaimedBranch { branch, reported } in &self.unclaimed {
             writeln!(f, "unclaimed: {branch}, reported {reported:.1?} ago; this log has not begun it")?;
         }
+        let is_quiet = |circuit: &&CircuitStatus| circuit.state == CircuitState::Closed && circuit.undelivered == 0;
+        self.circuits.iter().filter(|circuit| !is_quiet(circuit)).try_for_each(|circuit| circuit.fmt(f))?;
         self.transactions.iter().try_for_each(|transaction| transaction.fmt(f))
+    }
+}
+
+/// A participant's circuit: what is outstanding there, and whether the participant is spoken to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CircuitStatus {
+    /// Whose.
+    pub participant: Name,
+    /// Whether it is spoken to.
+    pub state: CircuitState,
+    /// For how long it has been open, where it is.
+    pub since: Option<Duration>,
+    /// Votes and acknowledgements that are waited for just now. Of a participant that answers at once nothing is counted while
+    /// all goes well.
+    pub unanswered: usize,
+    /// Decisions that it has not acknowledged, parked ones included; what [`Limits::undelivered`](super::Limits) is about.
+    pub undelivered: usize,
+    /// Of these, how many are not sent before it answers again.
+    pub kept_back: usize,
+    /// How long ago the oldest of them was told for the first time.
+    pub oldest: Option<Duration>,
+    /// In how long it is tried next, where it is open.
+    pub next_probe: Option<Duration>,
+    /// What it said last that was a failure, if anything was.
+    pub last_error: Option<ParticipantError>,
+}
+
+impl fmt::Display for CircuitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "circuit of {}: {}", self.participant, self.state)?;
+        self.since.iter().try_for_each(|since| write!(f, " for {since:.1?}"))?;
+        write!(f, ", {} undelivered, {} kept back", self.undelivered, self.kept_back)?;
+        self.oldest.iter().try_for_each(|oldest| write!(f, ", the oldest for {oldest:.1?}"))?;
+        self.next_probe.iter().try_for_each(|next| write!(f, ", next probe in {next:.1?}"))?;
+        self.last_error.iter().try_for_each(|error| write!(f, ", last: {error}"))?;
+        writeln!(f)
     }
 }
 
@@ -128,6 +169,7 @@ impl Shared {
             unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
             unclaimed: self.unclaimed.list(now),
             unclaimed_count: self.unclaimed.count(),
+            circuits: self.circuits(),
             in_flight: self.admission.in_flight(),
             log_queue: forced.number().saturating_sub(durable.number()),
             ..CoordinatorStatus::default()

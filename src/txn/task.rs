@@ -15,7 +15,8 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use super::{
-    BranchError, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
+    BranchError, BranchState, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
+    breakers::Tickets,
     driver::Driven,
     endings::End,
     members::{Promises, Reach},
@@ -77,6 +78,8 @@ struct State {
     shelved: bool,
     /// It counts as in flight until its client is told.
     in_flight: bool,
+    /// What circuits were told of its messages.
+    tickets: Tickets,
     /// What became of the record that ends the transaction.
     end: End,
     /// The driver runs this task at this time or before.
@@ -101,7 +104,7 @@ pub(super) struct Reasons {
 }
 
 impl State {
-    const fn of(protocol: CommitProtocol, watch: Watch) -> Self {
+    fn of(protocol: CommitProtocol, watch: Watch) -> Self {
         Self {
             protocol,
             watch,
@@ -117,6 +120,7 @@ impl State {
             heuristic: None,
             shelved: false,
             in_flight: false,
+            tickets: Tickets::default(),
             end: End::Unlogged,
             timer: None,
         }
@@ -297,6 +301,20 @@ impl Task {
         self.state.lock().protocol.participant(branch).cloned()
     }
 
+    /// Who has not acknowledged its decision.
+    pub(super) fn owing(&self) -> Vec<Name> {
+        self.state.lock().protocol.owing().cloned().collect()
+    }
+
+    /// The branches of this participant that have not acknowledged the decision and are still told it.
+    pub(super) fn owing_of(&self, participant: &Name) -> Option<usize> {
+        let state = self.state.lock();
+        state.protocol.decision()?;
+        let index = state.protocol.branch_of(participant)?;
+        let (_, branch, _) = state.protocol.branches().nth(index)?;
+        matches!(branch, BranchState::Told | BranchState::Failing | BranchState::KeptBack).then_some(index)
+    }
+
     /// When it is rolled back if nobody has committed it.
     pub(super) const fn expires(&self) -> Instant {
         self.expires
@@ -428,15 +446,23 @@ pub(super) enum Wakeable {
 }
 
 impl ReplySink for Task {
+    fn is_awaited(&self) -> bool {
+        !self.shared.is_gone()
+    }
+
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         let mut state = self.state.lock();
+        let report = state.tickets.answered((self.key, branch), None, &self.shared.breakers, &result);
         let input = state.hears(branch, result);
         state.inbox.push_back(input);
-        if state.driving {
+        let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
+        drop(state);
+        if let Some(report) = report {
+            self.shared.report(report);
+        }
+        if driving {
             return;
         }
-        let waker = state.waker.take();
-        drop(state);
         match waker {
             Some(waker) => waker.wake(),
             None => self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>),

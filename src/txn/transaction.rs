@@ -1,11 +1,11 @@
 //! [`Transaction`]: what a client works under until it commits.
 
-use std::{fmt, mem, sync::Arc};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
 use super::{
-    Commit, Input,
+    Commit, Input, Refusal,
     driver::{By, Driven},
     task::{Contact, Task},
 };
@@ -37,7 +37,8 @@ impl Transaction {
     ///
     /// # Errors
     /// [`BranchError::UnknownParticipant`] where the coordinator was built without it; [`BranchError::Over`] where the
-    /// transaction's time has run out; [`BranchError::SecondLastResource`].
+    /// transaction's time has run out; [`BranchError::SecondLastResource`]; [`BranchError::Refused`] where the participant
+    /// does not answer, or has more to do already than it gets done in time.
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
         let index = match self.contacts.iter().position(|contact| contact.branch.participant().as_str() == participant)
@@ -53,6 +54,7 @@ impl Transaction {
         let Some(number) = members.find(participant) else {
             return Err(BranchError::UnknownParticipant { participant: Name::new(participant)? });
         };
+        self.task.shared().admits(number)?;
         let index = self.task.enlist(number)?;
         let branch = self.id().branch(&members[number].0);
         self.contacts.insert(index, Contact { branch, member: Some(number) });
@@ -115,6 +117,22 @@ pub enum BranchError {
     SecondLastResource {
         /// Who was asked for.
         participant: Name,
+    },
+    /// The participant is given no new branches for now: with this one it would only be more that it has not done. The
+    /// transaction can go on without it, or be tried again as a new one. See
+    /// [`CoordinatorStatus::circuits`](super::CoordinatorStatus::circuits).
+    #[error(
+        "{participant} takes no new branches: {why}, {outstanding} outstanding, for {since:.1?}; try again later, and see the coordinator's status"
+    )]
+    Refused {
+        /// Who was asked for.
+        participant: Name,
+        /// Why.
+        why: Refusal,
+        /// Votes and acknowledgements that it has not given.
+        outstanding: usize,
+        /// For how long that has been so.
+        since: Duration,
     },
     /// The name is not one.
     #[error(transparent)]

@@ -47,7 +47,8 @@ impl Model {
                     self.append_result(&mut id, result);
                 }
                 Action::Answer(outcome) => world.told = told(world.told, outcome),
-                Action::Park | Action::Finish => {}
+                // Branches are not counted as stuck here, where pauses are not: see `Policy::counted`.
+                Action::Narrow | Action::Park | Action::Finish => {}
             }
         }
         self.renumbering.note(id, History::Went { before, input, appended });

@@ -144,7 +144,8 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     if wish.wants_letter {
         match txn.branch(MAIL) {
             Ok(branch) => world.ledger.lock().wrote(branch),
-            Err(BranchError::Over { .. }) => return None, // its time is up
+            // Its time is up, or the participant's circuit is open.
+            Err(BranchError::Over { .. } | BranchError::Refused { .. }) => return None,
             Err(error) => unreachable!("the mailer takes part: {error}"),
         }
     }
@@ -185,7 +186,8 @@ fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -
     let world = &life.world;
     let branch = match txn.branch(service) {
         Ok(branch) => branch.clone(),
-        Err(BranchError::Over { .. }) => return None, // its time is up
+        // Its time is up, or the participant's circuit is open.
+        Err(BranchError::Over { .. } | BranchError::Refused { .. }) => return None,
         Err(error) => unreachable!("every service takes part: {error}"),
     };
     let to = world.hosts.iter().position(|host| host.plan.managers.iter().any(|(name, _)| *name == service))?;

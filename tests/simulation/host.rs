@@ -1,7 +1,7 @@
 //! A process and the machine it runs on: started, crashed at any moment, started again on what its disks have kept.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     num::NonZeroUsize,
     sync::{
@@ -71,7 +71,8 @@ pub struct Life {
 
 #[derive(Default)]
 struct Busy {
-    branches: BTreeSet<BranchId>,
+    /// With how many each.
+    branches: BTreeMap<BranchId, usize>,
     /// With all of them at once.
     all: bool,
 }
@@ -277,6 +278,7 @@ impl Life {
         let (world, host) = (Arc::clone(world), self.host);
         world.clock.clone().start(move || {
             let pause = world.plan.longest_down.mul_f64(world.clock.draw(fastrand::Rng::f64));
+            let pause = world.take_long_down(host).unwrap_or(pause);
             world.clock.sleep(pause);
             world.hosts[host].start(&world, host);
         });
@@ -343,12 +345,42 @@ impl Life {
         if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
     }
 
-    /// Has `serve` do something about a branch, alone: production would have others wait on the branch's mutex.
+    /// Has a client's work done under a branch, alone: production would have it wait on the branch's mutex.
     pub fn with_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| !busy.all && busy.branches.insert(branch.clone()));
+        self.enter(|busy| {
+            let enters = !busy.all && !busy.branches.contains_key(branch);
+            if enters {
+                busy.branches.insert(branch.clone(), 1);
+            }
+            enters
+        });
         let served = serve();
-        self.busy.lock().branches.remove(branch);
+        self.leave(branch);
+        served
+    }
+
+    fn leave(&self, branch: &BranchId) {
+        let mut busy = self.busy.lock();
+        if let Some(count) = busy.branches.get_mut(branch) {
+            *count -= 1;
+            if *count == 0 {
+                busy.branches.remove(branch);
+            }
+        }
+        drop(busy);
         self.world.clock.notify_all(self.busy_place());
+    }
+
+    /// The same for a message: one that meets somebody at the branch is told so, and does not wait.
+    pub fn tell_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
+        self.enter(|busy| {
+            if !busy.all {
+                *busy.branches.entry(branch.clone()).or_default() += 1;
+            }
+            !busy.all
+        });
+        let served = serve();
+        self.leave(branch);
         served
     }
 

@@ -49,6 +49,10 @@ pub struct Plan {
     pub longest_down: Duration,
     /// How often something happens to the world as a whole: a partition, a crash, a coordinator that is opened anew.
     pub mishaps_every: Option<Duration>,
+    /// A service's try blocks for long one in so many times.
+    pub try_blocks: u32,
+    /// A host without a coordinator that is down for long, once, and for how long. Clients go on meanwhile.
+    pub long_down: Option<(usize, Duration)>,
     /// A service fails to confirm, cancel or check one in so many times.
     pub service_fails: u32,
 }
@@ -97,8 +101,10 @@ impl Plan {
         let crash_at_io = often(&[0, 0, 300, 80]);
         let service_fails = often(&[0, 0, 20]);
         let mishaps_every = [None, Some(MS(400)), Some(MS(60))][often(&[0, 1, 2]) as usize];
-        Self {
+        let mut plan = Self {
             hosts,
+            try_blocks: 0,
+            long_down: None,
             network,
             disk,
             crash_at_message,
@@ -117,7 +123,11 @@ impl Plan {
                 park_after_attempts: [u32::MAX, 5, 1][random.usize(..3)],
                 ..Policy::default()
             },
-            limits: Limits { in_flight: [1_000, 2][random.usize(..2)], log_queue: [u64::MAX, 3][random.usize(..2)] },
+            limits: Limits {
+                in_flight: [1_000, 2][random.usize(..2)],
+                log_queue: [u64::MAX, 3][random.usize(..2)],
+                ..Limits::default()
+            },
             checkpoint_every: [1, 3, 10, 1_000][random.usize(..4)],
             seal_after: [MS(5), MS(50), Duration::MAX][random.usize(..3)],
             longest_down: MS([5, 100, 1_000][random.usize(..3)]),
@@ -126,6 +136,23 @@ impl Plan {
             by_tasks: SERVICES.get(random.usize(..=SERVICES.len())).copied(),
             #[cfg(feature = "tokio")]
             task_panics: if calm { 0 } else { [0, 20][random.usize(..2)] },
+        };
+        plan.draw_bad_services(random, calm);
+        plan
+    }
+
+    /// Drawn after all else.
+    fn draw_bad_services(&mut self, random: &mut Rng, calm: bool) {
+        let (blocks, limit, down, time) =
+            (random.usize(..3), random.usize(..3), random.usize(..4 * self.hosts.len()), MS(random.u64(2_000..6_000)));
+        if calm {
+            return;
+        }
+        self.try_blocks = [0, 40, 8][blocks];
+        self.limits.undelivered = [usize::MAX, 20, 2][limit];
+        if self.hosts.get(down).is_some_and(|host| host.coordinator.is_none()) {
+            self.long_down = Some((down, time));
+            self.purchases *= 8;
         }
     }
 

@@ -26,7 +26,7 @@ impl Served {
         serve: impl FnOnce(&Manager) -> Result<T, ParticipantError>,
     ) -> Result<T, ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        let served = self.life.with_branch(branch, || {
+        let served = self.life.tell_branch(branch, || {
             if self.life.is_alive() { serve(&manager) } else { Err(ParticipantError::Unreachable) }
         });
         if !self.life.is_alive() {

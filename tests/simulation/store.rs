@@ -153,6 +153,10 @@ impl Service for Store {
     }
 
     fn try_reserve(&self, branch: &BranchId, work: &Work) -> Result<(), SoldOut> {
+        let world = &self.life.world;
+        if world.faulty() && world.clock.once_in(world.plan.try_blocks) {
+            world.clock.sleep((super::MS * 1_500).mul_f64(world.clock.draw(fastrand::Rng::f64)));
+        }
         self.reserve(branch, std::slice::from_ref(work))
     }
 

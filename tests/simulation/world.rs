@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub struct World {
     /// Pairs of hosts that don't reach each other.
     cuts: Mutex<BTreeSet<(usize, usize)>>,
     numbers: AtomicU64,
+    /// The host that is to be down for long has been.
+    was_long_down: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,7 @@ impl World {
             counts: Mutex::default(),
             cuts: Mutex::default(),
             numbers: AtomicU64::new(0),
+            was_long_down: AtomicBool::new(false),
         })
     }
 
@@ -152,8 +156,23 @@ impl World {
         self.cuts.lock().contains(&(a.min(b), a.max(b)))
     }
 
+    /// How long the host stays down, where this is the time that it is down for long.
+    pub fn take_long_down(&self, host: usize) -> Option<Duration> {
+        let (_, time) = self.plan.long_down.filter(|(down, _)| *down == host && self.faulty())?;
+        (!self.was_long_down.swap(true, Ordering::Relaxed)).then_some(time)
+    }
+
     /// Has things happen to the world for as long as there are faults.
     pub fn have_mishaps(self: &Arc<Self>) {
+        if let Some((host, _)) = self.plan.long_down {
+            let world = Arc::clone(self);
+            self.clock.start(move || {
+                world.clock.sleep((MS * 200).mul_f64(world.clock.draw(fastrand::Rng::f64)));
+                if let Some(life) = world.hosts[host].life().filter(|_| world.faulty()) {
+                    life.crash("for long");
+                }
+            });
+        }
         let Some(every) = self.plan.mishaps_every else { return };
         let world = Arc::clone(self);
         self.clock.start(move || {

@@ -2,20 +2,23 @@
 
 use std::time::Instant;
 
-use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, OnRecord, Outcome, Phase, Step};
+use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Step};
 use crate::{
     log::{Durability, Fact, Heuristic},
     participant::{Decision, Verb},
 };
 
+/// After so many failures a branch is taken to be stuck. The first may be a lost message, which is no reason to write a record.
+const STUCK_AFTER: u32 = 2;
+
 impl Step {
     /// It was told, or is about to be.
     pub(super) const fn awaits_answer(self) -> bool {
-        matches!(self, Self::Due(_) | Self::Sent(_))
+        matches!(self, Self::Due(_) | Self::Sent(_) | Self::Kept)
     }
 
     /// It was told, or is about to be, or would be if an operator wanted.
-    const fn owes_answer(self) -> bool {
+    pub(super) const fn owes_answer(self) -> bool {
         self.awaits_answer() || matches!(self, Self::Parked)
     }
 }
@@ -26,6 +29,7 @@ impl CommitProtocol {
         self.send_due(now, verb)
             .or_else(|| self.note_heuristic())
             .or_else(|| self.take_answer())
+            .or_else(|| self.narrow())
             .or_else(|| self.park())
     }
 
@@ -86,18 +90,63 @@ impl CommitProtocol {
                     _ => {}
                 }
             }
-            // Whose outcome the log does not know is told again by the next life, and says it again.
-            let is_owed = |branch: &&Branch| {
-                matches!(
-                    (branch.step, branch.on_record),
-                    (Step::Parked, _) | (Step::Heuristic(_), OnRecord::Unwritten(_))
-                )
-            };
-            let participants = self.branches.iter().filter(is_owed).map(|branch| branch.participant.clone()).collect();
+            let participants = self.next_life_tells();
             return Some(Action::Append(Fact::Parked { txn: self.txn.clone(), participants }, Durability::Forced));
         }
         self.lies_still = true;
         Some(Action::Park)
+    }
+
+    /// Once all that are left are stuck, those who have acknowledged need not wait for them; nor anybody who does not take part.
+    /// Again when half of them have acknowledged.
+    fn narrow(&mut self) -> Option<Action> {
+        if let Narrowed::Written(owing) = self.narrowed {
+            self.narrowed = Narrowed::To(owing);
+            return Some(Action::Narrow);
+        }
+        if !self.is_stuck || self.unrecorded {
+            return None;
+        }
+        self.is_stuck = false; // until the next failure
+        let is_slow =
+            |branch: &Branch| branch.step.awaits_answer() && branch.step != Step::Kept && branch.failures < STUCK_AFTER;
+        let owing = self.branches.iter().filter(|branch| branch.step.owes_answer()).count();
+        let is_news = match self.narrowed {
+            Narrowed::Not => true,
+            Narrowed::To(before) => owing <= before / 2,
+            Narrowed::Writing(_) | Narrowed::Written(_) => false,
+        };
+        if owing == 0 || !is_news || self.branches.iter().any(is_slow) {
+            return None;
+        }
+        if self.decision() == Some(Decision::Commit) {
+            self.narrowed = Narrowed::Writing(owing);
+            let participants = self.next_life_tells();
+            return Some(Action::Append(Fact::Decided { txn: self.txn.clone(), participants }, Durability::Lazy));
+        }
+        self.narrowed = Narrowed::To(owing);
+        Some(Action::Narrow)
+    }
+
+    pub(super) fn narrowing_is_written(&mut self) {
+        if let Narrowed::Writing(owing) = self.narrowed {
+            self.narrowed = Narrowed::Written(owing);
+        }
+    }
+
+    pub(super) fn narrowing_is_unwritten(&mut self) {
+        if let Narrowed::Writing(_) = self.narrowed {
+            self.narrowed = Narrowed::Not;
+        }
+    }
+
+    /// Who owes an acknowledgement; and those whose outcome the log does not know: told again by the next life, they say it again.
+    fn next_life_tells(&self) -> Vec<crate::id::Name> {
+        let is_told = |branch: &&Branch| {
+            branch.step.owes_answer()
+                || matches!((branch.step, branch.on_record), (Step::Heuristic(_), OnRecord::Unwritten(_)))
+        };
+        self.branches.iter().filter(is_told).map(|branch| branch.participant.clone()).collect()
     }
 
     /// Whether the log names exactly those as owed that are.
@@ -180,8 +229,33 @@ impl CommitProtocol {
             Step::Due(after(now, self.policy.backoff(&self.txn, index, failures)))
         };
         let counted = self.policy.counted(failures);
+        self.is_stuck |= counted >= STUCK_AFTER && self.decision().is_some();
         let branch = &mut self.branches[index];
         (branch.step, branch.failures) = (step, counted);
+    }
+
+    /// Only decisions are kept back; and so is what a branch is told, which was told to decide alone, once that is decided for it.
+    pub(super) fn keep(&mut self, index: usize) {
+        let decided = self.decision().is_some();
+        if let Some(branch) =
+            self.branches.get_mut(index).filter(|branch| matches!(branch.step, Step::Sent(_)) && decided)
+        {
+            branch.step = Step::Kept;
+            self.is_stuck = true;
+        }
+    }
+
+    pub(super) fn let_out(&mut self, now: Instant, index: usize) {
+        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step == Step::Kept) {
+            branch.step = Step::Due(now);
+        }
+    }
+
+    pub(super) fn give_up(&mut self, index: usize) {
+        let decided = self.decision().is_some();
+        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.awaits_answer() && decided) {
+            branch.step = Step::Parked;
+        }
     }
 
     /// Has every branch told that is not out of the transaction. Those that were asked for a vote and have not

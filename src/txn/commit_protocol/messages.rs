@@ -38,6 +38,15 @@ pub enum Input {
     LogFailed,
     /// Time has passed; see [`CommitProtocol::deadline`](super::CommitProtocol::deadline).
     Tick,
+    /// What was to be sent to this branch last was not: the participant does not answer others either. It is kept back until
+    /// the driver lets it out, and costs no timer meanwhile.
+    Kept(usize),
+    /// What was kept back from this branch is to be sent now.
+    LetOut(usize),
+    /// This branch is told no more: it is parked.
+    GiveUp(usize),
+    /// An operator has all that have not acknowledged the decision told no more: they are parked.
+    Park,
     /// An operator wants the decision delivered again to all who have not acknowledged it.
     Retry,
     /// An operator has settled by hand the branches that are parked: they have ended like this.
@@ -56,6 +65,9 @@ pub enum Action {
     Append(Fact, Durability),
     /// Tell the client.
     Answer(Outcome),
+    /// From here on nobody but those who [owe](super::CommitProtocol::owing) an acknowledgement needs to remember the transaction,
+    /// once what the log was told last is durable. The transaction goes on.
+    Narrow,
     /// Nothing more comes out until an operator acts; see [`CommitProtocol::owed`](super::CommitProtocol::owed).
     Park,
     /// The transaction is over; nothing more will come out.

@@ -25,7 +25,9 @@
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |
 //! | Indeterminate | nothing; reopening the log tells |
 //!
-//! A decision is delivered to each branch until it acknowledges, or until the [`Policy`] has it *parked*. A branch that
+//! A decision is delivered to each branch until it acknowledges, or until the [`Policy`] has it *parked*. Once all that are
+//! left have failed more than once, only these need to remember it: of a commit the log is told who they are, for otherwise the
+//! next life would tell those who have forgotten. A branch that
 //! has ended by itself, otherwise than decided, is *heuristic*. Once nothing but these is left the transaction waits for an
 //! operator: [`Input::Retry`], [`Input::Force`], [`Input::Forget`]. It never ends without one of them.
 
@@ -102,6 +104,8 @@ enum Step {
     Due(Instant),
     /// It was sent; at this time it will be sent again.
     Sent(Instant),
+    /// It is not sent before the driver says so.
+    Kept,
     /// It was sent often enough; an operator is to look at it.
     Parked,
     /// It has ended otherwise than decided.
@@ -141,6 +145,19 @@ enum Phase {
     Finished,
 }
 
+/// Who needs to remember the transaction; each with how many owed an acknowledgement then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Narrowed {
+    /// All who take part.
+    Not,
+    /// The same, and the log is being told who owes.
+    Writing(usize),
+    /// The log has been told.
+    Written(usize),
+    /// Those who owe, and the driver has been told.
+    To(usize),
+}
+
 /// One transaction's state machine at its coordinator. See the [module's table](self).
 ///
 /// It is `Clone + Eq + Hash`, so that a model checker and a simulator run the production code itself.
@@ -158,6 +175,10 @@ pub struct CommitProtocol {
     logged: bool,
     /// It is decided to commit because a last resource has committed, and no record of the decision is known to be durable.
     unrecorded: bool,
+    /// Whether others than those who owe an acknowledgement need to remember it.
+    narrowed: Narrowed,
+    /// Whether a branch has failed so often that this may be worth while.
+    is_stuck: bool,
     /// Whether the log says that it is parked, and so whom it is owed to.
     parked_on_record: bool,
     /// [`Action::Park`] has come out, and nothing has changed since.
@@ -179,6 +200,8 @@ impl CommitProtocol {
             answer: None,
             logged: false,
             unrecorded: false,
+            narrowed: Narrowed::Not,
+            is_stuck: false,
             parked_on_record: false,
             lies_still: false,
             told_once_more: false,
@@ -248,6 +271,7 @@ impl CommitProtocol {
             Input::Failed(branch) => self.failed(now, branch),
             Input::Appended(lsn) => {
                 self.outcome_is_written();
+                self.narrowing_is_written();
                 if let Phase::Deciding { lsn: number @ None, .. } = &mut self.phase {
                     *number = Some(lsn);
                 }
@@ -261,6 +285,10 @@ impl CommitProtocol {
             Input::AppendRefused => self.append_refused(now),
             Input::LogFailed => self.log_failed(now),
             Input::Tick => self.tick(now),
+            Input::Kept(branch) => self.keep(branch),
+            Input::LetOut(branch) => self.let_out(now, branch),
+            Input::GiveUp(branch) => self.give_up(branch),
+            Input::Park => (0..self.branches.len()).for_each(|branch| self.give_up(branch)),
             Input::Retry => self.retry(now),
             Input::Force(decision) => self.force(decision),
             Input::Forget => self.forget(),
@@ -371,6 +399,7 @@ impl CommitProtocol {
 
     fn append_refused(&mut self, now: Instant) {
         self.outcome_is_unwritten(now);
+        self.narrowing_is_unwritten();
         if let Phase::Deciding { lsn: None, .. } = self.phase {
             if self.last_resource_has_committed() {
                 self.unrecorded = true;
@@ -384,6 +413,7 @@ impl CommitProtocol {
 
     fn log_failed(&mut self, now: Instant) {
         self.outcome_is_written(); // or never will be, in this life
+        self.narrowing_is_unwritten();
         if let Phase::Deciding { .. } = self.phase {
             if self.last_resource_has_committed() {
                 // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.

@@ -70,6 +70,8 @@ pub enum BranchState {
     Told,
     /// The last telling failed; the next one is due.
     Failing,
+    /// It is to be told once its participant answers again.
+    KeptBack,
     /// It was told often enough.
     Parked,
     /// It has ended otherwise than was decided.
@@ -86,6 +88,7 @@ impl fmt::Display for BranchState {
             Self::Promised => f.write_str("promised"),
             Self::Told => f.write_str("told"),
             Self::Failing => f.write_str("failing"),
+            Self::KeptBack => f.write_str("kept back until the participant answers"),
             Self::Parked => f.write_str("parked"),
             Self::Heuristic(how) => write!(f, "heuristic: {how}"),
             Self::Done => f.write_str("done"),
@@ -198,9 +201,20 @@ impl CommitProtocol {
         self.lies_still
     }
 
+    /// How often a branch was told in vain since the decision or the last retry.
+    #[must_use]
+    pub fn failures(&self, branch: usize) -> u32 {
+        self.branches.get(branch).map_or(0, |branch| branch.failures)
+    }
+
     /// Who is told no more and has not acknowledged. O(n) in the branches.
     pub fn owed(&self) -> impl Iterator<Item = &Name> {
         self.branches.iter().filter(|branch| branch.step == Step::Parked).map(|branch| &branch.participant)
+    }
+
+    /// Who has not acknowledged the decision, be it told again or not. O(n) in the branches.
+    pub fn owing(&self) -> impl Iterator<Item = &Name> {
+        self.branches.iter().filter(|branch| branch.step.owes_answer()).map(|branch| &branch.participant)
     }
 
     /// What all branches are together where any has ended otherwise than decided.
@@ -257,6 +271,7 @@ impl CommitProtocol {
                 Step::Yes => BranchState::Promised,
                 Step::Due(_) if branch.failures > 0 => BranchState::Failing,
                 Step::Due(_) | Step::Sent(_) => BranchState::Told,
+                Step::Kept => BranchState::KeptBack,
                 Step::Parked => BranchState::Parked,
                 Step::Heuristic(outcome) => BranchState::Heuristic(outcome),
                 Step::Out => BranchState::Done,

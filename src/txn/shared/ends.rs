@@ -25,6 +25,10 @@ impl Shared {
         let mut open = self.open.lock();
         let shelved = open.shelf.take(key);
         let task = self.take(&mut open, key, end);
+        if let Some((_, owed)) = &shelved {
+            self.hold(&open, owed);
+            self.tell_awaited(&open, key);
+        }
         let mut unwritten = Vec::new();
         if end == End::Unwritten {
             open.unwritten.push(key.mark);

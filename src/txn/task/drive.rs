@@ -21,6 +21,7 @@ use crate::{
     participant::{ParticipantError, Reply, ReplySink, Request, Response, SentIn, Verb, call_about},
     txn::{
         Action, Input,
+        circuit::Pass,
         driver::{By, Driven, guarded},
         endings::End,
         members::Reach,
@@ -96,9 +97,33 @@ impl Task {
                 Some(Action::Send(branch, verb)) => {
                     let Some(contact) = contacts.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
+                    if let Some(number) = contact.member {
+                        let failures = state.protocol.failures(branch);
+                        let (pass, effects) =
+                            self.shared.passes(&mut state.tickets, (self.key, branch), number, verb, failures);
+                        if !effects.is_empty() {
+                            MutexGuard::unlocked(state, || self.shared.carry_out(number, effects));
+                        }
+                        let not_sent = match pass {
+                            Pass::Go => None,
+                            Pass::Hold => Some(Input::Kept(branch)),
+                            Pass::Fail => Some(state.hears(branch, Err(ParticipantError::CircuitOpen))),
+                        };
+                        if let Some(input) = not_sent {
+                            state.protocol.handle(now, input);
+                            if pass == Pass::Hold {
+                                MutexGuard::unlocked(state, || self.shared.carry_out(number, Vec::new()));
+                            }
+                            continue;
+                        }
+                    }
                     let watched = state.watch.sends(branch, &contact.branch, verb);
                     let send = || watched.call(|| self.send(branch, contact, verb, Terms { deadline, unrecorded, by }));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
+                        let (id, breakers) = ((self.key, branch), &self.shared.breakers);
+                        if let Some(report) = state.tickets.answered(id, contact.member, breakers, &answer) {
+                            MutexGuard::unlocked(state, || self.shared.report(report));
+                        }
                         next = Some(state.hears(branch, answer));
                     }
                     // However quick it was said to be.
@@ -129,13 +154,27 @@ impl Task {
                         });
                     }
                 }
+                Some(Action::Narrow) => {
+                    let owed = state.protocol.owing().cloned().collect();
+                    let end = mem::take(&mut state.end);
+                    MutexGuard::unlocked(state, || self.shared.shelve(Arc::clone(self), owed, false, end));
+                }
                 Some(Action::Park) => {
                     let owed = state.protocol.owed().cloned().collect();
                     let end = mem::take(&mut state.end);
                     state.shelved = true;
-                    MutexGuard::unlocked(state, || self.shared.shelve(Arc::clone(self), owed, end));
+                    let mut tickets = mem::take(&mut state.tickets);
+                    MutexGuard::unlocked(state, || {
+                        self.shared.hand_in(self.key, &mut tickets, false);
+                        self.shared.shelve(Arc::clone(self), owed, true, end);
+                    });
+                    state.tickets = tickets;
                 }
                 Some(Action::Finish) => {
+                    let mut tickets = mem::take(&mut state.tickets);
+                    if !tickets.is_empty() {
+                        MutexGuard::unlocked(state, || self.shared.hand_in(self.key, &mut tickets, true));
+                    }
                     let unwritten = self.shared.ended(self.key, state.end);
                     if !unwritten.is_empty() {
                         MutexGuard::unlocked(state, || self.shared.write(unwritten));
@@ -162,6 +201,7 @@ impl Task {
     /// What the log says to it, as the protocol's next input.
     fn append(&self, state: &mut MutexGuard<'_, State>, fact: Fact, durability: Durability) -> Input {
         let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
+        let narrows = matches!(fact, Fact::Decided { .. }) && durability == Durability::Lazy;
         state.appending = true;
         let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
         let result = MutexGuard::unlocked(state, || catch_unwind(append));
@@ -173,6 +213,10 @@ impl Task {
             state.end = result.as_ref().map_or(End::Refused, |lsn| End::Logged(*lsn));
         }
         match result {
+            Ok(lsn) if narrows => {
+                state.end = End::Logged(lsn);
+                Input::Appended(lsn)
+            }
             Ok(lsn) => Input::Appended(lsn),
             Err(error) => {
                 // Nothing is known for certain of a log whose write or sync has failed, not even what a refusal says:
@@ -231,8 +275,8 @@ impl Task {
         verb: Verb,
         terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
-        let (name, member) = &self.shared.members[number];
-        let mut call = self.shared.call(name, verb, terms.deadline);
+        let member = &self.shared.members[number].1;
+        let mut call = self.shared.call(number, verb, terms.deadline);
         if terms.unrecorded {
             call.log = LogId::NONE;
         }

@@ -1,0 +1,339 @@
+//! The participants' [circuits](super::circuit), wired: who asks them before a message goes out and tells them what came of it.
+
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    BranchError, Input,
+    circuit::{Circuit, Effect, Id, Pass, Settings},
+    driver::{By, Driven},
+    shared::Shared,
+    status::CircuitStatus,
+    task::Task,
+};
+use crate::participant::{ParticipantError, Response, Verb};
+
+/// One participant's circuit.
+pub(super) struct Breaker {
+    /// Whether all goes well and nothing is outstanding, so that a participant that answers at once need not be asked about.
+    is_calm: AtomicBool,
+    inner: Mutex<Inner>,
+    ticker: OnceLock<Arc<Ticker>>,
+}
+
+struct Inner {
+    circuit: Circuit,
+    last_error: Option<ParticipantError>,
+    /// The timer that is set.
+    timer: Option<Instant>,
+}
+
+/// A message to a branch of which the circuit has been told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    pub(super) member: usize,
+    /// Set until it is answered.
+    asked_at: Option<Instant>,
+    is_vote: bool,
+    owes: bool,
+}
+
+impl Breaker {
+    pub(super) fn new(settings: Settings) -> Self {
+        let inner = Inner { circuit: Circuit::new(settings), last_error: None, timer: None };
+        Self { is_calm: AtomicBool::new(true), inner: Mutex::new(inner), ticker: OnceLock::new() }
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.is_calm.load(Ordering::Acquire)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> (T, Vec<Effect>) {
+        let mut inner = self.inner.lock();
+        let result = act(&mut inner);
+        let calm = inner.circuit.is_calm();
+        if calm != self.is_calm.load(Ordering::Relaxed) {
+            self.is_calm.store(calm, Ordering::Release);
+        }
+        (result, inner.circuit.take_effects())
+    }
+}
+
+/// What came of a message, in the circuit's terms.
+#[derive(Clone, Debug)]
+enum Told {
+    Sense,
+    Failure(ParticipantError),
+}
+
+impl Told {
+    fn by(result: &Result<Response, ParticipantError>) -> Self {
+        match result {
+            Err(
+                error @ (ParticipantError::Unreachable
+                | ParticipantError::Panicked
+                | ParticipantError::Log(_)
+                | ParticipantError::Resource(_)),
+            ) => Self::Failure(error.clone()),
+            _ => Self::Sense,
+        }
+    }
+}
+
+/// Whether the answer ends what the branch owes.
+const fn acknowledges(result: &Result<Response, ParticipantError>) -> bool {
+    matches!(
+        result,
+        Ok(Response::Done)
+            | Err(ParticipantError::UnknownBranch
+                | ParticipantError::AlreadyCommitted
+                | ParticipantError::AlreadyRolledBack
+                | ParticipantError::Heuristic(_))
+    )
+}
+
+/// An answer that a circuit is to be told of.
+pub(super) struct Report {
+    number: usize,
+    id: Id,
+    asked_at: Option<Instant>,
+    is_vote: bool,
+    acknowledged: bool,
+    told: Told,
+}
+
+/// The tickets of a transaction's branches, by their indices; none where all has gone well so far.
+#[derive(Default)]
+pub(super) struct Tickets(Vec<Option<Ticket>>);
+
+impl Tickets {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn at(&mut self, index: usize) -> &mut Option<Ticket> {
+        if self.0.len() <= index {
+            self.0.resize(index + 1, None);
+        }
+        &mut self.0[index]
+    }
+
+    /// What the circuit is to hear of an answer, if it is of interest there.
+    pub(super) fn answered(
+        &mut self,
+        id: Id,
+        number: Option<usize>,
+        breakers: &[Breaker],
+        result: &Result<Response, ParticipantError>,
+    ) -> Option<Report> {
+        let ticket = self.0.get_mut(id.1).and_then(Option::as_mut);
+        let number = ticket.as_ref().map(|ticket| ticket.member).or(number)?;
+        let told = Told::by(result);
+        if ticket.is_none() && matches!(told, Told::Sense) && breakers[number].is_calm() {
+            return None;
+        }
+        let mut report =
+            Report { number, id, asked_at: None, is_vote: false, acknowledged: acknowledges(result), told };
+        if let Some(ticket) = ticket {
+            (report.asked_at, report.is_vote) = (ticket.asked_at.take(), ticket.is_vote);
+            ticket.owes &= !report.acknowledged;
+        }
+        Some(report)
+    }
+}
+
+impl Shared {
+    /// Asks the circuit whether a message goes out, and notes that it does.
+    pub(super) fn passes(
+        &self,
+        tickets: &mut Tickets,
+        id: Id,
+        number: usize,
+        verb: Verb,
+        failures: u32,
+    ) -> (Pass, Vec<Effect>) {
+        let breaker = &self.breakers[number];
+        if breaker.is_calm() && self.members.answers_at_once(Some(number)) {
+            return (Pass::Go, Vec::new());
+        }
+        let now = self.platform.now();
+        let ticket = tickets.at(id.1);
+        breaker.with(|inner| {
+            let circuit = &mut inner.circuit;
+            if let Some(asked_at) = ticket.as_mut().and_then(|ticket| ticket.asked_at.take()) {
+                circuit.unasked(ticket.is_some_and(|ticket| ticket.is_vote));
+                circuit.is_late(now, id, asked_at);
+            }
+            let pass = match verb {
+                Verb::Prepare => circuit.asks_vote(now),
+                Verb::CommitOnePhase => {
+                    circuit.asks(now);
+                    Pass::Go
+                }
+                Verb::Commit | Verb::Rollback => circuit.delivers(now, id, failures),
+            };
+            let asked_at = (pass == Pass::Go).then_some(now);
+            let owes = matches!(verb, Verb::Commit | Verb::Rollback);
+            *ticket = Some(Ticket { member: number, asked_at, is_vote: verb == Verb::Prepare, owes });
+            pass
+        })
+    }
+
+    /// Tells the circuit what came of a message.
+    pub(super) fn report(self: &Arc<Self>, report: Report) {
+        let now = self.platform.now();
+        self.wire(report.number, |inner| {
+            let circuit = &mut inner.circuit;
+            if let Some(asked_at) = report.asked_at {
+                circuit.answered(now, asked_at, report.is_vote);
+            }
+            match report.told {
+                Told::Sense => circuit.succeeded(now, report.id),
+                Told::Failure(error) => {
+                    circuit.failed(now, report.id);
+                    inner.last_error = Some(error);
+                }
+            }
+            if report.acknowledged {
+                inner.circuit.settled(now, report.id);
+            }
+        });
+    }
+
+    /// A transaction is over, or waits for an operator and still owes.
+    pub(super) fn hand_in(self: &Arc<Self>, key: super::shared::Key, tickets: &mut Tickets, is_over: bool) {
+        let now = self.platform.now();
+        for (index, ticket) in tickets.0.iter_mut().enumerate() {
+            let Some(held) = ticket else { continue };
+            let (asked_at, id) = (held.asked_at.take(), (key, index));
+            let (owes, is_vote, number) = (held.owes, held.is_vote, held.member);
+            if asked_at.is_none() && !owes {
+                continue;
+            }
+            self.wire(number, |inner| {
+                if asked_at.is_some() {
+                    inner.circuit.unasked(is_vote);
+                }
+                if is_over {
+                    inner.circuit.settled(now, id);
+                } else {
+                    inner.circuit.parked(now, id);
+                }
+            });
+        }
+    }
+
+    /// Whether a participant is given new branches.
+    pub(super) fn admits(self: &Arc<Self>, number: usize) -> Result<(), BranchError> {
+        if self.breakers[number].is_calm() && self.members.answers_at_once(Some(number)) {
+            return Ok(());
+        }
+        let now = self.platform.now();
+        self.wire(number, |inner| inner.circuit.admits(now)).map_err(|refused| BranchError::Refused {
+            participant: self.members[number].0.clone(),
+            why: refused.why,
+            outstanding: refused.outstanding,
+            since: now.saturating_duration_since(refused.since),
+        })
+    }
+
+    /// An operator has something told again.
+    pub(super) fn probe_now(self: &Arc<Self>, number: usize) {
+        let now = self.platform.now();
+        self.wire(number, |inner| inner.circuit.probe_now(now));
+    }
+
+    fn wire<T>(self: &Arc<Self>, number: usize, act: impl FnOnce(&mut Inner) -> T) -> T {
+        let (result, effects) = self.breakers[number].with(act);
+        self.carry_out(number, effects);
+        result
+    }
+
+    /// Does what a circuit wants done. No lock of a transaction may be held.
+    pub(super) fn carry_out(self: &Arc<Self>, number: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            let ((key, index), input) = match effect {
+                Effect::LetOut(id) => (id, Input::LetOut(id.1)),
+                Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
+            };
+            let tasks: Vec<Arc<Task>> = self.tasks_of(key.mark).into_iter().filter(|task| task.key() == key).collect();
+            if tasks.is_empty() {
+                // It has ended meanwhile.
+                let now = self.platform.now();
+                self.wire(number, |inner| inner.circuit.settled(now, (key, index)));
+            }
+            for task in tasks {
+                task.push(input);
+                self.driver.enqueue(task as Arc<dyn Driven>);
+            }
+        }
+        self.set_tick(number);
+    }
+
+    fn set_tick(self: &Arc<Self>, number: usize) {
+        let breaker = &self.breakers[number];
+        if breaker.is_calm() {
+            return;
+        }
+        let mut inner = breaker.inner.lock();
+        let Some(at) = inner.circuit.next_tick() else { return };
+        if inner.timer.is_none_or(|timer| at < timer) {
+            inner.timer = Some(at);
+            drop(inner);
+            let ticker = breaker.ticker.get_or_init(|| Arc::new(Ticker { shared: Arc::downgrade(self), number }));
+            let ticker = Arc::downgrade(ticker);
+            let ticker: Weak<dyn Driven> = ticker;
+            self.driver.enqueue_at(at, ticker);
+        }
+    }
+
+    /// What there is to be seen of all circuits.
+    pub(super) fn circuits(&self) -> Vec<CircuitStatus> {
+        let now = self.platform.now();
+        let of = |((participant, _), breaker): (&(crate::id::Name, _), &Breaker)| {
+            let (view, last_error) = {
+                let inner = breaker.inner.lock();
+                (inner.circuit.view(), inner.last_error.clone())
+            };
+            let ago = |at: Instant| now.saturating_duration_since(at);
+            CircuitStatus {
+                participant: participant.clone(),
+                state: view.state,
+                since: view.since.map(ago),
+                unanswered: view.unanswered,
+                undelivered: view.undelivered,
+                kept_back: view.kept,
+                oldest: view.oldest.map(ago),
+                next_probe: view.next_probe.map(|at| at.saturating_duration_since(now)),
+                last_error,
+            }
+        };
+        self.members.iter().zip(&*self.breakers).map(of).collect()
+    }
+}
+
+/// Wakes up for one circuit.
+struct Ticker {
+    shared: Weak<Shared>,
+    number: usize,
+}
+
+impl Driven for Ticker {
+    fn run(self: Arc<Self>, _: By) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let now = shared.platform.now();
+        shared.wire(self.number, |inner| {
+            if inner.timer.is_some_and(|at| at <= now) {
+                inner.timer = None;
+            }
+            inner.circuit.tick(now);
+        });
+    }
+}
