@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use ringpact::{
     BranchId, Epoch, LogError, LogId, Mark, Name, Vote,
     log::Heuristic,
-    participant::{Call, Decision, ParticipantError, Request, Response, Verb, Verdict},
+    participant::{Call, Decision, Life, ParticipantError, Request, Response, Verb, Verdict},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -30,6 +30,7 @@ fn call() -> Call {
     let mut call = Call::new(LogId::from_bytes([9; 16]));
     call.epoch = Epoch::new(7);
     call.ended_below = Mark { epoch: Epoch::new(7), sequence: 40 };
+    (call.identity, call.position) = (LogId::from_bytes([8; 16]), 300);
     call
 }
 
@@ -57,15 +58,27 @@ fn assert_wire<T: Serialize + DeserializeOwned + Debug>(value: &T, json: &str, b
 fn requests_keep_their_names_and_places() {
     let verbs = [(Verb::Prepare, "Prepare"), (Verb::Commit, "Commit"), (Verb::Rollback, "Rollback")];
     for (place, (verb, name)) in (0..).zip(verbs.into_iter().chain([(Verb::CommitOnePhase, "CommitOnePhase")])) {
-        let log = vec!["9"; 16].join(",");
-        let call_json =
-            format!(r#"{{"log":[{log}],"epoch":7,"ended_below":{{"epoch":7,"sequence":40}},"deadline":null}}"#);
+        let (log, identity) = (vec!["9"; 16].join(","), vec!["8"; 16].join(","));
+        let call_json = format!(
+            r#"{{"log":[{log}],"epoch":7,"ended_below":{{"epoch":7,"sequence":40}},"deadline":null,"identity":[{identity}],"position":300}}"#
+        );
         let json = format!(r#"{{"Branch":{{"branch":{BRANCH},"verb":"{name}","call":{call_json}}}}}"#);
-        let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0]].concat();
+        let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0], &[8; 16], &[0xac, 2]].concat();
         assert_wire(&request(verb, call()), &json, &bytes);
     }
     let in_doubt = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life: None };
-    assert_wire(&in_doubt, r#"{"InDoubt":{"coordinator":"shop"}}"#, b"\x01\x04shop");
+    assert_wire(&in_doubt, r#"{"InDoubt":{"coordinator":"shop","life":null}}"#, b"\x01\x04shop\x00");
+    let life = Some(Life::new(LogId::from_bytes([8; 16]), Epoch::new(7), 300));
+    let introduced = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life };
+    let (eight, none) = (vec!["8"; 16].join(","), vec!["0"; 16].join(","));
+    let json = format!(
+        r#"{{"InDoubt":{{"coordinator":"shop","life":{{"log":[{eight}],"epoch":7,"position":300,"replaces":[{none}]}}}}}}"#
+    );
+    let bytes = [b"\x01\x04shop\x01", &[8; 16][..], &[7, 0xac, 2], &[0; 16]].concat();
+    assert_wire(&introduced, &json, &bytes);
+    // As it was said before lives were.
+    let before = serde_json::from_str(r#"{"InDoubt":{"coordinator":"shop"}}"#).unwrap();
+    assert!(matches!(before, Request::InDoubt { life: None, .. }));
     let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
     assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());
 }

@@ -207,7 +207,7 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     b.execute(&current, 8).unwrap();
     assert_eq!(b.prepare(&current, &call(2)).unwrap(), Vote::Yes);
     let refused = |what: &str, answer: Result<(), ParticipantError>| {
-        assert!(matches!(answer, Err(ParticipantError::Stale)), "{what}: {answer:?}");
+        assert!(matches!(answer, Err(ParticipantError::Superseded(_))), "{what}: {answer:?}");
     };
     for branch in [&promised, &worked, &unseen] {
         refused("a prepare", b.prepare(branch, &call(1)).map(drop));

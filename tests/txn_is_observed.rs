@@ -128,12 +128,15 @@ fn commit(coordinator: &Coordinator) -> Result<(), ringpact::CommitError> {
 #[test]
 fn a_transaction_is_a_span_with_its_phases_and_branches() {
     let notes = notes();
-    commit(&open("spans", &Scripted::new(), &Scripted::new())).unwrap();
-    let mine = |span: &&String| span.starts_with("transaction txn=spans:1:1");
+    let coordinator = open("spans", &Scripted::new(), &Scripted::new());
+    let txn = format!("transaction txn=spans:{}:1", coordinator.epoch());
+    commit(&coordinator).unwrap();
+    drop(coordinator);
+    let mine = |span: &&String| span.starts_with(&txn);
     let spans: Vec<_> = notes.0.spans.lock().values().filter(mine).cloned().collect();
-    let within = "transaction txn=spans:1:1 > phase phase=";
+    let within = format!("{txn} > phase phase=");
     let named = |what: &str| spans.iter().filter(|span| span.starts_with(&format!("{within}{what}"))).count();
-    assert!(spans.iter().any(|span| span == "transaction txn=spans:1:1 outcome=\"committed\""), "{spans:#?}");
+    assert!(spans.iter().any(|span| *span == format!("{txn} outcome=\"committed\"")), "{spans:#?}");
     for phase in ["\"active\"", "\"prepare\"", "\"decide\"", "\"commit\""] {
         assert_eq!(spans.iter().filter(|span| **span == format!("{within}{phase}")).count(), 1, "{phase}: {spans:#?}");
     }
@@ -191,7 +194,7 @@ fn assert_works_within_its_branches(coordinator: &Coordinator) {
     commit(coordinator).unwrap();
     assert!(coordinator.settle(Duration::from_secs(10)));
     let within = notes.0.within.lock().clone();
-    let txn = format!("{}:1:1", coordinator.name());
+    let txn = format!("{}:{}:1", coordinator.name(), coordinator.epoch());
     for participant in ["a", "b"] {
         let works: Vec<_> =
             within.iter().filter(|(_, line)| line.contains(&format!("branch={txn}:{participant}"))).collect();

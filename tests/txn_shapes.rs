@@ -51,7 +51,7 @@ fn the_same_participant_has_one_branch_however_often_it_is_named() {
     let mut txn = coordinator.begin();
     let first = txn.branch("a").unwrap().clone();
     assert_eq!(txn.branch("a").unwrap(), &first);
-    assert_eq!(first.to_string(), format!("{}:1:1:a", coordinator.name()));
+    assert_eq!(first.to_string(), format!("{}:{}:1:a", coordinator.name(), coordinator.epoch()));
     managers[0].execute(&first, 2).unwrap();
     managers[0].execute(&first, 4).unwrap();
     txn.commit().wait().unwrap();

@@ -101,7 +101,7 @@ fn attempts_and_the_last_error_are_there() {
     assert_eq!(branch.state, BranchState::Failing);
     assert!(branch.failures >= 2, "{}", branch.failures);
     let page = status.to_string();
-    assert!(page.contains("c:1:1: committing, for "), "{page}");
+    assert!(page.contains(&format!("{}: committing, for ", status.transactions[0].txn)), "{page}");
     assert!(page.contains("b: failing, told ") && page.contains("the test wants it broken"), "{page}");
     b.mend();
     assert!(coordinator.settle(SOON));

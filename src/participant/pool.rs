@@ -6,7 +6,7 @@ use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Response, Verb,
+    Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Verb,
     endpoint::call,
     sent_in::SentIn,
     twins::{Joined, Twins, What, answer},
@@ -29,12 +29,14 @@ pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 /// gets that one's answer. A prepare whose deadline has passed while it waited, whose rollback has come, or whose coordinator
 /// is gone is not carried out.
 pub struct Pooled {
+    /// The calls that are queued or under way have it, too, and nobody else: an idle thread would keep it, and the log that
+    /// it has open, beyond the drop of this.
+    participant: Arc<dyn Participant>,
     shared: Arc<Shared>,
     limit: usize,
 }
 
 struct Shared {
-    participant: Box<dyn Participant>,
     state: Mutex<State>,
     work: Condvar,
     platform: Platform,
@@ -51,6 +53,7 @@ struct State {
 }
 
 struct Job {
+    participant: Arc<dyn Participant>,
     request: Request,
     what: What,
     sent_in: SentIn,
@@ -85,8 +88,8 @@ impl Pooled {
 
     pub(crate) fn on(platform: Platform, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let work = platform.condvar();
-        let shared = Shared { participant: Box::new(participant), state: Mutex::default(), work, platform };
-        Self { shared: Arc::new(shared), limit: threads.get() }
+        let shared = Arc::new(Shared { state: Mutex::default(), work, platform });
+        Self { participant: Arc::new(participant), shared, limit: threads.get() }
     }
 
     fn start_thread(&self) -> io::Result<()> {
@@ -96,12 +99,6 @@ impl Pooled {
 }
 
 impl Shared {
-    /// The span is let go before anybody hears of the answer.
-    #[expect(clippy::needless_pass_by_value, reason = "it is let go")]
-    fn answer(&self, request: &Request, sent_in: SentIn) -> Result<Response, ParticipantError> {
-        sent_in.call(|| call(&*self.participant, request))
-    }
-
     /// Whether nobody waits for the answer any more. Of votes only: everything else is to be done, late or not.
     fn comes_too_late(&self, request: &Request) -> bool {
         let Request::Branch { verb: Verb::Prepare, call, .. } = request else { return false };
@@ -111,15 +108,17 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(Job { request, what, sent_in }) = state.next() {
+            if let Some(Job { participant, request, what, sent_in }) = state.next() {
                 let is_vote = matches!(what, What::Branch(_, Verb::Prepare, _));
                 let is_awaited = !is_vote || state.twins.is_awaited(&what);
                 drop(state);
                 let result = if !is_awaited || self.comes_too_late(&request) {
                     Err(ParticipantError::Unreachable)
                 } else {
-                    self.answer(&request, sent_in)
+                    sent_in.call(|| call(&*participant, &request))
                 };
+                // Before anybody hears of the answer: whoever hears the last one may drop everything and open it again.
+                drop((participant, sent_in));
                 let replies = self.state.lock().twins.take(&what);
                 // A panic there has printed its message, and must not cost a thread.
                 answer(replies, &result);
@@ -148,7 +147,8 @@ impl Endpoint for Pooled {
         };
         let joined = state.twins.join(&what, reply);
         if let Joined::First = joined {
-            let job = Job { request, what, sent_in: SentIn::current() };
+            let participant = Arc::clone(&self.participant);
+            let job = Job { participant, request, what, sent_in: SentIn::current() };
             let queue = if job.what.is_urgent() { &mut state.urgent } else { &mut state.votes };
             queue.push_back(job);
         }
@@ -172,7 +172,7 @@ impl Endpoint for Pooled {
     }
 
     fn greet(&self, greeting: &Greeting) {
-        self.shared.participant.greet(greeting);
+        self.participant.greet(greeting);
     }
 }
 

@@ -167,6 +167,8 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
         // Dropped by the runtime, the task drops the replies, which says that the call has failed.
         self.runtime.spawn(async move {
             let result = caught(call(&*participant, &request), sent_in).await;
+            // Whoever hears the last answer may drop everything and open it again.
+            drop(participant);
             answer(replies.take(), &result);
         });
     }

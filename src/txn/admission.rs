@@ -223,6 +223,11 @@ impl Admission {
         self.wake_all();
     }
 
+    /// Whether nobody is let in any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
     pub(super) fn forced(&self, lsn: Lsn) {
         if self.limits.log_queue != u64::MAX {
             self.forced.fetch_max(lsn.number(), Ordering::Relaxed);

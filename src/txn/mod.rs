@@ -13,6 +13,7 @@ pub mod commit_protocol;
 mod coordinator;
 mod driver;
 mod endings;
+mod expiry;
 mod inquiries;
 mod introductions;
 mod lanes;

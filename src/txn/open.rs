@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -151,6 +152,33 @@ impl<T> OpenTransactions<T> {
         self.others.values().chain(self.window.iter().filter_map(Place::open))
     }
 
+    /// Shows those that are open from this mark on, in the order of their beginning, and passes `most` places at the most.
+    /// Gives the mark to go on from; `None` if there is nothing left, or if it was told to stop.
+    pub(super) fn look(&self, from: Mark, mut most: usize, mut see: impl FnMut(&T) -> ControlFlow<()>) -> Option<Mark> {
+        // All of those moved out come before the window.
+        for (key, what) in self.others.range(Key::of(from)..) {
+            if most == 0 {
+                return Some(key.mark);
+            }
+            most -= 1;
+            if see(what).is_break() {
+                return None;
+            }
+        }
+        let first = Mark { epoch: self.epoch, sequence: self.first }.max(from);
+        let passed = usize::try_from(first.sequence - self.first).unwrap_or(usize::MAX);
+        for (sequence, place) in (first.sequence..).zip(self.window.iter().skip(passed)) {
+            if most == 0 {
+                return Some(Mark { epoch: self.epoch, sequence });
+            }
+            most -= 1;
+            if place.open().is_some_and(|what| see(what).is_break()) {
+                return None;
+            }
+        }
+        None
+    }
+
     /// Where in the window the transaction has its place, if it has.
     fn place(&self, key: Key) -> Option<usize> {
         let index = usize::try_from(key.mark.sequence.checked_sub(self.first)?).ok()?;
@@ -260,6 +288,18 @@ mod tests {
                 }
             }
             assert!(table.iter().copied().collect::<BTreeSet<_>>() == open, "seed {seed}");
+            // In slices, the table being what it may between them.
+            let (mut from, mut seen) = (Some(Mark::default()), Vec::new());
+            while let Some(mark) = from {
+                from = table.look(mark, 7, |sequence| {
+                    seen.push(*sequence);
+                    ControlFlow::Continue(())
+                });
+                if seen.len().is_multiple_of(3) {
+                    table.move_out();
+                }
+            }
+            assert!(seen.iter().eq(&open), "seed {seed}");
             assert!(open.iter().all(|sequence| table.of(key(*sequence).mark).eq([sequence])), "seed {seed}");
         }
     }

@@ -76,12 +76,17 @@ impl Policy {
         whole / 2 + whole / 32 * sixteenths
     }
 
-    /// The same, with no pause shorter than [`SHORTEST_BACKOFF`]. It is the driver that must not spin; the protocol
+    /// The same, with no pause between messages shorter than [`SHORTEST_BACKOFF`]. It is the driver that must not spin; the protocol
     /// itself is content with no pause at all, and with none its states are finitely many, and can all be searched.
     pub(super) fn paced(self) -> Self {
         // A pause is at least half of the doubling value, which begins with the first and ends with the longest.
         let least = SHORTEST_BACKOFF * 2;
-        Self { first_backoff: self.first_backoff.max(least), longest_backoff: self.longest_backoff.max(least), ..self }
+        Self {
+            first_backoff: self.first_backoff.max(least),
+            longest_backoff: self.longest_backoff.max(least),
+            delivery_timeout: self.delivery_timeout.max(least),
+            ..self
+        }
     }
 
     /// Whether a branch that has failed so often, over such a time, is told no more.
@@ -129,7 +134,11 @@ mod tests {
         let txn = TxnId::new(Name::new("c").expect("a valid name"), Epoch::new(1), 1);
         let (zero, long) = (Duration::ZERO, Duration::from_secs(1));
         for (first_backoff, longest_backoff) in [(zero, zero), (zero, long), (long, zero)] {
-            let policy = Policy { first_backoff, longest_backoff, ..Policy::default() }.paced();
+            let policy = Policy { first_backoff, longest_backoff, delivery_timeout: zero, ..Policy::default() }.paced();
+            assert!(
+                policy.delivery_timeout >= SHORTEST_BACKOFF,
+                "a message without an answer is not sent without a pause"
+            );
             let shortest = (1..=255).map(|failures| policy.backoff(&txn, 0, failures)).min();
             assert!(shortest >= Some(SHORTEST_BACKOFF), "{policy:?}: {shortest:?}");
         }

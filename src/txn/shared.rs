@@ -1,11 +1,11 @@
 //! What a coordinator's transactions share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     mem,
     ops::RangeInclusive,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,11 +17,11 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Input, Openings, OperatorError, Policy, Remembered, TransactionState,
     admission::{Admission, Limits},
-    alarms::Alarms,
     breakers::Breaker,
     circuit::Settings,
     driver::{By, Driven, Driver, Sweep},
     endings::End,
+    expiry::Expiry,
     lanes::Lane,
     members::Members,
     observe::{self, METERED},
@@ -74,7 +74,7 @@ pub(super) struct Shared {
     ended_below: CachePadded<AtomicU64>,
     /// How far the log is durable, at least; written and read as `ended_below` is.
     position: CachePadded<AtomicU64>,
-    open: CachePadded<Mutex<Open>>,
+    pub(super) open: CachePadded<Mutex<Open>>,
     settled: Condvar,
 }
 
@@ -97,16 +97,16 @@ impl Holds {
 }
 
 /// What has begun and has not ended.
-struct Open {
-    transactions: OpenTransactions,
+pub(super) struct Open {
+    pub(super) transactions: OpenTransactions,
     /// Those that have ended, and whose ends the log does not hold yet.
     unwritten: Vec<Mark>,
     /// How many threads are about to write ends, or at it.
     writing: usize,
     /// Those that only some have to remember.
     shelf: Shelf,
-    /// When the driver looks for transactions whose time is over.
-    expiries: Alarms,
+    /// When it is looked for transactions whose time is over.
+    pub(super) expiry: Expiry,
     /// For whose end somebody waits: see [`Shared::settle`].
     awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
@@ -174,7 +174,7 @@ impl Shared {
             unwritten: Vec::new(),
             writing: 0,
             shelf: Shelf::default(),
-            expiries: Alarms::default(),
+            expiry: Expiry::default(),
             awaited: Vec::new(),
             inquiries: BTreeMap::new(),
             abandoned: false,
@@ -216,18 +216,17 @@ impl Shared {
         let mut open = self.open.lock();
         number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
         if admitted {
-            self.look_for_expired_at(&mut open, expires);
+            self.will_expire(&mut open, timeout, expires);
         }
         self.note_ended(&mut open, durable);
-        task
-    }
-
-    fn look_for_expired_at(self: &Arc<Self>, open: &mut Open, at: Instant) {
-        if open.expiries.sets(at) {
-            let this = Arc::downgrade(self);
-            let this: Weak<dyn Driven> = this;
-            self.driver.enqueue_at(at, this);
+        drop(open);
+        // Whoever shuts down closes first and then rolls back what is in the table: one that was let in before and comes into
+        // the table after that finds it closed.
+        if self.admission.is_closed() && admitted && task.take_over() {
+            task.push(Input::Rollback);
+            Arc::clone(&task).run(By::Caller);
         }
+        task
     }
 
     /// A transaction of an earlier life goes on. `owed` have not acknowledged it; nobody else is told of it any more.
@@ -410,29 +409,6 @@ impl Shared {
         }
     }
 
-    /// Rolls back the transactions whose time is over.
-    fn roll_back_expired(self: &Arc<Self>) {
-        let now = self.platform.now();
-        let mut expired = Vec::new();
-        let mut open = self.open.lock();
-        let mut next = None;
-        for task in open.transactions.iter().filter(|task| task.is_clients()) {
-            if task.expires() > now {
-                next = Some(next.map_or(task.expires(), |at| task.expires().min(at)));
-            } else if task.take_over() {
-                expired.push(Arc::clone(task));
-            }
-        }
-        open.expiries.go_off(now);
-        if let Some(at) = next {
-            self.look_for_expired_at(&mut open, at);
-        }
-        drop(open);
-        for task in expired {
-            self.driver.enqueue(task as Arc<dyn Driven>);
-        }
-    }
-
     /// Ends a transaction that none of its log's openings has given out, in the way that an operator says. Blocks for one
     /// write of the log if it is to commit.
     pub(super) fn settle_unclaimed(self: &Arc<Self>, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
@@ -476,8 +452,14 @@ impl Shared {
 
     /// All that is open.
     pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
-        let open = self.open.lock();
-        open.transactions.iter().chain(open.shelf.tasks()).map(Arc::clone).collect()
+        let mut all = Vec::new();
+        self.look_at_open(|task| all.push(Arc::clone(task)));
+        // One that was put on the shelf meanwhile is there twice.
+        let shelved: Vec<_> = self.open.lock().shelf.tasks().map(Arc::clone).collect();
+        let keys: HashSet<Key> = shelved.iter().map(|task| task.key()).collect();
+        all.retain(|task| !keys.contains(&task.key()));
+        all.extend(shelved);
+        all
     }
 
     /// Who has not said yet what it holds of earlier epochs.
@@ -486,7 +468,14 @@ impl Shared {
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
-        self.open.lock().running().map(Arc::clone).collect()
+        let mut running = Vec::new();
+        self.look_at_open(|task| {
+            if !task.is_clients() {
+                running.push(Arc::clone(task));
+            }
+        });
+        running.extend(self.open.lock().shelf.running().map(Arc::clone));
+        running
     }
 
     /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.

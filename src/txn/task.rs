@@ -315,6 +315,11 @@ impl Task {
         matches!(branch, BranchState::Told | BranchState::Failing | BranchState::KeptBack).then_some(index)
     }
 
+    /// When it began, or was found in the log.
+    pub(super) const fn since(&self) -> Instant {
+        self.since
+    }
+
     /// When it is rolled back if nobody has committed it.
     pub(super) const fn expires(&self) -> Instant {
         self.expires

@@ -1,0 +1,178 @@
+//! Rolling back what no client has committed in time, without holding up the others.
+//!
+//! A timer for each transaction would cost each of them, and nearly all end long before their time-out. So the open
+//! transactions are looked through instead, from the oldest on, when the first of them is due. What keeps that cheap where
+//! hundreds of thousands are open: the table's lock is taken for a few hundred places at a time; the look ends at the first
+//! transaction that is younger than the shortest time-out in use; and looking takes a tenth of the time at most, so that with
+//! very many open a time-out comes a little later than it was set, and nobody else does.
+
+use std::{
+    mem,
+    ops::ControlFlow,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use super::{
+    alarms::Alarms,
+    driver::Driven,
+    shared::{Open, Shared},
+    task::Task,
+};
+use crate::id::Mark;
+
+/// Number of places that are looked at under one hold of the table's lock: some ten microseconds.
+pub(super) const SLICE: usize = 256;
+
+/// Number of expired transactions that are handed to the workers at once, and the pause after that: the others go on beside
+/// it, should a million expire in one moment.
+const MOST_AT_ONCE: usize = 128;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// After each look there is a pause of this many times as long.
+const PAUSE_PER_LOOK: u32 = 9;
+
+pub(super) struct Expiry {
+    alarms: Alarms,
+    /// No open transaction of a client has a shorter time-out.
+    shortest: Duration,
+    /// The same, of those that have begun since the present look began.
+    shortest_begun: Duration,
+    /// A worker is looking.
+    looking: bool,
+    /// It is to look again at once: an alarm went off meanwhile.
+    again: bool,
+    not_before: Option<Instant>,
+}
+
+impl Default for Expiry {
+    fn default() -> Self {
+        let longest = Duration::MAX;
+        let alarms = Alarms::default();
+        Self { alarms, shortest: longest, shortest_begun: longest, looking: false, again: false, not_before: None }
+    }
+}
+
+impl Expiry {
+    fn begins(&mut self, timeout: Duration) {
+        self.shortest = self.shortest.min(timeout);
+        self.shortest_begun = self.shortest_begun.min(timeout);
+    }
+}
+
+/// What one look has found.
+struct Look {
+    now: Instant,
+    shortest: Duration,
+    expired: Vec<Arc<Task>>,
+    /// When the next transaction expires, as far as that is known.
+    next: Option<Instant>,
+    /// The shortest time-out that was seen.
+    shortest_seen: Duration,
+    saw_all: bool,
+}
+
+impl Look {
+    fn expires_next(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    fn at(&mut self, task: &Arc<Task>) -> ControlFlow<()> {
+        if !task.is_clients() {
+            return ControlFlow::Continue(());
+        }
+        if task.expires() <= self.now {
+            if task.take_over() {
+                self.expired.push(Arc::clone(task));
+            }
+            return ControlFlow::Continue(());
+        }
+        self.expires_next(task.expires());
+        self.shortest_seen = self.shortest_seen.min(task.expires().saturating_duration_since(task.since()));
+        match task.since().checked_add(self.shortest) {
+            // Those that began after it are not due either.
+            Some(first) if first > self.now => {
+                self.expires_next(first);
+                self.saw_all = false;
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Shared {
+    /// A client's transaction with this time-out begins.
+    pub(super) fn will_expire(self: &Arc<Self>, open: &mut Open, timeout: Duration, at: Instant) {
+        open.expiry.begins(timeout);
+        self.look_for_expired_at(open, at);
+    }
+
+    fn look_for_expired_at(self: &Arc<Self>, open: &mut Open, at: Instant) {
+        if open.expiry.alarms.sets(at) {
+            let this = Arc::downgrade(self);
+            let this: Weak<dyn Driven> = this;
+            self.driver.enqueue_at(at, this);
+        }
+    }
+
+    /// Rolls back the transactions whose time is over.
+    pub(super) fn roll_back_expired(self: &Arc<Self>) {
+        let now = self.platform.now();
+        let shortest = {
+            let mut open = self.open.lock();
+            open.expiry.alarms.go_off(now);
+            if open.expiry.looking {
+                open.expiry.again = true;
+                return;
+            }
+            if let Some(at) = open.expiry.not_before.filter(|at| now < *at) {
+                return self.look_for_expired_at(&mut open, at);
+            }
+            open.expiry.looking = true;
+            open.expiry.shortest_begun = Duration::MAX;
+            open.expiry.shortest
+        };
+        let shortest_seen = Duration::MAX;
+        let mut look = Look { now, shortest, expired: Vec::new(), next: None, shortest_seen, saw_all: true };
+        let (mut from, mut found) = (Some(Mark::default()), 0);
+        while let Some(mark) = from {
+            from = self.open.lock().transactions.look(mark, SLICE, |task| look.at(task));
+            found += look.expired.len();
+            for task in look.expired.drain(..) {
+                self.driver.enqueue(task as Arc<dyn Driven>);
+            }
+            if from.is_some() && found >= MOST_AT_ONCE {
+                look.expires_next(now + PAUSE);
+                look.saw_all = false;
+                break;
+            }
+        }
+        let end = self.platform.now();
+        let pause = (end.saturating_duration_since(now) * PAUSE_PER_LOOK).max(PAUSE);
+        let mut open = self.open.lock();
+        let expiry = &mut open.expiry;
+        expiry.looking = false;
+        if mem::take(&mut expiry.again) {
+            look.expires_next(now);
+        }
+        expiry.not_before = Some(end + pause);
+        if look.saw_all {
+            expiry.shortest = look.shortest_seen.min(expiry.shortest_begun);
+        }
+        if let Some(at) = look.next {
+            self.look_for_expired_at(&mut open, at.max(end + pause));
+        }
+    }
+
+    /// Shows all that are open, and not on the shelf, in the order of their beginning; not all at the same moment.
+    pub(super) fn look_at_open(&self, mut see: impl FnMut(&Arc<Task>)) {
+        let mut from = Some(Mark::default());
+        while let Some(mark) = from {
+            from = self.open.lock().transactions.look(mark, SLICE, |task| {
+                see(task);
+                ControlFlow::Continue(())
+            });
+        }
+    }
+}
