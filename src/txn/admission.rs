@@ -1,6 +1,10 @@
 //! Back-pressure: how many transactions may be in flight, and how much may be queued for the disk.
 
 use std::{
+    collections::BTreeMap,
+    future::Future,
+    mem,
+    pin::Pin,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     task::{Context, Poll, Waker},
 };
@@ -10,6 +14,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::{
+    foreign,
     log::{Lsn, TransactionLog},
     platform::{Condvar, Platform},
 };
@@ -84,8 +89,68 @@ pub(super) struct Admission {
     closing: AtomicBool,
     /// How many wait; those who leave look at nothing else unless somebody does.
     waiting: AtomicUsize,
-    wakers: Mutex<Vec<Waker>>,
+    wakers: Mutex<Wakers>,
     room: Condvar,
+}
+
+/// The tasks that wait for room, in the order in which they came.
+#[derive(Default)]
+struct Wakers {
+    waiting: BTreeMap<u64, Waker>,
+    /// The next ticket.
+    next: u64,
+}
+
+/// Waits for room, as a task; whether there is some, or the coordinator is being shut down. Dropped, it leaves nothing behind.
+pub(super) struct Entering<'a> {
+    admission: &'a Admission,
+    log: &'a dyn TransactionLog,
+    ticket: Option<u64>,
+}
+
+impl Future for Entering<'_> {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        let Self { admission, log, ticket } = &mut *self;
+        let entered = loop {
+            match admission.try_enter(*log) {
+                Ok(()) => break true,
+                Err(BeginError::ShuttingDown) => break false,
+                Err(BeginError::LogQueue { .. }) => match log.poll_durable(admission.first_to_wait_for(), context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => {
+                        admission.counts.in_flight.fetch_add(1, Ordering::SeqCst);
+                        break true;
+                    }
+                },
+                Err(BeginError::InFlight { .. }) => {
+                    admission.register(ticket, context.waker().clone());
+                    if admission.is_full() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        };
+        if let Some(ticket) = ticket.take() {
+            // A wake-up that came meanwhile was for room that this one has found by itself, or for none.
+            let waited = admission.unregister(ticket);
+            if !waited && !admission.is_full() && admission.waiting.load(Ordering::SeqCst) > 0 {
+                admission.wake_next();
+            }
+        }
+        Poll::Ready(entered)
+    }
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        // It was woken for room that it does not take any more: that is the next one's.
+        if self.ticket.is_some_and(|ticket| !self.admission.unregister(ticket)) {
+            self.admission.wake_next();
+        }
+    }
 }
 
 /// What changes when a transaction begins: in one place, that a processor has to fetch once.
@@ -131,7 +196,7 @@ impl Admission {
     fn go_away(&self) {
         let others = self.counts.in_flight.fetch_sub(1, Ordering::SeqCst) - 1;
         if others < self.limits.in_flight && self.waiting.load(Ordering::SeqCst) > 0 {
-            self.wake_all();
+            self.wake_next();
         }
     }
 
@@ -162,31 +227,33 @@ impl Admission {
     }
 
     /// Waits for room, as a task.
-    pub(super) fn poll_enter(&self, log: &dyn TransactionLog, context: &mut Context<'_>) -> Poll<bool> {
-        loop {
-            match self.try_enter(log) {
-                Ok(()) => return Poll::Ready(true),
-                Err(BeginError::ShuttingDown) => return Poll::Ready(false),
-                Err(BeginError::LogQueue { .. }) => match log.poll_durable(self.first_to_wait_for(), context) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => {
-                        self.counts.in_flight.fetch_add(1, Ordering::SeqCst);
-                        return Poll::Ready(true);
-                    }
-                },
-                Err(BeginError::InFlight { .. }) => {
-                    let mut wakers = self.wakers.lock();
-                    if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-                        wakers.push(context.waker().clone());
-                        self.waiting.fetch_add(1, Ordering::SeqCst);
-                    }
-                    if self.is_full() {
-                        return Poll::Pending;
-                    }
-                }
-            }
+    pub(super) fn enter_async<'a>(&'a self, log: &'a dyn TransactionLog) -> Entering<'a> {
+        Entering { admission: self, log, ticket: None }
+    }
+
+    /// Has this waker woken when there may be room. The ticket is the task's place in the order; without one it gets one.
+    fn register(&self, ticket: &mut Option<u64>, waker: Waker) {
+        let mut wakers = self.wakers.lock();
+        let known = ticket.filter(|ticket| wakers.waiting.contains_key(ticket));
+        let ticket = *ticket.insert(known.unwrap_or(wakers.next));
+        if known.is_none() {
+            wakers.next += 1;
+            self.waiting.fetch_add(1, Ordering::SeqCst);
         }
+        let old = wakers.waiting.insert(ticket, waker);
+        drop(wakers);
+        foreign::let_go(old);
+    }
+
+    /// Waits no longer. Says whether it still waited; otherwise it has been woken.
+    fn unregister(&self, ticket: u64) -> bool {
+        let waker = self.wakers.lock().waiting.remove(&ticket);
+        let waited = waker.is_some();
+        if waited {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        foreign::let_go(waker);
+        waited
     }
 
     fn is_full(&self) -> bool {
@@ -205,22 +272,23 @@ impl Admission {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Wakes who waits for room. Foreign code: no lock may be held.
-    pub(super) fn wake_all(&self) {
-        // All of them: one woken alone may be a task that has been dropped since.
-        let wakers = {
-            let mut wakers = self.wakers.lock();
-            self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
-            std::mem::take(&mut *wakers)
-        };
-        self.room.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+    /// Wakes the task and the thread that have waited longest for room: one of them gets it. Foreign code: no lock may be held.
+    pub(super) fn wake_next(&self) {
+        let first = self.wakers.lock().waiting.pop_first();
+        self.room.notify_one();
+        if let Some((_, waker)) = first {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            foreign::wake(waker);
+        }
     }
 
     /// Lets nobody in from here on.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        self.wake_all();
+        let all = mem::take(&mut self.wakers.lock().waiting);
+        self.waiting.fetch_sub(all.len(), Ordering::SeqCst);
+        self.room.notify_all();
+        all.into_values().for_each(foreign::wake);
     }
 
     /// Whether nobody is let in any more.
@@ -257,6 +325,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use std::{
+        pin::pin,
         sync::Arc,
         task::{Context, Poll, Wake, Waker},
     };
@@ -286,9 +355,53 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
-        assert!(admission.poll_enter(&log, &mut context).is_pending());
+        let mut entering = pin!(admission.enter_async(&log));
+        assert!(entering.as_mut().poll(&mut context).is_pending());
         admission.go_away();
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-        assert_eq!(admission.poll_enter(&log, &mut context), Poll::Ready(true));
+        assert_eq!(entering.as_mut().poll(&mut context), Poll::Ready(true));
+    }
+
+    /// Each left its waker behind, and every attempt looked at all of them.
+    #[test]
+    fn attempts_that_are_given_up_leave_nothing_behind() {
+        let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
+        let admission = Admission::new(limits, &Platform::default());
+        admission.try_enter(&log).expect("there is room for one");
+        let mut held = Box::pin(admission.enter_async(&log));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        assert!(held.as_mut().poll(&mut context).is_pending());
+        for _ in 0..100_000 {
+            let other = Waker::from(Arc::new(Woken::default()));
+            let mut given_up = Box::pin(admission.enter_async(&log));
+            assert!(given_up.as_mut().poll(&mut Context::from_waker(&other)).is_pending());
+        }
+        assert_eq!((admission.wakers.lock().waiting.len(), admission.waiting.load(Ordering::SeqCst)), (1, 1));
+        assert!(admission.leave());
+        admission.wake_next();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert_eq!(held.as_mut().poll(&mut context), Poll::Ready(true));
+    }
+
+    /// The first of those that wait is woken and then given up: the room is the next one's.
+    #[test]
+    fn a_wake_up_is_handed_on_by_a_task_that_is_dropped() {
+        let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
+        let admission = Admission::new(limits, &Platform::default());
+        admission.try_enter(&log).expect("there is room for one");
+        let both = [(); 2].map(|()| Arc::new(Woken::default()));
+        let [mut first, mut second] = [(); 2].map(|()| Box::pin(admission.enter_async(&log)));
+        for (entering, woken) in [(&mut first, &both[0]), (&mut second, &both[1])] {
+            let waker = Waker::from(Arc::clone(woken));
+            assert!(entering.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert!(admission.leave());
+        admission.wake_next();
+        let woken = || both.each_ref().map(|woken| woken.0.load(Ordering::SeqCst));
+        assert_eq!(woken(), [1, 0], "one place, one wake-up");
+        drop(first);
+        assert_eq!(woken(), [1, 1]);
     }
 }

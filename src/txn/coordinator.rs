@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    future::poll_fn,
-    io,
+    fmt, io,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
@@ -62,6 +60,9 @@ impl Coordinator {
     /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log n) in the transactions
     /// that are open; writes nothing.
     ///
+    /// Don't call it where this coordinator has called you (in a service's confirm, say) while the limits may be reached: the
+    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there.
+    ///
     /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back. Once the coordinator is
     /// being [shut down](Self::shutdown) the transaction is [over](super::BranchError::Over) as soon as it begins.
     pub fn begin(&self) -> Transaction {
@@ -76,7 +77,7 @@ impl Coordinator {
 
     /// As [`begin`](Self::begin), for tasks: awaits room.
     pub async fn begin_async(&self) -> Transaction {
-        let admitted = poll_fn(|context| self.shared.admission.poll_enter(&self.shared.log, context)).await;
+        let admitted = self.shared.admission.enter_async(&self.shared.log).await;
         self.transaction(self.shared.policy.transaction_timeout, admitted)
     }
 

@@ -8,14 +8,16 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     io, mem,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::platform::{Condvar, Platform, Thread};
+use crate::{
+    foreign::guarded,
+    platform::{Condvar, Platform, Thread},
+};
 
 /// Workers of a coordinator. They hand messages on and decide, so they are seldom busy.
 const WORKERS: usize = 2;
@@ -281,11 +283,6 @@ impl Driver {
             state.busy_since[number] = Some(now);
         }
     }
-}
-
-/// Logs and wakers are not ours. One that panics has printed its message; the threads are needed for everybody else.
-pub(super) fn guarded(work: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::{
     shared::{Hold, Key, Shared},
 };
 use crate::{
+    foreign,
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
     participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
@@ -390,7 +391,7 @@ impl Task {
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
-            waker.wake();
+            foreign::wake(waker);
         }
     }
 
@@ -398,9 +399,9 @@ impl Task {
     pub(super) fn leave(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.attended = false;
-        state.waker = None;
-        let over = state.protocol.is_finished();
+        let (waker, over) = (state.waker.take(), state.protocol.is_finished());
         drop(state);
+        foreign::let_go(waker);
         if !over {
             self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
         }
@@ -409,15 +410,16 @@ impl Task {
     /// Has `waker` woken when there is something to drive, or the outcome is known. Says whether that is so already;
     /// `seen` is what the caller last saw it wait for.
     pub(super) fn wake_later(&self, waker: &Waker, seen: Waiting) -> Wakeable {
+        // Cloned, and the old one dropped, where no lock is held.
+        let waker = waker.clone();
         let mut state = self.state.lock();
         let moved_on = !state.driving && (!state.inbox.is_empty() || state.waiting() != seen);
         if state.outcome.is_some() || state.is_lost() || moved_on {
             return Wakeable::Now;
         }
-        match &mut state.waker {
-            Some(old) => old.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        let old = state.waker.replace(waker);
+        drop(state);
+        foreign::let_go(old);
         Wakeable::Later
     }
 
@@ -469,7 +471,7 @@ impl ReplySink for Task {
             return;
         }
         match waker {
-            Some(waker) => waker.wake(),
+            Some(waker) => foreign::wake(waker),
             None => self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>),
         }
     }

@@ -16,13 +16,14 @@ use parking_lot::MutexGuard;
 
 use super::{Contact, Progress, State, Task, Waiting};
 use crate::{
+    foreign,
     id::BranchId,
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{ParticipantError, Reply, ReplySink, Request, Response, SentIn, Verb, call_about},
     txn::{
         Action, Input,
         circuit::Pass,
-        driver::{By, Driven, guarded},
+        driver::{By, Driven},
         endings::End,
         members::Reach,
         observe::WATCHED,
@@ -146,10 +147,10 @@ impl Task {
                     if others_wait || waker.is_some() {
                         MutexGuard::unlocked(state, || {
                             if others_wait {
-                                self.shared.admission.wake_all();
+                                self.shared.admission.wake_next();
                             }
                             if let Some(waker) = waker {
-                                guarded(|| waker.wake());
+                                foreign::wake(waker);
                             }
                         });
                     }
@@ -314,7 +315,7 @@ impl Driven for Task {
             if self.is_attended() {
                 // Whoever waits for the outcome waits for the record, too: one wake-up for both.
                 if let Some(waker) = self.take_waker() {
-                    waker.wake();
+                    foreign::wake(waker);
                 }
                 return;
             }

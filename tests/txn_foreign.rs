@@ -1,0 +1,174 @@
+//! Code of others where it can do harm: wakers that panic, what is dropped late, what begins while all is being shut down.
+
+mod txn_support;
+
+use std::{
+    future::Future,
+    num::NonZeroUsize,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ringpact::{
+    Coordinator, MemoryLog, Policy, TransactionLog,
+    txn::{BeginError, Limits},
+};
+use txn_support::{eventually, manager, shared};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Panics when it is woken, and counts how often.
+#[derive(Default)]
+struct Panics(AtomicUsize);
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("the test wants this waker to panic");
+    }
+}
+
+/// It unwound through the client whose transaction made room.
+#[test]
+fn a_waker_of_begin_async_that_panics_is_no_other_transactions_panic() {
+    let limits = Limits { in_flight: 1, ..Limits::default() };
+    let log = MemoryLog::new();
+    let a = manager("a", log.clone());
+    let coordinator = Coordinator::builder(log).limits(limits).participant("a", a.clone()).open().unwrap();
+    let mut first = coordinator.begin();
+    a.execute(first.branch("a").unwrap(), 2).unwrap();
+    let panics = Arc::new(Panics::default());
+    let waker = Waker::from(Arc::clone(&panics));
+    let mut second = pin!(coordinator.begin_async());
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    first.commit().wait().unwrap();
+    assert_eq!(panics.0.load(Ordering::SeqCst), 1);
+    let Poll::Ready(second) = second.as_mut().poll(&mut Context::from_waker(&waker)) else { panic!("there is room") };
+    second.commit().wait().unwrap();
+}
+
+/// The drop panicked, and whoever else waited was never told.
+#[test]
+fn a_waker_of_a_commit_that_panics_stops_no_drop_and_no_other_client() {
+    let log = MemoryLog::new();
+    let held = Arc::new(AtomicBool::new(true));
+    let slow = txn_support::scripted::Scripted::new();
+    let silent = Silent(Arc::clone(&held));
+    let coordinator = Coordinator::builder(log).participant("a", slow).endpoint("b", silent).open().unwrap();
+    let commit = || {
+        let mut txn = coordinator.begin();
+        txn.branch("a").unwrap();
+        txn.branch("b").unwrap();
+        txn.commit()
+    };
+    let (first, second) = (commit(), commit());
+    let panics = Waker::from(Arc::new(Panics::default()));
+    let mut first = pin!(first);
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    let waits = thread::spawn(move || second.wait());
+    thread::sleep(Duration::from_millis(20));
+    drop(coordinator);
+    assert!(waits.join().unwrap().is_err(), "nobody will tell");
+}
+
+/// Answers nothing.
+struct Silent(Arc<AtomicBool>);
+
+impl ringpact::participant::Endpoint for Silent {
+    fn send(&self, _: ringpact::participant::Request, reply: ringpact::participant::Reply) {
+        if self.0.load(Ordering::Relaxed) {
+            std::mem::forget(reply);
+        }
+    }
+}
+
+/// Its idle threads kept the resource manager, and with it the name that it had claimed on its log.
+#[test]
+fn what_a_slow_participant_has_open_is_closed_when_all_is_dropped() {
+    let two = NonZeroUsize::new(2).unwrap();
+    let (log, far) = (MemoryLog::new(), MemoryLog::new());
+    for _ in 0..200 {
+        let b = manager("b", far.clone());
+        let builder = Coordinator::builder(log.clone()).name("shop").slow_participant("b", b.clone(), two);
+        let coordinator = builder.participant("a", manager("a", log.clone())).open().unwrap();
+        let mut txn = coordinator.begin();
+        b.execute(txn.branch("b").unwrap(), 2).unwrap();
+        txn.branch("a").unwrap();
+        let _no = txn.commit().wait();
+        let left = coordinator.shutdown(SOON);
+        assert_eq!(left.in_doubt(), 0, "{left}");
+        drop((coordinator, b));
+        drop(far.claim(&txn_support::name("b")).expect("nothing has it open any more"));
+    }
+}
+
+/// One that was let in just before, and came into the table just after, committed when all was said to be over.
+#[test]
+fn nothing_begins_once_a_shutdown_has_said_that_nothing_is_left() {
+    for _ in 0..300 {
+        let (_log, coordinator, managers) = shared(&["a"]);
+        let (is_over, after) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while let Ok(mut txn) = coordinator.try_begin() {
+                    let Ok(branch) = txn.branch("a") else { continue };
+                    let worked = managers[0].execute(branch, 2).is_ok();
+                    let was_over = is_over.load(Ordering::SeqCst);
+                    if worked && txn.commit().wait().is_ok() && was_over {
+                        after.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+            thread::yield_now();
+            let left = coordinator.shutdown(SOON);
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(left.in_doubt(), 0, "{left}");
+        });
+        assert_eq!(after.load(Ordering::SeqCst), 0);
+        assert_eq!(coordinator.try_begin().err(), Some(BeginError::ShuttingDown));
+    }
+}
+
+/// Each look at the clock walked all that was open, under the lock that everybody needs.
+#[test]
+fn time_outs_of_many_open_transactions_do_not_hold_up_the_others() {
+    let (_log, coordinator, managers) = shared(&["a"]);
+    let speed = || {
+        let (begin, mut done) = (Instant::now(), 0);
+        while begin.elapsed() < Duration::from_millis(400) {
+            let mut txn = coordinator.begin();
+            managers[0].execute(txn.branch("a").unwrap(), 0).unwrap();
+            txn.commit().wait().unwrap();
+            done += 1;
+        }
+        done
+    };
+    let alone = speed();
+    // Each with a time-out of its own, and one of them due at nearly any moment.
+    let open: Vec<_> =
+        (0..100_000_u64).map(|number| coordinator.begin_within(Duration::from_micros(300_000 + 20 * number))).collect();
+    let beside = speed();
+    assert!(beside * 4 > alone, "{beside} beside many that expire, {alone} alone");
+    eventually("all of them are over", Duration::from_secs(60), || coordinator.status().begun == 0);
+    drop(open);
+}
+
+/// A short one among long ones is not forgotten for a long one's sake.
+#[test]
+fn a_short_time_out_beside_many_long_ones_comes_in_time() {
+    let policy = Policy { transaction_timeout: Duration::from_secs(1_000), ..Policy::default() };
+    let coordinator = Coordinator::builder(MemoryLog::new()).policy(policy).open().unwrap();
+    let _long: Vec<_> = (0..10_000).map(|_| coordinator.begin()).collect();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let _short = coordinator.begin_within(Duration::from_millis(5));
+        eventually("it is over", SOON, || coordinator.status().begun == 10_000);
+        assert!(begin.elapsed() < SOON);
+    }
+}
