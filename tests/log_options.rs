@@ -29,17 +29,13 @@ fn sealing_at_once_does_not_keep_the_writer_busy() {
         log.append(prepared(1, 100), Durability::Lazy).unwrap();
         log.wait(log.append(prepared(2, 100), Durability::Lazy).unwrap()).unwrap();
         // So much, and nobody wants it, that no block is left for a seal.
-        log.append(prepared(3, 45_000), Durability::Lazy).unwrap();
-        let mut number = 4;
-        while log.append(prepared(number, 100), Durability::Lazy).is_ok() && number < 60 {
-            number += 1;
-        }
+        log.append(prepared(3, 46_000), Durability::Lazy).unwrap();
         let before = processor_time("ringpact-log");
         thread::sleep(Duration::from_millis(500));
         let used = processor_time("ringpact-log") - before;
         assert!(used < 15, "{seal_after:?}: {used} of 50 hundredths");
         commit(&log, prepared(100, 10)).unwrap();
-        assert!(live_numbers(&log).starts_with(&[1, 2, 3, 4]));
+        assert_eq!(live_numbers(&log), [1, 2, 3, 100]);
         log.close().unwrap();
     }
 }
