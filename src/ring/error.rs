@@ -83,6 +83,14 @@ pub enum RingError {
     #[error("the two rings hash keys differently, so any key may move: build both with the same hasher")]
     DifferentHashers,
 
+    /// A [`SharedRing`](super::SharedRing) was to be changed from inside the closure of its own
+    /// [`update`](super::SharedRing::update), on the thread that runs it.
+    #[error(
+        "this thread is inside an `update` of the same `SharedRing`: change the `&mut HashRing` that the closure gets, or \
+        change the shared ring after `update` has returned"
+    )]
+    UpdateInUpdate,
+
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.
     #[error("the modulus is {p}, and has to be at least 2: use a prime above the number of keys")]
     ModulusTooSmall {
