@@ -21,6 +21,8 @@ use serde::{
 use smol_str::SmolStr;
 use thiserror::Error;
 
+use crate::exact;
+
 /// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
 /// under the 200 bytes that PostgreSQL allows a prepared transaction's identifier.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -155,7 +157,7 @@ impl From<Name> for String {
 /// How many times a coordinator has been opened on its log. It grows at every open and is durable before the first
 /// id is handed out, so that a delayed message of an earlier life can never hit a later transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Epoch(u64);
+pub struct Epoch(#[serde(with = "exact::counter")] u64);
 
 impl Epoch {
     /// The epoch with this number. Only a coordinator hands out new ones; this is for those who read them back.
@@ -191,6 +193,7 @@ impl fmt::Display for Epoch {
 pub struct TxnId {
     coordinator: Name,
     epoch: Epoch,
+    #[serde(with = "exact::counter")]
     sequence: u64,
 }
 
@@ -274,6 +277,7 @@ pub struct Mark {
     /// The coordinator's epoch.
     pub epoch: Epoch,
     /// The number within the epoch.
+    #[serde(with = "exact::counter")]
     pub sequence: u64,
 }
 

@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod docs;
+mod exact;
 pub mod id;
 pub mod log;
 pub mod participant;

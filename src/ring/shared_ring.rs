@@ -12,13 +12,14 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::{HashRing, Movement, RingError, Xxh3};
+use crate::exact;
 
 /// The number of a version of a [`SharedRing`]: each version's is one above that of the version it replaced.
 ///
 /// It says which of two versions is newer, so that whoever is told of a placement can refuse one that is out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct RingEpoch(u64);
+pub struct RingEpoch(#[serde(with = "exact::counter")] u64);
 
 impl RingEpoch {
     /// Of the version that a [`SharedRing`] starts with, unless it is told otherwise.
