@@ -25,6 +25,16 @@ fn each_version_has_the_next_epoch() {
     assert_eq!(SharedRing::starting_at(three(), RingEpoch::new(70)).load().epoch(), RingEpoch::new(70));
 }
 
+/// The number would start over, and each later version would pass for an older one.
+#[test]
+fn the_last_epoch_has_none_after_it() {
+    let last = RingEpoch::new(u64::MAX);
+    let shared = SharedRing::starting_at(three(), last);
+    assert_eq!(shared.update(|ring| ring.add("d")).unwrap_err(), RingError::LastEpoch { epoch: last });
+    assert_eq!(shared.publish(three()).unwrap_err(), RingError::LastEpoch { epoch: last });
+    assert_eq!((shared.load().epoch(), shared.load().nodes().len()), (last, 3));
+}
+
 #[test]
 fn the_old_and_the_new_version_are_held_together() {
     let shared = SharedRing::new(three());

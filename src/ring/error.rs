@@ -1,6 +1,6 @@
 //! What can be wrong with a ring's members or settings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position};
+use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position, RingEpoch};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -90,6 +90,13 @@ pub enum RingError {
         change the shared ring after `update` has returned"
     )]
     UpdateInUpdate,
+
+    /// A [`SharedRing`](super::SharedRing) was started at so high an epoch that there is none for another version.
+    #[error("epoch {epoch} is the last there is: start the shared ring at a lower one, 1 for instance")]
+    LastEpoch {
+        /// The current version's epoch.
+        epoch: RingEpoch,
+    },
 
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.
     #[error("the modulus is {p}, and has to be at least 2: use a prime above the number of keys")]

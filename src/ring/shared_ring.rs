@@ -35,9 +35,9 @@ impl RingEpoch {
         self.0
     }
 
-    /// The epoch of the version after. 2^64 versions are never reached, at any speed.
-    const fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
+    /// The epoch of the version after. The last one is never reached by counting, but a ring may be started there.
+    fn next(self) -> Result<Self, RingError> {
+        self.0.checked_add(1).map(Self).ok_or(RingError::LastEpoch { epoch: self })
     }
 }
 
@@ -200,10 +200,10 @@ impl<H> SharedRing<H> {
     /// # Errors
     ///
     /// [`RingError::UpdateInUpdate`] inside the closure of an [`update`](Self::update) of this shared ring: the update would
-    /// replace what was published.
+    /// replace what was published. [`RingError::LastEpoch`] if there is no epoch for another version.
     pub fn publish(&self, ring: HashRing<H>) -> Result<RingChange<H>, RingError> {
         let turn = self.writers.enter()?;
-        Ok(self.replace(self.load(), ring, turn))
+        self.replace(self.load(), ring, turn)
     }
 
     /// Copies the current ring, makes a change to the copy, and publishes that as the next version. Updates of several
@@ -218,7 +218,8 @@ impl<H> SharedRing<H> {
     /// # Errors
     ///
     /// What `change` answers; and [`RingError::UpdateInUpdate`], as an `E`, inside the closure of another update of this
-    /// shared ring on the same thread, which would otherwise wait for itself.
+    /// shared ring on the same thread, which would otherwise wait for itself; and [`RingError::LastEpoch`] if there is no epoch
+    /// for another version.
     pub fn update<E: From<RingError>>(
         &self,
         change: impl FnOnce(&mut HashRing<H>) -> Result<(), E>,
@@ -230,15 +231,20 @@ impl<H> SharedRing<H> {
         let before = self.load();
         let mut ring = before.ring.clone();
         change(&mut ring)?;
-        Ok(self.replace(before, ring, turn))
+        Ok(self.replace(before, ring, turn)?)
     }
 
     /// Makes `ring` the version after `before`, which is the current one, and ends the turn.
-    fn replace(&self, before: Arc<RingVersion<H>>, ring: HashRing<H>, turn: Turn<'_>) -> RingChange<H> {
-        let after = Arc::new(RingVersion { epoch: before.epoch.next(), ring });
+    fn replace(
+        &self,
+        before: Arc<RingVersion<H>>,
+        ring: HashRing<H>,
+        turn: Turn<'_>,
+    ) -> Result<RingChange<H>, RingError> {
+        let after = Arc::new(RingVersion { epoch: before.epoch.next()?, ring });
         self.current.store(Arc::clone(&after));
         drop(turn);
-        RingChange { before, after }
+        Ok(RingChange { before, after })
     }
 }
 
