@@ -328,7 +328,7 @@ fn weights_change_in_rings_of_few_nodes() {
             }
         }
         run.end(&format!("2 to {most} nodes of changing weight to {heaviest}"))
-            .assert(1_015_000, 930_000, 2_000_000, 1_010_000);
+            .assert(1_015_000, 850_000, 2_000_000, 1_010_000);
     }
 }
 
