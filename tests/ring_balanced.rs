@@ -283,7 +283,7 @@ fn weights_change_heavily() {
 /// gives when its weight falls has to come from where others begin.
 #[test]
 fn any_weight_falls_or_rises_in_a_ring_of_two() {
-    let most = changes(24, 6) as u32;
+    let most = changes(16, 6) as u32;
     let weights = |most| (1..=most).flat_map(move |a| (1..=most).flat_map(move |b| (1..=most).map(move |c| (a, b, c))));
     for (first, second, after) in weights(most).filter(|(first, _, after)| first != after) {
         let mut run = Run::new([("a", first), ("b", second)].map(|(id, weight)| Node::new(id).with_weight(weight)));
