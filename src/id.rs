@@ -21,6 +21,8 @@ use serde::{
 use smol_str::SmolStr;
 use thiserror::Error;
 
+use crate::exact;
+
 /// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
 /// under the 200 bytes that PostgreSQL allows a prepared transaction's identifier.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -158,7 +160,7 @@ impl From<Name> for String {
 /// transaction, and no two lives hand out the same id. (Two openings that know nothing of each other meet by a chance of
 /// 1 in 2^36.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Epoch(u64);
+pub struct Epoch(#[serde(with = "exact::counter")] u64);
 
 impl Epoch {
     /// The epoch with this number. Only a coordinator hands out new ones; this is for those who read them back.
@@ -206,6 +208,7 @@ impl fmt::Display for Epoch {
 pub struct TxnId {
     coordinator: Name,
     epoch: Epoch,
+    #[serde(with = "exact::counter")]
     sequence: u64,
 }
 
@@ -289,6 +292,7 @@ pub struct Mark {
     /// The coordinator's epoch.
     pub epoch: Epoch,
     /// The number within the epoch.
+    #[serde(with = "exact::counter")]
     pub sequence: u64,
 }
 

@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod docs;
+mod exact;
 mod foreign;
 pub mod id;
 pub mod log;

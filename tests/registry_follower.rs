@@ -1,9 +1,14 @@
 //! A follower's ring is that of the live instances.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::{Duration, Instant};
 
-use ringpact::registry::{Followed, Instance, Registry, RingFollower};
-use ringpact::ring::{HashRing, MAX_TOKENS, Modular, Node, RingError};
+use ringpact::registry::{Followed, Instance, MAX_SERVICE_WEIGHT, Registry, RegistryError, RingFollower};
+use ringpact::ring::{HashRing, KeyHasher, Modular, Node, Position, RingError, Xxh3};
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -67,22 +72,143 @@ fn a_follower_has_its_own_settings() {
     assert_eq!(follower.ring(), Some(&expected));
 }
 
-#[test]
-fn members_too_heavy_for_one_ring_leave_the_old_one_until_they_fit() {
-    let (registry, now) = (Registry::new(), Instant::now());
-    registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
-    let mut follower = RingFollower::new(registry.watch("goods", now).unwrap());
-    follower.update(now).unwrap();
+/// A follower with more virtual nodes than the registry reckons with may be asked for more than a ring can hold.
+fn dense(registry: &Registry, now: Instant) -> RingFollower {
+    RingFollower::with_settings(registry.watch("goods", now).unwrap(), DENSE, Xxh3::default())
+}
 
-    let heavy = Instance::new("heavy", "").with_weight(u32::try_from(MAX_TOKENS).unwrap());
-    let heavy = registry.register("goods", heavy, LEASE, now).unwrap();
+/// With so many virtual nodes a ring has room for a weight of 64.
+const DENSE: u32 = 1 << 16;
+
+fn dense_ring(nodes: impl IntoIterator<Item = Node>) -> HashRing {
+    HashRing::builder().virtual_nodes(DENSE).nodes(nodes).build().unwrap()
+}
+
+#[test]
+fn a_ring_that_is_too_small_for_all_loses_those_that_leave_nevertheless() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let dead = registry.register("goods", Instance::new("dead", ""), LEASE, now).unwrap();
+    registry.register("goods", Instance::new("g1", ""), 3 * LEASE, now).unwrap();
+    let mut follower = dense(&registry, now);
+    assert_eq!(follower.update(now), Ok(Followed::Changed));
+
+    let heavy = Instance::new("heavy", "").with_weight(65);
+    let heavy = registry.register("goods", heavy, 3 * LEASE, now).unwrap();
+    assert!(matches!(follower.update(now), Err(RingError::TooManyTokens { .. })));
+    registry.leave(dead.token(), now).unwrap();
     registry.register("goods", Instance::new("g2", ""), LEASE, now).unwrap();
     for _ in 0..2 {
-        assert!(matches!(follower.update(now), Err(RingError::TooManyTokens { .. })));
-        assert_eq!(follower.ring(), Some(&HashRing::new(["g1"]).unwrap()));
+        assert_eq!(follower.update(now), Err(RingError::TooManyTokens { tokens: 67 << 16 }));
+        assert_eq!(follower.ring(), Some(&dense_ring(["g1", "g2"].map(Node::new))));
+        assert_eq!(follower.left_out(), [Node::new("heavy").with_weight(65)]);
     }
 
-    registry.leave(heavy.token(), now).unwrap();
+    // An expiry, too; and what is left out comes in once there is room.
+    let later = now + LEASE;
+    assert!(follower.update(later).is_err());
+    assert_eq!(follower.ring(), Some(&dense_ring([Node::new("g1")])));
+    registry.register("goods", Instance::new("heavy", "").with_weight(3), LEASE, later).unwrap();
+    assert_eq!(follower.update(later), Ok(Followed::Changed));
+    assert_eq!(follower.ring(), Some(&dense_ring([Node::new("g1"), Node::new("heavy").with_weight(3)])));
+    assert!(follower.left_out().is_empty());
+    assert!(registry.leave(heavy.token(), later).is_err(), "it was registered again");
+}
+
+#[test]
+fn followers_leave_out_the_same_instances_whenever_they_came() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let mut early = dense(&registry, now);
+    for (id, weight) in [("d", 33), ("c", 33), ("b", 2), ("a", 33), ("e", 1)] {
+        registry.register("goods", Instance::new(id, "").with_weight(weight), LEASE, now).unwrap();
+        let _ = early.update(now);
+    }
+    let mut late = dense(&registry, now);
+    assert!(late.update(now).is_err());
+    let ids: Vec<_> = late.ring().unwrap().nodes().iter().map(|node| node.id().as_str()).collect();
+    assert_eq!(ids, ["a", "b", "e"], "the lightest, and of those alike the first");
+    assert_eq!(early.ring(), late.ring());
+}
+
+#[test]
+fn an_instance_alone_too_heavy_leaves_no_ring() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let old = registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
+    let mut follower = dense(&registry, now);
+    follower.update(now).unwrap();
+    registry.leave(old.token(), now).unwrap();
+    registry.register("goods", Instance::new("heavy", "").with_weight(65), LEASE, now).unwrap();
+    assert!(follower.update(now).is_err());
+    assert_eq!(follower.ring(), None, "a node that has left is in no ring");
+}
+
+/// Panics while it is armed, as a hasher of one's own may.
+#[derive(Clone)]
+struct Armed(Arc<AtomicBool>);
+
+impl PartialEq for Armed {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl KeyHasher for Armed {
+    fn hash_key(&self, key: &[u8]) -> Position {
+        assert!(!self.0.load(Ordering::Relaxed), "armed");
+        Xxh3::default().hash_key(key)
+    }
+}
+
+#[test]
+fn a_hasher_that_panics_costs_no_event() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let (watcher, hasher) = (registry.watch("goods", now).unwrap(), Armed(Arc::default()));
+    let mut follower = RingFollower::with_settings(watcher, 7, hasher.clone());
+    let leaves = registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
+    follower.update(now).unwrap();
+    registry.register("goods", Instance::new("g2", ""), LEASE, now).unwrap();
+    registry.leave(leaves.token(), now).unwrap();
+    hasher.0.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| follower.update(now))).is_err());
+    hasher.0.store(false, Ordering::Relaxed);
     assert_eq!(follower.update(now), Ok(Followed::Changed));
-    assert_eq!(follower.ring(), Some(&HashRing::new(["g1", "g2"]).unwrap()));
+    assert_eq!(follower.ring().unwrap().nodes(), [Node::new("g2")]);
+}
+
+#[test]
+fn zero_virtual_nodes_are_told_at_every_update() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
+    let watcher = registry.watch("goods", now).unwrap();
+    let mut follower = RingFollower::with_settings(watcher, 0, Xxh3::default());
+    for _ in 0..2 {
+        assert_eq!(follower.update(now), Err(RingError::ZeroVirtualNodes));
+        assert_eq!(follower.ring(), None);
+    }
+}
+
+/// The registry takes no more than a follower with default settings can hold, so one instance can't spoil it for all.
+#[test]
+fn too_heavy_an_instance_is_refused_when_it_registers() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    let most = u32::try_from(MAX_SERVICE_WEIGHT).unwrap();
+    let register = |id: &str, weight| registry.register("goods", Instance::new(id, "").with_weight(weight), LEASE, now);
+    register("g1", 1).unwrap();
+    for weight in [65_536, u32::MAX, most] {
+        let refused = RegistryError::TooHeavy { id: "heavy".into(), weight: u64::from(weight) + 1 };
+        assert_eq!(register("heavy", weight).unwrap_err(), refused);
+    }
+    assert!(register("heavy", most - 1).is_ok());
+    let mut follower = RingFollower::new(registry.watch("goods", now).unwrap());
+    assert_eq!(follower.update(now), Ok(Followed::Changed), "as heavy as may be, it is still a ring");
+    assert!(matches!(register("g2", 1), Err(RegistryError::TooHeavy { .. })));
+    assert!(register("heavy", most - 2).is_ok(), "what it weighed before doesn't count");
+    let g2 = register("g2", 1).unwrap();
+    registry.leave(g2.token(), now).unwrap();
+    assert!(register("g3", 1).is_ok(), "what left doesn't count");
+    assert!(
+        registry.register("orders", Instance::new("o", "").with_weight(most), LEASE, now).is_ok(),
+        "nor other services"
+    );
+    let error = register("heavy", u32::MAX).unwrap_err().to_string();
+    assert!(error.contains("instance `heavy`") && error.contains("over the limit of 26214"), "{error}");
 }

@@ -279,6 +279,59 @@ fn weights_change_heavily() {
     }
 }
 
+/// Where few nodes own all, most arcs of a heavy one lie between its own arcs, and its neighbours there are itself: what it
+/// gives when its weight falls has to come from where others begin.
+#[test]
+fn any_weight_falls_or_rises_in_a_ring_of_two() {
+    let most = changes(16, 6) as u32;
+    let weights = |most| (1..=most).flat_map(move |a| (1..=most).flat_map(move |b| (1..=most).map(move |c| (a, b, c))));
+    for (first, second, after) in weights(most).filter(|(first, _, after)| first != after) {
+        let mut run = Run::new([("a", first), ("b", second)].map(|(id, weight)| Node::new(id).with_weight(weight)));
+        run.reweigh(0, after);
+        // Alone with one other, a node can be given exactly its share, whatever it was.
+        run.extremes.assert(1_000_001, 999_999, 2_000_000, u128::MAX);
+    }
+}
+
+/// All sequences of two changes of weight, and long random ones with joins and leaves.
+#[test]
+fn weights_change_in_rings_of_few_nodes() {
+    for (nodes, heaviest) in [(2, 5), (3, 3), (4, 2)].into_iter().take(changes(3, 1)) {
+        let weights = |number: usize| 1 + number as u32 % heaviest;
+        for start in 0..(heaviest as usize).pow(nodes as u32) {
+            let digits = (0..nodes).map(|node| weights(start / (heaviest as usize).pow(node as u32)));
+            let start: Vec<_> =
+                digits.enumerate().map(|(node, weight)| Node::new(id(node)).with_weight(weight)).collect();
+            let steps = nodes * heaviest as usize;
+            for (first, second) in (0..steps).flat_map(|first| (0..steps).map(move |second| (first, second))) {
+                let mut run = Run::new(start.clone());
+                for step in [first, second] {
+                    let (node, weight) = (step % nodes, weights(step / nodes));
+                    if run.ring.nodes()[node].weight() != weight {
+                        run.reweigh(node, weight);
+                    }
+                }
+                run.extremes.assert(1_015_000, 980_000, 2_000_000, u128::MAX);
+            }
+        }
+    }
+    for (most, heaviest) in [(2, 10), (3, 5), (3, 100), (4, 20), (6, 30)] {
+        let (mut run, mut random) = (Run::equal(2), Random(5));
+        for _ in 0..changes(1_000, 40) {
+            let nodes = run.ring.nodes().len();
+            let (index, weight) = (random.below(nodes), 1 + random.below(heaviest) as u32);
+            match random.below(4) {
+                0 if nodes < most => run.join(weight),
+                1 if nodes > 2 => run.leave(index),
+                _ if weight != run.ring.nodes()[index].weight() => run.reweigh(index, weight),
+                _ => {}
+            }
+        }
+        run.end(&format!("2 to {most} nodes of changing weight to {heaviest}"))
+            .assert(1_015_000, 850_000, 2_000_000, 1_010_000);
+    }
+}
+
 /// From one node to many and back to one, by whom is most or least loaded, first or last or any.
 #[test]
 fn all_join_and_then_all_leave() {
@@ -385,7 +438,7 @@ proptest! {
         let value = json!({
             "format": 2, "hasher": {"xxh3_64": {"seed": 0}}, "virtual_nodes": 4,
             "nodes": [{"id": "d"}, {"id": "c", "weight": 3}, {"id": "b"}, {"id": "a"}],
-            "tokens": tokens.into_iter().collect::<Vec<_>>(),
+            "tokens": tokens.into_iter().map(|(token, node)| (token.to_string(), node)).collect::<Vec<_>>(),
         });
         let Ok(mut ring) = serde_json::from_value::<HashRing>(value) else {
             return Ok(());

@@ -127,6 +127,23 @@ fn a_predicate_may_use_the_loads_and_even_change_the_ring() {
     assert_eq!(slot.unwrap().node().id(), "n7", "the walk starts again in the new ring");
 }
 
+/// A formatter's writer is anybody's code: one that looks at the loads it is told of must not wait for itself.
+#[test]
+fn a_writer_that_is_shown_the_loads_may_use_them() {
+    struct Using(BoundedLoads, String);
+    impl std::fmt::Write for Using {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            drop(self.0.acquire("key"));
+            self.1.push_str(text);
+            Ok(())
+        }
+    }
+    let loads = BoundedLoads::new(ring(&equal_nodes(2)), Epsilon::default());
+    let mut using = Using(loads.clone(), String::new());
+    std::fmt::write(&mut using, format_args!("{loads:?}")).unwrap();
+    assert!(using.1.contains("total: 0"), "{}", using.1);
+}
+
 #[test]
 fn a_change_of_members_moves_little() {
     const KEYS: u64 = 2_000;

@@ -19,6 +19,7 @@ fn servers(case: &Case) -> Vec<Node> {
 fn ring(case: &Case) -> KetamaRing {
     match case.mode.as_str() {
         "weighted" => KetamaRing::weighted(servers(case)).unwrap(),
+        "default" => KetamaRing::with_default_hash(servers(case)).unwrap(),
         _ => KetamaRing::unweighted(servers(case)).unwrap(),
     }
 }
@@ -26,13 +27,30 @@ fn ring(case: &Case) -> KetamaRing {
 #[test]
 fn every_key_goes_where_libmemcached_sends_it() {
     let cases = cases(include_str!("golden/ketama.txt"));
-    assert!(cases.len() > 80);
+    for (mode, fewest) in [("weighted", 70), ("unweighted", 10), ("default", 25)] {
+        assert!(cases.iter().filter(|case| case.mode == mode).count() >= fewest, "{mode}");
+    }
     for case in &cases {
         let ring = ring(case);
         for (key, owner) in &case.owners {
             assert_eq!(ring.owner(key), &ring.nodes()[*owner], "case {}, key {key}", case.name);
         }
     }
+}
+
+/// `MEMCACHED_BEHAVIOR_KETAMA` alone hashes with one-at-a-time, and so it does with weights, though points are MD5's then.
+#[test]
+fn the_default_hash_is_not_md5() {
+    let (even, heavy) = (["a", "b"].map(Node::new), [Node::new("a").with_weight(2), Node::new("b")]);
+    let [plain, weighted] = [even, heavy.clone()].map(|nodes| KetamaRing::with_default_hash(nodes).unwrap());
+    assert_eq!((plain.points().len(), weighted.points().len()), (200, 316));
+    assert_eq!(plain.position("a"), 0xca2e_9442, "as Bob Jenkins published it");
+    assert_eq!(weighted.position("a"), plain.position("a"));
+    let md5 = KetamaRing::weighted(heavy).unwrap();
+    assert!(weighted.points().eq(md5.points()));
+    assert_ne!(md5.position("a"), plain.position("a"));
+    // Bytes above 127 are negative: as an unsigned number, this one would hash to 0xc7b20f1d.
+    assert_eq!(plain.position([0xff_u8]), 0xae65_a494);
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod ring_support;
 
 use proptest::prelude::*;
 use ring_support::{assert_same_ring, build, members};
-use ringpact::ring::{HashRing, Modular, Node, Xxh3};
+use ringpact::ring::{HashRing, Modular, Node, Placement, RingEpoch, Xxh3};
+use ringpact::{Epoch, Lsn, Mark, Name, TxnId};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 proptest! {
@@ -64,6 +66,95 @@ fn valid() -> Value {
     })
 }
 
+/// What JavaScript, jq and others make of JSON: every number is a double, and is written with as many digits as it takes.
+fn through_doubles(json: &mut Value) {
+    match json {
+        Value::Number(number) => {
+            let digits = number.as_f64().unwrap().to_string();
+            *json = serde_json::from_str(&digits).unwrap();
+        }
+        Value::Array(values) => values.iter_mut().for_each(through_doubles),
+        Value::Object(fields) => fields.values_mut().for_each(through_doubles),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_ring_survives_tools_that_keep_numbers_as_doubles() {
+    let seeded = build(&[Node::new("a"), Node::new("b")], 4, Xxh3::with_seed(u64::MAX - 1));
+    let balanced = HashRing::builder().placement(Placement::Balanced).nodes(["a", "b", "c"]).build().unwrap();
+    for ring in [seeded, balanced] {
+        let mut json = serde_json::to_value(&ring).unwrap();
+        through_doubles(&mut json);
+        let text = serde_json::to_string(&json).unwrap();
+        assert_same_ring(&serde_json::from_str::<HashRing>(&text).unwrap(), &ring);
+    }
+    let modular = HashRing::builder().hasher(Modular::new((1 << 61) - 1).unwrap()).node("a").build().unwrap();
+    let mut json = serde_json::to_value(&modular).unwrap();
+    through_doubles(&mut json);
+    assert_same_ring(&serde_json::from_value::<HashRing<Modular>>(json).unwrap(), &modular);
+}
+
+#[test]
+fn numbers_that_may_have_been_rounded_are_refused() {
+    let read = |seed: Value| {
+        let mut ring = valid();
+        ring["hasher"]["xxh3_64"]["seed"] = seed;
+        serde_json::from_str::<HashRing>(&ring.to_string()).map(|ring| ring.hasher().seed())
+    };
+    let exact = (1_u64 << 53) - 1;
+    assert_eq!(read(json!(exact)).unwrap(), exact, "what was written by hand is read");
+    assert_eq!(read(json!("18446744073709551615")).unwrap(), u64::MAX);
+    for rounded in [1_u64 << 53, 4_340_410_370_284_600_000, u64::MAX] {
+        let error = read(json!(rounded)).unwrap_err().to_string();
+        assert!(error.contains(&format!("write it as the text \"{rounded}\" if it is right")), "{error}");
+    }
+    for wrong in [
+        json!(1.0),
+        json!(-1),
+        json!(1e19),
+        json!(""),
+        json!("007"),
+        json!("+7"),
+        json!("1e3"),
+        json!("18446744073709551616"),
+    ] {
+        let error = read(wrong.clone()).unwrap_err().to_string();
+        assert!(error.contains("a whole number of 64 bits"), "{wrong}: {error}");
+    }
+    let rounded = json!({
+        "format": 2, "hasher": {"xxh3_64": {"seed": "0"}}, "virtual_nodes": 1, "nodes": [{"id": "a"}],
+        "tokens": [[4_340_410_370_284_600_000_u64, 0]],
+    });
+    assert!(serde_json::from_value::<HashRing>(rounded).is_err());
+}
+
+/// Epochs, transactions and records count from 1: in JSON they stay numbers for as long as those are exact.
+#[test]
+fn counters_are_numbers_while_those_are_exact() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(make: impl Fn(u64) -> T, path: &str) {
+        for (number, shown) in [
+            (0, json!(0)),
+            ((1 << 53) - 1, json!(9_007_199_254_740_991_u64)),
+            (1 << 53, json!("9007199254740992")),
+            (u64::MAX, json!("18446744073709551615")),
+        ] {
+            let mut json = serde_json::to_value(make(number)).unwrap();
+            assert_eq!(json.pointer(path).unwrap(), &shown);
+            through_doubles(&mut json);
+            assert_eq!(serde_json::from_value::<T>(json).unwrap(), make(number));
+            let bytes = postcard::to_stdvec(&make(number)).unwrap();
+            assert_eq!(postcard::from_bytes::<T>(&bytes).unwrap(), make(number));
+            assert!(bytes.ends_with(&postcard::to_stdvec(&number).unwrap()), "bytes are those of the number");
+        }
+    }
+    check(RingEpoch::new, "");
+    check(Epoch::new, "");
+    check(Lsn::new, "");
+    check(|sequence| Mark { epoch: Epoch::new(1), sequence }, "/sequence");
+    check(|sequence| TxnId::new(Name::from_static("shop"), Epoch::new(1), sequence), "/sequence");
+}
+
 #[test]
 fn weight_and_zone_may_be_left_out() {
     let ring: HashRing = serde_json::from_value(valid()).unwrap();
@@ -107,7 +198,7 @@ fn every_field_is_checked_and_the_error_says_what_is_wrong() {
 fn a_modular_ring_keeps_its_modulus() {
     let ring = HashRing::builder().hasher(Modular::new(101).unwrap()).node("a").build().unwrap();
     let mut json = serde_json::to_value(&ring).unwrap();
-    assert_eq!(json["hasher"], json!({"modular": {"p": 101}}));
+    assert_eq!(json["hasher"], json!({"modular": {"p": "101"}}));
     assert_same_ring(&serde_json::from_value::<HashRing<Modular>>(json.clone()).unwrap(), &ring);
 
     let bytes = postcard::to_stdvec(&ring).unwrap();

@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
 
-use ringpact::ring::{HashRing, RingEpoch, RingError, SharedRing};
+use ringpact::ring::{HashRing, KeyHasher, Position, RingEpoch, RingError, SharedRing, Xxh3};
 
 fn three() -> HashRing {
     HashRing::builder().virtual_nodes(20).nodes(["a", "b", "c"]).build().unwrap()
@@ -20,9 +20,19 @@ fn each_version_has_the_next_epoch() {
     assert_eq!(shared.load().epoch(), RingEpoch::FIRST);
     let change = shared.update(|ring| ring.add("d")).unwrap();
     assert_eq!((change.before.epoch().as_u64(), change.after.epoch().as_u64()), (1, 2));
-    let change = shared.publish(three());
+    let change = shared.publish(three()).unwrap();
     assert_eq!(change.after.epoch().to_string(), "3");
     assert_eq!(SharedRing::starting_at(three(), RingEpoch::new(70)).load().epoch(), RingEpoch::new(70));
+}
+
+/// The number would start over, and each later version would pass for an older one.
+#[test]
+fn the_last_epoch_has_none_after_it() {
+    let last = RingEpoch::new(u64::MAX);
+    let shared = SharedRing::starting_at(three(), last);
+    assert_eq!(shared.update(|ring| ring.add("d")).unwrap_err(), RingError::LastEpoch { epoch: last });
+    assert_eq!(shared.publish(three()).unwrap_err(), RingError::LastEpoch { epoch: last });
+    assert_eq!((shared.load().epoch(), shared.load().nodes().len()), (last, 3));
 }
 
 #[test]
@@ -49,6 +59,75 @@ fn a_change_that_fails_or_panics_makes_no_version() {
     assert_eq!(shared.load().epoch(), RingEpoch::FIRST);
     assert_eq!(shared.load().ring(), &three());
     assert!(shared.update(|ring| ring.add("d")).is_ok(), "the next writer isn't locked out");
+}
+
+/// On one thread the inner change would wait for the outer one, which waits for the inner one.
+#[test]
+fn a_change_inside_an_update_is_refused_and_the_outer_one_goes_on() {
+    let (shared, other) = (SharedRing::new(three()), SharedRing::new(three()));
+    let change = shared
+        .update(|ring| {
+            let refused = shared.update(|ring| ring.add("lost")).unwrap_err();
+            assert_eq!(refused, RingError::UpdateInUpdate);
+            assert_eq!(shared.publish(three()).unwrap_err(), RingError::UpdateInUpdate);
+            assert!(refused.to_string().contains("after `update` has returned"), "{refused}");
+            other.update(|ring| ring.add("e"))?;
+            assert_eq!(shared.load().nodes().len(), 3, "it can be read");
+            ring.add("d")
+        })
+        .unwrap();
+    assert_eq!(change.after.epoch(), RingEpoch::new(2));
+    assert_eq!(shared.load().nodes().len(), 4);
+    assert!(shared.update(|ring| ring.add("e")).is_ok());
+}
+
+/// Its clone and its drop change the ring that they belong to.
+struct Meddler(Weak<SharedRing<Meddler>>, Arc<AtomicU64>);
+
+impl Meddler {
+    fn meddle(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            let refused = shared.update(|ring| ring.add("meddled"));
+            self.1.fetch_add(u64::from(matches!(refused, Err(RingError::UpdateInUpdate))), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Clone for Meddler {
+    fn clone(&self) -> Self {
+        self.meddle();
+        Self(self.0.clone(), self.1.clone())
+    }
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        self.meddle();
+    }
+}
+
+impl KeyHasher for Meddler {
+    fn hash_key(&self, key: &[u8]) -> Position {
+        self.meddle();
+        Xxh3::default().hash_key(key)
+    }
+}
+
+#[test]
+fn a_hasher_that_changes_its_own_ring_is_refused_wherever_it_runs() {
+    let refused = Arc::new(AtomicU64::new(0));
+    let shared = Arc::new_cyclic(|weak| {
+        let hasher = Meddler(weak.clone(), Arc::clone(&refused));
+        SharedRing::new(HashRing::builder().virtual_nodes(1).hasher(hasher).node("a").build().unwrap())
+    });
+    let change = shared.update(|ring| ring.add("b")).unwrap();
+    assert_eq!(refused.swap(0, Ordering::Relaxed), 2, "cloned once, one token hashed");
+    assert!(shared.update(|ring| ring.add("b")).is_err());
+    assert_eq!(refused.load(Ordering::Relaxed), 2, "cloned once, and dropped with the ring that came to nothing");
+    assert_eq!(shared.load().nodes().len(), 2);
+    // In this order, because the old version's hasher would now be free to change the ring.
+    drop(shared);
+    drop(change);
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
 
 /// A record's number in its log: 1, 2, 3, .. since the log was opened or before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Lsn(u64);
+pub struct Lsn(#[serde(with = "crate::exact::counter")] u64);
 
 impl Lsn {
     /// Before the first record.

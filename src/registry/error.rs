@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{LeaseToken, MAX_ADDRESS_LEN, MAX_INSTANCES, MAX_LEASE, MAX_SERVICES, MIN_LEASE};
-use crate::ring::{MAX_NAME_LEN, RingError};
+use super::{LeaseToken, MAX_ADDRESS_LEN, MAX_INSTANCES, MAX_LEASE, MAX_SERVICE_WEIGHT, MAX_SERVICES, MIN_LEASE};
+use crate::ring::{MAX_NAME_LEN, NodeId, RingError};
 
 /// Why the registry refused a call. It has then changed nothing, but for expiring what was due.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +48,18 @@ pub enum RegistryError {
     /// The service has [`MAX_INSTANCES`] instances.
     #[error("the service has {MAX_INSTANCES} live instances, which is the limit: let some leave, or split the service")]
     TooManyInstances,
+
+    /// The service's instances would weigh more than [`MAX_SERVICE_WEIGHT`] together.
+    #[error(
+        "with instance `{id}` the service's instances would weigh {weight}, over the limit of {MAX_SERVICE_WEIGHT}: divide \
+        all weights by one number, because only their proportions count, or split the service"
+    )]
+    TooHeavy {
+        /// The instance that was refused.
+        id: NodeId,
+        /// What the live instances would weigh with it.
+        weight: u64,
+    },
 
     /// There are [`MAX_SERVICES`] services with instances or watchers.
     #[error("there are {MAX_SERVICES} services in use, which is the limit: let some go first")]

@@ -1,9 +1,9 @@
 //! A ring that follows a service.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use super::{Instance, WatchEvent, Watcher};
-use crate::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, Movement, RingError, Xxh3};
+use super::{WatchEvent, Watcher};
+use crate::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, MAX_TOKENS, Movement, Node, NodeId, RingError, Xxh3};
 
 /// What an [`update`](RingFollower::update) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,14 @@ pub enum Followed {
 
 /// Keeps a [`HashRing`] equal to the live instances of a service, their weights and zones carried over.
 ///
-/// There is no ring while the service has no instances. Changes go into the ring one by one; only a resync builds it
-/// anew. Addresses aren't in the ring: look an owner's up by [`Registry::instance`](super::Registry::instance).
+/// There is no ring while the service has no instances. Few changes go into the ring in place; many build it anew. Addresses
+/// aren't in the ring: look an owner's up by [`Registry::instance`](super::Registry::instance).
+///
+/// If the instances together are too heavy for one ring with the follower's settings, the ring leaves the heaviest out
+/// ([`left_out`](Self::left_out)), and of equally heavy ones those with the greatest ids. Which these are follows from the
+/// live instances alone, so followers with the same settings agree. With the default settings it never happens, because
+/// [`Registry::register`](super::Registry::register) refuses what is over
+/// [`MAX_SERVICE_WEIGHT`](super::MAX_SERVICE_WEIGHT).
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -42,6 +48,11 @@ pub struct RingFollower<H = Xxh3> {
     watcher: Watcher,
     virtual_nodes: u32,
     hasher: H,
+    /// The live instances as of the events so far.
+    live: BTreeMap<NodeId, Node>,
+    /// Whether `ring` may differ from what `live` asks for: an update was cut short by an error or a panic.
+    is_behind: bool,
+    left_out: Vec<Node>,
     ring: Option<HashRing<H>>,
     /// The ring before the last update that changed it.
     previous: Option<HashRing<H>>,
@@ -57,33 +68,85 @@ impl RingFollower {
 impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
     /// A follower whose ring has these settings; see [`RingBuilder`](crate::ring::RingBuilder).
     pub fn with_settings(watcher: Watcher, virtual_nodes: u32, hasher: H) -> Self {
-        Self { watcher, virtual_nodes, hasher, ring: None, previous: None }
+        let (live, left_out) = (BTreeMap::new(), Vec::new());
+        Self { watcher, virtual_nodes, hasher, live, is_behind: false, left_out, ring: None, previous: None }
     }
 
     /// Takes in all that happened to the service up to `now`.
     ///
     /// # Errors
     ///
-    /// What [`RingBuilder::build`](crate::ring::RingBuilder::build) says of the members: together they may be too heavy
-    /// for one ring, and zero virtual nodes are never right. The follower then keeps the ring it had, which is no
-    /// longer that of the service, and the next update starts over from the live instances.
+    /// [`RingError::TooManyTokens`] if the instances together are too heavy for one ring with the follower's settings:
+    /// all that happened is in the ring nevertheless, departures too, but without the instances that it
+    /// [leaves out](Self::left_out). Each update says so again until the instances fit.
+    ///
+    /// [`RingError::ZeroVirtualNodes`] at every update, if that is the follower's setting. There is never a ring then.
     pub fn update(&mut self, now: Instant) -> Result<Followed, RingError> {
-        let mut next = None;
         while let Some(event) = self.watcher.poll(now) {
-            // Copied at the first change only, since most updates find none.
-            let ring = next.get_or_insert_with(|| self.ring.clone());
-            if let Err(error) = apply(event, ring, self.virtual_nodes, &self.hasher) {
-                self.watcher.request_resync();
-                return Err(error);
+            // First, because an event is told only once, and a hasher may panic while the ring is changed.
+            self.is_behind = true;
+            self.take_in(event);
+        }
+        let followed = if self.is_behind { self.catch_up()? } else { Followed::Unchanged };
+        if self.left_out.is_empty() {
+            return Ok(followed);
+        }
+        let weight: u64 = self.live.values().map(|node| u64::from(node.weight())).sum();
+        Err(RingError::TooManyTokens { tokens: weight.saturating_mul(u64::from(self.virtual_nodes)) })
+    }
+
+    fn take_in(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Resync { instances, .. } => {
+                self.live = instances.iter().map(|instance| (instance.id().clone(), instance.node().clone())).collect();
+            }
+            WatchEvent::Joined(instance) | WatchEvent::Updated(instance) => {
+                self.live.insert(instance.id().clone(), instance.node().clone());
+            }
+            WatchEvent::Left(instance) | WatchEvent::Expired(instance) => {
+                self.live.remove(instance.id());
             }
         }
-        match next {
-            Some(next) if next != self.ring => {
-                self.previous = std::mem::replace(&mut self.ring, next);
-                Ok(Followed::Changed)
-            }
-            _ => Ok(Followed::Unchanged),
+    }
+
+    /// Makes the ring that of the live instances.
+    fn catch_up(&mut self) -> Result<Followed, RingError> {
+        let room = MAX_TOKENS.checked_div(u64::from(self.virtual_nodes)).unwrap_or(MAX_TOKENS);
+        let (members, left_out) = lightest(&self.live, room);
+        let changes = changes(self.ring.as_ref().map_or(&[], HashRing::nodes), &members);
+        let is_changed = !changes.is_empty();
+        let next = if is_changed && !members.is_empty() { Some(self.ring_with(changes, &members)?) } else { None };
+        self.left_out = left_out;
+        self.is_behind = false;
+        if !is_changed {
+            return Ok(Followed::Unchanged);
         }
+        self.previous = std::mem::replace(&mut self.ring, next);
+        Ok(Followed::Changed)
+    }
+
+    /// The ring with these changes, after which it has these members, at least one.
+    fn ring_with(&self, changes: Vec<Change<'_>>, members: &[Node]) -> Result<HashRing<H>, RingError> {
+        let Some(ring) = self.ring.as_ref().filter(|ring| 2 * changes.len() < ring.nodes().len()) else {
+            let builder = HashRing::builder().virtual_nodes(self.virtual_nodes).hasher(self.hasher.clone());
+            return builder.nodes(members.iter().cloned()).build();
+        };
+        // Fewer than half of the nodes leave, so at least one is left at any time.
+        let mut ring = ring.clone();
+        for change in changes {
+            match change {
+                Change::Leave(id) => drop(ring.remove(id)?),
+                Change::Replace(node) => drop(ring.replace(node.clone())?),
+                Change::Join(node) => ring.add(node.clone())?,
+            }
+        }
+        Ok(ring)
+    }
+
+    /// Live instances that are not in the ring, because all together are too heavy for one; the lightest first. Empty
+    /// unless the last update was an error.
+    pub fn left_out(&self) -> &[Node] {
+        &self.left_out
     }
 
     /// The ring as of the last update, or `None` if the service had no instances then.
@@ -104,33 +167,45 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
     }
 }
 
-fn apply<H: KeyHasher + Clone>(
-    event: WatchEvent,
-    ring: &mut Option<HashRing<H>>,
-    virtual_nodes: u32,
-    hasher: &H,
-) -> Result<(), RingError> {
-    let build = |instances: &[Instance]| {
-        let nodes = instances.iter().map(|instance| instance.node().clone());
-        HashRing::builder().virtual_nodes(virtual_nodes).hasher(hasher.clone()).nodes(nodes).build()
-    };
-    match (event, ring.as_mut()) {
-        (WatchEvent::Resync { instances, .. }, _) if instances.is_empty() => *ring = None,
-        (WatchEvent::Resync { instances, .. }, _) => *ring = Some(build(&instances)?),
-        (WatchEvent::Joined(instance) | WatchEvent::Updated(instance), None) => *ring = Some(build(&[instance])?),
-        (WatchEvent::Joined(instance), Some(ring)) => ring.add(instance.node().clone())?,
-        (WatchEvent::Updated(instance), Some(ring)) => {
-            ring.replace(instance.node().clone())?;
-        }
-        (WatchEvent::Left(_) | WatchEvent::Expired(_), None) => {}
-        (WatchEvent::Left(instance) | WatchEvent::Expired(instance), Some(members)) => {
-            match members.remove(instance.id()) {
-                Err(RingError::LastNode { .. }) => *ring = None,
-                removed => {
-                    removed?;
-                }
-            }
-        }
+/// Those that a ring of this total weight has room for, the lightest first, in the order of their ids; and the others.
+fn lightest(live: &BTreeMap<NodeId, Node>, room: u64) -> (Vec<Node>, Vec<Node>) {
+    let mut nodes: Vec<Node> = live.values().cloned().collect();
+    if nodes.iter().map(|node| u64::from(node.weight())).sum::<u64>() <= room {
+        return (nodes, Vec::new());
     }
-    Ok(())
+    // Stable, so that equally heavy nodes stay in the order of their ids.
+    nodes.sort_by_key(Node::weight);
+    let mut weight = 0;
+    let fitting = nodes.iter().take_while(|node| {
+        weight += u64::from(node.weight());
+        weight <= room
+    });
+    let left_out = nodes.split_off(fitting.count());
+    nodes.sort_by(|a, b| a.id().cmp(b.id()));
+    (nodes, left_out)
+}
+
+/// A difference between two lists of members, in an order in which the limit of tokens is never passed on the way.
+enum Change<'a> {
+    Leave(&'a NodeId),
+    Replace(&'a Node),
+    Join(&'a Node),
+}
+
+/// What makes the one list the other; both are sorted by id.
+fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<Change<'a>> {
+    let find = |nodes: &'a [Node], id: &NodeId| {
+        nodes.binary_search_by(|node| node.id().cmp(id)).ok().map(|index| &nodes[index])
+    };
+    let leave = before.iter().map(Node::id).filter(|id| find(after, id).is_none()).map(Change::Leave);
+    let mut replaced: Vec<(&Node, &Node)> = after
+        .iter()
+        .filter_map(|node| Some((find(before, node.id())?, node)))
+        .filter(|(old, new)| old != new)
+        .collect();
+    // Those that get lighter make room for those that get heavier.
+    replaced.sort_by_key(|(old, new)| i64::from(new.weight()) - i64::from(old.weight()));
+    let replace = replaced.into_iter().map(|(_, new)| Change::Replace(new));
+    let join = after.iter().filter(|node| find(before, node.id()).is_none()).map(Change::Join);
+    leave.chain(replace).chain(join).collect()
 }

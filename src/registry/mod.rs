@@ -55,7 +55,7 @@ pub use error::RegistryError;
 pub use follower::{Followed, RingFollower};
 pub use instance::{Instance, MAX_ADDRESS_LEN};
 pub use lease::{Lease, LeaseToken, MAX_LEASE, MIN_LEASE};
-pub use service::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, WatchEvent};
+pub use service::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, MAX_SERVICE_WEIGHT, WatchEvent};
 pub use shared::Registry;
 pub use state::MAX_SERVICES;
 pub use watcher::Watcher;

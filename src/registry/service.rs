@@ -7,11 +7,15 @@ use std::{
 };
 
 use super::{Instance, LeaseToken};
-use crate::ring::NodeId;
+use crate::ring::{DEFAULT_VIRTUAL_NODES, MAX_TOKENS, NodeId};
 
 /// The most live instances a service may have. A ring of as many nodes of weight 1 stays within
 /// [`MAX_TOKENS`](crate::ring::MAX_TOKENS) at the default number of virtual nodes.
 pub const MAX_INSTANCES: usize = 16_384;
+
+/// The most that the live instances of a service may weigh together: 26,214. A ring of that weight stays within
+/// [`MAX_TOKENS`] at the default number of virtual nodes, so every follower with default settings can hold the service.
+pub const MAX_SERVICE_WEIGHT: u64 = MAX_TOKENS / DEFAULT_VIRTUAL_NODES as u64;
 
 /// How many changes of a service are kept for its watchers, unless [`Registry::with_event_buffer`] says otherwise. A
 /// watcher that falls further behind is told to start over.
@@ -49,11 +53,19 @@ pub(super) struct Registration {
     pub(super) expires_at: Instant,
 }
 
+impl Registration {
+    fn weight(&self) -> u64 {
+        u64::from(self.instance.weight())
+    }
+}
+
 /// Watchers share one log of changes, and each has a place in it; so a slow one costs nobody anything, and the memory
 /// for changes is bounded whatever the number of watchers.
 #[derive(Default)]
 pub(super) struct Service {
     pub(super) registrations: BTreeMap<NodeId, Registration>,
+    /// Weight of all registrations together.
+    weight: u64,
     watchers: usize,
     /// The latest changes; empty while nobody watches.
     changes: VecDeque<WatchEvent>,
@@ -64,6 +76,25 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn instances(&self) -> Vec<Instance> {
         self.registrations.values().map(|registration| registration.instance.clone()).collect()
+    }
+
+    /// Weight of all instances together, if `instance` is registered too or in place of the one with its id.
+    pub(super) fn weight_with(&self, instance: &Instance) -> u64 {
+        let replaced = self.registrations.get(instance.id()).map_or(0, Registration::weight);
+        self.weight - replaced + u64::from(instance.weight())
+    }
+
+    /// Takes in a registration, and returns the one with the same id that it replaces.
+    pub(super) fn insert(&mut self, registration: Registration) -> Option<Registration> {
+        self.weight = self.weight_with(&registration.instance);
+        self.registrations.insert(registration.instance.id().clone(), registration)
+    }
+
+    /// Takes out the registration of this instance.
+    pub(super) fn remove(&mut self, id: &NodeId) -> Option<Registration> {
+        let registration = self.registrations.remove(id)?;
+        self.weight -= registration.weight();
+        Some(registration)
     }
 
     pub(super) fn is_unused(&self) -> bool {

@@ -60,7 +60,8 @@ impl Registry {
     ///
     /// - [`RegistryError::InvalidService`], [`RegistryError::InvalidInstance`], [`RegistryError::AddressTooLong`],
     ///   [`RegistryError::InvalidLease`] or [`RegistryError::ClockOutOfRange`] for arguments out of range;
-    /// - [`RegistryError::TooManyInstances`] or [`RegistryError::TooManyServices`] if there is no room.
+    /// - [`RegistryError::TooManyInstances`], [`RegistryError::TooHeavy`] or [`RegistryError::TooManyServices`] if there is
+    ///   no room.
     pub fn register(
         &self,
         service: &str,

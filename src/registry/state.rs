@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Instance, Lease, LeaseToken, MAX_INSTANCES, RegistryError, WatchEvent, lease,
+    Instance, Lease, LeaseToken, MAX_INSTANCES, MAX_SERVICE_WEIGHT, RegistryError, WatchEvent, lease,
     service::{Registration, Service},
 };
 use crate::ring::{MAX_NAME_LEN, NodeId};
@@ -69,10 +69,15 @@ impl State {
         instance.check()?;
         let expires_at = lease::end_of(lease, now)?;
         let name = self.name_of(service)?;
-        let live = self.services.get(service).map(|service| &service.registrations);
-        let known = live.is_some_and(|live| live.contains_key(instance.id()));
-        if !known && live.is_some_and(|live| live.len() >= MAX_INSTANCES) {
+        let live = self.services.get(service);
+        let known = live.is_some_and(|live| live.registrations.contains_key(instance.id()));
+        if !known && live.is_some_and(|live| live.registrations.len() >= MAX_INSTANCES) {
             return Err(RegistryError::TooManyInstances);
+        }
+        // Refused here, because a ring that followed the service would otherwise have to leave instances out.
+        let weight = live.map_or(u64::from(instance.weight()), |live| live.weight_with(&instance));
+        if weight > MAX_SERVICE_WEIGHT {
+            return Err(RegistryError::TooHeavy { id: instance.id().clone(), weight });
         }
 
         let token = LeaseToken::new(self.next_token);
@@ -81,7 +86,7 @@ impl State {
         self.deadlines.insert((expires_at, token));
         let service = self.services.entry(name).or_default();
         let registration = Registration { instance: instance.clone(), token, lease, expires_at };
-        let change = match service.registrations.insert(instance.id().clone(), registration) {
+        let change = match service.insert(registration) {
             None => WatchEvent::Joined(instance),
             Some(replaced) => {
                 self.holders.remove(&replaced.token);
@@ -141,7 +146,7 @@ impl State {
     fn end(&mut self, token: LeaseToken, change: fn(Instance) -> WatchEvent) -> Option<Instance> {
         let (name, id) = self.holders.remove(&token)?;
         let service = self.services.get_mut(&name)?;
-        let registration = service.registrations.remove(&id)?;
+        let registration = service.remove(&id)?;
         self.deadlines.remove(&(registration.expires_at, token));
         service.record(change(registration.instance.clone()), self.buffer);
         self.drop_if_unused(&name);

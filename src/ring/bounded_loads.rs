@@ -348,12 +348,16 @@ impl<H> Clone for BoundedLoads<H> {
 
 impl<H> fmt::Debug for BoundedLoads<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.state.lock();
+        // Taken out first, because the writer behind a formatter is the caller's code.
+        let (nodes, total) = {
+            let state = self.shared.state.lock();
+            (state.loads.len(), state.total)
+        };
         f.debug_struct("BoundedLoads")
             .field("epsilon", &self.shared.epsilon)
             .field("limit", &self.limit)
-            .field("nodes", &state.loads.len())
-            .field("total", &state.total)
+            .field("nodes", &nodes)
+            .field("total", &total)
             .finish_non_exhaustive()
     }
 }

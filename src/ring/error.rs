@@ -1,6 +1,6 @@
 //! What can be wrong with a ring's members or settings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position};
+use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position, RingEpoch};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -82,6 +82,21 @@ pub enum RingError {
     /// Two rings place keys by different hash functions, so their positions can't be compared.
     #[error("the two rings hash keys differently, so any key may move: build both with the same hasher")]
     DifferentHashers,
+
+    /// A [`SharedRing`](super::SharedRing) was to be changed from inside the closure of its own
+    /// [`update`](super::SharedRing::update), on the thread that runs it.
+    #[error(
+        "this thread is inside an `update` of the same `SharedRing`: change the `&mut HashRing` that the closure gets, or \
+        change the shared ring after `update` has returned"
+    )]
+    UpdateInUpdate,
+
+    /// A [`SharedRing`](super::SharedRing) was started at so high an epoch that there is none for another version.
+    #[error("epoch {epoch} is the last there is: start the shared ring at a lower one, 1 for instance")]
+    LastEpoch {
+        /// The current version's epoch.
+        epoch: RingEpoch,
+    },
 
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.
     #[error("the modulus is {p}, and has to be at least 2: use a prime above the number of keys")]

@@ -4,8 +4,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::RingError;
+use crate::exact;
 
 /// A place on the circle: an integer modulo 2^64, where 0 follows 2^64 - 1.
+///
+/// In JSON, and other formats for people, it is text: tools that keep numbers as doubles would round it. Numbers below 2^53 are
+/// read, too; from there on they are refused.
 ///
 /// ```
 /// use ringpact::ring::Position;
@@ -14,7 +18,7 @@ use super::RingError;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Position(u64);
+pub struct Position(#[serde(with = "exact::text")] u64);
 
 impl Position {
     /// The first position, 0.
@@ -209,9 +213,11 @@ impl KeyHasher for Modular {
 enum SerialisedHasher {
     #[serde(rename = "xxh3_64")]
     Xxh3 {
+        #[serde(with = "exact::text")]
         seed: u64,
     },
     Modular {
+        #[serde(with = "exact::text")]
         p: u64,
     },
 }

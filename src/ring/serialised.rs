@@ -24,6 +24,10 @@ const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"
 /// error of the format's own type that carries the message of a [`RingError`], and never a panic. Fields that aren't
 /// known are refused: one of them might change where keys go.
 ///
+/// In JSON, and other formats for people, positions, seeds and moduli are text, because JavaScript, jq and others round
+/// numbers from 2^53 on, and a rounded ring is another ring. Numbers below 2^53 are read as well; a number from 2^53 on is an
+/// error.
+///
 /// ```
 /// use ringpact::ring::{HashRing, Placement};
 ///
@@ -31,7 +35,7 @@ const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"
 /// let json = serde_json::to_string(&ring)?;
 /// assert_eq!(
 ///     json,
-///     r#"{"format":1,"hasher":{"xxh3_64":{"seed":0}},"virtual_nodes":160,"#.to_owned()
+///     r#"{"format":1,"hasher":{"xxh3_64":{"seed":"0"}},"virtual_nodes":160,"#.to_owned()
 ///         + r#""nodes":[{"id":"a","weight":1,"zone":null},{"id":"b","weight":1,"zone":null}]}"#,
 /// );
 /// assert_eq!(serde_json::from_str::<HashRing>(&json)?, ring);
@@ -42,7 +46,7 @@ const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"
 /// let balanced = HashRing::builder().placement(Placement::Balanced).virtual_nodes(1).nodes(["a", "b"]).build()?;
 /// let json = serde_json::to_string(&balanced)?;
 /// assert!(json.starts_with(r#"{"format":2,"#));
-/// assert!(json.contains(r#""tokens":[[4340410370284600379,"#));
+/// assert!(json.contains(r#""tokens":[["4340410370284600379","#));
 /// assert_eq!(serde_json::from_str::<HashRing>(&json)?, balanced);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

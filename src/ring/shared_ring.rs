@@ -1,19 +1,25 @@
 //! One ring for many threads: some look up, one changes it now and then.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::Arc,
+    thread::{self, ThreadId},
+};
 
 use arc_swap::{ArcSwap, cache::Cache};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::{HashRing, Movement, Xxh3};
+use super::{HashRing, Movement, RingError, Xxh3};
+use crate::exact;
 
 /// The number of a version of a [`SharedRing`]: each version's is one above that of the version it replaced.
 ///
 /// It says which of two versions is newer, so that whoever is told of a placement can refuse one that is out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct RingEpoch(u64);
+pub struct RingEpoch(#[serde(with = "exact::counter")] u64);
 
 impl RingEpoch {
     /// Of the version that a [`SharedRing`] starts with, unless it is told otherwise.
@@ -29,9 +35,9 @@ impl RingEpoch {
         self.0
     }
 
-    /// The epoch of the version after. 2^64 versions are never reached, at any speed.
-    const fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
+    /// The epoch of the version after. The last one is never reached by counting, but a ring may be started there.
+    fn next(self) -> Result<Self, RingError> {
+        self.0.checked_add(1).map(Self).ok_or(RingError::LastEpoch { epoch: self })
     }
 }
 
@@ -74,7 +80,8 @@ impl<H> Deref for RingVersion<H> {
 /// A ring that can be changed while others look up in it.
 ///
 /// A change makes a new [`RingVersion`] and publishes it whole: no reader ever sees half of one. Readers never block and
-/// never retry, whatever the writers do, and writers never wait for readers, only for each other. A version lives for as
+/// never retry, whatever the writers do, and writers never wait for readers, only for each other. A change inside the closure
+/// of another one is refused with [`RingError::UpdateInUpdate`]. A version lives for as
 /// long as somebody holds it, so that a migration can ask the old and the new one together.
 ///
 /// Each thread that looks up often has a [`reader`](Self::reader) of its own. For a look-up now and then there is
@@ -102,8 +109,47 @@ impl<H> Deref for RingVersion<H> {
 /// what swaps such a pointer without locks can't be written without `unsafe`.
 pub struct SharedRing<H = Xxh3> {
     current: Arc<ArcSwap<RingVersion<H>>>,
-    /// Held while a new version is made of the current one, so that no writer's change is lost to another's.
-    writing: Mutex<()>,
+    writers: Writers,
+}
+
+/// Lets one writer at a time make a new version of the current one, so that no writer's change is lost to another's.
+///
+/// The lock is held only to look at and set the field: a writer runs the caller's closure, and clones and drops of the
+/// caller's hasher, without it.
+#[derive(Default)]
+struct Writers {
+    /// The thread that is making a new version.
+    writing: Mutex<Option<ThreadId>>,
+    /// Signalled when a writer ends.
+    ended: Condvar,
+}
+
+impl Writers {
+    /// Waits until no other thread is writing. Another writer may enter once the turn is dropped.
+    fn enter(&self) -> Result<Turn<'_>, RingError> {
+        let this = thread::current().id();
+        let mut writing = self.writing.lock();
+        if *writing == Some(this) {
+            return Err(RingError::UpdateInUpdate);
+        }
+        while writing.is_some() {
+            self.ended.wait(&mut writing);
+        }
+        *writing = Some(this);
+        Ok(Turn { writers: self })
+    }
+}
+
+/// The right to make the next version.
+struct Turn<'a> {
+    writers: &'a Writers,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.writers.writing.lock() = None;
+        self.writers.ended.notify_one();
+    }
 }
 
 /// What a change of a [`SharedRing`] replaced, and with what.
@@ -133,7 +179,7 @@ impl<H> SharedRing<H> {
     /// As [`new`](Self::new), for going on with epochs that were counted before: after a restart, say.
     pub fn starting_at(ring: HashRing<H>, epoch: RingEpoch) -> Self {
         let first = Arc::new(RingVersion { epoch, ring });
-        Self { current: Arc::new(ArcSwap::new(first)), writing: Mutex::new(()) }
+        Self { current: Arc::new(ArcSwap::new(first)), writers: Writers::default() }
     }
 
     /// The current version, to keep for as long as it is wanted. Costs some nanoseconds more than asking a
@@ -149,41 +195,56 @@ impl<H> SharedRing<H> {
     }
 
     /// Publishes this ring as the next version. Once this returns, every reader that asks gets this version or a later
-    /// one.
-    pub fn publish(&self, ring: HashRing<H>) -> RingChange<H> {
-        let writing = self.writing.lock();
-        let change = self.replace(self.load(), ring);
-        drop(writing);
-        change
+    /// one. Blocks while other threads are inside [`update`](Self::update).
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::UpdateInUpdate`] inside the closure of an [`update`](Self::update) of this shared ring: the update would
+    /// replace what was published. [`RingError::LastEpoch`] if there is no epoch for another version.
+    pub fn publish(&self, ring: HashRing<H>) -> Result<RingChange<H>, RingError> {
+        let turn = self.writers.enter()?;
+        self.replace(self.load(), ring, turn)
     }
 
     /// Copies the current ring, makes a change to the copy, and publishes that as the next version. Updates of several
-    /// threads are made one after the other, each upon the one before.
+    /// threads are made one after the other, each upon the one before: an update blocks while others are under way.
     ///
     /// Once this returns, every reader that asks gets this version or a later one. If the change fails, or panics, no
     /// version is made.
     ///
+    /// `change` runs under no lock, and may read this shared ring. It must not wait for another thread that changes this
+    /// shared ring, because that thread waits for this update to end.
+    ///
     /// # Errors
     ///
-    /// What `change` answers.
-    pub fn update<E>(&self, change: impl FnOnce(&mut HashRing<H>) -> Result<(), E>) -> Result<RingChange<H>, E>
+    /// What `change` answers; and [`RingError::UpdateInUpdate`], as an `E`, inside the closure of another update of this
+    /// shared ring on the same thread, which would otherwise wait for itself; and [`RingError::LastEpoch`] if there is no epoch
+    /// for another version.
+    pub fn update<E: From<RingError>>(
+        &self,
+        change: impl FnOnce(&mut HashRing<H>) -> Result<(), E>,
+    ) -> Result<RingChange<H>, E>
     where
         H: Clone,
     {
-        let writing = self.writing.lock();
+        let turn = self.writers.enter()?;
         let before = self.load();
         let mut ring = before.ring.clone();
         change(&mut ring)?;
-        let change = self.replace(before, ring);
-        drop(writing);
-        Ok(change)
+        Ok(self.replace(before, ring, turn)?)
     }
 
-    /// The caller holds `writing`.
-    fn replace(&self, before: Arc<RingVersion<H>>, ring: HashRing<H>) -> RingChange<H> {
-        let after = Arc::new(RingVersion { epoch: before.epoch.next(), ring });
+    /// Makes `ring` the version after `before`, which is the current one, and ends the turn.
+    fn replace(
+        &self,
+        before: Arc<RingVersion<H>>,
+        ring: HashRing<H>,
+        turn: Turn<'_>,
+    ) -> Result<RingChange<H>, RingError> {
+        let after = Arc::new(RingVersion { epoch: before.epoch.next()?, ring });
         self.current.store(Arc::clone(&after));
-        RingChange { before, after }
+        drop(turn);
+        Ok(RingChange { before, after })
     }
 }
 

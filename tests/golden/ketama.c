@@ -15,7 +15,7 @@ static void run(const char *name, const char *mode, char hosts[][64], const int 
     memcached_behavior_set(client, MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED, 1);
   } else {
     memcached_behavior_set(client, MEMCACHED_BEHAVIOR_KETAMA, 1);
-    memcached_behavior_set(client, MEMCACHED_BEHAVIOR_HASH, MEMCACHED_HASH_MD5);
+    if (strcmp(mode, "default") != 0) memcached_behavior_set(client, MEMCACHED_BEHAVIOR_HASH, MEMCACHED_HASH_MD5);
   }
   for (int i = 0; i < count; i++) {
     memcached_return_t rc =
@@ -45,6 +45,44 @@ static int numbered_keys(int count) {
   return count;
 }
 
+/* Keys whose bytes are above 127 in many places: where `char` is signed, the library's own hash extends the sign. */
+static int odd_keys(int count) {
+  static const char *words[] = {"schl\xc3\xbcssel", "\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87", "\xe9\x8d\xb5", "\xf0\x9f\x94\x91", "plain"};
+  for (int k = 0; k < count; k++) snprintf(keys[k], sizeof keys[k], "%s:%d", words[k % 5], k);
+  return count;
+}
+
+static void print_keys(int count) {
+  printf("keys");
+  for (int k = 0; k < count; k++) printf(" %s", keys[k]);
+  printf("\n");
+}
+
+/* The library's default hash, one-at-a-time: `MEMCACHED_BEHAVIOR_KETAMA` and nothing else. */
+static void default_hash(void) {
+  static const char *names[] = {"10.0.0.1", "cache-1.example.com", "b\xc3\xbc" "cher.example", "::1", "a", "UPPER.example"};
+  static const int odd_ports[] = {11211, 11212, 1, 65535, 80, 11211, 22122};
+  unsigned seed = 7;
+  print_keys(odd_keys(200));
+  for (int round = 0; round < 24; round++) {
+    int count = round < 12 ? 1 + round : 2 + round % 5;
+    char name[32];
+    for (int i = 0; i < count; i++) {
+      seed = seed * 1103515245u + 12345u;
+      if (round % 2) snprintf(hosts[i], sizeof hosts[i], "10.0.%d.%d", round, i + 1);
+      else snprintf(hosts[i], sizeof hosts[i], "%s%s", names[i % 6], i < 6 ? "" : "x");
+      ports[i] = odd_ports[(i * 3 + round) % 7];
+      /* A weight above 1 makes the library weigh its points, and those with MD5; keys are hashed as before. */
+      weights[i] = round < 12 ? 1 : 1 + (int) ((seed >> 16) % 4) + (i == 0);
+    }
+    snprintf(name, sizeof name, "default-%d", round);
+    run(name, "default", hosts, ports, weights, count, keys, 200);
+  }
+  /* The heavy server last, so that the library changes its mode late. */
+  for (int i = 0; i < 5; i++) weights[i] = i == 4 ? 3 : 1;
+  run("default-late", "default", hosts, ports, weights, 5, keys, 200);
+}
+
 /* Reads cases of its own from a file: lines `case NAME MODE KEYS...` and `server HOST PORT WEIGHT`, each case ended by
    `end`. */
 static void from_file(const char *path) {
@@ -68,9 +106,7 @@ static void from_file(const char *path) {
       ports[count] = atoi(strtok(NULL, " \n"));
       weights[count++] = atoi(strtok(NULL, " \n"));
     } else if (strcmp(word, "end") == 0) {
-      printf("keys");
-      for (int k = 0; k < key_count; k++) printf(" %s", keys[k]);
-      printf("\n");
+      print_keys(key_count);
       run(name, mode, hosts, ports, weights, count, keys, key_count);
     }
   }
@@ -115,5 +151,6 @@ int main(int argc, char **argv) {
   }
 
   for (int i = 1; i < argc; i++) from_file(argv[i]);
+  default_hash();
   return 0;
 }

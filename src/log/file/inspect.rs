@@ -24,6 +24,7 @@ use super::{
     storage::{Disk, Storage},
 };
 use crate::{
+    exact,
     id::{Epoch, Name, TxnId},
     log::{Fact, LogError, Lsn, Record},
 };
@@ -59,6 +60,7 @@ pub struct SegmentReport {
     /// The name of its file.
     pub file: String,
     /// Its number.
+    #[serde(serialize_with = "exact::counter::serialize")]
     pub number: u64,
     /// The length of its file in bytes.
     pub bytes: u64,
@@ -97,6 +99,7 @@ pub struct BatchReport {
     /// Its length there, padding included.
     pub bytes: u64,
     /// Its sequence number.
+    #[serde(serialize_with = "exact::counter::serialize")]
     pub sequence: u64,
     /// What it is for.
     pub kind: BatchKind,

@@ -24,19 +24,84 @@ pub(super) fn leave(layout: Layout<'_>, leaver: u32) -> Edits {
 
 /// What changes when `node` gives up `amount` of what it owns, and tokens in excess of those of a ring built afresh.
 pub(super) fn shrink(layout: Layout<'_>, holdings: Vec<Holding>, node: u32, amount: u128) -> Edits {
-    let mut arcs: Vec<Arc> = layout.arcs().filter(|(_, owner)| *owner == node).map(|(arc, _)| arc).collect();
-    widest_first(&mut arcs);
-    let run = whole_arcs(&arcs, arcs.len().saturating_sub(layout.fresh_tokens(node) as usize), amount);
-    let given: Vec<Arc> = arcs.drain(run).collect();
-    let rest = amount - given.iter().map(|arc| arc.width()).sum::<u128>();
-    let mut parts: BTreeMap<u64, Part> = given.iter().map(|arc| (arc.end, Part::All)).collect();
+    let inner = inner_tokens(layout, node);
+    let mut runs = runs(layout, node);
+    widest_first(&mut runs);
+    let fresh = layout.fresh_tokens(node) as usize;
+    let chosen = whole_arcs(&runs, runs.len().saturating_sub(fresh), amount);
+    let given: Vec<Arc> = runs.drain(chosen).collect();
+    let rest = amount - given.iter().map(|run| run.width()).sum::<u128>();
+    let mut ends: BTreeMap<u64, u128> = given.iter().map(|run| (run.end, run.width())).collect();
     if rest > 0 {
         // As few as can be: each is a stretch that others have to take.
-        let most = arcs.len();
-        parts.extend(slices(&arcs, rest, 1, most).map(|(arc, width)| (arc.end, Part::Tail(width))));
+        let most = runs.len();
+        ends.extend(slices(&runs, rest, 1, most).map(|(run, width)| (run.end, width)));
     }
+    let parts = parts(layout, node, &ends);
     let part = |end: u64| parts.get(&end).copied().unwrap_or(Part::Nothing);
-    Release::new(layout, holdings, node, spans(layout, node, part)).run()
+    let kept = runs.len() + inner.iter().filter(|token| !parts.contains_key(token)).count();
+    let mut edits = Release::new(layout, holdings, node, spans(layout, node, part)).run();
+    // They part nothing, and there is no need of them.
+    for token in inner.into_iter().filter(|token| !parts.contains_key(token)).take(kept.saturating_sub(fresh)) {
+        edits.entry(Position::new(token)).or_insert(None);
+    }
+    edits
+}
+
+/// The runs of a node: arcs that touch, taken together, so that on either side of each another node begins. The node isn't
+/// the only one.
+///
+/// What is inside a run can't be given to a neighbour, since both are the node itself. In a ring of few nodes, most arcs of a
+/// heavy node are inside.
+fn runs(layout: Layout<'_>, node: u32) -> Vec<Arc> {
+    let mut before = layout.entries.last().map(|(_, owner)| *owner);
+    let (mut starts, mut ends) = (Vec::new(), Vec::new());
+    for (arc, owner) in layout.arcs() {
+        match (before == Some(node), owner == node) {
+            (false, true) => starts.push(arc.start),
+            (true, false) => ends.push(arc.start),
+            _ => {}
+        }
+        before = Some(owner);
+    }
+    // If the last token is the node's, its run ends at the first end.
+    if layout.entries.last().is_some_and(|(_, owner)| *owner == node) && !ends.is_empty() {
+        ends.rotate_left(1);
+    }
+    starts.into_iter().zip(ends).map(|(start, end)| Arc { start, end }).collect()
+}
+
+/// The node's tokens that part its own arcs.
+fn inner_tokens(layout: Layout<'_>, node: u32) -> Vec<u64> {
+    let next = layout.entries.iter().cycle().skip(1);
+    let pairs = layout.entries.iter().zip(next);
+    pairs
+        .filter(|((_, owner), (_, next))| (*owner, *next) == (node, node))
+        .map(|((token, _), _)| token.as_u64())
+        .collect()
+}
+
+/// What is given up of each arc, by its end, if so much is at the end of each of these runs, by theirs.
+fn parts(layout: Layout<'_>, node: u32, ends: &BTreeMap<u64, u128>) -> BTreeMap<u64, Part> {
+    let arcs: Vec<_> = layout.arcs().collect();
+    let mut parts = BTreeMap::new();
+    // Twice round backwards, for the run that passes position 0: its last arc comes first, whichever way one begins.
+    let mut left = 0;
+    for (arc, owner) in arcs.iter().rev().chain(arcs.iter().rev()) {
+        if *owner != node {
+            left = 0;
+        } else if let Some(width) = ends.get(&arc.end) {
+            left = *width;
+        }
+        if left >= arc.width() {
+            parts.insert(arc.end, Part::All);
+            left -= arc.width();
+        } else if left > 0 {
+            parts.insert(arc.end, Part::Tail(left));
+            left = 0;
+        }
+    }
+    parts
 }
 
 /// Which of these arcs, which descend by width, to give up whole: `count` of similar width that are nearly `amount`

@@ -14,7 +14,14 @@ const POINTS_A_DIGEST: u32 = 4;
 /// The port that is left off where a server is hashed.
 const DEFAULT_PORT: &str = ":11211";
 
-/// A ring that sends every key to the server to which libmemcached sends it: *ketama*, with MD5.
+/// A ring that sends every key to the server to which libmemcached sends it: *ketama*, with MD5 or with libmemcached's
+/// default hash. Choose the constructor by what the client sets:
+///
+/// | the client sets | constructor |
+/// |---|---|
+/// | `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED` | [`weighted`](Self::weighted) |
+/// | `MEMCACHED_BEHAVIOR_KETAMA`, and `MEMCACHED_BEHAVIOR_HASH` to `MEMCACHED_HASH_MD5` | [`unweighted`](Self::unweighted), or `weighted` if a weight is above 1 |
+/// | `MEMCACHED_BEHAVIOR_KETAMA` alone | [`with_default_hash`](Self::with_default_hash) |
 ///
 /// A node's id is the server's address, `host:port`, spelled as it is given to libmemcached; `:11211`, memcached's own
 /// port, may be left off and has no effect. Other clients that follow libmemcached's weighted mode (many do, with or
@@ -37,31 +44,39 @@ const DEFAULT_PORT: &str = ":11211";
 #[derive(Debug, Clone)]
 pub struct KetamaRing {
     continuum: Continuum,
+    keys: KeyHash,
+}
+
+/// The function that places keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyHash {
+    /// The first four bytes of MD5, little-endian.
+    Md5,
+    /// Jenkins's one-at-a-time, libmemcached's default.
+    OneAtATime,
+}
+
+impl KeyHash {
+    fn of(self, bytes: &[u8]) -> u32 {
+        match self {
+            Self::Md5 => Md5Digest::of(bytes).first(),
+            Self::OneAtATime => one_at_a_time(bytes),
+        }
+    }
 }
 
 impl KetamaRing {
     /// As with `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`: 160 points for a server of average weight.
     ///
-    /// It is also what libmemcached falls into as soon as a server of weight above 1 is added to a consistent
-    /// distribution.
+    /// With `MEMCACHED_HASH_MD5`, it is also what libmemcached changes to when a server of weight above 1 is added to a
+    /// consistent distribution.
     ///
     /// # Errors
     ///
     /// Those of [`RingBuilder::build`](crate::ring::RingBuilder::build) about nodes and limits. Two nodes are duplicates
     /// if they differ in nothing but `:11211`.
     pub fn weighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
-        let nodes = checked(nodes, hashed_label)?;
-        check_points(u64::from(WEIGHTED_POINTS) * nodes.len() as u64)?;
-        let total: u64 = nodes.iter().map(|node| u64::from(node.weight())).sum();
-        let mut points = Vec::with_capacity(WEIGHTED_POINTS as usize * nodes.len());
-        for (owner, node) in (0..).zip(&nodes) {
-            for index in 0..digests(node.weight(), total, nodes.len()) {
-                let digest = digest_of(node, index);
-                let (quarters, _) = digest.0.as_chunks::<4>();
-                points.extend(quarters.iter().map(|quarter| (u32::from_le_bytes(*quarter), owner)));
-            }
-        }
-        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep) })
+        Self::with_weighted_points(checked(nodes, hashed_label)?, KeyHash::Md5)
     }
 
     /// As with `MEMCACHED_BEHAVIOR_KETAMA` and `MEMCACHED_HASH_MD5`: 100 points for each server.
@@ -72,31 +87,75 @@ impl KetamaRing {
     /// take as a wish for its weighted mode.
     pub fn unweighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         let nodes = checked(nodes, hashed_label)?;
-        check_points(u64::from(UNWEIGHTED_POINTS) * nodes.len() as u64)?;
         if let Some(node) = nodes.iter().find(|node| node.weight() != 1) {
             return Err(RingError::UnevenWeights { id: node.id().clone() });
         }
+        Self::with_equal_points(nodes, KeyHash::Md5)
+    }
+
+    /// As with `MEMCACHED_BEHAVIOR_KETAMA` and no other behaviour: keys are placed by libmemcached's default hash, Jenkins's
+    /// one-at-a-time.
+    ///
+    /// While all weights are 1, each server has 100 points, placed by the same hash. If a weight is above 1, libmemcached
+    /// weights the points and places them by MD5, as [`weighted`](Self::weighted) does, but goes on to place keys by
+    /// one-at-a-time; so does this ring.
+    ///
+    /// The hash sign-extends bytes above 127, as libmemcached does where C's `char` is signed (x86-64). libmemcached on
+    /// machines where it is unsigned places keys with such bytes elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`KetamaRing::weighted`].
+    pub fn with_default_hash<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
+        let nodes = checked(nodes, hashed_label)?;
+        if nodes.iter().any(|node| node.weight() != 1) {
+            return Self::with_weighted_points(nodes, KeyHash::OneAtATime);
+        }
+        Self::with_equal_points(nodes, KeyHash::OneAtATime)
+    }
+
+    /// Points in proportion to weights, placed by MD5 whatever places the keys.
+    fn with_weighted_points(nodes: Vec<Node>, keys: KeyHash) -> Result<Self, RingError> {
+        check_points(u64::from(WEIGHTED_POINTS) * nodes.len() as u64)?;
+        let total: u64 = nodes.iter().map(|node| u64::from(node.weight())).sum();
+        let mut points = Vec::with_capacity(WEIGHTED_POINTS as usize * nodes.len());
+        for (owner, node) in (0..).zip(&nodes) {
+            for index in 0..digests(node.weight(), total, nodes.len()) {
+                let digest = Md5Digest::of(point_label(node, index).as_bytes());
+                let (quarters, _) = digest.0.as_chunks::<4>();
+                points.extend(quarters.iter().map(|quarter| (u32::from_le_bytes(*quarter), owner)));
+            }
+        }
+        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep), keys })
+    }
+
+    /// The same number of points for each server, placed by the hash that places keys.
+    fn with_equal_points(nodes: Vec<Node>, keys: KeyHash) -> Result<Self, RingError> {
+        check_points(u64::from(UNWEIGHTED_POINTS) * nodes.len() as u64)?;
         let points = (0..)
             .zip(&nodes)
-            .flat_map(|(owner, node)| (0..UNWEIGHTED_POINTS).map(move |index| (digest_of(node, index).first(), owner)))
+            .flat_map(|(owner, node)| {
+                (0..UNWEIGHTED_POINTS).map(move |index| (keys.of(point_label(node, index).as_bytes()), owner))
+            })
             .collect();
-        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep) })
+        Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep), keys })
     }
 
     /// The server that owns `key`. O(log T) for T points, never panics.
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
-        self.continuum.owner_at(Self::position(key))
+        self.continuum.owner_at(self.position(key))
     }
 
     /// The servers that `key` belongs to, in order of preference. (Not what libmemcached calls replicas: it takes the
     /// next servers of its *list*, whatever the key.)
     pub fn replicas<K: RingKey>(&self, key: K) -> Walk<'_> {
-        self.continuum.walk_from(Self::position(key))
+        self.continuum.walk_from(self.position(key))
     }
 
-    /// Where `key` is among the 2^32 positions: the first four bytes of its MD5, little-endian.
-    pub fn position<K: RingKey>(key: K) -> u32 {
-        Md5Digest::of(key.key_bytes().as_ref()).first()
+    /// Where `key` is among the 2^32 positions: the first four bytes of its MD5, little-endian, or its one-at-a-time hash
+    /// in a ring [with the default hash](Self::with_default_hash). Does not depend on the members.
+    pub fn position<K: RingKey>(&self, key: K) -> u32 {
+        self.keys.of(key.key_bytes().as_ref())
     }
 
     /// The nodes, in the order given.
@@ -123,8 +182,21 @@ fn hashed_label(address: &str) -> &str {
     address.strip_suffix(DEFAULT_PORT).unwrap_or(address)
 }
 
-fn digest_of(node: &Node, index: u32) -> Md5Digest {
-    Md5Digest::of(format!("{}-{index}", hashed_label(node.id().as_str())).as_bytes())
+/// What is hashed for a server's point, or for several points that share a digest.
+fn point_label(node: &Node, index: u32) -> String {
+    format!("{}-{index}", hashed_label(node.id().as_str()))
+}
+
+/// Bob Jenkins's one-at-a-time, as libmemcached computes it where `char` is signed: bytes above 127 count as negative.
+fn one_at_a_time(bytes: &[u8]) -> u32 {
+    let mixed = bytes.iter().fold(0_u32, |hash, byte| {
+        let hash = hash.wrapping_add(i32::from(*byte as i8) as u32);
+        let hash = hash.wrapping_add(hash << 10);
+        hash ^ (hash >> 6)
+    });
+    let mixed = mixed.wrapping_add(mixed << 3);
+    let mixed = mixed ^ (mixed >> 11);
+    mixed.wrapping_add(mixed << 15)
 }
 
 struct Md5Digest([u8; 16]);

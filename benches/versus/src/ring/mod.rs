@@ -11,8 +11,11 @@ use clap::Args;
 use crate::report::Report;
 use measure::{Course, Pace};
 use peers::{
-    anchorhash::Anchor, bare_hash::BareHash, consistent_hash_ring::ConsistentHashRing, hash_rings::HashRings,
-    hashring::Hashring, jumphash::Jump, maglev::MaglevTable, pingora_ketama::Ketama, ringpact::Ringpact,
+    anchorhash::Anchor, bare_hash::BareHash, bare_hash_and_line::BareHashAndLine, consistent_choose_k::ChooseK,
+    consistent_hash_ring::ConsistentHashRing, fliphash::Flip, hash_rings::HashRings, hashring::Hashring,
+    hashring_coordinator::Coordinated, hrw_hash::Rendezvous, jump_back_hash::JumpBack, jumphash::Jump,
+    maglev::MaglevTable, maglev_hash::MaglevHash, mpchash::MultiProbe, pingora_ketama::Ketama, ringlet_hash::Ringlet,
+    ringpact::Ringpact,
 };
 
 /// How to measure.
@@ -38,11 +41,12 @@ pub struct Options {
 /// Measures, prints the table, writes the CSV.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (rounds, pace) = if options.quick { (2, Pace::Quick) } else { (options.rounds as usize, Pace::Full) };
-    let mut report = Report::new(&[<BareHash as peer::Peer>::NAME]);
+    let mut report = Report::new(&[<BareHash as peer::Peer>::NAME, <BareHashAndLine as peer::Peer>::NAME]);
     for nodes in options.nodes.iter().copied().filter(|nodes| !options.quick || *nodes <= 100) {
         eprintln!("{nodes} nodes ...");
         let mut course = Course::new(nodes, pace, options.only.as_deref());
         course.enter::<BareHash>(&mut report);
+        course.enter::<BareHashAndLine>(&mut report);
         course.enter::<Ringpact<false>>(&mut report);
         course.enter::<Ringpact<true>>(&mut report);
         course.enter::<Ketama<false>>(&mut report);
@@ -52,7 +56,15 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         course.enter::<HashRings>(&mut report);
         course.enter::<Anchor>(&mut report);
         course.enter::<MaglevTable>(&mut report);
+        course.enter::<MaglevHash>(&mut report);
         course.enter::<Jump>(&mut report);
+        course.enter::<JumpBack>(&mut report);
+        course.enter::<Flip>(&mut report);
+        course.enter::<ChooseK>(&mut report);
+        course.enter::<MultiProbe>(&mut report);
+        course.enter::<Rendezvous>(&mut report);
+        course.enter::<Ringlet>(&mut report);
+        course.enter::<Coordinated>(&mut report);
         report.hold(course.into_contests(), rounds);
     }
     report.skip(
