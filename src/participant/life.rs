@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Call, ParticipantError};
 use crate::{
+    exact,
     id::{BranchId, Epoch, Name},
     log::LogId,
 };
@@ -29,6 +30,7 @@ pub struct Life {
     pub epoch: Epoch,
     /// Number of the log's records that are durable. It counts over all openings of the log and never goes back, so a
     /// smaller one than before comes from an older copy of the log.
+    #[serde(with = "exact::counter")]
     pub position: u64,
     /// The log that this one takes the place of, because an operator has said that it is gone for good; or this log's own
     /// id, if the operator has said that it is an older copy and the newest there is. [`LogId::NONE`] as a rule.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    exact,
     id::{BranchId, Epoch, Mark, Name},
     log::{Heuristic, LogError, LogId},
 };
@@ -137,7 +138,7 @@ pub struct Call {
     #[serde(default)]
     pub identity: LogId,
     /// How far the coordinator's log is durable, at least; see [`Life::position`].
-    #[serde(default)]
+    #[serde(default, with = "exact::counter")]
     pub position: u64,
 }
 
