@@ -24,6 +24,9 @@ pub mod protocol {}
 #[doc = include_str!("failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("backups.md")]
+pub mod backups {}
+
 #[doc = include_str!("observing.md")]
 pub mod observing {}
 
