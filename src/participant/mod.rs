@@ -41,7 +41,7 @@ pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES,
-    OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+    MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub(crate) use sent_in::SentIn;
 pub use service::{Effort, Service, ServiceError};

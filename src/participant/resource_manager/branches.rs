@@ -102,6 +102,8 @@ impl<W> Deref for Place<W> {
 pub(super) struct Slot<W> {
     pub(super) protocol: BranchProtocol,
     pub(super) works: Vec<W>,
+    /// Encoded length of the works together, in bytes.
+    pub(super) work_bytes: usize,
     /// The generation in which it was last worked under.
     pub(super) worked_in: u32,
     /// What went wrong when the branch was taken back at opening, until it is made good.
@@ -125,7 +127,7 @@ pub(super) enum Admission<W> {
 
 impl<W> Default for Slot<W> {
     fn default() -> Self {
-        Self { protocol: BranchProtocol::new(), works: Vec::new(), worked_in: 0, trouble: None }
+        Self { protocol: BranchProtocol::new(), works: Vec::new(), work_bytes: 0, worked_in: 0, trouble: None }
     }
 }
 
@@ -397,7 +399,7 @@ impl<W> Slot<W> {
 
     fn wipe(&mut self) {
         self.drop_works();
-        (self.protocol, self.trouble) = (BranchProtocol::new(), None);
+        (self.protocol, self.trouble, self.work_bytes) = (BranchProtocol::new(), None, 0);
     }
 }
 

@@ -224,7 +224,7 @@ impl<S: Service> ResourceManager<S> {
                         input = BranchInput::Appended(lsn);
                         continue;
                     }
-                    Err(failure) => (BranchInput::AppendRefused, failure),
+                    Err(failure) => (failure.input, failure.error),
                 },
             };
             input = failed.0;
@@ -233,8 +233,8 @@ impl<S: Service> ResourceManager<S> {
         Err(ParticipantError::Stale)
     }
 
-    fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, ParticipantError> {
-        let encoded = || postcard::to_stdvec(works).map_err(ParticipantError::resource);
+    fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, Unappended> {
+        let encoded = || postcard::to_stdvec(works).map_err(Unappended::unencodable);
         let (id, txn) = (txn, txn.clone());
         let (fact, durability) = match action {
             BranchAction::AppendPrepared(durability) => {
@@ -257,7 +257,7 @@ impl<S: Service> ResourceManager<S> {
             BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
             // Not records; the caller carries these out itself.
             BranchAction::AwaitDurable(_) | BranchAction::Confirm | BranchAction::Cancel | BranchAction::Reply(_) => {
-                return Err(ParticipantError::Stale);
+                return Err(Unappended { input: BranchInput::AppendRefused, error: ParticipantError::Stale });
             }
         };
         Ok(self.append(fact, durability)?)
@@ -299,6 +299,28 @@ impl<S: Service> ResourceManager<S> {
         self.log.wait(lsn)?;
         self.branches.lock().noted(coordinator, epoch);
         Ok(())
+    }
+}
+
+/// Why a record is not in the log, and what that is to the branch.
+struct Unappended {
+    input: BranchInput,
+    error: ParticipantError,
+}
+
+impl Unappended {
+    fn unencodable(error: postcard::Error) -> Self {
+        Self { input: BranchInput::Unwritable, error: ParticipantError::resource(error) }
+    }
+}
+
+impl From<LogError> for Unappended {
+    fn from(error: LogError) -> Self {
+        let input = match error {
+            LogError::TooLarge { .. } => BranchInput::Unwritable,
+            _ => BranchInput::AppendRefused,
+        };
+        Self { input, error: error.into() }
     }
 }
 

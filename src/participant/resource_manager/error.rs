@@ -35,6 +35,30 @@ pub enum ExecuteError<R> {
         /// The epoch that the coordinator is in, as far as the participant has heard.
         known: Epoch,
     },
+    /// With this piece the branch's work would not fit into one record of the participant's log. The piece is not done, and
+    /// the transaction can only be rolled back.
+    #[error(
+        "the work of branch {branch} would take {length} bytes of a log record, and the limit is {limit}: name large data in \
+         the work, and keep the data elsewhere; or divide the work among several transactions"
+    )]
+    TooMuchWork {
+        /// The branch.
+        branch: BranchId,
+        /// Encoded length of the branch's work with this piece, in bytes.
+        length: usize,
+        /// The limit, [`MAX_WORK_BYTES`](super::MAX_WORK_BYTES).
+        limit: usize,
+    },
+    /// The piece of work can't be encoded, so it could never be promised. It is not done, and the transaction can only be
+    /// rolled back.
+    #[error("a piece of work for branch {branch} can't be encoded; correct how the service's work is serialised")]
+    Unencodable {
+        /// The branch.
+        branch: BranchId,
+        /// What the encoder said.
+        #[source]
+        error: Arc<dyn StdError + Send + Sync>,
+    },
     /// The branch names another participant.
     #[error("branch {branch} is not for participant {participant}; pass the id that the transaction gave for it")]
     Misrouted {
