@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod docs;
+mod error_chain;
 pub mod id;
 pub mod log;
 pub mod participant;
@@ -32,6 +33,7 @@ pub mod ring;
 mod striped;
 pub mod txn;
 
+pub use error_chain::error_chain;
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};

@@ -1,14 +1,13 @@
 //! [`Commit`]: the outcome of a transaction, to be waited for or awaited.
 
 use std::{
+    error::Error as StdError,
     fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-
-use thiserror::Error;
 
 use super::{
     Cause, Outcome,
@@ -88,7 +87,8 @@ impl Commit {
         if let Some(outcome) = verdict.heuristic {
             return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
         }
-        let Reasons { participant_error, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
+        let Reasons { participant_error, refusal, log_error } =
+            verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
         let cause = match verdict.outcome {
             Outcome::Committed => return Ok(()),
             Outcome::Indeterminate => {
@@ -97,7 +97,10 @@ impl Commit {
             Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
             Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
             Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
-            Outcome::RolledBack(Cause::VotedNo(branch)) => RollbackCause::VotedNo { participant: name(branch) },
+            Outcome::RolledBack(Cause::VotedNo(branch)) => {
+                let reason = refusal.filter(|(of, _)| *of == branch).map(|(_, reason)| reason);
+                RollbackCause::VotedNo { participant: name(branch), reason }
+            }
             Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
                 participant: name(branch),
                 error: participant_error.unwrap_or(ParticipantError::Unreachable),
@@ -149,12 +152,12 @@ impl fmt::Debug for Commit {
     }
 }
 
-/// Why a transaction did not commit, or not surely.
-#[derive(Clone, Debug, Error)]
+/// Why a transaction did not commit, or not surely. Printed, it ends with what its [`source`](StdError::source) explains;
+/// [`error_chain`](crate::error_chain) has all of it in one line.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CommitError {
     /// Nothing of it has happened or will. It can be tried again, as a new transaction.
-    #[error("transaction {txn} was rolled back: {cause}")]
     RolledBack {
         /// The transaction.
         txn: TxnId,
@@ -164,20 +167,15 @@ pub enum CommitError {
     /// Nobody knows yet whether it committed: the log failed while the decision was being written, the only participant
     /// did not say what it decided, or the coordinator was dropped meanwhile. Don't try again blindly; open the coordinator anew, which settles it,
     /// and look at the data.
-    #[error("transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data")]
     Indeterminate {
         /// The transaction.
         txn: TxnId,
         /// What happened to the log, if it was the log.
-        #[source]
         error: Option<LogError>,
     },
     /// It was decided, and a participant has already answered that its branch ended otherwise. See
     /// [`Coordinator::status`](crate::Coordinator::status) for which, and look at the data; the coordinator keeps it in mind
     /// until somebody [forgets](crate::Coordinator::forget) it. (What comes out later than the answer is seen there only.)
-    #[error(
-        "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the data"
-    )]
     Heuristic {
         /// The transaction.
         txn: TxnId,
@@ -196,37 +194,87 @@ impl CommitError {
     }
 }
 
-/// Why a transaction was rolled back.
-#[derive(Clone, Debug, Error)]
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RolledBack { txn, cause } => write!(f, "transaction {txn} was rolled back: {cause}"),
+            Self::Indeterminate { txn, .. } => write!(
+                f,
+                "transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data"
+            ),
+            Self::Heuristic { txn, outcome } => write!(
+                f,
+                "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the \
+                 data"
+            ),
+        }
+    }
+}
+
+impl StdError for CommitError {
+    /// The cause of a rollback is printed along, so this is what lies behind it.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::RolledBack { cause, .. } => cause.source(),
+            Self::Indeterminate { error, .. } => error.as_ref().map(|error| error as _),
+            Self::Heuristic { .. } => None,
+        }
+    }
+}
+
+/// Why a transaction was rolled back. Printed, it ends with what its [`source`](StdError::source) explains.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RollbackCause {
     /// The client asked for it.
-    #[error("the client asked for it")]
     Requested,
     /// A participant voted no: it refused some of the work, or has lost it in a crash.
-    #[error("{participant} voted no")]
     VotedNo {
-        /// Who.
+        /// The participant.
         participant: Name,
+        /// Why, if it has said so: of a [`ResourceManager`](crate::ResourceManager) in this process a
+        /// [`BranchRefusal`](crate::participant::BranchRefusal), from another process its text.
+        reason: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// A participant could not be asked for its vote.
-    #[error("{participant} failed to vote: {error}")]
     Failed {
-        /// Who.
+        /// The participant.
         participant: Name,
         /// What happened.
         error: ParticipantError,
     },
     /// Not all votes came in time.
-    #[error("not all participants voted in time")]
     TimedOut,
     /// Nobody had committed it when its time was over.
-    #[error("nobody had committed it when its time was over")]
     Expired,
     /// The decision could not be logged.
-    #[error("the decision could not be logged: {error}")]
     LogRefused {
         /// What the log said.
         error: LogError,
     },
+}
+
+impl fmt::Display for RollbackCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("the client asked for it"),
+            Self::VotedNo { participant, .. } => write!(f, "{participant} voted no"),
+            Self::Failed { participant, error } => write!(f, "{participant} failed to vote: {error}"),
+            Self::TimedOut => f.write_str("not all participants voted in time"),
+            Self::Expired => f.write_str("nobody had committed it when its time was over"),
+            Self::LogRefused { error } => write!(f, "the decision could not be logged: {error}"),
+        }
+    }
+}
+
+impl StdError for RollbackCause {
+    /// This crate's own error is printed along, so this is what lies behind it.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::VotedNo { reason, .. } => reason.as_ref().map(|reason| &**reason as _),
+            Self::Failed { error, .. } => error.source(),
+            Self::LogRefused { error } => error.source(),
+            Self::Requested | Self::TimedOut | Self::Expired => None,
+        }
+    }
 }

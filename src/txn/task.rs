@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error as StdError,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
-    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
+    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict, Vote},
 };
 
 mod drive;
@@ -96,6 +97,8 @@ struct Trouble {
 pub(super) struct Reasons {
     /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
     pub(super) participant_error: Option<ParticipantError>,
+    /// The branch that was the first to say why it votes no, and why.
+    pub(super) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
     /// What the log said last.
     pub(super) log_error: Option<LogError>,
 }
@@ -136,6 +139,9 @@ impl State {
     fn note(&mut self, branch: usize, error: ParticipantError) {
         let Trouble { reasons, last_errors } = &mut **self.trouble.get_or_insert_default();
         reasons.participant_error.get_or_insert_with(|| error.clone());
+        if let ParticipantError::Refused(reason) = &error {
+            reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
+        }
         last_errors.retain(|(of, _)| *of != branch);
         last_errors.push((branch, error));
     }
@@ -159,11 +165,21 @@ impl State {
                     ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
                     ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
                     ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
+                    ParticipantError::Refused(_) => self.no(branch),
                     _ => Input::Failed(branch),
                 };
                 self.note(branch, error);
                 input
             }
+        }
+    }
+
+    /// A No with its reason, as the answer to what was asked. After the decision it answers nothing.
+    fn no(&self, branch: usize) -> Input {
+        match self.protocol.state() {
+            TransactionState::Preparing => Input::Voted(branch, Vote::No),
+            TransactionState::Delegated => Input::Decided(branch, Decision::Rollback),
+            _ => Input::Failed(branch),
         }
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{Branch, BranchInput, Effort, Service, ServiceError};
 use crate::{
+    error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Lsn, MAX_RECORD_BYTES, Record, TransactionLog},
     platform::Platform,
@@ -32,7 +33,7 @@ pub use abandoned::DEFAULT_ABANDON_AFTER;
 use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{Admission, Branches, Slot};
-pub use error::{BranchTrouble, ExecuteError, OpenError};
+pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
 pub use inquiry::Inquired;
 
 /// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
@@ -307,10 +308,14 @@ impl<S: Service> ResourceManager<S> {
             Ok(length) => length,
             Err(error) => {
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
                 return Err(error);
             }
         };
-        let result = catch_unwind(AssertUnwindSafe(|| self.service.try_reserve(branch, &work)));
+        // What a refusal says is the service's code, too. The client is given the refusal itself, the coordinator its text.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.service.try_reserve(branch, &work).map_err(|refusal| (error_chain(&refusal), refusal))
+        }));
         match result {
             Ok(Ok(())) => {
                 slot.works.push(work);
@@ -322,8 +327,9 @@ impl<S: Service> ResourceManager<S> {
                 }
                 Ok(())
             }
-            Ok(Err(refusal)) => {
+            Ok(Err((reason, refusal))) => {
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Work { reason: reason.into() });
                 drop(slot);
                 // What it was refused for may have been set aside for nothing; the next one finds it free.
                 self.roll_back_abandoned();
@@ -334,6 +340,7 @@ impl<S: Service> ResourceManager<S> {
                 slot.works.push(work);
                 slot.protocol.handle(BranchInput::Worked(effort));
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Panicked);
                 drop(slot);
                 resume_unwind(panic)
             }
