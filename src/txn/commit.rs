@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Cause, Outcome,
+    Cause, Delivered, Outcome,
     driver::By,
     task::{Progress, Reasons, Task, Verdict, Waiting, Wakeable},
 };
@@ -26,8 +26,10 @@ use crate::{
 /// has. The commit has begun before this value exists, so many can be started and then waited for one by one, which
 /// is much faster than one after the other: they share the log's syncs.
 ///
-/// The answer comes when the decision is durable and every branch has been told for the first time; participants of
-/// the same process have carried it out by then.
+/// The answer comes when the decision is durable and every branch has been told for the first time. By then participants
+/// that are called at once ([`participant`](super::CoordinatorBuilder::participant)) have carried it out, unless they failed
+/// to; all others (slow, asynchronous, at an endpoint) may still be at it. To read there what was written, wait for
+/// [`delivered`](Self::delivered).
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {
     task: Arc<Task>,
@@ -48,6 +50,23 @@ impl Commit {
         self.task.txn()
     }
 
+    /// Waits, beyond the outcome, until every branch has acknowledged it: what a committed transaction has written can be
+    /// read at every participant then. Costs nothing where it is not asked for. It may be used beside the `Commit` or instead
+    /// of it, and lives on without it.
+    ///
+    /// ```
+    /// # use ringpact::{Coordinator, MemoryLog};
+    /// # let coordinator = Coordinator::builder(MemoryLog::new()).open()?;
+    /// let commit = coordinator.begin().commit();
+    /// let delivered = commit.delivered();
+    /// commit.wait()?; // it is decided
+    /// delivered.wait()?; // and carried out everywhere
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delivered(&self) -> Delivered {
+        Delivered::of(Arc::clone(&self.task))
+    }
+
     /// Blocks until the outcome is known.
     ///
     /// # Errors
@@ -56,7 +75,7 @@ impl Commit {
         let mut parker = None;
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return self.tell(verdict),
+                Ok(verdict) => return tell(&self.task, verdict),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
@@ -80,37 +99,37 @@ impl Commit {
         self.over = waiting == Waiting::Nothing;
         verdict.ok_or(waiting)
     }
+}
 
-    fn tell(&self, verdict: Verdict) -> Result<(), CommitError> {
-        let txn = self.txn();
-        let name = |branch| self.task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
-        if let Some(outcome) = verdict.heuristic {
-            return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
-        }
-        let Reasons { participant_error, refusal, log_error } =
-            verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
-        let cause = match verdict.outcome {
-            Outcome::Committed => return Ok(()),
-            Outcome::Indeterminate => {
-                return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
-            }
-            Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
-            Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
-            Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
-            Outcome::RolledBack(Cause::VotedNo(branch)) => {
-                let reason = refusal.filter(|(of, _)| *of == branch).map(|(_, reason)| reason);
-                RollbackCause::VotedNo { participant: name(branch), reason }
-            }
-            Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
-                participant: name(branch),
-                error: participant_error.unwrap_or(ParticipantError::Unreachable),
-            },
-            Outcome::RolledBack(Cause::LogRefused) => {
-                RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
-            }
-        };
-        Err(CommitError::RolledBack { txn: txn.clone(), cause })
+/// What the client is told.
+pub(super) fn tell(task: &Task, verdict: Verdict) -> Result<(), CommitError> {
+    let txn = task.txn();
+    let name = |branch| task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
+    if let Some(outcome) = verdict.heuristic {
+        return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
     }
+    let Reasons { participant_error, refusal, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
+    let cause = match verdict.outcome {
+        Outcome::Committed => return Ok(()),
+        Outcome::Indeterminate => {
+            return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
+        }
+        Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
+        Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
+        Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
+        Outcome::RolledBack(Cause::VotedNo(branch)) => {
+            let reason = refusal.filter(|(of, _)| *of == branch).map(|(_, reason)| reason);
+            RollbackCause::VotedNo { participant: name(branch), reason }
+        }
+        Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
+            participant: name(branch),
+            error: participant_error.unwrap_or(ParticipantError::Unreachable),
+        },
+        Outcome::RolledBack(Cause::LogRefused) => {
+            RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
+        }
+    };
+    Err(CommitError::RolledBack { txn: txn.clone(), cause })
 }
 
 impl Future for Commit {
@@ -119,7 +138,7 @@ impl Future for Commit {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return Poll::Ready(self.tell(verdict)),
+                Ok(verdict) => return Poll::Ready(tell(&self.task, verdict)),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
