@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod docs;
+mod error_chain;
 mod exact;
 mod foreign;
 pub mod id;
@@ -34,6 +35,7 @@ pub mod ring;
 mod striped;
 pub mod txn;
 
+pub use error_chain::error_chain;
 pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};

@@ -137,6 +137,8 @@ fn errors_keep_their_names_and_places() {
     assert_wire(&Answer::Err(misrouted), &json, &[&[1, 8], BRANCH_BYTES, b"\x08payments"].concat());
     let bytes = b"\x01\x09\x0dout of \"paper";
     assert_wire(&Answer::Err(Error::resource("out of \"paper")), r#"{"Err":{"Resource":"out of \"paper"}}"#, bytes);
+    let refused = Error::refused("sold out");
+    assert_wire(&Answer::Err(refused), r#"{"Err":{"Refused":"sold out"}}"#, b"\x01\x0d\x08sold out");
 }
 
 /// The coordinator's operator reads it; nothing else can be done with somebody else's error.
@@ -151,7 +153,8 @@ fn an_error_of_the_log_arrives_as_one_of_the_resource_and_says_the_same() {
     assert_eq!(arrived.to_string(), said);
     // And once more, over the next hop.
     let json = serde_json::to_string(&ParticipantError::Resource(arrived)).unwrap();
-    assert_eq!(serde_json::from_str::<ParticipantError>(&json).unwrap().to_string().matches(&said).count(), 1);
+    let arrived = serde_json::from_str::<ParticipantError>(&json).unwrap();
+    assert_eq!(ringpact::error_chain(&arrived).matches(&said).count(), 1);
 }
 
 fn deadline_of(request: &Request) -> Option<Instant> {

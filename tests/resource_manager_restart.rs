@@ -100,7 +100,7 @@ fn a_promise_that_stays_unrestorable_is_refused_and_can_be_rolled_back() {
     account.fail(Op::Restore, [Fault::Fail, Fault::Fail]);
     let a = ResourceManager::open("a", log.crash(), account).unwrap();
     let error = a.commit(&broken, &call()).unwrap_err();
-    assert!(error.to_string().contains("could not restore"), "{error}");
+    assert!(ringpact::error_chain(&error).contains("could not restore"), "{error}");
     a.rollback(&broken, &call()).unwrap();
     assert!(a.status().troubled.is_empty());
     assert_eq!((a.service().balance(), a.in_doubt(&txn_support::name("c")).unwrap().len()), (0, 0));
@@ -143,7 +143,7 @@ fn work_of_another_version_of_the_service_is_refused_and_kept() {
     assert!(matches!(&error, BranchTrouble::Unreadable { branch: of, .. } if *of == branch), "{error}");
     assert!(error.to_string().contains("service version that wrote it"), "{error}");
     for answer in [texts.commit(&branch, &call()), texts.rollback(&branch, &call())] {
-        assert!(answer.unwrap_err().to_string().contains("can't be read"), "it answers by its trouble");
+        assert!(ringpact::error_chain(&answer.unwrap_err()).contains("can't be read"), "it answers by its trouble");
     }
     assert_eq!(texts.in_doubt(&txn_support::name("c")).unwrap(), std::slice::from_ref(&branch));
     texts.execute(&self::branch(2, "a"), "others go on".to_owned()).unwrap();

@@ -251,7 +251,7 @@ fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
         });
         assert_eq!(*manager.service().reserved.lock(), []);
         assert!(manager.execute(&branch, 1).is_err());
-        assert_ne!(manager.prepare(&branch, &call()).unwrap(), Vote::Yes);
+        assert_ne!(txn_support::vote(manager.prepare(&branch, &call())), Vote::Yes);
         manager.rollback(&branch, &call()).unwrap();
     }
 }

@@ -221,7 +221,7 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     b.commit(&promised, &call(2)).unwrap();
     b.rollback(&worked, &call(2)).unwrap();
     b.rollback(&unseen, &call(2)).unwrap();
-    assert_eq!(b.prepare(&unseen, &call(2)).unwrap(), Vote::No);
+    assert_eq!(txn_support::vote(b.prepare(&unseen, &call(2))), Vote::No);
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (2, 1));
 }
 

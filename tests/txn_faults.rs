@@ -66,7 +66,7 @@ fn the_first_no_ends_the_first_phase_at_once() {
         assert_eq!(manager.execute(txn.branch(manager.name().as_str()).unwrap(), work).is_err(), refused);
     }
     let error = txn.commit().wait().unwrap_err();
-    assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { participant }, .. }
+    assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { participant, .. }, .. }
         if participant.as_str() == "b"));
     let expected = [("prepare", "a"), ("prepare", "b"), ("rollback", "a"), ("rollback", "c")];
     let calls = calls.lock();

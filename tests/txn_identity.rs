@@ -260,7 +260,7 @@ fn work_under_an_id_that_was_never_given_out_is_given_back() {
     });
     let mut call = Call::new(LogId::NONE);
     call.epoch = shop.epoch();
-    assert!(matches!(goods.prepare(&forged, &call), Ok(Vote::No)));
+    assert!(matches!(goods.prepare(&forged, &call), Err(ParticipantError::Refused(_))));
     held.commit().wait().unwrap();
 }
 

@@ -94,7 +94,7 @@ fn what_it_refuses_nobody_does() {
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
     txn.branch("queue").unwrap();
     let error = txn.commit().wait().unwrap_err();
-    let CommitError::RolledBack { cause: RollbackCause::VotedNo { participant }, .. } = &error else {
+    let CommitError::RolledBack { cause: RollbackCause::VotedNo { participant, .. }, .. } = &error else {
         panic!("{error}");
     };
     assert_eq!((participant.as_str(), log.stats().forced), ("queue", forced));

@@ -69,7 +69,8 @@ fn after_its_attempts_a_decision_is_parked_and_tells_why() {
         assert_eq!((&transaction.txn, transaction.state), (&id, TransactionState::Parked(decision)));
         let of_b = transaction.branches.iter().find(|branch| branch.participant.as_str() == "b").unwrap();
         assert_eq!((of_b.state, of_b.failures), (BranchState::Parked, 3));
-        assert!(of_b.last_error.as_ref().unwrap().to_string().contains("the test wants it broken"));
+        let last = of_b.last_error.as_ref().expect("it failed");
+        assert!(ringpact::error_chain(last).contains("the test wants it broken"));
         let page = status.to_string();
         assert!(page.contains("parked while") && page.contains("told 3 times in vain"), "{page}");
         thread::sleep(Duration::from_millis(50));

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // Nobody may be there to read it, and that is no reason to panic.
-        let _ = writeln!(io::stderr(), "remote: {error}");
+        let _ = writeln!(io::stderr(), "remote: {}", ringpact::error_chain(&*error));
         ExitCode::FAILURE
     })
 }

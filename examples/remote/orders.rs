@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{CommitError, Coordinator, Transaction, txn::BranchError};
+use ringpact::{CommitError, Coordinator, Transaction, error_chain, txn::BranchError};
 
 use crate::{
     Failure,
@@ -73,8 +73,8 @@ impl Drop for Unsettled<'_> {
 /// Why an attempt came to nothing.
 enum Missed {
     Refused,
-    /// Nothing of it happens: the next attempt is another transaction.
-    Again,
+    /// Nothing of it happens, for this reason: the next attempt is another transaction.
+    Again(String),
     Failed(Failure),
 }
 
@@ -138,8 +138,8 @@ impl<'a> Orders<'a> {
                 Ok(()) => return Ok(Settled::Committed),
                 Err(Missed::Refused) => return Ok(Settled::Refused),
                 Err(Missed::Failed(error)) => return Err(error),
-                Err(Missed::Again) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
-                Err(Missed::Again) => return Err(format!("order {order} can't be settled").into()),
+                Err(Missed::Again(_)) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
+                Err(Missed::Again(why)) => return Err(format!("order {order} can't be settled: {why}").into()),
             }
         }
         Err("another order has failed".into())
@@ -153,9 +153,9 @@ impl<'a> Orders<'a> {
         self.work(&mut txn, "payments", self.payments, Take { order, amount: pieces * PRICE })?;
         match txn.commit().wait() {
             Ok(()) => Ok(()),
-            Err(CommitError::RolledBack { .. }) => {
+            Err(error @ CommitError::RolledBack { .. }) => {
                 self.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-                Err(Missed::Again)
+                Err(Missed::Again(error_chain(&error)))
             }
             Err(error) => Err(Missed::Failed(error.into())),
         }
@@ -165,16 +165,16 @@ impl<'a> Orders<'a> {
     fn work(&self, txn: &mut Transaction, name: &str, service: &Remote, take: Take) -> Result<(), Missed> {
         let branch = match txn.branch(name) {
             Ok(branch) => branch.clone(),
-            Err(BranchError::Over { .. }) => return Err(Missed::Again),
+            Err(error @ BranchError::Over { .. }) => return Err(Missed::Again(error.to_string())),
             Err(error) => return Err(Missed::Failed(error.into())),
         };
         match service.ask::<Result<(), NotDone>>(&ServiceRequest::Work { branch, take }) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(NotDone::Refused(_))) => Err(Missed::Refused),
-            Ok(Err(NotDone::Closed(_))) => Err(Missed::Again),
-            Err(_) => {
+            Ok(Err(NotDone::Closed(why))) => Err(Missed::Again(why)),
+            Err(error) => {
                 self.tally.unanswered.fetch_add(1, Ordering::Relaxed);
-                Err(Missed::Again)
+                Err(Missed::Again(error_chain(&error)))
             }
         }
     }

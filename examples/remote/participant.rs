@@ -13,7 +13,7 @@ use std::{
 
 use clap::Args;
 use ringpact::{
-    BranchId, FileLog, Name, ResourceManager,
+    BranchId, FileLog, Name, ResourceManager, error_chain,
     participant::{ExecuteError, Pooled},
 };
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,8 @@ fn answer(manager: &ResourceManager<Account>, request: Value) -> Value {
 
 fn work(manager: &ResourceManager<Account>, branch: &BranchId, take: Take) -> Result<(), NotDone> {
     manager.execute(branch, take).map_err(|error| match error {
-        ExecuteError::Refused(refusal) => NotDone::Refused(refusal.to_string()),
-        other => NotDone::Closed(other.to_string()),
+        ExecuteError::Refused(refusal) => NotDone::Refused(error_chain(&refusal)),
+        other => NotDone::Closed(error_chain(&other)),
     })
 }
 

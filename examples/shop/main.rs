@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shop: {error}");
+            eprintln!("shop: {}", ringpact::error_chain(&*error));
             ExitCode::from(2)
         }
     }

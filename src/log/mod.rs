@@ -343,13 +343,13 @@ pub struct LogStats {
 #[non_exhaustive]
 pub enum LogError {
     /// A write or sync has failed. Nothing more is appended, and what was in flight is indeterminate.
-    #[error("the log is poisoned by a failed write or sync ({cause}); open it anew to learn what is really on disk")]
+    #[error("the log is poisoned by a failed write or sync ({}); open it anew to learn what is really on disk", crate::error_chain(.cause))]
     Poisoned {
         /// The first failure.
         cause: Arc<std::io::Error>,
     },
     /// There is no room to append; the log stays readable, and later appends work once there is.
-    #[error("no room for the log at {path}: {error}; free disk space, later appends then work again")]
+    #[error("no room for the log at {path}: {}; free disk space, later appends then work again", crate::error_chain(.error))]
     Full {
         /// The directory.
         path: PathBuf,
@@ -358,7 +358,10 @@ pub enum LogError {
     },
     /// The next segment can't be prepared, for another reason than want of space; the log stays readable, and later appends
     /// work once it can.
-    #[error("the log at {path} can't prepare its next segment: {error}; mend that, later appends then work again")]
+    #[error(
+        "the log at {path} can't prepare its next segment: {}; mend that, later appends then work again",
+        crate::error_chain(.error)
+    )]
     NoSegment {
         /// The directory.
         path: PathBuf,
@@ -426,7 +429,7 @@ pub enum LogError {
         supported: u32,
     },
     /// The file system refused.
-    #[error("can't {action} {path}: {error}")]
+    #[error("can't {action} {path}: {}", crate::error_chain(.error))]
     Io {
         /// The file or directory.
         path: PathBuf,

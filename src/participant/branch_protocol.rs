@@ -6,7 +6,7 @@
 //!
 //! | action | its result, as the next input |
 //! |---|---|
-//! | `Append` | `Appended`, or `AppendRefused` |
+//! | `Append` | `Appended`, `AppendRefused`, or `Unwritable` |
 //! | `AwaitDurable` | `Durable`, or `LogFailed` |
 //! | `Confirm` | `Confirmed`, or `Failed` |
 //! | `Cancel` | `Cancelled`, or `Failed` |
@@ -151,6 +151,8 @@ pub enum BranchInput {
     Appended(Lsn),
     /// The record is not in the log and never will be.
     AppendRefused,
+    /// The same, and no repeat of the message would change that: the record is too large, or can't be encoded.
+    Unwritable,
     /// All records up to this one are durable.
     Durable(Lsn),
     /// The log failed; records in flight are indeterminate.
@@ -266,7 +268,7 @@ impl BranchProtocol {
             In::Commit(gate) => Some(self.commit(gate)),
             In::CommitOnePhase => Some(self.commit_one_phase()),
             In::Rollback(gate) => Some(self.rollback(gate)),
-            In::Appended(_) | In::AppendRefused | In::Durable(_) | In::LogFailed => self.logged(input),
+            In::Appended(_) | In::AppendRefused | In::Unwritable | In::Durable(_) | In::LogFailed => self.logged(input),
             In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
         }
     }
@@ -389,7 +391,7 @@ impl BranchProtocol {
             }
             (Branch::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
             // The promise is surely in no log, so nothing stands in the way of breaking it.
-            (Branch::Preparing { .. }, In::AppendRefused) => {
+            (Branch::Preparing { .. }, In::AppendRefused | In::Unwritable) => {
                 Some(self.cancel(None, BranchReply::Voted(super::Vote::No)))
             }
             (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => {
@@ -402,7 +404,11 @@ impl BranchProtocol {
             (Branch::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
                 Some(self.confirm(verb.answer()))
             }
-            (Branch::Committing { verb, .. }, In::AppendRefused) => {
+            // It can never commit alone. A promise that it may have made is ended, too: an end too many does no harm.
+            (Branch::Committing { gate, verb: CommitVerb::OnePhase, .. }, In::Unwritable) => {
+                Some(self.cancel(Some(gate), BranchReply::Decided(Decision::Rollback)))
+            }
+            (Branch::Committing { verb, .. }, In::AppendRefused | In::Unwritable) => {
                 self.state = match verb {
                     CommitVerb::SecondPhase => Branch::Prepared,
                     CommitVerb::OnePhase => Branch::Active { effort: Effort::Update, doomed: false },
@@ -424,7 +430,7 @@ impl BranchProtocol {
             (Branch::Ending { lsn: Some(lsn), answer, .. }, In::Durable(up_to)) if lsn <= up_to => {
                 Some(self.rolled_back(answer))
             }
-            (Branch::Ending { gate, answer, .. }, In::AppendRefused) => {
+            (Branch::Ending { gate, answer, .. }, In::AppendRefused | In::Unwritable) => {
                 self.state = Branch::Cancelling { promised: Some(gate), answer };
                 Some(BranchAction::Reply(BranchReply::Failed))
             }

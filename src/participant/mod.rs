@@ -42,8 +42,8 @@ pub(crate) use last_resource::Unpromising;
 pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
-    BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired, MAX_REMEMBERED_OUTCOMES,
-    OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+    BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired,
+    MAX_REMEMBERED_OUTCOMES, MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub(crate) use sent_in::SentIn;
 pub use service::{Effort, Service, ServiceError};
@@ -164,7 +164,8 @@ pub trait Participant: Send + Sync + 'static {
     /// work may have been lost in a crash.
     ///
     /// # Errors
-    /// Any error counts as a No and brings a rollback.
+    /// Any error counts as a No and brings a rollback. [`ParticipantError::Refused`] is a No with its reason, which the
+    /// client is told: like [`Vote::No`] it says that the branch is rolled back and forgotten.
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError>;
 
     /// Carries out the decision to commit; called only after a [`Vote::Yes`]. On return the effect, or the duty to
@@ -190,7 +191,8 @@ pub trait Participant: Send + Sync + 'static {
     /// The only participant of a transaction decides by itself. The default prepares and, on a yes, commits.
     ///
     /// # Errors
-    /// Any error has the call repeated. An answer of [`Decision::Rollback`] says that nothing happened and nothing will.
+    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason: nothing happened and nothing will. Any other
+    /// error has the call repeated.
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
         match self.prepare(branch, call)? {
             Vote::Yes => self.commit(branch, call).map(|()| Decision::Commit),
@@ -252,8 +254,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
 
 /// Why a participant could not do what it was asked.
 ///
-/// Serialised, what a [`Log`](Self::Log) or [`Resource`](Self::Resource) error has to say for itself goes as text, and
-/// arrives as a `Resource` error that says the same: a coordinator treats both alike. All others arrive as they were.
+/// Serialised, what a [`Log`](Self::Log) or [`Resource`](Self::Resource) error and [its causes](crate::error_chain) have to
+/// say goes as text, and arrives as a `Resource` error that says the same: a coordinator treats both alike. So does the
+/// reason of a [`Refused`](Self::Refused). All others arrive as they were.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ParticipantError {
@@ -318,16 +321,25 @@ pub enum ParticipantError {
     )]
     Superseded(Box<LifeMismatch>),
     /// Its log failed.
-    #[error("the participant's log failed: {0}")]
+    #[error("the participant's log failed")]
     Log(#[from] LogError),
     /// The resource behind it failed.
-    #[error("the participant's resource failed: {0}")]
+    #[error("the participant's resource failed")]
     Resource(#[source] Arc<dyn StdError + Send + Sync>),
+    /// It votes no, and this is why. Only for an answer to *prepare* and to a one-phase commit. The branch is rolled back
+    /// and needs no further message. Of a [`ResourceManager`] the reason is a [`BranchRefusal`].
+    #[error("the participant votes no and has rolled the branch back")]
+    Refused(#[source] Arc<dyn StdError + Send + Sync>),
 }
 
 impl ParticipantError {
     /// Wraps the error of the resource behind a participant.
     pub fn resource(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Resource(Arc::from(error.into()))
+    }
+
+    /// A No with its reason; see [`Refused`](Self::Refused).
+    pub fn refused(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Refused(Arc::from(reason.into()))
     }
 }

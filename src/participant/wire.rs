@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{LifeMismatch, ParticipantError};
 use crate::{
+    error_chain,
     id::{BranchId, Name},
     log::Heuristic,
 };
@@ -58,6 +59,7 @@ enum Carried {
     Busy,
     OtherLog(Box<LifeMismatch>),
     Superseded(Box<LifeMismatch>),
+    Refused(String),
 }
 
 impl Serialize for ParticipantError {
@@ -78,8 +80,9 @@ impl Serialize for ParticipantError {
             }
             Self::OtherLog(mismatch) => Carried::OtherLog(mismatch.clone()),
             Self::Superseded(mismatch) => Carried::Superseded(mismatch.clone()),
-            Self::Log(error) => Carried::Resource(error.to_string()),
-            Self::Resource(error) => Carried::Resource(error.to_string()),
+            Self::Log(error) => Carried::Resource(error_chain(error)),
+            Self::Resource(error) => Carried::Resource(error_chain(&**error)),
+            Self::Refused(reason) => Carried::Refused(error_chain(&**reason)),
         }
         .serialize(serializer)
     }
@@ -101,6 +104,7 @@ impl<'de> Deserialize<'de> for ParticipantError {
             Carried::Resource(text) => Self::resource(text),
             Carried::OtherLog(mismatch) => Self::OtherLog(mismatch),
             Carried::Superseded(mismatch) => Self::Superseded(mismatch),
+            Carried::Refused(reason) => Self::refused(reason),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! [`Commit`]: the outcome of a transaction, to be waited for or awaited.
 
 use std::{
+    error::Error as StdError,
     fmt,
     future::Future,
     pin::Pin,
@@ -8,10 +9,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use thiserror::Error;
-
 use super::{
-    Cause, Outcome,
+    Cause, Delivered, Outcome,
     driver::By,
     task::{Progress, Reasons, Task, Verdict, Waiting, Wakeable},
 };
@@ -27,8 +26,10 @@ use crate::{
 /// has. The commit has begun before this value exists, so many can be started and then waited for one by one, which
 /// is much faster than one after the other: they share the log's syncs.
 ///
-/// The answer comes when the decision is durable and every branch has been told for the first time; participants of
-/// the same process have carried it out by then.
+/// The answer comes when the decision is durable and every branch has been told for the first time. By then participants
+/// that are called at once ([`participant`](super::CoordinatorBuilder::participant)) have carried it out, unless they failed
+/// to; all others (slow, asynchronous, at an endpoint) may still be at it. To read there what was written, wait for
+/// [`delivered`](Self::delivered).
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {
     task: Arc<Task>,
@@ -49,6 +50,23 @@ impl Commit {
         self.task.txn()
     }
 
+    /// Waits, beyond the outcome, until every branch has acknowledged it: what a committed transaction has written can be
+    /// read at every participant then. Costs nothing where it is not asked for. It may be used beside the `Commit` or instead
+    /// of it, and lives on without it.
+    ///
+    /// ```
+    /// # use ringpact::{Coordinator, MemoryLog};
+    /// # let coordinator = Coordinator::builder(MemoryLog::new()).open()?;
+    /// let commit = coordinator.begin().commit();
+    /// let delivered = commit.delivered();
+    /// commit.wait()?; // it is decided
+    /// delivered.wait()?; // and carried out everywhere
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delivered(&self) -> Delivered {
+        Delivered::of(Arc::clone(&self.task))
+    }
+
     /// Blocks until the outcome is known.
     ///
     /// # Errors
@@ -57,7 +75,7 @@ impl Commit {
         let mut parker = None;
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return self.tell(verdict),
+                Ok(verdict) => return tell(&self.task, verdict),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
@@ -81,33 +99,37 @@ impl Commit {
         self.over = waiting == Waiting::Nothing;
         verdict.ok_or(waiting)
     }
+}
 
-    fn tell(&self, verdict: Verdict) -> Result<(), CommitError> {
-        let txn = self.txn();
-        let name = |branch| self.task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
-        if let Some(outcome) = verdict.heuristic {
-            return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
-        }
-        let Reasons { participant_error, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
-        let cause = match verdict.outcome {
-            Outcome::Committed => return Ok(()),
-            Outcome::Indeterminate => {
-                return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
-            }
-            Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
-            Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
-            Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
-            Outcome::RolledBack(Cause::VotedNo(branch)) => RollbackCause::VotedNo { participant: name(branch) },
-            Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
-                participant: name(branch),
-                error: participant_error.unwrap_or(ParticipantError::Unreachable),
-            },
-            Outcome::RolledBack(Cause::LogRefused) => {
-                RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
-            }
-        };
-        Err(CommitError::RolledBack { txn: txn.clone(), cause })
+/// What the client is told.
+pub(super) fn tell(task: &Task, verdict: Verdict) -> Result<(), CommitError> {
+    let txn = task.txn();
+    let name = |branch| task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
+    if let Some(outcome) = verdict.heuristic {
+        return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
     }
+    let Reasons { participant_error, refusal, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
+    let cause = match verdict.outcome {
+        Outcome::Committed => return Ok(()),
+        Outcome::Indeterminate => {
+            return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
+        }
+        Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
+        Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
+        Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
+        Outcome::RolledBack(Cause::VotedNo(branch)) => {
+            let reason = refusal.filter(|(of, _)| *of == branch).map(|(_, reason)| reason);
+            RollbackCause::VotedNo { participant: name(branch), reason }
+        }
+        Outcome::RolledBack(Cause::Failed(branch)) => RollbackCause::Failed {
+            participant: name(branch),
+            error: participant_error.unwrap_or(ParticipantError::Unreachable),
+        },
+        Outcome::RolledBack(Cause::LogRefused) => {
+            RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
+        }
+    };
+    Err(CommitError::RolledBack { txn: txn.clone(), cause })
 }
 
 impl Future for Commit {
@@ -116,7 +138,7 @@ impl Future for Commit {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return Poll::Ready(self.tell(verdict)),
+                Ok(verdict) => return Poll::Ready(tell(&self.task, verdict)),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
@@ -149,12 +171,12 @@ impl fmt::Debug for Commit {
     }
 }
 
-/// Why a transaction did not commit, or not surely.
-#[derive(Clone, Debug, Error)]
+/// Why a transaction did not commit, or not surely. Printed, it ends with what its [`source`](StdError::source) explains;
+/// [`error_chain`](crate::error_chain) has all of it in one line.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CommitError {
     /// Nothing of it has happened or will. It can be tried again, as a new transaction.
-    #[error("transaction {txn} was rolled back: {cause}")]
     RolledBack {
         /// The transaction.
         txn: TxnId,
@@ -164,20 +186,15 @@ pub enum CommitError {
     /// Nobody knows yet whether it committed: the log failed while the decision was being written, the only participant
     /// did not say what it decided, or the coordinator was dropped meanwhile. Don't try again blindly; open the coordinator anew, which settles it,
     /// and look at the data.
-    #[error("transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data")]
     Indeterminate {
         /// The transaction.
         txn: TxnId,
         /// What happened to the log, if it was the log.
-        #[source]
         error: Option<LogError>,
     },
     /// It was decided, and a participant has already answered that its branch ended otherwise. See
     /// [`Coordinator::status`](crate::Coordinator::status) for which, and look at the data; the coordinator keeps it in mind
     /// until somebody [forgets](crate::Coordinator::forget) it. (What comes out later than the answer is seen there only.)
-    #[error(
-        "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the data"
-    )]
     Heuristic {
         /// The transaction.
         txn: TxnId,
@@ -196,37 +213,87 @@ impl CommitError {
     }
 }
 
-/// Why a transaction was rolled back.
-#[derive(Clone, Debug, Error)]
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RolledBack { txn, cause } => write!(f, "transaction {txn} was rolled back: {cause}"),
+            Self::Indeterminate { txn, .. } => write!(
+                f,
+                "transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data"
+            ),
+            Self::Heuristic { txn, outcome } => write!(
+                f,
+                "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the \
+                 data"
+            ),
+        }
+    }
+}
+
+impl StdError for CommitError {
+    /// The cause of a rollback is printed along, so this is what lies behind it.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::RolledBack { cause, .. } => cause.source(),
+            Self::Indeterminate { error, .. } => error.as_ref().map(|error| error as _),
+            Self::Heuristic { .. } => None,
+        }
+    }
+}
+
+/// Why a transaction was rolled back. Printed, it ends with what its [`source`](StdError::source) explains.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RollbackCause {
     /// The client asked for it.
-    #[error("the client asked for it")]
     Requested,
     /// A participant voted no: it refused some of the work, or has lost it in a crash.
-    #[error("{participant} voted no")]
     VotedNo {
-        /// Who.
+        /// The participant.
         participant: Name,
+        /// Why, if it has said so: of a [`ResourceManager`](crate::ResourceManager) in this process a
+        /// [`BranchRefusal`](crate::participant::BranchRefusal), from another process its text.
+        reason: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// A participant could not be asked for its vote.
-    #[error("{participant} failed to vote: {error}")]
     Failed {
-        /// Who.
+        /// The participant.
         participant: Name,
         /// What happened.
         error: ParticipantError,
     },
     /// Not all votes came in time.
-    #[error("not all participants voted in time")]
     TimedOut,
     /// Nobody had committed it when its time was over.
-    #[error("nobody had committed it when its time was over")]
     Expired,
     /// The decision could not be logged.
-    #[error("the decision could not be logged: {error}")]
     LogRefused {
         /// What the log said.
         error: LogError,
     },
+}
+
+impl fmt::Display for RollbackCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("the client asked for it"),
+            Self::VotedNo { participant, .. } => write!(f, "{participant} voted no"),
+            Self::Failed { participant, error } => write!(f, "{participant} failed to vote: {error}"),
+            Self::TimedOut => f.write_str("not all participants voted in time"),
+            Self::Expired => f.write_str("nobody had committed it when its time was over"),
+            Self::LogRefused { error } => write!(f, "the decision could not be logged: {error}"),
+        }
+    }
+}
+
+impl StdError for RollbackCause {
+    /// This crate's own error is printed along, so this is what lies behind it.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::VotedNo { reason, .. } => reason.as_ref().map(|reason| &**reason as _),
+            Self::Failed { error, .. } => error.source(),
+            Self::LogRefused { error } => error.source(),
+            Self::Requested | Self::TimedOut | Self::Expired => None,
+        }
+    }
 }

@@ -19,6 +19,7 @@ use super::{
     shared::{Holds, Shared},
 };
 use crate::{
+    error_chain,
     id::{Epoch, IdError, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Pooled, Unpromising},
@@ -415,7 +416,7 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A participant knows another log under this name, or more of this log than it holds. Nothing was settled anywhere.
-    #[error("participant {participant} refuses this coordinator: {error}")]
+    #[error("participant {participant} refuses this coordinator: {}", error_chain(.error))]
     Refused {
         /// The participant.
         participant: Name,
@@ -426,6 +427,6 @@ pub enum CoordinatorError {
     #[error("no epoch is left in this log; another program has written to it: open the coordinator on a new one")]
     EpochsRunOut,
     /// The system gave no thread.
-    #[error("can't start the coordinator's threads: {0}")]
+    #[error("can't start the coordinator's threads")]
     Threads(#[source] io::Error),
 }

@@ -33,6 +33,7 @@ use super::{
     unclaimed::Unclaimed,
 };
 use crate::{
+    error_chain,
     id::{Epoch, Mark, Name, TxnId},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Decision, Life, Verb},
@@ -423,7 +424,7 @@ impl Shared {
             if let Err(error) = logged {
                 let now = self.platform.now();
                 holders.iter().for_each(|holder| self.unclaimed.report(&txn.branch(holder), now));
-                return Err(OperatorError::Log { txn: txn.clone(), error: error.to_string() });
+                return Err(OperatorError::Log { txn: txn.clone(), error: error_chain(&error) });
             }
         }
         let now = self.platform.now();

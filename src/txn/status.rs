@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{BranchState, CircuitState, TransactionState, UnclaimedBranch, shared::Shared};
 use crate::{
+    error_chain,
     id::{Name, TxnId},
     participant::ParticipantError,
 };
@@ -60,7 +61,7 @@ impl fmt::Display for CoordinatorStatus {
         )?;
         for (participant, error) in &self.unanswered_by {
             write!(f, "{participant} has not said what it holds of earlier epochs")?;
-            error.iter().try_for_each(|error| write!(f, ": {error}"))?;
+            error.iter().try_for_each(|error| write!(f, ": {}", error_chain(error)))?;
             writeln!(f)?;
         }
         for UnclaimedBranch { branch, reported } in &self.unclaimed {
@@ -131,7 +132,7 @@ impl fmt::Display for TransactionStatus {
             if branch.failures > 0 {
                 write!(f, ", told {} times in vain", branch.failures)?;
             }
-            branch.last_error.iter().try_for_each(|error| write!(f, ", last: {error}"))?;
+            branch.last_error.iter().try_for_each(|error| write!(f, ", last: {}", error_chain(error)))?;
             writeln!(f)?;
         }
         Ok(())

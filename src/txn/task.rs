@@ -3,11 +3,12 @@
 
 use std::{
     collections::VecDeque,
+    error::Error as StdError,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Waker,
+    task::{Poll, Waker},
     time::Instant,
 };
 
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use super::{
     BranchError, BranchState, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
     breakers::Tickets,
+    delivered::{Delivery, Listeners},
     driver::Driven,
     endings::End,
     members::{Promises, Reach},
@@ -27,7 +29,7 @@ use crate::{
     foreign,
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
-    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict},
+    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict, Vote},
 };
 
 mod drive;
@@ -70,6 +72,8 @@ struct State {
     attended: bool,
     /// How to tell the `Commit`'s holder to come and drive.
     waker: Option<Waker>,
+    /// Those who wait until all branches have acknowledged, where there were any.
+    listeners: Option<Box<Listeners>>,
     outcome: Option<Outcome>,
     /// What went wrong, where anything did.
     trouble: Option<Box<Trouble>>,
@@ -100,6 +104,8 @@ struct Trouble {
 pub(super) struct Reasons {
     /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
     pub(super) participant_error: Option<ParticipantError>,
+    /// The branch that was the first to say why it votes no, and why.
+    pub(super) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
     /// What the log said last.
     pub(super) log_error: Option<LogError>,
 }
@@ -116,6 +122,7 @@ impl State {
             abandoned: false,
             attended: false,
             waker: None,
+            listeners: None,
             outcome: None,
             trouble: None,
             heuristic: None,
@@ -141,6 +148,9 @@ impl State {
     fn note(&mut self, branch: usize, error: ParticipantError) {
         let Trouble { reasons, last_errors } = &mut **self.trouble.get_or_insert_default();
         reasons.participant_error.get_or_insert_with(|| error.clone());
+        if let ParticipantError::Refused(reason) = &error {
+            reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
+        }
         last_errors.retain(|(of, _)| *of != branch);
         last_errors.push((branch, error));
     }
@@ -164,11 +174,21 @@ impl State {
                     ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
                     ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
                     ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
+                    ParticipantError::Refused(_) => self.no(branch),
                     _ => Input::Failed(branch),
                 };
                 self.note(branch, error);
                 input
             }
+        }
+    }
+
+    /// A No with its reason, as the answer to what was asked. After the decision it answers nothing.
+    fn no(&self, branch: usize) -> Input {
+        match self.protocol.state() {
+            TransactionState::Preparing => Input::Voted(branch, Vote::No),
+            TransactionState::Delegated => Input::Decided(branch, Decision::Rollback),
+            _ => Input::Failed(branch),
         }
     }
 
@@ -190,6 +210,33 @@ impl State {
             heuristic: self.heuristic,
             reasons: self.trouble.as_ref().map(|trouble| Box::new(trouble.reasons.clone())),
         })
+    }
+
+    /// How far the decision has been delivered, once nobody delivers it any further by itself.
+    fn delivery(&self) -> Option<Delivery> {
+        let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
+        if (is_over || self.shelved) && self.outcome.is_some() {
+            if let (TransactionState::Parked(decision), false) = (self.protocol.state(), is_over) {
+                return Some(Delivery::Parked(decision, self.protocol.owed().cloned().collect()));
+            }
+            let mut verdict = self.verdict()?;
+            verdict.heuristic = verdict.heuristic.or_else(|| self.protocol.heuristic());
+            return Some(Delivery::Told(Box::new(verdict)));
+        }
+        self.abandoned.then_some(Delivery::Abandoned)
+    }
+
+    /// Whether a [`Delivered`](super::Delivered) waits. Then the driver drives, too: the `Commit`'s holder may not.
+    fn is_listened_to(&self) -> bool {
+        self.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty())
+    }
+
+    /// Those who wait for the delivery, if there is something to tell them: to be woken without a lock.
+    fn take_listeners(&mut self) -> Vec<(u64, Waker)> {
+        if !self.is_listened_to() || self.delivery().is_none() {
+            return Vec::new();
+        }
+        self.listeners.as_mut().map(|listeners| listeners.take_all()).unwrap_or_default()
     }
 
     /// Its coordinator has left it behind, and it needs more than its client can do for it: nobody will ever tell its
@@ -389,10 +436,39 @@ impl Task {
         let mut state = self.state.lock();
         state.abandoned = true;
         let waker = state.waker.take();
+        let listeners = state.take_listeners();
         drop(state);
+        wake_all(listeners);
         if let Some(waker) = waker {
             foreign::wake(waker);
         }
+    }
+
+    /// Says how far the decision has been delivered, or has `waker` woken when there is something to be said. `listener` is
+    /// the caller's number, once it has one.
+    pub(super) fn delivery(self: &Arc<Self>, listener: &mut Option<u64>, waker: &Waker) -> Poll<Delivery> {
+        let waker = waker.clone(); // foreign code, and so is its drop: neither under the lock
+        let mut state = self.state.lock();
+        if let Some(delivery) = state.delivery() {
+            return Poll::Ready(delivery);
+        }
+        let is_new = listener.is_none();
+        let old = state.listeners.get_or_insert_default().put(listener, waker);
+        drop(state);
+        drop(old);
+        if is_new {
+            // What was left for the holder of the `Commit` to drive is the driver's from here on.
+            self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+        }
+        Poll::Pending
+    }
+
+    /// Somebody who waited for the delivery does so no more.
+    pub(super) fn forget_listener(&self, listener: u64) {
+        let mut state = self.state.lock();
+        let waker = state.listeners.as_mut().and_then(|listeners| listeners.take(listener));
+        drop(state);
+        drop(waker);
     }
 
     /// The `Commit` is gone; the driver takes over what is left.
@@ -440,9 +516,16 @@ impl Task {
         self.state.lock().waker.take()
     }
 
+    /// Whether only the holder of the `Commit` waits for the record.
     fn is_attended(&self) -> bool {
-        self.state.lock().attended
+        let state = self.state.lock();
+        state.attended && !state.is_listened_to()
     }
+}
+
+/// Their wakers are not ours: one that panics must not keep the others from being woken.
+fn wake_all(listeners: Vec<(u64, Waker)>) {
+    listeners.into_iter().for_each(|(_, waker)| foreign::wake(waker));
 }
 
 /// Whether there is something to do now.
@@ -463,6 +546,7 @@ impl ReplySink for Task {
         let input = state.hears(branch, result);
         state.inbox.push_back(input);
         let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
+        let is_driven = waker.is_some() && !state.is_listened_to();
         drop(state);
         if let Some(report) = report {
             self.shared.report(report);
@@ -470,9 +554,11 @@ impl ReplySink for Task {
         if driving {
             return;
         }
-        match waker {
-            Some(waker) => foreign::wake(waker),
-            None => self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>),
+        if !is_driven {
+            self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>);
+        }
+        if let Some(waker) = waker {
+            foreign::wake(waker);
         }
     }
 }

@@ -182,7 +182,7 @@ fn mutate_vote(world: &World, what: Kind, result: &mut Result<Response, Particip
         return;
     }
     let ignored = match result {
-        Ok(Response::Voted(Vote::No)) => world.is_mutated(Mutant::IgnoresNo),
+        Ok(Response::Voted(Vote::No)) | Err(ParticipantError::Refused(_)) => world.is_mutated(Mutant::IgnoresNo),
         Err(_) => world.is_mutated(Mutant::IgnoresSilence),
         Ok(_) => false,
     };

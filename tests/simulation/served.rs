@@ -64,7 +64,7 @@ impl Served {
 impl Participant for Served {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         let vote = self.on(Verb::Prepare, branch, |manager| manager.prepare(branch, call));
-        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No)) {
+        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No) | Err(ParticipantError::Refused(_))) {
             return Ok(Vote::Yes);
         }
         vote

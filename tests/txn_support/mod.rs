@@ -19,7 +19,8 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, Epoch, MemoryLog, Name, ResourceManager, Service, ServiceError, TransactionLog, TxnId,
+    BranchId, Coordinator, Epoch, MemoryLog, Name, ParticipantError, ResourceManager, Service, ServiceError,
+    TransactionLog, TxnId, Vote,
     participant::{Call, Effort},
 };
 
@@ -173,6 +174,14 @@ pub fn branch(sequence: u64, participant: &str) -> BranchId {
 /// A call of a coordinator that has a log of its own.
 pub fn call() -> Call {
     Call::new(MemoryLog::new().id())
+}
+
+/// What an answer to a prepare comes to, with or without a reason.
+pub fn vote(answer: Result<Vote, ParticipantError>) -> Vote {
+    match answer {
+        Err(ParticipantError::Refused(_)) => Vote::No,
+        answer => answer.expect("a vote"),
+    }
 }
 
 /// Waits until it holds; a test that would otherwise hang fails instead.

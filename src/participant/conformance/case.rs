@@ -4,6 +4,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use super::{Effect, Harness, Worked};
 use crate::{
+    error_chain,
     id::{BranchId, Epoch, Name, TxnId},
     participant::{Call, Decision, Participant, ParticipantError, Vote},
 };
@@ -56,7 +57,10 @@ impl<H: Harness> Case<H> {
     }
 
     pub(super) fn vote(&self, branch: &BranchId, expected: Vote) {
-        let vote = self.ok("prepare", self.participant().prepare(branch, &self.call()));
+        let vote = match self.participant().prepare(branch, &self.call()) {
+            Err(ParticipantError::Refused(_)) => Vote::No,
+            answer => self.ok("prepare", answer),
+        };
         self.same("the vote", &vote, &expected);
     }
 
@@ -69,7 +73,10 @@ impl<H: Harness> Case<H> {
     }
 
     pub(super) fn one_phase(&self, branch: &BranchId, expected: Decision) {
-        let decision = self.ok("one-phase commit", self.participant().commit_one_phase(branch, &self.call()));
+        let decision = match self.participant().commit_one_phase(branch, &self.call()) {
+            Err(ParticipantError::Refused(_)) => Decision::Rollback,
+            answer => self.ok("one-phase commit", answer),
+        };
         self.same("the answer to a one-phase commit", &decision, &expected);
     }
 
@@ -97,7 +104,7 @@ impl<H: Harness> Case<H> {
     }
 
     pub(super) fn ok<T>(&self, what: &str, result: Result<T, ParticipantError>) -> T {
-        result.unwrap_or_else(|error| self.fail(&format!("{what} failed: {error}")))
+        result.unwrap_or_else(|error| self.fail(&format!("{what} failed: {}", error_chain(&error))))
     }
 
     pub(super) fn same<T: PartialEq + Debug>(&self, what: &str, seen: &T, expected: &T) {

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::ResourceManager;
+use super::{BranchRefusal, ResourceManager};
 use crate::participant::{Branch, Call, Participant, Service};
 
 /// Time without work after which an unpromised branch is rolled back, unless the options say otherwise: far longer than a
@@ -68,9 +68,13 @@ impl<S: Service> ResourceManager<S> {
         };
         for (txn, slot) in slots {
             // A branch that is worked under right now is not abandoned.
-            let is_abandoned = slot
-                .try_lock()
-                .is_some_and(|slot| matches!(slot.protocol.state(), Branch::Active { .. }) && slot.worked_in <= last);
+            let is_abandoned = slot.try_lock().is_some_and(|mut slot| {
+                let is = matches!(slot.protocol.state(), Branch::Active { .. }) && slot.worked_in <= last;
+                if is {
+                    slot.refuse(|| BranchRefusal::Abandoned);
+                }
+                is
+            });
             if is_abandoned {
                 // A service that can't cancel now is asked again in the next generation.
                 let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{BranchTrouble, slots::Slots};
+use super::{BranchRefusal, BranchTrouble, slots::Slots};
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::LogId,
@@ -102,10 +102,14 @@ impl<W> Deref for Place<W> {
 pub(super) struct Slot<W> {
     pub(super) protocol: BranchProtocol,
     pub(super) works: Vec<W>,
+    /// Encoded length of the works together, in bytes.
+    pub(super) work_bytes: usize,
     /// The generation in which it was last worked under.
     pub(super) worked_in: u32,
     /// What went wrong when the branch was taken back at opening, until it is made good.
     pub(super) trouble: Option<BranchTrouble>,
+    /// Why it can only vote no, if that is so and known.
+    pub(super) refusal: Option<Arc<BranchRefusal>>,
 }
 
 /// Whether a branch may be worked under or talked about.
@@ -125,7 +129,14 @@ pub(super) enum Admission<W> {
 
 impl<W> Default for Slot<W> {
     fn default() -> Self {
-        Self { protocol: BranchProtocol::new(), works: Vec::new(), worked_in: 0, trouble: None }
+        Self {
+            protocol: BranchProtocol::new(),
+            works: Vec::new(),
+            work_bytes: 0,
+            worked_in: 0,
+            trouble: None,
+            refusal: None,
+        }
     }
 }
 
@@ -395,9 +406,14 @@ impl<W> Slot<W> {
         self.works.shrink_to(FEW);
     }
 
+    /// Notes why the branch will vote no. The first reason stays.
+    pub(super) fn refuse(&mut self, reason: impl FnOnce() -> BranchRefusal) {
+        self.refusal.get_or_insert_with(|| Arc::new(reason()));
+    }
+
     fn wipe(&mut self) {
         self.drop_works();
-        (self.protocol, self.trouble) = (BranchProtocol::new(), None);
+        (self.protocol, self.trouble, self.refusal, self.work_bytes) = (BranchProtocol::new(), None, None, 0);
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     branches::{Ended, wipe},
 };
 use crate::{
+    error_chain,
     id::TxnId,
     log::{Fact, Record},
     participant::{Call, Participant, ParticipantError, Service, ServiceError},
@@ -45,7 +46,7 @@ impl<S: Service> ResourceManager<S> {
         // Whoever has a branch under way waits for this lock, so what is forgotten is dropped without it.
         let mut forgotten = Vec::new();
         let mut branches = self.branches.lock();
-        branches.last_checkpoint_error = done.as_ref().err().map(|error| error.to_string().into());
+        branches.last_checkpoint_error = done.as_ref().err().map(|error| error_chain(&**error).into());
         if done.is_ok() {
             branches.forget(&surplus);
             forgotten.extend(ended.iter().map(|ended| branches.forget_ended(ended)));

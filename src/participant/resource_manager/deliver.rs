@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    BranchTrouble, ResourceManager,
+    BranchRefusal, BranchTrouble, ResourceManager,
     branches::{Admission, Slot},
     replay::restore,
 };
@@ -93,7 +93,12 @@ impl<S: Service> ResourceManager<S> {
             Admission::Ended => return Err(after_the_end(message)),
             // No coordinator sends this: its branches are of its own epoch or of earlier ones.
             Admission::UnknownLife { .. } => return Err(ParticipantError::Stale),
-            Admission::EarlierLife => return self.carry_out(branch, &mut Slot::default(), message),
+            Admission::EarlierLife => {
+                let mut slot = Slot::default();
+                slot.refuse(|| BranchRefusal::EarlierLife);
+                let result = self.carry_out(branch, &mut slot, message);
+                return with_reason(result, &mut slot, Branch::Unknown);
+            }
         };
         let Some(mut guard) = slot.try_lock() else {
             // It may hang in the service, and time-outs and other branches are not to hang with it.
@@ -104,9 +109,11 @@ impl<S: Service> ResourceManager<S> {
         };
         if slot.is_doomed() && guard.protocol.accepts_work() && guard.protocol.state() != Branch::Unknown {
             guard.protocol.handle(BranchInput::Refused);
+            guard.refuse(|| BranchRefusal::RolledBack);
         }
         let before = guard.protocol.state();
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
+        let result = with_reason(result, &mut guard, before);
         let after = guard.protocol.state();
         if guard.protocol.is_finished() {
             guard.drop_works();
@@ -150,6 +157,7 @@ impl<S: Service> ResourceManager<S> {
             };
             if !has_all_work {
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::LostWork);
             }
         }
         self.carry_out(branch, slot, message)
@@ -224,7 +232,13 @@ impl<S: Service> ResourceManager<S> {
                         input = BranchInput::Appended(lsn);
                         continue;
                     }
-                    Err(failure) => (BranchInput::AppendRefused, failure),
+                    Err(failure) => {
+                        let is_no = matches!(append, BranchAction::AppendPrepared(_));
+                        if is_no || failure.input == BranchInput::Unwritable {
+                            slot.refuse(|| BranchRefusal::Unwritten { error: failure.error.clone() });
+                        }
+                        (failure.input, failure.error)
+                    }
                 },
             };
             input = failed.0;
@@ -233,8 +247,8 @@ impl<S: Service> ResourceManager<S> {
         Err(ParticipantError::Stale)
     }
 
-    fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, ParticipantError> {
-        let encoded = || postcard::to_stdvec(works).map_err(ParticipantError::resource);
+    fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, Unappended> {
+        let encoded = || postcard::to_stdvec(works).map_err(Unappended::unencodable);
         let (id, txn) = (txn, txn.clone());
         let (fact, durability) = match action {
             BranchAction::AppendPrepared(durability) => {
@@ -257,7 +271,7 @@ impl<S: Service> ResourceManager<S> {
             BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
             // Not records; the caller carries these out itself.
             BranchAction::AwaitDurable(_) | BranchAction::Confirm | BranchAction::Cancel | BranchAction::Reply(_) => {
-                return Err(ParticipantError::Stale);
+                return Err(Unappended { input: BranchInput::AppendRefused, error: ParticipantError::Stale });
             }
         };
         Ok(self.append(fact, durability)?)
@@ -302,6 +316,28 @@ impl<S: Service> ResourceManager<S> {
     }
 }
 
+/// Why a record is not in the log, and what that is to the branch.
+struct Unappended {
+    input: BranchInput,
+    error: ParticipantError,
+}
+
+impl Unappended {
+    fn unencodable(error: postcard::Error) -> Self {
+        Self { input: BranchInput::Unwritable, error: ParticipantError::resource(error) }
+    }
+}
+
+impl From<LogError> for Unappended {
+    fn from(error: LogError) -> Self {
+        let input = match error {
+            LogError::TooLarge { .. } => BranchInput::Unwritable,
+            _ => BranchInput::AppendRefused,
+        };
+        Self { input, error: error.into() }
+    }
+}
+
 /// What a note that a life was met is kept under: the epoch's number in epoch 0, in which there are no transactions.
 fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
     TxnId::new(coordinator.clone(), Epoch::default(), epoch.number())
@@ -323,6 +359,24 @@ fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), Partic
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(ParticipantError::resource),
         Err(_) => Err(ParticipantError::Panicked),
+    }
+}
+
+/// Adds to a No why it is one. `before` is where the branch stood when it was asked.
+fn with_reason<W>(
+    result: Result<BranchReply, ParticipantError>,
+    slot: &mut Slot<W>,
+    before: Branch,
+) -> Result<BranchReply, ParticipantError> {
+    match result {
+        Ok(BranchReply::Voted(Vote::No) | BranchReply::Decided(Decision::Rollback)) => {
+            slot.refuse(|| match before {
+                Branch::Unknown => BranchRefusal::Unknown,
+                _ => BranchRefusal::RolledBack,
+            });
+            Err(slot.refusal.clone().map_or(ParticipantError::Stale, |reason| ParticipantError::Refused(reason)))
+        }
+        result => result,
     }
 }
 

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::{
     id::{BranchId, Epoch, IdError, Name},
     log::LogError,
+    participant::ParticipantError,
 };
 
 /// Why a piece of work was not done.
@@ -14,8 +15,8 @@ use crate::{
 #[non_exhaustive]
 pub enum ExecuteError<R> {
     /// The service refused; the transaction can only be rolled back.
-    #[error("{0}")]
-    Refused(#[source] R),
+    #[error(transparent)]
+    Refused(R),
     /// The branch takes no more work: it was asked to prepare, or is over.
     #[error("branch {branch} takes no more work: its transaction is being committed or is over; begin a new one")]
     Closed {
@@ -34,6 +35,30 @@ pub enum ExecuteError<R> {
         branch: BranchId,
         /// The epoch that the coordinator is in, as far as the participant has heard.
         known: Epoch,
+    },
+    /// With this piece the branch's work would not fit into one record of the participant's log. The piece is not done, and
+    /// the transaction can only be rolled back.
+    #[error(
+        "the work of branch {branch} would take {length} bytes of a log record, and the limit is {limit}: name large data in \
+         the work, and keep the data elsewhere; or divide the work among several transactions"
+    )]
+    TooMuchWork {
+        /// The branch.
+        branch: BranchId,
+        /// Encoded length of the branch's work with this piece, in bytes.
+        length: usize,
+        /// The limit, [`MAX_WORK_BYTES`](super::MAX_WORK_BYTES).
+        limit: usize,
+    },
+    /// The piece of work can't be encoded, so it could never be promised. It is not done, and the transaction can only be
+    /// rolled back.
+    #[error("a piece of work for branch {branch} can't be encoded; correct how the service's work is serialised")]
+    Unencodable {
+        /// The branch.
+        branch: BranchId,
+        /// What the encoder said.
+        #[source]
+        error: Arc<dyn StdError + Send + Sync>,
     },
     /// The branch names another participant.
     #[error("branch {branch} is not for participant {participant}; pass the id that the transaction gave for it")]
@@ -63,11 +88,12 @@ pub enum OpenError {
 #[non_exhaustive]
 pub enum BranchTrouble {
     /// What the log holds of it is not this service's work.
-    #[error("the work of branch {branch} can't be read ({error}); open it with the service version that wrote it")]
+    #[error("the work of branch {branch} can't be read; open it with the service version that wrote it")]
     Unreadable {
         /// The branch.
         branch: BranchId,
         /// What the decoder said.
+        #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
     /// The log says that it is committed, and not what that means.
@@ -77,19 +103,21 @@ pub enum BranchTrouble {
         branch: BranchId,
     },
     /// The service could not take back what it had promised. It is asked again when the branch is to be committed.
-    #[error("the service could not restore branch {branch}: {error}; its promise may not be kept until that is mended")]
+    #[error("the service could not restore branch {branch}; its promise may not be kept until that is mended")]
     Unrestored {
         /// The branch.
         branch: BranchId,
         /// What the service said.
+        #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
     /// The service could not do again what it had done. It is asked again at each checkpoint.
-    #[error("the service could not confirm branch {branch} again: {error}; its effect is missing until that is mended")]
+    #[error("the service could not confirm branch {branch} again; its effect is missing until that is mended")]
     Unconfirmed {
         /// The branch.
         branch: BranchId,
         /// What the service said.
+        #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
 }
@@ -110,4 +138,41 @@ impl BranchTrouble {
     pub(super) const fn is_final(&self) -> bool {
         matches!(self, Self::Unreadable { .. } | Self::Incomplete { .. })
     }
+}
+
+/// Why a [`ResourceManager`](super::ResourceManager) votes no: the reason in a [`ParticipantError::Refused`].
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum BranchRefusal {
+    /// A piece of work was refused: by the service, or because it is too much to be written.
+    #[error("a piece of work was refused: {reason}")]
+    Work {
+        /// The refusal, with [its causes](crate::error_chain).
+        reason: Arc<str>,
+    },
+    /// The service panicked at a piece of work.
+    #[error("the service panicked at a piece of work; see its panic message")]
+    Panicked,
+    /// Nothing is known of the branch.
+    #[error("the participant knows of no work under the branch; there was none, or it was lost in a restart")]
+    Unknown,
+    /// Some of the branch's work came before the participant was opened, or may have.
+    #[error("work was lost in a restart of the participant, or may have been")]
+    LostWork,
+    /// The branch was told to roll back before.
+    #[error("the branch is rolled back already")]
+    RolledBack,
+    /// Nothing was done under the branch for as long as [`abandon_after`](super::ResourceManagerOptions::abandon_after) says.
+    #[error("nothing was done under the branch for so long that the participant has given it up")]
+    Abandoned,
+    /// The coordinator has been opened again since the branch's transaction began.
+    #[error("the branch is of an earlier life of its coordinator, which has been opened again since")]
+    EarlierLife,
+    /// The log did not take the record of the promise, or of the commit.
+    #[error("the participant could not write it down")]
+    Unwritten {
+        /// What the log or the encoder said.
+        #[source]
+        error: ParticipantError,
+    },
 }

@@ -10,11 +10,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
-use super::{Branch, BranchInput, Service, ServiceError};
+use super::{Branch, BranchInput, Effort, Service, ServiceError};
 use crate::{
-    id::{BranchId, Name},
-    log::{Claim, Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
+    error_chain,
+    id::{BranchId, MAX_NAME_BYTES, Name},
+    log::{Claim, Durability, Fact, LogError, LogId, Lsn, MAX_RECORD_BYTES, Record, TransactionLog},
     platform::Platform,
 };
 
@@ -30,13 +32,21 @@ mod slots;
 pub use abandoned::DEFAULT_ABANDON_AFTER;
 use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
-use branches::{Admission, Branches};
-pub use error::{BranchTrouble, ExecuteError, OpenError};
+use branches::{Admission, Branches, Slot};
+pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
 pub use inquiry::Inquired;
 
 /// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
 /// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
 pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
+
+/// Maximum encoded length of a branch's work, in bytes: a log record less room for its head.
+pub const MAX_WORK_BYTES: usize = MAX_RECORD_BYTES - RECORD_HEAD_BYTES;
+
+/// Room for all else that a record with work holds: two names with their lengths, the transaction's epoch and number, the
+/// length of the work and how many pieces it has, and three tags. Rounded up, so that a field more does not change the limit.
+const RECORD_HEAD_BYTES: usize = 256;
+const _: () = assert!(2 * (1 + MAX_NAME_BYTES) + 4 * 10 + 3 <= RECORD_HEAD_BYTES, "the head has room");
 
 /// Turns a [`Service`] into a durable [`Participant`](super::Participant).
 ///
@@ -266,7 +276,9 @@ impl<S: Service> ResourceManager<S> {
     /// commits. O(1) beside what the service does.
     ///
     /// # Errors
-    /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
+    /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction. So do
+    /// [`ExecuteError::TooMuchWork`], past [`MAX_WORK_BYTES`] of work that changes anything, and
+    /// [`ExecuteError::Unencodable`]: the service is not asked.
     /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over; or that it was to be
     /// rolled back while the service was at this very work, which is undone then. [`ExecuteError::UnknownEpoch`] says that its
     /// coordinator has not said yet that it is in that epoch.
@@ -292,10 +304,22 @@ impl<S: Service> ResourceManager<S> {
         }
         slot.worked_in = self.generations.current();
         let effort = self.service.effort(&work);
-        let result = catch_unwind(AssertUnwindSafe(|| self.service.try_reserve(branch, &work)));
+        let length = match fits(branch, &slot, effort, &work) {
+            Ok(length) => length,
+            Err(error) => {
+                slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
+                return Err(error);
+            }
+        };
+        // What a refusal says is the service's code, too. The client is given the refusal itself, the coordinator its text.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.service.try_reserve(branch, &work).map_err(|refusal| (error_chain(&refusal), refusal))
+        }));
         match result {
             Ok(Ok(())) => {
                 slot.works.push(work);
+                slot.work_bytes = length;
                 slot.protocol.handle(BranchInput::Worked(effort));
                 if place.is_doomed() {
                     self.roll_back_doomed(branch, &mut slot);
@@ -303,8 +327,9 @@ impl<S: Service> ResourceManager<S> {
                 }
                 Ok(())
             }
-            Ok(Err(refusal)) => {
+            Ok(Err((reason, refusal))) => {
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Work { reason: reason.into() });
                 drop(slot);
                 // What it was refused for may have been set aside for nothing; the next one finds it free.
                 self.roll_back_abandoned();
@@ -315,6 +340,7 @@ impl<S: Service> ResourceManager<S> {
                 slot.works.push(work);
                 slot.protocol.handle(BranchInput::Worked(effort));
                 slot.protocol.handle(BranchInput::Refused);
+                slot.refuse(|| BranchRefusal::Panicked);
                 drop(slot);
                 resume_unwind(panic)
             }
@@ -360,4 +386,22 @@ impl<S: Service> ResourceManager<S> {
     fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         self.log.append(Record { owner: self.name.clone(), fact }, durability)
     }
+}
+
+/// Encoded length of the branch's work with this piece, which must fit into a record if anything is to be written of it.
+fn fits<W: Serialize, R>(
+    branch: &BranchId,
+    slot: &Slot<W>,
+    effort: Effort,
+    work: &W,
+) -> Result<usize, ExecuteError<R>> {
+    let piece = postcard::experimental::serialized_size(work)
+        .map_err(|error| ExecuteError::Unencodable { branch: branch.clone(), error: Arc::new(error) })?;
+    let length = slot.work_bytes.saturating_add(piece);
+    let changes =
+        effort == Effort::Update || matches!(slot.protocol.state(), Branch::Active { effort: Effort::Update, .. });
+    if length > MAX_WORK_BYTES && changes {
+        return Err(ExecuteError::TooMuchWork { branch: branch.clone(), length, limit: MAX_WORK_BYTES });
+    }
+    Ok(length)
 }

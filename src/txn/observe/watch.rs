@@ -140,7 +140,8 @@ impl Watch {
         {
             message.span.record("answer", answer);
             if let Err(error) = result {
-                tracing::debug!(parent: &message.span, %error, "a participant failed or refused");
+                let error = crate::error_chain(error);
+                tracing::debug!(parent: &message.span, error, "a participant failed or refused");
             }
         }
     }
@@ -219,7 +220,7 @@ const fn answer_name(result: &Result<Response, ParticipantError>) -> &'static st
     use crate::participant::Decision;
     match result {
         Ok(Response::Voted(Vote::Yes)) => "yes",
-        Ok(Response::Voted(Vote::No)) => "no",
+        Ok(Response::Voted(Vote::No)) | Err(ParticipantError::Refused(_)) => "no",
         Ok(Response::Voted(Vote::ReadOnly)) => "read_only",
         Ok(Response::Decided(Decision::Commit)) => "committed",
         Ok(Response::Decided(Decision::Rollback)) => "rolled_back",

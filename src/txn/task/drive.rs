@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::MutexGuard;
 
-use super::{Contact, Progress, State, Task, Waiting};
+use super::{Contact, Progress, State, Task, Waiting, wake_all};
 use crate::{
     foreign,
     id::BranchId,
@@ -186,6 +186,10 @@ impl Task {
         state.driving = false;
         state.contacts = contacts;
         self.set_timer(state);
+        let listeners = state.take_listeners();
+        if !listeners.is_empty() {
+            MutexGuard::unlocked(state, || wake_all(listeners));
+        }
         state.waiting()
     }
 

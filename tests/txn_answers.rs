@@ -1,0 +1,369 @@
+//! Answers that help: work that can never be written is refused at once, and a No says why.
+
+mod txn_support;
+
+use std::{
+    error::Error,
+    fmt, iter,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use ringpact::{
+    BranchId, CommitError, Coordinator, Durability, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Participant,
+    ParticipantError, Record, ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
+    log::{Claim, MAX_RECORD_BYTES},
+    participant::{AsyncParticipant, BranchRefusal, Call, Effort, ExecuteError, MAX_WORK_BYTES, Verb},
+    txn::{CoordinatorBuilder, RollbackCause},
+};
+use serde::{Deserialize, Serialize};
+use txn_support::{Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
+
+/// Takes whatever it is given. Work that begins with a zero only looks; empty work can't be encoded.
+struct Blobs;
+
+#[derive(Deserialize)]
+struct Blob(Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_empty() {
+            return Err(serde::ser::Error::custom("it is empty"));
+        }
+        self.0.serialize(serializer)
+    }
+}
+
+impl Service for Blobs {
+    type Work = Blob;
+    type Refusal = Refused;
+    fn effort(&self, work: &Blob) -> Effort {
+        if work.0.first() == Some(&0) { Effort::ReadOnly } else { Effort::Update }
+    }
+    fn try_reserve(&self, _: &BranchId, _: &Blob) -> Result<(), Refused> {
+        Ok(())
+    }
+    fn confirm(&self, _: &BranchId, _: &[Blob]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    fn cancel(&self, _: &BranchId, _: &[Blob]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+}
+
+type Manager = Arc<ResourceManager<Blobs>>;
+
+fn blobs(names: &[&str], log: &(impl TransactionLog + Clone)) -> (Coordinator, Vec<Manager>) {
+    let managers: Vec<_> =
+        names.iter().map(|name| Arc::new(ResourceManager::open(name, log.clone(), Blobs).unwrap())).collect();
+    let mut builder = Coordinator::builder(log.clone());
+    for manager in &managers {
+        builder = builder.participant(manager.name().as_str(), Arc::clone(manager));
+    }
+    (builder.open().unwrap(), managers)
+}
+
+const MIB: usize = 1 << 20;
+
+/// All of it was accepted. Then, with one participant, the client was told after five seconds that nobody knows.
+#[test]
+fn work_that_no_record_holds_is_refused_when_it_is_done_and_the_limit_is_named() {
+    for names in [&["a"][..], &["a", "b"]] {
+        let (coordinator, managers) = blobs(names, &MemoryLog::new());
+        let mut txn = coordinator.begin();
+        for manager in &managers {
+            let branch = txn.branch(manager.name().as_str()).unwrap();
+            manager.execute(branch, Blob(vec![1; MIB / 2])).unwrap();
+        }
+        let error = managers[0].execute(txn.branch("a").unwrap(), Blob(vec![1; MIB / 2])).unwrap_err();
+        assert!(
+            matches!(error, ExecuteError::TooMuchWork { limit: MAX_WORK_BYTES, length, .. } if length > MIB),
+            "{error}"
+        );
+        assert!(error.to_string().contains(&MAX_WORK_BYTES.to_string()), "{error}");
+        let start = Instant::now();
+        let error = txn.commit().wait().unwrap_err();
+        assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn as_much_work_as_is_allowed_can_be_committed_in_one_phase_and_in_two() {
+    let longest = Name::new(&"n".repeat(ringpact::id::MAX_NAME_BYTES)).unwrap();
+    for others in [&[][..], &["b"]] {
+        let names: Vec<_> = [longest.as_str()].into_iter().chain(others.iter().copied()).collect();
+        let (coordinator, managers) = blobs(&names, &MemoryLog::new());
+        let mut txn = coordinator.begin();
+        for manager in &managers {
+            let branch = txn.branch(manager.name().as_str()).unwrap();
+            let piece = |left: usize| Blob(vec![1; left - 3]); // its length takes three bytes
+            manager.execute(branch, piece(MAX_WORK_BYTES / 2)).unwrap();
+            manager.execute(branch, piece(MAX_WORK_BYTES - MAX_WORK_BYTES / 2)).unwrap();
+        }
+        txn.commit().wait().unwrap();
+    }
+}
+
+#[test]
+fn a_branch_that_only_looks_is_written_nowhere_and_has_no_limit() {
+    let (coordinator, managers) = blobs(&["a"], &MemoryLog::new());
+    let mut txn = coordinator.begin();
+    for _ in 0..4 {
+        managers[0].execute(txn.branch("a").unwrap(), Blob(vec![0; MIB])).unwrap();
+    }
+    let error = managers[0].execute(txn.branch("a").unwrap(), Blob(vec![1])).unwrap_err();
+    assert!(matches!(error, ExecuteError::TooMuchWork { .. }), "{error}: all of it would be in the record");
+    drop(txn);
+    let mut txn = coordinator.begin();
+    managers[0].execute(txn.branch("a").unwrap(), Blob(vec![0; MIB])).unwrap();
+    txn.commit().wait().unwrap();
+}
+
+#[test]
+fn work_that_can_not_be_encoded_is_refused_when_it_is_done() {
+    let (coordinator, managers) = blobs(&["a"], &MemoryLog::new());
+    let mut txn = coordinator.begin();
+    let error = managers[0].execute(txn.branch("a").unwrap(), Blob(Vec::new())).unwrap_err();
+    assert!(matches!(error, ExecuteError::Unencodable { .. }), "{error}");
+    assert!(matches!(txn.commit().wait(), Err(CommitError::RolledBack { .. })));
+}
+
+/// A log that takes only small records.
+#[derive(Clone)]
+struct Narrow(MemoryLog);
+
+impl TransactionLog for Narrow {
+    fn id(&self) -> LogId {
+        self.0.id()
+    }
+    fn incarnation(&self) -> u64 {
+        self.0.incarnation()
+    }
+    fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
+        self.0.claim(owner)
+    }
+    fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
+        let length = format!("{record:?}").len();
+        if length > MAX_RECORD_BYTES / 1024 {
+            return Err(LogError::TooLarge { length });
+        }
+        self.0.append(record, durability)
+    }
+    fn durable(&self) -> Lsn {
+        self.0.durable()
+    }
+    fn wait(&self, lsn: Lsn) -> Result<(), LogError> {
+        self.0.wait(lsn)
+    }
+    fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>> {
+        self.0.poll_durable(lsn, context)
+    }
+    fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
+        self.0.live(owner)
+    }
+    fn stats(&self) -> LogStats {
+        self.0.stats()
+    }
+}
+
+/// The only participant said that it could not, again and again, until the coordinator gave up on it.
+#[test]
+fn a_record_that_a_log_will_never_take_is_answered_by_a_rollback_at_once() {
+    for names in [&["a"][..], &["a", "b"]] {
+        let (coordinator, managers) = blobs(names, &Narrow(MemoryLog::new()));
+        let mut txn = coordinator.begin();
+        for manager in &managers {
+            let branch = txn.branch(manager.name().as_str()).unwrap();
+            manager.execute(branch, Blob(vec![1; 2000])).unwrap();
+        }
+        let start = Instant::now();
+        let error = txn.commit().wait().unwrap_err();
+        assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
+
+/// An error as databases have them: by itself it says next to nothing.
+fn db_error() -> Link {
+    Link("db error", Some(Box::new(Link("duplicate key", Some(Box::new(Link("index orders_pk", None)))))))
+}
+
+const DB_ERROR: &str = "db error: duplicate key: index orders_pk";
+
+#[derive(Debug)]
+struct Link(&'static str, Option<Box<Link>>);
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for Link {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.1.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// What each link of the chain says, and that none says what the next one does.
+fn links(error: &dyn Error) -> Vec<String> {
+    let links: Vec<_> = iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect();
+    for pair in links.windows(2) {
+        assert!(!pair[0].contains(&pair[1]), "said twice: {links:?}");
+    }
+    links
+}
+
+/// The client and the operator were told "voted no", and no more.
+#[test]
+fn a_client_is_told_why_a_participant_votes_no() {
+    for names in [&["a"][..], &["a", "b"]] {
+        let (_, coordinator, managers) = txn_support::shared(names);
+        let mut txn = coordinator.begin();
+        for manager in &managers {
+            manager.execute(txn.branch(manager.name().as_str()).unwrap(), 2).unwrap();
+        }
+        managers[0].execute(txn.branch("a").unwrap(), 3).unwrap_err();
+        let error = txn.commit().wait().unwrap_err();
+        assert!(error.to_string().ends_with("a voted no"), "{error}");
+        assert!(
+            error_chain(&error).ends_with("a voted no: a piece of work was refused: the account refuses"),
+            "{error:?}"
+        );
+        links(&error);
+        let CommitError::RolledBack { cause: RollbackCause::VotedNo { reason: Some(reason), .. }, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::Work { .. })), "{reason:?}");
+    }
+}
+
+/// It was "db error" to the client, in the status, and on the wire.
+#[test]
+fn the_whole_chain_of_causes_arrives_from_participants_of_every_kind() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    for error in [ParticipantError::resource(db_error()), ParticipantError::refused(db_error())] {
+        // What an endpoint to another process gives.
+        let carried: ParticipantError = serde_json::from_str(&serde_json::to_string(&error).unwrap()).unwrap();
+        assert_eq!(error_chain(&carried), error_chain(&error));
+        assert!(links(&error).ends_with(&["db error", "duplicate key", "index orders_pk"].map(str::to_owned)));
+        for error in [error, carried] {
+            let fails = || Scripted::failing(Verb::Prepare, error.clone());
+            let builders: [&dyn Fn(CoordinatorBuilder) -> CoordinatorBuilder; 3] = [
+                &|builder| builder.participant("b", fails()),
+                &|builder| builder.slow_participant("b", fails(), NonZeroUsize::MIN),
+                &|builder| builder.async_participant("b", Async(fails()), runtime.handle().clone()),
+            ];
+            for add in builders {
+                let coordinator =
+                    add(Coordinator::builder(MemoryLog::new()).participant("a", Scripted::new())).open().unwrap();
+                let mut txn = coordinator.begin();
+                txn.branch("a").unwrap();
+                txn.branch("b").unwrap();
+                let told = txn.commit().wait().unwrap_err();
+                assert!(error_chain(&told).ends_with(DB_ERROR), "{told:?}");
+                links(&told);
+                let is_no = matches!(told, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. });
+                assert_eq!(is_no, matches!(error, ParticipantError::Refused(_)), "{told:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_participant_that_decides_alone_says_why_it_does_not_commit() {
+    let refuses = || Scripted::failing(Verb::CommitOnePhase, ParticipantError::refused(db_error()));
+    let builder = || Coordinator::builder(MemoryLog::new()).participant("a", Scripted::new());
+    let builders = [builder().participant("b", refuses()), builder().last_resource("b", refuses())];
+    for (builder, others) in builders.into_iter().zip([&[][..], &["a"]]) {
+        let coordinator = builder.open().unwrap();
+        let mut txn = coordinator.begin();
+        for name in others.iter().chain(&["b"]) {
+            txn.branch(name).unwrap();
+        }
+        let error = txn.commit().wait().unwrap_err();
+        assert!(error_chain(&error).ends_with(&format!("b voted no: {DB_ERROR}")), "{error:?}");
+    }
+}
+
+#[test]
+fn the_status_shows_whole_chains() {
+    let fails = Scripted::failing(Verb::Commit, ParticipantError::resource(db_error()));
+    let coordinator = Coordinator::builder(MemoryLog::new())
+        .participant("a", Scripted::new())
+        .participant("b", fails.clone())
+        .open()
+        .unwrap();
+    let mut txn = coordinator.begin();
+    txn.branch("a").unwrap();
+    txn.branch("b").unwrap();
+    txn.commit().wait().unwrap();
+    let page = coordinator.status().to_string();
+    assert!(page.contains(&format!("last: the participant's resource failed: {DB_ERROR}\n")), "{page}");
+    fails.mend();
+}
+
+/// A participant of its own process, as each No has another reason.
+#[test]
+fn a_resource_manager_says_what_each_no_is_for() {
+    let (log, disk) = (MemoryLog::new(), Disk::default());
+    let a = manager_on("a", log.clone(), &disk);
+    let reason = |branch: &BranchId| {
+        // A repeated question has the same answer.
+        let [first, again] = [0, 1].map(|_| a.prepare(branch, &call()));
+        let (Err(ParticipantError::Refused(first)), Err(ParticipantError::Refused(again))) = (first, again) else {
+            panic!("{branch} does not vote no");
+        };
+        assert_eq!(first.to_string(), again.to_string());
+        first.downcast_ref::<BranchRefusal>().expect("a reason of the manager's").clone()
+    };
+    let [unknown, refused, panicked, undone] = [1, 2, 3, 4].map(|number| branch(number, "a"));
+    assert!(matches!(reason(&unknown), BranchRefusal::Unknown));
+    a.execute(&refused, 3).unwrap_err();
+    assert!(matches!(reason(&refused), BranchRefusal::Work { reason } if &*reason == "the account refuses"));
+    a.service().fail(Op::Try, [Fault::Panic]);
+    catch_unwind(AssertUnwindSafe(|| drop(a.execute(&panicked, 2)))).unwrap_err();
+    assert!(matches!(reason(&panicked), BranchRefusal::Panicked));
+    a.execute(&undone, 2).unwrap();
+    a.rollback(&undone, &call()).unwrap();
+    assert!(matches!(reason(&undone), BranchRefusal::RolledBack));
+}
+
+/// Forgotten places are used again for new branches, and must not bring their reasons along.
+#[test]
+fn a_reason_is_forgotten_with_its_branch() {
+    let a = txn_support::manager("a", MemoryLog::new());
+    a.execute(&branch(1, "a"), 3).unwrap_err();
+    a.prepare(&branch(1, "a"), &call()).unwrap_err();
+    let mut later = call();
+    later.ended_below = branch(2, "a").txn().mark();
+    a.rollback(&branch(2, "a"), &later).unwrap();
+    a.checkpoint().unwrap();
+    for number in 3..6 {
+        a.execute(&branch(number, "a"), 2).unwrap();
+        a.rollback(&branch(number, "a"), &later).unwrap();
+        let Err(ParticipantError::Refused(reason)) = a.prepare(&branch(number, "a"), &later) else { panic!("a No") };
+        assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::RolledBack)), "{reason}");
+    }
+}
+
+struct Async(Scripted);
+
+impl AsyncParticipant for Async {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.0.prepare(branch, call)
+    }
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        Participant::commit(&self.0, branch, call)
+    }
+    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        Participant::rollback(&self.0, branch, call)
+    }
+    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.0.in_doubt(coordinator)
+    }
+}
