@@ -162,6 +162,29 @@ fn decisions_that_are_not_acknowledged_count_for_a_limit() {
     buy().unwrap();
 }
 
+/// Parked at the first failure, it had not even been asked about.
+#[test]
+fn what_is_parked_at_once_counts_too() {
+    let (bad, good) = (Scripted::failing(Verb::Commit, broken()), Scripted::new());
+    let limits = Limits { undelivered: 5, ..Limits::default() };
+    let coordinator = open(Policy { park_after_attempts: 1, ..quick() }, limits, &bad, &good);
+    let mut bought = 0;
+    let error = loop {
+        let mut txn = coordinator.begin();
+        if let Err(error) = txn.branch("bad") {
+            break error;
+        }
+        txn.branch("good").unwrap();
+        txn.commit().wait().expect("it has promised");
+        bought += 1;
+    };
+    assert!(matches!(error, BranchError::Refused { why: Refusal::Undelivered, outstanding: 5, .. }), "{error}");
+    assert_eq!(bought, 5);
+    bad.mend();
+    assert_eq!(coordinator.retry_all(), 5);
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+}
+
 /// `force` refused for an hour.
 #[test]
 fn an_operator_parks_a_decision_now_and_forces_it() {

@@ -9,12 +9,10 @@ use std::{
 };
 
 use ::tokio::runtime::Handle;
-use parking_lot::Mutex;
 
 use super::{
-    Call, Decision, Endpoint, Greeting, Life, ParticipantError, Reply, Request, Response, Verb, Vote,
-    sent_in::SentIn,
-    twins::{Joined, Twins, What, answer},
+    Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
+    Vote, sent_in::SentIn,
 };
 use crate::{
     id::{BranchId, Name},
@@ -100,14 +98,13 @@ pub trait AsyncParticipant: Send + Sync + 'static {
 }
 
 /// Reaches an asynchronous participant by a task on a runtime for each call: as many tasks as there are messages that have
-/// not been answered; but one whose twin (the same verb for the same branch) is under way gets that one's answer. Where
-/// [`MAX_QUEUED_REQUESTS`](super::MAX_QUEUED_REQUESTS) wait, the next call fails at once, as one that gets no answer.
+/// not been answered. A repeat is a task of its own: the first one may wait for an answer that got lost, and takes no thread
+/// meanwhile. Where these are [`MAX_QUEUED_REQUESTS`], the next call fails at once, as one that gets no answer.
 ///
 /// On a runtime that has shut down every call fails, and is repeated like any other that fails.
 pub struct Spawned<P> {
     participant: Arc<P>,
     runtime: Runtime,
-    twins: Arc<Mutex<Twins>>,
 }
 
 /// What runs the tasks.
@@ -120,13 +117,13 @@ enum Runtime {
 impl<P: AsyncParticipant> Spawned<P> {
     /// The endpoint of `participant`, whose calls run on `runtime`.
     pub fn new(participant: P, runtime: Handle) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime), twins: Arc::default() }
+        Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime) }
     }
 
     /// The same, whose calls run on a simulation's threads.
     #[doc(hidden)]
     pub fn simulated(participant: P, platform: Platform) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform), twins: Arc::default() }
+        Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform) }
     }
 }
 
@@ -155,21 +152,18 @@ fn run(platform: &Platform, task: impl Future<Output = ()>) {
 
 impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     fn send(&self, request: Request, reply: Reply) {
-        let what = What::of(&request);
-        let joined = self.twins.lock().join(&what, reply);
-        match joined {
-            Joined::First => {}
-            Joined::Twin => return,
-            Joined::Refused(reply) => return reply.send(Err(ParticipantError::Unreachable)),
+        // Each task has it, and so has this.
+        if Arc::strong_count(&self.participant) > MAX_QUEUED_REQUESTS {
+            reply.send(Err(ParticipantError::Unreachable));
+            return;
         }
-        let replies = Replies { what, twins: Arc::clone(&self.twins) };
         let (participant, sent_in) = (Arc::clone(&self.participant), SentIn::current());
-        // Dropped by the runtime, the task drops the replies, which says that the call has failed.
+        // Dropped by the runtime, the task drops the reply, which says that the call has failed.
         self.runtime.spawn(async move {
             let result = caught(call(&*participant, &request), sent_in).await;
             // Whoever hears the last answer may drop everything and open it again.
             drop(participant);
-            answer(replies.take(), &result);
+            reply.send(result);
         });
     }
 
@@ -181,24 +175,6 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 impl<P> std::fmt::Debug for Spawned<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Spawned").field("runtime", &self.runtime).finish_non_exhaustive()
-    }
-}
-
-/// All that wait for a task.
-struct Replies {
-    what: What,
-    twins: Arc<Mutex<Twins>>,
-}
-
-impl Replies {
-    fn take(&self) -> Vec<Reply> {
-        self.twins.lock().take(&self.what)
-    }
-}
-
-impl Drop for Replies {
-    fn drop(&mut self) {
-        drop(self.take());
     }
 }
 

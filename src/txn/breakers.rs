@@ -55,14 +55,32 @@ impl Breaker {
         self.is_calm.load(Ordering::Acquire)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> (T, Vec<Effect>) {
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> (T, Effects) {
         let mut inner = self.inner.lock();
         let result = act(&mut inner);
         let calm = inner.circuit.is_calm();
         if calm != self.is_calm.load(Ordering::Relaxed) {
             self.is_calm.store(calm, Ordering::Release);
         }
-        (result, inner.circuit.take_effects())
+        let tick_at = inner.circuit.next_tick().filter(|at| inner.timer.is_none_or(|timer| *at < timer));
+        if tick_at.is_some() {
+            inner.timer = tick_at;
+        }
+        (result, Effects { of_branches: inner.circuit.take_effects(), tick_at })
+    }
+}
+
+/// What a circuit wants done. No lock of a transaction may be held meanwhile.
+#[must_use]
+#[derive(Default)]
+pub(super) struct Effects {
+    of_branches: Vec<Effect>,
+    tick_at: Option<Instant>,
+}
+
+impl Effects {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.of_branches.is_empty() && self.tick_at.is_none()
     }
 }
 
@@ -106,6 +124,8 @@ pub(super) struct Report {
     asked_at: Option<Instant>,
     is_vote: bool,
     acknowledged: bool,
+    /// The circuit has not been told that the branch owes anything.
+    owes: bool,
     told: Told,
 }
 
@@ -131,6 +151,7 @@ impl Tickets {
         id: Id,
         number: Option<usize>,
         breakers: &[Breaker],
+        told_at_once: Option<Verb>,
         result: &Result<Response, ParticipantError>,
     ) -> Option<Report> {
         let ticket = self.0.get_mut(id.1).and_then(Option::as_mut);
@@ -139,9 +160,14 @@ impl Tickets {
         if ticket.is_none() && matches!(told, Told::Sense) && breakers[number].is_calm() {
             return None;
         }
-        let mut report =
-            Report { number, id, asked_at: None, is_vote: false, acknowledged: acknowledges(result), told };
-        if let Some(ticket) = ticket {
+        let owes = ticket.is_none()
+            && matches!(told, Told::Failure(_))
+            && matches!(told_at_once, Some(Verb::Commit | Verb::Rollback));
+        let acknowledged = acknowledges(result);
+        let mut report = Report { number, id, asked_at: None, is_vote: false, acknowledged, owes, told };
+        if owes {
+            *self.at(id.1) = Some(Ticket { member: number, asked_at: None, is_vote: false, owes });
+        } else if let Some(ticket) = ticket {
             (report.asked_at, report.is_vote) = (ticket.asked_at.take(), ticket.is_vote);
             ticket.owes &= !report.acknowledged;
         }
@@ -158,10 +184,10 @@ impl Shared {
         number: usize,
         verb: Verb,
         failures: u32,
-    ) -> (Pass, Vec<Effect>) {
+    ) -> (Pass, Effects) {
         let breaker = &self.breakers[number];
         if breaker.is_calm() && self.members.answers_at_once(Some(number)) {
-            return (Pass::Go, Vec::new());
+            return (Pass::Go, Effects::default());
         }
         let now = self.platform.now();
         let ticket = tickets.at(id.1);
@@ -193,6 +219,9 @@ impl Shared {
             let circuit = &mut inner.circuit;
             if let Some(asked_at) = report.asked_at {
                 circuit.answered(now, asked_at, report.is_vote);
+            }
+            if report.owes {
+                circuit.owes(now, report.id);
             }
             match report.told {
                 Told::Sense => circuit.succeeded(now, report.id),
@@ -257,8 +286,8 @@ impl Shared {
     }
 
     /// Does what a circuit wants done. No lock of a transaction may be held.
-    pub(super) fn carry_out(self: &Arc<Self>, number: usize, effects: Vec<Effect>) {
-        for effect in effects {
+    pub(super) fn carry_out(self: &Arc<Self>, number: usize, effects: Effects) {
+        for effect in effects.of_branches {
             let ((key, index), input) = match effect {
                 Effect::LetOut(id) => (id, Input::LetOut(id.1)),
                 Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
@@ -274,21 +303,9 @@ impl Shared {
                 self.driver.enqueue(task as Arc<dyn Driven>);
             }
         }
-        self.set_tick(number);
-    }
-
-    fn set_tick(self: &Arc<Self>, number: usize) {
-        let breaker = &self.breakers[number];
-        if breaker.is_calm() {
-            return;
-        }
-        let mut inner = breaker.inner.lock();
-        let Some(at) = inner.circuit.next_tick() else { return };
-        if inner.timer.is_none_or(|timer| at < timer) {
-            inner.timer = Some(at);
-            drop(inner);
-            let ticker = breaker.ticker.get_or_init(|| Arc::new(Ticker { shared: Arc::downgrade(self), number }));
-            let ticker = Arc::downgrade(ticker);
+        if let Some(at) = effects.tick_at {
+            let new = || Arc::new(Ticker { shared: Arc::downgrade(self), number });
+            let ticker = Arc::downgrade(self.breakers[number].ticker.get_or_init(new));
             let ticker: Weak<dyn Driven> = ticker;
             self.driver.enqueue_at(at, ticker);
         }

@@ -128,6 +128,14 @@ struct Debt {
     tried_from: Option<i64>,
     /// Let out again, and not answered yet.
     let_out: bool,
+    /// It is told no more, until an operator has it told again.
+    parked: bool,
+}
+
+impl Debt {
+    const fn new(since: Instant) -> Self {
+        Self { since, kept: None, tried_from: None, let_out: false, parked: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +249,10 @@ impl Circuit {
     /// A branch is told the decision, or again.
     pub(super) fn delivers(&mut self, now: Instant, id: Id, failures: u32) -> Pass {
         self.listen(now);
-        let debt = self.debts.entry(id).or_insert(Debt { since: now, kept: None, tried_from: None, let_out: false });
+        let debt = self.debts.entry(id).or_insert(Debt::new(now));
+        if debt.parked {
+            *debt = Debt::new(now);
+        }
         if let State::Open { vain, probe, .. } = &self.state
             && *probe != Some(id)
         {
@@ -255,6 +266,11 @@ impl Circuit {
         }
         self.asks(now);
         Pass::Go
+    }
+
+    /// A branch that was told the decision without being asked about has not acknowledged it.
+    pub(super) fn owes(&mut self, now: Instant, id: Id) {
+        self.debts.entry(id).or_insert(Debt::new(now));
     }
 
     /// Something that was asked has been answered, or will never be: it had been asked at that time.
@@ -363,7 +379,7 @@ impl Circuit {
     pub(super) fn parked(&mut self, now: Instant, id: Id) {
         let Some(debt) = self.debts.get(&id).copied() else { return };
         self.settled(now, id);
-        self.debts.insert(id, Debt { kept: None, tried_from: None, let_out: false, ..debt });
+        self.debts.insert(id, Debt { parked: true, ..Debt::new(debt.since) });
     }
 
     /// An operator has it tried now.

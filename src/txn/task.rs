@@ -542,7 +542,7 @@ impl ReplySink for Task {
 
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         let mut state = self.state.lock();
-        let report = state.tickets.answered((self.key, branch), None, &self.shared.breakers, &result);
+        let report = state.tickets.answered((self.key, branch), None, &self.shared.breakers, None, &result);
         let input = state.hears(branch, result);
         state.inbox.push_back(input);
         let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });

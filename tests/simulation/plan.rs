@@ -36,6 +36,8 @@ pub struct Plan {
     pub task_panics: u32,
     pub clients: usize,
     pub purchases: usize,
+    /// So many times as many purchases are made as else.
+    pub busier: u64,
     pub policy: Policy,
     pub limits: Limits,
     pub checkpoint_every: usize,
@@ -103,6 +105,7 @@ impl Plan {
         let mishaps_every = [None, Some(MS(400)), Some(MS(60))][often(&[0, 1, 2]) as usize];
         let mut plan = Self {
             hosts,
+            busier: 1,
             try_blocks: 0,
             long_down: None,
             network,
@@ -152,6 +155,7 @@ impl Plan {
         self.limits.undelivered = [usize::MAX, 20, 2][limit];
         if self.hosts.get(down).is_some_and(|host| host.coordinator.is_none()) {
             self.long_down = Some((down, time));
+            self.busier = 8;
             self.purchases *= 8;
         }
     }

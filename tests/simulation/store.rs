@@ -71,13 +71,13 @@ enum Seen {
 }
 
 impl State {
-    fn free(&self, article: u8) -> Option<u64> {
+    fn free(&self, article: u8, stock: u64) -> Option<u64> {
         if article == PLENTY {
             return Some(u64::MAX);
         }
         let works = self.reserved.values().chain(self.sold.values()).flatten();
         let taken: u64 = works.filter(|work| work.article == article).map(|work| work.quantity).sum();
-        STOCK.checked_sub(taken)
+        stock.checked_sub(taken)
     }
 }
 
@@ -85,6 +85,11 @@ impl Store {
     pub fn open(life: &Arc<Life>, book: &Book) -> Self {
         let state = State { sold: book.lock().clone(), ..State::default() };
         Self { life: Arc::clone(life), book: Arc::clone(book), state: Mutex::new(state) }
+    }
+
+    /// Where there are more purchases, there is more to be had.
+    fn stock(&self) -> u64 {
+        STOCK * self.life.world.plan.busier
     }
 
     pub fn sold(&self) -> Books {
@@ -115,7 +120,7 @@ impl Store {
         let seen = state.seen.get(branch).copied();
         self.check(branch, matches!(seen, None | Some(Seen::Reserved)), "reserve", seen);
         for work in works.iter().filter(|work| work.changes()) {
-            if state.free(work.article).is_none_or(|free| free < work.quantity) {
+            if state.free(work.article, self.stock()).is_none_or(|free| free < work.quantity) {
                 return Err(SoldOut);
             }
             state.seen.insert(branch.clone(), Seen::Reserved);
@@ -137,7 +142,7 @@ impl Store {
         self.check(branch, fine, "confirm", seen);
         state.reserved.remove(branch);
         state.sold.insert(branch.clone(), changes);
-        let oversold = (0..ARTICLES).find(|article| state.free(*article).is_none());
+        let oversold = (0..ARTICLES).find(|article| state.free(*article, self.stock()).is_none());
         if let Some(article) = oversold {
             self.life.world.is_wrong(format_args!("article {article} is oversold by {branch}"));
         }

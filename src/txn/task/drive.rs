@@ -98,31 +98,16 @@ impl Task {
                 Some(Action::Send(branch, verb)) => {
                     let Some(contact) = contacts.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
-                    if let Some(number) = contact.member {
-                        let failures = state.protocol.failures(branch);
-                        let (pass, effects) =
-                            self.shared.passes(&mut state.tickets, (self.key, branch), number, verb, failures);
-                        if !effects.is_empty() {
-                            MutexGuard::unlocked(state, || self.shared.carry_out(number, effects));
-                        }
-                        let not_sent = match pass {
-                            Pass::Go => None,
-                            Pass::Hold => Some(Input::Kept(branch)),
-                            Pass::Fail => Some(state.hears(branch, Err(ParticipantError::CircuitOpen))),
-                        };
-                        if let Some(input) = not_sent {
-                            state.protocol.handle(now, input);
-                            if pass == Pass::Hold {
-                                MutexGuard::unlocked(state, || self.shared.carry_out(number, Vec::new()));
-                            }
-                            continue;
-                        }
+                    if let Some(input) = self.asks_circuit(state, branch, contact.member, verb) {
+                        state.protocol.handle(now, input);
+                        continue;
                     }
                     let watched = state.watch.sends(branch, &contact.branch, verb);
                     let send = || watched.call(|| self.send(branch, contact, verb, Terms { deadline, unrecorded, by }));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
                         let (id, breakers) = ((self.key, branch), &self.shared.breakers);
-                        if let Some(report) = state.tickets.answered(id, contact.member, breakers, &answer) {
+                        if let Some(report) = state.tickets.answered(id, contact.member, breakers, Some(verb), &answer)
+                        {
                             MutexGuard::unlocked(state, || self.shared.report(report));
                         }
                         next = Some(state.hears(branch, answer));
@@ -191,6 +176,27 @@ impl Task {
             MutexGuard::unlocked(state, || wake_all(listeners));
         }
         state.waiting()
+    }
+
+    /// Whether the participant is spoken to just now; if not, what the protocol is to hear instead of an answer.
+    fn asks_circuit(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        branch: usize,
+        member: Option<usize>,
+        verb: Verb,
+    ) -> Option<Input> {
+        let (number, failures) = (member?, state.protocol.failures(branch));
+        let (pass, effects) = self.shared.passes(&mut state.tickets, (self.key, branch), number, verb, failures);
+        if !effects.is_empty() {
+            // What it lets out is queued, and so comes after what is said here.
+            MutexGuard::unlocked(state, || self.shared.carry_out(number, effects));
+        }
+        match pass {
+            Pass::Go => None,
+            Pass::Hold => Some(Input::Kept(branch)),
+            Pass::Fail => Some(state.hears(branch, Err(ParticipantError::CircuitOpen))),
+        }
     }
 
     /// Takes the contacts out, for as long as it is driven. Those of a transaction that nobody has committed are looked up.

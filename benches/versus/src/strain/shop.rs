@@ -184,10 +184,11 @@ impl Shop {
     /// A transaction that has only the bad one and a healthy one in it, waited for. Says whether it has committed.
     pub fn buy_bad(&self) -> bool {
         let mut txn = self.coordinator.begin();
-        if txn.branch(BAD).is_err() || txn.branch(HEALTHY[0]).is_err() {
+        if txn.branch(BAD).is_err() {
             return false;
         }
-        txn.commit().wait().is_ok()
+        let done = txn.branch(HEALTHY[0]).is_ok_and(|branch| self.healthy[0].execute(branch, 1).is_ok());
+        done && txn.commit().wait().is_ok()
     }
 
     /// Megabytes that the log takes on disk.
