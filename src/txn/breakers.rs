@@ -176,7 +176,13 @@ impl Tickets {
 }
 
 impl Shared {
-    /// Asks the circuit whether a message goes out, and notes that it does.
+    /// Whether the participant answers at once, and nothing is wrong with it.
+    #[inline]
+    pub(super) fn is_calm(&self, number: usize) -> bool {
+        self.breakers[number].is_calm() && self.members.answers_at_once(Some(number))
+    }
+
+    /// Asks the circuit whether a message goes out, and notes that it does. Not where all is [calm](Self::is_calm).
     pub(super) fn passes(
         &self,
         tickets: &mut Tickets,
@@ -186,9 +192,6 @@ impl Shared {
         failures: u32,
     ) -> (Pass, Effects) {
         let breaker = &self.breakers[number];
-        if breaker.is_calm() && self.members.answers_at_once(Some(number)) {
-            return (Pass::Go, Effects::default());
-        }
         let now = self.platform.now();
         let ticket = tickets.at(id.1);
         breaker.with(|inner| {
@@ -261,7 +264,7 @@ impl Shared {
 
     /// Whether a participant is given new branches.
     pub(super) fn admits(self: &Arc<Self>, number: usize) -> Result<(), BranchError> {
-        if self.breakers[number].is_calm() && self.members.answers_at_once(Some(number)) {
+        if self.is_calm(number) {
             return Ok(());
         }
         let now = self.platform.now();

@@ -3,6 +3,7 @@
 //! A participant that hangs holds up its own lane and nothing else: no time-out, and no other participant.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashSet, VecDeque},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -27,7 +28,8 @@ const LINGERS: Duration = Duration::from_secs(5);
 /// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the inquiry.
 pub(super) type About = Option<(Key, usize, Verb)>;
 
-type Errand = Box<dyn FnOnce() + Send>;
+/// Has to say when it is over, before anybody hears of the answer: who does may have the next one to run.
+type Errand = Box<dyn FnOnce(&dyn Fn()) + Send>;
 
 pub(super) struct Lane {
     platform: Platform,
@@ -51,9 +53,9 @@ impl Lane {
         Arc::new(Self { state: Mutex::default(), work: platform.condvar(), platform })
     }
 
-    /// Has the errand run on one of the lane's threads. One about what is queued or under way already is dropped: the first
+    /// Has the errand run on one of the lane's threads. It calls what it is given once it is over, and before it tells. One about what is queued or under way already is dropped: the first
     /// one brings the answer to both.
-    pub(super) fn run(self: &Arc<Self>, about: About, errand: impl FnOnce() + Send + 'static) {
+    pub(super) fn run(self: &Arc<Self>, about: About, errand: impl FnOnce(&dyn Fn()) + Send + 'static) {
         let mut state = self.state.lock();
         if state.closed || !state.about.insert(about) {
             return;
@@ -95,9 +97,15 @@ impl Lane {
         while !state.closed {
             if let Some((about, errand)) = state.queue.pop_front() {
                 drop(state);
-                let _ = catch_unwind(AssertUnwindSafe(errand));
+                let is_over = Cell::new(false);
+                let over = || {
+                    if !is_over.replace(true) {
+                        self.state.lock().about.remove(&about);
+                    }
+                };
+                let _ = catch_unwind(AssertUnwindSafe(|| errand(&over)));
+                over();
                 state = self.state.lock();
-                state.about.remove(&about);
                 continue;
             }
             state.idle += 1;
@@ -129,11 +137,11 @@ mod tests {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
         let (let_go, held) = mpsc::channel::<()>();
-        lane.run(about(1, Verb::Rollback), move || _ = held.recv());
+        lane.run(about(1, Verb::Rollback), move |_| _ = held.recv());
         for _ in 0..10 {
             for number in [1, 2] {
                 let tell = tell.clone();
-                lane.run(about(number, Verb::Rollback), move || tell.send(number).expect("the test waits for it"));
+                lane.run(about(number, Verb::Rollback), move |_| tell.send(number).expect("the test waits for it"));
             }
         }
         let (first, soon) = (told.recv_timeout(Duration::from_secs(5)), Duration::from_millis(50));
@@ -148,10 +156,24 @@ mod tests {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
         for number in 0..=THREADS as u64 {
-            lane.run(about(number, Verb::Commit), || panic!("the test wants this to panic"));
+            lane.run(about(number, Verb::Commit), |_| panic!("the test wants this to panic"));
         }
-        lane.run(about(9, Verb::Commit), move || tell.send(()).expect("the test waits for it"));
+        lane.run(about(9, Verb::Commit), move |_| tell.send(()).expect("the test waits for it"));
         told.recv_timeout(Duration::from_secs(5)).expect("what comes after them is run");
+        lane.close().into_iter().for_each(Thread::join);
+    }
+
+    /// The next message to the branch was taken for a repeat of the one whose answer it followed, and was not sent.
+    #[test]
+    fn one_that_is_over_is_no_twin_of_the_next() {
+        let lane = Lane::new(Platform::default());
+        let (tell, told) = mpsc::channel();
+        let again = Arc::clone(&lane);
+        lane.run(about(1, Verb::Commit), move |over| {
+            over();
+            again.run(about(1, Verb::Commit), move |_| tell.send(()).expect("the test waits for it"));
+        });
+        told.recv_timeout(Duration::from_secs(5)).expect("it is run");
         lane.close().into_iter().for_each(Thread::join);
     }
 }

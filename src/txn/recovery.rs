@@ -111,7 +111,8 @@ impl Driven for Inquiry {
         let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
         match by {
             By::Caller => ask(),
-            By::Worker => lane.run(None, ask),
+            // What it asks for again it asks much later.
+            By::Worker => lane.run(None, move |_| ask()),
         }
     }
 }

@@ -98,7 +98,9 @@ impl Task {
                 Some(Action::Send(branch, verb)) => {
                     let Some(contact) = contacts.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
-                    if let Some(input) = self.asks_circuit(state, branch, contact.member, verb) {
+                    // As a rule nothing is wrong, and there is nobody to be asked or told.
+                    let calm = contact.member.is_none_or(|number| self.shared.is_calm(number));
+                    if !calm && let Some(input) = self.asks_circuit(state, branch, contact.member, verb) {
                         state.protocol.handle(now, input);
                         continue;
                     }
@@ -106,7 +108,9 @@ impl Task {
                     let send = || watched.call(|| self.send(branch, contact, verb, Terms { deadline, unrecorded, by }));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
                         let (id, breakers) = ((self.key, branch), &self.shared.breakers);
-                        if let Some(report) = state.tickets.answered(id, contact.member, breakers, Some(verb), &answer)
+                        if (!calm || answer.is_err())
+                            && let Some(report) =
+                                state.tickets.answered(id, contact.member, breakers, Some(verb), &answer)
                         {
                             MutexGuard::unlocked(state, || self.shared.report(report));
                         }
@@ -265,9 +269,13 @@ impl Task {
         }
         if terms.by == By::Worker {
             let (task, branch, sent_in) = (Arc::clone(self), contact.branch.clone(), SentIn::current());
-            let send = move || {
+            let send = move |over: &dyn Fn()| {
+                if !task.shared.members.answers_at_once(Some(number)) {
+                    over(); // it may answer before this returns
+                }
                 let answer = sent_in.call(|| task.send_now(index, number, &branch, verb, terms));
                 drop(sent_in); // before anybody hears of the answer
+                over();
                 if let Some(answer) = answer {
                     task.deliver(index, answer);
                 }
