@@ -2,9 +2,12 @@
 
 mod txn_support;
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Durability, Fact, MemoryLog, Participant, Record, ResourceManager, Service, ServiceError, TransactionLog,
-    Vote,
+    BranchId, Durability, Fact, MemoryLog, Participant, ParticipantError, Record, ResourceManager, Service,
+    ServiceError, TransactionLog, Vote,
     participant::{BranchTrouble, OpenError},
 };
 use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on};
@@ -210,4 +213,90 @@ fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
     assert_eq!(left, [next.clone(), open.clone()], "what has not ended is left alone");
     assert_eq!(a.in_doubt(&txn_support::name("c")).unwrap().len(), 2);
     assert!(a.execute(&ended, 2).is_err());
+}
+
+/// As a database has it: what it has set aside survives, and so does what is bought. Fails to open where it is told to.
+#[derive(Clone, Default)]
+struct Lasting(Arc<Mutex<Rows>>);
+
+#[derive(Default)]
+struct Rows {
+    reserved: BTreeMap<BranchId, i64>,
+    bought: BTreeMap<BranchId, i64>,
+    opened: Vec<Vec<BranchId>>,
+    fails: Option<txn_support::Fault>,
+}
+
+impl Service for Lasting {
+    type Work = i64;
+    type Refusal = txn_support::Refused;
+    fn try_reserve(&self, branch: &BranchId, work: &i64) -> Result<(), txn_support::Refused> {
+        *self.0.lock().reserved.entry(branch.clone()).or_default() += work;
+        Ok(())
+    }
+    fn confirm(&self, branch: &BranchId, works: &[i64]) -> Result<(), ServiceError> {
+        let mut rows = self.0.lock();
+        rows.reserved.remove(branch);
+        rows.bought.insert(branch.clone(), works.iter().sum());
+        Ok(())
+    }
+    fn cancel(&self, branch: &BranchId, _: &[i64]) -> Result<(), ServiceError> {
+        self.0.lock().reserved.remove(branch);
+        Ok(())
+    }
+    fn restore(&self, _: &BranchId, _: &[i64]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
+        let mut rows = self.0.lock();
+        match rows.fails.take() {
+            Some(txn_support::Fault::Fail) => return Err("the database is down".into()),
+            Some(txn_support::Fault::Panic) => panic!("the test wants this to panic"),
+            None => {}
+        }
+        rows.opened.push(promised.to_vec());
+        rows.reserved.retain(|branch, _| promised.contains(branch));
+        Ok(())
+    }
+}
+
+/// `restore`'s documentation said to do nothing there. Then what unpromised branches had set aside was set aside for ever.
+#[test]
+fn a_service_whose_reservations_survive_gives_back_those_of_branches_that_had_not_promised() {
+    let (log, database) = (MemoryLog::new(), Lasting::default());
+    let open = |log: &MemoryLog| ResourceManager::open("a", log.clone(), database.clone());
+    let a = open(&log).unwrap();
+    let [working, promised, committed, undone, alone, looked] = [1, 2, 3, 4, 5, 6].map(|number| branch(number, "a"));
+    for branch in [&working, &promised, &committed, &undone, &alone] {
+        a.execute(branch, 2).unwrap();
+    }
+    for branch in [&promised, &committed, &undone] {
+        a.prepare(branch, &call()).unwrap();
+    }
+    a.commit(&committed, &call()).unwrap();
+    a.rollback(&undone, &call()).unwrap();
+    a.commit_one_phase(&alone, &call()).unwrap();
+    drop(a);
+    let log = log.crash();
+    let a = open(&log).unwrap();
+    assert_eq!(database.0.lock().opened, [vec![], vec![promised.clone()]], "once at each opening");
+    assert_eq!(database.0.lock().reserved.keys().collect::<Vec<_>>(), [&promised], "it has what it needs, and no more");
+    assert_eq!(database.0.lock().bought.keys().collect::<Vec<_>>(), [&committed, &alone]);
+    // The branch goes on as before, and one that comes after the opening is nobody's leftover.
+    a.execute(&looked, 2).unwrap();
+    a.commit(&promised, &call()).unwrap();
+    assert_eq!(database.0.lock().reserved.keys().collect::<Vec<_>>(), [&looked]);
+    assert!(matches!(a.prepare(&working, &call()), Err(ParticipantError::Refused(_))));
+}
+
+/// What it holds would be lost for good: it is asked once.
+#[test]
+fn a_service_that_can_not_give_back_what_it_holds_does_not_open() {
+    let (log, database) = (MemoryLog::new(), Lasting::default());
+    for fault in [txn_support::Fault::Fail, txn_support::Fault::Panic] {
+        database.0.lock().fails = Some(fault);
+        let error = ResourceManager::open("a", log.clone(), database.clone()).map(drop).unwrap_err();
+        assert!(matches!(error, OpenError::Service(_)), "{error}");
+    }
+    ResourceManager::open("a", log, database).unwrap();
 }

@@ -13,14 +13,14 @@ use std::{
 };
 
 use ringpact::{
-    BranchId, CommitError, Coordinator, Durability, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Participant,
-    ParticipantError, Record, ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
+    BranchId, CommitError, Coordinator, Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name,
+    Participant, ParticipantError, Record, ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
     log::{Claim, MAX_RECORD_BYTES},
     participant::{AsyncParticipant, BranchRefusal, Call, Effort, ExecuteError, MAX_WORK_BYTES, Verb},
     txn::{CoordinatorBuilder, RollbackCause},
 };
 use serde::{Deserialize, Serialize};
-use txn_support::{Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
+use txn_support::{Account, Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
 
 /// Takes whatever it is given. Work that begins with a zero only looks; empty work can't be encoded.
 struct Blobs;
@@ -183,6 +183,8 @@ fn a_record_that_a_log_will_never_take_is_answered_by_a_rollback_at_once() {
         let start = Instant::now();
         let error = txn.commit().wait().unwrap_err();
         assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        let chain = error_chain(&error);
+        assert!(chain.contains("could not write it down: the participant's log failed: a record of"), "{chain}");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
 }
@@ -331,6 +333,29 @@ fn a_resource_manager_says_what_each_no_is_for() {
     a.execute(&undone, 2).unwrap();
     a.rollback(&undone, &call()).unwrap();
     assert!(matches!(reason(&undone), BranchRefusal::RolledBack));
+    drop(a);
+    // What was lost in a restart is not known to have been there.
+    let a = manager_on("a", log.crash(), &disk);
+    let Err(ParticipantError::Refused(reason)) = a.prepare(&refused, &call()) else { panic!("a No") };
+    assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::Unknown)), "{reason}");
+    // A branch of an earlier life of its coordinator.
+    let mut of_later_life = call();
+    of_later_life.epoch = Epoch::new(2);
+    let Err(ParticipantError::Refused(reason)) = a.prepare(&branch(9, "a"), &of_later_life) else { panic!("a No") };
+    assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::EarlierLife)), "{reason}");
+}
+
+#[test]
+fn a_branch_that_was_given_up_says_so() {
+    let options = ResourceManager::<Account>::options().abandon_after(Duration::ZERO);
+    let a = options.open("a", MemoryLog::new(), Account::default()).unwrap();
+    a.execute(&branch(1, "a"), 2).unwrap();
+    for number in 2..6 {
+        // What is refused has the manager look for what was given up.
+        a.execute(&branch(number, "a"), 3).unwrap_err();
+    }
+    let Err(ParticipantError::Refused(reason)) = a.prepare(&branch(1, "a"), &call()) else { panic!("a No") };
+    assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::Abandoned)), "{reason}");
 }
 
 /// Forgotten places are used again for new branches, and must not bring their reasons along.

@@ -47,7 +47,7 @@ pub trait LastResource: Send + Sync + 'static {
     /// has committed says so with an error.
     ///
     /// # Errors
-    /// Any error has the call repeated until the prepare time-out; then the transaction is rolled back, and its client is
+    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason. Any other error has the call repeated until the prepare time-out; then the transaction is rolled back, and its client is
     /// told that nobody knows.
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError>;
 

@@ -59,7 +59,8 @@ pub enum Vote {
     Yes,
     /// Its branch changed nothing: it needs no second phase and has already forgotten the branch.
     ReadOnly,
-    /// It has rolled back its branch and forgotten it; the transaction can't commit.
+    /// It has rolled back its branch and forgotten it; the transaction can't commit. [`ParticipantError::Refused`] is the same
+    /// with a reason.
     No,
 }
 

@@ -25,7 +25,8 @@ pub enum Effort {
 /// # What survives a crash
 ///
 /// The resource manager's log is the service's write-ahead log. What `try_reserve` did may be lost in a crash: the
-/// branches that had promised are restored, all others are void. What `confirm` did may be lost too, up to the last
+/// branches that had promised are [restored](Self::restore), all others are void. A service whose reservations survive
+/// gives those back in [`opened`](Self::opened), for no message will ever come for them. What `confirm` did may be lost too, up to the last
 /// [`checkpoint`](Self::checkpoint) or further back: it is confirmed again. So a service can keep its state in memory and write it
 /// down now and then; one that writes at once (to a database) leaves `checkpoint` as it is.
 ///
@@ -63,7 +64,8 @@ pub trait Service: Send + Sync + 'static {
     fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError>;
 
     /// After a restart, for each branch that had promised and awaits its decision: sets aside again what it needs.
-    /// As provided it tries each piece of work again; a service whose reservations survive does nothing here.
+    /// The default implementation tries each piece of work again. A service whose reservations survive does nothing here, and
+    /// implements [`opened`](Self::opened).
     ///
     /// # Errors
     /// The promise may not be kept until that is mended: the branch is in
@@ -71,6 +73,20 @@ pub trait Service: Send + Sync + 'static {
     /// each checkpoint and when the branch is to be committed.
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         works.iter().try_for_each(|work| self.try_reserve(branch, work)).map_err(Into::into)
+    }
+
+    /// The service was brought to where the log says it is: called once at each opening, after all branches were confirmed
+    /// again or restored, and before any work is done. `promised` has every branch whose reservation may still be needed, in
+    /// order: it awaits its decision, or could not be taken back in full. A service whose reservations survive a restart gives
+    /// back all others of this resource manager here. Their branches had promised nothing, are void, and vote No; nothing else
+    /// would ever give back what they had set aside. The default implementation does nothing, which is right for services that
+    /// keep their reservations in memory.
+    ///
+    /// # Errors
+    /// The resource manager does not open: [`OpenError::Service`](super::OpenError::Service). So it does if this panics.
+    fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
+        let _ = promised;
+        Ok(())
     }
 
     /// Makes durable the effects of every confirm that has returned. Those whose transaction has ended at all its

@@ -26,9 +26,11 @@ use crate::{
 /// has. The commit has begun before this value exists, so many can be started and then waited for one by one, which
 /// is much faster than one after the other: they share the log's syncs.
 ///
-/// The answer comes when the decision is durable and every branch has been told for the first time. By then participants
-/// that are called at once ([`participant`](super::CoordinatorBuilder::participant)) have carried it out, unless they failed
-/// to; all others (slow, asynchronous, at an endpoint) may still be at it. To read there what was written, wait for
+/// The answer comes when the decision is durable and every branch has been told for the first time. The thread or task that
+/// waits calls participants that answer at once ([`participant`](super::CoordinatorBuilder::participant)), so they have
+/// carried it out by then. There are two exceptions: they failed to, or the coordinator's own threads went on with the
+/// transaction, because a rollback came before anybody waited, the `Commit` was not polled, or a [`Delivered`] waits beside it.
+/// All others (slow, asynchronous, at an endpoint) may still be at it. To read anywhere what was written, wait for
 /// [`delivered`](Self::delivered).
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {

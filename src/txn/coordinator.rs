@@ -273,13 +273,15 @@ impl CoordinatorBuilder {
     }
 
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own, so that several such
-    /// participants work side by side, and slow down only the transactions that they are in.
+    /// participants work side by side, and slow down only the transactions that they are in. A commit is answered before they
+    /// have carried it out; see [`Commit::delivered`](super::Commit::delivered).
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let pooled = Pooled::on(self.platform.clone(), participant, threads);
         self.endpoint(name, pooled)
     }
 
     /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no thread waits for it.
+    /// A commit is answered before it is carried out there; see [`Commit::delivered`](super::Commit::delivered).
     #[cfg(feature = "tokio")]
     pub fn async_participant(
         self,
@@ -290,7 +292,8 @@ impl CoordinatorBuilder {
         self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
     }
 
-    /// Adds a participant that is reached in some other way.
+    /// Adds a participant that is reached in some other way. A commit is answered before it is carried out there; see
+    /// [`Commit::delivered`](super::Commit::delivered).
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
         self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
     }

@@ -87,7 +87,7 @@ struct Running {
 
 impl Host {
     pub fn new(plan: HostPlan) -> Self {
-        let books = plan.managers.iter().map(|(name, _)| (*name, Book::default())).collect();
+        let books = plan.managers.iter().map(|(name, _)| (*name, Book::of(name))).collect();
         let disks = (0..plan.logs).map(|_| SimStorage::new()).collect();
         Self { plan, state: Mutex::new(State { disks, books, ..State::default() }) }
     }

@@ -56,6 +56,8 @@ pub enum Mutant {
     AcknowledgesRollbacksUndone,
     /// The participant has the service confirm a branch twice.
     ConfirmsTwice,
+    /// The service keeps what it has set aside for branches that are void.
+    KeepsWhatIsVoid,
     /// The adapter for asynchronous participants answers before its task has run.
     AnswersForTasks,
     /// The adapter takes a task that panicked for one that has carried out what it was told.
@@ -66,7 +68,7 @@ pub enum Mutant {
 
 /// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
-const ALL: [(Mutant, u64); 29] = [
+const ALL: [(Mutant, u64); 30] = [
     (Mutant::SyncsNothing, 10),
     (Mutant::SwallowsFailedSyncs, 200),
     (Mutant::CollectsLiveDecisions, 50),
@@ -93,6 +95,7 @@ const ALL: [(Mutant, u64); 29] = [
     (Mutant::AcknowledgesCommitsUndone, 20),
     (Mutant::AcknowledgesRollbacksUndone, 20),
     (Mutant::ConfirmsTwice, 10),
+    (Mutant::KeepsWhatIsVoid, 50),
     (Mutant::AnswersForTasks, 150),
     (Mutant::TakesPanicsForSuccess, 150),
     (Mutant::LosesWakeUps, 20),

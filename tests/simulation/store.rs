@@ -46,8 +46,22 @@ impl fmt::Display for SoldOut {
 
 impl std::error::Error for SoldOut {}
 
+/// The service whose reservations survive a restart.
+const LASTING: &str = "payments";
+
 /// What a store has written down; it survives its host.
-pub type Book = Arc<Mutex<Books>>;
+#[derive(Clone, Default)]
+pub struct Book {
+    sold: Arc<Mutex<Books>>,
+    /// What it has set aside, if it writes that down at once, as a database does.
+    reserved: Option<Arc<Mutex<Books>>>,
+}
+
+impl Book {
+    pub fn of(service: &str) -> Self {
+        Self { reserved: (service == LASTING).then(Arc::default), ..Self::default() }
+    }
+}
 
 pub struct Store {
     life: Arc<Life>,
@@ -83,8 +97,17 @@ impl State {
 
 impl Store {
     pub fn open(life: &Arc<Life>, book: &Book) -> Self {
-        let state = State { sold: book.lock().clone(), ..State::default() };
-        Self { life: Arc::clone(life), book: Arc::clone(book), state: Mutex::new(state) }
+        let reserved = book.reserved.as_ref().map(|reserved| reserved.lock().clone()).unwrap_or_default();
+        let seen = reserved.keys().map(|branch| (branch.clone(), Seen::Reserved)).collect();
+        let state = State { sold: book.sold.lock().clone(), reserved, seen };
+        Self { life: Arc::clone(life), book: book.clone(), state: Mutex::new(state) }
+    }
+
+    /// Writes down what is set aside, where that is done at once.
+    fn write_reserved(&self, state: &State) {
+        if let Some(reserved) = self.book.reserved.as_ref().filter(|_| self.life.is_alive()) {
+            reserved.lock().clone_from(&state.reserved);
+        }
     }
 
     /// Where there are more purchases, there is more to be had.
@@ -126,6 +149,7 @@ impl Store {
             state.seen.insert(branch.clone(), Seen::Reserved);
             state.reserved.entry(branch.clone()).or_default().push(*work);
         }
+        self.write_reserved(&state);
         Ok(())
     }
 
@@ -141,6 +165,7 @@ impl Store {
         };
         self.check(branch, fine, "confirm", seen);
         state.reserved.remove(branch);
+        self.write_reserved(&state);
         state.sold.insert(branch.clone(), changes);
         let oversold = (0..ARTICLES).find(|article| state.free(*article, self.stock()).is_none());
         if let Some(article) = oversold {
@@ -180,11 +205,26 @@ impl Service for Store {
         let seen = state.seen.insert(branch.clone(), Seen::Cancelled);
         self.check(branch, seen != Some(Seen::Sold), "cancel", seen);
         state.reserved.remove(branch);
+        self.write_reserved(&state);
         Ok(())
     }
 
     fn restore(&self, branch: &BranchId, works: &[Work]) -> Result<(), ServiceError> {
+        if self.book.reserved.is_some() {
+            return Ok(());
+        }
         Ok(self.reserve(branch, works)?)
+    }
+
+    fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
+        if self.life.world.is_mutated(Mutant::KeepsWhatIsVoid) {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        state.reserved.retain(|branch, _| promised.contains(branch));
+        state.seen.retain(|branch, seen| *seen != Seen::Reserved || promised.contains(branch));
+        self.write_reserved(&state);
+        Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), ServiceError> {
@@ -195,7 +235,7 @@ impl Service for Store {
         if !self.life.is_alive() {
             return Err("the machine is off".into());
         }
-        *self.book.lock() = sold;
+        *self.book.sold.lock() = sold;
         Ok(())
     }
 }

@@ -80,6 +80,11 @@ pub enum OpenError {
     /// The log could not be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The service could not give back what is set aside for nothing; see [`Service::opened`](super::Service::opened).
+    #[error(
+        "the service failed in `opened`, so what it holds for branches that are void may be lost; mend it and open again"
+    )]
+    Service(#[source] Arc<dyn StdError + Send + Sync>),
 }
 
 /// Why a branch could not be taken back as the log has it. It keeps its place in the log and in

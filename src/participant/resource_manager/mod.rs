@@ -215,7 +215,7 @@ impl<S: Service> ResourceManager<S> {
     /// of it, nothing of it is dropped, and it is tried again at each checkpoint and when its coordinator calls.
     ///
     /// # Errors
-    /// [`OpenError`]: the name, or the log; of a name that is open on it already, [`LogError::Claimed`].
+    /// [`OpenError`]: the name, the log, or the service's [`opened`](Service::opened); of a name that is open on it already, [`LogError::Claimed`].
     pub fn open(name: &str, log: impl TransactionLog, service: S) -> Result<Self, OpenError> {
         ResourceManagerOptions::default().open(name, log, service)
     }
@@ -240,6 +240,7 @@ impl<S: Service> ResourceManager<S> {
         for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
             tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
         }
+        replay::opened(&name, &slots, &service)?;
         let mut branches = Branches::found(slots);
         replay::remember_lives(&records, &mut branches);
         for txn in replay::heard_of_only(&records) {

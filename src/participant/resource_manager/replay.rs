@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    BranchTrouble,
+    BranchTrouble, OpenError,
     branches::{Branches, Slot},
 };
 use crate::{
@@ -59,6 +59,18 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
         }
     }
     slots
+}
+
+/// Tells the service which branches it must still hold something for.
+pub(super) fn opened<S: Service>(
+    name: &Name,
+    slots: &HashMap<TxnId, Slot<S::Work>>,
+    service: &S,
+) -> Result<(), OpenError> {
+    let unfinished = slots.iter().filter(|(_, slot)| !slot.protocol.is_finished());
+    let mut promised: Vec<_> = unfinished.map(|(txn, _)| txn.branch(name)).collect();
+    promised.sort_unstable();
+    told(|| service.opened(&promised)).map_err(|error| OpenError::Service(error.into()))
 }
 
 /// Takes in what the log says of the coordinators' logs, and how far they had come.

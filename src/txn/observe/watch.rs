@@ -140,8 +140,8 @@ impl Watch {
         {
             message.span.record("answer", answer);
             if let Err(error) = result {
-                let error = crate::error_chain(error);
-                tracing::debug!(parent: &message.span, error, "a participant failed or refused");
+                let chain = || crate::error_chain(error); // only if it is to be written
+                tracing::debug!(parent: &message.span, error = %chain(), "a participant failed or refused");
             }
         }
     }
