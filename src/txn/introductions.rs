@@ -38,6 +38,8 @@ struct State {
     refused_by: BTreeSet<Name>,
     /// Whether those that have not answered were waited for long enough.
     is_late: bool,
+    /// The coordinator is gone; nothing more is taken in.
+    is_over: bool,
     held: Vec<Answer>,
 }
 
@@ -52,7 +54,7 @@ impl State {
 impl Introductions {
     pub(super) fn new(participants: usize, platform: &Platform) -> Arc<Self> {
         let (refused_by, held) = (BTreeSet::new(), Vec::new());
-        let state = Mutex::new(State { unanswered: participants, refused_by, is_late: false, held });
+        let state = Mutex::new(State { unanswered: participants, refused_by, is_late: false, is_over: false, held });
         Arc::new(Self { state, platform: platform.clone(), opener: platform.current() })
     }
 
@@ -73,11 +75,24 @@ impl Introductions {
         self.state.lock().refused_by.insert(participant.clone());
     }
 
+    /// The coordinator is gone. What is held has the coordinator, which has this: here the ring is parted.
+    pub(super) fn give_up(&self) {
+        let held = {
+            let mut state = self.state.lock();
+            state.is_over = true;
+            mem::take(&mut state.held)
+        };
+        drop(held);
+    }
+
     pub(super) fn accepted(&self, answer: Answer) {
         let released = {
             let mut state = self.state.lock();
             state.unanswered = state.unanswered.saturating_sub(1);
             state.refused_by.remove(answer.participant());
+            if state.is_over {
+                return;
+            }
             state.held.push(answer);
             state.release()
         };

@@ -172,6 +172,11 @@ impl Inquiry {
         &self.participant
     }
 
+    /// The coordinator is gone.
+    pub(super) fn abandon(&self) {
+        self.introductions.give_up();
+    }
+
     /// Whether the participant has answered, and its answer waits for those of others.
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)

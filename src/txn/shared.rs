@@ -487,6 +487,7 @@ impl Shared {
         let transactions = mem::replace(&mut open.transactions, OpenTransactions::new(self.epoch));
         let (inquiries, shelf) = (mem::take(&mut open.inquiries), mem::take(&mut open.shelf));
         drop(open);
+        inquiries.values().for_each(|inquiry| inquiry.abandon());
         drop(inquiries);
         transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
     }

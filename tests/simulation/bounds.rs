@@ -6,7 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{Name, Record, TransactionLog};
+use ringpact::{Epoch, Fact, Name, Record, TransactionLog};
 
 use super::{
     OVERGROWN,
@@ -16,6 +16,10 @@ use super::{
 
 /// What a log may hold of each owner in the end: its epoch, and what the next transactions will let it forget.
 const MOST_LIVE: usize = 12;
+
+/// Notes of which lives of a coordinator were met: that of the present one, and those of the lives that were met while a slow
+/// sync was under way. They end when it is over.
+const MOST_NOTES: usize = 8;
 
 /// So many transactions may have ended whose ends a coordinator has not written yet, or is about to.
 const MOST_UNWRITTEN: usize = 8;
@@ -67,7 +71,10 @@ pub fn check_in_the_end(world: &World) {
         let plan = &world.hosts[life.host].plan;
         let owners = plan.managers.iter().chain(&plan.coordinator);
         for (owner, log) in owners {
-            let live = life.logs()[*log].live(&owner.parse().expect("a valid name")).map(|live| live.len());
+            // Openings stay, so many of them; and what was heard goes with the branch that it was heard about.
+            let counts = |record: &&Record| !matches!(record.fact, Fact::Opened { .. } | Fact::Heard { .. });
+            let live = life.logs()[*log].live(&owner.parse().expect("a valid name"));
+            let live = live.map(|live| live.iter().filter(counts).count());
             if !live.as_ref().is_ok_and(|live| *live <= MOST_LIVE) {
                 world.is_wrong(format_args!("{life}: {owner} still has {live:?} live records"));
             }
@@ -78,6 +85,12 @@ pub fn check_in_the_end(world: &World) {
 /// Nothing is in the log but of transactions that somebody still has to do with.
 fn check_owner(life: &Life, owner: &Name, records: &[Record]) {
     let mut live: BTreeSet<_> = records.iter().filter_map(|record| record.fact.txn()).collect();
+    let coordinators = life.world.hosts.iter().filter(|host| host.plan.coordinator.is_some()).count();
+    let all = live.len();
+    live.retain(|txn| txn.epoch() != Epoch::default());
+    if all - live.len() > MOST_NOTES * coordinators {
+        life.world.is_wrong(format_args!("{life}: the log of {owner} {OVERGROWN}, with {} notes", all - live.len()));
+    }
     let most = if let Some(manager) = life.manager(owner) {
         let status = manager.status();
         status.active + status.prepared + status.settling + status.finished

@@ -43,6 +43,8 @@ struct Inner {
     spawned: u64,
     turns: u64,
     /// Not yet begun.
+    /// What threads were started for, to be read when one is stuck.
+    names: HashMap<u64, String>,
     fresh: HashMap<u64, Work>,
     /// Who can run.
     ready: Vec<u64>,
@@ -81,6 +83,7 @@ impl Scheduler {
             spawned: 0,
             turns: 0,
             fresh: HashMap::new(),
+            names: HashMap::new(),
             ready: Vec::new(),
             waiting: HashMap::new(),
             waits: BTreeMap::new(),
@@ -179,6 +182,10 @@ impl Scheduler {
             }
         }
         STACKS.set(stacks);
+        if self.inner.lock().trace.shown {
+            let inner = self.inner.lock();
+            threads.keys().for_each(|thread| println!("thread {thread}, {:?}, waits for ever", inner.names[thread]));
+        }
         // Those that are left are not dropped: that would unwind them, and so run what nobody schedules any more.
         threads.len()
     }
@@ -245,9 +252,10 @@ impl Simulator for Scheduler {
         self.begun + self.elapsed()
     }
 
-    fn spawn(&self, _: &str, work: Work) -> u64 {
+    fn spawn(&self, name: &str, work: Work) -> u64 {
         let inner = &mut *self.inner.lock();
         inner.spawned += 1;
+        inner.names.insert(inner.spawned, name.to_owned());
         inner.fresh.insert(inner.spawned, work);
         inner.ready.push(inner.spawned);
         inner.spawned

@@ -15,7 +15,9 @@ use super::{BranchRefusal, BranchTrouble, slots::Slots};
 use crate::{
     id::{Epoch, Mark, Name, TxnId},
     log::LogId,
-    participant::{Branch, BranchProtocol, Call, Endpoint, Greeting, KnownLife, Life, Met, ParticipantError},
+    participant::{
+        Branch, BranchInput, BranchProtocol, Call, Endpoint, Gate, Greeting, KnownLife, Life, Met, ParticipantError,
+    },
 };
 
 /// How many outcomes are remembered at the most for coordinators that don't say they have ended: commits in all, and for each
@@ -49,8 +51,10 @@ pub(super) struct Acquaintance<W> {
     ended_below: Mark,
     /// Which of its lives was heard of last.
     pub(super) known: KnownLife,
-    /// The epoch of the life that this participant's log says it has heard of.
+    /// The epoch of the life that this participant's log says, durably, it has met.
     pub(super) noted: Epoch,
+    /// The epochs of all lives that the log has such a note of.
+    pub(super) notes: Vec<Epoch>,
     /// Transactions from here on began after this resource manager was opened.
     pub(super) begins_at: Arc<OnceLock<Mark>>,
     /// Where it is asked for verdicts.
@@ -146,6 +150,7 @@ impl<W> Default for Acquaintance<W> {
             ended_below: Mark::default(),
             known: KnownLife::new(),
             noted: Epoch::default(),
+            notes: Vec::new(),
             begins_at: Arc::default(),
             inquiries: None,
             slots: Slots::default(),
@@ -234,16 +239,28 @@ impl<W> Branches<W> {
         Some(self.known(coordinator)?.known.life()).filter(|life| life.log != LogId::NONE)
     }
 
-    /// The coordinator's present life and the epoch of the one that is noted, if these are not the same.
-    pub(super) fn unnoted_life_of(&self, coordinator: &Name) -> Option<(Life, Epoch)> {
-        let known = self.known(coordinator)?;
-        let life = Some(known.known.life()).filter(|life| life.log != LogId::NONE && life.epoch != known.noted)?;
-        Some((life, known.noted))
+    /// The coordinator's present life, if it is not yet noted that it was met; it is about to be.
+    pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, own_log: LogId) -> Option<Life> {
+        let known = self.acquaintance(coordinator);
+        let life = known.known.life();
+        if life.log == LogId::NONE || life.log == own_log || life.epoch == known.noted {
+            return None;
+        }
+        if !known.notes.contains(&life.epoch) {
+            known.notes.push(life.epoch);
+        }
+        Some(life)
     }
 
-    /// That the life of this epoch was met is noted durably.
-    pub(super) fn noted(&mut self, coordinator: &Name, epoch: Epoch) {
-        self.acquaintance(coordinator).noted = epoch;
+    /// That the life of this epoch was met is noted durably. Gives the notes that are of no use any more: those of all others, if
+    /// it is still the present life. If it is not, its own will be among them, once the present one's is durable.
+    pub(super) fn noted(&mut self, coordinator: &Name, epoch: Epoch) -> Vec<Epoch> {
+        let known = self.acquaintance(coordinator);
+        if known.known.life().epoch != epoch {
+            return Vec::new();
+        }
+        known.noted = epoch;
+        mem::replace(&mut known.notes, vec![epoch])
     }
 
     /// O(log n) in the coordinator's branches at the most; amortised O(1) for those of transactions that are new.
@@ -269,6 +286,16 @@ impl<W> Branches<W> {
         self.slots += 1;
         self.sweep();
         Admission::Open(slot)
+    }
+
+    /// Work was refused under a branch that nothing is known of. A tombstone sees to it that nothing else is promised there:
+    /// its client may commit all the same.
+    pub(super) fn refuse(&mut self, txn: &TxnId) {
+        let mut slot = Slot::default();
+        slot.protocol.handle(BranchInput::Rollback(Gate::OwnLog));
+        self.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Place::new(slot)));
+        self.slots += 1;
+        self.sweep();
     }
 
     /// Drops the tombstones that the coordinator's mark makes needless, and the oldest of the others where they are too many:

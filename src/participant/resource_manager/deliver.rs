@@ -302,16 +302,15 @@ impl<S: Service> ResourceManager<S> {
     /// alive on a copy of the log, must not be listened to again, not even after a restart. A coordinator on this
     /// participant's own log is known by that log.
     fn note_introduction(&self, coordinator: &Name) -> Result<(), LogError> {
-        let unnoted = self.branches.lock().unnoted_life_of(coordinator);
-        let Some((life, noted)) = unnoted.filter(|(life, _)| life.log != self.log.id()) else { return Ok(()) };
+        let Some(life) = self.branches.lock().unnoted_life_of(coordinator, self.log.id()) else { return Ok(()) };
         let Life { log, epoch, position, .. } = life;
-        let lsn =
-            self.append(Fact::Heard { txn: note_of(coordinator, epoch), log, epoch, position }, Durability::Forced)?;
-        if noted != Epoch::default() {
-            self.append(Fact::Ended { txn: note_of(coordinator, noted) }, Durability::Lazy)?;
-        }
+        let note = Fact::Heard { txn: note_of(coordinator, epoch), log, epoch, position };
+        let lsn = self.append(note, Durability::Forced)?;
         self.log.wait(lsn)?;
-        self.branches.lock().noted(coordinator, epoch);
+        let others = self.branches.lock().noted(coordinator, epoch);
+        for other in others.into_iter().filter(|other| *other != epoch) {
+            self.append(Fact::Ended { txn: note_of(coordinator, other) }, Durability::Lazy)?;
+        }
         Ok(())
     }
 }

@@ -24,11 +24,11 @@ pub enum ExecuteError<R> {
         branch: BranchId,
     },
     /// The coordinator has introduced itself with an earlier epoch than the branch's, and has not said yet that there is a
-    /// later one. Nothing was done. It says so within moments of being opened, and the work can then be tried again; if it
-    /// does not, the branch comes from a coordinator on another log.
+    /// later one. Nothing was done, and the transaction is doomed. It says so within moments of being opened, and a new
+    /// transaction then finds its way; if it does not, the branch comes from a coordinator on another log.
     #[error(
         "branch {branch} is of an epoch that its coordinator has not announced here (it is in {known}); try again in a \
-         moment, and if that does not help look for a second coordinator of this name"
+         moment, as a new transaction, and if that does not help look for a second coordinator of this name"
     )]
     UnknownEpoch {
         /// The branch.

@@ -243,8 +243,8 @@ impl<S: Service> ResourceManager<S> {
         replay::opened(&name, &slots, &service)?;
         let mut branches = Branches::found(slots);
         replay::remember_lives(&records, &mut branches);
-        for txn in replay::heard_of_only(&records) {
-            // The promise that it was noted for was cut off by a crash. A log without room is told at the next opening.
+        for txn in replay::needless_notes(&records) {
+            // What it was noted for, or its end, was cut off by a crash. A log without room is told at the next opening.
             let _ = log.append(Record { owner: name.clone(), fact: Fact::Ended { txn } }, Durability::Lazy);
         }
         let generations = Generations::new(options.abandon_after, options.platform.now());
@@ -288,7 +288,12 @@ impl<S: Service> ResourceManager<S> {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
-        let admission = self.branches.lock().admit(branch.txn());
+        let mut branches = self.branches.lock();
+        let admission = branches.admit(branch.txn());
+        if let Admission::UnknownLife { .. } = admission {
+            branches.refuse(branch.txn());
+        }
+        drop(branches);
         let place = match admission {
             Admission::Open(place) => place,
             Admission::Ended | Admission::EarlierLife => return Err(closed()),

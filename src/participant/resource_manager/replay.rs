@@ -1,7 +1,7 @@
 //! What happens at opening: the service is brought to where the log says it is.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -80,24 +80,29 @@ pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) 
             let known = branches.acquaintance(txn.coordinator());
             known.known.remember(Life::new(*log, *epoch, *position));
             if txn.epoch() == Epoch::default() {
-                known.noted = *epoch;
+                (known.noted, known.notes) = (*epoch, vec![*epoch]);
             }
         }
     }
 }
 
-/// The transactions of which the log holds nothing but what was heard of their coordinator.
-pub(super) fn heard_of_only(records: &[Record]) -> BTreeSet<TxnId> {
+/// What the log holds notes under that are of no use any more: transactions of which it holds nothing else, and all but the last
+/// life that each coordinator was met in.
+pub(super) fn needless_notes(records: &[Record]) -> BTreeSet<TxnId> {
     let is_note = |record: &&Record| matches!(record.fact, Fact::Heard { .. });
     let about = |record: &Record| record.fact.txn().cloned();
-    let is_about_one = |txn: &TxnId| txn.epoch() != Epoch::default();
-    let mut heard: BTreeSet<TxnId> = records.iter().filter(is_note).filter_map(about).filter(is_about_one).collect();
-    if !heard.is_empty() {
-        for txn in records.iter().filter(|record| !is_note(record)).filter_map(about) {
-            heard.remove(&txn);
-        }
+    let mut noted: BTreeSet<TxnId> = records.iter().filter(is_note).filter_map(about).collect();
+    if noted.is_empty() {
+        return noted;
     }
-    heard
+    for txn in records.iter().filter(|record| !is_note(record)).filter_map(about) {
+        noted.remove(&txn);
+    }
+    // In the order in which they were met.
+    let met = records.iter().filter(is_note).filter_map(about).filter(|txn| txn.epoch() == Epoch::default());
+    let last: BTreeMap<Name, TxnId> = met.map(|txn| (txn.coordinator().clone(), txn)).collect();
+    last.values().for_each(|txn| drop(noted.take(txn)));
+    noted
 }
 
 fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Slot<W> {
