@@ -355,8 +355,7 @@ impl CoordinatorBuilder {
         let (policy, limits) = (self.policy.paced(), self.limits);
         let shared = Shared::new(
             name,
-            life,
-            openings.told(&life),
+            (life, openings.told(&life)),
             self.log,
             policy,
             limits,

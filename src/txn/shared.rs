@@ -160,8 +160,7 @@ impl Drop for Number<'_> {
 impl Shared {
     pub(super) fn new(
         name: Name,
-        life: Life,
-        openings: Openings,
+        (life, openings): (Life, Openings),
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,

@@ -15,7 +15,7 @@ pub const MAX_UNCLAIMED: usize = 10_000;
 
 /// A branch that a participant holds under the coordinator's name, and that none of the openings in the coordinator's log
 /// has given out: it belongs to a log that was lost or replaced, to a copy of this one, or to another coordinator of the
-/// same name. Or the log was [restored](crate::CoordinatorBuilder::log_was_restored), and may have forgotten what was
+/// same name. Or the log was [restored](crate::txn::CoordinatorBuilder::log_was_restored), and may have forgotten what was
 /// decided about it. Only an operator can say how it is to end; see
 /// [`settle_unclaimed`](crate::Coordinator::settle_unclaimed).
 #[derive(Clone, Debug, PartialEq, Eq)]

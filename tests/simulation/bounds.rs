@@ -27,8 +27,8 @@ const MOST_UNWRITTEN: usize = 8;
 /// A segment is not smaller than this.
 const SEGMENT_BYTES: usize = 1 << 16;
 
-/// What remembers the log takes beside the segments.
-const IDENTITY_BYTES: usize = 2 << 12;
+/// What remembers the log takes beside the segments, while it is written anew.
+const IDENTITY_BYTES: usize = 2 * (2 << 12);
 
 /// What a segment holds besides records, and the most that a record of the shop's takes.
 const BLOCKS_BYTES: usize = 3 << 12;
