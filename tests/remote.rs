@@ -138,7 +138,7 @@ fn a_lost_connection_drops_the_replies_and_repeats_nothing() {
     let remote = remote(address);
     let lost = send(&remote, in_doubt("first"));
     let stream = listener.accept().unwrap().0;
-    assert_eq!(next_line(&stream)["body"], json!({ "Pact": { "InDoubt": { "coordinator": "first" } } }));
+    assert_eq!(next_line(&stream)["body"], json!({ "Pact": { "InDoubt": { "coordinator": "first", "life": null } } }));
     drop(stream);
     assert_dropped(&lost);
     thread::scope(|scope| {

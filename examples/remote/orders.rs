@@ -165,7 +165,10 @@ impl<'a> Orders<'a> {
     fn work(&self, txn: &mut Transaction, name: &str, service: &Remote, take: Take) -> Result<(), Missed> {
         let branch = match txn.branch(name) {
             Ok(branch) => branch.clone(),
-            Err(error @ BranchError::Over { .. }) => return Err(Missed::Again(error.to_string())),
+            // Its time is over, or the participant takes no new branches just now.
+            Err(error @ (BranchError::Over { .. } | BranchError::Refused { .. })) => {
+                return Err(Missed::Again(error.to_string()));
+            }
             Err(error) => return Err(Missed::Failed(error.into())),
         };
         match service.ask::<Result<(), NotDone>>(&ServiceRequest::Work { branch, take }) {

@@ -93,8 +93,15 @@ impl Introductions {
             if state.is_over {
                 return;
             }
-            state.held.push(answer);
-            state.release()
+            // From one that holds nothing there is nothing to presume.
+            if answer.is_empty() && state.refused_by.is_empty() {
+                let mut released = state.release();
+                released.push(answer);
+                released
+            } else {
+                state.held.push(answer);
+                state.release()
+            }
         };
         self.settle(released);
     }

@@ -150,6 +150,10 @@ impl Answer {
         &self.inquiry.participant
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.orphans.is_empty()
+    }
+
     /// Has what nobody has decided rolled back.
     pub(super) fn settle(self, by: By) {
         let Self { inquiry, orphans } = self;

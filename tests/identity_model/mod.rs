@@ -109,6 +109,7 @@ struct World {
 type Step = (String, World);
 
 /// How much there may be of each.
+#[derive(Clone, Copy)]
 pub struct Bounds {
     pub logs: usize,
     pub lives: usize,
