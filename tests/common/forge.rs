@@ -5,7 +5,10 @@ use std::path::Path;
 
 use ringpact::{
     FileLog, LogError,
-    log::inspect::{Role, inspect_in},
+    log::{
+        MAX_OPENINGS,
+        inspect::{Role, inspect_in},
+    },
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -97,9 +100,9 @@ pub fn open_whatever(bytes: Vec<u8>) -> Option<FileLog> {
     assert!(inspected.is_sound(), "{inspected:#?}");
     assert_eq!(log.recovery().records, inspected.records());
     assert_eq!(log.recovery().torn_bytes, seen.torn_bytes);
-    // Only the last opening of each owner is live beside the transactions.
+    // Only the last openings of each owner are live beside the transactions.
     let facts: usize = inspected.live.iter().map(|live| live.facts.len()).sum();
-    assert!(log.recovery().live <= facts + inspected.epochs.len());
+    assert!(log.recovery().live <= facts + inspected.epochs.len() * MAX_OPENINGS);
     let found = log.recovery().live;
     drop(log);
     let log = open_sim(&storage).expect("what was opened once can be opened again");
