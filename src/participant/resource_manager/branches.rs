@@ -158,6 +158,14 @@ impl<W> Default for Acquaintance<W> {
     }
 }
 
+impl<W> Acquaintance<W> {
+    /// Whether it is yet to be noted that the present life was met.
+    fn is_unnoted(&self) -> bool {
+        let life = self.known.life();
+        life.log != LogId::NONE && life.epoch != self.noted
+    }
+}
+
 impl<W> Branches<W> {
     /// What was found in the log at opening.
     pub(super) fn found(slots: impl IntoIterator<Item = (TxnId, Slot<W>)>) -> Self {
@@ -198,21 +206,21 @@ impl<W> Branches<W> {
     }
 
     /// Takes in what a call says of its coordinator, and finds the branch that it is about. With it comes from where on
-    /// transactions surely began after this opening, if that is known. An error: it is not that coordinator's message.
+    /// transactions surely began after this opening, if that is known, and whether the life is yet to be noted. An error: it is not that coordinator's message.
     pub(super) fn called(
         &mut self,
         txn: &TxnId,
         call: &Call,
-    ) -> Result<(Admission<W>, Option<Mark>), ParticipantError> {
+    ) -> Result<(Admission<W>, Option<Mark>, bool), ParticipantError> {
         let known = self.acquaintance(txn.coordinator());
         known.known.hear(txn.coordinator(), call)?;
         known.ended_below = known.ended_below.max(call.ended_below);
-        let begins_at = known.begins_at.get().copied();
+        let (begins_at, is_unnoted) = (known.begins_at.get().copied(), known.is_unnoted());
         let admission = match known.slots.get(txn.mark()) {
             Some(slot) => Admission::Open(Arc::clone(slot)),
             None => self.admit(txn),
         };
-        Ok((admission, begins_at))
+        Ok((admission, begins_at, is_unnoted))
     }
 
     /// Takes in how a coordinator introduces itself.
@@ -243,7 +251,12 @@ impl<W> Branches<W> {
     pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, own_log: LogId) -> Option<Life> {
         let known = self.acquaintance(coordinator);
         let life = known.known.life();
-        if life.log == LogId::NONE || life.log == own_log || life.epoch == known.noted {
+        if !known.is_unnoted() {
+            return None;
+        }
+        if life.log == own_log {
+            // Known by the log that both write to: there is nothing to note.
+            known.noted = life.epoch;
             return None;
         }
         if !known.notes.contains(&life.epoch) {

@@ -86,8 +86,10 @@ impl<S: Service> ResourceManager<S> {
                 participant: self.name.clone(),
             });
         }
-        let (slot, begins_at) = self.branches.lock().called(branch.txn(), call)?;
-        self.note_introduction(branch.txn().coordinator())?;
+        let (slot, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
+        if is_unnoted {
+            self.note_introduction(branch.txn().coordinator())?;
+        }
         let slot = match slot {
             Admission::Open(slot) => slot,
             Admission::Ended => return Err(after_the_end(message)),
