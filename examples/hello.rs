@@ -18,11 +18,11 @@ struct Ledger(Mutex<BTreeMap<BranchId, Vec<(String, i64)>>>);
 
 impl Service for Ledger {
     type Work = (String, i64);
-    type Refusal = String;
+    type Refusal = std::io::Error;
 
     /// Checks the work and sets aside what it needs. An error here means that the transaction should not go on.
-    fn try_reserve(&self, _branch: &BranchId, (account, amount): &Self::Work) -> Result<(), String> {
-        if account.is_empty() { Err(format!("no account to change by {amount}")) } else { Ok(()) }
+    fn try_reserve(&self, _branch: &BranchId, (account, amount): &Self::Work) -> Result<(), std::io::Error> {
+        if account.is_empty() { Err(std::io::Error::other(format!("{amount} for no account"))) } else { Ok(()) }
     }
 
     /// The transaction has committed. This may be called twice for one branch; the second call must change nothing.
@@ -42,10 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let log = Arc::new(FileLog::open(dir.path().join("bank.log"))?);
     let eu = Arc::new(ResourceManager::open("eu", log.clone(), Ledger::default())?);
     let us = Arc::new(ResourceManager::open("us", log.clone(), Ledger::default())?);
-    let coordinator = Coordinator::builder(log)
-        .participant("eu", eu.clone())
-        .participant("us", us.clone())
-        .open()?;
+    let builder = Coordinator::builder(log).participant("eu", eu.clone());
+    let coordinator = builder.participant("us", us.clone()).open()?;
 
     let mut txn = coordinator.begin();
     eu.execute(txn.branch("eu")?, ("alice".into(), -5))?;

@@ -16,10 +16,10 @@ struct Stock;
 
 impl Service for Stock {
     type Work = u32;
-    type Refusal = String;
+    type Refusal = std::io::Error;
 
-    fn try_reserve(&self, _: &BranchId, items: &u32) -> Result<(), String> {
-        if *items > 10 { Err(format!("{items} items are too many")) } else { Ok(()) }
+    fn try_reserve(&self, _: &BranchId, items: &u32) -> Result<(), std::io::Error> {
+        if *items > 10 { Err(std::io::Error::other("more than 10 items")) } else { Ok(()) }
     }
     fn confirm(&self, branch: &BranchId, items: &[u32]) -> Result<(), ServiceError> {
         println!("{branch}: {items:?} items sent");
