@@ -1,8 +1,6 @@
 //! How evenly the circle is shared: as theory says for random tokens.
 
-mod ring_support;
-
-use ring_support::shares;
+use crate::support::shares;
 use ringpact::ring::{HashRing, Node};
 
 #[test]

@@ -1,5 +1,4 @@
 //! Reads `tests/golden/*.txt`; the format is described in the README there.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 /// A set of servers, and where keys went.
 #[derive(Debug, Default)]

@@ -1,9 +1,7 @@
 //! A ring survives serialisation, and nothing that isn't a ring is taken for one.
 
-mod ring_support;
-
+use crate::support::{assert_same_ring, build, members};
 use proptest::prelude::*;
-use ring_support::{assert_same_ring, build, members};
 use ringpact::ring::{HashRing, Modular, Node, Placement, RingEpoch, Xxh3};
 use ringpact::{Epoch, Lsn, Mark, Name, TxnId};
 use serde::{Serialize, de::DeserializeOwned};

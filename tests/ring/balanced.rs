@@ -1,8 +1,6 @@
 //! Balanced placement: how even it is, what moves, and how many tokens that takes. Run with `--nocapture` for the
 //! figures, and in release for the long runs.
 
-mod ring_support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

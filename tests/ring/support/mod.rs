@@ -1,6 +1,9 @@
 //! What several of the ring's tests need: members to draw, a hasher that collides, and a ring so simple that it can be
 //! seen to be right.
-#![allow(dead_code, reason = "each test file uses its own part")]
+
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+pub mod golden_file;
+pub mod model;
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,6 @@
 //! Keys go where libmemcached sends them. The answers in `tests/golden/ketama.txt` are those of the library itself.
-#![cfg(feature = "ketama")]
 
-mod golden_support;
-
-use golden_support::{Case, cases};
+use crate::support::golden_file::{Case, cases};
 use ringpact::ring::{KetamaRing, Node, RingError};
 
 fn servers(case: &Case) -> Vec<Node> {
@@ -26,7 +23,7 @@ fn ring(case: &Case) -> KetamaRing {
 
 #[test]
 fn every_key_goes_where_libmemcached_sends_it() {
-    let cases = cases(include_str!("golden/ketama.txt"));
+    let cases = cases(include_str!("../golden/ketama.txt"));
     for (mode, fewest) in [("weighted", 70), ("unweighted", 10), ("default", 25)] {
         assert!(cases.iter().filter(|case| case.mode == mode).count() >= fewest, "{mode}");
     }
@@ -66,7 +63,7 @@ fn single_precision_decides_over_points() {
 
 #[test]
 fn a_walk_starts_at_the_owner_and_meets_each_node_once() {
-    for case in &cases(include_str!("golden/ketama.txt")) {
+    for case in &cases(include_str!("../golden/ketama.txt")) {
         let ring = ring(case);
         for (key, _) in case.owners.iter().take(20) {
             let mut walk: Vec<_> = ring.replicas(key).map(Node::id).collect();

@@ -1,9 +1,7 @@
 //! Monotonicity: no key moves between two nodes that stay.
 
-mod ring_support;
-
+use crate::support::{Crowded, build, members, telling_positions};
 use proptest::prelude::*;
-use ring_support::{Crowded, build, members, telling_positions};
 use ringpact::ring::{HashRing, KeyHasher, Node, Xxh3};
 
 /// The ids of all that gave a position away, and of all that received one.

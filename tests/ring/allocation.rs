@@ -1,4 +1,7 @@
 //! What a ring takes from the allocator: nothing to look up, and at most 16 bytes a token to exist.
+//!
+//! The allocator below serves the whole test binary. It counts for each thread separately, and each test has a thread
+//! of its own, so other tests do not disturb the counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

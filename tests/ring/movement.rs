@@ -1,9 +1,7 @@
 //! The movement between two rings is exact: a position is in one of its ranges if and only if its owner changes.
 
-mod ring_support;
-
+use crate::support::{Crowded, build, members, slow_preference, telling_positions};
 use proptest::prelude::*;
-use ring_support::{Crowded, build, members, slow_preference, telling_positions};
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, PositionRange, RingError, Xxh3};
 
 fn movement_is_exact<H: KeyHasher + PartialEq + Copy + std::fmt::Debug>(

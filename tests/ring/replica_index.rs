@@ -1,10 +1,6 @@
 //! An index of replicas answers what a walk does: everywhere, and above all where its lines can't.
 
-#[allow(dead_code, reason = "only its ways to place tokens are needed here")]
-#[path = "ring_support/model.rs"]
-mod model;
-
-use model::Placing;
+use crate::support::model::Placing;
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, KeyHasher, Node, Placement, Position};
 
