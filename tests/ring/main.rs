@@ -1,8 +1,10 @@
-//! The tests of `src/ring`, one behaviour in each file. `cargo test --test ring movement` runs one file.
+//! The tests of `src/ring`, one behaviour in each file. `cargo test --test ring movement` runs one
+//! file.
 //!
-//! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `replica_index`, `members`,
-//! `model`), how even it is (`balance`, `balanced`), what moves (`minimal_movement`, `movement`), how it is stored and
-//! shared (`serialised`, `shared`), load (`bounded_loads`), memory (`allocation`), and the placement of other software
+//! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`,
+//! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
+//! (`minimal_movement`, `movement`), how it is stored and shared (`serialised`, `shared`), load
+//! (`bounded_loads`), memory (`allocation`), and the placement of other software
 //! (`ketama`, `nginx`, each with the feature of that name).
 
 mod allocation;

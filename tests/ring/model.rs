@@ -1,4 +1,4 @@
-//! Whatever happens to a ring, it answers as a sorted list that is walked from its start would.
+//! After any changes, a ring answers like a sorted list that is walked from its start.
 
 use crate::support::model::{Model, Placing, Step, step_and_compare};
 use proptest::prelude::*;

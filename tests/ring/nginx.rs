@@ -1,4 +1,5 @@
-//! Keys go where nginx sends them. The answers in `tests/golden/nginx.txt` are those of nginx itself.
+//! Keys go where nginx sends them. The answers in `tests/golden/nginx.txt` are those of nginx
+//! itself.
 
 use crate::support::golden_file::{Case, cases};
 use ringpact::ring::{NginxRing, Node, RingError};

@@ -1,4 +1,5 @@
-//! The preference list: every node once, the owner first, each next one standing in for those before it.
+//! The preference list has every node once, the owner first; each node stands in for those before
+//! it.
 
 use crate::support::{Crowded, build, members, slow_preference, telling_positions};
 use proptest::prelude::*;
