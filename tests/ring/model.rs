@@ -1,9 +1,6 @@
-//! Whatever happens to a ring, it answers as a sorted list that is walked from its start would.
+//! After any changes, a ring answers like a sorted list that is walked from its start.
 
-#[path = "ring_support/model.rs"]
-mod model;
-
-use model::{Model, Placing, Step, step_and_compare};
+use crate::support::model::{Model, Placing, Step, step_and_compare};
 use proptest::prelude::*;
 use ringpact::ring::Node;
 

@@ -1,9 +1,8 @@
-//! The preference list: every node once, the owner first, each next one standing in for those before it.
+//! The preference list has every node once, the owner first; each node stands in for those before
+//! it.
 
-mod ring_support;
-
+use crate::support::{Crowded, build, members, slow_preference, telling_positions};
 use proptest::prelude::*;
-use ring_support::{Crowded, build, members, slow_preference, telling_positions};
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, Xxh3};
 
 fn ids<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<String> {

@@ -1,9 +1,7 @@
 //! A ring is a pure function of its members, whichever way they came in; and bad members stay out.
 
-mod ring_support;
-
+use crate::support::{Crowded, assert_same_ring, build, members};
 use proptest::prelude::*;
-use ring_support::{Crowded, assert_same_ring, build, members};
 use ringpact::ring::{HashRing, KeyHasher, MAX_NAME_LEN, MAX_TOKENS, Node, NodeId, RingError, Xxh3};
 
 fn add_remove_replace_equal_a_rebuild<H: KeyHasher + Copy + PartialEq + std::fmt::Debug>(

@@ -1,9 +1,8 @@
-//! The movement between two rings is exact: a position is in one of its ranges if and only if its owner changes.
+//! The movement between two rings is exact: a position is in one of its ranges if and only if its
+//! owner changes.
 
-mod ring_support;
-
+use crate::support::{Crowded, build, members, slow_preference, telling_positions};
 use proptest::prelude::*;
-use ring_support::{Crowded, build, members, slow_preference, telling_positions};
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, PositionRange, RingError, Xxh3};
 
 fn movement_is_exact<H: KeyHasher + PartialEq + Copy + std::fmt::Debug>(
@@ -56,7 +55,8 @@ proptest! {
         movement_is_exact(Crowded, before, after, &extra);
     }
 
-    /// As a service changes: most nodes stay as they are, some come, some go, some change their weight.
+    /// Changes like those of a real service: most nodes stay as they are, some come, some go, some
+    /// change their weight.
     #[test]
     fn movement_agrees_with_the_owners_where_most_nodes_stay(
         (before, changes) in members().prop_flat_map(|before| {
@@ -107,7 +107,7 @@ fn nothing_moves_between_equal_rings() {
 }
 
 #[test]
-fn everything_moves_between_strangers_as_one_range() {
+fn everything_moves_as_one_range_between_rings_without_a_common_node() {
     let (before, after) = (HashRing::new(["a"]).unwrap(), HashRing::new(["b"]).unwrap());
     let movement = before.movement(&after).unwrap();
     assert_eq!(movement.ranges().len(), 1);
@@ -133,8 +133,8 @@ fn rings_of_different_hashers_are_not_compared() {
     assert!(ring(1).movement(&ring(1)).unwrap().is_empty());
 }
 
-/// Many pages of buckets, in which runs that differ start and end anywhere, some buckets being spilled; with as many
-/// buckets on both sides, and with more on one.
+/// The rings have many pages of buckets. Runs that differ start and end anywhere, and some buckets
+/// are spilled. Both rings have the same number of buckets, or one has more.
 #[test]
 fn large_rings_are_compared_exactly() {
     let ring = |nodes: std::ops::Range<u32>, virtual_nodes| {
@@ -163,7 +163,8 @@ fn large_rings_are_compared_exactly() {
     }
 }
 
-/// Some nodes stand in no line, since 16 bits can't hold their number, and what comes after a line may be one of them.
+/// Some nodes stand in no line, because 16 bits can't hold their number. The node that comes after
+/// a line may be one of them.
 #[test]
 fn rings_of_very_many_nodes_are_compared_exactly() {
     let mut before = HashRing::builder()

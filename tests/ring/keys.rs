@@ -2,7 +2,7 @@
 
 use ringpact::ring::{HashRing, KeyHasher, Position, RingKey};
 
-/// Panics unless it is shown exactly the bytes `ab`.
+/// Panics unless its input is exactly the bytes `ab`.
 struct OnlyAb;
 
 impl KeyHasher for OnlyAb {

@@ -1,8 +1,9 @@
-//! Where virtual nodes of several nodes share a position, the smallest id owns it, and the others wait behind it.
+//! If tokens of several nodes share a position, the node with the smallest id owns it, and the
+//! others follow.
 
 use ringpact::ring::{HashRing, KeyHasher, Node, Position};
 
-/// Every token on one spot.
+/// Puts every token on one spot.
 #[derive(Debug, Clone, PartialEq)]
 struct OneSpot;
 

@@ -1,12 +1,10 @@
 //! Monotonicity: no key moves between two nodes that stay.
 
-mod ring_support;
-
+use crate::support::{Crowded, build, members, telling_positions};
 use proptest::prelude::*;
-use ring_support::{Crowded, build, members, telling_positions};
 use ringpact::ring::{HashRing, KeyHasher, Node, Xxh3};
 
-/// The ids of all that gave a position away, and of all that received one.
+/// Returns the ids of the nodes that gave a position away, and of the nodes that received one.
 fn givers_and_takers<H: KeyHasher>(before: &HashRing<H>, after: &HashRing<H>) -> (Vec<String>, Vec<String>) {
     telling_positions(&[before, after])
         .into_iter()

@@ -1,13 +1,18 @@
-//! What several of the ring's tests need: members to draw, a hasher that collides, and a ring so simple that it can be
-//! seen to be right.
-#![allow(dead_code, reason = "each test file uses its own part")]
+//! What several of the ring's tests need: random members, a hasher that collides, a ring so simple
+//! that its correctness is obvious
+//! ([`model`]), and a reader for the answers of other software ([`golden_file`]).
+
+#[cfg(any(feature = "ketama", feature = "nginx"))]
+pub mod golden_file;
+pub mod model;
 
 use std::collections::BTreeMap;
 
 use proptest::{collection::btree_map, prelude::*};
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, Xxh3};
 
-/// Sends everything to one of `SPOTS` positions, so that tokens of different nodes collide all the time.
+/// Sends everything to one of `SPOTS` positions, so that tokens of different nodes collide all the
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crowded;
 
@@ -15,7 +20,8 @@ pub const SPOTS: u64 = 11;
 
 impl KeyHasher for Crowded {
     fn hash_key(&self, key: &[u8]) -> Position {
-        // The first and last spot are the ends of the number range, where wrapping goes wrong if it does.
+        // The first and last spot are the ends of the number range, where a mistake in wrapping
+        // would show.
         let spot = Xxh3::default().hash_key(key).as_u64() % SPOTS;
         Position::new(spot * (u64::MAX / (SPOTS - 1)))
     }
@@ -37,8 +43,9 @@ pub fn build<H: KeyHasher>(nodes: &[Node], virtual_nodes: u32, hasher: H) -> Has
         .expect("the members are valid")
 }
 
-/// The nodes' ids by preference for a position, straight from the definition: each node's tokens by distance clockwise,
-/// nearest node first, smaller id first where distances are equal.
+/// Returns the nodes' ids by preference for a position, straight from the definition: by the
+/// clockwise distance to a node's next token, the nearest node first, and the smaller id first if
+/// distances are equal.
 pub fn slow_preference<H: KeyHasher>(
     nodes: &[Node],
     virtual_nodes: u32,
@@ -62,7 +69,8 @@ pub fn slow_preference<H: KeyHasher>(
     nearest.into_iter().map(|(_, id)| id).collect()
 }
 
-/// The positions at which a mistake would show: every token of the rings, its neighbours, and the ends.
+/// Returns the positions at which a mistake would show: every token of the rings, its neighbours,
+/// and the ends.
 pub fn telling_positions<H>(rings: &[&HashRing<H>]) -> Vec<Position> {
     rings
         .iter()
@@ -73,7 +81,7 @@ pub fn telling_positions<H>(rings: &[&HashRing<H>]) -> Vec<Position> {
         .collect()
 }
 
-/// All there is to see of a ring: settings, members, tokens, and every preference list.
+/// Compares all that is visible of a ring: settings, members, tokens, and every preference list.
 #[track_caller]
 pub fn assert_same_ring<H: KeyHasher + PartialEq + std::fmt::Debug>(ring: &HashRing<H>, expected: &HashRing<H>) {
     assert_eq!(ring, expected);
@@ -83,7 +91,7 @@ pub fn assert_same_ring<H: KeyHasher + PartialEq + std::fmt::Debug>(ring: &HashR
     }
 }
 
-/// Each node's share of the circle, counted token by token.
+/// Returns each node's share of the circle, counted token by token.
 pub fn shares<H>(ring: &HashRing<H>) -> BTreeMap<String, f64> {
     let mut shares: BTreeMap<_, _> = ring.nodes().iter().map(|node| (node.id().to_string(), 0.0)).collect();
     let tokens: Vec<_> = ring.tokens().collect();

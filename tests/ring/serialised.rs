@@ -1,9 +1,7 @@
-//! A ring survives serialisation, and nothing that isn't a ring is taken for one.
+//! A ring survives serialisation, and input that is not a ring is refused.
 
-mod ring_support;
-
+use crate::support::{assert_same_ring, build, members};
 use proptest::prelude::*;
-use ring_support::{assert_same_ring, build, members};
 use ringpact::ring::{HashRing, Modular, Node, Placement, RingEpoch, Xxh3};
 use ringpact::{Epoch, Lsn, Mark, Name, TxnId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,14 +22,14 @@ proptest! {
         if let Ok(ring) = serde_json::from_value::<HashRing>(value) {
             prop_assert_eq!(ring.owner("key"), ring.replicas("key").next().unwrap());
         }
-        // Whether these are rings doesn't matter, only that no panic comes of it.
+        // It doesn't matter whether these bytes are a ring, only that reading them does not panic.
         let _ = serde_json::from_slice::<HashRing>(&bytes);
         let _ = postcard::from_bytes::<HashRing>(&bytes);
         let _ = postcard::from_bytes::<HashRing<Modular>>(&bytes);
     }
 }
 
-/// JSON with a ring's fields and now and then a wrong value in one of them.
+/// JSON with the fields of a ring. Some have a wrong value.
 fn nearly_a_ring() -> impl Strategy<Value = Value> {
     let number =
         prop_oneof![Just(json!(0)), Just(json!(1)), Just(json!(-1)), Just(json!(4294967295_u32)), Just(json!(1.5))];
@@ -66,7 +64,8 @@ fn valid() -> Value {
     })
 }
 
-/// What JavaScript, jq and others make of JSON: every number is a double, and is written with as many digits as it takes.
+/// Does to JSON what JavaScript, jq and others do: every number becomes a double, and is written
+/// with as many digits as it takes.
 fn through_doubles(json: &mut Value) {
     match json {
         Value::Number(number) => {
@@ -129,7 +128,8 @@ fn numbers_that_may_have_been_rounded_are_refused() {
     assert!(serde_json::from_value::<HashRing>(rounded).is_err());
 }
 
-/// Epochs, transactions and records count from 1: in JSON they stay numbers for as long as those are exact.
+/// Epochs, transactions and records count from 1: in JSON they stay numbers for as long as those
+/// are exact.
 #[test]
 fn counters_are_numbers_while_those_are_exact() {
     fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(make: impl Fn(u64) -> T, path: &str) {
@@ -202,7 +202,10 @@ fn a_modular_ring_keeps_its_modulus() {
     assert_same_ring(&serde_json::from_value::<HashRing<Modular>>(json.clone()).unwrap(), &ring);
 
     let bytes = postcard::to_stdvec(&ring).unwrap();
-    assert!(postcard::from_bytes::<HashRing>(&bytes).is_err(), "not even without names is it another's");
+    assert!(
+        postcard::from_bytes::<HashRing>(&bytes).is_err(),
+        "nor is it read as another ring by a codec without names"
+    );
 
     json["hasher"] = json!({"modular": {"p": 1}});
     let error = serde_json::from_value::<HashRing<Modular>>(json).unwrap_err().to_string();

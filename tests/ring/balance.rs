@@ -1,8 +1,6 @@
-//! How evenly the circle is shared: as theory says for random tokens.
+//! Hashed tokens share the circle as evenly as theory says for random tokens.
 
-mod ring_support;
-
-use ring_support::shares;
+use crate::support::shares;
 use ringpact::ring::{HashRing, Node};
 
 #[test]
@@ -14,7 +12,7 @@ fn the_most_loaded_of_a_hundred_is_near_the_estimate() {
     assert!((most - estimate).abs() < 0.08, "{most} instead of about {estimate}");
 }
 
-/// In millionths of the fair share. Where these change, every placement does.
+/// In millionths of the fair share. If these numbers change, every placement has changed.
 #[test]
 fn hashed_shares_are_exactly_these() {
     for (nodes, most, least) in [(10, 1_092_025, 929_044), (100, 1_203_665, 744_331), (1_000, 1_306_626, 802_360)] {

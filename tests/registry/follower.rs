@@ -1,4 +1,4 @@
-//! A follower's ring is that of the live instances.
+//! A follower's ring always has the live instances as its nodes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{
@@ -72,12 +72,13 @@ fn a_follower_has_its_own_settings() {
     assert_eq!(follower.ring(), Some(&expected));
 }
 
-/// A follower with more virtual nodes than the registry reckons with may be asked for more than a ring can hold.
+/// The registry limits weights for followers with default settings. This one has more virtual
+/// nodes, so the instances may be too heavy for its ring.
 fn dense(registry: &Registry, now: Instant) -> RingFollower {
     RingFollower::with_settings(registry.watch("goods", now).unwrap(), DENSE, Xxh3::default())
 }
 
-/// With so many virtual nodes a ring has room for a weight of 64.
+/// Number of virtual nodes with which a ring has room for a total weight of 64.
 const DENSE: u32 = 1 << 16;
 
 fn dense_ring(nodes: impl IntoIterator<Item = Node>) -> HashRing {
@@ -85,7 +86,7 @@ fn dense_ring(nodes: impl IntoIterator<Item = Node>) -> HashRing {
 }
 
 #[test]
-fn a_ring_that_is_too_small_for_all_loses_those_that_leave_nevertheless() {
+fn a_ring_too_small_for_all_instances_still_loses_those_that_leave() {
     let (registry, now) = (Registry::new(), Instant::now());
     let dead = registry.register("goods", Instance::new("dead", ""), LEASE, now).unwrap();
     registry.register("goods", Instance::new("g1", ""), 3 * LEASE, now).unwrap();
@@ -103,7 +104,7 @@ fn a_ring_that_is_too_small_for_all_loses_those_that_leave_nevertheless() {
         assert_eq!(follower.left_out(), [Node::new("heavy").with_weight(65)]);
     }
 
-    // An expiry, too; and what is left out comes in once there is room.
+    // The same holds for an expiry. What is left out comes in once there is room.
     let later = now + LEASE;
     assert!(follower.update(later).is_err());
     assert_eq!(follower.ring(), Some(&dense_ring([Node::new("g1")])));
@@ -115,7 +116,7 @@ fn a_ring_that_is_too_small_for_all_loses_those_that_leave_nevertheless() {
 }
 
 #[test]
-fn followers_leave_out_the_same_instances_whenever_they_came() {
+fn followers_leave_out_the_same_instances_whenever_they_started() {
     let (registry, now) = (Registry::new(), Instant::now());
     let mut early = dense(&registry, now);
     for (id, weight) in [("d", 33), ("c", 33), ("b", 2), ("a", 33), ("e", 1)] {
@@ -125,12 +126,12 @@ fn followers_leave_out_the_same_instances_whenever_they_came() {
     let mut late = dense(&registry, now);
     assert!(late.update(now).is_err());
     let ids: Vec<_> = late.ring().unwrap().nodes().iter().map(|node| node.id().as_str()).collect();
-    assert_eq!(ids, ["a", "b", "e"], "the lightest, and of those alike the first");
+    assert_eq!(ids, ["a", "b", "e"], "the lightest, and of equally heavy ones those with the smallest ids");
     assert_eq!(early.ring(), late.ring());
 }
 
 #[test]
-fn an_instance_alone_too_heavy_leaves_no_ring() {
+fn an_instance_that_alone_is_too_heavy_leaves_no_ring() {
     let (registry, now) = (Registry::new(), Instant::now());
     let old = registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
     let mut follower = dense(&registry, now);
@@ -141,7 +142,7 @@ fn an_instance_alone_too_heavy_leaves_no_ring() {
     assert_eq!(follower.ring(), None, "a node that has left is in no ring");
 }
 
-/// Panics while it is armed, as a hasher of one's own may.
+/// A hasher that panics while it is armed, as a user's hasher may.
 #[derive(Clone)]
 struct Armed(Arc<AtomicBool>);
 
@@ -159,7 +160,7 @@ impl KeyHasher for Armed {
 }
 
 #[test]
-fn a_hasher_that_panics_costs_no_event() {
+fn no_event_is_lost_when_a_hasher_panics() {
     let (registry, now) = (Registry::new(), Instant::now());
     let (watcher, hasher) = (registry.watch("goods", now).unwrap(), Armed(Arc::default()));
     let mut follower = RingFollower::with_settings(watcher, 7, hasher.clone());
@@ -175,7 +176,7 @@ fn a_hasher_that_panics_costs_no_event() {
 }
 
 #[test]
-fn zero_virtual_nodes_are_told_at_every_update() {
+fn zero_virtual_nodes_are_reported_at_every_update() {
     let (registry, now) = (Registry::new(), Instant::now());
     registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();
     let watcher = registry.watch("goods", now).unwrap();
@@ -186,9 +187,10 @@ fn zero_virtual_nodes_are_told_at_every_update() {
     }
 }
 
-/// The registry takes no more than a follower with default settings can hold, so one instance can't spoil it for all.
+/// The registry accepts no more weight than a follower with default settings can hold, so one
+/// instance can't leave the others out of the ring.
 #[test]
-fn too_heavy_an_instance_is_refused_when_it_registers() {
+fn an_instance_that_is_too_heavy_is_refused_when_it_registers() {
     let (registry, now) = (Registry::new(), Instant::now());
     let most = u32::try_from(MAX_SERVICE_WEIGHT).unwrap();
     let register = |id: &str, weight| registry.register("goods", Instance::new(id, "").with_weight(weight), LEASE, now);
@@ -199,7 +201,7 @@ fn too_heavy_an_instance_is_refused_when_it_registers() {
     }
     assert!(register("heavy", most - 1).is_ok());
     let mut follower = RingFollower::new(registry.watch("goods", now).unwrap());
-    assert_eq!(follower.update(now), Ok(Followed::Changed), "as heavy as may be, it is still a ring");
+    assert_eq!(follower.update(now), Ok(Followed::Changed), "the heaviest service that is accepted still has a ring");
     assert!(matches!(register("g2", 1), Err(RegistryError::TooHeavy { .. })));
     assert!(register("heavy", most - 2).is_ok(), "what it weighed before doesn't count");
     let g2 = register("g2", 1).unwrap();

@@ -1,7 +1,6 @@
-//! Balanced placement: how even it is, what moves, and how many tokens that takes. Run with `--nocapture` for the
-//! figures, and in release for the long runs.
-
-mod ring_support;
+//! Balanced placement: how even it is, what moves, and how many tokens it takes.
+//!
+//! `--nocapture` shows the figures. The long runs need a release build.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +18,7 @@ fn id(number: usize) -> String {
     format!("node-{number}")
 }
 
-/// What each node owns, exactly, and its tokens.
+/// Returns what each node owns, exactly, and its number of tokens.
 fn holdings(ring: &HashRing) -> BTreeMap<&str, (u128, u32)> {
     let mut holdings = BTreeMap::new();
     let mut start = ring.tokens().last().unwrap().position.as_u64();
@@ -34,7 +33,7 @@ fn holdings(ring: &HashRing) -> BTreeMap<&str, (u128, u32)> {
     holdings
 }
 
-/// Random numbers that are the same for ever: Knuth's MMIX generator.
+/// Random numbers that never change between releases: Knuth's MMIX generator.
 struct Random(u64);
 
 impl Random {
@@ -44,8 +43,8 @@ impl Random {
     }
 }
 
-/// Extremes over a run, in millionths: of share for weight to the mean of it, of tokens to those of a fresh ring, of
-/// what moved to what had to.
+/// Extremes over a run, in millionths: share for weight relative to its mean, tokens relative to
+/// those of a fresh ring, and what moved relative to what had to move.
 #[derive(Debug, PartialEq, Eq)]
 struct Extremes {
     most: u128,
@@ -54,7 +53,7 @@ struct Extremes {
     moved: u128,
 }
 
-/// A ring under change, with what is measured of it.
+/// A ring that is changed again and again, and what is measured of it.
 struct Run {
     ring: HashRing,
     shares: BTreeMap<String, u128>,
@@ -110,7 +109,7 @@ impl Run {
         self.count(&before, |from, to| if grew { to.id() == node.id() } else { from.id() == node.id() });
     }
 
-    /// Follows what moved; only that may move which is `due`.
+    /// Follows what moved. Fails if something moved that is not `due`.
     fn count(&mut self, before: &HashRing, due: impl Fn(&Node, &Node) -> bool) {
         for moved in before.movement(&self.ring).unwrap().ranges() {
             assert!(due(moved.from, moved.to), "{moved:?}");
@@ -131,7 +130,7 @@ impl Run {
         }
     }
 
-    /// The shares that were followed are those that are, and every node's tokens are few enough.
+    /// Checks that the followed shares are the real ones, and counts every node's tokens.
     fn check_holdings(&mut self) {
         let holdings = holdings(&self.ring);
         assert_eq!(holdings.len(), self.ring.nodes().len());
@@ -171,7 +170,8 @@ fn churn(run: &mut Run, changes: usize, (fewest, most): (usize, usize), weights:
     }
 }
 
-/// As many in release as asked for, as `.ci/run` does, and in debug few enough not to be waited for.
+/// Number of changes: all in release builds, as in `.ci/run`, and few in debug builds, which are
+/// slow.
 fn changes(release: usize, debug: usize) -> usize {
     if cfg!(debug_assertions) { debug } else { release }
 }
@@ -263,7 +263,7 @@ fn weighted_nodes_come_and_go() {
 }
 
 #[test]
-fn weights_change_heavily() {
+fn weights_change_by_much() {
     for (nodes, heaviest) in [(10, 10), (10, 100), (100, 10), (300, 4)] {
         let mut run = Run::equal(nodes);
         let mut random = Random(3);
@@ -279,8 +279,8 @@ fn weights_change_heavily() {
     }
 }
 
-/// Where few nodes own all, most arcs of a heavy one lie between its own arcs, and its neighbours there are itself: what it
-/// gives when its weight falls has to come from where others begin.
+/// In a ring of few nodes, most arcs of a heavy node lie between its own arcs, so the node is its
+/// own neighbour. What it gives when its weight falls has to come from where arcs of others begin.
 #[test]
 fn any_weight_falls_or_rises_in_a_ring_of_two() {
     let most = changes(16, 6) as u32;
@@ -288,7 +288,7 @@ fn any_weight_falls_or_rises_in_a_ring_of_two() {
     for (first, second, after) in weights(most).filter(|(first, _, after)| first != after) {
         let mut run = Run::new([("a", first), ("b", second)].map(|(id, weight)| Node::new(id).with_weight(weight)));
         run.reweigh(0, after);
-        // Alone with one other, a node can be given exactly its share, whatever it was.
+        // With only one other node, a node can be given exactly its share, whatever it had before.
         run.extremes.assert(1_000_001, 999_999, 2_000_000, u128::MAX);
     }
 }
@@ -332,10 +332,11 @@ fn weights_change_in_rings_of_few_nodes() {
     }
 }
 
-/// From one node to many and back to one, by whom is most or least loaded, first or last or any.
+/// From one node to many and back to one. Nodes leave in five orders: random, first, last, least
+/// loaded, most loaded.
 #[test]
 fn all_join_and_then_all_leave() {
-    for (who, choose) in [
+    for (order, choose) in [
         ("random", None),
         ("first", Some((|_: &Run| 0) as fn(&Run) -> usize)),
         ("last", Some(|run: &Run| run.ring.nodes().len() - 1)),
@@ -351,7 +352,7 @@ fn all_join_and_then_all_leave() {
             let index = choose.map_or_else(|| random.below(run.ring.nodes().len()), |choose| choose(&run));
             run.leave(index);
         }
-        run.end(&format!("all join, and leave, {who} first")).assert(1_015_000, 980_000, 2_000_000, 1_001_000);
+        run.end(&format!("all join, and leave, {order} first")).assert(1_015_000, 980_000, 2_000_000, 1_001_000);
     }
 }
 
@@ -384,8 +385,9 @@ fn some_changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 proptest! {
-    /// Whatever happens, a ring that is written and read back after every change goes on like one that isn't; only what
-    /// has to move does; and every look-up is answered by the tokens there are.
+    /// After any changes, three things hold. A ring that is written and read back after every
+    /// change goes on like one that is not. Only what has to move does. Every look-up is answered
+    /// by the tokens in the ring.
     #[test]
     fn a_ring_read_back_goes_on_alike(virtual_nodes in 1..40_u32, some_changes in some_changes()) {
         let mut run = Run::new(["a".into(), "b".into()]);
@@ -428,7 +430,7 @@ proptest! {
         }
     }
 
-    /// Whatever tokens a ring is read with, it can be changed.
+    /// A ring can be changed whatever tokens it was read with.
     #[test]
     fn any_tokens_that_are_read_can_be_changed(
         tokens in prop::collection::btree_map(

@@ -1,14 +1,13 @@
-//! Reads `tests/golden/*.txt`; the format is described in the README there.
-#![allow(dead_code, reason = "each test file uses its own part")]
+//! Reads `tests/golden/*.txt`. The README there describes the format.
 
-/// A set of servers, and where keys went.
+/// A set of servers, and the server that each key went to.
 #[derive(Debug, Default)]
 pub struct Case {
     pub name: String,
     pub mode: String,
-    /// The words of each server's line.
+    /// The words on the line of each server.
     pub servers: Vec<Vec<String>>,
-    /// Keys with the index of the server that got them.
+    /// Each key, with the index of the server that got it.
     pub owners: Vec<(String, usize)>,
 }
 

@@ -1,4 +1,4 @@
-//! A watcher sees every change in order, or is told that it has to start over.
+//! A watcher sees every change in order, or gets an event that says that it has to start again.
 
 use std::{
     num::NonZeroUsize,
@@ -44,7 +44,7 @@ fn changes_come_in_order_and_once() {
 }
 
 #[test]
-fn the_expired_are_told_in_the_order_in_which_their_leases_ended_and_before_what_follows() {
+fn expiries_are_reported_in_the_order_in_which_the_leases_ended_and_before_later_changes() {
     let (registry, now) = (Registry::new(), Instant::now());
     let mut watcher = registry.watch("goods", now).unwrap();
     registry.register("goods", instance("late"), 3 * LEASE, now).unwrap();
@@ -65,7 +65,7 @@ fn the_expired_are_told_in_the_order_in_which_their_leases_ended_and_before_what
 }
 
 #[test]
-fn a_slow_watcher_is_told_how_much_it_missed_and_what_is_true_now() {
+fn a_slow_watcher_is_told_how_many_changes_it_missed_and_which_instances_are_live() {
     let (registry, now) = (Registry::with_event_buffer(NonZeroUsize::new(3).unwrap()), Instant::now());
     let mut slow = registry.watch("goods", now).unwrap();
     let mut quick = registry.watch("goods", now).unwrap();
@@ -77,7 +77,7 @@ fn a_slow_watcher_is_told_how_much_it_missed_and_what_is_true_now() {
         assert_eq!(events(&mut quick, now), [WatchEvent::Joined(instance(id))]);
     }
     let whole_buffer = ["g1", "g2", "g3"].map(|id| WatchEvent::Joined(instance(id)));
-    assert_eq!(events(&mut slow, now), whole_buffer, "as many changes as are kept are not too many");
+    assert_eq!(events(&mut slow, now), whole_buffer, "a watcher may fall behind by as many changes as are kept");
 
     let leases = ["g4", "g5", "g6"].map(|id| registry.register("goods", instance(id), LEASE, now).unwrap());
     registry.leave(leases[0].token(), now).unwrap();
@@ -144,7 +144,7 @@ fn handles_and_watchers_are_shared_between_threads() {
 }
 
 #[test]
-fn the_registry_its_watchers_and_followers_may_cross_threads() {
+fn the_registry_watchers_and_followers_are_send_and_sync() {
     fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<Registry>();
     send_and_sync::<Watcher>();

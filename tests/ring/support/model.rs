@@ -1,4 +1,5 @@
-//! A ring so simple that it can be seen to be right, and a comparison of everything there is to ask.
+//! A ring so simple that its correctness is obvious, and a comparison of all answers of the real
+//! ring with it.
 //!
 //! Shared by the property tests and the fuzz target.
 
@@ -6,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, RingError, Xxh3};
 
-/// Where tokens hurt: on few spots, in few dense clusters, or just before where buckets end.
+/// Placements of tokens that are hard for the ring: on few spots, in few dense clusters, or just
+/// before the ends of buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placing {
     Uniform,
@@ -27,7 +29,7 @@ impl KeyHasher for Placing {
     }
 }
 
-/// One step in a ring's life.
+/// One change of a ring.
 #[derive(Debug, Clone)]
 pub enum Step {
     Add(Node),
@@ -35,7 +37,7 @@ pub enum Step {
     Replace(Node),
 }
 
-/// Nodes, and their tokens in a sorted list that is walked from its start.
+/// Nodes, and their tokens in a sorted list. A look-up walks the list from its start.
 #[derive(Debug, Clone)]
 pub struct Model {
     placing: Placing,
@@ -57,7 +59,7 @@ impl Model {
         builder.nodes(self.nodes.values().cloned()).build().expect("the model's members are valid")
     }
 
-    /// Does to the model what is to be done to the ring, and says what the ring should answer.
+    /// Makes the change in the model, and returns what the ring should answer.
     pub fn step(&mut self, step: &Step) -> Result<(), RingError> {
         let id = match step {
             Step::Add(node) | Step::Replace(node) => node.id().as_str(),
@@ -85,7 +87,7 @@ impl Model {
         self.tokens.sort();
     }
 
-    /// All nodes in the order in which a walk from the position meets them.
+    /// Returns all nodes in the order in which a walk from the position meets them.
     pub fn preference(&self, position: u64) -> Vec<&Node> {
         let first = self.tokens.iter().position(|(token, _)| *token >= position).unwrap_or(0);
         let mut met = Vec::new();
@@ -97,7 +99,7 @@ impl Model {
         met.into_iter().map(|id| &self.nodes[id]).collect()
     }
 
-    /// The same nodes, those first that are the first of their zone.
+    /// Returns the same nodes, with the first node of each zone before all others.
     pub fn preference_across_zones(&self, position: u64) -> Vec<&Node> {
         let mut zones = BTreeSet::new();
         let (mut firsts, others): (Vec<_>, Vec<_>) =
@@ -106,7 +108,8 @@ impl Model {
         firsts
     }
 
-    /// Positions at which a mistake would show: next to tokens, at most about `limit` of them, and the ends.
+    /// Returns positions at which a mistake would show: next to tokens, at most about `limit` of
+    /// them, and the ends.
     pub fn telling_positions(&self, limit: usize) -> Vec<u64> {
         let step = (self.tokens.len() / limit).max(1);
         let tokens = self.tokens.iter().step_by(step).map(|(token, _)| *token);
@@ -115,7 +118,7 @@ impl Model {
     }
 }
 
-/// Does one step to both, and compares all that can be asked afterwards.
+/// Makes one change in both, and compares all answers afterwards.
 pub fn step_and_compare(ring: &mut HashRing<Placing>, model: &mut Model, step: &Step, limit: usize) {
     let (before, old) = (ring.clone(), model.clone());
     let planned = match step {
@@ -134,7 +137,7 @@ pub fn step_and_compare(ring: &mut HashRing<Placing>, model: &mut Model, step: &
     if let (Step::Add(_), Ok(())) = (step, answer) {
         assert_eq!(planned.as_ref(), Some(&movement), "the plan is what happens");
     }
-    // A fresh ring may have other buckets, and then the comparison goes another way.
+    // A fresh ring may have other buckets. Then the movement is found by another algorithm.
     assert_eq!(movement, before.movement(&model.ring()).expect("the hasher is the same"));
     for copies in [1, 3] {
         let replicas = before.replica_movement(ring, copies).expect("the hasher is the same");

@@ -1,4 +1,5 @@
-//! A shared ring's readers see whole versions, none older than what they saw before, and every update counts.
+//! Readers of a shared ring see whole versions, none older than what they saw before. No update is
+//! lost.
 
 use std::{
     sync::{
@@ -25,7 +26,8 @@ fn each_version_has_the_next_epoch() {
     assert_eq!(SharedRing::starting_at(three(), RingEpoch::new(70)).load().epoch(), RingEpoch::new(70));
 }
 
-/// The number would start over, and each later version would pass for an older one.
+/// Otherwise the number would start again at 0, and each later version would look like an older
+/// one.
 #[test]
 fn the_last_epoch_has_none_after_it() {
     let last = RingEpoch::new(u64::MAX);
@@ -81,7 +83,7 @@ fn a_change_inside_an_update_is_refused_and_the_outer_one_goes_on() {
     assert!(shared.update(|ring| ring.add("e")).is_ok());
 }
 
-/// Its clone and its drop change the ring that they belong to.
+/// A hasher whose clone, drop and hash try to change the ring that it belongs to.
 struct Meddler(Weak<SharedRing<Meddler>>, Arc<AtomicU64>);
 
 impl Meddler {
@@ -123,9 +125,9 @@ fn a_hasher_that_changes_its_own_ring_is_refused_wherever_it_runs() {
     let change = shared.update(|ring| ring.add("b")).unwrap();
     assert_eq!(refused.swap(0, Ordering::Relaxed), 2, "cloned once, one token hashed");
     assert!(shared.update(|ring| ring.add("b")).is_err());
-    assert_eq!(refused.load(Ordering::Relaxed), 2, "cloned once, and dropped with the ring that came to nothing");
+    assert_eq!(refused.load(Ordering::Relaxed), 2, "cloned once, and dropped with the ring of the failed update");
     assert_eq!(shared.load().nodes().len(), 2);
-    // In this order, because the old version's hasher would now be free to change the ring.
+    // In this order, because otherwise the old version's hasher could change the ring.
     drop(shared);
     drop(change);
 }
@@ -140,11 +142,12 @@ fn a_reader_outlives_the_shared_ring_and_clones() {
     assert_eq!(reader.current().nodes().len(), 4);
 }
 
-/// Two writers and two readers. Every version's members follow from its epoch, so that a version that is torn, lost or
-/// out of order is seen at once.
+/// Two writers and two readers. The members of every version follow from its epoch, so the test
+/// sees at once if a version is torn, lost or out of order.
 #[test]
 fn readers_and_writers_at_once() {
-    // Where an interpreter takes turns for the threads, a few are enough to meet all.
+    // Miri interprets the threads in turns: there, a few updates are enough to meet every
+    // interleaving of interest.
     const UPDATES: u64 = if cfg!(miri) { 3 } else { 150 };
     let shared = Arc::new(SharedRing::new(HashRing::builder().virtual_nodes(3).node("1").build().unwrap()));
     let (published, done) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicBool::new(false)));

@@ -1,16 +1,14 @@
-//! An index of replicas answers what a walk does: everywhere, and above all where its lines can't.
+//! An index of replicas answers like a walk does, at every position, and also where a line of the
+//! index has no answer.
 
-#[allow(dead_code, reason = "only its ways to place tokens are needed here")]
-#[path = "ring_support/model.rs"]
-mod model;
-
-use model::Placing;
+use crate::support::model::Placing;
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, KeyHasher, Node, Placement, Position};
 
 const PLACINGS: [Placing; 4] = [Placing::Uniform, Placing::Spots, Placing::Clusters, Placing::Edges];
 
-/// Positions on, just before and just after tokens, every `step`th of them, and the ends of the circle.
+/// Returns the positions on, just before and just after every `step`th token, and the ends of the
+/// circle.
 fn telling_positions<H>(ring: &HashRing<H>, step: usize) -> Vec<Position> {
     let tokens = ring.tokens().step_by(step).map(|token| token.position.as_u64());
     let near = tokens.chain([0]).flat_map(|token| [token.wrapping_sub(1), token, token.wrapping_add(1)]);
@@ -43,7 +41,8 @@ fn ring_of<H: KeyHasher>(nodes: usize, zones: usize, placement: Placement, token
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Tokens on few spots, in clusters and on the edges of buckets: there, buckets spill, and prefixes are equal.
+    /// Tokens are on few spots, in clusters and on the edges of buckets. There, buckets spill, and
+    /// prefixes are equal.
     #[test]
     fn an_index_says_what_the_ring_does(
         placing in prop::sample::select(&PLACINGS[..]),
@@ -55,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn so_does_that_of_a_ring_that_changed(
+    fn an_index_of_a_changed_ring_says_what_the_ring_does(
         placing in prop::sample::select(&PLACINGS[..]),
         leaving in prop::collection::btree_set(0..12_usize, 1..11),
     ) {
@@ -78,7 +77,8 @@ fn an_index_of_a_large_ring_says_what_the_ring_does() {
     }
 }
 
-/// Those of the 65,536th node and of those after it don't fit the two bytes that a line has for each.
+/// The numbers of the 65,536th node and of those after it don't fit the two bytes that a line has
+/// for each.
 #[test]
 fn an_index_knows_more_nodes_than_a_line_can_name() {
     const NODES: usize = 70_000;
@@ -90,9 +90,9 @@ fn an_index_knows_more_nodes_than_a_line_can_name() {
     assert!(owned.into_iter().all(|position| index.replicas_at(position).all(|node| node.id() == late)));
 }
 
-/// Nearly all buckets are empty then, and each walk from one of them goes through all others.
+/// Nearly all buckets are empty then, and each walk from one of them passes all others.
 #[test]
-fn an_index_of_a_crowd_on_few_spots_is_made_in_a_moment() {
+fn an_index_of_a_crowd_on_few_spots_is_made_quickly() {
     let start = std::time::Instant::now();
     let ring = ring_of(40, 0, Placement::Hashed, 1_000, Placing::Spots);
     assert_indexed(&ring, 3, 5_000);

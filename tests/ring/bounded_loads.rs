@@ -1,4 +1,4 @@
-//! Bounded loads: the bound holds exactly, whoever comes and goes.
+//! Bounded loads: the bound holds exactly, whatever nodes and slots come and go.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ fn equal_nodes(count: usize) -> Vec<Node> {
     (0..count).map(|n| Node::new(format!("n{n}"))).collect()
 }
 
-/// ceil((1 + numerator/denominator) * total * weight / total_weight), by its definition.
+/// Returns ceil((1 + numerator/denominator) * total * weight / total_weight), by its definition.
 fn capacity(epsilon: (u64, u64), total: u64, weight: u64, total_weight: u64) -> u64 {
     ((epsilon.0 + epsilon.1) * total * weight).div_ceil(epsilon.1 * total_weight)
 }
@@ -58,7 +58,7 @@ fn weights_scale_the_capacity() {
 fn refused_nodes_are_absent_from_the_average() {
     let loads = BoundedLoads::new(ring(&equal_nodes(3)), Epsilon::percent(25).unwrap());
     let healthy = |node: &Node| node.id() != "n1";
-    // As many as one likes: the two that are left have room for all.
+    // Any number of slots: the two nodes that are left have room for all.
     let _slots: Vec<_> = (0..1_000_u32).map(|key| loads.acquire_where(key, healthy).unwrap()).collect();
     assert_eq!(loads.load("n1"), 0);
     assert!(loads.load("n0") <= 626 && loads.load("n2") <= 626, "1.25 * 1,000 / 2 is 625");
@@ -69,7 +69,7 @@ fn refused_nodes_are_absent_from_the_average() {
 }
 
 #[test]
-fn a_node_that_hangs_full_of_slots_does_not_keep_the_others_from_working() {
+fn a_node_with_many_stuck_slots_does_not_block_the_others() {
     let loads = BoundedLoads::new(ring(&equal_nodes(2)), Epsilon::percent(1).unwrap());
     let _stuck: Vec<_> = (0..50).map(|_| loads.acquire_where("k", |node| node.id() == "n0").unwrap()).collect();
     let _more: Vec<_> = (0..50).map(|_| loads.acquire_where("k", |node| node.id() == "n1").unwrap()).collect();
@@ -91,7 +91,7 @@ fn an_absolute_limit_turns_requests_away() {
 }
 
 #[test]
-fn slots_come_home_whatever_became_of_their_node() {
+fn slots_are_given_back_whatever_happened_to_their_node() {
     let loads = BoundedLoads::new(ring(&equal_nodes(3)), Epsilon::default());
     let mut slots: Vec<Slot> = (0..90_u32).map(|key| loads.acquire(key).unwrap()).collect();
     let on_n1 = loads.load("n1");
@@ -127,7 +127,8 @@ fn a_predicate_may_use_the_loads_and_even_change_the_ring() {
     assert_eq!(slot.unwrap().node().id(), "n7", "the walk starts again in the new ring");
 }
 
-/// A formatter's writer is anybody's code: one that looks at the loads it is told of must not wait for itself.
+/// The writer behind a formatter is the caller's code: a writer that reads the loads must not wait
+/// for itself.
 #[test]
 fn a_writer_that_is_shown_the_loads_may_use_them() {
     struct Using(BoundedLoads, String);
@@ -155,12 +156,13 @@ fn a_change_of_members_moves_little() {
     };
     let (before, after) = (place(20), place(21));
     let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
-    // The plain ring moves one in 21, 95; overflow adds to that. To place keys by `hash % nodes` would move 20 in 21.
+    // The plain ring moves one in 21, 95; overflow adds to that. To place keys by `hash % nodes`
+    // would move 20 in 21.
     assert!((60..400).contains(&moved), "{moved} of {KEYS} moved");
 }
 
-/// The bound is asserted by the very thread that takes a slot, from counts of its own that err on the lenient side by
-/// nothing while all threads are at a barrier, and in `snapshot` at any time.
+/// Four threads take slots, and each checks the bound against a `snapshot` now and then. At the
+/// end, the total is exactly the number of slots taken.
 #[test]
 fn the_bound_holds_under_concurrency() {
     const NODES: usize = 5;
@@ -168,7 +170,8 @@ fn the_bound_holds_under_concurrency() {
     const ROUNDS: u64 = if cfg!(miri) { 10 } else { 2_000 };
     let loads = BoundedLoads::new(ring(&equal_nodes(NODES)), Epsilon::percent(10).unwrap());
     let served = AtomicU64::new(0);
-    // Slots that are only taken: then the average only grows, so the bound that held on taking holds ever after.
+    // Slots are only taken, so the average only grows: a bound that held when a slot was taken
+    // holds from then on.
     thread::scope(|scope| {
         let handles: Vec<_> = (0..THREADS)
             .map(|thread| {
@@ -259,7 +262,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..120)
 }
 
-/// Where the next slot goes, from the definition: who is out is a list of names, and all else is counted anew.
+/// Returns the node of the next slot, from the definition: `out` has the node of each slot that is
+/// taken, and all else is counted from it.
 fn model(
     ring: &HashRing,
     out: &[String],
@@ -303,8 +307,8 @@ proptest! {
                     let expected = model(&current, &names, key, accept, (percent.into(), 100));
                     let slot = loads.acquire_where(key, accept).ok();
                     prop_assert_eq!(slot.as_ref().map(|slot| slot.node().id().to_string()), expected.clone());
-                    let everyone_refused = !current.nodes().iter().any(accept);
-                    prop_assert_eq!(slot.is_none(), everyone_refused, "there is always room");
+                    let all_refused = !current.nodes().iter().any(accept);
+                    prop_assert_eq!(slot.is_none(), all_refused, "there is always room");
                     out.extend(slot.zip(expected));
                 }
                 Step::Release { which } if !out.is_empty() => {

@@ -1,7 +1,7 @@
 //! Placement is a specified function: these numbers may never change.
 //!
-//! They were computed from the words of `src/docs/placement.md` by a separate program, over the reference
-//! implementation of XXH3 in C, not by this crate.
+//! A separate program computed them from the text of `src/docs/placement.md`, with the reference
+//! implementation of XXH3 in C. They do not come from this crate.
 
 use ringpact::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, Modular, Node, Position, Xxh3};
 

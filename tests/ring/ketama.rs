@@ -1,9 +1,7 @@
-//! Keys go where libmemcached sends them. The answers in `tests/golden/ketama.txt` are those of the library itself.
-#![cfg(feature = "ketama")]
+//! Keys go where libmemcached sends them. The answers in `tests/golden/ketama.txt` are those of the
+//! library itself.
 
-mod golden_support;
-
-use golden_support::{Case, cases};
+use crate::support::golden_file::{Case, cases};
 use ringpact::ring::{KetamaRing, Node, RingError};
 
 fn servers(case: &Case) -> Vec<Node> {
@@ -26,7 +24,7 @@ fn ring(case: &Case) -> KetamaRing {
 
 #[test]
 fn every_key_goes_where_libmemcached_sends_it() {
-    let cases = cases(include_str!("golden/ketama.txt"));
+    let cases = cases(include_str!("../golden/ketama.txt"));
     for (mode, fewest) in [("weighted", 70), ("unweighted", 10), ("default", 25)] {
         assert!(cases.iter().filter(|case| case.mode == mode).count() >= fewest, "{mode}");
     }
@@ -38,7 +36,8 @@ fn every_key_goes_where_libmemcached_sends_it() {
     }
 }
 
-/// `MEMCACHED_BEHAVIOR_KETAMA` alone hashes with one-at-a-time, and so it does with weights, though points are MD5's then.
+/// `MEMCACHED_BEHAVIOR_KETAMA` alone hashes keys with one-at-a-time, also with weights, although
+/// MD5 then places the points.
 #[test]
 fn the_default_hash_is_not_md5() {
     let (even, heavy) = (["a", "b"].map(Node::new), [Node::new("a").with_weight(2), Node::new("b")]);
@@ -54,11 +53,11 @@ fn the_default_hash_is_not_md5() {
 }
 
 #[test]
-fn single_precision_decides_over_points() {
+fn single_precision_decides_the_number_of_points() {
     let points = |servers: u32| KetamaRing::weighted((0..servers).map(|n| format!("s{n}"))).unwrap().points().len();
     assert_eq!(points(10), 1_600);
-    // 1 / 25 * 160 / 4 * 25 is a little below 40 in an f32, so each server loses a digest. The golden cases `equal-N`
-    // show that the library does the same.
+    // 1 / 25 * 160 / 4 * 25 is a little below 40 in an f32, so each server loses a digest. The
+    // golden cases `equal-N` show that the library does the same.
     let short: Vec<_> = (1..=40).filter(|servers| points(*servers) as u32 != servers * 160).collect();
     assert_eq!(short, [25]);
     assert_eq!(points(25), 25 * 156);
@@ -66,7 +65,7 @@ fn single_precision_decides_over_points() {
 
 #[test]
 fn a_walk_starts_at_the_owner_and_meets_each_node_once() {
-    for case in &cases(include_str!("golden/ketama.txt")) {
+    for case in &cases(include_str!("../golden/ketama.txt")) {
         let ring = ring(case);
         for (key, _) in case.owners.iter().take(20) {
             let mut walk: Vec<_> = ring.replicas(key).map(Node::id).collect();
@@ -79,8 +78,8 @@ fn a_walk_starts_at_the_owner_and_meets_each_node_once() {
     }
 }
 
-/// The hashes published with Couchbase's SDK RFC 26 are those of libmemcached's weighted mode, as long as the port isn't
-/// 11211 (which Couchbase hashes too). The first and the last of its 640:
+/// The hashes published with Couchbase's SDK RFC 26 are those of libmemcached's weighted mode, as
+/// long as the port isn't 11211 (which Couchbase hashes too). The first and the last of its 640:
 #[test]
 fn couchbase_rfc_26_has_the_same_points() {
     let nodes = ["192.168.1.101", "192.168.1.102", "192.168.1.103", "192.168.1.104"].map(|ip| format!("{ip}:11210"));

@@ -1,4 +1,8 @@
-//! What a ring takes from the allocator: nothing to look up, and at most 16 bytes a token to exist.
+//! What a ring takes from the allocator: nothing for a look-up, and at most 16 bytes for each
+//! token.
+//!
+//! The allocator below serves the whole test binary. It counts for each thread separately, and each
+//! test has a thread of its own, so other tests do not disturb the counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -19,7 +23,7 @@ fn count(allocations: usize, bytes: isize) {
     LIVE.with(|counter| counter.set(counter.get() + bytes));
 }
 
-// SAFETY: hands everything on to the system's allocator, and counts on the side without allocating.
+// SAFETY: passes each call to the system's allocator, and counts without allocating.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size() as isize);
@@ -81,7 +85,7 @@ fn all_replicas_of_a_large_ring_take_one_allocation() {
     assert_eq!(allocations(|| assert_eq!(ring.replicas(7_u64).count(), 1_000)), 1);
 }
 
-/// All of it: tokens, index, nodes, ids and zones.
+/// Counts everything: tokens, index, nodes, ids and zones.
 #[test]
 fn a_token_costs_at_most_sixteen_bytes() {
     for nodes in [100, 1_000, 4_000] {
@@ -92,7 +96,8 @@ fn a_token_costs_at_most_sixteen_bytes() {
     }
 }
 
-/// However tokens come and go: what a fresh ring of the same members takes, and the slack between two rebuilds.
+/// However many changes were made, a ring takes what a fresh ring of the same members takes, and
+/// the slack between two rebuilds.
 #[test]
 fn a_ring_that_changed_a_lot_stays_small() {
     let before = LIVE.get();

@@ -1,4 +1,4 @@
-//! Random operations on a registry and on a model so plain that it can be seen to be right.
+//! Random operations on a registry and on a model so simple that its correctness is obvious.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,8 @@ enum Operation {
         weight: u32,
         lease: u64,
     },
-    /// Tokens are picked among all that were ever handed out, so most are stale after a while.
+    /// Tokens are chosen among all that the registry ever returned, so most are stale after a
+    /// while.
     Renew {
         token: prop::sample::Index,
     },
@@ -28,7 +29,8 @@ enum Operation {
         token: prop::sample::Index,
     },
     Expire,
-    /// Milliseconds; the clock that an operation reads may be behind what others have read.
+    /// Milliseconds. They may be negative: the clock that one operation reads may be behind that of
+    /// another.
     Pass {
         time: i64,
     },
@@ -57,7 +59,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// All registrations ever made; the live ones are found by looking through them.
+/// All registrations ever made. The model finds the live ones by looking at each.
 struct Model {
     registrations: Vec<Registration>,
     time: Instant,
@@ -90,7 +92,7 @@ impl Model {
     }
 }
 
-/// What someone who obeys a watcher's events takes for the truth.
+/// A copy of the live instances that is kept by the events of a watcher.
 struct Mirror {
     watcher: Watcher,
     live: BTreeMap<String, Instance>,
@@ -108,16 +110,24 @@ impl Mirror {
                     self.live = instances.into_iter().map(|instance| (instance.id().to_string(), instance)).collect();
                 }
                 WatchEvent::Joined(instance) => {
-                    assert_eq!(self.live.insert(instance.id().to_string(), instance), None, "a newcomer is new");
+                    assert_eq!(
+                        self.live.insert(instance.id().to_string(), instance),
+                        None,
+                        "an instance that joins was not live"
+                    );
                 }
                 WatchEvent::Updated(instance) => {
                     assert!(
                         self.live.insert(instance.id().to_string(), instance).is_some(),
-                        "an update is of the known"
+                        "an instance that is updated was live"
                     );
                 }
                 WatchEvent::Left(instance) | WatchEvent::Expired(instance) => {
-                    assert_eq!(self.live.remove(instance.id().as_str()), Some(instance), "who goes was there");
+                    assert_eq!(
+                        self.live.remove(instance.id().as_str()),
+                        Some(instance),
+                        "an instance that left or expired was live"
+                    );
                 }
             }
         }
@@ -142,7 +152,7 @@ fn run(operations: Vec<Operation>) {
             Operation::Renew { token } | Operation::Leave { token } if !model.registrations.is_empty() => {
                 token.get(&model.registrations).token
             }
-            // Never handed out.
+            // A token that no registration has.
             _ => LeaseToken::new(0),
         };
         model.time = model.time.max(now);
@@ -192,7 +202,8 @@ fn run(operations: Vec<Operation>) {
                 mirrors[service] = Mirror::new(registry.watch(SERVICES[service], now).unwrap());
             }
         }
-        // Look-ups expire what is due; to see that each operation does so by itself, only some steps look.
+        // Look-ups expire what is due. Only some steps look, so that the test sees whether each
+        // operation does so by itself.
         if matches!(operation, Operation::Register { .. } | Operation::Expire) {
             for (service, name) in SERVICES.iter().enumerate() {
                 assert_eq!(registry.instances(name, now), model.instances(service));

@@ -1,9 +1,7 @@
-//! Keys go where nginx sends them. The answers in `tests/golden/nginx.txt` are those of nginx itself.
-#![cfg(feature = "nginx")]
+//! Keys go where nginx sends them. The answers in `tests/golden/nginx.txt` are those of nginx
+//! itself.
 
-mod golden_support;
-
-use golden_support::{Case, cases};
+use crate::support::golden_file::{Case, cases};
 use ringpact::ring::{NginxRing, Node, RingError};
 
 fn ring(case: &Case) -> NginxRing {
@@ -13,7 +11,7 @@ fn ring(case: &Case) -> NginxRing {
 
 #[test]
 fn every_key_goes_where_nginx_sends_it() {
-    let cases = cases(include_str!("golden/nginx.txt"));
+    let cases = cases(include_str!("../golden/nginx.txt"));
     assert!(cases.len() > 30);
     for case in &cases {
         let ring = ring(case);
