@@ -1,11 +1,9 @@
 //! The format is what `src/docs/media.md` says, and stays it: a segment put together here by that page alone, without
 //! the library's code, is read; and what the library writes is, byte for byte, what the page says.
 
-mod common;
-
 use std::fs;
 
-use common::{commit, dir_with_segment, live_numbers, name, only_segment, open_small, prepared};
+use crate::common::{commit, dir_with_segment, live_numbers, name, only_segment, open_small, prepared};
 use ringpact::{Epoch, Fact, LogError, LogId, Record, TransactionLog, TxnId, log::Heuristic};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 

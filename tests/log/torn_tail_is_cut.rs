@@ -1,8 +1,6 @@
 //! A crash in the middle of writing the last batch, whatever it leaves of it, costs that batch alone.
 
-mod common;
-
-use common::{commit, dir_with_segment, live_numbers, only_segment, open_small, prepared};
+use crate::common::{commit, dir_with_segment, live_numbers, only_segment, open_small, prepared};
 use ringpact::FileLog;
 
 const BLOCK: usize = 4096;

@@ -2,8 +2,6 @@
 //! left of collecting for those who wait is a sync of their own records, which takes what is carried over along, and one of
 //! the directory.
 
-mod common;
-
 use std::{
     io,
     path::Path,
@@ -12,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Op, SIM_DIR, SimStorage, commit, ended, live_numbers, prepared};
+use crate::common::{Op, SIM_DIR, SimStorage, commit, ended, live_numbers, prepared};
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
     Durability, FileLog, TransactionLog,

@@ -1,10 +1,8 @@
 //! The directory holds two segments at the most, however much has passed through, and whatever is stuck.
 
-mod common;
-
 use std::{fs, path::Path};
 
-use common::{commit, ended, live_numbers, open_small, prepared};
+use crate::common::{commit, ended, live_numbers, open_small, prepared};
 use ringpact::{
     Durability, FileLog, TransactionLog,
     log::options::{MAX_QUEUE_BYTES, MIN_SEGMENT_BYTES},

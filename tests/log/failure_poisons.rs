@@ -1,7 +1,5 @@
 //! One failed write or sync: from then on nothing more is ever called durable, until the log is opened anew.
 
-mod common;
-
 use std::{
     io,
     sync::{Arc, Barrier},
@@ -9,7 +7,7 @@ use std::{
     thread,
 };
 
-use common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
+use crate::common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
 use ringpact::{Durability, LogError, Lsn, TransactionLog};
 
 struct Nobody;

@@ -1,11 +1,9 @@
 //! A full disk is an error to whoever needs the space, and to nobody else; it passes when there is space again. It shows
 //! when a segment is prepared, ahead of need; neither appending nor collecting can find the disk full afterwards.
 
-mod common;
-
 use std::{io, thread, time::Duration};
 
-use common::{Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, prepared};
+use crate::common::{Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, prepared};
 use ringpact::{Durability, LogError, TransactionLog};
 
 const WORK_BYTES: usize = 3_000;

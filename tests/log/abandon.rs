@@ -1,10 +1,8 @@
 //! Abandoning a log is a crash in miniature: what was durable is there, what was queued is gone, nobody hangs.
 
-mod common;
-
 use std::{sync::Arc, thread};
 
-use common::{commit, live_numbers, name, open_small, prepared};
+use crate::common::{commit, live_numbers, name, open_small, prepared};
 use ringpact::{Durability, FileLog, LogError, TransactionLog};
 
 #[track_caller]

@@ -1,8 +1,6 @@
 //! Inspecting a log shows what is in it, finds whatever opening would refuse, and changes nothing: neither at rest nor
 //! while the log is in use.
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,7 +10,7 @@ use std::{
     thread,
 };
 
-use common::{SIM_DIR, SimStorage, commit, ended, name, only_segment, open_sim, open_small, prepared};
+use crate::common::{SIM_DIR, SimStorage, commit, ended, name, only_segment, open_sim, open_small, prepared};
 use ringpact::{
     Durability, Epoch, Fact, Record, TransactionLog,
     log::inspect::{BatchKind, Role, inspect, inspect_in},

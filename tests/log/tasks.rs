@@ -1,7 +1,5 @@
 //! Thousands of tasks commit at once: each is woken, its record durable, whatever else of it asks meanwhile.
 
-mod common;
-
 use std::{
     collections::HashSet,
     future::poll_fn,
@@ -9,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use common::{live_numbers, open_small, prepared};
+use crate::common::{live_numbers, open_small, prepared};
 use ringpact::{LogStats, Lsn, TransactionLog};
 use tokio::runtime::Builder;
 

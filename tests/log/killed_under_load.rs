@@ -1,8 +1,5 @@
 //! `kill -9`, for real and at random moments, of a process in which 64 threads append: whatever it reported durable
 //! before is there afterwards, without a gap, and the lock is free.
-#![cfg(unix)]
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{commit, ended, live_numbers, open_small, prepared};
+use crate::common::{commit, ended, live_numbers, long_form, open_small, prepared};
 use ringpact::{Durability, TransactionLog};
 
 const THREADS: u64 = 64;
@@ -55,7 +52,7 @@ fn child_appends() {
 /// Lets a child append for so long, kills it, and gives what it has reported durable.
 fn kill_after(dir: &Path, life: u64, pause: Duration) -> Vec<u64> {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child_appends", "--nocapture"])
+        .args(["--exact", "killed_under_load::child_appends", "--nocapture"])
         .env(DIR, dir)
         .env(LIFE, life.to_string())
         .stdout(Stdio::piped())
@@ -86,7 +83,7 @@ fn kill_after(dir: &Path, life: u64, pause: Duration) -> Vec<u64> {
 
 #[test]
 fn what_a_killed_process_has_reported_is_there() {
-    let kills = if common::long_form() { 500 } else { 20 };
+    let kills = if long_form() { 500 } else { 20 };
     let mut random = fastrand::Rng::new();
     let (mut dir, mut reported) = (tempfile::tempdir().unwrap(), BTreeSet::new());
     let mut total = 0;

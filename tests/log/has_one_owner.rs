@@ -1,11 +1,9 @@
 //! One log, one owner: a second opening is refused at once, whether by the same process or another one, and a holder
 //! that is gone leaves no lock behind. On an open log in turn, a name has one owner.
 
-mod common;
-
 use std::{env, io::BufRead, process, sync::Arc};
 
-use common::{commit, live_numbers, open_small, prepared};
+use crate::common::{commit, live_numbers, open_small, prepared};
 use ringpact::{
     BranchId, Coordinator, FileLog, LogError, MemoryLog, ResourceManager, Service, ServiceError, TransactionLog,
     participant::OpenError, txn::CoordinatorError,
@@ -40,7 +38,7 @@ fn child_holds_a_log() {
 fn another_process_is_refused_until_the_first_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = process::Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child_holds_a_log", "--nocapture"])
+        .args(["--exact", "has_one_owner::child_holds_a_log", "--nocapture"])
         .env(HOLD, dir.path())
         .stdout(process::Stdio::piped())
         .spawn()

@@ -2,9 +2,7 @@
 //! any part, and where that is few sectors and names every part there is: whatever was reported durable is there
 //! afterwards, and what is there is a prefix of what was appended.
 
-mod common;
-
-use common::{Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, prepared};
+use crate::common::{Keep, Op, SimStorage, commit, ended, live_numbers, long_form, open_sim, prepared};
 use ringpact::{Durability, FileLog, LogError, TransactionLog};
 
 /// What is done to a log.
@@ -123,7 +121,7 @@ fn a_crash_at_any_operation_loses_nothing_durable() {
 #[test]
 fn whatever_a_crash_keeps_of_a_few_sectors_nothing_durable_is_lost() {
     // A batch of one block has 8; where leftovers follow, the block of zeros behind it has as many.
-    let most = if common::long_form() { 17 } else { 10 };
+    let most = if long_form() { 17 } else { 10 };
     let mut crashes = 0;
     for op in 0..operations(SMALL) {
         let (storage, done) = crash_at(op, SMALL);

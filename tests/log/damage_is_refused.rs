@@ -1,11 +1,9 @@
 //! Bytes that change after they were durable: either every acknowledged record comes back, or opening refuses, with the
 //! file and the offset, and changes nothing. Never a panic, never a wrong record, never a silent loss.
 
-mod common;
-
 use std::{ffi::OsString, fs, time::Duration};
 
-use common::{commit, dir_with_segment, ended, live_numbers, only_segment, open_small, prepared};
+use crate::common::{commit, dir_with_segment, ended, live_numbers, only_segment, open_small, prepared};
 use ringpact::{FileLog, LogError};
 
 const RECORDS: u64 = 6;

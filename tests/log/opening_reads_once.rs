@@ -1,7 +1,5 @@
 //! Opening a log reads its bytes once, whatever they are, and writes little; so it takes about as long as reading them.
 
-mod common;
-
 use std::{
     fs, io,
     path::Path,
@@ -11,7 +9,7 @@ use std::{
     },
 };
 
-use common::{commit, ended, live_numbers, only_segment, prepared};
+use crate::common::{commit, ended, live_numbers, only_segment, prepared};
 use ringpact::{
     Durability, FileLog, TransactionLog,
     log::{

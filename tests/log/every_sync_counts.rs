@@ -1,9 +1,7 @@
 //! If the log forgot one of its syncs, would the crash tests notice? Each kind of sync is left out in turn, and the
 //! machine crashes at every operation. Two kinds can be left out without a loss; why they are there is said below.
 
-mod common;
-
-use common::{Forgotten, Keep, SimStorage, commit, live_numbers, open_sim, prepared};
+use crate::common::{Forgotten, Keep, SimStorage, commit, live_numbers, open_sim, prepared};
 
 const COMMITS: u64 = 12;
 const WORK_BYTES: usize = 6_000;

@@ -1,10 +1,8 @@
 //! Names are as easily lost as bytes: what is needed has a durable name before what it replaces goes.
 
-mod common;
-
 use std::{io, path::Path};
 
-use common::{Keep, Op, SIM_DIR, SimStorage, commit, live_numbers, open_sim, prepared};
+use crate::common::{Keep, Op, SIM_DIR, SimStorage, commit, live_numbers, open_sim, prepared};
 
 /// A new segment gets its name, and the sync of the directory fails: that change may be lost for good, although a
 /// listing shows it. Opening removed the older segment at once and synced the directory with success; had the power

@@ -1,11 +1,11 @@
 //! A segment that was replaced becomes the next one, with what it held still in it: nothing of that ever comes back, and
 //! neither a torn tail nor damage is told any worse for it.
 
-mod common;
-
 use std::{fs, io, path::PathBuf};
 
-use common::{Forgotten, Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, open_small, prepared};
+use crate::common::{
+    Forgotten, Keep, Op, SimStorage, commit, dir_with_segment, ended, live_numbers, open_sim, open_small, prepared,
+};
 use ringpact::{Durability, FileLog, LogError, TransactionLog, log::inspect::inspect};
 
 const BLOCK: usize = 4096;
@@ -169,7 +169,7 @@ fn damage_to_the_mark_in_the_header_is_refused() {
 }
 
 fn open_copy(path: &std::path::Path, bytes: &[u8]) -> (tempfile::TempDir, Result<FileLog, LogError>) {
-    let dir = common::dir_with_segment(path.file_name().unwrap(), bytes);
+    let dir = dir_with_segment(path.file_name().unwrap(), bytes);
     let log = open_small(dir.path());
     (dir, log)
 }

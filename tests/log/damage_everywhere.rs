@@ -4,11 +4,9 @@
 //!
 //! The short form takes a sample of the bits and lengths, `RINGPACT_LONG=1` all of them.
 
-mod common;
-
 use std::{ops::Range, path::PathBuf};
 
-use common::{SIM_DIR, SimStorage, commit, ended, live_numbers, open_sim, prepared};
+use crate::common::{SIM_DIR, SimStorage, commit, ended, live_numbers, long_form, open_sim, prepared};
 use ringpact::{LogError, log::inspect::inspect_in};
 
 const BLOCK: usize = 4096;
@@ -111,8 +109,7 @@ impl Subject {
         // Of what was written every 499th bit in the short form, of the zeros behind it fewer still.
         let written = (self.bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(BLOCK) * 8;
         let sample = (0..written).step_by(499).chain((written..bits).step_by(4_999));
-        let all: Box<dyn Iterator<Item = usize>> =
-            if common::long_form() { Box::new(0..bits) } else { Box::new(sample) };
+        let all: Box<dyn Iterator<Item = usize>> = if long_form() { Box::new(0..bits) } else { Box::new(sample) };
         for bit in all {
             let mut bytes = self.bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -144,7 +141,7 @@ impl Subject {
 
     fn cut(&self) -> Counts {
         let mut counts = Counts::default();
-        let step = if common::long_form() { 1 } else { 509 };
+        let step = if long_form() { 1 } else { 509 };
         for length in (0..self.bytes.len()).step_by(step) {
             self.open(self.bytes[..length].to_vec(), length..self.bytes.len(), &mut counts);
         }

@@ -1,11 +1,8 @@
 //! What services decide is nobody else's business: files are readable by their owner alone.
-#![cfg(unix)]
-
-mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use common::{commit, open_small, prepared};
+use crate::common::{commit, open_small, prepared};
 
 #[test]
 fn files_are_for_their_owner_alone() {

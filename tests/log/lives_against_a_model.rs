@@ -1,8 +1,6 @@
 //! Random lives of a log with crashes, crashes while it recovers from crashes, failing operations and full disks, all
 //! held against a plain model: whatever was reported durable is there, and what is there is a prefix.
 
-mod common;
-
 use std::{
     num::NonZero,
     panic::resume_unwind,
@@ -10,11 +8,14 @@ use std::{
     thread,
 };
 
-use common::log_model::{Seen, live_through};
+use crate::common::{
+    log_model::{Seen, live_through},
+    long_form,
+};
 
 #[test]
 fn whatever_a_log_lives_through_it_keeps_its_promises() {
-    let lives = if common::long_form() { 100_000 } else { 100 };
+    let lives = if long_form() { 100_000 } else { 100 };
     let next = AtomicU64::new(0);
     let some_lives = || {
         let mut all = Seen::default();

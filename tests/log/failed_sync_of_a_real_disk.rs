@@ -1,8 +1,5 @@
 //! One failed sync under the real file system: a library loaded before the C library makes one `fdatasync` of a child
 //! process fail with EIO. Eight commit at once; the sync of the first succeeds, the one that covers the others fails.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::{
     env, fs,
@@ -11,7 +8,7 @@ use std::{
     thread,
 };
 
-use common::{commit, live_numbers, open_small, prepared};
+use crate::common::{commit, live_numbers, open_small, prepared};
 use ringpact::{Durability, LogError, TransactionLog};
 
 /// Set in the child process: the directory for the log and the library's signals.
@@ -19,7 +16,7 @@ const DIR: &str = "FAILING_SYNC";
 
 /// Compiles the library; `None`, said aloud, where there is no C compiler.
 fn compile(dir: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/failing_sync.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/log/support/failing_sync.c");
     let library = dir.join("failing_sync.so");
     match Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status() {
         Ok(status) => {
@@ -65,7 +62,7 @@ fn whoever_a_failed_fdatasync_was_for_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let Some(library) = compile(dir.path()) else { return };
     let child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child_commits", "--nocapture"])
+        .args(["--exact", "failed_sync_of_a_real_disk::child_commits", "--nocapture"])
         .env(DIR, dir.path())
         .env("LD_PRELOAD", library)
         .stderr(Stdio::inherit())

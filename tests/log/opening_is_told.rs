@@ -1,13 +1,11 @@
 //! With the feature `tracing`, opening a log tells what it found.
 
-mod common;
-
 use std::{
     fmt::{Debug, Write},
     sync::{Arc, Mutex},
 };
 
-use common::{commit, only_segment, open_small, prepared};
+use crate::common::{commit, only_segment, open_small, prepared};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},

@@ -2,9 +2,7 @@
 //! that could not be read any more, so that the log could never be opened again. No log gets there by itself; but what
 //! opens must open again.
 
-mod common;
-
-use common::forge::{Forged, frame, open_whatever, segment};
+use crate::common::forge::{Forged, frame, open_whatever, segment};
 
 #[test]
 fn a_log_at_the_end_of_its_numbers_is_refused_before_it_is_written_to() {

@@ -2,11 +2,9 @@
 //! read them. Their files are never made again; [`make`] is how the first was made, and what it makes today must look the same.
 //! The second was made by [`make_reused`], on a disk and by threads that have a say in where its segments end.
 
-mod common;
-
 use std::{fs, path::Path};
 
-use common::{commit, name, only_segment, open_small};
+use crate::common::{commit, name, only_segment, open_small};
 use ringpact::{
     Durability, Epoch, Fact, FileLog, LogId, Record, TransactionLog, TxnId,
     log::{

@@ -1,7 +1,5 @@
 //! Wakers are code of others: whatever they do, the log goes on, and so do all others that wait for it.
 
-mod common;
-
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -16,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{commit, open_small, prepared};
+use crate::common::{commit, name, open_small, prepared};
 use ringpact::{Durability, FileLog, Lsn, TransactionLog};
 
 /// Far beyond what anything here takes: it is stuck.
@@ -79,7 +77,7 @@ fn tasks_that_are_polled_where_they_are_woken_may_wait_for_the_log() {
                     match (task + round) % 4 {
                         0 => drop(commit(&*log, prepared(next(), 3_000)).unwrap()),
                         1 => log.wait(log.append(prepared(next(), 10), Durability::Lazy).unwrap()).unwrap(),
-                        2 => drop(log.live(&common::name("goods")).unwrap().len()),
+                        2 => drop(log.live(&name("goods")).unwrap().len()),
                         _ => {}
                     }
                 }

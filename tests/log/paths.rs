@@ -1,8 +1,5 @@
 //! The log is in the directory that was opened, wherever the process goes, whatever becomes of the paths, and also where the
 //! process has no file descriptor left.
-#![cfg(unix)]
-
-mod common;
 
 use std::{
     env, fs, io,
@@ -12,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Op, SimStorage, commit, ended, live_numbers, only_segment, open_sim, open_small, prepared};
+use crate::common::{Op, SimStorage, commit, ended, live_numbers, only_segment, open_sim, open_small, prepared};
 use ringpact::{Durability, FileLog, LogError, TransactionLog};
 
 /// Set in a child process: the directory that it works in. The working directory and the limits are a process's own.
@@ -23,7 +20,7 @@ const WORK_BYTES: usize = 12_000;
 /// Runs one of the tests here as a process of its own.
 fn run_child(test: &str, dir: &Path, shell: &str) {
     let child = Command::new("sh")
-        .args(["-c", &format!("{shell} exec \"$0\" --exact {test} --nocapture")])
+        .args(["-c", &format!("{shell} exec \"$0\" --exact paths::{test} --nocapture")])
         .arg(env::current_exe().unwrap())
         .env(CHILD, dir)
         .stdin(Stdio::null())

@@ -1,8 +1,6 @@
 //! The machine crashes at some operation while many threads append, across segments: whatever any of them was told is
 //! durable is there afterwards, and what is there is a prefix in the order of the records' numbers.
 
-mod common;
-
 use std::{
     sync::{
         Mutex,
@@ -11,7 +9,7 @@ use std::{
     thread,
 };
 
-use common::{Keep, Op, SimStorage, ended, live_numbers, open_sim, prepared};
+use crate::common::{Keep, Op, SimStorage, ended, live_numbers, long_form, open_sim, prepared};
 use ringpact::{Durability, FileLog, LogError, Lsn, TransactionLog};
 
 const THREADS: u64 = 6;
@@ -91,7 +89,7 @@ fn a_crash_under_many_appenders_loses_nothing_durable() {
     let ops = whole.ops();
 
     // The threads group differently each time, so the same operation is another moment each time.
-    let rounds = if common::long_form() { 40 } else { 1 };
+    let rounds = if long_form() { 40 } else { 1 };
     for round in 0..rounds {
         for op in 0..ops {
             let storage = SimStorage::new();
