@@ -39,7 +39,7 @@
 //! which the log knew nothing, nobody knows whether it was the only one, so that it may have committed is no news.
 //!
 //! One transaction only; others show in the mark that they carry. Work that comes after a restart has taken its
-//! tombstone away is undone at the checkpoint that knows its transaction to have ended (`resource_manager_restart.rs`),
+//! tombstone away is undone at the checkpoint that knows its transaction to have ended (`tests/participant/restart.rs`),
 //! not by the protocol; here work comes late only where nobody crashes.
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.

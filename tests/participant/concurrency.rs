@@ -1,7 +1,5 @@
 //! Calls that come at once for one branch: one after the other, one outcome, no deadlock.
 
-mod txn_support;
-
 use std::{
     sync::{
         Barrier,
@@ -13,7 +11,8 @@ use std::{
 };
 
 use ringpact::{BranchId, MemoryLog, Participant, ParticipantError, Vote, participant::Decision};
-use txn_support::{Op, branch, call, eventually, manager, name, shared};
+
+use crate::txn_support::{self, Op, branch, call, eventually, manager, name, shared};
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -1,14 +1,13 @@
 //! A checkpoint lets the log forget; until then what was committed is confirmed again after a crash.
 
-mod txn_support;
-
 use std::sync::Arc;
 
 use ringpact::{
     BranchId, Coordinator, Epoch, Mark, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
     participant::{Call, MAX_REMEMBERED_OUTCOMES},
 };
-use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on, name};
+
+use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_on, name};
 
 /// A call which says that all transactions before this one have ended.
 fn call_of(branch: &BranchId) -> Call {

@@ -1,7 +1,5 @@
 //! The conformance suite passes resource managers and catches participants that break a rule.
 
-mod txn_support;
-
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +14,8 @@ use ringpact::{
         conformance::{self, Effect, Harness, Worked},
     },
 };
-use txn_support::{Account, Disk, Manager, manager_on};
+
+use crate::txn_support::{self, Account, Disk, Manager, manager_on};
 
 enum Coordinators {
     OwnLog,
