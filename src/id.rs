@@ -239,8 +239,8 @@ impl TxnId {
 
     /// Where it stands among its own coordinator's transactions.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.sequence }
+    pub const fn ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.sequence }
     }
 
     /// The branch of this transaction at `participant`.
@@ -288,7 +288,7 @@ fn parse_number(text: &str) -> Option<u64> {
 
 /// A place in the order of one coordinator's transactions: first by epoch, then by sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Mark {
+pub struct TxnOrdinal {
     /// The coordinator's epoch.
     pub epoch: Epoch,
     /// The number within the epoch.

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::{
     exact,
-    id::{BranchId, Epoch, Mark, Name},
+    id::{BranchId, Epoch, Name, TxnOrdinal},
     log::{Heuristic, LogError, LogId},
 };
 
@@ -127,7 +127,7 @@ pub struct Call {
     pub epoch: Epoch,
     /// All of this coordinator's transactions before this mark have ended for this participant. It may forget their
     /// outcomes, and refuses work and prepares that arrive for them: they are stale.
-    pub ended_below: Mark,
+    pub ended_below: TxnOrdinal,
     /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
     /// everything else is sent again. By this machine's own clock. Serialised, it is how much of the time is left just then,
     /// which begins to run when it is deserialised: so clocks need not agree, and the way between, where nobody measures,
@@ -149,7 +149,7 @@ impl Call {
     #[must_use]
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
-        let ended_below = Mark { epoch, sequence: 0 };
+        let ended_below = TxnOrdinal { epoch, sequence: 0 };
         Self { log, epoch, ended_below, deadline: None, identity: LogId::NONE, position: 0 }
     }
 }

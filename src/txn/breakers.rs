@@ -295,7 +295,8 @@ impl Shared {
                 Effect::LetOut(id) => (id, Input::LetOut(id.1)),
                 Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
             };
-            let tasks: Vec<Arc<Task>> = self.tasks_of(key.mark).into_iter().filter(|task| task.key() == key).collect();
+            let tasks: Vec<Arc<Task>> =
+                self.tasks_of(key.ordinal).into_iter().filter(|task| task.key() == key).collect();
             if tasks.is_empty() {
                 // It has ended meanwhile.
                 let now = self.platform.now();

@@ -22,7 +22,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    id::{BranchId, Mark, Name, TxnId},
+    id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
     participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
 };
@@ -35,9 +35,9 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
     for (txn, memory) in Remembered::all(records) {
         if memory.decision == Decision::Commit {
-            decided.insert(txn.mark());
+            decided.insert(txn.ordinal());
         }
-        let key = Key::of(txn.mark());
+        let key = Key::of(txn.ordinal());
         let owed = memory.owed.clone();
         let protocol = memory.resume(txn, shared.policy, now);
         let task = Task::resumed(Arc::clone(shared), protocol, key, now);
@@ -86,7 +86,7 @@ pub(super) struct Inquiry {
     member: Member,
     /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
     /// reported just before its commit was delivered, and its transaction have ended since.
-    decided: Arc<HashSet<Mark>>,
+    decided: Arc<HashSet<TxnOrdinal>>,
     failures: AtomicU32,
     /// When to ask (again). Timers that fire before were set before it was put off.
     ask_at: Mutex<Instant>,
@@ -210,20 +210,20 @@ impl Inquiry {
         let mut orphans = BTreeMap::new();
         for branch in branches {
             let txn = branch.txn();
-            let is_settled = self.decided.contains(&txn.mark());
+            let is_settled = self.decided.contains(&txn.ordinal());
             if txn.coordinator() != &self.shared.name || is_settled || branch.participant() != &self.participant {
                 continue;
             }
-            match self.shared.openings.standing_of(txn.mark(), self.shared.next_mark().sequence) {
+            match self.shared.openings.standing_of(txn.ordinal(), self.shared.next_ordinal().sequence) {
                 Standing::UnderWay => {}
-                Standing::PresumedAborted => drop(orphans.insert(txn.mark(), branch)),
+                Standing::PresumedAborted => drop(orphans.insert(txn.ordinal(), branch)),
                 Standing::Unclaimed => self.shared.unclaimed.report(&branch, now),
             }
         }
         let to_task = |branch: BranchId| {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);
-            let key = Key { mark: branch.txn().mark(), reported_by: self.number };
+            let key = Key { ordinal: branch.txn().ordinal(), reported_by: self.number };
             Task::resumed(Arc::clone(&self.shared), protocol, key, now)
         };
         orphans.into_values().map(to_task).collect()

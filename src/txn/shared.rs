@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     error_chain,
-    id::{Epoch, Mark, Name, TxnId},
+    id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Decision, Life, Verb},
     platform::{Condvar, Platform, Woken},
@@ -101,7 +101,7 @@ impl Holds {
 pub(super) struct Open {
     pub(super) transactions: OpenTransactions,
     /// Those that have ended, and whose ends the log does not hold yet.
-    unwritten: Vec<Mark>,
+    unwritten: Vec<TxnOrdinal>,
     /// How many threads are about to write ends, or at it.
     writing: usize,
     /// Those that only some have to remember.
@@ -120,18 +120,18 @@ pub(super) struct Open {
 /// the log knows nothing of, the participant's number, because each such branch is settled by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
-    pub(super) mark: Mark,
+    pub(super) ordinal: TxnOrdinal,
     pub(super) reported_by: usize,
 }
 
 impl Key {
-    pub(super) const fn of(mark: Mark) -> Self {
-        Self { mark, reported_by: 0 }
+    pub(super) const fn of(ordinal: TxnOrdinal) -> Self {
+        Self { ordinal, reported_by: 0 }
     }
 
     /// Those of one transaction.
-    pub(super) const fn all_of(mark: Mark) -> RangeInclusive<Self> {
-        Self::of(mark)..=Self { mark, reported_by: usize::MAX }
+    pub(super) const fn all_of(ordinal: TxnOrdinal) -> RangeInclusive<Self> {
+        Self::of(ordinal)..=Self { ordinal, reported_by: usize::MAX }
     }
 }
 
@@ -296,7 +296,7 @@ impl Shared {
         if txn.coordinator() != &self.name {
             return result;
         }
-        for task in self.tasks_of(txn.mark()) {
+        for task in self.tasks_of(txn.ordinal()) {
             match may(task.state_to_come()) {
                 Ok(()) => {
                     task.push(input);
@@ -348,7 +348,7 @@ impl Shared {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While it has not said what it holds of earlier epochs, it may have to be told of any of it.
-            let unknown = open.inquiries.contains_key(participant).then(Mark::default);
+            let unknown = open.inquiries.contains_key(participant).then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
         }
     }
@@ -429,21 +429,21 @@ impl Shared {
         let now = self.platform.now();
         let memory = Remembered { owed: holders.clone(), ..Remembered::of(decision) };
         let protocol = memory.resume(txn.clone(), self.policy, now);
-        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.mark()), now);
+        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.ordinal()), now);
         self.resumed(Arc::clone(&task), holders);
         task.run(By::Caller);
         Ok(())
     }
 
     /// The first id that has not been given out.
-    pub(super) fn next_mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
+    pub(super) fn next_ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
     }
 
     /// What is open of one transaction: its own task, and those of branches that participants reported.
-    pub(super) fn tasks_of(&self, mark: Mark) -> Vec<Arc<Task>> {
+    pub(super) fn tasks_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<Task>> {
         let open = self.open.lock();
-        open.transactions.of(mark).chain(open.shelf.of(mark)).map(Arc::clone).collect()
+        open.transactions.of(ordinal).chain(open.shelf.of(ordinal)).map(Arc::clone).collect()
     }
 
     pub(super) fn parked_tasks(&self) -> Vec<Arc<Task>> {
@@ -509,8 +509,8 @@ impl Shared {
     /// it; for all else what was known a moment ago will do.
     pub(super) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
-            0 => Mark::default(),
-            sequence => self.held[number].limit(Mark { epoch: self.epoch, sequence }),
+            0 => TxnOrdinal::default(),
+            sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
         };
         let position = match verb {
             Verb::Commit => self.log.durable().number(),

@@ -277,7 +277,7 @@ pub(super) struct Verdict {
 impl Task {
     /// A client's transaction. One that was not admitted is rolled back before anybody has worked under it.
     pub(super) fn begun(shared: Hold, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
-        let key = Key::of(txn.mark());
+        let key = Key::of(txn.ordinal());
         let watch = Watch::begun(&txn, since);
         let mut protocol = CommitProtocol::new(txn.clone(), shared.policy);
         protocol.expires(expires);

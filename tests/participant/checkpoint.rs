@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ringpact::{
-    BranchId, Coordinator, Epoch, Mark, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
+    BranchId, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
+    TxnOrdinal,
     participant::{Call, MAX_REMEMBERED_OUTCOMES},
 };
 
@@ -12,7 +13,7 @@ use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_o
 /// A call which says that all transactions before this one have ended.
 fn call_of(branch: &BranchId) -> Call {
     let mut call = call();
-    call.ended_below = branch.txn().mark();
+    call.ended_below = branch.txn().ordinal();
     call
 }
 
@@ -161,7 +162,7 @@ fn tombstones_do_not_pile_up() {
     for n in 1..=20_000 {
         let branch = branch(n, "a");
         let mut call = call();
-        call.ended_below = Mark { epoch: Epoch::new(1), sequence: n };
+        call.ended_below = TxnOrdinal { epoch: Epoch::new(1), sequence: n };
         a.rollback(&branch, &call).unwrap();
     }
     assert!(a.status().finished <= 2048, "{:?}", a.status());

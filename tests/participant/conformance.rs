@@ -151,7 +151,7 @@ struct HandMade {
 struct Tables {
     rows: BTreeMap<BranchId, Row>,
     durable: BTreeMap<BranchId, Row>,
-    ended_below: BTreeMap<Name, ringpact::Mark>,
+    ended_below: BTreeMap<Name, ringpact::TxnOrdinal>,
     epochs: BTreeMap<Name, Epoch>,
 }
 
@@ -159,7 +159,7 @@ impl Tables {
     /// Whether what comes for the branch, if nobody knows it, comes too late.
     fn is_late(&self, branch: &BranchId, breaks: Breaks) -> bool {
         let coordinator = branch.txn().coordinator();
-        let ended = self.ended_below.get(coordinator).is_some_and(|mark| branch.txn().mark() < *mark);
+        let ended = self.ended_below.get(coordinator).is_some_and(|ordinal| branch.txn().ordinal() < *ordinal);
         let stale = self.epochs.get(coordinator).is_some_and(|epoch| branch.txn().epoch() < *epoch);
         ended && breaks != Breaks::WorksForEndedTransactions || stale && breaks != Breaks::TakesMessagesOfEarlierEpochs
     }

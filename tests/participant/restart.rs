@@ -202,7 +202,7 @@ fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
         a.execute(branch, 2).unwrap();
     }
     let mut call = call();
-    call.ended_below = next.txn().mark();
+    call.ended_below = next.txn().ordinal();
     a.prepare(&next, &call).unwrap();
     a.service().fail(Op::Cancel, [Fault::Fail]);
     a.checkpoint().unwrap();

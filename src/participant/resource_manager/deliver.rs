@@ -11,7 +11,7 @@ use super::{
     replay::restore,
 };
 use crate::{
-    id::{BranchId, Epoch, Mark, Name, TxnId},
+    id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
         Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting, Life,
@@ -137,7 +137,7 @@ impl<S: Service> ResourceManager<S> {
         branch: &BranchId,
         slot: &mut Slot<S::Work>,
         message: BranchInput,
-        begins_at: Option<Mark>,
+        begins_at: Option<TxnOrdinal>,
     ) -> Result<BranchReply, ParticipantError> {
         match &slot.trouble {
             Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
@@ -154,7 +154,7 @@ impl<S: Service> ResourceManager<S> {
         let changes = matches!(slot.protocol.state(), Branch::Active { doomed: false, effort: Effort::Update });
         if wants_promise && changes {
             let has_all_work = match begins_at {
-                Some(mark) => mark <= branch.txn().mark(),
+                Some(ordinal) => ordinal <= branch.txn().ordinal(),
                 None => self.has_all_work(branch)?,
             };
             if !has_all_work {

@@ -136,8 +136,8 @@ impl<S: Service> ResourceManager<S> {
         let (endpoint, begins_at) = {
             let branches = self.branches.lock();
             let Some(known) = branches.known(coordinator) else { return Ok(true) };
-            if let Some(mark) = known.begins_at.get() {
-                return Ok(*mark <= branch.txn().mark());
+            if let Some(ordinal) = known.begins_at.get() {
+                return Ok(*ordinal <= branch.txn().ordinal());
             }
             let Some(endpoint) = known.inquiries.clone() else { return Ok(true) };
             (endpoint, Arc::clone(&known.begins_at))
@@ -150,6 +150,6 @@ impl<S: Service> ResourceManager<S> {
         let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
         let Response::Verdict { begun_below, .. } = answer else { return Err(ParticipantError::Misdirected) };
         // It has begun before this answer, so whether before the opening is not known; the next ones surely did not.
-        Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().mark())
+        Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().ordinal())
     }
 }
