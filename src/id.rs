@@ -171,7 +171,7 @@ impl Epoch {
 
     /// Its number. 0 stands for no epoch.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 

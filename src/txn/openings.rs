@@ -43,7 +43,7 @@ impl Openings {
         let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
         let last = epochs.last().copied().unwrap_or_default();
         // While the log stays open, its coordinator may be opened more than once: each time by another step.
-        let current = last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), incarnation))?;
+        let current = last.draw_next(xxh3_64_with_seed(&last.as_u64().to_le_bytes(), incarnation))?;
         epochs.insert(current);
         Some(Self { epochs, current, is_restored: false })
     }
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn only_what_this_log_has_begun_is_presumed_aborted() {
         let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
-        let current = openings.current().number();
+        let current = openings.current().as_u64();
         assert!(current > 30);
         let standing = |openings: &Openings, epoch, sequence| {
             openings.standing_of(TxnOrdinal { epoch: Epoch::new(epoch), sequence }, 7)

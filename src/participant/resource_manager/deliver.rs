@@ -341,7 +341,7 @@ impl From<LogError> for Unappended {
 
 /// What a note that a life was met is kept under: the epoch's number in epoch 0, in which there are no transactions.
 fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
-    TxnId::new(coordinator.clone(), Epoch::default(), epoch.number())
+    TxnId::new(coordinator.clone(), Epoch::default(), epoch.as_u64())
 }
 
 /// What is answered about a branch that was forgotten because its transaction has ended.
