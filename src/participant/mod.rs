@@ -42,7 +42,7 @@ pub(crate) use last_resource::Unpromising;
 pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
-    BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired,
+    BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
     MAX_REMEMBERED_OUTCOMES, MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub(crate) use sent_in::SentIn;
@@ -94,13 +94,13 @@ pub struct Greeting {
     /// Which opening of which log it is. All transactions of its epoch begin after the greeting.
     pub life: Life,
     /// Where it can be asked for a [`Verdict`], with [`Request::Verdict`].
-    pub inquiries: Arc<dyn Endpoint>,
+    pub verdicts: Arc<dyn Endpoint>,
 }
 
 impl Greeting {
     /// A coordinator's greeting.
-    pub fn new(coordinator: Name, life: Life, inquiries: impl Endpoint) -> Self {
-        Self { coordinator, life, inquiries: Arc::new(inquiries) }
+    pub fn new(coordinator: Name, life: Life, verdicts: impl Endpoint) -> Self {
+        Self { coordinator, life, verdicts: Arc::new(verdicts) }
     }
 }
 
@@ -283,7 +283,7 @@ pub enum ParticipantError {
     /// The request is for somebody else: one about a branch has come to a coordinator, or a question for a verdict to a
     /// participant, or to a coordinator that did not begin the transaction.
     #[error(
-        "the request has come to the wrong place; route branches' requests to their participant, and inquiries to the coordinator whose name and log they stem from"
+        "the request has come to the wrong place; route branches' requests to their participant, and questions for a verdict to the coordinator whose name and log they stem from"
     )]
     Misdirected,
     /// Something else is at this branch just now: a piece of work, or a message that came before. What was asked is not done.

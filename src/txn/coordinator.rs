@@ -12,7 +12,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    BeginError, CoordinatorStatus, Inquiries, Limits, Openings, Policy, Transaction,
+    BeginError, CoordinatorStatus, Limits, Openings, Policy, Transaction, VerdictEndpoint,
     driver::{By, Sweep},
     members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
@@ -114,8 +114,8 @@ impl Coordinator {
 
     /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
     #[must_use]
-    pub fn inquiries(&self) -> Inquiries {
-        Inquiries::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
+    pub fn verdict_endpoint(&self) -> VerdictEndpoint {
+        VerdictEndpoint::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
     }
 
     /// Its name, which is part of every transaction's id.
@@ -136,7 +136,7 @@ impl Coordinator {
         Recovered {
             committed: self.tally.committed.load(Ordering::Relaxed),
             rolled_back: self.tally.rolled_back.load(Ordering::Relaxed),
-            unanswered: self.shared.inquiries().iter().filter(|inquiry| !inquiry.is_answered()).count(),
+            unanswered: self.shared.in_doubt_queries().iter().filter(|query| !query.is_answered()).count(),
         }
     }
 
@@ -369,7 +369,7 @@ impl CoordinatorBuilder {
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.inquiries());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));

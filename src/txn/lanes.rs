@@ -25,7 +25,7 @@ const THREADS: usize = 2;
 /// A thread that has had nothing to do for so long ends.
 const LINGERS: Duration = Duration::from_secs(5);
 
-/// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the inquiry.
+/// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the query what is in doubt.
 pub(super) type About = Option<(Key, usize, Verb)>;
 
 /// Has to say when it is over, before anybody hears of the answer: who does may have the next one to run.

@@ -27,7 +27,7 @@ use super::{
     observe::{self, METERED},
     open::OpenTransactions,
     policy::after,
-    recovery::Inquiry,
+    recovery::InDoubtQuery,
     shelf::{Held, Shelf},
     task::Task,
     unclaimed::Unclaimed,
@@ -111,7 +111,7 @@ pub(super) struct Open {
     /// For whose end somebody waits: see [`Shared::settle`].
     awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
-    inquiries: BTreeMap<Name, Arc<Inquiry>>,
+    in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// The coordinator is gone; nothing more is taken in.
     abandoned: bool,
 }
@@ -176,7 +176,7 @@ impl Shared {
             shelf: Shelf::default(),
             expiry: Expiry::default(),
             awaited: Vec::new(),
-            inquiries: BTreeMap::new(),
+            in_doubt_queries: BTreeMap::new(),
             abandoned: false,
         };
         Self {
@@ -348,24 +348,24 @@ impl Shared {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While it has not said what it holds of earlier epochs, it may have to be told of any of it.
-            let unknown = open.inquiries.contains_key(participant).then(TxnOrdinal::default);
+            let unknown = open.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
         }
     }
 
-    pub(super) fn inquiry_begins(&self, participant: Name, inquiry: Arc<Inquiry>) {
+    pub(super) fn in_doubt_query_begins(&self, participant: Name, query: Arc<InDoubtQuery>) {
         let mut open = self.open.lock();
-        open.inquiries.insert(participant.clone(), inquiry);
+        open.in_doubt_queries.insert(participant.clone(), query);
         self.hold(&open, &[participant]);
     }
 
-    pub(super) fn inquiry_ends(&self, participant: &Name) {
+    pub(super) fn in_doubt_query_ends(&self, participant: &Name) {
         let mut open = self.open.lock();
-        let inquiry = open.inquiries.remove(participant);
+        let query = open.in_doubt_queries.remove(participant);
         self.hold(&open, std::slice::from_ref(participant));
         self.settled.notify_all();
         drop(open);
-        drop(inquiry);
+        drop(query);
     }
 
     /// Waits until there is nothing to do but for clients and operators; says whether nothing is left at all.
@@ -377,7 +377,7 @@ impl Shared {
         let mut open = self.open.lock();
         loop {
             let running = open.running().next().map(|task| task.key());
-            if running.is_none() && open.inquiries.is_empty() {
+            if running.is_none() && open.in_doubt_queries.is_empty() {
                 let unwritten = open.unwritten_ends();
                 if !unwritten.is_empty() {
                     MutexGuard::unlocked(&mut open, || self.write(unwritten));
@@ -393,7 +393,8 @@ impl Shared {
                 open.awaited.swap_remove(place);
             }
             if woken == Woken::TimedOut {
-                let settled = open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.waiting() == 0;
+                let settled =
+                    open.running().next().is_none() && open.in_doubt_queries.is_empty() && open.shelf.waiting() == 0;
                 return settled && self.unclaimed.count() == 0;
             }
         }
@@ -463,8 +464,8 @@ impl Shared {
     }
 
     /// Who has not said yet what it holds of earlier epochs.
-    pub(super) fn inquiries(&self) -> Vec<Arc<Inquiry>> {
-        self.open.lock().inquiries.values().map(Arc::clone).collect()
+    pub(super) fn in_doubt_queries(&self) -> Vec<Arc<InDoubtQuery>> {
+        self.open.lock().in_doubt_queries.values().map(Arc::clone).collect()
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
@@ -484,10 +485,10 @@ impl Shared {
         open.abandoned = true;
         self.note_ended(&mut open, Lsn::NONE);
         let transactions = mem::replace(&mut open.transactions, OpenTransactions::new(self.epoch));
-        let (inquiries, shelf) = (mem::take(&mut open.inquiries), mem::take(&mut open.shelf));
+        let (queries, shelf) = (mem::take(&mut open.in_doubt_queries), mem::take(&mut open.shelf));
         drop(open);
-        inquiries.values().for_each(|inquiry| inquiry.abandon());
-        drop(inquiries);
+        queries.values().for_each(|query| query.abandon());
+        drop(queries);
         transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
     }
 

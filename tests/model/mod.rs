@@ -42,7 +42,7 @@ use ringpact::{
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
-use world::{Cast, Fate, Inquiry, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
+use world::{Cast, Fate, InDoubtQuery, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
 
 pub use checks::names;
 pub use symmetry::Symmetry;
@@ -156,7 +156,7 @@ pub enum Move {
     },
     /// The coordinator is dropped and opened again, on a log and with participants that live on.
     ReopenCoordinator,
-    AnswerInquiry(usize),
+    AnswerInDoubtQuery(usize),
     HearAnswer(usize),
     Forget(usize),
     /// An operator wants what is parked delivered again.
@@ -298,7 +298,7 @@ impl Model {
             faults: self.setting.faults,
             life: Life::First,
             main: Some(main),
-            inquiries: [Inquiry::Over; MOST],
+            in_doubt_queries: [InDoubtQuery::Over; MOST],
             orphans: [None; MOST],
             log: Log::default(),
             deciders: 0,

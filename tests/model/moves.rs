@@ -8,7 +8,7 @@ use ringpact::{
 use super::{
     Crashes, LogOf, Model, Move, Mutant, Symmetry, Task, Trouble,
     search::{Luck, Space, Successor},
-    world::{Entry, Inquiry, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
+    world::{Entry, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
 
 impl Space for Model {
@@ -193,16 +193,16 @@ impl Moves<'_> {
 
     fn of_recovery(&mut self) {
         for number in self.model.everybody() {
-            match self.from.inquiries[number] {
-                Inquiry::Open => {
-                    let what = Move::AnswerInquiry(number);
-                    self.make(what, Kind::Fair, |model, world| model.answer_inquiry(world, number));
+            match self.from.in_doubt_queries[number] {
+                InDoubtQuery::Open => {
+                    let what = Move::AnswerInDoubtQuery(number);
+                    self.make(what, Kind::Fair, |model, world| model.answer_in_doubt_query(world, number));
                 }
-                Inquiry::Reported(_) => {
+                InDoubtQuery::Reported(_) => {
                     let what = Move::HearAnswer(number);
                     self.make(what, Kind::Fair, |model, world| model.hear_answer(world, number));
                 }
-                Inquiry::Over => {}
+                InDoubtQuery::Over => {}
             }
         }
     }

@@ -58,7 +58,7 @@ pub(super) struct Acquaintance<W> {
     /// Transactions from here on began after this resource manager was opened.
     pub(super) begins_at: Arc<OnceLock<TxnOrdinal>>,
     /// Where it is asked for verdicts.
-    pub(super) inquiries: Option<Arc<dyn Endpoint>>,
+    pub(super) verdicts: Option<Arc<dyn Endpoint>>,
     /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
     slots: Slots<Shared<W>>,
 }
@@ -152,7 +152,7 @@ impl<W> Default for Acquaintance<W> {
             noted: Epoch::default(),
             notes: Vec::new(),
             begins_at: Arc::default(),
-            inquiries: None,
+            verdicts: None,
             slots: Slots::default(),
         }
     }
@@ -228,7 +228,7 @@ impl<W> Branches<W> {
         let known = self.acquaintance(coordinator);
         if known.known.meet(coordinator, life)? == Met::Replaces {
             // What the other log's coordinator has said does not apply to this one; its promises stay.
-            (known.ended_below, known.begins_at, known.inquiries) = (TxnOrdinal::default(), Arc::default(), None);
+            (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
         }
         Ok(())
     }
@@ -238,7 +238,7 @@ impl<W> Branches<W> {
         if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
             let known = self.acquaintance(&greeting.coordinator);
             known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
-            known.inquiries = Some(Arc::clone(&greeting.inquiries));
+            known.verdicts = Some(Arc::clone(&greeting.verdicts));
         }
     }
 

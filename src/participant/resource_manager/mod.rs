@@ -25,7 +25,7 @@ mod branches;
 mod checkpoint;
 mod deliver;
 mod error;
-mod inquiry;
+mod in_doubt;
 mod replay;
 mod slots;
 
@@ -34,7 +34,7 @@ use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{Admission, Branches, Slot};
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
-pub use inquiry::Inquired;
+pub use in_doubt::InDoubtResolution;
 
 /// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
 /// writes its whole state down does so rarely, short enough that a restart has little to confirm again.

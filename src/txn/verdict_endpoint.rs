@@ -23,7 +23,7 @@ use crate::{
 /// let branch = txn.branch("goods")?.clone();
 /// drop(txn);
 /// // What a transport does with a question that comes in:
-/// coordinator.inquiries().send(Request::Verdict { branch }, Reply::new(|answer| {
+/// coordinator.verdict_endpoint().send(Request::Verdict { branch }, Reply::new(|answer| {
 ///     assert!(matches!(answer, Ok(Response::Verdict { verdict: Verdict::Rollback, .. })));
 /// }));
 /// # use ringpact::{BranchId, Name, Participant, ParticipantError, Vote, participant::Call};
@@ -37,13 +37,13 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Inquiries {
+pub struct VerdictEndpoint {
     coordinator: Name,
     epoch: Epoch,
     shared: Weak<Shared>,
 }
 
-impl Inquiries {
+impl VerdictEndpoint {
     pub(super) const fn new(coordinator: Name, epoch: Epoch, shared: Weak<Shared>) -> Self {
         Self { coordinator, epoch, shared }
     }
@@ -89,7 +89,7 @@ const fn strongest(one: Verdict, other: Verdict) -> Verdict {
     }
 }
 
-impl Endpoint for Inquiries {
+impl Endpoint for VerdictEndpoint {
     fn send(&self, request: Request, reply: Reply) {
         let result = match request {
             Request::Verdict { branch } => self.answer(&branch),
@@ -99,9 +99,9 @@ impl Endpoint for Inquiries {
     }
 }
 
-impl fmt::Debug for Inquiries {
+impl fmt::Debug for VerdictEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inquiries")
+        f.debug_struct("VerdictEndpoint")
             .field("coordinator", &self.coordinator)
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
