@@ -21,31 +21,33 @@ use crate::{
 };
 
 pub mod branch_protocol;
+mod caller_span;
 pub mod conformance;
 mod endpoint;
 mod last_resource;
 mod life;
 mod pool;
 mod resource_manager;
-mod sent_in;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod twins;
 mod wire;
 
-pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
+pub use branch_protocol::{
+    BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, CommitVerb, LogSharing,
+};
+pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
-pub(crate) use last_resource::Unpromising;
-pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
+pub(crate) use last_resource::LastResourceParticipant;
+pub use life::{Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
     MAX_REMEMBERED_OUTCOMES, MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
-pub(crate) use sent_in::SentIn;
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};

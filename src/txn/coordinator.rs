@@ -22,7 +22,9 @@ use crate::{
     error_chain,
     id::{Epoch, IdError, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
-    participant::{Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Pooled, Unpromising},
+    participant::{
+        Endpoint, Greeting, LastResource, LastResourceParticipant, Life, Participant, ParticipantError, Pooled,
+    },
     platform::Platform,
 };
 
@@ -304,7 +306,7 @@ impl CoordinatorBuilder {
     /// this process dies after the resource has committed and before the decision is durable, the others are rolled back
     /// at the next opening, and nobody can tell any more. See [failures](crate::docs::failures).
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
-        self.member(name, Reach::AtOnce(Arc::new(Unpromising::new(resource))), Promises::Cannot)
+        self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
     }
 
     /// Has it live on other threads and another clock than the system's.

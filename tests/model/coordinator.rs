@@ -3,7 +3,7 @@
 use ringpact::{
     Lsn,
     log::Fact,
-    participant::{Branch, BranchReply, Decision},
+    participant::{BranchPhase, BranchReply, Decision},
     txn::{Action, CommitProtocol, Input, Outcome, Remembered},
 };
 
@@ -175,7 +175,7 @@ impl Model {
     /// A participant looks which branches it holds in doubt.
     pub(super) fn answer_in_doubt_query(&self, world: &mut World, number: usize) {
         let branch = self.branch.get(world.parties[number].branch);
-        let unfinished = !branch.is_finished() && branch.state() != Branch::Unknown;
+        let unfinished = !branch.is_finished() && branch.phase() != BranchPhase::Unknown;
         world.in_doubt_queries[number] = InDoubtQuery::Reported(unfinished);
     }
 

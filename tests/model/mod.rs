@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use machine::Machine;
 use ringpact::{
     Epoch, Name, Policy, TxnId,
-    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, LogSharing},
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
@@ -51,7 +51,7 @@ pub use world::UNBOUNDED;
 /// What is searched: who takes part, in what surroundings, and how much may go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    pub gate: Gate,
+    pub sharing: LogSharing,
     /// Each participant has one of these roles; every choice is an initial state.
     pub roles: &'static [Role],
     pub participants: usize,

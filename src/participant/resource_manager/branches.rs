@@ -16,7 +16,8 @@ use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::LogId,
     participant::{
-        Branch, BranchInput, BranchProtocol, Call, Endpoint, Gate, Greeting, KnownLife, Life, Met, ParticipantError,
+        BranchInput, BranchPhase, BranchProtocol, Call, Endpoint, Greeting, Introduction, KnownLife, Life, LogSharing,
+        ParticipantError,
     },
 };
 
@@ -226,7 +227,7 @@ impl<W> Branches<W> {
     /// Takes in how a coordinator introduces itself.
     pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let known = self.acquaintance(coordinator);
-        if known.known.meet(coordinator, life)? == Met::Replaces {
+        if known.known.meet(coordinator, life)? == Introduction::Replaces {
             // What the other log's coordinator has said does not apply to this one; its promises stay.
             (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
         }
@@ -305,7 +306,7 @@ impl<W> Branches<W> {
     /// its client may commit all the same.
     pub(super) fn refuse(&mut self, txn: &TxnId) {
         let mut slot = Slot::default();
-        slot.protocol.handle(BranchInput::Rollback(Gate::OwnLog));
+        slot.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
         self.acquaintance(txn.coordinator()).slots.insert(txn.ordinal(), Arc::new(Place::new(slot)));
         self.slots += 1;
         self.sweep();
@@ -321,7 +322,8 @@ impl<W> Branches<W> {
             return;
         }
         for (_, known) in &mut self.coordinators {
-            let is_tombstone = |slot: &_| matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly));
+            let is_tombstone =
+                |slot: &_| matches!(state_of(slot), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
             drop(known.slots.take_below(known.ended_below, |_, slot| is_tombstone(slot)));
             if known.slots.len() > MAX_REMEMBERED_OUTCOMES {
                 let tombstones = known.slots.iter().filter(|(_, slot)| is_tombstone(slot)).count();
@@ -341,7 +343,7 @@ impl<W> Branches<W> {
     /// A commit for a branch that nobody knows made an empty slot; it goes again unless somebody has come to use it.
     pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Shared<W>) {
         // Two hands hold an unused slot: this map and the caller. No third can come while this map is locked.
-        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(Branch::Unknown) {
+        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(BranchPhase::Unknown) {
             self.forget([txn]);
         }
     }
@@ -396,7 +398,7 @@ impl<W> Branches<W> {
         if self.slots <= MAX_REMEMBERED_OUTCOMES {
             return Vec::new();
         }
-        let committed = |slot: &Shared<W>| state_of(slot) == Some(Branch::Committed);
+        let committed = |slot: &Shared<W>| state_of(slot) == Some(BranchPhase::Committed);
         let kept = self.all().filter(|(txn, known, slot)| txn.ordinal() >= known.ended_below && committed(slot));
         let mut kept: Vec<_> = kept.map(|(txn, ..)| txn).collect();
         kept.sort_unstable_by_key(TxnId::ordinal);
@@ -483,12 +485,14 @@ impl<W> Ended<W> {
         let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
         for (ordinal, slot) in self.slots {
             match state_of(&slot) {
-                Some(Branch::Committed) => {
+                Some(BranchPhase::Committed) => {
                     committed.push(txn(&coordinator, ordinal));
                     forgettable.push(ordinal);
                 }
-                Some(Branch::RolledBack | Branch::ReadOnly) => forgettable.push(ordinal),
-                Some(Branch::Active { .. } | Branch::Cancelling { .. }) => overdue.push(txn(&coordinator, ordinal)),
+                Some(BranchPhase::RolledBack | BranchPhase::ReadOnly) => forgettable.push(ordinal),
+                Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
+                    overdue.push(txn(&coordinator, ordinal))
+                }
                 // It goes on, or somebody is at it.
                 _ => {}
             }
@@ -509,6 +513,6 @@ fn of_coordinator<'a, W>(
 }
 
 /// `None` where somebody is at it.
-fn state_of<W>(slot: &Shared<W>) -> Option<Branch> {
-    slot.try_lock().map(|slot| slot.protocol.state())
+fn state_of<W>(slot: &Shared<W>) -> Option<BranchPhase> {
+    slot.try_lock().map(|slot| slot.protocol.phase())
 }

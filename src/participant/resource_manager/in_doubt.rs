@@ -7,7 +7,8 @@ use crate::{
     id::{BranchId, Epoch, Name, TxnId},
     log::LogId,
     participant::{
-        Branch, BranchInput, Call, Endpoint, Gate, ParticipantError, Reply, Request, Response, Service, Verdict,
+        BranchInput, BranchPhase, Call, Endpoint, LogSharing, ParticipantError, Reply, Request, Response, Service,
+        Verdict,
     },
 };
 
@@ -95,10 +96,10 @@ impl<S: Service> ResourceManager<S> {
 
     fn follow(&self, branch: &BranchId, verdict: Verdict) -> Result<Verdict, ParticipantError> {
         // Which log the coordinator decides in is not known here. To force one record too many does no harm.
-        let gate = Gate::OwnLog;
+        let sharing = LogSharing::OwnLog;
         let message = match verdict {
-            Verdict::Commit => BranchInput::Commit(gate),
-            Verdict::Rollback => BranchInput::Rollback(gate),
+            Verdict::Commit => BranchInput::Commit(sharing),
+            Verdict::Rollback => BranchInput::Rollback(sharing),
             Verdict::Undecided => return Ok(verdict),
         };
         self.deliver(branch, &Call::new(LogId::NONE), message).map(|_| verdict)
@@ -114,13 +115,16 @@ impl<S: Service> ResourceManager<S> {
         let waits = |state| {
             matches!(
                 state,
-                Branch::Active { .. } | Branch::Prepared | Branch::Confirming { .. } | Branch::Cancelling { .. }
+                BranchPhase::Active { .. }
+                    | BranchPhase::Prepared
+                    | BranchPhase::Confirming { .. }
+                    | BranchPhase::Cancelling { .. }
             )
         };
         let mut unfinished: Vec<_> = slots
             .into_iter()
             // Who is in the middle of something is being told right now.
-            .filter(|(_, slot, _)| slot.try_lock().is_some_and(|slot| waits(slot.protocol.state())))
+            .filter(|(_, slot, _)| slot.try_lock().is_some_and(|slot| waits(slot.protocol.phase())))
             .map(|(txn, _, endpoint)| (txn.branch(&self.name), endpoint))
             .collect();
         unfinished.sort_by(|one, other| one.0.cmp(&other.0));
