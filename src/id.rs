@@ -180,7 +180,7 @@ impl Epoch {
 
     /// Returns the number of the epoch. 0 stands for no epoch.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 
@@ -251,8 +251,8 @@ impl TxnId {
 
     /// Returns the transaction's place among those of its coordinator.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.sequence }
+    pub const fn ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.sequence }
     }
 
     /// Returns the id of the branch of this transaction at `participant`.
@@ -300,7 +300,7 @@ fn parse_number(text: &str) -> Option<u64> {
 
 /// A place in the order of one coordinator's transactions: first by epoch, then by sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Mark {
+pub struct TxnOrdinal {
     /// The coordinator's epoch.
     pub epoch: Epoch,
     /// The number within the epoch.

@@ -1,7 +1,5 @@
 //! Slow participants get threads of their own: bounded, started when needed, and not lost.
 
-mod txn_support;
-
 use std::{
     num::NonZeroUsize,
     sync::{
@@ -18,7 +16,8 @@ use ringpact::{
     BranchId, Name, Participant, ParticipantError, Vote,
     participant::{Call, Endpoint, MAX_QUEUED_REQUESTS, Pooled, Reply, Request, Response, Verb},
 };
-use txn_support::{branch, call, name};
+
+use crate::txn_support::{self, branch, call, name};
 
 /// Counts how many calls are under way at once.
 #[derive(Default)]

@@ -1,19 +1,19 @@
 //! A checkpoint lets the log forget; until then what was committed is confirmed again after a crash.
 
-mod txn_support;
-
 use std::sync::Arc;
 
 use ringpact::{
-    BranchId, Coordinator, Epoch, Mark, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
+    BranchId, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
+    TxnOrdinal,
     participant::{Call, MAX_REMEMBERED_OUTCOMES},
 };
-use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on, name};
+
+use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_on, name};
 
 /// A call which says that all transactions before this one have ended.
 fn call_of(branch: &BranchId) -> Call {
     let mut call = call();
-    call.ended_below = branch.txn().mark();
+    call.ended_below = branch.txn().ordinal();
     call
 }
 
@@ -162,7 +162,7 @@ fn tombstones_do_not_pile_up() {
     for n in 1..=20_000 {
         let branch = branch(n, "a");
         let mut call = call();
-        call.ended_below = Mark { epoch: Epoch::new(1), sequence: n };
+        call.ended_below = TxnOrdinal { epoch: Epoch::new(1), sequence: n };
         a.rollback(&branch, &call).unwrap();
     }
     assert!(a.status().finished <= 2048, "{:?}", a.status());

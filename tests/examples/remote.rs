@@ -1,7 +1,6 @@
 //! Participants in other processes: the example as its users run it, and its transport where connections break.
 
-mod example_support;
-#[path = "../examples/remote/transport.rs"]
+#[path = "../../examples/remote/transport.rs"]
 mod transport;
 
 use std::{
@@ -15,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use example_support::Example;
 use ringpact::{
     BranchId, Name, Vote,
     participant::{Call, Endpoint, Participant, ParticipantError, Pooled, Reply, Request, Response},
@@ -25,6 +23,8 @@ use transport::{
     MAX_ANSWER, MAX_REQUEST, Remote, SILENT_FOR, serve,
     server::{self, Limits},
 };
+
+use crate::support::Example;
 
 /// Nothing here takes that long; who waits for longer would wait for ever.
 const LONG: Duration = Duration::from_secs(60);

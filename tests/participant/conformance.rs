@@ -1,7 +1,5 @@
 //! The conformance suite passes resource managers and catches participants that break a rule.
 
-mod txn_support;
-
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +14,8 @@ use ringpact::{
         conformance::{self, Effect, Harness, Worked},
     },
 };
-use txn_support::{Account, Disk, Manager, manager_on};
+
+use crate::txn_support::{self, Account, Disk, Manager, manager_on};
 
 enum Coordinators {
     OwnLog,
@@ -152,7 +151,7 @@ struct HandMade {
 struct Tables {
     rows: BTreeMap<BranchId, Row>,
     durable: BTreeMap<BranchId, Row>,
-    ended_below: BTreeMap<Name, ringpact::Mark>,
+    ended_below: BTreeMap<Name, ringpact::TxnOrdinal>,
     epochs: BTreeMap<Name, Epoch>,
 }
 
@@ -160,7 +159,7 @@ impl Tables {
     /// Whether what comes for the branch, if nobody knows it, comes too late.
     fn is_late(&self, branch: &BranchId, breaks: Breaks) -> bool {
         let coordinator = branch.txn().coordinator();
-        let ended = self.ended_below.get(coordinator).is_some_and(|mark| branch.txn().mark() < *mark);
+        let ended = self.ended_below.get(coordinator).is_some_and(|ordinal| branch.txn().ordinal() < *ordinal);
         let stale = self.epochs.get(coordinator).is_some_and(|epoch| branch.txn().epoch() < *epoch);
         ended && breaks != Breaks::WorksForEndedTransactions || stale && breaks != Breaks::TakesMessagesOfEarlierEpochs
     }

@@ -1,10 +1,8 @@
 //! The shop example as its users run it: a child process, real files, real aborts.
 
-mod example_support;
-
 use std::{collections::HashMap, path::Path};
 
-use example_support::{Example, Run};
+use crate::support::{Example, Run};
 
 static SHOP: Example = Example::new("shop");
 

@@ -1,14 +1,13 @@
 //! Services that panic or fail, and clients and messages that come wrong: each is answered, nothing stays reserved.
 
-mod txn_support;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ringpact::{
     MemoryLog, Participant, ParticipantError, Vote,
     participant::{Decision, ExecuteError},
 };
-use txn_support::{Disk, Fault, Op, branch, call, manager, manager_on};
+
+use crate::txn_support::{self, Disk, Fault, Op, branch, call, manager, manager_on};
 
 #[test]
 fn a_try_that_panics_dooms_the_branch_and_is_cancelled() {

@@ -1,7 +1,5 @@
 //! What a restart brings back: promises, in the order in which they were made, and nothing else. Or a clear error.
 
-mod txn_support;
-
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
@@ -10,7 +8,8 @@ use ringpact::{
     ServiceError, TransactionLog, Vote,
     participant::{BranchTrouble, OpenError},
 };
-use txn_support::{Account, Disk, Fault, Op, branch, call, manager_on};
+
+use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_on};
 
 fn prepared(manager: &txn_support::Manager, sequence: u64, amounts: &[i64]) -> BranchId {
     let branch = branch(sequence, manager.name().as_str());
@@ -203,7 +202,7 @@ fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
         a.execute(branch, 2).unwrap();
     }
     let mut call = call();
-    call.ended_below = next.txn().mark();
+    call.ended_below = next.txn().ordinal();
     a.prepare(&next, &call).unwrap();
     a.service().fail(Op::Cancel, [Fault::Fail]);
     a.checkpoint().unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use proptest::prelude::*;
 use ringpact::{
-    BranchId, Epoch, LogError, LogId, Mark, Name, Vote,
+    BranchId, Epoch, LogError, LogId, Name, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{Call, Decision, Life, ParticipantError, Request, Response, Verb, Verdict},
 };
@@ -29,7 +29,7 @@ fn branch() -> BranchId {
 fn call() -> Call {
     let mut call = Call::new(LogId::from_bytes([9; 16]));
     call.epoch = Epoch::new(7);
-    call.ended_below = Mark { epoch: Epoch::new(7), sequence: 40 };
+    call.ended_below = TxnOrdinal { epoch: Epoch::new(7), sequence: 40 };
     (call.identity, call.position) = (LogId::from_bytes([8; 16]), 300);
     call
 }
@@ -99,7 +99,7 @@ fn answers_keep_their_names_and_places() {
     assert_wire(&Answer::Ok(Response::InDoubt(vec![branch(); 2])), &json, &bytes);
     let verdicts = [(Verdict::Commit, "Commit"), (Verdict::Rollback, "Rollback"), (Verdict::Undecided, "Undecided")];
     for (place, (verdict, name)) in (0..).zip(verdicts) {
-        let begun_below = Mark { epoch: Epoch::new(7), sequence: 43 };
+        let begun_below = TxnOrdinal { epoch: Epoch::new(7), sequence: 43 };
         let json =
             format!(r#"{{"Ok":{{"Verdict":{{"verdict":"{name}","begun_below":{{"epoch":7,"sequence":43}}}}}}}}"#);
         assert_wire(&Answer::Ok(Response::Verdict { verdict, begun_below }), &json, &[0, 4, place, 7, 43]);

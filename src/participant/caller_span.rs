@@ -2,10 +2,10 @@
 //! as who is called at once is. Without the feature `tracing` there is nothing to it.
 
 /// A span, of which this is one more handle.
-pub(crate) struct SentIn(#[cfg(feature = "tracing")] tracing::Span);
+pub(crate) struct CallerSpan(#[cfg(feature = "tracing")] tracing::Span);
 
 #[cfg(feature = "tracing")]
-impl SentIn {
+impl CallerSpan {
     pub(crate) fn current() -> Self {
         Self(tracing::Span::current())
     }
@@ -16,7 +16,7 @@ impl SentIn {
 }
 
 #[cfg(not(feature = "tracing"))]
-impl SentIn {
+impl CallerSpan {
     #[inline]
     pub(crate) const fn current() -> Self {
         Self()

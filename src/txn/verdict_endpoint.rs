@@ -4,7 +4,7 @@ use std::{fmt, sync::Weak};
 
 use super::shared::Shared;
 use crate::{
-    id::{BranchId, Epoch, Mark, Name},
+    id::{BranchId, Epoch, Name, TxnOrdinal},
     participant::{Endpoint, ParticipantError, Reply, Request, Response, Verdict},
 };
 
@@ -23,7 +23,7 @@ use crate::{
 /// let branch = txn.branch("goods")?.clone();
 /// drop(txn);
 /// // What a transport does with a question that comes in:
-/// coordinator.inquiries().send(Request::Verdict { branch }, Reply::new(|answer| {
+/// coordinator.verdict_endpoint().send(Request::Verdict { branch }, Reply::new(|answer| {
 ///     assert!(matches!(answer, Ok(Response::Verdict { verdict: Verdict::Rollback, .. })));
 /// }));
 /// # use ringpact::{BranchId, Name, Participant, ParticipantError, Vote, participant::Call};
@@ -37,13 +37,13 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Inquiries {
+pub struct VerdictEndpoint {
     coordinator: Name,
     epoch: Epoch,
     shared: Weak<Shared>,
 }
 
-impl Inquiries {
+impl VerdictEndpoint {
     pub(super) const fn new(coordinator: Name, epoch: Epoch, shared: Weak<Shared>) -> Self {
         Self { coordinator, epoch, shared }
     }
@@ -51,17 +51,17 @@ impl Inquiries {
     fn answer(&self, branch: &BranchId) -> Result<Response, ParticipantError> {
         let shared = self.shared.upgrade().ok_or(ParticipantError::Unreachable)?;
         let txn = branch.txn();
-        let next = shared.next_mark();
+        let next = shared.next_ordinal();
         // An id that was never given out stems from another log under the same name. To call it rolled back could tear
         // apart what that log has committed.
         // (Epoch 0, which there is none of, asks for nothing but the time.)
         let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
         let (openings, next_number) = (&shared.openings, next.sequence);
-        let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.mark(), next_number);
+        let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.ordinal(), next_number);
         if !asks_for_time && !is_own {
             return Err(ParticipantError::Misdirected);
         }
-        let tasks = shared.tasks_of(txn.mark());
+        let tasks = shared.tasks_of(txn.ordinal());
         // A coordinator that goes forgets what is open, and what it has forgotten is not rolled back: asked in this order.
         if shared.is_gone() {
             return Err(ParticipantError::Unreachable);
@@ -72,9 +72,9 @@ impl Inquiries {
             shared.retry(&task);
         }
         // Presumed abort; but of a log that may have forgotten decisions nothing is presumed.
-        let is_presumed = asks_for_time || openings.presumes_abort_of(txn.mark(), next_number);
+        let is_presumed = asks_for_time || openings.presumes_abort_of(txn.ordinal(), next_number);
         let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
-        let begun_below: Mark = next;
+        let begun_below: TxnOrdinal = next;
         Ok(Response::Verdict { verdict, begun_below })
     }
 }
@@ -89,7 +89,7 @@ const fn strongest(one: Verdict, other: Verdict) -> Verdict {
     }
 }
 
-impl Endpoint for Inquiries {
+impl Endpoint for VerdictEndpoint {
     fn send(&self, request: Request, reply: Reply) {
         let result = match request {
             Request::Verdict { branch } => self.answer(&branch),
@@ -99,9 +99,9 @@ impl Endpoint for Inquiries {
     }
 }
 
-impl fmt::Debug for Inquiries {
+impl fmt::Debug for VerdictEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inquiries")
+        f.debug_struct("VerdictEndpoint")
             .field("coordinator", &self.coordinator)
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()

@@ -1,7 +1,5 @@
 //! Calls that come at once for one branch: one after the other, one outcome, no deadlock.
 
-mod txn_support;
-
 use std::{
     sync::{
         Barrier,
@@ -13,7 +11,8 @@ use std::{
 };
 
 use ringpact::{BranchId, MemoryLog, Participant, ParticipantError, Vote, participant::Decision};
-use txn_support::{Op, branch, call, eventually, manager, name, shared};
+
+use crate::txn_support::{self, Op, branch, call, eventually, manager, name, shared};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -110,7 +109,7 @@ fn one_phase_commits_at_once_agree_and_have_one_effect() {
 
 /// Checkpoints, looks at the status and the end of branches go on side by side, each with its own idea of locks.
 #[test]
-fn checkpoints_and_inquiries_at_once_with_commits_do_not_deadlock() {
+fn checkpoints_and_questions_at_once_with_commits_do_not_deadlock() {
     let (_log, coordinator, managers) = shared(&["a"]);
     let a = &managers[0];
     let workers: usize = 3;

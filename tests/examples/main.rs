@@ -1,0 +1,6 @@
+//! The examples as their users run them, each in a child process.
+
+mod support;
+
+mod remote;
+mod shop;
