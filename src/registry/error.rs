@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{LeaseToken, MAX_ADDRESS_LEN, MAX_INSTANCES, MAX_LEASE, MAX_SERVICE_WEIGHT, MAX_SERVICES, MIN_LEASE};
-use crate::ring::{MAX_NAME_LEN, NodeId, RingError};
+use super::{LeaseToken, MAX_ADDRESS_BYTES, MAX_INSTANCES, MAX_LEASE, MAX_SERVICE_WEIGHT, MAX_SERVICES, MIN_LEASE};
+use crate::ring::{MAX_NAME_BYTES, NodeId, RingError};
 
 /// Why the registry refused a call. It has then changed nothing, but for expiring what was due.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// A service's name is empty or too long.
-    #[error("a service name has 1 to {MAX_NAME_LEN} bytes, this one has {length}")]
+    #[error("a service name has 1 to {MAX_NAME_BYTES} bytes, this one has {length}")]
     InvalidService {
         /// Length of the rejected name in bytes.
         length: usize,
@@ -21,7 +21,7 @@ pub enum RegistryError {
     InvalidInstance(RingError),
 
     /// The instance's address is too long.
-    #[error("an address has at most {MAX_ADDRESS_LEN} bytes, this one has {length}")]
+    #[error("an address has at most {MAX_ADDRESS_BYTES} bytes, this one has {length}")]
     AddressTooLong {
         /// Length of the rejected address in bytes.
         length: usize,

@@ -126,7 +126,7 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
     }
 
     /// The ring with these changes, after which it has these members, at least one.
-    fn ring_with(&self, changes: Vec<Change<'_>>, members: &[Node]) -> Result<HashRing<H>, RingError> {
+    fn ring_with(&self, changes: Vec<MemberChange<'_>>, members: &[Node]) -> Result<HashRing<H>, RingError> {
         let Some(ring) = self.ring.as_ref().filter(|ring| 2 * changes.len() < ring.nodes().len()) else {
             let builder = HashRing::builder().virtual_nodes(self.virtual_nodes).hasher(self.hasher.clone());
             return builder.nodes(members.iter().cloned()).build();
@@ -135,9 +135,9 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
         let mut ring = ring.clone();
         for change in changes {
             match change {
-                Change::Leave(id) => drop(ring.remove(id)?),
-                Change::Replace(node) => drop(ring.replace(node.clone())?),
-                Change::Join(node) => ring.add(node.clone())?,
+                MemberChange::Leave(id) => drop(ring.remove(id)?),
+                MemberChange::Replace(node) => drop(ring.replace(node.clone())?),
+                MemberChange::Join(node) => ring.add(node.clone())?,
             }
         }
         Ok(ring)
@@ -186,18 +186,18 @@ fn lightest(live: &BTreeMap<NodeId, Node>, room: u64) -> (Vec<Node>, Vec<Node>) 
 }
 
 /// A difference between two lists of members, in an order in which the limit of tokens is never passed on the way.
-enum Change<'a> {
+enum MemberChange<'a> {
     Leave(&'a NodeId),
     Replace(&'a Node),
     Join(&'a Node),
 }
 
 /// What makes the one list the other; both are sorted by id.
-fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<Change<'a>> {
+fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<MemberChange<'a>> {
     let find = |nodes: &'a [Node], id: &NodeId| {
         nodes.binary_search_by(|node| node.id().cmp(id)).ok().map(|index| &nodes[index])
     };
-    let leave = before.iter().map(Node::id).filter(|id| find(after, id).is_none()).map(Change::Leave);
+    let leave = before.iter().map(Node::id).filter(|id| find(after, id).is_none()).map(MemberChange::Leave);
     let mut replaced: Vec<(&Node, &Node)> = after
         .iter()
         .filter_map(|node| Some((find(before, node.id())?, node)))
@@ -205,7 +205,7 @@ fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<Change<'a>> {
         .collect();
     // Those that get lighter make room for those that get heavier.
     replaced.sort_by_key(|(old, new)| i64::from(new.weight()) - i64::from(old.weight()));
-    let replace = replaced.into_iter().map(|(_, new)| Change::Replace(new));
-    let join = after.iter().filter(|node| find(before, node.id()).is_none()).map(Change::Join);
+    let replace = replaced.into_iter().map(|(_, new)| MemberChange::Replace(new));
+    let join = after.iter().filter(|node| find(before, node.id()).is_none()).map(MemberChange::Join);
     leave.chain(replace).chain(join).collect()
 }

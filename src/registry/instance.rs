@@ -6,12 +6,12 @@ use super::RegistryError;
 use crate::ring::{Node, NodeId, Zone};
 
 /// The longest address, in bytes.
-pub const MAX_ADDRESS_LEN: usize = 4096;
+pub const MAX_ADDRESS_BYTES: usize = 4096;
 
 /// One running copy of a service: a [`Node`] for the ring, and how to reach it.
 ///
 /// The address is yours: a host and port, a URL, or some JSON; the registry only hands it on. It has at most
-/// [`MAX_ADDRESS_LEN`] bytes and may be empty. Id, weight and zone are those of a node, with the same limits. All are
+/// [`MAX_ADDRESS_BYTES`] bytes and may be empty. Id, weight and zone are those of a node, with the same limits. All are
 /// checked when the instance registers. Cloning is cheap (shared strings).
 ///
 /// ```
@@ -71,7 +71,7 @@ impl Instance {
     pub(super) fn check(&self) -> Result<(), RegistryError> {
         self.node.check().map_err(RegistryError::InvalidInstance)?;
         match self.address.len() {
-            0..=MAX_ADDRESS_LEN => Ok(()),
+            0..=MAX_ADDRESS_BYTES => Ok(()),
             length => Err(RegistryError::AddressTooLong { length }),
         }
     }

@@ -44,18 +44,18 @@
 
 mod error;
 mod follower;
+mod handle;
 mod instance;
 mod lease;
-mod service;
-mod shared;
+mod service_entry;
 mod state;
 mod watcher;
 
 pub use error::RegistryError;
 pub use follower::{Followed, RingFollower};
-pub use instance::{Instance, MAX_ADDRESS_LEN};
+pub use handle::Registry;
+pub use instance::{Instance, MAX_ADDRESS_BYTES};
 pub use lease::{Lease, LeaseToken, MAX_LEASE, MIN_LEASE};
-pub use service::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, MAX_SERVICE_WEIGHT, WatchEvent};
-pub use shared::Registry;
+pub use service_entry::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, MAX_SERVICE_WEIGHT, WatchEvent};
 pub use state::MAX_SERVICES;
 pub use watcher::Watcher;

@@ -9,34 +9,34 @@ use std::{
 
 use super::{
     Instance, Lease, LeaseToken, MAX_INSTANCES, MAX_SERVICE_WEIGHT, RegistryError, WatchEvent, lease,
-    service::{Registration, Service},
+    service_entry::{Registration, ServiceEntry},
 };
-use crate::ring::{MAX_NAME_LEN, NodeId};
+use crate::ring::{MAX_NAME_BYTES, NodeId};
 
 /// The most services that may have instances or watchers at a time.
 pub const MAX_SERVICES: usize = 65_536;
 
-/// Invariants: each registration has one entry in `holders` and one in `deadlines`, and these have no others; no
+/// Invariants: each registration has one entry in `by_token` and one in `deadlines`, and these have no others; no
 /// service is unused; nothing live is due at `time`.
-pub(super) struct State {
+pub(super) struct RegistryState {
     buffer: NonZeroUsize,
     /// The latest `now` of any call; none before the first.
     time: Option<Instant>,
     next_token: u64,
-    services: BTreeMap<Arc<str>, Service>,
+    services: BTreeMap<Arc<str>, ServiceEntry>,
     /// Whose token it is.
-    holders: HashMap<LeaseToken, (Arc<str>, NodeId)>,
+    by_token: HashMap<LeaseToken, (Arc<str>, NodeId)>,
     deadlines: BTreeSet<(Instant, LeaseToken)>,
 }
 
-impl State {
+impl RegistryState {
     pub(super) fn new(buffer: NonZeroUsize) -> Self {
         Self {
             buffer,
             time: None,
             next_token: 1,
             services: BTreeMap::new(),
-            holders: HashMap::new(),
+            by_token: HashMap::new(),
             deadlines: BTreeSet::new(),
         }
     }
@@ -82,14 +82,14 @@ impl State {
 
         let token = LeaseToken::new(self.next_token);
         self.next_token += 1;
-        self.holders.insert(token, (name.clone(), instance.id().clone()));
+        self.by_token.insert(token, (name.clone(), instance.id().clone()));
         self.deadlines.insert((expires_at, token));
         let service = self.services.entry(name).or_default();
         let registration = Registration { instance: instance.clone(), token, lease, expires_at };
         let change = match service.insert(registration) {
             None => WatchEvent::Joined(instance),
             Some(replaced) => {
-                self.holders.remove(&replaced.token);
+                self.by_token.remove(&replaced.token);
                 self.deadlines.remove(&(replaced.expires_at, replaced.token));
                 WatchEvent::Updated(instance)
             }
@@ -100,7 +100,7 @@ impl State {
 
     pub(super) fn renew(&mut self, token: LeaseToken, now: Instant) -> Result<Lease, RegistryError> {
         let (now, _) = self.advance(now);
-        let (service, id) = self.holders.get(&token).ok_or(RegistryError::StaleLease { token })?;
+        let (service, id) = self.by_token.get(&token).ok_or(RegistryError::StaleLease { token })?;
         let registration = self
             .services
             .get_mut(service)
@@ -123,12 +123,12 @@ impl State {
         live.map(|(name, _)| name.clone()).collect()
     }
 
-    pub(super) fn service(&self, name: &str) -> Option<&Service> {
+    pub(super) fn service(&self, name: &str) -> Option<&ServiceEntry> {
         self.services.get(name)
     }
 
     /// A new watcher's service, and where the service is now.
-    pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &Service), RegistryError> {
+    pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &ServiceEntry), RegistryError> {
         let name = self.name_of(service)?;
         let service = self.services.entry(name.clone()).or_default();
         service.add_watcher();
@@ -144,7 +144,7 @@ impl State {
 
     /// Ends a registration, tells the watchers, and answers with the instance; or with none, if the token is stale.
     fn end(&mut self, token: LeaseToken, change: fn(Instance) -> WatchEvent) -> Option<Instance> {
-        let (name, id) = self.holders.remove(&token)?;
+        let (name, id) = self.by_token.remove(&token)?;
         let service = self.services.get_mut(&name)?;
         let registration = service.remove(&id)?;
         self.deadlines.remove(&(registration.expires_at, token));
@@ -158,7 +158,7 @@ impl State {
         if let Some((name, _)) = self.services.get_key_value(service) {
             return Ok(name.clone());
         }
-        if !(1..=MAX_NAME_LEN).contains(&service.len()) {
+        if !(1..=MAX_NAME_BYTES).contains(&service.len()) {
             return Err(RegistryError::InvalidService { length: service.len() });
         }
         if self.services.len() >= MAX_SERVICES {
@@ -168,7 +168,7 @@ impl State {
     }
 
     fn drop_if_unused(&mut self, service: &str) {
-        if self.services.get(service).is_some_and(Service::is_unused) {
+        if self.services.get(service).is_some_and(ServiceEntry::is_unused) {
             self.services.remove(service);
         }
     }

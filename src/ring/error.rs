@@ -1,6 +1,6 @@
 //! What can be wrong with a ring's members or settings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position, RingEpoch};
+use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -34,7 +34,7 @@ pub enum RingError {
     },
 
     /// A node id is empty or too long.
-    #[error("a node id has 1 to {MAX_NAME_LEN} bytes, this one has {length}")]
+    #[error("a node id has 1 to {MAX_NAME_BYTES} bytes, this one has {length}")]
     InvalidNodeId {
         /// Length of the rejected id in bytes.
         length: usize,
@@ -42,7 +42,7 @@ pub enum RingError {
 
     /// A zone's name is empty or too long.
     #[error(
-        "a zone has 1 to {MAX_NAME_LEN} bytes, that of node `{id}` has {length}: leave the zone out if there is none"
+        "a zone has 1 to {MAX_NAME_BYTES} bytes, that of node `{id}` has {length}: leave the zone out if there is none"
     )]
     InvalidZone {
         /// The node that carries the zone.

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas,
-    RingBuilder, RingError, RingKey, Xxh3, ZoneReplicas, balanced,
+    KeyHasher, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas, RingBuilder,
+    RingError, RingKey, Xxh3, ZoneReplicas, balanced, hashed,
     members::Members,
-    token_table::{Entry, Load, TokenTable},
+    token_table::{Entry, TokenTable},
 };
 
 /// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
@@ -113,15 +113,15 @@ impl<H> HashRing<H> {
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
             Some(node) => node,
-            None => self.owner_elsewhere(position),
+            None => self.owner_slow(position),
         }
     }
 
     /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
     #[cold]
     #[inline(never)]
-    fn owner_elsewhere(&self, position: Position) -> &Node {
-        self.members.by_slot(self.table.owner_elsewhere(position))
+    fn owner_slow(&self, position: Position) -> &Node {
+        self.members.by_slot(self.table.owner_slow(position))
     }
 
     /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].
@@ -245,13 +245,11 @@ impl<H: KeyHasher> HashRing<H> {
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
         let index = self.check_newcomer(&node)?;
-        if self.placement == Placement::Balanced {
-            balanced::add(&mut self.members, &mut self.table, self.virtual_nodes, index, node);
-            return Ok(());
+        let ring = (&mut self.members, &mut self.table);
+        match self.placement {
+            Placement::Hashed => hashed::add(ring, self.virtual_nodes, &self.hasher, index, node),
+            Placement::Balanced => balanced::add(ring, self.virtual_nodes, index, node),
         }
-        let tokens = self.sorted_tokens(&node, 0);
-        let slot = self.members.insert(index, node);
-        self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         Ok(())
     }
 
@@ -265,15 +263,8 @@ impl<H: KeyHasher> HashRing<H> {
         let index = self.check_newcomer(node)?;
         let ring = (&self.members, &self.table);
         Ok(match self.placement {
-            Placement::Hashed => {
-                let mut tokens = self.sorted_tokens(node, 0);
-                tokens.dedup();
-                Movement::of_join(ring, node, &tokens, |owner| owner.id() < node.id())
-            }
-            Placement::Balanced => {
-                let tokens = balanced::plan_join(ring, self.virtual_nodes, index, node);
-                Movement::of_join(ring, node, &tokens, |_| false)
-            }
+            Placement::Hashed => hashed::plan_join(ring, self.virtual_nodes, &self.hasher, node),
+            Placement::Balanced => balanced::plan_join(ring, self.virtual_nodes, index, node),
         })
     }
 
@@ -287,12 +278,11 @@ impl<H: KeyHasher> HashRing<H> {
         if let [node] = self.nodes() {
             return Err(RingError::LastNode { id: node.id().clone() });
         }
-        if self.placement == Placement::Balanced {
-            return Ok(balanced::remove(&mut self.members, &mut self.table, self.virtual_nodes, index));
-        }
-        let tokens = self.sorted_tokens(&self.nodes()[index], 0);
-        self.table.remove(self.members.slot(index), &tokens);
-        Ok(self.members.remove(index))
+        let ring = (&mut self.members, &mut self.table);
+        Ok(match self.placement {
+            Placement::Hashed => hashed::remove(ring, self.virtual_nodes, &self.hasher, index),
+            Placement::Balanced => balanced::remove(ring, self.virtual_nodes, index),
+        })
     }
 
     /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
@@ -312,19 +302,11 @@ impl<H: KeyHasher> HashRing<H> {
         if new > old {
             self.check_tokens(self.members.weight() - u64::from(old) + u64::from(new))?;
         }
-        if self.placement == Placement::Balanced {
-            return Ok(balanced::replace(&mut self.members, &mut self.table, self.virtual_nodes, index, node));
-        }
-        let slot = self.members.slot(index);
-        // Of two weights the heavier has all tokens of the lighter and more, with the indices behind.
-        if new > old {
-            let tokens = self.sorted_tokens(&node, old);
-            self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
-        } else if new < old {
-            let tokens = self.sorted_tokens(&self.nodes()[index], new);
-            self.table.remove(slot, &tokens);
-        }
-        Ok(self.members.replace(index, node))
+        let ring = (&mut self.members, &mut self.table);
+        Ok(match self.placement {
+            Placement::Hashed => hashed::replace(ring, self.virtual_nodes, &self.hasher, index, node),
+            Placement::Balanced => balanced::replace(ring, self.virtual_nodes, index, node),
+        })
     }
 
     /// A ring of these members, its tokens placed afresh.
@@ -336,13 +318,7 @@ impl<H: KeyHasher> HashRing<H> {
     ) -> Result<Self, RingError> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
         let table = match placement {
-            Placement::Hashed => {
-                let mut table = TokenTable::builder(Load::OF_RANDOM, check_tokens(members.weight(), virtual_nodes)?);
-                for (slot, node) in (0..).zip(members.nodes()) {
-                    for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
-                }
-                table.finish()
-            }
+            Placement::Hashed => hashed::build(&members, virtual_nodes, &hasher),
             Placement::Balanced => balanced::build(&members, virtual_nodes),
         };
         Ok(Self { members, table, placement, virtual_nodes, hasher })
@@ -370,14 +346,6 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
-    /// The tokens of those units of a node's weight that come after the first `units`, ascending.
-    fn sorted_tokens(&self, node: &Node, units: u32) -> Vec<Position> {
-        let mut tokens = Vec::with_capacity(((node.weight() - units) * self.virtual_nodes) as usize);
-        for_each_token(node, units, self.virtual_nodes, &self.hasher, |token| tokens.push(token));
-        tokens.sort_unstable();
-        tokens
-    }
-
     /// Whether the node may be added; its index among the members if so.
     fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
         node.check()?;
@@ -390,7 +358,7 @@ impl<H: KeyHasher> HashRing<H> {
 
     /// Whether nodes of this weight in all may have the tokens that they may come to have.
     fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
-        check_tokens(weight, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
+        check_tokens(weight, self.placement.most_tokens(self.virtual_nodes))
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
@@ -446,41 +414,8 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     Ok(members)
 }
 
-/// How many tokens these nodes have, if that isn't too many.
-fn check_tokens(weight: u64, virtual_nodes: u32) -> Result<usize, RingError> {
-    let tokens = weight.saturating_mul(u64::from(virtual_nodes));
-    if tokens > MAX_TOKENS {
-        return Err(RingError::TooManyTokens { tokens });
-    }
-    // At most `MAX_TOKENS`.
-    Ok(tokens as usize)
-}
-
-/// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their
-/// number is checked, so an index fits its 4 bytes.
-///
-/// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
-fn for_each_token<H: KeyHasher>(
-    node: &Node,
-    units: u32,
-    virtual_nodes: u32,
-    hasher: &H,
-    mut token: impl FnMut(Position),
-) {
-    let id = node.id().as_str().as_bytes();
-    let length = id.len() + size_of::<u32>();
-    // Several encodings are written before the first is hashed: a hash that reads what was written the moment before,
-    // in larger pieces, has to wait for it each time.
-    let mut encoded = [[0; MAX_NAME_LEN + size_of::<u32>()]; 8];
-    encoded.iter_mut().for_each(|encoded| encoded[..id.len()].copy_from_slice(id));
-    let mut index = units * virtual_nodes;
-    let beyond = node.weight() * virtual_nodes;
-    while index < beyond {
-        let batch = (beyond - index).min(encoded.len() as u32);
-        for (encoded, index) in encoded.iter_mut().zip(index..index + batch) {
-            encoded[id.len()..length].copy_from_slice(&index.to_le_bytes());
-        }
-        encoded[..batch as usize].iter().for_each(|encoded| token(hasher.hash_token(&encoded[..length])));
-        index += batch;
-    }
+/// Whether nodes of this weight in all may have so many tokens for each unit of it.
+fn check_tokens(weight: u64, most_tokens: u32) -> Result<(), RingError> {
+    let tokens = weight.saturating_mul(u64::from(most_tokens));
+    if tokens > MAX_TOKENS { Err(RingError::TooManyTokens { tokens }) } else { Ok(()) }
 }

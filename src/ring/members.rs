@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Node, NodeId, Zone, token_table::ELSEWHERE};
+use super::{Node, NodeId, Zone, token_table::NOT_IN_LINE};
 
-const LOW_SLOTS: usize = ELSEWHERE as usize;
+const LOW_SLOTS: usize = NOT_IN_LINE as usize;
 
 /// Nodes sorted by id, each with a *slot*: a number that stays its own for as long as it is a member, so that no token
 /// is touched when a node with another id comes or goes.
@@ -15,20 +15,20 @@ pub(super) struct Members {
     /// The slot of each of `nodes`.
     slots: Vec<u32>,
     /// The node of each slot; that of a vacant one is any. A copy of `nodes`, so that a look-up gets from a slot to its
-    /// node in one step. (It's the id's pointer that is copied, not the id.) At most [`ELSEWHERE`] of them, so that the
+    /// node in one step. (It's the id's pointer that is copied, not the id.) At most [`NOT_IN_LINE`] of them, so that the
     /// length bounds what may stand in a line.
     by_slot: Vec<Node>,
-    /// The nodes of the slots from [`ELSEWHERE`] on.
+    /// The nodes of the slots from [`NOT_IN_LINE`] on.
     by_high_slot: Vec<Node>,
     vacant: Vec<u32>,
     /// Of all nodes together.
     weight: u64,
-    zones: Zones,
+    zones: ZoneNumbers,
 }
 
 /// The zones of a ring's nodes, numbered. Nodes without one are together in a zone without a name.
 #[derive(Debug, Clone, Default)]
-struct Zones {
+struct ZoneNumbers {
     /// The zones of present members, each with its number and how many members it has.
     named: BTreeMap<Option<Zone>, (u32, u32)>,
     /// The number of each slot's zone.
@@ -36,7 +36,7 @@ struct Zones {
     vacant: Vec<u32>,
 }
 
-impl Zones {
+impl ZoneNumbers {
     fn enter(&mut self, slot: u32, zone: Option<&Zone>) {
         let next = self.vacant.last().copied().unwrap_or(self.named.len() as u32);
         let (number, members) = self.named.entry(zone.cloned()).or_insert((next, 0));
@@ -66,7 +66,7 @@ impl Members {
     /// Of nodes that are sorted by id and have no duplicates. The slots are 0, 1, 2 and so on in this order.
     pub(super) fn new(nodes: Vec<Node>) -> Self {
         let (low, high) = nodes.split_at(nodes.len().min(LOW_SLOTS));
-        let mut zones = Zones::default();
+        let mut zones = ZoneNumbers::default();
         (0..).zip(&nodes).for_each(|(slot, node)| zones.enter(slot, node.zone()));
         Self {
             zones,

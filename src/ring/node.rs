@@ -8,7 +8,7 @@ use super::RingError;
 
 /// The longest node id or zone, in bytes. Enough for any host name (253) and for a UUID with room to spare, short
 /// enough that an id can stand in an error message.
-pub const MAX_NAME_LEN: usize = 255;
+pub const MAX_NAME_BYTES: usize = 255;
 
 /// A name that is cheap to clone and prints, compares and serialises as the string it is.
 macro_rules! name {
@@ -97,14 +97,14 @@ name! {
     ///
     /// Pick a name that stays with the node's *data*: if a machine is replaced and its data restored, the new one
     /// takes over the id and nothing moves. An id is checked when it enters a ring; there it has 1 to
-    /// [`MAX_NAME_LEN`] bytes.
+    /// [`MAX_NAME_BYTES`] bytes.
     NodeId
 }
 
 name! {
     /// A failure domain: a rack, a data centre, an availability zone. Has no part in placing a node.
     ///
-    /// Checked when its node enters a ring; there it has 1 to [`MAX_NAME_LEN`] bytes.
+    /// Checked when its node enters a ring; there it has 1 to [`MAX_NAME_BYTES`] bytes.
     Zone
 }
 
@@ -166,7 +166,7 @@ impl Node {
 
     /// Whether a ring takes this node, as far as the node alone can tell.
     pub(crate) fn check(&self) -> Result<(), RingError> {
-        let valid = 1..=MAX_NAME_LEN;
+        let valid = 1..=MAX_NAME_BYTES;
         let length = self.id.as_str().len();
         if !valid.contains(&length) {
             return Err(RingError::InvalidNodeId { length });

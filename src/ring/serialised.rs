@@ -54,10 +54,12 @@ impl<H: Serialize> Serialize for HashRing<H> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (hasher, virtual_nodes, nodes) = (self.hasher(), self.virtual_nodes(), self.nodes());
         match self.placement() {
-            Placement::Hashed => Hashed { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer),
+            Placement::Hashed => {
+                HashedForm { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer)
+            }
             Placement::Balanced => {
                 let tokens = self.indexed_tokens();
-                Balanced { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
+                BalancedForm { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
             }
         }
     }
@@ -65,7 +67,7 @@ impl<H: Serialize> Serialize for HashRing<H> {
 
 #[derive(Serialize)]
 #[serde(rename = "HashRing")]
-struct Hashed<'a, H> {
+struct HashedForm<'a, H> {
     format: Format,
     hasher: &'a H,
     virtual_nodes: u32,
@@ -74,7 +76,7 @@ struct Hashed<'a, H> {
 
 #[derive(Serialize)]
 #[serde(rename = "HashRing")]
-struct Balanced<'a, H> {
+struct BalancedForm<'a, H> {
     format: Format,
     hasher: &'a H,
     virtual_nodes: u32,
@@ -108,11 +110,11 @@ impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
             Format::Hashed => None,
             Format::Balanced => Some(next(&mut fields, 4)?),
         };
-        AnyRing { format, hasher, virtual_nodes, nodes, tokens }.check()
+        AnyForm { format, hasher, virtual_nodes, nodes, tokens }.check()
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
-        AnyRing::deserialize(MapAccessDeserializer::new(fields))?.check()
+        AnyForm::deserialize(MapAccessDeserializer::new(fields))?.check()
     }
 }
 
@@ -122,7 +124,7 @@ fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A, index: usiz
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AnyRing<H> {
+struct AnyForm<H> {
     format: Format,
     hasher: H,
     virtual_nodes: u32,
@@ -131,7 +133,7 @@ struct AnyRing<H> {
     tokens: Option<Vec<(Position, u32)>>,
 }
 
-impl<H: KeyHasher> AnyRing<H> {
+impl<H: KeyHasher> AnyForm<H> {
     fn check<E: de::Error>(self) -> Result<HashRing<H>, E> {
         let Self { format, hasher, virtual_nodes, nodes, tokens } = self;
         let ring = match (format, tokens) {

@@ -1,6 +1,6 @@
 //! A node takes: it joins, or grew heavier.
 
-use super::{Arc, Edits, Holding, Layout, MAX_TOKEN_GROWTH, Position, slices, widest, widest_first};
+use super::{CircleArc, Edits, Holding, Layout, MAX_TOKEN_GROWTH, Position, slices, widest, widest_first};
 
 /// Gives `taker` `amount` more of the circle, in about `pieces` arcs and at most [`MAX_TOKEN_GROWTH`] times as many,
 /// from those who own most for their weight.
@@ -83,7 +83,7 @@ fn donors(layout: Layout<'_>, holdings: &[Holding], taker: u32, amount: u128, mo
 }
 
 /// The arcs of each donor, clockwise.
-fn arcs_of(layout: Layout<'_>, donors: &[Donor]) -> Vec<Vec<Arc>> {
+fn arcs_of(layout: Layout<'_>, donors: &[Donor]) -> Vec<Vec<CircleArc>> {
     let mut slots = vec![usize::MAX; layout.weights.len()];
     for (slot, donor) in donors.iter().enumerate() {
         slots[donor.node as usize] = slot;
@@ -110,7 +110,7 @@ struct Drain {
 impl Drain {
     /// Takes what is demanded of a donor with these arcs in `count` pieces, whole arcs if it can spare some that fit,
     /// else slices. `left` donors come after it.
-    fn take(&mut self, mut arcs: Vec<Arc>, donor: &Donor, mut count: usize, left: usize) {
+    fn take(&mut self, mut arcs: Vec<CircleArc>, donor: &Donor, mut count: usize, left: usize) {
         let mut open = donor.demand as i128 - self.balance;
         let worthwhile = self.crumb as i128;
         let mut spare = if left == 0 { 0 } else { donor.spare };
@@ -157,7 +157,7 @@ impl Drain {
 }
 
 /// Which of these arcs, descending by width, is nearest to `wanted`, if one is within a quarter of it.
-fn best_fit(arcs: &[Arc], wanted: u128) -> Option<usize> {
+fn best_fit(arcs: &[CircleArc], wanted: u128) -> Option<usize> {
     let off = |index: &usize| arcs[*index].width().abs_diff(wanted);
     let narrower = arcs.partition_point(|arc| arc.width() > wanted);
     let nearest = (narrower.saturating_sub(1)..arcs.len().min(narrower + 1)).min_by_key(off)?;

@@ -51,12 +51,12 @@ struct Layout<'a> {
 
 /// The positions from `start` (exclusive) clockwise to `end` (inclusive); all of them if the two are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Arc {
+struct CircleArc {
     start: u64,
     end: u64,
 }
 
-impl Arc {
+impl CircleArc {
     /// From 1 to 2^64.
     fn width(self) -> u128 {
         match self.end.wrapping_sub(self.start) {
@@ -150,10 +150,10 @@ impl<'a> Layout<'a> {
     }
 
     /// The arcs and their owners, clockwise. The first passes position 0, unless its start is the last position.
-    fn arcs(self) -> impl Iterator<Item = (Arc, u32)> + use<'a> {
+    fn arcs(self) -> impl Iterator<Item = (CircleArc, u32)> + use<'a> {
         let mut start = self.entries.last().map_or(0, |(last, _)| last.as_u64());
         self.entries.iter().map(move |(position, owner)| {
-            let arc = Arc { start, end: position.as_u64() };
+            let arc = CircleArc { start, end: position.as_u64() };
             start = arc.end;
             (arc, *owner)
         })
@@ -183,7 +183,7 @@ impl<'a> Layout<'a> {
 /// over three quarters. Each arc keeps at least one position; so if the arcs don't have it, there are fewer and less.
 ///
 /// `arcs` descend by width. Slices are in proportion to the widths, so that the arcs stay even.
-fn slices(arcs: &[Arc], amount: u128, count: usize, most: usize) -> impl Iterator<Item = (Arc, u128)> {
+fn slices(arcs: &[CircleArc], amount: u128, count: usize, most: usize) -> impl Iterator<Item = (CircleArc, u128)> {
     let most = arcs.len().min(most);
     let mut used = 0;
     let mut width = 0;
@@ -204,7 +204,7 @@ fn slices(arcs: &[Arc], amount: u128, count: usize, most: usize) -> impl Iterato
 }
 
 /// The widest `count` of these arcs, the widest first.
-fn widest(mut arcs: Vec<Arc>, count: usize) -> Vec<Arc> {
+fn widest(mut arcs: Vec<CircleArc>, count: usize) -> Vec<CircleArc> {
     if count < arcs.len() {
         arcs.select_nth_unstable_by_key(count, |arc| arc.narrowness());
         arcs.truncate(count);
@@ -213,6 +213,6 @@ fn widest(mut arcs: Vec<Arc>, count: usize) -> Vec<Arc> {
     arcs
 }
 
-fn widest_first(arcs: &mut [Arc]) {
+fn widest_first(arcs: &mut [CircleArc]) {
     arcs.sort_unstable_by_key(|arc| arc.narrowness());
 }

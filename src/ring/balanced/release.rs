@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use super::{Arc, CIRCLE, Edits, Holding, Layout, Position, slices, widest_first};
+use super::{CIRCLE, CircleArc, Edits, Holding, Layout, Position, slices, widest_first};
 
 /// How full, in parts of [`FAIR`] of its fair share, the neighbours of what is given up may get before others are
 /// looked for. The strict levels cost tokens, and are tried in turn only while some node owns less than [`LOW`].
@@ -29,7 +29,7 @@ pub(super) fn shrink(layout: Layout<'_>, holdings: Vec<Holding>, node: u32, amou
     widest_first(&mut runs);
     let fresh = layout.fresh_tokens(node) as usize;
     let chosen = whole_arcs(&runs, runs.len().saturating_sub(fresh), amount);
-    let given: Vec<Arc> = runs.drain(chosen).collect();
+    let given: Vec<CircleArc> = runs.drain(chosen).collect();
     let rest = amount - given.iter().map(|run| run.width()).sum::<u128>();
     let mut ends: BTreeMap<u64, u128> = given.iter().map(|run| (run.end, run.width())).collect();
     if rest > 0 {
@@ -53,7 +53,7 @@ pub(super) fn shrink(layout: Layout<'_>, holdings: Vec<Holding>, node: u32, amou
 ///
 /// What is inside a run can't be given to a neighbour, since both are the node itself. In a ring of few nodes, most arcs of a
 /// heavy node are inside.
-fn runs(layout: Layout<'_>, node: u32) -> Vec<Arc> {
+fn runs(layout: Layout<'_>, node: u32) -> Vec<CircleArc> {
     let mut before = layout.entries.last().map(|(_, owner)| *owner);
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for (arc, owner) in layout.arcs() {
@@ -68,7 +68,7 @@ fn runs(layout: Layout<'_>, node: u32) -> Vec<Arc> {
     if layout.entries.last().is_some_and(|(_, owner)| *owner == node) && !ends.is_empty() {
         ends.rotate_left(1);
     }
-    starts.into_iter().zip(ends).map(|(start, end)| Arc { start, end }).collect()
+    starts.into_iter().zip(ends).map(|(start, end)| CircleArc { start, end }).collect()
 }
 
 /// The node's tokens that part its own arcs.
@@ -106,7 +106,7 @@ fn parts(layout: Layout<'_>, node: u32, ends: &BTreeMap<u64, u128>) -> BTreeMap<
 
 /// Which of these arcs, which descend by width, to give up whole: `count` of similar width that are nearly `amount`
 /// in all, and not more. Fewer, and the narrowest, if so many are too wide.
-fn whole_arcs(arcs: &[Arc], count: usize, amount: u128) -> Range<usize> {
+fn whole_arcs(arcs: &[CircleArc], count: usize, amount: u128) -> Range<usize> {
     let mut first = 0;
     let mut width: u128 = arcs[..count].iter().map(|arc| arc.width()).sum();
     while width > amount && first + count < arcs.len() {
@@ -131,7 +131,7 @@ enum Part {
 
 /// A stretch of the circle that one node gives up, and between whom it lies.
 struct Span {
-    arc: Arc,
+    arc: CircleArc,
     /// The node's tokens in it, `arc.end` the last of them.
     tokens: Vec<u64>,
     before: u32,
@@ -164,7 +164,7 @@ fn spans(layout: Layout<'_>, node: u32, part: impl Fn(u64) -> Part) -> Vec<Span>
                     Part::Tail(width) => (arc.end.wrapping_sub(width as u64), node),
                     _ => (arc.start, before),
                 };
-                let arc = Arc { start, end: arc.end };
+                let arc = CircleArc { start, end: arc.end };
                 spans.push(Span { arc, tokens: vec![arc.end], before, after: node, head: 0, tail: 0 });
             }
             (Part::Nothing, Some(span)) if open => span.after = owner,
@@ -206,7 +206,7 @@ struct Release<'a> {
 }
 
 /// The least loaded first: share for weight, and the node.
-type Loads = BinaryHeap<Reverse<(u128, u32)>>;
+type LoadHeap = BinaryHeap<Reverse<(u128, u32)>>;
 
 impl<'a> Release<'a> {
     fn new(layout: Layout<'a>, mut holdings: Vec<Holding>, node: u32, spans: Vec<Span>) -> Self {
@@ -275,7 +275,7 @@ impl<'a> Release<'a> {
     }
 
     /// Gives `over.0` of a span's head and `over.1` of its tail, or a little more, to those who own least.
-    fn give_away(&mut self, index: usize, over: (u128, u128), full: u128, loads: &mut Loads) {
+    fn give_away(&mut self, index: usize, over: (u128, u128), full: u128, loads: &mut LoadHeap) {
         // An arc that is worth its token.
         let wanted = (over.0 + over.1).max(self.crumb * 8).min(self.spans[index].arc.width());
         let mut given = Vec::new();
@@ -314,7 +314,7 @@ impl<'a> Release<'a> {
 
     /// Takes the least loaded out of `loads`. A load there may be out of date, but never too high by more than what
     /// was taken back since, so a node is met too early rather than missed.
-    fn least_loaded(&self, loads: &mut Loads) -> Option<u32> {
+    fn least_loaded(&self, loads: &mut LoadHeap) -> Option<u32> {
         while let Some(Reverse((load, node))) = loads.pop() {
             match self.load(node) {
                 Some(Reverse((now, _))) if now > load => loads.push(Reverse((now, node))),
@@ -325,7 +325,7 @@ impl<'a> Release<'a> {
         None
     }
 
-    fn loads(&self) -> Loads {
+    fn loads(&self) -> LoadHeap {
         (0..self.holdings.len() as u32).filter_map(|node| self.load(node)).collect()
     }
 

@@ -2,15 +2,15 @@
 
 use super::{Edits, Layout, fresh};
 use crate::ring::{
-    Node, Position, RingError,
+    Movement, Node, Position, RingError,
     members::Members,
-    token_table::{Entry, Load, TokenTable},
+    token_table::{Entry, TokenTable, TokensPerBucket},
 };
 
 /// The table of a ring built afresh.
 pub(in crate::ring) fn build(members: &Members, virtual_nodes: u32) -> TokenTable {
     let entries = fresh(&weights(members), virtual_nodes);
-    TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, &entries))
+    TokenTable::new(TokensPerBucket::OF_EVEN, entries.len(), by_slot(members, &entries))
 }
 
 /// The table with these tokens, by the index of their node.
@@ -33,13 +33,12 @@ pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -
     if let Some((_, node)) = owns.iter().zip(nodes).find(|(owns, _)| !**owns) {
         return Err(RingError::NodeWithoutToken { id: node.id().clone() });
     }
-    Ok(TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, entries)))
+    Ok(TokenTable::new(TokensPerBucket::OF_EVEN, entries.len(), by_slot(members, entries)))
 }
 
 /// Takes in a node at its index.
 pub(in crate::ring) fn add(
-    members: &mut Members,
-    table: &mut TokenTable,
+    (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
     index: usize,
     node: Node,
@@ -48,32 +47,37 @@ pub(in crate::ring) fn add(
     change(members, table, virtual_nodes, |layout| layout.join(index as u32));
 }
 
-/// The tokens that a node would have, ascending, if it was taken in at this index.
-pub(in crate::ring) fn plan_join(
-    (members, table): (&Members, &TokenTable),
+/// Returns what would move to a node that isn't a member, if it was taken in at this index.
+pub(in crate::ring) fn plan_join<'a>(
+    (members, table): (&'a Members, &TokenTable),
     virtual_nodes: u32,
     index: usize,
-    node: &Node,
-) -> Vec<Position> {
+    node: &'a Node,
+) -> Movement<'a> {
     let (mut entries, mut weights) = (entries(members, table), weights(members));
     weights.insert(index, node.weight());
     for (_, owner) in &mut entries {
         *owner += u32::from(*owner >= index as u32);
     }
     let layout = Layout { entries: &entries, weights: &weights, tokens: virtual_nodes };
-    layout.join(index as u32).into_keys().collect()
+    let tokens: Vec<_> = layout.join(index as u32).into_keys().collect();
+    // No two tokens of a balanced ring share a position.
+    Movement::of_join((members, table), node, &tokens, |_| false)
 }
 
 /// Lets the node at an index go, which isn't the only one.
-pub(in crate::ring) fn remove(members: &mut Members, table: &mut TokenTable, virtual_nodes: u32, index: usize) -> Node {
+pub(in crate::ring) fn remove(
+    (members, table): (&mut Members, &mut TokenTable),
+    virtual_nodes: u32,
+    index: usize,
+) -> Node {
     change(members, table, virtual_nodes, |layout| layout.leave(index as u32));
     members.remove(index)
 }
 
 /// Puts a node in the place of the one with the same id, and returns that.
 pub(in crate::ring) fn replace(
-    members: &mut Members,
-    table: &mut TokenTable,
+    (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
     index: usize,
     node: Node,

@@ -3,7 +3,7 @@
 use super::{
     super::{
         members::Members,
-        token_table::{Decoder, Exchange, TokenTable, Tokens},
+        token_table::{DecodedTokens, Decoder, Exchange, TokenTable},
     },
     MovedRange, Movement, Position, PositionRange,
 };
@@ -43,7 +43,8 @@ impl<'a> Movement<'a> {
                 }
             }),
             None => {
-                let (mut decoder, mut from, mut to) = (Decoder::new(), Tokens::default(), Tokens::default());
+                let (mut decoder, mut from, mut to) =
+                    (Decoder::new(), DecodedTokens::default(), DecodedTokens::default());
                 decoder.decode_all(before.1, &mut from);
                 decoder.decode_all(after.1, &mut to);
                 Merger::new(&counterparts).merge(&from, &to, &mut moved);
@@ -79,7 +80,7 @@ fn exchanged(before: &Members, after: &Members, counterparts: &[u32]) -> Exchang
 const BATCH: usize = 256;
 
 #[derive(Clone, Copy)]
-struct Stretch {
+struct MergedStretch {
     start: Position,
     end: Position,
     /// The indices of the tokens whose nodes own it before and after.
@@ -91,19 +92,24 @@ struct Stretch {
 struct Merger<'c> {
     /// For each slot before, that of the same node after.
     counterparts: &'c [u32],
-    batch: [Stretch; BATCH],
+    batch: [MergedStretch; BATCH],
 }
 
 impl<'c> Merger<'c> {
     fn new(counterparts: &'c [u32]) -> Self {
-        let none = Stretch { start: Position::MIN, end: Position::MIN, giver: 0, taker: 0 };
+        let none = MergedStretch { start: Position::MIN, end: Position::MIN, giver: 0, taker: 0 };
         Self { counterparts, batch: [none; BATCH] }
     }
 
     /// Goes through the stretches of the whole circle. On both sides the last token is followed by the circle's last
     /// position, with the owner that it has. Each stretch has one owner on either side: that of the first token at its end
     /// or after it. Calls back with those that move.
-    fn merge(&mut self, from: &Tokens, to: &Tokens, moved: &mut impl FnMut(Position, Position, u32, u32)) {
+    fn merge(
+        &mut self,
+        from: &DecodedTokens,
+        to: &DecodedTokens,
+        moved: &mut impl FnMut(Position, Position, u32, u32),
+    ) {
         let start = Position::MAX;
         // Ends ascend, so the start is equal to one only if all tokens are there: the stretch is then the whole circle.
         if from.positions[0] == start && to.positions[0] == start {
@@ -112,7 +118,7 @@ impl<'c> Merger<'c> {
             }
             return;
         }
-        let mut next = Stretch { start, end: start, giver: 0, taker: 0 };
+        let mut next = MergedStretch { start, end: start, giver: 0, taker: 0 };
         while (next.giver as usize) < from.positions.len() && (next.taker as usize) < to.positions.len() {
             let count = self.next_batch(&mut next, from, to);
             for stretch in &self.batch[..count] {
@@ -127,7 +133,7 @@ impl<'c> Merger<'c> {
     /// No branch in this depends on which token comes next, or whether a stretch moves: neither can be predicted. It is
     /// by itself so that what it needs stays in registers: each token has to wait for the one before.
     #[inline(never)]
-    fn next_batch(&mut self, next: &mut Stretch, from: &Tokens, to: &Tokens) -> usize {
+    fn next_batch(&mut self, next: &mut MergedStretch, from: &DecodedTokens, to: &DecodedTokens) -> usize {
         let (givers, takers) = (&from.positions[..], &to.positions[..]);
         let (from, to) = (&from.slots[..givers.len()], &to.slots[..takers.len()]);
         let (mut start, mut giver, mut taker) = (next.start, next.giver as usize, next.taker as usize);
@@ -135,14 +141,14 @@ impl<'c> Merger<'c> {
         while count < BATCH && giver < givers.len() && taker < takers.len() {
             let (a, b) = (givers[giver], takers[taker]);
             let end = a.min(b);
-            self.batch[count] = Stretch { start, end, giver: giver as u32, taker: taker as u32 };
+            self.batch[count] = MergedStretch { start, end, giver: giver as u32, taker: taker as u32 };
             // Between tokens that collide there is nothing.
             count += usize::from((start != end) & (self.counterparts[from[giver] as usize] != to[taker]));
             giver += usize::from(a <= b);
             taker += usize::from(b <= a);
             start = end;
         }
-        *next = Stretch { start, end: start, giver: giver as u32, taker: taker as u32 };
+        *next = MergedStretch { start, end: start, giver: giver as u32, taker: taker as u32 };
         count
     }
 }

@@ -46,13 +46,13 @@ pub struct ReplicaMove<'m, 'a> {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplicaMovement<'a> {
-    ranges: Vec<Stretch>,
+    ranges: Vec<StoredRange>,
     /// Of each range first who gains, then who loses.
     nodes: Vec<&'a Node>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
+struct StoredRange {
     range: PositionRange,
     /// Where in `nodes` those who gain start, those who lose, and those of another range.
     gained: usize,
@@ -63,14 +63,14 @@ struct Stretch {
 impl<'a> ReplicaMovement<'a> {
     /// The ranges whose holders change.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = ReplicaMove<'_, 'a>> + ExactSizeIterator {
-        self.ranges.iter().map(|stretch| self.name(stretch))
+        self.ranges.iter().map(|stored| self.name(stored))
     }
 
     /// The range that `position` is in, or `None` if its holders stay. O(log R) for R ranges.
     pub fn find(&self, position: Position) -> Option<ReplicaMove<'_, 'a>> {
-        let index = self.ranges.partition_point(|stretch| stretch.range.end < position);
-        let stretch = self.ranges.get(index).or(self.ranges.first())?;
-        stretch.range.contains(position).then(|| self.name(stretch))
+        let index = self.ranges.partition_point(|stored| stored.range.end < position);
+        let stored = self.ranges.get(index).or(self.ranges.first())?;
+        stored.range.contains(position).then(|| self.name(stored))
     }
 
     /// How many ranges there are.
@@ -88,11 +88,11 @@ impl<'a> ReplicaMovement<'a> {
         self.iter().map(|moved| moved.range.fraction() * moved.gained_by.len() as f64).sum()
     }
 
-    fn name(&self, stretch: &Stretch) -> ReplicaMove<'_, 'a> {
+    fn name(&self, stored: &StoredRange) -> ReplicaMove<'_, 'a> {
         ReplicaMove {
-            range: stretch.range,
-            gained_by: &self.nodes[stretch.gained..stretch.lost],
-            lost_by: &self.nodes[stretch.lost..stretch.end],
+            range: stored.range,
+            gained_by: &self.nodes[stored.gained..stored.lost],
+            lost_by: &self.nodes[stored.lost..stored.end],
         }
     }
 
@@ -144,10 +144,10 @@ impl<'a> ReplicaMovement<'a> {
         }
         self.nodes[gained..lost].sort_unstable_by_key(|node| node.id());
         self.nodes[lost..end].sort_unstable_by_key(|node| node.id());
-        let stretch = Stretch { range, gained, lost, end };
+        let stored = StoredRange { range, gained, lost, end };
         if let Some(last) = self.ranges.last().copied()
             && last.range.start == range.end
-            && self.same_nodes(last, stretch)
+            && self.same_nodes(last, stored)
         {
             self.nodes.truncate(gained);
             if let Some(last) = self.ranges.last_mut() {
@@ -155,7 +155,7 @@ impl<'a> ReplicaMovement<'a> {
             }
             return;
         }
-        self.ranges.push(stretch);
+        self.ranges.push(stored);
     }
 
     /// Puts the ranges in ascending order, and joins the last to the first if they are one across position 0.
@@ -168,13 +168,13 @@ impl<'a> ReplicaMovement<'a> {
             self.ranges[0].range.start = last.range.start;
             self.ranges.pop();
         }
-        for stretch in &mut self.ranges {
-            stretch.range = whole_if_whole(stretch.range);
+        for stored in &mut self.ranges {
+            stored.range = whole_if_whole(stored.range);
         }
         self
     }
 
-    fn same_nodes(&self, a: Stretch, b: Stretch) -> bool {
+    fn same_nodes(&self, a: StoredRange, b: StoredRange) -> bool {
         let nodes = |from: usize, to: usize| self.nodes[from..to].iter().map(|node| node.id());
         a.lost - a.gained == b.lost - b.gained && nodes(a.gained, a.end).eq(nodes(b.gained, b.end))
     }

@@ -1,8 +1,8 @@
 //! A table from nothing: tokens sorted by bucket, then within buckets.
 
 use super::{
-    Entry, FEWEST_BUCKETS, Load, Position, SPILLED, TokenTable,
-    line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
+    Entry, FEWEST_BUCKETS, Position, SPILLED, TokenTable, TokensPerBucket,
+    line::{CAPACITY, Line, Lines, NOT_IN_LINE, PAD, PREFIX_BITS},
     pages::{self, Residual},
     place,
 };
@@ -10,15 +10,15 @@ use super::{
 impl TokenTable {
     /// The table of these tokens, which may come in any order; `count` says about how many they are. Where several share
     /// a position, they keep their order. O(T) for T uniform tokens, O(T log T) for any.
-    pub(in crate::ring) fn new(load: Load, count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+    pub(in crate::ring) fn new(load: TokensPerBucket, count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut builder = Self::builder(load, count);
         entries.into_iter().for_each(|entry| builder.push(entry));
         builder.finish()
     }
 
     /// As [`new`](Self::new), token by token.
-    pub(in crate::ring) fn builder(load: Load, count: usize) -> Builder {
-        Builder::new(load, buckets_for(load, count))
+    pub(in crate::ring) fn builder(load: TokensPerBucket, count: usize) -> TableBuilder {
+        TableBuilder::new(load, buckets_for(load, count))
     }
 
     /// Builds anew if there are too many tokens a bucket, or too few. Rare enough that the tokens that came or went
@@ -36,13 +36,13 @@ impl TokenTable {
     }
 
     pub(super) fn fits_a_line(&self, entry: Entry) -> bool {
-        entry.slot < u32::from(ELSEWHERE) && self.place(entry.position).1 != PAD
+        entry.slot < u32::from(NOT_IN_LINE) && self.place(entry.position).1 != PAD
     }
 
     /// What stands as the sentinel in the line before: the slot of the first token here, or beyond if here is none.
     pub(super) fn head(&self, bucket: usize) -> u16 {
         match self.is_spilled(bucket) {
-            true => u16::try_from(self.spill(bucket)[0].slot).unwrap_or(ELSEWHERE),
+            true => u16::try_from(self.spill(bucket)[0].slot).unwrap_or(NOT_IN_LINE),
             false => self.lines[bucket].slots[0],
         }
     }
@@ -53,12 +53,12 @@ impl TokenTable {
 const SECTION: usize = 32 * pages::BUCKETS;
 
 /// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
-pub(in crate::ring) struct Builder {
+pub(in crate::ring) struct TableBuilder {
     /// It has lines as far as it is filled.
     table: TokenTable,
     buckets: usize,
     /// The tokens of each section in the order in which they came.
-    sections: Vec<Vec<Dealt>>,
+    sections: Vec<Vec<PackedEntry>>,
     /// Of each line of a section, its tokens being in the order in which they came. They go to their pages once it is
     /// known how many they are.
     residuals: Vec<[Residual; CAPACITY]>,
@@ -67,9 +67,9 @@ pub(in crate::ring) struct Builder {
 /// An [`Entry`] without padding: all tokens of a ring are in sections at once, and memory that is new costs as much as
 /// the work that is done in it.
 #[derive(Clone, Copy)]
-struct Dealt([u32; 3]);
+struct PackedEntry([u32; 3]);
 
-impl From<Entry> for Dealt {
+impl From<Entry> for PackedEntry {
     #[inline]
     fn from(entry: Entry) -> Self {
         let position = entry.position.as_u64();
@@ -77,15 +77,15 @@ impl From<Entry> for Dealt {
     }
 }
 
-impl From<Dealt> for Entry {
+impl From<PackedEntry> for Entry {
     #[inline]
-    fn from(Dealt([low, high, slot]): Dealt) -> Self {
+    fn from(PackedEntry([low, high, slot]): PackedEntry) -> Self {
         Self { position: Position::new(u64::from(low) | u64::from(high) << 32), slot }
     }
 }
 
-impl Builder {
-    fn new(load: Load, buckets: usize) -> Self {
+impl TableBuilder {
+    fn new(load: TokensPerBucket, buckets: usize) -> Self {
         let table = TokenTable {
             load,
             lines: Lines::with_capacity(buckets),
@@ -116,7 +116,7 @@ impl Builder {
     }
 
     /// Everything about the buckets of a section, so that none of their lines is written, or read again, from afar.
-    fn finish_section(&mut self, section: Vec<Dealt>) {
+    fn finish_section(&mut self, section: Vec<PackedEntry>) {
         let first = self.table.lines.len();
         let beyond = self.buckets.min(first + SECTION);
         self.table.lines.grow_to(beyond);
@@ -150,7 +150,7 @@ impl Builder {
     fn put(&mut self, entry: Entry) {
         let (bucket, prefix) = place(entry.position, self.buckets);
         let count = usize::from(self.table.counts[bucket]);
-        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
+        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(NOT_IN_LINE) {
             self.put_in_spill(bucket, entry);
             return;
         }
@@ -240,7 +240,7 @@ impl Builder {
 
 /// About as many as the load asks for, but only numbers with four significant bits: two rings of nearly the same size
 /// are likely to have the same buckets, which makes comparing them faster.
-fn buckets_for(load: Load, tokens: usize) -> usize {
+fn buckets_for(load: TokensPerBucket, tokens: usize) -> usize {
     let wanted = (tokens / load.0).max(FEWEST_BUCKETS);
     let unit = 1 << wanted.ilog2().saturating_sub(3);
     (wanted + unit / 2) / unit * unit

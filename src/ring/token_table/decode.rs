@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Entry, Position, TokenTable, Walk,
+    Entry, Position, SlotWalk, TokenTable,
     line::{CAPACITY, PREFIX_BITS},
     pages,
 };
@@ -13,13 +13,13 @@ const PLACES: usize = pages::BUCKETS * (CAPACITY + 1);
 
 /// Tokens that ascend by position.
 #[derive(Default)]
-pub(in crate::ring) struct Tokens {
+pub(in crate::ring) struct DecodedTokens {
     pub(in crate::ring) positions: Vec<Position>,
     /// Of the node of each.
     pub(in crate::ring) slots: Vec<u32>,
 }
 
-impl Tokens {
+impl DecodedTokens {
     fn push(&mut self, entry: Entry) {
         self.positions.push(entry.position);
         self.slots.push(entry.slot);
@@ -42,17 +42,17 @@ impl Decoder {
     }
 
     /// All tokens of a table, and the last position of the circle with the owner that it has.
-    pub(in crate::ring) fn decode_all(&mut self, table: &TokenTable, tokens: &mut Tokens) {
+    pub(in crate::ring) fn decode_all(&mut self, table: &TokenTable, tokens: &mut DecodedTokens) {
         let buckets = table.lines.len();
         tokens.positions.reserve(table.len() + 1);
         tokens.slots.reserve(table.len() + 1);
         for first in (0..buckets).step_by(pages::BUCKETS) {
             self.decode(table, first..buckets.min(first + pages::BUCKETS), tokens);
         }
-        tokens.push(Entry { position: Position::MAX, slot: Walk::new(table, 0, 0).next() });
+        tokens.push(Entry { position: Position::MAX, slot: SlotWalk::new(table, 0, 0).next() });
     }
 
-    fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
+    fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut DecodedTokens) {
         let first = buckets.start & !(pages::BUCKETS - 1);
         let mut residuals = table.residuals_between(first, buckets.start);
         let mut collected = 0;
@@ -75,7 +75,7 @@ impl Decoder {
     }
 
     /// Adds the lowest bits to the first so many places, given where in the page of bucket `first` those bits start.
-    fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut Tokens) {
+    fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut DecodedTokens) {
         let stride = table.stride;
         let near = ((first as u64) << PREFIX_BITS).wrapping_mul(stride);
         let residuals = &table.pages[first / pages::BUCKETS][start..start + count];

@@ -1,8 +1,8 @@
 //! Two tables of the same buckets, of which some nodes differ.
 
 use super::{
-    Entry, Position, SPILLED, TokenTable, Walk,
-    line::{CAPACITY, ELSEWHERE, Line, PREFIX_BITS},
+    Entry, Position, SPILLED, SlotWalk, TokenTable,
+    line::{CAPACITY, Line, NOT_IN_LINE, PREFIX_BITS},
     pages::{self, Residual},
 };
 
@@ -38,7 +38,7 @@ impl<'t> Side<'t> {
     fn new(table: &'t TokenTable, slots: &[u32]) -> Option<Self> {
         let mut exchanged = Box::new([0; 1 << u16::BITS]);
         for slot in slots {
-            let slot = u16::try_from(*slot).ok().filter(|slot| *slot < ELSEWHERE)?;
+            let slot = u16::try_from(*slot).ok().filter(|slot| *slot < NOT_IN_LINE)?;
             exchanged[usize::from(slot)] = 1;
         }
         Some(Self { table, exchanged })
@@ -153,7 +153,7 @@ impl<'t> Exchange<'t> {
             let rank = other.line.rank(prefix);
             let next = own.line.prefixes[(index + 1) & CAPACITY];
             let is_tie = (other.line.prefixes[rank] == prefix) | (next == prefix);
-            if is_tie | (other.line.slots[rank] == ELSEWHERE) {
+            if is_tie | (other.line.slots[rank] == NOT_IN_LINE) {
                 // Only whole positions tell which comes first, or only a walk whose it is.
                 return self.for_each_of_any(bucket, last, each);
             }
@@ -200,7 +200,7 @@ impl<'t> Exchange<'t> {
         {
             let next = |side: &Side<'_>, entries: &[Entry], index: usize| match entries.get(index) {
                 Some(entry) => entry.slot,
-                None => Walk::new(side.table, bucket, index).next(),
+                None => SlotWalk::new(side.table, bucket, index).next(),
             };
             let (giver, taker) = (next(&self.from, &from, before), next(&self.to, &to, after));
             let is_new = beyond.is_none_or(|beyond| beyond < end);

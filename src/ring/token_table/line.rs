@@ -15,15 +15,15 @@ pub(super) const PAD: u16 = (1 << PREFIX_BITS) - 1;
 pub(super) const PREFIX_BITS: u32 = 15;
 
 /// Not a slot: the answer is to be had elsewhere. So slots from here on don't stand in lines.
-pub(in crate::ring) const ELSEWHERE: u16 = u16::MAX;
+pub(in crate::ring) const NOT_IN_LINE: u16 = u16::MAX;
 
 /// The tokens of one bucket: 15 bits of each position, ascending, and the slots of their nodes.
 ///
 /// Behind the last token's slot stands the *sentinel*: the slot of the first token beyond this bucket. So whatever the
 /// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it. Behind the
-/// sentinel all slots are [`ELSEWHERE`], so that lines of the same tokens are the same.
+/// sentinel all slots are [`NOT_IN_LINE`], so that lines of the same tokens are the same.
 ///
-/// The line of a spilled bucket has [`ELSEWHERE`] in all slots, and the number of its spill in the first two prefixes.
+/// The line of a spilled bucket has [`NOT_IN_LINE`] in all slots, and the number of its spill in the first two prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line {
@@ -32,7 +32,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) const EMPTY: Self = Self { prefixes: [PAD; CAPACITY + 1], slots: [ELSEWHERE; CAPACITY + 1] };
+    pub(super) const EMPTY: Self = Self { prefixes: [PAD; CAPACITY + 1], slots: [NOT_IN_LINE; CAPACITY + 1] };
 
     pub(super) fn spilled(spill: u32) -> Self {
         let mut line = Self::EMPTY;
@@ -62,7 +62,7 @@ impl Line {
     #[inline(always)]
     pub(super) fn remove(&mut self, index: usize) {
         remove(&mut self.prefixes, index, PAD);
-        remove(&mut self.slots, index, ELSEWHERE);
+        remove(&mut self.slots, index, NOT_IN_LINE);
     }
 }
 

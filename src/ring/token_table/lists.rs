@@ -1,8 +1,8 @@
 //! A table's lines with a whole list of slots for each token, in place of its own slot.
 
 use super::{
-    Position, TokenTable, Walk, large_pages,
-    line::{CAPACITY, ELSEWHERE, PAD, rank},
+    Position, SlotWalk, TokenTable, large_pages,
+    line::{CAPACITY, NOT_IN_LINE, PAD, rank},
 };
 
 /// How many tokens a bucket shows here, and the sentinel.
@@ -17,7 +17,7 @@ const CACHE_LINE: usize = 32;
 /// have among them, the list of the token at that rank; behind the last token's, that of the first token beyond the
 /// bucket. So the answer stands where the question was decided, next to it.
 ///
-/// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are [`ELSEWHERE`], and the
+/// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are [`NOT_IN_LINE`], and the
 /// first two prefixes are the number of the first of its lists in `far`, where there is one for each token and one more.
 #[derive(Debug, Clone)]
 pub(in crate::ring) struct Lists {
@@ -34,17 +34,17 @@ impl Lists {
     pub(in crate::ring) fn new<'t, I: Iterator<Item = u32>>(
         table: &'t TokenTable,
         copies: usize,
-        list: impl Fn(Walk<'t>) -> I,
+        list: impl Fn(SlotWalk<'t>) -> I,
     ) -> Self {
         let near = Aligned::new(table.lines.len() * RANKS * (1 + copies));
         let mut lists = Self { near, far: Vec::new(), copies };
         // Backwards, since the list behind a bucket's last token is the first of those beyond.
-        let mut beyond: Vec<_> = list(Walk::new(table, 0, 0)).take(copies).collect();
+        let mut beyond: Vec<_> = list(SlotWalk::new(table, 0, 0)).take(copies).collect();
         let mut here = Vec::new();
         for bucket in (0..table.lines.len()).rev() {
             here.clear();
             (0..table.tokens_in(bucket))
-                .for_each(|index| here.extend(list(Walk::new(table, bucket, index)).take(copies)));
+                .for_each(|index| here.extend(list(SlotWalk::new(table, bucket, index)).take(copies)));
             here.extend_from_slice(&beyond);
             beyond.copy_from_slice(&here[..copies]);
             lists.put(table, bucket, &here);
@@ -55,7 +55,7 @@ impl Lists {
     fn put(&mut self, table: &TokenTable, bucket: usize, slots: &[u32]) {
         let numbers = RANKS * (1 + self.copies);
         let (prefixes, lists) = self.near.numbers_mut()[bucket * numbers..][..numbers].split_at_mut(RANKS);
-        if !table.is_spilled(bucket) && slots.iter().all(|slot| *slot < u32::from(ELSEWHERE)) {
+        if !table.is_spilled(bucket) && slots.iter().all(|slot| *slot < u32::from(NOT_IN_LINE)) {
             prefixes.copy_from_slice(&table.lines[bucket].prefixes);
             lists.iter_mut().zip(slots).for_each(|(number, slot)| *number = *slot as u16);
             return;
@@ -80,8 +80,8 @@ impl Lists {
         let rank = rank(prefixes, prefix);
         let list = &lists[rank * self.copies..][..self.copies];
         // Where the prefixes are equal, only the whole positions tell.
-        if prefixes[rank] == prefix || list.first() == Some(&ELSEWHERE) {
-            return self.at_elsewhere(table, position);
+        if prefixes[rank] == prefix || list.first() == Some(&NOT_IN_LINE) {
+            return self.at_slow(table, position);
         }
         (list, &[])
     }
@@ -89,10 +89,10 @@ impl Lists {
     /// As [`at`](Self::at), where more than the prefixes is to be looked at.
     #[cold]
     #[inline(never)]
-    fn at_elsewhere(&self, table: &TokenTable, position: Position) -> List<'_> {
+    fn at_slow(&self, table: &TokenTable, position: Position) -> List<'_> {
         let (bucket, index) = table.locate(position);
         let (prefixes, lists) = self.bucket(bucket);
-        if lists.first() == Some(&ELSEWHERE) {
+        if lists.first() == Some(&NOT_IN_LINE) {
             let first = usize::from(prefixes[0]) | usize::from(prefixes[1]) << 16;
             return (&[], &self.far[(first + index) * self.copies..][..self.copies]);
         }
@@ -107,7 +107,7 @@ impl Lists {
     }
 }
 
-/// Numbers that begin where a cache line does, all [`ELSEWHERE`] at first. So a bucket's prefixes are in one line, and
+/// Numbers that begin where a cache line does, all [`NOT_IN_LINE`] at first. So a bucket's prefixes are in one line, and
 /// with three copies its lists in that and the next.
 #[derive(Debug)]
 struct Aligned {
@@ -118,7 +118,7 @@ struct Aligned {
 impl Aligned {
     fn new(len: usize) -> Self {
         let mut buffer = large_pages::with_capacity(len + CACHE_LINE - 1);
-        buffer.resize(len + CACHE_LINE - 1, ELSEWHERE);
+        buffer.resize(len + CACHE_LINE - 1, NOT_IN_LINE);
         let start = buffer.as_ptr().align_offset(CACHE_LINE * size_of::<u16>()).min(CACHE_LINE - 1);
         Self { buffer, start }
     }

@@ -1,6 +1,6 @@
 //! The tokens of a ring in clockwise order: where they are, and which is the first at or after a position.
 //!
-//! The circle is cut into equal *buckets* of about 8 tokens (see [`Load`]). With the upper half of a position, its bucket is the
+//! The circle is cut into equal *buckets* of about 8 tokens (see [`TokensPerBucket`]). With the upper half of a position, its bucket is the
 //! integer part of half / 2^32 * buckets, its *prefix* the next 15 bits. The page on look-ups (`src/docs/lookup.md`) explains why.
 //!
 //! Nodes are *slots* here: numbers that a node keeps for as long as it is in the ring. Their order has no meaning; where
@@ -21,20 +21,20 @@ mod walk;
 use super::Position;
 use line::{Lines, PREFIX_BITS};
 
-pub(super) use line::ELSEWHERE;
+pub(super) use line::NOT_IN_LINE;
 use pages::{Page, Residual};
 
-pub(super) use decode::{Decoder, Tokens};
+pub(super) use decode::{DecodedTokens, Decoder};
 pub(super) use exchange::Exchange;
 pub(super) use lists::{List, Lists};
-pub(super) use walk::{Entries, Walk};
+pub(super) use walk::{Entries, SlotWalk};
 
 /// How many tokens a bucket a table is built for. With over a quarter more it is built anew, with more buckets, and with
 /// under five eighths, with fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Load(usize);
+pub(super) struct TokensPerBucket(usize);
 
-impl Load {
+impl TokensPerBucket {
     /// Of 16 places in a line 15 hold tokens. Of tokens that lie anywhere, under 1 bucket in 100 gets more than that.
     pub(super) const OF_RANDOM: Self = Self(8);
     /// Of tokens that were placed to even out what nodes own hardly any bucket does, after any changes, so there can be
@@ -82,7 +82,7 @@ pub(super) struct Neighbours {
 /// - tokens ascend by position; where several share one, in the order the caller gave.
 #[derive(Debug, Clone)]
 pub(super) struct TokenTable {
-    load: Load,
+    load: TokensPerBucket,
     lines: Lines,
     /// How many tokens a line holds, or [`SPILLED`]. To the end of the last page, so that all pages have as many.
     counts: Vec<u8>,
@@ -102,9 +102,9 @@ impl TokenTable {
     }
 
     /// What `by_slot` holds for the slot that owns `position`, that of the first token at or after it, going round; or
-    /// `None` if that takes more than a look at one line, for [`owner_elsewhere`](Self::owner_elsewhere) to answer.
+    /// `None` if that takes more than a look at one line, for [`owner_slow`](Self::owner_slow) to answer.
     ///
-    /// `by_slot` has no element [`ELSEWHERE`], so that one comparison is enough for both.
+    /// `by_slot` has no element [`NOT_IN_LINE`], so that one comparison is enough for both.
     #[inline(always)]
     pub(super) fn owner<'n, N>(&self, position: Position, by_slot: &'n [N]) -> Option<&'n N> {
         let (bucket, prefix) = self.place(position);
@@ -116,16 +116,16 @@ impl TokenTable {
     }
 
     /// The slot that owns a position whose line doesn't say so.
-    pub(super) fn owner_elsewhere(&self, position: Position) -> u32 {
+    pub(super) fn owner_slow(&self, position: Position) -> u32 {
         let (bucket, index) = self.successor(position);
-        Walk::new(self, bucket, index).next()
+        SlotWalk::new(self, bucket, index).next()
     }
 
     /// A walk clockwise over the slots of all tokens from the first at or after `position`.
     #[inline]
-    pub(super) fn walk(&self, position: Position) -> Walk<'_> {
+    pub(super) fn walk(&self, position: Position) -> SlotWalk<'_> {
         let (bucket, index) = self.locate(position);
-        Walk::new(self, bucket, index)
+        SlotWalk::new(self, bucket, index)
     }
 
     /// The bucket of a position and the index there of the first token at or after it; it may be one beyond the last.
@@ -134,7 +134,7 @@ impl TokenTable {
         let (bucket, prefix) = self.place(position);
         let line = &self.lines[bucket];
         let rank = line.rank(prefix);
-        if line.prefixes[rank] != prefix && line.slots[rank] != ELSEWHERE {
+        if line.prefixes[rank] != prefix && line.slots[rank] != NOT_IN_LINE {
             return (bucket, rank);
         }
         self.successor(position)
@@ -182,7 +182,7 @@ impl TokenTable {
         Neighbours {
             before: self.last_before(bucket, index).unwrap_or(position),
             is_at: at == Some(position),
-            owner: Walk::new(self, bucket, index).next(),
+            owner: SlotWalk::new(self, bucket, index).next(),
         }
     }
 

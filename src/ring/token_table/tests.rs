@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{Entry, Load, Position, TokenTable, line::ELSEWHERE};
+use super::{Entry, Position, TokenTable, TokensPerBucket, line::NOT_IN_LINE};
 use crate::ring::{HashRing, Placement};
 
 /// In the order in which tokens are met. Where they collide, the higher slot comes first: the table must ask, not guess.
@@ -33,7 +33,7 @@ fn position() -> impl Strategy<Value = u64> {
 }
 
 fn slot() -> impl Strategy<Value = u32> {
-    prop_oneof![8 => 0..5_u32, 1 => (0..3_u32).prop_map(|above| u32::from(ELSEWHERE) - 1 + above)]
+    prop_oneof![8 => 0..5_u32, 1 => (0..3_u32).prop_map(|above| u32::from(NOT_IN_LINE) - 1 + above)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -83,7 +83,7 @@ fn apply(change: &Change, table: &mut TokenTable, model: &mut Model) {
 
 fn assert_equal(table: &TokenTable, model: &Model) {
     assert!(table.iter().eq(model.iter().copied().map(entry)), "{:?}\n{model:?}", table.iter().collect::<Vec<_>>());
-    let by_slot: Vec<u32> = (0..u32::from(ELSEWHERE)).collect();
+    let by_slot: Vec<u32> = (0..u32::from(NOT_IN_LINE)).collect();
     let near = |token: u64| [token.wrapping_sub(1), token, token.wrapping_add(1)];
     for position in model.iter().flat_map(|(token, _)| near(*token)).chain([0, 1 << 63, u64::MAX]) {
         let successor = model.iter().position(|(token, _)| *token >= position).unwrap_or(0);
@@ -95,7 +95,7 @@ fn assert_equal(table: &TokenTable, model: &Model) {
         let owner = model[successor].1.0;
         let found = table.owner(Position::new(position), &by_slot);
         assert!(found.is_none_or(|slot| *slot == owner), "{found:?} instead of {owner} at {position:x}");
-        assert_eq!(table.owner_elsewhere(Position::new(position)), owner);
+        assert_eq!(table.owner_slow(Position::new(position)), owner);
 
         let neighbours = table.neighbours(Position::new(position));
         let before = model.iter().rev().map(|(token, _)| *token).find(|token| *token < position);
@@ -113,7 +113,7 @@ proptest! {
         changes in prop::collection::vec(change(), 1..12),
     ) {
         let mut model: Model = start.into_iter().map(|token| (token, std::cmp::Reverse(0))).collect();
-        let mut table = TokenTable::new(Load::OF_RANDOM, model.len(), model.iter().copied().map(entry));
+        let mut table = TokenTable::new(TokensPerBucket::OF_RANDOM, model.len(), model.iter().copied().map(entry));
         model.sort_unstable();
         assert_equal(&table, &model);
         for change in &changes {
@@ -128,7 +128,7 @@ proptest! {
 fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
     const CROWD: u64 = 200_000;
     let model: Vec<_> = (0..CROWD).map(|token| (u64::MAX / 3 + token, std::cmp::Reverse(0))).collect();
-    let mut table = TokenTable::new(Load::OF_RANDOM, model.len(), model.iter().copied().map(entry));
+    let mut table = TokenTable::new(TokensPerBucket::OF_RANDOM, model.len(), model.iter().copied().map(entry));
     let newcomers: Vec<_> = (0..2_000).map(|token| Position::new(u64::MAX / 3 - 2_000 + token)).collect();
     let start = std::time::Instant::now();
     for _ in 0..5 {
@@ -145,7 +145,7 @@ fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
 #[test]
 fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
     let crowd: Vec<_> = (0..100).rev().map(|token| (u64::MAX - token, std::cmp::Reverse(0))).collect();
-    let build = |crowd: &[_]| TokenTable::new(Load::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
+    let build = |crowd: &[_]| TokenTable::new(TokensPerBucket::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
     let least = |crowd: &[_]| {
         let time = |_| {
             let start = std::time::Instant::now();
@@ -166,7 +166,7 @@ fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
 
 fn spilled_share(ring: &HashRing) -> f64 {
     let entries = ring.tokens().map(|token| Entry { position: token.position, slot: 0 });
-    let table = TokenTable::new(Load::OF_EVEN, ring.token_count(), entries);
+    let table = TokenTable::new(TokensPerBucket::OF_EVEN, ring.token_count(), entries);
     let spilled = (0..table.lines.len()).filter(|bucket| table.is_spilled(*bucket)).count();
     spilled as f64 / table.lines.len() as f64
 }

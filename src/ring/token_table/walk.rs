@@ -2,20 +2,20 @@
 
 use super::{
     Entry, Position, TokenTable,
-    line::{CAPACITY, ELSEWHERE, PAD},
+    line::{CAPACITY, NOT_IN_LINE, PAD},
     pages,
 };
 
 /// Clockwise over the slots of tokens, round and round for ever.
 #[derive(Clone)]
-pub(in crate::ring) struct Walk<'a> {
+pub(in crate::ring) struct SlotWalk<'a> {
     table: &'a TokenTable,
     bucket: usize,
     /// Of the token to come; may be beyond the last of its bucket.
     index: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> SlotWalk<'a> {
     #[inline]
     pub(super) fn new(table: &'a TokenTable, bucket: usize, index: usize) -> Self {
         Self { table, bucket, index }
@@ -27,16 +27,16 @@ impl<'a> Walk<'a> {
         if let Some(line) = self.table.lines.get(self.bucket) {
             let index = self.index & CAPACITY;
             let slot = line.slots[index];
-            if line.prefixes[index] != PAD && slot != ELSEWHERE {
+            if line.prefixes[index] != PAD && slot != NOT_IN_LINE {
                 self.index += 1;
                 return u32::from(slot);
             }
         }
-        self.next_elsewhere()
+        self.next_slow()
     }
 
     /// As [`next`](Self::next), where the line is at its end or spilled.
-    fn next_elsewhere(&mut self) -> u32 {
+    fn next_slow(&mut self) -> u32 {
         loop {
             if self.table.is_spilled(self.bucket) {
                 if let Some(entry) = self.table.spill(self.bucket).get(self.index) {

@@ -62,7 +62,7 @@ impl Registration {
 /// Watchers share one log of changes, and each has a place in it; so a slow one costs nobody anything, and the memory
 /// for changes is bounded whatever the number of watchers.
 #[derive(Default)]
-pub(super) struct Service {
+pub(super) struct ServiceEntry {
     pub(super) registrations: BTreeMap<NodeId, Registration>,
     /// Weight of all registrations together.
     weight: u64,
@@ -73,7 +73,7 @@ pub(super) struct Service {
     next_change: u64,
 }
 
-impl Service {
+impl ServiceEntry {
     pub(super) fn instances(&self) -> Vec<Instance> {
         self.registrations.values().map(|registration| registration.instance.clone()).collect()
     }

@@ -2,14 +2,15 @@
 
 use std::{fmt, slice, sync::Arc};
 
-use super::{
-    HashRing, KeyHasher, Node, Position, Replicas, RingKey, RingVersion, ZoneReplicas,
+use super::{Replicas, ZoneReplicas};
+use crate::ring::{
+    HashRing, KeyHasher, Node, Position, RingKey, RingVersion,
     members::Members,
     token_table::{List, Lists},
 };
 
 /// A way to hold a ring so that nobody changes it meanwhile: by reference, or shared, and as a [`HashRing`] or as a version
-/// of a [`SharedRing`](super::SharedRing). There are no others.
+/// of a [`SharedRing`](crate::ring::SharedRing). There are no others.
 pub trait HeldRing: sealed::Sealed {
     /// The ring's hasher.
     type Hasher;
@@ -61,7 +62,7 @@ holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
 ///
-/// Beside a [`SharedRing`](super::SharedRing) it holds the version that it is of:
+/// Beside a [`SharedRing`](crate::ring::SharedRing) it holds the version that it is of:
 ///
 /// ```
 /// use std::sync::Arc;

@@ -5,14 +5,14 @@ const FEW: usize = 16;
 
 /// A set of small numbers, such as slots, that allocates only when it gets large.
 #[derive(Clone)]
-pub(super) struct Met {
+pub(super) struct SmallSet {
     len: usize,
     few: [u32; FEW],
     /// One bit a number, once there are more than [`FEW`].
     many: Vec<u64>,
 }
 
-impl Met {
+impl SmallSet {
     #[inline]
     pub(super) fn new() -> Self {
         Self { len: 0, few: [0; FEW], many: Vec::new() }

@@ -2,7 +2,8 @@
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, members::Members, met::Met, token_table::Walk};
+use super::small_set::SmallSet;
+use crate::ring::{Node, members::Members, token_table::SlotWalk};
 
 /// The distinct nodes met on a walk clockwise from a position; each node once, the owner first, until all were met.
 ///
@@ -26,14 +27,14 @@ use super::{Node, members::Members, met::Met, token_table::Walk};
 #[must_use = "iterators do nothing unless they are used"]
 pub struct Replicas<'a> {
     members: &'a Members,
-    walk: Walk<'a>,
-    met: Met,
+    walk: SlotWalk<'a>,
+    met: SmallSet,
 }
 
 impl<'a> Replicas<'a> {
     #[inline]
-    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
-        Self { members, walk, met: Met::new() }
+    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
+        Self { members, walk, met: SmallSet::new() }
     }
 
     #[inline]
@@ -49,7 +50,7 @@ impl<'a> Replicas<'a> {
     }
 
     /// The nodes' slots instead.
-    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
         std::iter::from_fn(move || self.next_slot())
     }
 }

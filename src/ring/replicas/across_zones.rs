@@ -2,7 +2,8 @@
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, members::Members, met::Met, token_table::Walk};
+use super::small_set::SmallSet;
+use crate::ring::{Node, members::Members, token_table::SlotWalk};
 
 /// All nodes, each once: first those that are the first of their zone on a walk clockwise from a position, in the order
 /// of that walk; then the others, in the order of the walk as well.
@@ -31,27 +32,27 @@ use super::{Node, members::Members, met::Met, token_table::Walk};
 #[must_use = "iterators do nothing unless they are used"]
 pub struct ZoneReplicas<'a> {
     members: &'a Members,
-    start: Walk<'a>,
-    walk: Walk<'a>,
+    start: SlotWalk<'a>,
+    walk: SlotWalk<'a>,
     /// The zones met on the walk.
-    zones: Zones,
+    zones: ZoneSet,
     yielded: usize,
     /// The second time round, the nodes met.
-    nodes: Option<Met>,
+    nodes: Option<SmallSet>,
 }
 
 impl<'a> ZoneReplicas<'a> {
     #[inline]
-    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
-        Self { members, start: walk.clone(), walk, zones: Zones::new(), yielded: 0, nodes: None }
+    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
+        Self { members, start: walk.clone(), walk, zones: ZoneSet::new(), yielded: 0, nodes: None }
     }
 
     /// The nodes left over once each zone has had its first, from the start again.
     fn next_of_the_others(&mut self) -> Option<u32> {
         let nodes = self.nodes.get_or_insert_with(|| {
             self.walk = self.start.clone();
-            self.zones = Zones::new();
-            Met::new()
+            self.zones = ZoneSet::new();
+            SmallSet::new()
         });
         while nodes.len() < self.members.nodes().len() {
             let slot = self.walk.next();
@@ -82,7 +83,7 @@ impl<'a> ZoneReplicas<'a> {
     }
 
     /// The nodes' slots instead.
-    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
         std::iter::from_fn(move || self.next_slot())
     }
 }
@@ -103,12 +104,12 @@ impl<'a> Iterator for ZoneReplicas<'a> {
 
 /// A set of zones' numbers.
 #[derive(Clone)]
-struct Zones {
+struct ZoneSet {
     first: u64,
-    others: Option<Met>,
+    others: Option<SmallSet>,
 }
 
-impl Zones {
+impl ZoneSet {
     #[inline]
     fn new() -> Self {
         Self { first: 0, others: None }
@@ -128,7 +129,7 @@ impl Zones {
 
     #[cold]
     fn insert_among_others(&mut self, number: u32, bound: usize) -> bool {
-        self.others.get_or_insert_with(Met::new).insert(number, bound)
+        self.others.get_or_insert_with(SmallSet::new).insert(number, bound)
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    DEFAULT_EVENT_BUFFER, Instance, Lease, LeaseToken, RegistryError, Watcher, service::Service, state::State,
+    DEFAULT_EVENT_BUFFER, Instance, Lease, LeaseToken, RegistryError, Watcher, service_entry::ServiceEntry,
+    state::RegistryState,
 };
 
 /// Who is alive, by service. See the [module](super) for how time and leases work.
@@ -36,7 +37,7 @@ use super::{
 /// ```
 #[derive(Clone)]
 pub struct Registry {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<RegistryState>>,
 }
 
 impl Registry {
@@ -48,7 +49,7 @@ impl Registry {
     /// An empty registry that keeps `changes` changes a service for slow watchers. They are kept once for all watchers
     /// of the service, and only while there are any.
     pub fn with_event_buffer(changes: NonZeroUsize) -> Self {
-        Self { state: Arc::new(Mutex::new(State::new(changes))) }
+        Self { state: Arc::new(Mutex::new(RegistryState::new(changes))) }
     }
 
     /// Lists an instance under a service's name (1 to 255 bytes) until `now + lease`, and longer if it is renewed.
@@ -104,7 +105,7 @@ impl Registry {
 
     /// The live instances of a service, sorted by id; none for a service nobody registered under.
     pub fn instances(&self, service: &str, now: Instant) -> Vec<Instance> {
-        self.at(now, |state| state.service(service).map(Service::instances).unwrap_or_default())
+        self.at(now, |state| state.service(service).map(ServiceEntry::instances).unwrap_or_default())
     }
 
     /// The live instance of a service with this id.
@@ -131,11 +132,11 @@ impl Registry {
         Ok(Watcher::new(self.clone(), name, cursor, first))
     }
 
-    /// Runs `use_state` on the state as of `now`.
-    pub(super) fn at<R>(&self, now: Instant, use_state: impl FnOnce(&State) -> R) -> R {
+    /// Runs `read` on the state as of `now`.
+    pub(super) fn at<R>(&self, now: Instant, read: impl FnOnce(&RegistryState) -> R) -> R {
         let mut state = self.state.lock();
         state.advance(now);
-        use_state(&state)
+        read(&state)
     }
 
     pub(super) fn unwatch(&self, service: &str) {

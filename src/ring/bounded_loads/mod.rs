@@ -2,11 +2,17 @@
 //!
 //! After Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (arXiv 1608.01350).
 
+mod counts;
+mod epsilon;
+
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{Epsilon, HashRing, KeyHasher, Node, NodeId, RingKey, Xxh3};
+use counts::{Attempt, Bound, Counts, RingView, member};
+pub use epsilon::{Epsilon, EpsilonError};
+
+use super::{HashRing, KeyHasher, Node, RingKey, Xxh3};
 
 /// Sends each key to the first node of its preference list that has room, and counts what each node is serving.
 ///
@@ -48,7 +54,7 @@ use super::{Epsilon, HashRing, KeyHasher, Node, NodeId, RingKey, Xxh3};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct BoundedLoads<H = Xxh3> {
-    shared: Arc<Shared<H>>,
+    shared: Arc<SharedCounts<H>>,
     limit: Option<u64>,
 }
 
@@ -71,7 +77,7 @@ pub enum AcquireError {
 /// One unit of load on a node, given back when dropped. Keep it for as long as the node is at work.
 #[must_use = "the slot is given back as soon as it is dropped"]
 pub struct Slot<H = Xxh3> {
-    shared: Arc<Shared<H>>,
+    shared: Arc<SharedCounts<H>>,
     node: Node,
     /// Where the node stands among the members of this version of the ring: spares the search if it is still current.
     place: (u64, usize),
@@ -89,42 +95,18 @@ pub struct NodeLoad {
     pub capacity: u64,
 }
 
-struct Shared<H> {
+struct SharedCounts<H> {
     epsilon: Epsilon,
-    state: Mutex<State<H>>,
-}
-
-/// Invariants: `loads` is as long as the view's ring has members, and in their order; `total` is its sum; `departed`
-/// holds ids of nodes that are no members, none with 0.
-struct State<H> {
-    view: Arc<View<H>>,
-    loads: Vec<u64>,
-    total: u64,
-    departed: HashMap<NodeId, u64>,
-}
-
-/// One version of the ring. Shared with walks that are under way, so that they need no lock to read it.
-struct View<H> {
-    ring: Arc<HashRing<H>>,
-    version: u64,
-    weight: u64,
-}
-
-/// What came of trying to take a slot on a node.
-enum Attempt {
-    Taken,
-    NoRoom,
-    /// The ring was replaced since the walk began.
-    RingChanged,
+    counts: Mutex<Counts<H>>,
 }
 
 impl<H: KeyHasher> BoundedLoads<H> {
     /// Nobody is at work yet.
     pub fn new(ring: HashRing<H>, epsilon: Epsilon) -> Self {
         let loads = vec![0; ring.nodes().len()];
-        let view = Arc::new(View::new(ring, 0));
-        let state = State { view, loads, total: 0, departed: HashMap::new() };
-        Self { shared: Arc::new(Shared { epsilon, state: Mutex::new(state) }), limit: None }
+        let view = Arc::new(RingView::new(ring, 0));
+        let counts = Counts { view, loads, total: 0, departed: HashMap::new() };
+        Self { shared: Arc::new(SharedCounts { epsilon, counts: Mutex::new(counts) }), limit: None }
     }
 
     /// The same counts, seen through a handle that also refuses to give a node more than `per_weight` slots for each
@@ -167,7 +149,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
         mut accept: impl FnMut(&Node) -> bool,
     ) -> Result<Slot<H>, AcquireError> {
         'ring: loop {
-            let view = Arc::clone(&self.shared.state.lock().view);
+            let view = Arc::clone(&self.shared.counts.lock().view);
             let position = view.ring.position(&key);
             // Empty, and thus without an allocation, until a node is refused or passed over.
             let (mut refused, mut passed) = (Vec::new(), Vec::new());
@@ -177,7 +159,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
                     refused.push(index);
                     continue;
                 }
-                let attempt = self.shared.state.lock().attempt(&view, index, &refused, self);
+                let attempt = self.shared.counts.lock().attempt(&view, index, &refused, self.bound());
                 match attempt {
                     Attempt::Taken => return Ok(self.slot(&view, index)),
                     Attempt::NoRoom => passed.push(index),
@@ -188,10 +170,10 @@ impl<H: KeyHasher> BoundedLoads<H> {
                 return Err(AcquireError::AllRefused);
             }
             // Others may have come and gone during the walk, and refusals late in it raise the share of the nodes
-            // before. With all refusals known and the state held still, one of them has room (see `Epsilon`).
-            let mut state = self.shared.state.lock();
+            // before. With all refusals known and the counts held still, one of them has room (see `Epsilon`).
+            let mut counts = self.shared.counts.lock();
             for index in passed {
-                match state.attempt(&view, index, &refused, self) {
+                match counts.attempt(&view, index, &refused, self.bound()) {
                     Attempt::Taken => return Ok(self.slot(&view, index)),
                     Attempt::NoRoom => {}
                     Attempt::RingChanged => continue 'ring,
@@ -205,23 +187,23 @@ impl<H: KeyHasher> BoundedLoads<H> {
     ///
     /// Nodes are matched by id: who stays keeps its load. O(N).
     pub fn set_ring(&self, ring: HashRing<H>) {
-        let mut guard = self.shared.state.lock();
-        let state = &mut *guard;
-        let old = Arc::clone(&state.view);
-        for (node, load) in old.ring.nodes().iter().zip(state.loads.drain(..)) {
+        let mut guard = self.shared.counts.lock();
+        let counts = &mut *guard;
+        let old = Arc::clone(&counts.view);
+        for (node, load) in old.ring.nodes().iter().zip(counts.loads.drain(..)) {
             if load > 0 {
-                state.departed.insert(node.id().clone(), load);
+                counts.departed.insert(node.id().clone(), load);
             }
         }
-        state.loads.extend(ring.nodes().iter().map(|node| state.departed.remove(node.id()).unwrap_or(0)));
-        state.total = state.loads.iter().sum();
-        state.view = Arc::new(View::new(ring, old.version + 1));
+        counts.loads.extend(ring.nodes().iter().map(|node| counts.departed.remove(node.id()).unwrap_or(0)));
+        counts.total = counts.loads.iter().sum();
+        counts.view = Arc::new(RingView::new(ring, old.version + 1));
         // A ring is large: let go of the old one only after the lock.
         drop(guard);
         drop(old);
     }
 
-    fn slot(&self, view: &View<H>, index: usize) -> Slot<H> {
+    fn slot(&self, view: &RingView<H>, index: usize) -> Slot<H> {
         let node = view.ring.nodes()[index].clone();
         Slot { shared: Arc::clone(&self.shared), node, place: (view.version, index) }
     }
@@ -231,7 +213,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
 impl<H> BoundedLoads<H> {
     /// The ring that places keys now.
     pub fn ring(&self) -> Arc<HashRing<H>> {
-        Arc::clone(&self.shared.state.lock().view.ring)
+        Arc::clone(&self.shared.counts.lock().view.ring)
     }
 
     /// How far above the average a node may be.
@@ -241,90 +223,34 @@ impl<H> BoundedLoads<H> {
 
     /// Slots that are out on members.
     pub fn total(&self) -> u64 {
-        self.shared.state.lock().total
+        self.shared.counts.lock().total
     }
 
     /// Slots that are out on the node with this id, be it a member or one that has left.
     pub fn load(&self, id: impl AsRef<str>) -> u64 {
-        let (id, state) = (id.as_ref(), self.shared.state.lock());
-        match member(&state.view.ring, id) {
-            Ok(index) => state.loads[index],
-            Err(_) => state.departed.get(id).copied().unwrap_or(0),
+        let (id, counts) = (id.as_ref(), self.shared.counts.lock());
+        match member(&counts.view.ring, id) {
+            Ok(index) => counts.loads[index],
+            Err(_) => counts.departed.get(id).copied().unwrap_or(0),
         }
     }
 
     /// All members with their load and capacity at one moment, in the order of their ids. O(N).
     pub fn snapshot(&self) -> Vec<NodeLoad> {
-        let state = self.shared.state.lock();
-        let nodes = state.view.ring.nodes().iter().zip(&state.loads);
+        let (bound, counts) = (self.bound(), self.shared.counts.lock());
+        let nodes = counts.view.ring.nodes().iter().zip(&counts.loads);
         nodes
             .map(|(node, load)| NodeLoad {
                 node: node.clone(),
                 load: *load,
-                capacity: self.capacity(node, state.total, state.view.weight),
+                capacity: bound.capacity(node, counts.total, counts.view.weight),
             })
             .collect()
     }
 
-    /// The most slots `node` may have once one more is out.
-    fn capacity(&self, node: &Node, total: u64, total_weight: u64) -> u64 {
-        let weight = u64::from(node.weight());
-        let share = self.shared.epsilon.capacity(total + 1, weight, total_weight);
-        self.limit.map_or(share, |limit| share.min(limit.saturating_mul(weight)))
+    fn bound(&self) -> Bound {
+        Bound { epsilon: self.shared.epsilon, limit: self.limit }
     }
-}
-
-impl<H> State<H> {
-    /// Takes a slot on a member if it has room, `refused` members counting as absent.
-    fn attempt(&mut self, view: &View<H>, index: usize, refused: &[usize], loads: &BoundedLoads<H>) -> Attempt {
-        if self.view.version != view.version {
-            return Attempt::RingChanged;
-        }
-        let nodes = view.ring.nodes();
-        let (mut total, mut weight) = (self.total, view.weight);
-        for absent in refused {
-            total -= self.loads[*absent];
-            weight -= u64::from(nodes[*absent].weight());
-        }
-        if self.loads[index] >= loads.capacity(&nodes[index], total, weight) {
-            return Attempt::NoRoom;
-        }
-        self.loads[index] += 1;
-        self.total += 1;
-        Attempt::Taken
-    }
-
-    fn give_back(&mut self, node: &Node, place: (u64, usize)) {
-        let member = match place {
-            (version, index) if version == self.view.version => Ok(index),
-            _ => member(&self.view.ring, node.id().as_str()),
-        };
-        if let Ok(index) = member {
-            self.loads[index] -= 1;
-            self.total -= 1;
-        } else if let Some(load) = self.departed.get_mut(node.id()) {
-            *load -= 1;
-            if *load == 0 {
-                self.departed.remove(node.id());
-            }
-        }
-    }
-}
-
-impl<H> View<H> {
-    fn new(ring: HashRing<H>, version: u64) -> Self {
-        let weight = ring.nodes().iter().map(|node| u64::from(node.weight())).sum();
-        Self { ring: Arc::new(ring), version, weight }
-    }
-
-    fn index_of(&self, node: &Node) -> usize {
-        let (Ok(index) | Err(index)) = member(&self.ring, node.id().as_str());
-        index
-    }
-}
-
-fn member<H>(ring: &HashRing<H>, id: &str) -> Result<usize, usize> {
-    ring.nodes().binary_search_by(|node| node.id().as_str().cmp(id))
 }
 
 impl<H> Slot<H> {
@@ -336,7 +262,7 @@ impl<H> Slot<H> {
 
 impl<H> Drop for Slot<H> {
     fn drop(&mut self) {
-        self.shared.state.lock().give_back(&self.node, self.place);
+        self.shared.counts.lock().give_back(&self.node, self.place);
     }
 }
 
@@ -350,8 +276,8 @@ impl<H> fmt::Debug for BoundedLoads<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Taken out first, because the writer behind a formatter is the caller's code.
         let (nodes, total) = {
-            let state = self.shared.state.lock();
-            (state.loads.len(), state.total)
+            let counts = self.shared.counts.lock();
+            (counts.loads.len(), counts.total)
         };
         f.debug_struct("BoundedLoads")
             .field("epsilon", &self.shared.epsilon)
