@@ -1,4 +1,4 @@
-//! The registry as several threads see it: the state behind a lock.
+//! The registry as users see it: the state behind a lock.
 
 use std::{
     fmt,
@@ -14,10 +14,13 @@ use super::{
     state::RegistryState,
 };
 
-/// Who is alive, by service. See the [module](super) for how time and leases work.
+/// The live instances of services. A clone is another handle on the same registry, and all handles
+/// may be used by several threads.
 ///
-/// A clone is another handle on the same registry. Each call takes one short lock and calls nothing of yours under it;
-/// it costs O(log n) for n registrations, plus O(log n) for each that expires, plus what it returns.
+/// See the [module](super) for how time and leases work. Each call takes one short lock, under
+/// which no code of the caller runs. No call waits for anything else, so async code may call all of
+/// them. A call costs O(log n) for n registrations, plus O(log n) for each that expires, plus the
+/// size of what it returns.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -41,28 +44,31 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry that keeps [`DEFAULT_EVENT_BUFFER`] changes a service for slow watchers.
+    /// Returns an empty registry that keeps [`DEFAULT_EVENT_BUFFER`] changes of each service for
+    /// slow watchers.
     pub fn new() -> Self {
         Self::with_event_buffer(DEFAULT_EVENT_BUFFER)
     }
 
-    /// An empty registry that keeps `changes` changes a service for slow watchers. They are kept once for all watchers
-    /// of the service, and only while there are any.
+    /// Returns an empty registry that keeps `changes` changes of each service for slow watchers.
+    /// All watchers of a service share them, and they are kept only while there are watchers.
     pub fn with_event_buffer(changes: NonZeroUsize) -> Self {
         Self { state: Arc::new(Mutex::new(RegistryState::new(changes))) }
     }
 
-    /// Lists an instance under a service's name (1 to 255 bytes) until `now + lease`, and longer if it is renewed.
+    /// Registers an instance under a service's name (1 to 255 bytes). It is listed until
+    /// `now + lease`, and longer if the lease is renewed.
     ///
-    /// If an instance of this id is live already, the new one takes its place and the earlier lease is void: it is
-    /// taken for an earlier life of the same process.
+    /// If an instance with this id is live already, the new one replaces it, and the earlier lease
+    /// is over. The registry takes the earlier instance for an earlier life of the same process.
     ///
     /// # Errors
     ///
-    /// - [`RegistryError::InvalidService`], [`RegistryError::InvalidInstance`], [`RegistryError::AddressTooLong`],
-    ///   [`RegistryError::InvalidLease`] or [`RegistryError::ClockOutOfRange`] for arguments out of range;
-    /// - [`RegistryError::TooManyInstances`], [`RegistryError::TooHeavy`] or [`RegistryError::TooManyServices`] if there is
-    ///   no room.
+    /// - [`RegistryError::InvalidService`], [`RegistryError::InvalidInstance`],
+    ///   [`RegistryError::AddressTooLong`], [`RegistryError::InvalidLease`] or
+    ///   [`RegistryError::ClockOutOfRange`] for arguments out of range;
+    /// - [`RegistryError::TooManyInstances`], [`RegistryError::TooHeavy`] or
+    ///   [`RegistryError::TooManyServices`] if there is no room.
     pub fn register(
         &self,
         service: &str,
@@ -73,12 +79,14 @@ impl Registry {
         self.state.lock().register(service, instance, lease, now)
     }
 
-    /// Prolongs a registration to `now` plus the lease it was registered with. Watchers aren't told.
+    /// Prolongs a registration to `now` plus the lease that it was registered with. Watchers get no
+    /// event.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::StaleLease`] if the registration is over by `now`, even if nobody noticed so far;
-    /// [`RegistryError::ClockOutOfRange`].
+    /// [`RegistryError::StaleLease`] if the registration is over at `now`, even if no call has
+    /// expired it yet; [`RegistryError::ClockOutOfRange`] if the lease would end beyond the range
+    /// of the clock.
     pub fn renew(&self, token: LeaseToken, now: Instant) -> Result<Lease, RegistryError> {
         self.state.lock().renew(token, now)
     }
@@ -87,42 +95,47 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::StaleLease`] if it is over already; a newer registration of the same instance isn't touched.
+    /// [`RegistryError::StaleLease`] if the registration is over already. A newer registration of
+    /// the same instance stays.
     pub fn leave(&self, token: LeaseToken, now: Instant) -> Result<Instance, RegistryError> {
         self.state.lock().leave(token, now)
     }
 
-    /// Expires what is due at `now`, and says how many instances that were. Every other call with a `now` does the same
-    /// on its way; see [`next_expiry`](Registry::next_expiry) for when this one is worth making.
+    /// Expires what is due at `now`, and returns the number of instances that expired. Every other
+    /// call with a `now` does the same first. [`next_expiry`](Registry::next_expiry) says when it
+    /// is useful to call this one.
     pub fn expire(&self, now: Instant) -> usize {
         self.state.lock().advance(now).1
     }
 
-    /// When the next lease runs out, if nothing is renewed; `None` while nobody is registered.
+    /// Returns when the next lease runs out, if none is renewed. Returns `None` while no instance
+    /// is registered.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.state.lock().next_expiry()
     }
 
-    /// The live instances of a service, sorted by id; none for a service nobody registered under.
+    /// Returns the live instances of a service, sorted by id. The list is empty if no instance has
+    /// registered under this name.
     pub fn instances(&self, service: &str, now: Instant) -> Vec<Instance> {
         self.at(now, |state| state.service(service).map(ServiceEntry::instances).unwrap_or_default())
     }
 
-    /// The live instance of a service with this id.
+    /// Returns the live instance of a service with this id, or `None` if there is none.
     pub fn instance(&self, service: &str, id: &str, now: Instant) -> Option<Instance> {
         self.at(now, |state| Some(state.service(service)?.registrations.get(id)?.instance.clone()))
     }
 
-    /// The names of the services that have live instances, sorted. O(services).
+    /// Returns the names of the services that have live instances, sorted. O(services).
     pub fn services(&self, now: Instant) -> Vec<Arc<str>> {
         self.at(now, |state| state.services())
     }
 
-    /// Watches a service (1 to 255 bytes), which needs no instances yet.
+    /// Returns a watcher of a service (1 to 255 bytes), which need not have instances yet.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::InvalidService`], [`RegistryError::TooManyServices`].
+    /// [`RegistryError::InvalidService`] if the name is empty or too long,
+    /// [`RegistryError::TooManyServices`] if there is no room for another service.
     pub fn watch(&self, service: &str, now: Instant) -> Result<Watcher, RegistryError> {
         let mut state = self.state.lock();
         state.advance(now);
@@ -132,7 +145,7 @@ impl Registry {
         Ok(Watcher::new(self.clone(), name, cursor, first))
     }
 
-    /// Runs `read` on the state as of `now`.
+    /// Calls `read` with the state as of `now`.
     pub(super) fn at<R>(&self, now: Instant, read: impl FnOnce(&RegistryState) -> R) -> R {
         let mut state = self.state.lock();
         state.advance(now);

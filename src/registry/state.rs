@@ -1,4 +1,5 @@
-//! What the registry knows, and how it changes. Pure: the caller holds the lock and brings the time.
+//! The state of the registry, and its changes. It is pure: the caller holds the lock, and the time
+//! is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,19 +14,23 @@ use super::{
 };
 use crate::ring::{MAX_NAME_BYTES, NodeId};
 
-/// The most services that may have instances or watchers at a time.
+/// Maximum number of services that have instances or watchers at a time.
 pub const MAX_SERVICES: usize = 65_536;
 
-/// Invariants: each registration has one entry in `by_token` and one in `deadlines`, and these have no others; no
-/// service is unused; nothing live is due at `time`.
+/// All services of a registry.
+///
+/// Invariants: each registration has one entry in `by_token` and one in `deadlines`, and these have
+/// no other entries. No service is unused. No live registration is due at `time`.
 pub(super) struct RegistryState {
+    /// Number of changes that are kept for the watchers of a service.
     buffer: NonZeroUsize,
-    /// The latest `now` of any call; none before the first.
+    /// The latest `now` of any call. `None` before the first call.
     time: Option<Instant>,
     next_token: u64,
     services: BTreeMap<Arc<str>, ServiceEntry>,
-    /// Whose token it is.
+    /// The service and the instance of each token that is not stale.
     by_token: HashMap<LeaseToken, (Arc<str>, NodeId)>,
+    /// The end of each lease.
     deadlines: BTreeSet<(Instant, LeaseToken)>,
 }
 
@@ -41,8 +46,9 @@ impl RegistryState {
         }
     }
 
-    /// Brings the registry's time to `now`, unless it is later already, and expires what is due, in the order in which
-    /// it became due. Answers with the registry's time, and how many instances expired.
+    /// Sets the registry's time to `now`, unless it is later already, and expires what is due, in
+    /// the order in which it became due. Returns the registry's time, and the number of instances
+    /// that expired.
     pub(super) fn advance(&mut self, now: Instant) -> (Instant, usize) {
         let time = self.time.map_or(now, |time| time.max(now));
         self.time = Some(time);
@@ -74,7 +80,8 @@ impl RegistryState {
         if !known && live.is_some_and(|live| live.registrations.len() >= MAX_INSTANCES) {
             return Err(RegistryError::TooManyInstances);
         }
-        // Refused here, because a ring that followed the service would otherwise have to leave instances out.
+        // Refused here, because otherwise a ring that follows the service would have to leave
+        // instances out.
         let weight = live.map_or(u64::from(instance.weight()), |live| live.weight_with(&instance));
         if weight > MAX_SERVICE_WEIGHT {
             return Err(RegistryError::TooHeavy { id: instance.id().clone(), weight });
@@ -127,7 +134,7 @@ impl RegistryState {
         self.services.get(name)
     }
 
-    /// A new watcher's service, and where the service is now.
+    /// Adds a watcher to a service. Returns the service's name and the service.
     pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &ServiceEntry), RegistryError> {
         let name = self.name_of(service)?;
         let service = self.services.entry(name.clone()).or_default();
@@ -142,7 +149,8 @@ impl RegistryState {
         }
     }
 
-    /// Ends a registration, tells the watchers, and answers with the instance; or with none, if the token is stale.
+    /// Ends a registration, records the change for the watchers, and returns the instance. Returns
+    /// `None` if the token is stale.
     fn end(&mut self, token: LeaseToken, change: fn(Instance) -> WatchEvent) -> Option<Instance> {
         let (name, id) = self.by_token.remove(&token)?;
         let service = self.services.get_mut(&name)?;
@@ -153,7 +161,7 @@ impl RegistryState {
         Some(registration.instance)
     }
 
-    /// The name to keep for a service, if there is room for it.
+    /// Checks a service's name, and that there is room for the service. Returns the name to keep.
     fn name_of(&self, service: &str) -> Result<Arc<str>, RegistryError> {
         if let Some((name, _)) = self.services.get_key_value(service) {
             return Ok(name.clone());

@@ -1,4 +1,8 @@
-//! The ring itself: who owns what, and members coming and going.
+//! The ring itself: look-ups, and changes of its members.
+//!
+//! In reading order: the type, its look-ups, what depends on positions alone, changes, and the
+//! checks that all of them share. What depends on the placement is a `match` here: [`hashed`] and
+//! [`balanced`] have the same functions.
 
 use std::fmt;
 
@@ -9,21 +13,27 @@ use super::{
     token_table::{Entry, TokenTable},
 };
 
-/// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
+/// Maximum number of tokens (virtual nodes) in a ring: 1,024 nodes of 4,096 tokens, or 26,214 of
+/// the default 160.
 ///
-/// At up to 16 bytes a token that is 64 MiB. The limit keeps a wrong weight, or a hostile serialised ring, from eating the
-/// machine's memory.
+/// At up to 16 bytes a token, that is 64 MiB. The limit keeps a wrong weight, or a hostile
+/// serialised ring, from taking all of the machine's memory.
 pub const MAX_TOKENS: u64 = 1 << 22;
 
-/// A consistent-hash ring with virtual nodes. See the [module](super) for what it promises.
+/// A consistent-hash ring with virtual nodes. It is a value: a clone is a copy, in O(T). Threads
+/// share it in an [`Arc`](std::sync::Arc), or in a [`SharedRing`](super::SharedRing) if it changes
+/// meanwhile.
 ///
-/// With N nodes and T tokens: a look-up takes one hash and reads one cache line; a node that comes or goes touches its own
-/// tokens only, and moves up to N entries of the list of nodes; a token costs about 15 bytes. See [the page about
-/// look-ups](crate::docs::lookup) for how, and for what becomes of it when tokens aren't uniform.
-/// All of `&self` may be used from several threads at once; for changing a ring meanwhile there is
-/// [`SharedRing`](super::SharedRing). Cloning is O(T).
+/// See the [module](super) for what it promises. All methods of `&self` may be called by several
+/// threads at once. No method blocks.
 ///
-/// `==` compares members, placement, virtual nodes and hasher, and if the tokens aren't a function of these, the tokens.
+/// With N nodes and T tokens: a look-up takes one hash and reads one cache line. A node that comes
+/// or goes touches its own tokens only, and moves up to N entries of the list of nodes. A token
+/// costs about 15 bytes. [The page about look-ups](crate::docs::lookup) says how, and what happens
+/// if tokens aren't uniform.
+///
+/// `==` compares members, placement, virtual nodes and hasher. If the tokens aren't a function of
+/// these, it compares the tokens, too.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -39,7 +49,7 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// ```
 #[derive(Clone)]
 pub struct HashRing<H = Xxh3> {
-    /// Never empty.
+    /// The nodes. Never empty.
     members: Members,
     table: TokenTable,
     placement: Placement,
@@ -51,23 +61,23 @@ pub struct HashRing<H = Xxh3> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token<'a> {
-    /// Where.
+    /// The position of the token.
     pub position: Position,
-    /// Who.
+    /// The node that stands there.
     pub node: &'a Node,
 }
 
 impl HashRing {
-    /// A ring of these nodes, with all settings at their default.
+    /// Returns a ring of these nodes, with all settings at their default.
     ///
     /// # Errors
     ///
-    /// As [`RingBuilder::build`].
+    /// The errors of [`RingBuilder::build`].
     pub fn new<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         Self::builder().nodes(nodes).build()
     }
 
-    /// A ring to be described first.
+    /// Returns a builder, for a ring with other settings.
     pub fn builder() -> RingBuilder {
         RingBuilder::new()
     }
@@ -75,30 +85,32 @@ impl HashRing {
 
 /// Look-ups.
 impl<H: KeyHasher> HashRing<H> {
-    /// The node that owns `key`. Reads one cache line, allocates nothing, never panics.
-    // Always, here and in what it calls: a call costs as much as the look-up, and saves few instructions.
+    /// Returns the node that owns `key`. Reads one cache line, allocates nothing, never panics.
+    // Always inlined, here and in what it calls, because a call costs as much as the look-up and
+    // saves few instructions.
     #[inline(always)]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))
     }
 
-    /// The nodes that `key` belongs to, in order of preference; see [`Replicas`].
+    /// Returns the nodes that `key` belongs to, in order of preference; see [`Replicas`].
     ///
-    /// The first is the owner. The first healthy one is `ring.replicas(key).find(|node| healthy(node))`, and the k
-    /// nodes that should hold a copy are `ring.replicas(key).take(k)`.
+    /// The first is the owner. The first healthy one is
+    /// `ring.replicas(key).find(|node| healthy(node))`. The k nodes that should hold a copy are
+    /// `ring.replicas(key).take(k)`.
     #[inline]
     pub fn replicas<K: RingKey>(&self, key: K) -> Replicas<'_> {
         self.replicas_at(self.position(key))
     }
 
-    /// The nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n nodes that should hold a copy
-    /// are `ring.replicas_across_zones(key).take(n)`.
+    /// Returns the nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n
+    /// nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
     #[inline]
     pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
         self.replicas_across_zones_at(self.position(key))
     }
 
-    /// Where `key` is on the circle. Doesn't depend on the ring's members.
+    /// Returns the position of `key` on the circle. It doesn't depend on the ring's members.
     #[inline(always)]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
         self.hasher.hash_key(key.key_bytes().as_ref())
@@ -107,8 +119,9 @@ impl<H: KeyHasher> HashRing<H> {
 
 /// What depends on positions alone.
 impl<H> HashRing<H> {
-    /// The node that owns `position`: that of the first token at or after it, or of the very first token if there is
-    /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes).
+    /// Returns the node that owns `position`: the node of the first token at or after it, or of the
+    /// very first token if there is none after it. If tokens of several nodes share a position, it
+    /// is the node with the smallest id (by bytes).
     #[inline(always)]
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
@@ -117,88 +130,93 @@ impl<H> HashRing<H> {
         }
     }
 
-    /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
+    /// Does what [`owner_at`](Self::owner_at) does, for the one position in a hundred that its line
+    /// doesn't decide.
     #[cold]
     #[inline(never)]
     fn owner_slow(&self, position: Position) -> &Node {
         self.members.by_slot(self.table.owner_slow(position))
     }
 
-    /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].
+    /// Returns the nodes that `position` belongs to, in order of preference; see [`Replicas`].
     #[inline]
     pub fn replicas_at(&self, position: Position) -> Replicas<'_> {
         Replicas::new(&self.members, self.table.walk(position))
     }
 
-    /// The nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    /// Returns the nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
     #[inline]
     pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
         ZoneReplicas::new(&self.members, self.table.walk(position))
     }
 
-    /// The first `copies` nodes of every token's preference list, worked out for looking them up: what
-    /// [`replicas`](Self::replicas) would find. O(T * copies).
+    /// Returns an index of the first `copies` nodes of every token's preference list. It finds what
+    /// [`replicas`](Self::replicas) finds, faster. O(T * copies).
     pub fn replica_index(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::new(self, copies)
     }
 
-    /// The same of what [`replicas_across_zones`](Self::replicas_across_zones) would find.
+    /// Returns an index that finds what [`replicas_across_zones`](Self::replicas_across_zones)
+    /// finds, faster. O(T * copies).
     pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::across_zones(self, copies)
     }
 
-    /// What the nodes are, and where their tokens.
+    /// Returns the nodes and their tokens.
     #[inline(always)]
     pub(super) fn parts(&self) -> (&Members, &TokenTable) {
         (&self.members, &self.table)
     }
 
-    /// The members, sorted by id (by bytes). Never empty.
+    /// Returns the members, sorted by id (by bytes). Never empty.
     pub fn nodes(&self) -> &[Node] {
         self.members.nodes()
     }
 
-    /// The member with this id. O(log N).
+    /// Returns the member with this id, or `None` if there is none. O(log N).
     pub fn node(&self, id: impl AsRef<str>) -> Option<&Node> {
         self.members.index_of(id.as_ref()).ok().map(|index| &self.nodes()[index])
     }
 
-    /// All tokens, clockwise from position 0, those that collide in the order in which they are preferred.
+    /// Returns all tokens, clockwise from position 0. Tokens that collide are in order of
+    /// preference.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token<'_>> {
         self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
-    /// How many tokens there are: the sum of weight times virtual nodes, or in a balanced ring about as many.
+    /// Returns the number of tokens: the sum of weight times virtual nodes, or in a balanced ring
+    /// about as many.
     pub fn token_count(&self) -> usize {
         self.table.len()
     }
 
-    /// How the tokens are placed.
+    /// Returns how the tokens are placed.
     pub fn placement(&self) -> Placement {
         self.placement
     }
 
-    /// Every token and the index of its node in [`nodes`](Self::nodes), clockwise.
+    /// Returns every token and the index of its node in [`nodes`](Self::nodes), clockwise.
     pub(super) fn indexed_tokens(&self) -> Vec<(Position, u32)> {
         balanced::entries(&self.members, &self.table)
     }
 
-    /// Virtual nodes for each unit of weight. In a balanced ring it is what each had when the ring was built.
+    /// Returns the number of virtual nodes for each unit of weight. In a balanced ring, it is the
+    /// number when the ring was built.
     pub fn virtual_nodes(&self) -> u32 {
         self.virtual_nodes
     }
 
-    /// The function that places keys and virtual nodes.
+    /// Returns the function that places keys and virtual nodes.
     pub fn hasher(&self) -> &H {
         &self.hasher
     }
 
-    /// How the holders change when this ring is replaced by `after`, if each position is held by the first `copies` nodes
-    /// of its preference list. O(T * copies) for the tokens of both.
+    /// Returns how the holders of positions change when `after` replaces this ring, if the first
+    /// `copies` nodes of its preference list hold a position. O(T * copies) for the tokens of both.
     ///
     /// # Errors
     ///
-    /// As [`movement`](Self::movement).
+    /// The errors of [`movement`](Self::movement).
     pub fn replica_movement<'a>(&'a self, after: &'a Self, copies: usize) -> Result<ReplicaMovement<'a>, RingError>
     where
         H: PartialEq,
@@ -209,14 +227,15 @@ impl<H> HashRing<H> {
         Ok(ReplicaMovement::between((&self.members, &self.table), (&after.members, &after.table), copies))
     }
 
-    /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
+    /// Returns what moves, and from which node to which, when `after` replaces this ring. O(T) for
+    /// the tokens of both.
     ///
-    /// Nodes are matched by id. The rings may differ in anything but the hasher.
+    /// Nodes are matched by id. The rings may differ in everything except the hasher.
     ///
     /// # Errors
     ///
-    /// [`RingError::DifferentHashers`] if the two place keys differently: then positions in the one say nothing about
-    /// the other.
+    /// [`RingError::DifferentHashers`] if the two rings place keys differently, because positions
+    /// in one then mean nothing in the other.
     pub fn movement<'a>(&'a self, after: &'a Self) -> Result<Movement<'a>, RingError>
     where
         H: PartialEq,
@@ -224,24 +243,24 @@ impl<H> HashRing<H> {
         if self.hasher != after.hasher {
             return Err(RingError::DifferentHashers);
         }
-        // Hashed tokens are a function of the hasher, the node's id and how many there are of them.
+        // Hashed tokens are a function of the hasher, the node's id and their number.
         let are_alike = (self.placement, after.placement) == (Placement::Hashed, Placement::Hashed)
             && self.virtual_nodes == after.virtual_nodes;
         Ok(Movement::between((&self.members, &self.table), (&after.members, &after.table), are_alike))
     }
 }
 
-/// Members coming and going.
+/// Changes of the members.
 impl<H: KeyHasher> HashRing<H> {
-    /// Takes a node in. It receives keys from others; no key moves between those.
+    /// Adds a node. It receives keys from the others, and no key moves between those.
     ///
-    /// O(N + t log t) for its t tokens: only those are hashed, and only they are touched. Now and then, when the ring has
-    /// grown by a quarter, O(T).
+    /// O(N + t log t) for the node's t tokens: only they are hashed, and only they are touched. Now
+    /// and then, when the ring has grown by a quarter, O(T). With balanced placement always O(T).
     ///
     /// # Errors
     ///
-    /// [`RingError::DuplicateNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as
-    /// it was.
+    /// [`RingError::DuplicateNode`], and the errors of [`RingBuilder::build`] about nodes and
+    /// limits. The ring is then unchanged.
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
         let index = self.check_newcomer(&node)?;
@@ -253,12 +272,16 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(())
     }
 
-    /// What [`add`](Self::add) of this node would move to it, without adding it: for moving the data first. Equal to the
-    /// [`movement`](Self::movement) to the ring with the node in it, but looks only at the node's own tokens.
+    /// Returns what [`add`](Self::add) of this node would move to it, without adding it, so that
+    /// the data can move first.
+    ///
+    /// It is equal to the [`movement`](Self::movement) to the ring with the node in it. With hashed
+    /// placement it looks only at the node's own tokens: O(N + t log t) for t of them. With
+    /// balanced placement O(T).
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add).
+    /// The errors of [`add`](Self::add).
     pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
         let index = self.check_newcomer(node)?;
         let ring = (&self.members, &self.table);
@@ -268,11 +291,13 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// Lets a node go, and returns it. Its keys go to others; no other key moves. As cheap as [`add`](Self::add).
+    /// Removes a node, and returns it. Its keys go to others; no other key moves. It takes as long
+    /// as [`add`](Self::add).
     ///
     /// # Errors
     ///
-    /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only one.
+    /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only node. The ring is
+    /// then unchanged.
     pub fn remove(&mut self, id: impl AsRef<str>) -> Result<Node, RingError> {
         let index = self.member_index(id.as_ref())?;
         if let [node] = self.nodes() {
@@ -285,15 +310,17 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
-    /// zone. A heavier node only receives keys, a lighter one only gives keys away, a zone moves nothing.
+    /// Changes the weight or zone of a member: puts `node` in the place of the member with the same
+    /// id, and returns that member.
     ///
-    /// O(t log t) for the t tokens that come or go, O(log N) if the weight stays.
+    /// A node that gets heavier only receives keys, one that gets lighter only gives keys away, and
+    /// a change of zone moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
+    /// weight stays. With balanced placement, O(T) if the weight changes.
     ///
     /// # Errors
     ///
-    /// [`RingError::UnknownNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as it
-    /// was.
+    /// [`RingError::UnknownNode`], and the errors of [`RingBuilder::build`] about nodes and limits.
+    /// The ring is then unchanged.
     pub fn replace(&mut self, node: impl Into<Node>) -> Result<Node, RingError> {
         let node = node.into();
         node.check()?;
@@ -309,7 +336,7 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// A ring of these members, its tokens placed afresh.
+    /// Builds a ring of these members.
     pub(super) fn from_parts(
         nodes: Vec<Node>,
         placement: Placement,
@@ -324,7 +351,8 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
-    /// A balanced ring with these tokens, clockwise, by the index of their node in `nodes`.
+    /// Builds a balanced ring with these tokens, clockwise, each with the index of its node in
+    /// `nodes`.
     pub(super) fn from_tokens(
         nodes: Vec<Node>,
         mut tokens: Vec<(Position, u32)>,
@@ -337,7 +365,7 @@ impl<H: KeyHasher> HashRing<H> {
         }
         let ids: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
         let members = checked_members(nodes, placement, virtual_nodes)?;
-        // An index that isn't one of a node stays as it is, for `restore` to refuse.
+        // An index that no node has stays as it is, so that `restore` refuses it.
         for (_, node) in &mut tokens {
             let id = ids.get(*node as usize);
             *node = id.and_then(|id| members.index_of(id.as_str()).ok()).map_or(*node, |index| index as u32);
@@ -346,7 +374,7 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
-    /// Whether the node may be added; its index among the members if so.
+    /// Checks that the node may be added, and returns the index that it gets among the members.
     fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
         node.check()?;
         let Err(index) = self.members.index_of(node.id().as_str()) else {
@@ -356,7 +384,8 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(index)
     }
 
-    /// Whether nodes of this weight in all may have the tokens that they may come to have.
+    /// Checks the limit of tokens for nodes of this weight in all, with the most tokens that they
+    /// may ever have.
     fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
         check_tokens(weight, self.placement.most_tokens(self.virtual_nodes))
     }
@@ -373,7 +402,7 @@ impl<H: PartialEq> PartialEq for HashRing<H> {
             && self.hasher == other.hasher
             && self.nodes() == other.nodes()
             && match self.placement {
-                // They are a function of the rest, so comparing them would be a waste.
+                // The tokens are a function of the rest, so comparing them would change nothing.
                 Placement::Hashed => true,
                 Placement::Balanced => self.indexed_tokens() == other.indexed_tokens(),
             }
@@ -382,7 +411,7 @@ impl<H: PartialEq> PartialEq for HashRing<H> {
 
 impl<H: Eq> Eq for HashRing<H> {}
 
-/// Leaves out the tokens: there are too many to read.
+/// Leaves out the tokens, because there are too many to read.
 impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashRing")
@@ -394,7 +423,7 @@ impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     }
 }
 
-/// The nodes sorted by id, if they and the settings are what a ring can be made of.
+/// Checks the nodes and settings of a ring that is to be built, and returns the nodes sorted by id.
 fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
     if nodes.is_empty() {
         return Err(RingError::NoNodes);
@@ -414,7 +443,8 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     Ok(members)
 }
 
-/// Whether nodes of this weight in all may have so many tokens for each unit of it.
+/// Checks the limit of tokens for nodes of this weight in all, with `most_tokens` for each unit of
+/// weight.
 fn check_tokens(weight: u64, most_tokens: u32) -> Result<(), RingError> {
     let tokens = weight.saturating_mul(u64::from(most_tokens));
     if tokens > MAX_TOKENS { Err(RingError::TooManyTokens { tokens }) } else { Ok(()) }

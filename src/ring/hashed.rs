@@ -1,6 +1,8 @@
 //! Hashed placement: a token is the hash of its node's id and an index.
 //!
-//! The functions are those of [`balanced`](super::balanced), with the hasher as one more argument.
+//! [`balanced`](super::balanced) has the same functions; here, the hasher is one more argument. The
+//! caller has checked the node and the number of tokens. A hasher may panic, so every function
+//! hashes before it changes anything.
 
 use super::{
     KeyHasher, MAX_NAME_BYTES, Movement, Node, Position,
@@ -8,7 +10,7 @@ use super::{
     token_table::{Entry, TokenTable, TokensPerBucket},
 };
 
-/// Returns the table of a ring that is built afresh. The caller has checked the number of tokens.
+/// Returns the table of a ring that is built afresh.
 pub(super) fn build<H: KeyHasher>(members: &Members, virtual_nodes: u32, hasher: &H) -> TokenTable {
     let count = members.weight() as usize * virtual_nodes as usize;
     let mut table = TokenTable::builder(TokensPerBucket::OF_RANDOM, count);
@@ -18,7 +20,7 @@ pub(super) fn build<H: KeyHasher>(members: &Members, virtual_nodes: u32, hasher:
     table.finish()
 }
 
-/// Takes in a node at its index.
+/// Adds a node, which gets this index.
 pub(super) fn add<H: KeyHasher>(
     (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
@@ -26,13 +28,12 @@ pub(super) fn add<H: KeyHasher>(
     index: usize,
     node: Node,
 ) {
-    // Before any change, because a hasher may panic.
     let tokens = sorted_tokens(&node, 0, virtual_nodes, hasher);
     let slot = members.insert(index, node);
     table.insert(slot, &tokens, |a, b| members.precedes(a, b));
 }
 
-/// Returns what would move to a node that isn't a member, if it was taken in.
+/// Returns what would move to a node if it was added.
 pub(super) fn plan_join<'a, H: KeyHasher>(
     ring: (&'a Members, &TokenTable),
     virtual_nodes: u32,
@@ -44,7 +45,7 @@ pub(super) fn plan_join<'a, H: KeyHasher>(
     Movement::of_join(ring, node, &tokens, |owner| owner.id() < node.id())
 }
 
-/// Takes out the node at an index, which isn't the only one, and returns it.
+/// Removes the node at an index, which isn't the only one, and returns it.
 pub(super) fn remove<H: KeyHasher>(
     (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
@@ -77,7 +78,8 @@ pub(super) fn replace<H: KeyHasher>(
     members.replace(index, node)
 }
 
-/// Returns the tokens of those units of a node's weight that come after the first `units`, ascending.
+/// Returns the tokens of those units of a node's weight that come after the first `units`,
+/// ascending.
 fn sorted_tokens<H: KeyHasher>(node: &Node, units: u32, virtual_nodes: u32, hasher: &H) -> Vec<Position> {
     let mut tokens = Vec::with_capacity(((node.weight() - units) * virtual_nodes) as usize);
     for_each_token(node, units, virtual_nodes, hasher, |token| tokens.push(token));
@@ -85,10 +87,11 @@ fn sorted_tokens<H: KeyHasher>(node: &Node, units: u32, virtual_nodes: u32, hash
     tokens
 }
 
-/// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their
-/// number is checked, so an index fits its 4 bytes.
+/// Calls `each` with the tokens of those units of a node's weight that come after the first
+/// `units`, in the order of their index.
 ///
-/// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
+/// The encoding is the id and then the index in 4 bytes, so no two pairs of id and index share one.
+/// An index fits, because the number of tokens is limited.
 fn for_each_token<H: KeyHasher>(
     node: &Node,
     units: u32,
@@ -98,8 +101,8 @@ fn for_each_token<H: KeyHasher>(
 ) {
     let id = node.id().as_str().as_bytes();
     let length = id.len() + size_of::<u32>();
-    // Several encodings are written before the first is hashed: a hash that reads what was written the moment before,
-    // in larger pieces, has to wait for it each time.
+    // Several encodings are written before the first is hashed. A hash that reads what was written
+    // just before, in larger pieces, would have to wait for the write each time.
     let mut encoded = [[0; MAX_NAME_BYTES + size_of::<u32>()]; 8];
     encoded.iter_mut().for_each(|encoded| encoded[..id.len()].copy_from_slice(id));
     let mut index = units * virtual_nodes;

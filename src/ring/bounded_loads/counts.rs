@@ -1,12 +1,16 @@
-//! What each node is serving, under the lock of a [`BoundedLoads`](super::BoundedLoads). Takes no lock itself.
+//! What each node is serving. A [`BoundedLoads`](super::BoundedLoads) has it under its lock; the
+//! code here takes no lock.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::Epsilon;
 use crate::ring::{HashRing, Node, NodeId};
 
-/// Invariants: `loads` is as long as the view's ring has members, and in their order; `total` is its sum; `departed`
-/// holds ids of nodes that are no members, none with 0.
+/// The slots that are taken, by node.
+///
+/// Invariants: `loads` has one element for each member of the view's ring, in the same order.
+/// `total` is its sum. `departed` has the ids of nodes that are not members, none of them with 0
+/// slots.
 pub(super) struct Counts<H> {
     pub(super) view: Arc<RingView<H>>,
     pub(super) loads: Vec<u64>,
@@ -14,22 +18,25 @@ pub(super) struct Counts<H> {
     pub(super) departed: HashMap<NodeId, u64>,
 }
 
-/// One version of the ring. Shared with walks that are under way, so that they need no lock to read it.
+/// One version of the ring. Walks that are under way share it, so that they need no lock to read
+/// it.
 pub(super) struct RingView<H> {
     pub(super) ring: Arc<HashRing<H>>,
     pub(super) version: u64,
     pub(super) weight: u64,
 }
 
-/// What came of trying to take a slot on a node.
+/// The outcome of trying to take a slot on a node.
 pub(super) enum Attempt {
+    /// The slot is taken.
     Taken,
+    /// The node is at its capacity.
     NoRoom,
-    /// The ring was replaced since the walk began.
+    /// The ring was replaced after the walk began.
     RingChanged,
 }
 
-/// How much a node may have.
+/// What bounds the load of a node.
 #[derive(Clone, Copy)]
 pub(super) struct Bound {
     pub(super) epsilon: Epsilon,
@@ -38,7 +45,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// The most slots `node` may have once one more is out.
+    /// Returns the most slots that `node` may have when one more is taken, if `total` are taken on
+    /// nodes of this total weight.
     pub(super) fn capacity(self, node: &Node, total: u64, total_weight: u64) -> u64 {
         let weight = u64::from(node.weight());
         let share = self.epsilon.capacity(total + 1, weight, total_weight);
@@ -47,7 +55,7 @@ impl Bound {
 }
 
 impl<H> Counts<H> {
-    /// Takes a slot on a member if it has room, `refused` members counting as absent.
+    /// Takes a slot on a member if it has room. The `refused` members count as absent.
     pub(super) fn attempt(&mut self, view: &RingView<H>, index: usize, refused: &[usize], bound: Bound) -> Attempt {
         if self.view.version != view.version {
             return Attempt::RingChanged;
@@ -66,6 +74,7 @@ impl<H> Counts<H> {
         Attempt::Taken
     }
 
+    /// Gives a slot back, on a member or on a node that has left.
     pub(super) fn give_back(&mut self, node: &Node, place: (u64, usize)) {
         let member = match place {
             (version, index) if version == self.view.version => Ok(index),
@@ -95,7 +104,8 @@ impl<H> RingView<H> {
     }
 }
 
-/// The index of the node with this id among the members, or where it would stand.
+/// Returns the index of the node with this id among the members, or as an error the index that it
+/// would have.
 pub(super) fn member<H>(ring: &HashRing<H>, id: &str) -> Result<usize, usize> {
     ring.nodes().binary_search_by(|node| node.id().as_str().cmp(id))
 }

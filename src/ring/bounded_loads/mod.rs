@@ -1,6 +1,11 @@
-//! Bounded loads: consistent hashing that never sends a node much more than its share of what is in flight.
+//! Bounded loads: consistent hashing that never sends a node much more than its share of what is in
+//! flight.
 //!
-//! After Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (arXiv 1608.01350).
+//! After Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (arXiv
+//! 1608.01350).
+//!
+//! This file is what users see. [`counts`] is what happens under its lock, and [`epsilon`] is the
+//! arithmetic of the bound.
 
 mod counts;
 mod epsilon;
@@ -14,35 +19,41 @@ pub use epsilon::{Epsilon, EpsilonError};
 
 use super::{HashRing, KeyHasher, Node, RingKey, Xxh3};
 
-/// Sends each key to the first node of its preference list that has room, and counts what each node is serving.
+/// Sends each key to the first node of its preference list that has room, and counts what each node
+/// is serving. A clone is another handle on the same counts; all handles may be used by several
+/// threads.
 ///
-/// With L slots out among members of total weight W, a node of weight w takes one more only as long as it then has at
-/// most
+/// With L slots taken on members of total weight W, a node of weight w takes one more only if it
+/// then has at most
 ///
 /// ```text
 /// ceil((1 + epsilon) * (L + 1) * w / W)
 /// ```
 ///
-/// of them: its share of the average, the new one included, and [`Epsilon`] above it. Most keys stay with their owner;
-/// what is too much for it overflows to the next node, so a popular key or an unlucky stretch of the circle can't
-/// overload anyone.
+/// of them: its share of all slots, the new one included, and [`Epsilon`] above it. Most keys stay
+/// with their owner. What is too much for the owner overflows to the next node, so a popular key or
+/// an unlucky stretch of the circle can't overload a node.
 ///
-/// - **The bound is exact**, however many threads acquire and release: it is checked and the slot taken in one step,
-///   under a lock that is held for no more than that (never while a predicate or a hasher runs). It is checked when a
-///   slot is taken: as slots are given back the average sinks, and a node may then be above it until its own return.
-/// - **There is always room.** The capacities add up to more than L + 1, so [`acquire`](Self::acquire) succeeds, unless
-///   an absolute limit was asked for ([`with_limit`](Self::with_limit)) and all have reached it.
-/// - **The ring may change** while slots are out ([`set_ring`](Self::set_ring)). Loads follow node ids. A node that has
-///   left takes its slots back, and they count no longer in the average; if it returns first, they count again.
+/// - **The bound is exact**, however many threads acquire and release. It is checked and the slot
+///   taken in one step, under a lock that is held only for that (never while a predicate or a
+///   hasher runs). It is checked when a slot is taken: as slots are given back, the average sinks,
+///   and a node may then be above the bound until its own slots return.
+/// - **There is always room.** The capacities add up to more than L + 1, so
+///   [`acquire`](Self::acquire) succeeds. It fails only with an absolute limit
+///   ([`with_limit`](Self::with_limit)) that all nodes have reached.
+/// - **The ring may change** while slots are taken ([`set_ring`](Self::set_ring)). Loads follow
+///   node ids. The slots of a node that has left are still given back, but no longer count in the
+///   average. If the node returns before that, they count again.
 ///
-/// A clone is a handle to the same counts.
+/// No call waits for room. Each takes a short lock ([`set_ring`](Self::set_ring) and
+/// [`snapshot`](Self::snapshot) for O(N)), so async code may call all of them.
 ///
 /// ```
 /// use ringpact::ring::{BoundedLoads, Epsilon, HashRing};
 ///
 /// let loads = BoundedLoads::new(HashRing::new(["a", "b", "c"])?, Epsilon::percent(25)?);
 ///
-/// // One key, asked for again and again, would drown its owner:
+/// // One key, asked for again and again, would overload its owner:
 /// let slots: Vec<_> = (0..30).map(|_| loads.acquire("celebrity")).collect::<Result<_, _>>()?;
 /// let owner = loads.ring().owner("celebrity").id().clone();
 /// assert_eq!(slots[0].node().id(), &owner);
@@ -58,50 +69,56 @@ pub struct BoundedLoads<H = Xxh3> {
     limit: Option<u64>,
 }
 
-/// Why no node could take a key. Nothing was counted.
+/// Why no node could take a key. No slot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// The predicate refused every node of the ring.
-    #[error("the predicate refused all of the ring's nodes: nothing is left to send the key to")]
+    /// The predicate has refused every node of the ring.
+    #[error("the predicate refused all of the ring's nodes, so no node is left for the key")]
     AllRefused,
 
-    /// Every node that wasn't refused has reached the absolute limit of [`BoundedLoads::with_limit`].
-    #[error("every node that may serve the key is at its limit of {limit} slots for each unit of weight: shed load")]
+    /// Every node that the predicate accepts has reached the absolute limit of
+    /// [`BoundedLoads::with_limit`].
+    #[error(
+        "every node that may serve the key is at its limit of {limit} slots for each unit of weight: shed load, or raise the limit"
+    )]
     AllFull {
         /// The limit for each unit of weight.
         limit: u64,
     },
 }
 
-/// One unit of load on a node, given back when dropped. Keep it for as long as the node is at work.
+/// One unit of load on a node. Keep it for as long as the node works on the key; dropping it gives
+/// it back.
 #[must_use = "the slot is given back as soon as it is dropped"]
 pub struct Slot<H = Xxh3> {
     shared: Arc<SharedCounts<H>>,
     node: Node,
-    /// Where the node stands among the members of this version of the ring: spares the search if it is still current.
+    /// A version of the ring, and the index of the node among its members. It spares the search if
+    /// that version is still current.
     place: (u64, usize),
 }
 
-/// What a member is carrying, and what it could; see [`BoundedLoads::snapshot`].
+/// The load of a member, and its capacity; see [`BoundedLoads::snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeLoad {
     /// The member.
     pub node: Node,
-    /// Slots that are out on it.
+    /// Number of slots that are taken on it.
     pub load: u64,
-    /// The most it would have after taking the next slot.
+    /// The most slots that it may have when it takes the next one.
     pub capacity: u64,
 }
 
+/// What all handles share.
 struct SharedCounts<H> {
     epsilon: Epsilon,
     counts: Mutex<Counts<H>>,
 }
 
 impl<H: KeyHasher> BoundedLoads<H> {
-    /// Nobody is at work yet.
+    /// Returns bounded loads over this ring, without slots.
     pub fn new(ring: HashRing<H>, epsilon: Epsilon) -> Self {
         let loads = vec![0; ring.nodes().len()];
         let view = Arc::new(RingView::new(ring, 0));
@@ -109,13 +126,13 @@ impl<H: KeyHasher> BoundedLoads<H> {
         Self { shared: Arc::new(SharedCounts { epsilon, counts: Mutex::new(counts) }), limit: None }
     }
 
-    /// The same counts, seen through a handle that also refuses to give a node more than `per_weight` slots for each
-    /// unit of its weight, however high the average. Other handles are not affected.
+    /// Returns a handle on the same counts that gives a node at most `per_weight` slots for each
+    /// unit of its weight, however high the average is. Other handles are not affected.
     pub fn with_limit(self, per_weight: u64) -> Self {
         Self { limit: Some(per_weight), ..self }
     }
 
-    /// A slot on the first node of the key's preference list that has room.
+    /// Takes a slot on the first node of the key's preference list that has room. Does not wait.
     ///
     /// # Errors
     ///
@@ -124,12 +141,14 @@ impl<H: KeyHasher> BoundedLoads<H> {
         self.acquire_where(key, |_| true)
     }
 
-    /// A slot on the first node of the key's preference list that `accept` doesn't refuse and that has room.
+    /// Takes a slot on the first node of the key's preference list that `accept` accepts and that
+    /// has room. Does not wait.
     ///
-    /// A refused node counts as absent: neither its weight nor its load has a part in the average, from the moment the
-    /// walk has met it. So the load of nodes that are down is shared by those that are up, and while a single node is
-    /// accepted there is room. `accept` is asked about a node at most once, unless the ring changes meanwhile, and never
-    /// under a lock: it may use this very `BoundedLoads`.
+    /// A refused node counts as absent: neither its weight nor its load counts in the average, from
+    /// the moment the walk has met the node. So the nodes that are up share the load of those that
+    /// are down, and there is room while a single node is accepted. `accept` is called at most once
+    /// for each node, unless the ring changes meanwhile. It is never called under a lock, so it may
+    /// use this same `BoundedLoads`.
     ///
     /// ```
     /// # use ringpact::ring::{AcquireError, BoundedLoads, Epsilon, HashRing};
@@ -142,7 +161,8 @@ impl<H: KeyHasher> BoundedLoads<H> {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::AllRefused`], or [`AcquireError::AllFull`] from a handle [with a limit](Self::with_limit).
+    /// [`AcquireError::AllRefused`], or [`AcquireError::AllFull`] from a handle [with a
+    /// limit](Self::with_limit).
     pub fn acquire_where<K: RingKey>(
         &self,
         key: K,
@@ -151,7 +171,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
         'ring: loop {
             let view = Arc::clone(&self.shared.counts.lock().view);
             let position = view.ring.position(&key);
-            // Empty, and thus without an allocation, until a node is refused or passed over.
+            // Empty, and therefore without an allocation, until a node is refused or has no room.
             let (mut refused, mut passed) = (Vec::new(), Vec::new());
             for node in view.ring.replicas_at(position) {
                 let index = view.index_of(node);
@@ -169,8 +189,10 @@ impl<H: KeyHasher> BoundedLoads<H> {
             if passed.is_empty() {
                 return Err(AcquireError::AllRefused);
             }
-            // Others may have come and gone during the walk, and refusals late in it raise the share of the nodes
-            // before. With all refusals known and the counts held still, one of them has room (see `Epsilon`).
+            // The walk found no room. But other threads may have taken and returned slots
+            // meanwhile, and a node that was refused late in the walk raises the share of the nodes
+            // before it. Under one lock, with all refusals known, one of the nodes that were passed
+            // has room (see `Epsilon`), unless there is a limit.
             let mut counts = self.shared.counts.lock();
             for index in passed {
                 match counts.attempt(&view, index, &refused, self.bound()) {
@@ -183,9 +205,9 @@ impl<H: KeyHasher> BoundedLoads<H> {
         }
     }
 
-    /// Puts another ring in the place of the current one, for slots to come.
+    /// Replaces the ring. Slots that are taken from now on are on nodes of the new one.
     ///
-    /// Nodes are matched by id: who stays keeps its load. O(N).
+    /// Nodes are matched by id, and a node that stays keeps its load. O(N).
     pub fn set_ring(&self, ring: HashRing<H>) {
         let mut guard = self.shared.counts.lock();
         let counts = &mut *guard;
@@ -198,7 +220,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
         counts.loads.extend(ring.nodes().iter().map(|node| counts.departed.remove(node.id()).unwrap_or(0)));
         counts.total = counts.loads.iter().sum();
         counts.view = Arc::new(RingView::new(ring, old.version + 1));
-        // A ring is large: let go of the old one only after the lock.
+        // A ring is large, so the old one is dropped after the lock is released.
         drop(guard);
         drop(old);
     }
@@ -209,24 +231,25 @@ impl<H: KeyHasher> BoundedLoads<H> {
     }
 }
 
-/// What is going on.
+/// Observing the loads.
 impl<H> BoundedLoads<H> {
-    /// The ring that places keys now.
+    /// Returns the current ring.
     pub fn ring(&self) -> Arc<HashRing<H>> {
         Arc::clone(&self.shared.counts.lock().view.ring)
     }
 
-    /// How far above the average a node may be.
+    /// Returns how far above the average a node may be.
     pub fn epsilon(&self) -> Epsilon {
         self.shared.epsilon
     }
 
-    /// Slots that are out on members.
+    /// Returns the number of slots that are taken on members.
     pub fn total(&self) -> u64 {
         self.shared.counts.lock().total
     }
 
-    /// Slots that are out on the node with this id, be it a member or one that has left.
+    /// Returns the number of slots that are taken on the node with this id, be it a member or one
+    /// that has left.
     pub fn load(&self, id: impl AsRef<str>) -> u64 {
         let (id, counts) = (id.as_ref(), self.shared.counts.lock());
         match member(&counts.view.ring, id) {
@@ -235,7 +258,8 @@ impl<H> BoundedLoads<H> {
         }
     }
 
-    /// All members with their load and capacity at one moment, in the order of their ids. O(N).
+    /// Returns all members with their load and capacity at one moment, in the order of their ids.
+    /// O(N).
     pub fn snapshot(&self) -> Vec<NodeLoad> {
         let (bound, counts) = (self.bound(), self.shared.counts.lock());
         let nodes = counts.view.ring.nodes().iter().zip(&counts.loads);
@@ -254,7 +278,7 @@ impl<H> BoundedLoads<H> {
 }
 
 impl<H> Slot<H> {
-    /// The node that is to serve the key.
+    /// Returns the node that is to serve the key.
     pub fn node(&self) -> &Node {
         &self.node
     }
@@ -274,7 +298,8 @@ impl<H> Clone for BoundedLoads<H> {
 
 impl<H> fmt::Debug for BoundedLoads<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Taken out first, because the writer behind a formatter is the caller's code.
+        // Read before writing, because the writer behind a formatter is the caller's code and must
+        // not run under the lock.
         let (nodes, total) = {
             let counts = self.shared.counts.lock();
             (counts.loads.len(), counts.total)

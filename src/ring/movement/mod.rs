@@ -1,4 +1,8 @@
 //! What moves between two rings.
+//!
+//! In reading order: this file has the ranges and the [`Movement`]; [`between`] finds the movement
+//! between any two rings, and [`join`] that of a node that joins; [`replica_movement`] is for
+//! positions that several nodes hold.
 
 mod between;
 mod join;
@@ -12,10 +16,11 @@ use super::{Node, Position};
 
 pub use replica_movement::{ReplicaMove, ReplicaMovement};
 
-/// Positions clockwise from `start`, which isn't among them, to `end`, which is.
+/// The positions clockwise from `start` (exclusive) to `end` (inclusive). Exhaustive on purpose: a
+/// range has two ends.
 ///
-/// A range may pass position 0: with `start` above `end` it holds all after `start` and all up to `end`. With `start`
-/// equal to `end` it is the whole circle. There is no empty range.
+/// A range may pass position 0: if `start` is above `end`, it has all positions after `start` and
+/// all up to `end`. If `start` is equal to `end`, it is the whole circle. There is no empty range.
 ///
 /// ```
 /// use ringpact::ring::{Position, PositionRange};
@@ -40,7 +45,7 @@ impl PositionRange {
         if self.start < self.end { after_start && up_to_end } else { after_start || up_to_end }
     }
 
-    /// How many positions there are in the range, from 1 to 2^64.
+    /// Returns the number of positions in the range, from 1 to 2^64.
     pub fn width(&self) -> u128 {
         match self.end.as_u64().wrapping_sub(self.start.as_u64()) {
             0 => 1 << 64,
@@ -48,12 +53,13 @@ impl PositionRange {
         }
     }
 
-    /// The range's share of the circle, above 0.0 and up to 1.0.
+    /// Returns the range's share of the circle, above 0.0 and up to 1.0.
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }
 
-    /// The range as one or two ranges of numbers that don't pass 0, ascending: what a `BETWEEN` in a query needs.
+    /// Returns the range as one or two ranges of numbers that don't pass 0, ascending, for a
+    /// `BETWEEN` in a query.
     ///
     /// ```
     /// use ringpact::ring::{Position, PositionRange};
@@ -73,23 +79,24 @@ impl PositionRange {
     }
 }
 
-/// A range of positions that changes hands.
+/// A range of positions that changes its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MovedRange<'a> {
-    /// What moves.
+    /// The range that moves.
     pub range: PositionRange,
     /// The owner in the ring before.
     pub from: &'a Node,
-    /// The owner in the ring after; never of the same id as `from`.
+    /// The owner in the ring after. It never has the same id as `from`.
     pub to: &'a Node,
 }
 
-/// Exactly what moves between two rings: a position is in one of the ranges if and only if its owner changes. Made by
-/// [`HashRing::movement`](super::HashRing::movement).
+/// Exactly what moves between two rings: a position is in one of the ranges if and only if its
+/// owner changes. [`HashRing::movement`](super::HashRing::movement) returns it. It borrows the
+/// nodes of both rings; a clone copies the list.
 ///
-/// The ranges are disjoint, and ascend by their end; the first may pass position 0. Two that touch differ in `from` or
-/// in `to`.
+/// The ranges are disjoint, and ascend by their end. The first may pass position 0. Two that touch
+/// differ in `from` or in `to`.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -110,29 +117,30 @@ pub struct Movement<'a> {
 }
 
 impl<'a> Movement<'a> {
-    /// The ranges that move.
+    /// Returns the ranges that move.
     pub fn ranges(&self) -> &[MovedRange<'a>] {
         &self.ranges
     }
 
-    /// The range that `position` moves with, or `None` if its owner stays. O(log R) for R ranges.
+    /// Returns the range that `position` moves with, or `None` if its owner stays. O(log R) for R
+    /// ranges.
     pub fn find(&self, position: Position) -> Option<&MovedRange<'a>> {
         let index = self.ranges.partition_point(|moved| moved.range.end < position);
-        // Beyond the last end there is only what passes 0, and that is the first range.
+        // Beyond the last end there can only be a range that passes 0, and that is the first one.
         self.ranges.get(index).or(self.ranges.first()).filter(|moved| moved.range.contains(position))
     }
 
-    /// Whether every owner stays.
+    /// Whether every position keeps its owner.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many positions move, from 0 to 2^64; exact.
+    /// Returns the exact number of positions that move, from 0 to 2^64.
     pub fn width(&self) -> u128 {
         self.ranges.iter().map(|moved| moved.range.width()).sum()
     }
 
-    /// Which share of the circle moves, from 0.0 to 1.0.
+    /// Returns the share of the circle that moves, from 0.0 to 1.0.
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }

@@ -1,4 +1,4 @@
-//! What moves between two rings where each position is held by several nodes.
+//! What moves between two rings if several nodes hold each position.
 
 use std::fmt;
 
@@ -15,21 +15,25 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplicaMove<'m, 'a> {
-    /// What moves.
+    /// The range.
     pub range: PositionRange,
-    /// The nodes that hold the range after and not before, sorted by id.
+    /// The nodes that hold the range after but not before, sorted by id.
     pub gained_by: &'m [&'a Node],
-    /// The nodes that held the range before and don't after, sorted by id.
+    /// The nodes that hold the range before but not after, sorted by id.
     pub lost_by: &'m [&'a Node],
 }
 
-/// Exactly where the set of the first n nodes of the [preference list](super::super::Replicas) changes between two
-/// rings, who gains and who loses. Made by [`HashRing::replica_movement`](super::super::HashRing::replica_movement).
+/// The exact ranges in which the set of the first n nodes of the [preference
+/// list](super::super::Replicas) changes between two rings, with the nodes that gain a copy and the
+/// nodes that lose one. [`HashRing::replica_movement`](super::super::HashRing::replica_movement)
+/// returns it. It borrows the nodes of both rings; a clone copies the list.
 ///
-/// The ranges are disjoint, and ascend by their end; the first may pass position 0. Two that touch differ in who gains
-/// or in who loses. Where only the order among the n changes, nothing has to be copied, and nothing is listed.
+/// The ranges are disjoint, and ascend by their end. The first may pass position 0. Two that touch
+/// differ in the nodes that gain or in the nodes that lose. If only the order of the n nodes
+/// changes, nothing has to be copied, and the range is not listed.
 ///
-/// Those that can give a copy of a range to who gains it are `before.replicas_at(range.end).take(n)`.
+/// The nodes that can give a copy of a range to the nodes that gain it are
+/// `before.replicas_at(range.end).take(n)`.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -47,33 +51,36 @@ pub struct ReplicaMove<'m, 'a> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplicaMovement<'a> {
     ranges: Vec<StoredRange>,
-    /// Of each range first who gains, then who loses.
+    /// For each range, first the nodes that gain it, then the nodes that lose it.
     nodes: Vec<&'a Node>,
 }
 
+/// A range, and the place of its nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StoredRange {
     range: PositionRange,
-    /// Where in `nodes` those who gain start, those who lose, and those of another range.
+    /// The index in `nodes` of the first node that gains, of the first that loses, and of the first
+    /// of the next range.
     gained: usize,
     lost: usize,
     end: usize,
 }
 
 impl<'a> ReplicaMovement<'a> {
-    /// The ranges whose holders change.
+    /// Returns the ranges whose holders change.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = ReplicaMove<'_, 'a>> + ExactSizeIterator {
-        self.ranges.iter().map(|stored| self.name(stored))
+        self.ranges.iter().map(|stored| self.with_nodes(stored))
     }
 
-    /// The range that `position` is in, or `None` if its holders stay. O(log R) for R ranges.
+    /// Returns the range that `position` is in, or `None` if its holders stay. O(log R) for R
+    /// ranges.
     pub fn find(&self, position: Position) -> Option<ReplicaMove<'_, 'a>> {
         let index = self.ranges.partition_point(|stored| stored.range.end < position);
         let stored = self.ranges.get(index).or(self.ranges.first())?;
-        stored.range.contains(position).then(|| self.name(stored))
+        stored.range.contains(position).then(|| self.with_nodes(stored))
     }
 
-    /// How many ranges there are.
+    /// Returns the number of ranges.
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
@@ -83,12 +90,12 @@ impl<'a> ReplicaMovement<'a> {
         self.ranges.is_empty()
     }
 
-    /// How much is to be copied, in circles: 1.0 if every position gains one holder.
+    /// Returns how much is to be copied, in circles: 1.0 if every position gains one holder.
     pub fn copied_fraction(&self) -> f64 {
         self.iter().map(|moved| moved.range.fraction() * moved.gained_by.len() as f64).sum()
     }
 
-    fn name(&self, stored: &StoredRange) -> ReplicaMove<'_, 'a> {
+    fn with_nodes(&self, stored: &StoredRange) -> ReplicaMove<'_, 'a> {
         ReplicaMove {
             range: stored.range,
             gained_by: &self.nodes[stored.gained..stored.lost],
@@ -96,8 +103,10 @@ impl<'a> ReplicaMovement<'a> {
         }
     }
 
-    /// Goes round both rings backwards. There, the first n nodes from a token on are that token's node and then the
-    /// first n from the next token on without it: no walk is needed at any token.
+    /// Returns what moves between two rings.
+    ///
+    /// Goes round both rings backwards. The first n nodes from a token on are that token's node,
+    /// and then the first n from the next token on without it. So no token needs a walk.
     pub(in crate::ring) fn between(
         before: (&'a Members, &TokenTable),
         after: (&'a Members, &TokenTable),
@@ -110,6 +119,7 @@ impl<'a> ReplicaMovement<'a> {
         let mut movement = Self { ranges: Vec::new(), nodes: Vec::new() };
         let highest = last(from).max(last(to));
         let mut boundary = highest;
+        // From each token of either ring back to the one before, the holders are the same.
         while let Some(end) = boundary {
             from = old.step_back(from, end);
             to = new.step_back(to, end);
@@ -127,7 +137,8 @@ impl<'a> ReplicaMovement<'a> {
         movement.finish()
     }
 
-    /// Adds a range that ends where the last one starts, or before; unless nobody gains or loses it.
+    /// Adds a range that ends where the last one starts, or before. Does nothing if no node gains
+    /// or loses it.
     fn push_back(
         &mut self,
         range: PositionRange,
@@ -158,7 +169,8 @@ impl<'a> ReplicaMovement<'a> {
         self.ranges.push(stored);
     }
 
-    /// Puts the ranges in ascending order, and joins the last to the first if they are one across position 0.
+    /// Puts the ranges in ascending order, and joins the last to the first if they are one range
+    /// across position 0.
     fn finish(mut self) -> Self {
         self.ranges.reverse();
         if let [first, .., last] = self.ranges[..]
@@ -186,7 +198,7 @@ impl fmt::Debug for ReplicaMovement<'_> {
     }
 }
 
-/// The slots of the first nodes of one ring's preference list at some position.
+/// The slots of the nodes that hold a position in one ring, in order of preference.
 struct Holders {
     slots: Vec<u32>,
     copies: usize,
@@ -206,7 +218,8 @@ impl Holders {
         Self { slots, copies }
     }
 
-    /// From the holders beyond the last of `tokens` to those at `position`; the tokens before it are left.
+    /// Goes from the holders beyond the last of `tokens` to the holders at `position`. Returns the
+    /// tokens before that position.
     fn step_back<'t>(&mut self, mut tokens: &'t [Entry], position: Position) -> &'t [Entry] {
         while let [rest @ .., token] = tokens
             && token.position == position

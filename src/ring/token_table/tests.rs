@@ -1,12 +1,13 @@
-//! A table against a list that is kept sorted and walked from the start: any sequence of changes, tokens where they
-//! hurt, and slots that no line can hold.
+//! Compares a table with a sorted list that is walked from its start: any sequence of changes,
+//! tokens at difficult positions, and slots that no line can hold.
 
 use proptest::prelude::*;
 
 use super::{Entry, Position, TokenTable, TokensPerBucket, line::NOT_IN_LINE};
 use crate::ring::{HashRing, Placement};
 
-/// In the order in which tokens are met. Where they collide, the higher slot comes first: the table must ask, not guess.
+/// The tokens in the order in which a walk meets them. If tokens collide, the higher slot comes
+/// first, so that a table that does not call `precedes` fails.
 type Model = Vec<(u64, std::cmp::Reverse<u32>)>;
 
 fn precedes(a: u32, b: u32) -> bool {
@@ -20,7 +21,8 @@ enum Change {
     Reassign(usize, u32),
 }
 
-/// Uniform ones; and crowds that share a bucket, a prefix, or all but the lowest bits, at the ends of the circle too.
+/// Uniform positions, and crowds that share a bucket, a prefix, or all but the lowest bits, also at
+/// the ends of the circle.
 fn position() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => any::<u64>(),
@@ -59,7 +61,7 @@ fn apply(change: &Change, table: &mut TokenTable, model: &mut Model) {
             model.sort_unstable();
         }
         Change::Remove(first, count) => {
-            // Some tokens of one slot, not all that it has.
+            // Some tokens of one slot, but not necessarily all of them.
             let (_, slot) = model[first % model.len()];
             let chosen: Vec<_> = model.iter().copied().filter(|(_, owner)| *owner == slot).take(*count).collect();
             if chosen.len() == model.len() {
@@ -123,9 +125,10 @@ proptest! {
     }
 }
 
-/// All tokens at one spot: one bucket holds them all, and the lines of all others lead there.
+/// All tokens are at one spot: one bucket has all of them, and the sentinels of all other lines
+/// point there.
 #[test]
-fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
+fn a_change_with_a_crowd_on_one_spot_takes_at_most_a_pass_over_the_table() {
     const CROWD: u64 = 200_000;
     let model: Vec<_> = (0..CROWD).map(|token| (u64::MAX / 3 + token, std::cmp::Reverse(0))).collect();
     let mut table = TokenTable::new(TokensPerBucket::OF_RANDOM, model.len(), model.iter().copied().map(entry));
@@ -140,10 +143,11 @@ fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
     assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
 }
 
-/// Each section that is done tells those before it what it begins with. One without tokens has nothing to tell; it used to, and
-/// in a table that is empty but for its end all of them told all that came before.
+/// A section that is finished sets the sentinels of the sections before it, but only if it has
+/// tokens. Once, sections without tokens did so, too, and in a table that is empty except for its
+/// end each of them went through all sections before it.
 #[test]
-fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
+fn a_table_that_is_empty_except_for_its_end_is_built_in_one_pass() {
     let crowd: Vec<_> = (0..100).rev().map(|token| (u64::MAX - token, std::cmp::Reverse(0))).collect();
     let build = |crowd: &[_]| TokenTable::new(TokensPerBucket::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
     let least = |crowd: &[_]| {
@@ -171,7 +175,8 @@ fn spilled_share(ring: &HashRing) -> f64 {
     spilled as f64 / table.lines.len() as f64
 }
 
-/// Tokens on the ends of buckets have the one prefix that no line holds; look-ups in such a ring took seven times as long.
+/// Tokens on the ends of buckets have the one prefix that no line can hold. Look-ups in a ring of
+/// such tokens took seven times as long.
 #[test]
 fn nearly_all_tokens_of_a_balanced_ring_fit_lines_fresh_and_after_changes() {
     for nodes in [1, 2, 10, 100, 1_000_usize] {

@@ -1,6 +1,6 @@
 //! What several of the ring's tests need: random members, a hasher that collides, a ring so simple
-//! that its correctness is obvious
-//! ([`model`]), and a reader for the answers of other software ([`golden_file`]).
+//! that its correctness is obvious ([`model`]), and a reader for the answers of other software
+//! ([`golden_file`]).
 
 #[cfg(any(feature = "ketama", feature = "nginx"))]
 pub mod golden_file;
