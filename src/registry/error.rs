@@ -7,7 +7,7 @@ use crate::ring::{MAX_NAME_BYTES, NodeId, RingError};
 
 /// Why the registry refused a call. It has changed nothing then, except that it has expired what
 /// was due.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// A service's name is empty or too long.

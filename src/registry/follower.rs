@@ -6,7 +6,8 @@ use super::{WatchEvent, Watcher};
 use crate::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, MAX_TOKENS, Movement, Node, NodeId, RingError, Xxh3};
 
 /// The outcome of an [`update`](RingFollower::update).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Followed {
     /// The service's members are the same as before.
     Unchanged,
@@ -67,6 +68,7 @@ pub struct RingFollower<H = Xxh3> {
 impl RingFollower {
     /// Returns a follower whose ring has all settings at their default. It has no ring before its
     /// first update.
+    #[must_use]
     pub fn new(watcher: Watcher) -> Self {
         Self::with_settings(watcher, DEFAULT_VIRTUAL_NODES, Xxh3::default())
     }
@@ -75,6 +77,7 @@ impl RingFollower {
 impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
     /// Returns a follower whose ring has these settings; see
     /// [`RingBuilder`](crate::ring::RingBuilder). It has no ring before its first update.
+    #[must_use]
     pub fn with_settings(watcher: Watcher, virtual_nodes: u32, hasher: H) -> Self {
         let (live, left_out) = (BTreeMap::new(), Vec::new());
         Self { watcher, virtual_nodes, hasher, live, is_behind: false, left_out, ring: None, previous: None }
@@ -159,22 +162,26 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
 
     /// Returns the live instances that are not in the ring, because all together are too heavy for
     /// one ring. The lightest come first. It is empty unless the last update returned an error.
+    #[must_use]
     pub fn left_out(&self) -> &[Node] {
         &self.left_out
     }
 
     /// Returns the ring as of the last update, or `None` if the service had no instances then.
+    #[must_use]
     pub fn ring(&self) -> Option<&HashRing<H>> {
         self.ring.as_ref()
     }
 
     /// Returns the ring before the last update that changed it, or `None` if there was none.
+    #[must_use]
     pub fn previous(&self) -> Option<&HashRing<H>> {
         self.previous.as_ref()
     }
 
     /// Returns what moved with the last update that changed the ring. Returns `None` if there was
     /// no ring before or is none now, because then no node can give or take.
+    #[must_use]
     pub fn last_movement(&self) -> Option<Movement<'_>> {
         // Both have this follower's hasher, so they can be compared.
         self.previous.as_ref()?.movement(self.ring.as_ref()?).ok()

@@ -46,12 +46,14 @@ pub struct Registry {
 impl Registry {
     /// Returns an empty registry that keeps [`DEFAULT_EVENT_BUFFER`] changes of each service for
     /// slow watchers.
+    #[must_use]
     pub fn new() -> Self {
         Self::with_event_buffer(DEFAULT_EVENT_BUFFER)
     }
 
     /// Returns an empty registry that keeps `changes` changes of each service for slow watchers.
     /// All watchers of a service share them, and they are kept only while there are watchers.
+    #[must_use]
     pub fn with_event_buffer(changes: NonZeroUsize) -> Self {
         Self { state: Arc::new(Mutex::new(RegistryState::new(changes))) }
     }
@@ -110,22 +112,26 @@ impl Registry {
 
     /// Returns when the next lease runs out, if none is renewed. Returns `None` while no instance
     /// is registered.
+    #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
         self.state.lock().next_expiry()
     }
 
     /// Returns the live instances of a service, sorted by id. The list is empty if no instance has
     /// registered under this name.
+    #[must_use]
     pub fn instances(&self, service: &str, now: Instant) -> Vec<Instance> {
         self.at(now, |state| state.service(service).map(ServiceEntry::instances).unwrap_or_default())
     }
 
     /// Returns the live instance of a service with this id, or `None` if there is none.
+    #[must_use]
     pub fn instance(&self, service: &str, id: &str, now: Instant) -> Option<Instance> {
         self.at(now, |state| Some(state.service(service)?.registrations.get(id)?.instance.clone()))
     }
 
     /// Returns the names of the services that have live instances, sorted. O(services).
+    #[must_use]
     pub fn services(&self, now: Instant) -> Vec<Arc<str>> {
         self.at(now, |state| state.services())
     }

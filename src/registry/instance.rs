@@ -22,7 +22,7 @@ pub const MAX_ADDRESS_BYTES: usize = 4096;
 /// assert_eq!(instance.node().weight(), 2);
 /// assert_eq!(instance.address(), "10.0.0.7:80");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance {
     node: Node,
     address: Arc<str>,
@@ -30,41 +30,49 @@ pub struct Instance {
 
 impl Instance {
     /// Returns an instance of weight 1, in no known zone.
+    #[must_use]
     pub fn new(id: impl Into<NodeId>, address: impl Into<Arc<str>>) -> Self {
         Self { node: Node::new(id), address: address.into() }
     }
 
     /// Returns the same instance with another weight, which has to be at least 1.
+    #[must_use]
     pub fn with_weight(self, weight: u32) -> Self {
         Self { node: self.node.with_weight(weight), ..self }
     }
 
     /// Returns the same instance in this zone.
+    #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { node: self.node.with_zone(zone), ..self }
     }
 
     /// Returns the id, which is unique among the live instances of a service.
+    #[must_use]
     pub fn id(&self) -> &NodeId {
         self.node.id()
     }
 
     /// Returns the address of the instance.
+    #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
     /// Returns the instance's capacity, in units of your choice.
+    #[must_use]
     pub fn weight(&self) -> u32 {
         self.node.weight()
     }
 
     /// Returns the failure domain that the instance runs in, if it is known.
+    #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.node.zone()
     }
 
     /// Returns the instance as a member of a ring.
+    #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
     }

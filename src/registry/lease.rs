@@ -23,16 +23,18 @@ pub const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The number may be sent elsewhere ([`as_u64`](LeaseToken::as_u64), [`LeaseToken::new`]), for
 /// example to an instance that renews its lease by a message. It isn't a secret. It has a meaning
 /// only for the [`Registry`](super::Registry) that gave it out: a new registry counts from 1 again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken(u64);
 
 impl LeaseToken {
     /// Returns the token with this number.
+    #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// Returns the token's number.
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -49,7 +51,7 @@ impl fmt::Display for LeaseToken {
 ///
 /// Renew well before the end, best at a third of the lease, so that two renewals may get lost.
 /// Dropping a lease does not end it; see [`Registry::leave`](super::Registry::leave).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub(super) token: LeaseToken,
     pub(super) expires_at: Instant,
@@ -57,11 +59,13 @@ pub struct Lease {
 
 impl Lease {
     /// Returns the token, which renews the lease or ends it.
+    #[must_use]
     pub fn token(&self) -> LeaseToken {
         self.token
     }
 
     /// Returns the first moment at which the instance is no longer listed, unless it renews before.
+    #[must_use]
     pub fn expires_at(&self) -> Instant {
         self.expires_at
     }

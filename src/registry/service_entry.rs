@@ -27,7 +27,11 @@ pub const MAX_SERVICE_WEIGHT: u64 = MAX_TOKENS / DEFAULT_VIRTUAL_NODES as u64;
 pub const DEFAULT_EVENT_BUFFER: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// What happened to a service. A [`Watcher`](super::Watcher) returns it. It is plain data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// A later version may have more events. A copy of the instances that meets an event that it does
+/// not know calls [`Watcher::request_resync`](super::Watcher::request_resync).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WatchEvent {
     /// These are all live instances now, sorted by id: they replace what earlier events said. Later
     /// events are changes of this list.

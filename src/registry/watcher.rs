@@ -36,6 +36,7 @@ use super::{Registry, WatchEvent};
 ///         WatchEvent::Left(instance) | WatchEvent::Expired(instance) => {
 ///             live.remove(instance.id());
 ///         }
+///         _ => watcher.request_resync(),
 ///     }
 /// }
 /// assert!(live.into_values().eq(registry.instances("goods", now)));
@@ -71,6 +72,7 @@ impl Watcher {
     }
 
     /// Returns the service's name.
+    #[must_use]
     pub fn service(&self) -> &str {
         &self.service
     }

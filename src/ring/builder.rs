@@ -19,7 +19,7 @@ use super::{HashRing, KeyHasher, Node, Placement, RingError, Xxh3};
 /// assert_eq!(ring.token_count(), 40 * 5);
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before `build`"]
 pub struct RingBuilder<H = Xxh3> {
     nodes: Vec<Node>,

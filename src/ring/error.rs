@@ -5,7 +5,7 @@ use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS,
 /// Why a ring could not be built, changed, compared or read.
 ///
 /// An operation that returns an error has changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingError {
     /// A ring was to be built without nodes.

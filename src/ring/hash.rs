@@ -16,7 +16,7 @@ use crate::exact;
 ///
 /// assert_eq!(Position::new(1 << 63).as_fraction(), 0.5);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(#[serde(with = "exact::text")] u64);
 
@@ -28,12 +28,14 @@ impl Position {
 
     /// Returns the position with this number.
     #[inline]
+    #[must_use]
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
     /// Returns the position's number, from 0 to 2^64 - 1.
     #[inline]
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -41,6 +43,7 @@ impl Position {
     /// Returns the position as a share of the circle, from 0.0 up to but not including 1.0.
     ///
     /// An `f64` has 53 bits, so the lowest 11 bits of the position are cut off, not rounded.
+    #[must_use]
     pub const fn as_fraction(self) -> f64 {
         const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;
         (self.0 >> 11) as f64 * UNIT
@@ -105,7 +108,7 @@ pub trait KeyHasher {
 /// assert_eq!(Xxh3::default().hash_key(b"").as_u64(), 0x2d06_8005_38d3_94c2);
 /// assert_ne!(Xxh3::with_seed(1).hash_key(b"k"), Xxh3::default().hash_key(b"k"));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SerialisedHasher", into = "SerialisedHasher")]
 pub struct Xxh3 {
     seed: u64,
@@ -118,11 +121,13 @@ impl Xxh3 {
 
     /// Returns the same function with a seed of your own. It sends both keys and virtual nodes to
     /// other positions.
+    #[must_use]
     pub const fn with_seed(seed: u64) -> Self {
         Self { seed }
     }
 
     /// Returns the seed.
+    #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
@@ -162,7 +167,7 @@ impl KeyHasher for Xxh3 {
 /// assert_eq!(ring.position(13_u32).as_fraction(), 5.0 / 8.0);
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SerialisedHasher", into = "SerialisedHasher")]
 pub struct Modular {
     /// The modulus, at least 2.
@@ -183,6 +188,7 @@ impl Modular {
     }
 
     /// Returns the modulus.
+    #[must_use]
     pub const fn p(&self) -> u64 {
         self.p
     }

@@ -58,7 +58,7 @@ pub struct HashRing<H = Xxh3> {
 }
 
 /// A token: a position on the circle at which a node stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token<'a> {
     /// The position of the token.
@@ -89,6 +89,7 @@ impl<H: KeyHasher> HashRing<H> {
     // Always inlined, here and in what it calls, because a call costs as much as the look-up and
     // saves few instructions.
     #[inline(always)]
+    #[must_use]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))
     }
@@ -112,6 +113,7 @@ impl<H: KeyHasher> HashRing<H> {
 
     /// Returns the position of `key` on the circle. It doesn't depend on the ring's members.
     #[inline(always)]
+    #[must_use]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
         self.hasher.hash_key(key.key_bytes().as_ref())
     }
@@ -123,6 +125,7 @@ impl<H> HashRing<H> {
     /// very first token if there is none after it. If tokens of several nodes share a position, it
     /// is the node with the smallest id (by bytes).
     #[inline(always)]
+    #[must_use]
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
             Some(node) => node,
@@ -152,12 +155,14 @@ impl<H> HashRing<H> {
 
     /// Returns an index of the first `copies` nodes of every token's preference list. It finds what
     /// [`replicas`](Self::replicas) finds, faster. O(T * copies).
+    #[must_use]
     pub fn replica_index(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::new(self, copies)
     }
 
     /// Returns an index that finds what [`replicas_across_zones`](Self::replicas_across_zones)
     /// finds, faster. O(T * copies).
+    #[must_use]
     pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::across_zones(self, copies)
     }
@@ -169,28 +174,33 @@ impl<H> HashRing<H> {
     }
 
     /// Returns the members, sorted by id (by bytes). Never empty.
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         self.members.nodes()
     }
 
     /// Returns the member with this id, or `None` if there is none. O(log N).
+    #[must_use]
     pub fn node(&self, id: impl AsRef<str>) -> Option<&Node> {
         self.members.index_of(id.as_ref()).ok().map(|index| &self.nodes()[index])
     }
 
     /// Returns all tokens, clockwise from position 0. Tokens that collide are in order of
     /// preference.
+    #[must_use]
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token<'_>> {
         self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
     /// Returns the number of tokens: the sum of weight times virtual nodes, or in a balanced ring
     /// about as many.
+    #[must_use]
     pub fn token_count(&self) -> usize {
         self.table.len()
     }
 
     /// Returns how the tokens are placed.
+    #[must_use]
     pub fn placement(&self) -> Placement {
         self.placement
     }
@@ -202,11 +212,13 @@ impl<H> HashRing<H> {
 
     /// Returns the number of virtual nodes for each unit of weight. In a balanced ring, it is the
     /// number when the ring was built.
+    #[must_use]
     pub fn virtual_nodes(&self) -> u32 {
         self.virtual_nodes
     }
 
     /// Returns the function that places keys and virtual nodes.
+    #[must_use]
     pub fn hasher(&self) -> &H {
         &self.hasher
     }

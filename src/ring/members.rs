@@ -9,7 +9,7 @@ const LOW_SLOTS: usize = NOT_IN_LINE as usize;
 
 /// Nodes sorted by id, each with a *slot*: a number that the node keeps for as long as it is a
 /// member. So no token is touched when another node comes or goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     /// The nodes, sorted by id, without duplicates.
     nodes: Vec<Node>,
@@ -30,7 +30,7 @@ pub(super) struct Members {
 }
 
 /// The zones of a ring's nodes, numbered. Nodes without a zone count as one zone without a name.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct ZoneNumbers {
     /// The zones of present members, each with its number and its number of members.
     named: BTreeMap<Option<Zone>, (u32, u32)>,

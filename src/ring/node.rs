@@ -20,6 +20,7 @@ macro_rules! name {
 
         impl $name {
             /// Returns the name as a string.
+            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -128,7 +129,7 @@ name! {
 /// assert_eq!((node.id().as_str(), node.weight()), ("cache-1", 2));
 /// assert_eq!(node, Node::new("cache-1").with_weight(2).with_zone("eu-1"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
     id: NodeId,
@@ -140,31 +141,37 @@ pub struct Node {
 
 impl Node {
     /// Returns a node of weight 1, in no known zone.
+    #[must_use]
     pub fn new(id: impl Into<NodeId>) -> Self {
         Self { id: id.into(), weight: unit_weight(), zone: None }
     }
 
     /// Returns the same node with another weight, which has to be at least 1.
+    #[must_use]
     pub fn with_weight(self, weight: u32) -> Self {
         Self { weight, ..self }
     }
 
     /// Returns the same node in this zone.
+    #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { zone: Some(zone.into()), ..self }
     }
 
     /// Returns the id, which alone places the node.
+    #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.id
     }
 
     /// Returns the node's capacity in units of your choice. It is at least 1 in a ring.
+    #[must_use]
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
     /// Returns the failure domain that the node stands in, if it is known.
+    #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.zone.as_ref()
     }

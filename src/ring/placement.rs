@@ -32,7 +32,7 @@ pub const DEFAULT_BALANCED_VIRTUAL_NODES: u32 = 64;
 /// assert!(movement.ranges().iter().all(|moved| moved.to.id() == "d"));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Placement {
     /// A token is the hash of its node's id and an index. The ring is a pure function of its
@@ -48,6 +48,7 @@ pub enum Placement {
 
 impl Placement {
     /// Returns the default number of virtual nodes for each unit of weight.
+    #[must_use]
     pub const fn default_virtual_nodes(self) -> u32 {
         match self {
             Self::Hashed => DEFAULT_VIRTUAL_NODES,

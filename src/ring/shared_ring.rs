@@ -21,7 +21,7 @@ use crate::exact;
 ///
 /// It says which of two versions is newer, so that a service that is told of a placement can refuse
 /// one that is out of date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RingEpoch(#[serde(with = "exact::counter")] u64);
 
@@ -30,11 +30,13 @@ impl RingEpoch {
     pub const FIRST: Self = Self(1);
 
     /// Returns the epoch with this number.
+    #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// Returns the epoch's number.
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -54,7 +56,7 @@ impl fmt::Display for RingEpoch {
 
 /// A ring as it was in one epoch. It doesn't change, so threads share it in an [`Arc`]. It
 /// dereferences to a [`HashRing`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingVersion<H = Xxh3> {
     epoch: RingEpoch,
     ring: HashRing<H>,
@@ -63,12 +65,14 @@ pub struct RingVersion<H = Xxh3> {
 impl<H> RingVersion<H> {
     /// Returns the number of this version.
     #[inline]
+    #[must_use]
     pub fn epoch(&self) -> RingEpoch {
         self.epoch
     }
 
     /// Returns the ring.
     #[inline]
+    #[must_use]
     pub fn ring(&self) -> &HashRing<H> {
         &self.ring
     }
@@ -168,7 +172,7 @@ impl Drop for Turn<'_> {
 
 /// The version that a change of a [`SharedRing`] replaced, and the version that it made. A clone is
 /// another handle on both.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RingChange<H = Xxh3> {
     /// The version before.
@@ -181,6 +185,7 @@ impl<H: PartialEq> RingChange<H> {
     /// Returns what moves, and from which node to which. If the new ring has another hasher, any
     /// key may move: then this is empty, and [`HashRing::movement`] returns the error. O(T) for the
     /// tokens of both versions.
+    #[must_use]
     pub fn movement(&self) -> Movement<'_> {
         self.before.movement(&self.after).unwrap_or_default()
     }
@@ -188,12 +193,14 @@ impl<H: PartialEq> RingChange<H> {
 
 impl<H> SharedRing<H> {
     /// Returns a shared ring whose first version is `ring`, in [`RingEpoch::FIRST`].
+    #[must_use]
     pub fn new(ring: HashRing<H>) -> Self {
         Self::starting_at(ring, RingEpoch::FIRST)
     }
 
     /// Returns a shared ring whose first version has this epoch, to continue earlier epochs, for
     /// example after a restart.
+    #[must_use]
     pub fn starting_at(ring: HashRing<H>, epoch: RingEpoch) -> Self {
         let first = Arc::new(RingVersion { epoch, ring });
         Self { current: Arc::new(ArcSwap::new(first)), writers: Writers::default() }
@@ -201,12 +208,14 @@ impl<H> SharedRing<H> {
 
     /// Returns the current version. Never blocks. Costs some nanoseconds more than a
     /// [`reader`](Self::reader).
+    #[must_use]
     pub fn load(&self) -> Arc<RingVersion<H>> {
         self.current.load_full()
     }
 
     /// Returns a handle with which one thread looks up. Its [`current`](RingReader::current) costs
     /// one load of a pointer, which readers share without contention.
+    #[must_use]
     pub fn reader(&self) -> RingReader<H> {
         RingReader { cache: Cache::new(Arc::clone(&self.current)) }
     }
@@ -293,6 +302,7 @@ impl<H> RingReader<H> {
     /// Look-ups that have to agree with each other are made in one version, that is with one call
     /// of this.
     #[inline]
+    #[must_use]
     pub fn current(&mut self) -> &Arc<RingVersion<H>> {
         self.cache.load()
     }

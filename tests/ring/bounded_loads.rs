@@ -239,7 +239,7 @@ fn epsilon_is_checked() {
     assert_eq!(Epsilon::new(2, 8), Ok(Epsilon::default()));
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Step {
     Acquire { key: u8, refused: u8 },
     Release { which: prop::sample::Index },

@@ -65,7 +65,7 @@ struct Layout<'a> {
 
 /// The positions from `start` (exclusive) clockwise to `end` (inclusive). If the two are equal, it
 /// is the whole circle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CircleArc {
     start: u64,
     end: u64,

@@ -94,8 +94,8 @@ fn inner_tokens(layout: Layout<'_>, node: u32) -> Vec<u64> {
 fn parts(layout: Layout<'_>, node: u32, ends: &BTreeMap<u64, u128>) -> BTreeMap<u64, Part> {
     let arcs: Vec<_> = layout.arcs().collect();
     let mut parts = BTreeMap::new();
-    // Twice round, backwards, because of the run that passes position 0: its last arc comes first
-    // in a single round.
+    // Two rounds, backwards. The run that passes position 0 has its end among the first arcs, which
+    // come last in a round, and the rest of it is only met in the second round.
     let mut left = 0;
     for (arc, owner) in arcs.iter().rev().chain(arcs.iter().rev()) {
         if *owner != node {

@@ -18,7 +18,7 @@
 /// assert!(Epsilon::new(0, 4).is_err());
 /// # Ok::<(), ringpact::ring::EpsilonError>(())
 /// ```
-#[derive(Debug, Clone, Copy, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct Epsilon {
     /// From 1 to `MAX` times the denominator.
     numerator: u32,
@@ -27,7 +27,7 @@ pub struct Epsilon {
 }
 
 /// Why a ratio is not accepted as an epsilon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EpsilonError {
     /// The ratio is 0. Then every node except the last would have to be exactly at the average, and
@@ -86,6 +86,7 @@ impl Epsilon {
     }
 
     /// Returns the nearest `f64`, for display.
+    #[must_use]
     pub fn as_f64(self) -> f64 {
         f64::from(self.numerator) / f64::from(self.denominator)
     }

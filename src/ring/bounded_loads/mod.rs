@@ -70,7 +70,7 @@ pub struct BoundedLoads<H = Xxh3> {
 }
 
 /// Why no node could take a key. No slot was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
     /// The predicate has refused every node of the ring.
@@ -100,7 +100,7 @@ pub struct Slot<H = Xxh3> {
 }
 
 /// The load of a member, and its capacity; see [`BoundedLoads::snapshot`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeLoad {
     /// The member.
@@ -119,6 +119,7 @@ struct SharedCounts<H> {
 
 impl<H: KeyHasher> BoundedLoads<H> {
     /// Returns bounded loads over this ring, without slots.
+    #[must_use]
     pub fn new(ring: HashRing<H>, epsilon: Epsilon) -> Self {
         let loads = vec![0; ring.nodes().len()];
         let view = Arc::new(RingView::new(ring, 0));
@@ -128,6 +129,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
 
     /// Returns a handle on the same counts that gives a node at most `per_weight` slots for each
     /// unit of its weight, however high the average is. Other handles are not affected.
+    #[must_use]
     pub fn with_limit(self, per_weight: u64) -> Self {
         Self { limit: Some(per_weight), ..self }
     }
@@ -234,22 +236,26 @@ impl<H: KeyHasher> BoundedLoads<H> {
 /// Observing the loads.
 impl<H> BoundedLoads<H> {
     /// Returns the current ring.
+    #[must_use]
     pub fn ring(&self) -> Arc<HashRing<H>> {
         Arc::clone(&self.shared.counts.lock().view.ring)
     }
 
     /// Returns how far above the average a node may be.
+    #[must_use]
     pub fn epsilon(&self) -> Epsilon {
         self.shared.epsilon
     }
 
     /// Returns the number of slots that are taken on members.
+    #[must_use]
     pub fn total(&self) -> u64 {
         self.shared.counts.lock().total
     }
 
     /// Returns the number of slots that are taken on the node with this id, be it a member or one
     /// that has left.
+    #[must_use]
     pub fn load(&self, id: impl AsRef<str>) -> u64 {
         let (id, counts) = (id.as_ref(), self.shared.counts.lock());
         match member(&counts.view.ring, id) {
@@ -260,6 +266,7 @@ impl<H> BoundedLoads<H> {
 
     /// Returns all members with their load and capacity at one moment, in the order of their ids.
     /// O(N).
+    #[must_use]
     pub fn snapshot(&self) -> Vec<NodeLoad> {
         let (bound, counts) = (self.bound(), self.shared.counts.lock());
         let nodes = counts.view.ring.nodes().iter().zip(&counts.loads);
@@ -279,6 +286,7 @@ impl<H> BoundedLoads<H> {
 
 impl<H> Slot<H> {
     /// Returns the node that is to serve the key.
+    #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
     }

@@ -45,14 +45,14 @@ const DEFAULT_PORT: &str = ":11211";
 /// # assert_eq!(ring.replicas("user:42").next(), Some(server));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct KetamaRing {
     continuum: Continuum,
     keys: KeyHash,
 }
 
 /// The function that places keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyHash {
     /// The first four bytes of MD5, little-endian.
     Md5,
@@ -152,6 +152,7 @@ impl KetamaRing {
     }
 
     /// Returns the server that owns `key`. O(log T) for T points, never panics.
+    #[must_use]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.continuum.owner_at(self.position(key))
     }
@@ -165,16 +166,19 @@ impl KetamaRing {
     /// Returns the position of `key` among the 2^32 positions: the first four bytes of its MD5,
     /// little-endian, or its one-at-a-time hash in a ring [with the default
     /// hash](Self::with_default_hash). It does not depend on the members.
+    #[must_use]
     pub fn position<K: RingKey>(&self, key: K) -> u32 {
         self.keys.of(key.key_bytes().as_ref())
     }
 
     /// Returns the nodes, in the order given.
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         self.continuum.nodes()
     }
 
     /// Returns all points with their owners, ascending.
+    #[must_use]
     pub fn points(&self) -> impl ExactSizeIterator<Item = (u32, &Node)> {
         self.continuum.points()
     }

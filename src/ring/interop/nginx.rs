@@ -27,7 +27,7 @@ const POINTS: u32 = 160;
 /// # assert_eq!(ring.replicas("/images/42").next(), Some(server));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct NginxRing {
     continuum: Continuum,
 }
@@ -51,6 +51,7 @@ impl NginxRing {
 
     /// Returns the server that owns `key`, which is the value of nginx's expression. O(log T) for T
     /// points, never panics.
+    #[must_use]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.continuum.owner_at(Self::position(key))
     }
@@ -62,16 +63,19 @@ impl NginxRing {
     }
 
     /// Returns the position of `key` among the 2^32 positions: its CRC32.
+    #[must_use]
     pub fn position<K: RingKey>(key: K) -> u32 {
         crc32fast::hash(key.key_bytes().as_ref())
     }
 
     /// Returns the nodes, in the order given.
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         self.continuum.nodes()
     }
 
     /// Returns all points with their owners, ascending.
+    #[must_use]
     pub fn points(&self) -> impl ExactSizeIterator<Item = (u32, &Node)> {
         self.continuum.points()
     }

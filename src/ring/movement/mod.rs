@@ -30,7 +30,8 @@ pub use replica_movement::{ReplicaMove, ReplicaMovement};
 /// assert!(!range.contains(Position::MAX) && !range.contains(Position::new(10)));
 /// assert_eq!(range.width(), 10);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a range has two ends, and callers make ranges")]
 pub struct PositionRange {
     /// The last position before the range.
     pub start: Position,
@@ -40,12 +41,14 @@ pub struct PositionRange {
 
 impl PositionRange {
     /// Whether `position` is in the range.
+    #[must_use]
     pub fn contains(&self, position: Position) -> bool {
         let (after_start, up_to_end) = (self.start < position, position <= self.end);
         if self.start < self.end { after_start && up_to_end } else { after_start || up_to_end }
     }
 
     /// Returns the number of positions in the range, from 1 to 2^64.
+    #[must_use]
     pub fn width(&self) -> u128 {
         match self.end.as_u64().wrapping_sub(self.start.as_u64()) {
             0 => 1 << 64,
@@ -54,6 +57,7 @@ impl PositionRange {
     }
 
     /// Returns the range's share of the circle, above 0.0 and up to 1.0.
+    #[must_use]
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }
@@ -80,7 +84,7 @@ impl PositionRange {
 }
 
 /// A range of positions that changes its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MovedRange<'a> {
     /// The range that moves.
@@ -111,19 +115,21 @@ pub struct MovedRange<'a> {
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Movement<'a> {
     ranges: Vec<MovedRange<'a>>,
 }
 
 impl<'a> Movement<'a> {
     /// Returns the ranges that move.
+    #[must_use]
     pub fn ranges(&self) -> &[MovedRange<'a>] {
         &self.ranges
     }
 
     /// Returns the range that `position` moves with, or `None` if its owner stays. O(log R) for R
     /// ranges.
+    #[must_use]
     pub fn find(&self, position: Position) -> Option<&MovedRange<'a>> {
         let index = self.ranges.partition_point(|moved| moved.range.end < position);
         // Beyond the last end there can only be a range that passes 0, and that is the first one.
@@ -131,16 +137,19 @@ impl<'a> Movement<'a> {
     }
 
     /// Whether every position keeps its owner.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
     /// Returns the exact number of positions that move, from 0 to 2^64.
+    #[must_use]
     pub fn width(&self) -> u128 {
         self.ranges.iter().map(|moved| moved.range.width()).sum()
     }
 
     /// Returns the share of the circle that moves, from 0.0 to 1.0.
+    #[must_use]
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A range of positions whose set of holders changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplicaMove<'m, 'a> {
     /// The range.
@@ -56,7 +56,7 @@ pub struct ReplicaMovement<'a> {
 }
 
 /// A range, and the place of its nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StoredRange {
     range: PositionRange,
     /// The index in `nodes` of the first node that gains, of the first that loses, and of the first
@@ -68,12 +68,14 @@ struct StoredRange {
 
 impl<'a> ReplicaMovement<'a> {
     /// Returns the ranges whose holders change.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = ReplicaMove<'_, 'a>> + ExactSizeIterator {
         self.ranges.iter().map(|stored| self.with_nodes(stored))
     }
 
     /// Returns the range that `position` is in, or `None` if its holders stay. O(log R) for R
     /// ranges.
+    #[must_use]
     pub fn find(&self, position: Position) -> Option<ReplicaMove<'_, 'a>> {
         let index = self.ranges.partition_point(|stored| stored.range.end < position);
         let stored = self.ranges.get(index).or(self.ranges.first())?;
@@ -81,16 +83,19 @@ impl<'a> ReplicaMovement<'a> {
     }
 
     /// Returns the number of ranges.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
 
     /// Whether every position keeps its holders.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
     /// Returns how much is to be copied, in circles: 1.0 if every position gains one holder.
+    #[must_use]
     pub fn copied_fraction(&self) -> f64 {
         self.iter().map(|moved| moved.range.fraction() * moved.gained_by.len() as f64).sum()
     }

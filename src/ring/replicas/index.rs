@@ -91,6 +91,7 @@ pub struct ReplicaIndex<R> {
 impl<R: HeldRing> ReplicaIndex<R> {
     /// Returns an index of the first `copies` nodes of every token's preference list. It finds what
     /// [`HashRing::replicas`] finds. O(T * copies) for T tokens.
+    #[must_use]
     pub fn new(ring: R, copies: usize) -> Self {
         let (members, table) = ring.ring().parts();
         let copies = copies.min(members.nodes().len());
@@ -100,6 +101,7 @@ impl<R: HeldRing> ReplicaIndex<R> {
 
     /// Returns an index that finds what [`HashRing::replicas_across_zones`] finds. O(T * copies)
     /// for T tokens.
+    #[must_use]
     pub fn across_zones(ring: R, copies: usize) -> Self {
         let (members, table) = ring.ring().parts();
         let copies = copies.min(members.nodes().len());
@@ -109,16 +111,19 @@ impl<R: HeldRing> ReplicaIndex<R> {
 
     /// Returns the number of nodes in each list: the number of copies, or the number of nodes in
     /// the ring if that is smaller.
+    #[must_use]
     pub fn copies(&self) -> usize {
         self.lists.copies()
     }
 
     /// Returns the ring that the index belongs to.
+    #[must_use]
     pub fn ring(&self) -> &HashRing<R::Hasher> {
         self.held.ring()
     }
 
     /// Returns the holder of the ring.
+    #[must_use]
     pub fn held(&self) -> &R {
         &self.held
     }
@@ -126,6 +131,7 @@ impl<R: HeldRing> ReplicaIndex<R> {
     /// Returns the nodes that `position` belongs to, in order of preference.
     // Always inlined, like `HashRing::owner`.
     #[inline(always)]
+    #[must_use]
     pub fn replicas_at(&self, position: Position) -> impl ExactSizeIterator<Item = &Node> + use<'_, R> {
         let (members, table) = self.held.ring().parts();
         ListedNodes::new(members, self.lists.at(table, position))
@@ -134,6 +140,7 @@ impl<R: HeldRing> ReplicaIndex<R> {
     /// Returns the nodes that `key` belongs to, in order of preference: its owner, and the nodes
     /// that come next.
     #[inline(always)]
+    #[must_use]
     pub fn replicas<K: RingKey>(&self, key: K) -> impl ExactSizeIterator<Item = &Node> + use<'_, R, K>
     where
         R::Hasher: KeyHasher,

@@ -27,7 +27,7 @@ pub(in crate::ring) const NOT_IN_LINE: u16 = u16::MAX;
 ///
 /// The line of a spilled bucket has [`NOT_IN_LINE`] in all slots, and the number of its spill in
 /// the first two prefixes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line {
     pub(super) prefixes: [u16; CAPACITY + 1],

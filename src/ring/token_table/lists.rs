@@ -23,7 +23,7 @@ const CACHE_LINE: usize = 32;
 /// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are
 /// [`NOT_IN_LINE`]. The first two prefixes are then the number of the bucket's first list in `far`,
 /// which has one list for each token and one more.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(in crate::ring) struct Lists {
     near: Aligned,
     far: Vec<u32>,

@@ -44,7 +44,7 @@ pub(super) use walk::{Entries, SlotWalk};
 
 /// The number of tokens in a bucket for which a table is built. With over a quarter more tokens the
 /// table is built again with more buckets, and with under five eighths with fewer buckets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TokensPerBucket(usize);
 
 impl TokensPerBucket {
@@ -71,7 +71,7 @@ const FEWEST_BUCKETS: usize = 4;
 const SPILLED: u8 = 0x80;
 
 /// A token: its position and the slot of its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) position: Position,
     pub(super) slot: u32,
@@ -97,7 +97,7 @@ pub(super) struct Neighbours {
 ///   [`line::PAD`], or a slot that a line can't hold. Its tokens are then in one of `spills`, and
 ///   its line says in which.
 /// - Tokens ascend by position. Tokens at one position are in the order that the caller gave.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct TokenTable {
     load: TokensPerBucket,
     lines: Lines,

@@ -1,7 +1,7 @@
 //! The bits of each token's position that a line leaves out.
 
 /// The lowest 48 bits of a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Residual([u16; 3]);
 
 /// Number of bits in a residual.

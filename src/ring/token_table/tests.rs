@@ -14,7 +14,7 @@ fn precedes(a: u32, b: u32) -> bool {
     a > b
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Change {
     Insert(u32, Vec<u64>),
     Remove(usize, usize),

@@ -13,7 +13,7 @@ use ringpact::ring::{HashRing, KeyHasher, Node, Position, Xxh3};
 
 /// Sends everything to one of `SPOTS` positions, so that tokens of different nodes collide all the
 /// time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crowded;
 
 pub const SPOTS: u64 = 11;
