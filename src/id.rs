@@ -1,5 +1,5 @@
-//! The names of transactions and of the parties to them: [`Name`], [`Epoch`],
-//! [`TxnId`], [`BranchId`].
+//! The names of transactions and of the parties to them: [`Name`], [`Epoch`], [`TxnId`],
+//! [`BranchId`].
 //!
 //! A branch id prints and parses, so that it can travel in a header from one service to the next:
 //!
@@ -29,8 +29,8 @@ use crate::exact;
 /// prepared transaction.
 pub const MAX_NAME_BYTES: usize = 64;
 
-/// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of `A-Z a-z 0-9 .
-/// _ -`.
+/// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of
+/// `A-Z a-z 0-9 . _ -`.
 ///
 /// Names must be *stable*: a participant or coordinator that comes back under another name is
 /// another one, and what the old one promised would wait forever. Cloning is cheap: up to 23 bytes
