@@ -10,16 +10,16 @@ use std::{
 };
 
 /// Runs it; a panic ends here.
-pub(crate) fn guarded(work: impl FnOnce()) {
+pub(crate) fn catch_panic(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
 /// Wakes a task. An executor may poll the task here and now.
 pub(crate) fn wake(waker: Waker) {
-    guarded(|| waker.wake());
+    catch_panic(|| waker.wake());
 }
 
 /// Drops what others may have given a drop of their own.
-pub(crate) fn let_go<T>(what: T) {
-    guarded(|| drop(what));
+pub(crate) fn drop_value<T>(what: T) {
+    catch_panic(|| drop(what));
 }

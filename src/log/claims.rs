@@ -27,6 +27,7 @@ impl Claims {
     /// Takes the name, until what is given is dropped.
     ///
     /// # Errors
+    ///
     /// [`LogError::Claimed`] where it is taken already.
     pub fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         if self.0.lock().insert(owner.clone()) {

@@ -17,10 +17,10 @@ use super::{LogError, Lsn, Record, TransactionLog};
 #[must_use = "nothing is appended before it is polled"]
 pub struct Committing<'a, L: ?Sized> {
     log: &'a L,
-    state: State,
+    state: CommitStage,
 }
 
-enum State {
+enum CommitStage {
     New(Record),
     Appended(Lsn),
     Done,
@@ -28,7 +28,7 @@ enum State {
 
 impl<'a, L: ?Sized> Committing<'a, L> {
     pub(super) const fn new(log: &'a L, record: Record) -> Self {
-        Self { log, state: State::New(record) }
+        Self { log, state: CommitStage::New(record) }
     }
 }
 
@@ -40,23 +40,23 @@ impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // Whatever is returned early, by an error or a panic, is the end of it.
-        let lsn = match mem::replace(&mut self.state, State::Done) {
-            State::New(record) => {
+        let lsn = match mem::replace(&mut self.state, CommitStage::Done) {
+            CommitStage::New(record) => {
                 let lsn = self.log.append_awaited(record, context)?;
                 if lsn > self.log.durable() {
-                    self.state = State::Appended(lsn);
+                    self.state = CommitStage::Appended(lsn);
                     return Poll::Pending; // the waker is there already
                 }
                 lsn
             }
-            State::Appended(lsn) => {
+            CommitStage::Appended(lsn) => {
                 if self.log.poll_durable(lsn, context)?.is_pending() {
-                    self.state = State::Appended(lsn);
+                    self.state = CommitStage::Appended(lsn);
                     return Poll::Pending;
                 }
                 lsn
             }
-            State::Done => panic!("a commit was polled after it had given its result"),
+            CommitStage::Done => panic!("a commit was polled after it had given its result"),
         };
         Poll::Ready(Ok(lsn))
     }
@@ -65,9 +65,9 @@ impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
 impl<L: ?Sized> fmt::Debug for Committing<'_, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::New(_) => "new",
-            State::Appended(_) => "appended",
-            State::Done => "done",
+            CommitStage::New(_) => "new",
+            CommitStage::Appended(_) => "appended",
+            CommitStage::Done => "done",
         };
         f.debug_tuple("Committing").field(&state).finish()
     }

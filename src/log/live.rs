@@ -12,8 +12,10 @@ use hashbrown::HashTable;
 
 use super::{
     Lsn, MAX_OPENINGS, Record,
-    record::Fact,
-    scan::{Does, Key, scan, scan_own},
+    record::{
+        Effect,
+        key::{self, RecordKey},
+    },
 };
 use crate::id::Name;
 
@@ -54,8 +56,8 @@ struct Entry {
     /// The live entry of the same key before it.
     before: u32,
     hash: u64,
-    key: Key,
-    dead: bool,
+    key: RecordKey,
+    is_ended: bool,
 }
 
 impl Default for LiveRecords {
@@ -84,16 +86,16 @@ impl LiveRecords {
 
     /// Takes in the next record, which we have encoded ourselves.
     pub(crate) fn apply_own(&mut self, lsn: Lsn, encoded: &[u8]) {
-        let key = scan_own(encoded).expect("what was encoded is a record");
+        let key = key::read_own(encoded).expect("what was encoded is a record");
         self.take(lsn, encoded, key);
     }
 
     /// Takes in the next record as it was read. `false`: these bytes are none.
     pub(crate) fn apply_encoded(&mut self, lsn: Lsn, encoded: &[u8]) -> bool {
-        scan(encoded).map(|key| self.take(lsn, encoded, key)).is_some()
+        key::read(encoded).map(|key| self.take(lsn, encoded, key)).is_some()
     }
 
-    fn take(&mut self, lsn: Lsn, encoded: &[u8], key: Key) {
+    fn take(&mut self, lsn: Lsn, encoded: &[u8], key: RecordKey) {
         debug_assert!(self.entries.last().is_none_or(|last| last.lsn < lsn), "records out of order");
         let (owner, about) = key.parts(encoded);
         let hash = {
@@ -107,18 +109,18 @@ impl LiveRecords {
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
         });
         let number = self.entries.len() as u32;
-        match (found, key.does) {
-            (Ok(found), Does::Ends) => {
+        match (found, key.effect) {
+            (Ok(found), Effect::Ends) => {
                 let (mut ended, _) = found.remove();
                 while ended != NONE {
-                    ended = self.kill(ended);
+                    ended = self.end_entry(ended);
                 }
             }
-            (Err(_), Does::Ends) => {}
-            (Ok(mut found), does) => {
+            (Err(_), Effect::Ends) => {}
+            (Ok(mut found), effect) => {
                 let before = mem::replace(found.get_mut(), number);
                 self.push(lsn, encoded, before, hash, key);
-                if does == Does::Opens {
+                if effect == Effect::Opens {
                     self.forget_openings_before(number);
                 }
             }
@@ -131,10 +133,10 @@ impl LiveRecords {
         self.sweep_if_worth_it();
     }
 
-    fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: Key) {
+    fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: RecordKey) {
         let (at, length) = (self.bytes.len(), encoded.len() as u32); // at most MAX_RECORD_BYTES
         self.bytes.extend_from_slice(encoded);
-        self.entries.push(Entry { lsn, at, length, before, hash, key, dead: false });
+        self.entries.push(Entry { lsn, at, length, before, hash, key, is_ended: false });
         self.live += 1;
         self.live_bytes += u64::from(length);
     }
@@ -150,22 +152,22 @@ impl LiveRecords {
         }
         let mut too_old = mem::replace(&mut self.entries[oldest as usize].before, NONE);
         while too_old != NONE {
-            too_old = self.kill(too_old);
+            too_old = self.end_entry(too_old);
         }
     }
 
     /// Gives the live entry of the same key before it.
-    fn kill(&mut self, number: u32) -> u32 {
+    fn end_entry(&mut self, number: u32) -> u32 {
         let entry = &mut self.entries[number as usize];
-        entry.dead = true;
+        entry.is_ended = true;
         self.live -= 1;
         self.live_bytes -= u64::from(entry.length);
         entry.before
     }
 
     fn sweep_if_worth_it(&mut self) {
-        let (dead, dead_bytes) = (self.entries.len() - self.live, self.bytes.len() as u64 - self.live_bytes);
-        if dead > self.live + SWEEP_ENTRIES || dead_bytes > self.live_bytes + SWEEP_BYTES {
+        let (ended, ended_bytes) = (self.entries.len() - self.live, self.bytes.len() as u64 - self.live_bytes);
+        if ended > self.live + SWEEP_ENTRIES || ended_bytes > self.live_bytes + SWEEP_BYTES {
             self.sweep();
         }
     }
@@ -176,7 +178,7 @@ impl LiveRecords {
         let mut moved_to = vec![NONE; self.entries.len()];
         for number in 0..self.entries.len() {
             let mut entry = self.entries[number];
-            if entry.dead {
+            if entry.is_ended {
                 continue;
             }
             self.bytes.copy_within(entry.at..entry.at + entry.length as usize, end);
@@ -201,7 +203,7 @@ impl LiveRecords {
 
     /// How many transactions the live records are about, whoever owns them. O(n) for n live records.
     pub fn transactions(&self) -> usize {
-        let about = self.alive().filter(|(entry, _)| entry.key.does != Does::Opens);
+        let about = self.live_entries().filter(|(entry, _)| entry.key.effect != Effect::Opens);
         about.map(|(entry, encoded)| entry.key.parts(encoded).1).collect::<HashSet<_>>().len()
     }
 
@@ -212,19 +214,19 @@ impl LiveRecords {
 
     /// All live records as they are written, in order.
     pub(crate) fn encoded(&self) -> impl Iterator<Item = (Lsn, &[u8])> {
-        self.alive().map(|(entry, encoded)| (entry.lsn, encoded))
+        self.live_entries().map(|(entry, encoded)| (entry.lsn, encoded))
     }
 
-    fn alive(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
-        let alive = self.entries.iter().filter(|entry| !entry.dead);
-        alive.map(|entry| (entry, &self.bytes[entry.at..entry.at + entry.length as usize]))
+    fn live_entries(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
+        let live = self.entries.iter().filter(|entry| !entry.is_ended);
+        live.map(|entry| (entry, &self.bytes[entry.at..entry.at + entry.length as usize]))
     }
 
     /// The owner's live records, in order.
     #[must_use]
     pub fn of(&self, owner: &Name) -> Vec<Record> {
         let owner = owner.as_str().as_bytes();
-        let owned = self.alive().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
+        let owned = self.live_entries().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
         owned.map(|(_, encoded)| decode(encoded)).collect()
     }
 
@@ -263,17 +265,6 @@ impl fmt::Debug for LiveRecords {
     }
 }
 
-impl Fact {
-    /// The epoch, of an [`Opened`](Self::Opened) fact.
-    #[must_use]
-    pub const fn epoch(&self) -> Option<crate::id::Epoch> {
-        match self {
-            Self::Opened { epoch } => Some(*epoch),
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -281,7 +272,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, TxnId},
-        log::record::Effect,
+        log::Fact,
     };
 
     fn name(text: &str) -> Name {
@@ -353,9 +344,9 @@ mod tests {
                             oldest.map(|lsn| model.remove(&lsn));
                         }
                     }
-                    Effect::Adds(_) => {}
-                    Effect::Ends(txn) => {
-                        model.retain(|_, other| other.owner != record.owner || other.fact.txn() != Some(txn));
+                    Effect::Adds => {}
+                    Effect::Ends => {
+                        model.retain(|_, other| other.owner != record.owner || other.fact.txn() != record.fact.txn());
                     }
                 }
                 live.apply(Lsn::new(number), &record);

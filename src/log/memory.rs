@@ -36,11 +36,11 @@ pub struct MemoryLog {
     id: LogId,
     incarnation: u64,
     claims: Claims,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<MemoryState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     live: LiveRecords,
     /// Appended, not yet in a sync: what a crash takes away. Each with where its encoding ends in the buffer.
     pending: Vec<(Lsn, usize)>,
@@ -52,7 +52,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl MemoryState {
     fn sync(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -92,7 +92,7 @@ impl MemoryLog {
     pub fn crash(&self) -> Self {
         let mut state = self.state.lock();
         state.closed = true;
-        let survivor = State {
+        let survivor = MemoryState {
             live: state.live.clone(),
             pending: Vec::new(),
             buffer: Vec::new(),

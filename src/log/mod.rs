@@ -28,7 +28,6 @@ mod file;
 mod live;
 mod memory;
 mod record;
-mod scan;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
@@ -96,6 +95,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// wraps another one hands this on.
     ///
     /// # Errors
+    ///
     /// [`LogError::Claimed`].
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         let _ = owner;
@@ -106,6 +106,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`Durability::Lazy`] leaves it to go along with the next forced one (or a wait).
     ///
     /// # Errors
+    ///
     /// The record is then *not* in the log: [`LogError::TooLarge`], [`LogError::Poisoned`], [`LogError::Full`],
     /// [`LogError::Closed`].
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError>;
@@ -114,6 +115,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// log may do it faster than one by one; `FileLog` takes its lock once for many.
     ///
     /// # Errors
+    ///
     /// Those of `append`, for the first record that is refused. Those before it are in the log, it and those after it are
     /// not.
     fn append_all(&self, records: &mut dyn Iterator<Item = Record>) -> Result<Option<Lsn>, LogError> {
@@ -128,6 +130,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// `FileLog` lets a lone caller write and sync on its own thread, which saves two switches of threads.
     ///
     /// # Errors
+    ///
     /// Those of `append`: the record is not in the log. Those of `wait`: [`LogError::Poisoned`], or
     /// [`LogError::Closed`] where the log is closed meanwhile; then whether it is durable is *not known*.
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
@@ -142,6 +145,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// and not twice. [`commit_async`](Self::commit_async) does the rest.
     ///
     /// # Errors
+    ///
     /// Those of `append`: the record is not in the log, and nobody is woken.
     fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
         let lsn = self.append(record, Durability::Forced)?;
@@ -160,6 +164,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// ```
     ///
     /// # Errors
+    ///
     /// The future's are those of `commit`.
     fn commit_async(&self, record: Record) -> Committing<'_, Self>
     where
@@ -174,6 +179,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// Blocks until the record is durable, starting to make it so where it was appended lazily.
     ///
     /// # Errors
+    ///
     /// [`LogError::Poisoned`]: whether the record is durable is *not known*; only reopening tells. The same holds of
     /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
@@ -185,6 +191,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// The owner's live records, in the order they were appended, including those not yet durable.
     ///
     /// # Errors
+    ///
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
@@ -232,7 +239,7 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
 }
 
 /// A record's number in its log: 1, 2, 3, .. since the log was opened or before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Lsn(#[serde(with = "crate::exact::counter")] u64);
 
 impl Lsn {
@@ -327,7 +334,7 @@ impl fmt::Debug for LogId {
 }
 
 /// Counters since the log was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LogStats {
     /// Records appended.

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
-    directory::{Directory, damaged, io_error},
+    directory::Directory,
     format::{BLOCK, SegmentHeader, u32_at, u64_at},
+    io_failure::{damaged, io_error},
     recover::Recovered,
     storage::{Storage, StorageFile},
 };
@@ -42,7 +43,7 @@ pub(super) struct Identity {
 
 /// The end of the log, as closing has left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct End {
+pub(super) struct LogEnd {
     pub(super) segment: u64,
     pub(super) sequence: u64,
     pub(super) last: Lsn,
@@ -50,11 +51,11 @@ pub(super) struct End {
 
 /// What is in the file.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct IdentityFile {
     path: PathBuf,
     pub(super) identity: Identity,
     /// Absent where the log was not closed, or its closing was cut short by a crash.
-    end: Option<End>,
+    end: Option<LogEnd>,
 }
 
 impl Identity {
@@ -89,17 +90,17 @@ impl Identity {
     }
 
     /// Writes the file anew. Its name is durable once the directory was synced.
-    pub(super) fn write(&self, dir: &Directory) -> std::io::Result<Closing> {
+    pub(super) fn write(&self, dir: &Directory) -> std::io::Result<ClosingNote> {
         let (unfinished, path) = (dir.path().join(TEMPORARY), dir.path().join(NAME));
         let mut file = dir.create(&unfinished)?;
         dir.write(&mut *file, &unfinished, 0, &self.encode())?;
         dir.sync_file(&mut *file, &unfinished)?;
         dir.rename(&mut *file, &unfinished, &path)?;
-        Ok(Closing { log: self.log, path, file })
+        Ok(ClosingNote { log: self.log, path, file })
     }
 }
 
-impl End {
+impl LogEnd {
     fn encode(&self, log: LogId) -> Vec<u8> {
         let mut block = Vec::with_capacity(BLOCK as usize);
         block.extend(CLOSED_MAGIC);
@@ -121,7 +122,7 @@ impl End {
     }
 }
 
-impl Known {
+impl IdentityFile {
     /// Reads the file, if it is among the names in the directory. A log of an earlier release has none.
     pub(super) fn read(storage: &dyn Storage, dir: &Path, names: &[String]) -> Result<Option<Self>, LogError> {
         if !names.iter().any(|name| name == NAME) {
@@ -133,7 +134,7 @@ impl Known {
         let mut bytes = vec![0; length.min(2 * BLOCK) as usize];
         file.read_at(0, &mut bytes).map_err(|error| io_error(&path, "read", error))?;
         let identity = Identity::decode(&path, &bytes)?;
-        let end = End::decode(&bytes[BLOCK as usize..], identity.log);
+        let end = LogEnd::decode(&bytes[BLOCK as usize..], identity.log);
         Ok(Some(Self { path, identity, end }))
     }
 
@@ -149,7 +150,7 @@ impl Known {
             return Err(lost(needed));
         }
         match self.end {
-            Some(End { segment, sequence, last })
+            Some(LogEnd { segment, sequence, last })
                 if segment == header.number && (sequence, last) != (recovered.sequence, recovered.last) =>
             {
                 Err(damaged(path, recovered.end, "the log ends here, but was closed with other records behind"))
@@ -160,14 +161,14 @@ impl Known {
 }
 
 /// Where the end is to be noted, once the log is closed. It takes no space, and no name.
-pub(super) struct Closing {
+pub(super) struct ClosingNote {
     log: LogId,
     path: PathBuf,
     file: Box<dyn StorageFile>,
 }
 
-impl Closing {
-    pub(super) fn note(mut self, dir: &Directory, end: End) -> std::io::Result<()> {
+impl ClosingNote {
+    pub(super) fn note(mut self, dir: &Directory, end: LogEnd) -> std::io::Result<()> {
         dir.write(&mut *self.file, &self.path, BLOCK, &end.encode(self.log))?;
         dir.sync_file(&mut *self.file, &self.path)
     }

@@ -17,9 +17,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    directory,
+    contents, directory,
     format::{BATCH_HEADER, BatchHeader, Kind, SegmentHeader, padded},
-    identity::Known,
+    identity::IdentityFile,
+    io_failure::io_error,
     recover::{Recovered, Visitor, recover},
     storage::{Disk, Storage},
 };
@@ -189,6 +190,7 @@ impl fmt::Display for BatchKind {
 /// Damage is no error here but part of the answer. A directory without segments is an empty log.
 ///
 /// # Errors
+///
 /// [`LogError::Io`] where the directory or a file can't be read, or changes all the time.
 pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
     inspect_in(&Disk, dir)
@@ -197,6 +199,7 @@ pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
 /// The same in another storage.
 ///
 /// # Errors
+///
 /// As [`inspect`].
 pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
     let dir = dir.as_ref();
@@ -205,14 +208,14 @@ pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspec
             return Ok(inspection);
         }
     }
-    Err(directory::io_error(dir, "inspect", io::Error::other("the log's owner replaces its segments all the time")))
+    Err(io_error(dir, "inspect", io::Error::other("the log's owner replaces its segments all the time")))
 }
 
 /// Reads everything once; `None` where a file has gone meanwhile.
 fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogError> {
     // First, for its owner writes it last: what it remembers was in the segments before.
-    let list = || storage.list(dir).map_err(|error| directory::io_error(dir, "list", error));
-    let known = match Known::read(storage, dir, &list()?) {
+    let list = || storage.list(dir).map_err(|error| io_error(dir, "list", error));
+    let known = match IdentityFile::read(storage, dir, &list()?) {
         Err(LogError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error @ LogError::Io { .. }) => return Err(error),
         other => other,
@@ -274,7 +277,7 @@ fn read(
     number: u64,
     role: Role,
     file: String,
-) -> Result<Option<(SegmentReport, Seen)>, LogError> {
+) -> Result<Option<(SegmentReport, SegmentContents)>, LogError> {
     let mut known: Option<DamageReport> = None;
     for _ in 0..MAX_ATTEMPTS {
         let mut segment = SegmentReport {
@@ -287,7 +290,7 @@ fn read(
             sealed: false,
             damage: None,
         };
-        let mut seen = Seen::default();
+        let mut seen = SegmentContents::default();
         let path = dir.join(&file);
         match read_once(storage, &path, &mut segment, &mut seen) {
             Ok(()) => {}
@@ -308,13 +311,18 @@ fn read(
     Ok(None)
 }
 
-fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, seen: &mut Seen) -> Result<(), LogError> {
-    let mut file = storage.open(path).map_err(|error| directory::io_error(path, "open", error))?;
-    segment.bytes = file.length().map_err(|error| directory::io_error(path, "read", error))?;
+fn read_once(
+    storage: &dyn Storage,
+    path: &Path,
+    segment: &mut SegmentReport,
+    seen: &mut SegmentContents,
+) -> Result<(), LogError> {
+    let mut file = storage.open(path).map_err(|error| io_error(path, "open", error))?;
+    segment.bytes = file.length().map_err(|error| io_error(path, "read", error))?;
     if segment.role == Role::Unfinished {
         return Ok(()); // of no meaning, whatever is in it
     }
-    let (header, mut file) = directory::open_segment(storage, path, segment.number)?;
+    let (header, mut file) = contents::open_segment(storage, path, segment.number)?;
     seen.log = Some(header.log.to_string());
     let result = recover(&mut file, &header, seen);
     segment.batches = std::mem::take(&mut seen.batches);
@@ -325,7 +333,7 @@ fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, se
             segment.torn_bytes = recovered.torn_bytes;
             seen.found = Some((header, recovered));
         }
-        Err(unreadable) => return Err(directory::unreadable_at(path, unreadable)),
+        Err(unreadable) => return Err(contents::unreadable_at(path, unreadable)),
     }
     Ok(())
 }
@@ -349,7 +357,7 @@ const fn fact_name(fact: &Fact) -> &'static str {
 
 /// What a segment's records say.
 #[derive(Debug, Default)]
-struct Seen {
+struct SegmentContents {
     log: Option<String>,
     found: Option<(SegmentHeader, Recovered)>,
     batches: Vec<BatchReport>,
@@ -358,7 +366,7 @@ struct Seen {
     ended: BTreeSet<(Name, TxnId)>,
 }
 
-impl Visitor for Seen {
+impl Visitor for SegmentContents {
     fn record(&mut self, lsn: Lsn, encoded: &[u8]) {
         let Some(record) = Record::decode(encoded) else { return };
         if let Some(epoch) = record.fact.epoch() {
@@ -400,7 +408,7 @@ impl Visitor for Seen {
     }
 }
 
-impl Seen {
+impl SegmentContents {
     fn transactions(self) -> (BTreeMap<Name, Epoch>, Vec<TransactionReport>, Vec<TransactionReport>) {
         let Self { epochs, transactions, ended, .. } = self;
         let (finished, live): (Vec<_>, Vec<_>) = transactions.into_iter().partition(|(key, _)| ended.contains(key));

@@ -4,18 +4,19 @@
 use std::{io, sync::Arc};
 
 use super::{
-    directory::{Directory, SegmentFile},
-    failure::is_final,
+    contents::SegmentFile,
+    directory::Directory,
     format::{Rest, SegmentHeader},
-    segment::{Replaced, Spare},
-    shared::{Order, Shared},
-    writer::reported,
+    io_failure::{is_final, panic_to_error},
+    queue::Upkeep,
+    segment::{ReplacedSegment, SpareSegment},
+    shared::LogShared,
 };
 use crate::log::LogId;
 
 /// The keeper's side of a log.
 pub(super) struct Keeper {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LogShared>,
     pub(super) dir: Arc<Directory>,
     pub(super) log: LogId,
     /// The active segment's number; it only changes once a spare one is ready, and then by one.
@@ -28,7 +29,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Works until told to stop, or until a failure is [final](is_final), which poisons the log.
     pub(super) fn run(mut self) {
-        if let Err(error) = reported(|| self.work()) {
+        if let Err(error) = panic_to_error(|| self.work()) {
             self.shared.broke(error);
         }
     }
@@ -38,35 +39,35 @@ impl Keeper {
         let mut left = None;
         loop {
             match self.shared.next_upkeep() {
-                Order::Stop => return Ok(()),
-                Order::Remove(replaced) => {
+                Upkeep::Stop => return Ok(()),
+                Upkeep::Remove(replaced) => {
                     self.active = replaced.number() + 1;
                     left = Some(replaced);
                     // If it can't be done now, then before another segment is made: there are never more than two.
                     unless_final(self.clear(&mut left))?;
                 }
-                Order::Reuse(replaced) => {
+                Upkeep::Reuse(replaced) => {
                     self.active = replaced.number() + 1;
                     let header = self.next(replaced.bytes(), Rest::Leftovers);
-                    let reused = Spare::reuse(&self.dir, header, replaced).map_err(|(error, still_there)| {
+                    let reused = SpareSegment::reuse(&self.dir, header, replaced).map_err(|(error, still_there)| {
                         left = still_there;
                         error
                     });
                     self.prepared(reused)?;
                 }
-                Order::Prepare(bytes, unfit) => {
+                Upkeep::Prepare(bytes, unfit) => {
                     if let Some(spare) = unfit {
                         spare.discard(&self.dir);
                     }
                     let header = self.next(bytes, Rest::Zeros);
-                    self.prepared(self.clear(&mut left).and_then(|()| Spare::prepare(&self.dir, header)))?;
+                    self.prepared(self.clear(&mut left).and_then(|()| SpareSegment::prepare(&self.dir, header)))?;
                 }
             }
         }
     }
 
     /// Removes the segment that is left.
-    fn clear(&self, left: &mut Option<Replaced>) -> io::Result<()> {
+    fn clear(&self, left: &mut Option<ReplacedSegment>) -> io::Result<()> {
         let Some(replaced) = left.take() else { return Ok(()) };
         replaced.remove(&self.dir).map_err(|(error, still_there)| {
             *left = still_there;
@@ -80,7 +81,7 @@ impl Keeper {
 
     /// That the next segment can't be prepared is a failure that a log survives: nothing that was accepted depends on it,
     /// and those who need it are told.
-    fn prepared(&self, result: io::Result<Spare>) -> io::Result<()> {
+    fn prepared(&self, result: io::Result<SpareSegment>) -> io::Result<()> {
         let prepared = match result {
             Err(error) if is_final(&error) => return Err(error),
             other => other,

@@ -18,19 +18,23 @@ use parking_lot::Mutex;
 
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::{id::Name, platform::Thread};
-use queue::Ending;
-use shared::{Lead, Shared};
+use queue::Shutdown;
+use shared::{CommitPath, LogShared};
 
+mod batch_gate;
+mod contents;
 mod directory;
-mod failure;
 mod format;
-mod gate;
 mod identity;
 pub mod inspect;
+mod io_failure;
 mod keeper;
+mod limits;
 mod notifier;
+mod opening;
 pub mod options;
 mod patience;
+mod pen;
 mod queue;
 mod recover;
 mod segment;
@@ -82,7 +86,7 @@ pub struct FileLog {
     incarnation: u64,
     claims: Claims,
     dir: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
     writer: Mutex<Option<Thread>>,
     recovery: Recovery,
 }
@@ -111,6 +115,7 @@ impl FileLog {
     /// Opens the log in this directory with the default [`options`](Self::options); creates either where absent.
     ///
     /// # Errors
+    ///
     /// See [`FileLogOptions::open`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, LogError> {
         Self::options().open(dir)
@@ -125,7 +130,7 @@ impl FileLog {
     fn new(
         (id, incarnation): (LogId, u64),
         dir: PathBuf,
-        shared: Arc<Shared>,
+        shared: Arc<LogShared>,
         writer: Thread,
         recovery: Recovery,
     ) -> Self {
@@ -160,11 +165,12 @@ impl FileLog {
     /// Writes and syncs all that is queued, and gives the directory back.
     ///
     /// # Errors
+    ///
     /// Not everything that was appended is known to be durable: [`LogError::Poisoned`], or [`LogError::Closed`] after
     /// [`abandon`](Self::abandon). [`LogError::Io`]: everything is durable, but it could not be noted that the log was
     /// closed, so that damage at its end may be taken for what a crash leaves.
     pub fn close(self) -> Result<(), LogError> {
-        self.end(Ending::Close);
+        self.shut_down(Shutdown::Close);
         self.shared.outcome(|error| LogError::Io {
             path: self.dir.clone(),
             action: "note the end of the log in",
@@ -178,20 +184,20 @@ impl FileLog {
     ///
     /// It waits for the one operation that the disk may be at.
     pub fn abandon(&self) {
-        self.end(Ending::Abandon);
+        self.shut_down(Shutdown::Abandon);
     }
 
     fn full(&self, error: Arc<std::io::Error>) -> LogError {
         let path = self.dir.clone();
-        if failure::tells_of_no_room(&error) {
+        if io_failure::is_out_of_space(&error) {
             LogError::Full { path, error }
         } else {
             LogError::NoSegment { path, error }
         }
     }
 
-    fn end(&self, ending: Ending) {
-        self.shared.end(ending);
+    fn shut_down(&self, how: Shutdown) {
+        self.shared.shut_down(how);
         // No code of others runs on the writer's thread, so it never is the one that calls.
         if let Some(writer) = self.writer.lock().take() {
             // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
@@ -202,7 +208,7 @@ impl FileLog {
 
 impl Drop for FileLog {
     fn drop(&mut self) {
-        self.end(Ending::Close);
+        self.shut_down(Shutdown::Close);
     }
 }
 
@@ -236,9 +242,9 @@ impl TransactionLog for FileLog {
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
         let batch = match lead {
-            Lead::Wait(batch) => batch,
-            Lead::Write(pen, batch) => {
-                writer::lead(&self.shared, pen, batch);
+            CommitPath::Wait(batch) => batch,
+            CommitPath::Write(pen, batch) => {
+                writer::write_on_callers_thread(&self.shared, pen, batch);
                 batch.number
             }
         };

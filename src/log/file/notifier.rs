@@ -36,19 +36,19 @@ const PACE: u64 = 100;
 const BUFFERS: usize = 2;
 
 /// Wakes tasks. Dropped, it ends its threads once all have been woken.
-pub(super) struct Notifier(Arc<Inner>);
+pub(super) struct Notifier(Arc<WakingThreads>);
 
-struct Inner {
+struct WakingThreads {
     platform: Platform,
-    state: Mutex<State>,
+    state: Mutex<NotifierState>,
     /// Threads that wake nobody wait here.
     idle: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct NotifierState {
     /// None of them is empty.
-    lists: VecDeque<List>,
+    lists: VecDeque<WakerList>,
     buffers: Vec<Vec<Waker>>,
     /// How many wakers were taken out of the lists so far.
     taken: u64,
@@ -66,14 +66,14 @@ struct State {
 }
 
 /// Wakers of one batch.
-struct List {
+struct WakerList {
     wakers: VecDeque<Waker>,
-    then: Then,
+    then: WakeOrDrop,
 }
 
 /// What becomes of a waker.
 #[derive(Clone, Copy)]
-enum Then {
+enum WakeOrDrop {
     Wake,
     Drop,
 }
@@ -81,10 +81,10 @@ enum Then {
 impl Notifier {
     /// Starts the first thread.
     pub(super) fn start(platform: &Platform) -> io::Result<Self> {
-        let inner = Inner { platform: platform.clone(), state: Mutex::default(), idle: platform.condvar() };
+        let inner = WakingThreads { platform: platform.clone(), state: Mutex::default(), idle: platform.condvar() };
         let notifier = Self(Arc::new(inner));
         let mut state = notifier.0.state.lock();
-        Inner::spawn(&notifier.0, &mut state)?;
+        WakingThreads::spawn(&notifier.0, &mut state)?;
         drop(state);
         Ok(notifier)
     }
@@ -97,19 +97,19 @@ impl Notifier {
         let mut state = self.0.state.lock();
         let empty = state.buffers.pop().unwrap_or_default();
         let wakers = wakers.take(empty);
-        self.put(state, wakers, Then::Wake);
+        self.put(state, wakers, WakeOrDrop::Wake);
     }
 
     /// Has all of them dropped.
     pub(super) fn dispose(&self, wakers: Vec<Waker>) {
         if !wakers.is_empty() {
-            self.put(self.0.state.lock(), wakers, Then::Drop);
+            self.put(self.0.state.lock(), wakers, WakeOrDrop::Drop);
         }
     }
 
-    fn put(&self, mut state: MutexGuard<'_, State>, wakers: Vec<Waker>, then: Then) {
-        state.lists.push_back(List { wakers: wakers.into(), then });
-        Inner::call(&self.0, &mut state);
+    fn put(&self, mut state: MutexGuard<'_, NotifierState>, wakers: Vec<Waker>, then: WakeOrDrop) {
+        state.lists.push_back(WakerList { wakers: wakers.into(), then });
+        WakingThreads::call(&self.0, &mut state);
     }
 
     /// Wakes those that are left, then ends the threads. Does not wait for them: one may be in the code of others for good.
@@ -131,8 +131,8 @@ impl fmt::Debug for Notifier {
     }
 }
 
-impl Inner {
-    fn spawn(this: &Arc<Self>, state: &mut State) -> io::Result<()> {
+impl WakingThreads {
+    fn spawn(this: &Arc<Self>, state: &mut NotifierState) -> io::Result<()> {
         let inner = Arc::clone(this);
         this.platform.spawn("ringpact-notify", move || inner.run())?;
         state.threads += 1;
@@ -141,7 +141,7 @@ impl Inner {
     }
 
     /// Sees to it that a thread wakes what there is, or else that one watches those that do.
-    fn call(this: &Arc<Self>, state: &mut State) {
+    fn call(this: &Arc<Self>, state: &mut NotifierState) {
         if state.called || state.active > 0 && state.watching > 0 {
             return;
         }
@@ -174,7 +174,7 @@ impl Inner {
     }
 
     /// Watches those that wake.
-    fn is_too_slow(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    fn is_too_slow(&self, state: &mut MutexGuard<'_, NotifierState>) -> bool {
         let before = state.taken;
         state.watching += 1;
         let woken = self.idle.wait_for(state, PATIENCE);
@@ -183,7 +183,7 @@ impl Inner {
     }
 
     /// Wakes until there is nothing left.
-    fn work(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
+    fn work(self: &Arc<Self>, state: &mut MutexGuard<'_, NotifierState>) {
         // Whoever was at it before may be stuck, and is not counted on.
         state.round += 1;
         state.active = 1;
@@ -200,8 +200,8 @@ impl Inner {
     }
 }
 
-impl State {
-    fn take(&mut self) -> Option<(Waker, Then)> {
+impl NotifierState {
+    fn take(&mut self) -> Option<(Waker, WakeOrDrop)> {
         let list = self.lists.front_mut()?;
         let taken = list.wakers.pop_front().map(|waker| (waker, list.then));
         if list.wakers.is_empty()
@@ -216,10 +216,10 @@ impl State {
 }
 
 /// Code of others, whose panic is its own affair, and so is a panic of what it has panicked with.
-fn finish(waker: Waker, then: Then) {
+fn finish(waker: Waker, then: WakeOrDrop) {
     let result = catch_unwind(AssertUnwindSafe(|| match then {
-        Then::Wake => waker.wake(),
-        Then::Drop => drop(waker),
+        WakeOrDrop::Wake => waker.wake(),
+        WakeOrDrop::Drop => drop(waker),
     }));
     if let Err(payload) = result
         && let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload)))

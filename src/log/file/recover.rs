@@ -118,7 +118,8 @@ pub(super) fn recover(
 ) -> Result<Recovered, Unreadable> {
     let length = source.length();
     let window = Window::new(source);
-    let mut reader = Reader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
+    let mut reader =
+        SegmentReader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
     reader.window.bytes(0, BLOCK as usize).map_err(Unreadable::Io)?;
     let mut offset = BLOCK;
     while offset < length {
@@ -127,8 +128,8 @@ pub(super) fn recover(
                 offset += length;
                 reader.found.end = offset;
             }
-            Err(Bad::Misplaced(what)) => return Err(Unreadable::Damage(Damage { offset, what })),
-            Err(Bad::Illegible(what)) => {
+            Err(BadBatch::Misplaced(what)) => return Err(Unreadable::Damage(Damage { offset, what })),
+            Err(BadBatch::Illegible(what)) => {
                 let rest = reader.rest(offset).map_err(Unreadable::Io)?;
                 // The first batch was synced before the segment got its name: no crash can tear it.
                 if reader.found.batches == 0 || rest.was_durable {
@@ -137,7 +138,7 @@ pub(super) fn recover(
                 reader.found.torn_bytes = rest.written;
                 break;
             }
-            Err(Bad::Io(error)) => return Err(Unreadable::Io(error)),
+            Err(BadBatch::Io(error)) => return Err(Unreadable::Io(error)),
         }
     }
     let found = reader.found;
@@ -148,14 +149,14 @@ pub(super) fn recover(
 }
 
 /// What lies from a batch on that can't be read.
-struct Torn {
+struct TornTail {
     /// Whether anything shows that the batch was durable once.
     was_durable: bool,
     /// How far anything but zeros was written; in a segment with leftovers, how far of the first block.
     written: u64,
 }
 
-struct Reader<'a, V> {
+struct SegmentReader<'a, V> {
     window: Window<'a>,
     header: &'a SegmentHeader,
     salt: u64,
@@ -165,7 +166,7 @@ struct Reader<'a, V> {
 }
 
 /// Why there is no good batch.
-enum Bad {
+enum BadBatch {
     /// It can't be read: never written, torn, or damaged.
     Illegible(&'static str),
     /// It reads well but does not belong here, which no crash can bring about.
@@ -174,18 +175,18 @@ enum Bad {
     Io(io::Error),
 }
 
-impl<V: Visitor> Reader<'_, V> {
+impl<V: Visitor> SegmentReader<'_, V> {
     /// Takes in the batch at `offset` and gives its padded length.
-    fn batch(&mut self, offset: u64) -> Result<u64, Bad> {
+    fn batch(&mut self, offset: u64) -> Result<u64, BadBatch> {
         let (salt, left) = (self.salt, self.window.source.length() - offset);
-        let head = self.window.bytes(offset, BATCH_HEADER).map_err(Bad::Io)?;
-        let header = decode_header(head, left, salt).map_err(Bad::Illegible)?;
-        self.check_place(&header).map_err(Bad::Misplaced)?;
+        let head = self.window.bytes(offset, BATCH_HEADER).map_err(BadBatch::Io)?;
+        let header = decode_header(head, left, salt).map_err(BadBatch::Illegible)?;
+        self.check_place(&header).map_err(BadBatch::Misplaced)?;
         // The padded length may reach beyond a file of odd size, which only a caller's test can make up.
         let length = padded(BATCH_HEADER as u64 + header.payload).min(left);
-        let bytes = self.window.bytes(offset, length as usize).map_err(Bad::Io)?; // read as a whole, so it fits
-        let payload = decode_payload(bytes, &header, salt).map_err(Bad::Illegible)?;
-        records(&mut self.found, self.visitor, &header, payload).map_err(Bad::Misplaced)?;
+        let bytes = self.window.bytes(offset, length as usize).map_err(BadBatch::Io)?; // read as a whole, so it fits
+        let payload = decode_payload(bytes, &header, salt).map_err(BadBatch::Illegible)?;
+        records(&mut self.found, self.visitor, &header, payload).map_err(BadBatch::Misplaced)?;
         self.previous = header.checksum;
         self.found.sequence = header.sequence;
         self.found.last = header.last;
@@ -210,9 +211,9 @@ impl<V: Visitor> Reader<'_, V> {
     /// Looks through everything from the batch at `offset` on, which is bad now, for anything that shows that it was
     /// durable once: a later batch's header. A good header is enough. Its records may be bad too, but it would not be
     /// there at all had the sync of the batch before it not returned.
-    fn rest(&mut self, offset: u64) -> io::Result<Torn> {
+    fn rest(&mut self, offset: u64) -> io::Result<TornTail> {
         let length = self.window.source.length();
-        let mut rest = Torn { was_durable: false, written: 0 };
+        let mut rest = TornTail { was_durable: false, written: 0 };
         // Beyond leftovers nobody can tell what the crash has torn, and what was there before.
         let leaves_zeros = self.header.rest == Rest::Zeros;
         let (salt, number, after) = (self.salt, self.header.number, self.found.sequence.wrapping_add(1));

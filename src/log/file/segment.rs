@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     directory::{self, Directory},
-    failure::is_final,
     format::{self, BATCH_HEADER, BLOCK, BatchStart, FRAME_HEADER, Kind, Rest, SegmentHeader, padded},
+    io_failure::is_final,
     storage::StorageFile,
 };
 use crate::log::{LiveRecords, Lsn};
@@ -40,13 +40,13 @@ pub(super) fn framed_bytes(live: &LiveRecords) -> u64 {
 }
 
 /// The next segment, empty: its header and its zeros are durable, its name is still a temporary one.
-pub(super) struct Spare {
+pub(super) struct SpareSegment {
     header: SegmentHeader,
     path: PathBuf,
     file: Box<dyn StorageFile>,
 }
 
-impl Spare {
+impl SpareSegment {
     /// Creates it, fills it with zeros and syncs it, so that later syncs have no metadata to write, and no space to
     /// find. Where that fails the half-made file is removed: on a full disk its space is needed.
     pub(super) fn prepare(dir: &Directory, header: SegmentHeader) -> io::Result<Self> {
@@ -64,8 +64,8 @@ impl Spare {
     pub(super) fn reuse(
         dir: &Directory,
         header: SegmentHeader,
-        mut replaced: Replaced,
-    ) -> Result<Self, (io::Error, Option<Replaced>)> {
+        mut replaced: ReplacedSegment,
+    ) -> Result<Self, (io::Error, Option<ReplacedSegment>)> {
         let path = dir.path().join(directory::temporary_name(header.number));
         if let Err(error) = dir.rename(&mut *replaced.file, &replaced.path, &path) {
             return Err((error, Some(replaced)));
@@ -137,14 +137,14 @@ fn fill(dir: &Directory, file: &mut dyn StorageFile, header: &SegmentHeader, pat
 }
 
 /// A segment of which nothing is needed any more.
-pub(super) struct Replaced {
+pub(super) struct ReplacedSegment {
     number: u64,
     bytes: u64,
     path: PathBuf,
     file: Box<dyn StorageFile>,
 }
 
-impl Replaced {
+impl ReplacedSegment {
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
@@ -181,8 +181,8 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Another one has replaced it.
-    pub(super) fn replaced(self) -> Replaced {
-        Replaced { number: self.header.number, bytes: self.header.bytes, path: self.path, file: self.file }
+    pub(super) fn replaced(self) -> ReplacedSegment {
+        ReplacedSegment { number: self.header.number, bytes: self.header.bytes, path: self.path, file: self.file }
     }
 
     pub(super) const fn number(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Sequences of appends, batches and segments, and what they must not come to.
 
 use super::*;
-use crate::log::file::options::MIN_SEGMENT_BYTES;
+use crate::log::file::limits::MIN_SEGMENT_BYTES;
 
 fn queue(room: u64) -> Queue {
     Queue::new(Lsn::NONE, 0, SegmentState { room, bytes: MIN_SEGMENT_BYTES, configured: MIN_SEGMENT_BYTES })
@@ -23,14 +23,14 @@ fn a_spare_that_the_buffer_needs_is_begun_before_a_larger_one_is_prepared() {
     let mut queue = queue(0);
     queue.spare.ready = Some(MIN_SEGMENT_BYTES);
     queue.demand_spare(1 << 20);
-    assert_eq!(queue.admit(100), Admission::Accept);
+    assert_eq!(queue.admit(100), RecordAdmission::Accept);
     accept(&mut queue, 100); // lazily: nobody has asked for it to be written
     assert_eq!(queue.next_upkeep(), None);
     assert_eq!(queue.next_work(&mut Vec::new()), Some(Work::Rotate));
     queue.take_into_spare(MIN_SEGMENT_BYTES, &mut Vec::new());
     queue.has_replaced(MIN_SEGMENT_BYTES);
-    assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove), "it is too small to be of use again");
-    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
+    assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(())), "it is too small to be of use again");
+    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20, ())));
 }
 
 /// A segment prepared too early would get the number, and the file, of the one that is being begun.
@@ -48,8 +48,8 @@ fn no_segment_is_prepared_while_one_is_being_replaced() {
     assert_eq!(queue.next_upkeep(), None);
     queue.has_replaced(MIN_SEGMENT_BYTES);
     assert!(queue.needs_upkeep());
-    assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove));
-    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20)));
+    assert_eq!(queue.next_upkeep(), Some(Upkeep::Remove(())));
+    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(1 << 20, ())));
 }
 
 #[test]
@@ -66,12 +66,12 @@ fn a_segment_that_was_replaced_is_used_again_if_it_has_the_size_for_it() {
         demanded.into_iter().for_each(|bytes| queue.demand_spare(bytes));
         [queue.next_upkeep(), queue.next_upkeep()]
     };
-    let then = |bytes| [Some(Upkeep::Remove), Some(Upkeep::Prepare(bytes))];
-    assert_eq!(replace(0, MIN_SEGMENT_BYTES, None), [Some(Upkeep::Reuse), None], "one attempt at a time");
-    assert_eq!(replace(0, MIN_SEGMENT_BYTES, Some(MIN_SEGMENT_BYTES)), [Some(Upkeep::Reuse), None]);
+    let then = |bytes| [Some(Upkeep::Remove(())), Some(Upkeep::Prepare(bytes, ()))];
+    assert_eq!(replace(0, MIN_SEGMENT_BYTES, None), [Some(Upkeep::Reuse(())), None], "one attempt at a time");
+    assert_eq!(replace(0, MIN_SEGMENT_BYTES, Some(MIN_SEGMENT_BYTES)), [Some(Upkeep::Reuse(())), None]);
     assert_eq!(replace(0, MIN_SEGMENT_BYTES, Some(2 << 20)), then(2 << 20), "somebody needs more");
-    assert_eq!(replace(0, 1 << 20, None)[0], Some(Upkeep::Remove), "it was made for more than is live now");
-    assert_eq!(replace(60_000, MIN_SEGMENT_BYTES, None)[0], Some(Upkeep::Remove), "too much is live");
+    assert_eq!(replace(0, 1 << 20, None)[0], Some(Upkeep::Remove(())), "it was made for more than is live now");
+    assert_eq!(replace(60_000, MIN_SEGMENT_BYTES, None)[0], Some(Upkeep::Remove(())), "too much is live");
 }
 
 /// Found by simulation: two appenders waited for room. While the segment for the one was prepared, the other demanded
@@ -82,11 +82,11 @@ fn a_spare_that_is_ready_serves_all_who_have_demanded_one() {
     let mut queue = queue(0);
     queue.spare.full = Some(Arc::new(io::ErrorKind::StorageFull.into()));
     queue.demand_spare(MIN_SEGMENT_BYTES);
-    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(MIN_SEGMENT_BYTES)));
+    assert_eq!(queue.next_upkeep(), Some(Upkeep::Prepare(MIN_SEGMENT_BYTES, ())));
     queue.demand_spare(MIN_SEGMENT_BYTES);
     queue.prepared(Ok(MIN_SEGMENT_BYTES));
     assert_eq!(queue.next_upkeep(), None);
-    assert_eq!(queue.admit(100), Admission::Accept);
+    assert_eq!(queue.admit(100), RecordAdmission::Accept);
 }
 
 /// The first invariant, under random appends, foldings, failures for want of room, and ends of batches.
@@ -101,9 +101,9 @@ fn whatever_was_accepted_has_its_room() {
                 0..=1 => {
                     let frame = if random.u32(..20) == 0 { 150_000 } else { random.u64(20..9_000) };
                     match queue.admit(frame) {
-                        Admission::Accept => accept(&mut queue, frame),
-                        Admission::Wait => queue.want(),
-                        Admission::NeedsSpare(bytes) => queue.demand_spare(bytes),
+                        RecordAdmission::Accept => accept(&mut queue, frame),
+                        RecordAdmission::Wait => queue.want(),
+                        RecordAdmission::NeedsSpare(bytes) => queue.demand_spare(bytes),
                     }
                 }
                 2 => {
@@ -118,8 +118,8 @@ fn whatever_was_accepted_has_its_room() {
                 4 => {
                     while let Some(upkeep) = queue.next_upkeep() {
                         preparing = match upkeep {
-                            Upkeep::Prepare(bytes) => Some(bytes),
-                            Upkeep::Reuse => Some(MIN_SEGMENT_BYTES),
+                            Upkeep::Prepare(bytes, ()) => Some(bytes),
+                            Upkeep::Reuse(()) => Some(MIN_SEGMENT_BYTES),
                             _ => continue,
                         };
                         break;

@@ -10,14 +10,14 @@ use parking_lot::MutexGuard;
 
 use super::{
     super::{
+        batch_gate::BatchGate,
         format,
-        gate::Gate,
-        queue::{Batch, Ending, Upkeep, Work},
-        segment::{Replaced, Spare, framed_bytes},
+        pen::Pen,
+        queue::{Batch, Shutdown, Upkeep, Work},
+        segment::{ReplacedSegment, SpareSegment, framed_bytes},
         wakers::Wakers,
-        writer::Pen,
     },
-    Carried, Guarded, Order, Shared, Sleep, frame_live,
+    CarriedBatch, Guarded, LogShared, Sleep, frame_live,
 };
 use crate::{
     log::{LiveRecords, Lsn},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The writer's side.
-impl Shared {
+impl LogShared {
     /// Lays the pen down until there is something to do, and says what. Where the last batch has no seal yet,
     /// `seal_after` is how long there must be nothing to do before it gets one. A batch to write is in the pen's buffer.
     pub(in crate::log::file) fn next_work(&self, pen: Box<Pen>, seal_after: Duration) -> (Box<Pen>, Work) {
@@ -122,7 +122,7 @@ impl Shared {
     /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
     pub(in crate::log::file) fn closed_cleanly(&self) -> Option<Lsn> {
         let guarded = self.queue.lock();
-        (guarded.queue.ending == Some(Ending::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
+        (guarded.queue.shutdown == Some(Shutdown::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
     }
 
     /// The log is closed, and that was noted or not.
@@ -132,7 +132,7 @@ impl Shared {
 
     /// Takes all that was accepted into one batch, to be carried over with all that is live into the spare segment. The
     /// live records stay locked meanwhile, so that nothing accepted later is among them.
-    pub(in crate::log::file) fn carry_over(&self, pen: &mut Pen) -> Option<(Spare, Carried)> {
+    pub(in crate::log::file) fn carry_over(&self, pen: &mut Pen) -> Option<(SpareSegment, CarriedBatch)> {
         let mut live = self.live.lock();
         let (spare, batch) = {
             let mut guarded = self.queue.lock();
@@ -143,7 +143,7 @@ impl Shared {
         self.fold(&mut live, pen, batch);
         let (frames, count) = frame_live(&live);
         self.queue.lock().queue.carried(frames.len() as u64);
-        Some((spare, Carried { batch, frames, count }))
+        Some((spare, CarriedBatch { batch, frames, count }))
     }
 
     /// The batch is durable: says so to all who wait for it. `wakers` is the writer's own list, empty.
@@ -183,25 +183,25 @@ impl Shared {
         wakers.append(mem::take(&mut queue.wakers_filling));
         drop(guarded);
         self.room.notify_all();
-        self.gates.iter().for_each(Gate::open);
+        self.gates.iter().for_each(BatchGate::open);
         self.notifier.wake(&mut wakers);
         self.notifier.end();
     }
 }
 
 /// The keeper's side.
-impl Shared {
+impl LogShared {
     /// Waits until there is something to do besides writing, and says what.
-    pub(in crate::log::file) fn next_upkeep(&self) -> Order {
+    pub(in crate::log::file) fn next_upkeep(&self) -> Upkeep<ReplacedSegment, Option<SpareSegment>> {
         let mut guarded = self.queue.lock();
         loop {
             if let Some(upkeep) = guarded.queue.next_upkeep() {
                 let replaced = |guarded: &mut Guarded| guarded.replaced.take().expect("it comes with its size");
                 return match upkeep {
-                    Upkeep::Remove => Order::Remove(replaced(&mut guarded)),
-                    Upkeep::Reuse => Order::Reuse(replaced(&mut guarded)),
-                    Upkeep::Prepare(bytes) => Order::Prepare(bytes, guarded.spare.take()),
-                    Upkeep::Stop => Order::Stop,
+                    Upkeep::Remove(()) => Upkeep::Remove(replaced(&mut guarded)),
+                    Upkeep::Reuse(()) => Upkeep::Reuse(replaced(&mut guarded)),
+                    Upkeep::Prepare(bytes, ()) => Upkeep::Prepare(bytes, guarded.spare.take()),
+                    Upkeep::Stop => Upkeep::Stop,
                 };
             }
             // A segment that somebody waits for may have to wait for the writer, who may not know: records that were
@@ -216,7 +216,7 @@ impl Shared {
     }
 
     /// An attempt to prepare a spare segment has ended: with one, or for want of room.
-    pub(in crate::log::file) fn prepared(&self, result: Result<Spare, io::Error>) {
+    pub(in crate::log::file) fn prepared(&self, result: Result<SpareSegment, io::Error>) {
         let mut guarded = self.queue.lock();
         match result {
             Ok(spare) => {
@@ -230,7 +230,7 @@ impl Shared {
     }
 
     /// A segment was replaced, and is the keeper's now.
-    pub(in crate::log::file) fn replaced(&self, replaced: Replaced) {
+    pub(in crate::log::file) fn replaced(&self, replaced: ReplacedSegment) {
         let mut guarded = self.queue.lock();
         guarded.queue.has_replaced(replaced.bytes());
         guarded.replaced = Some(replaced);
@@ -257,7 +257,7 @@ impl Shared {
     }
 
     /// What the keeper left undone.
-    pub(in crate::log::file) fn left_undone(&self) -> (Option<Replaced>, Option<Spare>) {
+    pub(in crate::log::file) fn left_undone(&self) -> (Option<ReplacedSegment>, Option<SpareSegment>) {
         let mut guarded = self.queue.lock();
         (guarded.replaced.take(), guarded.spare.take())
     }

@@ -24,11 +24,11 @@ pub(super) const fn suits(offset: u64, bytes: &[u8]) -> bool {
 
 /// What it takes besides the file: memory that begins where devices want it to. Bytes are copied there, which costs
 /// less than what it saves.
-pub(super) struct Direct {
+pub(super) struct DirectIo {
     memory: Vec<u8>,
 }
 
-impl Direct {
+impl DirectIo {
     /// Has all that is written to the file go past the cache. `None`: there is no way to.
     pub(super) fn enable(file: &File) -> Option<Self> {
         set(file, true).ok().map(|()| Self { memory: Vec::new() })

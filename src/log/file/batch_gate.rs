@@ -10,12 +10,12 @@ use crate::platform::Platform;
 
 /// Opens for one batch after the other.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct BatchGate {
     platform: Platform,
     opened: AtomicU32,
 }
 
-impl Gate {
+impl BatchGate {
     pub(super) fn new(platform: &Platform) -> Self {
         Self { platform: platform.clone(), opened: AtomicU32::new(0) }
     }

@@ -4,25 +4,15 @@
 //! a [`Record`](super::Record) allocates two names and the work, only to drop them. What the fold needs lies at the front
 //! of the encoding, so it is read there. The tests hold this to what postcard makes of the same bytes.
 
+use super::Effect;
 use crate::id::{MAX_NAME_BYTES, may_be_in_name};
-
-/// What a record does to the live records of its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Does {
-    /// It joins the owner's records of the same kind, of which the latest are live.
-    Opens,
-    /// It joins the live records about its transaction.
-    Adds,
-    /// It ends all live records about its transaction, itself included.
-    Ends,
-}
 
 /// Where in an encoded record its key lies: the owner's name, then (behind the one byte that says what it is) the
 /// transaction. Records with equal keys are of one owner and about one transaction, or are both of the kind that is
 /// about none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) does: Does,
+pub(in crate::log) struct RecordKey {
+    pub(in crate::log) effect: Effect,
     /// Offset of the byte that says what it is; the owner's name, with its length, lies before it.
     tag: u8,
     /// Where the transaction's id ends.
@@ -36,15 +26,15 @@ const LONGEST_VARINT: usize = 10;
 
 const LOG_ID_BYTES: usize = 16;
 
-impl Key {
+impl RecordKey {
     /// The key's two parts.
-    pub(super) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
+    pub(in crate::log) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
         (&encoded[..self.tag.into()], &encoded[usize::from(self.tag) + 1..self.end.into()])
     }
 }
 
 /// Reads the key of a record. `None`: the bytes encode no record, or not in the one way in which we encode it.
-pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
+pub(in crate::log) fn read(encoded: &[u8]) -> Option<RecordKey> {
     let mut rest = encoded;
     let key = key::<true>(encoded, &mut rest)?;
     match encoded[usize::from(key.tag)] {
@@ -75,29 +65,29 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
 }
 
 /// The same of a record that we have encoded ourselves: nothing needs to be checked, or looked at behind the key.
-pub(super) fn scan_own(encoded: &[u8]) -> Option<Key> {
+pub(in crate::log) fn read_own(encoded: &[u8]) -> Option<RecordKey> {
     key::<false>(encoded, &mut &*encoded)
 }
 
 #[inline]
-fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<Key> {
+fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<RecordKey> {
     name::<CHECK>(rest)?;
     let tag = encoded.len() - rest.len();
-    let does = match byte(rest)? {
-        0 => Does::Opens,
-        1..=3 | 5..=7 => Does::Adds,
-        4 => Does::Ends,
+    let effect = match byte(rest)? {
+        0 => Effect::Opens,
+        1..=3 | 5..=7 => Effect::Adds,
+        4 => Effect::Ends,
         _ => return None,
     };
-    if does == Does::Opens {
+    if effect == Effect::Opens {
         number(rest)?;
         // The epoch is not part of the key: all openings of an owner are counted together.
-        return Some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
+        return Some(RecordKey { effect, tag: tag as u8, end: tag as u8 + 1 });
     }
     name::<CHECK>(rest)?;
     skip_number::<CHECK>(rest)?;
     skip_number::<CHECK>(rest)?;
-    Some(Key { does, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
+    Some(RecordKey { effect, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
 }
 
 #[inline]
@@ -177,7 +167,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, Name, TxnId},
-        log::{Fact, Heuristic, LogId, Record, record::Effect},
+        log::{Fact, Heuristic, LogId, Record},
     };
 
     fn random_name(random: &mut fastrand::Rng) -> Name {
@@ -224,15 +214,11 @@ mod tests {
         encoded
     }
 
-    fn check(record: &Record, key: Key, encoded: &[u8]) {
+    fn check(record: &Record, key: RecordKey, encoded: &[u8]) {
         let (owner, txn) = key.parts(encoded);
         assert_eq!(owner[1..], *record.owner.as_str().as_bytes());
-        let (does, about) = match record.fact.effect() {
-            Effect::Opens => (Does::Opens, Vec::new()),
-            Effect::Adds(txn) => (Does::Adds, postcard::to_allocvec(txn).expect("it can be encoded")),
-            Effect::Ends(txn) => (Does::Ends, postcard::to_allocvec(txn).expect("it can be encoded")),
-        };
-        assert_eq!((key.does, txn), (does, about.as_slice()), "{record:?}");
+        let about = record.fact.txn().map(|txn| postcard::to_allocvec(txn).expect("it can be encoded"));
+        assert_eq!((key.effect, txn), (record.fact.effect(), &*about.unwrap_or_default()), "{record:?}");
     }
 
     /// The encoder that appends use, and postcard.
@@ -263,8 +249,8 @@ mod tests {
             let record = random_record(&mut random);
             let encoded = encode(&record);
             assert_eq!(Record::decode(&encoded).as_ref(), Some(&record));
-            check(&record, scan(&encoded).expect("a record"), &encoded);
-            assert_eq!(scan_own(&encoded), scan(&encoded));
+            check(&record, read(&encoded).expect("a record"), &encoded);
+            assert_eq!(read_own(&encoded), read(&encoded));
         }
     }
 
@@ -282,7 +268,7 @@ mod tests {
                     encoded[at] ^= 1 << random.u8(..8);
                 }
             }
-            match (scan(&encoded), Record::decode(&encoded)) {
+            match (read(&encoded), Record::decode(&encoded)) {
                 (Some(key), Some(record)) => check(&record, key, &encoded),
                 (None, Some(record)) => assert_ne!(encode(&record), encoded, "{record:?}"),
                 (Some(_), None) => panic!("no record: {encoded:?}"),

@@ -11,9 +11,9 @@ use std::{
 };
 
 mod direct;
-mod held;
+mod lock_file;
 
-use direct::Direct;
+use direct::DirectIo;
 
 /// Where a log keeps its files: the operating system's file system, or a simulation of one.
 ///
@@ -26,49 +26,57 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// directory that it created survives a crash.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Takes the exclusive lock that the file stands for, creating the file where absent. `None`: another one holds
-    /// it. The lock is held until the guard is dropped or its process is gone, whichever comes first.
+    /// it. The lock is lock_file until the guard is dropped or its process is gone, whichever comes first.
     ///
     /// # Errors
+    ///
     /// Those of the medium; that somebody else holds the lock is none.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>>;
 
     /// The names of all entries of the directory, in any order; names that are not UTF-8 are left out.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
     /// Opens an existing file for reading.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
 
     /// Creates an empty file for writing and reading, for its owner only. A file of this name is emptied.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
 
     /// Gives a file a new name within its directory, atomically.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Makes the directory's entries durable: what was created, renamed and removed in it.
     ///
     /// # Errors
+    ///
     /// Those of the medium. After one, nothing is known about those entries.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
@@ -78,24 +86,28 @@ pub trait StorageFile: Send + 'static {
     /// The file's length in bytes.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn length(&mut self) -> io::Result<u64>;
 
     /// Fills the buffer from the file's bytes at `offset`.
     ///
     /// # Errors
+    ///
     /// Those of the medium; `UnexpectedEof` where the file ends before the buffer is full.
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
     /// Writes all the bytes at `offset`. A crash before the next successful [`sync`](Self::sync) may keep any part.
     ///
     /// # Errors
+    ///
     /// Those of the medium. After one, any part may have been written.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes all that was written durable, together with the file's length.
     ///
     /// # Errors
+    ///
     /// Those of the medium. After one, nothing is known about what was written since the last success, and calling
     /// again would prove nothing (the system may have marked the lost pages as clean).
     fn sync(&mut self) -> io::Result<()>;
@@ -104,6 +116,7 @@ pub trait StorageFile: Send + 'static {
     /// tell say that it does, as the default implementation does.
     ///
     /// # Errors
+    ///
     /// Those of the medium; `NotFound` where the path names nothing.
     fn is_at(&mut self, path: &Path) -> io::Result<bool> {
         let _ = path;
@@ -114,6 +127,7 @@ pub trait StorageFile: Send + 'static {
     /// The default implementation says that it does.
     ///
     /// # Errors
+    ///
     /// Those of the medium.
     fn is_linked(&mut self) -> io::Result<bool> {
         Ok(true)
@@ -126,6 +140,7 @@ pub trait LockGuard: Send + Sync + 'static {
     /// can't tell say that they do, as the default implementation does.
     ///
     /// # Errors
+    ///
     /// Those of the medium; `NotFound` where a path names nothing.
     fn is_in_place(&self) -> io::Result<bool> {
         Ok(true)
@@ -169,7 +184,7 @@ impl Storage for Disk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
-        Ok(held::lock(path)?.map(|lock| Box::new(lock) as Box<dyn LockGuard>))
+        Ok(lock_file::lock(path)?.map(|lock| Box::new(lock) as Box<dyn LockGuard>))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -186,8 +201,8 @@ impl Storage for Disk {
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
         let file = private_file().create(true).truncate(true).open(path)?;
-        let direct = Direct::enable(&file);
-        let counts_links = held::is_linked(&file)?;
+        let direct = DirectIo::enable(&file);
+        let counts_links = lock_file::is_linked(&file)?;
         Ok(Box::new(DiskFile { file, position: 0, direct, counts_links }))
     }
 
@@ -226,7 +241,7 @@ struct DiskFile {
     /// Where the system's own position stands; batches follow one another, so most writes need no seek.
     position: u64,
     /// Whether what is written goes past the system's cache.
-    direct: Option<Direct>,
+    direct: Option<DirectIo>,
     /// Whether the file system says how many names a file has.
     counts_links: bool,
 }
@@ -234,7 +249,7 @@ struct DiskFile {
 impl DiskFile {
     /// From here on through the system's cache.
     fn give_up_direct(&mut self) -> io::Result<()> {
-        self.direct.take().map_or(Ok(()), |_| Direct::disable(&self.file))
+        self.direct.take().map_or(Ok(()), |_| DirectIo::disable(&self.file))
     }
 
     fn seek(&mut self, offset: u64) -> io::Result<()> {
@@ -288,11 +303,11 @@ impl StorageFile for DiskFile {
     }
 
     fn is_at(&mut self, path: &Path) -> io::Result<bool> {
-        held::is_at(&self.file, path)
+        lock_file::is_at(&self.file, path)
     }
 
     fn is_linked(&mut self) -> io::Result<bool> {
-        Ok(!self.counts_links || held::is_linked(&self.file)?)
+        Ok(!self.counts_links || lock_file::is_linked(&self.file)?)
     }
 }
 

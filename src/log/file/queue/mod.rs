@@ -17,7 +17,7 @@ use std::{io, mem, sync::Arc};
 
 use super::{
     format::{self, BATCH_HEADER, BLOCK, padded},
-    options::MAX_QUEUE_BYTES,
+    limits::MAX_QUEUE_BYTES,
     segment::{carry_need, size_for, suits},
     wakers::Wakers,
 };
@@ -62,7 +62,7 @@ pub(super) struct Queue {
     replacing: bool,
     /// The size of the segment that was replaced, until the keeper gets to it.
     pub(super) replaced: Option<u64>,
-    pub(super) ending: Option<Ending>,
+    pub(super) shutdown: Option<Shutdown>,
     pub(super) failure: Option<Arc<io::Error>>,
     /// Why it could not be noted that the log was closed. Everything is durable all the same.
     pub(super) unclosed: Option<Arc<io::Error>>,
@@ -102,7 +102,7 @@ pub(super) struct SpareState {
 
 /// How a log is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum Shutdown {
     /// Write and sync what is queued, then stop.
     Close,
     /// Stop now.
@@ -122,15 +122,16 @@ pub(super) enum Work {
     Stop,
 }
 
-/// What the keeper is to do next.
+/// What the keeper is to do next. The queue decides it; the keeper is given it with the segments that it is about: `R` is the one
+/// that was replaced, `S` the spare one, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Upkeep {
+pub(super) enum Upkeep<R = (), S = ()> {
     /// Remove the segment that was replaced.
-    Remove,
+    Remove(R),
     /// Make the next spare segment of it.
-    Reuse,
-    /// Prepare a spare segment of this size, to follow the active one.
-    Prepare(u64),
+    Reuse(R),
+    /// Prepare a spare segment of this size, to follow the active one, in place of one that there may be.
+    Prepare(u64, S),
     /// Nothing more, ever.
     Stop,
 }
@@ -149,7 +150,7 @@ pub(super) struct Batch {
 
 /// What to do with a record that wants in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum RecordAdmission {
     Accept,
     /// The writer must get on first.
     Wait,
@@ -182,7 +183,7 @@ impl Queue {
             spare: SpareState::default(),
             replacing: false,
             replaced: None,
-            ending: None,
+            shutdown: None,
             failure: None,
             unclosed: None,
             broken: None,
@@ -195,7 +196,7 @@ impl Queue {
     /// Whether the log takes records and gives them back.
     pub(super) fn check_open(&self) -> Result<(), LogError> {
         self.check_running()?;
-        if self.ending.is_some() { Err(LogError::Closed) } else { Ok(()) }
+        if self.shutdown.is_some() { Err(LogError::Closed) } else { Ok(()) }
     }
 
     /// Whether what was accepted may still become durable.
@@ -208,23 +209,23 @@ impl Queue {
     }
 
     /// Decides on a record whose frame has this many bytes.
-    pub(super) fn admit(&self, frame: u64) -> Admission {
+    pub(super) fn admit(&self, frame: u64) -> RecordAdmission {
         let buffered = self.buffer.len() as u64;
         if !self.buffer_is_empty() && buffered + frame > MAX_QUEUE_BYTES {
-            return Admission::Wait;
+            return RecordAdmission::Wait;
         }
         if padded(buffered + frame) <= self.segment.room {
-            return Admission::Accept;
+            return RecordAdmission::Accept;
         }
         // An upper bound of what a segment begun now would have to carry; folding makes it exact.
         let carried = self.live_bytes + self.unfolded_bytes() + frame;
         if self.spare.ready.is_some_and(|bytes| suits(bytes, carried)) {
-            return Admission::Accept;
+            return RecordAdmission::Accept;
         }
         if self.in_flight || !self.buffer_is_empty() || self.unfolded_bytes() > 0 {
-            Admission::Wait
+            RecordAdmission::Wait
         } else {
-            Admission::NeedsSpare(size_for(self.segment.configured, carried))
+            RecordAdmission::NeedsSpare(size_for(self.segment.configured, carried))
         }
     }
 
@@ -284,13 +285,13 @@ impl Queue {
 impl Queue {
     /// What there is to write; `None`: nothing. A batch to write is swapped into `buffer`, the writer's own.
     pub(super) fn next_work(&mut self, buffer: &mut Vec<u8>) -> Option<Work> {
-        if self.is_broken() || self.ending == Some(Ending::Abandon) {
+        if self.is_broken() || self.shutdown == Some(Shutdown::Abandon) {
             return Some(Work::Stop);
         }
         if self.spare_is_taken() {
             self.wanted = true;
         }
-        let closing = self.ending.is_some();
+        let closing = self.shutdown.is_some();
         if (self.wanted || closing) && !self.buffer_is_empty() {
             return Some(if self.buffer_need() <= self.segment.room { self.take(buffer) } else { Work::Rotate });
         }
@@ -300,30 +301,30 @@ impl Queue {
     /// Whether there is something to write or to end.
     pub(super) fn has_work(&self) -> bool {
         let to_write = (self.wanted || self.spare_is_taken()) && !self.buffer_is_empty();
-        to_write || self.is_broken() || self.ending.is_some()
+        to_write || self.is_broken() || self.shutdown.is_some()
     }
 
     /// What there is to do besides; `None`: nothing.
     pub(super) fn next_upkeep(&mut self) -> Option<Upkeep> {
-        if self.is_broken() || self.keeper_dismissed || self.ending == Some(Ending::Abandon) {
+        if self.is_broken() || self.keeper_dismissed || self.shutdown == Some(Shutdown::Abandon) {
             return Some(Upkeep::Stop);
         }
         // First, so that there are never more than two segments.
         if let Some(bytes) = self.replaced.take() {
-            if self.ending.is_some() || !self.may_reuse(bytes) {
-                return Some(Upkeep::Remove);
+            if self.shutdown.is_some() || !self.may_reuse(bytes) {
+                return Some(Upkeep::Remove(()));
             }
             self.spare.begun += 1;
             self.spare.demanded = None;
-            return Some(Upkeep::Reuse);
+            return Some(Upkeep::Reuse(()));
         }
-        if self.ending.is_some() {
+        if self.shutdown.is_some() {
             return Some(Upkeep::Stop);
         }
         let bytes = self.spare_needed().filter(|_| self.may_prepare())?;
         self.spare.begun += 1;
         (self.spare.ready, self.spare.demanded) = (None, None);
-        Some(Upkeep::Prepare(bytes))
+        Some(Upkeep::Prepare(bytes, ()))
     }
 
     /// An attempt to prepare a spare segment has ended: with one of this size, or for want of room.
@@ -390,7 +391,7 @@ impl Queue {
     pub(super) fn take_into_spare(&mut self, spare_bytes: u64, buffer: &mut Vec<u8>) -> Batch {
         self.spare.ready = None;
         self.replacing = true;
-        // Carried records take half of a segment at the most. That is more than was left of the old one, or the record
+        // CarriedBatch records take half of a segment at the most. That is more than was left of the old one, or the record
         // that made this necessary would have gone there; so what is accepted from now on has its room.
         self.segment = SegmentState { room: spare_bytes / 2, bytes: spare_bytes, ..self.segment };
         self.launch(buffer)

@@ -10,7 +10,7 @@ use super::{LockGuard, private_file};
 
 /// The lock's file and its directory, both open, so that neither the directory's path nor a free file descriptor is needed
 /// any more.
-struct Held {
+struct HeldLock {
     path: PathBuf,
     file: File,
     /// `None` where a directory can't be opened as a file.
@@ -23,7 +23,7 @@ struct Held {
 pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = if cfg!(unix) { Some(File::open(dir)?) } else { None };
-    let mut held = Held { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
+    let mut held = HeldLock { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
     for is_last in [false, true] {
         match held.file.try_lock() {
             Ok(()) => {}
@@ -44,7 +44,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
     private_file().create(true).truncate(false).open(path)
 }
 
-impl LockGuard for Held {
+impl LockGuard for HeldLock {
     fn is_in_place(&self) -> io::Result<bool> {
         if !self.is_comparable {
             return Ok(true);

@@ -20,14 +20,14 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
+    batch_gate::BatchGate,
     format::{self, FRAME_HEADER},
-    gate::Gate,
     notifier::Notifier,
     patience::Patience,
-    queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
-    segment::{Replaced, Spare, framed_bytes},
+    pen::Pen,
+    queue::{Batch, Queue, RecordAdmission, SegmentState, Shutdown, SpareState, Work},
+    segment::{ReplacedSegment, SpareSegment, framed_bytes},
     wakers::Wakers,
-    writer::Pen,
 };
 use crate::{
     log::{Durability, LiveRecords, LogError, LogStats, Lsn},
@@ -38,7 +38,7 @@ mod threads;
 
 /// The shared side of a log.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LogShared {
     queue: CachePadded<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
     /// Their framed size; written under their lock, read without.
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     /// Appenders wait here for room in memory, or for the attempt to prepare a segment that one of them asked for.
     room: Condvar,
     /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
-    gates: [Gate; 2],
+    gates: [BatchGate; 2],
     notifier: Notifier,
     /// Of all that the log does to its directory.
     patience: Arc<Patience>,
@@ -66,9 +66,9 @@ struct Guarded {
     /// Lies here while there is nothing to write.
     pen: Option<Box<Pen>>,
     /// The spare segment, once it is ready.
-    spare: Option<Spare>,
+    spare: Option<SpareSegment>,
     /// The segment that it has replaced, until the keeper gets to it.
-    replaced: Option<Replaced>,
+    replaced: Option<ReplacedSegment>,
     /// How the writer sleeps, if it does; only then is waking it worth a system call.
     writer_sleeps: Option<Sleep>,
     keeper_sleeps: bool,
@@ -83,22 +83,10 @@ enum Sleep {
 }
 
 /// Live records, framed, and the batch that they stand for.
-pub(super) struct Carried {
+pub(super) struct CarriedBatch {
     pub(super) batch: Batch,
     pub(super) frames: Vec<u8>,
     pub(super) count: u32,
-}
-
-/// What the keeper is to do, with what it takes for it.
-pub(super) enum Order {
-    /// Remove the segment that was replaced.
-    Remove(Replaced),
-    /// Make the next spare segment of it.
-    Reuse(Replaced),
-    /// Prepare a spare segment of this size, in place of one that there may be.
-    Prepare(u64, Option<Spare>),
-    /// Nothing more, ever.
-    Stop,
 }
 
 /// Frames all live records.
@@ -111,7 +99,7 @@ pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
     (frames, u32::try_from(live.len()).unwrap_or(u32::MAX))
 }
 
-impl Shared {
+impl LogShared {
     pub(super) fn new(
         live: LiveRecords,
         last: Lsn,
@@ -138,7 +126,7 @@ impl Shared {
             work: platform.condvar(),
             upkeep: platform.condvar(),
             room: platform.condvar(),
-            gates: [Gate::new(platform), Gate::new(platform)],
+            gates: [BatchGate::new(platform), BatchGate::new(platform)],
             notifier,
             patience,
         }
@@ -152,19 +140,19 @@ impl Shared {
     }
 
     fn wake_keeper(&self, guarded: &mut Guarded) {
-        if guarded.keeper_sleeps && (guarded.queue.needs_upkeep() || guarded.queue.ending.is_some()) {
+        if guarded.keeper_sleeps && (guarded.queue.needs_upkeep() || guarded.queue.shutdown.is_some()) {
             guarded.keeper_sleeps = false;
             self.upkeep.notify_one();
         }
     }
 
-    const fn gate(&self, batch: u64) -> &Gate {
+    const fn gate(&self, batch: u64) -> &BatchGate {
         &self.gates[(batch % 2) as usize]
     }
 }
 
 /// The callers' side.
-impl Shared {
+impl LogShared {
     pub(super) fn durable(&self) -> Lsn {
         Lsn::new(self.durable.load(Ordering::Acquire))
     }
@@ -221,7 +209,7 @@ impl Shared {
         &self,
         encoded: &[u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
-    ) -> Result<(Lsn, Lead), LogError> {
+    ) -> Result<(Lsn, CommitPath), LogError> {
         let mut guarded = self.queue.lock();
         let lsn = self.accept(&mut guarded, encoded, full)?;
         guarded.queue.force();
@@ -235,12 +223,12 @@ impl Shared {
                 self.wake_keeper(&mut guarded);
                 drop(guarded);
                 self.fold(&mut live, &pen, batch);
-                return Ok((lsn, Lead::Write(pen, batch)));
+                return Ok((lsn, CommitPath::Write(pen, batch)));
             }
             guarded.pen = Some(pen);
         }
         self.wake_writer(&mut guarded);
-        Ok((lsn, Lead::Wait(guarded.queue.batches + 1)))
+        Ok((lsn, CommitPath::Wait(guarded.queue.batches + 1)))
     }
 
     /// The same for a record that a task is going to wait for: its waker comes along, which spares it the lock that
@@ -276,12 +264,12 @@ impl Shared {
         loop {
             guarded.queue.check_open()?;
             match guarded.queue.admit((FRAME_HEADER + encoded.len()) as u64) {
-                Admission::Accept => return Ok(guarded.queue.accept(encoded)),
-                Admission::Wait => {
+                RecordAdmission::Accept => return Ok(guarded.queue.accept(encoded)),
+                RecordAdmission::Wait => {
                     self.want(guarded);
                     self.room.wait(guarded);
                 }
-                Admission::NeedsSpare(bytes) => {
+                RecordAdmission::NeedsSpare(bytes) => {
                     if let Some(error) = self.demand_spare(guarded, bytes) {
                         return Err(full(error));
                     }
@@ -403,13 +391,13 @@ impl Shared {
     }
 
     /// Asks the writer to end; the caller then joins it.
-    pub(super) fn end(&self, ending: Ending) {
-        if ending == Ending::Abandon {
+    pub(super) fn shut_down(&self, how: Shutdown) {
+        if how == Shutdown::Abandon {
             self.patience.end();
         }
         let mut guarded = self.queue.lock();
-        if guarded.queue.ending != Some(Ending::Abandon) {
-            guarded.queue.ending = Some(ending);
+        if guarded.queue.shutdown != Some(Shutdown::Abandon) {
+            guarded.queue.shutdown = Some(how);
         }
         self.wake_writer(&mut guarded);
         self.wake_keeper(&mut guarded);
@@ -429,7 +417,7 @@ impl Shared {
 }
 
 /// How a caller's record becomes durable.
-pub(super) enum Lead {
+pub(super) enum CommitPath {
     /// By the writer, with this batch.
     Wait(u64),
     /// By the caller, who has been given the pen for it.

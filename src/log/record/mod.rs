@@ -8,6 +8,7 @@ use super::LogId;
 use crate::id::{Epoch, Name, TxnId};
 
 mod encoder;
+pub(super) mod key;
 
 /// One entry of a transaction log: who wrote it, and what became true.
 ///
@@ -131,35 +132,47 @@ impl fmt::Display for Heuristic {
 
 /// What a record does to the live records of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect<'a> {
+pub(super) enum Effect {
     /// It joins the owner's openings, of which the latest are live.
     Opens,
-    /// It joins the live records about this transaction.
-    Adds(&'a TxnId),
-    /// It ends all live records about this transaction, itself included.
-    Ends(&'a TxnId),
+    /// It joins the live records about its transaction.
+    Adds,
+    /// It ends all live records about its transaction, itself included.
+    Ends,
 }
 
 impl Fact {
-    pub(crate) const fn effect(&self) -> Effect<'_> {
+    /// The transaction that it is about, if it is about one.
+    #[must_use]
+    pub const fn txn(&self) -> Option<&TxnId> {
         match self {
-            Self::Opened { .. } => Effect::Opens,
+            Self::Opened { .. } => None,
             Self::Decided { txn, .. }
             | Self::Prepared { txn, .. }
             | Self::Heard { txn, .. }
             | Self::Committed { txn, .. }
+            | Self::Ended { txn }
             | Self::Parked { txn, .. }
-            | Self::Heuristic { txn, .. } => Effect::Adds(txn),
-            Self::Ended { txn } => Effect::Ends(txn),
+            | Self::Heuristic { txn, .. } => Some(txn),
         }
     }
 
-    /// The transaction that it is about, if it is about one.
+    /// The epoch, of an [`Opened`](Self::Opened) fact.
     #[must_use]
-    pub const fn txn(&self) -> Option<&TxnId> {
-        match self.effect() {
-            Effect::Opens => None,
-            Effect::Adds(txn) | Effect::Ends(txn) => Some(txn),
+    pub const fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Opened { epoch } => Some(*epoch),
+            _ => None,
+        }
+    }
+
+    /// What the record does to the live ones; the key of an encoded record says the same.
+    #[cfg(test)]
+    pub(super) const fn effect(&self) -> Effect {
+        match self {
+            Self::Opened { .. } => Effect::Opens,
+            Self::Ended { .. } => Effect::Ends,
+            _ => Effect::Adds,
         }
     }
 }
@@ -167,7 +180,7 @@ impl Fact {
 impl Record {
     /// Adds the record as it is written, in postcard's encoding, behind what is in the buffer.
     pub(crate) fn encode_into(&self, buffer: &mut Vec<u8>) {
-        postcard::serialize_with_flavor(self, Behind(buffer))
+        postcard::serialize_with_flavor(self, AppendTo(buffer))
             .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
@@ -211,9 +224,9 @@ impl Record {
 
 /// Serialises behind what is in a buffer that is used again and again: no allocation a record, and slices are copied
 /// as a whole.
-struct Behind<'a>(&'a mut Vec<u8>);
+struct AppendTo<'a>(&'a mut Vec<u8>);
 
-impl postcard::ser_flavors::Flavor for Behind<'_> {
+impl postcard::ser_flavors::Flavor for AppendTo<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
