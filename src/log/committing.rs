@@ -10,10 +10,12 @@ use std::{
 
 use super::{LogError, Lsn, Record, TransactionLog};
 
-/// What [`TransactionLog::commit_async`] gives: resolves to the record's number once it is durable.
+/// The future that [`TransactionLog::commit_async`] returns. It resolves to the record's number
+/// once the record is durable.
 ///
-/// The record is appended at the first poll. Dropped before that, it has done nothing; dropped later, the record stays in
-/// the log, and becomes durable along with the batch that it is in.
+/// The record is appended at the first poll. A future that is dropped before that has done nothing.
+/// If it is dropped later, the record stays in the log, and becomes durable with the batch that it
+/// is in.
 #[must_use = "nothing is appended before it is polled"]
 pub struct Committing<'a, L: ?Sized> {
     log: &'a L,
@@ -32,20 +34,20 @@ impl<'a, L: ?Sized> Committing<'a, L> {
     }
 }
 
-/// Nothing in it is ever pinned.
+/// No part of it is ever pinned.
 impl<L: ?Sized> Unpin for Committing<'_, L> {}
 
 impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
     type Output = Result<Lsn, LogError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Whatever is returned early, by an error or a panic, is the end of it.
+        // An early return, by an error or a panic, leaves the stage at `Done`.
         let lsn = match mem::replace(&mut self.state, CommitStage::Done) {
             CommitStage::New(record) => {
                 let lsn = self.log.append_awaited(record, context)?;
                 if lsn > self.log.durable() {
                     self.state = CommitStage::Appended(lsn);
-                    return Poll::Pending; // the waker is there already
+                    return Poll::Pending; // `append_awaited` has registered the waker
                 }
                 lsn
             }

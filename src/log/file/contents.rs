@@ -15,21 +15,22 @@ use super::{
 };
 use crate::log::LogError;
 
-/// What is in a log's directory.
+/// The content of a log's directory.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// What is remembered of the log, if anything is.
+    /// What the identity file says, if there is one.
     pub(super) known: Option<IdentityFile>,
-    /// The segment that is the log; `None` where there is no log yet.
+    /// The segment that is the log; `None` if there is no log yet.
     pub(super) newest: Option<NewestSegment>,
-    /// Segments that a newer one has replaced, oldest first. They go only after the next segment has its name: that
-    /// of the newest may be one that a failed sync has lost, however well it can be listed.
+    /// Segments that a newer one has replaced, oldest first. They are removed only after the next
+    /// segment has its name, because the name of the newest one may be lost by a failed sync,
+    /// although it is listed.
     pub(super) replaced: Vec<PathBuf>,
     /// Segments that were never finished.
     pub(super) unfinished: Vec<PathBuf>,
 }
 
-/// The segment that is the log, as it was found.
+/// The segment that is the log, and what was read from it.
 #[derive(Debug)]
 pub(super) struct NewestSegment {
     pub(super) header: SegmentHeader,
@@ -37,7 +38,7 @@ pub(super) struct NewestSegment {
     pub(super) file: SegmentFile,
 }
 
-/// Reads what is in the directory and changes nothing.
+/// Reads what is in the directory, and changes nothing.
 pub(super) fn read(dir: &Directory) -> Result<Contents, LogError> {
     dir.read(read_once)
 }
@@ -74,7 +75,7 @@ fn read_log(storage: &dyn Storage, dir: &Path, number: u64) -> Result<NewestSegm
     }
 }
 
-/// Opens a segment's file, which has the length and the number that its header states.
+/// Opens a segment's file, and checks that it has the length and the number that its header states.
 pub(super) fn open_segment(
     storage: &dyn Storage,
     path: &Path,
@@ -88,7 +89,7 @@ pub(super) fn open_segment(
     Ok((header, SegmentFile { file, length }))
 }
 
-/// A segment's file, to be read from its beginning to its end.
+/// A segment's file, which is read from its beginning to its end.
 pub(super) struct SegmentFile {
     file: Box<dyn StorageFile>,
     length: u64,
@@ -110,7 +111,7 @@ impl fmt::Debug for SegmentFile {
     }
 }
 
-/// Why the file at this path can't be read.
+/// Returns why the file at this path can't be read.
 pub(super) fn unreadable_at(path: &Path, unreadable: Unreadable) -> LogError {
     match unreadable {
         Unreadable::Damage(damage) => damaged(path, damage.offset, damage.what),
@@ -118,8 +119,9 @@ pub(super) fn unreadable_at(path: &Path, unreadable: Unreadable) -> LogError {
     }
 }
 
-/// A segment that was replaced is going to be removed, so it had better be of this log. Its number may be any lower one:
-/// where a failed sync has lost the removal of a segment, that one comes back with the next crash.
+/// Checks that a replaced segment belongs to this log, because it is going to be removed. Its
+/// number may be any lower one: if a failed sync loses the removal of a segment, that one comes
+/// back with the next crash.
 fn check_replaced(storage: &dyn Storage, dir: &Path, number: u64, log: &SegmentHeader) -> Result<(), LogError> {
     let path = dir.join(name(number));
     let (_, header) = read_header(storage, &path, number)?;

@@ -1,8 +1,10 @@
-//! The file that remembers that there is a log, and how it was closed; byte for byte as `src/docs/media.md` has it.
+//! The file that remembers that there is a log, and how it was closed; byte for byte as
+//! `src/docs/media.md` has it.
 //!
-//! Segments alone can't tell that the newest of them is missing, nor that all from some batch on has become zeros: what is
-//! left looks like a younger log. This file says how far the log has come at the least. It is written at each opening, once the
-//! fresh segment has its name, so it is never ahead of the segments; and once more when the log is closed.
+//! The segments alone do not show that the newest of them is missing, or that all bytes from some
+//! batch on have become zeros: what is left looks like a younger log. This file says how far the
+//! log has come at least. It is written at each opening, once the fresh segment has its name, so it
+//! is never ahead of the segments. It is written once more when the log is closed.
 
 use std::path::{Path, PathBuf};
 
@@ -17,17 +19,17 @@ use super::{
 };
 use crate::log::{LogError, LogId, Lsn};
 
-/// Its name.
+/// The file's name.
 pub(super) const NAME: &str = "log-identity";
 
-/// Its name until it is whole.
+/// The file's name until it is whole.
 const TEMPORARY: &str = "log-identity.new";
 
 const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"rp-ident";
 const CLOSED_MAGIC: [u8; 8] = *b"rp-close";
 
-/// The part of the first block that its checksum covers, and the part of the second one.
+/// Number of bytes of the first block that its checksum covers, and the same for the second block.
 const CHECKED: usize = 48;
 const CLOSED_CHECKED: usize = 32;
 
@@ -35,9 +37,10 @@ const CLOSED_CHECKED: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) log: LogId,
-    /// The segment that the log was opened with last. Its newest has this number or a higher one.
+    /// The segment that the log was last opened with. The newest segment has this number or a
+    /// higher one.
     pub(super) segment: u64,
-    /// By what the file system knew the directory then; 0 where it does not say.
+    /// The number by which the file system knew the directory then; 0 if it has none.
     pub(super) place: u64,
 }
 
@@ -49,12 +52,12 @@ pub(super) struct LogEnd {
     pub(super) last: Lsn,
 }
 
-/// What is in the file.
+/// The content of the identity file.
 #[derive(Debug)]
 pub(super) struct IdentityFile {
     path: PathBuf,
     pub(super) identity: Identity,
-    /// Absent where the log was not closed, or its closing was cut short by a crash.
+    /// Absent if the log was not closed, or if a crash cut its closing short.
     end: Option<LogEnd>,
 }
 
@@ -89,7 +92,7 @@ impl Identity {
         Ok(Self { log: LogId::from_bytes(log), segment: u64_at(bytes, 32), place: u64_at(bytes, 40) })
     }
 
-    /// Writes the file anew. Its name is durable once the directory was synced.
+    /// Writes the file. Its name is durable once the directory was synced.
     pub(super) fn write(&self, dir: &Directory) -> std::io::Result<ClosingNote> {
         let (unfinished, path) = (dir.path().join(TEMPORARY), dir.path().join(NAME));
         let mut file = dir.create(&unfinished)?;
@@ -113,7 +116,8 @@ impl LogEnd {
         block
     }
 
-    /// A crash may have torn it. Then it says nothing.
+    /// Reads the end back. A crash may have torn the block; then it says nothing, and this returns
+    /// `None`.
     fn decode(block: &[u8], log: LogId) -> Option<Self> {
         let is_whole = block[..8] == CLOSED_MAGIC
             && u64_at(block, CLOSED_CHECKED) == xxh3_64_with_seed(&block[..CLOSED_CHECKED], xxh3_64(&log.to_bytes()));
@@ -123,7 +127,8 @@ impl LogEnd {
 }
 
 impl IdentityFile {
-    /// Reads the file, if it is among the names in the directory. A log of an earlier release has none.
+    /// Reads the file, if it is among the names in the directory. A log of an earlier release has
+    /// none.
     pub(super) fn read(storage: &dyn Storage, dir: &Path, names: &[String]) -> Result<Option<Self>, LogError> {
         if !names.iter().any(|name| name == NAME) {
             return Ok(None);
@@ -138,7 +143,7 @@ impl IdentityFile {
         Ok(Some(Self { path, identity, end }))
     }
 
-    /// Whether this newest segment, or none, is what the log must have at the least.
+    /// Checks that this newest segment, or none, is at least what the log must have.
     pub(super) fn check(&self, newest: Option<(&Path, &SegmentHeader, &Recovered)>) -> Result<(), LogError> {
         let lost = |segment| LogError::SegmentsLost { path: self.path.clone(), segment };
         let needed = self.identity.segment.max(self.end.map_or(0, |end| end.segment));
@@ -160,7 +165,7 @@ impl IdentityFile {
     }
 }
 
-/// Where the end is to be noted, once the log is closed. It takes no space, and no name.
+/// Notes the end of the log when the log is closed. That takes no space and no name.
 pub(super) struct ClosingNote {
     log: LogId,
     path: PathBuf,

@@ -1,5 +1,6 @@
-//! The thread that keeps the directory: it prepares spare segments ahead of need, of those that were replaced where it
-//! can, and removes these where it can't; so that the writer never waits for any of it.
+//! The thread that keeps the directory. It prepares spare segments ahead of need, from replaced
+//! segments if it can, and removes replaced ones that it can't use. So the writer never waits for
+//! any of it.
 
 use std::{io, sync::Arc};
 
@@ -19,10 +20,12 @@ pub(super) struct Keeper {
     pub(super) shared: Arc<LogShared>,
     pub(super) dir: Arc<Directory>,
     pub(super) log: LogId,
-    /// The active segment's number; it only changes once a spare one is ready, and then by one.
+    /// The number of the active segment. It only changes once a spare segment is ready, and then by
+    /// one.
     pub(super) active: u64,
-    /// The segment that opening has replaced and removed. Its space is given back once it is closed, which takes as long
-    /// as reading it where it is large, so that opening leaves it to the keeper.
+    /// The segment that opening has replaced and removed. Its space is given back once the file is
+    /// closed. For a large segment that takes as long as reading it, so opening leaves it to the
+    /// keeper.
     pub(super) replaced: Option<SegmentFile>,
 }
 
@@ -43,7 +46,8 @@ impl Keeper {
                 Upkeep::Remove(replaced) => {
                     self.active = replaced.number() + 1;
                     left = Some(replaced);
-                    // If it can't be done now, then before another segment is made: there are never more than two.
+                    // If the segment can't be removed now, it is removed before another one is
+                    // made: there are never more than two.
                     unless_final(self.clear(&mut left))?;
                 }
                 Upkeep::Reuse(replaced) => {
@@ -66,7 +70,7 @@ impl Keeper {
         }
     }
 
-    /// Removes the segment that is left.
+    /// Removes the segment that is left, if there is one.
     fn clear(&self, left: &mut Option<ReplacedSegment>) -> io::Result<()> {
         let Some(replaced) = left.take() else { return Ok(()) };
         replaced.remove(&self.dir).map_err(|(error, still_there)| {
@@ -79,8 +83,8 @@ impl Keeper {
         SegmentHeader { log: self.log, number: self.active + 1, bytes, rest }
     }
 
-    /// That the next segment can't be prepared is a failure that a log survives: nothing that was accepted depends on it,
-    /// and those who need it are told.
+    /// Passes the result on. A log survives that its next segment can't be prepared: nothing that
+    /// was accepted depends on it, and the callers that need the segment are told.
     fn prepared(&self, result: io::Result<SpareSegment>) -> io::Result<()> {
         let prepared = match result {
             Err(error) if is_final(&error) => return Err(error),

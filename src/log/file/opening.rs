@@ -1,4 +1,4 @@
-//! The opening of a log: read what is there, move it to a fresh segment, start the threads.
+//! How a log is opened: read what is there, move it to a fresh segment, start the threads.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -24,22 +24,25 @@ use super::{
 use crate::log::{LogError, LogId, random_incarnation};
 
 impl FileLogOptions {
-    /// Opens the log in this directory; creates either where absent.
+    /// Opens the log in this directory. Creates the directory and the log if they are absent.
     ///
-    /// What was there is read, checked, and written anew: the live records go, synced, to a fresh segment before
-    /// anything is served. So what the log says after opening is what is on the medium, even where the one before was
-    /// poisoned, and nothing is ever written behind a torn tail.
+    /// What is there is read, checked and rewritten: the live records go, synced, to a fresh
+    /// segment before anything is served. So what the log says after opening is what is on the
+    /// medium, even if the log was poisoned before. Nothing is ever written behind a torn tail.
+    ///
+    /// Blocks while it reads the whole segment and writes the fresh one. From async code call it on
+    /// a thread for blocking work.
     ///
     /// # Errors
     ///
-    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`], [`LogError::UnknownVersion`]: nothing was
-    /// changed.
-    /// [`LogError::Full`]: there is no room for a fresh segment; the log is as it was. [`LogError::Io`]: as it was, or
+    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`],
+    /// [`LogError::UnknownVersion`]: nothing was changed. [`LogError::Full`]: there is no room for
+    /// a fresh segment, and the log is as it was. [`LogError::Io`]: the log is as it was, or has
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
         let begun = self.platform.now();
         let incarnation = random_incarnation()?;
-        // Absolute, for the process may come to another directory meanwhile.
+        // The path is made absolute because the process may change its working directory later.
         let path = std::path::absolute(&dir).map_err(|error| io_error(dir.as_ref(), "find", error))?;
         let patience = Arc::new(Patience::new(&self.platform));
         let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
@@ -65,14 +68,15 @@ impl FileLogOptions {
         let (pen, seal_after) = (Pen::new(segment), self.seal_after);
         let writer = Writer { shared: shared.clone(), dir, pen, keeper, closing, seal_after };
         let thread = self.platform.spawn("ringpact-log", move || writer.run()).map_err(|error| {
-            shared.shut_down(Shutdown::Abandon); // or the keeper would stay for ever
+            shared.shut_down(Shutdown::Abandon); // or the keeper would stay forever
             io_error(&path, "start a thread for", error)
         })?;
         Ok(FileLog::new((log, incarnation), path, shared, thread, recovery))
     }
 }
 
-/// Reads what is there, and begins a fresh segment with it.
+/// Reads what is there, and begins a fresh segment with its live records. Each step is durable
+/// before the next one.
 fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogError> {
     let Contents { known, newest, mut replaced, unfinished } = contents::read(dir)?;
     let (path, place) = (dir.path(), dir.place());
@@ -89,7 +93,8 @@ fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogE
     let header = SegmentHeader { log, number: number + 1, bytes, rest: Rest::Zeros };
     let segment =
         begin_segment(dir, header, &recovered).map_err(|error| refused(path, path, "write a segment in", error))?;
-    // Never before the segment that it says there is. Its name becomes durable along with what is removed.
+    // The identity is written after the segment that it names. Its name becomes durable along with
+    // the removals below.
     let identity = Identity { log, segment: header.number, place };
     let closing = identity.write(dir).map_err(|error| refused(path, path, "write the identity in", error))?;
     if number > 0 {
@@ -113,7 +118,8 @@ struct Opening {
     closing: ClosingNote,
 }
 
-/// Tells of an opening: at the level `WARN` where something was cut off, for that wants an explanation (a crash is one).
+/// Reports an opening. The level is `WARN` if something was cut off, because that needs an
+/// explanation (a crash is one).
 #[cfg(feature = "tracing")]
 fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
     let Recovery { records, live, live_transactions, torn_bytes, copied, elapsed } = *recovery;

@@ -1,4 +1,4 @@
-//! How a log is opened.
+//! How a log is opened: what can be configured.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::platform::Platform;
 
-/// How a [`FileLog`] is opened.
+/// The configuration with which a [`FileLog`] is opened. It can be used for several openings.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -41,33 +41,35 @@ impl Default for FileLogOptions {
 }
 
 impl FileLogOptions {
-    /// The size of a segment, in bytes: rounded up to 4 KiB and kept within [`MIN_SEGMENT_BYTES`] and
-    /// [`MAX_SEGMENT_BYTES`]. The directory holds two at the most; the first one after opening has
-    /// [`OPENING_SEGMENT_BYTES`], where that is less. A segment is larger where the live records would
-    /// take more than a quarter of it when it is prepared: then it is four times their size.
+    /// Sets the size of a segment in bytes: rounded up to 4 KiB, and kept between
+    /// [`MIN_SEGMENT_BYTES`] and [`MAX_SEGMENT_BYTES`]. The directory holds two segments at most.
+    /// The first one after an opening has [`OPENING_SEGMENT_BYTES`], if that is less. A segment is
+    /// larger if the live records would take more than a quarter of it when it is prepared; then it
+    /// is four times their size.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = padded(bytes.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES));
         self
     }
 
-    /// How long there must be nothing to do before the last batch is sealed by an empty one after it, so that damage to
-    /// it could no longer be taken for a torn write: [`MIN_SEAL_AFTER`] at the least. ClosingNote seals at once.
-    /// [`Duration::MAX`] leaves it to closing.
+    /// Sets how long the log must be idle before it seals the last batch by writing an empty one
+    /// after it. From then on damage to the last batch can no longer be taken for a torn write. At
+    /// least [`MIN_SEAL_AFTER`]; closing seals at once. [`Duration::MAX`] leaves it to closing.
     #[must_use]
     pub fn seal_after(mut self, idle: Duration) -> Self {
         self.seal_after = idle.max(MIN_SEAL_AFTER);
         self
     }
 
-    /// Where the files are kept, instead of the operating system's file system: for tests that inject faults.
+    /// Sets where the files are kept, instead of the operating system's file system: for tests that
+    /// inject faults.
     #[must_use]
     pub fn storage(mut self, storage: impl Storage) -> Self {
         self.storage = Arc::new(storage);
         self
     }
 
-    /// Has the log live on other threads and another clock than the system's.
+    /// Sets which threads and which clock the log uses, instead of the system's.
     #[doc(hidden)]
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {

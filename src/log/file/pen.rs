@@ -4,12 +4,13 @@ use std::io;
 
 use super::{queue::Batch, segment::Segment, wakers::Wakers};
 
-/// What it takes to write. There is one, and who holds it is the only one who touches the active segment.
+/// The right to write, with what it takes. A log has one pen, and only the thread that holds it
+/// touches the active segment.
 pub(super) struct Pen {
     pub(super) segment: Segment,
     /// The batch in flight.
     pub(super) buffer: Vec<u8>,
-    /// Those who wait for it; empty but for the moment at which they are woken.
+    /// The wakers that wait for the batch. Empty except at the moment at which they are woken.
     pub(super) wakers: Wakers,
 }
 
@@ -18,7 +19,7 @@ impl Pen {
         Box::new(Self { segment, buffer: Vec::new(), wakers: Wakers::default() })
     }
 
-    /// Writes the batch, which is in the buffer, and syncs it.
+    /// Writes the batch in the buffer, and syncs it.
     pub(super) fn write(&mut self, batch: Batch) -> io::Result<()> {
         self.segment.write(&mut self.buffer, batch.last, batch.count)
     }

@@ -1,4 +1,5 @@
-//! The thread that writes, once a log is open, unless a caller who comes alone does it himself.
+//! The thread that writes while a log is open. A caller that comes alone writes on its own thread
+//! instead.
 
 use std::{io, mem, sync::Arc, time::Duration};
 
@@ -12,14 +13,14 @@ use super::{
 };
 use crate::platform::Thread;
 
-/// Writes a batch on a caller's thread.
+/// Writes a batch on the thread of the caller, which holds the pen.
 pub(super) fn write_on_callers_thread(shared: &LogShared, mut pen: Box<Pen>, batch: Batch) {
     let written = panic_to_error(|| pen.write(batch));
     shared.lay_down(pen, batch, written);
 }
 
-/// The writer's side of a log. It is the last to let the directory go, so that its lock is given back exactly when nothing
-/// more can be written.
+/// The writer's side of a log. It is the last to drop the directory, so that the lock is given back
+/// exactly when nothing more can be written.
 pub(super) struct Writer {
     pub(super) shared: Arc<LogShared>,
     pub(super) dir: Arc<Directory>,
@@ -30,7 +31,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Works until told to stop, or until something fails; the first failure is the last operation.
+    /// Works until told to stop, or until something fails. The first failure is the last operation.
     pub(super) fn run(self) {
         let Self { shared, dir, pen, keeper, closing, seal_after } = self;
         let (mut pen, mut failure) = (Some(pen), None);
@@ -45,7 +46,7 @@ impl Writer {
                 Err(error) => failure = Some(error),
             }
         }
-        // The keeper's failure, if it was not this thread's, comes to light in `stop`.
+        // If the keeper has failed, and not this thread, `stop` finds that failure.
         shared.dismiss_keeper(failure);
         keeper.join(); // it reports its own panics
         let finished = pen.map_or(Ok(()), |mut pen| panic_to_error(|| finish(&shared, &dir, &mut pen, closing)));
@@ -54,7 +55,7 @@ impl Writer {
     }
 }
 
-/// Does what is to be done; `false`: nothing more.
+/// Does the work. Returns `false` if it was the last.
 fn work_on(shared: &LogShared, dir: &Arc<Directory>, pen: &mut Pen, work: Work) -> io::Result<bool> {
     match work {
         Work::Write(batch) => {
@@ -68,7 +69,8 @@ fn work_on(shared: &LogShared, dir: &Arc<Directory>, pen: &mut Pen, work: Work) 
     Ok(true)
 }
 
-/// Begins the spare segment with all live records, those that were queued included. The one before is left to the keeper.
+/// Begins the spare segment with all live records, the queued ones included. The replaced segment
+/// is left to the keeper.
 fn rotate(shared: &LogShared, dir: &Arc<Directory>, pen: &mut Pen) -> io::Result<()> {
     let (spare, carried) = shared
         .carry_over(pen)
@@ -81,16 +83,17 @@ fn rotate(shared: &LogShared, dir: &Arc<Directory>, pen: &mut Pen) -> io::Result
     Ok(())
 }
 
-/// The last thing done, unless something has failed.
+/// Does the last things, unless something has failed: seals the last batch, tidies up, and notes
+/// the end.
 fn finish(shared: &LogShared, dir: &Directory, pen: &mut Pen, closing: ClosingNote) -> io::Result<()> {
     let (replaced, spare) = shared.left_undone();
     let Some(last) = shared.closed_cleanly() else {
-        return Ok(()); // abandoned: as a crash would have it
+        return Ok(()); // abandoned: the directory stays as a crash would leave it
     };
     if !pen.segment.is_sealed() {
         pen.segment.seal(last)?;
     }
-    // Everything is durable already. Should one of these files stay, the next opening removes it.
+    // Everything is durable already. If one of these files stays, the next opening removes it.
     if let Some((error, _)) = replaced.and_then(|replaced| replaced.remove(dir).err())
         && is_final(&error)
     {

@@ -1,4 +1,7 @@
 //! What is written: [`Record`], and what each record does to the set of *live* records.
+//!
+//! `encoder.rs` writes records fast; `key.rs` reads of an encoded record what the fold needs. The
+//! tests hold both to what postcard, the reference, makes of the same record.
 
 use std::fmt;
 
@@ -10,32 +13,35 @@ use crate::id::{Epoch, Name, TxnId};
 mod encoder;
 pub(super) mod key;
 
-/// One entry of a transaction log: who wrote it, and what became true.
+/// One entry of a transaction log: its owner, and the fact that it states.
 ///
-/// Several owners (a coordinator and the resource managers of its process) can share one log; each reads back only
-/// its own records.
+/// Several owners can share one log, for example a coordinator and the resource managers of its
+/// process. Each reads back only its own records. Exhaustive on purpose: callers construct it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// Who wrote it, and to whom it is given back.
+    /// The owner: it wrote the record, and [`TransactionLog::live`](super::TransactionLog::live)
+    /// returns the record to it.
     pub owner: Name,
-    /// What became true.
+    /// The fact that the record states.
     pub fact: Fact,
 }
 
-/// What a [`Record`] says.
+/// A fact that a [`Record`] states about its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fact {
-    /// The owner, a coordinator, was opened; the ids it hands out carry this epoch. The last
-    /// [`MAX_OPENINGS`](super::MAX_OPENINGS) of an owner are live: they say which ids are its own.
+    /// The owner, a coordinator, was opened. The ids that it hands out carry this epoch. The last
+    /// [`MAX_OPENINGS`](super::MAX_OPENINGS) of an owner are live, because they say which ids are
+    /// its own.
     Opened {
         /// The epoch that begins.
         epoch: Epoch,
     },
-    /// The owner, a coordinator, decided to commit. (A decision to roll back is never written: presumed abort.)
+    /// The owner, a coordinator, decided to commit. (A decision to roll back is never written:
+    /// presumed abort.)
     Decided {
         /// The transaction.
         txn: TxnId,
-        /// Who voted yes, and so must be told.
+        /// The participants that voted yes, and so must hear the decision.
         participants: Vec<Name>,
     },
     /// The owner, a participant, promised to commit its branch if told so.
@@ -50,7 +56,7 @@ pub enum Fact {
     Committed {
         /// The transaction whose branch it is.
         txn: TxnId,
-        /// What committing means, where no [`Fact::Prepared`] has said so before (one-phase commit).
+        /// What committing means, if no [`Fact::Prepared`] said so before (one-phase commit).
         #[serde(with = "serde_bytes")]
         work: Option<Vec<u8>>,
     },
@@ -59,56 +65,62 @@ pub enum Fact {
         /// The transaction.
         txn: TxnId,
     },
-    /// The owner, a coordinator, has given up delivering its decision by itself, or has nobody left to deliver it to:
-    /// the transaction waits for an operator.
+    /// The owner, a coordinator, no longer delivers its decision by itself, or has no participant
+    /// left to deliver it to. The transaction waits for an operator.
     Parked {
         /// The transaction.
         txn: TxnId,
-        /// Who has not acknowledged the decision. Everybody else has, and may have forgotten the transaction.
+        /// The participants that have not acknowledged the decision. All others have, and may have
+        /// forgotten the transaction.
         participants: Vec<Name>,
     },
-    /// The owner, a coordinator, learnt that a branch has ended otherwise than was decided, or perhaps so.
+    /// The owner, a coordinator, learnt that a branch ended, or may have ended, otherwise than
+    /// decided.
     Heuristic {
         /// The transaction.
         txn: TxnId,
-        /// Whose branch.
+        /// The participant that the branch belongs to.
         participant: Name,
-        /// How it has ended.
+        /// How the branch ended.
         outcome: Heuristic,
     },
-    /// The owner, a participant, has heard from the coordinator of one of its branches that its decisions are in this log,
-    /// another one than the participant's own. So a participant that was restarted still tells that log from another one that
-    /// is opened under the coordinator's name, and from an older copy of it.
+    /// The owner, a participant, heard from the coordinator of one of its branches that the
+    /// decisions are in this log, which is not the participant's own. So a participant that was
+    /// restarted can still tell that log from another one that is opened under the coordinator's
+    /// name, and from an older copy of it.
     Heard {
         /// The transaction whose branch it is.
         txn: TxnId,
         /// The id of the coordinator's log.
         log: LogId,
-        /// The coordinator's epoch by then.
+        /// The coordinator's epoch at that time.
         epoch: Epoch,
-        /// How far that log was durable; see [`Life::position`](crate::participant::Life).
+        /// The number of records of that log that were durable; see
+        /// [`Life::position`](crate::participant::Life).
         position: u64,
     },
 }
 
-/// How a branch has ended that did not wait for its coordinator's decision, or did not follow it.
+/// How a branch ended that did not wait for its coordinator's decision, or did not follow it.
 ///
-/// The word is the field's (X/Open's XA, and IBM's LU 6.2 before it): a *heuristic* decision is one that a participant,
-/// or an operator, has made on a guess. Exhaustive on purpose.
+/// The word is the field's (X/Open's XA, and IBM's LU 6.2 before it): a *heuristic* decision is one
+/// that a participant, or an operator, has made on a guess. Exhaustive on purpose: X/Open knows no
+/// fifth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Heuristic {
-    /// It has committed.
+    /// The branch committed.
     Committed,
-    /// It has rolled back.
+    /// The branch rolled back.
     RolledBack,
-    /// Part of it has committed and part has rolled back.
+    /// Part of the branch committed and part rolled back.
     Mixed,
-    /// Nobody knows: it may be either, or both in part.
+    /// It is not known how the branch ended: it may be either, or both in part.
     Hazard,
 }
 
 impl Heuristic {
-    /// What two of them are together: the worse of them, or mixed where they differ.
+    /// Returns the outcome of two branches together: the worse of both, or [`Mixed`](Self::Mixed)
+    /// if they differ.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -133,16 +145,16 @@ impl fmt::Display for Heuristic {
 /// What a record does to the live records of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// It joins the owner's openings, of which the latest are live.
+    /// The record joins the owner's openings, of which the latest are live.
     Opens,
-    /// It joins the live records about its transaction.
+    /// The record joins the live records about its transaction.
     Adds,
-    /// It ends all live records about its transaction, itself included.
+    /// The record ends all live records about its transaction, itself included.
     Ends,
 }
 
 impl Fact {
-    /// The transaction that it is about, if it is about one.
+    /// Returns the transaction that the fact is about, if it is about one.
     #[must_use]
     pub const fn txn(&self) -> Option<&TxnId> {
         match self {
@@ -157,7 +169,7 @@ impl Fact {
         }
     }
 
-    /// The epoch, of an [`Opened`](Self::Opened) fact.
+    /// Returns the epoch of an [`Opened`](Self::Opened) fact.
     #[must_use]
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
@@ -166,7 +178,7 @@ impl Fact {
         }
     }
 
-    /// What the record does to the live ones; the key of an encoded record says the same.
+    /// Returns what the record does to the live ones; the key of its encoding must say the same.
     #[cfg(test)]
     pub(super) const fn effect(&self) -> Effect {
         match self {
@@ -178,15 +190,15 @@ impl Fact {
 }
 
 impl Record {
-    /// Adds the record as it is written, in postcard's encoding, behind what is in the buffer.
+    /// Appends the record to the buffer, in postcard's encoding.
     pub(crate) fn encode_into(&self, buffer: &mut Vec<u8>) {
         postcard::serialize_with_flavor(self, AppendTo(buffer))
             .expect("serialising into memory can't fail: the buffer grows, and no field refuses or has unknown length");
     }
 
-    /// The same, in a fraction of the time where it is small.
+    /// Does the same, in a fraction of the time if the record is small.
     pub(crate) fn encode_behind(&self, buffer: &mut Vec<u8>) {
-        /// Nearly all records take less.
+        /// Nearly all records take fewer bytes.
         const SMALL: usize = 256;
         let begin = buffer.len();
         buffer.resize(begin + SMALL, 0);
@@ -197,23 +209,24 @@ impl Record {
         }
     }
 
-    /// Encodes it at the front of the buffer, and gives the length; `None` where the buffer may be too small for it.
+    /// Encodes the record at the front of the buffer, and returns its length. Returns `None` if the
+    /// buffer may be too small.
     ///
-    /// It is what [`encode_into`](Self::encode_into) does, in a fraction of the time: every append does this. The tests
-    /// hold one to the other.
+    /// This writes what [`encode_into`](Self::encode_into) writes, in a fraction of the time,
+    /// because every append does it. The tests compare both.
     pub(crate) fn encode_to(&self, buffer: &mut [u8]) -> Option<usize> {
         let mut to = encoder::Encoder::new(buffer);
         to.record(self)?;
         Some(to.length())
     }
 
-    /// Its encoded length in bytes.
+    /// Returns its encoded length in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.
         postcard::experimental::serialized_size(self).unwrap_or(usize::MAX)
     }
 
-    /// The record that was encoded as these bytes; `None` where none is.
+    /// Returns the record that was encoded as these bytes, or `None` if there is none.
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
         match postcard::take_from_bytes(encoded) {
             Ok((record, [])) => Some(record),
@@ -222,8 +235,8 @@ impl Record {
     }
 }
 
-/// Serialises behind what is in a buffer that is used again and again: no allocation a record, and slices are copied
-/// as a whole.
+/// Serialises behind the content of a buffer that is used again. So a record needs no allocation,
+/// and slices are copied as a whole.
 struct AppendTo<'a>(&'a mut Vec<u8>);
 
 impl postcard::ser_flavors::Flavor for AppendTo<'_> {
@@ -248,7 +261,7 @@ impl postcard::ser_flavors::Flavor for AppendTo<'_> {
 mod tests {
     use super::*;
 
-    /// Of all sizes around the one up to which it is quick.
+    /// Tries all sizes around the limit up to which the fast way is taken.
     #[test]
     fn a_record_behind_others_is_encoded_as_it_is_alone() {
         let owner = Name::from_static("a");

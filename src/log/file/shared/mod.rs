@@ -1,11 +1,14 @@
-//! What callers, the writer and the keeper share: the queue under its lock, the live records under theirs, and all
-//! waiting.
+//! What callers, the writer and the keeper share: the queue under its lock, the live records under
+//! theirs, and all waiting. This file has the callers' side; `threads.rs` has the side of the log's
+//! own threads.
 //!
-//! No lock is held during I/O, nor while a waker is cloned, woken or dropped. The live records are locked before the
-//! queue where both are, so that records are folded in in their order.
+//! No lock is held during I/O, nor while a waker is cloned, woken or dropped. If both locks are
+//! taken, the live records are locked before the queue, so that records are folded in in their
+//! order.
 //!
-//! Who writes holds the [`Pen`]. It lies here while there is nothing to write, for the writer's thread, or for a caller
-//! who comes alone and so does better to write himself.
+//! The thread that writes holds the [`Pen`]. While there is nothing to write, the pen lies here:
+//! for the writer's thread, or for a caller that comes alone and is faster if it writes its own
+//! record.
 
 use std::{
     fmt, io, mem,
@@ -41,35 +44,37 @@ mod threads;
 pub(super) struct LogShared {
     queue: CachePadded<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
-    /// Their framed size; written under their lock, read without.
+    /// The live records' framed size. Written under their lock, read without it.
     live_bytes: AtomicU64,
-    /// The last durable record; written under the queue's lock, read without.
+    /// The last durable record. Written under the queue's lock, read without it.
     durable: CachePadded<AtomicU64>,
     /// The queue's flag of this name, read without its lock.
     stopped: AtomicBool,
-    /// The writer waits here for something to do, and the keeper here.
+    /// The writer waits at the first one for something to do, and the keeper at the second.
     work: Condvar,
     upkeep: Condvar,
-    /// Appenders wait here for room in memory, or for the attempt to prepare a segment that one of them asked for.
+    /// Appenders wait here for room in memory, or for the attempt to prepare a segment that one of
+    /// them asked for.
     room: Condvar,
-    /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
+    /// Threads wait here for their batch: there is one gate for the batch in flight and one for the
+    /// batch being filled.
     gates: [BatchGate; 2],
     notifier: Notifier,
-    /// Of all that the log does to its directory.
+    /// The patience of all operations on the log's directory.
     patience: Arc<Patience>,
 }
 
-/// The queue comes first: see there.
+/// All that the queue's lock guards. The queue comes first; see there.
 #[repr(C)]
 struct Guarded {
     queue: Queue,
-    /// Lies here while there is nothing to write.
+    /// The pen, while there is nothing to write.
     pen: Option<Box<Pen>>,
     /// The spare segment, once it is ready.
     spare: Option<SpareSegment>,
     /// The segment that it has replaced, until the keeper gets to it.
     replaced: Option<ReplacedSegment>,
-    /// How the writer sleeps, if it does; only then is waking it worth a system call.
+    /// How the writer sleeps, if it does. Only then is waking it worth a system call.
     writer_sleeps: Option<Sleep>,
     keeper_sleeps: bool,
 }
@@ -89,13 +94,14 @@ pub(super) struct CarriedBatch {
     pub(super) count: u32,
 }
 
-/// Frames all live records.
+/// Frames all live records. Returns the frames and their number.
 pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
     let mut frames = Vec::with_capacity(framed_bytes(live) as usize);
     for (lsn, encoded) in live.encoded() {
         format::push_frame(&mut frames, lsn, encoded);
     }
-    // Each record's frame has 12 bytes at least; 2^32 of them fit into no segment that could be framed in memory.
+    // Each record's frame has at least 12 bytes. No segment that could be framed in memory has room
+    // for 2^32 of them.
     (frames, u32::try_from(live.len()).unwrap_or(u32::MAX))
 }
 
@@ -132,7 +138,8 @@ impl LogShared {
         }
     }
 
-    /// Wakes the writer up for work. Without the pen it could do none: who has it sees to the work afterwards.
+    /// Wakes the writer for work. Without the pen it could do none: the thread that has the pen
+    /// sees to the work afterwards.
     fn wake_writer(&self, guarded: &mut Guarded) {
         if guarded.pen.is_some() && guarded.writer_sleeps.take().is_some() {
             self.work.notify_one();
@@ -161,7 +168,8 @@ impl LogShared {
         self.queue.lock().queue.stats()
     }
 
-    /// The memory for records, the pen's included if it lies here; else that of the other buffer stands for it.
+    /// Returns the memory for records in bytes. The pen's buffer counts if the pen lies here; else
+    /// the other buffer stands for it.
     pub(super) fn memory_bytes(&self) -> usize {
         let live = self.live.lock().memory_bytes();
         let guarded = self.queue.lock();
@@ -169,7 +177,7 @@ impl LogShared {
         live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
     }
 
-    /// Queues an encoded record. An error that tells of a full disk is made by `full`.
+    /// Queues an encoded record. If no segment can be prepared for it, `full` makes the error.
     pub(super) fn append(
         &self,
         encoded: &[u8],
@@ -185,8 +193,9 @@ impl LogShared {
         Ok(lsn)
     }
 
-    /// The same for several records, lazily: their encodings one behind the other, and how long each is. There is one at the
-    /// least. Those before one that is refused are in the log.
+    /// Does the same for several records, lazily: their encodings one after the other, and the
+    /// length of each. There must be at least one. Records before one that is refused are in the
+    /// log.
     pub(super) fn append_all(
         &self,
         mut encoded: &[u8],
@@ -203,8 +212,9 @@ impl LogShared {
         Ok(last)
     }
 
-    /// The same for a record that the caller is going to wait for at once. Gives the batch that makes it durable, or the
-    /// pen and the batch, where the caller had better write it himself.
+    /// Does the same for a record that the caller is going to wait for at once. Returns the batch
+    /// that makes the record durable; or the pen and the batch, if it is faster that the caller
+    /// writes it.
     pub(super) fn append_and_lead(
         &self,
         encoded: &[u8],
@@ -213,12 +223,14 @@ impl LogShared {
         let mut guarded = self.queue.lock();
         let lsn = self.accept(&mut guarded, encoded, full)?;
         guarded.queue.force();
-        // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
+        // The locks are taken in the wrong order, so this only tries. If another thread has the
+        // second one, that is no reason to wait.
         if guarded.queue.is_quiet()
             && let Some(mut live) = self.live.try_lock()
             && let Some(mut pen) = guarded.pen.take()
         {
-            // Other work than writing is the writer's; asking again, it gets the same answer.
+            // Other work than writing is left to the writer. It asks again, and gets the same
+            // answer.
             if let Some(Work::Write(batch)) = guarded.queue.next_work(&mut pen.buffer) {
                 self.wake_keeper(&mut guarded);
                 drop(guarded);
@@ -231,15 +243,15 @@ impl LogShared {
         Ok((lsn, CommitPath::Wait(guarded.queue.batches + 1)))
     }
 
-    /// The same for a record that a task is going to wait for: its waker comes along, which spares it the lock that
-    /// [`poll`](Self::poll) takes.
+    /// Does the same for a record that a task is going to wait for. The task's waker comes along,
+    /// which saves the lock that [`poll`](Self::poll) takes.
     pub(super) fn append_awaited(
         &self,
         encoded: &[u8],
         waker: &Waker,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
-        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let waker = waker.clone(); // foreign code, so not under the lock; its drop below is not under it either
         let mut guarded = self.queue.lock();
         let lsn = match self.accept(&mut guarded, encoded, full) {
             Ok(lsn) => lsn,
@@ -250,7 +262,8 @@ impl LogShared {
         };
         guarded.queue.force();
         self.wake_writer(&mut guarded);
-        // Whether it is there twice is not asked: there are no more of these than records in the batch.
+        // It does not matter if the waker is in the list twice: there are no more of these than
+        // records in the batch.
         guarded.queue.wakers_filling.push(waker);
         Ok(lsn)
     }
@@ -283,8 +296,8 @@ impl LogShared {
         self.wake_writer(guarded);
     }
 
-    /// Waits until a segment has been prepared, or an attempt that began after this call has failed. Gives the error where
-    /// it found no room.
+    /// Waits until a segment has been prepared, or an attempt that began after this call has
+    /// failed. Returns the error of the attempt.
     fn demand_spare(&self, guarded: &mut MutexGuard<'_, Guarded>, bytes: u64) -> Option<Arc<io::Error>> {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
@@ -315,18 +328,19 @@ impl LogShared {
         self.wait_for(lsn, batch)
     }
 
-    /// Blocks until the record, which this batch makes durable, is.
+    /// Blocks until the record, which this batch makes durable, is durable.
     pub(super) fn wait_for(&self, lsn: Lsn, batch: u64) -> Result<(), LogError> {
         self.gate(batch).wait(|| lsn <= self.durable() || self.stopped.load(Ordering::Acquire));
         if lsn <= self.durable() { Ok(()) } else { self.queue.lock().queue.check_running() }
     }
 
-    /// Registers the waker unless the answer is there: `None` means that it will be woken.
+    /// Returns the answer if there is one. Otherwise registers the waker, which will be woken, and
+    /// returns `None`.
     pub(super) fn poll(&self, lsn: Lsn, waker: &Waker) -> Option<Result<(), LogError>> {
         if lsn <= self.durable() {
             return Some(Ok(()));
         }
-        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let waker = waker.clone(); // foreign code, so not under the lock; its drop below is not under it either
         let mut guarded = self.queue.lock();
         let lsn = lsn.min(guarded.queue.last);
         if lsn <= self.durable() {
@@ -342,7 +356,7 @@ impl LogShared {
         None
     }
 
-    /// Leaves the waker with those that wait for this batch, which is not durable yet.
+    /// Adds the waker to those that wait for this batch, which is not durable yet.
     fn register(&self, mut guarded: MutexGuard<'_, Guarded>, waker: Waker, batch: u64) {
         let wakers = guarded.wakers_of(batch);
         wakers.push(waker);
@@ -353,7 +367,8 @@ impl LogShared {
         }
     }
 
-    /// Has the wakers dropped that are there twice. Their batch may be durable by then: then the others are woken.
+    /// Has the wakers dropped that are in the list twice. Their batch may be durable by then; in
+    /// that case the others are woken.
     fn thin_out(&self, mut wakers: Wakers, batch: u64) {
         self.notifier.dispose(wakers.thin_out());
         let mut guarded = self.queue.lock();
@@ -368,7 +383,8 @@ impl LogShared {
         self.notifier.wake(&mut wakers);
     }
 
-    /// The batch that makes the record durable, which it is not yet. If that is the one being filled, it is wanted now.
+    /// Returns the batch that makes the record durable, which it is not yet. If that is the one
+    /// being filled, it is wanted now.
     fn batch_of(&self, guarded: &mut Guarded, lsn: Lsn) -> u64 {
         if lsn <= guarded.queue.taken {
             guarded.queue.batches
@@ -382,7 +398,8 @@ impl LogShared {
     pub(super) fn with_live<T>(&self, look: impl FnOnce(&LiveRecords) -> T) -> Result<T, LogError> {
         self.queue.lock().queue.check_open()?;
         let mut live = self.live.lock();
-        // What was taken to be written is folded in before anybody else gets this lock; the rest is folded in here.
+        // What was taken to be written is folded in before another thread gets this lock. The rest
+        // is folded in here.
         let unfolded = self.queue.lock().queue.take_unfolded().to_vec();
         self.fold_frames(&mut live, &unfolded);
         self.queue.lock().queue.has_folded(unfolded.len() as u64, framed_bytes(&live));
@@ -390,7 +407,7 @@ impl LogShared {
         Ok(look(&live))
     }
 
-    /// Asks the writer to end; the caller then joins it.
+    /// Asks the writer to stop. The caller then joins it.
     pub(super) fn shut_down(&self, how: Shutdown) {
         if how == Shutdown::Abandon {
             self.patience.end();
@@ -405,7 +422,7 @@ impl LogShared {
         self.room.notify_all();
     }
 
-    /// How it ended: an error where not everything that was accepted is durable.
+    /// Returns how the log ended: an error if not everything that was accepted is durable.
     pub(super) fn outcome(&self, unclosed: impl FnOnce(Arc<io::Error>) -> LogError) -> Result<(), LogError> {
         let guarded = self.queue.lock();
         match &guarded.queue.failure {
@@ -420,7 +437,7 @@ impl LogShared {
 pub(super) enum CommitPath {
     /// By the writer, with this batch.
     Wait(u64),
-    /// By the caller, who has been given the pen for it.
+    /// By the caller, which got the pen for that.
     Write(Box<Pen>, Batch),
 }
 

@@ -1,4 +1,5 @@
-//! What is open, and whether a path still names it: by the numbers that the file system knows it by.
+//! The lock, and whether a path still names the file that is open: by the numbers by which the file
+//! system knows it.
 
 use std::{
     fs::{self, File, Metadata, TryLockError},
@@ -8,18 +9,18 @@ use std::{
 
 use super::{LockGuard, private_file};
 
-/// The lock's file and its directory, both open, so that neither the directory's path nor a free file descriptor is needed
-/// any more.
+/// The lock's file and its directory. Both are open, so that neither the directory's path nor a
+/// free file descriptor is needed any more.
 struct HeldLock {
     path: PathBuf,
     file: File,
-    /// `None` where a directory can't be opened as a file.
+    /// `None` if a directory can't be opened as a file.
     dir: Option<File>,
     /// Whether the file system knows a file by the same numbers each time.
     is_comparable: bool,
 }
 
-/// Opens and locks the file; `None`: another one has locked it.
+/// Opens and locks the file. Returns `None` if it is locked already.
 pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = if cfg!(unix) { Some(File::open(dir)?) } else { None };
@@ -30,7 +31,8 @@ pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Somebody may have removed the file before it was locked: then others lock another one.
+        // Another process may have removed the file before it was locked. Then the next one would
+        // lock another file.
         held.is_comparable = held.is_in_place().unwrap_or(false);
         if held.is_comparable || is_last {
             break;
@@ -61,7 +63,8 @@ impl LockGuard for HeldLock {
     }
 
     fn place(&self) -> Option<u64> {
-        // Not the device's: the same disk has another number after the next start of the machine.
+        // The device's number is left out, because the same disk has another one after the next
+        // start of the machine.
         self.file.metadata().ok().and_then(|file| numbers(&file)).map(|(_, inode)| inode)
     }
 }
@@ -72,10 +75,11 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok(numbers(&there) == numbers(&here))
 }
 
-/// Whether the file has a name. Where the system does not say it does.
+/// Whether the file has a name. If the system does not say, this says that it has.
 ///
-/// Nothing but the number of names is asked for: after a look at a file's times, which `fstat` takes, newer versions of Linux give the
-/// next write a time of its own, and the sync that follows must write it down. That took a third of all time.
+/// Only the number of names is asked for. Newer versions of Linux, after a look at a file's times,
+/// which `fstat` takes, give the next write a time of its own, and the sync that follows must write
+/// it down. That took a third of all time.
 #[cfg(target_os = "linux")]
 pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     use rustix::{
@@ -98,7 +102,7 @@ pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     return file.metadata().map(|_| true);
 }
 
-/// Of the device and of the file on it; none where the system has none to give.
+/// Returns the numbers of the device and of the file on it, or `None` if the system has none.
 fn numbers(file: &Metadata) -> Option<(u64, u64)> {
     #[cfg(unix)]
     return Some((std::os::unix::fs::MetadataExt::dev(file), std::os::unix::fs::MetadataExt::ino(file)));
