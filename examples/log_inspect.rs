@@ -11,7 +11,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use comfy_table::{Cell, CellAlignment, Row, Table, presets::NOTHING};
-use ringpact::log::inspect::{Inspection, TransactionReport, inspect};
+use ringpact::{
+    error_chain,
+    log::inspect::{Inspection, TransactionReport, inspect},
+};
 
 /// Lists what is in a log's directory, and verifies all of it.
 #[derive(Parser)]
@@ -31,7 +34,7 @@ fn main() -> ExitCode {
     let inspection = match inspect(&arguments.dir) {
         Ok(inspection) => inspection,
         Err(error) => {
-            eprintln!("log_inspect: {error}");
+            eprintln!("log_inspect: {}", error_chain(&error));
             return ExitCode::from(2);
         }
     };

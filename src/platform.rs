@@ -49,6 +49,7 @@ pub trait Simulator: Send + Sync + 'static {
 
 /// What ended a wait. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "simulators construct it")]
 pub enum Woken {
     /// A notification, perhaps one that was meant for another thread.
     Notified,

@@ -206,6 +206,7 @@ impl LiveRecords {
 
     /// Returns the number of transactions that the live records are about, each counted once. O(n)
     /// for n live records.
+    #[must_use]
     pub fn transactions(&self) -> usize {
         let about = self.live_entries().filter(|(entry, _)| entry.key.effect != Effect::Opens);
         about.map(|(entry, encoded)| entry.key.parts(encoded).1).collect::<HashSet<_>>().len()

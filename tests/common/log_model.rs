@@ -153,7 +153,11 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                     continue;
                 }
                 Err(LogError::Poisoned { cause }) => {
-                    assert!(life.is_harmed, "poisoned though nothing has failed for good: {cause}");
+                    assert!(
+                        life.is_harmed,
+                        "poisoned though nothing has failed for good: {}",
+                        ringpact::error_chain(&*cause)
+                    );
                     life.seen.poisoned += 1;
                     drop(log); // and it is opened again, sometimes after a crash
                     if life.choose.below(2) == 0 {

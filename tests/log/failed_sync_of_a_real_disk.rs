@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{commit, live_numbers, open_small, prepared};
-use ringpact::{Durability, LogError, TransactionLog};
+use ringpact::{Durability, LogError, TransactionLog, error_chain};
 
 /// Set in the child process: the directory for the log and the library's signals.
 const DIR: &str = "FAILING_SYNC";
@@ -40,7 +40,9 @@ fn child_commits() {
     fs::write(dir.join("armed"), "").unwrap();
     let told = |number: u64, result: Result<_, LogError>| match result {
         Ok(_) => println!("\n{number} durable"),
-        Err(LogError::Poisoned { cause }) => println!("\n{number} indeterminate: {cause}"),
+        Err(LogError::Poisoned { cause }) => {
+            println!("\n{number} indeterminate: {}", error_chain(&*cause));
+        }
         Err(other) => println!("\n{number} {other}"),
     };
     thread::scope(|scope| {

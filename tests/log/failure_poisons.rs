@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
-use ringpact::{Durability, LogError, Lsn, TransactionLog};
+use ringpact::{Durability, LogError, Lsn, TransactionLog, error_chain};
 
 struct NoTask;
 
@@ -30,7 +30,10 @@ impl Wake for Count {
 #[track_caller]
 fn assert_poisoned<T: std::fmt::Debug>(result: Result<T, LogError>) {
     match result {
-        Err(LogError::Poisoned { cause }) => assert!(cause.to_string().contains("injected"), "{cause}"),
+        Err(error @ LogError::Poisoned { .. }) => {
+            let text = error_chain(&error);
+            assert!(text.contains("injected"), "{text}");
+        }
         other => panic!("not poisoned: {other:?}"),
     }
 }

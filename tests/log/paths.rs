@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{Op, SimStorage, commit, ended, live_numbers, only_segment, open_sim, open_small, prepared};
-use ringpact::{Durability, FileLog, LogError, TransactionLog};
+use ringpact::{Durability, FileLog, LogError, TransactionLog, error_chain};
 
 /// Set in a child process: the directory that it works in. The working directory and the limits
 /// belong to a process.
@@ -87,7 +87,10 @@ fn content_of(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[track_caller]
 fn assert_poisoned(result: Result<(), LogError>, because: &str) {
     match result {
-        Err(LogError::Poisoned { cause }) => assert!(cause.to_string().contains(because), "{cause}"),
+        Err(error @ LogError::Poisoned { .. }) => {
+            let text = error_chain(&error);
+            assert!(text.contains(because), "{text}");
+        }
         other => panic!("not poisoned: {other:?}"),
     }
 }

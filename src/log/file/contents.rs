@@ -84,7 +84,7 @@ pub(super) fn open_segment(
     let (mut file, header) = read_header(storage, path, number)?;
     let length = file.length().map_err(|error| io_error(path, "read", error))?;
     if length != header.bytes {
-        return Err(damaged(path, length.min(header.bytes), "the file is shorter or longer than it was made"));
+        return Err(damaged(path, length.min(header.bytes), "the file is shorter or longer than when it was made"));
     }
     Ok((header, SegmentFile { file, length }))
 }

@@ -78,14 +78,14 @@ impl Identity {
 
     fn decode(path: &Path, bytes: &[u8]) -> Result<Self, LogError> {
         if bytes.len() != 2 * BLOCK as usize || bytes[..8] != MAGIC {
-            return Err(damaged(path, 0, "the file is not what remembers a log"));
+            return Err(damaged(path, 0, "the file is not one that remembers a log"));
         }
         let version = u32_at(bytes, 8);
         if version != VERSION {
             return Err(LogError::UnknownVersion { path: path.to_owned(), version, supported: VERSION });
         }
         if u64_at(bytes, CHECKED) != xxh3_64(&bytes[..CHECKED]) {
-            return Err(damaged(path, 8, "what remembers the log does not match its checksum"));
+            return Err(damaged(path, 8, "the file that remembers the log does not match its checksum"));
         }
         let mut log = [0; 16];
         log.copy_from_slice(&bytes[16..32]);

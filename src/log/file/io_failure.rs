@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::log::LogError;
 
 #[derive(Debug, Error)]
-#[error("can't {action} {path}: {source}")]
+#[error("can't {action} {path}")]
 struct IoFailure {
     action: &'static str,
     path: PathBuf,
@@ -69,10 +69,10 @@ pub(super) fn panic_to_error<T>(work: impl FnOnce() -> io::Result<T>) -> io::Res
         .unwrap_or_else(|_| Err(io::Error::other("a thread of the log panicked, which is a bug in ringpact")))
 }
 
+/// Returns an error that says that a file is not what was written.
 pub(super) fn damaged(path: &Path, offset: u64, what: &'static str) -> LogError {
     LogError::Damaged { path: path.to_owned(), offset, what }
 }
-/// Returns an error that says that a file is not what was written.
 
 /// Returns an I/O error of an opening, before there is a log that could be poisoned or full.
 pub(super) fn io_error(path: &Path, action: &'static str, error: io::Error) -> LogError {

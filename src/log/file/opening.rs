@@ -141,9 +141,9 @@ fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
         };
     }
     if torn_bytes > 0 {
-        tell!(WARN, "log opened, a torn write cut off");
+        tell!(WARN, "log opened, and a torn write was cut off");
     } else if copied {
-        tell!(WARN, "log opened, a copy of the directory that it was in, by all appearances");
+        tell!(WARN, "log opened, and its directory seems to be a copy");
     } else {
         tell!(INFO, "log opened");
     }

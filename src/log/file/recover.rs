@@ -210,7 +210,7 @@ impl<V: Visitor> SegmentReader<'_, V> {
         if header.segment != self.header.number {
             Err("a batch of another segment")
         } else if first != (header.kind == Kind::Carry) {
-            Err("a segment must begin with its carried records, and only begin so")
+            Err("a segment must begin with its carried records, and must not have them elsewhere")
         } else if header.previous != self.previous || !first && header.sequence != self.found.sequence.wrapping_add(1) {
             Err("a batch that does not follow the one before it")
         } else {

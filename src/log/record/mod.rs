@@ -18,6 +18,7 @@ pub(super) mod key;
 /// Several owners can share one log, for example a coordinator and the resource managers of its
 /// process. Each reads back only its own records. Exhaustive on purpose: callers construct it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "owners construct it")]
 pub struct Record {
     /// The owner: it wrote the record, and [`TransactionLog::live`](super::TransactionLog::live)
     /// returns the record to it.
@@ -28,6 +29,7 @@ pub struct Record {
 
 /// A fact that a [`Record`] states about its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Fact {
     /// The owner, a coordinator, was opened. The ids that it hands out carry this epoch. The last
     /// [`MAX_OPENINGS`](super::MAX_OPENINGS) of an owner are live, because they say which ids are
@@ -107,6 +109,7 @@ pub enum Fact {
 /// that a participant, or an operator, has made on a guess. Exhaustive on purpose: X/Open knows no
 /// fifth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_enums, reason = "X/Open knows no fifth outcome")]
 pub enum Heuristic {
     /// The branch committed.
     Committed,

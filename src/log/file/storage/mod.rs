@@ -170,6 +170,7 @@ pub trait LockGuard: Send + Sync + 'static {
 
 /// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::exhaustive_structs, reason = "it has nothing to configure")]
 pub struct Disk;
 
 impl Storage for Disk {
