@@ -11,7 +11,7 @@ use super::{LockGuard, private_file};
 
 /// The lock's file and its directory. Both are open, so that neither the directory's path nor a
 /// free file descriptor is needed any more.
-struct HeldLock {
+pub(super) struct HeldLock {
     path: PathBuf,
     file: File,
     /// `None` if a directory can't be opened as a file.
@@ -21,7 +21,7 @@ struct HeldLock {
 }
 
 /// Opens and locks the file. Returns `None` if it is locked already.
-pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
+pub(super) fn lock(path: &Path) -> io::Result<Option<HeldLock>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = if cfg!(unix) { Some(File::open(dir)?) } else { None };
     let mut held = HeldLock { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
@@ -44,6 +44,14 @@ pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
 
 fn open_lock(path: &Path) -> io::Result<File> {
     private_file().create(true).truncate(false).open(path)
+}
+
+/// Releases the lock itself, not only this copy of its file. A child process that is being started
+/// has another copy until it runs its program, and would hold the lock until then.
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock(); // if it fails, closing the file releases the lock
+    }
 }
 
 impl LockGuard for HeldLock {
@@ -108,4 +116,23 @@ fn numbers(file: &Metadata) -> Option<(u64, u64)> {
     return Some((std::os::unix::fs::MetadataExt::dev(file), std::os::unix::fs::MetadataExt::ino(file)));
     #[cfg(not(unix))]
     return None.filter(|_: &(u64, u64)| file.is_file());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child process has copies of all open files until it runs its program. Another thread may
+    /// start one at any time.
+    #[test]
+    fn a_released_lock_is_free_while_a_copy_of_its_file_is_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("lock");
+        let held = lock(&path).expect("the storage works").expect("it is free");
+        let copy = held.file.try_clone().expect("a copy");
+        assert!(lock(&path).expect("the storage works").is_none());
+        drop(held);
+        assert!(lock(&path).expect("the storage works").is_some());
+        drop(copy);
+    }
 }
