@@ -106,6 +106,7 @@ impl LiveRecords {
             hasher.write(about);
             hasher.finish()
         };
+        // The last live entry of the same key.
         let found = self.last_of_key.find_entry(hash, |entry| {
             let entry = &self.entries[*entry as usize];
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)

@@ -45,7 +45,7 @@ fn sealing_at_once_does_not_keep_the_writer_busy() {
         let log = FileLog::options().segment_bytes(0).seal_after(seal_after).open(dir.path()).unwrap();
         log.append(prepared(1, 100), Durability::Lazy).unwrap();
         log.wait(log.append(prepared(2, 100), Durability::Lazy).unwrap()).unwrap();
-        // This is so much, and no caller wants it yet, that no block is left for a seal.
+        // No caller wants this yet, and it is so large that no block is left for a seal.
         log.append(prepared(3, 46_000), Durability::Lazy).unwrap();
         let before = processor_time("ringpact-log");
         thread::sleep(Duration::from_millis(500));

@@ -132,8 +132,7 @@ impl Directory {
         self.patience.retry(|| self.storage.remove(path)).map_err(|error| context(error, "remove", path))
     }
 
-    /// Makes all changes of names durable. This sync is never tried again either; only starting it
-    /// may be.
+    /// Makes all changes of names durable. This sync is never tried again either.
     pub(super) fn sync(&self) -> io::Result<()> {
         let sync = || self.lock.sync_dir().unwrap_or_else(|| self.storage.sync_dir(&self.path));
         sync().map_err(|error| of_sync_dir(error, &self.path))

@@ -229,6 +229,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
         Err(error @ LogError::Io { .. }) => return Err(error),
         other => other,
     };
+    // Which segments there are, and which of them is the log.
     let names = list()?;
     let mut files = Vec::new();
     for name in names {
@@ -251,6 +252,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
         live: Vec::new(),
         finished: Vec::new(),
     };
+    // Read them all; the records of the log say which transactions there are.
     for (number, role, file) in files {
         let Some((segment, seen)) = read(storage, dir, number, role, file)? else { return Ok(None) };
         if role == Role::Log {
@@ -262,6 +264,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
         }
         inspection.segments.push(segment);
     }
+    // What the identity file says, if there is no segment to compare it with.
     match known {
         Err(error) => inspection.remembered = Some(report(error)),
         Ok(Some(known)) if !inspection.segments.iter().any(|segment| segment.role == Role::Log) => {

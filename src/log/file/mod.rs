@@ -123,7 +123,7 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Whether the directory seems to be a copy of the one in which the log was last opened: by a
     /// backup, an image, or a move to another file system. A file system that numbers its files
-    /// anew at each mount makes it seem so, too. A copy of the disk as a whole, with all its
+    /// again at each mount makes it seem so, too. A copy of the disk as a whole, with all its
     /// numbers, does not. So this is reported, and nothing is refused because of it.
     pub copied: bool,
     /// How long the opening took.

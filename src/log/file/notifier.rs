@@ -165,6 +165,7 @@ impl WakingThreads {
         let mut state = self.state.lock();
         loop {
             state.called = false;
+            // Sleep, or wake tasks, or watch the thread that does.
             if state.lists.is_empty() {
                 // One thread in reserve is enough.
                 if state.ended || state.sleeping > 1 {

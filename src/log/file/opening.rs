@@ -46,6 +46,7 @@ impl FileLogOptions {
         let path = std::path::absolute(&dir).map_err(|error| io_error(dir.as_ref(), "find", error))?;
         let patience = Arc::new(Patience::new(&self.platform));
         let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
+        // Read what is there, and move it to a fresh segment.
         let Opening { log, copied, recovered, segment, replaced, closing } = begin(self, &dir)?;
         let recovery = Recovery {
             records: recovered.records,
@@ -55,7 +56,8 @@ impl FileLogOptions {
             copied,
             elapsed: self.platform.now().saturating_duration_since(begun),
         };
-        tell(dir.path(), log, &recovery);
+        report(dir.path(), log, &recovery);
+        // Start the threads: first those that wake tasks, then the keeper, then the writer.
         let state = SegmentState { room: segment.room(), bytes: segment.bytes(), configured: self.segment_bytes };
         let failed = |error| io_error(dir.path(), "start a thread for", error);
         let notifier = Notifier::start(&self.platform).map_err(failed)?;
@@ -80,6 +82,7 @@ impl FileLogOptions {
 fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogError> {
     let Contents { known, newest, mut replaced, unfinished } = contents::read(dir)?;
     let (path, place) = (dir.path(), dir.place());
+    // Tidy up, which needs no log.
     let cleaned = |error| refused(path, path, "clean up", error);
     unfinished.iter().try_for_each(|path| dir.remove(None, path)).map_err(cleaned)?;
     let (log, number, recovered, file) = match newest {
@@ -89,6 +92,7 @@ fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogE
             (LogId::random()?, 0, Recovered::default(), None)
         }
     };
+    // The fresh segment, with all that is live. From here on it is the log.
     let bytes = size_for(options.segment_bytes.min(OPENING_SEGMENT_BYTES), framed_bytes(&recovered.live));
     let header = SegmentHeader { log, number: number + 1, bytes, rest: Rest::Zeros };
     let segment =
@@ -97,6 +101,7 @@ fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogE
     // the removals below.
     let identity = Identity { log, segment: header.number, place };
     let closing = identity.write(dir).map_err(|error| refused(path, path, "write the identity in", error))?;
+    // Only now what was there before can go.
     if number > 0 {
         replaced.push(path.join(directory::name(number)));
     } else {
@@ -121,9 +126,9 @@ struct Opening {
 /// Reports an opening. The level is `WARN` if something was cut off, because that needs an
 /// explanation (a crash is one).
 #[cfg(feature = "tracing")]
-fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
+fn report(dir: &Path, log: LogId, recovery: &Recovery) {
     let Recovery { records, live, live_transactions, torn_bytes, copied, elapsed } = *recovery;
-    macro_rules! tell {
+    macro_rules! event {
         ($level:ident, $message:literal) => {
             tracing::event!(
                 target: "ringpact::log",
@@ -141,16 +146,16 @@ fn tell(dir: &Path, log: LogId, recovery: &Recovery) {
         };
     }
     if torn_bytes > 0 {
-        tell!(WARN, "log opened, and a torn write was cut off");
+        event!(WARN, "log opened, and a torn write was cut off");
     } else if copied {
-        tell!(WARN, "log opened, and its directory seems to be a copy");
+        event!(WARN, "log opened, and its directory seems to be a copy");
     } else {
-        tell!(INFO, "log opened");
+        event!(INFO, "log opened");
     }
 }
 
 #[cfg(not(feature = "tracing"))]
-const fn tell(_: &Path, _: LogId, _: &Recovery) {}
+const fn report(_: &Path, _: LogId, _: &Recovery) {}
 
 fn begin_segment(dir: &Arc<Directory>, header: SegmentHeader, recovered: &Recovered) -> io::Result<Segment> {
     let (frames, count) = frame_live(&recovered.live);

@@ -128,6 +128,7 @@ pub(super) fn recover(
     let mut reader =
         SegmentReader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
     reader.window.bytes(0, BLOCK as usize).map_err(Unreadable::Io)?;
+    // Batch after batch, up to the first that is not good.
     let mut offset = BLOCK;
     while offset < length {
         match reader.batch(offset) {
@@ -149,6 +150,7 @@ pub(super) fn recover(
             Err(BadBatch::Io(error)) => return Err(Unreadable::Io(error)),
         }
     }
+    // What the log would write next must still be readable.
     let found = reader.found;
     if header.number.max(found.sequence).max(found.last.number()) >= USED_UP {
         return Err(Unreadable::Damage(Damage { offset: BLOCK, what: "numbers that no log reaches" }));
