@@ -146,7 +146,7 @@ fn errors_keep_their_names_and_places() {
 fn an_error_of_the_log_arrives_as_one_of_the_resource_and_says_the_same() {
     let cause = Arc::new(io::Error::other("the disk is on fire"));
     let error = LogError::Poisoned { cause };
-    let said = error.to_string();
+    let said = ringpact::error_chain(&error);
     assert!(said.contains("the disk is on fire"));
     let json = serde_json::to_string(&ParticipantError::from(error)).unwrap();
     let ParticipantError::Resource(arrived) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
