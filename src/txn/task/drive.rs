@@ -55,7 +55,7 @@ impl Task {
 
     fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>, input: Option<Input>, by: By) -> Progress {
         let waiting = self.drive(&mut state, input, by);
-        Progress { waiting, verdict: state.verdict() }
+        Progress { waiting, explained: state.explained_outcome() }
     }
 
     fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, input: Option<Input>, by: By) -> Waiting {
