@@ -12,7 +12,7 @@
 //! # Ok::<(), ringpact::IdError>(())
 //! ```
 
-use std::{borrow::Borrow, fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, marker::PhantomData, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -95,17 +95,25 @@ impl Serialize for Name {
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Name;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Name, E> {
-                Name::new(text).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(Parsed { expected: "a name", of: PhantomData })
+    }
+}
+
+/// Reads a text that parses as `T`.
+struct Parsed<T> {
+    expected: &'static str,
+    of: PhantomData<T>,
+}
+
+impl<T: FromStr<Err = IdError>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -141,10 +149,29 @@ impl FromStr for Name {
     }
 }
 
+impl TryFrom<&str> for Name {
+    type Error = IdError;
+    fn try_from(text: &str) -> Result<Self, IdError> {
+        Self::new(text)
+    }
+}
+
 impl TryFrom<String> for Name {
     type Error = IdError;
     fn try_from(text: String) -> Result<Self, IdError> {
         Self::new(&text)
+    }
+}
+
+impl PartialEq<str> for Name {
+    fn eq(&self, text: &str) -> bool {
+        self.as_str() == text
+    }
+}
+
+impl PartialEq<&str> for Name {
+    fn eq(&self, text: &&str) -> bool {
+        self.as_str() == *text
     }
 }
 
@@ -204,11 +231,10 @@ impl fmt::Display for Epoch {
 ///
 /// No two transactions ever share an id. Ids of one coordinator are ordered by their beginning. Prints and parses as
 /// `coordinator:epoch:sequence`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxnId {
     coordinator: Name,
     epoch: Epoch,
-    #[serde(with = "exact::counter")]
     sequence: u64,
 }
 
@@ -247,6 +273,36 @@ impl TxnId {
     #[must_use]
     pub fn branch(&self, participant: &Name) -> BranchId {
         BranchId { txn: self.clone(), participant: participant.clone() }
+    }
+}
+
+/// A [`TxnId`] in binary formats.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "TxnId")]
+struct TxnIdFields<N> {
+    coordinator: N,
+    epoch: Epoch,
+    #[serde(with = "exact::counter")]
+    sequence: u64,
+}
+
+impl Serialize for TxnId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(self);
+        }
+        let fields = TxnIdFields { coordinator: &self.coordinator, epoch: self.epoch, sequence: self.sequence };
+        fields.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TxnId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return deserializer.deserialize_str(Parsed { expected: "a transaction id", of: PhantomData });
+        }
+        let TxnIdFields { coordinator, epoch, sequence } = TxnIdFields::deserialize(deserializer)?;
+        Ok(Self { coordinator, epoch, sequence })
     }
 }
 
@@ -297,7 +353,7 @@ pub struct TxnOrdinal {
 }
 
 /// One participant's part in one transaction. Prints and parses as `coordinator:epoch:sequence:participant`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchId {
     txn: TxnId,
     participant: Name,
@@ -314,6 +370,33 @@ impl BranchId {
     #[must_use]
     pub const fn participant(&self) -> &Name {
         &self.participant
+    }
+}
+
+/// A [`BranchId`] in binary formats.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "BranchId")]
+struct BranchIdFields<T, N> {
+    txn: T,
+    participant: N,
+}
+
+impl Serialize for BranchId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return serializer.collect_str(self);
+        }
+        BranchIdFields { txn: &self.txn, participant: &self.participant }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for BranchId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return deserializer.deserialize_str(Parsed { expected: "a branch id", of: PhantomData });
+        }
+        let BranchIdFields { txn, participant } = BranchIdFields::deserialize(deserializer)?;
+        Ok(Self { txn, participant })
     }
 }
 

@@ -2,6 +2,7 @@
 //! nothing taken on trust.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     io,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use ringpact::{
-    BranchId, Epoch, LogError, LogId, Name, TxnOrdinal, Vote,
+    BranchId, Epoch, LogError, LogId, Name, TxnId, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{Call, Decision, Life, ParticipantError, Request, Response, Verb, Verdict},
 };
@@ -18,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 type Answer = Result<Response, ParticipantError>;
 
-const BRANCH: &str = r#"{"txn":{"coordinator":"shop","epoch":7,"sequence":42},"participant":"goods"}"#;
+const BRANCH: &str = r#""shop:7:42:goods""#;
 /// The same in postcard: texts after their lengths, small numbers as bytes.
 const BRANCH_BYTES: &[u8] = b"\x04shop\x07\x2a\x05goods";
 
@@ -81,6 +82,22 @@ fn requests_keep_their_names_and_places() {
     assert!(matches!(before, Request::InDoubt { life: None, .. }));
     let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
     assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());
+}
+
+/// A text in JSON, so that it can be the key of a map; its parts, one after the other, in a binary form.
+#[test]
+fn ids_are_texts_where_people_read_and_parts_where_they_do_not() {
+    assert_wire(&branch(), BRANCH, BRANCH_BYTES);
+    assert_wire(branch().txn(), r#""shop:7:42""#, b"\x04shop\x07\x2a");
+    let last = TxnId::new(Name::new("shop").unwrap(), Epoch::new(u64::MAX), u64::MAX);
+    let most = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
+    let bytes = [b"\x04shop", &most[..], &most].concat();
+    assert_wire(&last, r#""shop:18446744073709551615:18446744073709551615""#, &bytes);
+
+    let stock = BTreeMap::from([(branch(), 3)]);
+    assert_wire(&stock, r#"{"shop:7:42:goods":3}"#, &[&[1], BRANCH_BYTES, &[6]].concat());
+    let ended = BTreeMap::from([(branch().txn().clone(), true)]);
+    assert_wire(&ended, r#"{"shop:7:42":true}"#, b"\x01\x04shop\x07\x2a\x01");
 }
 
 #[test]
@@ -223,7 +240,10 @@ fn what_does_not_fit_is_refused_by_name() {
     let long = format!(r#"{{"InDoubt":{{"coordinator":"{}"}}}}"#, "x".repeat(65));
     refused::<Request>(&long, "1 to 64 bytes");
     let negative = BRANCH.replace(":42", ":-42");
-    refused::<Request>(&format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#), "invalid value");
+    refused::<Request>(
+        &format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#),
+        "no id of the form coordinator:epoch:sequence",
+    );
     let good = serde_json::to_string(&due_at(None)).unwrap();
     let late = good.replace(r#""deadline":null"#, r#""deadline":{"secs":18446744073709551615,"nanos":4294967295}"#);
     refused::<Request>(&late, "overflow");
