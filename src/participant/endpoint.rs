@@ -14,6 +14,7 @@ use crate::id::{BranchId, Name, TxnOrdinal};
 
 /// What a branch is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Verb {
     /// Vote; answered by [`Response::Voted`].
     Prepare,
@@ -27,6 +28,7 @@ pub enum Verb {
 
 /// A message to a participant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Request {
     /// About one branch.
     Branch {
@@ -55,6 +57,7 @@ pub enum Request {
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Response {
     /// To [`Verb::Prepare`].
     Voted(Vote),
@@ -101,6 +104,12 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Sends the request and sees to it that the reply is used or dropped in the end.
     fn send(&self, request: Request, reply: Reply);
 
+    /// The participant's [own name](Participant::own_name), if it is known at this end. The default implementation returns
+    /// `None`.
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
     /// A coordinator has been opened, and says who it is. As provided it does nothing: a participant far away learns of
     /// it from the calls, and is told by whoever opens it where to ask for verdicts.
     fn greet(&self, greeting: &Greeting) {
@@ -111,6 +120,9 @@ pub trait Endpoint: Send + Sync + 'static {
 impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     fn send(&self, request: Request, reply: Reply) {
         (**self).send(request, reply);
+    }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
@@ -185,7 +197,6 @@ impl<F: FnOnce(Result<Response, ParticipantError>) + Send> ReplySink for Callbac
 
 /// Reaches a participant of the same process by calling it on the sender's thread. For participants that are quick;
 /// slow ones go on a [`Pooled`](super::Pooled) endpoint.
-#[derive(Debug)]
 pub struct Inline<P>(P);
 
 impl<P: Participant> Inline<P> {
@@ -201,8 +212,18 @@ impl<P: Participant> Endpoint for Inline<P> {
         reply.send(result);
     }
 
+    fn own_name(&self) -> Option<Name> {
+        self.0.own_name()
+    }
+
     fn greet(&self, greeting: &Greeting) {
         self.0.greet(greeting);
+    }
+}
+
+impl<P> fmt::Debug for Inline<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inline").finish_non_exhaustive()
     }
 }
 

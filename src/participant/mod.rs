@@ -224,6 +224,12 @@ pub trait Participant: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The participant's own name, if it has one. A coordinator does not open if the participant is registered under another
+    /// name. The default implementation returns `None`: the participant answers under any name.
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
     /// A coordinator of the same process has been opened, and says who it is. Transactions of its earlier epochs that the
     /// participant has not promised to can only be rolled back from here on. As provided it does nothing.
     fn greet(&self, greeting: &Greeting) {
@@ -249,6 +255,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         (**self).meet(coordinator, life)
+    }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);

@@ -91,9 +91,45 @@ pub trait AsyncParticipant: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The participant's own name, if it has one; see [`Participant::own_name`](super::Participant::own_name).
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
     /// A coordinator says who it is; see [`Participant::greet`](super::Participant::greet). It must not block.
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
+    }
+}
+
+impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<Vote, ParticipantError>> + Send {
+        (**self).prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send {
+        (**self).commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send {
+        (**self).rollback(branch, call)
+    }
+    fn commit_one_phase(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+    ) -> impl Future<Output = Result<Decision, ParticipantError>> + Send {
+        (**self).commit_one_phase(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send {
+        (**self).in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        (**self).meet(coordinator, life)
+    }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
+    }
+    fn greet(&self, greeting: &Greeting) {
+        (**self).greet(greeting);
     }
 }
 
@@ -165,6 +201,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             drop(participant);
             reply.send(result);
         });
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        self.participant.own_name()
     }
 
     fn greet(&self, greeting: &Greeting) {

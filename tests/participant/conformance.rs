@@ -103,7 +103,7 @@ fn a_resource_manager_that_shares_the_coordinators_log_conforms() {
 
 /// One rule that the hand-made participant below breaks; `None` is a sound one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Breaks {
+pub enum Breaks {
     Nothing,
     ForgetsItsPromiseInACrash,
     ForgetsItsEffectInACrash,
@@ -142,7 +142,7 @@ struct Row {
 }
 
 /// A participant as somebody might write it by hand: a table in memory, and a copy of it that survives crashes.
-struct HandMade {
+pub struct HandMade {
     breaks: Breaks,
     tables: Mutex<Tables>,
 }
@@ -180,6 +180,10 @@ impl Tables {
 impl HandMade {
     fn new(breaks: Breaks) -> Self {
         Self { breaks, tables: Mutex::default() }
+    }
+
+    pub fn is_committed(&self, branch: &BranchId) -> bool {
+        self.tables.lock().rows.get(branch).is_some_and(|row| row.state == State::Committed)
     }
 
     fn work(&self, branch: &BranchId) -> Worked {
@@ -283,7 +287,7 @@ impl Participant for HandMade {
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        if self.tables.lock().rows.get(branch).is_some_and(|row| row.state == State::Committed) {
+        if self.is_committed(branch) {
             if self.breaks == Breaks::ForgetsWhatItDecidedAlone {
                 return Ok(Decision::Rollback);
             }
@@ -311,7 +315,13 @@ impl Participant for HandMade {
     }
 }
 
-struct HandMadeHarness(Arc<HandMade>);
+pub struct HandMadeHarness(pub Arc<HandMade>);
+
+impl HandMadeHarness {
+    pub fn new(breaks: Breaks) -> Self {
+        Self(Arc::new(HandMade::new(breaks)))
+    }
+}
 
 impl Harness for HandMadeHarness {
     fn name(&self) -> Name {
@@ -342,8 +352,16 @@ impl Harness for HandMadeHarness {
     }
 }
 
-fn check(breaks: Breaks) -> conformance::Report {
-    conformance::check(|| HandMadeHarness(Arc::new(HandMade::new(breaks))))
+pub fn check(breaks: Breaks) -> conformance::Report {
+    conformance::check(|| HandMadeHarness::new(breaks))
+}
+
+/// The check that fails in `run`.
+pub fn rule_broken_by(run: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("a broken participant passed");
+    let message = panic.downcast::<String>().expect("the suite panics with a message");
+    let (rule, _) = message.split_once("\" does not hold: ").unwrap_or_else(|| panic!("{message}"));
+    rule.strip_prefix("participant conformance: \"").unwrap_or_else(|| panic!("{message}")).to_owned()
 }
 
 #[test]
@@ -381,8 +399,6 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
         ),
     ];
     for (breaks, rule) in cases {
-        let panic = catch_unwind(AssertUnwindSafe(|| drop(check(breaks)))).expect_err("a broken participant passed");
-        let message = panic.downcast::<String>().expect("the suite panics with a message");
-        assert!(message.contains(&format!("\"{rule}\" does not hold: ")), "{breaks:?}: {message}");
+        assert_eq!(rule_broken_by(|| drop(check(breaks))), rule, "{breaks:?}");
     }
 }

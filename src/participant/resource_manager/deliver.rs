@@ -51,6 +51,10 @@ impl<S: Service> Participant for ResourceManager<S> {
         Ok(self.note_introduction(coordinator)?)
     }
 
+    fn own_name(&self) -> Option<Name> {
+        Some(self.name.clone())
+    }
+
     fn greet(&self, greeting: &Greeting) {
         self.branches.lock().greet(greeting);
     }

@@ -17,7 +17,8 @@ use crate::{
 const VERDICT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What came of asking for verdicts; see [`ResourceManager::resolve_in_doubt`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct InDoubtResolution {
     /// Branches that are committed, and are now.
     pub committed: usize,

@@ -4,6 +4,7 @@
 //! coordinators call, `replay` what happens at opening, `checkpoint` and `branches` what is forgotten and when.
 
 use std::{
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -391,6 +392,17 @@ impl<S: Service> ResourceManager<S> {
 
     fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         self.log.append(Record { owner: self.name.clone(), fact }, durability)
+    }
+}
+
+impl<S: Service> fmt::Debug for ResourceManager<S> {
+    /// Does not block, and asks neither the service nor the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResourceManager")
+            .field("name", &self.name)
+            .field("log", &self.log.id())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
