@@ -101,7 +101,7 @@ fn a_resource_manager_that_shares_the_coordinators_log_conforms() {
     assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
 }
 
-/// One rule that the hand-made participant below breaks; `None` is a sound one.
+/// The rule that the hand-made participant below breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breaks {
     Nothing,
@@ -114,7 +114,7 @@ pub enum Breaks {
     CommitsWithoutAPromise,
     RollsBackWhatIsCommitted,
     IgnoresRefusedWork,
-    ListsEverybodysBranches,
+    ListsAllBranches,
     ListsOnlyPromises,
     TakesWorkAfterTheVote,
     WorksForEndedTransactions,
@@ -141,7 +141,7 @@ struct Row {
     applied: usize,
 }
 
-/// A participant as somebody might write it by hand: a table in memory, and a copy of it that survives crashes.
+/// A participant written by hand: a table in memory, and a copy of it that survives crashes.
 pub struct HandMade {
     breaks: Breaks,
     tables: Mutex<Tables>,
@@ -156,7 +156,7 @@ struct Tables {
 }
 
 impl Tables {
-    /// Whether what comes for the branch, if nobody knows it, comes too late.
+    /// Whether a message for the branch, if the branch is unknown, comes too late.
     fn is_late(&self, branch: &BranchId, breaks: Breaks) -> bool {
         let coordinator = branch.txn().coordinator();
         let ended = self.ended_below.get(coordinator).is_some_and(|ordinal| branch.txn().ordinal() < *ordinal);
@@ -222,7 +222,7 @@ impl Participant for HandMade {
             }
             tables.rows.insert(branch.clone(), Row { state: State::RolledBack, ..Row::default() });
         }
-        let row = tables.rows.get_mut(branch).expect("it is there from the lines above on");
+        let row = tables.rows.get_mut(branch).expect("the lines above have inserted it");
         match row.state {
             State::Active => {
                 row.state = State::Prepared;
@@ -306,9 +306,8 @@ impl Participant for HandMade {
             State::Active | State::Doomed => self.breaks != Breaks::ListsOnlyPromises,
             State::Committed | State::RolledBack => false,
         };
-        let theirs = |branch: &BranchId| {
-            branch.txn().coordinator() == coordinator || self.breaks == Breaks::ListsEverybodysBranches
-        };
+        let theirs =
+            |branch: &BranchId| branch.txn().coordinator() == coordinator || self.breaks == Breaks::ListsAllBranches;
         let tables = self.tables.lock();
         let rows = tables.rows.iter().filter(|(branch, row)| theirs(branch) && unfinished(row.state));
         Ok(rows.map(|(branch, _)| branch.clone()).collect())
@@ -383,7 +382,7 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
         (Breaks::CommitsWithoutAPromise, "a commit without a promise is an error and applies nothing"),
         (Breaks::RollsBackWhatIsCommitted, "a committed branch can't be rolled back"),
         (Breaks::IgnoresRefusedWork, "refused work dooms its branch"),
-        (Breaks::ListsEverybodysBranches, "in-doubt branches are the unfinished ones of the coordinator that asks"),
+        (Breaks::ListsAllBranches, "in-doubt branches are the unfinished ones of the coordinator that asks"),
         (Breaks::ListsOnlyPromises, "in-doubt branches are the unfinished ones of the coordinator that asks"),
         (Breaks::TakesWorkAfterTheVote, "no work is taken after the vote"),
         (Breaks::WorksForEndedTransactions, "what comes late for an ended transaction is refused"),

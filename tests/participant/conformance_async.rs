@@ -1,4 +1,5 @@
-//! The conformance suite for asynchronous participants: passes a sound one, and finds what only an `await` can break.
+//! The conformance suite for asynchronous participants: passes a sound one, and finds what only an
+//! `await` can break.
 
 use std::{sync::Arc, time::Duration};
 

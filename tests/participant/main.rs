@@ -1,4 +1,5 @@
-//! The participant's side: what crosses the wire, the pool of threads, the conformance suite, and resource managers.
+//! The participant's side: what crosses the wire, the pool of threads, the conformance suite, and
+//! resource managers.
 //!
 //! | module | what it holds to account |
 //! |---|---|

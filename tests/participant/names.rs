@@ -12,8 +12,8 @@ use crate::txn_support::{Manager, manager, name};
 
 const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
-/// It used to open, and each transaction with the participant was rolled back: the participant took the branches for those
-/// of another one.
+/// It used to open, and each transaction with the participant was rolled back: the participant took
+/// the branches for those of another one.
 #[test]
 fn a_participant_under_another_name_than_its_own_is_refused_however_it_is_reached() {
     type Register = fn(CoordinatorBuilder, &str, Manager) -> CoordinatorBuilder;

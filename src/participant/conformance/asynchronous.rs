@@ -11,8 +11,8 @@ use crate::{
     participant::{AsyncParticipant, Call, Decision, Greeting, Life, Participant, ParticipantError, Vote},
 };
 
-/// How the suite handles an [`AsyncParticipant`]. Each method is that of [`Harness`], as a future where the participant
-/// may have to wait.
+/// How the suite handles an [`AsyncParticipant`]. Each method is that of [`Harness`], as a future
+/// where the participant may have to wait.
 pub trait AsyncHarness: Send + Sync {
     /// The participant's type.
     type Participant: AsyncParticipant;
@@ -54,13 +54,13 @@ pub trait AsyncHarness: Send + Sync {
 
 /// Runs all checks, each against a fresh participant from `make`, with its futures on `runtime`.
 ///
-/// Blocks until all checks have run. Call it from a thread that runs no tasks: from a plain test, or by
-/// [`spawn_blocking`](Handle::spawn_blocking).
+/// Blocks until all checks have run. Call it from a thread that runs no tasks: from a plain test,
+/// or by [`spawn_blocking`](Handle::spawn_blocking).
 ///
 /// # Panics
 ///
-/// At the first check that fails, with its name. Also if `runtime` is not a multi-thread runtime: nothing would drive its
-/// timers and sockets while a check waits.
+/// At the first check that fails, with its name. Also if `runtime` is not a multi-thread runtime:
+/// nothing would drive its timers and sockets while a check waits.
 pub fn check_async<H: AsyncHarness>(runtime: &Handle, make: impl Fn() -> H) -> Report {
     assert!(
         runtime.runtime_flavor() != RuntimeFlavor::CurrentThread,
