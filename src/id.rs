@@ -467,7 +467,7 @@ pub enum IdError {
         character: char,
     },
     /// The text does not have the form of an id.
-    #[error("{text:?} is no id of the form {form}")]
+    #[error("{text:?} is not an id of the form {form}")]
     Malformed {
         /// The text as given.
         text: String,

@@ -2,5 +2,6 @@
 
 mod support;
 
+mod readme;
 mod remote;
 mod shop;

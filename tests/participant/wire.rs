@@ -244,7 +244,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let negative = BRANCH.replace(":42", ":-42");
     refused::<Request>(
         &format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#),
-        "no id of the form coordinator:epoch:sequence",
+        "not an id of the form coordinator:epoch:sequence",
     );
     let good = serde_json::to_string(&due_at(None)).unwrap();
     let late = good.replace(r#""deadline":null"#, r#""deadline":{"secs":18446744073709551615,"nanos":4294967295}"#);
