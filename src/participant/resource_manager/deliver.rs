@@ -94,10 +94,12 @@ impl<S: Service> ResourceManager<S> {
                 participant: self.name.clone(),
             });
         }
+        // What the call says of its coordinator is checked first: a refused call changes nothing.
         let (slot, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
             self.note_introduction(branch.txn().coordinator())?;
         }
+        // Branches that are forgotten, or of an earlier life, are answered without a place of their own.
         let slot = match slot {
             Admission::Open(slot) => slot,
             Admission::Ended => return Err(after_the_end(message)),
@@ -122,6 +124,7 @@ impl<S: Service> ResourceManager<S> {
             guard.refuse(|| BranchRefusal::RolledBack);
         }
         let before = guard.protocol.phase();
+        // The service and the log are called under this branch's lock, and no other.
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let result = with_reason(result, &mut guard, before);
         let after = guard.protocol.phase();
@@ -130,6 +133,7 @@ impl<S: Service> ResourceManager<S> {
             guard.trouble = None;
         }
         drop(guard);
+        // The rest is done without the branch's lock.
         if after == BranchPhase::Unknown {
             self.branches.lock().discard_unknown(branch.txn(), &slot);
         }

@@ -345,12 +345,14 @@ impl<S: Service> ResourceManager<S> {
         if self.generations.admits() {
             self.roll_back_abandoned();
         }
+        // From here on under the branch's lock: pieces of work for one branch are done one by one.
         let mut slot = place.lock();
         if place.is_doomed() || !slot.protocol.accepts_work() {
             return Err(closed());
         }
         slot.worked_in = self.generations.current();
         let effort = self.service.effort(&work);
+        // Work that could never be promised is refused before the service sets anything aside.
         let length = match fits(branch, &slot, effort, &work) {
             Ok(length) => length,
             Err(error) => {
