@@ -47,12 +47,13 @@ impl Served {
                 Verb::Commit => self.commit(branch, call).map(|()| Response::Done),
                 Verb::Rollback => self.rollback(branch, call).map(|()| Response::Done),
                 Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
+                other => unreachable!("a verb that is not simulated: {other:?}"),
             },
             Request::InDoubt { coordinator, life } => {
                 life.map_or(Ok(()), |life| self.meet(coordinator, &life))?;
                 self.in_doubt(coordinator).map(Response::InDoubt)
             }
-            Request::Verdict { .. } => unreachable!("asked of coordinators only"),
+            other => unreachable!("no participant is asked {other:?}"),
         }
     }
 
