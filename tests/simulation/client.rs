@@ -48,7 +48,7 @@ fn await_life(world: &World, host: usize) -> Option<Arc<Life>> {
     let mut life = None;
     world.clock.await_until(MS * 20_000, || {
         life = world.hosts[host].life().filter(|life| life.is_up());
-        life.is_some()
+        life.is_some() || world.hosts[host].is_retired()
     });
     life
 }
@@ -128,7 +128,7 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     if !life.is_alive() {
         return None;
     }
-    world.ledger.lock().begun(&id);
+    world.ledger.lock().begun(&id, life.host);
     let mut all_done = true;
     for (service, work) in &wish.works {
         if wish.dawdles {
