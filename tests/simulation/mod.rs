@@ -7,7 +7,7 @@
 //! | `plan` | what a seed draws beforehand |
 //! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
-//! | `mailer`, `client` | its last resource, and those who buy |
+//! | `mailer`, `client`, `executor` | its last resource, and those who buy, and how they await that |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
 //! | `ledger`, `bounds`, `acquaintances` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
@@ -22,6 +22,7 @@ mod acquaintances;
 mod bounds;
 mod client;
 mod disk;
+mod executor;
 mod host;
 mod ledger;
 mod log;

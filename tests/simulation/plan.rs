@@ -91,6 +91,18 @@ pub struct Plan {
     /// A service fails to confirm, cancel or check one in so many times.
     pub service_fails: u32,
     pub log_fault: Option<LogFault>,
+    pub wakers: Wakers,
+}
+
+/// What the wakers of clients that await something do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wakers {
+    /// They have the client polled later.
+    Notify,
+    /// The same; and then they panic.
+    Panic,
+    /// They poll there and then.
+    Poll,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +155,7 @@ impl Plan {
             try_blocks: 0,
             long_down: None,
             log_fault: None,
+            wakers: Wakers::Notify,
             network,
             disk,
             crash_at_message,
@@ -177,6 +190,7 @@ impl Plan {
         };
         plan.draw_bad_services(random, calm);
         plan.draw_log_fault(random);
+        plan.wakers = [Wakers::Notify, Wakers::Notify, Wakers::Panic, Wakers::Poll][random.usize(..4)];
         plan
     }
 
