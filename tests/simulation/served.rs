@@ -97,7 +97,7 @@ impl Served {
         }
         if self.is_mutated(Mutant::HearsAnyLog) || self.is_mutated(Mutant::TakesCopiesForTheLog) {
             // A later epoch is all that it takes.
-            seen.position = life.epoch.number();
+            seen.position = life.epoch.as_u64();
         }
         seen
     }
