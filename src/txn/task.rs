@@ -2,7 +2,7 @@
 //! to be seen of it, and what others tell it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     error::Error as StdError,
     sync::{
         Arc,
@@ -96,7 +96,7 @@ struct State {
 struct Trouble {
     reasons: Reasons,
     /// What went wrong last with each branch with which anything did.
-    last_errors: Vec<(usize, ParticipantError)>,
+    last_errors: BTreeMap<usize, ParticipantError>,
 }
 
 /// What the client is told besides the outcome.
@@ -151,8 +151,7 @@ impl State {
         if let ParticipantError::Refused(reason) = &error {
             reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
         }
-        last_errors.retain(|(of, _)| *of != branch);
-        last_errors.push((branch, error));
+        last_errors.insert(branch, error);
     }
 
     fn note_of_log(&mut self, error: LogError) {
@@ -385,8 +384,7 @@ impl Task {
     /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.
     pub(super) fn status(&self, now: Instant) -> TransactionStatus {
         let state = self.state.lock();
-        let last_errors = state.trouble.as_ref().map_or(&[][..], |trouble| &trouble.last_errors);
-        let error = |index| last_errors.iter().find(|(of, _)| *of == index).map(|(_, error)| error.clone());
+        let error = |index| state.trouble.as_ref()?.last_errors.get(&index).cloned();
         let branches = state.protocol.branches().enumerate().map(|(index, (participant, branch, failures))| {
             BranchStatus { participant: participant.clone(), state: branch, failures, last_error: error(index) }
         });
