@@ -4,6 +4,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -106,6 +107,12 @@ pub trait Endpoint: Send + Sync + 'static {
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
+
+    /// For how long requests have waited to be begun while none was, if any wait. A coordinator asks when an answer has not come
+    /// in time, to say so. Must not block. As provided it is `None`: nothing is known of it.
+    fn stalled(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
@@ -114,6 +121,9 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn stalled(&self) -> Option<Duration> {
+        (**self).stalled()
     }
 }
 

@@ -9,7 +9,12 @@
 //!
 //! [`conformance`] is the suite that every participant is held to; one of your own should pass it too.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Instant};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -295,6 +300,15 @@ pub enum ParticipantError {
     /// It was not asked, because it does not answer others either. Only a coordinator says so, of what it has not sent.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
+    /// It was asked, and nothing has begun to do what it was asked. Only a coordinator says so, when it has waited in vain: the
+    /// runtime of an asynchronous participant has no thread free, most likely because a task waits for the transaction on it.
+    #[error(
+        "the participant's runtime has begun no call for {waited:.1?}: its threads are blocked or busy. A task that waits for a          transaction on such a thread (`wait`, `settle`, `shutdown`) keeps the participant from answering; `.await` it there, or          wait on another thread"
+    )]
+    NotBegun {
+        /// For how long.
+        waited: Duration,
+    },
     /// The call can't apply to the branch's state any more: a late or duplicated message.
     #[error("a late message: the branch has moved on")]
     Stale,

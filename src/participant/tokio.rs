@@ -6,9 +6,11 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use ::tokio::runtime::Handle;
+use parking_lot::Mutex;
 
 use super::{
     Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
@@ -22,6 +24,11 @@ use crate::{
 /// A [`Participant`](super::Participant) whose methods are asynchronous: each call is a task on the user's runtime, and no
 /// thread waits for it. What is said there of each method holds here word for word. In one transaction there can be
 /// participants of either kind.
+///
+/// Tasks on that runtime `.await` what they want of the coordinator. A thread of the runtime that blocks instead (in
+/// [`Commit::wait`](crate::Commit::wait), [`Delivered::wait`](crate::txn::Delivered::wait), [`Coordinator::settle`](crate::Coordinator::settle),
+/// [`shutdown`](crate::Coordinator::shutdown), or [`begin`](crate::Coordinator::begin) while the limits are reached) runs no task meanwhile, and so
+/// may keep the participant from the very answer that it waits for. `tokio::task::spawn_blocking` has threads for that.
 ///
 /// ```
 /// use ringpact::{
@@ -101,10 +108,43 @@ pub trait AsyncParticipant: Send + Sync + 'static {
 /// not been answered. A repeat is a task of its own: the first one may wait for an answer that got lost, and takes no thread
 /// meanwhile. Where these are [`MAX_QUEUED_REQUESTS`], the next call fails at once, as one that gets no answer.
 ///
-/// On a runtime that has shut down every call fails, and is repeated like any other that fails.
+/// On a runtime that has shut down every call fails, and is repeated like any other that fails. Where the runtime begins no call,
+/// because the threads that it has are blocked, time-outs say so: [`ParticipantError::NotBegun`].
 pub struct Spawned<P> {
     participant: Arc<P>,
     runtime: Runtime,
+    unbegun: Arc<Mutex<Unbegun>>,
+}
+
+/// The calls that the runtime has not begun yet.
+#[derive(Debug)]
+struct Unbegun {
+    calls: usize,
+    /// When the first of them came, or one was begun last.
+    since: Instant,
+}
+
+/// A call that is among them.
+struct Begins(Arc<Mutex<Unbegun>>);
+
+impl Begins {
+    fn new(unbegun: &Arc<Mutex<Unbegun>>) -> Self {
+        let mut state = unbegun.lock();
+        if state.calls == 0 {
+            state.since = Instant::now();
+        }
+        state.calls += 1;
+        Self(Arc::clone(unbegun))
+    }
+}
+
+/// It has begun, or never will.
+impl Drop for Begins {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.calls -= 1;
+        state.since = Instant::now();
+    }
 }
 
 /// What runs the tasks.
@@ -117,13 +157,18 @@ enum Runtime {
 impl<P: AsyncParticipant> Spawned<P> {
     /// The endpoint of `participant`, whose calls run on `runtime`.
     pub fn new(participant: P, runtime: Handle) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime) }
+        Self::on(participant, Runtime::Tokio(runtime))
     }
 
     /// The same, whose calls run on a simulation's threads.
     #[doc(hidden)]
     pub fn simulated(participant: P, platform: Platform) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform) }
+        Self::on(participant, Runtime::Simulated(platform))
+    }
+
+    fn on(participant: P, runtime: Runtime) -> Self {
+        let unbegun = Arc::new(Mutex::new(Unbegun { calls: 0, since: Instant::now() }));
+        Self { participant: Arc::new(participant), runtime, unbegun }
     }
 }
 
@@ -158,8 +203,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             return;
         }
         let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
+        let begins = matches!(self.runtime, Runtime::Tokio(_)).then(|| Begins::new(&self.unbegun));
         // Dropped by the runtime, the task drops the reply, which says that the call has failed.
         self.runtime.spawn(async move {
+            drop(begins);
             let result = caught(call(&*participant, &request), caller_span).await;
             // Whoever hears the last answer may drop everything and open it again.
             drop(participant);
@@ -169,6 +216,11 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 
     fn greet(&self, greeting: &Greeting) {
         self.participant.greet(greeting);
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        let unbegun = self.unbegun.lock();
+        (unbegun.calls > 0).then(|| unbegun.since.elapsed())
     }
 }
 

@@ -66,7 +66,7 @@ impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             // The one is the other's way to say of itself what the coordinator says of it.
-            Self::Unreachable | Self::CircuitOpen => WireError::Unreachable,
+            Self::Unreachable | Self::CircuitOpen | Self::NotBegun { .. } => WireError::Unreachable,
             Self::Panicked => WireError::Panicked,
             Self::UnknownBranch => WireError::UnknownBranch,
             Self::AlreadyRolledBack => WireError::AlreadyRolledBack,

@@ -106,6 +106,8 @@ pub(super) struct Reasons {
     pub(super) participant_error: Option<ParticipantError>,
     /// The branch that was the first to say why it votes no, and why.
     pub(super) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
+    /// A branch whose participant had not even begun what it was asked when time was up.
+    pub(super) not_begun: Option<(usize, ParticipantError)>,
     /// What the log said last.
     pub(super) log_error: Option<LogError>,
 }
@@ -152,6 +154,12 @@ impl State {
             reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
         }
         last_errors.insert(branch, error);
+    }
+
+    fn note_not_begun(&mut self, branch: usize, error: ParticipantError) {
+        self.note(branch, error.clone());
+        let Trouble { reasons, .. } = &mut **self.trouble.get_or_insert_default();
+        reasons.not_begun.get_or_insert((branch, error));
     }
 
     fn note_of_log(&mut self, error: LogError) {
