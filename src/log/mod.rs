@@ -418,6 +418,14 @@ pub enum LogError {
         /// The number of a segment that it had.
         segment: u64,
     },
+    /// There is no log, and one was asked for that must exist. Nothing was made.
+    #[error(
+        "there is no log at {path}, and it was opened as one that must exist: see that its volume is mounted and the path is right.          Only to begin a new log open it once without `must_exist`"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The file is of a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, this library reads version {supported}; use a newer ringpact")]
     UnknownVersion {

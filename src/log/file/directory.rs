@@ -13,7 +13,7 @@ use std::{
 use super::{
     failure::{context, not_ours, of_sync, of_sync_dir, tells_of_no_room},
     format::{BLOCK, BadSegment, SegmentHeader, VERSION},
-    identity::Known,
+    identity::{self, Known},
     patience::Patience,
     recover::{Recovered, Source, Unreadable, recover},
     storage::{LockGuard, Storage, StorageFile},
@@ -51,6 +51,16 @@ pub(super) fn number_of_unfinished(name: &str) -> Option<u64> {
 fn number_in(text: &str, suffix: &str) -> Option<u64> {
     let number = u64::from_str_radix(text.strip_prefix(PREFIX)?.strip_suffix(suffix)?, 16).ok()?;
     (format!("{PREFIX}{number:016x}{suffix}") == text).then_some(number)
+}
+
+/// Refuses where there is nothing of a log. Makes nothing.
+pub(super) fn must_exist(storage: &dyn Storage, path: &Path, patience: &Patience) -> Result<(), LogError> {
+    let is_of_a_log = |name: &String| number_of(name).is_some() || name == identity::NAME;
+    match patience.retry(|| storage.list(path)) {
+        Ok(names) if names.iter().any(is_of_a_log) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "list", error)),
+        _ => Err(LogError::Missing { path: path.to_owned() }),
+    }
 }
 
 /// A log's directory, locked, and all that is ever changed in it. Before a name is given, changed or taken away it is made

@@ -60,6 +60,7 @@ pub const MIN_SEAL_AFTER: Duration = Duration::from_millis(1);
 pub struct FileLogOptions {
     segment_bytes: u64,
     seal_after: Duration,
+    must_exist: bool,
     storage: Arc<dyn Storage>,
     platform: Platform,
 }
@@ -69,6 +70,7 @@ impl Default for FileLogOptions {
         Self {
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             seal_after: DEFAULT_SEAL_AFTER,
+            must_exist: false,
             storage: Arc::new(Disk),
             platform: Platform::default(),
         }
@@ -95,6 +97,26 @@ impl FileLogOptions {
         self
     }
 
+    /// Whether there must be a log already. If there is none, opening refuses with [`LogError::Missing`] and makes nothing.
+    ///
+    /// Set it for a log that has been opened before. The mount point of a volume that is not mounted looks like the place of a new
+    /// log, and an empty log has no decisions: what the real one has decided would be unknown. As provided it is `false`, because the
+    /// first opening has to begin the log.
+    ///
+    /// ```
+    /// # use ringpact::{FileLog, LogError};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("shop.log");
+    /// let refused = FileLog::options().must_exist(true).open(&path);
+    /// assert!(matches!(refused, Err(LogError::Missing { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn must_exist(mut self, must_exist: bool) -> Self {
+        self.must_exist = must_exist;
+        self
+    }
+
     /// Where the files are kept, instead of the operating system's file system: for tests that inject faults.
     #[must_use]
     pub fn storage(mut self, storage: impl Storage) -> Self {
@@ -110,15 +132,15 @@ impl FileLogOptions {
         self
     }
 
-    /// Opens the log in this directory; creates either where absent.
+    /// Opens the log in this directory; creates either where absent, unless it [must exist](Self::must_exist).
     ///
     /// What was there is read, checked, and written anew: the live records go, synced, to a fresh segment before
     /// anything is served. So what the log says after opening is what is on the medium, even where the one before was
     /// poisoned, and nothing is ever written behind a torn tail.
     ///
     /// # Errors
-    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`], [`LogError::UnknownVersion`]: nothing was
-    /// changed.
+    /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`], [`LogError::UnknownVersion`],
+    /// [`LogError::Missing`]: nothing was changed.
     /// [`LogError::Full`]: there is no room for a fresh segment; the log is as it was. [`LogError::Io`]: as it was, or
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
@@ -127,6 +149,9 @@ impl FileLogOptions {
         // Absolute, for the process may come to another directory meanwhile.
         let path = std::path::absolute(&dir).map_err(|error| directory::io_error(dir.as_ref(), "find", error))?;
         let patience = Arc::new(Patience::new(&self.platform));
+        if self.must_exist {
+            directory::must_exist(&*self.storage, &path, &patience)?; // before anything is made there
+        }
         let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
         let Opened { log, copied, recovered, segment, replaced, closing } = self.begin(&dir)?;
         let recovery = Recovery {
@@ -164,6 +189,7 @@ impl FileLogOptions {
         unfinished.iter().try_for_each(|path| dir.remove(None, path)).map_err(cleaned)?;
         let (log, number, recovered, file) = match newest {
             Some(Newest { header, recovered, file }) => (header.log, header.number, recovered, Some(file)),
+            None if self.must_exist => return Err(LogError::Missing { path: path.to_owned() }),
             None => {
                 dir.sync_parent()?;
                 (LogId::random()?, 0, Recovered::default(), None)
