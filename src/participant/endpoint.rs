@@ -151,10 +151,32 @@ impl Reply {
 
     /// A reply that calls `then`: for endpoints that wrap another one (a transport, a fault injector), and for tests.
     pub fn new(then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) -> Self {
-        Self::to(Arc::new(Callback(Mutex::new(Some(then)))), 0)
+        Self::new_while(|| true, then)
     }
 
-    /// Whether the answer is still of use to anybody: `false` once the coordinator that asked is gone.
+    /// The same, of an answer that is [awaited](Self::is_awaited) only as long as `is_awaited` says so: for a transport, which
+    /// knows whether the connection is still there that the answer is to go back by. It must not block.
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// use ringpact::participant::Reply;
+    ///
+    /// let connected = Arc::new(AtomicBool::new(true));
+    /// let is_connected = Arc::clone(&connected);
+    /// let reply = Reply::new_while(move || is_connected.load(Ordering::Relaxed), |_| {});
+    /// assert!(reply.is_awaited());
+    /// connected.store(false, Ordering::Relaxed);
+    /// assert!(!reply.is_awaited());
+    /// ```
+    pub fn new_while(
+        is_awaited: impl Fn() -> bool + Send + Sync + 'static,
+        then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static,
+    ) -> Self {
+        Self::to(Arc::new(Callback { is_awaited, then: Mutex::new(Some(then)) }), 0)
+    }
+
+    /// Whether the answer is still of use to anybody: `false` once the coordinator that asked is gone, or, of one that is elsewhere,
+    /// the connection to it.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.sink.as_ref().is_some_and(|sink| sink.is_awaited())
@@ -182,11 +204,22 @@ impl fmt::Debug for Reply {
     }
 }
 
-struct Callback<F>(Mutex<Option<F>>);
+struct Callback<A, F> {
+    is_awaited: A,
+    then: Mutex<Option<F>>,
+}
 
-impl<F: FnOnce(Result<Response, ParticipantError>) + Send> ReplySink for Callback<F> {
+impl<A, F> ReplySink for Callback<A, F>
+where
+    A: Fn() -> bool + Send + Sync,
+    F: FnOnce(Result<Response, ParticipantError>) + Send,
+{
+    fn is_awaited(&self) -> bool {
+        (self.is_awaited)()
+    }
+
     fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
-        let then = self.0.lock().take();
+        let then = self.then.lock().take();
         if let Some(then) = then {
             then(result);
         }
