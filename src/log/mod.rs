@@ -178,8 +178,9 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
-    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready, whatever
-    /// the wakers of other tasks do meanwhile. `FileLog` has threads of their own for it.
+    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready. A waker may
+    /// block for a while without keeping others from being woken: `FileLog` has threads for it, 16 at the most. While 16
+    /// wakers of one log block, no other of its tasks is woken before one of them returns.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// The owner's live records, in the order they were appended, including those not yet durable.
