@@ -266,7 +266,7 @@ fn block_on_its_own<T: Send + 'static>(runtime: &Runtime, block: impl FnOnce() -
 
 /// It took five seconds and said "not all participants voted in time".
 #[test]
-fn who_blocks_the_participants_own_runtime_is_told_so() {
+fn a_thread_that_blocks_the_participants_own_runtime_is_told_so() {
     let of_one = Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
     let current = Builder::new_current_thread().enable_time().build().expect("a runtime");
     for runtime in [current, of_one] {

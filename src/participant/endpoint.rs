@@ -175,7 +175,7 @@ impl Reply {
         Self::to(Arc::new(Callback { is_awaited, then: Mutex::new(Some(then)) }), 0)
     }
 
-    /// Whether the answer is still of use to anybody: `false` once the coordinator that asked is gone, or, of one that is elsewhere,
+    /// Whether the answer is still of use: `false` once the coordinator that asked is gone, or, of one that is elsewhere,
     /// the connection to it.
     #[must_use]
     pub fn is_awaited(&self) -> bool {

@@ -92,7 +92,7 @@ fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
     assert!(with(Verb::Prepare, to_come).is_ok());
 }
 
-/// The promise would be one to nobody, until the coordinator has come back and asked what is in doubt.
+/// No coordinator would be there to end the promise, until it has come back and asked what is in doubt.
 #[test]
 fn a_prepare_whose_connection_is_gone_is_not_carried_out() {
     let (crowd, pool) = pool(1);
@@ -103,7 +103,7 @@ fn a_prepare_whose_connection_is_gone_is_not_carried_out() {
         told.recv_timeout(SOON).unwrap()
     };
     assert!(matches!(send(1, Verb::Prepare, false), Err(ParticipantError::Unreachable)));
-    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "nobody was asked");
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "it was not carried out");
     assert!(send(1, Verb::Rollback, false).is_ok(), "what must be done is done");
     assert!(send(2, Verb::Prepare, true).is_ok());
 }
