@@ -15,7 +15,7 @@ use super::{
     record::Fact,
     scan::{Does, Key, scan, scan_own},
 };
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -226,6 +226,16 @@ impl LiveRecords {
         let owner = owner.as_str().as_bytes();
         let owned = self.alive().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
         owned.map(|(_, encoded)| decode(encoded)).collect()
+    }
+
+    /// The owner's live openings, in order, each with its number.
+    #[must_use]
+    pub fn openings_of(&self, owner: &Name) -> Vec<(Epoch, Lsn)> {
+        let owner = owner.as_str().as_bytes();
+        let opens =
+            |entry: &Entry, encoded: &[u8]| entry.key.does == Does::Opens && &entry.key.parts(encoded).0[1..] == owner;
+        let opened = self.alive().filter(|(entry, encoded)| opens(entry, encoded));
+        opened.filter_map(|(entry, encoded)| Some((decode(encoded).fact.epoch()?, entry.lsn))).collect()
     }
 
     /// What they take in all, in bytes of their encodings: what carrying them over costs.

@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 mod claims;
 mod committing;
@@ -188,6 +188,20 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
+    /// The owner's openings that are live, each with the number of its record, in order. By these numbers a coordinator shows
+    /// that its log goes on from where an earlier opening ended.
+    ///
+    /// As provided it knows no numbers and gives [`Lsn::NONE`] for each. A participant that has missed the last opening then
+    /// refuses the next one, because nothing shows that this log is not an older copy. A log does better to give the
+    /// numbers, as those here do; one that wraps another one hands this on.
+    ///
+    /// # Errors
+    /// Those of [`live`](Self::live).
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
+        Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
+
     /// What it has done so far.
     fn stats(&self) -> LogStats;
 }
@@ -225,6 +239,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         (**self).live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        (**self).openings(owner)
     }
     fn stats(&self) -> LogStats {
         (**self).stats()

@@ -5,7 +5,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim,
+};
 
 use super::{host::Life, mutants::Mutant};
 
@@ -155,6 +157,10 @@ impl TransactionLog for Log {
             _ => true,
         });
         Ok(live)
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.inside(|| self.log.openings(owner))
     }
 
     fn stats(&self) -> LogStats {
