@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ringpact::{
-    Epoch, Fact, LogId, Name, Record, TxnOrdinal,
+    Epoch, Fact, LogId, Lsn, Name, Record, TxnOrdinal,
     participant::{Call, KnownLife, Life, ParticipantError},
     txn::{Openings, Standing},
 };
@@ -43,7 +43,8 @@ pub enum Mutant {
 struct Log {
     /// Copies have the id of what they are copies of.
     id: u8,
-    epochs: Vec<Epoch>,
+    /// The openings, each with the number of its record.
+    epochs: Vec<(Epoch, Lsn)>,
     position: u64,
     decided: BTreeSet<TxnOrdinal>,
     gone: bool,
@@ -55,7 +56,7 @@ impl Log {
     }
 
     fn records(&self) -> Vec<Record> {
-        let opened = |epoch: &Epoch| Record { owner: SHOP, fact: Fact::Opened { epoch: *epoch } };
+        let opened = |(epoch, _): &(Epoch, Lsn)| Record { owner: SHOP, fact: Fact::Opened { epoch: *epoch } };
         self.epochs.iter().map(opened).collect()
     }
 }
@@ -144,7 +145,7 @@ impl World {
         let coordinator = &self.lives[life];
         let mut call = Call::new(LogId::NONE);
         (call.identity, call.epoch) = (coordinator.life.log, coordinator.life.epoch);
-        call.position = self.logs[coordinator.log].position;
+        (call.position, call.after) = (self.logs[coordinator.log].position, coordinator.life.after);
         call
     }
 
@@ -178,9 +179,10 @@ impl World {
         let incarnation = 1 + next.lives.len() as u64;
         let openings = Openings::begin(&next.logs[log].records(), incarnation).expect("there are epochs left");
         let written = &mut next.logs[log];
-        written.epochs.push(openings.current());
         written.position += 1;
-        let mut life = Life::new(written.id(), openings.current(), written.position);
+        written.epochs.push((openings.current(), Lsn::new(written.position)));
+        let openings = openings.numbered(&written.epochs);
+        let mut life = Life::new(written.id(), openings.current(), written.position).going_on_from(openings.before());
         life.replaces = replaces;
         let told = if mutant == Some(Mutant::TrustsRestored) { openings } else { openings.told(&life) };
         next.lives.push(Coordinator {
@@ -319,7 +321,12 @@ impl World {
         let accepted = mutant == Some(Mutant::HearsAnybody)
             || match participant.known.meet(&SHOP, &coordinator.life) {
                 Ok(_) => true,
-                Err(ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) => false,
+                // It has missed the opening before; as `txn/recovery.rs` does.
+                Err(ParticipantError::Superseded(mismatch)) => {
+                    let again = coordinator.openings.going_on_from(&coordinator.life, &mismatch.known);
+                    again.is_some_and(|life| participant.known.meet(&SHOP, &life).is_ok())
+                }
+                Err(ParticipantError::OtherLog(_)) => false,
                 Err(error) => panic!("{error}"),
             };
         coordinator.met[at] = if accepted { Met::Accepted } else { Met::Refused };
