@@ -288,29 +288,38 @@ impl Shared {
         result
     }
 
-    /// Does what a circuit wants done. No lock of a transaction may be held.
-    pub(super) fn carry_out(self: &Arc<Self>, number: usize, effects: Effects) {
-        for effect in effects.of_branches {
-            let ((key, index), input) = match effect {
-                Effect::LetOut(id) => (id, Input::LetOut(id.1)),
-                Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
-            };
-            let tasks: Vec<Arc<Task>> = self.tasks_of(key.mark).into_iter().filter(|task| task.key() == key).collect();
-            if tasks.is_empty() {
-                // It has ended meanwhile.
-                let now = self.platform.now();
-                self.wire(number, |inner| inner.circuit.settled(now, (key, index)));
+    /// Carries out what a circuit wants done. The caller holds no lock of a transaction.
+    pub(super) fn carry_out(self: &Arc<Self>, number: usize, mut effects: Effects) {
+        // A loop, because each branch that has ended meanwhile lets the next ones out, and thousands of those may have ended, too.
+        loop {
+            let mut ended = Vec::new();
+            for effect in effects.of_branches {
+                let (id, input) = match effect {
+                    Effect::LetOut(id) => (id, Input::LetOut(id.1)),
+                    Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
+                };
+                let tasks: Vec<Arc<Task>> =
+                    self.tasks_of(id.0.ordinal).into_iter().filter(|task| task.key() == id.0).collect();
+                if tasks.is_empty() {
+                    ended.push(id);
+                }
+                for task in tasks {
+                    task.push(input);
+                    self.driver.enqueue(task as Arc<dyn Driven>);
+                }
             }
-            for task in tasks {
-                task.push(input);
-                self.driver.enqueue(task as Arc<dyn Driven>);
+            if let Some(at) = effects.tick_at {
+                let new = || Arc::new(Ticker { shared: Arc::downgrade(self), number });
+                let ticker = Arc::downgrade(self.breakers[number].ticker.get_or_init(new));
+                let ticker: Weak<dyn Driven> = ticker;
+                self.driver.enqueue_at(at, ticker);
             }
-        }
-        if let Some(at) = effects.tick_at {
-            let new = || Arc::new(Ticker { shared: Arc::downgrade(self), number });
-            let ticker = Arc::downgrade(self.breakers[number].ticker.get_or_init(new));
-            let ticker: Weak<dyn Driven> = ticker;
-            self.driver.enqueue_at(at, ticker);
+            if ended.is_empty() {
+                return;
+            }
+            let now = self.platform.now();
+            ((), effects) =
+                self.breakers[number].with(|inner| ended.iter().for_each(|id| inner.circuit.settled(now, *id)));
         }
     }
 

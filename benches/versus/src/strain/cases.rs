@@ -41,6 +41,8 @@ type Strain = fn(&Shop, &Stop, Mood, Scale);
 struct Healthy {
     per_s: f64,
     p99_us: f64,
+    /// Processor time of the whole process for each of them.
+    cpu_us: f64,
 }
 
 /// The healthy services with a bad one beside them, against the same with a good one.
@@ -82,12 +84,13 @@ fn beside(scale: Scale, turned: bool, reached: Reached, mood: Mood, strain: Stra
     let (Some(good), Some(bad)) = (good, bad) else { return Ok(more) };
     more.push(("healthy_tx_ratio", "ratio", bad.per_s / good.per_s));
     more.push(("healthy_p99_ratio", "ratio", bad.p99_us / good.p99_us));
+    more.push(("healthy_cpu_ratio", "ratio", bad.cpu_us / good.cpu_us));
     Ok(more)
 }
 
 /// Healthy transactions, for a time.
 fn load(shop: &Shop, time: Duration) -> Healthy {
-    let begun = Instant::now();
+    let (begun, cpu) = (Instant::now(), cpu_us());
     let mut all: Vec<u32> = thread::scope(|scope| {
         let client = || {
             let mut latencies = Vec::with_capacity(1 << 16);
@@ -101,10 +104,16 @@ fn load(shop: &Shop, time: Duration) -> Healthy {
         let threads: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
-    let elapsed = begun.elapsed().as_secs_f64();
+    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), cpu_us() - cpu);
     all.sort_unstable();
     let p99 = all.get(all.len() * 99 / 100).map_or(f64::NAN, |ns| f64::from(*ns) / 1e3);
-    Healthy { per_s: all.len() as f64 / elapsed, p99_us: p99 }
+    Healthy { per_s: all.len() as f64 / elapsed, p99_us: p99, cpu_us: cpu / all.len() as f64 }
+}
+
+/// Processor time of this process so far, in microseconds.
+fn cpu_us() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
 /// Has transactions of a healthy service expire, and says how many milliseconds late the latest was, or how many it was
