@@ -481,6 +481,15 @@ pub enum LogError {
         /// The number of a segment that the log had.
         segment: u64,
     },
+    /// There is no log, and one was asked for that must exist. Nothing was made.
+    #[error(
+        "there is no log at {path}, and it was opened as one that must exist; check that its volume is mounted and that \
+         the path is right. Only to begin a new log open it once without `must_exist`"
+    )]
+    Missing {
+        /// The log's directory.
+        path: PathBuf,
+    },
     /// The file has a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, and this library reads version {supported}; use a newer ringpact")]
     UnknownVersion {
