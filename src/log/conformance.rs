@@ -180,7 +180,7 @@ fn prefix(factory: &mut impl Factory) {
             appended.push(prepared("a", number));
             append(&log, prepared("a", number), durability);
         }
-        let reported = log.durable().number();
+        let reported = log.durable().as_u64();
         let log = factory.reopen(log, Ending::Crash);
         let found = live_of(&log, "a");
         require!("prefix", appended.starts_with(&found), "the survivors are {found:?}");
@@ -335,7 +335,7 @@ fn many(factory: &mut impl Factory) {
     require!("many", matches!(none, Ok(None)), "no records at all gave {none:?}");
     let all: Vec<_> = (0..200).map(|number| prepared("a", number)).collect();
     let last = log.append_all(&mut all.iter().cloned());
-    require!("many", matches!(last, Ok(Some(lsn)) if lsn.number() == 200), "200 records gave {last:?}");
+    require!("many", matches!(last, Ok(Some(lsn)) if lsn.as_u64() == 200), "200 records gave {last:?}");
     let refused = log.append_all(&mut [prepared("b", 1), largest, prepared("b", 2)].into_iter());
     require!("many", matches!(refused, Err(LogError::TooLarge { .. })), "one that is too large gave {refused:?}");
     let log = factory.reopen(log, Ending::Close);

@@ -358,7 +358,7 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
+        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.as_u64()) };
         let (policy, limits) = (self.policy.paced(), self.limits);
         let shared = Shared::new(
             name,

@@ -127,7 +127,7 @@ impl LogShared {
             })),
             live: Mutex::new(live),
             live_bytes: AtomicU64::new(live_bytes),
-            durable: CachePadded::new(AtomicU64::new(last.number())),
+            durable: CachePadded::new(AtomicU64::new(last.as_u64())),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
             upkeep: platform.condvar(),
