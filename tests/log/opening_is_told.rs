@@ -44,8 +44,8 @@ impl Subscriber for Notes {
 
 #[test]
 fn opening_a_log_tells_what_was_found() {
-    // In a process of its own: `tracing` remembers for each event whether a subscriber wants it, and
-    // may ask a thread of another test, which has none.
+    // In a process of its own: `tracing` remembers for each event whether a subscriber wants it,
+    // and may ask a thread of another test, which has none.
     if !runs_alone("opening_is_told::opening_a_log_tells_what_was_found") {
         return;
     }

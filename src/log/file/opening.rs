@@ -24,8 +24,8 @@ use super::{
 use crate::log::{LogError, LogId, random_incarnation};
 
 impl FileLogOptions {
-    /// Opens the log in this directory. Creates the directory and the log if they are absent, unless
-    /// the log [must exist](Self::must_exist).
+    /// Opens the log in this directory. Creates the directory and the log if they are absent,
+    /// unless the log [must exist](Self::must_exist).
     ///
     /// What is there is read, checked and rewritten: the live records go, synced, to a fresh
     /// segment before anything is served. So what the log says after opening is what is on the
@@ -37,9 +37,9 @@ impl FileLogOptions {
     /// # Errors
     ///
     /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`],
-    /// [`LogError::UnknownVersion`], [`LogError::Missing`]: nothing was changed. [`LogError::Full`]:
-    /// there is no room for a fresh segment, and the log is as it was. [`LogError::Io`]: the log is as
-    /// it was, or has already moved to the fresh segment.
+    /// [`LogError::UnknownVersion`], [`LogError::Missing`]: nothing was changed.
+    /// [`LogError::Full`]: there is no room for a fresh segment, and the log is as it was.
+    /// [`LogError::Io`]: the log is as it was, or has already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
         let begun = self.platform.now();
         let incarnation = random_incarnation()?;

@@ -302,7 +302,8 @@ impl LogShared {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
-        // An attempt that began before this call may fail on a disk that was full then and is not now.
+        // An attempt that began before this call may fail on a disk that was full then and is not
+        // now.
         let awaited = guarded.queue.spare.begun + 1;
         let before = guarded.queue.spare.ended;
         let settled = |spare: &SpareState| spare.ended >= awaited || spare.ended > before && spare.full.is_none();
