@@ -68,7 +68,7 @@ fn print(inspection: &Inspection, last: usize) {
     print_transactions("live", &inspection.live, last);
     print_transactions("finished", &inspection.finished, last);
     if let Some(damage) = &inspection.remembered {
-        println!("\nDAMAGED, by what is remembered of the log: at byte {}: {}", damage.offset, damage.what);
+        println!("\nDAMAGED, according to log-identity: at byte {}: {}", damage.offset, damage.what);
     }
     for segment in &inspection.segments {
         if let Some(damage) = &segment.damage {
