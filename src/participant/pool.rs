@@ -18,8 +18,8 @@ use crate::{
 
 /// Maximum number of requests of one participant that wait for a thread, or are under way as tasks.
 ///
-/// It is the default limit of transactions in flight. Repeats to a participant that hangs count too:
-/// without a limit, an hour of them would fill the memory.
+/// It is the default limit of transactions in flight. Repeats to a participant that hangs count
+/// too: without a limit, an hour of them would fill the memory.
 pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 
 /// Reaches a blocking participant through threads of its own. Requests to several such participants
@@ -33,6 +33,9 @@ pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 /// Nothing is done twice for lack of a thread: if a request for the same (the same verb for the
 /// same branch) is queued or under way, the later one gets its answer. A prepare is not carried out
 /// if its deadline passed while it waited, if its rollback has come, or if its coordinator is gone.
+/// A coordinator in another process is gone when the connection to it is; see [`Reply::new_while`].
+/// Such a prepare keeps its place in the queue until its turn comes. Everything else is carried out
+/// whether its answer is awaited or not: what was decided stays decided.
 pub struct Pooled {
     /// Jobs have references too, but idle threads have none: they would keep the participant, and
     /// the log that it has open, after this endpoint is dropped.

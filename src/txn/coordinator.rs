@@ -64,7 +64,8 @@ impl Coordinator {
     /// that are open; writes nothing.
     ///
     /// Don't call it where this coordinator has called you (in a service's confirm, say) while the limits may be reached: the
-    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there.
+    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there. And not in a task:
+    /// those that would make room may need its thread. Use [`begin_async`](Self::begin_async) there.
     ///
     /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back. Once the coordinator is
     /// being [shut down](Self::shutdown) the transaction is [over](super::BranchError::Over) as soon as it begins.
@@ -152,13 +153,17 @@ impl Coordinator {
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
     /// earlier epochs included, or until `timeout` has passed. Says whether it came to that. What waits for an operator is
     /// not waited for, and is not settled: it is in [`status`](Self::status).
+    ///
+    /// Blocks. On a thread of the runtime that an asynchronous participant lives on it waits in vain, and the status says
+    /// [`NotBegun`](ParticipantError::NotBegun) of that participant.
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
     }
 
     /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked to commit, and finishes
-    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it.
+    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it. Blocks, as [`settle`](Self::settle)
+    /// does.
     ///
     /// ```
     /// # use ringpact::{Coordinator, MemoryLog};
