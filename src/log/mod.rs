@@ -30,7 +30,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 mod claims;
 mod committing;
@@ -238,6 +238,22 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
+    /// Returns the owner's live openings, in order, each with the number of its record. By these
+    /// numbers a coordinator shows that its log goes on from where an earlier opening ended.
+    ///
+    /// The default implementation knows no numbers and returns [`Lsn::NONE`] for each. A participant
+    /// that has missed the last opening then refuses the next one, because nothing shows that this
+    /// log is not an older copy. So a log should return the numbers, as those of this crate do. A log
+    /// that wraps another one passes the call on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`live`](Self::live).
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
+        Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
+
     /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
 }
@@ -275,6 +291,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         (**self).live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        (**self).openings(owner)
     }
     fn stats(&self) -> LogStats {
         (**self).stats()

@@ -65,7 +65,7 @@ pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::LastResourceParticipant;
-pub use life::{Introduction, KnownLife, Life, LifeMismatch, Lives};
+pub use life::{Ended, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
@@ -128,12 +128,26 @@ pub struct Greeting {
     pub life: Life,
     /// The endpoint that answers [`Request::Verdict`] for this coordinator.
     pub verdicts: Arc<dyn Endpoint>,
+    /// The earlier openings of its log.
+    earlier: Vec<Ended>,
 }
 
 impl Greeting {
     /// A greeting of the coordinator of this name and life, which answers questions at `verdicts`.
     pub fn new(coordinator: Name, life: Life, verdicts: impl Endpoint) -> Self {
-        Self { coordinator, life, verdicts: Arc::new(verdicts) }
+        Self { coordinator, life, verdicts: Arc::new(verdicts), earlier: Vec::new() }
+    }
+
+    /// The same, of a coordinator whose log had these openings before, in the order of their epochs.
+    #[must_use]
+    pub(crate) fn with_earlier(self, earlier: Vec<Ended>) -> Self {
+        Self { earlier, ..self }
+    }
+
+    /// The life as it is said to a participant that has heard of this epoch last.
+    pub(crate) fn life_after(&self, epoch: Epoch) -> Life {
+        let place = self.earlier.binary_search_by_key(&epoch, |ended| ended.epoch);
+        place.map_or(self.life, |place| self.life.going_on_from(self.earlier[place]))
     }
 }
 
@@ -182,6 +196,9 @@ pub struct Call {
     /// [`Life::position`].
     #[serde(default, with = "exact::counter")]
     pub position: u64,
+    /// From which earlier opening of its log the coordinator goes on; see [`Life::after`].
+    #[serde(default)]
+    pub after: Ended,
 }
 
 impl Call {
@@ -191,7 +208,15 @@ impl Call {
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
         let ended_below = TxnOrdinal { epoch, sequence: 0 };
-        Self { log, epoch, ended_below, deadline: None, identity: LogId::NONE, position: 0 }
+        Self {
+            log,
+            epoch,
+            ended_below,
+            deadline: None,
+            identity: LogId::NONE,
+            position: 0,
+            after: Life::new(log, epoch, 0).after,
+        }
     }
 }
 

@@ -99,7 +99,11 @@ impl Coordinator {
     fn introduce(&self) -> Result<(), CoordinatorError> {
         for (name, member) in self.shared.members.iter() {
             // One that panics is met again, like the others that are slow to answer, when it is asked.
-            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
+            let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
+            let mut met = meet(&self.shared.life);
+            if let Some(life) = met.as_ref().ok().and_then(|met| self.shared.going_on_from(met.as_ref().err()?)) {
+                met = meet(&life);
+            }
             let refused = met
                 .ok()
                 .and_then(Result::err)
@@ -363,7 +367,11 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
+        let mut numbers = self.log.openings(&name)?;
+        numbers.push((epoch, lsn));
+        let openings = openings.numbered(&numbers);
+        let life = Life::new(self.log.id(), epoch, lsn.number()).going_on_from(openings.before());
+        let life = Life { replaces: self.replaces, ..life };
         let (policy, limits) = (self.policy.paced(), self.limits);
         let shared = Shared::new(
             name,
@@ -381,7 +389,8 @@ impl CoordinatorBuilder {
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint())
+            .with_earlier(coordinator.shared.openings.earlier());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));

@@ -184,7 +184,8 @@ impl<W> Branches<W> {
     /// Like [`meet`](Self::meet), for a coordinator of the same process. A coordinator that is
     /// refused learns it when it asks.
     pub(super) fn greet(&mut self, greeting: &Greeting) {
-        if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
+        let known = self.coordinator_mut(&greeting.coordinator).lives.life();
+        if self.meet(&greeting.coordinator, &greeting.life_after(known.epoch)).is_ok() {
             let known = self.coordinator_mut(&greeting.coordinator);
             known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
             known.verdicts = Some(Arc::clone(&greeting.verdicts));
