@@ -7,7 +7,7 @@
 //! step. If they did not agree with it a check would fail; if they kept anything that the specification does not, there
 //! would be more states than the numbers that are known of it.
 //!
-//! What is ours beyond the textbook (losses, crashes, logs, time-outs, one phase) is searched in `protocol_model.rs`.
+//! What is ours beyond the textbook (losses, crashes, logs, time-outs, one phase) is searched in `state_space.rs`.
 
 use std::{
     collections::{BTreeSet, HashSet},

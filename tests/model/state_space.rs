@@ -1,7 +1,7 @@
 //! The protocol's state space, searched exhaustively with the production code.
 //!
-//! [`model`] says what the world consists of and what can happen in it. In every state that can be reached, these hold
-//! (`model/checks.rs`):
+//! [`support`](crate::support) says what the world consists of and what can happen in it. In every state that can be reached, these hold
+//! (`support/checks.rs`):
 //!
 //! - no participant has committed while another has rolled back, or lost its work, and none has done both;
 //! - a client that was told "committed" finds every branch committed or sure to be; one that was told "rolled back" finds
@@ -20,7 +20,7 @@
 //!
 //! **One participant, and two, are searched without any bound**: any number of losses, repeats, delays, crashes of
 //! either side (during recovery from other crashes, too), failed logs, failing services. That is finitely much, because a
-//! request that was lost or delivered becomes a ghost that may turn up again for ever (`model/world.rs`), a log holds
+//! request that was lost or delivered becomes a ghost that may turn up again for ever (`support/world.rs`), a log holds
 //! only what lives, and time-outs of nothing make a tick possible whenever there is a deadline.
 //!
 //! Of three participants a run holds at most *one fault*: a crash, a failed log, a lost or repeated message, a false or
@@ -44,17 +44,17 @@
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
 
-mod common;
-mod model;
-
 use std::time::Instant;
 
-use model::{
-    Crashes::{Impossible, Possible},
-    LastResource, Model, Mutant,
-    Role::{self, HearsLate, Looks, Refuses, Updates},
-    Setting, Symmetry, UNBOUNDED, names,
-    search::{self, Counterexample, NEVER_ENDS, Report},
+use crate::{
+    common,
+    support::{
+        Crashes::{Impossible, Possible},
+        LastResource, Model, Move, Mutant,
+        Role::{self, HearsLate, Looks, Refuses, Updates},
+        Setting, Symmetry, UNBOUNDED, names,
+        search::{self, Counterexample, NEVER_ENDS, Report},
+    },
 };
 use ringpact::participant::Gate::{self, OwnLog, SharedLog};
 
@@ -82,7 +82,7 @@ const fn setting(participants: usize, gate: Gate, faults: u8) -> Setting {
 }
 
 /// Searches, and prints the line of the table.
-fn run(setting: Setting) -> Report<model::Move> {
+fn run(setting: Setting) -> Report<Move> {
     let begun = Instant::now();
     let mut model = Model::new(setting);
     let report = search::search(&mut model);

@@ -1,4 +1,4 @@
-//! Bugs that the search of the protocol's states found, each as it showed outside. See `protocol_model.rs`.
+//! Bugs that the search of the protocol's states found, each as it showed outside. See `state_space.rs`.
 
 use std::{
     convert::Infallible,
