@@ -1,4 +1,5 @@
-//! The protocol, checked by search: production's state machines in worlds that are small enough to be searched whole.
+//! The protocol, checked by search: production's state machines in worlds that are small enough to
+//! be searched whole.
 //!
 //! | file | what it checks |
 //! |---|---|
