@@ -50,7 +50,7 @@ pub mod txn;
 
 pub use error_chain::error_chain;
 #[cfg(feature = "transactions")]
-pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
+pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
 #[cfg(feature = "transactions")]
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 #[cfg(feature = "transactions")]

@@ -58,7 +58,7 @@ proptest! {
     fn ids_of_one_coordinator_are_ordered_by_their_beginning(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
         let id = |(epoch, n)| TxnId::new(Name::new("c").unwrap(), Epoch::new(epoch), n);
         prop_assert_eq!(id(a).cmp(&id(b)), a.cmp(&b));
-        prop_assert_eq!(id(a).mark().cmp(&id(b).mark()), a.cmp(&b));
+        prop_assert_eq!(id(a).ordinal().cmp(&id(b).ordinal()), a.cmp(&b));
     }
 }
 
@@ -109,6 +109,16 @@ fn names_out_of_bounds_are_refused_and_say_why() {
     // A name from an untrusted encoding is checked like any other.
     let encoded = postcard::to_stdvec("a/b").unwrap();
     assert!(postcard::from_bytes::<Name>(&encoded).is_err());
+}
+
+#[test]
+fn names_are_compared_with_texts_and_made_of_them() {
+    let name = Name::try_from("goods").unwrap();
+    assert_eq!(name, "goods");
+    assert_eq!(name, *"goods");
+    assert_ne!(name, "Goods");
+    assert_eq!(Name::try_from("a b"), Name::new("a b"));
+    assert_eq!(Name::try_from("goods".to_owned()).unwrap(), name);
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn a_participant_that_answers_only_later_is_settled_then_and_stops_nobody() {
 /// Found in review: a request that got no answer at all, not even that there will be none, was never repeated, and the
 /// branches of earlier epochs stayed in doubt as long as the coordinator lived.
 #[test]
-fn an_inquiry_that_is_never_answered_is_repeated() {
+fn a_query_that_is_never_answered_is_repeated() {
     let log_of_b = MemoryLog::new();
     let b = manager("b", log_of_b);
     let mut kept = false;

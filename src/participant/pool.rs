@@ -7,11 +7,14 @@ use parking_lot::Mutex;
 
 use super::{
     Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Verb,
+    caller_span::CallerSpan,
     endpoint::call,
-    sent_in::SentIn,
     twins::{Joined, Twins, What, answer},
 };
-use crate::platform::{Condvar, Platform};
+use crate::{
+    id::Name,
+    platform::{Condvar, Platform},
+};
 
 /// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the
 /// most, unless configured. What is repeated to a participant that hangs counts like any other, so without a limit an hour
@@ -56,7 +59,7 @@ struct Job {
     participant: Arc<dyn Participant>,
     request: Request,
     what: What,
-    sent_in: SentIn,
+    caller_span: CallerSpan,
 }
 
 impl State {
@@ -108,17 +111,17 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(Job { participant, request, what, sent_in }) = state.next() {
+            if let Some(Job { participant, request, what, caller_span }) = state.next() {
                 let is_vote = matches!(what, What::Branch(_, Verb::Prepare, _));
                 let is_awaited = !is_vote || state.twins.is_awaited(&what);
                 drop(state);
                 let result = if !is_awaited || self.comes_too_late(&request) {
                     Err(ParticipantError::Unreachable)
                 } else {
-                    sent_in.call(|| call(&*participant, &request))
+                    caller_span.call(|| call(&*participant, &request))
                 };
                 // Before anybody hears of the answer: whoever hears the last one may drop everything and open it again.
-                drop((participant, sent_in));
+                drop((participant, caller_span));
                 let replies = self.state.lock().twins.take(&what);
                 // A panic there has printed its message, and must not cost a thread.
                 answer(replies, &result);
@@ -148,7 +151,7 @@ impl Endpoint for Pooled {
         let joined = state.twins.join(&what, reply);
         if let Joined::First = joined {
             let participant = Arc::clone(&self.participant);
-            let job = Job { participant, request, what, sent_in: SentIn::current() };
+            let job = Job { participant, request, what, caller_span: CallerSpan::current() };
             let queue = if job.what.is_urgent() { &mut state.urgent } else { &mut state.votes };
             queue.push_back(job);
         }
@@ -169,6 +172,10 @@ impl Endpoint for Pooled {
             drop(state);
             answer(stranded, &Err(ParticipantError::Unreachable));
         }
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        self.participant.own_name()
     }
 
     fn greet(&self, greeting: &Greeting) {

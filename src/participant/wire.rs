@@ -1,6 +1,7 @@
-//! What of requests and answers has another form on the wire than in memory: moments, and errors.
+//! Deadlines and errors as they are serialised. All else in requests and answers is as derived.
 //!
-//! A moment means nothing on another machine, and no decoder can make somebody's error again. All else is as derived.
+//! A moment means nothing on another machine, so a deadline becomes the time that is left. No
+//! decoder can make an error of another program's type again, so an error becomes its text.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::{
     log::Heuristic,
 };
 
-/// A deadline, as the time that is left until then.
+/// The serialised form of a deadline: the time that is left until then.
 pub(super) mod time_left {
     use super::{Deserialize, Deserializer, Duration, Instant, Serialize, Serializer, at, left};
 
@@ -32,20 +33,22 @@ pub(super) mod time_left {
     }
 }
 
-/// One that is past leaves nothing.
+/// Returns the time that is left: zero if the deadline is past.
 fn left(deadline: Instant, now: Instant) -> Duration {
     deadline.saturating_duration_since(now)
 }
 
-/// One that is further off than this machine's clock can count never comes.
+/// Returns the moment at which that time is over: `None`, no deadline, if the clock can't count so
+/// far.
 fn at(left: Duration, now: Instant) -> Option<Instant> {
     now.checked_add(left)
 }
 
-/// A [`ParticipantError`] as it travels. The names are what others may have stored or speak: they stay.
+/// The serialised form of a [`ParticipantError`]. Names and order stay, because other programs may
+/// have stored them or may send them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "ParticipantError")]
-enum Carried {
+enum WireError {
     Unreachable,
     Panicked,
     UnknownBranch,
@@ -65,24 +68,24 @@ enum Carried {
 impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // The one is the other's way to say of itself what the coordinator says of it.
-            Self::Unreachable | Self::CircuitOpen => Carried::Unreachable,
-            Self::Panicked => Carried::Panicked,
-            Self::UnknownBranch => Carried::UnknownBranch,
-            Self::AlreadyRolledBack => Carried::AlreadyRolledBack,
-            Self::AlreadyCommitted => Carried::AlreadyCommitted,
-            Self::Heuristic(outcome) => Carried::Heuristic(*outcome),
-            Self::Misdirected => Carried::Misdirected,
-            Self::Stale => Carried::Stale,
-            Self::Busy => Carried::Busy,
+            // Only a coordinator says `CircuitOpen`; to another process it means the same.
+            Self::Unreachable | Self::CircuitOpen => WireError::Unreachable,
+            Self::Panicked => WireError::Panicked,
+            Self::UnknownBranch => WireError::UnknownBranch,
+            Self::AlreadyRolledBack => WireError::AlreadyRolledBack,
+            Self::AlreadyCommitted => WireError::AlreadyCommitted,
+            Self::Heuristic(outcome) => WireError::Heuristic(*outcome),
+            Self::Misdirected => WireError::Misdirected,
+            Self::Stale => WireError::Stale,
+            Self::Busy => WireError::Busy,
             Self::Misrouted { branch, participant } => {
-                Carried::Misrouted { branch: branch.clone(), participant: participant.clone() }
+                WireError::Misrouted { branch: branch.clone(), participant: participant.clone() }
             }
-            Self::OtherLog(mismatch) => Carried::OtherLog(mismatch.clone()),
-            Self::Superseded(mismatch) => Carried::Superseded(mismatch.clone()),
-            Self::Log(error) => Carried::Resource(error_chain(error)),
-            Self::Resource(error) => Carried::Resource(error_chain(&**error)),
-            Self::Refused(reason) => Carried::Refused(error_chain(&**reason)),
+            Self::OtherLog(mismatch) => WireError::OtherLog(mismatch.clone()),
+            Self::Superseded(mismatch) => WireError::Superseded(mismatch.clone()),
+            Self::Log(error) => WireError::Resource(error_chain(error)),
+            Self::Resource(error) => WireError::Resource(error_chain(&**error)),
+            Self::Refused(reason) => WireError::Refused(error_chain(&**reason)),
         }
         .serialize(serializer)
     }
@@ -90,21 +93,21 @@ impl Serialize for ParticipantError {
 
 impl<'de> Deserialize<'de> for ParticipantError {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match Carried::deserialize(deserializer)? {
-            Carried::Unreachable => Self::Unreachable,
-            Carried::Panicked => Self::Panicked,
-            Carried::UnknownBranch => Self::UnknownBranch,
-            Carried::AlreadyRolledBack => Self::AlreadyRolledBack,
-            Carried::AlreadyCommitted => Self::AlreadyCommitted,
-            Carried::Heuristic(outcome) => Self::Heuristic(outcome),
-            Carried::Misdirected => Self::Misdirected,
-            Carried::Stale => Self::Stale,
-            Carried::Busy => Self::Busy,
-            Carried::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
-            Carried::Resource(text) => Self::resource(text),
-            Carried::OtherLog(mismatch) => Self::OtherLog(mismatch),
-            Carried::Superseded(mismatch) => Self::Superseded(mismatch),
-            Carried::Refused(reason) => Self::refused(reason),
+        Ok(match WireError::deserialize(deserializer)? {
+            WireError::Unreachable => Self::Unreachable,
+            WireError::Panicked => Self::Panicked,
+            WireError::UnknownBranch => Self::UnknownBranch,
+            WireError::AlreadyRolledBack => Self::AlreadyRolledBack,
+            WireError::AlreadyCommitted => Self::AlreadyCommitted,
+            WireError::Heuristic(outcome) => Self::Heuristic(outcome),
+            WireError::Misdirected => Self::Misdirected,
+            WireError::Stale => Self::Stale,
+            WireError::Busy => Self::Busy,
+            WireError::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
+            WireError::Resource(text) => Self::resource(text),
+            WireError::OtherLog(mismatch) => Self::OtherLog(mismatch),
+            WireError::Superseded(mismatch) => Self::Superseded(mismatch),
+            WireError::Refused(reason) => Self::refused(reason),
         })
     }
 }

@@ -242,7 +242,7 @@ impl Admission {
         }
         let old = wakers.waiting.insert(ticket, waker);
         drop(wakers);
-        foreign::let_go(old);
+        foreign::drop_value(old);
     }
 
     /// Waits no longer. Says whether it still waited; otherwise it has been woken.
@@ -252,7 +252,7 @@ impl Admission {
         if waited {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        foreign::let_go(waker);
+        foreign::drop_value(waker);
         waited
     }
 

@@ -64,7 +64,7 @@ impl Delivered {
     fn tell(&self, delivery: Delivery) -> Result<(), DeliveryError> {
         let txn = self.txn().clone();
         match delivery {
-            Delivery::Told(verdict) => tell(&self.task, *verdict).map_err(DeliveryError::NotCommitted),
+            Delivery::Told(explained) => tell(&self.task, *explained).map_err(DeliveryError::NotCommitted),
             Delivery::Parked(decision, participants) => Err(DeliveryError::Parked { txn, decision, participants }),
             Delivery::Abandoned => Err(DeliveryError::Abandoned { txn }),
         }
@@ -97,7 +97,7 @@ impl fmt::Debug for Delivered {
 #[derive(Debug)]
 pub(super) enum Delivery {
     /// This is all that there is to be said.
-    Told(Box<super::task::Verdict>),
+    Told(Box<super::task::ExplainedOutcome>),
     /// These have not acknowledged it, and it waits for an operator.
     Parked(Decision, Vec<Name>),
     /// The coordinator is gone.

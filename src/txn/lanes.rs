@@ -25,7 +25,7 @@ const THREADS: usize = 2;
 /// A thread that has had nothing to do for so long ends.
 const LINGERS: Duration = Duration::from_secs(5);
 
-/// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the inquiry.
+/// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the query what is in doubt.
 pub(super) type About = Option<(Key, usize, Verb)>;
 
 /// Has to say when it is over, before anybody hears of the answer: who does may have the next one to run.
@@ -126,10 +126,10 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::id::{Epoch, Mark};
+    use crate::id::{Epoch, TxnOrdinal};
 
     fn about(sequence: u64, verb: Verb) -> About {
-        Some((Key::of(Mark { epoch: Epoch::new(1), sequence }), 0, verb))
+        Some((Key::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, verb))
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{shared::Key, task::Task};
-use crate::id::{Mark, Name};
+use crate::id::{Name, TxnOrdinal};
 
 /// What can't be delivered to some of its participants: it lies still until an operator acts (it is *parked*), or it is
 /// still tried.
@@ -68,8 +68,8 @@ impl Shelf {
     }
 
     /// The first transaction that the participant must not forget.
-    pub(super) fn first_held_for(&self, participant: &Name) -> Option<Mark> {
-        self.held.get(participant)?.first().map(|key| key.mark)
+    pub(super) fn first_held_for(&self, participant: &Name) -> Option<TxnOrdinal> {
+        self.held.get(participant)?.first().map(|key| key.ordinal)
     }
 
     pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
@@ -87,8 +87,8 @@ impl Shelf {
     }
 
     /// Those of one transaction: its own, and branches of it that participants reported.
-    pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.range(Key::all_of(mark)).map(|(_, shelved)| &shelved.task)
+    pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.range(Key::all_of(ordinal)).map(|(_, shelved)| &shelved.task)
     }
 
     /// How many wait for an operator.
@@ -101,12 +101,12 @@ impl Shelf {
 #[derive(Default)]
 pub(super) struct Held {
     is_held: AtomicBool,
-    below: Mutex<Mark>,
+    below: Mutex<TxnOrdinal>,
 }
 
 impl Held {
     /// Written under the lock of the table of open transactions.
-    pub(super) fn set(&self, first: Option<Mark>) {
+    pub(super) fn set(&self, first: Option<TxnOrdinal>) {
         if let Some(first) = first {
             *self.below.lock() = first;
         }
@@ -115,7 +115,7 @@ impl Held {
 
     /// The mark, or what holds it back. The mark must have been read before: what moves from being held for all to being held
     /// for some is held here first.
-    pub(super) fn limit(&self, mark: Mark) -> Mark {
-        if self.is_held.load(Ordering::Acquire) { mark.min(*self.below.lock()) } else { mark }
+    pub(super) fn limit(&self, ordinal: TxnOrdinal) -> TxnOrdinal {
+        if self.is_held.load(Ordering::Acquire) { ordinal.min(*self.below.lock()) } else { ordinal }
     }
 }

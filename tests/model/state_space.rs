@@ -50,7 +50,7 @@
 //!
 //! There is one transaction only; other transactions show in the `ended_below` that they carry.
 //! Work may come after a restart has taken its tombstone away. It is undone at the checkpoint that
-//! knows its transaction to have ended (`tests/participant`), not by the protocol. Here work comes
+//! knows its transaction to have ended (`tests/participant/restart.rs`), not by the protocol. Here work comes
 //! late only in runs without a crash.
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
@@ -67,7 +67,7 @@ use crate::{
         search::{self, Counterexample, NEVER_ENDS, Report},
     },
 };
-use ringpact::participant::Gate::{self, OwnLog, SharedLog};
+use ringpact::participant::LogSharing::{self, OwnLog, SharedLog};
 
 /// Roles of participants that have done their work before the client ends the transaction.
 const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
@@ -75,9 +75,9 @@ const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
 /// The same, or the work is still on its way: the client has given up on a call.
 const ANY: &[Role] = &[Updates, Looks, Refuses, HearsLate];
 
-const fn setting(participants: usize, gate: Gate, faults: u8) -> Setting {
+const fn setting(participants: usize, sharing: LogSharing, faults: u8) -> Setting {
     Setting {
-        gate,
+        sharing,
         roles: IN_TIME,
         participants,
         crashes: Possible,
@@ -101,7 +101,7 @@ fn run(setting: Setting) -> Report<Move> {
     println!(
         "{} participants, {:?}, crashes {:?}, {faults} faults, {:?}: {} states for {}, {} moves, depth {}, {:.1?}",
         setting.participants,
-        setting.gate,
+        setting.sharing,
         setting.crashes,
         setting.mutant,
         report.states,
@@ -180,8 +180,8 @@ fn three_participants_on_the_shared_log() {
 /// and to work that comes after the end of its transaction.
 #[test]
 fn two_participants_in_a_network_that_does_anything() {
-    for (gate, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
-        let setting = setting(2, gate, UNBOUNDED);
+    for (sharing, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
+        let setting = setting(2, sharing, UNBOUNDED);
         holds(Setting { crashes: Impossible, roles: ANY, ..setting }, states);
     }
 }
@@ -253,7 +253,7 @@ fn a_commit_sent_before_it_is_durable_is_caught() {
     // And the damage that follows from it:
     let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
     caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
-    let beyond = Setting { gate: SharedLog, ..beyond };
+    let beyond = Setting { sharing: SharedLog, ..beyond };
     caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
 }
 
@@ -263,7 +263,7 @@ fn a_log_that_lies_is_caught() {
     caught(Mutant::LogLies, names::EARLY_EFFECT, setting);
     let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
     caught(Mutant::LogLies, names::FALSE_COMMIT, beyond);
-    caught(Mutant::LogLies, names::FALSE_COMMIT, Setting { gate: SharedLog, ..beyond });
+    caught(Mutant::LogLies, names::FALSE_COMMIT, Setting { sharing: SharedLog, ..beyond });
     caught(Mutant::LogLies, names::FALSE_ROLLBACK, Setting { participants: 1, ..beyond });
 }
 

@@ -1,6 +1,6 @@
 //! What must never be true of a state, and when everything is over.
 
-use ringpact::participant::{Branch, Gate};
+use ringpact::participant::{BranchPhase, LogSharing};
 
 use super::{
     CommitRun, Model,
@@ -45,7 +45,7 @@ impl Model {
             // operator may undo it.
             (
                 names::TORN_BRANCH,
-                any(Fate::Torn) && !(world.overruled && self.setting.gate == Gate::SharedLog)
+                any(Fate::Torn) && !(world.overruled && self.setting.sharing == LogSharing::SharedLog)
                     || last == Some(Fate::Torn),
             ),
             (names::TORN_TRANSACTION, !may_differ && all_applied && all_undone),
@@ -81,7 +81,7 @@ impl Model {
     pub(super) fn everything_is_over(&self, world: &World) -> bool {
         let over = |number: usize| {
             let branch = self.branch.get(world.parties[number].branch);
-            branch.is_finished() || branch.state() == Branch::Unknown
+            branch.is_finished() || branch.phase() == BranchPhase::Unknown
         };
         self.coordinator_is_done(world) && self.participants().all(over)
     }

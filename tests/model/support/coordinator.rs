@@ -3,7 +3,7 @@
 use ringpact::{
     Lsn,
     log::Fact,
-    participant::{Branch, BranchReply, Decision},
+    participant::{BranchPhase, BranchReply, Decision},
     txn::{Action, CommitProtocol, Input, Outcome, Remembered},
 };
 
@@ -11,7 +11,7 @@ use super::{
     CommitRun, LogOf, Model, Mutant, Trouble,
     machine::Id,
     symmetry::{History, Memory},
-    world::{Entry, Life, MAX_PARTICIPANTS, Message, Place, Question, Replies, Told, World},
+    world::{Entry, InDoubtQuery, Life, MAX_PARTICIPANTS, Message, Place, Replies, Told, World},
 };
 
 impl Model {
@@ -147,7 +147,7 @@ impl Model {
         world.life = Life::Later;
         world.orphans = [None; MAX_PARTICIPANTS];
         for number in self.participants() {
-            world.questions[number] = Question::Open;
+            world.in_doubt_queries[number] = InDoubtQuery::Open;
             // What waited for them is gone with the crash.
             world.parties[number].replies = Replies::NONE;
         }
@@ -175,16 +175,16 @@ impl Model {
     }
 
     /// A participant looks whether it holds the branch in doubt.
-    pub(super) fn answer_question(&self, world: &mut World, number: usize) {
+    pub(super) fn answer_in_doubt_query(&self, world: &mut World, number: usize) {
         let branch = self.branch.get(world.parties[number].branch);
-        let unfinished = !branch.is_finished() && branch.state() != Branch::Unknown;
-        world.questions[number] = Question::Reported(unfinished);
+        let unfinished = !branch.is_finished() && branch.phase() != BranchPhase::Unknown;
+        world.in_doubt_queries[number] = InDoubtQuery::Reported(unfinished);
     }
 
     /// The coordinator hears what the participant held when it looked.
     pub(super) fn hear_answer(&mut self, world: &mut World, number: usize) {
-        let unfinished = world.questions[number] == Question::Reported(true);
-        world.questions[number] = Question::Over;
+        let unfinished = world.in_doubt_queries[number] == InDoubtQuery::Reported(true);
+        world.in_doubt_queries[number] = InDoubtQuery::Over;
         // The main protocol of a later life is that of a decision in the log, finished meanwhile or
         // not. Or it is that of a rollback, which the log remembers only for branches that did not
         // follow it.
@@ -214,7 +214,7 @@ impl Model {
     /// them once nothing of it is open and a crash would not bring it back. While it waits for an
     /// operator: those that are not owed anything, if a crash would not change that.
     pub(super) fn ended_below_may_pass(&self, world: &World) -> u8 {
-        if self.participants().any(|number| world.questions[number] != Question::Over) {
+        if self.participants().any(|number| world.in_doubt_queries[number] != InDoubtQuery::Over) {
             return 0;
         }
         let all = (1 << self.setting.participants) - 1;
@@ -259,9 +259,9 @@ impl Model {
     pub(super) fn coordinator_is_done(&self, world: &World) -> bool {
         let finished = |run| self.protocol(world, run).is_none_or(CommitProtocol::is_finished);
         finished(CommitRun::Main)
-            && self
-                .participants()
-                .all(|number| world.questions[number] == Question::Over && finished(CommitRun::Orphan(number)))
+            && self.participants().all(|number| {
+                world.in_doubt_queries[number] == InDoubtQuery::Over && finished(CommitRun::Orphan(number))
+            })
     }
 
     /// Drops replies to protocols that have finished, because they make no difference any more.

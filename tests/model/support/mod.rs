@@ -53,11 +53,13 @@ use std::time::{Duration, Instant};
 use machine::Machine;
 use ringpact::{
     Epoch, Name, Policy, TxnId,
-    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, LogSharing},
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
-use world::{Cast, Fate, Life, Log, MAX_PARTICIPANTS, Message, Party, Place, Question, Replies, Requests, Told, World};
+use world::{
+    Cast, Fate, InDoubtQuery, Life, Log, MAX_PARTICIPANTS, Message, Party, Place, Replies, Requests, Told, World,
+};
 
 pub use checks::names;
 pub use symmetry::Symmetry;
@@ -66,7 +68,7 @@ pub use world::UNBOUNDED;
 /// What is searched: the participants, their surroundings, and how much may go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    pub gate: Gate,
+    pub sharing: LogSharing,
     /// Each participant has one of these roles; every choice is an initial state.
     pub roles: &'static [Role],
     pub participants: usize,
@@ -173,7 +175,7 @@ pub enum Move {
     },
     /// The coordinator is dropped and opened again, on a log and with participants that live on.
     ReopenCoordinator,
-    AnswerQuestion(usize),
+    AnswerInDoubtQuery(usize),
     HearAnswer(usize),
     Forget(usize),
     /// An operator wants what is parked delivered again.
@@ -317,7 +319,7 @@ impl Model {
             faults: self.setting.faults,
             life: Life::First,
             main: Some(main),
-            questions: [Question::Over; MAX_PARTICIPANTS],
+            in_doubt_queries: [InDoubtQuery::Over; MAX_PARTICIPANTS],
             orphans: [None; MAX_PARTICIPANTS],
             log: Log::default(),
             deciders: 0,

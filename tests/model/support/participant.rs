@@ -6,7 +6,7 @@
 
 use ringpact::{
     Lsn,
-    participant::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, Decision, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, Decision, Effort, LogSharing},
     txn::CommitProtocol,
 };
 
@@ -16,8 +16,8 @@ use super::{
 };
 
 impl Model {
-    pub(super) fn state(&self, world: &World, number: usize) -> Branch {
-        self.branch.get(world.parties[number].branch).state()
+    pub(super) fn state(&self, world: &World, number: usize) -> BranchPhase {
+        self.branch.get(world.parties[number].branch).phase()
     }
 
     /// Takes a request.
@@ -26,7 +26,7 @@ impl Model {
             return Self::last_resource_receives(&mut world.parties[number], message);
         }
         let before = self.state(world, number);
-        if world.parties[number].learnt && before == Branch::Unknown {
+        if world.parties[number].learnt && before == BranchPhase::Unknown {
             // There is no place for the branch, and none is made, because the transaction is known
             // to have ended. Told a decision, the participant answers so.
             if matches!(message, Message::Commit | Message::Rollback) {
@@ -35,9 +35,9 @@ impl Model {
             return;
         }
         let input = match message {
-            Message::Prepare => BranchInput::Prepare(self.setting.gate),
-            Message::Commit => BranchInput::Commit(self.gate_of_commit(world)),
-            Message::Rollback => BranchInput::Rollback(self.setting.gate),
+            Message::Prepare => BranchInput::Prepare(self.setting.sharing),
+            Message::Commit => BranchInput::Commit(self.sharing_of_commit(world)),
+            Message::Rollback => BranchInput::Rollback(self.setting.sharing),
             Message::CommitOnePhase => BranchInput::CommitOnePhase,
             Message::Work => return self.work(world, number),
         };
@@ -47,17 +47,17 @@ impl Model {
             // An earlier life has sent it, and what waited for the answer is gone.
             world.parties[number].replies = replies;
         }
-        if self.is(Mutant::LeavesNoTombstone) && before == Branch::Unknown && message == Message::Rollback {
+        if self.is(Mutant::LeavesNoTombstone) && before == BranchPhase::Unknown && message == Message::Rollback {
             world.parties[number].branch = self.branch.intern(BranchProtocol::new());
         }
     }
 
     /// A decision that the log has not taken makes no promise durable with it, and the message says
     /// so, also when a later life does not know of the decision.
-    fn gate_of_commit(&self, world: &World) -> Gate {
+    fn sharing_of_commit(&self, world: &World) -> LogSharing {
         let unrecorded = self.protocol(world, CommitRun::Main).is_some_and(CommitProtocol::is_unrecorded);
         let in_log = world.log.entries().any(|entry| entry == Entry::Decided);
-        if unrecorded || !in_log { Gate::OwnLog } else { self.setting.gate }
+        if unrecorded || !in_log { LogSharing::OwnLog } else { self.setting.sharing }
     }
 
     /// A last resource does what it is told first.
@@ -83,14 +83,14 @@ impl Model {
     pub(super) fn told_by_hand(&mut self, world: &mut World, number: usize, decision: Decision) {
         let replies = world.parties[number].replies;
         let input = match decision {
-            Decision::Commit => BranchInput::Commit(Gate::OwnLog),
-            Decision::Rollback => BranchInput::Rollback(Gate::OwnLog),
+            Decision::Commit => BranchInput::Commit(LogSharing::OwnLog),
+            Decision::Rollback => BranchInput::Rollback(LogSharing::OwnLog),
         };
         self.exchange(world, number, input, Trouble::None);
         if let Some(lsn) = self.branch_awaits(world, number) {
-            let of = match self.setting.gate {
-                Gate::OwnLog => LogOf::Participant(number),
-                Gate::SharedLog => LogOf::Coordinator,
+            let of = match self.setting.sharing {
+                LogSharing::OwnLog => LogOf::Participant(number),
+                LogSharing::SharedLog => LogOf::Coordinator,
             };
             self.sync(world, of, u8::try_from(lsn.number()).expect("a log has few records"));
         }
@@ -117,10 +117,10 @@ impl Model {
                 BranchAction::AwaitDurable(lsn) => {
                     let state = self.state(world, number);
                     let early = match state {
-                        Branch::Preparing { .. } => Mutant::VotesEarly,
+                        BranchPhase::Preparing { .. } => Mutant::VotesEarly,
                         _ => Mutant::AcknowledgesRollbackEarly,
                     };
-                    if !self.is(early) || matches!(state, Branch::Committing { .. }) {
+                    if !self.is(early) || matches!(state, BranchPhase::Committing { .. }) {
                         return;
                     }
                     BranchInput::Durable(lsn)
@@ -157,24 +157,26 @@ impl Model {
 
     /// The number under which the participant writes to its log.
     const fn writer(&self, number: usize) -> usize {
-        match self.setting.gate {
-            Gate::OwnLog => 0,
-            Gate::SharedLog => number,
+        match self.setting.sharing {
+            LogSharing::OwnLog => 0,
+            LogSharing::SharedLog => number,
         }
     }
 
     /// The log that the participant writes to.
     pub(super) fn log_of<'a>(&self, world: &'a mut World, number: usize) -> &'a mut Log {
-        match self.setting.gate {
-            Gate::OwnLog => &mut world.parties[number].log,
-            Gate::SharedLog => &mut world.log,
+        match self.setting.sharing {
+            LogSharing::OwnLog => &mut world.parties[number].log,
+            LogSharing::SharedLog => &mut world.log,
         }
     }
 
     /// The record that the branch waits for.
     pub(super) fn branch_awaits(&self, world: &World, number: usize) -> Option<Lsn> {
         match self.state(world, number) {
-            Branch::Preparing { lsn, .. } | Branch::Committing { lsn, .. } | Branch::Ending { lsn, .. } => lsn,
+            BranchPhase::Preparing { lsn, .. }
+            | BranchPhase::Committing { lsn, .. }
+            | BranchPhase::Ending { lsn, .. } => lsn,
             _ => None,
         }
     }
@@ -215,7 +217,7 @@ impl Model {
     /// The participant learns that the transaction has ended, and forgets its branch at a
     /// checkpoint or sweep.
     pub(super) fn forget(&mut self, world: &mut World, number: usize) {
-        if self.state(world, number) == Branch::Committed {
+        if self.state(world, number) == BranchPhase::Committed {
             let forgotten = Entry::Forgotten(self.writer(number));
             self.log_of(world, number).append(forgotten);
         }

@@ -84,7 +84,8 @@ impl Model {
     pub(super) fn representative(&mut self, world: World) -> World {
         // Most worlds have only one order in which what is seen of each participant is sorted; with
         // ties all such orders are tried.
-        let seen = |number: usize| (world.parties[number], world.questions[number], world.orphans[number].is_some());
+        let seen =
+            |number: usize| (world.parties[number], world.in_doubt_queries[number], world.orphans[number].is_some());
         let sorts = |order: &Order| {
             let mut sorted = [0; MAX_PARTICIPANTS];
             order.iter().enumerate().for_each(|(number, place)| sorted[*place] = number);
@@ -115,7 +116,7 @@ impl Model {
         renumbered.ended_below_sent = renumber_bits(world.ended_below_sent, order);
         for (number, place) in order.into_iter().enumerate() {
             renumbered.parties[place] = world.parties[number];
-            renumbered.questions[place] = world.questions[number];
+            renumbered.in_doubt_queries[place] = world.in_doubt_queries[number];
             renumbered.orphans[place] = world.orphans[number].map(|id| self.renumber_protocol(id, order));
         }
         renumbered

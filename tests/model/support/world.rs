@@ -21,7 +21,7 @@ pub struct World {
     /// The transaction's own protocol; after a restart, that of a decision found in the log.
     pub main: Option<Id>,
     /// For each participant: what became of the question for branches in doubt, after a restart.
-    pub questions: [Question; MAX_PARTICIPANTS],
+    pub in_doubt_queries: [InDoubtQuery; MAX_PARTICIPANTS],
     /// For each participant: the protocol of a branch that it reported and that the log does not
     /// know.
     pub orphans: [Option<Id>; MAX_PARTICIPANTS],
@@ -54,7 +54,7 @@ pub enum Life {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Question {
+pub enum InDoubtQuery {
     /// The participant is to be asked, or asked again.
     Open,
     /// The participant has looked. Its report, whether the branch is unfinished, is on its way.
@@ -130,6 +130,7 @@ impl Message {
             Verb::Commit => Self::Commit,
             Verb::Rollback => Self::Rollback,
             Verb::CommitOnePhase => Self::CommitOnePhase,
+            _ => panic!("a verb that is not modelled"),
         }
     }
 }
