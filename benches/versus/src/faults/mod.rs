@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAGE: usize = 4096;
 
 /// A library that makes one sync of a process fail.
-const FAILING_SYNC: &str = include_str!("../../../../tests/support/failing_sync.c");
+const FAILING_SYNC: &str = include_str!("../../../../tests/log/support/failing_sync.c");
 
 /// What to try.
 #[derive(Debug, Args)]
