@@ -1,6 +1,6 @@
-//! The transaction log of the shop's machine, with a switch for the moment before a crash: once it *holds back*, so
-//! many more records reach the disk and then none that nobody waits for, so that a seed decides what a crash loses
-//! and not the speed of the disk.
+//! The transaction log of the shop's machine, with a switch for the moment before a crash: once it
+//! *holds back*, so many more records reach the disk and then none that nobody waits for, so that a
+//! seed decides what a crash loses and not the speed of the disk.
 
 use std::{
     path::Path,
@@ -15,7 +15,8 @@ use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, 
 
 use crate::faults::{Event, Faults};
 
-/// A shop's live transactions are few, and its log is opened often here: each opening prepares a segment.
+/// A shop's live transactions are few, and its log is opened often here: each opening prepares a
+/// segment.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 pub struct MachineLog {
