@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! cargo run --release --example simulate --features tokio -- --seeds 100000
-//! cargo run --release --example simulate --features tokio -- --seed 42             # one seed, and prints everything that happens
-//! cargo run --release --example simulate --features tokio -- --mutant ForgetsEarly # plants a bug, which must be found
-//! cargo run --release --example simulate --features tokio -- --mutants --seeds 300 # plants each bug in turn, and counts
+//!     -- --seed 42              # one seed; prints everything that happens
+//!     -- --mutant ForgetsEarly  # plants a bug, which the runs must find
+//!     -- --mutants --seeds 300  # plants each bug in turn, and counts how often it is found
 //! ```
 //!
 //! Without the feature `tokio` no participant is asynchronous. So a seed that has an asynchronous

@@ -20,6 +20,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 mod audit;
+#[path = "../remote/book.rs"]
 mod book;
 mod faults;
 mod gateway;
