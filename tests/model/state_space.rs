@@ -49,9 +49,9 @@
 //! one. So it is no news that it may have committed.
 //!
 //! There is one transaction only; other transactions show in the `ended_below` that they carry.
-//! Work may come after a restart has taken its tombstone away. It is undone at the checkpoint that
-//! knows its transaction to have ended (`tests/participant/restart.rs`), not by the protocol. Here work comes
-//! late only in runs without a crash.
+//! Work may come after a restart has taken its tombstone away. The checkpoint that knows its
+//! transaction to have ended undoes it (`tests/participant/restart.rs`), not the protocol. Here
+//! work comes late only in runs without a crash.
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
 

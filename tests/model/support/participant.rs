@@ -79,7 +79,7 @@ impl Model {
     }
 
     /// An operator tells the participant a decision, in place of the coordinator. The answer goes
-    /// to the operator, who waits until the decision is durable there.
+    /// to the operator; the operator waits until the decision is durable there.
     pub(super) fn told_by_hand(&mut self, world: &mut World, number: usize, decision: Decision) {
         let replies = world.parties[number].replies;
         let input = match decision {

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Bytes of the file: so many that the writer goes round at most a few times a second.
+/// Bytes of the file: enough that the writer goes round at most a few times a second.
 const FILE_BYTES: u64 = 64 << 20;
 const BLOCK: usize = 4096;
 

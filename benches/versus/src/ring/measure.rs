@@ -171,7 +171,8 @@ impl Course {
     }
 
     /// Returns nanoseconds a key, for work over all keys: the median of as many laps as fit into a
-    /// turn. (A lap is far shorter than a time slice, so on a busy machine most laps pass undisturbed.)
+    /// turn. (A lap is far shorter than a time slice, so on a busy machine most laps pass
+    /// undisturbed.)
     fn each_key(&self, work: impl Fn(&[Key]) -> usize + 'static) -> Box<dyn FnMut() -> f64> {
         let (keys, turn) = (Rc::clone(&self.keys), self.pace.turn());
         Box::new(move || {
