@@ -11,7 +11,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim,
+};
 
 use crate::faults::{Event, Faults};
 
@@ -90,6 +92,10 @@ impl TransactionLog for MachineLog {
 
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.file.live(owner)
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.file.openings(owner)
     }
 
     fn stats(&self) -> LogStats {

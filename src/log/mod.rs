@@ -30,7 +30,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 mod claims;
 mod committing;
@@ -223,8 +223,10 @@ pub trait TransactionLog: Send + Sync + 'static {
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
     /// Does what [`wait`](Self::wait) does, for tasks: returns the answer, or registers the
-    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready,
-    /// whatever the wakers of other tasks do meanwhile. `FileLog` has threads of its own for that.
+    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready. A
+    /// waker may block for a while and does not keep others from being woken: `FileLog` has
+    /// at most 16 threads for wakers. While 16 wakers of one log block, the log wakes no other task
+    /// before one of them returns.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// Returns the owner's live records in the order in which they were appended, including those
@@ -235,6 +237,22 @@ pub trait TransactionLog: Send + Sync + 'static {
     ///
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
+
+    /// Returns the owner's live openings, in order, each with the number of its record. By these
+    /// numbers a coordinator shows that its log goes on from where an earlier opening ended.
+    ///
+    /// The default implementation knows no numbers and returns [`Lsn::NONE`] for each. A participant
+    /// that has missed the last opening then refuses the next one, because nothing shows that this
+    /// log is not an older copy. So a log should return the numbers, as those of this crate do. A log
+    /// that wraps another one passes the call on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`live`](Self::live).
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
+        Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
 
     /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
@@ -273,6 +291,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         (**self).live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        (**self).openings(owner)
     }
     fn stats(&self) -> LogStats {
         (**self).stats()
@@ -480,6 +501,15 @@ pub enum LogError {
         path: PathBuf,
         /// The number of a segment that the log had.
         segment: u64,
+    },
+    /// There is no log, and [`FileLogOptions::must_exist`] was set. Nothing was created.
+    #[error(
+        "there is no log at {path}, and it was opened as one that must exist: check that its volume is mounted and that \
+         the path is right; to begin a new log, open it once without `must_exist`"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
     },
     /// The file has a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, and this library reads version {supported}; use a newer ringpact")]

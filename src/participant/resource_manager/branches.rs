@@ -236,7 +236,8 @@ impl<W> Branches<W> {
 
     /// As [`meet`](Self::meet), of a coordinator of the same process. One that is refused is told so when it asks.
     pub(super) fn greet(&mut self, greeting: &Greeting) {
-        if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
+        let known = self.acquaintance(&greeting.coordinator).known.life();
+        if self.meet(&greeting.coordinator, &greeting.life_after(known.epoch)).is_ok() {
             let known = self.acquaintance(&greeting.coordinator);
             known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
             known.verdicts = Some(Arc::clone(&greeting.verdicts));
