@@ -166,11 +166,11 @@ mod tests {
         let life = Life::new(log, current, 20);
         let goes_on = |epoch, position| {
             let goes_on = openings.going_on_from(&life, &Life::new(log, Epoch::new(epoch), position));
-            goes_on.map(|life| (life.after.epoch.number(), life.after.position))
+            goes_on.map(|life| (life.after.epoch.as_u64(), life.after.position))
         };
         assert_eq!([goes_on(30, 19), goes_on(30, 20)], [Some((30, 19)), None]);
         assert_eq!([goes_on(10, 7), goes_on(10, 8)], [Some((10, 7)), None]);
-        assert_eq!([goes_on(20, 1), goes_on(current.number(), 1)], [None, None]);
+        assert_eq!([goes_on(20, 1), goes_on(current.as_u64(), 1)], [None, None]);
         let other = Life::new(LogId::from_bytes([2; 16]), Epoch::new(30), 8);
         assert_eq!(openings.going_on_from(&life, &other), None);
     }
