@@ -237,8 +237,8 @@ fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
     let coordinator = builder.open().unwrap();
     for _ in 0..50 {
         let mut txn = coordinator.begin();
-        near.execute(txn.branch("near").unwrap(), 1).unwrap();
-        by.execute(txn.branch("by").unwrap(), 1).unwrap();
+        near.execute(txn.branch("near").unwrap(), 2).unwrap();
+        by.execute(txn.branch("by").unwrap(), 2).unwrap();
         txn.commit().wait().unwrap();
     }
     eventually("the decision is told again, and refused", SOON, || {
