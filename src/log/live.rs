@@ -17,7 +17,7 @@ use super::{
         key::{self, RecordKey},
     },
 };
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 /// Stands for "no entry".
 const NONE: u32 = u32::MAX;
@@ -234,6 +234,17 @@ impl LiveRecords {
         let owner = owner.as_str().as_bytes();
         let owned = self.live_entries().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
         owned.map(|(_, encoded)| decode(encoded)).collect()
+    }
+
+    /// Returns the owner's live openings, in order, each with the number of its record.
+    #[must_use]
+    pub fn openings_of(&self, owner: &Name) -> Vec<(Epoch, Lsn)> {
+        let owner = owner.as_str().as_bytes();
+        let opens = |entry: &Entry, encoded: &[u8]| {
+            entry.key.effect == Effect::Opens && &entry.key.parts(encoded).0[1..] == owner
+        };
+        let opened = self.live_entries().filter(|(entry, encoded)| opens(entry, encoded));
+        opened.filter_map(|(entry, encoded)| Some((decode(encoded).fact.epoch()?, entry.lsn))).collect()
     }
 
     /// Returns the size of all live records, in bytes of their encodings: the cost of carrying them

@@ -29,7 +29,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 mod claims;
 mod committing;
@@ -224,8 +224,10 @@ pub trait TransactionLog: Send + Sync + 'static {
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
     /// Does what [`wait`](Self::wait) does, for tasks: returns the answer, or registers the
-    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready,
-    /// whatever the wakers of other tasks do meanwhile. `FileLog` has threads of its own for that.
+    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready. A
+    /// waker may block for a while and does not keep others from being woken: `FileLog` has
+    /// at most 16 threads for wakers. While 16 wakers of one log block, the log wakes no other task
+    /// before one of them returns.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// Returns the owner's live records in the order in which they were appended, including those
@@ -236,6 +238,22 @@ pub trait TransactionLog: Send + Sync + 'static {
     ///
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
+
+    /// Returns the owner's live openings, in order, each with the number of its record. By these
+    /// numbers a coordinator shows that its log goes on from where an earlier opening ended.
+    ///
+    /// The default implementation knows no numbers and returns [`Lsn::NONE`] for each. A participant
+    /// that has missed the last opening then refuses the next one, because nothing shows that this
+    /// log is not an older copy. So a log should return the numbers, as those of this crate do. A log
+    /// that wraps another one passes the call on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`live`](Self::live).
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
+        Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
 
     /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
@@ -274,6 +292,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         (**self).live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        (**self).openings(owner)
     }
     fn stats(&self) -> LogStats {
         (**self).stats()

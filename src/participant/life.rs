@@ -9,6 +9,11 @@
 //! So a coordinator says with every message which log it decides in, which opening of that log it
 //! is, and how far the log is durable. A participant compares that with what it has heard before,
 //! and refuses a message that does not continue from there.
+//!
+//! How far a log has come does not tell an older copy from the newest log, because a copy grows, too,
+//! with each opening and each record. What tells them apart is how far the log had come when the
+//! opening *ended* that the participant has heard of. So each life names such an opening and that
+//! number.
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
@@ -32,7 +37,7 @@ pub struct Life {
     /// log. The chance that another opening of any log has it is about 1 in 10^10.
     pub epoch: Epoch,
     /// Number of the log's records that are durable. It counts over all openings of the log and
-    /// never decreases, so a smaller number than before comes from an older copy of the log.
+    /// never decreases.
     #[serde(with = "exact::counter")]
     pub position: u64,
     /// The log that this one replaces, because an operator said that it is gone for good. It is
@@ -40,6 +45,21 @@ pub struct Life {
     /// is. Usually [`LogId::NONE`].
     #[serde(default)]
     pub replaces: LogId,
+    /// From which earlier opening of its log it goes on. A participant that has heard of the earlier one last accepts this one
+    /// if the log was then as long as the participant has heard: so all that it has heard is in this log. As a rule it is the
+    /// opening before; a coordinator that is told that the participant has missed that one names the one that it knows.
+    #[serde(default)]
+    pub after: Ended,
+}
+
+/// An opening of a coordinator on its log that has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ended {
+    /// The epoch that it began; zero stands for none.
+    pub epoch: Epoch,
+    /// Number of the last record that the log had when the next opening began.
+    #[serde(with = "exact::counter")]
+    pub position: u64,
 }
 
 impl Life {
@@ -47,7 +67,13 @@ impl Life {
     /// replaces no other log.
     #[must_use]
     pub const fn new(log: LogId, epoch: Epoch, position: u64) -> Self {
-        Self { log, epoch, position, replaces: LogId::NONE }
+        Self { log, epoch, position, replaces: LogId::NONE, after: Ended { epoch: Epoch::new(0), position: 0 } }
+    }
+
+    /// The same, which goes on from this earlier opening of the log.
+    #[must_use]
+    pub const fn going_on_from(self, after: Ended) -> Self {
+        Self { after, ..self }
     }
 }
 
@@ -100,11 +126,11 @@ impl KnownLife {
     /// Takes in what the participant heard before it was opened, as its own log says. Call it in
     /// the order in which the participant heard it.
     pub fn remember(&mut self, heard: Life) {
-        if self.life.log != heard.log {
+        if self.life.log != heard.log || self.life.epoch < heard.epoch {
             self.life = heard;
+        } else if self.life.epoch == heard.epoch {
+            self.life.position = self.life.position.max(heard.position);
         }
-        self.life.epoch = self.life.epoch.max(heard.epoch);
-        self.life.position = self.life.position.max(heard.position);
     }
 
     /// Returns the latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said
@@ -133,7 +159,7 @@ impl KnownLife {
             && known.log == life.replaces
             && (life.log != known.log || life.epoch != known.epoch)
         {
-            *self = Self { life: Life { replaces: LogId::NONE, ..*life }, heard: true };
+            *self = Self { life: Life::new(life.log, life.epoch, life.position), heard: true };
             return Ok(Introduction::Replaces);
         }
         self.continue_with(coordinator, life)?;
@@ -146,7 +172,7 @@ impl KnownLife {
     ///
     /// As for [`meet`](Self::meet).
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
-        let said = Life::new(call.identity, call.epoch, call.position);
+        let said = Life::new(call.identity, call.epoch, call.position).going_on_from(call.after);
         if said.log != LogId::NONE {
             return self.continue_with(coordinator, &said);
         }
@@ -177,8 +203,8 @@ impl KnownLife {
         let is_older = match said.epoch.cmp(&known.epoch) {
             Ordering::Less => true,
             Ordering::Equal => false,
-            // A new opening has written at least one record more than the one before.
-            Ordering::Greater => said.position <= known.position,
+            // However long the log is by now: what was heard of the earlier opening was in it when that ended.
+            Ordering::Greater => said.after.epoch != known.epoch || said.after.position < known.position,
         };
         if is_older {
             return Err(ParticipantError::Superseded(self.mismatch(coordinator, said)));
@@ -256,7 +282,12 @@ mod tests {
     }
 
     fn call(life: Life) -> Call {
-        Call { identity: life.log, epoch: life.epoch, position: life.position, ..Call::new(LogId::NONE) }
+        let Life { log: identity, epoch, position, after, .. } = life;
+        Call { identity, epoch, position, after, ..Call::new(LogId::NONE) }
+    }
+
+    fn after(life: Life, epoch: u64, position: u64) -> Life {
+        life.going_on_from(Ended { epoch: Epoch::new(epoch), position })
     }
 
     const SHOP: Name = Name::from_static("shop");
@@ -268,8 +299,29 @@ mod tests {
         known.hear(&SHOP, &call(life(1, 10, 9))).expect("the same life");
         known.hear(&SHOP, &call(life(1, 10, 7))).expect("the same life, overtaken by a later message");
         assert_eq!(known.life().position, 9);
-        assert!(matches!(known.meet(&SHOP, &life(1, 20, 10)), Ok(Introduction::Continues)));
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 20, 10), 10, 9)), Ok(Introduction::Continues)));
         assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
+        // It was away while epoch 30 was opened. The next one first names that, and then the one that is known.
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 30, 19)), Err(ParticipantError::Superseded(_))));
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 20, 15)), Ok(Introduction::Continues)));
+        known.hear(&SHOP, &call(after(life(1, 40, 21), 30, 19))).expect("it is known by now");
+    }
+
+    /// A copy grows, too: it was accepted once it had been opened, and refused, as often as it lacked records.
+    #[test]
+    fn an_older_copy_of_a_log_is_refused_however_far_it_has_come() {
+        let mut known = KnownLife::new();
+        known.hear(&SHOP, &call(life(1, 20, 100))).expect("nothing is known before");
+        for position in [91, 101, 1_000_000] {
+            // Copied in the life that is known, before the last that was heard; or before that life.
+            for ended in [Ended { epoch: Epoch::new(20), position: 99 }, Ended { epoch: Epoch::new(10), position: 150 }]
+            {
+                let copy = life(1, 30, position).going_on_from(ended);
+                assert!(matches!(known.meet(&SHOP, &copy), Err(ParticipantError::Superseded(_))), "{copy}");
+                assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");
+            }
+        }
+        known.hear(&SHOP, &call(after(life(1, 30, 101), 20, 100))).expect("it has all that was heard");
     }
 
     /// The copy's opening may have a greater epoch or a smaller one. Its log is shorter than what

@@ -64,7 +64,8 @@ impl Coordinator {
     /// that are open; writes nothing.
     ///
     /// Don't call it where this coordinator has called you (in a service's confirm, say) while the limits may be reached: the
-    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there.
+    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there. And not in a task:
+    /// those that would make room may need its thread. Use [`begin_async`](Self::begin_async) there.
     ///
     /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back. Once the coordinator is
     /// being [shut down](Self::shutdown) the transaction is [over](super::BranchError::Over) as soon as it begins.
@@ -98,7 +99,11 @@ impl Coordinator {
     fn introduce(&self) -> Result<(), CoordinatorError> {
         for (name, member) in self.shared.members.iter() {
             // One that panics is met again, like the others that are slow to answer, when it is asked.
-            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
+            let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
+            let mut met = meet(&self.shared.life);
+            if let Some(life) = met.as_ref().ok().and_then(|met| self.shared.going_on_from(met.as_ref().err()?)) {
+                met = meet(&life);
+            }
             let refused = met
                 .ok()
                 .and_then(Result::err)
@@ -152,13 +157,17 @@ impl Coordinator {
     /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
     /// earlier epochs included, or until `timeout` has passed. Says whether it came to that. What waits for an operator is
     /// not waited for, and is not settled: it is in [`status`](Self::status).
+    ///
+    /// Blocks. On a thread of the runtime that an asynchronous participant lives on it waits in vain, and the status says
+    /// [`NotBegun`](ParticipantError::NotBegun) of that participant.
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
     }
 
     /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked to commit, and finishes
-    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it.
+    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it. Blocks, as [`settle`](Self::settle)
+    /// does.
     ///
     /// ```
     /// # use ringpact::{Coordinator, MemoryLog};
@@ -358,7 +367,11 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.as_u64()) };
+        let mut numbers = self.log.openings(&name)?;
+        numbers.push((epoch, lsn));
+        let openings = openings.numbered(&numbers);
+        let life = Life::new(self.log.id(), epoch, lsn.as_u64()).going_on_from(openings.before());
+        let life = Life { replaces: self.replaces, ..life };
         let (policy, limits) = (self.policy.paced(), self.limits);
         let shared = Shared::new(
             name,
@@ -376,7 +389,8 @@ impl CoordinatorBuilder {
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint())
+            .with_earlier(coordinator.shared.openings.earlier());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));

@@ -39,7 +39,9 @@ impl Delivered {
         self.task.txn()
     }
 
-    /// Blocks until every branch has acknowledged the decision, or the coordinator goes on without it.
+    /// Blocks until every branch has acknowledged the decision, or the coordinator goes on without it. Not on a thread of the
+    /// runtime that an asynchronous participant lives on: that thread would keep it from acknowledging, until the decision is parked.
+    /// Tasks `.await` it.
     ///
     /// # Errors
     /// [`DeliveryError`]: it was decided otherwise, waits for an operator, or its coordinator is gone.

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
-    participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
+    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response},
 };
 
 /// Finds out what there is to settle: each decision that the log holds, to be delivered again, and of every participant
@@ -55,6 +55,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             participant: name.clone(),
             number,
             member: member.clone(),
+            life: Mutex::new(shared.life),
             decided: Arc::clone(&decided),
             failures: AtomicU32::new(0),
             ask_at: Mutex::new(now),
@@ -84,6 +85,8 @@ pub(super) struct InDoubtQuery {
     participant: Name,
     number: usize,
     member: Member,
+    /// How the coordinator introduces itself to it.
+    life: Mutex<Life>,
     /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
     /// reported just before its commit was delivered, and its transaction have ended since.
     decided: Arc<HashSet<TxnOrdinal>>,
@@ -105,7 +108,7 @@ impl Driven for InDoubtQuery {
         }
         // An answer can get lost on the way without anybody noticing.
         self.ask_in(self.shared.policy.delivery_timeout);
-        let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(self.shared.life) };
+        let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(*self.life.lock()) };
         let (member, lane) = (self.member.clone(), Arc::clone(&self.shared.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.
         let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
@@ -123,6 +126,10 @@ impl ReplySink for InDoubtQuery {
             Ok(Response::InDoubt(branches)) => branches,
             Ok(_) => return self.again(),
             Err(error) => {
+                if let Some(life) = self.shared.going_on_from(&error) {
+                    *self.life.lock() = life;
+                    return self.ask_in(Duration::ZERO);
+                }
                 if matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) {
                     self.introductions.refused(&self.participant);
                 }

@@ -36,7 +36,7 @@ use crate::{
     error_chain,
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
-    participant::{Call, Decision, Life, Verb},
+    participant::{Call, Decision, Life, ParticipantError, Verb},
     platform::{Condvar, Platform, Woken},
     striped::Striped,
 };
@@ -506,6 +506,12 @@ impl Shared {
         }
     }
 
+    /// How this life is to be said to a participant that has refused it, because it has missed the opening before.
+    pub(super) fn going_on_from(&self, refusal: &ParticipantError) -> Option<Life> {
+        let ParticipantError::Superseded(mismatch) = refusal else { return None };
+        self.openings.going_on_from(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
+    }
+
     /// What is said along with a message to the participant. A commit says how far the log is durable with its decision in
     /// it; for all else what was known a moment ago will do.
     pub(super) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
@@ -517,7 +523,8 @@ impl Shared {
             Verb::Commit => self.log.durable().as_u64(),
             _ => self.position.load(Ordering::Relaxed),
         };
-        Call { epoch: self.epoch, ended_below, deadline, identity: self.life.log, position, ..Call::new(self.opening) }
+        let Life { log: identity, after, .. } = self.life;
+        Call { epoch: self.epoch, ended_below, deadline, identity, position, after, ..Call::new(self.opening) }
     }
 }
 

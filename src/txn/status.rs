@@ -44,10 +44,21 @@ pub struct CoordinatorStatus {
 }
 
 impl CoordinatorStatus {
-    /// Everything whose end is not known to all who take part in it.
+    /// Number of transactions and branches whose end is not known to all participants, and of participants that have not said
+    /// what they hold: what the next opening would have to settle. Zero means that nothing is left to do.
+    ///
+    /// It says nothing of whether participants answer. What a participant with an open circuit has not acknowledged is counted,
+    /// because its transaction is settling or parked; the circuit itself is not, because it can be open while nothing is owed:
+    /// see [`open_circuits`](Self::open_circuits).
     #[must_use]
     pub const fn in_doubt(&self) -> usize {
         self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered + self.unclaimed_count
+    }
+
+    /// The circuits of the participants that do not answer, or have only just begun to again: those that are not
+    /// [closed](CircuitState::Closed). Empty where new transactions can have branches everywhere, as far as circuits go.
+    pub fn open_circuits(&self) -> impl Iterator<Item = &CircuitStatus> {
+        self.circuits.iter().filter(|circuit| circuit.state != CircuitState::Closed)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::task::{Context, Poll};
 
-use ringpact::{Durability, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+};
 
 /// A log with the identity, the records and the numbering of another one, as far as that had come.
 #[derive(Clone)]
@@ -60,6 +62,11 @@ impl TransactionLog for Copy {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.log.live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        // The copy has its records numbered anew, up to the last. Only from where the copy goes on by itself do they count.
+        let openings = self.log.openings(owner)?;
+        Ok(openings.into_iter().map(|(epoch, lsn)| (epoch, self.out(lsn))).collect())
     }
     fn stats(&self) -> LogStats {
         self.log.stats()

@@ -12,7 +12,9 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+};
 
 /// Durability comes from another thread and a little later, so that waiters really wait.
 #[derive(Clone)]
@@ -117,6 +119,9 @@ impl TransactionLog for SlowLog {
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.0.inner.live(owner)
     }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.0.inner.openings(owner)
+    }
     fn stats(&self) -> LogStats {
         self.0.inner.stats()
     }
@@ -209,6 +214,9 @@ impl TransactionLog for FaultyLog {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.inner.live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.inner.openings(owner)
     }
     fn stats(&self) -> LogStats {
         self.inner.stats()
