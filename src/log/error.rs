@@ -97,10 +97,11 @@ pub enum LogError {
         /// The number of a segment that the log had.
         segment: u64,
     },
-    /// There is no log, and one was asked for that must exist. Nothing was made.
+    /// There is no log, and [`FileLogOptions::must_exist`](super::FileLogOptions::must_exist) was
+    /// set. Nothing was created.
     #[error(
-        "there is no log at {path}, and it was opened as one that must exist; check that its volume is mounted and that \
-         the path is right. Only to begin a new log open it once without `must_exist`"
+        "there is no log at {path}, and it was opened as one that must exist: check that its volume is mounted and that \
+         the path is right; to begin a new log, open it once without `must_exist`"
     )]
     Missing {
         /// The log's directory.
