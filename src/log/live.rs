@@ -240,8 +240,9 @@ impl LiveRecords {
     #[must_use]
     pub fn openings_of(&self, owner: &Name) -> Vec<(Epoch, Lsn)> {
         let owner = owner.as_str().as_bytes();
-        let opens =
-            |entry: &Entry, encoded: &[u8]| entry.key.effect == Effect::Opens && &entry.key.parts(encoded).0[1..] == owner;
+        let opens = |entry: &Entry, encoded: &[u8]| {
+            entry.key.effect == Effect::Opens && &entry.key.parts(encoded).0[1..] == owner
+        };
         let opened = self.live_entries().filter(|(entry, encoded)| opens(entry, encoded));
         opened.filter_map(|(entry, encoded)| Some((decode(encoded).fact.epoch()?, entry.lsn))).collect()
     }
