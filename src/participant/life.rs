@@ -10,10 +10,10 @@
 //! is, and how far the log is durable. A participant compares that with what it has heard before,
 //! and refuses a message that does not continue from there.
 //!
-//! How far a log has come does not tell an older copy from the newest log, because a copy grows, too,
-//! with each opening and each record. What tells them apart is how far the log had come when the
-//! opening *ended* that the participant has heard of. So each life names such an opening and that
-//! number.
+//! How far a log has come does not tell an older copy from the newest log, because a copy grows,
+//! too, with each opening and each record. What tells them apart is how far the log had come when
+//! the opening *ended* that the participant has heard of. So each life names such an opening and
+//! that number.
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
@@ -45,19 +45,23 @@ pub struct Life {
     /// is. Usually [`LogId::NONE`].
     #[serde(default)]
     pub replaces: LogId,
-    /// From which earlier opening of its log it goes on. A participant that has heard of the earlier one last accepts this one
-    /// if the log was then as long as the participant has heard: so all that it has heard is in this log. As a rule it is the
-    /// opening before; a coordinator that is told that the participant has missed that one names the one that it knows.
+    /// The earlier opening of the log that this life continues, usually the one before.
+    ///
+    /// A participant that last heard of that opening accepts this life if the log was at least as
+    /// long when the opening ended as the participant has heard: then all that it has heard is in
+    /// this log. If the participant has missed the opening before, it refuses, and the coordinator
+    /// names the opening that the participant knows.
     #[serde(default)]
-    pub after: Ended,
+    pub after: EndedOpening,
 }
 
-/// An opening of a coordinator on its log that has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Ended {
-    /// The epoch that it began; zero stands for none.
+/// An opening of a coordinator on its log that has ended: a plain value. Exhaustive on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "it is what tells one opening of a log from others")]
+pub struct EndedOpening {
+    /// The epoch that the opening began; zero stands for no opening.
     pub epoch: Epoch,
-    /// Number of the last record that the log had when the next opening began.
+    /// Number of the log's last record when the next opening began.
     #[serde(with = "exact::counter")]
     pub position: u64,
 }
@@ -67,12 +71,12 @@ impl Life {
     /// replaces no other log.
     #[must_use]
     pub const fn new(log: LogId, epoch: Epoch, position: u64) -> Self {
-        Self { log, epoch, position, replaces: LogId::NONE, after: Ended { epoch: Epoch::new(0), position: 0 } }
+        Self { log, epoch, position, replaces: LogId::NONE, after: EndedOpening { epoch: Epoch::new(0), position: 0 } }
     }
 
-    /// The same, which goes on from this earlier opening of the log.
+    /// Returns this life, continuing this earlier opening of the log.
     #[must_use]
-    pub const fn going_on_from(self, after: Ended) -> Self {
+    pub const fn going_on_from(self, after: EndedOpening) -> Self {
         Self { after, ..self }
     }
 }
@@ -203,7 +207,8 @@ impl KnownLife {
         let is_older = match said.epoch.cmp(&known.epoch) {
             Ordering::Less => true,
             Ordering::Equal => false,
-            // However long the log is by now: what was heard of the earlier opening was in it when that ended.
+            // The length of the log now says nothing. What counts is that all that was heard was in
+            // the log when the earlier opening ended.
             Ordering::Greater => said.after.epoch != known.epoch || said.after.position < known.position,
         };
         if is_older {
@@ -287,7 +292,7 @@ mod tests {
     }
 
     fn after(life: Life, epoch: u64, position: u64) -> Life {
-        life.going_on_from(Ended { epoch: Epoch::new(epoch), position })
+        life.going_on_from(EndedOpening { epoch: Epoch::new(epoch), position })
     }
 
     const SHOP: Name = Name::from_static("shop");
@@ -301,21 +306,26 @@ mod tests {
         assert_eq!(known.life().position, 9);
         assert!(matches!(known.meet(&SHOP, &after(life(1, 20, 10), 10, 9)), Ok(Introduction::Continues)));
         assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
-        // It was away while epoch 30 was opened. The next one first names that, and then the one that is known.
+        // The participant was down while epoch 30 was open. The next life first names epoch 30, and
+        // then the one that the participant knows.
         assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 30, 19)), Err(ParticipantError::Superseded(_))));
         assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 20, 15)), Ok(Introduction::Continues)));
         known.hear(&SHOP, &call(after(life(1, 40, 21), 30, 19))).expect("it is known by now");
     }
 
-    /// A copy grows, too: it was accepted once it had been opened, and refused, as often as it lacked records.
+    /// A copy grows, too. It used to be accepted once it had been opened, and refused, as often as
+    /// it lacked records.
     #[test]
     fn an_older_copy_of_a_log_is_refused_however_far_it_has_come() {
         let mut known = KnownLife::new();
         known.hear(&SHOP, &call(life(1, 20, 100))).expect("nothing is known before");
         for position in [91, 101, 1_000_000] {
-            // Copied in the life that is known, before the last that was heard; or before that life.
-            for ended in [Ended { epoch: Epoch::new(20), position: 99 }, Ended { epoch: Epoch::new(10), position: 150 }]
-            {
+            // Copied in the life that is known, before the last that was heard; or before that
+            // life.
+            for ended in [
+                EndedOpening { epoch: Epoch::new(20), position: 99 },
+                EndedOpening { epoch: Epoch::new(10), position: 150 },
+            ] {
                 let copy = life(1, 30, position).going_on_from(ended);
                 assert!(matches!(known.meet(&SHOP, &copy), Err(ParticipantError::Superseded(_))), "{copy}");
                 assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");

@@ -65,7 +65,7 @@ pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::LastResourceParticipant;
-pub use life::{Ended, Introduction, KnownLife, Life, LifeMismatch, Lives};
+pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
@@ -128,8 +128,8 @@ pub struct Greeting {
     pub life: Life,
     /// The endpoint that answers [`Request::Verdict`] for this coordinator.
     pub verdicts: Arc<dyn Endpoint>,
-    /// The earlier openings of its log.
-    earlier: Vec<Ended>,
+    /// The earlier openings of its log, in the order of their epochs.
+    earlier: Vec<EndedOpening>,
 }
 
 impl Greeting {
@@ -138,13 +138,14 @@ impl Greeting {
         Self { coordinator, life, verdicts: Arc::new(verdicts), earlier: Vec::new() }
     }
 
-    /// The same, of a coordinator whose log had these openings before, in the order of their epochs.
+    /// Returns this greeting, of a coordinator whose log had these openings before, in the order of
+    /// their epochs.
     #[must_use]
-    pub(crate) fn with_earlier(self, earlier: Vec<Ended>) -> Self {
+    pub(crate) fn with_earlier(self, earlier: Vec<EndedOpening>) -> Self {
         Self { earlier, ..self }
     }
 
-    /// The life as it is said to a participant that has heard of this epoch last.
+    /// Returns the life to tell a participant that has last heard of this epoch.
     pub(crate) fn life_after(&self, epoch: Epoch) -> Life {
         let place = self.earlier.binary_search_by_key(&epoch, |ended| ended.epoch);
         place.map_or(self.life, |place| self.life.going_on_from(self.earlier[place]))
@@ -196,9 +197,9 @@ pub struct Call {
     /// [`Life::position`].
     #[serde(default, with = "exact::counter")]
     pub position: u64,
-    /// From which earlier opening of its log the coordinator goes on; see [`Life::after`].
+    /// The earlier opening of its log that the coordinator continues; see [`Life::after`].
     #[serde(default)]
-    pub after: Ended,
+    pub after: EndedOpening,
 }
 
 impl Call {
@@ -407,9 +408,9 @@ pub enum ParticipantError {
     /// either. Only a coordinator says so.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
-    /// The coordinator sent the request, and no call has begun in time: the runtime of an asynchronous
-    /// participant has no free thread. Most likely a task waits for the transaction on one of them.
-    /// Only a coordinator says so.
+    /// The coordinator sent the request, and no call has begun in time: the runtime of an
+    /// asynchronous participant has no free thread. Most likely a task waits for the transaction on
+    /// one of them. Only a coordinator says so.
     #[error(
         "the participant's runtime has begun no call for {waited:.1?}: its threads are blocked or busy. A task that waits \
          for a transaction on such a thread (`wait`, `settle`, `shutdown`) keeps the participant from answering; `.await` \

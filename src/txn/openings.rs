@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::{
     id::{Epoch, TxnOrdinal},
     log::{LogId, Lsn, Record},
-    participant::{Ended, Life},
+    participant::{EndedOpening, Life},
 };
 
 /// The openings of one coordinator's log, this one included: they say which transaction ids the coordinator has given out, in
@@ -66,21 +66,21 @@ impl Openings {
 
     /// The opening before this one; none where there was none, or where it is not known where it ended.
     #[must_use]
-    pub fn before(&self) -> Ended {
+    pub fn before(&self) -> EndedOpening {
         let before = self.begun.range(..self.current).next_back();
         before.and_then(|(epoch, _)| self.ended(*epoch)).unwrap_or_default()
     }
 
     /// All earlier openings of which it is known where they ended, in the order of their epochs.
-    pub(super) fn earlier(&self) -> Vec<Ended> {
+    pub(super) fn earlier(&self) -> Vec<EndedOpening> {
         self.begun.keys().filter_map(|epoch| self.ended(*epoch)).collect()
     }
 
     /// The earlier opening that began this epoch; `None` if there was none, or if it is not known where it ended. O(log n).
-    fn ended(&self, epoch: Epoch) -> Option<Ended> {
+    fn ended(&self, epoch: Epoch) -> Option<EndedOpening> {
         self.begun.get(&epoch)?;
         let (_, next) = self.begun.range((Excluded(epoch), Unbounded)).next()?;
-        (*next != Lsn::NONE).then(|| Ended { epoch, position: next.as_u64() - 1 })
+        (*next != Lsn::NONE).then(|| EndedOpening { epoch, position: next.as_u64() - 1 })
     }
 
     /// This life as it is said to a participant that has heard of `known` last: going on from there. `None` where it does not,
@@ -159,10 +159,10 @@ mod tests {
     fn a_life_goes_on_from_an_opening_of_its_own_log_that_had_come_as_far_as_was_heard() {
         let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
         let (log, current) = (LogId::from_bytes([1; 16]), openings.current());
-        assert_eq!(openings.before(), Ended::default(), "no number is known");
+        assert_eq!(openings.before(), EndedOpening::default(), "no number is known");
         let openings = openings.numbered(&[(Epoch::new(10), Lsn::new(1)), (Epoch::new(30), Lsn::new(8))]);
         let openings = openings.numbered(&[(current, Lsn::new(20))]);
-        assert_eq!(openings.before(), Ended { epoch: Epoch::new(30), position: 19 });
+        assert_eq!(openings.before(), EndedOpening { epoch: Epoch::new(30), position: 19 });
         let life = Life::new(log, current, 20);
         let goes_on = |epoch, position| {
             let goes_on = openings.going_on_from(&life, &Life::new(log, Epoch::new(epoch), position));
