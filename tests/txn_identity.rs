@@ -60,7 +60,7 @@ fn promise(shop: &Shop, coordinator: &Coordinator, log: &impl TransactionLog) ->
     let branch = txn.branch("goods").unwrap().clone();
     shop.goods.execute(&branch, 6).unwrap();
     let mut call = Call::new(log.opening());
-    (call.identity, call.epoch, call.position) = (log.id(), coordinator.epoch(), log.durable().number());
+    (call.identity, call.epoch, call.position) = (log.id(), coordinator.epoch(), log.durable().as_u64());
     assert!(matches!(shop.goods.prepare(&branch, &call), Ok(Vote::Yes)));
     std::mem::forget(txn); // the process dies
     branch

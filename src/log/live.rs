@@ -312,7 +312,7 @@ mod tests {
         live.apply(Lsn::new(3), &record("goods", Fact::Prepared { txn: txn(2), work: vec![3] }));
         live.apply(Lsn::new(4), &record("goods", Fact::Committed { txn: txn(1), work: None }));
         live.apply(Lsn::new(5), &record("goods", Fact::Ended { txn: txn(1) }));
-        let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.number()).collect();
+        let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.as_u64()).collect();
         assert_eq!(left, [2, 3]);
         assert_eq!(live.of(&name("goods")).len(), 1);
         assert_eq!(live.encoded_bytes(), live.encoded().map(|(_, encoded)| encoded.len() as u64).sum());

@@ -316,7 +316,7 @@ impl Lsn {
 
     /// Returns its value.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 

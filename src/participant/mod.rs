@@ -20,7 +20,7 @@
 //! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
-//! | `twins.rs` | requests that ask for the same as one that is under way |
+//! | `duplicates.rs` | requests for the same as one that is under way |
 //! | `wire.rs` | deadlines and errors as they are serialised |
 //! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
 //! | `conformance/` | the suite |
@@ -46,6 +46,7 @@ use crate::{
 pub mod branch_protocol;
 mod caller_span;
 pub mod conformance;
+mod duplicates;
 mod endpoint;
 mod last_resource;
 mod life;
@@ -54,7 +55,6 @@ mod resource_manager;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod twins;
 mod wire;
 
 pub use branch_protocol::{
@@ -90,7 +90,7 @@ pub enum Vote {
     No,
 }
 
-/// What becomes of a transaction. Exhaustive on purpose.
+/// RequestKey becomes of a transaction. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_enums, reason = "a transaction ends in one of two ways")]
 pub enum Decision {
@@ -160,7 +160,7 @@ impl fmt::Debug for Greeting {
     }
 }
 
-/// What a coordinator says along with every call.
+/// RequestKey a coordinator says along with every call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {

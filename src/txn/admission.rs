@@ -298,7 +298,7 @@ impl Admission {
 
     pub(super) fn forced(&self, lsn: Lsn) {
         if self.limits.log_queue != u64::MAX {
-            self.forced.fetch_max(lsn.number(), Ordering::Relaxed);
+            self.forced.fetch_max(lsn.as_u64(), Ordering::Relaxed);
         }
     }
 
@@ -318,7 +318,7 @@ impl Admission {
 
     /// Records on their way to the disk for the sake of a decision, where they are limited.
     fn queued(&self, durable: Lsn) -> u64 {
-        self.forced.load(Ordering::Relaxed).saturating_sub(durable.number())
+        self.forced.load(Ordering::Relaxed).saturating_sub(durable.as_u64())
     }
 }
 

@@ -80,7 +80,7 @@ impl Openings {
     fn ended(&self, epoch: Epoch) -> Option<Ended> {
         self.begun.get(&epoch)?;
         let (_, next) = self.begun.range((Excluded(epoch), Unbounded)).next()?;
-        (*next != Lsn::NONE).then(|| Ended { epoch, position: next.number() - 1 })
+        (*next != Lsn::NONE).then(|| Ended { epoch, position: next.as_u64() - 1 })
     }
 
     /// This life as it is said to a participant that has heard of `known` last: going on from there. `None` where it does not,

@@ -502,7 +502,7 @@ impl Shared {
         let news = below.saturating_sub(known);
         if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
             self.ended_below.store(below, Ordering::Release);
-            self.position.fetch_max(durable.number(), Ordering::Relaxed);
+            self.position.fetch_max(durable.as_u64(), Ordering::Relaxed);
         }
     }
 
@@ -520,7 +520,7 @@ impl Shared {
             sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
         };
         let position = match verb {
-            Verb::Commit => self.log.durable().number(),
+            Verb::Commit => self.log.durable().as_u64(),
             _ => self.position.load(Ordering::Relaxed),
         };
         let Life { log: identity, after, .. } = self.life;

@@ -183,7 +183,7 @@ impl Shared {
             unclaimed_count: self.unclaimed.count(),
             circuits: self.circuits(),
             in_flight: self.admission.in_flight(),
-            log_queue: forced.number().saturating_sub(durable.number()),
+            log_queue: forced.as_u64().saturating_sub(durable.as_u64()),
             ..CoordinatorStatus::default()
         };
         for transaction in &transactions {

@@ -26,15 +26,15 @@ impl Copy {
             }
         }
         copy.wait(last).expect("memory is durable");
-        Self { id: log.id(), log: copy, ahead: log.durable().number() - last.number() }
+        Self { id: log.id(), log: copy, ahead: log.durable().as_u64() - last.as_u64() }
     }
 
     fn out(&self, lsn: Lsn) -> Lsn {
-        Lsn::new(lsn.number() + self.ahead)
+        Lsn::new(lsn.as_u64() + self.ahead)
     }
 
     fn back(&self, lsn: Lsn) -> Lsn {
-        Lsn::new(lsn.number().saturating_sub(self.ahead))
+        Lsn::new(lsn.as_u64().saturating_sub(self.ahead))
     }
 }
 

@@ -41,7 +41,7 @@ impl Model {
     pub(super) fn first_awaited(&self, world: &World, of: LogOf) -> Option<u8> {
         let coordinator = if of == LogOf::Coordinator { self.coordinator_awaits(world) } else { None };
         let branches = self.writers(of).filter_map(|number| self.branch_awaits(world, number));
-        branches.chain(coordinator).min().map(|lsn| u8::try_from(lsn.number()).expect("a log has few records"))
+        branches.chain(coordinator).min().map(|lsn| u8::try_from(lsn.as_u64()).expect("a log has few records"))
     }
 
     /// Makes the log's first `up_to` records durable, and tells the protocols that wait for them.

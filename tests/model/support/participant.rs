@@ -92,7 +92,7 @@ impl Model {
                 LogSharing::OwnLog => LogOf::Participant(number),
                 LogSharing::SharedLog => LogOf::Coordinator,
             };
-            self.sync(world, of, u8::try_from(lsn.number()).expect("a log has few records"));
+            self.sync(world, of, u8::try_from(lsn.as_u64()).expect("a log has few records"));
         }
         world.parties[number].replies = replies;
     }
