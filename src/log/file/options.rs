@@ -12,7 +12,8 @@ use super::{
 };
 use crate::platform::Platform;
 
-/// The configuration with which a [`FileLog`] is opened. It can be used for several openings.
+/// The configuration with which a [`FileLog`](super::FileLog) is opened. It can be used for several
+/// openings.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
