@@ -90,7 +90,7 @@ pub enum Vote {
     No,
 }
 
-/// RequestKey becomes of a transaction. Exhaustive on purpose.
+/// What becomes of a transaction. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_enums, reason = "a transaction ends in one of two ways")]
 pub enum Decision {
@@ -161,7 +161,7 @@ impl fmt::Debug for Greeting {
     }
 }
 
-/// RequestKey a coordinator says along with every call.
+/// What a coordinator says along with every call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {
