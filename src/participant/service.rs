@@ -88,8 +88,8 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// The promise may not be kept until that is mended. The branch is listed in
     /// [`ResourceManager::status`](super::ResourceManager::status) and does not keep the others
-    /// from opening. The call is repeated at each checkpoint, and when the branch is to be
-    /// committed.
+    /// from opening. The call is repeated with growing pauses when other calls reach the resource
+    /// manager, at each checkpoint, and when the branch is to be committed.
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         works.iter().try_for_each(|work| self.try_reserve(branch, work)).map_err(Into::into)
     }

@@ -20,7 +20,7 @@ use crate::{
 
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
-        self.mend();
+        self.mend(usize::MAX, usize::MAX);
         self.roll_back_abandoned();
         // Collected before the service is asked: what the service writes may lack a commit that
         // comes meanwhile.

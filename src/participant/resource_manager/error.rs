@@ -113,8 +113,8 @@ pub enum BranchTrouble {
         /// The branch.
         branch: BranchId,
     },
-    /// The service could not restore what it had promised. It is asked again at each checkpoint,
-    /// and when the branch is to be committed.
+    /// The service could not restore what it had promised. It is asked again by itself, at calls that
+    /// reach the resource manager, at each checkpoint, and when the branch is to be committed.
     #[error("the service could not restore branch {branch}; its promise may not be kept until that is mended")]
     Unrestored {
         /// The branch.
@@ -123,8 +123,8 @@ pub enum BranchTrouble {
         #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
-    /// The service could not confirm again what it had confirmed. It is asked again at each
-    /// checkpoint.
+    /// The service could not confirm again what it had confirmed. It is asked again by itself, at
+    /// calls that reach the resource manager and at each checkpoint.
     #[error("the service could not confirm branch {branch} again; its effect is missing until that is mended")]
     Unconfirmed {
         /// The branch.

@@ -10,6 +10,7 @@
 //! | `branches.rs` | which branches and coordinators are remembered, and for how long |
 //! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
 //! | `replay.rs` | opening: the service is brought to the state that the log holds |
+//! | `mending.rs` | what could not be restored at opening is tried again |
 //! | `checkpoint.rs` | checkpoints: what the log forgets |
 //! | `in_doubt.rs` | what is asked of coordinators |
 //! | `abandoned.rs` | branches that no coordinator ends |
@@ -40,6 +41,7 @@ mod deliver;
 mod entry;
 mod error;
 mod in_doubt;
+mod mending;
 mod ordinal_map;
 mod replay;
 
@@ -50,6 +52,7 @@ use branches::{BranchLookup, Branches};
 use entry::BranchEntry;
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
 pub use in_doubt::InDoubtResolution;
+use mending::Mending;
 
 /// Default number of commits after which a checkpoint is taken. Large enough that a service which
 /// writes its whole state does so rarely, small enough that a restart has little to confirm again.
@@ -140,6 +143,7 @@ pub struct ResourceManager<S: Service> {
     /// Number of commits carried out since the last checkpoint.
     commits: AtomicUsize,
     generations: Generations,
+    mending: Mending,
     /// Held while a checkpoint is taken, so that there is one at a time.
     checkpoint: Mutex<()>,
     _claim: Claim,
@@ -240,8 +244,10 @@ impl<S: Service> ResourceManager<S> {
     /// has promised.
     ///
     /// A branch that can't be restored does not keep the others from opening.
-    /// [`status`](Self::status) lists it, nothing of it is dropped, and it is tried again at each
-    /// checkpoint and when its coordinator calls.
+    /// [`status`](Self::status) lists it, and nothing of it is dropped. What the service could not do
+    /// is tried again at calls of clients and coordinators (at the next one, and then after a pause
+    /// that grows from 20 ms to 10 s), and at each checkpoint. Such a call then blocks for that as
+    /// well.
     ///
     /// # Errors
     ///
@@ -280,6 +286,7 @@ impl<S: Service> ResourceManager<S> {
             let _ = log.append(Record { owner: name.clone(), fact: Fact::Ended { txn } }, Durability::Lazy);
         }
         let generations = Generations::new(options.abandon_after, options.platform.now());
+        let mending = Mending::new(branches.troubled().1, options.platform.now());
         let (branches, commits, opening) = (Mutex::new(branches), AtomicUsize::new(0), log.opening());
         Ok(Self {
             name,
@@ -290,6 +297,7 @@ impl<S: Service> ResourceManager<S> {
             branches,
             commits,
             generations,
+            mending,
             checkpoint: Mutex::new(()),
             _claim: claim,
         })
@@ -331,6 +339,8 @@ impl<S: Service> ResourceManager<S> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
+        // Before the work: what is restored again may be what the work would take.
+        self.mend_if_due();
         let closed = || ExecuteError::Closed { branch: branch.clone() };
         let mut branches = self.branches.lock();
         let lookup = branches.admit(branch.txn());
