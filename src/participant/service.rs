@@ -26,7 +26,10 @@ pub enum Effort {
 /// for different branches it does.
 ///
 /// All methods may block. A client's thread waits for [`try_reserve`](Self::try_reserve), the
-/// thread that calls the resource manager for the others.
+/// thread that calls the resource manager for the others. They may come back to the resource manager,
+/// but not for the branch that they are called for: that is an error
+/// ([`ExecuteError::Inside`](super::ExecuteError::Inside)), and a wait without end if another thread does it
+/// and the method waits for that thread.
 ///
 /// # What survives a crash
 ///

@@ -126,7 +126,7 @@ impl<S: Service> ResourceManager<S> {
                 return with_reason(result, &mut entry, BranchPhase::Unknown);
             }
         };
-        let Some(mut guard) = entry.try_lock() else {
+        let Some(mut guard) = entry.try_hold(self.options.platform.thread_number()) else {
             // The branch may hang in the service; this thread must not hang with it.
             if matches!(message, BranchInput::Rollback(_)) {
                 entry.doom();

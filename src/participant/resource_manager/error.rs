@@ -71,7 +71,22 @@ pub enum ExecuteError<R> {
         /// The participant that got it.
         participant: Name,
     },
+    /// The service asks for work under a branch at which it is working itself, on this thread. Nothing
+    /// was done, and the branch is as it was.
+    #[error(
+        "the service called `execute` for branch {branch} while it works at that branch; do all of a piece of work in one \
+         `try_reserve`"
+    )]
+    Inside {
+        /// The branch.
+        branch: BranchId,
+    },
 }
+
+/// The service asks for a checkpoint on the thread that takes one.
+#[derive(Debug, Error)]
+#[error("the service called `checkpoint` while a checkpoint is taken on the same thread; leave out that call")]
+pub(super) struct CheckpointInside;
 
 /// Why a resource manager could not be opened.
 #[derive(Debug, Error)]

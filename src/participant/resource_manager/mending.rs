@@ -105,6 +105,7 @@ impl<S: Service> ResourceManager<S> {
     /// Tries again to restore or confirm the branches that could not be restored or confirmed at
     /// opening, until so many are mended or have failed.
     pub(super) fn mend(&self, most_mended: usize, most_failed: usize) -> Mended {
+        let thread = self.options.platform.thread_number();
         let mut result = Mended::default();
         let (troubled, _) = self.branches.lock().troubled();
         for (txn, entry) in troubled {
@@ -113,7 +114,7 @@ impl<S: Service> ResourceManager<S> {
             }
             let branch = txn.branch(&self.name);
             // If the branch is locked, its holder does it, or the next attempt.
-            let Some(mut entry) = entry.try_lock() else { continue };
+            let Some(mut entry) = entry.try_hold(thread) else { continue };
             match &entry.trouble {
                 Some(BranchTrouble::Unrestored { .. }) if entry.protocol.phase() == BranchPhase::Prepared => {
                     entry.trouble = restore(&self.service, &branch, &entry.works);

@@ -7,6 +7,7 @@
 //! | `mod.rs` | what clients call: opening, options, [`execute`](ResourceManager::execute), status |
 //! | `deliver.rs` | what coordinators call |
 //! | `entry.rs` | what is kept of one branch, behind its lock |
+//! | `held_lock.rs` | a lock that knows which thread holds it |
 //! | `branches.rs` | which branches and coordinators are remembered, and for how long |
 //! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
 //! | `replay.rs` | opening: the service is brought to the state that the log holds |
@@ -40,6 +41,7 @@ mod checkpoint;
 mod deliver;
 mod entry;
 mod error;
+mod held_lock;
 mod in_doubt;
 mod mending;
 mod ordinal_map;
@@ -50,7 +52,9 @@ use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{BranchLookup, Branches};
 use entry::BranchEntry;
+use error::CheckpointInside;
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
+use held_lock::HeldLock;
 pub use in_doubt::InDoubtResolution;
 use mending::Mending;
 
@@ -145,7 +149,7 @@ pub struct ResourceManager<S: Service> {
     generations: Generations,
     mending: Mending,
     /// Held while a checkpoint is taken, so that there is one at a time.
-    checkpoint: Mutex<()>,
+    checkpoint: HeldLock<()>,
     _claim: Claim,
 }
 
@@ -298,7 +302,7 @@ impl<S: Service> ResourceManager<S> {
             commits,
             generations,
             mending,
-            checkpoint: Mutex::new(()),
+            checkpoint: HeldLock::new(()),
             _claim: claim,
         })
     }
@@ -331,6 +335,8 @@ impl<S: Service> ResourceManager<S> {
     /// - [`ExecuteError::UnknownEpoch`]: the coordinator has not yet announced the branch's epoch
     ///   here.
     /// - [`ExecuteError::Misrouted`]: the branch names another participant.
+    /// - [`ExecuteError::Inside`]: the service calls this for a branch at which it is working itself,
+    ///   on the same thread. Nothing is doomed by that.
     ///
     /// # Panics
     ///
@@ -359,7 +365,9 @@ impl<S: Service> ResourceManager<S> {
             self.roll_back_abandoned();
         }
         // From here on under the branch's lock: pieces of work for one branch are done one by one.
-        let mut entry = cell.lock();
+        let Some(mut entry) = cell.hold(self.options.platform.thread_number()) else {
+            return Err(ExecuteError::Inside { branch: branch.clone() });
+        };
         if cell.is_doomed() || !entry.protocol.accepts_work() {
             return Err(closed());
         }
@@ -420,9 +428,11 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     ///
-    /// The service's error, or the log's. Nothing is forgotten then.
+    /// The service's error, or the log's. Nothing is forgotten then. Also if a method of the service
+    /// calls this on the thread that takes a checkpoint: the checkpoint that is under way goes on.
     pub fn checkpoint(&self) -> Result<(), ServiceError> {
-        self.take_checkpoint(&self.checkpoint.lock())
+        let one_at_a_time = self.checkpoint.hold(self.options.platform.thread_number());
+        self.take_checkpoint(&one_at_a_time.ok_or(CheckpointInside)?)
     }
 
     /// Returns the number of branches by state. Never waits for the service or the log. O(n) in the
