@@ -1,5 +1,6 @@
 //! The conformance suite passes resource managers and catches participants that break a rule.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::{

@@ -1,5 +1,6 @@
 //! Slow participants get threads of their own: bounded, started when needed, and not lost.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::{

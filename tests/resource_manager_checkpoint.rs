@@ -1,5 +1,6 @@
 //! A checkpoint lets the log forget; until then what was committed is confirmed again after a crash.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::sync::Arc;

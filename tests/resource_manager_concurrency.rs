@@ -1,5 +1,6 @@
 //! Calls that come at once for one branch: one after the other, one outcome, no deadlock.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::{

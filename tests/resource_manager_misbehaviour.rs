@@ -1,5 +1,6 @@
 //! Services that panic or fail, and clients and messages that come wrong: each is answered, nothing stays reserved.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

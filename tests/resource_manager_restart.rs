@@ -1,5 +1,6 @@
 //! What a restart brings back: promises, in the order in which they were made, and nothing else. Or a clear error.
 
+#[path = "txn/support/mod.rs"]
 mod txn_support;
 
 use std::{collections::BTreeMap, sync::Arc};

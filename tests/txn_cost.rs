@@ -1,4 +1,6 @@
-//! What a transaction costs: linear in its participants, and not a bit more after many others than at first.
+//! The cost of a transaction: linear in its participants, and the same after many others as at first.
+//!
+//! A binary of its own, because it measures time: other tests would take the processors from it.
 
 use std::{
     sync::Arc,
@@ -44,7 +46,7 @@ fn commit(coordinator: &Coordinator, names: &[String]) {
     transaction.commit().wait().expect("everybody agrees");
 }
 
-/// Who measures wants the machine for himself.
+/// Held by the test that measures, because it wants the machine to itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// The quickest of many batches: whatever else the machine was at, it was not at it then.

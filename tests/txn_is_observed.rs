@@ -1,6 +1,9 @@
-//! What is told of transactions with the features `tracing` and `metrics`.
+//! What transactions report with the features `tracing` and `metrics`.
+//!
+//! A binary of its own, because subscriber and recorder are global to a process: other tests would report to them, too.
 
-mod txn_support;
+#[path = "txn/support/mod.rs"]
+mod support;
 
 use std::{
     cell::RefCell,
@@ -19,14 +22,14 @@ use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{Call, Verb},
 };
+use support::{
+    eventually,
+    scripted::{Scripted, broken},
+};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span,
-};
-use txn_support::{
-    eventually,
-    scripted::{Scripted, broken},
 };
 
 /// Notes every span, with its parent and fields, and every event.

@@ -1,23 +1,21 @@
 //! Limits: over them a transaction waits to begin, or is refused, as its client wants.
 
-mod txn_support;
-
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use ringpact::{
-    Coordinator, MemoryLog, TransactionLog,
-    participant::Verb,
-    txn::{BeginError, Limits},
-};
-use txn_support::{
+use crate::support::{
     block_on, eventually,
     logs::SlowLog,
     manager,
     scripted::{Scripted, broken},
+};
+use ringpact::{
+    Coordinator, MemoryLog, TransactionLog,
+    participant::Verb,
+    txn::{BeginError, Limits},
 };
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,13 +1,11 @@
 //! A coordinator whose log refuses or fails says exactly what is known, and does nothing beyond it.
 
-mod txn_support;
-
-use ringpact::{CommitError, Coordinator, MemoryLog, txn::RollbackCause};
-use txn_support::{
+use crate::support::{
     Op,
     logs::{FaultyLog, LogFault},
     manager,
 };
+use ringpact::{CommitError, Coordinator, MemoryLog, txn::RollbackCause};
 
 #[test]
 fn a_decision_that_the_log_refuses_is_a_rollback() {
@@ -55,7 +53,7 @@ fn a_decision_that_may_or_may_not_be_written_is_neither_committed_nor_rolled_bac
             a.execute(txn.branch("a").unwrap(), 2).unwrap();
             b.execute(txn.branch("b").unwrap(), 2).unwrap();
             let commit = txn.commit();
-            let error = if awaited { txn_support::block_on(commit) } else { commit.wait() }.unwrap_err();
+            let error = if awaited { crate::support::block_on(commit) } else { commit.wait() }.unwrap_err();
             assert!(matches!(error, CommitError::Indeterminate { error: Some(_), .. }), "{error}");
             let status = coordinator.status();
             assert_eq!((status.indeterminate, status.settling, status.in_doubt()), (1, 0, 1));
@@ -91,7 +89,7 @@ fn an_unattended_transaction_lies_still_when_the_log_fails() {
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     drop(txn.commit());
-    txn_support::eventually("it is known to be indeterminate", std::time::Duration::from_secs(5), || {
+    crate::support::eventually("it is known to be indeterminate", std::time::Duration::from_secs(5), || {
         coordinator.status().indeterminate == 1
     });
     assert!(!coordinator.settle(std::time::Duration::from_millis(50)), "in doubt until the log is opened anew");

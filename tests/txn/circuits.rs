@@ -1,7 +1,5 @@
 //! A participant that does not answer, or can't keep up, is given nothing more to do, and others go on as if it were not there.
 
-mod txn_support;
-
 use std::{
     num::NonZeroUsize,
     sync::{
@@ -12,15 +10,15 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    eventually,
+    scripted::{Scripted, broken},
+};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{Call, Decision, Verb},
     txn::{BranchError, CircuitState, CircuitStatus, Limits, OperatorError, Refusal, TransactionState},
-};
-use txn_support::{
-    eventually,
-    scripted::{Scripted, broken},
 };
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,21 +1,19 @@
 //! Time-outs and back-off: they come when they should, and no setting of them stops anything else.
 
-mod txn_support;
-
 use std::{
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Fault, Op, eventually, manager, shared,
+    wire::{Fate, Sent, Wire},
+};
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{Call, Verb},
     txn::RollbackCause,
-};
-use txn_support::{
-    Fault, Op, eventually, manager, shared,
-    wire::{Fate, Sent, Wire},
 };
 
 #[test]

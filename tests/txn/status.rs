@@ -1,7 +1,5 @@
 //! What an operator sees: every open transaction, without waiting for anybody who hangs.
 
-mod txn_support;
-
 use std::{
     num::NonZeroUsize,
     sync::{Arc, mpsc},
@@ -9,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Refused, eventually, manager,
+    scripted::{Scripted, broken},
+    wire::{Fate, Sent, Wire},
+};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, Coordinator, MemoryLog, ResourceManager, Service, ServiceError,
     participant::Verb,
     txn::{BranchState, TransactionState},
-};
-use txn_support::{
-    Refused, eventually, manager,
-    scripted::{Scripted, broken},
-    wire::{Fate, Sent, Wire},
 };
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,7 +1,5 @@
 //! A transaction commits at all its participants or at none, and costs the forced writes that the design says.
 
-mod txn_support;
-
 use std::{
     future::Future,
     num::NonZeroUsize,
@@ -10,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Manager, manager, scripted::Scripted, shared};
 use parking_lot::Mutex;
 use ringpact::{BranchId, CommitError, Coordinator, MemoryLog, Policy, TransactionLog};
-use txn_support::{Manager, manager, scripted::Scripted, shared};
 
 #[test]
 fn all_participants_have_the_change_when_wait_returns() {

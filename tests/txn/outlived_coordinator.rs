@@ -1,7 +1,5 @@
 //! What a transaction or a commit can still do once its coordinator is gone: get an answer, and no harm.
 
-mod txn_support;
-
 use std::{
     num::NonZeroUsize,
     sync::{Arc, mpsc},
@@ -9,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
-use ringpact::{
-    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Vote,
-    participant::{Call, Verb},
-};
-use txn_support::{
+use crate::support::{
     Manager, block_on, branch, eventually,
     logs::SlowLog,
     manager, name, shared,
     wire::{Fate, Sent, Wire},
+};
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Vote,
+    participant::{Call, Verb},
 };
 
 /// Two participants of which "b" holds its vote back.

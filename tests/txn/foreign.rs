@@ -1,7 +1,5 @@
 //! Code of others where it can do harm: wakers that panic, what is dropped late, what begins while all is being shut down.
 
-mod txn_support;
-
 use std::{
     future::Future,
     num::NonZeroUsize,
@@ -15,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{eventually, manager, shared};
 use ringpact::{
     Coordinator, MemoryLog, Policy, TransactionLog,
     txn::{BeginError, Limits},
 };
-use txn_support::{eventually, manager, shared};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -58,7 +56,7 @@ fn a_waker_of_begin_async_that_panics_is_no_other_transactions_panic() {
 fn a_waker_of_a_commit_that_panics_stops_no_drop_and_no_other_client() {
     let log = MemoryLog::new();
     let held = Arc::new(AtomicBool::new(true));
-    let slow = txn_support::scripted::Scripted::new();
+    let slow = crate::support::scripted::Scripted::new();
     let silent = Silent(Arc::clone(&held));
     let coordinator = Coordinator::builder(log).participant("a", slow).endpoint("b", silent).open().unwrap();
     let commit = || {
@@ -105,7 +103,7 @@ fn what_a_slow_participant_has_open_is_closed_when_all_is_dropped() {
         assert_eq!(left.in_doubt(), 0, "{left}");
         drop((coordinator, b));
         // A thread that has just brought an answer lets go of it a moment later.
-        let is_free = || far.claim(&txn_support::name("b")).is_ok();
+        let is_free = || far.claim(&crate::support::name("b")).is_ok();
         eventually("nothing has it open any more", Duration::from_secs(1), is_free);
     }
 }

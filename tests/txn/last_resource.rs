@@ -1,20 +1,18 @@
 //! A resource that can't promise: it is asked once all others have, and what it does is what is done.
 
-mod txn_support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    Manager,
+    logs::{FaultyLog, LogFault},
+    manager,
+    scripted::{Scripted, broken},
+};
 use ringpact::{
     CommitError, Coordinator, Epoch, MemoryLog, Name, ParticipantError, Policy, TransactionLog, TxnId, Vote,
     log::Heuristic,
     participant::{Decision, Verb},
     txn::{Action, BranchError, Cause, CommitProtocol, Input, Outcome, RollbackCause, TransactionState},
-};
-use txn_support::{
-    Manager,
-    logs::{FaultyLog, LogFault},
-    manager,
-    scripted::{Scripted, broken},
 };
 
 fn open(log: impl TransactionLog, a: &Manager, b: &Manager, queue: &Scripted) -> Coordinator {
@@ -222,7 +220,7 @@ fn a_decision_that_a_failed_log_may_hold_is_not_forgotten_by_those_who_follow_it
 /// decision is durable. The others are rolled back, and nobody can know.
 #[test]
 fn the_window_that_is_documented_is_there() {
-    let log = txn_support::logs::SlowLog::new(Duration::from_millis(150));
+    let log = crate::support::logs::SlowLog::new(Duration::from_millis(150));
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
     let mut txn = coordinator.begin();

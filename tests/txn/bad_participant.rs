@@ -1,8 +1,6 @@
 //! One bad participant costs those who have nothing to do with it nothing: not their time-outs, nor their memory, nor their
 //! place in the log.
 
-mod txn_support;
-
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -10,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Fault, Manager, Op, branch, call, eventually, manager, name, scripted::Scripted};
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, ResourceManager, Service,
@@ -17,7 +16,6 @@ use ringpact::{
     log::Fact,
     participant::{Call, Verb},
 };
-use txn_support::{Fault, Manager, Op, branch, call, eventually, manager, name, scripted::Scripted};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -251,7 +249,7 @@ fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
         });
         assert_eq!(*manager.service().reserved.lock(), []);
         assert!(manager.execute(&branch, 1).is_err());
-        assert_ne!(txn_support::vote(manager.prepare(&branch, &call())), Vote::Yes);
+        assert_ne!(crate::support::vote(manager.prepare(&branch, &call())), Vote::Yes);
         manager.rollback(&branch, &call()).unwrap();
     }
 }

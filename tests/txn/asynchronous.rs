@@ -1,20 +1,17 @@
 //! Asynchronous participants: both kinds in one transaction, and no thread for any of them.
 
-mod txn_support;
-
 use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use crate::support::{Manager, eventually, manager};
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{AsyncParticipant, Call, Endpoint, MAX_QUEUED_REQUESTS, Reply, Request, Spawned, Verb},
     txn::RollbackCause,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
-use txn_support::{Manager, eventually, manager};
 
 /// A resource manager at the other end of something slow.
 struct Far {
@@ -155,8 +152,8 @@ fn tasks_of_a_participant_that_hangs_do_not_pile_up_without_end() {
     let spawned = Spawned::new(hangs.clone(), runtime.handle().clone());
     let (tell, told) = mpsc::channel();
     let send = || {
-        let (tell, branch) = (tell.clone(), txn_support::branch(1, "far"));
-        let request = Request::Branch { branch, verb: Verb::Rollback, call: txn_support::call() };
+        let (tell, branch) = (tell.clone(), crate::support::branch(1, "far"));
+        let request = Request::Branch { branch, verb: Verb::Rollback, call: crate::support::call() };
         spawned.send(request, Reply::new(move |result| drop(tell.send(result))));
     };
     (0..=MAX_QUEUED_REQUESTS).for_each(|_| send());
@@ -170,87 +167,4 @@ fn tasks_of_a_participant_that_hangs_do_not_pile_up_without_end() {
         send();
         told.recv_timeout(Duration::from_secs(5)).is_ok_and(|result| result.is_ok())
     });
-}
-
-#[cfg(target_os = "linux")]
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").expect("a process has tasks").count()
-}
-
-/// Each is awaited by a task of its own, and all of them are in the middle of their votes at the same moment.
-#[cfg(target_os = "linux")]
-#[test]
-fn ten_thousand_transactions_in_flight_need_no_more_threads_than_ten() {
-    /// Holds all votes until as many are under way as there are to be.
-    #[derive(Clone, Default)]
-    struct Gathers(Arc<Gathering>);
-
-    #[derive(Default)]
-    struct Gathering {
-        wanted: Mutex<usize>,
-        waiting: Mutex<usize>,
-        all_here: tokio::sync::Notify,
-        threads: Mutex<usize>,
-    }
-
-    impl AsyncParticipant for Gathers {
-        async fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
-            let all_here = self.0.all_here.notified();
-            let last = {
-                let mut waiting = self.0.waiting.lock();
-                *waiting += 1;
-                *waiting == *self.0.wanted.lock()
-            };
-            if last {
-                *self.0.threads.lock() = threads();
-                self.0.all_here.notify_waiters();
-            } else {
-                all_here.await;
-            }
-            Ok(Vote::Yes)
-        }
-        async fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
-            Ok(())
-        }
-        async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
-            Ok(())
-        }
-        async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-            Ok(Vec::new())
-        }
-    }
-
-    let runtime = runtime();
-    let log = MemoryLog::new();
-    let gathers = Gathers::default();
-    let a = manager("a", log.clone());
-    let policy = Policy { prepare_timeout: Duration::from_secs(300), ..Policy::default() };
-    let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone());
-    let builder = builder.async_participant("far", gathers.clone(), runtime.handle().clone());
-    let coordinator = Arc::new(builder.open().unwrap());
-    let threads_with = |transactions: usize| {
-        *gathers.0.wanted.lock() = transactions;
-        *gathers.0.waiting.lock() = 0;
-        let tasks: Vec<_> = (0..transactions)
-            .map(|_| {
-                let (coordinator, a) = (Arc::clone(&coordinator), a.clone());
-                runtime.spawn(async move {
-                    let mut txn = coordinator.begin_async().await;
-                    a.execute(txn.branch("a").unwrap(), 2).unwrap();
-                    txn.branch("far").unwrap();
-                    txn.commit().await.unwrap();
-                })
-            })
-            .collect();
-        runtime.block_on(async {
-            for task in tasks {
-                task.await.unwrap();
-            }
-        });
-        *gathers.0.threads.lock()
-    };
-    let (ten, ten_thousand) = (threads_with(10), threads_with(10_000));
-    // Other tests of this program run beside it, with a few threads of their own.
-    assert!(ten_thousand <= ten + 8, "{ten} threads for 10, {ten_thousand} for 10,000");
-    assert_eq!(a.service().balance(), 2 * 10_010);
 }

@@ -1,11 +1,9 @@
 //! A sync of the log fails while a decision is being written: the coordinator reports neither commit nor rollback, no
 //! participant is told anything, and whoever opens the log anew settles it, everywhere alike.
 
-mod common;
-
 use std::{collections::BTreeMap, io, sync::Arc, thread};
 
-use common::{Keep, Op, SimStorage, open_sim};
+use crate::common::{Keep, Op, SimStorage, open_sim};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, FileLog, LogError, ResourceManager, Service, ServiceError, TransactionLog,

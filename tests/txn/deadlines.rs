@@ -1,22 +1,20 @@
 //! Time-outs of whole transactions: what nobody commits is rolled back, and participants know how long they have.
 
-mod txn_support;
-
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use ringpact::{
-    CommitError, Coordinator, MemoryLog, Policy,
-    participant::Verb,
-    txn::{BranchError, RollbackCause, TransactionState},
-};
-use txn_support::{
+use crate::support::{
     eventually, manager,
     scripted::Scripted,
     shared,
     wire::{Fate, Sent, Wire},
+};
+use ringpact::{
+    CommitError, Coordinator, MemoryLog, Policy,
+    participant::Verb,
+    txn::{BranchError, RollbackCause, TransactionState},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -118,7 +116,7 @@ fn participants_are_told_how_long_they_have() {
     };
     let mut txn = coordinator.begin_within(Duration::from_secs(3));
     txn.branch("a").unwrap();
-    b.fail(Verb::Prepare, txn_support::scripted::broken());
+    b.fail(Verb::Prepare, crate::support::scripted::broken());
     txn.branch("b").unwrap();
     txn.commit().wait().unwrap_err();
     assert_eq!(b.told(), [Verb::Prepare, Verb::Rollback]);

@@ -1,7 +1,5 @@
 //! Many transactions at once, waited for, awaited and dropped: every one has its outcome, and the totals are exact.
 
-mod txn_support;
-
 use std::{
     future::{Future, poll_fn},
     num::NonZeroUsize,
@@ -15,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
-use ringpact::{Commit, CommitError, Coordinator, Policy, TransactionLog, participant::Verb};
-use txn_support::{
+use crate::support::{
     Manager, Op, block_on,
     logs::SlowLog,
     manager, shared,
     wire::{Fate, Sent, Wire},
 };
+use parking_lot::Mutex;
+use ringpact::{Commit, CommitError, Coordinator, Policy, TransactionLog, participant::Verb};
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 

@@ -1,12 +1,10 @@
 //! Transactions of unusual shapes, and names that can't be.
 
-mod txn_support;
-
+use crate::support::{manager, shared};
 use ringpact::{
     Coordinator, IdError, MemoryLog, Participant, TransactionLog,
     txn::{BranchError, CoordinatorError},
 };
-use txn_support::{manager, shared};
 
 #[test]
 fn a_transaction_without_branches_commits_and_writes_nothing() {

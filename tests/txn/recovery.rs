@@ -1,14 +1,12 @@
 //! A coordinator that is opened again settles what it left behind, wherever it was stopped.
 
-mod txn_support;
-
 use std::{sync::Arc, time::Duration};
 
-use ringpact::{BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, Policy, TransactionLog, participant::Verb};
-use txn_support::{
+use crate::support::{
     Disk, Manager, manager, manager_on, name,
     wire::{Fate, Sent, Wire},
 };
+use ringpact::{BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, Policy, TransactionLog, participant::Verb};
 
 fn quick() -> Policy {
     Policy { first_backoff: Duration::from_millis(2), delivery_timeout: Duration::from_millis(50), ..Policy::default() }

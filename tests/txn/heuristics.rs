@@ -1,18 +1,16 @@
 //! Branches that end otherwise than decided: reported, kept through restarts, seen, and forgotten by an operator only.
 
-mod txn_support;
-
 use std::time::Duration;
 
+use crate::support::{
+    name,
+    scripted::{Scripted, broken},
+};
 use ringpact::{
     CommitError, Coordinator, MemoryLog, ParticipantError, TransactionLog, TxnId,
     log::Heuristic,
     participant::{Decision, Verb},
     txn::{BranchState, OperatorError, TransactionState},
-};
-use txn_support::{
-    name,
-    scripted::{Scripted, broken},
 };
 
 fn open(log: &MemoryLog, a: &Scripted, b: &Scripted) -> Coordinator {

@@ -1,7 +1,5 @@
 //! What people suffer from with other coordinators, each with a test named for it.
 
-mod txn_support;
-
 use std::{
     fs,
     num::NonZeroUsize,
@@ -9,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpact::{
-    BranchId, Coordinator, Epoch, FileLog, MemoryLog, Name, Participant, ParticipantError, Policy, TxnId, Vote,
-    participant::{Call, Verb},
-};
-use txn_support::{
+use crate::support::{
     Manager, Op, eventually,
     logs::SlowLog,
     manager, name,
     scripted::{Scripted, broken},
     wire::{Fate, Sent, Wire},
+};
+use ringpact::{
+    BranchId, Coordinator, Epoch, FileLog, MemoryLog, Name, Participant, ParticipantError, Policy, TxnId, Vote,
+    participant::{Call, Verb},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -194,7 +192,7 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     let b = manager("b", MemoryLog::new());
     let of = |epoch, sequence| TxnId::new(name("c"), Epoch::new(epoch), sequence).branch(&name("b"));
     let call = |epoch| {
-        let mut call = txn_support::call();
+        let mut call = crate::support::call();
         call.epoch = Epoch::new(epoch);
         call
     };
@@ -221,7 +219,7 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     b.commit(&promised, &call(2)).unwrap();
     b.rollback(&worked, &call(2)).unwrap();
     b.rollback(&unseen, &call(2)).unwrap();
-    assert_eq!(txn_support::vote(b.prepare(&unseen, &call(2))), Vote::No);
+    assert_eq!(crate::support::vote(b.prepare(&unseen, &call(2))), Vote::No);
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (2, 1));
 }
 
@@ -234,7 +232,7 @@ fn the_log_stays_bounded_under_a_stuck_participant() {
     const MOST: u64 = 1 << 20;
     let dir = tempfile::tempdir().unwrap();
     let log = std::sync::Arc::new(FileLog::options().segment_bytes(64 << 10).open(dir.path()).unwrap());
-    let options = || ringpact::ResourceManager::<txn_support::Account>::options().checkpoint_every(256);
+    let options = || ringpact::ResourceManager::<crate::support::Account>::options().checkpoint_every(256);
     let open = |name: &str| std::sync::Arc::new(options().open(name, log.clone(), Default::default()).unwrap());
     let (a, b) = (open("a"), open("b"));
     let builder = Coordinator::builder(log.clone()).policy(quick()).participant("a", a.clone());

@@ -1,19 +1,17 @@
 //! Participants that say no, fail, panic or can't be reached: the transaction rolls back everywhere, and says why.
 
-mod txn_support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{
+    Fault, Manager, Op, manager, shared,
+    wire::{Fate, Sent, Wire},
+};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{Call, Verb},
     txn::RollbackCause,
-};
-use txn_support::{
-    Fault, Manager, Op, manager, shared,
-    wire::{Fate, Sent, Wire},
 };
 
 /// Passes everything on to a resource manager, and notes what; panics where told to.

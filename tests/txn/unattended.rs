@@ -1,7 +1,5 @@
 //! Transactions go on to their end whatever their clients do with the `Commit`.
 
-mod txn_support;
-
 use std::{
     future::Future,
     pin::{Pin, pin},
@@ -11,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpact::{Coordinator, MemoryLog, Policy, participant::Verb};
-use txn_support::{
+use crate::support::{
     eventually,
     logs::SlowLog,
     manager, shared,
     wire::{Fate, Sent, Wire},
 };
+use ringpact::{Coordinator, MemoryLog, Policy, participant::Verb};
 
 /// The longest that the sweep may take, with room for a busy machine.
 const SWEPT_WITHIN: Duration = Duration::from_millis(2500);

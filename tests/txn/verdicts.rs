@@ -1,19 +1,17 @@
 //! A participant asks what became of a branch: presumed abort, in one process and over a transport.
 
-mod txn_support;
-
 use std::{sync::Arc, thread, time::Duration};
 
+use crate::support::{
+    Fault, Manager, Op, eventually, manager, name,
+    scripted::{Scripted, broken},
+    wire::{Fate, Sent, Wire},
+};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, TxnId,
     participant::{Call, Decision, Endpoint, Inquired, Reply, Request, Response, Verb, Verdict},
     txn::RollbackCause,
-};
-use txn_support::{
-    Fault, Manager, Op, eventually, manager, name,
-    scripted::{Scripted, broken},
-    wire::{Fate, Sent, Wire},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -108,7 +106,7 @@ fn ids_that_the_coordinator_never_gave_out_are_not_called_rolled_back() {
 
 #[test]
 fn while_the_decision_is_on_its_way_to_the_disk_nobody_is_told_either_way() {
-    let log = txn_support::logs::SlowLog::new(Duration::from_millis(200));
+    let log = crate::support::logs::SlowLog::new(Duration::from_millis(200));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let builder = Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone());
     let coordinator = builder.open().unwrap();
@@ -291,9 +289,9 @@ fn a_coordinator_that_does_not_answer_leaves_the_branch_as_it_is() {
         }
     }
     let b = manager("b", MemoryLog::new());
-    let promised = txn_support::branch(1, "b");
+    let promised = crate::support::branch(1, "b");
     b.execute(&promised, 2).unwrap();
-    b.prepare(&promised, &txn_support::call()).unwrap();
+    b.prepare(&promised, &crate::support::call()).unwrap();
     assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "nobody has said where to ask");
     b.inquire_at(name("c"), Silent);
     assert_eq!(b.inquire(Duration::from_millis(20)), Inquired { left: 1, ..Inquired::default() });

@@ -1,7 +1,5 @@
 //! Answers that help: work that can never be written is refused at once, and a No says why.
 
-mod txn_support;
-
 use std::{
     error::Error,
     fmt, iter,
@@ -12,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Account, Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
 use ringpact::{
     BranchId, CommitError, Coordinator, Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name,
     Participant, ParticipantError, Record, ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
@@ -20,7 +19,6 @@ use ringpact::{
     txn::{CoordinatorBuilder, RollbackCause},
 };
 use serde::{Deserialize, Serialize};
-use txn_support::{Account, Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
 
 /// Takes whatever it is given. Work that begins with a zero only looks; empty work can't be encoded.
 struct Blobs;
@@ -224,7 +222,7 @@ fn links(error: &dyn Error) -> Vec<String> {
 #[test]
 fn a_client_is_told_why_a_participant_votes_no() {
     for names in [&["a"][..], &["a", "b"]] {
-        let (_, coordinator, managers) = txn_support::shared(names);
+        let (_, coordinator, managers) = crate::support::shared(names);
         let mut txn = coordinator.begin();
         for manager in &managers {
             manager.execute(txn.branch(manager.name().as_str()).unwrap(), 2).unwrap();
@@ -361,7 +359,7 @@ fn a_branch_that_was_given_up_says_so() {
 /// Forgotten places are used again for new branches, and must not bring their reasons along.
 #[test]
 fn a_reason_is_forgotten_with_its_branch() {
-    let a = txn_support::manager("a", MemoryLog::new());
+    let a = crate::support::manager("a", MemoryLog::new());
     a.execute(&branch(1, "a"), 3).unwrap_err();
     a.prepare(&branch(1, "a"), &call()).unwrap_err();
     let mut later = call();

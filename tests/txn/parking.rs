@@ -1,22 +1,20 @@
 //! A decision that can't be delivered is parked: seen, kept through restarts, in nobody's way, and for an operator to act.
 
-mod txn_support;
-
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
+use crate::support::{
+    Fault, Op, eventually, manager, name,
+    scripted::{Scripted, broken},
+};
 use ringpact::{
     Coordinator, MemoryLog, Policy, TransactionLog,
     log::Heuristic,
     participant::{Decision, Verb},
     txn::{BranchState, OperatorError, TransactionState},
-};
-use txn_support::{
-    Fault, Op, eventually, manager, name,
-    scripted::{Scripted, broken},
 };
 
 const SOON: Duration = Duration::from_secs(5);

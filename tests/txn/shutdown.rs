@@ -1,19 +1,17 @@
 //! A clean shutdown: nothing new begins, what is decided is finished, and what is left is said.
 
-mod txn_support;
-
 use std::{thread, time::Duration};
 
-use ringpact::{
-    CommitError, Coordinator, MemoryLog, Policy,
-    participant::Verb,
-    txn::{BeginError, BranchError, TransactionState},
-};
-use txn_support::{
+use crate::support::{
     block_on, manager,
     scripted::{Scripted, broken},
     shared,
     wire::{Fate, Sent, Wire},
+};
+use ringpact::{
+    CommitError, Coordinator, MemoryLog, Policy,
+    participant::Verb,
+    txn::{BeginError, BranchError, TransactionState},
 };
 
 const SOON: Duration = Duration::from_secs(5);

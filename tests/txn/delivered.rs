@@ -1,7 +1,5 @@
 //! What `Commit::delivered` waits for: every branch has acknowledged, or somebody is told why not.
 
-mod txn_support;
-
 use std::{
     future::Future,
     num::NonZeroUsize,
@@ -15,17 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Manager, block_on, eventually,
+    logs::SlowLog,
+    manager,
+    scripted::{Scripted, broken},
+};
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, TransactionLog, Vote,
     log::Heuristic,
     participant::{AsyncParticipant, Call, Decision, Verb},
     txn::DeliveryError,
-};
-use txn_support::{
-    Manager, block_on, eventually,
-    logs::SlowLog,
-    manager,
-    scripted::{Scripted, broken},
 };
 
 const SOON: Duration = Duration::from_secs(5);

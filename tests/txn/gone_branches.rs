@@ -1,16 +1,14 @@
 //! A coordinator that is dropped leaves its circuits with branches that no transaction stands for any more.
 
-mod txn_support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{eventually, scripted::Scripted};
 use parking_lot::Mutex;
 use ringpact::{
     Coordinator, MemoryLog, Policy,
     participant::{Endpoint, Reply, Request, Response, Verb},
     txn::CircuitState,
 };
-use txn_support::{eventually, scripted::Scripted};
 
 const MS: Duration = Duration::from_millis(1);
 

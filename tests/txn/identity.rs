@@ -1,19 +1,16 @@
 //! One name, two logs: a log that was lost, copied, restored or opened twice. No two lives of a coordinator give out one id,
 //! no participant mixes two of them, and nothing that one log has promised or decided is ended by another one.
 
-mod identity_model;
-mod txn_support;
-
 use std::{collections::BTreeSet, time::Duration};
 
-use identity_model::{Bounds, Mutant, search};
+use crate::identity_model::{Bounds, Mutant, search};
+use crate::support::{Account, Disk, Manager, Op, copies::Copy, eventually, manager, manager_on, name};
 use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
     TxnId, Vote,
     participant::{Call, Decision, ExecuteError, Life},
     txn::{CoordinatorBuilder, CoordinatorError, OperatorError},
 };
-use txn_support::{Account, Disk, Manager, Op, copies::Copy, eventually, manager, manager_on, name};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -159,7 +156,7 @@ fn an_operators_commit_is_durable_before_it_is_told() {
     shop.restart_goods();
     let log = MemoryLog::new();
     let coordinator = shop.coordinator(log.clone()).replaces_log(lost.id()).open().unwrap();
-    shop.goods.service().fail(Op::Confirm, [txn_support::Fault::Fail]);
+    shop.goods.service().fail(Op::Confirm, [crate::support::Fault::Fail]);
     coordinator.settle_unclaimed(branch.txn(), Decision::Commit).unwrap();
     drop(coordinator);
     let coordinator = shop.coordinator(log.crash()).open().unwrap();
