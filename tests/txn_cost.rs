@@ -1,4 +1,5 @@
-//! The cost of a transaction: linear in its participants, and the same after many others as at first.
+//! The cost of a transaction: linear in its participants, and the same after many others as at
+//! first.
 //!
 //! A binary of its own, because it measures time: other tests would take the processors from it.
 
@@ -43,13 +44,13 @@ fn commit(coordinator: &Coordinator, names: &[String]) {
     for name in names {
         transaction.branch(name).expect("it is a participant");
     }
-    transaction.commit().wait().expect("everybody agrees");
+    transaction.commit().wait().expect("all participants agree");
 }
 
 /// Held by the test that measures, because it wants the machine to itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The quickest of many batches: whatever else the machine was at, it was not at it then.
+/// The quickest of many batches: the one that other work of the machine has disturbed least.
 fn time_of_one(mut commit: impl FnMut()) -> Duration {
     const BATCHES: u32 = 60;
     const BATCH: u32 = 20;
@@ -82,7 +83,7 @@ fn the_cost_does_not_grow_with_transactions_that_have_finished() {
     const FINISHED: usize = 50_000;
     let _alone = ALONE.lock();
     let (coordinator, _log, names) = shop(2);
-    // Neither does it beside one that stays open all the while.
+    // One transaction stays open all the while; that must not change the cost either.
     let open = coordinator.begin();
     let first = time_of_one(|| commit(&coordinator, &names));
     (0..FINISHED).for_each(|_| commit(&coordinator, &names));

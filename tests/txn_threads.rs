@@ -1,6 +1,7 @@
 //! Ten thousand transactions in flight need no more threads than ten.
 //!
-//! A binary of its own, because it counts the threads of its process: other tests start threads, too.
+//! A binary of its own, because it counts the threads of its process: other tests start threads,
+//! too.
 #![cfg(target_os = "linux")]
 
 #[path = "txn/support/mod.rs"]

@@ -1,4 +1,4 @@
-//! Back-pressure: how many transactions may be in flight, and how much may be queued for the disk.
+//! Back-pressure: limits the transactions in flight and the records that are queued for the disk.
 
 use std::{
     collections::BTreeMap,
@@ -19,15 +19,18 @@ use crate::{
     platform::{Condvar, Platform},
 };
 
-/// How many transactions are in flight at the most, unless configured: each takes about a kilobyte.
+/// Default of [`Limits::in_flight`], in transactions. Each takes about a kilobyte.
 pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
 
-/// How many decisions a participant may owe an acknowledgement of, unless configured: each takes one to two kilobytes here, and a
-/// promise there. A participant that is 20 ms away and takes part in 100,000 transactions a second owes 2,000 at any time.
+/// Default of [`Limits::undelivered`], in decisions of one participant. Each takes one to two
+/// kilobytes at the coordinator, and a promise at the participant. A participant that is 20 ms away
+/// and takes part in 100,000 transactions a second owes 2,000 at any time.
 pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
 
-/// How much may be under way at once. Over it [`Coordinator::begin`](crate::Coordinator::begin) and
-/// [`begin_async`](crate::Coordinator::begin_async) wait, and [`try_begin`](crate::Coordinator::try_begin) refuses.
+/// Limits on what may be under way at once. When they are reached,
+/// [`Coordinator::begin`](crate::Coordinator::begin) and
+/// [`begin_async`](crate::Coordinator::begin_async) wait, and
+/// [`try_begin`](crate::Coordinator::try_begin) refuses.
 ///
 /// ```
 /// use ringpact::{Coordinator, MemoryLog, txn::{BeginError, Limits}};
@@ -42,14 +45,17 @@ pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Transactions whose clients have not been told an outcome. 1 at the least. What is decided and still being
-    /// delivered does not count: a participant that is down must not keep others from working.
+    /// Maximum number of transactions without an answer to their client. At least 1. A decision
+    /// that is still being delivered does not count, because a participant that is down must not
+    /// stop other clients.
     pub in_flight: usize,
-    /// Records of the log, from the last that is durable to the last that a decision was forced with. 1 at the least.
+    /// Maximum number of log records from the last durable one to the last forced decision. At
+    /// least 1.
     pub log_queue: u64,
-    /// Decisions that one participant has not acknowledged, parked ones included. 1 at the least. Over it
-    /// [`Transaction::branch`](super::Transaction::branch) refuses new branches of that participant. Set it below what the
-    /// participant can hold: a database has room for so many prepared transactions.
+    /// Maximum number of decisions that one participant has not acknowledged, parked ones included.
+    /// At least 1. When it is reached, [`Transaction::branch`](super::Transaction::branch) refuses
+    /// new branches of that participant. Set it below what the participant can hold: a database has
+    /// room for a limited number of prepared transactions.
     pub undelivered: usize,
 }
 
@@ -59,18 +65,18 @@ impl Default for Limits {
     }
 }
 
-/// Why no transaction was begun.
+/// Reason why no transaction was begun.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BeginError {
-    /// As many transactions are in flight as are allowed.
-    #[error("{limit} transactions are in flight, as many as allowed; try again when some have ended")]
+    /// The maximum number of transactions is in flight.
+    #[error("{limit} transactions are in flight, which is the limit; try again when some have ended")]
     InFlight {
         /// The limit.
         limit: usize,
     },
-    /// As much is queued for the disk as is allowed.
-    #[error("{limit} records wait for the disk, as many as allowed; try again when it has caught up")]
+    /// The maximum number of records waits for the disk.
+    #[error("{limit} records wait for the disk, which is the limit; try again when the disk has caught up")]
     LogQueue {
         /// The limit.
         limit: u64,
@@ -80,20 +86,22 @@ pub enum BeginError {
     ShuttingDown,
 }
 
-/// Counts what is in flight, and keeps those waiting for whom there is no room.
+/// Counts the transactions in flight, and makes clients wait while the limits are reached.
 pub(super) struct Admission {
     limits: Limits,
     counts: CachePadded<Counts>,
-    /// The last record that a decision was forced with. Only written where it is limited how many there may be.
+    /// Number of the last record that was forced for a decision. Written only if `log_queue` is
+    /// limited.
     forced: CachePadded<AtomicU64>,
     closing: AtomicBool,
-    /// How many wait; those who leave look at nothing else unless somebody does.
+    /// Number of waiting threads and tasks. A transaction that leaves reads only this while it is
+    /// zero.
     waiting: AtomicUsize,
     wakers: Mutex<Wakers>,
     room: Condvar,
 }
 
-/// The tasks that wait for room, in the order in which they came.
+/// The tasks that wait for a slot, in the order of their tickets.
 #[derive(Default)]
 struct Wakers {
     waiting: BTreeMap<u64, Waker>,
@@ -101,7 +109,8 @@ struct Wakers {
     next: u64,
 }
 
-/// Waits for room, as a task; whether there is some, or the coordinator is being shut down. Dropped, it leaves nothing behind.
+/// Future that waits for a slot. It returns `false` if the coordinator is being shut down. A
+/// dropped one leaves nothing behind.
 pub(super) struct Entering<'a> {
     admission: &'a Admission,
     log: &'a dyn TransactionLog,
@@ -134,7 +143,8 @@ impl Future for Entering<'_> {
             }
         };
         if let Some(ticket) = ticket.take() {
-            // A wake-up that came meanwhile was for room that this one has found by itself, or for none.
+            // A wake-up that came meanwhile was for the slot that this task has found by itself, or
+            // for another one.
             let waited = admission.unregister(ticket);
             if !waited && !admission.is_full() && admission.waiting.load(Ordering::SeqCst) > 0 {
                 admission.wake_next();
@@ -146,18 +156,19 @@ impl Future for Entering<'_> {
 
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
-        // It was woken for room that it does not take any more: that is the next one's.
+        // The task was woken for a slot that it will not take: the next one gets it.
         if self.ticket.is_some_and(|ticket| !self.admission.unregister(ticket)) {
             self.admission.wake_next();
         }
     }
 }
 
-/// What changes when a transaction begins: in one place, that a processor has to fetch once.
+/// The counters that change when a transaction begins, in one cache line, so that a processor
+/// fetches only one.
 #[derive(Default)]
 struct Counts {
     in_flight: AtomicUsize,
-    /// The last transaction's number.
+    /// Number of the last transaction.
     last_sequence: AtomicU64,
 }
 
@@ -175,7 +186,7 @@ impl Admission {
         }
     }
 
-    /// Lets one in, if there is room.
+    /// Takes a slot, if one is free.
     pub(super) fn try_enter(&self, log: &dyn TransactionLog) -> Result<(), BeginError> {
         if self.closing.load(Ordering::SeqCst) {
             return Err(BeginError::ShuttingDown);
@@ -191,8 +202,9 @@ impl Admission {
         Ok(())
     }
 
-    /// One that was counted, and for whom there was no room, counts no more. Meanwhile another may have left and a third one
-    /// have found this one in the last place: he waits now, and nobody else may ever come to wake him.
+    /// Takes back the count of a transaction that was refused. Meanwhile another transaction may
+    /// have left, and a third one may wait because this one was counted in the last slot. No other
+    /// may ever come to wake it, so this one does.
     fn go_away(&self) {
         let others = self.counts.in_flight.fetch_sub(1, Ordering::SeqCst) - 1;
         if others < self.limits.in_flight && self.waiting.load(Ordering::SeqCst) > 0 {
@@ -200,7 +212,8 @@ impl Admission {
         }
     }
 
-    /// Waits for room. False where the coordinator is being shut down.
+    /// Blocks until a slot is free, and takes it. Returns `false` if the coordinator is being shut
+    /// down.
     pub(super) fn enter(&self, log: &dyn TransactionLog) -> bool {
         loop {
             match self.try_enter(log) {
@@ -208,7 +221,7 @@ impl Admission {
                 Err(BeginError::ShuttingDown) => return false,
                 Err(BeginError::LogQueue { .. }) => {
                     if log.wait(self.first_to_wait_for()).is_err() {
-                        // A log that has failed keeps nobody here: the commit tells.
+                        // A failed log lets all clients pass: their commits return the error.
                         self.counts.in_flight.fetch_add(1, Ordering::SeqCst);
                         return true;
                     }
@@ -216,7 +229,8 @@ impl Admission {
                 Err(BeginError::InFlight { .. }) => {
                     let mut wakers = self.wakers.lock();
                     self.waiting.fetch_add(1, Ordering::SeqCst);
-                    // Whoever leaves after this look finds somebody waiting, and needs the lock to say so.
+                    // A transaction that leaves after this check sees that one waits, and needs the
+                    // lock to wake it.
                     if self.is_full() {
                         self.room.wait(&mut wakers);
                     }
@@ -226,12 +240,13 @@ impl Admission {
         }
     }
 
-    /// Waits for room, as a task.
+    /// Returns a future that waits for a slot, and takes it.
     pub(super) fn enter_async<'a>(&'a self, log: &'a dyn TransactionLog) -> Entering<'a> {
         Entering { admission: self, log, ticket: None }
     }
 
-    /// Has this waker woken when there may be room. The ticket is the task's place in the order; without one it gets one.
+    /// Registers a waker for the next free slot. The ticket is the task's place in the order; a
+    /// task without one gets one.
     fn register(&self, ticket: &mut Option<u64>, waker: Waker) {
         let mut wakers = self.wakers.lock();
         let known = ticket.filter(|ticket| wakers.waiting.contains_key(ticket));
@@ -245,7 +260,8 @@ impl Admission {
         foreign::let_go(old);
     }
 
-    /// Waits no longer. Says whether it still waited; otherwise it has been woken.
+    /// Removes the task from the waiting ones. Returns whether it still waited; otherwise it was
+    /// woken.
     fn unregister(&self, ticket: u64) -> bool {
         let waker = self.wakers.lock().waiting.remove(&ticket);
         let waited = waker.is_some();
@@ -260,19 +276,21 @@ impl Admission {
         self.counts.in_flight.load(Ordering::SeqCst) >= self.limits.in_flight && !self.closing.load(Ordering::SeqCst)
     }
 
-    /// Once this record is durable the queue is shorter than the limit.
+    /// Returns the record that must become durable so that the queue is shorter than the limit.
     fn first_to_wait_for(&self) -> Lsn {
         Lsn::new(self.forced.load(Ordering::Relaxed).saturating_sub(self.limits.log_queue) + 1)
     }
 
-    /// One of those let in has its outcome. Says whether others wait, who are then to be woken.
+    /// Gives a slot back, because its transaction has its outcome. Returns whether others wait:
+    /// then the caller must [wake](Self::wake_next) one.
     #[must_use]
     pub(super) fn leave(&self) -> bool {
         self.counts.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Wakes the task and the thread that have waited longest for room: one of them gets it. Foreign code: no lock may be held.
+    /// Wakes the task and the thread that have waited longest: one of them gets the slot. It runs
+    /// foreign code, so the caller must hold no lock.
     pub(super) fn wake_next(&self) {
         let first = self.wakers.lock().waiting.pop_first();
         self.room.notify_one();
@@ -282,7 +300,7 @@ impl Admission {
         }
     }
 
-    /// Lets nobody in from here on.
+    /// Refuses every transaction from now on.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         let all = mem::take(&mut self.wakers.lock().waiting);
@@ -291,7 +309,7 @@ impl Admission {
         all.into_values().for_each(foreign::wake);
     }
 
-    /// Whether nobody is let in any more.
+    /// Whether every transaction is refused.
     pub(super) fn is_closed(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
@@ -306,17 +324,18 @@ impl Admission {
         self.counts.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Gives out the next transaction's number; the first is 1.
+    /// Returns the next transaction's number; the first is 1.
     pub(super) fn next_sequence(&self) -> u64 {
         self.counts.last_sequence.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// The last number that was given out, or 0.
+    /// Returns the last number that was given out, or 0.
     pub(super) fn last_sequence(&self) -> u64 {
         self.counts.last_sequence.load(Ordering::SeqCst)
     }
 
-    /// Records on their way to the disk for the sake of a decision, where they are limited.
+    /// Returns the number of records from the last durable one to the last forced decision, if that
+    /// is limited.
     fn queued(&self, durable: Lsn) -> u64 {
         self.forced.load(Ordering::Relaxed).saturating_sub(durable.number())
     }
@@ -342,16 +361,17 @@ mod tests {
         }
     }
 
-    /// He is counted for a moment. Who had the last place left in that moment, when nobody waited yet, and who came then was
-    /// kept waiting by him, with nobody in flight who would ever leave.
+    /// A bug: a refused transaction is counted for a moment. In that moment the transaction in the
+    /// last slot left, when no task waited yet. A third one came, found the refused one in the last
+    /// slot, and waited with no transaction in flight.
     #[test]
-    fn one_who_is_refused_does_not_leave_another_waiting_for_the_place_he_was_counted_in() {
+    fn a_refused_transaction_wakes_another_that_waits_for_the_slot_it_was_counted_in() {
         let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
         let admission = Admission::new(limits, &Platform::default());
         admission.try_enter(&log).expect("there is room for one");
         let refused = admission.counts.in_flight.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(refused, limits.in_flight, "no room for him, so he is about to go away");
-        assert!(!admission.leave(), "nobody waits yet");
+        assert_eq!(refused, limits.in_flight, "no slot is free, so it is about to take its count back");
+        assert!(!admission.leave(), "no task waits yet");
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
@@ -362,9 +382,9 @@ mod tests {
         assert_eq!(entering.as_mut().poll(&mut context), Poll::Ready(true));
     }
 
-    /// Each left its waker behind, and every attempt looked at all of them.
+    /// A bug: each attempt left its waker behind, and every later attempt looked at all of them.
     #[test]
-    fn attempts_that_are_given_up_leave_nothing_behind() {
+    fn dropped_attempts_leave_nothing_behind() {
         let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
         let admission = Admission::new(limits, &Platform::default());
         admission.try_enter(&log).expect("there is room for one");
@@ -385,9 +405,9 @@ mod tests {
         assert_eq!(held.as_mut().poll(&mut context), Poll::Ready(true));
     }
 
-    /// The first of those that wait is woken and then given up: the room is the next one's.
+    /// The first waiting task is woken and then dropped: the next one gets the slot.
     #[test]
-    fn a_wake_up_is_handed_on_by_a_task_that_is_dropped() {
+    fn a_dropped_task_passes_its_wake_up_on() {
         let (log, limits) = (MemoryLog::new(), Limits { in_flight: 1, ..Limits::default() });
         let admission = Admission::new(limits, &Platform::default());
         admission.try_enter(&log).expect("there is room for one");
@@ -400,7 +420,7 @@ mod tests {
         assert!(admission.leave());
         admission.wake_next();
         let woken = || both.each_ref().map(|woken| woken.0.load(Ordering::SeqCst));
-        assert_eq!(woken(), [1, 0], "one place, one wake-up");
+        assert_eq!(woken(), [1, 0], "one slot, one wake-up");
         drop(first);
         assert_eq!(woken(), [1, 1]);
     }

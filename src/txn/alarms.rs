@@ -1,19 +1,20 @@
-//! When somebody is woken to look at what has a time-out, where all of it shares one look.
+//! The alarms of a search for expired time-outs that looks at all of them.
 
 use std::time::Instant;
 
 /// The alarms that are set.
 ///
-/// Whoever is woken looks at everything and finds out when to look again. So there need be none after the next one but those
-/// that were set before, and a short time-out among long ones sets no long one anew.
+/// An alarm starts one search of everything, which finds out when to search again. So no alarm
+/// later than the next one is needed, and a short time-out among long ones does not set the long
+/// one again.
 #[derive(Debug, Default)]
 pub(super) struct Alarms(
-    /// The next one last.
+    /// The times of the alarms, the next one last.
     Vec<Instant>,
 );
 
 impl Alarms {
-    /// Whether an alarm is to be set at this time; it then counts as set. O(1).
+    /// Returns whether the caller must set an alarm at this time; it then counts as set. O(1).
     pub(super) fn sets(&mut self, at: Instant) -> bool {
         let is_needed = self.0.last().is_none_or(|next| at < *next);
         if is_needed {
@@ -22,7 +23,7 @@ impl Alarms {
         is_needed
     }
 
-    /// Those up to now have gone off.
+    /// Removes the alarms up to `now`, which have gone off.
     pub(super) fn go_off(&mut self, now: Instant) {
         while self.0.pop_if(|at| *at <= now).is_some() {}
     }
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_comes_later_than_the_next_is_not_set() {
+    fn an_alarm_later_than_the_next_one_is_not_set() {
         let (mut alarms, begin) = (Alarms::default(), Instant::now());
         let after = |seconds| begin + Duration::from_secs(seconds);
         let set: Vec<_> = [10, 10, 12, 4, 5, 4, 1].map(|seconds| alarms.sets(after(seconds))).into();
@@ -43,10 +44,13 @@ mod tests {
         alarms.go_off(after(0));
         assert!(!alarms.sets(after(1)), "it is still set");
         alarms.go_off(after(4));
-        assert!(!alarms.sets(after(10)) && alarms.sets(after(9)), "of those that were set only that at 10 is left");
+        assert!(
+            !alarms.sets(after(10)) && alarms.sets(after(9)),
+            "only the alarm at 10 is left of those that were set"
+        );
     }
 
-    /// Each short one that had gone off set the long one once more.
+    /// A bug: each short alarm that had gone off set the long one once more.
     #[test]
     fn short_time_outs_beside_a_long_one_do_not_pile_up() {
         let (mut alarms, begin) = (Alarms::default(), Instant::now());

@@ -1,4 +1,4 @@
-//! [`Delivered`]: when a decision has reached every branch, to be waited for or awaited.
+//! [`Delivered`]: waits until every branch has acknowledged a decision.
 
 use std::{
     fmt,
@@ -17,14 +17,16 @@ use crate::{
     participant::Decision,
 };
 
-/// Waits until every branch of a transaction has acknowledged what was decided; see [`Commit::delivered`](super::Commit::delivered).
+/// Waits until every branch of a transaction has acknowledged what was decided; see
+/// [`Commit::delivered`](super::Commit::delivered).
 ///
-/// Block on it with [`wait`](Self::wait), or `.await` it on any executor. It is *cancel-safe*: dropping it loses the answer,
+/// Block on it with [`wait`](Self::wait), or `.await` it on any executor. One thread or task waits
+/// for it; call `delivered` again for another. It is *cancel-safe*: dropping it loses the answer,
 /// never the delivery.
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Delivered {
     task: Arc<Task>,
-    /// Its number among those who wait for this delivery, once it waits.
+    /// Its number among the listeners of this delivery, once it waits.
     listener: Option<u64>,
 }
 
@@ -33,16 +35,18 @@ impl Delivered {
         Self { task, listener: None }
     }
 
-    /// The transaction.
+    /// Returns the transaction's id.
     #[must_use]
     pub fn txn(&self) -> &TxnId {
         self.task.txn()
     }
 
-    /// Blocks until every branch has acknowledged the decision, or the coordinator goes on without it.
+    /// Blocks until every branch has acknowledged the decision, or no longer can. From async code
+    /// `.await` the value instead.
     ///
     /// # Errors
-    /// [`DeliveryError`]: it was decided otherwise, waits for an operator, or its coordinator is gone.
+    ///
+    /// [`DeliveryError`]: it was decided otherwise, is parked, or its coordinator was dropped.
     pub fn wait(mut self) -> Result<(), DeliveryError> {
         let parker = Arc::new(self.task.shared().platform.parker());
         let waker = Waker::from(Arc::clone(&parker));
@@ -93,18 +97,19 @@ impl fmt::Debug for Delivered {
     }
 }
 
-/// How far a decision has come that nobody delivers any further by itself.
+/// How the delivery of a decision has ended, or stopped.
 #[derive(Debug)]
 pub(super) enum Delivery {
-    /// This is all that there is to be said.
+    /// Every branch has acknowledged, or the outcome is uncertain or heuristic: this is the final
+    /// answer.
     Told(Box<super::task::Verdict>),
-    /// These have not acknowledged it, and it waits for an operator.
+    /// It is parked; these participants have not acknowledged it.
     Parked(Decision, Vec<Name>),
-    /// The coordinator is gone.
+    /// The coordinator was dropped.
     Abandoned,
 }
 
-/// Those who wait for a delivery. Nearly all transactions have none.
+/// The tasks and threads that wait for a delivery. Nearly all transactions have none.
 #[derive(Default)]
 pub(super) struct Listeners {
     last: u64,
@@ -112,7 +117,8 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Notes whom to wake, and gives the waker that it replaces, to be dropped without a lock.
+    /// Registers a waker, and returns the one that it replaces. The caller drops that without a
+    /// lock.
     pub(super) fn put(&mut self, listener: &mut Option<u64>, waker: Waker) -> Option<Waker> {
         let number = *listener.get_or_insert_with(|| {
             self.last += 1;
@@ -141,17 +147,19 @@ impl Listeners {
     }
 }
 
-/// Why not every branch has carried out a commit.
+/// Reason why not every branch has carried out a commit.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// The transaction has not committed, or not surely. If it was rolled back, every branch has acknowledged that.
+    /// The transaction has not committed, or that is uncertain. If it was rolled back, every branch
+    /// has acknowledged that.
     #[error(transparent)]
     NotCommitted(CommitError),
-    /// It was decided, and these participants were told often enough without acknowledging it. The decision stands.
+    /// It was decided, and is parked because these participants did not acknowledge the decision.
+    /// The decision stands.
     #[error(
-        "transaction {txn} is decided ({decision:?}), but {} told in vain and parked: {}; see the coordinator's status, mend \
-         that, and `retry`", if .participants.len() == 1 { "one participant was" } else { "some participants were" },
+        "transaction {txn} is decided ({decision:?}) and parked, because {} not acknowledged it: {}; see the coordinator's status, \
+         repair the cause, and `retry`", if .participants.len() == 1 { "a participant has" } else { "some participants have" },
         .participants.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
     )]
     Parked {
@@ -164,7 +172,7 @@ pub enum DeliveryError {
     },
     /// The coordinator was dropped before every branch had acknowledged the decision.
     #[error(
-        "the coordinator was dropped before every branch of transaction {txn} had acknowledged; open it again: it goes on \
+        "the coordinator was dropped before every branch of transaction {txn} had acknowledged; open it again, and it goes on \
          delivering"
     )]
     Abandoned {
@@ -174,7 +182,7 @@ pub enum DeliveryError {
 }
 
 impl DeliveryError {
-    /// The transaction.
+    /// Returns the transaction's id.
     #[must_use]
     pub const fn txn(&self) -> &TxnId {
         match self {

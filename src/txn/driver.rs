@@ -1,8 +1,10 @@
-//! The coordinator's own few threads: a clock, and workers that drive on what nobody waits for.
+//! The coordinator's own few threads: a clock, and workers that drive transactions for which no
+//! client waits.
 //!
-//! The clock calls nothing but the system: it notices which timers are due and hands what they are for to the workers. Workers
-//! decide; they call the log and wakers, and leave participants to those participants' own [lanes](super::lanes). Should
-//! all of them be held up all the same, the clock starts another one.
+//! The clock calls only the system: it notices which timers are due and queues their targets for
+//! the workers. Workers run the protocol; they call the log and wakers, and leave participants to
+//! those participants' own [lanes](super::lanes). If all workers are blocked all the same, the
+//! clock starts another one.
 
 use std::{
     cmp::Reverse,
@@ -19,39 +21,41 @@ use crate::{
     platform::{Condvar, Platform, Thread},
 };
 
-/// Workers of a coordinator. They hand messages on and decide, so they are seldom busy.
+/// Number of workers of a coordinator. They pass messages on and run the protocol, so they are
+/// seldom busy.
 const WORKERS: usize = 2;
 
-/// The most workers that there are where some are held up. What holds a worker up is a log or a waker that does not return;
-/// the limit bounds what such a thing can take of the machine.
-const MOST_WORKERS: usize = 8;
+/// Maximum number of workers, when some are blocked. A log or a waker that does not return blocks a
+/// worker; the limit bounds the threads that it can take.
+const MAX_WORKERS: usize = 8;
 
-/// After this time in one piece of work a worker is taken to be held up.
-const HELD_UP_AFTER: Duration = Duration::from_millis(100);
+/// Time in one piece of work after which a worker counts as blocked.
+const BLOCKED_AFTER: Duration = Duration::from_millis(100);
 
-/// How often what hangs is looked for; see [`Sweep`].
+/// Pause between two sweeps; see [`Sweep`].
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// So many timers are kept before anybody asks whether they are still of use.
+/// Number of timers at which the scheduler first drops timers whose target is gone.
 const FEW_TIMERS: usize = 1 << 10;
 
-/// On whose thread something is driven on.
+/// The thread on which an item runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
-    /// A caller's, which calls participants itself: it waits for them and for nobody else.
+    /// A caller's thread. It calls participants itself, because it waits for them anyway.
     Caller,
-    /// A worker's, which has others to see to.
+    /// A worker. It calls no participant, because other transactions wait for it.
     Worker,
 }
 
-/// Something that can go on when it is run.
+/// An item that a thread can run, such as a transaction.
 pub(super) trait Driven: Send + Sync {
-    /// Goes on as far as possible without waiting. Running it once too often does no harm.
+    /// Goes on as far as possible without waiting. An unnecessary run does no harm.
     fn run(self: Arc<Self>, by: By);
 }
 
-/// The safety net under the wake-ups: called every so often to find what could go on and was not run, such as a
-/// transaction whose [`Commit`](super::Commit) is held but not polled.
+/// The safety net under the wake-ups. It is called once every [`SWEEP_EVERY`] to find items that
+/// could go on and were not run, such as a transaction with a [`Commit`](super::Commit) that is
+/// held but not polled.
 pub(super) trait Sweep: Send + Sync {
     fn sweep(&self);
 }
@@ -66,7 +70,7 @@ impl Driven for Sweeping {
     }
 }
 
-/// Queues of what is to be run now, and a heap of what is to be run later.
+/// Queues of items to run now, and a heap of timers for items to run later.
 pub(super) struct Driver {
     platform: Platform,
     state: Mutex<State>,
@@ -79,16 +83,17 @@ pub(super) struct Driver {
 #[derive(Default)]
 struct State {
     ready: VecDeque<Arc<dyn Driven>>,
-    /// Its time has come. Taken in turns with what is ready, so that neither keeps the other waiting.
+    /// Items whose time has come. Workers take them in turn with ready ones, so that neither delays
+    /// the other.
     due: VecDeque<Arc<dyn Driven>>,
     due_is_next: bool,
     timers: BinaryHeap<Reverse<Timer>>,
-    /// With so many timers it is time to drop those of what has ended.
+    /// Number of timers at which those with a dropped target are removed.
     crowded_at: usize,
-    /// Since when each worker is at one piece of work.
+    /// For each worker, the time at which it began its present piece of work.
     busy_since: Vec<Option<Instant>>,
     idle: usize,
-    /// The clock looks whether workers are held up.
+    /// Whether the clock checks that workers are not blocked.
     watched: bool,
     threads: Vec<Thread>,
     closed: bool,
@@ -102,8 +107,9 @@ impl State {
         first.pop_front().or_else(|| second.pop_front())
     }
 
-    /// Amortised O(log n). Nearly everything ends long before its time-out, which may be years away: so of the timers there
-    /// are never many more than twice as many as of what they are for.
+    /// Adds a timer. Amortised O(log n). Nearly all items end long before their time-out, which may
+    /// be years away. So timers of ended items are dropped now and then, and there are never many
+    /// more than twice as many timers as items.
     fn set(&mut self, timer: Timer) {
         self.timers.push(Reverse(timer));
         if self.timers.len() >= self.crowded_at {
@@ -116,7 +122,7 @@ impl State {
         !self.ready.is_empty() || !self.due.is_empty()
     }
 
-    /// Moves what is due to the workers' queue, and says how much that was.
+    /// Moves due items to the workers' queue, and returns their number.
     fn strike(&mut self, now: Instant) -> usize {
         let before = self.due.len();
         while self.timers.peek().is_some_and(|Reverse(timer)| timer.at <= now) {
@@ -125,17 +131,17 @@ impl State {
         self.due.len() - before
     }
 
-    /// Whether there is work and no worker who would come to it.
-    fn is_held_up(&self, now: Instant) -> bool {
-        let held_up = |since: &Option<Instant>| since.is_some_and(|since| since + HELD_UP_AFTER <= now);
-        self.has_work() && self.idle == 0 && self.busy_since.iter().all(held_up)
+    /// Whether there is work, and every worker is blocked.
+    fn is_stuck(&self, now: Instant) -> bool {
+        let blocked = |since: &Option<Instant>| since.is_some_and(|since| since + BLOCKED_AFTER <= now);
+        self.has_work() && self.idle == 0 && self.busy_since.iter().all(blocked)
     }
 }
 
 struct Timer {
     at: Instant,
-    /// Weak, so that a transaction which ends long before its time-out lets go of what it has. The memory that it lay in is
-    /// given back with the timer.
+    /// Weak, so that a transaction that ends long before its time-out frees what it holds. Its own
+    /// memory is freed with the timer.
     what: Weak<dyn Driven>,
 }
 
@@ -161,7 +167,8 @@ impl Driver {
         Self { state: Mutex::default(), work: platform.condvar(), tick: platform.condvar(), platform }
     }
 
-    /// Starts the threads. They end with [`close`](Self::close), and are [taken](Self::take_threads) to wait for that.
+    /// Starts the threads. They end after [`close`](Self::close); the caller joins what
+    /// [`take_threads`](Self::take_threads) returns.
     pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<()> {
         let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
         let mut started = self.platform.spawn("ringpact-clock", move || driver.keep_time(sweeper)).map(|clock| {
@@ -180,7 +187,7 @@ impl Driver {
         let driver = Arc::clone(self);
         let mut state = self.state.lock();
         let number = state.busy_since.len();
-        // It counts as busy until it waits for work for the first time.
+        // The worker counts as busy until it waits for work for the first time.
         state.busy_since.push(Some(self.platform.now()));
         drop(state);
         let thread = self.platform.spawn("ringpact-worker", move || driver.serve(number))?;
@@ -192,7 +199,7 @@ impl Driver {
         mem::take(&mut self.state.lock().threads)
     }
 
-    /// Has it run soon.
+    /// Queues the item to run on a worker as soon as one is free.
     pub(super) fn enqueue(&self, what: Arc<dyn Driven>) {
         let mut state = self.state.lock();
         if state.closed {
@@ -207,7 +214,7 @@ impl Driver {
         }
     }
 
-    /// Has it run at that time, if it is still there then.
+    /// Runs the item on a worker at the given time, if it still exists then.
     pub(super) fn enqueue_at(&self, at: Instant, what: Weak<dyn Driven>) {
         let mut state = self.state.lock();
         if state.closed {
@@ -221,7 +228,7 @@ impl Driver {
         }
     }
 
-    /// Stops the threads; what is queued is dropped.
+    /// Stops the threads, and drops what is queued.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -241,7 +248,7 @@ impl Driver {
             let mut struck = state.strike(now);
             if sweep_at <= now {
                 sweep_at = now + SWEEP_EVERY;
-                // The last one may still be at it.
+                // The last sweep may still run.
                 if Arc::strong_count(&sweeping) == 1 {
                     state.due.push_back(Arc::clone(&sweeping) as Arc<dyn Driven>);
                     struck += 1;
@@ -250,16 +257,16 @@ impl Driver {
             for _ in 0..struck.min(state.idle) {
                 self.work.notify_one();
             }
-            if state.is_held_up(now) && state.busy_since.len() < MOST_WORKERS {
+            if state.is_stuck(now) && state.busy_since.len() < MAX_WORKERS {
                 drop(state);
-                // Without another thread the others have to do.
+                // If no thread can be started, the present ones have to do.
                 let _ = self.start_worker();
                 state = self.state.lock();
                 continue;
             }
             state.watched = state.has_work();
             let timer = state.timers.peek().map(|Reverse(timer)| timer.at);
-            let look = state.watched.then(|| now + HELD_UP_AFTER);
+            let look = state.watched.then(|| now + BLOCKED_AFTER);
             let until = timer.into_iter().chain(look).chain([sweep_at]).min().unwrap_or(sweep_at);
             self.tick.wait_until(&mut state, until);
         }
@@ -297,10 +304,10 @@ mod tests {
         fn run(self: Arc<Self>, _: By) {}
     }
 
-    /// Each message to a participant far away sets a timer, perhaps for ever: the memory of each such transaction was kept
-    /// until that time had come.
+    /// A bug: each message to a remote participant sets a timer, perhaps for years, and the memory
+    /// of each such transaction was kept until then.
     #[test]
-    fn timers_of_what_has_ended_do_not_pile_up() {
+    fn timers_of_ended_transactions_do_not_pile_up() {
         let driver = Driver::new(Platform::default());
         let at = driver.platform.now() + Duration::from_secs(1_000_000_000);
         let lasting: Vec<Arc<dyn Driven>> = (0..100).map(|_| Arc::new(Ends) as Arc<dyn Driven>).collect();
@@ -326,12 +333,12 @@ mod tests {
         fn sweep(&self) {}
     }
 
-    /// The thread ended, and after the second one nothing was driven any more.
+    /// A bug: a panic ended its thread, and after two of them nothing was driven any more.
     #[test]
     fn a_panic_costs_no_thread() {
         let driver = Arc::new(Driver::new(Platform::default()));
-        let nobody: Weak<dyn Sweep> = Weak::<()>::new();
-        driver.start(&nobody).expect("a few threads");
+        let no_sweep: Weak<dyn Sweep> = Weak::<()>::new();
+        driver.start(&no_sweep).expect("a few threads");
         for _ in 0..=WORKERS {
             driver.enqueue(Arc::new(Does(|| panic!("the test wants this to panic"))));
         }
@@ -340,34 +347,34 @@ mod tests {
         let goes_on = told.recv_timeout(Duration::from_secs(5));
         driver.close();
         driver.take_threads().into_iter().for_each(Thread::join);
-        goes_on.expect("what comes after them is driven");
+        goes_on.expect("items after them run");
     }
 
-    /// Two wakers that did not return, and no time-out worked any more.
+    /// A bug: after two wakers that did not return, no time-out worked any more.
     #[test]
-    fn workers_that_are_held_up_keep_nothing_from_being_run_in_its_time() {
+    fn blocked_workers_do_not_delay_timers() {
         let driver = Arc::new(Driver::new(Platform::default()));
-        let nobody: Weak<dyn Sweep> = Weak::<()>::new();
-        driver.start(&nobody).expect("a few threads");
-        let (let_go, held) = mpsc::channel::<()>();
+        let no_sweep: Weak<dyn Sweep> = Weak::<()>::new();
+        driver.start(&no_sweep).expect("a few threads");
+        let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let hangs: Arc<dyn Driven> = Arc::new(Does(move || _ = held.lock().recv()));
-        for _ in 0..MOST_WORKERS - 1 {
+        for _ in 0..MAX_WORKERS - 1 {
             driver.enqueue(Arc::clone(&hangs));
         }
         let (tell, told) = mpsc::channel();
         let timed: Arc<dyn Driven> = Arc::new(Does(move || tell.send(()).expect("the test waits for it")));
         driver.enqueue_at(driver.platform.now() + Duration::from_millis(10), Arc::downgrade(&timed));
         let goes_on = told.recv_timeout(Duration::from_secs(5));
-        drop(let_go);
+        drop(release);
         driver.close();
         driver.take_threads().into_iter().for_each(Thread::join);
-        goes_on.expect("the timer is seen to");
+        goes_on.expect("the timer's item runs");
     }
 
-    /// Where timers were always due, what was ready was never run.
+    /// A bug: while timers were always due, ready items never ran.
     #[test]
-    fn what_is_due_and_what_is_ready_take_turns() {
+    fn due_and_ready_items_take_turns() {
         let ends = || Arc::new(Ends) as Arc<dyn Driven>;
         let mut state = State::default();
         state.due.extend((0..10).map(|_| ends()));

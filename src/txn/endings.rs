@@ -1,31 +1,33 @@
-//! Transactions that have ended, and whose ends a crash could still take back.
+//! Transactions that have ended, and whose end a crash could still undo.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::{id::Mark, log::Lsn};
 
-/// What the log holds of a transaction's end.
+/// What the log holds about the end of a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum End {
-    /// Nothing, and nothing is needed: the log holds no decision of it either.
+    /// Nothing, and nothing is needed, because the log holds no decision of it.
     #[default]
     Unlogged,
     /// The record with this number.
     Logged(Lsn),
-    /// Nothing yet: it gets the record together with those of others.
+    /// Nothing yet: its record is written together with those of other transactions.
     Unwritten,
-    /// Nothing, though it holds the decision: it refused the record.
+    /// Nothing, although the log holds the decision: the log refused the record.
     Refused,
 }
 
-/// The ended transactions that the mark must not pass yet.
+/// The ended transactions that `ended_below` must not pass yet.
 ///
-/// Below the mark participants forget what they did. A decision whose end was not durable comes back with the next
-/// opening and is delivered again; to participants that have forgotten it, for ever. So the mark waits for the ends
-/// that it passes. They are written lazily, and go along with the next forced record.
+/// Participants forget outcomes below it. A decision whose end is not durable comes back with the
+/// next opening and is delivered again: forever, if the participants have forgotten it. So
+/// `ended_below` waits until the ends are durable. They are written lazily, and become durable with
+/// the next forced record.
 #[derive(Debug, Default)]
 pub(super) struct Endings {
-    /// For how many records each is held: one that was parked, and then ended after all, waits for one of either.
+    /// Number of records that each waits for. A transaction that was parked, and then ended, waits
+    /// for both records.
     held: BTreeMap<Mark, usize>,
     by_record: BTreeMap<Lsn, Vec<Mark>>,
 }
@@ -37,21 +39,21 @@ impl Endings {
             End::Logged(lsn) => {
                 self.by_record.entry(lsn).or_default().push(mark);
             }
-            // Held until it is written; or else until the log is opened again: only then is its decision delivered and
-            // ended anew.
+            // Held until its record is written, or until the log is opened again: only then is its
+            // decision delivered and ended again.
             End::Unwritten | End::Refused => {}
         }
         *self.held.entry(mark).or_default() += 1;
     }
 
-    /// What was unwritten is in the log as this record.
+    /// Notes that an unwritten end is now in the log as this record.
     pub(super) fn written(&mut self, mark: Mark, lsn: Lsn) {
         if self.held.contains_key(&mark) {
             self.by_record.entry(lsn).or_default().push(mark);
         }
     }
 
-    /// All records up to this one are durable. Amortised O(log n).
+    /// Notes that all records up to this one are durable. Amortised O(log n).
     pub(super) fn durable(&mut self, up_to: Lsn) {
         while let Some(first) = self.by_record.first_entry().filter(|first| *first.key() <= up_to) {
             for mark in first.remove() {
@@ -65,7 +67,7 @@ impl Endings {
         }
     }
 
-    /// The first transaction that is held.
+    /// Returns the first transaction that is held.
     pub(super) fn first(&self) -> Option<Mark> {
         self.held.first_key_value().map(|(mark, _)| *mark)
     }
@@ -77,7 +79,7 @@ mod tests {
     use crate::id::Epoch;
 
     #[test]
-    fn the_mark_waits_for_ends_to_be_durable_and_for_refused_ones_until_the_log_is_opened_again() {
+    fn ended_below_waits_for_durable_ends_and_for_refused_ones_until_the_log_is_opened_again() {
         let mark = |sequence| Mark { epoch: Epoch::new(1), sequence };
         let mut endings = Endings::default();
         endings.add(mark(1), End::Unlogged);
@@ -94,11 +96,12 @@ mod tests {
         assert_eq!(first(99), Some(mark(3)));
     }
 
-    /// Found by simulation, once in 100,000 runs: a transaction was parked, an operator had it tried again, and it ended. That
-    /// the record of its parking was durable let the mark pass it, while the end was not; a participant forgot what it had
-    /// committed, a crash took the end back, and the next life told a participant that knew of nothing.
+    /// Found by simulation, once in 100,000 runs: a transaction was parked, an operator retried it,
+    /// and it ended. The record of its parking was durable, so `ended_below` passed it, while its
+    /// end was not. A participant forgot what it had committed, a crash undid the end, and the next
+    /// life told a participant that knew nothing of it.
     #[test]
-    fn one_that_was_parked_is_held_until_its_end_is_durable_too() {
+    fn a_parked_transaction_is_held_until_its_end_is_durable_too() {
         let mark = Mark { epoch: Epoch::new(1), sequence: 1 };
         let mut endings = Endings::default();
         endings.add(mark, End::Logged(Lsn::new(10)));
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_was_refused_is_held_whatever_else_is_durable() {
+    fn a_refused_end_is_held_whatever_else_is_durable() {
         let mark = Mark { epoch: Epoch::new(1), sequence: 1 };
         let mut endings = Endings::default();
         endings.add(mark, End::Refused);

@@ -1,10 +1,13 @@
-//! Rolling back what no client has committed in time, without holding up the others.
+//! Rolls back transactions that no client has committed in time, without delaying others.
 //!
-//! A timer for each transaction would cost each of them, and nearly all end long before their time-out. So the open
-//! transactions are looked through instead, from the oldest on, when the first of them is due. What keeps that cheap where
-//! hundreds of thousands are open: the table's lock is taken for a few hundred places at a time; the look ends at the first
-//! transaction that is younger than the shortest time-out in use; and looking takes a tenth of the time at most, so that with
-//! very many open a time-out comes a little later than it was set, and nobody else does.
+//! A timer for each transaction would be a cost for all of them, although nearly all end long
+//! before their time-out. So a worker searches the open transactions instead, from the oldest on,
+//! when the first of them is due. Three rules keep that cheap if hundreds of thousands are open:
+//!
+//! - The search takes the table's lock for a few hundred places at a time.
+//! - It ends at the first transaction that is younger than the shortest time-out in use.
+//! - It takes a tenth of the time at most. So with very many open transactions a time-out comes a
+//!   little late, and no other work does.
 
 use std::{
     mem,
@@ -21,26 +24,28 @@ use super::{
 };
 use crate::id::Mark;
 
-/// Number of places that are looked at under one hold of the table's lock: some ten microseconds.
+/// Number of places that one hold of the table's lock covers: some ten microseconds.
 pub(super) const SLICE: usize = 256;
 
-/// Number of expired transactions that are handed to the workers at once, and the pause after that: the others go on beside
-/// it, should a million expire in one moment.
+/// Number of expired transactions that are queued for the workers at once. Others go on beside
+/// them, even if a million expire in one moment.
 const MOST_AT_ONCE: usize = 128;
+
+/// Pause after that number, and shortest pause between two searches.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// After each look there is a pause of this many times as long.
+/// Factor by which the pause after a search is longer than the search.
 const PAUSE_PER_LOOK: u32 = 9;
 
 pub(super) struct Expiry {
     alarms: Alarms,
-    /// No open transaction of a client has a shorter time-out.
+    /// No open transaction of a client has a shorter time-out than this.
     shortest: Duration,
-    /// The same, of those that have begun since the present look began.
+    /// The same, for transactions that have begun since the present search began.
     shortest_begun: Duration,
-    /// A worker is looking.
+    /// Whether a worker is searching.
     looking: bool,
-    /// It is to look again at once: an alarm went off meanwhile.
+    /// Whether that worker must search again at once, because an alarm went off meanwhile.
     again: bool,
     not_before: Option<Instant>,
 }
@@ -60,12 +65,12 @@ impl Expiry {
     }
 }
 
-/// What one look has found.
+/// Findings of one search.
 struct Look {
     now: Instant,
     shortest: Duration,
     expired: Vec<Arc<Task>>,
-    /// When the next transaction expires, as far as that is known.
+    /// Time at which the next transaction expires, as far as that is known.
     next: Option<Instant>,
     /// The shortest time-out that was seen.
     shortest_seen: Duration,
@@ -90,7 +95,7 @@ impl Look {
         self.expires_next(task.expires());
         self.shortest_seen = self.shortest_seen.min(task.expires().saturating_duration_since(task.since()));
         match task.since().checked_add(self.shortest) {
-            // Those that began after it are not due either.
+            // Transactions that began after this one are not due either.
             Some(first) if first > self.now => {
                 self.expires_next(first);
                 self.saw_all = false;
@@ -102,7 +107,7 @@ impl Look {
 }
 
 impl Shared {
-    /// A client's transaction with this time-out begins.
+    /// Notes that a client's transaction with this time-out begins.
     pub(super) fn will_expire(self: &Arc<Self>, open: &mut Open, timeout: Duration, at: Instant) {
         open.expiry.begins(timeout);
         self.look_for_expired_at(open, at);
@@ -116,7 +121,7 @@ impl Shared {
         }
     }
 
-    /// Rolls back the transactions whose time is over.
+    /// Queues expired transactions for the workers, which roll them back.
     pub(super) fn roll_back_expired(self: &Arc<Self>) {
         let now = self.platform.now();
         let shortest = {
@@ -165,7 +170,8 @@ impl Shared {
         }
     }
 
-    /// Shows all that are open, and not on the shelf, in the order of their beginning; not all at the same moment.
+    /// Calls `see` with all open transactions that are not parked, in the order in which they
+    /// began. Not all of them at the same moment, because the lock is taken slice by slice.
     pub(super) fn look_at_open(&self, mut see: impl FnMut(&Arc<Task>)) {
         let mut from = Some(Mark::default());
         while let Some(mark) = from {

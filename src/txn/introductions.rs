@@ -1,10 +1,11 @@
-//! Who has met this life of the coordinator: nothing is presumed before all participants have.
+//! Holds back the participants' reports until all participants have met this life of the
+//! coordinator.
 //!
-//! A log that was restored from an older copy lacks decisions. The participant that holds a promise need not be the one
-//! that has heard of the decision, so to roll the promise back as soon as it is reported could tear the transaction apart a
-//! moment before another participant says that the copy is old. So reports are held until every participant has
-//! accepted the coordinator, or until one that is away has been waited for long enough; and while one refuses, none is
-//! acted on.
+//! A log that was restored from an older copy lacks decisions. The participant that holds a promise
+//! need not be the one that has heard of the decision. So a rollback as soon as the promise is
+//! reported could tear the transaction apart, a moment before another participant says that the
+//! copy is old. So the coordinator acts on reports only when every participant has accepted it, or
+//! when it has waited long enough for one that does not answer. While one refuses, it acts on none.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +29,8 @@ use crate::{
 pub(super) struct Introductions {
     state: Mutex<State>,
     platform: Platform,
-    /// The thread that opens the coordinator: what is settled on it is settled when that returns.
+    /// The thread that opens the coordinator. What is settled on it is settled when the opening
+    /// returns.
     opener: ThreadId,
 }
 
@@ -36,15 +38,15 @@ struct State {
     /// Number of participants that have not answered.
     unanswered: usize,
     refused_by: BTreeSet<Name>,
-    /// Whether those that have not answered were waited for long enough.
+    /// Whether the coordinator has waited long enough for those that have not answered.
     is_late: bool,
-    /// The coordinator is gone; nothing more is taken in.
+    /// Whether the coordinator is gone. Then nothing more is taken in.
     is_over: bool,
     held: Vec<Answer>,
 }
 
 impl State {
-    /// What may be acted on now.
+    /// Takes out the reports that the coordinator may act on now.
     fn release(&mut self) -> Vec<Answer> {
         let may_settle = self.refused_by.is_empty() && (self.unanswered == 0 || self.is_late);
         if may_settle { mem::take(&mut self.held) } else { Vec::new() }
@@ -63,8 +65,8 @@ impl Introductions {
         answers.into_iter().for_each(|answer| answer.settle(by));
     }
 
-    /// Sets the time after which a participant that does not answer keeps the others waiting no longer: that after which
-    /// a message is given up for lost.
+    /// Sets the time after which the coordinator no longer waits for a participant that does not
+    /// answer. It is the time after which a message counts as lost.
     pub(super) fn wait_no_longer_than(self: &Arc<Self>, shared: &Shared) {
         let weak = Arc::downgrade(self);
         let this: Weak<dyn Driven> = weak;
@@ -75,7 +77,8 @@ impl Introductions {
         self.state.lock().refused_by.insert(participant.clone());
     }
 
-    /// The coordinator is gone. What is held has the coordinator, which has this: here the ring is parted.
+    /// Drops the reports, because the coordinator is gone. They hold the coordinator, which holds
+    /// this value: this breaks the circle of references.
     pub(super) fn give_up(&self) {
         let held = {
             let mut state = self.state.lock();
@@ -93,7 +96,7 @@ impl Introductions {
             if state.is_over {
                 return;
             }
-            // From one that holds nothing there is nothing to presume.
+            // An empty report leaves nothing to presume.
             if answer.is_empty() && state.refused_by.is_empty() {
                 let mut released = state.release();
                 released.push(answer);

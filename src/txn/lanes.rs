@@ -1,6 +1,8 @@
-//! A participant's lane: where the coordinator calls it by itself, on no client's thread.
+//! A participant's lane: the threads on which the coordinator calls that participant when no
+//! client's thread does.
 //!
-//! A participant that hangs holds up its own lane and nothing else: no time-out, and no other participant.
+//! A participant that hangs blocks its own lane and nothing else: no time-out, and no other
+//! participant.
 
 use std::{
     cell::Cell,
@@ -19,16 +21,19 @@ use crate::{
     platform::{Condvar, Platform, Thread, Woken},
 };
 
-/// Threads of a lane at the most: one that hangs over one branch leaves another one for the rest.
-const THREADS: usize = 2;
+/// Maximum number of threads of a lane. While one hangs in a call for one branch, the other serves
+/// the rest.
+const MAX_THREADS: usize = 2;
 
-/// A thread that has had nothing to do for so long ends.
-const LINGERS: Duration = Duration::from_secs(5);
+/// Time without work after which a thread ends.
+const LINGER: Duration = Duration::from_secs(5);
 
-/// What an errand is about: a branch of an open transaction and what it is told; or nothing of it, for the inquiry.
+/// Subject of an errand: a branch of an open transaction and the message to it; or `None` for the
+/// question at opening.
 pub(super) type About = Option<(Key, usize, Verb)>;
 
-/// Has to say when it is over, before anybody hears of the answer: who does may have the next one to run.
+/// A call of the participant. It must call its argument when it is over, before it passes the
+/// answer on: the receiver of the answer may run the next errand about the same branch.
 type Errand = Box<dyn FnOnce(&dyn Fn()) + Send>;
 
 pub(super) struct Lane {
@@ -40,7 +45,8 @@ pub(super) struct Lane {
 #[derive(Default)]
 struct State {
     queue: VecDeque<(About, Errand)>,
-    /// What is queued or under way. There is nothing of which it holds two, so a lane's queue is no longer than what is open.
+    /// Subjects that are queued or under way. It holds none twice, so a lane's queue is no longer
+    /// than the list of what is open.
     about: HashSet<About>,
     threads: BTreeMap<usize, Thread>,
     started: usize,
@@ -53,22 +59,24 @@ impl Lane {
         Arc::new(Self { state: Mutex::default(), work: platform.condvar(), platform })
     }
 
-    /// Has the errand run on one of the lane's threads. It calls what it is given once it is over, and before it tells. One about what is queued or under way already is dropped: the first
-    /// one brings the answer to both.
+    /// Queues the errand to run on one of the lane's threads. The errand calls its argument when
+    /// the call is over, before it passes the answer on. An errand with a subject that is already
+    /// queued or under way is dropped: the first one brings the answer to both.
     pub(super) fn run(self: &Arc<Self>, about: About, errand: impl FnOnce(&dyn Fn()) + Send + 'static) {
         let mut state = self.state.lock();
         if state.closed || !state.about.insert(about) {
             return;
         }
         state.queue.push_back((about, Box::new(errand)));
-        if state.idle >= state.queue.len() || state.threads.len() == THREADS {
+        if state.idle >= state.queue.len() || state.threads.len() == MAX_THREADS {
             self.work.notify_one();
             return;
         }
         let (lane, number) = (Arc::clone(self), state.started);
         state.started += 1;
-        // Under the lock: the thread takes itself out of the map when it ends. Where there is none to be had, and none is at
-        // work, the errand is dropped, and the message is repeated like any other that gets no answer.
+        // Under the lock, because the thread removes itself from the map when it ends. If no thread
+        // can be started and none runs, the errand is dropped, and the message is repeated like any
+        // other that gets no answer.
         match self.platform.spawn("ringpact-lane", move || lane.serve(number)) {
             Ok(thread) => drop(state.threads.insert(number, thread)),
             Err(_) if state.threads.is_empty() => {
@@ -80,7 +88,8 @@ impl Lane {
         }
     }
 
-    /// Ends the threads once they come back from what they are at, and gives them to be waited for.
+    /// Makes the threads end after their present errand, and returns them, so that the caller can
+    /// join them.
     pub(super) fn close(&self) -> Vec<Thread> {
         let mut state = self.state.lock();
         state.closed = true;
@@ -109,7 +118,7 @@ impl Lane {
                 continue;
             }
             state.idle += 1;
-            let woken = self.work.wait_for(&mut state, LINGERS);
+            let woken = self.work.wait_for(&mut state, LINGER);
             state.idle -= 1;
             if woken == Woken::TimedOut && state.queue.is_empty() && !state.closed {
                 let own = state.threads.remove(&number);
@@ -133,10 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_queued_or_under_way_is_not_queued_again() {
+    fn an_errand_that_is_queued_or_under_way_is_not_queued_again() {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
-        let (let_go, held) = mpsc::channel::<()>();
+        let (release, held) = mpsc::channel::<()>();
         lane.run(about(1, Verb::Rollback), move |_| _ = held.recv());
         for _ in 0..10 {
             for number in [1, 2] {
@@ -146,8 +155,8 @@ mod tests {
         }
         let (first, soon) = (told.recv_timeout(Duration::from_secs(5)), Duration::from_millis(50));
         assert_eq!(first, Ok(2), "the other thread is free");
-        drop(let_go);
-        assert!(told.recv_timeout(soon).is_err() || lane.state.lock().started <= THREADS);
+        drop(release);
+        assert!(told.recv_timeout(soon).is_err() || lane.state.lock().started <= MAX_THREADS);
         lane.close().into_iter().for_each(Thread::join);
     }
 
@@ -155,17 +164,18 @@ mod tests {
     fn a_panic_costs_no_thread() {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
-        for number in 0..=THREADS as u64 {
+        for number in 0..=MAX_THREADS as u64 {
             lane.run(about(number, Verb::Commit), |_| panic!("the test wants this to panic"));
         }
         lane.run(about(9, Verb::Commit), move |_| tell.send(()).expect("the test waits for it"));
-        told.recv_timeout(Duration::from_secs(5)).expect("what comes after them is run");
+        told.recv_timeout(Duration::from_secs(5)).expect("errands after them run");
         lane.close().into_iter().for_each(Thread::join);
     }
 
-    /// The next message to the branch was taken for a repeat of the one whose answer it followed, and was not sent.
+    /// A bug: the next message to the branch counted as a duplicate of the one whose answer it
+    /// followed, and was not sent.
     #[test]
-    fn one_that_is_over_is_no_twin_of_the_next() {
+    fn a_finished_errand_is_no_duplicate_of_the_next() {
         let lane = Lane::new(Platform::default());
         let (tell, told) = mpsc::channel();
         let again = Arc::clone(&lane);

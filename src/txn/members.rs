@@ -1,4 +1,4 @@
-//! The participants, as a coordinator knows them.
+//! The participants of a coordinator, and how it reaches each of them.
 
 use std::{collections::BTreeMap, ops::Index, sync::Arc};
 
@@ -17,9 +17,10 @@ pub(super) struct Member {
 /// How a participant is reached.
 #[derive(Clone)]
 pub(super) enum Reach {
-    /// It is called by whoever drives a transaction, and has answered when the call returns.
+    /// The thread that drives a transaction calls it, and has the answer when the call returns.
     AtOnce(Arc<dyn Participant>),
-    /// It is sent messages. Such participants are asked first, and work on it while the others are asked.
+    /// The coordinator sends it messages. Such participants are asked first, and work while the
+    /// others are asked.
     Later(Arc<dyn Endpoint>),
 }
 
@@ -27,12 +28,12 @@ pub(super) enum Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Promises {
     Can,
-    /// It is a last resource.
+    /// A last resource cannot.
     Cannot,
 }
 
 impl Member {
-    /// Sends the request. Neither of both kinds may be trusted not to panic; dropping the reply is answer enough then.
+    /// Sends the request. Either kind may panic; then the dropped reply is the answer.
     pub(super) fn send(&self, request: Request, reply: Reply) {
         match &self.reach {
             Reach::AtOnce(participant) => reply.send(participant::call(&**participant, &request)),
@@ -40,7 +41,7 @@ impl Member {
         }
     }
 
-    /// Introduces a coordinator to a participant that answers at once; nothing is said to others.
+    /// Introduces a coordinator to a participant that answers at once. Does nothing for others.
     pub(super) fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         match &self.reach {
             Reach::AtOnce(participant) => participant.meet(coordinator, life),
@@ -56,7 +57,8 @@ impl Member {
     }
 }
 
-/// All participants, in the order of their names. Each has a number, so that a name need be looked up only once.
+/// All participants, in the order of their names. Each has a number, so that a name is looked up
+/// only once.
 pub(super) struct Members(Box<[(Name, Member)]>);
 
 impl Members {
@@ -64,13 +66,13 @@ impl Members {
         Self(members.into_iter().collect())
     }
 
-    /// The number of the participant with this name. O(log n) in the participants.
+    /// Returns the number of the participant with this name. O(log n) in the participants.
     pub(super) fn find(&self, name: &str) -> Option<usize> {
         self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
     }
 
-    /// Whether whoever calls the participant with this number has its answer when the call returns. So has he of one that
-    /// there is none of: it can't be reached.
+    /// Whether the caller of the participant with this number has its answer when the call returns.
+    /// `None` is a participant that does not exist: it cannot be reached, which is known at once.
     pub(super) fn answers_at_once(&self, number: Option<usize>) -> bool {
         number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
     }

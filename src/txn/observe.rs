@@ -1,7 +1,7 @@
-//! Watching a transaction: `tracing` spans and `metrics`, as far as the features want them. Without either of them there
-//! is nothing in here, and nothing of it is in the program.
+//! Reports transactions as `tracing` spans and `metrics`, if the features are on. Without them the
+//! types here are empty, and nothing is compiled in.
 //!
-//! What is told is in [`docs::observing`](crate::docs::observing).
+//! [`docs::observing`](crate::docs::observing) lists what is reported.
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod watch;
@@ -9,10 +9,10 @@ mod watch;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 pub(super) use watch::{Watch, gauges};
 
-/// Whether anybody may be watching: what is only looked up to be told need not be looked up otherwise.
+/// Whether spans or metrics are on. If not, values that only they need are not computed.
 pub(super) const WATCHED: bool = cfg!(any(feature = "metrics", feature = "tracing"));
 
-/// Whether anybody may be counting.
+/// Whether metrics are on.
 pub(super) const METERED: bool = cfg!(feature = "metrics");
 
 #[cfg(not(any(feature = "metrics", feature = "tracing")))]
@@ -29,9 +29,10 @@ mod unwatched {
     };
 
     // Each transaction has one, and each message the other.
-    const _: () = assert!(size_of::<Watch>() == 0 && size_of::<Entered>() == 0, "who does not watch does not pay");
+    const _: () =
+        assert!(size_of::<Watch>() == 0 && size_of::<Entered>() == 0, "without the features there is no cost");
 
-    /// Sees nothing.
+    /// Reports nothing.
     pub(in crate::txn) struct Watch;
 
     impl Watch {

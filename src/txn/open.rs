@@ -1,5 +1,5 @@
-//! The transactions that have begun and have not ended, in the order of their beginning, and the mark below which all
-//! of them have.
+//! The table of open transactions, in the order in which they began. It also knows `ended_below`:
+//! the number below which all have ended.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,39 +17,40 @@ use crate::{
     log::Lsn,
 };
 
-/// The window is not looked at for what could be moved out of it before it has so many places.
+/// Number of places in the window at which transactions are first moved out of it.
 const SMALLEST: usize = 1 << 10;
 
 /// The table of open transactions.
 ///
-/// Nearly all of a busy coordinator's transactions began shortly before and end shortly after, so those of this epoch have a
-/// *window*: a place for each number, from the first that matters to the last that was given out. Beginning and ending cost
-/// O(1), amortised, however many are open or have ended. Those that outlast their neighbours are moved out of the window
-/// before it gets long, to a map that is O(log n): memory follows what is open, and not what has been.
+/// Nearly all open transactions of a busy coordinator began a short time ago and end soon. So those
+/// of this epoch have a *window*: a place for each number, from the first that matters to the last
+/// that was given out. Beginning and ending cost O(1), amortised, however many are open or have
+/// ended. Transactions that outlast their neighbours are moved out of the window before it gets
+/// long, to a map with O(log n). So memory follows the open transactions, and not the ended ones.
 pub(super) struct OpenTransactions<T = Arc<Task>> {
     epoch: Epoch,
-    /// The number of the window's first place.
+    /// Transaction number of the window's first place.
     first: u64,
     window: VecDeque<Place<T>>,
-    /// Places in the window that are taken by an open one.
+    /// Number of places in the window with an open transaction.
     open_in_window: usize,
-    /// Those moved out of the window.
+    /// Open transactions that were moved out of the window, and those of earlier epochs.
     others: BTreeMap<Key, T>,
-    /// Of the same: those that have ended, and whose ends the mark must not pass yet.
+    /// Ended transactions outside of the window that `ended_below` must not pass yet.
     endings: Endings,
 }
 
 enum Place<T> {
     Open(T),
-    /// Ended; the log holds its end as this record.
+    /// It has ended, and the log holds its end as this record.
     Ended(Lsn),
-    /// Ended, but for the end in the log, which is going to be written.
+    /// It has ended, and its record is going to be written.
     Unwritten,
-    /// Ended, but for the end in the log, which has refused it. Held until the log is opened again.
+    /// It has ended, and the log has refused its record. Held until the log is opened again.
     Refused,
-    /// Nothing is to be waited for.
+    /// Nothing is left to wait for.
     Free,
-    /// The number is given out, and whoever has it has not said more yet.
+    /// The number is given out, and its client has not begun the transaction here yet.
     GivenOut,
 }
 
@@ -65,25 +66,25 @@ impl<T> OpenTransactions<T> {
         }
     }
 
-    /// The first number of which nothing is known yet.
+    /// Returns the first number of which nothing is known yet.
     fn next(&self) -> u64 {
         self.first + self.window.len() as u64
     }
 
-    /// About how many of this epoch are open.
+    /// Returns about how many transactions of this epoch are open.
     pub(super) const fn at_once(&self) -> u64 {
         self.open_in_window as u64
     }
 
-    /// This number's transaction begins. Numbers are given out in order, and come here in nearly that order. `None` has
-    /// nothing remembered under it.
+    /// Begins the transaction with this number. Numbers are given out in order, and come here in
+    /// nearly that order. `None` keeps nothing under it.
     pub(super) fn begin(&mut self, sequence: u64, what: Option<T>) {
         self.open_in_window += usize::from(what.is_some());
         let place = what.map_or(Place::Free, Place::Open);
         while self.next() < sequence {
             self.window.push_back(Place::GivenOut);
         }
-        // Those before what is given out stay in the window, so it is there still.
+        // Places before a number that is given out stay in the window, so its place is still there.
         let index = (sequence - self.first) as usize;
         match self.window.get_mut(index) {
             Some(given_out) => *given_out = place,
@@ -94,7 +95,7 @@ impl<T> OpenTransactions<T> {
         }
     }
 
-    /// Takes out one that is open.
+    /// Takes out an open transaction. Returns `None` if it is not open.
     pub(super) fn take(&mut self, key: Key, end: End) -> Option<T> {
         let Some(place) = self.place(key).filter(|index| matches!(self.window[*index], Place::Open(_))) else {
             self.endings.add(key.mark, end);
@@ -113,18 +114,20 @@ impl<T> OpenTransactions<T> {
         }
     }
 
-    /// The end of one that was taken out unwritten is in the log, as this record or one before it; or was refused.
+    /// Notes that an unwritten end is now in the log, as this record or one before it; `None` if
+    /// the log refused it.
     pub(super) fn written(&mut self, mark: Mark, lsn: Option<Lsn>) {
         match (self.place(Key::of(mark)).map(|place| &mut self.window[place]), lsn) {
             (Some(place @ Place::Unwritten), _) => *place = lsn.map_or(Place::Refused, Place::Ended),
-            // One that had been taken out before and came back ends outside of the window, wherever its number is.
+            // A transaction that was taken out and came back ends outside of the window, whatever
+            // its number is.
             (_, Some(lsn)) => self.endings.written(mark, lsn),
             (_, None) => {}
         }
     }
 
-    /// The first that is open, or whose end is not durable, `durable` being the log's last record that is; or else the
-    /// one that begins next. Amortised O(1).
+    /// Returns the first transaction that is open, or has an end that is not durable; or else the
+    /// one that begins next. `durable` is the log's last durable record. Amortised O(1).
     pub(super) fn first(&mut self, durable: Lsn) -> Mark {
         while let Some(place) = self.window.front() {
             match place {
@@ -141,21 +144,24 @@ impl<T> OpenTransactions<T> {
         other.into_iter().chain(self.endings.first()).chain([in_window]).min().unwrap_or(in_window)
     }
 
-    /// Those of one transaction: its own, and branches of it that participants reported.
+    /// Returns the entries of one transaction: its own, and those of branches that participants
+    /// reported.
     pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &T> {
         let own = self.place(Key::of(mark)).and_then(|index| self.window[index].open());
         own.into_iter().chain(self.others.range(Key::all_of(mark)).map(|(_, what)| what))
     }
 
-    /// All that are open, in the order of their beginning; but those moved out come first.
+    /// Returns all open transactions, in the order in which they began; but those outside of the
+    /// window come first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.others.values().chain(self.window.iter().filter_map(Place::open))
     }
 
-    /// Shows those that are open from this mark on, in the order of their beginning, and passes `most` places at the most.
-    /// Gives the mark to go on from; `None` if there is nothing left, or if it was told to stop.
+    /// Calls `see` with the open transactions from this one on, in the order in which they began,
+    /// and passes at most `most` places. Returns the transaction to go on from; `None` if nothing
+    /// is left, or if `see` breaks.
     pub(super) fn look(&self, from: Mark, mut most: usize, mut see: impl FnMut(&T) -> ControlFlow<()>) -> Option<Mark> {
-        // All of those moved out come before the window.
+        // All transactions outside of the window come before it.
         for (key, what) in self.others.range(Key::of(from)..) {
             if most == 0 {
                 return Some(key.mark);
@@ -179,13 +185,14 @@ impl<T> OpenTransactions<T> {
         None
     }
 
-    /// Where in the window the transaction has its place, if it has.
+    /// Returns the transaction's place in the window, if it has one.
     fn place(&self, key: Key) -> Option<usize> {
         let index = usize::try_from(key.mark.sequence.checked_sub(self.first)?).ok()?;
         (key == Key::of(key.mark) && key.mark.epoch == self.epoch && index < self.window.len()).then_some(index)
     }
 
-    /// Moves out what is left in the first half of the window, which is a quarter of it at the most.
+    /// Moves the remaining transactions out of the first half of the window. They are at most a
+    /// quarter of the window.
     fn move_out(&mut self) {
         let half = self.window.len() / 2;
         let settled = self.window.iter().take(half).position(|place| matches!(place, Place::GivenOut)).unwrap_or(half);
@@ -227,16 +234,17 @@ mod tests {
         Key::of(Mark { epoch: EPOCH, sequence })
     }
 
-    /// Against the plainest model there is: all that is open, and all ends that are not durable.
+    /// Compares the table with the simplest model: a set of open transactions, and a set of ends
+    /// that are not durable.
     #[test]
-    fn it_does_what_plain_sets_do() {
+    fn it_behaves_like_plain_sets() {
         for seed in 0..30 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut table = OpenTransactions::new(EPOCH);
             let (mut open, mut ends) = (BTreeSet::new(), BTreeMap::new());
             let (mut unwritten, mut written) = (BTreeSet::new(), Vec::new());
             let (mut lsn, mut durable) = (0, 0);
-            // How many are open at once, and how likely one is to be forgotten about for long.
+            // The number of open transactions, and the percentage of those that stay open for long.
             let (at_once, patience) = [(1, 0), (10, 50), (3_000, 5)][seed as usize % 3];
             for _ in 0..20_000 {
                 if open.len() < at_once || random.u32(..2) == 0 {
@@ -252,7 +260,7 @@ mod tests {
                     }
                 } else {
                     let skip = if random.u32(..100) < patience { random.usize(..open.len()) } else { open.len() - 1 };
-                    let sequence = *open.iter().nth(skip).expect("there are so many");
+                    let sequence = *open.iter().nth(skip).expect("the index is below their number");
                     open.remove(&sequence);
                     let end = match random.u32(..10) {
                         0 => End::Unlogged,
@@ -270,7 +278,7 @@ mod tests {
                     assert_eq!(table.take(key(sequence), End::Unlogged), None, "it is taken out once");
                 }
                 if random.u32(..40) == 0 {
-                    // All of them by one record.
+                    // One record for all of them.
                     lsn += 1;
                     for sequence in std::mem::take(&mut unwritten) {
                         table.written(key(sequence).mark, Some(Lsn::new(lsn)));
@@ -288,7 +296,7 @@ mod tests {
                 }
             }
             assert!(table.iter().copied().collect::<BTreeSet<_>>() == open, "seed {seed}");
-            // In slices, the table being what it may between them.
+            // In slices; the table may change between them.
             let (mut from, mut seen) = (Some(Mark::default()), Vec::new());
             while let Some(mark) = from {
                 from = table.look(mark, 7, |sequence| {
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_what_is_open_and_not_what_has_ended_beside_it() {
+    fn memory_follows_the_open_transactions_and_not_the_ended_ones() {
         let mut table = OpenTransactions::new(EPOCH);
         table.begin(1, Some(()));
         for sequence in 2..1_000_000 {
@@ -320,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_the_log_has_refused_is_held_until_it_is_opened_again() {
+    fn a_refused_end_is_held_until_the_log_is_opened_again() {
         let mut table = OpenTransactions::new(EPOCH);
         (1..=3).for_each(|sequence| table.begin(sequence, Some(())));
         table.take(key(1), End::Logged(Lsn::new(1)));
@@ -333,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_unwritten_is_held_until_it_is_written_and_durable_or_for_good() {
+    fn an_unwritten_end_is_held_until_it_is_durable_and_a_refused_one_forever() {
         let mut table = OpenTransactions::new(EPOCH);
         (1..=2).for_each(|sequence| table.begin(sequence, Some(())));
         (1..=2).for_each(|sequence| assert!(table.take(key(sequence), End::Unwritten).is_some()));
@@ -345,7 +353,8 @@ mod tests {
         assert_eq!(table.first(Lsn::new(99)), key(2).mark);
     }
 
-    /// Whoever has been given a number may be slow to say what for. Until he has, the mark must not pass it.
+    /// A client may be slow to begin the transaction of its number. Until then `ended_below` must
+    /// not pass the number.
     #[test]
     fn a_number_that_was_given_out_counts_as_open() {
         let mut table = OpenTransactions::new(EPOCH);

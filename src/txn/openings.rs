@@ -1,4 +1,4 @@
-//! Which transactions are a coordinator's own. Pure: no I/O, no clock.
+//! Decides which transactions are a coordinator's own. Pure: no I/O, no clock.
 
 use std::collections::BTreeSet;
 
@@ -10,71 +10,77 @@ use crate::{
     participant::Life,
 };
 
-/// The openings of one coordinator's log, this one included: they say which transaction ids the coordinator has given out, in
-/// this life or in an earlier one.
+/// The openings of one coordinator's log, including this one. They say which transaction ids the
+/// coordinator has given out, in this life or in an earlier one. A plain value; clones are
+/// independent.
 ///
-/// Presumed abort says that a transaction without a decision in the log is rolled back. That holds only of transactions
-/// that this very log has begun: of all others it knows nothing, and to roll them back could undo what another log has
-/// committed.
+/// Presumed abort says that a transaction without a decision in the log is rolled back. That holds
+/// only for transactions that this log has begun. It knows nothing of all others, and a rollback of
+/// them could undo what another log has committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Openings {
     epochs: BTreeSet<Epoch>,
     current: Epoch,
-    /// The log is an older copy of the one that was lost, and may lack decisions.
+    /// Whether the log is an older copy of a log that was lost, and may lack decisions.
     is_restored: bool,
 }
 
-/// How a branch stands that a participant has reported, and that the log holds no decision of.
+/// The standing of a branch that a participant has reported, and of which the log holds no
+/// decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// Its transaction began after the opening: it goes its own way.
+    /// Its transaction began after the opening, and is under way.
     UnderWay,
     /// Its transaction began in an earlier life, and nothing was decided: it is rolled back.
     PresumedAborted,
-    /// Nothing can be presumed of it; an operator is to look.
+    /// Nothing can be presumed about it; an operator must look.
     Unclaimed,
 }
 
 impl Openings {
-    /// Begins the next opening of a log in which a coordinator has these records. By how much its epoch is later than the
-    /// last one comes from the [incarnation](crate::TransactionLog::incarnation) of the log. `None` if no epoch is left.
+    /// Begins the next opening of a log in which a coordinator has these records. The step from the
+    /// last epoch to the new one is drawn from the
+    /// [incarnation](crate::TransactionLog::incarnation) of the log. Returns `None` if no epoch is
+    /// left.
     #[must_use]
     pub fn begin(records: &[Record], incarnation: u64) -> Option<Self> {
         let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
         let last = epochs.last().copied().unwrap_or_default();
-        // While the log stays open, its coordinator may be opened more than once: each time by another step.
+        // While the log stays open, its coordinator may be opened more than once: each time with
+        // another step.
         let current = last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), incarnation))?;
         epochs.insert(current);
         Some(Self { epochs, current, is_restored: false })
     }
 
-    /// The epoch of this opening.
+    /// Returns the epoch of this opening.
     #[must_use]
     pub const fn current(&self) -> Epoch {
         self.current
     }
 
-    /// Takes in what an operator has said about the log.
+    /// Returns the openings with what an operator has said about the log.
     #[must_use]
     pub fn told(mut self, life: &Life) -> Self {
         self.is_restored = life.replaces != LogId::NONE && life.replaces == life.log;
         self
     }
 
-    /// Whether the transaction may have been begun by this log's coordinator; `next` is the first number of this epoch that
-    /// has not been given out. O(log n) in the openings.
+    /// Whether this log's coordinator may have begun the transaction. `next` is the first number of
+    /// this epoch that has not been given out. O(log n) in the openings.
     #[must_use]
     pub fn may_have_begun(&self, mark: Mark, next: u64) -> bool {
         self.epochs.contains(&mark.epoch) && (mark.epoch != self.current || mark.sequence < next)
     }
 
-    /// Whether a transaction that the log holds no decision of is rolled back.
+    /// Whether a transaction without a decision in the log is rolled back. O(log n) in the
+    /// openings.
     #[must_use]
     pub fn presumes_abort_of(&self, mark: Mark, next: u64) -> bool {
         self.may_have_begun(mark, next) && (mark.epoch == self.current || !self.is_restored)
     }
 
-    /// How a branch of this transaction stands that a participant has reported. O(log n) in the openings.
+    /// Returns the standing of a reported branch of this transaction. O(log n) in the openings.
     #[must_use]
     pub fn standing_of(&self, mark: Mark, next: u64) -> Standing {
         match self.presumes_abort_of(mark, next) {
@@ -95,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_this_log_has_begun_is_presumed_aborted() {
+    fn only_transactions_that_this_log_has_begun_are_presumed_aborted() {
         let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
         let current = openings.current().number();
         assert!(current > 30);
@@ -112,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn epochs_that_run_out_are_no_panic() {
+    fn running_out_of_epochs_is_no_panic() {
         assert_eq!(Openings::begin(&[opened(u64::MAX)], 0), None);
     }
 }

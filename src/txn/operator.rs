@@ -1,4 +1,4 @@
-//! What an operator can do about a transaction that has come to a stop.
+//! The operator's calls: retry, park, force, settle and forget transactions.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::{
     participant::Decision,
 };
 
-/// For operators: what [`status`](Coordinator::status) shows, and what can be done about it.
+/// For operators: what to do about transactions that [`status`](Coordinator::status) shows. None of
+/// these calls waits for a participant.
 ///
 /// ```
 /// use ringpact::{Coordinator, MemoryLog, txn::TransactionState};
@@ -22,9 +23,9 @@ use crate::{
 /// // .. some time later, on an operator's page:
 /// for transaction in coordinator.status().transactions {
 ///     match transaction.state {
-///         // Try again what has been given up for now;
+///         // Deliver a parked decision again, after its participant was repaired;
 ///         TransactionState::Parked(_) => coordinator.retry(&transaction.txn)?,
-///         // and say that somebody has seen to the data of what did not end alike everywhere.
+///         // and forget a heuristic outcome, after its data was repaired.
 ///         TransactionState::Heuristic(..) => coordinator.forget(&transaction.txn)?,
 ///         _ => {}
 ///     }
@@ -32,12 +33,15 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl Coordinator {
-    /// Delivers a transaction's decision again: at once where it is waiting for the next attempt, and from the beginning,
-    /// with as many attempts as the policy allows, where it is parked. Branches that once knew nothing of themselves are
-    /// told again, too; their log may have been found meanwhile. It is nothing to a transaction that is not decided yet.
+    /// Delivers a transaction's decision again. If it waits for its next attempt, the attempt comes
+    /// at once. If it is parked, delivery starts from the beginning, with as many attempts as the
+    /// policy allows. Branches that were unknown to their participant are told again, too, because
+    /// the participant's log may have been found meanwhile. The call changes nothing for a
+    /// transaction that is not decided yet.
     ///
     /// # Errors
-    /// [`OperatorError::Unknown`].
+    ///
+    /// [`OperatorError::Unknown`]: no such transaction is open.
     pub fn retry(&self, txn: &TxnId) -> Result<(), OperatorError> {
         let tasks = self.shared.tasks_of(txn.mark());
         if tasks.is_empty() || txn.coordinator() != self.name() {
@@ -47,18 +51,21 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Retries everything that is parked, and says how many transactions that were.
+    /// Retries all parked transactions, and returns their number. O(n) in them.
     pub fn retry_all(&self) -> usize {
         let tasks = self.shared.parked_tasks();
         tasks.iter().for_each(|task| self.shared.retry_now(task));
         tasks.len()
     }
 
-    /// Parks a transaction's decision now, instead of after the policy's `park_after`: nobody is told it any more. It can be
-    /// [forced](Self::force) then, where its participants are known to be gone for good.
+    /// Parks a transaction's decision now, instead of after the policy's `park_after`: the
+    /// coordinator no longer delivers it. It can then be [forced](Self::force), if its participants
+    /// are known to be gone for good.
     ///
     /// # Errors
-    /// [`OperatorError::Unknown`]; [`OperatorError::NotDecided`], of one that is not being committed or rolled back.
+    ///
+    /// [`OperatorError::Unknown`]: no such transaction is open. [`OperatorError::NotDecided`]: it
+    /// is not being committed or rolled back.
     pub fn park(&self, txn: &TxnId) -> Result<(), OperatorError> {
         self.shared.act(txn, Input::Park, |state| match state {
             TransactionState::Committing | TransactionState::RollingBack | TransactionState::Parked(_) => Ok(()),
@@ -66,8 +73,8 @@ impl Coordinator {
         })
     }
 
-    /// Parks every decision that this participant has not acknowledged, and says how many that were. What its
-    /// transactions owe to others is told on. O(n) in the transactions that are open.
+    /// Parks every decision that this participant has not acknowledged, and returns their number.
+    /// Other participants of these transactions are still told. O(n) in the open transactions.
     pub fn give_up(&self, participant: &str) -> usize {
         let Ok(participant) = Name::new(participant) else { return 0 };
         let owing = self.shared.tasks().into_iter().filter_map(|task| Some((task.owing_of(&participant)?, task)));
@@ -80,15 +87,18 @@ impl Coordinator {
         given_up
     }
 
-    /// Takes an operator's word for how the parked branches of a transaction have ended: he has looked at them and settled
-    /// them by hand, or has given them up. Nothing more is said to them.
+    /// Records how the parked branches of a transaction ended, after an operator resolved them by
+    /// hand or gave them up. The coordinator sends them nothing more.
     ///
-    /// Where his word is what was decided, the transaction ends. Where it isn't, it is [heuristic](crate::log::Heuristic)
-    /// from here on, and stays to be seen until it is [forgotten](Self::forget).
+    /// If they ended as decided, the transaction ends. If not, it is
+    /// [heuristic](crate::log::Heuristic) from then on, and stays in the status until it is
+    /// [forgotten](Self::forget).
     ///
     /// # Errors
-    /// [`OperatorError::NotParked`]: the coordinator is still at it, and a decision that is made by hand meanwhile might
-    /// tear the transaction apart for nothing.
+    ///
+    /// [`OperatorError::Unknown`]: no such transaction is open. [`OperatorError::NotParked`]: the
+    /// coordinator still delivers the decision, and an end by hand meanwhile might tear the
+    /// transaction apart without need.
     pub fn force(&self, txn: &TxnId, ended_as: Decision) -> Result<(), OperatorError> {
         self.shared.act(txn, Input::Force(ended_as), |state| match state {
             TransactionState::Parked(_) => Ok(()),
@@ -96,15 +106,19 @@ impl Coordinator {
         })
     }
 
-    /// Ends an [unclaimed](super::UnclaimedBranch) transaction as an operator says, at all participants that have reported a
-    /// branch of it. Before a commit is told to anybody it is made durable, as a decision of this coordinator's own is.
+    /// Ends an [unclaimed](super::UnclaimedBranch) transaction with the operator's decision, at all
+    /// participants that have reported a branch of it. A commit is durable before a participant is
+    /// told, like the coordinator's own decisions.
     ///
-    /// The operator has found out how the other branches of the transaction have ended: if one of them is committed, all of
-    /// them are; otherwise all are rolled back. Blocks for one write of the log at most.
+    /// First find out how the other branches of the transaction ended: if one of them is committed,
+    /// commit; otherwise roll back. Blocks for at most one write of the log; from async code use a
+    /// thread for blocking work.
     ///
     /// # Errors
-    /// [`OperatorError::Unknown`]: no participant has reported a branch of it. [`OperatorError::Log`]: the decision could not
-    /// be made durable; nobody was told, and the branches stay unclaimed.
+    ///
+    /// [`OperatorError::Unknown`]: no participant has reported a branch of it.
+    /// [`OperatorError::Log`]: the decision could not be made durable; no participant was told, and
+    /// the branches stay unclaimed.
     pub fn settle_unclaimed(&self, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
         self.shared.settle_unclaimed(txn, decision)
     }
@@ -112,8 +126,10 @@ impl Coordinator {
     /// Forgets a heuristic outcome that an operator has seen and dealt with.
     ///
     /// # Errors
-    /// [`OperatorError::NotHeuristic`]: it has none. A transaction that is parked is forced first, so that nobody forgets
-    /// a branch that has promised and still waits.
+    ///
+    /// [`OperatorError::Unknown`]: no such transaction is open. [`OperatorError::NotHeuristic`]: it
+    /// has no heuristic outcome. Force a parked transaction first, so that no branch that has
+    /// promised and still waits is forgotten.
     pub fn forget(&self, txn: &TxnId) -> Result<(), OperatorError> {
         self.shared.act(txn, Input::Forget, |state| match state {
             TransactionState::Heuristic(..) => Ok(()),
@@ -122,17 +138,17 @@ impl Coordinator {
     }
 }
 
-/// Why an operator's wish was not carried out. Nothing has changed then.
+/// Reason why an operator's call was refused. Nothing has changed then.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OperatorError {
     /// No such transaction is open.
     #[error("no transaction {txn} is open here; it has ended, or is another coordinator's")]
     Unknown {
-        /// What was asked for.
+        /// The transaction that the operator named.
         txn: TxnId,
     },
-    /// The log could not take what the operator has decided.
+    /// The log could not take the operator's decision.
     #[error("the decision about transaction {txn} could not be logged: {error}; nothing was told to any participant")]
     Log {
         /// The transaction.
@@ -145,25 +161,25 @@ pub enum OperatorError {
     NotParked {
         /// The transaction.
         txn: TxnId,
-        /// Where it stands.
+        /// State of the transaction.
         state: TransactionState,
     },
     /// The transaction's decision is not being delivered.
-    #[error("transaction {txn} is {state}, and there is no decision to park; only what is delivered can be")]
+    #[error(
+        "transaction {txn} is {state}, and has no decision to park; only a decision that is being delivered can be parked"
+    )]
     NotDecided {
         /// The transaction.
         txn: TxnId,
-        /// Where it stands.
+        /// State of the transaction.
         state: TransactionState,
     },
     /// The transaction has no heuristic outcome.
-    #[error(
-        "transaction {txn} is {state} and has no heuristic outcome to forget; where it is parked, retry or force it"
-    )]
+    #[error("transaction {txn} is {state} and has no heuristic outcome to forget; if it is parked, retry or force it")]
     NotHeuristic {
         /// The transaction.
         txn: TxnId,
-        /// Where it stands.
+        /// State of the transaction.
         state: TransactionState,
     },
 }

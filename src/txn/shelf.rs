@@ -1,4 +1,5 @@
-//! Transactions that only those have to remember who still owe them an acknowledgement.
+//! The table of parked transactions, and of others that only the participants that still owe an
+//! acknowledgement remember.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +14,12 @@ use parking_lot::Mutex;
 use super::{shared::Key, task::Task};
 use crate::id::{Mark, Name};
 
-/// What can't be delivered to some of its participants: it lies still until an operator acts (it is *parked*), or it is
-/// still tried.
+/// Transactions that could not be delivered to some of their participants. Each is *parked*, and
+/// waits for an operator; or it is still tried.
 ///
-/// A transaction on the shelf holds the [mark](crate::participant::Call::ended_below) of those participants only that
-/// still owe it an acknowledgement. So a participant that is stuck for ever lets nobody's outcomes pile up but its own.
+/// A transaction in this table holds back [`ended_below`](crate::participant::Call::ended_below)
+/// only of those participants that still owe it an acknowledgement. So a participant that is stuck
+/// forever makes only its own outcomes pile up.
 #[derive(Default)]
 pub(super) struct Shelf {
     tasks: BTreeMap<Key, Shelved>,
@@ -32,7 +34,8 @@ struct Shelved {
 }
 
 impl Shelf {
-    /// Puts the transaction up. O(log n) for each participant that is owed. Gives those whose mark may have changed.
+    /// Puts the transaction into the table. Returns the participants whose `ended_below` may have
+    /// changed. O(log n) for each participant that owes.
     pub(super) fn put(&mut self, task: Arc<Task>, owed: Vec<Name>, is_parked: bool) -> Vec<Name> {
         let key = task.key();
         let mut changed = self.take(key).map_or_else(Vec::new, |(_, owed)| owed);
@@ -45,7 +48,8 @@ impl Shelf {
         changed
     }
 
-    /// Takes the transaction down, if it is there, and gives those whose mark may have changed.
+    /// Takes the transaction out, if it is there. Returns it with the participants whose
+    /// `ended_below` may have changed.
     pub(super) fn take(&mut self, key: Key) -> Option<(Arc<Task>, Vec<Name>)> {
         let shelved = self.tasks.remove(&key)?;
         self.parked -= usize::from(shelved.is_parked);
@@ -60,14 +64,14 @@ impl Shelf {
         Some((shelved.task, shelved.owed))
     }
 
-    /// The transaction is tried again.
+    /// Notes that the transaction is tried again.
     pub(super) fn unpark(&mut self, key: Key) {
         if let Some(shelved) = self.tasks.get_mut(&key) {
             self.parked -= usize::from(std::mem::take(&mut shelved.is_parked));
         }
     }
 
-    /// The first transaction that the participant must not forget.
+    /// Returns the first transaction that the participant must not forget.
     pub(super) fn first_held_for(&self, participant: &Name) -> Option<Mark> {
         self.held.get(participant)?.first().map(|key| key.mark)
     }
@@ -76,28 +80,29 @@ impl Shelf {
         self.tasks.values().map(|shelved| &shelved.task)
     }
 
-    /// Those that wait for an operator.
+    /// Returns the transactions that wait for an operator.
     pub(super) fn parked(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.values().filter(|shelved| shelved.is_parked).map(|shelved| &shelved.task)
     }
 
-    /// Those that don't.
+    /// Returns the transactions that are still tried.
     pub(super) fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.values().filter(|shelved| !shelved.is_parked).map(|shelved| &shelved.task)
     }
 
-    /// Those of one transaction: its own, and branches of it that participants reported.
+    /// Returns the entries of one transaction: its own, and those of branches that participants
+    /// reported.
     pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.range(Key::all_of(mark)).map(|(_, shelved)| &shelved.task)
     }
 
-    /// How many wait for an operator.
+    /// Returns the number of transactions that wait for an operator.
     pub(super) const fn waiting(&self) -> usize {
         self.parked
     }
 }
 
-/// What holds one participant's mark back, as it is read with each message to it.
+/// Holds one participant's `ended_below` back. It is read with each message to the participant.
 #[derive(Default)]
 pub(super) struct Held {
     is_held: AtomicBool,
@@ -105,7 +110,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Written under the lock of the table of open transactions.
+    /// Sets the first transaction that is held. The caller holds the lock of the table of open
+    /// transactions.
     pub(super) fn set(&self, first: Option<Mark>) {
         if let Some(first) = first {
             *self.below.lock() = first;
@@ -113,8 +119,9 @@ impl Held {
         self.is_held.store(first.is_some(), Ordering::Release);
     }
 
-    /// The mark, or what holds it back. The mark must have been read before: what moves from being held for all to being held
-    /// for some is held here first.
+    /// Returns the smaller one of `mark` and what is held here. The caller must have read `mark`
+    /// before: a transaction that moves from being held for all participants to being held for some
+    /// is held here first.
     pub(super) fn limit(&self, mark: Mark) -> Mark {
         if self.is_held.load(Ordering::Acquire) { mark.min(*self.below.lock()) } else { mark }
     }

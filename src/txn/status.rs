@@ -1,4 +1,4 @@
-//! What an operator's page needs: every transaction that is open, and where it stands.
+//! The status for an operator: every open transaction and its state.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -9,49 +9,57 @@ use crate::{
     participant::ParticipantError,
 };
 
-/// What is open at a coordinator; see [`Coordinator::status`](crate::Coordinator::status). Taken without waiting for
-/// anybody, transaction by transaction, so that the whole is of no single moment.
+/// The open transactions of a coordinator; see [`Coordinator::status`](crate::Coordinator::status).
+/// It is plain data, taken transaction by transaction without waiting. So it does not show all of
+/// them at one single moment.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CoordinatorStatus {
-    /// Clients still work under them.
+    /// Number of transactions under which clients still work.
     pub begun: usize,
-    /// They are being committed or rolled back, and not yet settled at all their participants.
+    /// Number of transactions that are being committed or rolled back, and are not yet settled at
+    /// all their participants.
     pub settling: usize,
-    /// The log failed while they were being decided; only opening it anew tells.
+    /// Number of transactions that were being decided when the log failed. Only opening it again
+    /// tells their outcome.
     pub indeterminate: usize,
-    /// Their decision was delivered often enough; an operator is to look.
+    /// Number of parked transactions: the coordinator no longer delivers their decision, and an
+    /// operator must look.
     pub parked: usize,
-    /// A branch has ended otherwise than decided; an operator is to look, and to forget.
+    /// Number of transactions with a branch that ended otherwise than decided. An operator must
+    /// look, and then forget them.
     pub heuristic: usize,
-    /// Participants that have not yet said which branches of earlier epochs they hold.
+    /// Number of participants that have not yet said which branches of earlier epochs they hold.
     pub unanswered: usize,
-    /// Who they are, and what went wrong last where anything did.
+    /// These participants, each with its last error, if there was one.
     pub unanswered_by: BTreeMap<Name, Option<ParticipantError>>,
-    /// Branches that participants hold under this coordinator's name and that its log knows nothing of; an operator is to
-    /// [settle](crate::Coordinator::settle_unclaimed) them. The first [`MAX_UNCLAIMED`](super::MAX_UNCLAIMED).
+    /// Branches that participants hold under this coordinator's name, and that its log does not
+    /// know. An operator must [settle](crate::Coordinator::settle_unclaimed) them. At most the
+    /// first [`MAX_UNCLAIMED`](super::MAX_UNCLAIMED).
     pub unclaimed: Vec<UnclaimedBranch>,
-    /// Number of such branches, those beyond the first included.
+    /// Number of all unclaimed branches, also of those that `unclaimed` leaves out.
     pub unclaimed_count: usize,
-    /// Transactions whose client has not been told an outcome; what [`Limits::in_flight`](super::Limits) is about.
+    /// Number of transactions without an answer to their client.
+    /// [`Limits::in_flight`](super::Limits) limits it.
     pub in_flight: usize,
-    /// Records on their way to the disk; what [`Limits::log_queue`](super::Limits) is about.
+    /// Number of records on their way to the disk. [`Limits::log_queue`](super::Limits) limits it.
     pub log_queue: u64,
-    /// Every participant's circuit, in the order of their names.
+    /// Every participant's circuit, in the order of the participants' names.
     pub circuits: Vec<CircuitStatus>,
     /// Every open transaction, in the order in which they began.
     pub transactions: Vec<TransactionStatus>,
 }
 
 impl CoordinatorStatus {
-    /// Everything whose end is not known to all who take part in it.
+    /// Returns the number of transactions, participants and branches that keep the coordinator from
+    /// being settled: all of them wait for an acknowledgement, an answer, the log or an operator.
     #[must_use]
     pub const fn in_doubt(&self) -> usize {
         self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered + self.unclaimed_count
     }
 }
 
-/// As lines of text, one for each transaction and one for each of its branches.
+/// Lines of text, one for each transaction and one for each of its branches.
 impl fmt::Display for CoordinatorStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -73,28 +81,30 @@ impl fmt::Display for CoordinatorStatus {
     }
 }
 
-/// A participant's circuit: what is outstanding there, and whether the participant is spoken to.
+/// A participant's circuit: what is outstanding there, and whether the coordinator sends to the
+/// participant.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CircuitStatus {
-    /// Whose.
+    /// The participant.
     pub participant: Name,
-    /// Whether it is spoken to.
+    /// State of the circuit.
     pub state: CircuitState,
-    /// For how long it has been open, where it is.
+    /// How long the circuit has been open, if it is open.
     pub since: Option<Duration>,
-    /// Votes and acknowledgements that are waited for just now. Of a participant that answers at once nothing is counted while
-    /// all goes well.
+    /// Number of messages without an answer. For a participant that answers at once they are
+    /// counted only while something is wrong with it.
     pub unanswered: usize,
-    /// Decisions that it has not acknowledged, parked ones included; what [`Limits::undelivered`](super::Limits) is about.
+    /// Number of decisions that the participant has not acknowledged, parked ones included.
+    /// [`Limits::undelivered`](super::Limits) limits it.
     pub undelivered: usize,
-    /// Of these, how many are not sent before it answers again.
+    /// Number of these that are not sent before the participant answers again.
     pub kept_back: usize,
-    /// How long ago the oldest of them was told for the first time.
+    /// Time since the oldest of the undelivered decisions was sent first.
     pub oldest: Option<Duration>,
-    /// In how long it is tried next, where it is open.
+    /// Time until the next probe, if the circuit is open.
     pub next_probe: Option<Duration>,
-    /// What it said last that was a failure, if anything was.
+    /// The participant's last error, if there was one.
     pub last_error: Option<ParticipantError>,
 }
 
@@ -114,13 +124,13 @@ impl fmt::Display for CircuitStatus {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransactionStatus {
-    /// Which.
+    /// Id of the transaction.
     pub txn: TxnId,
-    /// Where it stands.
+    /// State of the transaction.
     pub state: TransactionState,
-    /// How long ago it began, or was found again when the coordinator was opened.
+    /// Time since it began, or since an opening of the coordinator found it again.
     pub age: Duration,
-    /// Its branches, those first that are asked first.
+    /// Its branches, in the order in which they are asked.
     pub branches: Vec<BranchStatus>,
 }
 
@@ -130,7 +140,12 @@ impl fmt::Display for TransactionStatus {
         for branch in &self.branches {
             write!(f, "  {}: {}", branch.participant, branch.state)?;
             if branch.failures > 0 {
-                write!(f, ", told {} times in vain", branch.failures)?;
+                write!(
+                    f,
+                    ", {} failed {}",
+                    branch.failures,
+                    if branch.failures == 1 { "attempt" } else { "attempts" }
+                )?;
             }
             branch.last_error.iter().try_for_each(|error| write!(f, ", last: {}", error_chain(error)))?;
             writeln!(f)?;
@@ -139,22 +154,23 @@ impl fmt::Display for TransactionStatus {
     }
 }
 
-/// One branch of it.
+/// One branch of an open transaction.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BranchStatus {
-    /// Whose.
+    /// The participant that holds the branch.
     pub participant: Name,
-    /// Where it stands.
+    /// State of the branch.
     pub state: BranchState,
-    /// How often it was told in vain, since the decision or the last retry.
+    /// Number of failed attempts to send it the decision, since the decision or the last retry.
     pub failures: u32,
-    /// What went wrong last, where anything did and the participant said so.
+    /// The participant's last error, if it answered with one.
     pub last_error: Option<ParticipantError>,
 }
 
 impl Shared {
-    /// All that is open, and where it stands.
+    /// Returns the state of everything that is open. Takes no lock that is held during a call. O(n
+    /// log n) in the open transactions.
     pub(super) fn status(&self) -> CoordinatorStatus {
         let now = self.platform.now();
         let durable = self.log.durable();

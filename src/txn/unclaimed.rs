@@ -1,4 +1,5 @@
-//! Branches that participants hold under this coordinator's name, and that it never gave out.
+//! Branches that participants hold under this coordinator's name, and that the coordinator never
+//! gave out.
 
 use std::{
     collections::BTreeMap,
@@ -9,14 +10,16 @@ use parking_lot::Mutex;
 
 use crate::id::{BranchId, Name, TxnId};
 
-/// Number of unclaimed branches that a coordinator keeps for its status. More of them are only counted: a participant can
-/// report any number, and an operator who has seen ten thousand knows what has happened.
+/// Maximum number of unclaimed branches that a coordinator keeps for its status. More of them are
+/// only counted, because a participant can report any number, and ten thousand show an operator
+/// what has happened.
 pub const MAX_UNCLAIMED: usize = 10_000;
 
-/// A branch that a participant holds under the coordinator's name, and that none of the openings in the coordinator's log
-/// has given out: it belongs to a log that was lost or replaced, to a copy of this one, or to another coordinator of the
-/// same name. Or the log was [restored](crate::txn::CoordinatorBuilder::log_was_restored), and may have forgotten what was
-/// decided about it. Only an operator can say how it is to end; see
+/// A branch that a participant holds under the coordinator's name, and that none of the openings in
+/// the coordinator's log has given out. It belongs to a log that was lost or replaced, to a copy of
+/// this one, or to another coordinator of the same name. Or the log was
+/// [restored](crate::txn::CoordinatorBuilder::log_was_restored), and may have forgotten what was
+/// decided about it. Only an operator can decide how it ends; see
 /// [`settle_unclaimed`](crate::Coordinator::settle_unclaimed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,7 +30,7 @@ pub struct UnclaimedBranch {
     pub reported: Duration,
 }
 
-/// All that were reported.
+/// All unclaimed branches that participants have reported.
 #[derive(Default)]
 pub(super) struct Unclaimed(Mutex<Reported>);
 
@@ -52,7 +55,7 @@ impl Unclaimed {
         }
     }
 
-    /// Takes a transaction's branches out: the participants that hold them.
+    /// Takes a transaction's branches out. Returns the participants that hold them.
     pub(super) fn take(&self, txn: &TxnId) -> Vec<Name> {
         let mut reported = self.0.lock();
         let holders = reported.branches.remove(txn).unwrap_or_default();
@@ -65,7 +68,7 @@ impl Unclaimed {
         reported.kept + reported.left_out
     }
 
-    /// Those that are kept, in the order of their transactions.
+    /// Returns the branches that are kept, in the order of their transactions.
     pub(super) fn list(&self, now: Instant) -> Vec<UnclaimedBranch> {
         let reported = self.0.lock();
         let of = |(txn, holders): (&TxnId, &Vec<(Name, Instant)>)| {
@@ -85,7 +88,7 @@ mod tests {
     use crate::id::Epoch;
 
     #[test]
-    fn memory_is_bounded_and_nothing_is_uncounted() {
+    fn memory_is_bounded_and_every_branch_is_counted() {
         let (unclaimed, now) = (Unclaimed::default(), Instant::now());
         let txn = |sequence| TxnId::new(Name::from_static("shop"), Epoch::new(3), sequence);
         for sequence in 0..2 * MAX_UNCLAIMED as u64 {

@@ -1,4 +1,5 @@
-//! Answers that help: work that can never be written is refused at once, and a No says why.
+//! Error texts help: work that can never be written is refused at once, and a No comes with its
+//! reason.
 
 use std::{
     error::Error,
@@ -20,7 +21,7 @@ use ringpact::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Takes whatever it is given. Work that begins with a zero only looks; empty work can't be encoded.
+/// Accepts any work. Work that begins with a zero is read-only; empty work cannot be encoded.
 struct Blobs;
 
 #[derive(Deserialize)]
@@ -66,9 +67,10 @@ fn blobs(names: &[&str], log: &(impl TransactionLog + Clone)) -> (Coordinator, V
 
 const MIB: usize = 1 << 20;
 
-/// All of it was accepted. Then, with one participant, the client was told after five seconds that nobody knows.
+/// A bug: all work was accepted. With one participant, the client was then told "indeterminate"
+/// after five seconds.
 #[test]
-fn work_that_no_record_holds_is_refused_when_it_is_done_and_the_limit_is_named() {
+fn work_larger_than_a_record_is_refused_at_once_and_the_error_names_the_limit() {
     for names in [&["a"][..], &["a", "b"]] {
         let (coordinator, managers) = blobs(names, &MemoryLog::new());
         let mut txn = coordinator.begin();
@@ -90,7 +92,7 @@ fn work_that_no_record_holds_is_refused_when_it_is_done_and_the_limit_is_named()
 }
 
 #[test]
-fn as_much_work_as_is_allowed_can_be_committed_in_one_phase_and_in_two() {
+fn the_largest_allowed_work_commits_in_one_phase_and_in_two() {
     let longest = Name::new(&"n".repeat(ringpact::id::MAX_NAME_BYTES)).unwrap();
     for others in [&[][..], &["b"]] {
         let names: Vec<_> = [longest.as_str()].into_iter().chain(others.iter().copied()).collect();
@@ -98,7 +100,7 @@ fn as_much_work_as_is_allowed_can_be_committed_in_one_phase_and_in_two() {
         let mut txn = coordinator.begin();
         for manager in &managers {
             let branch = txn.branch(manager.name().as_str()).unwrap();
-            let piece = |left: usize| Blob(vec![1; left - 3]); // its length takes three bytes
+            let piece = |left: usize| Blob(vec![1; left - 3]); // the length takes three bytes
             manager.execute(branch, piece(MAX_WORK_BYTES / 2)).unwrap();
             manager.execute(branch, piece(MAX_WORK_BYTES - MAX_WORK_BYTES / 2)).unwrap();
         }
@@ -107,14 +109,14 @@ fn as_much_work_as_is_allowed_can_be_committed_in_one_phase_and_in_two() {
 }
 
 #[test]
-fn a_branch_that_only_looks_is_written_nowhere_and_has_no_limit() {
+fn a_read_only_branch_is_written_nowhere_and_has_no_limit() {
     let (coordinator, managers) = blobs(&["a"], &MemoryLog::new());
     let mut txn = coordinator.begin();
     for _ in 0..4 {
         managers[0].execute(txn.branch("a").unwrap(), Blob(vec![0; MIB])).unwrap();
     }
     let error = managers[0].execute(txn.branch("a").unwrap(), Blob(vec![1])).unwrap_err();
-    assert!(matches!(error, ExecuteError::TooMuchWork { .. }), "{error}: all of it would be in the record");
+    assert!(matches!(error, ExecuteError::TooMuchWork { .. }), "{error}: the record would hold all of the work");
     drop(txn);
     let mut txn = coordinator.begin();
     managers[0].execute(txn.branch("a").unwrap(), Blob(vec![0; MIB])).unwrap();
@@ -122,7 +124,7 @@ fn a_branch_that_only_looks_is_written_nowhere_and_has_no_limit() {
 }
 
 #[test]
-fn work_that_can_not_be_encoded_is_refused_when_it_is_done() {
+fn work_that_cannot_be_encoded_is_refused_at_once() {
     let (coordinator, managers) = blobs(&["a"], &MemoryLog::new());
     let mut txn = coordinator.begin();
     let error = managers[0].execute(txn.branch("a").unwrap(), Blob(Vec::new())).unwrap_err();
@@ -168,9 +170,9 @@ impl TransactionLog for Narrow {
     }
 }
 
-/// The only participant said that it could not, again and again, until the coordinator gave up on it.
+/// A bug: the only participant answered with the same error until the coordinator timed out.
 #[test]
-fn a_record_that_a_log_will_never_take_is_answered_by_a_rollback_at_once() {
+fn a_record_that_the_log_can_never_take_is_answered_by_a_rollback_at_once() {
     for names in [&["a"][..], &["a", "b"]] {
         let (coordinator, managers) = blobs(names, &Narrow(MemoryLog::new()));
         let mut txn = coordinator.begin();
@@ -187,7 +189,7 @@ fn a_record_that_a_log_will_never_take_is_answered_by_a_rollback_at_once() {
     }
 }
 
-/// An error as databases have them: by itself it says next to nothing.
+/// An error as database clients have them: its own text says little, its source says what happened.
 fn db_error() -> Link {
     Link("db error", Some(Box::new(Link("duplicate key", Some(Box::new(Link("index orders_pk", None)))))))
 }
@@ -209,7 +211,7 @@ impl Error for Link {
     }
 }
 
-/// What each link of the chain says, and that none says what the next one does.
+/// Returns the text of each link of the chain, and asserts that none repeats the next one's.
 fn links(error: &dyn Error) -> Vec<String> {
     let links: Vec<_> = iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect();
     for pair in links.windows(2) {
@@ -218,9 +220,9 @@ fn links(error: &dyn Error) -> Vec<String> {
     links
 }
 
-/// The client and the operator were told "voted no", and no more.
+/// A bug: the client and the operator were told "voted no", and no more.
 #[test]
-fn a_client_is_told_why_a_participant_votes_no() {
+fn the_client_gets_the_reason_of_a_no() {
     for names in [&["a"][..], &["a", "b"]] {
         let (_, coordinator, managers) = crate::support::shared(names);
         let mut txn = coordinator.begin();
@@ -242,12 +244,12 @@ fn a_client_is_told_why_a_participant_votes_no() {
     }
 }
 
-/// It was "db error" to the client, in the status, and on the wire.
+/// A bug: the client, the status and the wire had only "db error".
 #[test]
-fn the_whole_chain_of_causes_arrives_from_participants_of_every_kind() {
+fn the_whole_chain_of_causes_arrives_from_every_kind_of_participant() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     for error in [ParticipantError::resource(db_error()), ParticipantError::refused(db_error())] {
-        // What an endpoint to another process gives.
+        // The error of an endpoint to another process.
         let carried: ParticipantError = serde_json::from_str(&serde_json::to_string(&error).unwrap()).unwrap();
         assert_eq!(error_chain(&carried), error_chain(&error));
         assert!(links(&error).ends_with(&["db error", "duplicate key", "index orders_pk"].map(str::to_owned)));
@@ -275,7 +277,7 @@ fn the_whole_chain_of_causes_arrives_from_participants_of_every_kind() {
 }
 
 #[test]
-fn a_participant_that_decides_alone_says_why_it_does_not_commit() {
+fn the_only_participant_says_why_it_does_not_commit() {
     let refuses = || Scripted::failing(Verb::CommitOnePhase, ParticipantError::refused(db_error()));
     let builder = || Coordinator::builder(MemoryLog::new()).participant("a", Scripted::new());
     let builders = [builder().participant("b", refuses()), builder().last_resource("b", refuses())];
@@ -307,13 +309,13 @@ fn the_status_shows_whole_chains() {
     fails.mend();
 }
 
-/// A participant of its own process, as each No has another reason.
+/// Each No has its own reason.
 #[test]
-fn a_resource_manager_says_what_each_no_is_for() {
+fn a_resource_manager_gives_a_reason_for_each_no() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
     let a = manager_on("a", log.clone(), &disk);
     let reason = |branch: &BranchId| {
-        // A repeated question has the same answer.
+        // A repeated prepare has the same answer.
         let [first, again] = [0, 1].map(|_| a.prepare(branch, &call()));
         let (Err(ParticipantError::Refused(first)), Err(ParticipantError::Refused(again))) = (first, again) else {
             panic!("{branch} does not vote no");
@@ -332,7 +334,7 @@ fn a_resource_manager_says_what_each_no_is_for() {
     a.rollback(&undone, &call()).unwrap();
     assert!(matches!(reason(&undone), BranchRefusal::RolledBack));
     drop(a);
-    // What was lost in a restart is not known to have been there.
+    // The participant does not know what a restart has lost.
     let a = manager_on("a", log.crash(), &disk);
     let Err(ParticipantError::Refused(reason)) = a.prepare(&refused, &call()) else { panic!("a No") };
     assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::Unknown)), "{reason}");
@@ -344,19 +346,19 @@ fn a_resource_manager_says_what_each_no_is_for() {
 }
 
 #[test]
-fn a_branch_that_was_given_up_says_so() {
+fn an_abandoned_branch_says_so() {
     let options = ResourceManager::<Account>::options().abandon_after(Duration::ZERO);
     let a = options.open("a", MemoryLog::new(), Account::default()).unwrap();
     a.execute(&branch(1, "a"), 2).unwrap();
     for number in 2..6 {
-        // What is refused has the manager look for what was given up.
+        // A refusal makes the resource manager look for abandoned branches.
         a.execute(&branch(number, "a"), 3).unwrap_err();
     }
     let Err(ParticipantError::Refused(reason)) = a.prepare(&branch(1, "a"), &call()) else { panic!("a No") };
     assert!(matches!(reason.downcast_ref(), Some(BranchRefusal::Abandoned)), "{reason}");
 }
 
-/// Forgotten places are used again for new branches, and must not bring their reasons along.
+/// A slot that is used again for a new branch must not keep the reason of the old one.
 #[test]
 fn a_reason_is_forgotten_with_its_branch() {
     let a = crate::support::manager("a", MemoryLog::new());

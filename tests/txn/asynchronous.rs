@@ -1,4 +1,5 @@
-//! Asynchronous participants: both kinds in one transaction, and no thread for any of them.
+//! Asynchronous participants, alone and in one transaction with others, without a thread for each
+//! call.
 
 use std::{
     sync::{Arc, mpsc},
@@ -13,7 +14,7 @@ use ringpact::{
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// A resource manager at the other end of something slow.
+/// A resource manager behind a slow connection.
 struct Far {
     manager: Manager,
     takes: Duration,
@@ -86,7 +87,7 @@ fn one_transaction_has_participants_of_both_kinds() {
 }
 
 #[test]
-fn a_panic_is_a_failure_and_harms_nobody_else() {
+fn a_panic_is_a_failure_of_that_branch_only() {
     let runtime = runtime();
     for panics_at in ["prepare", "commit"] {
         let log = MemoryLog::new();
@@ -112,7 +113,7 @@ fn a_panic_is_a_failure_and_harms_nobody_else() {
 }
 
 #[test]
-fn on_a_runtime_that_is_gone_calls_fail_and_nobody_waits_for_ever() {
+fn on_a_runtime_that_is_gone_calls_fail_and_no_client_waits_forever() {
     let gone = runtime();
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
@@ -128,9 +129,9 @@ fn on_a_runtime_that_is_gone_calls_fail_and_nobody_waits_for_ever() {
     assert_eq!(coordinator.status().settling, 1, "the rollback is still to be delivered, and is seen");
 }
 
-/// A participant that hangs is told again and again, and each time one more task waits.
+/// A participant that hangs is called again and again, and each call leaves one more task waiting.
 #[test]
-fn tasks_of_a_participant_that_hangs_do_not_pile_up_without_end() {
+fn tasks_of_a_participant_that_hangs_have_a_bound() {
     #[derive(Clone)]
     struct Hangs(Arc<tokio::sync::Semaphore>);
     impl AsyncParticipant for Hangs {

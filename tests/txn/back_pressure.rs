@@ -1,4 +1,4 @@
-//! Limits: over them a transaction waits to begin, or is refused, as its client wants.
+//! Limits: above them a transaction waits to begin, or is refused, as its client wants.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -26,7 +26,7 @@ fn limited(log: impl TransactionLog, limits: Limits, a: &Scripted, b: &Scripted)
 }
 
 #[test]
-fn over_the_limit_a_transaction_is_refused_until_another_has_its_outcome() {
+fn above_the_limit_a_transaction_is_refused_until_another_has_its_outcome() {
     let limits = Limits { in_flight: 2, ..Limits::default() };
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
     let (first, second) = (coordinator.begin(), coordinator.try_begin().unwrap());
@@ -42,7 +42,7 @@ fn over_the_limit_a_transaction_is_refused_until_another_has_its_outcome() {
 }
 
 #[test]
-fn over_the_limit_threads_and_tasks_wait_for_their_turn() {
+fn above_the_limit_threads_and_tasks_wait_for_their_turn() {
     const CLIENTS: usize = 16;
     let limits = Limits { in_flight: 3, ..Limits::default() };
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
@@ -64,9 +64,9 @@ fn over_the_limit_threads_and_tasks_wait_for_their_turn() {
     assert_eq!((most.load(Ordering::SeqCst), coordinator.status().in_flight), (3, 0));
 }
 
-/// A task that is woken and then dropped must not keep the room that it was woken for.
+/// A task that is woken and then dropped must not keep the slot that it was woken for.
 #[test]
-fn a_waiter_that_goes_away_takes_nobodys_turn() {
+fn a_dropped_waiter_takes_no_turn() {
     use std::{future::Future, pin::pin, task::Context, task::Waker};
     let limits = Limits { in_flight: 1, ..Limits::default() };
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
@@ -83,9 +83,10 @@ fn a_waiter_that_goes_away_takes_nobodys_turn() {
     });
 }
 
-/// What is decided is out of its client's hands; a participant that is down must not keep others from working.
+/// A decided transaction is out of its client's hands; a participant that is down must not stop
+/// other clients.
 #[test]
-fn what_is_only_being_delivered_is_in_nobodys_way() {
+fn transactions_that_are_only_being_delivered_do_not_count() {
     let b = Scripted::failing(Verb::Commit, broken());
     let limits = Limits { in_flight: 1, ..Limits::default() };
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &b);

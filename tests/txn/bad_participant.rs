@@ -1,5 +1,5 @@
-//! One bad participant costs those who have nothing to do with it nothing: not their time-outs, nor their memory, nor their
-//! place in the log.
+//! One bad participant costs transactions that do not touch it nothing: not their time-outs, their
+//! memory, or space in the log.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use ringpact::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// What is called through it hangs until it is opened.
+/// Calls through it hang until it is opened.
 #[derive(Default)]
 struct Gate(Mutex<Passing>, Condvar);
 
@@ -55,7 +55,7 @@ impl Gate {
     }
 }
 
-/// However a test ends, what hangs does not hang on.
+/// However the test ends, hanging calls return.
 struct Opens<'a>(&'a Gate);
 
 impl Drop for Opens<'_> {
@@ -64,7 +64,7 @@ impl Drop for Opens<'_> {
     }
 }
 
-/// A service that hangs where the test says, and counts what it has set aside.
+/// A service that hangs in the calls that the test names, and counts what it has set aside.
 #[derive(Default)]
 struct Hangs {
     tries: Option<Arc<Gate>>,
@@ -104,7 +104,7 @@ fn hangs(name: &str, service: Hangs) -> Arc<ResourceManager<Hangs>> {
     Arc::new(ResourceManager::open(name, MemoryLog::new(), service).unwrap())
 }
 
-/// A participant of which every call passes a gate.
+/// A participant that makes every call wait at a gate.
 struct Gated(Arc<Gate>);
 
 impl Participant for Gated {
@@ -125,7 +125,8 @@ impl Participant for Gated {
     }
 }
 
-/// A transaction that nobody commits is over in its time, and all who work under it have undone it.
+/// A transaction that is not committed ends at its time-out, and all its participants have undone
+/// their work.
 fn a_time_out_works(coordinator: &Coordinator, healthy: &Scripted) {
     let rolled_back = |healthy: &Scripted| healthy.times_told(Verb::Rollback);
     let before = rolled_back(healthy);
@@ -137,8 +138,8 @@ fn a_time_out_works(coordinator: &Coordinator, healthy: &Scripted) {
     assert!(txn.branch("healthy").is_ok() && txn.commit().wait().is_err());
 }
 
-/// `execute` holds the branch while the service is at it. A rollback waited for that on the coordinator's own thread, and after
-/// two of them no time-out worked any more, for anybody.
+/// A bug: `execute` holds the branch while the service works. A rollback waited for that on the
+/// coordinator's own thread, and after two of them no time-out worked any more.
 #[test]
 fn a_try_that_waits_does_not_stop_the_clock() {
     let gate = Arc::new(Gate::default());
@@ -169,7 +170,7 @@ fn a_try_that_waits_does_not_stop_the_clock() {
     assert_eq!(*bad.service().reserved.lock(), []);
 }
 
-/// A participant that answers at once, as a rule, and does not.
+/// A participant that is registered as one that answers at once, and hangs.
 #[test]
 fn a_participant_that_hangs_does_not_stop_the_clock() {
     let gate = Arc::new(Gate::default());
@@ -184,7 +185,7 @@ fn a_participant_that_hangs_does_not_stop_the_clock() {
             txn
         })
         .collect();
-    eventually("those who tell it hang", SOON, || gate.waiting() > 0);
+    eventually("the threads that call it hang", SOON, || gate.waiting() > 0);
     for _ in 0..3 {
         a_time_out_works(&coordinator, &healthy);
     }
@@ -196,7 +197,7 @@ fn a_participant_that_hangs_does_not_stop_the_clock() {
 }
 
 #[test]
-fn a_message_that_meets_somebody_at_the_branch_does_not_wait() {
+fn a_message_for_a_branch_that_is_at_work_does_not_wait() {
     let gates: [Arc<Gate>; 3] = std::array::from_fn(|_| Arc::default());
     let [tries, confirms, cancels] = &gates;
     let manager = hangs(
@@ -228,9 +229,9 @@ fn a_message_that_meets_somebody_at_the_branch_does_not_wait() {
     assert!(manager.commit(&commits, &call()).is_ok() && manager.rollback(&cancelled, &call()).is_ok());
 }
 
-/// The rollback could not wait, and was told so; what it wants is done all the same.
+/// The rollback was answered `Busy`; the branch is rolled back all the same.
 #[test]
-fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
+fn a_rollback_during_a_try_is_carried_out_when_the_try_returns_and_nothing_is_promised() {
     for prepare_first in [false, true] {
         let gate = Arc::new(Gate::default());
         let manager = hangs("a", Hangs { tries: Some(Arc::clone(&gate)), ..Hangs::default() });
@@ -242,7 +243,7 @@ fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
             assert!(matches!(manager.rollback(&branch, &call()), Err(ParticipantError::Busy)));
             gate.open();
             if prepare_first {
-                // Late: perhaps before the try has come back, perhaps after.
+                // Late: before the try has returned, or after.
                 assert!(!matches!(manager.prepare(&branch, &call()), Ok(Vote::Yes | Vote::ReadOnly)));
             }
             assert!(tries.join().unwrap(), "the work is refused");
@@ -254,9 +255,10 @@ fn a_rollback_that_met_a_try_is_carried_out_by_it_and_nothing_is_promised() {
     }
 }
 
-/// Threads took what was due before what was ready, and where something was always due the rest waited for a minute.
+/// A bug: threads took due items before ready ones. When an item was always due, ready ones waited
+/// for a minute.
 #[test]
-fn commits_of_others_are_delivered_while_very_many_rollbacks_are_repeated() {
+fn commits_of_others_are_delivered_while_many_rollbacks_are_repeated() {
     let healthy = Scripted::new();
     let bad = Scripted::failing(Verb::Rollback, ParticipantError::Unreachable);
     let builder = Coordinator::builder(MemoryLog::new()).participant("bad", bad);
@@ -284,10 +286,10 @@ fn quick() -> Policy {
     Policy { first_backoff: Duration::from_millis(2), longest_backoff: Duration::from_millis(4), ..Policy::default() }
 }
 
-/// One transaction that could not be rolled back at one participant held the mark of all others until it was parked, an hour
-/// later: nobody forgot anything.
+/// A bug: one transaction that could not be rolled back at one participant held back `ended_below`
+/// of all participants until it was parked, an hour later: no participant forgot anything.
 #[test]
-fn a_rollback_that_cannot_be_delivered_holds_the_mark_of_its_own_participant_only() {
+fn a_rollback_that_cannot_be_delivered_holds_back_ended_below_of_its_own_participant_only() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let bad = Scripted::failing(Verb::Rollback, ParticipantError::Unreachable);
@@ -316,9 +318,10 @@ fn a_rollback_that_cannot_be_delivered_holds_the_mark_of_its_own_participant_onl
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
 }
 
-/// Of a commit the log must say first who is still owed: the next life told those again who had forgotten.
+/// If a commit is owed, the log must first say to which participants. A bug: the next life told
+/// participants that had forgotten.
 #[test]
-fn a_commit_that_cannot_be_delivered_holds_the_mark_of_those_only_who_owe_and_so_it_does_after_a_crash() {
+fn a_commit_that_cannot_be_delivered_holds_back_ended_below_of_those_that_owe_only_also_after_a_crash() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let open = |log: &MemoryLog| {
@@ -343,8 +346,10 @@ fn a_commit_that_cannot_be_delivered_holds_the_mark_of_those_only_who_owe_and_so
             _ => None,
         })
     };
-    eventually("the log says who is owed", SOON, || written().last().is_some_and(|owed| owed == [name("b")]));
-    // Something else is forced, and takes that along.
+    eventually("the log says which participants owe", SOON, || {
+        written().last().is_some_and(|owed| owed == [name("b")])
+    });
+    // Another record is forced, and the lazy one becomes durable with it.
     for _ in 0..20 {
         work(&coordinator, &[&a]);
     }
@@ -355,7 +360,7 @@ fn a_commit_that_cannot_be_delivered_holds_the_mark_of_those_only_who_owe_and_so
     let asked = b.service().asked(Op::Confirm).len();
     eventually("it is told again", SOON, || b.service().asked(Op::Confirm).len() > asked);
     work(&coordinator, &[&a]);
-    assert_eq!(a.service().asked(Op::Confirm).len(), 22, "who has acknowledged is not told again");
+    assert_eq!(a.service().asked(Op::Confirm).len(), 22, "a participant that has acknowledged is not told again");
     b.service().faults.lock().clear();
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
     assert_eq!((a.service().balance(), b.service().balance()), (44, 2));
@@ -363,9 +368,10 @@ fn a_commit_that_cannot_be_delivered_holds_the_mark_of_those_only_who_owe_and_so
     assert!(live.iter().all(|record| record.fact.epoch().is_some()), "its epochs, and nothing else: {live:?}");
 }
 
-/// What one participant does not say of earlier epochs was waited for before any other could forget anything.
+/// A bug: while one participant had not said what it held of earlier epochs, no other participant
+/// could forget anything.
 #[test]
-fn a_participant_that_is_down_at_the_opening_holds_nobody_elses_mark() {
+fn a_participant_that_is_down_at_the_opening_holds_back_no_others_ended_below() {
     struct Down;
     impl Participant for Down {
         fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {

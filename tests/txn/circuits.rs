@@ -1,4 +1,5 @@
-//! A participant that does not answer, or can't keep up, is given nothing more to do, and others go on as if it were not there.
+//! A participant that does not answer, or cannot keep up, gets no more work, and other participants
+//! are not affected.
 
 use std::{
     num::NonZeroUsize,
@@ -48,10 +49,10 @@ fn is_down(participant: &Scripted, is_down: bool) {
     }
 }
 
-/// Each transaction that was tried stayed open until it was parked, and told the dead participant its end again and again: 330,000
-/// messages a second, and two kilobytes a transaction.
+/// A bug: each transaction that was tried stayed open until it was parked, and told the dead
+/// participant its end again and again: 330,000 messages a second, and two kilobytes a transaction.
 #[test]
-fn clients_that_go_on_trying_leave_nothing_behind_and_the_dead_one_in_peace() {
+fn clients_that_go_on_trying_leave_nothing_behind_and_send_the_dead_participant_little() {
     let (bad, good) = (Scripted::new(), Scripted::new());
     is_down(&bad, true);
     let coordinator = open(quick(), Limits::default(), &bad, &good);
@@ -91,9 +92,10 @@ fn clients_that_go_on_trying_leave_nothing_behind_and_the_dead_one_in_peace() {
     txn.commit().wait().unwrap();
 }
 
-/// Where there is nothing to be delivered, a new transaction now and then finds out that it answers again.
+/// If no decision is owed, a new transaction now and then finds out that the participant answers
+/// again.
 #[test]
-fn a_circuit_with_nothing_to_probe_with_closes_too() {
+fn a_circuit_without_decisions_to_probe_with_closes_too() {
     let (bad, good) = (Scripted::new(), Scripted::new());
     is_down(&bad, true);
     let coordinator = open(quick(), Limits::default(), &bad, &good);
@@ -118,9 +120,9 @@ fn a_circuit_with_nothing_to_probe_with_closes_too() {
     assert_eq!(circuit(&coordinator).state, CircuitState::Closed);
 }
 
-/// What it has promised fills up at the participant, too, whoever is to blame: it votes, and can't commit.
+/// The participant votes, and cannot commit. Its promises fill it up, whatever the reason.
 #[test]
-fn decisions_that_are_not_acknowledged_count_for_a_limit() {
+fn unacknowledged_decisions_count_against_a_limit() {
     let (bad, good) = (Scripted::failing(Verb::Commit, broken()), Scripted::new());
     let limits = Limits { undelivered: 8, ..Limits::default() };
     let policy = Policy { park_after_attempts: 20, ..quick() };
@@ -140,7 +142,8 @@ fn decisions_that_are_not_acknowledged_count_for_a_limit() {
         }
         thread::sleep(10 * MS); // until it has failed again
     };
-    // By then as many have failed in a row, and it may be taken to be down; it is refused for either reason.
+    // By then the circuit may be open, because as many have failed in a row. Both are reasons to
+    // refuse.
     assert!(matches!(error, BranchError::Refused { outstanding: 8.., .. }), "{error}");
     assert!((8..=13).contains(&bought), "{bought}");
     for _ in 0..500 {
@@ -160,9 +163,9 @@ fn decisions_that_are_not_acknowledged_count_for_a_limit() {
     buy().unwrap();
 }
 
-/// Parked at the first failure, it had not even been asked about.
+/// A bug: decisions that were parked at the first failure did not count.
 #[test]
-fn what_is_parked_at_once_counts_too() {
+fn decisions_that_are_parked_at_once_count_too() {
     let (bad, good) = (Scripted::failing(Verb::Commit, broken()), Scripted::new());
     let limits = Limits { undelivered: 5, ..Limits::default() };
     let coordinator = open(Policy { park_after_attempts: 1, ..quick() }, limits, &bad, &good);
@@ -183,7 +186,7 @@ fn what_is_parked_at_once_counts_too() {
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
 }
 
-/// `force` refused for an hour.
+/// A bug: `force` refused for an hour.
 #[test]
 fn an_operator_parks_a_decision_now_and_forces_it() {
     for decision in [Decision::Commit, Decision::Rollback] {
@@ -210,7 +213,7 @@ fn an_operator_parks_a_decision_now_and_forces_it() {
     }
 }
 
-/// Hangs over what the test says, until it says otherwise.
+/// Hangs in the calls that the test names, until the test opens it.
 #[derive(Default)]
 struct Hung {
     all: AtomicBool,
@@ -248,7 +251,7 @@ impl Participant for Hung {
     }
 }
 
-/// However a test ends, what hangs does not hang on.
+/// However the test ends, hanging calls return.
 struct Frees<'a>(&'a Hung);
 
 impl Drop for Frees<'_> {
@@ -266,9 +269,9 @@ fn pooled(policy: Policy, threads: usize) -> (Arc<Hung>, Coordinator) {
 }
 
 #[test]
-fn one_branch_that_hangs_alone_does_not_shut_the_participant_for_others() {
+fn one_hanging_branch_does_not_open_the_circuit_for_others() {
     let policy = Policy { prepare_timeout: 1_000 * MS, delivery_timeout: 20 * MS, ..quick() };
-    // One for its prepare, one for its rollback.
+    // One thread for the prepare, one for the rollback.
     let (hung, coordinator) = pooled(policy, 3);
     let frees = Frees(&hung);
     let mut locked = coordinator.begin();
@@ -288,7 +291,7 @@ fn one_branch_that_hangs_alone_does_not_shut_the_participant_for_others() {
 }
 
 #[test]
-fn a_participant_that_hangs_is_found_out_and_told_all_of_it_once_it_is_back() {
+fn a_hanging_participant_opens_its_circuit_and_is_told_everything_once_it_is_back() {
     let policy = Policy { prepare_timeout: 200 * MS, delivery_timeout: 50 * MS, ..quick() };
     let (hung, coordinator) = pooled(policy, 2);
     let _frees = Frees(&hung);
@@ -306,7 +309,7 @@ fn a_participant_that_hangs_is_found_out_and_told_all_of_it_once_it_is_back() {
     let seen = circuit(&coordinator);
     assert_eq!(seen.state, CircuitState::Open, "{seen}");
     assert!(admitted < 200, "{admitted} of 300");
-    // One-phase or not, some may have been asked before; all else costs no message and no timer.
+    // Some may have been sent before; all others cost no message and no timer.
     assert_eq!(hung.under_way.load(Ordering::SeqCst), 2);
     hung.all.store(false, Ordering::SeqCst);
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
@@ -314,9 +317,10 @@ fn a_participant_that_hangs_is_found_out_and_told_all_of_it_once_it_is_back() {
     assert!(hung.done.load(Ordering::SeqCst) <= 3 * admitted, "{admitted}");
 }
 
-/// Ten times as many clients as it can serve: it was busy with rollbacks of what it had not come to, and repeats of them.
+/// Ten times as many clients as it can serve. A bug: it was busy with rollbacks of branches that it
+/// had not come to, and with repeats of them.
 #[test]
-fn a_participant_with_too_many_clients_does_as_much_as_it_can() {
+fn a_participant_with_too_many_clients_works_at_its_full_rate() {
     const CLIENTS: usize = 300;
     const CALL: Duration = Duration::from_millis(2);
     struct Slow;
@@ -366,7 +370,7 @@ fn a_participant_with_too_many_clients_does_as_much_as_it_can() {
         })
     };
     let (capacity, crowded) = (goodput(CLIENTS / 10), goodput(CLIENTS));
-    // The benches tell how near it comes; this machine may have other things to do.
+    // The benches measure how near it comes; this machine may be busy otherwise.
     assert!(crowded * 10 >= capacity * 5, "{crowded} of {capacity} in two seconds");
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
 }

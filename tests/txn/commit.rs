@@ -1,4 +1,5 @@
-//! A transaction commits at all its participants or at none, and costs the forced writes that the design says.
+//! A transaction commits at all its participants or at none, and costs the forced writes that the
+//! protocol's page says.
 
 use std::{
     future::Future,
@@ -25,7 +26,7 @@ fn all_participants_have_the_change_when_wait_returns() {
 }
 
 #[test]
-fn one_refusal_leaves_nobody_with_the_change() {
+fn one_refusal_leaves_no_participant_with_the_change() {
     let (_, coordinator, managers) = shared(&["a", "b"]);
     let mut txn = coordinator.begin();
     managers[0].execute(txn.branch("a").unwrap(), 2).unwrap();
@@ -62,7 +63,7 @@ fn a_dropped_commit_goes_on_without_its_holder() {
 }
 
 #[test]
-fn slow_participants_are_prepared_side_by_side() {
+fn slow_participants_are_prepared_in_parallel() {
     struct Slow(Manager);
     impl ringpact::Participant for Slow {
         fn prepare(
@@ -112,8 +113,8 @@ fn slow_participants_are_prepared_side_by_side() {
 }
 
 #[test]
-fn forced_writes_are_those_of_the_designs_table() {
-    // Sharing the coordinator's log: 1 in all, whatever the number of participants.
+fn forced_writes_are_those_of_the_table_in_the_docs() {
+    // On the coordinator's log: 1 in all, whatever the number of participants.
     let (log, coordinator, managers) = shared(&["a", "b", "c"]);
     let forced = |work: &dyn Fn()| {
         let before = log.stats().forced;
@@ -157,7 +158,11 @@ fn forced_writes_are_those_of_the_designs_table() {
     assert_eq!(run(&[2]), [1, 0, 0, 0], "one participant: none at the coordinator");
     let rolled_back = run(&[2, 2, 3]);
     assert_eq!(rolled_back, [2, 2, 0, 0], "a promise and its end; nothing where nothing was promised, nor to decide");
-    assert_eq!(run(&[3, 2, 2]), [0, 0, 0, 0], "the first No ends the first phase: nobody else is asked to promise");
+    assert_eq!(
+        run(&[3, 2, 2]),
+        [0, 0, 0, 0],
+        "the first No ends the first phase: no other participant is asked to promise"
+    );
     assert_eq!(run(&[0, 0, 0]), [0, 0, 0, 0], "all read-only");
     assert_eq!(run(&[0]), [0, 0, 0, 0], "one participant, read-only");
     assert_eq!(run(&[3]), [0, 0, 0, 0], "one participant that refuses");
@@ -165,9 +170,9 @@ fn forced_writes_are_those_of_the_designs_table() {
     let mut txn = coordinator.begin();
     managers[0].execute(txn.branch("a").unwrap(), 2).unwrap();
     txn.rollback();
-    assert_eq!(count(), before, "the client rolls back before anybody has promised");
+    assert_eq!(count(), before, "the client rolls back before any participant has promised");
 
-    // A last resource: the decision, and what the others promise and commit.
+    // With a last resource: the decision, and the promises and commits of the others.
     let (log, own) = (MemoryLog::new(), MemoryLog::new());
     let (a, queue) = (manager("a", own.clone()), Scripted::new());
     let builder = Coordinator::builder(log.clone()).last_resource("queue", queue.clone());

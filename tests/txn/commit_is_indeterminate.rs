@@ -1,5 +1,6 @@
-//! A sync of the log fails while a decision is being written: the coordinator reports neither commit nor rollback, no
-//! participant is told anything, and whoever opens the log anew settles it, everywhere alike.
+//! A sync of the log fails while a decision is being written. The coordinator reports neither
+//! commit nor rollback, and tells no participant anything. The next opening of the log settles the
+//! transaction, at all participants alike.
 
 use std::{collections::BTreeMap, io, sync::Arc, thread};
 
@@ -10,7 +11,7 @@ use ringpact::{
     txn::RollbackCause,
 };
 
-/// What an account has set aside and what has become of it, for each branch.
+/// What an account has set aside for each branch, and what became of it.
 #[derive(Default)]
 struct Account {
     states: Mutex<BTreeMap<BranchId, State>>,
@@ -75,7 +76,7 @@ impl House {
         txn.commit().wait()
     }
 
-    /// As a crash of the process would have it.
+    /// The storage as a crash of the process would leave it.
     fn abandon(self) {
         self.log.abandon();
     }
@@ -98,7 +99,8 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
                 Err(CommitError::Indeterminate { txn, error: Some(LogError::Poisoned { .. }) }) => {
                     indeterminate.push(txn.sequence());
                 }
-                // It came so late that a promise was refused: a participant voted No, and nothing was decided.
+                // The transaction came so late that a promise was refused: a participant voted No,
+                // and nothing was decided.
                 Err(CommitError::RolledBack {
                     txn,
                     cause: RollbackCause::Failed { .. } | RollbackCause::VotedNo { .. },
@@ -108,7 +110,7 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
                 other => panic!("round {round}: {other:?}"),
             }
         }
-        assert!(!indeterminate.is_empty(), "round {round}: nobody was in flight");
+        assert!(!indeterminate.is_empty(), "round {round}: no transaction was in flight");
         for manager in &house.managers {
             for (sequence, state) in manager.service().states() {
                 if indeterminate.contains(&sequence) {
@@ -122,7 +124,8 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
         assert_eq!(storage.ops(), ops, "nothing is written any more");
         house.abandon();
 
-        // What is really there settles it: in the page cache the records may all be there, on the medium they may not.
+        // What is really there settles it: the page cache may hold all the records, the medium may
+        // not.
         for keep in [Some(Keep::Nothing), Some(Keep::Some(round)), None] {
             let storage = keep.map_or_else(|| storage.clone(), |keep| storage.crash(keep));
             let house = House::open(&storage);

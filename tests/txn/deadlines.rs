@@ -1,4 +1,5 @@
-//! Time-outs of whole transactions: what nobody commits is rolled back, and participants know how long they have.
+//! Time-outs of whole transactions: one that is not committed in time is rolled back, and
+//! participants know how much time is left.
 
 use std::{
     thread,
@@ -20,7 +21,7 @@ use ringpact::{
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_transaction_that_nobody_commits_is_rolled_back_at_its_deadline() {
+fn a_transaction_that_is_not_committed_is_rolled_back_at_its_deadline() {
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
     let policy = Policy { transaction_timeout: Duration::from_millis(60), ..Policy::default() };
@@ -37,7 +38,7 @@ fn a_transaction_that_nobody_commits_is_rolled_back_at_its_deadline() {
     assert!(begun.elapsed() < Duration::from_millis(600), "long after their time: {:?}", begun.elapsed());
     eventually("they have ended", SOON, || coordinator.status().transactions.is_empty());
     assert_eq!(coordinator.status().in_flight, 0);
-    // The client that comes late is told why, and can work no more.
+    // A client that comes late is told why, and can do no more work.
     assert!(matches!(held.branch("b"), Err(BranchError::UnknownParticipant { .. })));
     let error = held.commit().wait().unwrap_err();
     assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::Expired, .. }), "{error}");
@@ -55,7 +56,7 @@ fn an_expired_transaction_takes_no_more_branches() {
     assert!(managers[0].service().reserved.lock().is_empty());
 }
 
-/// Each transaction has its own; the one that begins later can be over earlier.
+/// Each transaction has its own deadline; one that begins later can expire earlier.
 #[test]
 fn transactions_expire_in_the_order_of_their_deadlines() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
@@ -84,7 +85,8 @@ fn a_transaction_that_is_committed_in_time_is_left_alone() {
     assert_eq!((managers[0].service().balance(), managers[1].service().balance()), (40, 40));
 }
 
-/// Votes are not waited for beyond it, though the policy would have more patience.
+/// The coordinator does not wait for votes beyond the deadline, even if the policy allows a longer
+/// wait.
 #[test]
 fn the_deadline_ends_the_wait_for_votes() {
     let log = MemoryLog::new();
@@ -104,7 +106,7 @@ fn the_deadline_ends_the_wait_for_votes() {
 }
 
 #[test]
-fn participants_are_told_how_long_they_have() {
+fn participants_learn_how_much_time_is_left() {
     let (a, b) = (Scripted::new(), Scripted::new());
     let policy = Policy { delivery_timeout: Duration::from_secs(7), ..Policy::default() };
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy);
@@ -129,7 +131,7 @@ fn participants_are_told_how_long_they_have() {
 }
 
 #[test]
-fn a_transaction_that_is_open_is_seen_with_its_age() {
+fn the_status_shows_an_open_transaction_with_its_age() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     let mut txn = coordinator.begin();
     managers[0].execute(txn.branch("a").unwrap(), 2).unwrap();

@@ -1,4 +1,5 @@
-//! What `Commit::delivered` waits for: every branch has acknowledged, or somebody is told why not.
+//! What `Commit::delivered` waits for: every branch has acknowledged, or the caller gets the reason
+//! why not.
 
 use std::{
     future::Future,
@@ -31,7 +32,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// How long the second phase takes at a [`Late`] participant.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Votes at once, and takes its time to carry out what was decided.
+/// Votes at once, and takes a while to carry out the decision.
 #[derive(Clone)]
 struct Late(Manager);
 
@@ -104,9 +105,10 @@ impl Shop {
     }
 }
 
-/// `commit().await` came back with nothing applied at slow and asynchronous participants; the documentation said otherwise.
+/// A bug: `commit().await` returned before slow and asynchronous participants had applied anything;
+/// the documentation said otherwise.
 #[test]
-fn a_read_after_it_sees_the_write_at_participants_of_every_kind() {
+fn a_read_after_it_sees_the_write_at_every_kind_of_participant() {
     let shop = shop(MemoryLog::new());
     let commit = shop.worked(&NAMES).commit();
     let delivered = commit.delivered();
@@ -123,13 +125,13 @@ fn a_read_after_it_sees_the_write_at_participants_of_every_kind() {
     assert_eq!(shop.balances(), [4, 4, 4]);
 }
 
-/// With a log that takes its time, so that somebody has to drive the transaction past its decision.
+/// With a slow log, so that a thread has to drive the transaction past its decision.
 #[test]
-fn it_needs_no_commit_to_be_waited_for_beside_it() {
+fn it_needs_no_wait_for_the_commit_beside_it() {
     let shop = shop(SlowLog::new(Duration::from_millis(5)));
     let begun = Instant::now();
     for round in 1..=3 {
-        // Dropped,
+        // The `Commit` is dropped,
         shop.worked(&NAMES).commit().delivered().wait().unwrap();
         // held and never polled,
         let held = shop.worked(&NAMES).commit();
@@ -143,12 +145,13 @@ fn it_needs_no_commit_to_be_waited_for_beside_it() {
         assert_eq!(shop.balances(), [6 * round; 3]);
         block_on(commit).unwrap();
     }
-    // Nine deliveries of 100 ms each; the sweep that finds what hangs would add up to a second to each.
+    // Nine deliveries of 100 ms each; if they waited for the sweep it would add up to a second to
+    // each.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn with_one_participant_or_none_and_after_the_end_it_comes_as_well() {
+fn it_comes_with_one_participant_or_none_and_after_the_end() {
     let shop = shop(MemoryLog::new());
     for names in [&[][..], &["at-once"], &["slow"], &["async"]] {
         let commit = shop.worked(names).commit();
@@ -161,7 +164,7 @@ fn with_one_participant_or_none_and_after_the_end_it_comes_as_well() {
 }
 
 #[test]
-fn a_rollback_is_delivered_too_and_told_as_one() {
+fn a_rollback_is_delivered_too_and_reported_as_one() {
     let shop = shop(MemoryLog::new());
     let mut txn = shop.worked(&NAMES);
     shop.managers[0].execute(txn.branch("at-once").unwrap(), 3).unwrap_err();
@@ -189,7 +192,7 @@ fn commit(coordinator: &Coordinator) -> ringpact::Commit {
 }
 
 #[test]
-fn what_is_parked_says_so_and_what_is_retried_is_delivered_after_all() {
+fn a_parked_transaction_is_an_error_and_a_retried_one_is_delivered() {
     let b = Scripted::failing(Verb::Commit, broken());
     let coordinator = with_b(&b);
     let commit = commit(&coordinator);
@@ -206,7 +209,7 @@ fn what_is_parked_says_so_and_what_is_retried_is_delivered_after_all() {
 }
 
 #[test]
-fn what_has_ended_otherwise_says_so() {
+fn a_heuristic_outcome_is_an_error() {
     let b = Scripted::failing(Verb::Commit, ParticipantError::Heuristic(Heuristic::RolledBack));
     let coordinator = with_b(&b);
     let error = commit(&coordinator).delivered().wait().unwrap_err();
@@ -216,7 +219,7 @@ fn what_has_ended_otherwise_says_so() {
 }
 
 #[test]
-fn one_whose_coordinator_goes_is_woken_and_told() {
+fn a_dropped_coordinator_wakes_it_with_an_error() {
     let b = Scripted::failing(Verb::Commit, broken());
     let coordinator = Coordinator::builder(MemoryLog::new())
         .participant("a", Scripted::new())
@@ -231,7 +234,7 @@ fn one_whose_coordinator_goes_is_woken_and_told() {
     assert!(matches!(error, DeliveryError::Abandoned { .. }), "{error}");
 }
 
-/// Counts how often it is woken, and panics if it is to.
+/// Counts how often it is woken, and panics if the test wants that.
 struct Counts {
     woken: AtomicUsize,
     panics: bool,
@@ -245,7 +248,7 @@ impl Wake for Counts {
 }
 
 #[test]
-fn dropped_it_wakes_nobody_and_a_waker_that_panics_keeps_no_other_from_being_woken() {
+fn once_dropped_it_is_not_woken_and_a_panicking_waker_keeps_no_other_from_being_woken() {
     let shop = shop(MemoryLog::new());
     let commit = shop.worked(&NAMES).commit();
     let wakers = [false, true, false].map(|panics| Arc::new(Counts { woken: AtomicUsize::new(0), panics }));
@@ -265,7 +268,7 @@ fn dropped_it_wakes_nobody_and_a_waker_that_panics_keeps_no_other_from_being_wok
     shop.worked(&NAMES).commit().delivered().wait().unwrap();
 }
 
-/// Ends and those who begin to wait for them meet at every moment.
+/// Waits begin at every moment around the end.
 #[test]
 fn no_wake_up_is_lost() {
     let b = Scripted::new();

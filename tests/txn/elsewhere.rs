@@ -1,4 +1,4 @@
-//! What people suffer from with other coordinators, each with a test named for it.
+//! Bugs that users of other coordinators reported, with one test for each.
 
 use std::{
     fs,
@@ -32,8 +32,8 @@ fn transfer(coordinator: &Coordinator, a: &Manager, b: &Manager) -> ringpact::Co
     txn.commit()
 }
 
-/// Seata #4073, #6374: the rollback came first, found nothing and called that a success; the prepare, and the work, came
-/// after it, and what they had set aside was nobody's to give back.
+/// Seata #4073, #6374: the rollback came first, found nothing and called that a success. The
+/// prepare, and the work, came after it, and what they had set aside was never given back.
 #[test]
 fn a_rollback_that_overtakes_its_prepare_leaves_no_dangling_branch() {
     let log = MemoryLog::new();
@@ -47,7 +47,7 @@ fn a_rollback_that_overtakes_its_prepare_leaves_no_dangling_branch() {
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
-    let branch = txn.branch("b").unwrap().clone(); // the work for it is still on its way
+    let branch = txn.branch("b").unwrap().clone(); // its work is still on the way
     txn.commit().wait().unwrap_err();
     assert!(coordinator.settle(SOON));
     b.execute(&branch, 2).expect_err("the work that comes after the rollback");
@@ -56,9 +56,9 @@ fn a_rollback_that_overtakes_its_prepare_leaves_no_dangling_branch() {
     assert_eq!(b.in_doubt(coordinator.name()).unwrap(), []);
 }
 
-/// Seata #4073: "unknown" was taken for success whatever was wanted.
+/// Seata #4073: "unknown" counted as success for commits, too.
 #[test]
-fn an_unknown_branch_is_a_success_to_a_rollback_but_a_heuristic_hazard_to_a_commit() {
+fn an_unknown_branch_is_a_success_for_a_rollback_but_a_heuristic_hazard_for_a_commit() {
     for (verb, heuristics) in [(Verb::Rollback, 0), (Verb::Commit, 1)] {
         let b = Scripted::failing(verb, ParticipantError::UnknownBranch);
         let builder = Coordinator::builder(MemoryLog::new()).participant("a", Scripted::new());
@@ -76,10 +76,11 @@ fn an_unknown_branch_is_a_success_to_a_rollback_but_a_heuristic_hazard_to_a_comm
     }
 }
 
-/// Found by simulation: an operator had a hazard tried again. Meanwhile the coordinator had told the participant that the
-/// transaction had ended, and to that the participant answered "a late message", however often it was told.
+/// Found by simulation: an operator retried a hazard. Meanwhile the coordinator had told the
+/// participant that the transaction had ended. So the participant answered "a late message",
+/// however often it was told.
 #[test]
-fn a_hazard_that_is_tried_again_in_vain_is_a_hazard_again() {
+fn a_hazard_that_is_retried_without_success_is_a_hazard_again() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let uncommitted = Wire::new(b.clone(), |sent| match sent {
@@ -106,9 +107,9 @@ fn a_hazard_that_is_tried_again_in_vain_is_a_hazard_again() {
         transfer(&coordinator, &a, &b).wait().unwrap();
         coordinator.retry(&id).unwrap();
     }
-    // While it is tried again there is nothing to forget yet, and the operator hears of that.
+    // During the retry there is nothing to forget yet, and `forget` says so.
     eventually("it is forgotten", SOON, || coordinator.forget(&id).is_ok());
-    // By whoever is at it, who may be another thread.
+    // Another thread may carry it out.
     eventually("nothing is left", SOON, || coordinator.settle(SOON));
 }
 
@@ -138,7 +139,7 @@ fn one_broken_transaction_never_stops_the_recovery_of_the_others() {
     }
     let log = log.crash();
     drop(coordinator);
-    // "b" hangs while it is told of the first; "gone" is named in the log and not there any more.
+    // "b" hangs in the call for the first; "gone" is named in the log and does not exist any more.
     let builder = Coordinator::builder(log.clone()).policy(quick()).participant("a", a.clone());
     let hangs = Wire::new(b.clone(), {
         let mut first = true;
@@ -150,13 +151,14 @@ fn one_broken_transaction_never_stops_the_recovery_of_the_others() {
     let coordinator = builder.endpoint("b", hangs.clone()).open().unwrap();
     eventually("all others are recovered", SOON, || b.service().balance() == 2 * TRANSACTIONS as i64);
     assert_eq!((a.service().balance(), coordinator.recovered().committed), (2 * TRANSACTIONS as i64, TRANSACTIONS));
-    // And new ones go on.
+    // New transactions go on.
     transfer(&coordinator, &a, &b).wait().unwrap();
     hangs.release();
     eventually("only the broken one is left", SOON, || coordinator.status().transactions.len() == 1);
 }
 
-/// Seata #7004: a retry ran beside the decision, and told a participant the opposite of what was then decided.
+/// Seata #7004: a retry ran beside the decision, and told a participant the opposite of what was
+/// then decided.
 #[test]
 fn a_retry_that_races_the_decision_loses() {
     let log = SlowLog::new(Duration::from_millis(120));
@@ -170,7 +172,8 @@ fn a_retry_that_races_the_decision_loses() {
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     let id = txn.id().clone();
     let commit = txn.commit();
-    // The decision is on its way to the disk. Its votes time out, its deadline passes, participants ask, operators retry.
+    // While the decision is on its way to the disk, votes time out, the deadline passes,
+    // participants ask, operators retry.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(60) {
         coordinator.retry(&id).unwrap();
@@ -185,8 +188,8 @@ fn a_retry_that_races_the_decision_loses() {
     assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
 }
 
-/// Jepsen on Bufstream 0.1: a commit that was delayed hit a later transaction. Here ids don't repeat, and what an earlier
-/// life has sent is refused besides.
+/// Jepsen on Bufstream 0.1: a delayed commit hit a later transaction. Here ids do not repeat, and
+/// messages of an earlier life are refused as well.
 #[test]
 fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     let b = manager("b", MemoryLog::new());
@@ -215,7 +218,8 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
     }
     b.execute(&unseen, 16).expect_err("work for a transaction that can only be rolled back");
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (0, 3));
-    // What the new life says of the old transactions counts, also where nobody knows the branch any more.
+    // What the new life says of old transactions counts, even if the participant does not know the
+    // branch any more.
     b.commit(&promised, &call(2)).unwrap();
     b.rollback(&worked, &call(2)).unwrap();
     b.rollback(&unseen, &call(2)).unwrap();
@@ -227,8 +231,8 @@ fn a_duplicate_or_stale_message_of_an_earlier_epoch_is_refused() {
 #[test]
 fn the_log_stays_bounded_under_a_stuck_participant() {
     const TRANSACTIONS: i64 = 10_000;
-    // Two segments of four times what lives: some hundred promises on either side between two checkpoints, and those under
-    // way. All that was ever written is several times as much.
+    // Two segments of four times what is live: some hundred promises on both sides between two
+    // checkpoints, and those under way. All that was ever written is several times that.
     const MOST: u64 = 1 << 20;
     let dir = tempfile::tempdir().unwrap();
     let log = std::sync::Arc::new(FileLog::options().segment_bytes(64 << 10).open(dir.path()).unwrap());
@@ -259,7 +263,8 @@ fn the_log_stays_bounded_under_a_stuck_participant() {
     assert_eq!(coordinator.status().parked, 1);
 }
 
-/// A participant that takes half a second must cost only those their half second who want something of it.
+/// A participant that takes half a second must cost that half second only to transactions that it
+/// is in.
 #[test]
 fn a_slow_participant_slows_only_the_transactions_that_it_is_in() {
     struct Slow(Manager);
@@ -297,7 +302,7 @@ fn a_slow_participant_slows_only_the_transactions_that_it_is_in() {
     for _ in 0..quick_ones {
         transfer(&coordinator, &a, &b).wait().unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_millis(450), "they waited for it: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(450), "they waited for the slow one: {:?}", begun.elapsed());
     for commit in slow_ones {
         commit.wait().unwrap();
     }

@@ -1,5 +1,5 @@
-//! Where many transactions are open the log is told of several ends at once. Until it has been, whoever took part must not
-//! forget, for a crash would bring the decision back.
+//! When many transactions are open, several ends are appended to the log at once. Until then no
+//! participant may forget, because a crash would bring the decision back.
 
 use std::{
     sync::{
@@ -71,7 +71,7 @@ fn decisions(log: &MemoryLog) -> usize {
 }
 
 #[test]
-fn ends_are_written_together_and_none_is_left() {
+fn ends_are_written_together_and_none_is_left_over() {
     let (log, noting) = (MemoryLog::new(), Arc::default());
     let coordinator = open(&log, &noting);
     let mut transactions: Vec<_> = (0..OPEN).map(|_| begin(&coordinator)).collect();
@@ -87,7 +87,7 @@ fn ends_are_written_together_and_none_is_left() {
 }
 
 #[test]
-fn settling_writes_them_and_so_does_the_sweep() {
+fn settle_writes_them_and_so_does_the_sweep() {
     let (log, noting) = (MemoryLog::new(), Arc::default());
     let coordinator = open(&log, &noting);
     let mut transactions: Vec<_> = (0..OPEN).map(|_| begin(&coordinator)).collect();
@@ -97,13 +97,13 @@ fn settling_writes_them_and_so_does_the_sweep() {
     transactions.pop().unwrap().commit().wait().unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     while decisions(&log) > 0 {
-        assert!(Instant::now() < until, "nobody writes it");
+        assert!(Instant::now() < until, "no thread writes it");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn what_a_crash_would_bring_back_is_not_said_to_have_ended() {
+fn a_decision_that_a_crash_would_bring_back_has_not_ended_yet() {
     let (log, noting) = (MemoryLog::new(), Arc::<Noting>::default());
     let coordinator = open(&log, &noting);
     let mut transactions: Vec<_> = (0..OPEN).map(|_| begin(&coordinator)).collect();
@@ -111,11 +111,11 @@ fn what_a_crash_would_bring_back_is_not_said_to_have_ended() {
     for transaction in transactions {
         transaction.commit().wait().unwrap();
     }
-    begin(&coordinator).commit().wait().unwrap(); // tells what it knows to have ended
+    begin(&coordinator).commit().wait().unwrap(); // its calls carry `ended_below`
     assert_eq!(noting.commits.load(Ordering::Relaxed), 6);
     let log = log.crash();
     drop((coordinator, others));
-    // All three as a rule; fewer where the sweep has come in between.
+    // All three as a rule; fewer if the sweep has run in between.
     let left = log.live(&Name::new("shop").unwrap()).unwrap();
     let marks: Vec<_> = left.iter().filter_map(|record| Some(record.fact.txn()?.mark())).collect();
     assert!(marks.iter().all(|mark| *noting.ended_below.lock() <= *mark));

@@ -1,4 +1,5 @@
-//! Participants that say no, fail, panic or can't be reached: the transaction rolls back everywhere, and says why.
+//! Participants that vote No, fail, panic or cannot be reached: the transaction rolls back
+//! everywhere, and the error says why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use ringpact::{
     txn::RollbackCause,
 };
 
-/// Passes everything on to a resource manager, and notes what; panics where told to.
+/// Passes every call on to a resource manager, and notes it; panics in the calls that the test
+/// names.
 struct Noted {
     manager: Manager,
     calls: Arc<Mutex<Vec<(&'static str, String)>>>,
@@ -121,7 +123,7 @@ fn a_doubled_message_has_one_effect() {
 }
 
 #[test]
-fn a_participant_that_panics_has_failed_and_harms_nobody_else() {
+fn a_panic_is_a_failure_of_that_participant_only() {
     for panics_at in ["prepare", "commit", "rollback"] {
         let log = MemoryLog::new();
         let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
@@ -136,7 +138,7 @@ fn a_participant_that_panics_has_failed_and_harms_nobody_else() {
             let result = txn.commit().wait();
             assert_eq!(result.is_ok(), panics_at == "commit", "{result:?}");
         }
-        // Whatever becomes of that transaction, the coordinator is as good as before.
+        // Whatever becomes of that transaction, the coordinator works as before.
         let mut next = coordinator.begin();
         a.execute(next.branch("a").unwrap(), 2).unwrap();
         next.commit().wait().unwrap();
@@ -144,9 +146,10 @@ fn a_participant_that_panics_has_failed_and_harms_nobody_else() {
     }
 }
 
-/// Found in review: the error told along with "b failed to vote" was that of whoever failed last, here of a's rollback.
+/// Found in review: the error beside "b failed to vote" was that of the last participant that
+/// failed, here of a's rollback.
 #[test]
-fn the_error_told_is_that_of_the_participant_told() {
+fn the_error_is_that_of_the_participant_that_it_names() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let noted = Noted { manager: a.clone(), calls: Arc::default(), panics_at: Some("rollback") };
@@ -167,7 +170,7 @@ fn the_error_told_is_that_of_the_participant_told() {
 }
 
 #[test]
-fn a_service_that_cannot_confirm_for_a_while_is_told_until_it_can() {
+fn a_commit_is_repeated_until_the_service_can_confirm() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     managers[0].service().fail(Op::Confirm, [Fault::Fail, Fault::Panic, Fault::Fail]);
     let mut txn = coordinator.begin();
@@ -183,7 +186,7 @@ fn a_service_that_cannot_confirm_for_a_while_is_told_until_it_can() {
 }
 
 #[test]
-fn a_service_that_cannot_cancel_for_a_while_is_told_until_it_can() {
+fn a_rollback_is_repeated_until_the_service_can_cancel() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     managers[0].service().fail(Op::Cancel, [Fault::Fail, Fault::Panic]);
     let mut txn = coordinator.begin();
@@ -196,7 +199,8 @@ fn a_service_that_cannot_cancel_for_a_while_is_told_until_it_can() {
     assert_eq!(managers[0].service().asked(Op::Cancel).len(), 3);
 }
 
-/// A message lost at every single place, one at a time: whatever is lost, it is all or nothing in the end.
+/// Each message is lost once, one in each run: whichever is lost, the transaction ends as all or
+/// nothing.
 #[test]
 fn any_one_message_lost_leaves_all_or_nothing() {
     for fate in [Fate::LoseRequest, Fate::LoseReply, Fate::DeliverTwice] {

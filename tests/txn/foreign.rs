@@ -1,4 +1,5 @@
-//! Code of others where it can do harm: wakers that panic, what is dropped late, what begins while all is being shut down.
+//! Code of others that can do harm: wakers that panic, values that are dropped late, transactions
+//! that begin during a shutdown.
 
 use std::{
     future::Future,
@@ -32,9 +33,9 @@ impl Wake for Panics {
     }
 }
 
-/// It unwound through the client whose transaction made room.
+/// A bug: the panic unwound through the client whose transaction freed the slot.
 #[test]
-fn a_waker_of_begin_async_that_panics_is_no_other_transactions_panic() {
+fn a_panicking_waker_of_begin_async_panics_in_no_other_transaction() {
     let limits = Limits { in_flight: 1, ..Limits::default() };
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
@@ -51,9 +52,9 @@ fn a_waker_of_begin_async_that_panics_is_no_other_transactions_panic() {
     second.commit().wait().unwrap();
 }
 
-/// The drop panicked, and whoever else waited was never told.
+/// A bug: the drop panicked, and other waiting clients were never told.
 #[test]
-fn a_waker_of_a_commit_that_panics_stops_no_drop_and_no_other_client() {
+fn a_panicking_waker_of_a_commit_stops_no_drop_and_no_other_client() {
     let log = MemoryLog::new();
     let held = Arc::new(AtomicBool::new(true));
     let slow = crate::support::scripted::Scripted::new();
@@ -72,10 +73,10 @@ fn a_waker_of_a_commit_that_panics_stops_no_drop_and_no_other_client() {
     let waits = thread::spawn(move || second.wait());
     thread::sleep(Duration::from_millis(20));
     drop(coordinator);
-    assert!(waits.join().unwrap().is_err(), "nobody will tell");
+    assert!(waits.join().unwrap().is_err(), "no answer will come");
 }
 
-/// Answers nothing.
+/// Never answers.
 struct Silent(Arc<AtomicBool>);
 
 impl ringpact::participant::Endpoint for Silent {
@@ -86,9 +87,10 @@ impl ringpact::participant::Endpoint for Silent {
     }
 }
 
-/// Its idle threads kept the resource manager, and with it the name that it had claimed on its log.
+/// A bug: idle threads kept the resource manager, and with it the name that it had claimed on its
+/// log.
 #[test]
-fn what_a_slow_participant_has_open_is_closed_when_all_is_dropped() {
+fn a_slow_participant_is_closed_when_everything_is_dropped() {
     let two = NonZeroUsize::new(2).unwrap();
     let (log, far) = (MemoryLog::new(), MemoryLog::new());
     for _ in 0..200 {
@@ -102,15 +104,16 @@ fn what_a_slow_participant_has_open_is_closed_when_all_is_dropped() {
         let left = coordinator.shutdown(SOON);
         assert_eq!(left.in_doubt(), 0, "{left}");
         drop((coordinator, b));
-        // A thread that has just brought an answer lets go of it a moment later.
+        // A thread that has just passed on an answer drops it a moment later.
         let is_free = || far.claim(&crate::support::name("b")).is_ok();
         eventually("nothing has it open any more", Duration::from_secs(1), is_free);
     }
 }
 
-/// One that was let in just before, and came into the table just after, committed when all was said to be over.
+/// A bug: a transaction that was admitted just before the shutdown, and entered the table just
+/// after, committed after the shutdown had reported that nothing was left.
 #[test]
-fn nothing_begins_once_a_shutdown_has_said_that_nothing_is_left() {
+fn nothing_begins_once_a_shutdown_has_reported_that_nothing_is_left() {
     for _ in 0..300 {
         let (_log, coordinator, managers) = shared(&["a"]);
         let (is_over, after) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -135,9 +138,9 @@ fn nothing_begins_once_a_shutdown_has_said_that_nothing_is_left() {
     }
 }
 
-/// Each look at the clock walked all that was open, under the lock that everybody needs.
+/// A bug: each look at the clock walked all open transactions under the lock that all threads need.
 #[test]
-fn time_outs_of_many_open_transactions_do_not_hold_up_the_others() {
+fn time_outs_of_many_open_transactions_do_not_delay_others() {
     let (_log, coordinator, managers) = shared(&["a"]);
     let speed = || {
         let (begin, mut done) = (Instant::now(), 0);
@@ -150,7 +153,7 @@ fn time_outs_of_many_open_transactions_do_not_hold_up_the_others() {
         done
     };
     let alone = speed();
-    // Each with a time-out of its own, and one of them due at nearly any moment.
+    // Each has a time-out of its own, and one of them is due at nearly any moment.
     let open: Vec<_> =
         (0..100_000_u64).map(|number| coordinator.begin_within(Duration::from_micros(300_000 + 20 * number))).collect();
     let beside = speed();
@@ -159,9 +162,9 @@ fn time_outs_of_many_open_transactions_do_not_hold_up_the_others() {
     drop(open);
 }
 
-/// A short one among long ones is not forgotten for a long one's sake.
+/// A short time-out among long ones is not missed.
 #[test]
-fn a_short_time_out_beside_many_long_ones_comes_in_time() {
+fn a_short_time_out_among_many_long_ones_comes_in_time() {
     let policy = Policy { transaction_timeout: Duration::from_secs(1_000), ..Policy::default() };
     let coordinator = Coordinator::builder(MemoryLog::new()).policy(policy).open().unwrap();
     let _long: Vec<_> = (0..10_000).map(|_| coordinator.begin()).collect();

@@ -1,4 +1,5 @@
-//! A coordinator that is dropped leaves its circuits with branches that no transaction stands for any more.
+//! A coordinator that is dropped leaves branches in its circuits that belong to no transaction any
+//! more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +27,8 @@ impl Endpoint for Keeps {
     }
 }
 
-/// Each branch that was gone let the next one out by a call within the call: ten thousand of them overflowed the stack of the
-/// participant's thread.
+/// A bug: each branch that was gone released the next one by a call within the call. Ten thousand
+/// of them overflowed the stack of the participant's thread.
 #[test]
 fn an_answer_after_ten_thousand_kept_back_decisions_does_not_overflow_the_stack() {
     const TRANSACTIONS: usize = 10_000;
@@ -52,7 +53,7 @@ fn an_answer_after_ten_thousand_kept_back_decisions_does_not_overflow_the_stack(
         circuits.into_iter().find(|circuit| circuit.participant.as_str() == "keeps").unwrap()
     };
     eventually("all of them are kept back", Duration::from_secs(60), || {
-        keeps.0.lock().drain(..).for_each(drop); // Failures, so that it opens.
+        keeps.0.lock().drain(..).for_each(drop); // A dropped reply is a failure, so the circuit opens.
         let seen = circuit();
         seen.state == CircuitState::Open && seen.kept_back >= TRANSACTIONS - 10
     });

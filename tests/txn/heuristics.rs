@@ -1,4 +1,5 @@
-//! Branches that end otherwise than decided: reported, kept through restarts, seen, and forgotten by an operator only.
+//! Branches that end otherwise than decided are reported, kept through restarts, shown, and
+//! forgotten only by an operator.
 
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ fn open(log: &MemoryLog, a: &Scripted, b: &Scripted) -> Coordinator {
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
 }
 
-/// Each way in which a branch can differ from a commit, and from a rollback, and what the whole is then.
+/// Each way in which a branch can differ from a commit or a rollback, and the outcome of the
+/// transaction then.
 #[test]
-fn what_differs_from_the_decision_is_kept_until_it_is_forgotten() {
+fn a_branch_that_differs_from_the_decision_is_kept_until_it_is_forgotten() {
     let cases = [
         (Verb::Commit, ParticipantError::UnknownBranch, Heuristic::Hazard, Heuristic::Hazard),
         (Verb::Commit, ParticipantError::AlreadyRolledBack, Heuristic::RolledBack, Heuristic::Mixed),
@@ -61,7 +63,7 @@ fn what_differs_from_the_decision_is_kept_until_it_is_forgotten() {
         kept(&coordinator);
         assert_eq!(b.times_told(verb), 1, "it is not told again");
         assert!(!coordinator.settle(Duration::from_millis(10)), "an operator is to look");
-        // It survives crashes, any number of them.
+        // The outcome survives crashes, any number of them.
         drop(coordinator);
         let mut log = log.crash();
         for _ in 0..2 {
@@ -78,12 +80,12 @@ fn what_differs_from_the_decision_is_kept_until_it_is_forgotten() {
         assert!(coordinator.settle(Duration::ZERO));
         let live = log.live(&name("c")).unwrap();
         assert!(live.iter().all(|record| record.fact.epoch().is_some()), "{live:?}");
-        assert_eq!((b.times_told(verb), a.times_told(verb)), (1, 1), "nobody was told anything again");
+        assert_eq!((b.times_told(verb), a.times_told(verb)), (1, 1), "no participant was told anything again");
     }
 }
 
 #[test]
-fn a_branch_that_ended_by_itself_as_was_decided_is_no_heuristic() {
+fn a_branch_that_ended_by_itself_as_decided_is_no_heuristic() {
     for (verb, answer) in [(Verb::Commit, Heuristic::Committed), (Verb::Rollback, Heuristic::RolledBack)] {
         let (a, b) = (Scripted::new(), Scripted::failing(verb, ParticipantError::Heuristic(answer)));
         let coordinator = open(&MemoryLog::new(), &a, &b);
@@ -100,7 +102,7 @@ fn a_branch_that_ended_by_itself_as_was_decided_is_no_heuristic() {
 }
 
 #[test]
-fn an_unknown_branch_is_a_success_to_rollback_and_a_hazard_to_commit() {
+fn an_unknown_branch_is_a_success_for_a_rollback_and_a_hazard_for_a_commit() {
     let (a, b) = (Scripted::new(), Scripted::failing(Verb::Rollback, ParticipantError::UnknownBranch));
     let coordinator = open(&MemoryLog::new(), &a, &b);
     let mut txn = coordinator.begin();
@@ -134,7 +136,7 @@ fn a_hazard_can_be_retried_once_the_participants_log_is_found() {
     assert_eq!(log.live(&name("c")).unwrap().len(), 1);
 }
 
-/// With one participant there is nobody that it could differ from; that it has committed is its own good right.
+/// The only participant has no other to differ from; it has the right to commit.
 #[test]
 fn the_only_participant_that_has_committed_is_no_heuristic() {
     let log = MemoryLog::new();

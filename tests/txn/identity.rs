@@ -1,5 +1,6 @@
-//! One name, two logs: a log that was lost, copied, restored or opened twice. No two lives of a coordinator give out one id,
-//! no participant mixes two of them, and nothing that one log has promised or decided is ended by another one.
+//! One name, two logs: a log that was lost, copied, restored or opened twice. No two lives of a
+//! coordinator give out the same id, no participant mixes two of them up, and no log ends what
+//! another one has promised or decided.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +15,7 @@ use ringpact::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Two services far from each other and from the coordinator, each with a log of its own.
+/// Two services in other processes than the coordinator, each with a log of its own.
 struct Shop {
     goods_log: MemoryLog,
     goods: Manager,
@@ -34,7 +35,7 @@ impl Shop {
         builder.participant("goods", self.goods.clone()).participant("payments", self.payments.clone())
     }
 
-    /// The process of the goods is killed and started again.
+    /// The process of the service `goods` is killed and started again.
     fn restart_goods(&mut self) {
         self.goods_log = self.goods_log.crash();
         self.goods = manager_on("goods", self.goods_log.clone(), &self.disk);
@@ -50,8 +51,8 @@ fn buy(shop: &Shop, coordinator: &Coordinator) -> TxnId {
     id
 }
 
-/// A promise at the goods whose coordinator is gone: of a purchase that payments has heard the commit of, or that nobody
-/// has decided.
+/// Leaves a promise at `goods` whose coordinator is gone: either `payments` has heard the commit of
+/// that purchase, or it is not decided.
 fn promise(shop: &Shop, coordinator: &Coordinator, log: &impl TransactionLog) -> BranchId {
     let mut txn = coordinator.begin();
     let branch = txn.branch("goods").unwrap().clone();
@@ -63,10 +64,10 @@ fn promise(shop: &Shop, coordinator: &Coordinator, log: &impl TransactionLog) ->
     branch
 }
 
-/// Seen: an order that was answered Ok was missing at one service, because another process's first coordinator had the same
-/// name, epoch and number.
+/// A bug: an order that was answered Ok was missing at one service, because the first coordinator
+/// of another process had the same name, epoch and number.
 #[test]
-fn no_two_coordinators_of_one_name_give_out_the_same_id() {
+fn two_coordinators_of_one_name_never_give_out_the_same_id() {
     let mut seen = BTreeSet::new();
     let lost = MemoryLog::new();
     let copied = Copy::of(&lost, &["shop"]);
@@ -95,7 +96,8 @@ fn a_coordinator_on_another_log_is_refused_and_both_logs_are_named() {
     buy(&shop, &open); // the first one goes on
 }
 
-/// The participant has forgotten what it heard, but not to whom it has promised.
+/// The participant has forgotten the life that it heard, but not the coordinator that it has
+/// promised to.
 #[test]
 fn a_restarted_participant_refuses_another_log_while_it_has_a_promise() {
     let mut shop = Shop::new();
@@ -111,7 +113,8 @@ fn a_restarted_participant_refuses_another_log_while_it_has_a_promise() {
     assert_eq!(shop.goods.in_doubt(branch.txn().coordinator()).unwrap(), []);
 }
 
-/// An old committed promise was rolled back by the new log's first transaction, and an old undecided one committed by it.
+/// A bug: the new log's first transaction rolled back an old committed promise, and committed an
+/// old undecided one.
 #[test]
 fn promises_of_a_lost_log_are_unclaimed_until_an_operator_settles_them() {
     for decision in [Decision::Commit, Decision::Rollback] {
@@ -130,14 +133,18 @@ fn promises_of_a_lost_log_are_unclaimed_until_an_operator_settles_them() {
         for _ in 0..20 {
             buy(&shop, &coordinator);
         }
-        assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), std::slice::from_ref(&branch), "nobody has touched it");
+        assert_eq!(
+            shop.goods.in_doubt(&name("shop")).unwrap(),
+            std::slice::from_ref(&branch),
+            "no coordinator has touched it"
+        );
         coordinator.settle_unclaimed(branch.txn(), decision).unwrap();
         assert!(coordinator.settle(SOON));
         let applied = shop.goods.service().applied.lock().get(&branch).copied();
         assert_eq!(applied, (decision == Decision::Commit).then_some(6));
         let again = coordinator.settle_unclaimed(branch.txn(), decision);
         assert!(matches!(again, Err(OperatorError::Unknown { .. })), "{again:?}");
-        // Once accepted, the new log is the one that the name stands for.
+        // Once accepted, the new log is the log of that name.
         drop(coordinator);
         let coordinator = shop.coordinator(log.crash()).open().unwrap();
         buy(&shop, &coordinator);
@@ -145,9 +152,9 @@ fn promises_of_a_lost_log_are_unclaimed_until_an_operator_settles_them() {
     }
 }
 
-/// What an operator has decided survives the process, as a decision of the coordinator's own does.
+/// An operator's decision survives the process, like the coordinator's own.
 #[test]
-fn an_operators_commit_is_durable_before_it_is_told() {
+fn an_operators_commit_is_durable_before_it_is_delivered() {
     let mut shop = Shop::new();
     let lost = MemoryLog::new();
     let first = shop.coordinator(lost.clone()).open().unwrap();
@@ -164,7 +171,7 @@ fn an_operators_commit_is_durable_before_it_is_told() {
     eventually("it is committed", SOON, || shop.goods.service().applied.lock().contains_key(&branch));
 }
 
-/// Every transaction of the next openings was refused as "late", and nothing said why.
+/// A bug: every transaction of the next openings was refused as "late", and no text said why.
 #[test]
 fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_more() {
     let shop = Shop::new();
@@ -177,7 +184,7 @@ fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_m
     }
     drop(coordinator);
     for _ in 0..8 {
-        // Its epoch may come out greater than that of the last life, or smaller.
+        // Its epoch may be greater than that of the last life, or smaller.
         let copy = Copy::of(&backup, &["shop"]);
         let error = shop.coordinator(copy).open().unwrap_err();
         assert!(matches!(&error, CoordinatorError::Refused { error: ParticipantError::Superseded(_), .. }), "{error}");
@@ -187,7 +194,7 @@ fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_m
     buy(&shop, &coordinator);
 }
 
-/// The copy lacks the decision. To presume that there was none rolls back here what is committed there.
+/// The copy lacks the decision. A presumed abort would roll back here what is committed there.
 #[test]
 fn a_restored_log_presumes_nothing() {
     let shop = Shop::new();
@@ -195,7 +202,7 @@ fn a_restored_log_presumes_nothing() {
     let coordinator = shop.coordinator(newest.clone()).open().unwrap();
     buy(&shop, &coordinator);
     let backup = Copy::of(&newest, &["shop"]);
-    // Decided after the backup; payments has heard it, the goods have not.
+    // Decided after the backup; `payments` has heard it, `goods` has not.
     let branch = promise(&shop, &coordinator, &newest);
     drop(coordinator);
     let restored = shop.coordinator(backup.clone()).log_was_restored().open().unwrap();
@@ -209,9 +216,9 @@ fn a_restored_log_presumes_nothing() {
     buy(&shop, &reopened);
 }
 
-/// One of two live coordinators on copies of one log is fenced; work of one was committed by the other's decision.
+/// A bug: the decision of one coordinator committed the work of the other.
 #[test]
-fn of_two_live_coordinators_on_copies_of_a_log_one_is_fenced() {
+fn one_of_two_live_coordinators_on_copies_of_a_log_is_fenced() {
     let shop = Shop::new();
     let log = MemoryLog::new();
     let first = shop.coordinator(log.clone()).open().unwrap();
@@ -238,7 +245,7 @@ fn work_of_an_epoch_that_the_coordinator_has_not_announced_is_refused() {
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), []);
 }
 
-/// It held its locks forever.
+/// A bug: it held its locks forever.
 #[test]
 fn work_under_an_id_that_was_never_given_out_is_given_back() {
     let options = ResourceManager::<Account>::options().abandon_after(Duration::from_millis(20));
@@ -248,10 +255,10 @@ fn work_under_an_id_that_was_never_given_out_is_given_back() {
     goods.execute(&forged, 2).unwrap();
     let mut held = shop.begin();
     eventually("the abandoned work is given back", SOON, || {
-        // Another client's work is refused, as it is for what the abandoned one has set aside.
+        // Another client's work is refused because of what the abandoned one has set aside.
         let mut txn = shop.begin();
         assert!(goods.execute(txn.branch("goods").unwrap(), 1).is_err());
-        // One that is worked under now and then is left alone.
+        // A branch that gets work now and then is left alone.
         goods.execute(held.branch("goods").unwrap(), 2).unwrap();
         !goods.service().reserved.lock().contains_key(&forged)
     });
@@ -261,7 +268,8 @@ fn work_under_an_id_that_was_never_given_out_is_given_back() {
     held.commit().wait().unwrap();
 }
 
-/// An id of the current epoch with a number that was not given out is nobody's branch; it was in nobody's way either.
+/// An id of the current epoch with a number that was not given out belongs to no transaction. A
+/// bug: no status showed it.
 #[test]
 fn a_branch_with_a_number_that_was_not_given_out_is_shown_as_unclaimed() {
     let shop = Shop::new();
@@ -277,7 +285,8 @@ fn a_branch_with_a_number_that_was_not_given_out_is_shown_as_unclaimed() {
     assert_eq!(coordinator.status().unclaimed.len(), 1, "{}", coordinator.status());
 }
 
-/// Its promise was not forced, because the log's id was that of the coordinator's log; a crash took the answered commit back.
+/// A bug: the promise was not forced, because the log's id was that of the coordinator's log. A
+/// crash undid the commit that was answered.
 #[test]
 fn a_participant_on_a_clone_of_the_coordinators_log_forces_its_own_records() {
     let log = MemoryLog::new();
@@ -293,7 +302,8 @@ fn a_participant_on_a_clone_of_the_coordinators_log_forces_its_own_records() {
     assert_eq!(clone.stats().forced, 2, "a promise and a commit of its own");
 }
 
-/// A participant far away says so when it is asked; the coordinator shows it and settles nothing there.
+/// A participant in another process refuses when it is asked; the coordinator shows that and
+/// settles nothing there.
 #[test]
 fn a_participant_far_away_that_refuses_is_shown_in_the_status() {
     let shop = Shop::new();
@@ -311,14 +321,14 @@ fn a_participant_far_away_that_refuses_is_shown_in_the_status() {
     });
     let mut txn = second.begin();
     let worked = shop.goods.execute(txn.branch("goods").unwrap(), 2);
-    // Whether the epoch comes out later or earlier than the one that is known is chance.
+    // Chance decides whether the epoch is later or earlier than the known one.
     assert!(matches!(worked, Err(ExecuteError::UnknownEpoch { .. } | ExecuteError::Closed { .. })), "{worked:?}");
     let error = txn.commit().wait();
     assert!(error.is_err(), "{error:?}");
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "the promise is not touched");
 }
 
-/// Lives are compared before anything else is said, and a repeat of the introduction changes nothing.
+/// Lives are compared first, and a repeated introduction changes nothing.
 #[test]
 fn an_introduction_may_come_twice() {
     let goods = manager("goods", MemoryLog::new());
@@ -328,10 +338,11 @@ fn an_introduction_may_come_twice() {
     }
 }
 
-/// Every order of copying, losing, restoring and opening logs, and of messages between them; with `RINGPACT_LONG=1` of restarts of
-/// participants, too (1.2 million states, minutes). What is planted is looked for with restarts.
+/// Searches every order of copying, losing, restoring and opening logs, and of messages between
+/// them; with `RINGPACT_LONG=1` of restarts of participants, too (1.2 million states, minutes). The
+/// search for planted defects includes restarts.
 #[test]
-fn in_no_order_of_events_does_one_log_end_what_another_one_has_begun() {
+fn in_no_order_of_events_does_one_log_end_what_another_has_begun() {
     let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 1 };
     let restarts = u8::from(std::env::var_os("RINGPACT_LONG").is_some());
     let found = search(&Bounds { restarts, ..bounds }, None);

@@ -1,4 +1,5 @@
-//! A resource that can't promise: it is asked once all others have, and what it does is what is done.
+//! A last resource cannot promise: the coordinator asks it once all others have promised, and its
+//! answer is the outcome.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ fn transaction(coordinator: &Coordinator, a: &Manager, b: &Manager, amount: i64)
     txn
 }
 
-/// All agree, the queue has committed, and the log says nothing for sure of the decision.
+/// All agree, the queue has committed, and it is uncertain whether the log holds the decision.
 fn commit_indeterminate(coordinator: &Coordinator, a: &Manager, b: &Manager) {
     let mut txn = coordinator.begin();
     txn.branch("queue").unwrap();
@@ -58,7 +59,7 @@ fn it_commits_after_all_others_have_promised_and_before_the_decision() {
 }
 
 #[test]
-fn somebody_elses_no_rolls_it_back_unasked() {
+fn another_participants_no_rolls_it_back_before_it_is_asked() {
     let log = MemoryLog::new();
     let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
     let coordinator = open(log, &a, &b, &queue);
@@ -69,7 +70,7 @@ fn somebody_elses_no_rolls_it_back_unasked() {
 }
 
 #[test]
-fn what_it_refuses_nobody_does() {
+fn if_it_refuses_no_participant_commits() {
     struct Refuses;
     impl ringpact::participant::LastResource for Refuses {
         fn commit(
@@ -101,7 +102,7 @@ fn what_it_refuses_nobody_does() {
 }
 
 #[test]
-fn there_is_one_at_the_most() {
+fn there_is_at_most_one() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let coordinator = open(log, &a, &b, &Scripted::new());
@@ -113,7 +114,7 @@ fn there_is_one_at_the_most() {
 }
 
 #[test]
-fn with_others_that_only_looked_it_decides_alone_and_nothing_is_logged() {
+fn if_the_others_only_read_it_decides_alone_and_nothing_is_logged() {
     let log = MemoryLog::new();
     let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
@@ -125,8 +126,8 @@ fn with_others_that_only_looked_it_decides_alone_and_nothing_is_logged() {
     assert_eq!((queue.told(), log.stats().forced), (vec![Verb::CommitOnePhase], forced));
 }
 
-/// It does not say what it has done. The others can't wait for ever on its account; it is told to roll back, and nobody
-/// pretends to know.
+/// The last resource does not say what it has done. The others cannot wait forever because of that;
+/// it is told to roll back, and the client gets `Indeterminate`.
 #[test]
 fn if_it_does_not_answer_in_time_the_outcome_is_indeterminate_and_the_rest_rolled_back() {
     let log = MemoryLog::new();
@@ -143,9 +144,10 @@ fn if_it_does_not_answer_in_time_the_outcome_is_indeterminate_and_the_rest_rolle
     assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (0, 0));
 }
 
-/// It had committed, and says so only when it is told to roll back: a heuristic outcome, which is kept.
+/// The last resource had committed, and says so only when it is told to roll back: a heuristic
+/// outcome, which is kept.
 #[test]
-fn if_it_had_committed_after_all_that_is_kept_as_a_heuristic_outcome() {
+fn if_it_had_committed_after_all_a_heuristic_outcome_is_kept() {
     let log = MemoryLog::new();
     let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
     queue.fail(Verb::CommitOnePhase, ParticipantError::Unreachable);
@@ -161,9 +163,10 @@ fn if_it_had_committed_after_all_that_is_kept_as_a_heuristic_outcome() {
     coordinator.forget(&id).unwrap();
 }
 
-/// It has committed, and the decision can't be written: whatever else the others did would be wrong for sure.
+/// The last resource has committed, and the decision cannot be written: any other end of the other
+/// branches would be wrong.
 #[test]
-fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_told_it_is_sure() {
+fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_gets_no_certain_answer() {
     let log = FaultyLog::new(LogFault::RefusesDecisions);
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
@@ -174,10 +177,11 @@ fn if_the_log_refuses_the_decision_the_others_follow_it_and_the_client_is_not_to
     assert_eq!(queue.told(), [Verb::CommitOnePhase]);
 }
 
-/// Found by the search of the protocol's states: on the coordinator's log nobody forces his commit, because the decision stands
-/// before it. Here none does, so a crash took back what a service had confirmed, and recovery had it cancelled.
+/// Found by the search of the protocol's states: on the coordinator's log no participant forces its
+/// commit, because the decision stands before it. Here there is no decision, so a crash undid what
+/// a service had confirmed, and recovery cancelled it.
 #[test]
-fn who_follows_it_without_a_decision_in_the_log_has_his_own_commit_durable_before_he_carries_it_out() {
+fn without_a_decision_in_the_log_each_follower_makes_its_commit_durable_before_it_carries_it_out() {
     let log = FaultyLog::new(LogFault::RefusesDecisions);
     let (a, b, queue) = (manager("a", log.clone()), manager("b", log.clone()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
@@ -192,17 +196,18 @@ fn who_follows_it_without_a_decision_in_the_log_has_his_own_commit_durable_befor
     assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
 }
 
-/// Found by simulation: the decision's sync had failed after it was written, and since nothing had been logged for sure
-/// nothing was to be ended, so that the mark passed the transaction. The participants forgot their branches, and the next
-/// life found the decision and told those who knew nothing of it.
+/// Found by simulation: the decision's sync failed after it was written. It was not certain that
+/// the log held it, so there was no end to write, and `ended_below` passed the transaction. The
+/// participants forgot their branches. The next life found the decision and delivered it to
+/// participants that knew nothing of it.
 #[test]
-fn a_decision_that_a_failed_log_may_hold_is_not_forgotten_by_those_who_follow_it() {
+fn followers_do_not_forget_a_decision_that_a_failed_log_may_hold() {
     let log = FaultyLog::new(LogFault::FailsAfterWriting);
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
     log.break_down();
     commit_indeterminate(&coordinator, &a, &b);
-    // These carry the news of what has ended.
+    // The calls of these transactions carry `ended_below`.
     for manager in [&a, &b] {
         let mut txn = coordinator.begin();
         manager.execute(txn.branch(manager.name()).unwrap(), 2).unwrap();
@@ -216,10 +221,10 @@ fn a_decision_that_a_failed_log_may_hold_is_not_forgotten_by_those_who_follow_it
     assert_eq!((a.service().balance(), b.service().balance()), (4, 4));
 }
 
-/// The window that the documentation owns up to: the process dies after the resource has committed and before the
-/// decision is durable. The others are rolled back, and nobody can know.
+/// The documented window: the process dies after the resource has committed and before the decision
+/// is durable. The others are rolled back, and no log knows that this differs.
 #[test]
-fn the_window_that_is_documented_is_there() {
+fn the_documented_window_exists() {
     let log = crate::support::logs::SlowLog::new(Duration::from_millis(150));
     let (a, b, queue) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()), Scripted::new());
     let coordinator = open(log.clone(), &a, &b, &queue);
@@ -237,13 +242,14 @@ fn the_window_that_is_documented_is_there() {
     assert_eq!(queue.told(), [Verb::CommitOnePhase], "and it has committed");
 }
 
-/// It had the time that a vote may take, whatever was left of its transaction's: the client waited beyond the deadline.
+/// A bug: it had the time that a vote may take, even if its transaction had less left: the client
+/// waited beyond the deadline.
 #[test]
 fn a_last_resource_has_no_more_time_than_its_transaction() {
     let name = |text| Name::new(text).expect("a valid name");
     let begun = Instant::now();
     let after = |seconds| begun + Duration::from_secs(seconds);
-    // Asked in time, and asked too late to be asked at all.
+    // Once the others vote in time, and once so late that the resource is not asked at all.
     for (voted_after, has_answer) in [(8, Outcome::Indeterminate), (10, Outcome::RolledBack(Cause::TimedOut))] {
         let policy = Policy { prepare_timeout: Duration::from_secs(30), ..Policy::default() };
         let mut protocol = CommitProtocol::new(TxnId::new(name("shop"), Epoch::new(1), 1), policy);

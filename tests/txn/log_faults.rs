@@ -1,4 +1,5 @@
-//! A coordinator whose log refuses or fails says exactly what is known, and does nothing beyond it.
+//! A coordinator whose log refuses or fails reports exactly what is known, and does nothing beyond
+//! that.
 
 use crate::support::{
     Op,
@@ -61,7 +62,7 @@ fn a_decision_that_may_or_may_not_be_written_is_neither_committed_nor_rolled_bac
                 assert_eq!(manager.status().prepared, 1, "it keeps its promise");
                 assert_eq!(manager.service().reserved.lock().len(), 1);
                 let asked = |op| manager.service().asked(op).len();
-                assert_eq!((asked(Op::Confirm), asked(Op::Cancel)), (0, 0), "nobody was told anything");
+                assert_eq!((asked(Op::Confirm), asked(Op::Cancel)), (0, 0), "no participant was told anything");
             }
             drop(coordinator);
 
@@ -77,9 +78,9 @@ fn a_decision_that_may_or_may_not_be_written_is_neither_committed_nor_rolled_bac
     }
 }
 
-/// Nobody waits for the outcome: the transaction must neither spin nor pretend.
+/// No client waits for the outcome: the transaction must neither spin nor report an outcome.
 #[test]
-fn an_unattended_transaction_lies_still_when_the_log_fails() {
+fn an_unattended_transaction_stays_indeterminate_when_the_log_fails() {
     let log = FaultyLog::new(LogFault::FailsBeforeWriting);
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let builder = Coordinator::builder(log.clone()).participant("a", a.clone()).participant("b", b.clone());
@@ -92,6 +93,6 @@ fn an_unattended_transaction_lies_still_when_the_log_fails() {
     crate::support::eventually("it is known to be indeterminate", std::time::Duration::from_secs(5), || {
         coordinator.status().indeterminate == 1
     });
-    assert!(!coordinator.settle(std::time::Duration::from_millis(50)), "in doubt until the log is opened anew");
+    assert!(!coordinator.settle(std::time::Duration::from_millis(50)), "in doubt until the log is opened again");
     assert_eq!((a.status().prepared, b.status().prepared), (1, 1));
 }

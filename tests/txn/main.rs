@@ -31,7 +31,8 @@
 //! | `stress` | totals are exact after many transactions on many threads |
 //! | `elsewhere` | bugs of other coordinators, which this one must not have |
 //!
-//! Tests that need a process of their own are beside this folder: `txn_cost`, `txn_threads`, `txn_is_observed`.
+//! Tests that need a process of their own are beside this folder: `txn_cost`, `txn_threads`,
+//! `txn_is_observed`.
 
 #[path = "../common/mod.rs"]
 mod common;

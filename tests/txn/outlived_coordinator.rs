@@ -1,4 +1,5 @@
-//! What a transaction or a commit can still do once its coordinator is gone: get an answer, and no harm.
+//! What a transaction or a commit can still do once its coordinator is dropped: get an answer, and
+//! do no harm.
 
 use std::{
     num::NonZeroUsize,
@@ -19,7 +20,7 @@ use ringpact::{
     participant::{Call, Verb},
 };
 
-/// Two participants of which "b" holds its vote back.
+/// Two participants; "b" does not vote yet.
 fn with_a_held_vote() -> (MemoryLog, Coordinator, Manager, Manager, Wire) {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
@@ -31,11 +32,12 @@ fn with_a_held_vote() -> (MemoryLog, Coordinator, Manager, Manager, Wire) {
     (log, builder.open().expect("an empty log opens"), a, b, wire)
 }
 
-/// Found in review: the vote came in after the coordinator had been dropped and opened again on the same log. The
-/// `Commit` that was still held drove its transaction on and logged a decision to commit, although the new coordinator
-/// had meanwhile rolled the branches back: the client was told "committed", and nobody had the change.
+/// Found in review: the vote came in after the coordinator had been dropped and opened again on the
+/// same log. The `Commit` that was still held drove its transaction on and logged a decision to
+/// commit, although the new coordinator had meanwhile rolled the branches back: the client was told
+/// "committed", and no participant had the change.
 #[test]
-fn a_commit_held_over_a_reopening_decides_nothing_any_more() {
+fn a_commit_held_over_a_reopening_decides_nothing() {
     let (log, coordinator, a, b, wire) = with_a_held_vote();
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
@@ -49,9 +51,9 @@ fn a_commit_held_over_a_reopening_decides_nothing_any_more() {
     assert_eq!((a.service().balance(), b.service().balance()), (0, 0));
 }
 
-/// The same, with a transaction whose commit is asked for only once the coordinator is gone.
+/// The same, with a transaction that the client commits only after the coordinator is dropped.
 #[test]
-fn a_transaction_held_over_a_reopening_decides_nothing_any_more() {
+fn a_transaction_held_over_a_reopening_decides_nothing() {
     let (log, coordinator, managers) = shared(&["a", "b"]);
     let mut txn = coordinator.begin();
     for manager in &managers {
@@ -63,9 +65,9 @@ fn a_transaction_held_over_a_reopening_decides_nothing_any_more() {
     drop(log);
 }
 
-/// Found in review: with its coordinator's threads gone, nothing would ever time the votes out.
+/// Found in review: once the coordinator's threads are gone, no thread times the votes out.
 #[test]
-fn a_commit_that_waits_for_a_vote_is_told_when_its_coordinator_goes() {
+fn a_commit_that_waits_for_a_vote_gets_an_error_when_its_coordinator_is_dropped() {
     let (_log, coordinator, a, b, wire) = with_a_held_vote();
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
@@ -80,8 +82,8 @@ fn a_commit_that_waits_for_a_vote_is_told_when_its_coordinator_goes() {
     assert_eq!(wire.held(), 1, "the vote is still on its way");
 }
 
-/// Found in review: a transaction dropped after its coordinator, with a participant that does not answer, kept itself,
-/// the log and all participants in memory for ever.
+/// Found in review: a transaction that was dropped after its coordinator, with a participant that
+/// does not answer, kept itself, the log and all participants in memory forever.
 #[test]
 fn nothing_is_kept_in_memory_once_coordinator_and_transactions_are_gone() {
     let log = Arc::new(MemoryLog::new());
@@ -106,7 +108,7 @@ fn nothing_is_kept_in_memory_once_coordinator_and_transactions_are_gone() {
 }
 
 #[test]
-fn a_dropped_coordinator_lets_go_of_its_participants_at_once() {
+fn a_dropped_coordinator_drops_its_participants_at_once() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     for _ in 0..10 {
         let mut txn = coordinator.begin();
@@ -117,14 +119,14 @@ fn a_dropped_coordinator_lets_go_of_its_participants_at_once() {
     }
     drop(coordinator);
     assert!(managers.iter().all(|manager| Arc::strong_count(manager) == 1));
-    // And the branches of what it left behind are in nobody's way.
+    // The branches that it left behind block nothing.
     assert_eq!(managers[0].in_doubt(&name("c")).unwrap(), [] as [ringpact::BranchId; 0]);
     assert!(managers[0].execute(&branch(1, "a"), 2).is_ok());
 }
 
-/// What is already in the log counts: the next opening will find it there, so the answer is the same.
+/// The next opening will find what is already in the log, so the client gets the same answer now.
 #[test]
-fn a_commit_whose_decision_is_on_its_way_to_the_disk_hears_of_it_after_the_drop() {
+fn a_commit_whose_decision_is_on_its_way_to_the_disk_is_answered_after_the_drop() {
     let log = SlowLog::new(Duration::from_millis(30));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let open = |log| Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
@@ -143,9 +145,9 @@ fn a_commit_whose_decision_is_on_its_way_to_the_disk_hears_of_it_after_the_drop(
     assert_eq!(open(log).recovered().rolled_back, 0);
 }
 
-/// What is queued for a slow participant holds the transactions, which hold the participants.
+/// The queue of a slow participant holds transactions, which hold participants.
 #[test]
-fn a_slow_participant_is_let_go_once_its_queue_is_served() {
+fn a_slow_participant_is_dropped_once_its_queue_is_served() {
     struct Slow(Manager);
     impl Participant for Slow {
         fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
@@ -176,7 +178,7 @@ fn a_slow_participant_is_let_go_once_its_queue_is_served() {
     eventually("both are let go", Duration::from_secs(5), || Arc::strong_count(&a) == 1 && Arc::strong_count(&b) == 1);
 }
 
-/// Notes what a participant is told along with commits, and which verbs reach it.
+/// Notes the verbs that reach a participant, and the `ended_below` of commits.
 struct Told {
     manager: Manager,
     calls: Mutex<Vec<(Verb, Call)>>,
@@ -208,11 +210,12 @@ fn with_two_who_are_told() -> (Coordinator, [Arc<Told>; 2]) {
     (builder.open().expect("an empty log opens"), told)
 }
 
-/// Found by simulation: a client went on to deliver a decision whose coordinator had been dropped, and which therefore
-/// knew of no open transaction any more. The mark that went along said that everything had ended; the participants
-/// forgot the branch at their next checkpoint, and the coordinator that was opened next delivered it in vain, for ever.
+/// Found by simulation: a client went on to deliver a decision after its coordinator was dropped,
+/// which therefore knew of no open transaction any more. The call's `ended_below` said that
+/// everything had ended. The participants forgot the branch at their next checkpoint, and the next
+/// coordinator delivered the decision forever without success.
 #[test]
-fn the_mark_of_a_coordinator_that_is_gone_passes_nothing() {
+fn ended_below_of_a_dropped_coordinator_passes_nothing() {
     let (coordinator, told) = with_two_who_are_told();
     let mut txn = coordinator.begin();
     for told in &told {
@@ -229,10 +232,11 @@ fn the_mark_of_a_coordinator_that_is_gone_passes_nothing() {
     }
 }
 
-/// Found by simulation: a client began to commit when its coordinator was gone, and the one opened since had asked
-/// already what was in doubt. The participants promised, and nobody ever told them the end of it.
+/// Found by simulation: a client began to commit after its coordinator was dropped, and the next
+/// one had already asked what was in doubt. The participants promised, and no coordinator ever told
+/// them the outcome.
 #[test]
-fn nothing_is_promised_to_a_coordinator_that_is_gone() {
+fn nothing_is_promised_to_a_dropped_coordinator() {
     let (coordinator, told) = with_two_who_are_told();
     let mut txn = coordinator.begin();
     for told in &told {

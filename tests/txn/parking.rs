@@ -1,4 +1,5 @@
-//! A decision that can't be delivered is parked: seen, kept through restarts, in nobody's way, and for an operator to act.
+//! A decision that cannot be delivered is parked: shown, kept through restarts, blocking nothing,
+//! until an operator acts.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -34,14 +35,14 @@ fn open(log: &MemoryLog, a: &Scripted, b: &Scripted) -> Coordinator {
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
 }
 
-/// A transaction of both, whose decision "b" does not take.
+/// A transaction of both; "b" fails the decision.
 fn parked(coordinator: &Coordinator, decision: Decision) -> ringpact::TxnId {
     let mut txn = coordinator.begin();
     let id = txn.id().clone();
     txn.branch("a").unwrap();
     txn.branch("b").unwrap();
     match decision {
-        Decision::Commit => txn.commit().wait().expect("it is committed, whoever has heard of it"),
+        Decision::Commit => txn.commit().wait().expect("it is committed, whichever participants have heard of it"),
         Decision::Rollback => txn.rollback(),
     }
     eventually("it is parked", SOON, || coordinator.status().parked == 1);
@@ -56,7 +57,7 @@ fn verb(decision: Decision) -> Verb {
 }
 
 #[test]
-fn after_its_attempts_a_decision_is_parked_and_tells_why() {
+fn after_its_attempts_a_decision_is_parked_with_its_reason() {
     for decision in [Decision::Commit, Decision::Rollback] {
         let (a, b) = (Scripted::new(), Scripted::failing(verb(decision), broken()));
         let coordinator = open(&MemoryLog::new(), &a, &b);
@@ -70,9 +71,9 @@ fn after_its_attempts_a_decision_is_parked_and_tells_why() {
         let last = of_b.last_error.as_ref().expect("it failed");
         assert!(ringpact::error_chain(last).contains("the test wants it broken"));
         let page = status.to_string();
-        assert!(page.contains("parked while") && page.contains("told 3 times in vain"), "{page}");
+        assert!(page.contains("parked while") && page.contains("3 failed attempts"), "{page}");
         thread::sleep(Duration::from_millis(50));
-        assert_eq!(b.times_told(verb(decision)), 3, "nobody knocks any more");
+        assert_eq!(b.times_told(verb(decision)), 3, "the coordinator no longer retries");
         assert!(!coordinator.settle(Duration::from_millis(1)));
     }
 }
@@ -122,7 +123,7 @@ fn an_operator_forces_what_was_decided_and_it_ends() {
 }
 
 #[test]
-fn an_operator_forces_the_contrary_and_it_is_kept_as_heuristic() {
+fn an_operator_forces_the_opposite_and_it_is_kept_as_heuristic() {
     for (decision, forced, of_b) in [
         (Decision::Commit, Decision::Rollback, Heuristic::RolledBack),
         (Decision::Rollback, Decision::Commit, Heuristic::Committed),
@@ -144,9 +145,10 @@ fn an_operator_forces_the_contrary_and_it_is_kept_as_heuristic() {
     }
 }
 
-/// Nothing is given up in silence: who opens it again may have mended something, and sees it still parked if not.
+/// Nothing is given up silently: an operator that opens the coordinator again may have repaired the
+/// cause, and sees the transaction still parked if not.
 #[test]
-fn what_is_parked_stays_so_through_a_restart_and_is_tried_once_more() {
+fn a_parked_decision_stays_parked_through_a_restart_and_is_tried_once_more() {
     let (a, b) = (Scripted::new(), Scripted::failing(Verb::Commit, broken()));
     let log = MemoryLog::new();
     let coordinator = open(&log, &a, &b);
@@ -158,7 +160,7 @@ fn what_is_parked_stays_so_through_a_restart_and_is_tried_once_more() {
         eventually("it is parked", SOON, || coordinator.status().parked == 1);
         assert_eq!(coordinator.status().transactions[0].state, TransactionState::Parked(Decision::Commit));
         assert_eq!(b.times_told(Verb::Commit), 3 + opening, "once more");
-        assert_eq!(a.times_told(Verb::Commit), 1, "who has acknowledged is not told again");
+        assert_eq!(a.times_told(Verb::Commit), 1, "a participant that has acknowledged is not told again");
         drop(coordinator);
         log = log.crash();
     }
@@ -168,9 +170,10 @@ fn what_is_parked_stays_so_through_a_restart_and_is_tried_once_more() {
     assert!(coordinator.retry(&id).is_err(), "it has ended");
 }
 
-/// The mark stood still at the first transaction that was stuck, for everybody; so nobody could ever forget anything.
+/// A bug: `ended_below` stood still at the first stuck transaction for all participants, so none
+/// could ever forget anything.
 #[test]
-fn a_stuck_participant_lets_nobody_elses_outcomes_pile_up() {
+fn a_stuck_participant_does_not_make_others_outcomes_pile_up() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let builder = Coordinator::builder(log.clone()).name("c").policy(three_attempts());
@@ -193,15 +196,19 @@ fn a_stuck_participant_lets_nobody_elses_outcomes_pile_up() {
     let live = |owner: &str| log.live(&name(owner)).unwrap().len();
     assert!(live("a") <= 4, "a has acknowledged everything, and may forget it: {}", live("a"));
     assert!(live("b") >= 50, "b may not, from the stuck one on: {}", live("b"));
-    assert_eq!(live("c"), 4, "the epoch, the decision, who owed before it was parked, and that it is");
+    assert_eq!(
+        live("c"),
+        4,
+        "the epoch, the decision, the participants that owed before it was parked, and the parking"
+    );
     coordinator.retry(&stuck_id).unwrap();
     assert!(coordinator.settle(SOON));
     assert_eq!((a.service().balance(), b.service().balance()), (102, 102));
 }
 
-/// And the crash that comes then tells nobody again who has forgotten.
+/// A crash after that makes the coordinator tell no participant again that has forgotten.
 #[test]
-fn who_has_forgotten_is_not_told_again_after_a_crash() {
+fn a_participant_that_has_forgotten_is_not_told_again_after_a_crash() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let open = |log: &MemoryLog| {
@@ -227,12 +234,13 @@ fn who_has_forgotten_is_not_told_again_after_a_crash() {
     assert_eq!((a.service().balance(), b.service().balance()), (8, 8));
 }
 
-/// Retried at every moment, also between its being parked and its being put on the shelf, a transaction is neither lost
-/// nor left lying where nobody drives it.
+/// A transaction that is retried at any moment, also between its parking and its entry in the table
+/// of parked ones, is neither lost nor left without a thread that drives it.
 #[test]
-fn retrying_while_it_is_being_parked_loses_nothing() {
+fn retrying_during_parking_loses_nothing() {
     const TRANSACTIONS: usize = 100;
-    /// Fewer than open the circuit of a participant that fails: on a slow machine none of them is parked before the next.
+    /// Fewer than open the circuit of a failing participant: on a slow machine none of them is
+    /// parked before the next.
     const BROKEN_FOR: usize = 5;
     let (a, b) = (Scripted::new(), Scripted::failing(Verb::Commit, broken()));
     let policy = Policy { park_after_attempts: 1, ..three_attempts() };
@@ -252,7 +260,7 @@ fn retrying_while_it_is_being_parked_loses_nothing() {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
                 for transaction in coordinator.status().transactions {
-                    // It may have ended since.
+                    // It may have ended meanwhile.
                     let _ = coordinator.retry(&transaction.txn);
                 }
             }
@@ -273,9 +281,10 @@ fn retrying_while_it_is_being_parked_loses_nothing() {
     assert_eq!((log.live(&name("c")).unwrap().len(), a.times_told(Verb::Commit)), (1, TRANSACTIONS));
 }
 
-/// An operator's wish used to be queued for it, and a transaction with anything queued was over for its client.
+/// A bug: the operator's request was queued for it, and a transaction with a queued input took no
+/// more work of its client.
 #[test]
-fn a_retry_is_nothing_to_a_transaction_that_is_still_worked_under() {
+fn a_retry_changes_nothing_for_a_transaction_that_is_still_at_work() {
     let coordinator = open(&MemoryLog::new(), &Scripted::new(), &Scripted::new());
     for _ in 0..1_000 {
         let mut txn = coordinator.begin();

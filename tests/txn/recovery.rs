@@ -12,15 +12,15 @@ fn quick() -> Policy {
     Policy { first_backoff: Duration::from_millis(2), delivery_timeout: Duration::from_millis(50), ..Policy::default() }
 }
 
-/// Where the process stops.
+/// The point at which the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     WorkDone,
-    /// Only the first of the two has been asked for its vote.
+    /// Only the first participant has been asked for its vote.
     FirstPrepared,
     BothPrepared,
     Decided,
-    /// Only the first of the two has been told.
+    /// Only the first participant has been told.
     FirstToldToCommit,
     BothToldToCommit,
     RolledBackAtTheFirst,
@@ -49,7 +49,7 @@ impl House {
     }
 }
 
-/// Runs one transaction up to the stage. What can't go further stays on the wires.
+/// Runs one transaction up to the stage. Messages beyond it stay on the wires.
 fn run_to(stage: Stage, house: &House) -> bool {
     let [a, b] = house.managers();
     let fate = move |of_first: bool| {
@@ -70,7 +70,7 @@ fn run_to(stage: Stage, house: &House) -> bool {
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     match stage {
-        Stage::WorkDone => drop((coordinator, txn)), // in this order: nobody is left to roll it back
+        Stage::WorkDone => drop((coordinator, txn)), // in this order: no coordinator is left to roll it back
         Stage::RolledBackAtTheFirst => drop(txn),
         Stage::FirstPrepared | Stage::BothPrepared => drop(txn.commit()),
         Stage::Decided | Stage::FirstToldToCommit | Stage::BothToldToCommit => return txn.commit().wait().is_ok(),
@@ -79,7 +79,7 @@ fn run_to(stage: Stage, house: &House) -> bool {
 }
 
 #[test]
-fn wherever_the_process_stops_it_is_all_or_nothing_and_nothing_stays_reserved() {
+fn wherever_the_process_stops_the_outcome_is_all_or_nothing_and_nothing_stays_reserved() {
     let stages = [
         Stage::WorkDone,
         Stage::FirstPrepared,
@@ -90,7 +90,7 @@ fn wherever_the_process_stops_it_is_all_or_nothing_and_nothing_stays_reserved() 
         Stage::RolledBackAtTheFirst,
     ];
     for stage in stages {
-        // The processes can stop together, or the coordinator's alone.
+        // The processes stop together, or the coordinator's alone.
         for whole_house in [true, false] {
             let house = House { log: MemoryLog::new(), log_of_b: MemoryLog::new(), disks: Default::default() };
             let told = run_to(stage, &house);
@@ -115,9 +115,10 @@ fn wherever_the_process_stops_it_is_all_or_nothing_and_nothing_stays_reserved() 
     }
 }
 
-/// A participant that is down when the coordinator opens is asked until it answers, and then settled.
+/// A participant that is down when the coordinator opens is asked until it answers, and then
+/// settled.
 #[test]
-fn a_participant_that_answers_only_later_is_settled_then_and_stops_nobody() {
+fn a_participant_that_answers_later_is_settled_then_and_delays_no_other() {
     let house = House { log: MemoryLog::new(), log_of_b: MemoryLog::new(), disks: Default::default() };
     run_to(Stage::BothPrepared, &house);
     let house = house.crash();
@@ -136,7 +137,7 @@ fn a_participant_that_answers_only_later_is_settled_then_and_stops_nobody() {
     let coordinator = builder.participant("a", a.clone()).endpoint("b", wire.clone()).open().unwrap();
     assert_eq!((coordinator.recovered().unanswered, coordinator.status().unanswered), (1, 1));
     assert_eq!(b.service().reserved.lock().len(), 1, "not yet");
-    // Meanwhile new transactions work, with that participant too.
+    // Meanwhile new transactions work, also with that participant.
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 4).unwrap();
     b.execute(txn.branch("b").unwrap(), 4).unwrap();
@@ -148,10 +149,11 @@ fn a_participant_that_answers_only_later_is_settled_then_and_stops_nobody() {
     assert_eq!(wire.times_sent(Sent::InDoubt), 4);
 }
 
-/// Found in review: a request that got no answer at all, not even that there will be none, was never repeated, and the
-/// branches of earlier epochs stayed in doubt as long as the coordinator lived.
+/// Found in review: a request that got no answer at all, not even that there will be none, was
+/// never repeated, and the branches of earlier epochs stayed in doubt as long as the coordinator
+/// lived.
 #[test]
-fn an_inquiry_that_is_never_answered_is_repeated() {
+fn an_unanswered_question_is_repeated() {
     let log_of_b = MemoryLog::new();
     let b = manager("b", log_of_b);
     let mut kept = false;
@@ -166,16 +168,16 @@ fn an_inquiry_that_is_never_answered_is_repeated() {
     std::mem::forget(txn);
     drop(old);
     let coordinator = Coordinator::builder(log).policy(quick()).endpoint("b", wire.clone()).open().unwrap();
-    assert!(coordinator.settle(Duration::from_secs(5)), "nobody asked again");
+    assert!(coordinator.settle(Duration::from_secs(5)), "the coordinator did not ask again");
     assert!(b.service().reserved.lock().is_empty());
     assert_eq!(coordinator.recovered().rolled_back, 1);
-    wire.release(); // the first answer after all: nothing is left for it to do
+    wire.release(); // the first answer after all: it changes nothing
     assert!(coordinator.settle(Duration::from_secs(5)));
     assert_eq!((coordinator.recovered().rolled_back, wire.times_sent(Sent::Branch(Verb::Rollback))), (1, 1));
 }
 
 #[test]
-fn a_decision_for_a_participant_that_is_missing_waits_for_it_and_stops_nobody() {
+fn a_decision_for_a_missing_participant_waits_for_it_and_delays_no_other() {
     let house = House { log: MemoryLog::new(), log_of_b: MemoryLog::new(), disks: Default::default() };
     assert!(run_to(Stage::Decided, &house));
     let house = house.crash();
@@ -194,7 +196,7 @@ fn a_decision_for_a_participant_that_is_missing_waits_for_it_and_stops_nobody() 
 }
 
 #[test]
-fn what_has_ended_is_forgotten_by_the_coordinators_log() {
+fn the_coordinators_log_forgets_what_has_ended() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let builder = Coordinator::builder(log.clone()).name("shop");

@@ -1,4 +1,4 @@
-//! Transactions of unusual shapes, and names that can't be.
+//! Transactions of unusual shapes, and impossible names.
 
 use crate::support::{manager, shared};
 use ringpact::{
@@ -17,7 +17,7 @@ fn a_transaction_without_branches_commits_and_writes_nothing() {
 }
 
 #[test]
-fn a_transaction_that_only_looked_commits_and_writes_nothing() {
+fn a_read_only_transaction_commits_and_writes_nothing() {
     let (log, coordinator, managers) = shared(&["a", "b"]);
     let before = log.stats().appended;
     for participants in [1, 2] {
@@ -57,11 +57,11 @@ fn the_same_participant_has_one_branch_however_often_it_is_named() {
 }
 
 #[test]
-fn names_that_cannot_be_are_refused() {
+fn impossible_names_are_refused() {
     let (_log, coordinator, _) = shared(&["a"]);
     let mut txn = coordinator.begin();
     assert!(
-        matches!(txn.branch("nobody"), Err(BranchError::UnknownParticipant { participant }) if participant.as_str() == "nobody")
+        matches!(txn.branch("unknown"), Err(BranchError::UnknownParticipant { participant }) if participant.as_str() == "unknown")
     );
     assert!(matches!(txn.branch("a:b"), Err(BranchError::Name(IdError::NameCharacter { character: ':', .. }))));
     let open = |names: &[&str]| {
@@ -79,8 +79,8 @@ fn names_that_cannot_be_are_refused() {
     assert!(matches!(unnamed.map(drop), Err(CoordinatorError::Name(IdError::NameCharacter { character: ' ', .. }))));
 }
 
-/// Found in review: the records of owners with the same name are one owner's to the log, so that the
-/// coordinator's "ended" had the log drop the participant's commit, which a crash then undid.
+/// Found in review: to the log, records of owners with the same name belong to one owner. So the
+/// coordinator's "ended" made the log drop the participant's commit, and a crash undid it.
 #[test]
 fn a_coordinator_is_not_opened_under_the_name_of_its_participant() {
     let log = MemoryLog::new();

@@ -1,4 +1,5 @@
-//! A clean shutdown: nothing new begins, what is decided is finished, and what is left is said.
+//! A clean shutdown: nothing new begins, decided transactions finish, and the call reports what is
+//! left.
 
 use std::{thread, time::Duration};
 
@@ -17,7 +18,7 @@ use ringpact::{
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
-fn nothing_new_begins_and_what_nobody_committed_is_rolled_back() {
+fn nothing_new_begins_and_uncommitted_transactions_are_rolled_back() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     let mut open = coordinator.begin();
     managers[0].execute(open.branch("a").unwrap(), 2).unwrap();
@@ -35,7 +36,7 @@ fn nothing_new_begins_and_what_nobody_committed_is_rolled_back() {
 }
 
 #[test]
-fn what_is_decided_is_finished_within_the_time_given() {
+fn decided_transactions_finish_within_the_given_time() {
     let b = Scripted::failing(Verb::Commit, broken());
     let builder = Coordinator::builder(MemoryLog::new()).participant("a", Scripted::new());
     let coordinator = builder.participant("b", b.clone()).open().unwrap();
@@ -55,7 +56,7 @@ fn what_is_decided_is_finished_within_the_time_given() {
     });
 }
 
-/// A transaction that is being committed goes on: its client has asked.
+/// A transaction that is being committed goes on, because its client has asked for that.
 #[test]
 fn a_commit_under_way_is_finished() {
     let log = MemoryLog::new();
@@ -81,7 +82,7 @@ fn a_commit_under_way_is_finished() {
 }
 
 #[test]
-fn what_is_parked_is_left_and_said() {
+fn parked_transactions_are_left_and_reported() {
     let policy = Policy { park_after_attempts: 1, ..Policy::default() };
     let b = Scripted::failing(Verb::Commit, broken());
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("a", Scripted::new());
@@ -94,9 +95,8 @@ fn what_is_parked_is_left_and_said() {
     assert_eq!((left.parked, left.settling), (1, 0), "it did not wait for what only an operator can end");
 }
 
-/// Who waits for room is told.
 #[test]
-fn a_client_that_waits_to_begin_is_not_left_waiting() {
+fn a_client_that_waits_to_begin_gets_an_error() {
     let limits = ringpact::txn::Limits { in_flight: 1, ..Default::default() };
     let coordinator = Coordinator::builder(MemoryLog::new()).limits(limits).open().unwrap();
     let held = coordinator.begin();

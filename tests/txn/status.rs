@@ -1,4 +1,4 @@
-//! What an operator sees: every open transaction, without waiting for anybody who hangs.
+//! The status shows every open transaction, without waiting for a participant that hangs.
 
 use std::{
     num::NonZeroUsize,
@@ -21,7 +21,7 @@ use ringpact::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// Hangs in confirm until it is let go.
+/// Hangs in `confirm` until the test releases it.
 struct Hanging(Mutex<mpsc::Receiver<()>>);
 
 impl Service for Hanging {
@@ -40,7 +40,7 @@ impl Service for Hanging {
 }
 
 #[test]
-fn a_branch_that_hangs_in_a_service_call_does_not_keep_the_status_waiting() {
+fn a_branch_that_hangs_in_a_service_does_not_delay_the_status() {
     let (let_go, hangs) = mpsc::channel();
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
@@ -66,9 +66,9 @@ fn a_branch_that_hangs_in_a_service_call_does_not_keep_the_status_waiting() {
     assert!(coordinator.status().transactions.is_empty());
 }
 
-/// In one process, hanging on the client's own thread.
+/// The branch hangs on the client's own thread.
 #[test]
-fn nor_does_one_that_hangs_on_the_thread_that_commits() {
+fn a_branch_that_hangs_on_the_committing_thread_does_not_delay_the_status() {
     let (let_go, hangs) = mpsc::channel();
     let log = MemoryLog::new();
     let b = Arc::new(ResourceManager::open("b", log.clone(), Hanging(Mutex::new(hangs))).unwrap());
@@ -85,7 +85,7 @@ fn nor_does_one_that_hangs_on_the_thread_that_commits() {
 }
 
 #[test]
-fn attempts_and_the_last_error_are_there() {
+fn it_shows_failed_attempts_and_the_last_error() {
     let (a, b) = (Scripted::new(), Scripted::failing(Verb::Commit, broken()));
     let builder = Coordinator::builder(MemoryLog::new()).name("c");
     let coordinator = builder.participant("a", a).participant("b", b.clone()).open().unwrap();
@@ -106,7 +106,7 @@ fn attempts_and_the_last_error_are_there() {
 }
 
 #[test]
-fn who_has_not_said_what_it_holds_is_named() {
+fn it_names_participants_that_have_not_said_what_they_hold() {
     let log = MemoryLog::new();
     let b = manager("b", log.clone());
     let wire = Wire::new(b, |sent| if sent == Sent::InDoubt { Fate::LoseRequest } else { Fate::Deliver });

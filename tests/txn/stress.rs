@@ -1,4 +1,5 @@
-//! Many transactions at once, waited for, awaited and dropped: every one has its outcome, and the totals are exact.
+//! Many transactions at once, blocked on, awaited and dropped: each has its outcome, and the totals
+//! are exact.
 
 use std::{
     future::{Future, poll_fn},
@@ -27,7 +28,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 fn begin(coordinator: &Coordinator, managers: &[Manager], amounts: &[i64]) -> Commit {
     let mut txn = coordinator.begin();
     for (manager, amount) in managers.iter().zip(amounts) {
-        // An odd amount is refused, and dooms the transaction; that is what it is for.
+        // An odd amount is refused and makes the transaction roll back, as intended.
         let _ = manager.execute(txn.branch(manager.name().as_str()).unwrap(), *amount);
     }
     txn.commit()
@@ -43,7 +44,7 @@ fn nothing_is_left(coordinator: &Coordinator, managers: &[Manager]) {
     }
 }
 
-/// What is done with the `Commit`.
+/// What the client does with the `Commit`.
 fn finish(commit: Commit, way: usize) {
     let expect_fine = |result: Result<(), CommitError>| {
         if let Err(error) = result {
@@ -54,12 +55,12 @@ fn finish(commit: Commit, way: usize) {
         0 => drop(commit),
         1 => expect_fine(block_on(commit)),
         2 => {
-            // Polled once, with a waker that nobody listens to, and dropped.
+            // Polled once, with a waker that does nothing, and dropped.
             let mut commit = commit;
             let _ = Pin::new(&mut commit).poll(&mut Context::from_waker(Waker::noop()));
         }
         3 => {
-            // Polled by one task, then waited for by a thread: the last to ask is the one to be told.
+            // Polled by one task, then waited for by a thread: the last one that asks is woken.
             let mut commit = commit;
             let polled = Pin::new(&mut commit).poll(&mut Context::from_waker(Waker::noop()));
             if polled.is_pending() {
@@ -78,7 +79,7 @@ fn totals_are_exact_under_thousands_of_concurrent_transactions() {
     let managers: Vec<_> = ["a", "b", "c"].iter().map(|name| manager(name, log.clone())).collect();
     let builder = Coordinator::builder(log.clone());
     let builder = builder.participant("a", managers[0].clone()).participant("b", managers[1].clone());
-    // One of them answers late, from threads of its own.
+    // One participant answers late, from threads of its own.
     let builder = builder.slow_participant("c", managers[2].clone(), NonZeroUsize::new(2).unwrap());
     let coordinator = builder.open().unwrap();
     let expected = [const { AtomicI64::new(0) }; 3];
@@ -173,7 +174,7 @@ fn totals_are_exact_over_wires_that_lose_and_double() {
         let mut count = 0_usize;
         let fates = move |sent| {
             count += 1;
-            // Votes are mostly let through, or nothing would ever commit.
+            // Most votes get through; otherwise nothing would ever commit.
             match (sent, count % 15) {
                 (Sent::Branch(Verb::Prepare), 0) => Fate::LoseReply,
                 (Sent::Branch(Verb::Prepare), _) => Fate::Deliver,
@@ -203,9 +204,10 @@ fn totals_are_exact_over_wires_that_lose_and_double() {
     assert_eq!(managers.iter().map(|m| m.service().balance()).collect::<Vec<_>>(), [2 * committed, 4 * committed]);
 }
 
-/// The coordinator goes while its clients are at work: none of them hangs, and what they were told is true.
+/// The coordinator is dropped while its clients are at work: none of them hangs, and every answer
+/// is true.
 #[test]
-fn a_coordinator_dropped_under_load_hangs_nobody_and_tells_nobody_wrong() {
+fn a_coordinator_dropped_under_load_hangs_no_client_and_gives_no_wrong_answer() {
     for round in 0..20 {
         let log = SlowLog::new(Duration::from_micros(300));
         let managers: Vec<_> = ["a", "b"].iter().map(|name| manager(name, log.clone())).collect();
@@ -254,7 +256,7 @@ fn a_coordinator_dropped_under_load_hangs_nobody_and_tells_nobody_wrong() {
 }
 
 #[test]
-fn a_participant_can_work_under_transactions_of_its_own_while_it_is_called() {
+fn a_participant_can_run_transactions_of_its_own_during_a_call() {
     let (_log, inner, managers) = shared(&["x", "y"]);
     let inner = Arc::new(inner);
     struct Nested(Manager, Arc<Coordinator>, Vec<Manager>);

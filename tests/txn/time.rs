@@ -1,4 +1,4 @@
-//! Time-outs and back-off: they come when they should, and no setting of them stops anything else.
+//! Time-outs and back-off: they come when they should, and no setting of them stops other work.
 
 use std::{
     sync::mpsc,
@@ -17,7 +17,7 @@ use ringpact::{
 };
 
 #[test]
-fn a_vote_that_does_not_come_in_time_rolls_back_and_does_no_harm_when_it_comes() {
+fn a_late_vote_rolls_back_and_does_no_harm_when_it_comes() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let wire = Wire::new(b.clone(), |sent| match sent {
@@ -42,7 +42,7 @@ fn a_vote_that_does_not_come_in_time_rolls_back_and_does_no_harm_when_it_comes()
     }
 }
 
-/// The prepare itself comes late, after the rollback that overtook it.
+/// The prepare comes late, after the rollback that overtook it.
 #[test]
 fn a_prepare_that_the_rollback_overtakes_promises_nothing() {
     let log = MemoryLog::new();
@@ -64,10 +64,10 @@ fn a_prepare_that_the_rollback_overtakes_promises_nothing() {
     assert_eq!(b.in_doubt(coordinator.name()).unwrap(), [] as [BranchId; 0]);
 }
 
-/// Found in review: a time-out of `Duration::MAX`, which is how one says "for ever", overflowed the clock, and the
-/// panic left the transaction stuck.
+/// Found in review: a time-out of `Duration::MAX`, which means "forever", overflowed the clock, and
+/// the panic left the transaction stuck.
 #[test]
-fn a_policy_that_waits_for_ever_does_not_overflow_the_clock() {
+fn a_policy_that_waits_forever_does_not_overflow_the_clock() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let policy = Policy { prepare_timeout: Duration::MAX, delivery_timeout: Duration::MAX, ..Policy::default() };
@@ -85,8 +85,9 @@ fn a_policy_that_waits_for_ever_does_not_overflow_the_clock() {
     assert_eq!((a.service().balance(), b.service().balance()), (4, 2));
 }
 
-/// Found in review: with a back-off of zero, a participant that failed at once was told again at once, on the client's
-/// thread and for ever, so that the client of a committed transaction never heard of it.
+/// Found in review: with a back-off of zero, a participant that failed at once was called again at
+/// once, forever, on the client's thread. So the client of a committed transaction never got its
+/// answer.
 #[test]
 fn a_back_off_of_zero_does_not_spin_on_the_clients_thread() {
     let log = MemoryLog::new();
@@ -109,11 +110,11 @@ fn a_back_off_of_zero_does_not_spin_on_the_clients_thread() {
     assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
 }
 
-/// Found in review: one driver thread slept over a time-out that was set after it had gone to sleep, while the other,
-/// which was to watch it, was inside a participant.
+/// Found in review: one driver thread slept past a time-out that was set after it had gone to
+/// sleep, while the other thread, which should have watched it, was inside a participant.
 #[test]
 fn time_outs_come_in_time_while_a_driver_thread_is_inside_a_participant() {
-    /// Takes long to roll back, so that whichever thread tells it is away for that long.
+    /// Takes long to roll back, so that the thread that calls it is busy for that long.
     struct Sluggish;
     impl Participant for Sluggish {
         fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
@@ -161,7 +162,7 @@ fn time_outs_come_in_time_while_a_driver_thread_is_inside_a_participant() {
 }
 
 #[test]
-fn a_lost_acknowledgement_is_asked_for_again_with_back_off_and_has_one_effect() {
+fn after_a_lost_acknowledgement_the_call_is_repeated_with_back_off_and_has_one_effect() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let mut lost = 0;
@@ -189,9 +190,9 @@ fn a_lost_acknowledgement_is_asked_for_again_with_back_off_and_has_one_effect() 
     assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
 }
 
-/// No answer at all, not even that there will be none.
+/// No answer comes, and the reply is not dropped either.
 #[test]
-fn an_acknowledgement_that_never_comes_is_asked_for_again() {
+fn after_no_acknowledgement_the_call_is_repeated() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let mut kept = false;
@@ -207,13 +208,13 @@ fn an_acknowledgement_that_never_comes_is_asked_for_again() {
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     txn.commit().wait().unwrap();
     assert!(coordinator.settle(Duration::from_secs(5)));
-    wire.release(); // late and double: of no consequence
+    wire.release(); // late and double: without effect
     assert_eq!(coordinator.status().in_doubt(), 0);
     assert_eq!(b.service().asked(Op::Confirm).len(), 1);
 }
 
 #[test]
-fn the_only_participant_that_never_answers_leaves_the_outcome_open_and_can_do_nothing_later() {
+fn an_only_participant_that_never_answers_leaves_the_outcome_open_and_commits_nothing_later() {
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
     let wire = Wire::new(a.clone(), |sent| match sent {
@@ -233,7 +234,7 @@ fn the_only_participant_that_never_answers_leaves_the_outcome_open_and_can_do_no
 }
 
 #[test]
-fn settle_says_when_it_did_not_come_to_that() {
+fn settle_returns_false_at_its_time_out() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     managers[0].service().fail(Op::Confirm, [Fault::Fail; 8]);
     let mut txn = coordinator.begin();

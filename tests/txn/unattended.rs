@@ -1,4 +1,4 @@
-//! Transactions go on to their end whatever their clients do with the `Commit`.
+//! Transactions go on to their end, whatever their clients do with the `Commit`.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ use ringpact::{Coordinator, MemoryLog, Policy, participant::Verb};
 const SWEPT_WITHIN: Duration = Duration::from_millis(2500);
 
 #[test]
-fn a_commit_held_and_never_polled_is_finished_by_the_sweep_and_blocks_nobody() {
+fn a_commit_held_and_never_polled_is_finished_by_the_sweep_and_blocks_no_other() {
     let log = SlowLog::new(Duration::from_millis(1));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let builder = Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone());
@@ -43,8 +43,8 @@ fn a_commit_held_and_never_polled_is_finished_by_the_sweep_and_blocks_nobody() {
     held.wait().expect("its answer was kept for it");
 }
 
-/// Found in review: the votes woke the task, which did not come; nobody else drove the transaction until its votes
-/// timed out, and what it had reserved was out of reach for as long.
+/// Found in review: the votes woke the task, which did not poll. No other thread drove the
+/// transaction until its votes timed out, and what it had reserved was blocked until then.
 #[test]
 fn a_commit_polled_once_and_then_neglected_is_finished_by_the_sweep() {
     let log = MemoryLog::new();
@@ -66,7 +66,7 @@ fn a_commit_polled_once_and_then_neglected_is_finished_by_the_sweep() {
     to_a.release();
     assert!(commit.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     thread::sleep(Duration::from_millis(50)); // the driver is done with the first vote
-    to_b.release(); // the last vote: it wakes a task that has other things to do
+    to_b.release(); // the last vote: it wakes a task that does not poll
     eventually("the neglected commit is carried out", SWEPT_WITHIN, || a.service().balance() == 2);
     assert!(coordinator.settle(SWEPT_WITHIN));
     let answer = commit.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -92,7 +92,7 @@ fn a_commit_dropped_after_a_poll_goes_on() {
 }
 
 #[test]
-fn an_answer_is_kept_for_whoever_asks_late() {
+fn an_answer_is_kept_for_a_late_poll() {
     let (_log, coordinator, managers) = shared(&["a", "b"]);
     let mut txn = coordinator.begin();
     for manager in &managers {
@@ -105,7 +105,8 @@ fn an_answer_is_kept_for_whoever_asks_late() {
     }
 }
 
-/// Wakers are the caller's. The one that drove the transaction unwound through it, and nobody drove it any more.
+/// Wakers are code of others. A bug: the panic unwound through the thread that drove the
+/// transaction, and no thread drove it any more.
 #[test]
 fn a_waker_that_panics_does_not_keep_its_transaction_from_being_settled() {
     struct Panics;

@@ -1,4 +1,4 @@
-//! A participant asks what became of a branch: presumed abort, in one process and over a transport.
+//! A participant asks how a branch ended: presumed abort, in one process and over a transport.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -16,7 +16,7 @@ use ringpact::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// What a coordinator answers to the question for a branch.
+/// Returns the coordinator's answer to the question about a branch.
 fn ask(coordinator: &Coordinator, branch: &BranchId) -> Result<Verdict, ParticipantError> {
     let answer = Arc::new(Mutex::new(None));
     let sink = Arc::clone(&answer);
@@ -67,9 +67,9 @@ fn a_participant_that_is_told_nothing_asks_and_does_what_was_decided() {
 }
 
 #[test]
-fn what_a_coordinator_knows_nothing_of_is_rolled_back() {
+fn a_transaction_that_the_coordinator_does_not_know_is_rolled_back() {
     let (_log, coordinator, _a, b) = with_a_deaf_b(Policy::default());
-    // It promised to an earlier life, which died before it decided.
+    // The branch was promised to an earlier life, which died before it decided.
     let orphan = TxnId::new(name("c"), Epoch::new(0), 7).branch(&name("b"));
     assert_eq!(ask(&coordinator, &orphan).unwrap(), Verdict::Rollback);
     let mut ended = coordinator.begin();
@@ -79,7 +79,8 @@ fn what_a_coordinator_knows_nothing_of_is_rolled_back() {
     drop(b);
 }
 
-/// An id that was never given out tells of another log under the same name, one that may have committed it.
+/// An id that was never given out comes from another log under the same name, which may have
+/// committed it.
 #[test]
 fn ids_that_the_coordinator_never_gave_out_are_not_called_rolled_back() {
     let (_log, coordinator, ..) = with_a_deaf_b(Policy::default());
@@ -105,7 +106,7 @@ fn ids_that_the_coordinator_never_gave_out_are_not_called_rolled_back() {
 }
 
 #[test]
-fn while_the_decision_is_on_its_way_to_the_disk_nobody_is_told_either_way() {
+fn while_the_decision_is_on_its_way_to_the_disk_the_answer_is_undecided() {
     let log = crate::support::logs::SlowLog::new(Duration::from_millis(200));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let builder = Coordinator::builder(log).participant("a", a.clone()).participant("b", b.clone());
@@ -119,9 +120,9 @@ fn while_the_decision_is_on_its_way_to_the_disk_nobody_is_told_either_way() {
     commit.wait().unwrap();
 }
 
-/// Whoever asks is there again, so what was parked for its sake is tried again.
+/// A participant that asks is up again, so the coordinator retries what was parked because of it.
 #[test]
-fn asking_takes_the_transaction_off_the_shelf() {
+fn asking_retries_a_parked_transaction() {
     let log = MemoryLog::new();
     let b = Scripted::failing(Verb::Commit, broken());
     let policy = Policy { first_backoff: Duration::from_millis(1), park_after_attempts: 2, ..Policy::default() };
@@ -175,9 +176,10 @@ impl Participant for Restarted {
     }
 }
 
-/// The known hole of one-phase commit: the participant restarts, comes back not knowing the branch, and says "rolled
-/// back"; the client hears it. Then both the work and the commit are repeated by the transport, and it commits. Now it
-/// asks first, because the work may be older than its restart.
+/// The known hole of one-phase commit: the participant restarts, comes back without knowing the
+/// branch, and answers "rolled back", which the client hears. Then the transport repeats both the
+/// work and the commit, and the participant commits. Now it asks the coordinator first, because the
+/// work may be older than its restart.
 #[test]
 fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing() {
     for asks in [true, false] {
@@ -198,7 +200,7 @@ fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing(
         if asks {
             b.now().inquire_at(name("c"), coordinator.inquiries());
         }
-        // What the transport does:
+        // The transport repeats both:
         let repeated = b.now().execute(&branch, 2);
         let call = Call::new(MemoryLog::new().id());
         let decision = match b.now().commit_one_phase(&branch, &call) {
@@ -210,14 +212,16 @@ fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing(
             assert_eq!((decision, b.now().service().balance()), (Decision::Rollback, 0));
             assert!(b.now().service().reserved.lock().is_empty());
         } else {
-            // Nobody has said where to ask: the hole is still there, as the documentation says.
+            // The participant does not know where to ask: the hole is still there, as the
+            // documentation says.
             assert_eq!((decision, b.now().service().balance()), (Decision::Commit, 2));
         }
     }
 }
 
-/// Found by simulation: a participant restarted between two pieces of work of one transaction. The first was lost, the
-/// second was done on what came back, and the transaction committed with half of its work.
+/// Found by simulation: a participant restarted between two pieces of work of one transaction. The
+/// first piece was lost, the second was done after the restart, and the transaction committed with
+/// half of its work.
 #[test]
 fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
     for others in [&[][..], &["a"]] {
@@ -242,7 +246,8 @@ fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
     }
 }
 
-/// What surely began after the participant was opened needs no question, and what is still open is committed.
+/// A transaction that certainly began after the participant was opened needs no question; one that
+/// is still open commits.
 #[test]
 fn one_question_is_enough_for_each_opening() {
     struct Counted {
@@ -292,14 +297,18 @@ fn a_coordinator_that_does_not_answer_leaves_the_branch_as_it_is() {
     let promised = crate::support::branch(1, "b");
     b.execute(&promised, 2).unwrap();
     b.prepare(&promised, &crate::support::call()).unwrap();
-    assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "nobody has said where to ask");
+    assert_eq!(
+        b.inquire(SOON),
+        Inquired { left: 1, ..Inquired::default() },
+        "the participant does not know where to ask"
+    );
     b.inquire_at(name("c"), Silent);
     assert_eq!(b.inquire(Duration::from_millis(20)), Inquired { left: 1, ..Inquired::default() });
     assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "no answer is no verdict");
     assert_eq!(b.status().prepared, 1);
 }
 
-/// A verdict that can't be followed now is not lost either.
+/// A verdict that cannot be carried out now is not lost.
 #[test]
 fn a_verdict_that_the_service_cannot_follow_is_asked_for_again() {
     let (_log, coordinator, a, b) = with_a_deaf_b(Policy::default());
@@ -313,11 +322,12 @@ fn a_verdict_that_the_service_cannot_follow_is_asked_for_again() {
     assert_eq!(b.service().balance(), 2);
 }
 
-/// Found by simulation: a participant asked a coordinator that was gone, and was kept in memory by a `Commit` that a client
-/// still held. It had forgotten what was open, and so answered "rolled back" about a decision that the log held, and
-/// that the next coordinator delivered to the others.
+/// Found by simulation: a participant asked a coordinator that was dropped, and that a client's
+/// `Commit` still kept in memory. The coordinator had forgotten what was open, and so answered
+/// "rolled back" about a decision that the log held, and that the next coordinator delivered to the
+/// others.
 #[test]
-fn a_coordinator_that_is_gone_does_not_call_rolled_back_what_it_has_forgotten() {
+fn a_dropped_coordinator_does_not_call_rolled_back_what_it_has_forgotten() {
     let (_log, coordinator, a, b) = with_a_deaf_b(Policy::default());
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
@@ -329,9 +339,10 @@ fn a_coordinator_that_is_gone_does_not_call_rolled_back_what_it_has_forgotten() 
     drop(held);
 }
 
-/// Found by looking at the one before: the greeting came before the log's decisions were there to be asked about.
+/// Found with the test before: the greeting came before the coordinator had read the log's
+/// decisions.
 #[test]
-fn who_asks_as_soon_as_it_is_greeted_hears_what_the_log_has_decided() {
+fn a_participant_that_asks_during_its_greeting_hears_what_the_log_has_decided() {
     struct Asks(Manager, Mutex<Vec<Inquired>>);
     impl Participant for Asks {
         fn prepare(&self, branch: &BranchId, call: &Call) -> Result<ringpact::Vote, ParticipantError> {

@@ -1,15 +1,17 @@
-//! An exhaustive search of what logs that are lost, copied and restored can do to two participants.
+//! An exhaustive search: can lost, copied and restored logs break two participants?
 //!
-//! Production code decides: [`KnownLife`] at the participants, [`Openings`] at the coordinators. Around it is the smallest
-//! world in which one coordinator can take another one's promises for its own:
+//! Production code decides: [`KnownLife`] at the participants, [`Openings`] at the coordinators.
+//! Around it is the smallest world in which one coordinator can take the promises of another for
+//! its own:
 //!
-//! | who | its moves |
+//! | actor | moves |
 //! |---|---|
-//! | an operator | copies a log, open or not; begins an empty one; opens a coordinator of the one name on any of them, and says what is so: that a log is gone for good, or that this is an older copy |
-//! | a life of a coordinator | introduces itself to a participant; begins a transaction; has it prepared; decides; delivers; rolls back; settles what was reported as production does; stops |
+//! | an operator | copies a log, open or not; begins an empty one; opens a coordinator of the one name on any of them, and states the truth: that a log is gone for good, or that this is an older copy |
+//! | a life of a coordinator | introduces itself to a participant; begins a transaction; prepares it; decides; delivers; rolls back; settles reported branches as production does; stops |
 //! | a participant | is restarted, and knows what its log has kept |
 //!
-//! Messages arrive at once, but a life can be held up between any two of them for as long as the others like.
+//! Messages arrive at once, but a life can pause between any two of them for any number of other
+//! moves.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -22,26 +24,29 @@ use ringpact::{
 const SHOP: Name = Name::from_static("shop");
 const PARTICIPANTS: usize = 2;
 
-/// What is wrong with the code around the machines; the search has to find each.
+/// Planted defects of the code around the machines; the search has to find each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// Participants take no notice of who speaks.
+    /// Participants do not compare lives.
     HearsAnybody,
-    /// A coordinator takes whatever is of an earlier epoch for its own, as it did before it knew its openings.
+    /// A coordinator takes all branches of earlier epochs for its own, as it did before it kept its
+    /// openings.
     PresumesByOrder,
-    /// A coordinator settles what one participant has reported before the others have met it.
+    /// A coordinator settles what one participant reported before the other participants have met
+    /// the coordinator.
     SettlesAtOnce,
     /// A restarted participant has forgotten which life it has met.
     ForgetsLives,
-    /// A restarted participant has forgotten how far the coordinator's log was when it promised and committed.
+    /// A restarted participant has forgotten how far the coordinator's log had come when it
+    /// promised and committed.
     ForgetsPositions,
-    /// A restored log is taken for a whole one.
+    /// A restored log is treated as a complete one.
     TrustsRestored,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Log {
-    /// Copies have the id of what they are copies of.
+    /// Copies have the id of their original.
     id: u8,
     epochs: Vec<Epoch>,
     position: u64,
@@ -73,10 +78,10 @@ struct Coordinator {
     life: Life,
     openings: Openings,
     met: [Met; PARTICIPANTS],
-    /// What each has reported, and what was not acted on yet.
+    /// What each participant has reported, as far as it is not acted on yet.
     reported: [BTreeSet<Mark>; PARTICIPANTS],
     next: u64,
-    /// Promises that it has heard of, by transaction of its own epoch.
+    /// Promises that it has heard of, by the transaction of its own epoch.
     promised: BTreeMap<Mark, BTreeSet<usize>>,
     stopped: bool,
 }
@@ -93,7 +98,8 @@ struct Participant {
     known: KnownLife,
     /// The last life that it has met, in its log.
     noted: Life,
-    /// Each branch, and what the participant had heard of its coordinator when it last wrote a record about it.
+    /// Each branch, and what the participant had heard of its coordinator when it last wrote a
+    /// record about it.
     branches: BTreeMap<Mark, (Branch, Life)>,
 }
 
@@ -105,10 +111,10 @@ struct World {
     restarts: u8,
 }
 
-/// A move, in words, and what comes of it.
+/// A move in words, and the state after it.
 type Step = (String, World);
 
-/// How much there may be of each.
+/// Maximum number of each.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub logs: usize,
@@ -117,11 +123,11 @@ pub struct Bounds {
     pub restarts: u8,
 }
 
-/// What was found.
+/// Result of a search.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub states: usize,
-    /// The first state in which a transaction is torn, or an id given out twice.
+    /// The first state in which a transaction is torn, or an id is given out twice.
     pub torn: Option<String>,
     /// States in which a branch waits for an operator.
     pub unclaimed: usize,
@@ -130,7 +136,7 @@ pub struct Found {
 }
 
 impl Participant {
-    /// Makes durable which life it has met, before it does anything for it.
+    /// Makes durable which life the participant has met, before it does anything for that life.
     fn notes(&mut self, mutant: Option<Mutant>) {
         let life = self.known.life();
         if self.noted.epoch != life.epoch && mutant != Some(Mutant::ForgetsLives) {
@@ -148,7 +154,7 @@ impl World {
         call
     }
 
-    /// Whether the participant listens to the life's message.
+    /// Whether the participant accepts the life's message.
     fn hears(&mut self, at: usize, life: usize, mutant: Option<Mutant>) -> bool {
         let call = self.call(life);
         let participant = &mut self.participants[at];
@@ -174,7 +180,8 @@ impl World {
 
     fn open(&self, log: usize, replaces: LogId, mutant: Option<Mutant>) -> Self {
         let mut next = self.clone();
-        // Each opening draws another step; copies that drew the same one are a chance of 1 in 2^36.
+        // Each opening draws another step; that two copies draw the same one has a chance of 1 in
+        // 2^36.
         let incarnation = 1 + next.lives.len() as u64;
         let openings = Openings::begin(&next.logs[log].records(), incarnation).expect("there are epochs left");
         let written = &mut next.logs[log];
@@ -219,14 +226,16 @@ impl World {
                 world.logs[log].gone = true;
                 next.push((format!("log {log} is lost"), world));
             }
-            // What an operator has said of a log holds for one opening; beside that opening there is no other.
+            // An operator's statement about a log holds for one opening, and no other is open
+            // beside it.
             let of_log = |life: &Coordinator| self.logs[life.log].id == self.logs[log].id;
             let told = |life: &Coordinator| !life.stopped && life.life.replaces != LogId::NONE && of_log(life);
             if locked || self.logs[log].gone || self.lives.len() == bounds.lives || self.lives.iter().any(told) {
                 continue;
             }
             next.push((format!("a coordinator opens on log {log}"), self.open(log, LogId::NONE, mutant)));
-            // What an operator says is true: a log that is replaced is gone, and nothing is open on it.
+            // The operator's statement is true: a log that is replaced is gone, and nothing is open
+            // on it.
             let id = self.logs[log].id;
             let is_gone = |of: u8, but: usize| {
                 self.logs.iter().enumerate().all(|(place, log)| place == but || log.id != of || log.gone)
@@ -286,7 +295,8 @@ impl World {
                         world.lives[life].promised.entry(*mark).or_default().insert(at);
                         next.push((format!("life {life} prepares at {at}"), world));
                     }
-                    // Its own client has given up; once it is promised by all, it may still go either way.
+                    // Its own client has given up; once all have promised, the outcome may still be
+                    // either.
                     Some(Branch::Prepared) if !decided => {
                         world.write(at, *mark, Branch::RolledBack);
                         world.lives[life].promised.remove(mark);
@@ -296,7 +306,7 @@ impl World {
                 }
             }
         }
-        // What its log holds as decided is delivered, in this life and in later ones.
+        // Decisions in its log are delivered, in this life and in later ones.
         for mark in &self.logs[coordinator.log].decided {
             for at in 0..PARTICIPANTS {
                 let mut world = self.clone();
@@ -331,7 +341,7 @@ impl World {
         next.push((format!("life {life} meets {at}"), world));
     }
 
-    /// As `txn/recovery.rs` does with what a participant has reported.
+    /// Settles what a participant reported, as the coordinator's recovery does.
     fn settles(&self, life: usize, at: usize, mutant: Option<Mutant>, next: &mut Vec<Step>) {
         let coordinator = &self.lives[life];
         let all_have_met = coordinator.met.iter().all(|met| *met == Met::Accepted);
@@ -389,7 +399,8 @@ const fn empty() -> Log {
     Log { id: 0, epochs: Vec::new(), position: 0, decided: BTreeSet::new(), gone: false }
 }
 
-/// Searches all states within the bounds, the nearest first; stops at the first that is torn, and says how it came about.
+/// Searches all states within the bounds, the nearest first. Stops at the first torn one, and
+/// returns the moves that led to it.
 pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
     let first = World {
         logs: vec![Log { id: 1, ..empty() }],
@@ -398,7 +409,7 @@ pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
         restarts: 0,
     };
     let (mut seen, mut found) = (HashSet::from([first.clone()]), Found::default());
-    // Each state with the one that it came from, and how.
+    // Each state with its predecessor and the move between them.
     let mut states = vec![(first, 0, String::new())];
     while found.states < states.len() {
         let (world, at) = (states[found.states].0.clone(), found.states);

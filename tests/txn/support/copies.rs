@@ -1,20 +1,20 @@
-//! Copies of a log: what an image, a backup or a careless `cp` makes of one.
+//! Copies of a log, as an image, a backup or a careless `cp` makes them.
 
 use std::task::{Context, Poll};
 
 use ringpact::{Durability, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
 
-/// A log with the identity, the records and the numbering of another one, as far as that had come.
+/// A log with the identity, the records and the numbering that another one had when it was copied.
 #[derive(Clone)]
 pub struct Copy {
     id: LogId,
     log: MemoryLog,
-    /// What its numbers are ahead of those of the log that it is made of.
+    /// Difference between its record numbers and those of the memory log inside.
     ahead: u64,
 }
 
 impl Copy {
-    /// Copies what these owners have in the log now.
+    /// Copies the records that these owners have in the log now.
     pub fn of(log: &impl TransactionLog, owners: &[&str]) -> Self {
         let (copy, mut last) = (MemoryLog::new(), Lsn::NONE);
         for owner in owners {

@@ -1,4 +1,5 @@
-//! Logs around a [`MemoryLog`]: one that takes its time, as a disk does, and one that fails where the test says.
+//! Logs around a [`MemoryLog`]: one that is slow, as a disk is, and one that fails in the way that
+//! the test names.
 
 use std::{
     io,
@@ -14,7 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
 
-/// Durability comes from another thread and a little later, so that waiters really wait.
+/// Records become durable a little later, on another thread, so that waiters really wait.
 #[derive(Clone)]
 pub struct SlowLog(Arc<Slow>);
 
@@ -63,7 +64,7 @@ impl SlowLog {
         }
     }
 
-    /// What a log opened after a crash at this moment would hold.
+    /// Returns the log that would be opened after a crash at this moment.
     pub fn crash(&self) -> MemoryLog {
         self.0.inner.crash()
     }
@@ -122,22 +123,22 @@ impl TransactionLog for SlowLog {
     }
 }
 
-/// Where a [`FaultyLog`] fails.
+/// How a [`FaultyLog`] fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFault {
     /// Decisions are refused: the disk is full.
     RefusesDecisions,
-    /// A decision is written and its sync fails; after a restart it is there.
+    /// A decision is written and its sync fails; a restart finds it.
     FailsAfterWriting,
-    /// A decision is lost in a failed sync; after a restart it is not there.
+    /// A decision is lost in a failed sync; a restart does not find it.
     FailsBeforeWriting,
-    /// A sync has failed before: everything is refused.
+    /// A sync has failed before: every record is refused.
     HasFailed,
-    /// It panics over a decision, which it has taken in.
+    /// The log takes a decision and then panics.
     Panics,
 }
 
-/// Fails at decisions, from [`FaultyLog::break_down`] on.
+/// Fails at decisions after [`FaultyLog::break_down`].
 #[derive(Clone)]
 pub struct FaultyLog {
     pub inner: MemoryLog,

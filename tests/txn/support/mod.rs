@@ -1,4 +1,5 @@
-//! What several tests need: a small service that remembers what it was asked, and fails where it is told to.
+//! Shared by the tests: a small service that remembers its calls, and fails in the calls that the
+//! test names.
 #![allow(dead_code)] // every test binary compiles all of it and uses its own part
 
 pub mod copies;
@@ -24,7 +25,7 @@ use ringpact::{
     participant::{Call, Effort},
 };
 
-/// What a service can be asked.
+/// A call to a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     Try,
@@ -34,7 +35,7 @@ pub enum Op {
     Checkpoint,
 }
 
-/// What it does instead.
+/// What the service does instead of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Fail,
@@ -52,10 +53,10 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What an [`Account`] has written down: it survives crashes, and the account is opened on it.
+/// The durable state of an [`Account`]: it survives crashes, and the account is opened on it.
 pub type Disk = Arc<Mutex<BTreeMap<BranchId, i64>>>;
 
-/// Adds amounts up. Odd ones are refused, zero only looks. In memory; written down at checkpoints.
+/// Adds amounts up. It refuses odd ones; zero is read-only. In memory; written down at checkpoints.
 #[derive(Default)]
 pub struct Account {
     pub disk: Disk,
@@ -70,7 +71,7 @@ impl Account {
         Self { disk: Arc::clone(disk), applied: Mutex::new(disk.lock().clone()), ..Self::default() }
     }
 
-    /// The next calls of this kind go wrong, each in its way.
+    /// Makes the next calls of this kind fail, each in the given way.
     pub fn fail(&self, op: Op, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().entry(op).or_default().extend(faults);
     }
@@ -79,7 +80,7 @@ impl Account {
         self.applied.lock().values().sum()
     }
 
-    /// Branches that it was asked this about, in order.
+    /// Returns the branches of all calls of this kind, in order.
     pub fn asked(&self, op: Op) -> Vec<BranchId> {
         self.asked.lock().iter().filter(|(asked, _)| *asked == op).filter_map(|(_, branch)| branch.clone()).collect()
     }
@@ -108,7 +109,7 @@ impl Service for Account {
             return Err(Refused);
         }
         if *work != 0 {
-            // Set aside first and panic then: the worst moment.
+            // Sets aside first and panics then: the worst moment.
             *self.reserved.lock().entry(branch.clone()).or_default() += work;
         }
         self.ask(Op::Try, Some(branch))
@@ -151,7 +152,7 @@ pub fn manager_on(name: &str, log: impl TransactionLog, disk: &Disk) -> Manager 
     Arc::new(ResourceManager::open(name, log, Account::on(disk)).expect("the log opens"))
 }
 
-/// A coordinator and managers that share one log.
+/// Returns a coordinator and resource managers that share one log.
 pub fn shared(names: &[&str]) -> (MemoryLog, Coordinator, Vec<Manager>) {
     let log = MemoryLog::new();
     let managers: Vec<_> = names.iter().map(|name| manager(name, log.clone())).collect();
@@ -166,17 +167,17 @@ pub fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
 }
 
-/// A branch of coordinator "c" at `participant`.
+/// Returns a branch of coordinator "c" at `participant`.
 pub fn branch(sequence: u64, participant: &str) -> BranchId {
     TxnId::new(name("c"), Epoch::new(1), sequence).branch(&name(participant))
 }
 
-/// A call of a coordinator that has a log of its own.
+/// Returns a call of a coordinator that has a log of its own.
 pub fn call() -> Call {
     Call::new(MemoryLog::new().id())
 }
 
-/// What an answer to a prepare comes to, with or without a reason.
+/// Returns the vote of an answer to a prepare, with or without a reason.
 pub fn vote(answer: Result<Vote, ParticipantError>) -> Vote {
     match answer {
         Err(ParticipantError::Refused(_)) => Vote::No,
@@ -184,7 +185,8 @@ pub fn vote(answer: Result<Vote, ParticipantError>) -> Vote {
     }
 }
 
-/// Waits until it holds; a test that would otherwise hang fails instead.
+/// Blocks until the condition holds; panics after `limit`, so that the test fails and does not
+/// hang.
 pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -193,7 +195,7 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
     }
 }
 
-/// The smallest executor: runs one future on this thread.
+/// The smallest executor: blocks until the future is ready, on this thread.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -206,11 +208,11 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            // A lost wake-up would sleep for ever; as a panic it names itself.
+            // After a lost wake-up this would sleep forever; a panic shows it.
             Poll::Pending => {
                 let start = Instant::now();
                 thread::park_timeout(Duration::from_secs(20));
-                assert!(start.elapsed() < Duration::from_secs(20), "nobody woke this task for 20 s");
+                assert!(start.elapsed() < Duration::from_secs(20), "this task was not woken for 20 s");
             }
         }
     }

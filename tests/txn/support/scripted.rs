@@ -1,4 +1,4 @@
-//! A participant that answers as the test says, and remembers what it was told.
+//! A participant that gives the answers that the test sets, and remembers the calls.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,13 +8,13 @@ use ringpact::{
     participant::{Call, Decision, LastResource, Verb},
 };
 
-/// Votes yes and does as it is told, unless the test says otherwise.
+/// Votes Yes and accepts every decision, unless the test sets an error.
 #[derive(Clone, Default)]
 pub struct Scripted(Arc<Script>);
 
 #[derive(Default)]
 struct Script {
-    /// What it answers to each verb instead, as long as it is there.
+    /// The error that it answers to a verb, if there is one.
     errors: Mutex<HashMap<Verb, ParticipantError>>,
     told: Mutex<Vec<(Verb, BranchId, Call)>>,
     in_doubt: Mutex<Vec<BranchId>>,
@@ -85,7 +85,7 @@ impl Participant for Scripted {
     }
 }
 
-/// As a resource that can't promise.
+/// As a resource that cannot promise.
 impl LastResource for Scripted {
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
         self.answer(Verb::CommitOnePhase, branch, call, Decision::Commit)

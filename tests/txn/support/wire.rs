@@ -1,4 +1,5 @@
-//! A way to a participant on which messages and answers get lost, doubled and late, as the test says.
+//! A connection to a participant that loses, doubles and delays messages and answers, as the test
+//! says.
 
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ impl Wire {
         }))
     }
 
-    /// What was sent so far, lost requests included.
+    /// Returns everything that was sent so far, lost requests included.
     pub fn sent(&self) -> Vec<Sent> {
         self.0.sent.lock().clone()
     }
@@ -69,7 +70,7 @@ impl Wire {
         self.0.held.lock().len()
     }
 
-    /// Lets go of everything that is held.
+    /// Delivers everything that is held.
     pub fn release(&self) {
         let held = std::mem::take(&mut *self.0.held.lock());
         for held in held {
@@ -93,7 +94,7 @@ impl Endpoint for Wire {
         let sent = match &request {
             Request::Branch { verb, .. } => Sent::Branch(*verb),
             Request::InDoubt { .. } => Sent::InDoubt,
-            Request::Verdict { .. } => unreachable!("nobody asks a participant for a verdict"),
+            Request::Verdict { .. } => unreachable!("no test asks a participant for a verdict"),
         };
         self.0.sent.lock().push(sent);
         let fate = (self.0.fates.lock())(sent);
