@@ -1,4 +1,5 @@
-//! What the ring costs: look-ups beside the bare hash, changes beside a rebuild, and the movement between two rings.
+//! What the ring costs: look-ups compared with the bare hash, changes compared with a rebuild, and
+//! the movement between two rings.
 
 use std::hint::black_box;
 
@@ -12,13 +13,14 @@ fn ring_of(nodes: usize) -> HashRing {
     HashRing::new(nodes).expect("the ids are distinct and valid")
 }
 
-/// Enough keys of 16 bytes that the branch predictor can't learn them.
+/// Returns keys of 16 bytes, so many that the branch predictor can't learn them.
 fn keys() -> Vec<[u8; 16]> {
     let mut random = fastrand::Rng::with_seed(7);
     (0..4_096).map(|_| random.u128(..).to_le_bytes()).collect()
 }
 
-/// All keys a turn, so that look-ups overlap as they do in a program that makes many. Times are for 4,096 keys.
+/// Each iteration looks up all keys, so that look-ups overlap as they do in a program that makes
+/// many. Times are for 4,096 keys.
 fn look_ups(criterion: &mut Criterion) {
     let keys = keys();
     let mut group = criterion.benchmark_group("lookup");
@@ -76,7 +78,7 @@ fn changes(criterion: &mut Criterion) {
         after.add(newcomer.clone()).expect("the id is new");
         group.bench_function(BenchmarkId::new("build", nodes), |bencher| bencher.iter(|| ring_of(nodes)));
         group.bench_function(BenchmarkId::new("clone", nodes), |bencher| bencher.iter(|| ring.clone()));
-        // The one can't be done again without the other, so the ring is kept and both are timed together.
+        // To add again, the node has to be removed again. So both are timed together, on one ring.
         group.bench_function(BenchmarkId::new("add and remove", nodes), |bencher| {
             let mut ring = ring.clone();
             bencher.iter(|| {

@@ -55,7 +55,7 @@ fn print(inspection: &Inspection, last: usize) {
         inspection.finished.len()
     );
     for (owner, epoch) in &inspection.epochs {
-        println!("{owner}: epoch {}", epoch.number());
+        println!("{owner}: epoch {}", epoch.as_u64());
     }
     print_segments(inspection);
     print_batches(inspection, last);

@@ -1,4 +1,4 @@
-//! A ring on one slide: who owns what, how even that is, and what moves when a node joins.
+//! A ring on one slide: what each node owns, how even that is, and what moves when a node joins.
 //!
 //! ```sh
 //! cargo run --release --example ring_picture -- --nodes 8 --output ring.svg
@@ -12,19 +12,19 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use ringpact::ring::{HashRing, Node, Placement};
 
-/// More would leave no room for their names.
+/// Maximum number of nodes. More would leave no room for their names.
 const MAX_NODES: u64 = 32;
-/// Characters that fit beside a bar, weight included.
+/// Number of characters that fit beside a bar, weight included.
 const MAX_LABEL: usize = 13;
 
 #[derive(Parser)]
 #[command(about = "Draws a ring as an SVG: ownership, balance, and what moves when a node joins")]
 struct Arguments {
-    /// How many nodes, named node-1, node-2 and so on.
+    /// Number of nodes, which are named node-1, node-2 and so on.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=MAX_NODES))]
     nodes: u64,
 
-    /// Their weights, in order, begun again when they run out.
+    /// Weights of the nodes, in order. If there are fewer weights than nodes, they repeat.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     weights: Vec<u32>,
 
@@ -32,7 +32,8 @@ struct Arguments {
     #[arg(long, default_value_t = 32)]
     virtual_nodes: u32,
 
-    /// Tokens assigned to even out what the nodes own, rather than hashed.
+    /// Use balanced placement: tokens are assigned to even out what the nodes own, instead of
+    /// hashed.
     #[arg(long)]
     balanced: bool,
 
@@ -40,7 +41,7 @@ struct Arguments {
     #[arg(long, default_value = "newcomer")]
     join: String,
 
-    /// Where the picture goes.
+    /// Path of the picture to write.
     #[arg(long, default_value = "ring.svg")]
     output: PathBuf,
 }
@@ -64,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(&arguments.output, draw(&facts))?;
     println!("{}", facts.table());
     println!(
-        "max/mean {:.3}; {:.2} % of all keys move, where {:.2} % is fair. Drawn to {}.",
+        "max/mean {:.3}; {:.2} % of all keys move, {:.2} % would be fair. The picture is in {}.",
         facts.max_over_mean(),
         100.0 * facts.moved(),
         100.0 * facts.newcomer_fair,
@@ -73,15 +74,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What the picture and the table both show.
+/// The facts that both the picture and the table show.
 struct Facts {
     members: Vec<Member>,
     newcomer: Node,
     newcomer_fair: f64,
     virtual_nodes: u32,
-    /// Ownership before, clockwise: start, end, number of the member. Neighbours of one owner are one arc.
+    /// Ownership before the join, clockwise: start, end, number of the member. Arcs that touch and
+    /// have one owner are one.
     arcs: Vec<(f64, f64, usize)>,
-    /// What goes to the newcomer: start and end.
+    /// Start and end of each range that goes to the newcomer.
     moves: Vec<(f64, f64)>,
 }
 
@@ -98,7 +100,7 @@ impl Facts {
     fn gather(before: &HashRing, after: &HashRing, newcomer: Node) -> Result<Self, Box<dyn Error>> {
         let weight = |ring: &HashRing| ring.nodes().iter().map(|node| f64::from(node.weight())).sum::<f64>();
         let mut nodes = before.nodes().to_vec();
-        // By number, as a reader would: node-2 before node-10.
+        // By number, as a reader expects: node-2 before node-10.
         nodes.sort_by_key(|node| (node.id().as_str().len(), node.id().clone()));
         let mut members: Vec<_> = nodes
             .into_iter()
@@ -122,7 +124,7 @@ impl Facts {
             }
             start = end;
         }
-        // Beyond the last token all belongs to the first one's owner.
+        // What is beyond the last token belongs to the owner of the first.
         if let Some((_, _, first)) = arcs.first().copied() {
             members[first].share += 1.0 - start;
             arcs.push((start, 1.0, first));
@@ -130,7 +132,7 @@ impl Facts {
 
         let mut moves = Vec::new();
         for moved in before.movement(after)?.ranges() {
-            let from = number_of(&members, moved.from).ok_or("a move from nobody")?;
+            let from = number_of(&members, moved.from).ok_or("a move from a node that is no member")?;
             members[from].given += moved.range.fraction();
             let (start, width) = (moved.range.start.as_fraction(), moved.range.fraction());
             moves.push((start, start + width));
@@ -143,7 +145,7 @@ impl Facts {
         self.members.iter().map(|member| member.given).sum()
     }
 
-    /// The largest share, each measured against what is fair for its weight.
+    /// Returns the largest ratio of a share to the share that is fair for the weight.
     fn max_over_mean(&self) -> f64 {
         self.members.iter().map(|member| member.share / member.fair).fold(0.0, f64::max)
     }
@@ -184,8 +186,9 @@ const INK: &str = "#1d2129";
 const GREY: &str = "#667080";
 const PALE: &str = "#e9ecf1";
 
-/// The eight hues of Okabe and Ito (their black is the newcomer's, so a grey stands in), which people with any colour
-/// vision tell apart. Beyond eight nodes they come again lighter, darker and lighter still; the names are what counts.
+/// Returns one of the eight hues of Okabe and Ito, which people with any colour vision can tell
+/// apart. (Their black is the newcomer's, so a grey replaces it.) Beyond eight nodes they come
+/// again lighter, darker and lighter still: then only the names tell the nodes apart.
 fn colour(number: usize) -> String {
     const HUES: [(u8, u8, u8); 8] = [
         (0, 114, 178),
@@ -205,9 +208,11 @@ fn colour(number: usize) -> String {
 
 const CENTRE: (f64, f64) = (326.0, 424.0);
 
-/// A part of a band round the centre, between two fractions of the circle; 0 is on top, and it goes clockwise.
+/// Draws a part of a band round the centre, between two fractions of the circle. 0 is on top, and
+/// it goes clockwise.
 fn band(svg: &mut String, (start, end): (f64, f64), (inner, outer): (f64, f64), fill: &str) {
-    // Half of the circle at the most, so that a whole one isn't an arc from a point to itself.
+    // Each piece is at most half of the circle, because a whole circle would be an arc from a point
+    // to itself.
     let pieces = if end - start > 0.5 { 2 } else { 1 };
     let step = (end - start) / f64::from(pieces);
     for piece in 0..pieces {
@@ -301,7 +306,8 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
     const LEFT: f64 = 672.0;
     const BARS: f64 = 826.0;
     const BARS_END: f64 = 1_060.0;
-    /// The most that all rows together take; fewer stand beside the middle of the circle.
+    /// Maximum height of all rows together. If they take less, they stand beside the middle of the
+    /// circle.
     const HEIGHT: f64 = 440.0;
     let rows = facts.members.len() + 1;
     let row = (HEIGHT / rows as f64).min(48.0);
@@ -320,7 +326,7 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
         Text { at: (end + 10.0, y), ..text }.write(svg, &format!("{:.1} %", 100.0 * share));
         Text { at: (1_220.0, y), fill: GREY, weight: 400, anchor: "end", ..text }
             .write(svg, &format!("{:.2} of fair", share / fair));
-        // What would be fair, as a tick a little taller than the bar.
+        // The fair share, as a tick a little taller than the bar.
         rectangle(svg, (BARS + fair * scale - 1.0, middle - row * 0.43), (2.0, row * 0.86), INK);
     };
     for (number, Member { node, share, given, fair, .. }) in facts.members.iter().enumerate() {
@@ -354,7 +360,7 @@ fn draw_bars(svg: &mut String, facts: &Facts, newcomer: &str) {
     Text { at: (LEFT + 423.0, 685.0), ..legend }.write(svg, "inner circle: moves");
 }
 
-/// A name that fits its place, with its weight unless that is 1.
+/// Returns the name, cut to fit its place, with the weight unless that is 1.
 fn label(node: &Node) -> String {
     let (name, weight) = (node.id().as_str(), node.weight());
     let weight = if weight == 1 { String::new() } else { format!(" ×{weight}") };

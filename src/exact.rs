@@ -1,8 +1,9 @@
 //! Numbers of 64 bits in formats that people read, such as JSON.
 //!
-//! JavaScript, jq and others keep every number of JSON in an `f64`, which rounds whole numbers from 2^53 on without a word.
-//! So a number that may be that large is written as text there, and a number from 2^53 on that is not text is refused when it
-//! is read: it may have been rounded. Binary formats have numbers as ever.
+//! JavaScript, jq and others keep every number of JSON in an `f64`, which silently rounds whole
+//! numbers from 2^53 on. So a number that may be that large is written as text. When it is read, a
+//! number from 2^53 on that is not text is refused, because it may have been rounded. Binary
+//! formats have plain numbers.
 
 use std::fmt;
 
@@ -11,11 +12,11 @@ use serde::{
     de::{self, Unexpected, Visitor},
 };
 
-/// The first whole number that an `f64` may stand for after rounding another.
+/// The lowest whole number that an `f64` may have been rounded to.
 const FIRST_INEXACT: u64 = 1 << 53;
 
-/// For numbers that are spread over all 64 bits: positions, seeds, moduli. In JSON they are always text, so that a reader
-/// in another language meets one type.
+/// The form of numbers that are spread over all 64 bits: positions, seeds, moduli. In JSON they are
+/// always text, so that a reader in another language meets one type.
 pub(crate) mod text {
     use super::Serializer;
     pub(crate) use super::deserialize;
@@ -26,7 +27,8 @@ pub(crate) mod text {
     }
 }
 
-/// For numbers that count from 1: epochs, transactions, records. In JSON they are numbers below 2^53, and text from there on.
+/// The form of numbers that count from 1: epochs, transactions, records. In JSON they are numbers
+/// below 2^53, and text from there on.
 pub(crate) mod counter {
     pub(crate) use super::deserialize;
     use super::{FIRST_INEXACT, Serializer, text};
@@ -37,11 +39,12 @@ pub(crate) mod counter {
     }
 }
 
-/// Reads text, or a number that no reader rounds.
+/// Reads text, or a number that no tool rounds.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     if deserializer.is_human_readable() { deserializer.deserialize_any(Exact) } else { u64::deserialize(deserializer) }
 }
 
+/// Visits what stands for a number in a format that people read.
 struct Exact;
 
 impl Visitor<'_> for Exact {
@@ -57,7 +60,7 @@ impl Visitor<'_> for Exact {
         }
         Err(E::custom(format_args!(
             "{number} is not below 2^53, so a tool that keeps numbers as doubles may have rounded it: write it as the text \
-            \"{number}\" if it is right, and else fetch the original"
+            \"{number}\" if it is right, otherwise fetch the original"
         )))
     }
 
@@ -69,7 +72,8 @@ impl Visitor<'_> for Exact {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
-        // Only the form that is written: `+7` and `007` would be other names of one number.
+        // Accepts only the form that is written: `+7` and `007` would be other spellings of one
+        // number.
         let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text);
         number.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }

@@ -1,4 +1,5 @@
-//! The names by which everybody speaks of the same transaction: [`Name`], [`Epoch`], [`TxnId`], [`BranchId`].
+//! The names of transactions and of the parties to them: [`Name`], [`Epoch`],
+//! [`TxnId`], [`BranchId`].
 //!
 //! A branch id prints and parses, so that it can travel in a header from one service to the next:
 //!
@@ -23,22 +24,26 @@ use thiserror::Error;
 
 use crate::exact;
 
-/// The longest name, in bytes. A branch id holds two names and two numbers; at this length its printed form stays
-/// under the 200 bytes that PostgreSQL allows a prepared transaction's identifier.
+/// Maximum length of a name, in bytes. A branch id has two names and two numbers. At this length,
+/// its printed form stays under the 200 bytes that PostgreSQL allows for the identifier of a
+/// prepared transaction.
 pub const MAX_NAME_BYTES: usize = 64;
 
-/// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of `A-Z a-z 0-9 . _ -`.
+/// A coordinator's or participant's name: 1 to [`MAX_NAME_BYTES`] characters out of `A-Z a-z 0-9 .
+/// _ -`.
 ///
-/// Names must be *stable*: a participant or coordinator that comes back under another name is another one, and what
-/// the old one promised would wait for ever. Cloning is cheap: up to 23 bytes are copied, a longer name is shared. So keep
-/// them that short where transactions are many: threads that share a name take turns at counting who has it.
+/// Names must be *stable*: a participant or coordinator that comes back under another name is
+/// another one, and what the old one promised would wait forever. Cloning is cheap: up to 23 bytes
+/// are copied, a longer name is shared. Keep names that short if transactions are many, because
+/// threads that share a name contend on its reference count.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(SmolStr);
 
 impl Name {
-    /// Checks and takes a name.
+    /// Returns the name, if it follows the rules.
     ///
     /// # Errors
+    ///
     /// [`IdError::NameLength`] and [`IdError::NameCharacter`] say which rule it breaks.
     pub fn new(name: &str) -> Result<Self, IdError> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
@@ -50,8 +55,8 @@ impl Name {
         }
     }
 
-    /// A name that stands in the program, as those of most coordinators and participants do. Cloning it costs the same at
-    /// any length.
+    /// Returns a name that is a constant of the program, like those of most coordinators and
+    /// participants. Cloning it costs the same at any length.
     ///
     /// ```
     /// use ringpact::Name;
@@ -62,7 +67,8 @@ impl Name {
     /// ```
     ///
     /// # Panics
-    /// If [`Name::new`] would refuse it: for a constant, when the program is compiled.
+    ///
+    /// If [`Name::new`] would refuse it. For a constant, that is when the program is compiled.
     #[must_use]
     pub const fn from_static(name: &'static str) -> Self {
         let bytes = name.as_bytes();
@@ -75,14 +81,14 @@ impl Name {
         Self(SmolStr::new_static(name))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether a name may hold this byte; of a character beyond ASCII no byte is allowed.
+/// Whether a name may have this byte. No byte of a character beyond ASCII is allowed.
 pub(crate) const fn may_be_in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
@@ -115,7 +121,7 @@ impl AsRef<str> for Name {
     }
 }
 
-/// Names are looked up by their text.
+/// A map with names as keys is searched by text.
 impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         &self.0
@@ -154,38 +160,43 @@ impl From<Name> for String {
     }
 }
 
-/// One opening of a coordinator on its log. It grows with every opening, by a random step that comes from the opening of
-/// the log, and is durable before the first id is handed out. So no two openings share it, be it on one log, on copies of
-/// one, or on a log that took the place of another one: a delayed message of an earlier life can never hit a later
-/// transaction, and no two lives hand out the same id. (Two openings that know nothing of each other meet by a chance of
-/// 1 in 2^36.)
+/// The number of one opening of a coordinator on its log.
+///
+/// It grows with every opening, by a random step that comes from the opening of the log, and it is
+/// durable before the first id is given out. So no two openings share it, be it on one log, on
+/// copies of one log, or on a log that took the place of another one. A delayed message of an
+/// earlier life can never reach a later transaction, and no two lives give out the same id. (Two
+/// openings that know nothing of each other draw the same number with a chance of 1 in 2^36.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(#[serde(with = "exact::counter")] u64);
 
 impl Epoch {
-    /// The epoch with this number. Only a coordinator hands out new ones; this is for those who read them back.
+    /// Returns the epoch with this number. Only a coordinator gives out new epochs; this function
+    /// is for reading one back.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number. 0 stands for no epoch.
+    /// Returns the number of the epoch. 0 stands for no epoch.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The first number that is later.
+    /// Returns the lowest epoch that is later.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The epoch of the next opening: later by a step that the random number stands for. `None` if there is none left, which
-    /// takes a hundred million openings, or a log that another program has written.
+    /// Returns the epoch of the next opening, which is later by a step that follows from the random
+    /// number. `None` if no epoch is left, which takes a hundred million openings, or a log that
+    /// another program has written.
     pub(crate) const fn draw_next(self, random: u64) -> Option<Self> {
-        /// Large enough that copies of a log do not draw the same step by chance, small enough that epochs stay below
-        /// 2^53, which is as far as JavaScript counts, for a hundred thousand openings.
+        /// Maximum step. It is large enough that copies of a log do not draw the same step by
+        /// chance. It is small enough that epochs stay below 2^53 for a hundred thousand openings;
+        /// JavaScript counts no further.
         const LARGEST_STEP: u64 = 1 << 36;
         match self.0.checked_add(1 + random % LARGEST_STEP) {
             Some(number) => Some(Self(number)),
@@ -200,10 +211,11 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A transaction: the coordinator that decides it, that coordinator's epoch, and a number within the epoch.
+/// A transaction: the coordinator that decides it, that coordinator's epoch, and a number within
+/// the epoch.
 ///
-/// No two transactions ever share an id. Ids of one coordinator are ordered by their beginning. Prints and parses as
-/// `coordinator:epoch:sequence`.
+/// No two transactions ever share an id. Ids of one coordinator are in the order in which the
+/// transactions began. Prints and parses as `coordinator:epoch:sequence`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TxnId {
     coordinator: Name,
@@ -213,37 +225,37 @@ pub struct TxnId {
 }
 
 impl TxnId {
-    /// Puts an id together from its parts.
+    /// Returns the id with these parts.
     #[must_use]
     pub const fn new(coordinator: Name, epoch: Epoch, sequence: u64) -> Self {
         Self { coordinator, epoch, sequence }
     }
 
-    /// Who decides this transaction.
+    /// Returns the name of the coordinator that decides this transaction.
     #[must_use]
     pub const fn coordinator(&self) -> &Name {
         &self.coordinator
     }
 
-    /// The coordinator's epoch in which it began.
+    /// Returns the coordinator's epoch in which the transaction began.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Its number within the epoch.
+    /// Returns the transaction's number within the epoch.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Where it stands among its own coordinator's transactions.
+    /// Returns the transaction's place among those of its coordinator.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.sequence }
+    pub const fn ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.sequence }
     }
 
-    /// The branch of this transaction at `participant`.
+    /// Returns the id of the branch of this transaction at `participant`.
     #[must_use]
     pub fn branch(&self, participant: &Name) -> BranchId {
         BranchId { txn: self.clone(), participant: participant.clone() }
@@ -280,7 +292,7 @@ impl FromStr for TxnId {
     }
 }
 
-/// Only the form that `Display` prints: `+7` and `007` would be second names of one id.
+/// Reads only the form that `Display` prints: `+7` and `007` would be second names of one id.
 fn parse_number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
@@ -288,7 +300,7 @@ fn parse_number(text: &str) -> Option<u64> {
 
 /// A place in the order of one coordinator's transactions: first by epoch, then by sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Mark {
+pub struct TxnOrdinal {
     /// The coordinator's epoch.
     pub epoch: Epoch,
     /// The number within the epoch.
@@ -296,7 +308,8 @@ pub struct Mark {
     pub sequence: u64,
 }
 
-/// One participant's part in one transaction. Prints and parses as `coordinator:epoch:sequence:participant`.
+/// The id of one participant's part in one transaction. Prints and parses as
+/// `coordinator:epoch:sequence:participant`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BranchId {
     txn: TxnId,
@@ -304,13 +317,13 @@ pub struct BranchId {
 }
 
 impl BranchId {
-    /// The transaction that this is a branch of.
+    /// Returns the id of the transaction that this is a branch of.
     #[must_use]
     pub const fn txn(&self) -> &TxnId {
         &self.txn
     }
 
-    /// Whose branch it is.
+    /// Returns the name of the participant that the branch is at.
     #[must_use]
     pub const fn participant(&self) -> &Name {
         &self.participant
@@ -340,17 +353,17 @@ impl FromStr for BranchId {
     }
 }
 
-/// Why a text is no name or id.
+/// Why a text is not a name or an id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdError {
     /// The name is empty or too long.
     #[error("a name has 1 to {MAX_NAME_BYTES} bytes, this one has {length}")]
     NameLength {
-        /// Its length in bytes.
+        /// The length of the name in bytes.
         length: usize,
     },
-    /// The name holds a character that would not survive in an id or a file name.
+    /// The name has a character that would not survive in an id or a file name.
     #[error("name {name:?} holds {character:?}; use only letters A-Z a-z, digits, '.', '_' and '-'")]
     NameCharacter {
         /// The name as given.
@@ -359,7 +372,7 @@ pub enum IdError {
         character: char,
     },
     /// The text does not have an id's form.
-    #[error("{text:?} is no id of the form {form}")]
+    #[error("{text:?} is not an id of the form {form}")]
     Malformed {
         /// The text as given.
         text: String,

@@ -36,7 +36,7 @@ mod striped;
 pub mod txn;
 
 pub use error_chain::error_chain;
-pub use id::{BranchId, Epoch, IdError, Mark, Name, TxnId};
+pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
 pub use registry::{Instance, LeaseToken, Registry, RingFollower};

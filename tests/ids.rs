@@ -58,7 +58,7 @@ proptest! {
     fn ids_of_one_coordinator_are_ordered_by_their_beginning(a in any::<(u64, u64)>(), b in any::<(u64, u64)>()) {
         let id = |(epoch, n)| TxnId::new(Name::new("c").unwrap(), Epoch::new(epoch), n);
         prop_assert_eq!(id(a).cmp(&id(b)), a.cmp(&b));
-        prop_assert_eq!(id(a).mark().cmp(&id(b).mark()), a.cmp(&b));
+        prop_assert_eq!(id(a).ordinal().cmp(&id(b).ordinal()), a.cmp(&b));
     }
 }
 

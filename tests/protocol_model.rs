@@ -39,7 +39,7 @@
 //! which the log knew nothing, nobody knows whether it was the only one, so that it may have committed is no news.
 //!
 //! One transaction only; others show in the mark that they carry. Work that comes after a restart has taken its
-//! tombstone away is undone at the checkpoint that knows its transaction to have ended (`resource_manager_restart.rs`),
+//! tombstone away is undone at the checkpoint that knows its transaction to have ended (`tests/participant/restart.rs`),
 //! not by the protocol; here work comes late only where nobody crashes.
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
@@ -56,7 +56,7 @@ use model::{
     Setting, Symmetry, UNBOUNDED, names,
     search::{self, Counterexample, NEVER_ENDS, Report},
 };
-use ringpact::participant::Gate::{self, OwnLog, SharedLog};
+use ringpact::participant::LogSharing::{self, OwnLog, SharedLog};
 
 /// Before the client ends the transaction, every participant has done its work.
 const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
@@ -64,9 +64,9 @@ const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
 /// Or it is still to hear of it: the client has given up on a call that is under way.
 const ANY: &[Role] = &[Updates, Looks, Refuses, HearsLate];
 
-const fn setting(participants: usize, gate: Gate, faults: u8) -> Setting {
+const fn setting(participants: usize, sharing: LogSharing, faults: u8) -> Setting {
     Setting {
-        gate,
+        sharing,
         roles: IN_TIME,
         participants,
         crashes: Possible,
@@ -90,7 +90,7 @@ fn run(setting: Setting) -> Report<model::Move> {
     println!(
         "{} participants, {:?}, crashes {:?}, {faults} faults, {:?}: {} states for {}, {} moves, depth {}, {:.1?}",
         setting.participants,
-        setting.gate,
+        setting.sharing,
         setting.crashes,
         setting.mutant,
         report.states,
@@ -169,8 +169,8 @@ fn three_participants_on_the_shared_log() {
 /// after the end of its transaction.
 #[test]
 fn two_participants_in_a_network_without_any_manners() {
-    for (gate, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
-        let setting = setting(2, gate, UNBOUNDED);
+    for (sharing, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
+        let setting = setting(2, sharing, UNBOUNDED);
         holds(Setting { crashes: Impossible, roles: ANY, ..setting }, states);
     }
 }
@@ -239,7 +239,7 @@ fn a_commit_sent_before_it_is_durable_is_caught() {
     // And what comes of it:
     let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
     caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
-    let beyond = Setting { gate: SharedLog, ..beyond };
+    let beyond = Setting { sharing: SharedLog, ..beyond };
     caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
 }
 
@@ -249,7 +249,7 @@ fn a_log_that_lies_is_caught() {
     caught(Mutant::LogLies, names::EARLY_EFFECT, setting);
     let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
     caught(Mutant::LogLies, names::FALSE_COMMIT, beyond);
-    caught(Mutant::LogLies, names::FALSE_COMMIT, Setting { gate: SharedLog, ..beyond });
+    caught(Mutant::LogLies, names::FALSE_COMMIT, Setting { sharing: SharedLog, ..beyond });
     caught(Mutant::LogLies, names::FALSE_ROLLBACK, Setting { participants: 1, ..beyond });
 }
 

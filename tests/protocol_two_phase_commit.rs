@@ -16,7 +16,7 @@ use std::{
 
 use ringpact::{
     Durability, Epoch, Lsn, Name, Policy, TxnId, Vote,
-    participant::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, Effort, Gate, Verb},
+    participant::{BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, Effort, LogSharing, Verb},
     txn::{Action, CommitProtocol, Input},
 };
 
@@ -167,22 +167,22 @@ impl Search {
             Step::RmPrepares(rm) => {
                 textbook.rms[rm] = Rm::Prepared;
                 textbook.messages.insert(Message::Prepared(rm));
-                let reply = carry_out(&mut branches[rm], BranchInput::Prepare(Gate::OwnLog));
+                let reply = carry_out(&mut branches[rm], BranchInput::Prepare(LogSharing::OwnLog));
                 assert_eq!(reply, BranchReply::Voted(Vote::Yes));
             }
             Step::RmChoosesToAbort(rm) => {
                 textbook.rms[rm] = Rm::Aborted;
                 branches[rm].handle(BranchInput::Refused);
-                let reply = carry_out(&mut branches[rm], BranchInput::Prepare(Gate::OwnLog));
+                let reply = carry_out(&mut branches[rm], BranchInput::Prepare(LogSharing::OwnLog));
                 assert_eq!(reply, BranchReply::Voted(Vote::No));
             }
             Step::RmHearsCommit(rm) => {
                 textbook.rms[rm] = Rm::Committed;
-                assert_eq!(carry_out(&mut branches[rm], BranchInput::Commit(Gate::OwnLog)), BranchReply::Done);
+                assert_eq!(carry_out(&mut branches[rm], BranchInput::Commit(LogSharing::OwnLog)), BranchReply::Done);
             }
             Step::RmHearsAbort(rm) => {
                 textbook.rms[rm] = Rm::Aborted;
-                assert_eq!(carry_out(&mut branches[rm], BranchInput::Rollback(Gate::OwnLog)), BranchReply::Done);
+                assert_eq!(carry_out(&mut branches[rm], BranchInput::Rollback(LogSharing::OwnLog)), BranchReply::Done);
             }
         }
         check(&state);
@@ -237,11 +237,11 @@ fn carry_out(branch: &mut BranchProtocol, mut input: BranchInput) -> BranchReply
 /// The production code is where the textbook is, and nobody has committed what another has aborted.
 fn check(state: &State) {
     for (rm, branch) in state.textbook.rms.iter().zip(&state.branches) {
-        let is = match branch.state() {
-            Branch::Active { .. } => Rm::Working,
-            Branch::Prepared => Rm::Prepared,
-            Branch::Committed => Rm::Committed,
-            Branch::RolledBack => Rm::Aborted,
+        let is = match branch.phase() {
+            BranchPhase::Active { .. } => Rm::Working,
+            BranchPhase::Prepared => Rm::Prepared,
+            BranchPhase::Committed => Rm::Committed,
+            BranchPhase::RolledBack => Rm::Aborted,
             other => panic!("{other:?} is no state of the textbook's"),
         };
         assert_eq!(is, *rm);

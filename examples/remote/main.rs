@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use ringpact::{
     Coordinator, FileLog, Policy,
     participant::{Endpoint, Reply, Request},
-    txn::Inquiries,
+    txn::VerdictEndpoint,
 };
 use serde_json::Value;
 
@@ -107,9 +107,9 @@ fn run(orders: u64) -> Result<ExitCode, Failure> {
     let mut processes = [goods_process, payments_process];
 
     let (log, coordinator) = open(directory.path(), &goods, &payments)?;
-    let desk = Desk(Arc::new(Mutex::new(coordinator.inquiries())));
-    let inquiries = desk.clone();
-    thread::Builder::new().name("inquiries".into()).spawn(move || serve(&listener, inquiries, |_| Value::Null))?;
+    let desk = Desk(Arc::new(Mutex::new(coordinator.verdict_endpoint())));
+    let verdicts = desk.clone();
+    thread::Builder::new().name("verdicts".into()).spawn(move || serve(&listener, verdicts, |_| Value::Null))?;
     settle(&coordinator)?;
 
     let begun = Instant::now();
@@ -140,7 +140,7 @@ fn run(orders: u64) -> Result<ExitCode, Failure> {
     drop(coordinator);
     close(log)?;
     let (_log, coordinator) = open(directory.path(), &goods, &payments)?;
-    *desk.0.lock() = coordinator.inquiries();
+    *desk.0.lock() = coordinator.verdict_endpoint();
     settle(&coordinator)?;
     let recovered = coordinator.recovered();
     let in_doubt = left.in_doubt() + recovered.committed + recovered.rolled_back + coordinator.status().in_doubt();
@@ -199,11 +199,11 @@ fn close(mut log: Arc<FileLog>) -> Result<(), Failure> {
 
 /// Where participants ask for verdicts: at whichever coordinator is open. One that is gone gives no answer.
 #[derive(Clone)]
-struct Desk(Arc<Mutex<Inquiries>>);
+struct Desk(Arc<Mutex<VerdictEndpoint>>);
 
 impl Endpoint for Desk {
     fn send(&self, request: Request, reply: Reply) {
-        let inquiries = self.0.lock().clone();
-        inquiries.send(request, reply);
+        let endpoint = self.0.lock().clone();
+        endpoint.send(request, reply);
     }
 }

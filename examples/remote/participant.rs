@@ -88,13 +88,13 @@ impl Participant {
         let options = ResourceManager::<Account>::options().checkpoint_every(CHECKPOINT_EVERY);
         let manager = Arc::new(options.open(&self.name, log, account)?);
         // Before any work is done: so it knows which transactions began before it was opened, and may have lost work.
-        manager.inquire_at(Name::new(COORDINATOR)?, Remote::new(self.coordinator, SILENT_FOR)?);
+        manager.set_verdict_endpoint(Name::new(COORDINATOR)?, Remote::new(self.coordinator, SILENT_FOR)?);
         // The coordinator would come back to it by itself. Who asks has not to wait for that.
-        let inquired = manager.inquire(Duration::from_secs(2));
+        let resolution = manager.resolve_in_doubt(Duration::from_secs(2));
 
         let listener = bind(self.port)?;
         let port = listener.local_addr()?.port();
-        let ready = Ready { port, committed: inquired.committed, rolled_back: inquired.rolled_back };
+        let ready = Ready { port, committed: resolution.committed, rolled_back: resolution.rolled_back };
         println!("{}", serde_json::to_string(&ready)?);
         let endpoint = Pooled::new(Arc::clone(&manager), THREADS);
         serve(&listener, endpoint, move |request| answer(&manager, request));

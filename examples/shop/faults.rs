@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Mark,
+    BranchId, TxnOrdinal,
     participant::{ParticipantError, Reply, Response, Verb},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -94,7 +94,7 @@ pub struct Faults {
     odds: Enabled,
     crash_after: Option<u64>,
     transactions: AtomicU64,
-    journeys: Mutex<HashMap<Mark, Journey>>,
+    journeys: Mutex<HashMap<TxnOrdinal, Journey>>,
     late: Mutex<Vec<(Reply, Result<Response, ParticipantError>)>>,
     counts: Mutex<BTreeMap<Fate, u64>>,
 }
@@ -120,10 +120,10 @@ impl Faults {
     }
 
     /// A transaction begins: the `attempt`-th for this step of this order.
-    pub fn begins(&self, mark: Mark, order: OrderId, step: u8, attempt: u32) {
+    pub fn begins(&self, ordinal: TxnOrdinal, order: OrderId, step: u8, attempt: u32) {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         let journey = Journey { number, order, step, attempt, prepares: 0, commits: 0, sent: HashMap::new() };
-        self.journeys.lock().insert(mark, journey);
+        self.journeys.lock().insert(ordinal, journey);
     }
 
     /// All transactions so far are over.
@@ -143,7 +143,7 @@ impl Faults {
         }
         let mut journeys = self.journeys.lock();
         // Recovery works on what an earlier life began; it has had its share.
-        let Some(journey) = journeys.get_mut(&branch.txn().mark()) else { return Fate::Fine };
+        let Some(journey) = journeys.get_mut(&branch.txn().ordinal()) else { return Fate::Fine };
         let participant = branch.participant().to_string();
         let sent = journey.sent.entry((participant.clone(), verb)).or_default();
         sent.in_all += 1;
@@ -188,14 +188,14 @@ impl Faults {
     /// Tells of a moment in a transaction's life. If it is the chosen one, the process aborts here and now: no
     /// destructor runs, nothing is flushed.
     pub fn happens(&self, branch: &BranchId, event: Event) {
-        self.moment(branch.txn().mark(), event);
+        self.moment(branch.txn().ordinal(), event);
     }
 
     /// As [`happens`](Self::happens), where there is no branch.
-    pub fn moment(&self, mark: Mark, event: Event) {
+    pub fn moment(&self, ordinal: TxnOrdinal, event: Event) {
         let Some(after) = self.crash_after else { return };
         let mut journeys = self.journeys.lock();
-        let Some(journey) = journeys.get_mut(&mark) else { return };
+        let Some(journey) = journeys.get_mut(&ordinal) else { return };
         match event {
             Event::Before(Verb::Prepare) => journey.prepares += 1,
             Event::Before(Verb::Commit) => journey.commits += 1,

@@ -291,7 +291,7 @@ impl Gateway {
         }
         let coordinator = machine.coordinator_ref().map_err(|_| GatewayError::Unavailable)?;
         let mut txn = coordinator.begin();
-        self.faults.begins(txn.id().mark(), purchase.order, operation as u8, attempt);
+        self.faults.begins(txn.id().ordinal(), purchase.order, operation as u8, attempt);
         // Left by an error, `txn` is dropped, and so rolled back.
         works(&mut txn).inspect_err(|error| {
             self.count(operation, |count| match error {

@@ -57,7 +57,7 @@ impl TransactionLog for MachineLog {
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let decided = match &record.fact {
-            Fact::Decided { txn, .. } => Some(txn.mark()),
+            Fact::Decided { txn, .. } => Some(txn.ordinal()),
             _ => None,
         };
         let room = self.room.load(Ordering::Relaxed);
@@ -69,8 +69,8 @@ impl TransactionLog for MachineLog {
                 self.file.wait(lsn)?;
             }
         }
-        if let Some(mark) = decided {
-            self.faults.moment(mark, Event::Decided);
+        if let Some(ordinal) = decided {
+            self.faults.moment(ordinal, Event::Decided);
         }
         Ok(lsn)
     }

@@ -2,7 +2,7 @@
 //! `cargo +nightly fuzz run ring_steps`.
 #![no_main]
 
-#[path = "../../tests/ring_support/model.rs"]
+#[path = "../../tests/ring/support/model.rs"]
 mod model;
 
 use arbitrary::Arbitrary;

@@ -320,7 +320,7 @@ mod tests {
             assert!(live.len() <= 1 + MAX_OPENINGS);
         }
         let of = |owner| -> Vec<_> {
-            live.of(&name(owner)).iter().filter_map(|record| record.fact.epoch()).map(Epoch::number).collect()
+            live.of(&name(owner)).iter().filter_map(|record| record.fact.epoch()).map(Epoch::as_u64).collect()
         };
         assert_eq!(of("a"), (2 * most..3 * most).collect::<Vec<_>>());
         assert_eq!(of("b"), [7], "one owner's openings end none of another owner's");

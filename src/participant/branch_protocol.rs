@@ -36,7 +36,7 @@ use crate::log::{Durability, Lsn};
 
 /// The state of one branch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Branch {
+pub enum BranchPhase {
     /// Nothing is known of it.
     #[default]
     Unknown,
@@ -50,7 +50,7 @@ pub enum Branch {
     /// The promise is being written.
     Preparing {
         /// Which log the coordinator's decision goes to.
-        gate: Gate,
+        sharing: LogSharing,
         /// The record's number, once it has one.
         lsn: Option<Lsn>,
     },
@@ -59,7 +59,7 @@ pub enum Branch {
     /// The commit is being written. The service has not been told yet.
     Committing {
         /// Whether the record must be durable before the service is told.
-        gate: Gate,
+        sharing: LogSharing,
         /// The record's number, once it has one.
         lsn: Option<Lsn>,
         /// How the coordinator asked, and so wants to be answered.
@@ -75,14 +75,14 @@ pub enum Branch {
     /// The service is undoing the work.
     Cancelling {
         /// Where the log holds a promise to be ended: what the end has to wait for.
-        promised: Option<Gate>,
+        promised: Option<LogSharing>,
         /// What to answer once it is done.
         answer: BranchReply,
     },
     /// Undone; the log is being told that the promise is void.
     Ending {
         /// Whether the end must be durable before the coordinator is told.
-        gate: Gate,
+        sharing: LogSharing,
         /// The record's number, once it has one.
         lsn: Option<Lsn>,
         /// What to answer once it is done.
@@ -98,14 +98,14 @@ pub enum Branch {
 
 /// Whether a record must be durable by itself before the protocol goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Gate {
+pub enum LogSharing {
     /// The participant has a log of its own: its records are forced and awaited.
     OwnLog,
     /// The coordinator's decision follows in the same log and takes this record along.
     SharedLog,
 }
 
-impl Gate {
+impl LogSharing {
     const fn durability(self) -> Durability {
         match self {
             Self::OwnLog => Durability::Forced,
@@ -140,13 +140,13 @@ pub enum BranchInput {
     /// The service has refused a piece of work.
     Refused,
     /// The coordinator asks for the vote.
-    Prepare(Gate),
+    Prepare(LogSharing),
     /// The coordinator has decided to commit.
-    Commit(Gate),
+    Commit(LogSharing),
     /// The coordinator leaves the decision to this branch, the only one.
     CommitOnePhase,
     /// The coordinator has decided to roll back.
-    Rollback(Gate),
+    Rollback(LogSharing),
     /// The record is in the log under this number, not yet durable.
     Appended(Lsn),
     /// The record is not in the log and never will be.
@@ -215,44 +215,44 @@ pub enum BranchReply {
 /// One branch's state machine at its participant. See the [module's table](self).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BranchProtocol {
-    state: Branch,
+    phase: BranchPhase,
 }
 
 impl BranchProtocol {
     /// A branch that nothing is known of.
     #[must_use]
     pub const fn new() -> Self {
-        Self { state: Branch::Unknown }
+        Self { phase: BranchPhase::Unknown }
     }
 
     /// A branch as the log tells of it after a restart: promised, not decided.
     #[must_use]
     pub const fn recovered_prepared() -> Self {
-        Self { state: Branch::Prepared }
+        Self { phase: BranchPhase::Prepared }
     }
 
     /// A branch as the log tells of it after a restart: committed, though the service may not know yet.
     #[must_use]
     pub const fn recovered_committed() -> Self {
-        Self { state: Branch::Confirming { answer: BranchReply::Done } }
+        Self { phase: BranchPhase::Confirming { answer: BranchReply::Done } }
     }
 
     /// Its state.
     #[must_use]
-    pub const fn state(&self) -> Branch {
-        self.state
+    pub const fn phase(&self) -> BranchPhase {
+        self.phase
     }
 
     /// Whether work may still be done under it.
     #[must_use]
     pub const fn accepts_work(&self) -> bool {
-        matches!(self.state, Branch::Unknown | Branch::Active { .. })
+        matches!(self.phase, BranchPhase::Unknown | BranchPhase::Active { .. })
     }
 
     /// Whether nothing more is to happen to it.
     #[must_use]
     pub const fn is_finished(&self) -> bool {
-        matches!(self.state, Branch::Committed | Branch::RolledBack | Branch::ReadOnly)
+        matches!(self.phase, BranchPhase::Committed | BranchPhase::RolledBack | BranchPhase::ReadOnly)
     }
 
     /// Takes in what happened and says what to do next. `None` where there is nothing to do: after work, and for
@@ -264,174 +264,187 @@ impl BranchProtocol {
                 self.worked(input);
                 None
             }
-            In::Prepare(gate) => Some(self.prepare(gate)),
-            In::Commit(gate) => Some(self.commit(gate)),
+            In::Prepare(sharing) => Some(self.prepare(sharing)),
+            In::Commit(sharing) => Some(self.commit(sharing)),
             In::CommitOnePhase => Some(self.commit_one_phase()),
-            In::Rollback(gate) => Some(self.rollback(gate)),
+            In::Rollback(sharing) => Some(self.rollback(sharing)),
             In::Appended(_) | In::AppendRefused | In::Unwritable | In::Durable(_) | In::LogFailed => self.logged(input),
             In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
         }
     }
 
     fn worked(&mut self, input: BranchInput) {
-        let (effort, doomed) = match self.state {
-            Branch::Unknown => (Effort::ReadOnly, false),
-            Branch::Active { effort, doomed } => (effort, doomed),
+        let (effort, doomed) = match self.phase {
+            BranchPhase::Unknown => (Effort::ReadOnly, false),
+            BranchPhase::Active { effort, doomed } => (effort, doomed),
             // The driver asks `accepts_work` first; work that slipped through anyway changes no promise.
             _ => return,
         };
-        self.state = match input {
-            BranchInput::Worked(more) => Branch::Active { effort: effort.max(more), doomed },
-            _ => Branch::Active { effort, doomed: true },
+        self.phase = match input {
+            BranchInput::Worked(more) => BranchPhase::Active { effort: effort.max(more), doomed },
+            _ => BranchPhase::Active { effort, doomed: true },
         };
     }
 
-    fn prepare(&mut self, gate: Gate) -> BranchAction {
+    fn prepare(&mut self, sharing: LogSharing) -> BranchAction {
         use super::Vote;
         let no = BranchReply::Voted(Vote::No);
-        let reply = match self.state {
-            Branch::Active { effort, doomed: true } => return self.undo(effort, no),
-            Branch::Active { effort: Effort::Update, doomed: false } => {
-                self.state = Branch::Preparing { gate, lsn: None };
-                return BranchAction::AppendPrepared(gate.durability());
+        let reply = match self.phase {
+            BranchPhase::Active { effort, doomed: true } => return self.undo(effort, no),
+            BranchPhase::Active { effort: Effort::Update, doomed: false } => {
+                self.phase = BranchPhase::Preparing { sharing, lsn: None };
+                return BranchAction::AppendPrepared(sharing.durability());
             }
-            Branch::Active { effort: Effort::ReadOnly, doomed: false } => {
-                self.state = Branch::ReadOnly;
+            BranchPhase::Active { effort: Effort::ReadOnly, doomed: false } => {
+                self.phase = BranchPhase::ReadOnly;
                 BranchReply::Voted(Vote::ReadOnly)
             }
-            Branch::Unknown => {
-                self.state = Branch::RolledBack;
+            BranchPhase::Unknown => {
+                self.phase = BranchPhase::RolledBack;
                 no
             }
-            Branch::RolledBack => no,
+            BranchPhase::RolledBack => no,
             // A No ends the coordinator's interest in this branch, so the undoing must be over by then.
-            Branch::Cancelling { promised, .. } => return self.cancel(promised, no),
-            Branch::Prepared => BranchReply::Voted(Vote::Yes),
-            Branch::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
-            Branch::Broken => BranchReply::LogFailed,
-            Branch::Preparing { .. }
-            | Branch::Committing { .. }
-            | Branch::Confirming { .. }
-            | Branch::Committed
-            | Branch::Ending { .. } => BranchReply::Stale,
+            BranchPhase::Cancelling { promised, .. } => return self.cancel(promised, no),
+            BranchPhase::Prepared => BranchReply::Voted(Vote::Yes),
+            BranchPhase::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
+            BranchPhase::Broken => BranchReply::LogFailed,
+            BranchPhase::Preparing { .. }
+            | BranchPhase::Committing { .. }
+            | BranchPhase::Confirming { .. }
+            | BranchPhase::Committed
+            | BranchPhase::Ending { .. } => BranchReply::Stale,
         };
         BranchAction::Reply(reply)
     }
 
-    fn commit(&mut self, gate: Gate) -> BranchAction {
+    fn commit(&mut self, sharing: LogSharing) -> BranchAction {
         let verb = CommitVerb::SecondPhase;
-        BranchAction::Reply(match self.state {
-            Branch::Prepared => {
-                self.state = Branch::Committing { gate, lsn: None, verb };
-                return BranchAction::AppendCommitted { verb, durability: gate.durability() };
+        BranchAction::Reply(match self.phase {
+            BranchPhase::Prepared => {
+                self.phase = BranchPhase::Committing { sharing, lsn: None, verb };
+                return BranchAction::AppendCommitted { verb, durability: sharing.durability() };
             }
-            Branch::Confirming { .. } => return self.confirm(verb.answer()),
-            Branch::Committed | Branch::ReadOnly => BranchReply::Done,
-            Branch::Unknown => BranchReply::UnknownBranch,
-            Branch::Cancelling { .. } | Branch::Ending { .. } | Branch::RolledBack => BranchReply::AlreadyRolledBack,
-            Branch::Active { .. } | Branch::Preparing { .. } | Branch::Committing { .. } => BranchReply::Stale,
-            Branch::Broken => BranchReply::LogFailed,
+            BranchPhase::Confirming { .. } => return self.confirm(verb.answer()),
+            BranchPhase::Committed | BranchPhase::ReadOnly => BranchReply::Done,
+            BranchPhase::Unknown => BranchReply::UnknownBranch,
+            BranchPhase::Cancelling { .. } | BranchPhase::Ending { .. } | BranchPhase::RolledBack => {
+                BranchReply::AlreadyRolledBack
+            }
+            BranchPhase::Active { .. } | BranchPhase::Preparing { .. } | BranchPhase::Committing { .. } => {
+                BranchReply::Stale
+            }
+            BranchPhase::Broken => BranchReply::LogFailed,
         })
     }
 
     fn commit_one_phase(&mut self) -> BranchAction {
         let verb = CommitVerb::OnePhase;
         let rolled_back = BranchReply::Decided(Decision::Rollback);
-        BranchAction::Reply(match self.state {
-            Branch::Active { effort, doomed: true } => return self.undo(effort, rolled_back),
-            Branch::Active { effort: Effort::Update, doomed: false } | Branch::Prepared => {
+        BranchAction::Reply(match self.phase {
+            BranchPhase::Active { effort, doomed: true } => return self.undo(effort, rolled_back),
+            BranchPhase::Active { effort: Effort::Update, doomed: false } | BranchPhase::Prepared => {
                 // No decision of a coordinator's follows this record, so it stands for itself in any log.
-                self.state = Branch::Committing { gate: Gate::OwnLog, lsn: None, verb };
+                self.phase = BranchPhase::Committing { sharing: LogSharing::OwnLog, lsn: None, verb };
                 return BranchAction::AppendCommitted { verb, durability: Durability::Forced };
             }
-            Branch::Active { effort: Effort::ReadOnly, doomed: false } => {
-                self.state = Branch::ReadOnly;
+            BranchPhase::Active { effort: Effort::ReadOnly, doomed: false } => {
+                self.phase = BranchPhase::ReadOnly;
                 verb.answer()
             }
-            Branch::Unknown => {
-                self.state = Branch::RolledBack;
+            BranchPhase::Unknown => {
+                self.phase = BranchPhase::RolledBack;
                 rolled_back
             }
-            Branch::Confirming { .. } => return self.confirm(verb.answer()),
-            Branch::Committed | Branch::ReadOnly => verb.answer(),
-            Branch::Cancelling { promised, .. } => return self.cancel(promised, rolled_back),
-            Branch::RolledBack => rolled_back,
-            Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Ending { .. } => BranchReply::Stale,
-            Branch::Broken => BranchReply::LogFailed,
+            BranchPhase::Confirming { .. } => return self.confirm(verb.answer()),
+            BranchPhase::Committed | BranchPhase::ReadOnly => verb.answer(),
+            BranchPhase::Cancelling { promised, .. } => return self.cancel(promised, rolled_back),
+            BranchPhase::RolledBack => rolled_back,
+            BranchPhase::Preparing { .. } | BranchPhase::Committing { .. } | BranchPhase::Ending { .. } => {
+                BranchReply::Stale
+            }
+            BranchPhase::Broken => BranchReply::LogFailed,
         })
     }
 
-    fn rollback(&mut self, gate: Gate) -> BranchAction {
-        BranchAction::Reply(match self.state {
-            Branch::Active { effort, .. } => return self.undo(effort, BranchReply::Done),
+    fn rollback(&mut self, sharing: LogSharing) -> BranchAction {
+        BranchAction::Reply(match self.phase {
+            BranchPhase::Active { effort, .. } => return self.undo(effort, BranchReply::Done),
             // While the promise is in flight it counts as made: an end too many does no harm, one too few would.
-            Branch::Preparing { .. } | Branch::Prepared => return self.cancel(Some(gate), BranchReply::Done),
-            Branch::Cancelling { promised, .. } => return self.cancel(promised, BranchReply::Done),
-            Branch::Unknown => {
-                self.state = Branch::RolledBack;
+            BranchPhase::Preparing { .. } | BranchPhase::Prepared => {
+                return self.cancel(Some(sharing), BranchReply::Done);
+            }
+            BranchPhase::Cancelling { promised, .. } => return self.cancel(promised, BranchReply::Done),
+            BranchPhase::Unknown => {
+                self.phase = BranchPhase::RolledBack;
                 BranchReply::Done
             }
-            Branch::RolledBack | Branch::ReadOnly => BranchReply::Done,
-            Branch::Committing { .. } | Branch::Ending { .. } => BranchReply::Stale,
+            BranchPhase::RolledBack | BranchPhase::ReadOnly => BranchReply::Done,
+            BranchPhase::Committing { .. } | BranchPhase::Ending { .. } => BranchReply::Stale,
             // It has decided alone, and its coordinator has given up on the answer. This one ends the coordinator's
             // interest in the branch, so the confirming must be over by then.
-            Branch::Confirming { .. } => return self.confirm(BranchReply::AlreadyCommitted),
-            Branch::Committed => BranchReply::AlreadyCommitted,
-            Branch::Broken => BranchReply::LogFailed,
+            BranchPhase::Confirming { .. } => return self.confirm(BranchReply::AlreadyCommitted),
+            BranchPhase::Committed => BranchReply::AlreadyCommitted,
+            BranchPhase::Broken => BranchReply::LogFailed,
         })
     }
 
     fn logged(&mut self, input: BranchInput) -> Option<BranchAction> {
         use BranchInput as In;
-        match (self.state, input) {
-            (Branch::Preparing { gate: Gate::SharedLog, .. }, In::Appended(_)) => Some(self.promise()),
-            (Branch::Preparing { gate, .. }, In::Appended(lsn)) => {
-                self.state = Branch::Preparing { gate, lsn: Some(lsn) };
+        match (self.phase, input) {
+            (BranchPhase::Preparing { sharing: LogSharing::SharedLog, .. }, In::Appended(_)) => Some(self.promise()),
+            (BranchPhase::Preparing { sharing, .. }, In::Appended(lsn)) => {
+                self.phase = BranchPhase::Preparing { sharing, lsn: Some(lsn) };
                 Some(BranchAction::AwaitDurable(lsn))
             }
-            (Branch::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
+            (BranchPhase::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
             // The promise is surely in no log, so nothing stands in the way of breaking it.
-            (Branch::Preparing { .. }, In::AppendRefused | In::Unwritable) => {
+            (BranchPhase::Preparing { .. }, In::AppendRefused | In::Unwritable) => {
                 Some(self.cancel(None, BranchReply::Voted(super::Vote::No)))
             }
-            (Branch::Committing { gate: Gate::SharedLog, verb, .. }, In::Appended(_)) => {
+            (BranchPhase::Committing { sharing: LogSharing::SharedLog, verb, .. }, In::Appended(_)) => {
                 Some(self.confirm(verb.answer()))
             }
-            (Branch::Committing { gate, verb, .. }, In::Appended(lsn)) => {
-                self.state = Branch::Committing { gate, lsn: Some(lsn), verb };
+            (BranchPhase::Committing { sharing, verb, .. }, In::Appended(lsn)) => {
+                self.phase = BranchPhase::Committing { sharing, lsn: Some(lsn), verb };
                 Some(BranchAction::AwaitDurable(lsn))
             }
-            (Branch::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
+            (BranchPhase::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
                 Some(self.confirm(verb.answer()))
             }
             // It can never commit alone. A promise that it may have made is ended, too: an end too many does no harm.
-            (Branch::Committing { gate, verb: CommitVerb::OnePhase, .. }, In::Unwritable) => {
-                Some(self.cancel(Some(gate), BranchReply::Decided(Decision::Rollback)))
+            (BranchPhase::Committing { sharing, verb: CommitVerb::OnePhase, .. }, In::Unwritable) => {
+                Some(self.cancel(Some(sharing), BranchReply::Decided(Decision::Rollback)))
             }
-            (Branch::Committing { verb, .. }, In::AppendRefused | In::Unwritable) => {
-                self.state = match verb {
-                    CommitVerb::SecondPhase => Branch::Prepared,
-                    CommitVerb::OnePhase => Branch::Active { effort: Effort::Update, doomed: false },
+            (BranchPhase::Committing { verb, .. }, In::AppendRefused | In::Unwritable) => {
+                self.phase = match verb {
+                    CommitVerb::SecondPhase => BranchPhase::Prepared,
+                    CommitVerb::OnePhase => BranchPhase::Active { effort: Effort::Update, doomed: false },
                 };
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
-            (Branch::Preparing { .. } | Branch::Committing { .. } | Branch::Ending { .. }, In::LogFailed) => {
-                self.state = Branch::Broken;
+            (
+                BranchPhase::Preparing { .. } | BranchPhase::Committing { .. } | BranchPhase::Ending { .. },
+                In::LogFailed,
+            ) => {
+                self.phase = BranchPhase::Broken;
                 Some(BranchAction::Reply(BranchReply::LogFailed))
             }
             // An end that is lost leaves the promise in the log, and the branch in doubt after a restart. Where a crash
             // of the one is a crash of both, the coordinator asks then; but one that lives on does not, so it must not
             // be told before the end is durable.
-            (Branch::Ending { gate: Gate::SharedLog, answer, .. }, In::Appended(_)) => Some(self.rolled_back(answer)),
-            (Branch::Ending { gate, answer, .. }, In::Appended(lsn)) => {
-                self.state = Branch::Ending { gate, lsn: Some(lsn), answer };
-                Some(BranchAction::AwaitDurable(lsn))
-            }
-            (Branch::Ending { lsn: Some(lsn), answer, .. }, In::Durable(up_to)) if lsn <= up_to => {
+            (BranchPhase::Ending { sharing: LogSharing::SharedLog, answer, .. }, In::Appended(_)) => {
                 Some(self.rolled_back(answer))
             }
-            (Branch::Ending { gate, answer, .. }, In::AppendRefused | In::Unwritable) => {
-                self.state = Branch::Cancelling { promised: Some(gate), answer };
+            (BranchPhase::Ending { sharing, answer, .. }, In::Appended(lsn)) => {
+                self.phase = BranchPhase::Ending { sharing, lsn: Some(lsn), answer };
+                Some(BranchAction::AwaitDurable(lsn))
+            }
+            (BranchPhase::Ending { lsn: Some(lsn), answer, .. }, In::Durable(up_to)) if lsn <= up_to => {
+                Some(self.rolled_back(answer))
+            }
+            (BranchPhase::Ending { sharing, answer, .. }, In::AppendRefused | In::Unwritable) => {
+                self.phase = BranchPhase::Cancelling { promised: Some(sharing), answer };
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
             _ => None,
@@ -440,17 +453,17 @@ impl BranchProtocol {
 
     fn serviced(&mut self, input: BranchInput) -> Option<BranchAction> {
         use BranchInput as In;
-        match (self.state, input) {
-            (Branch::Confirming { answer }, In::Confirmed) => {
-                self.state = Branch::Committed;
+        match (self.phase, input) {
+            (BranchPhase::Confirming { answer }, In::Confirmed) => {
+                self.phase = BranchPhase::Committed;
                 Some(BranchAction::Reply(answer))
             }
-            (Branch::Cancelling { promised: Some(gate), answer }, In::Cancelled) => {
-                self.state = Branch::Ending { gate, lsn: None, answer };
-                Some(BranchAction::AppendEnded(gate.durability()))
+            (BranchPhase::Cancelling { promised: Some(sharing), answer }, In::Cancelled) => {
+                self.phase = BranchPhase::Ending { sharing, lsn: None, answer };
+                Some(BranchAction::AppendEnded(sharing.durability()))
             }
-            (Branch::Cancelling { promised: None, answer }, In::Cancelled) => Some(self.rolled_back(answer)),
-            (Branch::Confirming { .. } | Branch::Cancelling { .. }, In::Failed) => {
+            (BranchPhase::Cancelling { promised: None, answer }, In::Cancelled) => Some(self.rolled_back(answer)),
+            (BranchPhase::Confirming { .. } | BranchPhase::Cancelling { .. }, In::Failed) => {
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
             _ => None,
@@ -458,17 +471,17 @@ impl BranchProtocol {
     }
 
     const fn promise(&mut self) -> BranchAction {
-        self.state = Branch::Prepared;
+        self.phase = BranchPhase::Prepared;
         BranchAction::Reply(BranchReply::Voted(super::Vote::Yes))
     }
 
     const fn rolled_back(&mut self, answer: BranchReply) -> BranchAction {
-        self.state = Branch::RolledBack;
+        self.phase = BranchPhase::RolledBack;
         BranchAction::Reply(answer)
     }
 
     const fn confirm(&mut self, answer: BranchReply) -> BranchAction {
-        self.state = Branch::Confirming { answer };
+        self.phase = BranchPhase::Confirming { answer };
         BranchAction::Confirm
     }
 
@@ -480,8 +493,8 @@ impl BranchProtocol {
         }
     }
 
-    const fn cancel(&mut self, promised: Option<Gate>, answer: BranchReply) -> BranchAction {
-        self.state = Branch::Cancelling { promised, answer };
+    const fn cancel(&mut self, promised: Option<LogSharing>, answer: BranchReply) -> BranchAction {
+        self.phase = BranchPhase::Cancelling { promised, answer };
         BranchAction::Cancel
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Decision, Greeting, Life, Participant, ParticipantError, Verdict, Vote};
-use crate::id::{BranchId, Mark, Name};
+use crate::id::{BranchId, Name, TxnOrdinal};
 
 /// What a branch is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub enum Response {
         /// What became of it.
         verdict: Verdict,
         /// All transactions of this coordinator from this mark on begin after the answer.
-        begun_below: Mark,
+        begun_below: TxnOrdinal,
     },
 }
 

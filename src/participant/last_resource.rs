@@ -59,15 +59,15 @@ pub trait LastResource: Send + Sync + 'static {
 }
 
 /// Makes a participant of a resource that can't promise.
-pub(crate) struct Unpromising<R>(R);
+pub(crate) struct LastResourceParticipant<R>(R);
 
-impl<R: LastResource> Unpromising<R> {
+impl<R: LastResource> LastResourceParticipant<R> {
     pub(crate) const fn new(resource: R) -> Self {
         Self(resource)
     }
 }
 
-impl<R: LastResource> Participant for Unpromising<R> {
+impl<R: LastResource> Participant for LastResourceParticipant<R> {
     /// Not called: the coordinator knows what it is.
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         self.0.rollback(branch, call).map(|()| Vote::No)

@@ -67,9 +67,9 @@ pub struct LifeMismatch {
 /// What became of an introduction; see [`KnownLife::meet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Met {
+pub enum Introduction {
     /// It goes on from what was known.
-    GoesOn,
+    Continues,
     /// An operator has said that it takes the place of what was known: nothing that was heard before applies to it.
     Replaces,
 }
@@ -114,17 +114,17 @@ impl KnownLife {
     ///
     /// # Errors
     /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; nothing has changed then.
-    pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Met, ParticipantError> {
+    pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         let known = self.life;
         if known.log != LogId::NONE
             && known.log == life.replaces
             && (life.log != known.log || life.epoch != known.epoch)
         {
             *self = Self { life: Life { replaces: LogId::NONE, ..*life }, heard: true };
-            return Ok(Met::Replaces);
+            return Ok(Introduction::Replaces);
         }
-        self.goes_on(coordinator, life)?;
-        Ok(Met::GoesOn)
+        self.continue_with(coordinator, life)?;
+        Ok(Introduction::Continues)
     }
 
     /// Takes in what a message says of its coordinator.
@@ -134,7 +134,7 @@ impl KnownLife {
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
         let said = Life::new(call.identity, call.epoch, call.position);
         if said.log != LogId::NONE {
-            return self.goes_on(coordinator, &said);
+            return self.continue_with(coordinator, &said);
         }
         if said.epoch == Epoch::default() {
             return Ok(()); // it says nothing of itself
@@ -149,7 +149,7 @@ impl KnownLife {
         Ok(())
     }
 
-    fn goes_on(&mut self, coordinator: &Name, said: &Life) -> Result<(), ParticipantError> {
+    fn continue_with(&mut self, coordinator: &Name, said: &Life) -> Result<(), ParticipantError> {
         let known = self.life;
         if known.log == LogId::NONE {
             // What is known came without a log, and so is no reason to refuse a coordinator that says which it has.
@@ -201,7 +201,7 @@ impl Lives {
     ///
     /// # Errors
     /// As for [`KnownLife::meet`].
-    pub fn meet(&self, coordinator: &Name, life: &Life) -> Result<Met, ParticipantError> {
+    pub fn meet(&self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         self.of(coordinator, |known| known.meet(coordinator, life))
     }
 
@@ -245,11 +245,11 @@ mod tests {
     #[test]
     fn a_later_opening_of_the_same_log_goes_on() {
         let mut known = KnownLife::new();
-        assert!(matches!(known.meet(&SHOP, &life(1, 10, 5)), Ok(Met::GoesOn)));
+        assert!(matches!(known.meet(&SHOP, &life(1, 10, 5)), Ok(Introduction::Continues)));
         known.hear(&SHOP, &call(life(1, 10, 9))).expect("the same life");
         known.hear(&SHOP, &call(life(1, 10, 7))).expect("the same life, overtaken by a later message");
         assert_eq!(known.life().position, 9);
-        assert!(matches!(known.meet(&SHOP, &life(1, 20, 10)), Ok(Met::GoesOn)));
+        assert!(matches!(known.meet(&SHOP, &life(1, 20, 10)), Ok(Introduction::Continues)));
         assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
     }
 
@@ -266,8 +266,8 @@ mod tests {
             }
             assert_eq!(known.life(), life(1, 20, 100), "a refusal changes nothing");
             let admitted = Life { replaces: log(1), ..life(1, epoch, 6) };
-            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Met::Replaces)));
-            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Met::GoesOn)), "the message came twice");
+            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Replaces)));
+            assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Continues)), "the message came twice");
             known.hear(&SHOP, &call(life(1, epoch, 7))).expect("it goes on from the copy");
         }
     }
@@ -282,7 +282,7 @@ mod tests {
         assert!(matches!(known.hear(&SHOP, &call(other)), Err(ParticipantError::OtherLog(_))));
         let wrong = Life { replaces: log(7), ..other };
         assert!(matches!(known.meet(&SHOP, &wrong), Err(ParticipantError::OtherLog(_))));
-        assert!(matches!(known.meet(&SHOP, &Life { replaces: log(1), ..life(2, 1, 1) }), Ok(Met::Replaces)));
+        assert!(matches!(known.meet(&SHOP, &Life { replaces: log(1), ..life(2, 1, 1) }), Ok(Introduction::Replaces)));
         known.hear(&SHOP, &call(life(2, 1, 2))).expect("it is known now");
     }
 

@@ -16,36 +16,38 @@ use thiserror::Error;
 
 use crate::{
     exact,
-    id::{BranchId, Epoch, Mark, Name},
+    id::{BranchId, Epoch, Name, TxnOrdinal},
     log::{Heuristic, LogError, LogId},
 };
 
 pub mod branch_protocol;
+mod caller_span;
 pub mod conformance;
 mod endpoint;
 mod last_resource;
 mod life;
 mod pool;
 mod resource_manager;
-mod sent_in;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod twins;
 mod wire;
 
-pub use branch_protocol::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, CommitVerb, Gate};
+pub use branch_protocol::{
+    BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, CommitVerb, LogSharing,
+};
+pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
-pub(crate) use last_resource::Unpromising;
-pub use life::{KnownLife, Life, LifeMismatch, Lives, Met};
+pub(crate) use last_resource::LastResourceParticipant;
+pub use life::{Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
-    BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, Inquired,
+    BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
     MAX_REMEMBERED_OUTCOMES, MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
-pub(crate) use sent_in::SentIn;
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};
@@ -94,13 +96,13 @@ pub struct Greeting {
     /// Which opening of which log it is. All transactions of its epoch begin after the greeting.
     pub life: Life,
     /// Where it can be asked for a [`Verdict`], with [`Request::Verdict`].
-    pub inquiries: Arc<dyn Endpoint>,
+    pub verdicts: Arc<dyn Endpoint>,
 }
 
 impl Greeting {
     /// A coordinator's greeting.
-    pub fn new(coordinator: Name, life: Life, inquiries: impl Endpoint) -> Self {
-        Self { coordinator, life, inquiries: Arc::new(inquiries) }
+    pub fn new(coordinator: Name, life: Life, verdicts: impl Endpoint) -> Self {
+        Self { coordinator, life, verdicts: Arc::new(verdicts) }
     }
 }
 
@@ -127,7 +129,7 @@ pub struct Call {
     pub epoch: Epoch,
     /// All of this coordinator's transactions before this mark have ended for this participant. It may forget their
     /// outcomes, and refuses work and prepares that arrive for them: they are stale.
-    pub ended_below: Mark,
+    pub ended_below: TxnOrdinal,
     /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
     /// everything else is sent again. By this machine's own clock. Serialised, it is how much of the time is left just then,
     /// which begins to run when it is deserialised: so clocks need not agree, and the way between, where nobody measures,
@@ -149,7 +151,7 @@ impl Call {
     #[must_use]
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
-        let ended_below = Mark { epoch, sequence: 0 };
+        let ended_below = TxnOrdinal { epoch, sequence: 0 };
         Self { log, epoch, ended_below, deadline: None, identity: LogId::NONE, position: 0 }
     }
 }
@@ -283,7 +285,7 @@ pub enum ParticipantError {
     /// The request is for somebody else: one about a branch has come to a coordinator, or a question for a verdict to a
     /// participant, or to a coordinator that did not begin the transaction.
     #[error(
-        "the request has come to the wrong place; route branches' requests to their participant, and inquiries to the coordinator whose name and log they stem from"
+        "the request has come to the wrong place; route branches' requests to their participant, and questions for a verdict to the coordinator whose name and log they stem from"
     )]
     Misdirected,
     /// Something else is at this branch just now: a piece of work, or a message that came before. What was asked is not done.

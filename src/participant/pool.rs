@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::{
     Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Verb,
+    caller_span::CallerSpan,
     endpoint::call,
-    sent_in::SentIn,
     twins::{Joined, Twins, What, answer},
 };
 use crate::platform::{Condvar, Platform};
@@ -56,7 +56,7 @@ struct Job {
     participant: Arc<dyn Participant>,
     request: Request,
     what: What,
-    sent_in: SentIn,
+    caller_span: CallerSpan,
 }
 
 impl State {
@@ -108,17 +108,17 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(Job { participant, request, what, sent_in }) = state.next() {
+            if let Some(Job { participant, request, what, caller_span }) = state.next() {
                 let is_vote = matches!(what, What::Branch(_, Verb::Prepare, _));
                 let is_awaited = !is_vote || state.twins.is_awaited(&what);
                 drop(state);
                 let result = if !is_awaited || self.comes_too_late(&request) {
                     Err(ParticipantError::Unreachable)
                 } else {
-                    sent_in.call(|| call(&*participant, &request))
+                    caller_span.call(|| call(&*participant, &request))
                 };
                 // Before anybody hears of the answer: whoever hears the last one may drop everything and open it again.
-                drop((participant, sent_in));
+                drop((participant, caller_span));
                 let replies = self.state.lock().twins.take(&what);
                 // A panic there has printed its message, and must not cost a thread.
                 answer(replies, &result);
@@ -148,7 +148,7 @@ impl Endpoint for Pooled {
         let joined = state.twins.join(&what, reply);
         if let Joined::First = joined {
             let participant = Arc::clone(&self.participant);
-            let job = Job { participant, request, what, sent_in: SentIn::current() };
+            let job = Job { participant, request, what, caller_span: CallerSpan::current() };
             let queue = if job.what.is_urgent() { &mut state.urgent } else { &mut state.votes };
             queue.push_back(job);
         }

@@ -12,7 +12,7 @@ use ::tokio::runtime::Handle;
 
 use super::{
     Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
-    Vote, sent_in::SentIn,
+    Vote, caller_span::CallerSpan,
 };
 use crate::{
     id::{BranchId, Name},
@@ -157,10 +157,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             reply.send(Err(ParticipantError::Unreachable));
             return;
         }
-        let (participant, sent_in) = (Arc::clone(&self.participant), SentIn::current());
+        let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
         // Dropped by the runtime, the task drops the reply, which says that the call has failed.
         self.runtime.spawn(async move {
-            let result = caught(call(&*participant, &request), sent_in).await;
+            let result = caught(call(&*participant, &request), caller_span).await;
             // Whoever hears the last answer may drop everything and open it again.
             drop(participant);
             reply.send(result);
@@ -205,11 +205,11 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
 /// A panic is an error like any other; see [`Inline`](super::Inline).
 async fn caught<T>(
     call: impl Future<Output = Result<T, ParticipantError>>,
-    sent_in: SentIn,
+    caller_span: CallerSpan,
 ) -> Result<T, ParticipantError> {
     let mut call = pin!(call);
     poll_fn(|context| {
-        catch_unwind(AssertUnwindSafe(|| sent_in.call(|| call.as_mut().poll(context))))
+        catch_unwind(AssertUnwindSafe(|| caller_span.call(|| call.as_mut().poll(context))))
             .unwrap_or(Poll::Ready(Err(ParticipantError::Panicked)))
     })
     .await

@@ -45,7 +45,7 @@ fn at(left: Duration, now: Instant) -> Option<Instant> {
 /// A [`ParticipantError`] as it travels. The names are what others may have stored or speak: they stay.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "ParticipantError")]
-enum Carried {
+enum WireError {
     Unreachable,
     Panicked,
     UnknownBranch,
@@ -66,23 +66,23 @@ impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             // The one is the other's way to say of itself what the coordinator says of it.
-            Self::Unreachable | Self::CircuitOpen => Carried::Unreachable,
-            Self::Panicked => Carried::Panicked,
-            Self::UnknownBranch => Carried::UnknownBranch,
-            Self::AlreadyRolledBack => Carried::AlreadyRolledBack,
-            Self::AlreadyCommitted => Carried::AlreadyCommitted,
-            Self::Heuristic(outcome) => Carried::Heuristic(*outcome),
-            Self::Misdirected => Carried::Misdirected,
-            Self::Stale => Carried::Stale,
-            Self::Busy => Carried::Busy,
+            Self::Unreachable | Self::CircuitOpen => WireError::Unreachable,
+            Self::Panicked => WireError::Panicked,
+            Self::UnknownBranch => WireError::UnknownBranch,
+            Self::AlreadyRolledBack => WireError::AlreadyRolledBack,
+            Self::AlreadyCommitted => WireError::AlreadyCommitted,
+            Self::Heuristic(outcome) => WireError::Heuristic(*outcome),
+            Self::Misdirected => WireError::Misdirected,
+            Self::Stale => WireError::Stale,
+            Self::Busy => WireError::Busy,
             Self::Misrouted { branch, participant } => {
-                Carried::Misrouted { branch: branch.clone(), participant: participant.clone() }
+                WireError::Misrouted { branch: branch.clone(), participant: participant.clone() }
             }
-            Self::OtherLog(mismatch) => Carried::OtherLog(mismatch.clone()),
-            Self::Superseded(mismatch) => Carried::Superseded(mismatch.clone()),
-            Self::Log(error) => Carried::Resource(error_chain(error)),
-            Self::Resource(error) => Carried::Resource(error_chain(&**error)),
-            Self::Refused(reason) => Carried::Refused(error_chain(&**reason)),
+            Self::OtherLog(mismatch) => WireError::OtherLog(mismatch.clone()),
+            Self::Superseded(mismatch) => WireError::Superseded(mismatch.clone()),
+            Self::Log(error) => WireError::Resource(error_chain(error)),
+            Self::Resource(error) => WireError::Resource(error_chain(&**error)),
+            Self::Refused(reason) => WireError::Refused(error_chain(&**reason)),
         }
         .serialize(serializer)
     }
@@ -90,21 +90,21 @@ impl Serialize for ParticipantError {
 
 impl<'de> Deserialize<'de> for ParticipantError {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match Carried::deserialize(deserializer)? {
-            Carried::Unreachable => Self::Unreachable,
-            Carried::Panicked => Self::Panicked,
-            Carried::UnknownBranch => Self::UnknownBranch,
-            Carried::AlreadyRolledBack => Self::AlreadyRolledBack,
-            Carried::AlreadyCommitted => Self::AlreadyCommitted,
-            Carried::Heuristic(outcome) => Self::Heuristic(outcome),
-            Carried::Misdirected => Self::Misdirected,
-            Carried::Stale => Self::Stale,
-            Carried::Busy => Self::Busy,
-            Carried::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
-            Carried::Resource(text) => Self::resource(text),
-            Carried::OtherLog(mismatch) => Self::OtherLog(mismatch),
-            Carried::Superseded(mismatch) => Self::Superseded(mismatch),
-            Carried::Refused(reason) => Self::refused(reason),
+        Ok(match WireError::deserialize(deserializer)? {
+            WireError::Unreachable => Self::Unreachable,
+            WireError::Panicked => Self::Panicked,
+            WireError::UnknownBranch => Self::UnknownBranch,
+            WireError::AlreadyRolledBack => Self::AlreadyRolledBack,
+            WireError::AlreadyCommitted => Self::AlreadyCommitted,
+            WireError::Heuristic(outcome) => Self::Heuristic(outcome),
+            WireError::Misdirected => Self::Misdirected,
+            WireError::Stale => Self::Stale,
+            WireError::Busy => Self::Busy,
+            WireError::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
+            WireError::Resource(text) => Self::resource(text),
+            WireError::OtherLog(mismatch) => Self::OtherLog(mismatch),
+            WireError::Superseded(mismatch) => Self::Superseded(mismatch),
+            WireError::Refused(reason) => Self::refused(reason),
         })
     }
 }

@@ -299,7 +299,7 @@ impl Shared {
                     Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
                 };
                 let tasks: Vec<Arc<Task>> =
-                    self.tasks_of(id.0.mark).into_iter().filter(|task| task.key() == id.0).collect();
+                    self.tasks_of(id.0.ordinal).into_iter().filter(|task| task.key() == id.0).collect();
                 if tasks.is_empty() {
                     ended.push(id);
                 }

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Cause, Delivered, Outcome,
     driver::By,
-    task::{Progress, Reasons, Task, Verdict, Waiting, Wakeable},
+    task::{ExplainedOutcome, Progress, Reasons, Task, Waiting, Wakeable},
 };
 use crate::{
     id::{Name, TxnId},
@@ -77,7 +77,7 @@ impl Commit {
         let mut parker = None;
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return tell(&self.task, verdict),
+                Ok(explained) => return tell(&self.task, explained),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
@@ -95,23 +95,24 @@ impl Commit {
         }
     }
 
-    /// Gives the verdict, or else what is to be waited for.
-    fn go_on(&mut self) -> Result<Verdict, Waiting> {
-        let Progress { waiting, verdict } = self.progress.take().unwrap_or_else(|| self.task.progress(By::Caller));
+    /// Returns the outcome, or else what is to be waited for.
+    fn go_on(&mut self) -> Result<ExplainedOutcome, Waiting> {
+        let Progress { waiting, explained } = self.progress.take().unwrap_or_else(|| self.task.progress(By::Caller));
         self.over = waiting == Waiting::Nothing;
-        verdict.ok_or(waiting)
+        explained.ok_or(waiting)
     }
 }
 
 /// What the client is told.
-pub(super) fn tell(task: &Task, verdict: Verdict) -> Result<(), CommitError> {
+pub(super) fn tell(task: &Task, explained: ExplainedOutcome) -> Result<(), CommitError> {
     let txn = task.txn();
     let name = |branch| task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
-    if let Some(outcome) = verdict.heuristic {
+    if let Some(outcome) = explained.heuristic {
         return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
     }
-    let Reasons { participant_error, refusal, log_error } = verdict.reasons.map(|reasons| *reasons).unwrap_or_default();
-    let cause = match verdict.outcome {
+    let Reasons { participant_error, refusal, log_error } =
+        explained.reasons.map(|reasons| *reasons).unwrap_or_default();
+    let cause = match explained.outcome {
         Outcome::Committed => return Ok(()),
         Outcome::Indeterminate => {
             return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
@@ -140,7 +141,7 @@ impl Future for Commit {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let waiting = match self.go_on() {
-                Ok(verdict) => return Poll::Ready(tell(&self.task, verdict)),
+                Ok(explained) => return Poll::Ready(tell(&self.task, explained)),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
@@ -148,7 +149,7 @@ impl Future for Commit {
                 match self.task.shared().log.poll_durable(lsn, context) {
                     Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result, By::Caller)),
                     Poll::Pending => {
-                        self.progress = Some(Progress { waiting, verdict: None });
+                        self.progress = Some(Progress { waiting, explained: None });
                         return Poll::Pending;
                     }
                 }

@@ -12,7 +12,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    BeginError, CoordinatorStatus, Inquiries, Limits, Openings, Policy, Transaction,
+    BeginError, CoordinatorStatus, Limits, Openings, Policy, Transaction, VerdictEndpoint,
     driver::{By, Sweep},
     members::{Member, Members, Promises, Reach},
     recovery::{self, Tally},
@@ -22,7 +22,9 @@ use crate::{
     error_chain,
     id::{Epoch, IdError, Name},
     log::{Claim, Durability, Fact, LogError, LogId, Record, TransactionLog},
-    participant::{Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Pooled, Unpromising},
+    participant::{
+        Endpoint, Greeting, LastResource, LastResourceParticipant, Life, Participant, ParticipantError, Pooled,
+    },
     platform::Platform,
 };
 
@@ -114,8 +116,8 @@ impl Coordinator {
 
     /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
     #[must_use]
-    pub fn inquiries(&self) -> Inquiries {
-        Inquiries::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
+    pub fn verdict_endpoint(&self) -> VerdictEndpoint {
+        VerdictEndpoint::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
     }
 
     /// Its name, which is part of every transaction's id.
@@ -136,7 +138,7 @@ impl Coordinator {
         Recovered {
             committed: self.tally.committed.load(Ordering::Relaxed),
             rolled_back: self.tally.rolled_back.load(Ordering::Relaxed),
-            unanswered: self.shared.inquiries().iter().filter(|inquiry| !inquiry.is_answered()).count(),
+            unanswered: self.shared.in_doubt_queries().iter().filter(|query| !query.is_answered()).count(),
         }
     }
 
@@ -304,7 +306,7 @@ impl CoordinatorBuilder {
     /// this process dies after the resource has committed and before the decision is durable, the others are rolled back
     /// at the next opening, and nobody can tell any more. See [failures](crate::docs::failures).
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
-        self.member(name, Reach::AtOnce(Arc::new(Unpromising::new(resource))), Promises::Cannot)
+        self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
     }
 
     /// Has it live on other threads and another clock than the system's.
@@ -369,7 +371,7 @@ impl CoordinatorBuilder {
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
         // Before anything else is said, and not before what the log holds is there to be asked about.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.inquiries());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));

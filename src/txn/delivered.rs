@@ -68,7 +68,7 @@ impl Delivered {
     fn tell(&self, delivery: Delivery) -> Result<(), DeliveryError> {
         let txn = self.txn().clone();
         match delivery {
-            Delivery::Told(verdict) => tell(&self.task, *verdict).map_err(DeliveryError::NotCommitted),
+            Delivery::Told(explained) => tell(&self.task, *explained).map_err(DeliveryError::NotCommitted),
             Delivery::Parked(decision, participants) => Err(DeliveryError::Parked { txn, decision, participants }),
             Delivery::Abandoned => Err(DeliveryError::Abandoned { txn }),
         }
@@ -102,7 +102,7 @@ impl fmt::Debug for Delivered {
 pub(super) enum Delivery {
     /// Every branch has acknowledged, or the outcome is uncertain or heuristic: this is the final
     /// answer.
-    Told(Box<super::task::Verdict>),
+    Told(Box<super::task::ExplainedOutcome>),
     /// It is parked; these participants have not acknowledged it.
     Parked(Decision, Vec<Name>),
     /// The coordinator was dropped.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use crate::{id::Mark, log::Lsn};
+use crate::{id::TxnOrdinal, log::Lsn};
 
 /// What the log holds about the end of a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,36 +28,36 @@ pub(super) enum End {
 pub(super) struct Endings {
     /// Number of records that each waits for. A transaction that was parked, and then ended, waits
     /// for both records.
-    held: BTreeMap<Mark, usize>,
-    by_record: BTreeMap<Lsn, Vec<Mark>>,
+    held: BTreeMap<TxnOrdinal, usize>,
+    by_record: BTreeMap<Lsn, Vec<TxnOrdinal>>,
 }
 
 impl Endings {
-    pub(super) fn add(&mut self, mark: Mark, end: End) {
+    pub(super) fn add(&mut self, ordinal: TxnOrdinal, end: End) {
         match end {
             End::Unlogged => return,
             End::Logged(lsn) => {
-                self.by_record.entry(lsn).or_default().push(mark);
+                self.by_record.entry(lsn).or_default().push(ordinal);
             }
             // Held until its record is written, or until the log is opened again: only then is its
             // decision delivered and ended again.
             End::Unwritten | End::Refused => {}
         }
-        *self.held.entry(mark).or_default() += 1;
+        *self.held.entry(ordinal).or_default() += 1;
     }
 
     /// Notes that an unwritten end is now in the log as this record.
-    pub(super) fn written(&mut self, mark: Mark, lsn: Lsn) {
-        if self.held.contains_key(&mark) {
-            self.by_record.entry(lsn).or_default().push(mark);
+    pub(super) fn written(&mut self, ordinal: TxnOrdinal, lsn: Lsn) {
+        if self.held.contains_key(&ordinal) {
+            self.by_record.entry(lsn).or_default().push(ordinal);
         }
     }
 
     /// Notes that all records up to this one are durable. Amortised O(log n).
     pub(super) fn durable(&mut self, up_to: Lsn) {
         while let Some(first) = self.by_record.first_entry().filter(|first| *first.key() <= up_to) {
-            for mark in first.remove() {
-                if let Entry::Occupied(mut held) = self.held.entry(mark) {
+            for ordinal in first.remove() {
+                if let Entry::Occupied(mut held) = self.held.entry(ordinal) {
                     *held.get_mut() -= 1;
                     if *held.get() == 0 {
                         held.remove();
@@ -68,8 +68,8 @@ impl Endings {
     }
 
     /// Returns the first transaction that is held.
-    pub(super) fn first(&self) -> Option<Mark> {
-        self.held.first_key_value().map(|(mark, _)| *mark)
+    pub(super) fn first(&self) -> Option<TxnOrdinal> {
+        self.held.first_key_value().map(|(ordinal, _)| *ordinal)
     }
 }
 
@@ -80,20 +80,20 @@ mod tests {
 
     #[test]
     fn ended_below_waits_for_durable_ends_and_for_refused_ones_until_the_log_is_opened_again() {
-        let mark = |sequence| Mark { epoch: Epoch::new(1), sequence };
+        let ordinal = |sequence| TxnOrdinal { epoch: Epoch::new(1), sequence };
         let mut endings = Endings::default();
-        endings.add(mark(1), End::Unlogged);
+        endings.add(ordinal(1), End::Unlogged);
         assert_eq!(endings.first(), None);
-        endings.add(mark(4), End::Logged(Lsn::new(10)));
-        endings.add(mark(2), End::Logged(Lsn::new(11)));
-        endings.add(mark(3), End::Refused);
+        endings.add(ordinal(4), End::Logged(Lsn::new(10)));
+        endings.add(ordinal(2), End::Logged(Lsn::new(11)));
+        endings.add(ordinal(3), End::Refused);
         let mut first = |up_to| {
             endings.durable(Lsn::new(up_to));
             endings.first()
         };
-        assert_eq!(first(9), Some(mark(2)));
-        assert_eq!(first(10), Some(mark(2)), "4 is free, 2 is not");
-        assert_eq!(first(99), Some(mark(3)));
+        assert_eq!(first(9), Some(ordinal(2)));
+        assert_eq!(first(10), Some(ordinal(2)), "4 is free, 2 is not");
+        assert_eq!(first(99), Some(ordinal(3)));
     }
 
     /// Found by simulation, once in 100,000 runs: a transaction was parked, an operator retried it,
@@ -102,23 +102,23 @@ mod tests {
     /// life told a participant that knew nothing of it.
     #[test]
     fn a_parked_transaction_is_held_until_its_end_is_durable_too() {
-        let mark = Mark { epoch: Epoch::new(1), sequence: 1 };
+        let ordinal = TxnOrdinal { epoch: Epoch::new(1), sequence: 1 };
         let mut endings = Endings::default();
-        endings.add(mark, End::Logged(Lsn::new(10)));
-        endings.add(mark, End::Logged(Lsn::new(12)));
+        endings.add(ordinal, End::Logged(Lsn::new(10)));
+        endings.add(ordinal, End::Logged(Lsn::new(12)));
         endings.durable(Lsn::new(11));
-        assert_eq!(endings.first(), Some(mark));
+        assert_eq!(endings.first(), Some(ordinal));
         endings.durable(Lsn::new(12));
         assert_eq!(endings.first(), None);
     }
 
     #[test]
     fn a_refused_end_is_held_whatever_else_is_durable() {
-        let mark = Mark { epoch: Epoch::new(1), sequence: 1 };
+        let ordinal = TxnOrdinal { epoch: Epoch::new(1), sequence: 1 };
         let mut endings = Endings::default();
-        endings.add(mark, End::Refused);
-        endings.add(mark, End::Logged(Lsn::new(10)));
+        endings.add(ordinal, End::Refused);
+        endings.add(ordinal, End::Logged(Lsn::new(10)));
         endings.durable(Lsn::new(10));
-        assert_eq!(endings.first(), Some(mark));
+        assert_eq!(endings.first(), Some(ordinal));
     }
 }

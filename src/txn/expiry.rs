@@ -22,7 +22,7 @@ use super::{
     shared::{Open, Shared},
     task::Task,
 };
-use crate::id::Mark;
+use crate::id::TxnOrdinal;
 
 /// Number of places that one hold of the table's lock covers: some ten microseconds.
 pub(super) const SLICE: usize = 256;
@@ -140,9 +140,9 @@ impl Shared {
         };
         let shortest_seen = Duration::MAX;
         let mut look = Look { now, shortest, expired: Vec::new(), next: None, shortest_seen, saw_all: true };
-        let (mut from, mut found) = (Some(Mark::default()), 0);
-        while let Some(mark) = from {
-            from = self.open.lock().transactions.look(mark, SLICE, |task| look.at(task));
+        let (mut from, mut found) = (Some(TxnOrdinal::default()), 0);
+        while let Some(ordinal) = from {
+            from = self.open.lock().transactions.look(ordinal, SLICE, |task| look.at(task));
             found += look.expired.len();
             for task in look.expired.drain(..) {
                 self.driver.enqueue(task as Arc<dyn Driven>);
@@ -173,9 +173,9 @@ impl Shared {
     /// Calls `see` with all open transactions that are not parked, in the order in which they
     /// began. Not all of them at the same moment, because the lock is taken slice by slice.
     pub(super) fn look_at_open(&self, mut see: impl FnMut(&Arc<Task>)) {
-        let mut from = Some(Mark::default());
-        while let Some(mark) = from {
-            from = self.open.lock().transactions.look(mark, SLICE, |task| {
+        let mut from = Some(TxnOrdinal::default());
+        while let Some(ordinal) = from {
+            from = self.open.lock().transactions.look(ordinal, SLICE, |task| {
                 see(task);
                 ControlFlow::Continue(())
             });

@@ -135,10 +135,10 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::id::{Epoch, Mark};
+    use crate::id::{Epoch, TxnOrdinal};
 
     fn about(sequence: u64, verb: Verb) -> About {
-        Some((Key::of(Mark { epoch: Epoch::new(1), sequence }), 0, verb))
+        Some((Key::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, verb))
     }
 
     #[test]

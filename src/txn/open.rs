@@ -13,7 +13,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    id::{Epoch, Mark},
+    id::{Epoch, TxnOrdinal},
     log::Lsn,
 };
 
@@ -98,7 +98,7 @@ impl<T> OpenTransactions<T> {
     /// Takes out an open transaction. Returns `None` if it is not open.
     pub(super) fn take(&mut self, key: Key, end: End) -> Option<T> {
         let Some(place) = self.place(key).filter(|index| matches!(self.window[*index], Place::Open(_))) else {
-            self.endings.add(key.mark, end);
+            self.endings.add(key.ordinal, end);
             return self.others.remove(&key);
         };
         let left = match end {
@@ -116,19 +116,19 @@ impl<T> OpenTransactions<T> {
 
     /// Notes that an unwritten end is now in the log, as this record or one before it; `None` if
     /// the log refused it.
-    pub(super) fn written(&mut self, mark: Mark, lsn: Option<Lsn>) {
-        match (self.place(Key::of(mark)).map(|place| &mut self.window[place]), lsn) {
+    pub(super) fn written(&mut self, ordinal: TxnOrdinal, lsn: Option<Lsn>) {
+        match (self.place(Key::of(ordinal)).map(|place| &mut self.window[place]), lsn) {
             (Some(place @ Place::Unwritten), _) => *place = lsn.map_or(Place::Refused, Place::Ended),
             // A transaction that was taken out and came back ends outside of the window, whatever
             // its number is.
-            (_, Some(lsn)) => self.endings.written(mark, lsn),
+            (_, Some(lsn)) => self.endings.written(ordinal, lsn),
             (_, None) => {}
         }
     }
 
     /// Returns the first transaction that is open, or has an end that is not durable; or else the
     /// one that begins next. `durable` is the log's last durable record. Amortised O(1).
-    pub(super) fn first(&mut self, durable: Lsn) -> Mark {
+    pub(super) fn first(&mut self, durable: Lsn) -> TxnOrdinal {
         while let Some(place) = self.window.front() {
             match place {
                 Place::Free => {}
@@ -139,16 +139,16 @@ impl<T> OpenTransactions<T> {
             self.first += 1;
         }
         self.endings.durable(durable);
-        let in_window = Mark { epoch: self.epoch, sequence: self.first };
-        let other = self.others.first_key_value().map(|(key, _)| key.mark);
+        let in_window = TxnOrdinal { epoch: self.epoch, sequence: self.first };
+        let other = self.others.first_key_value().map(|(key, _)| key.ordinal);
         other.into_iter().chain(self.endings.first()).chain([in_window]).min().unwrap_or(in_window)
     }
 
     /// Returns the entries of one transaction: its own, and those of branches that participants
     /// reported.
-    pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &T> {
-        let own = self.place(Key::of(mark)).and_then(|index| self.window[index].open());
-        own.into_iter().chain(self.others.range(Key::all_of(mark)).map(|(_, what)| what))
+    pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &T> {
+        let own = self.place(Key::of(ordinal)).and_then(|index| self.window[index].open());
+        own.into_iter().chain(self.others.range(Key::all_of(ordinal)).map(|(_, what)| what))
     }
 
     /// Returns all open transactions, in the order in which they began; but those outside of the
@@ -160,22 +160,27 @@ impl<T> OpenTransactions<T> {
     /// Calls `see` with the open transactions from this one on, in the order in which they began,
     /// and passes at most `most` places. Returns the transaction to go on from; `None` if nothing
     /// is left, or if `see` breaks.
-    pub(super) fn look(&self, from: Mark, mut most: usize, mut see: impl FnMut(&T) -> ControlFlow<()>) -> Option<Mark> {
+    pub(super) fn look(
+        &self,
+        from: TxnOrdinal,
+        mut most: usize,
+        mut see: impl FnMut(&T) -> ControlFlow<()>,
+    ) -> Option<TxnOrdinal> {
         // All transactions outside of the window come before it.
         for (key, what) in self.others.range(Key::of(from)..) {
             if most == 0 {
-                return Some(key.mark);
+                return Some(key.ordinal);
             }
             most -= 1;
             if see(what).is_break() {
                 return None;
             }
         }
-        let first = Mark { epoch: self.epoch, sequence: self.first }.max(from);
+        let first = TxnOrdinal { epoch: self.epoch, sequence: self.first }.max(from);
         let passed = usize::try_from(first.sequence - self.first).unwrap_or(usize::MAX);
         for (sequence, place) in (first.sequence..).zip(self.window.iter().skip(passed)) {
             if most == 0 {
-                return Some(Mark { epoch: self.epoch, sequence });
+                return Some(TxnOrdinal { epoch: self.epoch, sequence });
             }
             most -= 1;
             if place.open().is_some_and(|what| see(what).is_break()) {
@@ -187,8 +192,8 @@ impl<T> OpenTransactions<T> {
 
     /// Returns the transaction's place in the window, if it has one.
     fn place(&self, key: Key) -> Option<usize> {
-        let index = usize::try_from(key.mark.sequence.checked_sub(self.first)?).ok()?;
-        (key == Key::of(key.mark) && key.mark.epoch == self.epoch && index < self.window.len()).then_some(index)
+        let index = usize::try_from(key.ordinal.sequence.checked_sub(self.first)?).ok()?;
+        (key == Key::of(key.ordinal) && key.ordinal.epoch == self.epoch && index < self.window.len()).then_some(index)
     }
 
     /// Moves the remaining transactions out of the first half of the window. They are at most a
@@ -197,16 +202,16 @@ impl<T> OpenTransactions<T> {
         let half = self.window.len() / 2;
         let settled = self.window.iter().take(half).position(|place| matches!(place, Place::GivenOut)).unwrap_or(half);
         for place in self.window.drain(..settled) {
-            let mark = Mark { epoch: self.epoch, sequence: self.first };
+            let ordinal = TxnOrdinal { epoch: self.epoch, sequence: self.first };
             self.first += 1;
             match place {
                 Place::Open(what) => {
                     self.open_in_window -= 1;
-                    self.others.insert(Key::of(mark), what);
+                    self.others.insert(Key::of(ordinal), what);
                 }
-                Place::Ended(lsn) => self.endings.add(mark, End::Logged(lsn)),
-                Place::Unwritten => self.endings.add(mark, End::Unwritten),
-                Place::Refused => self.endings.add(mark, End::Refused),
+                Place::Ended(lsn) => self.endings.add(ordinal, End::Logged(lsn)),
+                Place::Unwritten => self.endings.add(ordinal, End::Unwritten),
+                Place::Refused => self.endings.add(ordinal, End::Refused),
                 Place::Free | Place::GivenOut => {}
             }
         }
@@ -231,7 +236,7 @@ mod tests {
     const EPOCH: Epoch = Epoch::new(3);
 
     fn key(sequence: u64) -> Key {
-        Key::of(Mark { epoch: EPOCH, sequence })
+        Key::of(TxnOrdinal { epoch: EPOCH, sequence })
     }
 
     /// Compares the table with the simplest model: a set of open transactions, and a set of ends
@@ -281,7 +286,7 @@ mod tests {
                     // One record for all of them.
                     lsn += 1;
                     for sequence in std::mem::take(&mut unwritten) {
-                        table.written(key(sequence).mark, Some(Lsn::new(lsn)));
+                        table.written(key(sequence).ordinal, Some(Lsn::new(lsn)));
                         written.push((lsn, sequence));
                     }
                 }
@@ -291,15 +296,15 @@ mod tests {
                     written.retain(|(record, _)| *record > durable);
                     let held = ends.values().chain(&unwritten).chain(written.iter().map(|(_, sequence)| sequence));
                     let first = open.first().into_iter().chain(held).min().copied();
-                    let mark = Mark { epoch: EPOCH, sequence: first.unwrap_or_else(|| table.next()) };
-                    assert_eq!(table.first(Lsn::new(durable)), mark, "seed {seed}");
+                    let ordinal = TxnOrdinal { epoch: EPOCH, sequence: first.unwrap_or_else(|| table.next()) };
+                    assert_eq!(table.first(Lsn::new(durable)), ordinal, "seed {seed}");
                 }
             }
             assert!(table.iter().copied().collect::<BTreeSet<_>>() == open, "seed {seed}");
             // In slices; the table may change between them.
-            let (mut from, mut seen) = (Some(Mark::default()), Vec::new());
-            while let Some(mark) = from {
-                from = table.look(mark, 7, |sequence| {
+            let (mut from, mut seen) = (Some(TxnOrdinal::default()), Vec::new());
+            while let Some(ordinal) = from {
+                from = table.look(ordinal, 7, |sequence| {
                     seen.push(*sequence);
                     ControlFlow::Continue(())
                 });
@@ -308,7 +313,7 @@ mod tests {
                 }
             }
             assert!(seen.iter().eq(&open), "seed {seed}");
-            assert!(open.iter().all(|sequence| table.of(key(*sequence).mark).eq([sequence])), "seed {seed}");
+            assert!(open.iter().all(|sequence| table.of(key(*sequence).ordinal).eq([sequence])), "seed {seed}");
         }
     }
 
@@ -319,7 +324,7 @@ mod tests {
         for sequence in 2..1_000_000 {
             table.begin(sequence, Some(()));
             table.take(key(sequence), End::Logged(Lsn::new(sequence)));
-            assert_eq!(table.first(Lsn::new(sequence - 1)), key(1).mark);
+            assert_eq!(table.first(Lsn::new(sequence - 1)), key(1).ordinal);
         }
         assert!(table.window.len() <= SMALLEST, "{} places for the one that is open", table.window.len());
         assert_eq!(table.others.len(), 1);
@@ -334,10 +339,10 @@ mod tests {
         table.take(key(1), End::Logged(Lsn::new(1)));
         table.take(key(2), End::Refused);
         table.take(key(3), End::Unlogged);
-        assert_eq!(table.first(Lsn::NONE), key(1).mark);
-        assert_eq!(table.first(Lsn::new(99)), key(2).mark);
+        assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
+        assert_eq!(table.first(Lsn::new(99)), key(2).ordinal);
         (4..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
-        assert_eq!(table.first(Lsn::new(99)), key(2).mark, "out of the window, too");
+        assert_eq!(table.first(Lsn::new(99)), key(2).ordinal, "out of the window, too");
     }
 
     #[test]
@@ -345,12 +350,12 @@ mod tests {
         let mut table = OpenTransactions::new(EPOCH);
         (1..=2).for_each(|sequence| table.begin(sequence, Some(())));
         (1..=2).for_each(|sequence| assert!(table.take(key(sequence), End::Unwritten).is_some()));
-        assert_eq!(table.first(Lsn::new(99)), key(1).mark);
-        table.written(key(1).mark, Some(Lsn::new(7)));
-        table.written(key(2).mark, None);
-        assert_eq!(table.first(Lsn::new(6)), key(1).mark);
-        assert_eq!(table.first(Lsn::new(7)), key(2).mark);
-        assert_eq!(table.first(Lsn::new(99)), key(2).mark);
+        assert_eq!(table.first(Lsn::new(99)), key(1).ordinal);
+        table.written(key(1).ordinal, Some(Lsn::new(7)));
+        table.written(key(2).ordinal, None);
+        assert_eq!(table.first(Lsn::new(6)), key(1).ordinal);
+        assert_eq!(table.first(Lsn::new(7)), key(2).ordinal);
+        assert_eq!(table.first(Lsn::new(99)), key(2).ordinal);
     }
 
     /// A client may be slow to begin the transaction of its number. Until then `ended_below` must
@@ -360,11 +365,11 @@ mod tests {
         let mut table = OpenTransactions::new(EPOCH);
         table.begin(2, Some(()));
         table.take(key(2), End::Unlogged);
-        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
         (3..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
-        assert_eq!(table.first(Lsn::NONE), key(1).mark);
+        assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
         table.begin(1, Some(()));
-        assert_eq!(table.of(key(1).mark).count(), 1);
+        assert_eq!(table.of(key(1).ordinal).count(), 1);
         table.take(key(1), End::Unlogged);
         assert_eq!(table.first(Lsn::NONE).sequence, table.next());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
-    id::{Epoch, Mark},
+    id::{Epoch, TxnOrdinal},
     log::{LogId, Record},
     participant::Life,
 };
@@ -48,7 +48,7 @@ impl Openings {
         let last = epochs.last().copied().unwrap_or_default();
         // While the log stays open, its coordinator may be opened more than once: each time with
         // another step.
-        let current = last.draw_next(xxh3_64_with_seed(&last.number().to_le_bytes(), incarnation))?;
+        let current = last.draw_next(xxh3_64_with_seed(&last.as_u64().to_le_bytes(), incarnation))?;
         epochs.insert(current);
         Some(Self { epochs, current, is_restored: false })
     }
@@ -69,22 +69,22 @@ impl Openings {
     /// Whether this log's coordinator may have begun the transaction. `next` is the first number of
     /// this epoch that has not been given out. O(log n) in the openings.
     #[must_use]
-    pub fn may_have_begun(&self, mark: Mark, next: u64) -> bool {
-        self.epochs.contains(&mark.epoch) && (mark.epoch != self.current || mark.sequence < next)
+    pub fn may_have_begun(&self, ordinal: TxnOrdinal, next: u64) -> bool {
+        self.epochs.contains(&ordinal.epoch) && (ordinal.epoch != self.current || ordinal.sequence < next)
     }
 
     /// Whether a transaction without a decision in the log is rolled back. O(log n) in the
     /// openings.
     #[must_use]
-    pub fn presumes_abort_of(&self, mark: Mark, next: u64) -> bool {
-        self.may_have_begun(mark, next) && (mark.epoch == self.current || !self.is_restored)
+    pub fn presumes_abort_of(&self, ordinal: TxnOrdinal, next: u64) -> bool {
+        self.may_have_begun(ordinal, next) && (ordinal.epoch == self.current || !self.is_restored)
     }
 
     /// Returns the standing of a reported branch of this transaction. O(log n) in the openings.
     #[must_use]
-    pub fn standing_of(&self, mark: Mark, next: u64) -> Standing {
-        match self.presumes_abort_of(mark, next) {
-            true if mark.epoch == self.current => Standing::UnderWay,
+    pub fn standing_of(&self, ordinal: TxnOrdinal, next: u64) -> Standing {
+        match self.presumes_abort_of(ordinal, next) {
+            true if ordinal.epoch == self.current => Standing::UnderWay,
             true => Standing::PresumedAborted,
             false => Standing::Unclaimed,
         }
@@ -103,10 +103,11 @@ mod tests {
     #[test]
     fn only_transactions_that_this_log_has_begun_are_presumed_aborted() {
         let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
-        let current = openings.current().number();
+        let current = openings.current().as_u64();
         assert!(current > 30);
-        let standing =
-            |openings: &Openings, epoch, sequence| openings.standing_of(Mark { epoch: Epoch::new(epoch), sequence }, 7);
+        let standing = |openings: &Openings, epoch, sequence| {
+            openings.standing_of(TxnOrdinal { epoch: Epoch::new(epoch), sequence }, 7)
+        };
         let all = [(10, 9), (20, 1), (30, 9), (current, 6), (current, 7), (current + 1, 1)];
         use Standing::{PresumedAborted, Unclaimed, UnderWay};
         let expected = [PresumedAborted, Unclaimed, PresumedAborted, UnderWay, Unclaimed, Unclaimed];

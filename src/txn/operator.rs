@@ -43,7 +43,7 @@ impl Coordinator {
     ///
     /// [`OperatorError::Unknown`]: no such transaction is open.
     pub fn retry(&self, txn: &TxnId) -> Result<(), OperatorError> {
-        let tasks = self.shared.tasks_of(txn.mark());
+        let tasks = self.shared.tasks_of(txn.ordinal());
         if tasks.is_empty() || txn.coordinator() != self.name() {
             return Err(OperatorError::Unknown { txn: txn.clone() });
         }

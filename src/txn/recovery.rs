@@ -22,7 +22,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    id::{BranchId, Mark, Name, TxnId},
+    id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
     participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
 };
@@ -35,9 +35,9 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
     for (txn, memory) in Remembered::all(records) {
         if memory.decision == Decision::Commit {
-            decided.insert(txn.mark());
+            decided.insert(txn.ordinal());
         }
-        let key = Key::of(txn.mark());
+        let key = Key::of(txn.ordinal());
         let owed = memory.owed.clone();
         let protocol = memory.resume(txn, shared.policy, now);
         let task = Task::resumed(Arc::clone(shared), protocol, key, now);
@@ -49,7 +49,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     let introductions = Introductions::new(shared.members.iter().count(), &shared.platform);
     introductions.wait_no_longer_than(shared);
     for (number, (name, member)) in (1..).zip(shared.members.iter()) {
-        let inquiry = Arc::new_cyclic(|this| Inquiry {
+        let query = Arc::new_cyclic(|this| InDoubtQuery {
             this: Weak::clone(this),
             shared: Arc::clone(shared),
             participant: name.clone(),
@@ -63,8 +63,8 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             tally: Arc::clone(tally),
             introductions: Arc::clone(&introductions),
         });
-        shared.inquiry_begins(name.clone(), Arc::clone(&inquiry));
-        runs.push(inquiry);
+        shared.in_doubt_query_begins(name.clone(), Arc::clone(&query));
+        runs.push(query);
     }
     runs
 }
@@ -78,7 +78,7 @@ pub(super) struct Tally {
 
 /// Asks one participant, until it answers, which branches it holds, and rolls back those of earlier epochs that the
 /// log holds no decision of: presumed abort.
-pub(super) struct Inquiry {
+pub(super) struct InDoubtQuery {
     this: Weak<Self>,
     shared: Arc<Shared>,
     participant: Name,
@@ -86,7 +86,7 @@ pub(super) struct Inquiry {
     member: Member,
     /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
     /// reported just before its commit was delivered, and its transaction have ended since.
-    decided: Arc<HashSet<Mark>>,
+    decided: Arc<HashSet<TxnOrdinal>>,
     failures: AtomicU32,
     /// When to ask (again). Timers that fire before were set before it was put off.
     ask_at: Mutex<Instant>,
@@ -98,7 +98,7 @@ pub(super) struct Inquiry {
     introductions: Arc<Introductions>,
 }
 
-impl Driven for Inquiry {
+impl Driven for InDoubtQuery {
     fn run(self: Arc<Self>, by: By) {
         if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
@@ -117,7 +117,7 @@ impl Driven for Inquiry {
     }
 }
 
-impl ReplySink for Inquiry {
+impl ReplySink for InDoubtQuery {
     fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
         let branches = match result {
             Ok(Response::InDoubt(branches)) => branches,
@@ -135,19 +135,19 @@ impl ReplySink for Inquiry {
         }
         let orphans = self.orphans(branches);
         let introductions = Arc::clone(&self.introductions);
-        introductions.accepted(Answer { inquiry: self, orphans });
+        introductions.accepted(Answer { query: self, orphans });
     }
 }
 
 /// What a participant has answered: it is acted on when all have, or when it has taken too long.
 pub(super) struct Answer {
-    inquiry: Arc<Inquiry>,
+    query: Arc<InDoubtQuery>,
     orphans: Vec<Arc<Task>>,
 }
 
 impl Answer {
     pub(super) fn participant(&self) -> &Name {
-        &self.inquiry.participant
+        &self.query.participant
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -156,22 +156,22 @@ impl Answer {
 
     /// Has what nobody has decided rolled back.
     pub(super) fn settle(self, by: By) {
-        let Self { inquiry, orphans } = self;
+        let Self { query, orphans } = self;
         for task in &orphans {
-            inquiry.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            inquiry.shared.resumed(Arc::clone(task), vec![inquiry.participant.clone()]);
+            query.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
+            query.shared.resumed(Arc::clone(task), vec![query.participant.clone()]);
         }
-        inquiry.shared.inquiry_ends(&inquiry.participant);
+        query.shared.in_doubt_query_ends(&query.participant);
         for task in orphans {
             match by {
                 By::Caller => task.run(by),
-                By::Worker => inquiry.shared.driver.enqueue(task),
+                By::Worker => query.shared.driver.enqueue(task),
             }
         }
     }
 }
 
-impl Inquiry {
+impl InDoubtQuery {
     pub(super) const fn participant(&self) -> &Name {
         &self.participant
     }
@@ -193,7 +193,7 @@ impl Inquiry {
     fn again(&self) {
         let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
         self.failures.store(failures, Ordering::Relaxed);
-        // The epoch's zeroth transaction, which there is none of, stands for the inquiry in the jitter.
+        // The epoch's zeroth transaction, which there is none of, stands for the query in the jitter.
         let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
         self.ask_in(self.shared.policy.backoff(&txn, 0, failures));
     }
@@ -210,20 +210,20 @@ impl Inquiry {
         let mut orphans = BTreeMap::new();
         for branch in branches {
             let txn = branch.txn();
-            let is_settled = self.decided.contains(&txn.mark());
+            let is_settled = self.decided.contains(&txn.ordinal());
             if txn.coordinator() != &self.shared.name || is_settled || branch.participant() != &self.participant {
                 continue;
             }
-            match self.shared.openings.standing_of(txn.mark(), self.shared.next_mark().sequence) {
+            match self.shared.openings.standing_of(txn.ordinal(), self.shared.next_ordinal().sequence) {
                 Standing::UnderWay => {}
-                Standing::PresumedAborted => drop(orphans.insert(txn.mark(), branch)),
+                Standing::PresumedAborted => drop(orphans.insert(txn.ordinal(), branch)),
                 Standing::Unclaimed => self.shared.unclaimed.report(&branch, now),
             }
         }
         let to_task = |branch: BranchId| {
             let participants = [self.participant.clone()];
             let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);
-            let key = Key { mark: branch.txn().mark(), reported_by: self.number };
+            let key = Key { ordinal: branch.txn().ordinal(), reported_by: self.number };
             Task::resumed(Arc::clone(&self.shared), protocol, key, now)
         };
         orphans.into_values().map(to_task).collect()

@@ -27,14 +27,14 @@ use super::{
     observe::{self, METERED},
     open::OpenTransactions,
     policy::after,
-    recovery::Inquiry,
+    recovery::InDoubtQuery,
     shelf::{Held, Shelf},
     task::Task,
     unclaimed::Unclaimed,
 };
 use crate::{
     error_chain,
-    id::{Epoch, Mark, Name, TxnId},
+    id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Decision, Life, Verb},
     platform::{Condvar, Platform, Woken},
@@ -101,7 +101,7 @@ impl Holds {
 pub(super) struct Open {
     pub(super) transactions: OpenTransactions,
     /// Those that have ended, and whose ends the log does not hold yet.
-    unwritten: Vec<Mark>,
+    unwritten: Vec<TxnOrdinal>,
     /// How many threads are about to write ends, or at it.
     writing: usize,
     /// Those that only some have to remember.
@@ -111,7 +111,7 @@ pub(super) struct Open {
     /// For whose end somebody waits: see [`Shared::settle`].
     awaited: Vec<Key>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
-    inquiries: BTreeMap<Name, Arc<Inquiry>>,
+    in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// The coordinator is gone; nothing more is taken in.
     abandoned: bool,
 }
@@ -120,18 +120,18 @@ pub(super) struct Open {
 /// the log knows nothing of, the participant's number, because each such branch is settled by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
-    pub(super) mark: Mark,
+    pub(super) ordinal: TxnOrdinal,
     pub(super) reported_by: usize,
 }
 
 impl Key {
-    pub(super) const fn of(mark: Mark) -> Self {
-        Self { mark, reported_by: 0 }
+    pub(super) const fn of(ordinal: TxnOrdinal) -> Self {
+        Self { ordinal, reported_by: 0 }
     }
 
     /// Those of one transaction.
-    pub(super) const fn all_of(mark: Mark) -> RangeInclusive<Self> {
-        Self::of(mark)..=Self { mark, reported_by: usize::MAX }
+    pub(super) const fn all_of(ordinal: TxnOrdinal) -> RangeInclusive<Self> {
+        Self::of(ordinal)..=Self { ordinal, reported_by: usize::MAX }
     }
 }
 
@@ -176,7 +176,7 @@ impl Shared {
             shelf: Shelf::default(),
             expiry: Expiry::default(),
             awaited: Vec::new(),
-            inquiries: BTreeMap::new(),
+            in_doubt_queries: BTreeMap::new(),
             abandoned: false,
         };
         Self {
@@ -296,7 +296,7 @@ impl Shared {
         if txn.coordinator() != &self.name {
             return result;
         }
-        for task in self.tasks_of(txn.mark()) {
+        for task in self.tasks_of(txn.ordinal()) {
             match may(task.state_to_come()) {
                 Ok(()) => {
                     task.push(input);
@@ -348,24 +348,24 @@ impl Shared {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While it has not said what it holds of earlier epochs, it may have to be told of any of it.
-            let unknown = open.inquiries.contains_key(participant).then(Mark::default);
+            let unknown = open.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
         }
     }
 
-    pub(super) fn inquiry_begins(&self, participant: Name, inquiry: Arc<Inquiry>) {
+    pub(super) fn in_doubt_query_begins(&self, participant: Name, query: Arc<InDoubtQuery>) {
         let mut open = self.open.lock();
-        open.inquiries.insert(participant.clone(), inquiry);
+        open.in_doubt_queries.insert(participant.clone(), query);
         self.hold(&open, &[participant]);
     }
 
-    pub(super) fn inquiry_ends(&self, participant: &Name) {
+    pub(super) fn in_doubt_query_ends(&self, participant: &Name) {
         let mut open = self.open.lock();
-        let inquiry = open.inquiries.remove(participant);
+        let query = open.in_doubt_queries.remove(participant);
         self.hold(&open, std::slice::from_ref(participant));
         self.settled.notify_all();
         drop(open);
-        drop(inquiry);
+        drop(query);
     }
 
     /// Waits until there is nothing to do but for clients and operators; says whether nothing is left at all.
@@ -377,7 +377,7 @@ impl Shared {
         let mut open = self.open.lock();
         loop {
             let running = open.running().next().map(|task| task.key());
-            if running.is_none() && open.inquiries.is_empty() {
+            if running.is_none() && open.in_doubt_queries.is_empty() {
                 let unwritten = open.unwritten_ends();
                 if !unwritten.is_empty() {
                     MutexGuard::unlocked(&mut open, || self.write(unwritten));
@@ -393,7 +393,8 @@ impl Shared {
                 open.awaited.swap_remove(place);
             }
             if woken == Woken::TimedOut {
-                let settled = open.running().next().is_none() && open.inquiries.is_empty() && open.shelf.waiting() == 0;
+                let settled =
+                    open.running().next().is_none() && open.in_doubt_queries.is_empty() && open.shelf.waiting() == 0;
                 return settled && self.unclaimed.count() == 0;
             }
         }
@@ -429,21 +430,21 @@ impl Shared {
         let now = self.platform.now();
         let memory = Remembered { owed: holders.clone(), ..Remembered::of(decision) };
         let protocol = memory.resume(txn.clone(), self.policy, now);
-        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.mark()), now);
+        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.ordinal()), now);
         self.resumed(Arc::clone(&task), holders);
         task.run(By::Caller);
         Ok(())
     }
 
     /// The first id that has not been given out.
-    pub(super) fn next_mark(&self) -> Mark {
-        Mark { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
+    pub(super) fn next_ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
     }
 
     /// What is open of one transaction: its own task, and those of branches that participants reported.
-    pub(super) fn tasks_of(&self, mark: Mark) -> Vec<Arc<Task>> {
+    pub(super) fn tasks_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<Task>> {
         let open = self.open.lock();
-        open.transactions.of(mark).chain(open.shelf.of(mark)).map(Arc::clone).collect()
+        open.transactions.of(ordinal).chain(open.shelf.of(ordinal)).map(Arc::clone).collect()
     }
 
     pub(super) fn parked_tasks(&self) -> Vec<Arc<Task>> {
@@ -463,8 +464,8 @@ impl Shared {
     }
 
     /// Who has not said yet what it holds of earlier epochs.
-    pub(super) fn inquiries(&self) -> Vec<Arc<Inquiry>> {
-        self.open.lock().inquiries.values().map(Arc::clone).collect()
+    pub(super) fn in_doubt_queries(&self) -> Vec<Arc<InDoubtQuery>> {
+        self.open.lock().in_doubt_queries.values().map(Arc::clone).collect()
     }
 
     fn running_tasks(&self) -> Vec<Arc<Task>> {
@@ -484,10 +485,10 @@ impl Shared {
         open.abandoned = true;
         self.note_ended(&mut open, Lsn::NONE);
         let transactions = mem::replace(&mut open.transactions, OpenTransactions::new(self.epoch));
-        let (inquiries, shelf) = (mem::take(&mut open.inquiries), mem::take(&mut open.shelf));
+        let (queries, shelf) = (mem::take(&mut open.in_doubt_queries), mem::take(&mut open.shelf));
         drop(open);
-        inquiries.values().for_each(|inquiry| inquiry.abandon());
-        drop(inquiries);
+        queries.values().for_each(|query| query.abandon());
+        drop(queries);
         transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
     }
 
@@ -509,8 +510,8 @@ impl Shared {
     /// it; for all else what was known a moment ago will do.
     pub(super) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
-            0 => Mark::default(),
-            sequence => self.held[number].limit(Mark { epoch: self.epoch, sequence }),
+            0 => TxnOrdinal::default(),
+            sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
         };
         let position = match verb {
             Verb::Commit => self.log.durable().number(),

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{shared::Key, task::Task};
-use crate::id::{Mark, Name};
+use crate::id::{Name, TxnOrdinal};
 
 /// Transactions that could not be delivered to some of their participants. Each is *parked*, and
 /// waits for an operator; or it is still tried.
@@ -72,8 +72,8 @@ impl Shelf {
     }
 
     /// Returns the first transaction that the participant must not forget.
-    pub(super) fn first_held_for(&self, participant: &Name) -> Option<Mark> {
-        self.held.get(participant)?.first().map(|key| key.mark)
+    pub(super) fn first_held_for(&self, participant: &Name) -> Option<TxnOrdinal> {
+        self.held.get(participant)?.first().map(|key| key.ordinal)
     }
 
     pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
@@ -92,8 +92,8 @@ impl Shelf {
 
     /// Returns the entries of one transaction: its own, and those of branches that participants
     /// reported.
-    pub(super) fn of(&self, mark: Mark) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.range(Key::all_of(mark)).map(|(_, shelved)| &shelved.task)
+    pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.range(Key::all_of(ordinal)).map(|(_, shelved)| &shelved.task)
     }
 
     /// Returns the number of transactions that wait for an operator.
@@ -106,23 +106,23 @@ impl Shelf {
 #[derive(Default)]
 pub(super) struct Held {
     is_held: AtomicBool,
-    below: Mutex<Mark>,
+    below: Mutex<TxnOrdinal>,
 }
 
 impl Held {
     /// Sets the first transaction that is held. The caller holds the lock of the table of open
     /// transactions.
-    pub(super) fn set(&self, first: Option<Mark>) {
+    pub(super) fn set(&self, first: Option<TxnOrdinal>) {
         if let Some(first) = first {
             *self.below.lock() = first;
         }
         self.is_held.store(first.is_some(), Ordering::Release);
     }
 
-    /// Returns the smaller one of `mark` and what is held here. The caller must have read `mark`
+    /// Returns the smaller one of `ordinal` and what is held here. The caller must have read `ordinal`
     /// before: a transaction that moves from being held for all participants to being held for some
     /// is held here first.
-    pub(super) fn limit(&self, mark: Mark) -> Mark {
-        if self.is_held.load(Ordering::Acquire) { mark.min(*self.below.lock()) } else { mark }
+    pub(super) fn limit(&self, ordinal: TxnOrdinal) -> TxnOrdinal {
+        if self.is_held.load(Ordering::Acquire) { ordinal.min(*self.below.lock()) } else { ordinal }
     }
 }

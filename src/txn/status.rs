@@ -179,11 +179,11 @@ impl Shared {
         let mut transactions: Vec<_> = tasks.iter().map(|task| task.status(now)).collect();
         transactions.retain(|transaction| transaction.state != TransactionState::Ended);
         transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
-        let mut inquiries = self.inquiries();
-        inquiries.retain(|inquiry| !inquiry.is_answered());
+        let mut queries = self.in_doubt_queries();
+        queries.retain(|query| !query.is_answered());
         let mut status = CoordinatorStatus {
-            unanswered: inquiries.len(),
-            unanswered_by: inquiries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
+            unanswered: queries.len(),
+            unanswered_by: queries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
             unclaimed: self.unclaimed.list(now),
             unclaimed_count: self.unclaimed.count(),
             circuits: self.circuits(),

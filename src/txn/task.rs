@@ -29,7 +29,7 @@ use crate::{
     foreign,
     id::{BranchId, Name, TxnId},
     log::{Heuristic, LogError, Lsn},
-    participant::{Decision, ParticipantError, ReplySink, Response, Verdict as ParticipantsVerdict, Vote},
+    participant::{Decision, ParticipantError, ReplySink, Response, Verdict, Vote},
 };
 
 mod drive;
@@ -204,8 +204,8 @@ impl State {
     }
 
     /// What the client is to be told, once it is known.
-    fn verdict(&self) -> Option<Verdict> {
-        self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| Verdict {
+    fn explained_outcome(&self) -> Option<ExplainedOutcome> {
+        self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| ExplainedOutcome {
             outcome,
             heuristic: self.heuristic,
             reasons: self.trouble.as_ref().map(|trouble| Box::new(trouble.reasons.clone())),
@@ -219,9 +219,9 @@ impl State {
             if let (TransactionState::Parked(decision), false) = (self.protocol.state(), is_over) {
                 return Some(Delivery::Parked(decision, self.protocol.owed().cloned().collect()));
             }
-            let mut verdict = self.verdict()?;
-            verdict.heuristic = verdict.heuristic.or_else(|| self.protocol.heuristic());
-            return Some(Delivery::Told(Box::new(verdict)));
+            let mut explained = self.explained_outcome()?;
+            explained.heuristic = explained.heuristic.or_else(|| self.protocol.heuristic());
+            return Some(Delivery::Told(Box::new(explained)));
         }
         self.abandoned.then_some(Delivery::Abandoned)
     }
@@ -263,12 +263,12 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) waiting: Waiting,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) explained: Option<ExplainedOutcome>,
 }
 
 /// The outcome with what is known of its reasons.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
+pub(super) struct ExplainedOutcome {
     pub(super) outcome: Outcome,
     pub(super) heuristic: Option<Heuristic>,
     pub(super) reasons: Option<Box<Reasons>>,
@@ -277,7 +277,7 @@ pub(super) struct Verdict {
 impl Task {
     /// A client's transaction. One that was not admitted is rolled back before anybody has worked under it.
     pub(super) fn begun(shared: Hold, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
-        let key = Key::of(txn.mark());
+        let key = Key::of(txn.ordinal());
         let watch = Watch::begun(&txn, since);
         let mut protocol = CommitProtocol::new(txn.clone(), shared.policy);
         protocol.expires(expires);
@@ -399,13 +399,13 @@ impl Task {
     }
 
     /// What a participant is told that asks.
-    pub(super) fn verdict_for_participants(&self) -> ParticipantsVerdict {
+    pub(super) fn verdict_for_participants(&self) -> Verdict {
         let state = self.state.lock();
         match (state.protocol.decision(), state.protocol.state()) {
-            (Some(Decision::Commit), _) => ParticipantsVerdict::Commit,
+            (Some(Decision::Commit), _) => Verdict::Commit,
             // Everybody has acknowledged, so whoever asks has come too late, as for a transaction that nobody knows.
-            (Some(Decision::Rollback), _) | (None, TransactionState::Ended) => ParticipantsVerdict::Rollback,
-            (None, _) => ParticipantsVerdict::Undecided,
+            (Some(Decision::Rollback), _) | (None, TransactionState::Ended) => Verdict::Rollback,
+            (None, _) => Verdict::Undecided,
         }
     }
 

@@ -15,7 +15,7 @@ pub use sim_storage::{Forgotten, Keep, Op, SimStorage};
 pub const SIM_DIR: &str = "/sim/log";
 
 /// Whether the long form of the tests is asked for: everything where the short form takes a sample, hundreds of rounds
-/// where it takes a few. `RINGPACT_LONG=1 cargo test --release --all-features --test 'log_*'`.
+/// where it takes a few. `RINGPACT_LONG=1 cargo test --release --all-features --test log`.
 pub fn long_form() -> bool {
     std::env::var_os("RINGPACT_LONG").is_some_and(|value| value != "0")
 }

@@ -1,6 +1,6 @@
 //! What must never be, and when everything is over.
 
-use ringpact::participant::{Branch, Gate};
+use ringpact::participant::{BranchPhase, LogSharing};
 
 use super::{
     Model, Task,
@@ -43,7 +43,7 @@ impl Model {
             // In a shared log a crash may take back the record of what was carried out, and then an operator have it undone.
             (
                 names::TORN_BRANCH,
-                any(Fate::Torn) && !(world.overruled && self.setting.gate == Gate::SharedLog)
+                any(Fate::Torn) && !(world.overruled && self.setting.sharing == LogSharing::SharedLog)
                     || last == Some(Fate::Torn),
             ),
             (names::TORN_TRANSACTION, !may_differ && all_applied && all_undone),
@@ -77,7 +77,7 @@ impl Model {
     pub(super) fn everything_is_over(&self, world: &World) -> bool {
         let over = |number: usize| {
             let branch = self.branch.get(world.parties[number].branch);
-            branch.is_finished() || branch.state() == Branch::Unknown
+            branch.is_finished() || branch.phase() == BranchPhase::Unknown
         };
         self.coordinator_is_done(world) && self.everybody().all(over)
     }

@@ -3,7 +3,7 @@
 use ringpact::{
     Lsn,
     log::Fact,
-    participant::{Branch, BranchReply, Decision},
+    participant::{BranchPhase, BranchReply, Decision},
     txn::{Action, CommitProtocol, Input, Outcome, Remembered},
 };
 
@@ -11,7 +11,7 @@ use super::{
     LogOf, Model, Mutant, Task, Trouble,
     machine::Id,
     symmetry::{History, Memory},
-    world::{Entry, Inquiry, Life, MOST, Message, Place, Replies, Told, World},
+    world::{Entry, InDoubtQuery, Life, MOST, Message, Place, Replies, Told, World},
 };
 
 impl Model {
@@ -145,7 +145,7 @@ impl Model {
         world.life = Life::Later;
         world.orphans = [None; MOST];
         for number in self.everybody() {
-            world.inquiries[number] = Inquiry::Open;
+            world.in_doubt_queries[number] = InDoubtQuery::Open;
             // Whoever waited for them is gone.
             world.parties[number].replies = Replies::NONE;
         }
@@ -173,16 +173,16 @@ impl Model {
     }
 
     /// A participant looks which branches it holds in doubt.
-    pub(super) fn answer_inquiry(&self, world: &mut World, number: usize) {
+    pub(super) fn answer_in_doubt_query(&self, world: &mut World, number: usize) {
         let branch = self.branch.get(world.parties[number].branch);
-        let unfinished = !branch.is_finished() && branch.state() != Branch::Unknown;
-        world.inquiries[number] = Inquiry::Reported(unfinished);
+        let unfinished = !branch.is_finished() && branch.phase() != BranchPhase::Unknown;
+        world.in_doubt_queries[number] = InDoubtQuery::Reported(unfinished);
     }
 
     /// The coordinator hears what the participant held when it looked.
     pub(super) fn hear_answer(&mut self, world: &mut World, number: usize) {
-        let unfinished = world.inquiries[number] == Inquiry::Reported(true);
-        world.inquiries[number] = Inquiry::Over;
+        let unfinished = world.in_doubt_queries[number] == InDoubtQuery::Reported(true);
+        world.in_doubt_queries[number] = InDoubtQuery::Over;
         // The main protocol of a later life is that of a decision in the log, finished meanwhile or not; or else of a rollback,
         // which the log remembers only of those who did not follow it.
         let decided = world.main.is_some() && world.log.entries().any(|entry| entry == Entry::Decided);
@@ -211,7 +211,7 @@ impl Model {
     /// crash would not bring it back; while it waits for an operator, to those who are not owed anything, if a crash would
     /// not change that.
     pub(super) fn mark_may_pass(&self, world: &World) -> u8 {
-        if self.everybody().any(|number| world.inquiries[number] != Inquiry::Over) {
+        if self.everybody().any(|number| world.in_doubt_queries[number] != InDoubtQuery::Over) {
             return 0;
         }
         let everybody = (1 << self.setting.participants) - 1;
@@ -256,7 +256,9 @@ impl Model {
     pub(super) fn coordinator_is_done(&self, world: &World) -> bool {
         let finished = |task| self.protocol(world, task).is_none_or(CommitProtocol::is_finished);
         finished(Task::Main)
-            && self.everybody().all(|number| world.inquiries[number] == Inquiry::Over && finished(Task::Orphan(number)))
+            && self
+                .everybody()
+                .all(|number| world.in_doubt_queries[number] == InDoubtQuery::Over && finished(Task::Orphan(number)))
     }
 
     /// Replies to a protocol that has finished make no difference any more.

@@ -2,7 +2,7 @@
 
 use ringpact::{
     Lsn,
-    participant::{BranchInput, Gate},
+    participant::{BranchInput, LogSharing},
     txn::Input,
 };
 
@@ -14,9 +14,9 @@ use super::{
 impl Model {
     /// All logs that there are.
     pub(super) fn logs(&self) -> impl Iterator<Item = LogOf> + use<> {
-        let own = match self.setting.gate {
-            Gate::OwnLog => self.promisers(),
-            Gate::SharedLog => 0..0,
+        let own = match self.setting.sharing {
+            LogSharing::OwnLog => self.promisers(),
+            LogSharing::SharedLog => 0..0,
         };
         std::iter::once(LogOf::Coordinator).chain(own.map(LogOf::Participant))
     }
@@ -30,10 +30,10 @@ impl Model {
 
     /// Participants that write to this log.
     fn writers(&self, of: LogOf) -> std::ops::Range<usize> {
-        match (of, self.setting.gate) {
+        match (of, self.setting.sharing) {
             (LogOf::Participant(number), _) => number..number + 1,
-            (LogOf::Coordinator, Gate::SharedLog) => self.promisers(),
-            (LogOf::Coordinator, Gate::OwnLog) => 0..0,
+            (LogOf::Coordinator, LogSharing::SharedLog) => self.promisers(),
+            (LogOf::Coordinator, LogSharing::OwnLog) => 0..0,
         }
     }
 

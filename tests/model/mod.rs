@@ -38,11 +38,11 @@ use std::time::{Duration, Instant};
 use machine::Machine;
 use ringpact::{
     Epoch, Name, Policy, TxnId,
-    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchProtocol, Decision, Effort, LogSharing},
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
-use world::{Cast, Fate, Inquiry, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
+use world::{Cast, Fate, InDoubtQuery, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
 
 pub use checks::names;
 pub use symmetry::Symmetry;
@@ -51,7 +51,7 @@ pub use world::UNBOUNDED;
 /// What is searched: who takes part, in what surroundings, and how much may go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    pub gate: Gate,
+    pub sharing: LogSharing,
     /// Each participant has one of these roles; every choice is an initial state.
     pub roles: &'static [Role],
     pub participants: usize,
@@ -156,7 +156,7 @@ pub enum Move {
     },
     /// The coordinator is dropped and opened again, on a log and with participants that live on.
     ReopenCoordinator,
-    AnswerInquiry(usize),
+    AnswerInDoubtQuery(usize),
     HearAnswer(usize),
     Forget(usize),
     /// An operator wants what is parked delivered again.
@@ -298,7 +298,7 @@ impl Model {
             faults: self.setting.faults,
             life: Life::First,
             main: Some(main),
-            inquiries: [Inquiry::Over; MOST],
+            in_doubt_queries: [InDoubtQuery::Over; MOST],
             orphans: [None; MOST],
             log: Log::default(),
             deciders: 0,

@@ -1,14 +1,14 @@
 //! Which moves can be made in a state, and where each leads.
 
 use ringpact::{
-    participant::{Branch, BranchInput, Decision, Gate},
+    participant::{BranchInput, BranchPhase, Decision, LogSharing},
     txn::{CommitProtocol, Input, TransactionState},
 };
 
 use super::{
     Crashes, LogOf, Model, Move, Mutant, Symmetry, Task, Trouble,
     search::{Luck, Space, Successor},
-    world::{Entry, Inquiry, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
+    world::{Entry, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
 
 impl Space for Model {
@@ -193,16 +193,16 @@ impl Moves<'_> {
 
     fn of_recovery(&mut self) {
         for number in self.model.everybody() {
-            match self.from.inquiries[number] {
-                Inquiry::Open => {
-                    let what = Move::AnswerInquiry(number);
-                    self.make(what, Kind::Fair, |model, world| model.answer_inquiry(world, number));
+            match self.from.in_doubt_queries[number] {
+                InDoubtQuery::Open => {
+                    let what = Move::AnswerInDoubtQuery(number);
+                    self.make(what, Kind::Fair, |model, world| model.answer_in_doubt_query(world, number));
                 }
-                Inquiry::Reported(_) => {
+                InDoubtQuery::Reported(_) => {
                     let what = Move::HearAnswer(number);
                     self.make(what, Kind::Fair, |model, world| model.hear_answer(world, number));
                 }
-                Inquiry::Over => {}
+                InDoubtQuery::Over => {}
             }
         }
     }
@@ -239,9 +239,9 @@ impl Moves<'_> {
         let parked: Vec<_> = self.model.promisers().filter(|number| owed & (1 << number) != 0).collect();
         for number in parked.iter().copied() {
             let can = match self.model.state(&self.from, number) {
-                Branch::Prepared => &[Decision::Commit, Decision::Rollback][..],
-                Branch::Active { .. } | Branch::Cancelling { .. } => &[Decision::Rollback],
-                Branch::Confirming { .. } => &[Decision::Commit],
+                BranchPhase::Prepared => &[Decision::Commit, Decision::Rollback][..],
+                BranchPhase::Active { .. } | BranchPhase::Cancelling { .. } => &[Decision::Rollback],
+                BranchPhase::Confirming { .. } => &[Decision::Commit],
                 _ => &[],
             };
             let poisoned = self.model.log_of(&mut self.from, number).poisoned;
@@ -253,8 +253,8 @@ impl Moves<'_> {
             }
         }
         let ended = |number: &usize| match self.model.state(&self.from, *number) {
-            Branch::Committed => Some(Decision::Commit),
-            Branch::RolledBack => Some(Decision::Rollback),
+            BranchPhase::Committed => Some(Decision::Commit),
+            BranchPhase::RolledBack => Some(Decision::Rollback),
             _ => None,
         };
         let Some(first) = parked.first().and_then(ended) else { return };
@@ -273,13 +273,16 @@ impl Moves<'_> {
         for number in self.model.everybody() {
             let unfinished = matches!(
                 self.model.state(&self.from, number),
-                Branch::Active { .. } | Branch::Prepared | Branch::Confirming { .. } | Branch::Cancelling { .. }
+                BranchPhase::Active { .. }
+                    | BranchPhase::Prepared
+                    | BranchPhase::Confirming { .. }
+                    | BranchPhase::Cancelling { .. }
             );
             if let (true, Some(verdict)) = (unfinished, self.model.verdict(&self.from)) {
                 self.make(Move::Ask(number), Kind::Chance, |model, world| {
                     let message = match verdict {
-                        Decision::Commit => BranchInput::Commit(Gate::OwnLog),
-                        Decision::Rollback => BranchInput::Rollback(Gate::OwnLog),
+                        Decision::Commit => BranchInput::Commit(LogSharing::OwnLog),
+                        Decision::Rollback => BranchInput::Rollback(LogSharing::OwnLog),
                     };
                     let replies = world.parties[number].replies;
                     model.exchange(world, number, message, Trouble::None);
@@ -295,9 +298,9 @@ impl Moves<'_> {
             let Party { learnt, .. } = self.from.parties[number];
             // A branch that is not finished is not touched: to learn of the mark later is the same.
             let forgettable = match self.model.state(&self.from, number) {
-                Branch::Committed => !self.model.log_of(&mut self.from, number).poisoned,
-                Branch::RolledBack | Branch::ReadOnly => true,
-                Branch::Unknown => !learnt,
+                BranchPhase::Committed => !self.model.log_of(&mut self.from, number).poisoned,
+                BranchPhase::RolledBack | BranchPhase::ReadOnly => true,
+                BranchPhase::Unknown => !learnt,
                 _ => false,
             };
             if self.from.mark_sent & (1 << number) != 0 && forgettable {
@@ -307,13 +310,13 @@ impl Moves<'_> {
     }
 
     fn crashes(&mut self) {
-        match self.model.setting.gate {
-            Gate::OwnLog => {
+        match self.model.setting.sharing {
+            LogSharing::OwnLog => {
                 for of in self.model.logs() {
                     self.crash_of_one(of);
                 }
             }
-            Gate::SharedLog => self.crash_of_all(),
+            LogSharing::SharedLog => self.crash_of_all(),
         }
     }
 

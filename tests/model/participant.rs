@@ -5,7 +5,7 @@
 
 use ringpact::{
     Lsn,
-    participant::{Branch, BranchAction, BranchInput, BranchProtocol, BranchReply, Decision, Effort, Gate},
+    participant::{BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, Decision, Effort, LogSharing},
     txn::CommitProtocol,
 };
 
@@ -15,8 +15,8 @@ use super::{
 };
 
 impl Model {
-    pub(super) fn state(&self, world: &World, number: usize) -> Branch {
-        self.branch.get(world.parties[number].branch).state()
+    pub(super) fn state(&self, world: &World, number: usize) -> BranchPhase {
+        self.branch.get(world.parties[number].branch).phase()
     }
 
     /// A request has come.
@@ -25,7 +25,7 @@ impl Model {
             return Self::last_resource_receives(&mut world.parties[number], message);
         }
         let before = self.state(world, number);
-        if world.parties[number].learnt && before == Branch::Unknown {
+        if world.parties[number].learnt && before == BranchPhase::Unknown {
             // No slot, and none is made: the transaction is known to have ended. Who is told a decision says so.
             if matches!(message, Message::Commit | Message::Rollback) {
                 world.parties[number].replies.add(BranchReply::UnknownBranch);
@@ -33,9 +33,9 @@ impl Model {
             return;
         }
         let input = match message {
-            Message::Prepare => BranchInput::Prepare(self.setting.gate),
-            Message::Commit => BranchInput::Commit(self.gate_of_commit(world)),
-            Message::Rollback => BranchInput::Rollback(self.setting.gate),
+            Message::Prepare => BranchInput::Prepare(self.setting.sharing),
+            Message::Commit => BranchInput::Commit(self.sharing_of_commit(world)),
+            Message::Rollback => BranchInput::Rollback(self.setting.sharing),
             Message::CommitOnePhase => BranchInput::CommitOnePhase,
             Message::Work => return self.work(world, number),
         };
@@ -45,17 +45,17 @@ impl Model {
             // An earlier life has sent it, and whoever waited for the answer is gone.
             world.parties[number].replies = replies;
         }
-        if self.is(Mutant::LeavesNoTombstone) && before == Branch::Unknown && message == Message::Rollback {
+        if self.is(Mutant::LeavesNoTombstone) && before == BranchPhase::Unknown && message == Message::Rollback {
             world.parties[number].branch = self.branch.intern(BranchProtocol::new());
         }
     }
 
     /// A decision that the log has not taken takes no promise along, and whoever sends it says so: also where a later life does
     /// not know of it.
-    fn gate_of_commit(&self, world: &World) -> Gate {
+    fn sharing_of_commit(&self, world: &World) -> LogSharing {
         let unrecorded = self.protocol(world, Task::Main).is_some_and(CommitProtocol::is_unrecorded);
         let in_log = world.log.entries().any(|entry| entry == Entry::Decided);
-        if unrecorded || !in_log { Gate::OwnLog } else { self.setting.gate }
+        if unrecorded || !in_log { LogSharing::OwnLog } else { self.setting.sharing }
     }
 
     /// What it was told first is what it does.
@@ -80,14 +80,14 @@ impl Model {
     pub(super) fn told_by_hand(&mut self, world: &mut World, number: usize, decision: Decision) {
         let replies = world.parties[number].replies;
         let input = match decision {
-            Decision::Commit => BranchInput::Commit(Gate::OwnLog),
-            Decision::Rollback => BranchInput::Rollback(Gate::OwnLog),
+            Decision::Commit => BranchInput::Commit(LogSharing::OwnLog),
+            Decision::Rollback => BranchInput::Rollback(LogSharing::OwnLog),
         };
         self.exchange(world, number, input, Trouble::None);
         if let Some(lsn) = self.branch_awaits(world, number) {
-            let of = match self.setting.gate {
-                Gate::OwnLog => LogOf::Participant(number),
-                Gate::SharedLog => LogOf::Coordinator,
+            let of = match self.setting.sharing {
+                LogSharing::OwnLog => LogOf::Participant(number),
+                LogSharing::SharedLog => LogOf::Coordinator,
             };
             self.sync(world, of, u8::try_from(lsn.number()).expect("a log has few records"));
         }
@@ -113,10 +113,10 @@ impl Model {
                 BranchAction::AwaitDurable(lsn) => {
                     let state = self.state(world, number);
                     let early = match state {
-                        Branch::Preparing { .. } => Mutant::VotesEarly,
+                        BranchPhase::Preparing { .. } => Mutant::VotesEarly,
                         _ => Mutant::AcknowledgesRollbackEarly,
                     };
-                    if !self.is(early) || matches!(state, Branch::Committing { .. }) {
+                    if !self.is(early) || matches!(state, BranchPhase::Committing { .. }) {
                         return;
                     }
                     BranchInput::Durable(lsn)
@@ -153,24 +153,26 @@ impl Model {
 
     /// The number under which the participant writes to its log.
     const fn writer(&self, number: usize) -> usize {
-        match self.setting.gate {
-            Gate::OwnLog => 0,
-            Gate::SharedLog => number,
+        match self.setting.sharing {
+            LogSharing::OwnLog => 0,
+            LogSharing::SharedLog => number,
         }
     }
 
     /// The log that the participant writes to.
     pub(super) fn log_of<'a>(&self, world: &'a mut World, number: usize) -> &'a mut Log {
-        match self.setting.gate {
-            Gate::OwnLog => &mut world.parties[number].log,
-            Gate::SharedLog => &mut world.log,
+        match self.setting.sharing {
+            LogSharing::OwnLog => &mut world.parties[number].log,
+            LogSharing::SharedLog => &mut world.log,
         }
     }
 
     /// The record that the branch waits for.
     pub(super) fn branch_awaits(&self, world: &World, number: usize) -> Option<Lsn> {
         match self.state(world, number) {
-            Branch::Preparing { lsn, .. } | Branch::Committing { lsn, .. } | Branch::Ending { lsn, .. } => lsn,
+            BranchPhase::Preparing { lsn, .. }
+            | BranchPhase::Committing { lsn, .. }
+            | BranchPhase::Ending { lsn, .. } => lsn,
             _ => None,
         }
     }
@@ -209,7 +211,7 @@ impl Model {
 
     /// The participant learns that the transaction has ended, and at a checkpoint or sweep forgets its branch.
     pub(super) fn forget(&mut self, world: &mut World, number: usize) {
-        if self.state(world, number) == Branch::Committed {
+        if self.state(world, number) == BranchPhase::Committed {
             let forgotten = Entry::Forgotten(self.writer(number));
             self.log_of(world, number).append(forgotten);
         }

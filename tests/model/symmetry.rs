@@ -80,7 +80,8 @@ impl Model {
     /// The one world that stands for all that differ from this one only in who is who.
     pub(super) fn representative(&mut self, world: World) -> World {
         // Most worlds have one order only in which what is seen of each participant is sorted; ties are tried out.
-        let seen = |number: usize| (world.parties[number], world.inquiries[number], world.orphans[number].is_some());
+        let seen =
+            |number: usize| (world.parties[number], world.in_doubt_queries[number], world.orphans[number].is_some());
         let sorts = |order: &Order| {
             let mut sorted = [0; MOST];
             order.iter().enumerate().for_each(|(number, place)| sorted[*place] = number);
@@ -111,7 +112,7 @@ impl Model {
         renumbered.mark_sent = renumber_bits(world.mark_sent, order);
         for (number, place) in order.into_iter().enumerate() {
             renumbered.parties[place] = world.parties[number];
-            renumbered.inquiries[place] = world.inquiries[number];
+            renumbered.in_doubt_queries[place] = world.in_doubt_queries[number];
             renumbered.orphans[place] = world.orphans[number].map(|id| self.renumber_protocol(id, order));
         }
         renumbered

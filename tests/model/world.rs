@@ -20,7 +20,7 @@ pub struct World {
     /// The transaction's own protocol; after a restart that of a decision found in the log.
     pub main: Option<Id>,
     /// Per participant: what has become of the question for branches in doubt, after a restart.
-    pub inquiries: [Inquiry; MOST],
+    pub in_doubt_queries: [InDoubtQuery; MOST],
     /// Per participant: the protocol of a branch that it reported and the log knew nothing of.
     pub orphans: [Option<Id>; MOST],
     /// The coordinator's log, or the one that all share.
@@ -50,7 +50,7 @@ pub enum Life {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Inquiry {
+pub enum InDoubtQuery {
     /// To be asked, or asked again.
     Open,
     /// The participant has looked what it holds; its report, whether the branch is unfinished, is on its way.

@@ -27,7 +27,7 @@ use super::{
     log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
     mutants::Mutant,
-    network::{Inquire, Wire},
+    network::{VerdictWire, Wire},
     plan::{HostPlan, Nearby},
     served::Served,
     sim_storage::{Keep, SimStorage},
@@ -184,7 +184,8 @@ impl Life {
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
             for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
                 if let Some((coordinator, _)) = other.plan.coordinator {
-                    manager.inquire_at(coordinator.parse()?, Inquire { from: Arc::clone(self), to: host });
+                    manager
+                        .set_verdict_endpoint(coordinator.parse()?, VerdictWire { from: Arc::clone(self), to: host });
                 }
             }
             let (name, manager) = (manager.name().clone(), Arc::new(manager));

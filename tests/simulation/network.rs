@@ -94,12 +94,12 @@ impl Endpoint for Wire {
 }
 
 /// A resource manager's way to a coordinator of another process, to ask what became of a branch.
-pub struct Inquire {
+pub struct VerdictWire {
     pub from: Arc<Life>,
     pub to: usize,
 }
 
-impl Endpoint for Inquire {
+impl Endpoint for VerdictWire {
     fn send(&self, request: Request, reply: Reply) {
         let world = &self.from.world;
         if !self.from.is_alive() {
@@ -124,7 +124,7 @@ impl Endpoint for Inquire {
                     }
                 });
             });
-            coordinator.inquiries().send(request.clone(), back);
+            coordinator.verdict_endpoint().send(request.clone(), back);
         });
     }
 }

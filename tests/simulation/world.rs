@@ -212,8 +212,10 @@ impl World {
                 let world = Arc::clone(self);
                 self.clock.start(move || {
                     for manager in life.managers() {
-                        let inquired = life.with_all(|| manager.inquire(MS * 20));
-                        world.clock.note(format_args!("{life}, {} has inquired: {inquired:?}", manager.name()));
+                        let resolution = life.with_all(|| manager.resolve_in_doubt(MS * 20));
+                        world
+                            .clock
+                            .note(format_args!("{life}, {} has asked for verdicts: {resolution:?}", manager.name()));
                     }
                     if let Some(coordinator) = life.coordinator() {
                         world.clock.note(format_args!("{life} retries {} transactions", coordinator.retry_all()));

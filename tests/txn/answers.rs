@@ -365,7 +365,7 @@ fn a_reason_is_forgotten_with_its_branch() {
     a.execute(&branch(1, "a"), 3).unwrap_err();
     a.prepare(&branch(1, "a"), &call()).unwrap_err();
     let mut later = call();
-    later.ended_below = branch(2, "a").txn().mark();
+    later.ended_below = branch(2, "a").txn().ordinal();
     a.rollback(&branch(2, "a"), &later).unwrap();
     a.checkpoint().unwrap();
     for number in 3..6 {

@@ -313,7 +313,7 @@ fn a_rollback_that_cannot_be_delivered_holds_back_ended_below_of_its_own_partici
         let live = log.live(healthy.name()).unwrap().len();
         assert!(live <= 4, "{} has acknowledged everything, and may forget it: {live}", healthy.name());
     }
-    assert!(bad.last_call().ended_below <= id.mark(), "it must not forget what it has not done");
+    assert!(bad.last_call().ended_below <= id.ordinal(), "it must not forget what it has not done");
     bad.mend();
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
 }

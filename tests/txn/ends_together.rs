@@ -12,15 +12,15 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Transaction, TransactionLog, Vote, id::Mark,
-    participant::Call,
+    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Transaction, TransactionLog, Vote,
+    id::TxnOrdinal, participant::Call,
 };
 
 /// Agrees to everything, and notes what it is told.
 #[derive(Default)]
 struct Noting {
     commits: AtomicUsize,
-    ended_below: Mutex<Mark>,
+    ended_below: Mutex<TxnOrdinal>,
 }
 
 impl Noting {
@@ -117,10 +117,10 @@ fn a_decision_that_a_crash_would_bring_back_has_not_ended_yet() {
     drop((coordinator, others));
     // All three as a rule; fewer if the sweep has run in between.
     let left = log.live(&Name::new("shop").unwrap()).unwrap();
-    let marks: Vec<_> = left.iter().filter_map(|record| Some(record.fact.txn()?.mark())).collect();
-    assert!(marks.iter().all(|mark| *noting.ended_below.lock() <= *mark));
+    let ordinals: Vec<_> = left.iter().filter_map(|record| Some(record.fact.txn()?.ordinal())).collect();
+    assert!(ordinals.iter().all(|ordinal| *noting.ended_below.lock() <= *ordinal));
     let coordinator = open(&log, &noting);
-    assert_eq!(coordinator.recovered().committed, marks.len());
-    assert_eq!(noting.commits.load(Ordering::Relaxed), 6 + 2 * marks.len(), "they are told again");
+    assert_eq!(coordinator.recovered().committed, ordinals.len());
+    assert_eq!(noting.commits.load(Ordering::Relaxed), 6 + 2 * ordinals.len(), "they are told again");
     assert_eq!(decisions(&log), 0);
 }

@@ -239,7 +239,7 @@ fn one_of_two_live_coordinators_on_copies_of_a_log_is_fenced() {
 fn work_of_an_epoch_that_the_coordinator_has_not_announced_is_refused() {
     let shop = Shop::new();
     let coordinator = shop.coordinator(MemoryLog::new()).open().unwrap();
-    let forged = TxnId::new(name("shop"), Epoch::new(coordinator.epoch().number() + 1), 1).branch(&name("goods"));
+    let forged = TxnId::new(name("shop"), Epoch::new(coordinator.epoch().as_u64() + 1), 1).branch(&name("goods"));
     let refused = shop.goods.execute(&forged, 2);
     assert!(matches!(refused, Err(ExecuteError::UnknownEpoch { .. })), "{refused:?}");
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), []);
@@ -275,7 +275,7 @@ fn a_branch_with_a_number_that_was_not_given_out_is_shown_as_unclaimed() {
     let shop = Shop::new();
     let log = MemoryLog::new();
     let coordinator = shop.coordinator(log.clone()).open().unwrap();
-    let forged = TxnId::new(name("shop"), Epoch::new(coordinator.epoch().number() / 2), 7).branch(&name("payments"));
+    let forged = TxnId::new(name("shop"), Epoch::new(coordinator.epoch().as_u64() / 2), 7).branch(&name("payments"));
     drop(coordinator);
     let payments_log = MemoryLog::new();
     let payments = manager("payments", payments_log.clone());

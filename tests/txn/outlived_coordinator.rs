@@ -221,14 +221,14 @@ fn ended_below_of_a_dropped_coordinator_passes_nothing() {
     for told in &told {
         told.manager.execute(txn.branch(told.manager.name()).unwrap(), 2).unwrap();
     }
-    let mark = txn.id().mark();
+    let ordinal = txn.id().ordinal();
     let commit = txn.commit();
     drop(coordinator);
     commit.wait().expect("the decision is in the log");
     for told in told {
         let calls = told.calls.lock();
         let (_, call) = calls.iter().find(|(verb, _)| *verb == Verb::Commit).expect("it was told to commit");
-        assert!(call.ended_below <= mark, "{call:?} says that {mark:?} has ended");
+        assert!(call.ended_below <= ordinal, "{call:?} says that {ordinal:?} has ended");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::{
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, TxnId,
-    participant::{Call, Decision, Endpoint, Inquired, Reply, Request, Response, Verb, Verdict},
+    participant::{Call, Decision, Endpoint, InDoubtResolution, Reply, Request, Response, Verb, Verdict},
     txn::RollbackCause,
 };
 
@@ -21,7 +21,7 @@ fn ask(coordinator: &Coordinator, branch: &BranchId) -> Result<Verdict, Particip
     let answer = Arc::new(Mutex::new(None));
     let sink = Arc::clone(&answer);
     let request = Request::Verdict { branch: branch.clone() };
-    coordinator.inquiries().send(request, Reply::new(move |result| *sink.lock() = Some(result)));
+    coordinator.verdict_endpoint().send(request, Reply::new(move |result| *sink.lock() = Some(result)));
     let answer = answer.lock().take().expect("a coordinator answers at once");
     match answer? {
         Response::Verdict { verdict, .. } => Ok(verdict),
@@ -39,7 +39,7 @@ fn with_a_deaf_b(policy: Policy) -> (MemoryLog, Coordinator, Manager, Manager) {
     });
     let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
     let coordinator = builder.participant("a", a.clone()).endpoint("b", wire).open().unwrap();
-    b.inquire_at(name("c"), coordinator.inquiries());
+    b.set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
     (log, coordinator, a, b)
 }
 
@@ -58,9 +58,9 @@ fn a_participant_that_is_told_nothing_asks_and_does_what_was_decided() {
     b.execute(open.branch("b").unwrap(), 8).unwrap();
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (0, 3));
 
-    let inquired = b.inquire(SOON);
-    let expected = Inquired { committed: 1, rolled_back: 1, undecided: 1, ..Inquired::default() };
-    assert_eq!(inquired, expected);
+    let resolution = b.resolve_in_doubt(SOON);
+    let expected = InDoubtResolution { committed: 1, rolled_back: 1, undecided: 1, ..InDoubtResolution::default() };
+    assert_eq!(resolution, expected);
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (2, 1), "the open one waits");
     assert_eq!(b.service().asked(Op::Confirm).len(), 1);
     drop(open);
@@ -93,12 +93,12 @@ fn ids_that_the_coordinator_never_gave_out_are_not_called_rolled_back() {
         let answer = ask(&coordinator, &foreign.branch(&b));
         assert!(matches!(answer, Err(ParticipantError::Misdirected)), "{foreign}: {answer:?}");
     }
-    let inquiries = coordinator.inquiries();
+    let verdicts = coordinator.verdict_endpoint();
     drop(coordinator);
     let answer = Arc::new(Mutex::new(None));
     let sink = Arc::clone(&answer);
     let branch = TxnId::new(name("c"), epoch, 1).branch(&b);
-    inquiries.send(Request::Verdict { branch }, Reply::new(move |result| *sink.lock() = Some(result)));
+    verdicts.send(Request::Verdict { branch }, Reply::new(move |result| *sink.lock() = Some(result)));
     assert!(
         matches!(*answer.lock(), Some(Err(ParticipantError::Unreachable))),
         "a coordinator that is gone says nothing"
@@ -192,13 +192,13 @@ fn late_repeats_of_work_and_its_one_phase_commit_after_a_restart_change_nothing(
         b.now().execute(&branch, 2).unwrap();
         b.restart();
         if asks {
-            b.now().inquire_at(name("c"), coordinator.inquiries());
+            b.now().set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
         }
         let error = txn.commit().wait().unwrap_err();
         assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
         b.restart();
         if asks {
-            b.now().inquire_at(name("c"), coordinator.inquiries());
+            b.now().set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
         }
         // The transport repeats both:
         let repeated = b.now().execute(&branch, 2);
@@ -229,7 +229,7 @@ fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
         let a = manager("a", MemoryLog::new());
         let builder = Coordinator::builder(MemoryLog::new()).name("c").participant("a", a.clone());
         let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
-        b.now().inquire_at(name("c"), coordinator.inquiries());
+        b.now().set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
         let mut txn = coordinator.begin();
         for other in others {
             a.execute(txn.branch(other).unwrap(), 8).unwrap();
@@ -237,7 +237,7 @@ fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
         let branch = txn.branch("b").unwrap().clone();
         b.now().execute(&branch, 2).unwrap();
         b.restart();
-        b.now().inquire_at(name("c"), coordinator.inquiries());
+        b.now().set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
         b.now().execute(&branch, 4).unwrap();
         let error = txn.commit().wait().unwrap_err();
         assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
@@ -251,20 +251,23 @@ fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
 #[test]
 fn one_question_is_enough_for_each_opening() {
     struct Counted {
-        inquiries: ringpact::txn::Inquiries,
+        verdicts: ringpact::txn::VerdictEndpoint,
         asked: Arc<Mutex<usize>>,
     }
     impl Endpoint for Counted {
         fn send(&self, request: Request, reply: Reply) {
             *self.asked.lock() += 1;
-            self.inquiries.send(request, reply);
+            self.verdicts.send(request, reply);
         }
     }
     let b = Restarted::new();
     let builder = Coordinator::builder(MemoryLog::new()).name("c");
     let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
     let asked = Arc::new(Mutex::new(0));
-    b.now().inquire_at(name("c"), Counted { inquiries: coordinator.inquiries(), asked: Arc::clone(&asked) });
+    b.now().set_verdict_endpoint(
+        name("c"),
+        Counted { verdicts: coordinator.verdict_endpoint(), asked: Arc::clone(&asked) },
+    );
     for _ in 0..10 {
         let mut txn = coordinator.begin();
         b.now().execute(txn.branch("b").unwrap(), 2).unwrap();
@@ -298,13 +301,20 @@ fn a_coordinator_that_does_not_answer_leaves_the_branch_as_it_is() {
     b.execute(&promised, 2).unwrap();
     b.prepare(&promised, &crate::support::call()).unwrap();
     assert_eq!(
-        b.inquire(SOON),
-        Inquired { left: 1, ..Inquired::default() },
+        b.resolve_in_doubt(SOON),
+        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() },
         "the participant does not know where to ask"
     );
-    b.inquire_at(name("c"), Silent);
-    assert_eq!(b.inquire(Duration::from_millis(20)), Inquired { left: 1, ..Inquired::default() });
-    assert_eq!(b.inquire(SOON), Inquired { left: 1, ..Inquired::default() }, "no answer is no verdict");
+    b.set_verdict_endpoint(name("c"), Silent);
+    assert_eq!(
+        b.resolve_in_doubt(Duration::from_millis(20)),
+        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() }
+    );
+    assert_eq!(
+        b.resolve_in_doubt(SOON),
+        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() },
+        "no answer is no verdict"
+    );
     assert_eq!(b.status().prepared, 1);
 }
 
@@ -317,8 +327,8 @@ fn a_verdict_that_the_service_cannot_follow_is_asked_for_again() {
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     txn.commit().wait().unwrap();
     b.service().fail(Op::Confirm, [Fault::Fail]);
-    assert_eq!(b.inquire(SOON).left, 1);
-    assert_eq!((b.status().settling, b.inquire(SOON).committed), (1, 1));
+    assert_eq!(b.resolve_in_doubt(SOON).unresolved, 1);
+    assert_eq!((b.status().settling, b.resolve_in_doubt(SOON).committed), (1, 1));
     assert_eq!(b.service().balance(), 2);
 }
 
@@ -334,8 +344,8 @@ fn a_dropped_coordinator_does_not_call_rolled_back_what_it_has_forgotten() {
     b.execute(txn.branch("b").unwrap(), 2).unwrap();
     let held = txn.commit();
     drop(coordinator);
-    let inquired = b.inquire(SOON);
-    assert_eq!((inquired.left, inquired.rolled_back), (1, 0), "{inquired:?}");
+    let resolution = b.resolve_in_doubt(SOON);
+    assert_eq!((resolution.unresolved, resolution.rolled_back), (1, 0), "{resolution:?}");
     drop(held);
 }
 
@@ -343,7 +353,7 @@ fn a_dropped_coordinator_does_not_call_rolled_back_what_it_has_forgotten() {
 /// decisions.
 #[test]
 fn a_participant_that_asks_during_its_greeting_hears_what_the_log_has_decided() {
-    struct Asks(Manager, Mutex<Vec<Inquired>>);
+    struct Asks(Manager, Mutex<Vec<InDoubtResolution>>);
     impl Participant for Asks {
         fn prepare(&self, branch: &BranchId, call: &Call) -> Result<ringpact::Vote, ParticipantError> {
             self.0.prepare(branch, call)
@@ -359,7 +369,7 @@ fn a_participant_that_asks_during_its_greeting_hears_what_the_log_has_decided() 
         }
         fn greet(&self, greeting: &ringpact::participant::Greeting) {
             self.0.greet(greeting);
-            self.1.lock().push(self.0.inquire(SOON));
+            self.1.lock().push(self.0.resolve_in_doubt(SOON));
         }
     }
     let (log, coordinator, a, b) = with_a_deaf_b(Policy::default());

@@ -31,7 +31,7 @@ impl<'a> Encoder<'a> {
         match &record.fact {
             Fact::Opened { epoch } => {
                 self.byte(0)?;
-                self.number(epoch.number())
+                self.number(epoch.as_u64())
             }
             Fact::Decided { txn, participants } => {
                 self.about(1, txn)?;
@@ -54,7 +54,7 @@ impl<'a> Encoder<'a> {
             Fact::Heard { txn, log, epoch, position } => {
                 self.about(7, txn)?;
                 self.put(&log.to_bytes())?;
-                self.number(epoch.number())?;
+                self.number(epoch.as_u64())?;
                 self.number(*position)
             }
             Fact::Ended { txn } => self.about(4, txn),
@@ -79,7 +79,7 @@ impl<'a> Encoder<'a> {
     fn about(&mut self, tag: u8, txn: &TxnId) -> Option<()> {
         self.byte(tag)?;
         self.name(txn.coordinator())?;
-        self.number(txn.epoch().number())?;
+        self.number(txn.epoch().as_u64())?;
         self.number(txn.sequence())
     }
 

@@ -10,7 +10,7 @@ fn no_is_not_voted_before_the_work_is_undone() {
     let mut branch = BranchProtocol::new();
     branch.handle(BranchInput::Worked(Effort::Update));
     branch.handle(BranchInput::Refused);
-    let prepare = BranchInput::Prepare(Gate::OwnLog);
+    let prepare = BranchInput::Prepare(LogSharing::OwnLog);
     assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel));
     assert_eq!(branch.handle(BranchInput::Failed), Some(BranchAction::Reply(BranchReply::Failed)));
     assert_eq!(branch.handle(prepare), Some(BranchAction::Cancel), "the copy");
@@ -28,7 +28,7 @@ fn a_rollback_does_not_end_a_commit_that_the_service_has_not_confirmed() {
     branch.handle(BranchInput::Appended(Lsn::new(7)));
     assert_eq!(branch.handle(BranchInput::Durable(Lsn::new(7))), Some(BranchAction::Confirm));
     assert_eq!(branch.handle(BranchInput::Failed), Some(BranchAction::Reply(BranchReply::Failed)));
-    assert_eq!(branch.handle(BranchInput::Rollback(Gate::OwnLog)), Some(BranchAction::Confirm));
+    assert_eq!(branch.handle(BranchInput::Rollback(LogSharing::OwnLog)), Some(BranchAction::Confirm));
     let committed = BranchAction::Reply(BranchReply::AlreadyCommitted);
     assert_eq!(branch.handle(BranchInput::Confirmed), Some(committed));
 }
@@ -37,11 +37,11 @@ fn a_rollback_does_not_end_a_commit_that_the_service_has_not_confirmed() {
 #[test]
 fn the_rollback_of_a_promise_is_acknowledged_once_it_is_durable() {
     let mut branch = BranchProtocol::recovered_prepared();
-    assert_eq!(branch.handle(BranchInput::Rollback(Gate::OwnLog)), Some(BranchAction::Cancel));
+    assert_eq!(branch.handle(BranchInput::Rollback(LogSharing::OwnLog)), Some(BranchAction::Cancel));
     let append = BranchAction::AppendEnded(Durability::Forced);
     assert_eq!(branch.handle(BranchInput::Cancelled), Some(append));
     assert_eq!(branch.handle(BranchInput::Appended(Lsn::new(7))), Some(BranchAction::AwaitDurable(Lsn::new(7))));
-    let twin = branch.handle(BranchInput::Rollback(Gate::OwnLog));
+    let twin = branch.handle(BranchInput::Rollback(LogSharing::OwnLog));
     assert_eq!(twin, Some(BranchAction::Reply(BranchReply::Stale)), "not yet");
     let done = BranchAction::Reply(BranchReply::Done);
     assert_eq!(branch.handle(BranchInput::Durable(Lsn::new(7))), Some(done));
@@ -52,7 +52,7 @@ fn the_rollback_of_a_promise_is_acknowledged_once_it_is_durable() {
 #[test]
 fn the_rollback_of_a_promise_in_the_shared_log_forces_nothing() {
     let mut branch = BranchProtocol::recovered_prepared();
-    branch.handle(BranchInput::Rollback(Gate::SharedLog));
+    branch.handle(BranchInput::Rollback(LogSharing::SharedLog));
     let append = BranchAction::AppendEnded(Durability::Lazy);
     assert_eq!(branch.handle(BranchInput::Cancelled), Some(append));
     let done = BranchAction::Reply(BranchReply::Done);

@@ -7,7 +7,7 @@ use super::{
     case::{Case, named},
 };
 use crate::{
-    id::{Epoch, Mark, TxnId},
+    id::{Epoch, TxnId, TxnOrdinal},
     participant::{Call, Decision, ParticipantError, Vote},
 };
 
@@ -379,7 +379,7 @@ fn in_doubt_lists<H: Harness>(case: &mut Case<H>) -> Ran {
 fn ended_transactions_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
     let (late, later) = (case.branch(), case.branch());
     let branch = case.worked();
-    let ended_below = Mark { epoch: Epoch::new(1), sequence: branch.txn().sequence() };
+    let ended_below = TxnOrdinal { epoch: Epoch::new(1), sequence: branch.txn().sequence() };
     let vote = case.participant().prepare(&branch, &Call { ended_below, ..case.call() });
     case.same("the vote", &case.ok("prepare", vote), &Vote::Yes);
     case.same("work for a transaction that has ended", &case.harness.work(&late), &Worked::Refused);

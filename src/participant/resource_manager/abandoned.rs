@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{BranchRefusal, ResourceManager};
-use crate::participant::{Branch, Call, Participant, Service};
+use crate::participant::{BranchPhase, Call, Participant, Service};
 
 /// Time without work after which an unpromised branch is rolled back, unless the options say otherwise: far longer than a
 /// transaction lasts by default (a minute), far shorter than anybody wants goods to be set aside for nothing.
@@ -69,7 +69,7 @@ impl<S: Service> ResourceManager<S> {
         for (txn, slot) in slots {
             // A branch that is worked under right now is not abandoned.
             let is_abandoned = slot.try_lock().is_some_and(|mut slot| {
-                let is = matches!(slot.protocol.state(), Branch::Active { .. }) && slot.worked_in <= last;
+                let is = matches!(slot.protocol.phase(), BranchPhase::Active { .. }) && slot.worked_in <= last;
                 if is {
                     slot.refuse(|| BranchRefusal::Abandoned);
                 }

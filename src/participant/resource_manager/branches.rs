@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 
 use super::{BranchRefusal, BranchTrouble, slots::Slots};
 use crate::{
-    id::{Epoch, Mark, Name, TxnId},
+    id::{Epoch, Name, TxnId, TxnOrdinal},
     log::LogId,
     participant::{
-        Branch, BranchInput, BranchProtocol, Call, Endpoint, Gate, Greeting, KnownLife, Life, Met, ParticipantError,
+        BranchInput, BranchPhase, BranchProtocol, Call, Endpoint, Greeting, Introduction, KnownLife, Life, LogSharing,
+        ParticipantError,
     },
 };
 
@@ -48,7 +49,7 @@ pub(super) struct Branches<W> {
 /// What is known of a coordinator, and the branches of its transactions.
 pub(super) struct Acquaintance<W> {
     /// All of its transactions before this have ended.
-    ended_below: Mark,
+    ended_below: TxnOrdinal,
     /// Which of its lives was heard of last.
     pub(super) known: KnownLife,
     /// The epoch of the life that this participant's log says, durably, it has met.
@@ -56,9 +57,9 @@ pub(super) struct Acquaintance<W> {
     /// The epochs of all lives that the log has such a note of.
     pub(super) notes: Vec<Epoch>,
     /// Transactions from here on began after this resource manager was opened.
-    pub(super) begins_at: Arc<OnceLock<Mark>>,
+    pub(super) begins_at: Arc<OnceLock<TxnOrdinal>>,
     /// Where it is asked for verdicts.
-    pub(super) inquiries: Option<Arc<dyn Endpoint>>,
+    pub(super) verdicts: Option<Arc<dyn Endpoint>>,
     /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
     slots: Slots<Shared<W>>,
 }
@@ -147,12 +148,12 @@ impl<W> Default for Slot<W> {
 impl<W> Default for Acquaintance<W> {
     fn default() -> Self {
         Self {
-            ended_below: Mark::default(),
+            ended_below: TxnOrdinal::default(),
             known: KnownLife::new(),
             noted: Epoch::default(),
             notes: Vec::new(),
             begins_at: Arc::default(),
-            inquiries: None,
+            verdicts: None,
             slots: Slots::default(),
         }
     }
@@ -176,7 +177,7 @@ impl<W> Branches<W> {
             if slot.trouble.is_some() {
                 branches.troubled.push(txn.clone());
             }
-            branches.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Place::new(slot)));
+            branches.acquaintance(txn.coordinator()).slots.insert(txn.ordinal(), Arc::new(Place::new(slot)));
             branches.slots += 1;
         }
         branches.troubled.sort_unstable();
@@ -211,12 +212,12 @@ impl<W> Branches<W> {
         &mut self,
         txn: &TxnId,
         call: &Call,
-    ) -> Result<(Admission<W>, Option<Mark>, bool), ParticipantError> {
+    ) -> Result<(Admission<W>, Option<TxnOrdinal>, bool), ParticipantError> {
         let known = self.acquaintance(txn.coordinator());
         known.known.hear(txn.coordinator(), call)?;
         known.ended_below = known.ended_below.max(call.ended_below);
         let (begins_at, is_unnoted) = (known.begins_at.get().copied(), known.is_unnoted());
-        let admission = match known.slots.get(txn.mark()) {
+        let admission = match known.slots.get(txn.ordinal()) {
             Some(slot) => Admission::Open(Arc::clone(slot)),
             None => self.admit(txn),
         };
@@ -226,9 +227,9 @@ impl<W> Branches<W> {
     /// Takes in how a coordinator introduces itself.
     pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let known = self.acquaintance(coordinator);
-        if known.known.meet(coordinator, life)? == Met::Replaces {
+        if known.known.meet(coordinator, life)? == Introduction::Replaces {
             // What the other log's coordinator has said does not apply to this one; its promises stay.
-            (known.ended_below, known.begins_at, known.inquiries) = (Mark::default(), Arc::default(), None);
+            (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
         }
         Ok(())
     }
@@ -237,8 +238,8 @@ impl<W> Branches<W> {
     pub(super) fn greet(&mut self, greeting: &Greeting) {
         if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
             let known = self.acquaintance(&greeting.coordinator);
-            known.begins_at.get_or_init(|| Mark { epoch: greeting.life.epoch, sequence: 0 });
-            known.inquiries = Some(Arc::clone(&greeting.inquiries));
+            known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
+            known.verdicts = Some(Arc::clone(&greeting.verdicts));
         }
     }
 
@@ -280,10 +281,10 @@ impl<W> Branches<W> {
     pub(super) fn admit(&mut self, txn: &TxnId) -> Admission<W> {
         let place = self.place_of_acquaintance(txn.coordinator());
         let known = &mut self.coordinators[place].1;
-        if let Some(slot) = known.slots.get(txn.mark()) {
+        if let Some(slot) = known.slots.get(txn.ordinal()) {
             return Admission::Open(Arc::clone(slot));
         }
-        if txn.mark() < known.ended_below {
+        if txn.ordinal() < known.ended_below {
             return Admission::Ended;
         }
         // Where no promise is held, a transaction of an earlier life can only be rolled back.
@@ -295,7 +296,7 @@ impl<W> Branches<W> {
             return Admission::UnknownLife { known: life.epoch };
         }
         let slot = self.spare.pop().unwrap_or_default();
-        known.slots.insert(txn.mark(), Arc::clone(&slot));
+        known.slots.insert(txn.ordinal(), Arc::clone(&slot));
         self.slots += 1;
         self.sweep();
         Admission::Open(slot)
@@ -305,8 +306,8 @@ impl<W> Branches<W> {
     /// its client may commit all the same.
     pub(super) fn refuse(&mut self, txn: &TxnId) {
         let mut slot = Slot::default();
-        slot.protocol.handle(BranchInput::Rollback(Gate::OwnLog));
-        self.acquaintance(txn.coordinator()).slots.insert(txn.mark(), Arc::new(Place::new(slot)));
+        slot.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
+        self.acquaintance(txn.coordinator()).slots.insert(txn.ordinal(), Arc::new(Place::new(slot)));
         self.slots += 1;
         self.sweep();
     }
@@ -316,12 +317,13 @@ impl<W> Branches<W> {
     /// branch.
     fn sweep(&mut self) {
         const SMALLEST: usize = 1024;
-        const END: Mark = Mark { epoch: Epoch::new(u64::MAX), sequence: u64::MAX };
+        const END: TxnOrdinal = TxnOrdinal { epoch: Epoch::new(u64::MAX), sequence: u64::MAX };
         if self.slots < SMALLEST.max(2 * self.swept_to) {
             return;
         }
         for (_, known) in &mut self.coordinators {
-            let is_tombstone = |slot: &_| matches!(state_of(slot), Some(Branch::RolledBack | Branch::ReadOnly));
+            let is_tombstone =
+                |slot: &_| matches!(state_of(slot), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
             drop(known.slots.take_below(known.ended_below, |_, slot| is_tombstone(slot)));
             if known.slots.len() > MAX_REMEMBERED_OUTCOMES {
                 let tombstones = known.slots.iter().filter(|(_, slot)| is_tombstone(slot)).count();
@@ -341,7 +343,7 @@ impl<W> Branches<W> {
     /// A commit for a branch that nobody knows made an empty slot; it goes again unless somebody has come to use it.
     pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Shared<W>) {
         // Two hands hold an unused slot: this map and the caller. No third can come while this map is locked.
-        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(Branch::Unknown) {
+        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(BranchPhase::Unknown) {
             self.forget([txn]);
         }
     }
@@ -349,7 +351,7 @@ impl<W> Branches<W> {
     /// Drops what is remembered of these.
     pub(super) fn forget<'a>(&mut self, txns: impl IntoIterator<Item = &'a TxnId>) {
         for txn in txns {
-            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(txn.mark()).is_some());
+            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(txn.ordinal()).is_some());
         }
     }
 
@@ -369,7 +371,7 @@ impl<W> Branches<W> {
         let mut found = Vec::new();
         let mut troubled = mem::take(&mut self.troubled);
         troubled.retain(|txn| {
-            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(txn.mark()));
+            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(txn.ordinal()));
             let Some(slot) = slot else { return false };
             let Some(guard) = slot.try_lock() else { return true };
             let is_troubled = guard.trouble.is_some();
@@ -385,7 +387,7 @@ impl<W> Branches<W> {
     /// Those whose transactions have ended. O(n) in them; what state they are in is looked at without this lock.
     pub(super) fn ended(&self) -> Vec<Ended<W>> {
         let ended = |(name, known): &(Name, Acquaintance<W>)| {
-            let slots = known.slots.below(known.ended_below).map(|(mark, slot)| (mark, Arc::clone(slot)));
+            let slots = known.slots.below(known.ended_below).map(|(ordinal, slot)| (ordinal, Arc::clone(slot)));
             Ended { coordinator: name.clone(), below: known.ended_below, slots: slots.collect() }
         };
         self.coordinators.iter().map(ended).collect()
@@ -396,10 +398,10 @@ impl<W> Branches<W> {
         if self.slots <= MAX_REMEMBERED_OUTCOMES {
             return Vec::new();
         }
-        let committed = |slot: &Shared<W>| state_of(slot) == Some(Branch::Committed);
-        let kept = self.all().filter(|(txn, known, slot)| txn.mark() >= known.ended_below && committed(slot));
+        let committed = |slot: &Shared<W>| state_of(slot) == Some(BranchPhase::Committed);
+        let kept = self.all().filter(|(txn, known, slot)| txn.ordinal() >= known.ended_below && committed(slot));
         let mut kept: Vec<_> = kept.map(|(txn, ..)| txn).collect();
-        kept.sort_unstable_by_key(TxnId::mark);
+        kept.sort_unstable_by_key(TxnId::ordinal);
         kept.truncate(kept.len().saturating_sub(MAX_REMEMBERED_OUTCOMES));
         kept
     }
@@ -409,10 +411,10 @@ impl<W> Branches<W> {
     pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> Vec<Shared<W>> {
         let known = self.acquaintance(&sorted.coordinator);
         let mut forgettable = sorted.forgettable.iter().peekable();
-        let forgotten = known.slots.take_below(sorted.below, |mark, _| {
+        let forgotten = known.slots.take_below(sorted.below, |ordinal, _| {
             // Both come in their order; but what was to go may have gone meanwhile.
-            while forgettable.next_if(|first| **first < mark).is_some() {}
-            forgettable.next_if_eq(&&mark).is_some()
+            while forgettable.next_if(|first| **first < ordinal).is_some() {}
+            forgettable.next_if_eq(&&ordinal).is_some()
         });
         self.slots -= forgotten.len();
         forgotten
@@ -460,35 +462,37 @@ impl<W> Slot<W> {
 /// A coordinator's branches whose transactions have ended.
 pub(super) struct Ended<W> {
     coordinator: Name,
-    below: Mark,
-    slots: Vec<(Mark, Shared<W>)>,
+    below: TxnOrdinal,
+    slots: Vec<(TxnOrdinal, Shared<W>)>,
 }
 
 /// The same, by what is to be done about them. In the order of their transactions.
 pub(super) struct SortedOut {
     pub(super) coordinator: Name,
-    below: Mark,
+    below: TxnOrdinal,
     /// They are committed: the log can forget them once the service has made that durable.
     pub(super) committed: Vec<TxnId>,
     /// Somebody works under them. The work came late, and after a restart that took the tombstone away; no message will ever
     /// come that ends them.
     pub(super) overdue: Vec<TxnId>,
     /// The committed ones, and tombstones.
-    forgettable: Vec<Mark>,
+    forgettable: Vec<TxnOrdinal>,
 }
 
 impl<W> Ended<W> {
     pub(super) fn sort_out(self) -> SortedOut {
         let (coordinator, below) = (self.coordinator, self.below);
         let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
-        for (mark, slot) in self.slots {
+        for (ordinal, slot) in self.slots {
             match state_of(&slot) {
-                Some(Branch::Committed) => {
-                    committed.push(txn(&coordinator, mark));
-                    forgettable.push(mark);
+                Some(BranchPhase::Committed) => {
+                    committed.push(txn(&coordinator, ordinal));
+                    forgettable.push(ordinal);
                 }
-                Some(Branch::RolledBack | Branch::ReadOnly) => forgettable.push(mark),
-                Some(Branch::Active { .. } | Branch::Cancelling { .. }) => overdue.push(txn(&coordinator, mark)),
+                Some(BranchPhase::RolledBack | BranchPhase::ReadOnly) => forgettable.push(ordinal),
+                Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
+                    overdue.push(txn(&coordinator, ordinal))
+                }
                 // It goes on, or somebody is at it.
                 _ => {}
             }
@@ -497,18 +501,18 @@ impl<W> Ended<W> {
     }
 }
 
-fn txn(coordinator: &Name, mark: Mark) -> TxnId {
-    TxnId::new(coordinator.clone(), mark.epoch, mark.sequence)
+fn txn(coordinator: &Name, ordinal: TxnOrdinal) -> TxnId {
+    TxnId::new(coordinator.clone(), ordinal.epoch, ordinal.sequence)
 }
 
 fn of_coordinator<'a, W>(
     name: &'a Name,
     known: &'a Acquaintance<W>,
 ) -> impl Iterator<Item = (TxnId, &'a Acquaintance<W>, &'a Shared<W>)> {
-    known.slots.iter().map(move |(mark, slot)| (txn(name, mark), known, slot))
+    known.slots.iter().map(move |(ordinal, slot)| (txn(name, ordinal), known, slot))
 }
 
 /// `None` where somebody is at it.
-fn state_of<W>(slot: &Shared<W>) -> Option<Branch> {
-    slot.try_lock().map(|slot| slot.protocol.state())
+fn state_of<W>(slot: &Shared<W>) -> Option<BranchPhase> {
+    slot.try_lock().map(|slot| slot.protocol.phase())
 }

@@ -11,11 +11,11 @@ use super::{
     replay::restore,
 };
 use crate::{
-    id::{BranchId, Epoch, Mark, Name, TxnId},
+    id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
-        Branch, BranchAction, BranchInput, BranchReply, Call, CommitVerb, Decision, Effort, Gate, Greeting, Life,
-        Participant, ParticipantError, Service, ServiceError, Vote,
+        BranchAction, BranchInput, BranchPhase, BranchReply, Call, CommitVerb, Decision, Effort, Greeting, Life,
+        LogSharing, Participant, ParticipantError, Service, ServiceError, Vote,
     },
 };
 
@@ -25,18 +25,18 @@ const BUSY_FOR: Duration = Duration::from_millis(100);
 
 impl<S: Service> Participant for ResourceManager<S> {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        match self.deliver(branch, call, BranchInput::Prepare(self.gate(call.log)))? {
+        match self.deliver(branch, call, BranchInput::Prepare(self.sharing(call.log)))? {
             BranchReply::Voted(vote) => Ok(vote),
             _ => Err(ParticipantError::Stale),
         }
     }
 
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.deliver(branch, call, BranchInput::Commit(self.gate(call.log))).map(drop)
+        self.deliver(branch, call, BranchInput::Commit(self.sharing(call.log))).map(drop)
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.deliver(branch, call, BranchInput::Rollback(self.gate(call.log))).map(drop)
+        self.deliver(branch, call, BranchInput::Rollback(self.sharing(call.log))).map(drop)
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
@@ -58,7 +58,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         let slots = self.branches.lock().of(coordinator);
         let is_in_doubt =
-            |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.state() != Branch::Unknown;
+            |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.phase() != BranchPhase::Unknown;
         // Whoever is at one may hang in the service, which must not keep back what there is to say of the others: so it is
         // named. But not for being looked at: one that has ended would, named, be told the end that it has not had.
         let until = Instant::now() + BUSY_FOR;
@@ -69,8 +69,8 @@ impl<S: Service> Participant for ResourceManager<S> {
 }
 
 impl<S: Service> ResourceManager<S> {
-    fn gate(&self, decisions: LogId) -> Gate {
-        if decisions == self.opening { Gate::SharedLog } else { Gate::OwnLog }
+    fn sharing(&self, decisions: LogId) -> LogSharing {
+        if decisions == self.opening { LogSharing::SharedLog } else { LogSharing::OwnLog }
     }
 
     /// Puts a coordinator's message to the branch and carries out what follows from it, up to the reply.
@@ -99,7 +99,7 @@ impl<S: Service> ResourceManager<S> {
                 let mut slot = Slot::default();
                 slot.refuse(|| BranchRefusal::EarlierLife);
                 let result = self.carry_out(branch, &mut slot, message);
-                return with_reason(result, &mut slot, Branch::Unknown);
+                return with_reason(result, &mut slot, BranchPhase::Unknown);
             }
         };
         let Some(mut guard) = slot.try_lock() else {
@@ -109,23 +109,23 @@ impl<S: Service> ResourceManager<S> {
             }
             return Err(ParticipantError::Busy);
         };
-        if slot.is_doomed() && guard.protocol.accepts_work() && guard.protocol.state() != Branch::Unknown {
+        if slot.is_doomed() && guard.protocol.accepts_work() && guard.protocol.phase() != BranchPhase::Unknown {
             guard.protocol.handle(BranchInput::Refused);
             guard.refuse(|| BranchRefusal::RolledBack);
         }
-        let before = guard.protocol.state();
+        let before = guard.protocol.phase();
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let result = with_reason(result, &mut guard, before);
-        let after = guard.protocol.state();
+        let after = guard.protocol.phase();
         if guard.protocol.is_finished() {
             guard.drop_works();
             guard.trouble = None;
         }
         drop(guard);
-        if after == Branch::Unknown {
+        if after == BranchPhase::Unknown {
             self.branches.lock().discard_unknown(branch.txn(), &slot);
         }
-        if after == Branch::Committed && before != Branch::Committed {
+        if after == BranchPhase::Committed && before != BranchPhase::Committed {
             self.checkpoint_if_due();
         }
         result
@@ -137,7 +137,7 @@ impl<S: Service> ResourceManager<S> {
         branch: &BranchId,
         slot: &mut Slot<S::Work>,
         message: BranchInput,
-        begins_at: Option<Mark>,
+        begins_at: Option<TxnOrdinal>,
     ) -> Result<BranchReply, ParticipantError> {
         match &slot.trouble {
             Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
@@ -151,10 +151,10 @@ impl<S: Service> ResourceManager<S> {
             _ => {}
         }
         let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
-        let changes = matches!(slot.protocol.state(), Branch::Active { doomed: false, effort: Effort::Update });
+        let changes = matches!(slot.protocol.phase(), BranchPhase::Active { doomed: false, effort: Effort::Update });
         if wants_promise && changes {
             let has_all_work = match begins_at {
-                Some(mark) => mark <= branch.txn().mark(),
+                Some(ordinal) => ordinal <= branch.txn().ordinal(),
                 None => self.has_all_work(branch)?,
             };
             if !has_all_work {
@@ -168,7 +168,7 @@ impl<S: Service> ResourceManager<S> {
     /// A rollback has come while the service was at a piece of work, and could not wait for it. Where the service can't undo it
     /// now, the rollback that is repeated sees to it.
     pub(super) fn roll_back_doomed(&self, branch: &BranchId, slot: &mut Slot<S::Work>) {
-        let _ = self.carry_out(branch, slot, BranchInput::Rollback(Gate::OwnLog));
+        let _ = self.carry_out(branch, slot, BranchInput::Rollback(LogSharing::OwnLog));
         if slot.protocol.is_finished() {
             slot.drop_works();
         }
@@ -182,12 +182,12 @@ impl<S: Service> ResourceManager<S> {
             // Who is at it is to do it, or the next checkpoint.
             let Some(mut slot) = slot.try_lock() else { continue };
             match &slot.trouble {
-                Some(BranchTrouble::Unrestored { .. }) if slot.protocol.state() == Branch::Prepared => {
+                Some(BranchTrouble::Unrestored { .. }) if slot.protocol.phase() == BranchPhase::Prepared => {
                     slot.trouble = restore(&self.service, &branch, &slot.works);
                 }
                 Some(BranchTrouble::Unconfirmed { .. }) => {
                     // The machine is to confirm; whoever is told does not matter, and an error stays what it is.
-                    let confirmed = self.carry_out(&branch, &mut slot, BranchInput::Commit(Gate::OwnLog));
+                    let confirmed = self.carry_out(&branch, &mut slot, BranchInput::Commit(LogSharing::OwnLog));
                     if confirmed.is_ok() {
                         (slot.works, slot.trouble) = (Vec::new(), None);
                     }
@@ -341,7 +341,7 @@ impl From<LogError> for Unappended {
 
 /// What a note that a life was met is kept under: the epoch's number in epoch 0, in which there are no transactions.
 fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
-    TxnId::new(coordinator.clone(), Epoch::default(), epoch.number())
+    TxnId::new(coordinator.clone(), Epoch::default(), epoch.as_u64())
 }
 
 /// What is answered about a branch that was forgotten because its transaction has ended.
@@ -367,12 +367,12 @@ fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), Partic
 fn with_reason<W>(
     result: Result<BranchReply, ParticipantError>,
     slot: &mut Slot<W>,
-    before: Branch,
+    before: BranchPhase,
 ) -> Result<BranchReply, ParticipantError> {
     match result {
         Ok(BranchReply::Voted(Vote::No) | BranchReply::Decided(Decision::Rollback)) => {
             slot.refuse(|| match before {
-                Branch::Unknown => BranchRefusal::Unknown,
+                BranchPhase::Unknown => BranchRefusal::Unknown,
                 _ => BranchRefusal::RolledBack,
             });
             Err(slot.refusal.clone().map_or(ParticipantError::Stale, |reason| ParticipantError::Refused(reason)))

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{Branch, BranchInput, Effort, Service, ServiceError};
+use super::{BranchInput, BranchPhase, Effort, Service, ServiceError};
 use crate::{
     error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
@@ -25,7 +25,7 @@ mod branches;
 mod checkpoint;
 mod deliver;
 mod error;
-mod inquiry;
+mod in_doubt;
 mod replay;
 mod slots;
 
@@ -34,7 +34,7 @@ use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{Admission, Branches, Slot};
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
-pub use inquiry::Inquired;
+pub use in_doubt::InDoubtResolution;
 
 /// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
 /// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
@@ -379,10 +379,10 @@ impl<S: Service> ResourceManager<S> {
                 continue;
             };
             status.troubled.extend(slot.trouble.clone());
-            *match slot.protocol.state() {
-                Branch::Unknown | Branch::Active { .. } => &mut status.active,
-                Branch::Preparing { .. } | Branch::Prepared => &mut status.prepared,
-                Branch::Committed | Branch::RolledBack | Branch::ReadOnly => &mut status.finished,
+            *match slot.protocol.phase() {
+                BranchPhase::Unknown | BranchPhase::Active { .. } => &mut status.active,
+                BranchPhase::Preparing { .. } | BranchPhase::Prepared => &mut status.prepared,
+                BranchPhase::Committed | BranchPhase::RolledBack | BranchPhase::ReadOnly => &mut status.finished,
                 _ => &mut status.settling,
             } += 1;
         }
@@ -405,7 +405,7 @@ fn fits<W: Serialize, R>(
         .map_err(|error| ExecuteError::Unencodable { branch: branch.clone(), error: Arc::new(error) })?;
     let length = slot.work_bytes.saturating_add(piece);
     let changes =
-        effort == Effort::Update || matches!(slot.protocol.state(), Branch::Active { effort: Effort::Update, .. });
+        effort == Effort::Update || matches!(slot.protocol.phase(), BranchPhase::Active { effort: Effort::Update, .. });
     if length > MAX_WORK_BYTES && changes {
         return Err(ExecuteError::TooMuchWork { branch: branch.clone(), length, limit: MAX_WORK_BYTES });
     }

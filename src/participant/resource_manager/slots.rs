@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::id::{Epoch, Mark};
+use crate::id::{Epoch, TxnOrdinal};
 
 /// The window is not looked at for whether it is worth its memory before it has so many places.
 const SMALLEST: u64 = 1 << 10;
@@ -15,7 +15,7 @@ const SMALLEST: u64 = 1 << 10;
 /// those of earlier epochs are. So memory follows what there is, whatever numbers come.
 pub(super) struct Slots<T> {
     /// All of them before those in the window.
-    others: BTreeMap<Mark, T>,
+    others: BTreeMap<TxnOrdinal, T>,
     epoch: Epoch,
     /// The number of the window's first place.
     first: u64,
@@ -35,36 +35,40 @@ impl<T> Slots<T> {
     }
 
     /// O(1) where it is in the window, else O(log n).
-    pub(super) fn get(&self, mark: Mark) -> Option<&T> {
-        if self.begins_after(mark) { self.others.get(&mark) } else { self.window.get(self.place(mark)?)?.as_ref() }
+    pub(super) fn get(&self, ordinal: TxnOrdinal) -> Option<&T> {
+        if self.begins_after(ordinal) {
+            self.others.get(&ordinal)
+        } else {
+            self.window.get(self.place(ordinal)?)?.as_ref()
+        }
     }
 
     /// Amortised O(1) for numbers that come in about their order, else O(log n).
-    pub(super) fn insert(&mut self, mark: Mark, what: T) {
-        if self.begins_after(mark) {
-            self.others.insert(mark, what);
+    pub(super) fn insert(&mut self, ordinal: TxnOrdinal, what: T) {
+        if self.begins_after(ordinal) {
+            self.others.insert(ordinal, what);
             return;
         }
-        let length = match self.place(mark) {
+        let length = match self.place(ordinal) {
             Some(place) => (place as u64).saturating_add(1),
             None => u64::MAX,
         };
         if self.in_window == 0 || length > SMALLEST.max(4 * (self.in_window as u64 + 1)) {
-            self.begin_anew(mark);
+            self.begin_anew(ordinal);
         }
         // Not far behind the others now, or the first.
-        let place = (mark.sequence - self.first) as usize;
+        let place = (ordinal.sequence - self.first) as usize;
         if self.window.len() <= place {
             self.window.resize_with(place + 1, || None);
         }
         self.in_window += usize::from(self.window[place].replace(what).is_none());
     }
 
-    pub(super) fn remove(&mut self, mark: Mark) -> Option<T> {
-        if self.begins_after(mark) {
-            return self.others.remove(&mark);
+    pub(super) fn remove(&mut self, ordinal: TxnOrdinal) -> Option<T> {
+        if self.begins_after(ordinal) {
+            return self.others.remove(&ordinal);
         }
-        let place = self.place(mark)?;
+        let place = self.place(ordinal)?;
         let removed = self.window.get_mut(place)?.take()?;
         self.in_window -= 1;
         self.move_on();
@@ -72,21 +76,21 @@ impl<T> Slots<T> {
     }
 
     /// Takes out those before the mark that `goes` says are to go. O(n) in those before the mark.
-    pub(super) fn take_below(&mut self, below: Mark, mut goes: impl FnMut(Mark, &T) -> bool) -> Vec<T> {
+    pub(super) fn take_below(&mut self, below: TxnOrdinal, mut goes: impl FnMut(TxnOrdinal, &T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         let later = self.others.split_off(&below);
-        for (mark, what) in std::mem::replace(&mut self.others, later) {
-            if goes(mark, &what) {
+        for (ordinal, what) in std::mem::replace(&mut self.others, later) {
+            if goes(ordinal, &what) {
                 taken.push(what);
             } else {
-                self.others.insert(mark, what);
+                self.others.insert(ordinal, what);
             }
         }
         let (epoch, first, places) = (self.epoch, self.first, self.places_below(below));
         taken.reserve(places.min(self.in_window));
         for (index, place) in self.window.iter_mut().take(places).enumerate() {
             let sequence = first + index as u64;
-            if let Some(what) = place.take_if(|what| goes(Mark { epoch, sequence }, what)) {
+            if let Some(what) = place.take_if(|what| goes(TxnOrdinal { epoch, sequence }, what)) {
                 self.in_window -= 1;
                 taken.push(what);
             }
@@ -98,34 +102,35 @@ impl<T> Slots<T> {
     }
 
     /// Those before the mark, in their order.
-    pub(super) fn below(&self, below: Mark) -> impl Iterator<Item = (Mark, &T)> {
-        let others = self.others.range(..below).map(|(mark, what)| (*mark, what));
-        others.chain(self.windowed().take(self.places_below(below)).filter_map(|(mark, what)| Some((mark, what?))))
+    pub(super) fn below(&self, below: TxnOrdinal) -> impl Iterator<Item = (TxnOrdinal, &T)> {
+        let others = self.others.range(..below).map(|(ordinal, what)| (*ordinal, what));
+        others
+            .chain(self.windowed().take(self.places_below(below)).filter_map(|(ordinal, what)| Some((ordinal, what?))))
     }
 
     /// All, in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Mark, &T)> {
-        let others = self.others.iter().map(|(mark, what)| (*mark, what));
-        others.chain(self.windowed().filter_map(|(mark, what)| Some((mark, what?))))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TxnOrdinal, &T)> {
+        let others = self.others.iter().map(|(ordinal, what)| (*ordinal, what));
+        others.chain(self.windowed().filter_map(|(ordinal, what)| Some((ordinal, what?))))
     }
 
-    fn windowed(&self) -> impl Iterator<Item = (Mark, Option<&T>)> {
+    fn windowed(&self) -> impl Iterator<Item = (TxnOrdinal, Option<&T>)> {
         let (epoch, first) = (self.epoch, self.first);
         let places = self.window.iter().enumerate();
-        places.map(move |(index, what)| (Mark { epoch, sequence: first + index as u64 }, what.as_ref()))
+        places.map(move |(index, what)| (TxnOrdinal { epoch, sequence: first + index as u64 }, what.as_ref()))
     }
 
-    fn begins_after(&self, mark: Mark) -> bool {
-        mark < Mark { epoch: self.epoch, sequence: self.first }
+    fn begins_after(&self, ordinal: TxnOrdinal) -> bool {
+        ordinal < TxnOrdinal { epoch: self.epoch, sequence: self.first }
     }
 
     /// Where in the window it is, or would be if the window were long enough; nowhere if it is of a later epoch.
-    fn place(&self, mark: Mark) -> Option<usize> {
-        (mark.epoch == self.epoch).then(|| usize::try_from(mark.sequence.checked_sub(self.first)?).ok())?
+    fn place(&self, ordinal: TxnOrdinal) -> Option<usize> {
+        (ordinal.epoch == self.epoch).then(|| usize::try_from(ordinal.sequence.checked_sub(self.first)?).ok())?
     }
 
     /// How many of the window's places come before the mark.
-    fn places_below(&self, below: Mark) -> usize {
+    fn places_below(&self, below: TxnOrdinal) -> usize {
         match self.place(below) {
             _ if self.begins_after(below) => 0,
             Some(place) => place.min(self.window.len()),
@@ -133,12 +138,12 @@ impl<T> Slots<T> {
         }
     }
 
-    fn begin_anew(&mut self, mark: Mark) {
+    fn begin_anew(&mut self, ordinal: TxnOrdinal) {
         let (epoch, first) = (self.epoch, self.first);
         let left = self.window.drain(..).enumerate();
-        let left = left.filter_map(|(index, what)| Some((Mark { epoch, sequence: first + index as u64 }, what?)));
+        let left = left.filter_map(|(index, what)| Some((TxnOrdinal { epoch, sequence: first + index as u64 }, what?)));
         self.others.extend(left);
-        (self.epoch, self.first, self.in_window) = (mark.epoch, mark.sequence, 0);
+        (self.epoch, self.first, self.in_window) = (ordinal.epoch, ordinal.sequence, 0);
     }
 
     fn move_on(&mut self) {
@@ -153,8 +158,8 @@ impl<T> Slots<T> {
 mod tests {
     use super::*;
 
-    fn mark(epoch: u64, sequence: u64) -> Mark {
-        Mark { epoch: Epoch::new(epoch), sequence }
+    fn ordinal(epoch: u64, sequence: u64) -> TxnOrdinal {
+        TxnOrdinal { epoch: Epoch::new(epoch), sequence }
     }
 
     /// Against a plain map: numbers nearly in order, some late, some far off, and epochs that go on.
@@ -172,19 +177,19 @@ mod tests {
                     (epoch, last) = (epoch + 1, random.u64(..10));
                 }
                 let at = match random.u32(..20) {
-                    0 => mark(random.u64(1..=epoch), random.u64(..=last)),
-                    1 if random.u32(..100) == 0 => mark(epoch, u64::MAX - random.u64(..2)),
-                    _ => mark(epoch, last),
+                    0 => ordinal(random.u64(1..=epoch), random.u64(..=last)),
+                    1 if random.u32(..100) == 0 => ordinal(epoch, u64::MAX - random.u64(..2)),
+                    _ => ordinal(epoch, last),
                 };
                 slots.insert(at, step);
                 model.insert(at, step);
-                let other = mark(epoch, last.saturating_sub(random.u64(..2 * apart * kept)));
+                let other = ordinal(epoch, last.saturating_sub(random.u64(..2 * apart * kept)));
                 assert_eq!(slots.get(other), model.get(&other), "seed {seed}");
                 match random.u32(..8) {
                     0 => assert_eq!(slots.remove(other), model.remove(&other), "seed {seed}"),
                     1 if random.u32(..50) == 0 => {
-                        let goes = |_: Mark, what: &i32| what % 7 != 0;
-                        assert!(slots.below(other).eq(model.range(..other).map(|(mark, what)| (*mark, what))));
+                        let goes = |_: TxnOrdinal, what: &i32| what % 7 != 0;
+                        assert!(slots.below(other).eq(model.range(..other).map(|(ordinal, what)| (*ordinal, what))));
                         let taken = slots.take_below(other, goes);
                         let later = model.split_off(&other);
                         let (gone, mut left) = model.into_iter().partition::<BTreeMap<_, _>, _>(|(m, w)| goes(*m, w));
@@ -196,23 +201,23 @@ mod tests {
                 }
                 assert_eq!(slots.len(), model.len(), "seed {seed}");
             }
-            assert!(slots.iter().eq(model.iter().map(|(mark, what)| (*mark, what))), "seed {seed}");
+            assert!(slots.iter().eq(model.iter().map(|(ordinal, what)| (*ordinal, what))), "seed {seed}");
         }
     }
 
     #[test]
     fn memory_follows_what_there_is_whatever_numbers_come() {
         let mut slots = Slots::default();
-        slots.insert(mark(1, 1), 0);
+        slots.insert(ordinal(1, 1), 0);
         for number in 1..100_000 {
-            slots.insert(mark(1, number * 1_000), number);
-            slots.remove(mark(1, number * 1_000 - 1_000));
+            slots.insert(ordinal(1, number * 1_000), number);
+            slots.remove(ordinal(1, number * 1_000 - 1_000));
         }
         assert!(slots.window.len() as u64 <= SMALLEST, "{} places", slots.window.len());
-        slots.insert(mark(1, u64::MAX), 0);
-        slots.insert(mark(2, u64::MAX), 0);
-        slots.insert(mark(3, 0), 0);
+        slots.insert(ordinal(1, u64::MAX), 0);
+        slots.insert(ordinal(2, u64::MAX), 0);
+        slots.insert(ordinal(3, 0), 0);
         assert!(slots.window.len() as u64 <= SMALLEST);
-        assert_eq!(slots.iter().last(), Some((mark(3, 0), &0)));
+        assert_eq!(slots.iter().last(), Some((ordinal(3, 0), &0)));
     }
 }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::id::{Epoch, Mark};
+use crate::id::{Epoch, TxnOrdinal};
 
 const MS: Duration = Duration::from_millis(1);
 
 fn id(sequence: u64) -> Id {
-    (Key::of(Mark { epoch: Epoch::new(1), sequence }), 0)
+    (Key::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0)
 }
 
 fn circuit(policy: Policy) -> Circuit {

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{super::policy::after, Action, Branch, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Step};
+use super::{
+    super::policy::after, Action, BranchProgress, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Step,
+};
 use crate::{
     log::{Durability, Fact, Heuristic},
     participant::{Decision, Verb},
@@ -35,7 +37,7 @@ impl CommitProtocol {
 
     pub(super) fn send_due(&mut self, now: Instant, verb: Verb) -> Option<Action> {
         let again = after(now, self.policy.delivery_timeout);
-        let due = |branch: &Branch| matches!(branch.step, Step::Due(at) if at <= now);
+        let due = |branch: &BranchProgress| matches!(branch.step, Step::Due(at) if at <= now);
         let branch = self.branches.iter().position(due)?;
         self.branches[branch].step = Step::Sent(again);
         Some(Action::Send(branch, verb))
@@ -108,8 +110,9 @@ impl CommitProtocol {
             return None;
         }
         self.is_stuck = false; // until the next failure
-        let is_slow =
-            |branch: &Branch| branch.step.awaits_answer() && branch.step != Step::Kept && branch.failures < STUCK_AFTER;
+        let is_slow = |branch: &BranchProgress| {
+            branch.step.awaits_answer() && branch.step != Step::Kept && branch.failures < STUCK_AFTER
+        };
         let owing = self.branches.iter().filter(|branch| branch.step.owes_answer()).count();
         let is_news = match self.narrowed {
             Narrowed::Not => true,
@@ -142,7 +145,7 @@ impl CommitProtocol {
 
     /// Who owes an acknowledgement; and those whose outcome the log does not know: told again by the next life, they say it again.
     fn next_life_tells(&self) -> Vec<crate::id::Name> {
-        let is_told = |branch: &&Branch| {
+        let is_told = |branch: &&BranchProgress| {
             branch.step.owes_answer()
                 || matches!((branch.step, branch.on_record), (Step::Heuristic(_), OnRecord::Unwritten(_)))
         };
@@ -151,7 +154,7 @@ impl CommitProtocol {
 
     /// Whether the log names exactly those as owed that are.
     fn is_parked_on_record(&self) -> bool {
-        let fits = |branch: &Branch| (branch.step == Step::Parked) == (branch.on_record == OnRecord::Owed);
+        let fits = |branch: &BranchProgress| (branch.step == Step::Parked) == (branch.on_record == OnRecord::Owed);
         self.parked_on_record && self.branches.iter().all(fits)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{Branch, CommitProtocol, OnRecord, Phase, Role, Step};
+use super::{BranchProgress, CommitProtocol, OnRecord, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Fact, Heuristic, Record},
@@ -66,9 +66,9 @@ impl Remembered {
     /// The transaction's protocol, to be driven on.
     #[must_use]
     pub fn resume(&self, txn: TxnId, policy: Policy, now: Instant) -> CommitProtocol {
-        let branch = |participant: &Name, step, on_record| Branch {
+        let branch = |participant: &Name, step, on_record| BranchProgress {
             on_record,
-            ..Branch::new(participant.clone(), Role::Voter, step)
+            ..BranchProgress::new(participant.clone(), Role::Voter, step)
         };
         let on_record = if self.parked { OnRecord::Owed } else { OnRecord::Nothing };
         let owed = self.owed.iter().map(|name| branch(name, Step::Due(now), on_record));

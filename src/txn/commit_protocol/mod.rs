@@ -53,7 +53,7 @@ pub use messages::{Action, Cause, Input, Outcome};
 pub use view::{BranchState, TransactionState};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Branch {
+struct BranchProgress {
     participant: Name,
     role: Role,
     step: Step,
@@ -62,7 +62,7 @@ struct Branch {
     on_record: OnRecord,
 }
 
-impl Branch {
+impl BranchProgress {
     const fn new(participant: Name, role: Role, step: Step) -> Self {
         Self { participant, role, step, failures: 0, on_record: OnRecord::Nothing }
     }
@@ -166,7 +166,7 @@ pub struct CommitProtocol {
     txn: TxnId,
     policy: Policy,
     phase: Phase,
-    branches: Vec<Branch>,
+    branches: Vec<BranchProgress>,
     /// When it is rolled back if nobody has committed it, and no vote is waited for any longer.
     expires: Option<Instant>,
     /// What to tell the client, once that is known and until it is told.
@@ -251,7 +251,7 @@ impl CommitProtocol {
 
     fn enlist_as(&mut self, index: usize, participant: Name, role: Role) {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
-        self.branches.insert(index, Branch::new(participant, role, Step::Idle));
+        self.branches.insert(index, BranchProgress::new(participant, role, Step::Idle));
     }
 
     /// Takes in what happened. What does not fit (late, doubled, of a branch that there is none of) is a no-op.
@@ -300,7 +300,7 @@ impl CommitProtocol {
         match self.phase {
             Phase::Active | Phase::Finished => None,
             Phase::Preparing { .. } => {
-                let to_ask = |branch: &Branch| branch.step == Step::Idle && branch.role == Role::Voter;
+                let to_ask = |branch: &BranchProgress| branch.step == Step::Idle && branch.role == Role::Voter;
                 let branch = self.branches.iter().position(to_ask)?;
                 self.branches[branch].step = Step::Asked;
                 Some(Action::Send(branch, Verb::Prepare))
@@ -364,7 +364,7 @@ impl CommitProtocol {
         if vote == Vote::No {
             return self.roll_back(now, Cause::VotedNo(branch));
         }
-        let votes = |branch: &Branch| branch.role == Role::Voter;
+        let votes = |branch: &BranchProgress| branch.role == Role::Voter;
         if self.branches.iter().any(|branch| votes(branch) && matches!(branch.step, Step::Idle | Step::Asked)) {
             return;
         }
@@ -439,7 +439,7 @@ impl CommitProtocol {
             Phase::Preparing { until } if until <= now => self.roll_back(now, Cause::TimedOut),
             // What the branch decided, if it was asked, is not known; the rollback makes sure that it decides nothing later.
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
-                let is_unasked = |branch: &Branch| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
+                let is_unasked = |branch: &BranchProgress| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
                 let is_certain = self.branches.iter().any(is_unasked);
                 let answer = if is_certain { Outcome::RolledBack(Cause::TimedOut) } else { Outcome::Indeterminate };
                 self.carry_out(now, Decision::Rollback, answer);

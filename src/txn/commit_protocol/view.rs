@@ -283,7 +283,8 @@ impl CommitProtocol {
     /// Whether a branch is that of a last resource.
     #[must_use]
     pub fn is_last_resource(&self, participant: &Name) -> bool {
-        let last = |branch: &super::Branch| branch.role == Role::LastResource && branch.participant == *participant;
+        let last =
+            |branch: &super::BranchProgress| branch.role == Role::LastResource && branch.participant == *participant;
         self.branches.iter().any(last)
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{End, Fact, Key, Lsn, Mark, Open, Record, Shared, TxnId};
+use super::{End, Fact, Key, Lsn, Open, Record, Shared, TxnId, TxnOrdinal};
 
 /// So many ends are written together at the most.
 const AT_ONCE: usize = 32;
@@ -21,7 +21,7 @@ const AT_ONCE: usize = 32;
 impl Shared {
     /// The transaction has ended. Gives the ends that are to be [written](Self::write) now.
     #[must_use]
-    pub(in crate::txn) fn ended(&self, key: Key, end: End) -> Vec<Mark> {
+    pub(in crate::txn) fn ended(&self, key: Key, end: End) -> Vec<TxnOrdinal> {
         let mut open = self.open.lock();
         let shelved = open.shelf.take(key);
         let task = self.take(&mut open, key, end);
@@ -31,7 +31,7 @@ impl Shared {
         }
         let mut unwritten = Vec::new();
         if end == End::Unwritten {
-            open.unwritten.push(key.mark);
+            open.unwritten.push(key.ordinal);
             // Where few others are open, it may be long before the next one ends.
             if open.unwritten.len() >= AT_ONCE.min(open.transactions.at_once() as usize / 2) {
                 unwritten = open.unwritten_ends();
@@ -47,23 +47,23 @@ impl Shared {
 
     /// Whether the end of this transaction may be written along with those of others.
     pub(in crate::txn) fn collects_end_of(&self, key: Key) -> bool {
-        key.mark.epoch == self.epoch && key.reported_by == 0
+        key.ordinal.epoch == self.epoch && key.reported_by == 0
     }
 
     /// Writes the ends of these transactions. No lock may be held: this may wait for room in the log.
-    pub(in crate::txn) fn write(&self, mut ended: Vec<Mark>) {
+    pub(in crate::txn) fn write(&self, mut ended: Vec<TxnOrdinal>) {
         if ended.is_empty() {
             return;
         }
-        let record = |mark: &Mark| {
-            let txn = TxnId::new(self.name.clone(), mark.epoch, mark.sequence);
+        let record = |ordinal: &TxnOrdinal| {
+            let txn = TxnId::new(self.name.clone(), ordinal.epoch, ordinal.sequence);
             Record { owner: self.name.clone(), fact: Fact::Ended { txn } }
         };
         let append = AssertUnwindSafe(|| self.log.append_all(&mut ended.iter().map(record)));
         // None where the log refuses, and where it panics: the mark then waits for the next opening.
         let lsn = if self.is_gone() { None } else { catch_unwind(append).ok().and_then(Result::ok).flatten() };
         let mut open = self.open.lock();
-        ended.iter().for_each(|mark| open.transactions.written(*mark, lsn));
+        ended.iter().for_each(|ordinal| open.transactions.written(*ordinal, lsn));
         open.writing -= 1;
         if open.unwritten.capacity() == 0 {
             ended.clear();
@@ -93,7 +93,7 @@ impl Shared {
 
 impl Open {
     /// Takes out the ends that are not written yet, for somebody to write.
-    pub(super) fn unwritten_ends(&mut self) -> Vec<Mark> {
+    pub(super) fn unwritten_ends(&mut self) -> Vec<TxnOrdinal> {
         self.writing += usize::from(!self.unwritten.is_empty());
         mem::take(&mut self.unwritten)
     }

@@ -19,7 +19,7 @@ use crate::{
     foreign,
     id::BranchId,
     log::{Durability, Fact, LogError, LogId, Lsn},
-    participant::{ParticipantError, Reply, ReplySink, Request, Response, SentIn, Verb, call_about},
+    participant::{CallerSpan, ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
     txn::{
         Action, Input,
         circuit::Pass,
@@ -55,7 +55,7 @@ impl Task {
 
     fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, State>, input: Option<Input>, by: By) -> Progress {
         let waiting = self.drive(&mut state, input, by);
-        Progress { waiting, verdict: state.verdict() }
+        Progress { waiting, explained: state.explained_outcome() }
     }
 
     fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, input: Option<Input>, by: By) -> Waiting {
@@ -268,13 +268,13 @@ impl Task {
             return Some(Err(ParticipantError::Unreachable));
         }
         if terms.by == By::Worker {
-            let (task, branch, sent_in) = (Arc::clone(self), contact.branch.clone(), SentIn::current());
+            let (task, branch, caller_span) = (Arc::clone(self), contact.branch.clone(), CallerSpan::current());
             let send = move |over: &dyn Fn()| {
                 if !task.shared.members.answers_at_once(Some(number)) {
                     over(); // it may answer before this returns
                 }
-                let answer = sent_in.call(|| task.send_now(index, number, &branch, verb, terms));
-                drop(sent_in); // before anybody hears of the answer
+                let answer = caller_span.call(|| task.send_now(index, number, &branch, verb, terms));
+                drop(caller_span); // before anybody hears of the answer
                 over();
                 if let Some(answer) = answer {
                     task.deliver(index, answer);

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ringpact::{
-    Epoch, Fact, LogId, Mark, Name, Record,
+    Epoch, Fact, LogId, Name, Record, TxnOrdinal,
     participant::{Call, KnownLife, Life, ParticipantError},
     txn::{Openings, Standing},
 };
@@ -50,7 +50,7 @@ struct Log {
     id: u8,
     epochs: Vec<Epoch>,
     position: u64,
-    decided: BTreeSet<Mark>,
+    decided: BTreeSet<TxnOrdinal>,
     gone: bool,
 }
 
@@ -79,10 +79,10 @@ struct Coordinator {
     openings: Openings,
     met: [Met; PARTICIPANTS],
     /// What each participant has reported, as far as it is not acted on yet.
-    reported: [BTreeSet<Mark>; PARTICIPANTS],
+    reported: [BTreeSet<TxnOrdinal>; PARTICIPANTS],
     next: u64,
     /// Promises that it has heard of, by the transaction of its own epoch.
-    promised: BTreeMap<Mark, BTreeSet<usize>>,
+    promised: BTreeMap<TxnOrdinal, BTreeSet<usize>>,
     stopped: bool,
 }
 
@@ -100,7 +100,7 @@ struct Participant {
     noted: Life,
     /// Each branch, and what the participant had heard of its coordinator when it last wrote a
     /// record about it.
-    branches: BTreeMap<Mark, (Branch, Life)>,
+    branches: BTreeMap<TxnOrdinal, (Branch, Life)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -165,15 +165,15 @@ impl World {
         hears
     }
 
-    fn write(&mut self, at: usize, mark: Mark, branch: Branch) {
+    fn write(&mut self, at: usize, ordinal: TxnOrdinal, branch: Branch) {
         let heard = self.participants[at].known.life();
-        self.participants[at].branches.insert(mark, (branch, heard));
+        self.participants[at].branches.insert(ordinal, (branch, heard));
     }
 
     fn is_torn(&self) -> bool {
         let ends = |at: usize, end| {
             let of = self.participants[at].branches.iter();
-            of.filter(move |(_, (branch, _))| *branch == end).map(|(mark, _)| *mark).collect::<BTreeSet<_>>()
+            of.filter(move |(_, (branch, _))| *branch == end).map(|(ordinal, _)| *ordinal).collect::<BTreeSet<_>>()
         };
         (0..PARTICIPANTS).any(|at| !ends(at, Branch::Committed).is_disjoint(&ends(1 - at, Branch::RolledBack)))
     }
@@ -271,35 +271,35 @@ impl World {
         let begun: u64 = self.lives.iter().map(|life| life.next - 1).sum();
         if begun < bounds.transactions as u64 {
             let mut world = self.clone();
-            let mark = Mark { epoch: coordinator.life.epoch, sequence: coordinator.next };
+            let ordinal = TxnOrdinal { epoch: coordinator.life.epoch, sequence: coordinator.next };
             world.lives[life].next += 1;
-            world.lives[life].promised.insert(mark, BTreeSet::new());
-            next.push((format!("life {life} begins {mark:?}"), world));
+            world.lives[life].promised.insert(ordinal, BTreeSet::new());
+            next.push((format!("life {life} begins {ordinal:?}"), world));
         }
-        for (mark, promised) in &coordinator.promised {
-            let decided = self.logs[coordinator.log].decided.contains(mark);
+        for (ordinal, promised) in &coordinator.promised {
+            let decided = self.logs[coordinator.log].decided.contains(ordinal);
             if promised.len() == PARTICIPANTS && !decided {
                 let mut world = self.clone();
-                world.logs[coordinator.log].decided.insert(*mark);
+                world.logs[coordinator.log].decided.insert(*ordinal);
                 world.logs[coordinator.log].position += 1;
-                next.push((format!("life {life} decides {mark:?}"), world));
+                next.push((format!("life {life} decides {ordinal:?}"), world));
             }
             for at in 0..PARTICIPANTS {
                 let mut world = self.clone();
                 if !world.hears(at, life, mutant) {
                     continue;
                 }
-                match world.participants[at].branches.get(mark).map(|(branch, _)| *branch) {
+                match world.participants[at].branches.get(ordinal).map(|(branch, _)| *branch) {
                     None if !decided => {
-                        world.write(at, *mark, Branch::Prepared);
-                        world.lives[life].promised.entry(*mark).or_default().insert(at);
+                        world.write(at, *ordinal, Branch::Prepared);
+                        world.lives[life].promised.entry(*ordinal).or_default().insert(at);
                         next.push((format!("life {life} prepares at {at}"), world));
                     }
                     // Its own client has given up; once all have promised, the outcome may still be
                     // either.
                     Some(Branch::Prepared) if !decided => {
-                        world.write(at, *mark, Branch::RolledBack);
-                        world.lives[life].promised.remove(mark);
+                        world.write(at, *ordinal, Branch::RolledBack);
+                        world.lives[life].promised.remove(ordinal);
                         next.push((format!("life {life} gives up at {at}"), world));
                     }
                     _ => {}
@@ -307,12 +307,12 @@ impl World {
             }
         }
         // Decisions in its log are delivered, in this life and in later ones.
-        for mark in &self.logs[coordinator.log].decided {
+        for ordinal in &self.logs[coordinator.log].decided {
             for at in 0..PARTICIPANTS {
                 let mut world = self.clone();
-                let prepared = matches!(world.participants[at].branches.get(mark), Some((Branch::Prepared, _)));
+                let prepared = matches!(world.participants[at].branches.get(ordinal), Some((Branch::Prepared, _)));
                 if prepared && world.hears(at, life, mutant) {
-                    world.write(at, *mark, Branch::Committed);
+                    world.write(at, *ordinal, Branch::Committed);
                     next.push((format!("life {life} delivers at {at}"), world));
                 }
             }
@@ -336,7 +336,7 @@ impl World {
         if accepted {
             participant.notes(mutant);
             let prepared = participant.branches.iter().filter(|(_, (branch, _))| *branch == Branch::Prepared);
-            coordinator.reported[at] = prepared.map(|(mark, _)| *mark).collect();
+            coordinator.reported[at] = prepared.map(|(ordinal, _)| *ordinal).collect();
         }
         next.push((format!("life {life} meets {at}"), world));
     }
@@ -348,20 +348,20 @@ impl World {
         if !all_have_met && mutant != Some(Mutant::SettlesAtOnce) {
             return;
         }
-        for mark in &coordinator.reported[at] {
+        for ordinal in &coordinator.reported[at] {
             let standing = match mutant {
-                Some(Mutant::PresumesByOrder) if mark.epoch < coordinator.life.epoch => Standing::PresumedAborted,
-                _ => coordinator.openings.standing_of(*mark, coordinator.next),
+                Some(Mutant::PresumesByOrder) if ordinal.epoch < coordinator.life.epoch => Standing::PresumedAborted,
+                _ => coordinator.openings.standing_of(*ordinal, coordinator.next),
             };
-            let decided = self.logs[coordinator.log].decided.contains(mark);
+            let decided = self.logs[coordinator.log].decided.contains(ordinal);
             if standing != Standing::PresumedAborted || decided {
                 continue;
             }
             let mut world = self.clone();
-            world.lives[life].reported[at].remove(mark);
-            let prepared = matches!(world.participants[at].branches.get(mark), Some((Branch::Prepared, _)));
+            world.lives[life].reported[at].remove(ordinal);
+            let prepared = matches!(world.participants[at].branches.get(ordinal), Some((Branch::Prepared, _)));
             if prepared && world.hears(at, life, mutant) {
-                world.write(at, *mark, Branch::RolledBack);
+                world.write(at, *ordinal, Branch::RolledBack);
             }
             next.push((format!("life {life} presumes abort at {at}"), world));
         }
@@ -387,11 +387,11 @@ impl World {
     }
 
     fn has_unclaimed(&self) -> bool {
-        let is_unclaimed = |life: &Coordinator, mark: &Mark| {
-            life.openings.standing_of(*mark, life.next) == Standing::Unclaimed
-                && !self.logs[life.log].decided.contains(mark)
+        let is_unclaimed = |life: &Coordinator, ordinal: &TxnOrdinal| {
+            life.openings.standing_of(*ordinal, life.next) == Standing::Unclaimed
+                && !self.logs[life.log].decided.contains(ordinal)
         };
-        self.lives.iter().any(|life| life.reported.iter().flatten().any(|mark| is_unclaimed(life, mark)))
+        self.lives.iter().any(|life| life.reported.iter().flatten().any(|ordinal| is_unclaimed(life, ordinal)))
     }
 }
 

@@ -1,0 +1,109 @@
+//! What participants are told that ask what became of a branch.
+
+use std::{fmt, sync::Weak};
+
+use super::shared::Shared;
+use crate::{
+    id::{BranchId, Epoch, Name, TxnOrdinal},
+    participant::{Endpoint, ParticipantError, Reply, Request, Response, Verdict},
+};
+
+/// Where a coordinator is asked for [verdicts](Verdict): an [`Endpoint`] that answers [`Request::Verdict`], for a
+/// transport to carry to participants elsewhere. It holds on to nothing: once the coordinator is gone it fails every
+/// request.
+///
+/// What is open is answered by what is decided of it. What isn't was rolled back, or everybody has acknowledged its commit
+/// and nobody asks any more: *presumed abort*.
+///
+/// ```
+/// use ringpact::{Coordinator, MemoryLog, participant::{Endpoint, Reply, Request, Response, Verdict}};
+///
+/// let coordinator = Coordinator::builder(MemoryLog::new()).name("shop").participant("goods", Yes).open()?;
+/// let mut txn = coordinator.begin();
+/// let branch = txn.branch("goods")?.clone();
+/// drop(txn);
+/// // What a transport does with a question that comes in:
+/// coordinator.verdict_endpoint().send(Request::Verdict { branch }, Reply::new(|answer| {
+///     assert!(matches!(answer, Ok(Response::Verdict { verdict: Verdict::Rollback, .. })));
+/// }));
+/// # use ringpact::{BranchId, Name, Participant, ParticipantError, Vote, participant::Call};
+/// # struct Yes;
+/// # impl Participant for Yes {
+/// #     fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> { Ok(Vote::Yes) }
+/// #     fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+/// #     fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> { Ok(()) }
+/// #     fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> { Ok(Vec::new()) }
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct VerdictEndpoint {
+    coordinator: Name,
+    epoch: Epoch,
+    shared: Weak<Shared>,
+}
+
+impl VerdictEndpoint {
+    pub(super) const fn new(coordinator: Name, epoch: Epoch, shared: Weak<Shared>) -> Self {
+        Self { coordinator, epoch, shared }
+    }
+
+    fn answer(&self, branch: &BranchId) -> Result<Response, ParticipantError> {
+        let shared = self.shared.upgrade().ok_or(ParticipantError::Unreachable)?;
+        let txn = branch.txn();
+        let next = shared.next_ordinal();
+        // An id that was never given out stems from another log under the same name. To call it rolled back could tear
+        // apart what that log has committed.
+        // (Epoch 0, which there is none of, asks for nothing but the time.)
+        let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
+        let (openings, next_number) = (&shared.openings, next.sequence);
+        let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.ordinal(), next_number);
+        if !asks_for_time && !is_own {
+            return Err(ParticipantError::Misdirected);
+        }
+        let tasks = shared.tasks_of(txn.ordinal());
+        // A coordinator that goes forgets what is open, and what it has forgotten is not rolled back: asked in this order.
+        if shared.is_gone() {
+            return Err(ParticipantError::Unreachable);
+        }
+        let verdict = tasks.iter().map(|task| task.verdict_for_participants()).reduce(strongest);
+        for task in tasks.into_iter().filter(|task| task.key().reported_by == 0) {
+            // Whoever asks is there again.
+            shared.retry(&task);
+        }
+        // Presumed abort; but of a log that may have forgotten decisions nothing is presumed.
+        let is_presumed = asks_for_time || openings.presumes_abort_of(txn.ordinal(), next_number);
+        let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
+        let begun_below: TxnOrdinal = next;
+        Ok(Response::Verdict { verdict, begun_below })
+    }
+}
+
+/// Branches that were reported are settled one by one, and all of them are rolled back; the transaction's own task, where
+/// there is one, knows better.
+const fn strongest(one: Verdict, other: Verdict) -> Verdict {
+    match (one, other) {
+        (Verdict::Commit, _) | (_, Verdict::Commit) => Verdict::Commit,
+        (Verdict::Undecided, _) | (_, Verdict::Undecided) => Verdict::Undecided,
+        (Verdict::Rollback, Verdict::Rollback) => Verdict::Rollback,
+    }
+}
+
+impl Endpoint for VerdictEndpoint {
+    fn send(&self, request: Request, reply: Reply) {
+        let result = match request {
+            Request::Verdict { branch } => self.answer(&branch),
+            Request::Branch { .. } | Request::InDoubt { .. } => Err(ParticipantError::Misdirected),
+        };
+        reply.send(result);
+    }
+}
+
+impl fmt::Debug for VerdictEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerdictEndpoint")
+            .field("coordinator", &self.coordinator)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}

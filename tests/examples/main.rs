@@ -1,0 +1,7 @@
+//! The examples as their users run them, each in a child process.
+
+mod support;
+
+mod readme;
+mod remote;
+mod shop;

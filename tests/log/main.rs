@@ -1,0 +1,54 @@
+//! What is promised of the log: durability, order, recovery, damage, boundedness. One behaviour a file.
+//!
+//! A test that needs a process of its own (its own working directory, limits, or death) starts this very binary again with
+//! the name of one test: see `killed_under_load`, `paths`, `failed_sync_of_a_real_disk`, `has_one_owner` and `options`.
+//!
+//! | to read first | files |
+//! |---|---|
+//! | what every log owes its callers | `conformance`, `tasks`, `wakers`, `abandon`, `has_one_owner` |
+//! | what a crash may take | `crash_at_every_operation`, `crash_with_many_appenders`, `lives_against_a_model`, `killed_under_load` |
+//! | what must be synced before what | `every_sync_counts`, `names_are_durable_first` |
+//! | what a failure costs | `failure_poisons`, `failed_sync_of_a_real_disk`, `disk_full`, `paths` |
+//! | a torn tail and damage | `torn_tail_is_cut`, `damage_is_refused`, `damage_everywhere`, `inspection` |
+//! | the format | `format`, `golden`, `numbers_run_out` |
+//! | what it costs | `stays_bounded`, `segments_are_used_again`, `collects_in_the_background`, `opening_reads_once`, `options` |
+//! | the rest | `files_are_private`, `opening_is_told` |
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod abandon;
+mod collects_in_the_background;
+mod conformance;
+mod crash_at_every_operation;
+mod crash_with_many_appenders;
+mod damage_everywhere;
+mod damage_is_refused;
+mod disk_full;
+mod every_sync_counts;
+#[cfg(target_os = "linux")]
+mod failed_sync_of_a_real_disk;
+mod failure_poisons;
+#[cfg(unix)]
+mod files_are_private;
+mod format;
+mod golden;
+mod has_one_owner;
+mod inspection;
+#[cfg(unix)]
+mod killed_under_load;
+mod lives_against_a_model;
+mod names_are_durable_first;
+mod numbers_run_out;
+#[cfg(feature = "tracing")]
+mod opening_is_told;
+mod opening_reads_once;
+#[cfg(target_os = "linux")]
+mod options;
+#[cfg(unix)]
+mod paths;
+mod segments_are_used_again;
+mod stays_bounded;
+mod tasks;
+mod torn_tail_is_cut;
+mod wakers;

@@ -1,0 +1,57 @@
+//! Options of no size, or of an absurd one, make a log neither wrong nor busy.
+
+use std::{
+    env, fs,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use crate::common::{commit, live_numbers, prepared};
+use ringpact::{Durability, FileLog, TransactionLog};
+
+/// Set in the child process, which has no other log's threads.
+const ALONE: &str = "RINGPACT_TEST_OPTIONS";
+
+/// What the threads of this name have used of the processor, in hundredths of a second.
+fn processor_time(name: &str) -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.join("stat")).ok());
+    let of_name = stats.filter(|stat| stat.contains(&format!("({name})")));
+    let ticks = |stat: String| {
+        let fields = stat.rsplit(')').next().unwrap().to_owned();
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    of_name.map(ticks).sum()
+}
+
+/// The writer used to look at the clock all the time while there was no room for the seal, or a caller had the pen.
+#[test]
+fn sealing_at_once_does_not_keep_the_writer_busy() {
+    if env::var_os(ALONE).is_none() {
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "options::sealing_at_once_does_not_keep_the_writer_busy", "--nocapture"])
+            .env(ALONE, "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    for seal_after in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = FileLog::options().segment_bytes(0).seal_after(seal_after).open(dir.path()).unwrap();
+        log.append(prepared(1, 100), Durability::Lazy).unwrap();
+        log.wait(log.append(prepared(2, 100), Durability::Lazy).unwrap()).unwrap();
+        // So much, and nobody wants it, that no block is left for a seal.
+        log.append(prepared(3, 46_000), Durability::Lazy).unwrap();
+        let before = processor_time("ringpact-log");
+        thread::sleep(Duration::from_millis(500));
+        let used = processor_time("ringpact-log") - before;
+        assert!(used < 15, "{seal_after:?}: {used} of 50 hundredths");
+        commit(&log, prepared(100, 10)).unwrap();
+        assert_eq!(live_numbers(&log), [1, 2, 3, 100]);
+        log.close().unwrap();
+    }
+}

@@ -1,0 +1,22 @@
+//! The participant's side: what crosses the wire, the pool of threads, the conformance suite, and resource managers.
+//!
+//! | module | what it holds to account |
+//! |---|---|
+//! | `conformance` | the suite passes sound participants and names the rule that a broken one breaks |
+//! | `wire` | requests, answers and errors keep their form in JSON and in postcard |
+//! | `pool` | a slow participant's threads: bounded, started when needed, not lost |
+//! | `concurrency` | calls for one branch at the same time have one outcome |
+//! | `misbehaviour` | services that fail or panic, and messages that are wrong |
+//! | `restart` | what a resource manager restores after a restart |
+//! | `checkpoint` | what a resource manager forgets, and when |
+
+#[path = "../txn/support/mod.rs"]
+mod txn_support;
+
+mod checkpoint;
+mod concurrency;
+mod conformance;
+mod misbehaviour;
+mod pool;
+mod restart;
+mod wire;

@@ -1,0 +1,278 @@
+//! What goes to participants in other processes and comes back from them: in names and in numbers that stay, and with
+//! nothing taken on trust.
+
+use std::{
+    fmt::Debug,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+use ringpact::{
+    BranchId, Epoch, LogError, LogId, Name, TxnOrdinal, Vote,
+    log::Heuristic,
+    participant::{Call, Decision, Life, ParticipantError, Request, Response, Verb, Verdict},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+type Answer = Result<Response, ParticipantError>;
+
+const BRANCH: &str = r#"{"txn":{"coordinator":"shop","epoch":7,"sequence":42},"participant":"goods"}"#;
+/// The same in postcard: texts after their lengths, small numbers as bytes.
+const BRANCH_BYTES: &[u8] = b"\x04shop\x07\x2a\x05goods";
+
+fn branch() -> BranchId {
+    "shop:7:42:goods".parse().unwrap()
+}
+
+fn call() -> Call {
+    let mut call = Call::new(LogId::from_bytes([9; 16]));
+    call.epoch = Epoch::new(7);
+    call.ended_below = TxnOrdinal { epoch: Epoch::new(7), sequence: 40 };
+    (call.identity, call.position) = (LogId::from_bytes([8; 16]), 300);
+    call
+}
+
+fn request(verb: Verb, call: Call) -> Request {
+    Request::Branch { branch: branch(), verb, call }
+}
+
+/// How it is written in both forms, and that it is read from them as what it was. Errors have no equality.
+fn assert_wire<T: Serialize + DeserializeOwned + Debug>(value: &T, json: &str, bytes: &[u8]) {
+    let shown = format!("{value:?}");
+    assert_eq!(serde_json::to_string(value).unwrap(), json);
+    assert_eq!(postcard::to_stdvec(value).unwrap(), bytes, "{shown}");
+    assert_eq!(format!("{:?}", serde_json::from_str::<T>(json).unwrap()), shown);
+    assert_eq!(format!("{:?}", postcard::from_bytes::<T>(bytes).unwrap()), shown);
+    // Nothing is taken for it that stops before its end.
+    for end in 0..bytes.len() {
+        assert!(postcard::from_bytes::<T>(&bytes[..end]).is_err(), "{end} bytes of {shown}");
+    }
+    for end in 0..json.len() {
+        assert!(serde_json::from_str::<T>(&json[..end]).is_err(), "{end} characters of {json}");
+    }
+}
+
+#[test]
+fn requests_keep_their_names_and_places() {
+    let verbs = [(Verb::Prepare, "Prepare"), (Verb::Commit, "Commit"), (Verb::Rollback, "Rollback")];
+    for (place, (verb, name)) in (0..).zip(verbs.into_iter().chain([(Verb::CommitOnePhase, "CommitOnePhase")])) {
+        let (log, identity) = (vec!["9"; 16].join(","), vec!["8"; 16].join(","));
+        let call_json = format!(
+            r#"{{"log":[{log}],"epoch":7,"ended_below":{{"epoch":7,"sequence":40}},"deadline":null,"identity":[{identity}],"position":300}}"#
+        );
+        let json = format!(r#"{{"Branch":{{"branch":{BRANCH},"verb":"{name}","call":{call_json}}}}}"#);
+        let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0], &[8; 16], &[0xac, 2]].concat();
+        assert_wire(&request(verb, call()), &json, &bytes);
+    }
+    let in_doubt = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life: None };
+    assert_wire(&in_doubt, r#"{"InDoubt":{"coordinator":"shop","life":null}}"#, b"\x01\x04shop\x00");
+    let life = Some(Life::new(LogId::from_bytes([8; 16]), Epoch::new(7), 300));
+    let introduced = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life };
+    let (eight, none) = (vec!["8"; 16].join(","), vec!["0"; 16].join(","));
+    let json = format!(
+        r#"{{"InDoubt":{{"coordinator":"shop","life":{{"log":[{eight}],"epoch":7,"position":300,"replaces":[{none}]}}}}}}"#
+    );
+    let bytes = [b"\x01\x04shop\x01", &[8; 16][..], &[7, 0xac, 2], &[0; 16]].concat();
+    assert_wire(&introduced, &json, &bytes);
+    // As it was said before lives were.
+    let before = serde_json::from_str(r#"{"InDoubt":{"coordinator":"shop"}}"#).unwrap();
+    assert!(matches!(before, Request::InDoubt { life: None, .. }));
+    let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
+    assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());
+}
+
+#[test]
+fn answers_keep_their_names_and_places() {
+    for (place, vote, name) in [(0, Vote::Yes, "Yes"), (1, Vote::ReadOnly, "ReadOnly"), (2, Vote::No, "No")] {
+        let json = format!(r#"{{"Ok":{{"Voted":"{name}"}}}}"#);
+        assert_wire(&Answer::Ok(Response::Voted(vote)), &json, &[0, 0, place]);
+    }
+    assert_wire(&Answer::Ok(Response::Done), r#"{"Ok":"Done"}"#, &[0, 1]);
+    for (place, decision, name) in [(0, Decision::Commit, "Commit"), (1, Decision::Rollback, "Rollback")] {
+        let json = format!(r#"{{"Ok":{{"Decided":"{name}"}}}}"#);
+        assert_wire(&Answer::Ok(Response::Decided(decision)), &json, &[0, 2, place]);
+    }
+    let json = format!(r#"{{"Ok":{{"InDoubt":[{BRANCH},{BRANCH}]}}}}"#);
+    let bytes = [&[0, 3, 2], BRANCH_BYTES, BRANCH_BYTES].concat();
+    assert_wire(&Answer::Ok(Response::InDoubt(vec![branch(); 2])), &json, &bytes);
+    let verdicts = [(Verdict::Commit, "Commit"), (Verdict::Rollback, "Rollback"), (Verdict::Undecided, "Undecided")];
+    for (place, (verdict, name)) in (0..).zip(verdicts) {
+        let begun_below = TxnOrdinal { epoch: Epoch::new(7), sequence: 43 };
+        let json =
+            format!(r#"{{"Ok":{{"Verdict":{{"verdict":"{name}","begun_below":{{"epoch":7,"sequence":43}}}}}}}}"#);
+        assert_wire(&Answer::Ok(Response::Verdict { verdict, begun_below }), &json, &[0, 4, place, 7, 43]);
+    }
+}
+
+#[test]
+fn errors_keep_their_names_and_places() {
+    use ParticipantError as Error;
+    let plain = [
+        (Error::Unreachable, "Unreachable"),
+        (Error::Panicked, "Panicked"),
+        (Error::UnknownBranch, "UnknownBranch"),
+        (Error::AlreadyRolledBack, "AlreadyRolledBack"),
+        (Error::AlreadyCommitted, "AlreadyCommitted"),
+    ];
+    for (place, (error, name)) in (0..).zip(plain) {
+        assert_wire(&Answer::Err(error), &format!(r#"{{"Err":"{name}"}}"#), &[1, place]);
+    }
+    let outcomes = [
+        (Heuristic::Committed, "Committed"),
+        (Heuristic::RolledBack, "RolledBack"),
+        (Heuristic::Mixed, "Mixed"),
+        (Heuristic::Hazard, "Hazard"),
+    ];
+    for (place, (outcome, name)) in (0..).zip(outcomes) {
+        let json = format!(r#"{{"Err":{{"Heuristic":"{name}"}}}}"#);
+        assert_wire(&Answer::Err(Error::Heuristic(outcome)), &json, &[1, 5, place]);
+    }
+    assert_wire(&Answer::Err(Error::Misdirected), r#"{"Err":"Misdirected"}"#, &[1, 6]);
+    assert_wire(&Answer::Err(Error::Stale), r#"{"Err":"Stale"}"#, &[1, 7]);
+    assert_wire(&Answer::Err(Error::Busy), r#"{"Err":"Busy"}"#, &[1, 10]);
+    let misrouted = Error::Misrouted { branch: Box::new(branch()), participant: Name::new("payments").unwrap() };
+    let json = format!(r#"{{"Err":{{"Misrouted":{{"branch":{BRANCH},"participant":"payments"}}}}}}"#);
+    assert_wire(&Answer::Err(misrouted), &json, &[&[1, 8], BRANCH_BYTES, b"\x08payments"].concat());
+    let bytes = b"\x01\x09\x0dout of \"paper";
+    assert_wire(&Answer::Err(Error::resource("out of \"paper")), r#"{"Err":{"Resource":"out of \"paper"}}"#, bytes);
+    let refused = Error::refused("sold out");
+    assert_wire(&Answer::Err(refused), r#"{"Err":{"Refused":"sold out"}}"#, b"\x01\x0d\x08sold out");
+}
+
+/// The coordinator's operator reads it; nothing else can be done with somebody else's error.
+#[test]
+fn an_error_of_the_log_arrives_as_one_of_the_resource_and_says_the_same() {
+    let cause = Arc::new(io::Error::other("the disk is on fire"));
+    let error = LogError::Poisoned { cause };
+    let said = error.to_string();
+    assert!(said.contains("the disk is on fire"));
+    let json = serde_json::to_string(&ParticipantError::from(error)).unwrap();
+    let ParticipantError::Resource(arrived) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
+    assert_eq!(arrived.to_string(), said);
+    // And once more, over the next hop.
+    let json = serde_json::to_string(&ParticipantError::Resource(arrived)).unwrap();
+    let arrived = serde_json::from_str::<ParticipantError>(&json).unwrap();
+    assert_eq!(ringpact::error_chain(&arrived).matches(&said).count(), 1);
+}
+
+fn deadline_of(request: &Request) -> Option<Instant> {
+    match request {
+        Request::Branch { call, .. } => call.deadline,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn due_at(deadline: Option<Instant>) -> Request {
+    let mut call = call();
+    call.deadline = deadline;
+    request(Verb::Prepare, call)
+}
+
+/// Each leg of the way begins with what the last one has left. The time that a message lies about undelivered is not
+/// counted: nobody at either end measures it.
+#[test]
+fn a_deadline_travels_as_the_time_that_is_left() {
+    const WHOLE: Duration = Duration::from_secs(1_000);
+    const PAUSE: Duration = Duration::from_millis(30);
+    let sent_for = Instant::now() + WHOLE;
+    let before_use = due_at(Some(sent_for));
+    std::thread::sleep(PAUSE); // it waits to be sent, and that is counted
+    for by_json in [true, false] {
+        let (json, bytes) = (serde_json::to_vec(&before_use).unwrap(), postcard::to_stdvec(&before_use).unwrap());
+        std::thread::sleep(PAUSE); // it is on its way
+        let received = Instant::now();
+        let arrived: Request =
+            if by_json { serde_json::from_slice(&json).unwrap() } else { postcard::from_bytes(&bytes).unwrap() };
+        let deadline = deadline_of(&arrived).expect("there was one");
+        assert!(deadline <= Instant::now() + WHOLE - PAUSE, "what has passed before sending is gone");
+        assert!(deadline >= sent_for + PAUSE, "what passes on the way is not counted");
+        assert!(deadline > received, "there was a lot left");
+    }
+}
+
+#[test]
+fn a_deadline_that_is_past_arrives_as_past_and_none_as_none() {
+    let past = serde_json::to_string(&due_at(Instant::now().checked_sub(Duration::from_millis(1)))).unwrap();
+    assert!(past.contains(r#""deadline":{"secs":0,"nanos":0}"#), "{past}");
+    let arrived: Request = serde_json::from_str(&past).unwrap();
+    assert!(deadline_of(&arrived).expect("there was one") <= Instant::now());
+    let none = serde_json::to_string(&due_at(None)).unwrap();
+    assert_eq!(deadline_of(&serde_json::from_str(&none).unwrap()), None);
+    // More than any clock can count is no deadline, and no panic.
+    let endless = none.replace(r#""deadline":null"#, &format!(r#""deadline":{{"secs":{},"nanos":0}}"#, u64::MAX));
+    assert_eq!(deadline_of(&serde_json::from_str(&endless).unwrap()), None);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    fn refused<T: DeserializeOwned + Debug>(json: &str, because: &str) {
+        let error = serde_json::from_str::<T>(json).expect_err(json).to_string();
+        assert!(error.contains(because), "{json}: {error}");
+    }
+    refused::<Answer>(r#"{"Ok":{"Voted":"Maybe"}}"#, "unknown variant `Maybe`, expected one of `Yes`");
+    refused::<Answer>(r#"{"Ok":"Undone"}"#, "unknown variant `Undone`");
+    refused::<Answer>(r#"{"Err":"Asleep"}"#, "unknown variant `Asleep`, expected one of `Unreachable`");
+    refused::<Answer>(r#"{"Err":{"Log":"full"}}"#, "unknown variant `Log`");
+    refused::<Answer>(r#"{"Err":{"Heuristic":"Perhaps"}}"#, "unknown variant `Perhaps`");
+    refused::<Request>(r#"{"Greet":{}}"#, "unknown variant `Greet`");
+    refused::<Request>(r#"{"InDoubt":{}}"#, "missing field `coordinator`");
+    refused::<Request>(r#"{"InDoubt":{"coordinator":"a shop"}}"#, "use only letters");
+    refused::<Request>(r#"{"InDoubt":{"coordinator":""}}"#, "1 to 64 bytes");
+    let long = format!(r#"{{"InDoubt":{{"coordinator":"{}"}}}}"#, "x".repeat(65));
+    refused::<Request>(&long, "1 to 64 bytes");
+    let negative = BRANCH.replace(":42", ":-42");
+    refused::<Request>(&format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#), "invalid value");
+    let good = serde_json::to_string(&due_at(None)).unwrap();
+    let late = good.replace(r#""deadline":null"#, r#""deadline":{"secs":18446744073709551615,"nanos":4294967295}"#);
+    refused::<Request>(&late, "overflow");
+    refused::<Request>(&good.replace("Prepare", "Propose"), "unknown variant `Propose`");
+    refused::<Request>(&good.replace("\"log\":[9,", "\"log\":["), "invalid length 15");
+    for unknown in [&[3, 0][..], &[2, 5], &[1, 4, b's', b' ', b'o', b'p'], &[0xFF; 32]] {
+        assert!(postcard::from_bytes::<Request>(unknown).is_err(), "{unknown:?}");
+    }
+    for unknown in [&[0, 5][..], &[1, 11], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
+        assert!(postcard::from_bytes::<Answer>(unknown).is_err(), "{unknown:?}");
+    }
+    // As long a list as it says it is takes no memory before it is there.
+    assert!(postcard::from_bytes::<Answer>(&[0, 3, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).is_err());
+}
+
+fn assert_sound<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
+    let from_json = serde_json::from_slice::<T>(bytes).ok();
+    let from_postcard = postcard::from_bytes::<T>(bytes).ok();
+    for value in from_json.into_iter().chain(from_postcard) {
+        let again: T = serde_json::from_str(&serde_json::to_string(&value).unwrap()).unwrap();
+        let again = postcard::to_stdvec(&again).unwrap();
+        assert!(postcard::from_bytes::<T>(&again).is_ok(), "{value:?}");
+    }
+}
+
+proptest! {
+    /// Whatever comes is read or refused, and what is read can be passed on.
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
+        assert_sound::<Request>(&bytes);
+        assert_sound::<Answer>(&bytes);
+    }
+
+    /// Of a good message one byte is another.
+    #[test]
+    fn a_byte_that_is_another_harms_nobody(at in any::<prop::sample::Index>(), with: u8, left: Option<Duration>) {
+        let deadline = left.and_then(|left| Instant::now().checked_add(left));
+        let request = due_at(deadline);
+        let answer = Answer::Err(ParticipantError::Misrouted { branch: Box::new(branch()), participant: Name::new("b").unwrap() });
+        for mut bytes in [
+            serde_json::to_vec(&request).unwrap(),
+            postcard::to_stdvec(&request).unwrap(),
+            serde_json::to_vec(&answer).unwrap(),
+            postcard::to_stdvec(&answer).unwrap(),
+        ] {
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            assert_sound::<Request>(&bytes);
+            assert_sound::<Answer>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The tests of `src/ring`, one behaviour in each file. `cargo test --test ring movement` runs one
+//! file.
+//!
+//! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`,
+//! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
+//! (`minimal_movement`, `movement`), how it is stored and shared (`serialised`, `shared`), load
+//! (`bounded_loads`), memory (`allocation`), and the placement of other software
+//! (`ketama`, `nginx`, each with the feature of that name).
+
+mod allocation;
+mod balance;
+mod balanced;
+mod bounded_loads;
+mod collisions;
+mod golden;
+#[cfg(feature = "ketama")]
+mod ketama;
+mod keys;
+mod members;
+mod minimal_movement;
+mod model;
+mod movement;
+#[cfg(feature = "nginx")]
+mod nginx;
+mod replica_index;
+mod replicas;
+mod serialised;
+mod shared;
+mod support;
