@@ -81,7 +81,7 @@ impl Search {
     fn new() -> Self {
         // Time stands still but for the time-out, which has the transaction manager abort.
         let prepare_timeout = Duration::from_secs(1);
-        Self { now: Instant::now(), policy: Policy { prepare_timeout, ..Policy::default() } }
+        Self { now: Instant::now(), policy: Policy::default().prepare_timeout(prepare_timeout) }
     }
 
     fn initial(&self, participants: usize) -> State {

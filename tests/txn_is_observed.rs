@@ -117,7 +117,7 @@ fn notes() -> Notes {
 }
 
 fn open(name: &str, a: &Scripted, b: &Scripted) -> Coordinator {
-    let policy = Policy { park_after_attempts: 1, ..Policy::default() };
+    let policy = Policy::default().park_after_attempts(1);
     let builder = Coordinator::builder(MemoryLog::new()).name(name).policy(policy);
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
 }

@@ -71,7 +71,7 @@ fn ten_thousand_transactions_in_flight_need_no_more_threads_than_ten() {
     let log = MemoryLog::new();
     let gathers = Gathers::default();
     let a = manager("a", log.clone());
-    let policy = Policy { prepare_timeout: Duration::from_secs(300), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_secs(300));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone());
     let builder = builder.async_participant("far", gathers.clone(), runtime.handle().clone());
     let coordinator = Arc::new(builder.open().unwrap());

@@ -47,7 +47,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 const COORDINATOR: &str = "shop";
 
 /// A service is back in a moment here, and is to hear of it soon.
-const POLICY: Policy = Policy { longest_backoff: Duration::from_millis(500), ..Policy::DEFAULT };
+const POLICY: Policy = Policy::DEFAULT.longest_backoff(Duration::from_millis(500));
 
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 

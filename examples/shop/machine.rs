@@ -32,13 +32,11 @@ const SHARDS: usize = 3;
 const CHECKPOINT_EVERY: usize = 500;
 
 /// In one process answers take microseconds; who has not voted by then won't.
-const POLICY: Policy = Policy {
-    prepare_timeout: Duration::from_millis(250),
-    delivery_timeout: Duration::from_secs(1),
-    first_backoff: Duration::from_millis(2),
-    longest_backoff: Duration::from_millis(50),
-    ..Policy::DEFAULT
-};
+const POLICY: Policy = Policy::DEFAULT
+    .prepare_timeout(Duration::from_millis(250))
+    .delivery_timeout(Duration::from_secs(1))
+    .first_backoff(Duration::from_millis(2))
+    .longest_backoff(Duration::from_millis(50));
 
 /// Whatever goes wrong for good.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -27,7 +27,7 @@ pub const DEFAULT_MAX_IN_FLIGHT: usize = 1 << 17;
 /// and takes part in 100,000 transactions a second owes 2,000 at any time.
 pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
 
-/// Limits on what may be under way at once. When they are reached,
+/// Limits on what may be under way at once. A plain value. When they are reached,
 /// [`Coordinator::begin`](crate::Coordinator::begin) and
 /// [`begin_async`](crate::Coordinator::begin_async) wait, and
 /// [`try_begin`](crate::Coordinator::try_begin) refuses.
@@ -35,7 +35,7 @@ pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
 /// ```
 /// use ringpact::{Coordinator, MemoryLog, txn::{BeginError, Limits}};
 ///
-/// let limits = Limits { in_flight: 1, ..Limits::default() };
+/// let limits = Limits::default().in_flight(1);
 /// let coordinator = Coordinator::builder(MemoryLog::new()).limits(limits).open()?;
 /// let first = coordinator.begin();
 /// assert!(matches!(coordinator.try_begin(), Err(BeginError::InFlight { limit: 1 })));
@@ -43,7 +43,8 @@ pub const DEFAULT_MAX_UNDELIVERED: usize = 1 << 14;
 /// coordinator.try_begin()?.commit().wait()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Limits {
     /// Maximum number of transactions without an answer to their client. At least 1. A decision
     /// that is still being delivered does not count, because a participant that is down must not
@@ -61,7 +62,35 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight: DEFAULT_MAX_IN_FLIGHT, log_queue: u64::MAX, undelivered: DEFAULT_MAX_UNDELIVERED }
+        Self::DEFAULT
+    }
+}
+
+impl Limits {
+    /// The limits of a coordinator that is opened without any.
+    pub const DEFAULT: Self =
+        Self { in_flight: DEFAULT_MAX_IN_FLIGHT, log_queue: u64::MAX, undelivered: DEFAULT_MAX_UNDELIVERED };
+
+    /// Sets the maximum number of transactions without an answer to their client. At least 1.
+    #[must_use]
+    pub const fn in_flight(mut self, transactions: usize) -> Self {
+        self.in_flight = transactions;
+        self
+    }
+
+    /// Sets the maximum number of log records from the last durable one to the last forced
+    /// decision. At least 1.
+    #[must_use]
+    pub const fn log_queue(mut self, records: u64) -> Self {
+        self.log_queue = records;
+        self
+    }
+
+    /// Sets the maximum number of decisions that one participant has not acknowledged. At least 1.
+    #[must_use]
+    pub const fn undelivered(mut self, decisions: usize) -> Self {
+        self.undelivered = decisions;
+        self
     }
 }
 

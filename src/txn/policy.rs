@@ -28,7 +28,18 @@ pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60)
 /// - The back-off limits how often an unreachable participant is retried.
 /// - `transaction_timeout` is the longest time that a client may work.
 /// - `park_after` is how long a participant may be down before an operator should look.
+///
+/// A plain value; set what differs from the default:
+///
+/// ```
+/// use std::time::Duration;
+/// use ringpact::Policy;
+///
+/// const PATIENT: Policy = Policy::DEFAULT.prepare_timeout(Duration::from_secs(30)).park_after_attempts(100);
+/// assert_eq!(PATIENT.delivery_timeout, Policy::default().delivery_timeout);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Policy {
     /// Time that the coordinator waits for votes, from the first prepare on. Then it rolls the
     /// transaction back.
@@ -73,6 +84,62 @@ impl Policy {
         park_after: Duration::from_secs(60 * 60),
         park_after_attempts: u32::MAX,
     };
+
+    /// Sets the time that the coordinator waits for votes. See
+    /// [`prepare_timeout`](#structfield.prepare_timeout).
+    #[must_use]
+    pub const fn prepare_timeout(mut self, timeout: Duration) -> Self {
+        self.prepare_timeout = timeout;
+        self
+    }
+
+    /// Sets the time after which a decision without an answer is sent again. See
+    /// [`delivery_timeout`](#structfield.delivery_timeout).
+    #[must_use]
+    pub const fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
+        self
+    }
+
+    /// Sets the pause after a participant's first failure. At least a millisecond. See
+    /// [`first_backoff`](#structfield.first_backoff).
+    #[must_use]
+    pub const fn first_backoff(mut self, pause: Duration) -> Self {
+        self.first_backoff = pause;
+        self
+    }
+
+    /// Sets the longest pause between two attempts. See
+    /// [`longest_backoff`](#structfield.longest_backoff).
+    #[must_use]
+    pub const fn longest_backoff(mut self, pause: Duration) -> Self {
+        self.longest_backoff = pause;
+        self
+    }
+
+    /// Sets the time in which a client must commit a transaction. See
+    /// [`transaction_timeout`](#structfield.transaction_timeout).
+    #[must_use]
+    pub const fn transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_timeout = timeout;
+        self
+    }
+
+    /// Sets the time in which a participant must acknowledge a decision before it is parked. See
+    /// [`park_after`](#structfield.park_after).
+    #[must_use]
+    pub const fn park_after(mut self, time: Duration) -> Self {
+        self.park_after = time;
+        self
+    }
+
+    /// Sets the number of failed attempts after which a decision is parked. See
+    /// [`park_after_attempts`](#structfield.park_after_attempts).
+    #[must_use]
+    pub const fn park_after_attempts(mut self, attempts: u32) -> Self {
+        self.park_after_attempts = attempts;
+        self
+    }
 
     /// Returns the pause after the `failures`-th failure of a branch: between half and all of the
     /// doubling value.

@@ -51,11 +51,8 @@ fn runtime() -> Runtime {
 }
 
 fn open(log: &MemoryLog, a: &Manager, far: Far, runtime: &Handle) -> Coordinator {
-    let builder = Coordinator::builder(log.clone()).policy(Policy {
-        prepare_timeout: Duration::from_secs(60),
-        first_backoff: Duration::from_millis(5),
-        ..Policy::default()
-    });
+    let builder = Coordinator::builder(log.clone())
+        .policy(Policy::default().prepare_timeout(Duration::from_secs(60)).first_backoff(Duration::from_millis(5)));
     builder.participant("a", a.clone()).async_participant("far", far, runtime.clone()).open().unwrap()
 }
 

@@ -27,7 +27,7 @@ fn limited(log: impl TransactionLog, limits: Limits, a: &Scripted, b: &Scripted)
 
 #[test]
 fn above_the_limit_a_transaction_is_refused_until_another_has_its_outcome() {
-    let limits = Limits { in_flight: 2, ..Limits::default() };
+    let limits = Limits::default().in_flight(2);
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
     let (first, second) = (coordinator.begin(), coordinator.try_begin().unwrap());
     let refused = coordinator.try_begin().unwrap_err();
@@ -44,7 +44,7 @@ fn above_the_limit_a_transaction_is_refused_until_another_has_its_outcome() {
 #[test]
 fn above_the_limit_threads_and_tasks_wait_for_their_turn() {
     const CLIENTS: usize = 16;
-    let limits = Limits { in_flight: 3, ..Limits::default() };
+    let limits = Limits::default().in_flight(3);
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -68,7 +68,7 @@ fn above_the_limit_threads_and_tasks_wait_for_their_turn() {
 #[test]
 fn a_dropped_waiter_takes_no_turn() {
     use std::{future::Future, pin::pin, task::Context, task::Waker};
-    let limits = Limits { in_flight: 1, ..Limits::default() };
+    let limits = Limits::default().in_flight(1);
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &Scripted::new());
     let held = coordinator.begin();
     {
@@ -88,7 +88,7 @@ fn a_dropped_waiter_takes_no_turn() {
 #[test]
 fn transactions_that_are_only_being_delivered_do_not_count() {
     let b = Scripted::failing(Verb::Commit, broken());
-    let limits = Limits { in_flight: 1, ..Limits::default() };
+    let limits = Limits::default().in_flight(1);
     let coordinator = limited(MemoryLog::new(), limits, &Scripted::new(), &b);
     for _ in 0..10 {
         let mut txn = coordinator.try_begin().unwrap();
@@ -105,7 +105,7 @@ fn transactions_that_are_only_being_delivered_do_not_count() {
 fn while_the_disk_is_behind_transactions_wait_for_it() {
     let log = SlowLog::new(Duration::from_millis(60));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
-    let limits = Limits { log_queue: 4, ..Limits::default() };
+    let limits = Limits::default().log_queue(4);
     let builder = Coordinator::builder(log).limits(limits);
     let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
     let work = |mut txn: ringpact::Transaction| {

@@ -283,7 +283,7 @@ fn commits_of_others_are_delivered_while_many_rollbacks_are_repeated() {
 }
 
 fn quick() -> Policy {
-    Policy { first_backoff: Duration::from_millis(2), longest_backoff: Duration::from_millis(4), ..Policy::default() }
+    Policy::default().first_backoff(Duration::from_millis(2)).longest_backoff(Duration::from_millis(4))
 }
 
 /// A bug: one transaction that could not be rolled back at one participant held back `ended_below`

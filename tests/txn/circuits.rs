@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(5);
 const MS: Duration = Duration::from_millis(1);
 
 fn quick() -> Policy {
-    Policy { first_backoff: 5 * MS, longest_backoff: 50 * MS, ..Policy::default() }
+    Policy::default().first_backoff(5 * MS).longest_backoff(50 * MS)
 }
 
 fn open(policy: Policy, limits: Limits, bad: &Scripted, good: &Scripted) -> Coordinator {
@@ -124,8 +124,8 @@ fn a_circuit_without_decisions_to_probe_with_closes_too() {
 #[test]
 fn unacknowledged_decisions_count_against_a_limit() {
     let (bad, good) = (Scripted::failing(Verb::Commit, broken()), Scripted::new());
-    let limits = Limits { undelivered: 8, ..Limits::default() };
-    let policy = Policy { park_after_attempts: 20, ..quick() };
+    let limits = Limits::default().undelivered(8);
+    let policy = quick().park_after_attempts(20);
     let coordinator = open(policy, limits, &bad, &good);
     let buy = || -> Result<(), BranchError> {
         let mut txn = coordinator.begin();
@@ -167,8 +167,8 @@ fn unacknowledged_decisions_count_against_a_limit() {
 #[test]
 fn decisions_that_are_parked_at_once_count_too() {
     let (bad, good) = (Scripted::failing(Verb::Commit, broken()), Scripted::new());
-    let limits = Limits { undelivered: 5, ..Limits::default() };
-    let coordinator = open(Policy { park_after_attempts: 1, ..quick() }, limits, &bad, &good);
+    let limits = Limits::default().undelivered(5);
+    let coordinator = open(quick().park_after_attempts(1), limits, &bad, &good);
     let mut bought = 0;
     let error = loop {
         let mut txn = coordinator.begin();
@@ -270,7 +270,7 @@ fn pooled(policy: Policy, threads: usize) -> (Arc<Hung>, Coordinator) {
 
 #[test]
 fn one_hanging_branch_does_not_open_the_circuit_for_others() {
-    let policy = Policy { prepare_timeout: 1_000 * MS, delivery_timeout: 20 * MS, ..quick() };
+    let policy = quick().prepare_timeout(1_000 * MS).delivery_timeout(20 * MS);
     // One thread for the prepare, one for the rollback.
     let (hung, coordinator) = pooled(policy, 3);
     let frees = Frees(&hung);
@@ -292,7 +292,7 @@ fn one_hanging_branch_does_not_open_the_circuit_for_others() {
 
 #[test]
 fn a_hanging_participant_opens_its_circuit_and_is_told_everything_once_it_is_back() {
-    let policy = Policy { prepare_timeout: 200 * MS, delivery_timeout: 50 * MS, ..quick() };
+    let policy = quick().prepare_timeout(200 * MS).delivery_timeout(50 * MS);
     let (hung, coordinator) = pooled(policy, 2);
     let _frees = Frees(&hung);
     hung.all.store(true, Ordering::SeqCst);
@@ -341,7 +341,7 @@ fn a_participant_with_too_many_clients_works_at_its_full_rate() {
             Ok(Vec::new())
         }
     }
-    let policy = Policy { prepare_timeout: 1_000 * MS, delivery_timeout: 500 * MS, ..quick() };
+    let policy = quick().prepare_timeout(1_000 * MS).delivery_timeout(500 * MS);
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("good", Scripted::new());
     let coordinator = builder.slow_participant("bad", Slow, NonZeroUsize::MIN).open().unwrap();
     let (bought, over) = (AtomicUsize::new(0), AtomicBool::new(false));

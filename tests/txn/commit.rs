@@ -228,7 +228,7 @@ fn a_commit_can_be_awaited() {
 #[test]
 fn a_promise_is_settled_after_the_process_has_crashed() {
     let log = MemoryLog::new();
-    let policy = Policy { prepare_timeout: Duration::from_millis(200), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(200));
     let a = manager("a", log.clone());
     let b = manager("b", log.clone());
     let coordinator = Coordinator::builder(log.clone())

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(5);
 fn a_transaction_that_is_not_committed_is_rolled_back_at_its_deadline() {
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
-    let policy = Policy { transaction_timeout: Duration::from_millis(60), ..Policy::default() };
+    let policy = Policy::default().transaction_timeout(Duration::from_millis(60));
     let coordinator = Coordinator::builder(log).policy(policy).participant("a", a.clone()).open().unwrap();
     let begun = Instant::now();
     let mut held = coordinator.begin();
@@ -95,7 +95,7 @@ fn the_deadline_ends_the_wait_for_votes() {
         Sent::Branch(Verb::Prepare) => Fate::HoldRequest,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_secs(600), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_secs(600));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire);
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin_within(Duration::from_millis(80));
@@ -108,7 +108,7 @@ fn the_deadline_ends_the_wait_for_votes() {
 #[test]
 fn participants_learn_how_much_time_is_left() {
     let (a, b) = (Scripted::new(), Scripted::new());
-    let policy = Policy { delivery_timeout: Duration::from_secs(7), ..Policy::default() };
+    let policy = Policy::default().delivery_timeout(Duration::from_secs(7));
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy);
     let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();
     let in_about = |call: ringpact::participant::Call, wanted: Duration| {

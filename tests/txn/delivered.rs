@@ -174,12 +174,10 @@ fn a_rollback_is_delivered_too_and_reported_as_one() {
 }
 
 fn with_b(b: &Scripted) -> Coordinator {
-    let policy = Policy {
-        first_backoff: Duration::from_millis(1),
-        longest_backoff: Duration::from_millis(1),
-        park_after_attempts: 3,
-        ..Policy::default()
-    };
+    let policy = Policy::default()
+        .first_backoff(Duration::from_millis(1))
+        .longest_backoff(Duration::from_millis(1))
+        .park_after_attempts(3);
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("a", Scripted::new());
     builder.slow_participant("b", b.clone(), NonZeroUsize::MIN).open().unwrap()
 }

@@ -22,7 +22,7 @@ use ringpact::{
 const SOON: Duration = Duration::from_secs(10);
 
 fn quick() -> Policy {
-    Policy { first_backoff: Duration::from_millis(2), park_after_attempts: 3, ..Policy::default() }
+    Policy::default().first_backoff(Duration::from_millis(2)).park_after_attempts(3)
 }
 
 fn transfer(coordinator: &Coordinator, a: &Manager, b: &Manager) -> ringpact::Commit {
@@ -42,7 +42,7 @@ fn a_rollback_that_overtakes_its_prepare_leaves_no_dangling_branch() {
         Sent::Branch(Verb::Prepare) => Fate::HoldRequest,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(30), ..quick() };
+    let policy = quick().prepare_timeout(Duration::from_millis(30));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -164,7 +164,7 @@ fn a_retry_that_races_the_decision_loses() {
     let log = SlowLog::new(Duration::from_millis(120));
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
     let to_b = Wire::new(b.clone(), |_| Fate::Deliver);
-    let policy = Policy { prepare_timeout: Duration::from_millis(20), ..quick() };
+    let policy = quick().prepare_timeout(Duration::from_millis(20));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", to_b.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin_within(Duration::from_millis(40));

@@ -216,7 +216,7 @@ fn any_one_message_lost_leaves_all_or_nothing() {
                     if *sent - 1 == lost { fate } else { Fate::Deliver }
                 }
             };
-            let policy = Policy { first_backoff: Duration::from_millis(2), ..Policy::default() };
+            let policy = Policy::default().first_backoff(Duration::from_millis(2));
             let builder = Coordinator::builder(log).policy(policy);
             let builder =
                 builder.endpoint("a", Wire::new(a.clone(), fates())).endpoint("b", Wire::new(b.clone(), fates()));

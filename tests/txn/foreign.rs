@@ -36,7 +36,7 @@ impl Wake for Panics {
 /// A bug: the panic unwound through the client whose transaction freed the slot.
 #[test]
 fn a_panicking_waker_of_begin_async_panics_in_no_other_transaction() {
-    let limits = Limits { in_flight: 1, ..Limits::default() };
+    let limits = Limits::default().in_flight(1);
     let log = MemoryLog::new();
     let a = manager("a", log.clone());
     let coordinator = Coordinator::builder(log).limits(limits).participant("a", a.clone()).open().unwrap();
@@ -165,7 +165,7 @@ fn time_outs_of_many_open_transactions_do_not_delay_others() {
 /// A short time-out among long ones is not missed.
 #[test]
 fn a_short_time_out_among_many_long_ones_comes_in_time() {
-    let policy = Policy { transaction_timeout: Duration::from_secs(1_000), ..Policy::default() };
+    let policy = Policy::default().transaction_timeout(Duration::from_secs(1_000));
     let coordinator = Coordinator::builder(MemoryLog::new()).policy(policy).open().unwrap();
     let _long: Vec<_> = (0..10_000).map(|_| coordinator.begin()).collect();
     for _ in 0..20 {

@@ -32,13 +32,11 @@ impl Endpoint for Keeps {
 #[test]
 fn an_answer_after_ten_thousand_kept_back_decisions_does_not_overflow_the_stack() {
     const TRANSACTIONS: usize = 10_000;
-    let policy = Policy {
-        prepare_timeout: 60_000 * MS,
-        delivery_timeout: 50 * MS,
-        first_backoff: 5 * MS,
-        longest_backoff: 50 * MS,
-        ..Policy::default()
-    };
+    let policy = Policy::default()
+        .prepare_timeout(60_000 * MS)
+        .delivery_timeout(50 * MS)
+        .first_backoff(5 * MS)
+        .longest_backoff(50 * MS);
     let keeps = Keeps::default();
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("good", Scripted::new());
     let coordinator = builder.endpoint("keeps", keeps.clone()).open().unwrap();

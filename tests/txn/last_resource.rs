@@ -17,7 +17,7 @@ use ringpact::{
 };
 
 fn open(log: impl TransactionLog, a: &Manager, b: &Manager, queue: &Scripted) -> Coordinator {
-    let policy = Policy { prepare_timeout: Duration::from_millis(60), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(60));
     let builder = Coordinator::builder(log).name("c").policy(policy);
     let builder = builder.last_resource("queue", queue.clone()).last_resource("other", Scripted::new());
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
@@ -251,7 +251,7 @@ fn a_last_resource_has_no_more_time_than_its_transaction() {
     let after = |seconds| begun + Duration::from_secs(seconds);
     // Once the others vote in time, and once so late that the resource is not asked at all.
     for (voted_after, has_answer) in [(8, Outcome::Indeterminate), (10, Outcome::RolledBack(Cause::TimedOut))] {
-        let policy = Policy { prepare_timeout: Duration::from_secs(30), ..Policy::default() };
+        let policy = Policy::default().prepare_timeout(Duration::from_secs(30));
         let mut protocol = CommitProtocol::new(TxnId::new(name("shop"), Epoch::new(1), 1), policy);
         protocol.expires(after(10));
         let goods = protocol.enlist(name("goods"));

@@ -22,12 +22,10 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Three attempts, and no long pauses between them.
 fn three_attempts() -> Policy {
-    Policy {
-        first_backoff: Duration::from_millis(2),
-        longest_backoff: Duration::from_millis(4),
-        park_after_attempts: 3,
-        ..Policy::default()
-    }
+    Policy::default()
+        .first_backoff(Duration::from_millis(2))
+        .longest_backoff(Duration::from_millis(4))
+        .park_after_attempts(3)
 }
 
 fn open(log: &MemoryLog, a: &Scripted, b: &Scripted) -> Coordinator {
@@ -82,7 +80,7 @@ fn after_its_attempts_a_decision_is_parked_with_its_reason() {
 fn a_time_limit_parks_as_well() {
     let log = MemoryLog::new();
     let b = Scripted::failing(Verb::Commit, broken());
-    let policy = Policy { park_after_attempts: u32::MAX, park_after: Duration::from_millis(40), ..three_attempts() };
+    let policy = three_attempts().park_after_attempts(u32::MAX).park_after(Duration::from_millis(40));
     let builder = Coordinator::builder(log).policy(policy).participant("a", Scripted::new());
     let coordinator = builder.participant("b", b.clone()).open().unwrap();
     parked(&coordinator, Decision::Commit);
@@ -243,7 +241,7 @@ fn retrying_during_parking_loses_nothing() {
     /// parked before the next.
     const BROKEN_FOR: usize = 5;
     let (a, b) = (Scripted::new(), Scripted::failing(Verb::Commit, broken()));
-    let policy = Policy { park_after_attempts: 1, ..three_attempts() };
+    let policy = three_attempts().park_after_attempts(1);
     let log = MemoryLog::new();
     let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
     let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap();

@@ -9,7 +9,7 @@ use crate::support::{
 use ringpact::{BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, Policy, TransactionLog, participant::Verb};
 
 fn quick() -> Policy {
-    Policy { first_backoff: Duration::from_millis(2), delivery_timeout: Duration::from_millis(50), ..Policy::default() }
+    Policy::default().first_backoff(Duration::from_millis(2)).delivery_timeout(Duration::from_millis(50))
 }
 
 /// The point at which the process stops.
@@ -132,7 +132,7 @@ fn a_participant_that_answers_later_is_settled_then_and_delays_no_other() {
         }
         _ => Fate::Deliver,
     });
-    let policy = Policy { first_backoff: Duration::from_millis(20), ..quick() };
+    let policy = quick().first_backoff(Duration::from_millis(20));
     let builder = Coordinator::builder(house.log.clone()).policy(policy);
     let coordinator = builder.participant("a", a.clone()).endpoint("b", wire.clone()).open().unwrap();
     assert_eq!((coordinator.recovered().unanswered, coordinator.status().unanswered), (1, 1));

@@ -83,7 +83,7 @@ fn a_commit_under_way_is_finished() {
 
 #[test]
 fn parked_transactions_are_left_and_reported() {
-    let policy = Policy { park_after_attempts: 1, ..Policy::default() };
+    let policy = Policy::default().park_after_attempts(1);
     let b = Scripted::failing(Verb::Commit, broken());
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("a", Scripted::new());
     let coordinator = builder.participant("b", b).open().unwrap();
@@ -97,7 +97,7 @@ fn parked_transactions_are_left_and_reported() {
 
 #[test]
 fn a_client_that_waits_to_begin_gets_an_error() {
-    let limits = ringpact::txn::Limits { in_flight: 1, ..Default::default() };
+    let limits = ringpact::txn::Limits::default().in_flight(1);
     let coordinator = Coordinator::builder(MemoryLog::new()).limits(limits).open().unwrap();
     let held = coordinator.begin();
     thread::scope(|scope| {

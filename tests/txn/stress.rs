@@ -168,7 +168,7 @@ fn totals_are_exact_over_wires_that_lose_and_double() {
     const EACH: usize = 100;
     let log = SlowLog::new(Duration::from_micros(100));
     let managers: Vec<_> = ["a", "b"].iter().map(|name| manager(name, log.clone())).collect();
-    let policy = Policy { first_backoff: Duration::from_millis(1), ..Policy::default() };
+    let policy = Policy::default().first_backoff(Duration::from_millis(1));
     let mut builder = Coordinator::builder(log).policy(policy);
     for manager in &managers {
         let mut count = 0_usize;

@@ -24,7 +24,7 @@ fn a_late_vote_rolls_back_and_does_no_harm_when_it_comes() {
         Sent::Branch(Verb::Prepare) => Fate::HoldReply,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(50));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -51,7 +51,7 @@ fn a_prepare_that_the_rollback_overtakes_promises_nothing() {
         Sent::Branch(Verb::Prepare) => Fate::HoldRequest,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(50));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -70,7 +70,7 @@ fn a_prepare_that_the_rollback_overtakes_promises_nothing() {
 fn a_policy_that_waits_forever_does_not_overflow_the_clock() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
-    let policy = Policy { prepare_timeout: Duration::MAX, delivery_timeout: Duration::MAX, ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::MAX).delivery_timeout(Duration::MAX);
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).participant("b", b.clone());
     let coordinator = builder.open().unwrap();
     for participants in [&["a"][..], &["a", "b"]] {
@@ -92,7 +92,7 @@ fn a_policy_that_waits_forever_does_not_overflow_the_clock() {
 fn a_back_off_of_zero_does_not_spin_on_the_clients_thread() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
-    let policy = Policy { first_backoff: Duration::ZERO, longest_backoff: Duration::ZERO, ..Policy::default() };
+    let policy = Policy::default().first_backoff(Duration::ZERO).longest_backoff(Duration::ZERO);
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).participant("b", b.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -137,7 +137,7 @@ fn time_outs_come_in_time_while_a_driver_thread_is_inside_a_participant() {
         Sent::Branch(Verb::Prepare) => Fate::HoldRequest,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(50));
     let builder = Coordinator::builder(log).policy(policy);
     let quick = manager("quick", MemoryLog::new());
     let builder = builder.participant("sluggish", Sluggish).participant("quick", quick.clone());
@@ -173,7 +173,7 @@ fn after_a_lost_acknowledgement_the_call_is_repeated_with_back_off_and_has_one_e
         }
         _ => Fate::Deliver,
     });
-    let policy = Policy { first_backoff: Duration::from_millis(10), ..Policy::default() };
+    let policy = Policy::default().first_backoff(Duration::from_millis(10));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -200,7 +200,7 @@ fn after_no_acknowledgement_the_call_is_repeated() {
         Sent::Branch(Verb::Commit) if !std::mem::replace(&mut kept, true) => Fate::HoldReply,
         _ => Fate::Deliver,
     });
-    let policy = Policy { delivery_timeout: Duration::from_millis(30), ..Policy::default() };
+    let policy = Policy::default().delivery_timeout(Duration::from_millis(30));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -221,7 +221,7 @@ fn an_only_participant_that_never_answers_leaves_the_outcome_open_and_commits_no
         Sent::Branch(Verb::CommitOnePhase) => Fate::HoldRequest,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(50));
     let coordinator = Coordinator::builder(log).policy(policy).endpoint("a", wire.clone()).open().unwrap();
     let mut txn = coordinator.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();

@@ -56,7 +56,7 @@ fn a_commit_polled_once_and_then_neglected_is_finished_by_the_sweep() {
         })
     };
     let (to_a, to_b) = (wire(a.clone()), wire(b.clone()));
-    let policy = Policy { prepare_timeout: Duration::from_secs(600), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_secs(600));
     let builder = Coordinator::builder(log).policy(policy).endpoint("a", to_a.clone()).endpoint("b", to_b.clone());
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();
@@ -121,7 +121,7 @@ fn a_waker_that_panics_does_not_keep_its_transaction_from_being_settled() {
         Sent::Branch(Verb::Prepare) => Fate::HoldReply,
         _ => Fate::Deliver,
     });
-    let policy = Policy { prepare_timeout: Duration::from_millis(50), ..Policy::default() };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(50));
     let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone()).endpoint("b", wire);
     let coordinator = builder.open().unwrap();
     let mut txn = coordinator.begin();

@@ -125,7 +125,7 @@ fn while_the_decision_is_on_its_way_to_the_disk_the_answer_is_undecided() {
 fn asking_retries_a_parked_transaction() {
     let log = MemoryLog::new();
     let b = Scripted::failing(Verb::Commit, broken());
-    let policy = Policy { first_backoff: Duration::from_millis(1), park_after_attempts: 2, ..Policy::default() };
+    let policy = Policy::default().first_backoff(Duration::from_millis(1)).park_after_attempts(2);
     let builder = Coordinator::builder(log).policy(policy).participant("a", Scripted::new());
     let coordinator = builder.participant("b", b.clone()).open().unwrap();
     let mut txn = coordinator.begin();
