@@ -1,7 +1,8 @@
-//! Durable commits a second: each of 1, 16 or 64 threads appends a forced record and waits until it is durable.
+//! Durable commits a second: each of 1, 16 or 64 threads appends a forced record and waits until it
+//! is durable.
 //!
-//! One iteration is one commit. Syncs are reported beside, because some machines flush fast and some slowly, and what
-//! the log decides is how many commits share one.
+//! One iteration is one commit. Syncs are reported too, because some machines flush fast and some
+//! slowly, and what the log decides is how many commits share one sync.
 
 use std::{
     hint::black_box,
@@ -13,10 +14,10 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog, TxnId};
 
-/// About what a decision over three participants takes.
+/// About the size of a decision over three participants, in bytes.
 const WORK_BYTES: usize = 100;
 
-/// A commit and its end, as a coordinator would write them: what is live stays small.
+/// A commit and its end, as a coordinator would write them, so that little is live.
 fn commit(log: &FileLog, owner: &Name, sequence: u64) {
     let txn = TxnId::new(owner.clone(), Epoch::new(1), sequence);
     let fact = Fact::Prepared { txn: txn.clone(), work: vec![7; WORK_BYTES] };
@@ -25,7 +26,7 @@ fn commit(log: &FileLog, owner: &Name, sequence: u64) {
     log.append(Record { owner: owner.clone(), fact: Fact::Ended { txn } }, Durability::Lazy).expect("there is room");
 }
 
-/// The time that `commits` commits by so many threads take.
+/// Returns the time that `commits` commits by this number of threads take.
 fn run(log: &FileLog, owner: &Name, threads: u64, commits: u64, next: &AtomicU64) -> Duration {
     let end = next.load(Ordering::Relaxed) + commits;
     let begun = Instant::now();

@@ -13,7 +13,7 @@ fn ring_of(nodes: usize) -> HashRing {
     HashRing::new(nodes).expect("the ids are distinct and valid")
 }
 
-/// Returns keys of 16 bytes, so many that the branch predictor can't learn them.
+/// Returns keys of 16 bytes: enough that the branch predictor can't learn them.
 fn keys() -> Vec<[u8; 16]> {
     let mut random = fastrand::Rng::with_seed(7);
     (0..4_096).map(|_| random.u128(..).to_le_bytes()).collect()

@@ -1,24 +1,30 @@
-//! Lists what is in a log's directory, and verifies all of it: `cargo run --example log_inspect -- path/to/log`.
+//! Lists what is in a log's directory, and verifies all of it: `cargo run --example log_inspect --
+//! path/to/log`.
 //!
-//! Exits 0 where everything is as it was written, 1 where something is damaged (or of a version that it does not know), 2 where it can't be read. It never
-//! writes, needs no more than to read the files, and takes no lock: it may look at a log that is in use. What it shows
-//! then is a moment ago; the batch that is being written may show as torn bytes at the end.
+//! Exits with 0 if everything is as it was written, with 1 if something is damaged (or has a
+//! version that it does not know), and with 2 if something can't be read. It never writes, needs no
+//! more rights than to read the files, and takes no lock. So it may look at a log that is in use.
+//! It then shows a moment ago, and the batch that is being written may show as torn bytes at the
+//! end.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use comfy_table::{Cell, CellAlignment, Row, Table, presets::NOTHING};
-use ringpact::log::inspect::{Inspection, TransactionReport, inspect};
+use ringpact::{
+    error_chain,
+    log::inspect::{Inspection, TransactionReport, inspect},
+};
 
 /// Lists what is in a log's directory, and verifies all of it.
 #[derive(Parser)]
 struct Arguments {
     /// The log's directory.
     dir: PathBuf,
-    /// As JSON, with every batch and transaction.
+    /// Print JSON, with every batch and transaction.
     #[arg(long)]
     json: bool,
-    /// How many batches, and transactions of each kind, to list at the most: the last ones.
+    /// Maximum number of batches, and of transactions of each kind, to list: the last ones.
     #[arg(long, default_value_t = 20)]
     last: usize,
 }
@@ -28,7 +34,7 @@ fn main() -> ExitCode {
     let inspection = match inspect(&arguments.dir) {
         Ok(inspection) => inspection,
         Err(error) => {
-            eprintln!("log_inspect: {error}");
+            eprintln!("log_inspect: {}", error_chain(&error));
             return ExitCode::from(2);
         }
     };

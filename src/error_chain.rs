@@ -1,4 +1,4 @@
-//! Errors as text, with what caused them.
+//! Errors as text, with their causes.
 
 use std::error::Error;
 
@@ -7,8 +7,9 @@ const MAX_CAUSES: usize = 32;
 
 /// Returns an error and its causes as one line of text, outermost first: `"a: b: c"`.
 ///
-/// This crate's errors never print what they give as their [`source`](Error::source). A database's error often
-/// says no more than "db error" by itself. A cause that its error has printed already is not written twice.
+/// The errors of this crate never print the error that they return as their
+/// [`source`](Error::source). A database's error often says no more than "db error" by itself. A
+/// cause that its error has printed already is not written twice.
 ///
 /// ```
 /// use ringpact::{ParticipantError, error_chain};
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(error_chain(&chain("db error: duplicate key")), "db error: duplicate key: index orders_pk");
     }
 
-    /// Opening and printing such an error would never end.
+    /// Without a limit, opening and printing such an error would never end.
     #[test]
     fn an_error_that_is_its_own_cause_has_an_end() {
         #[derive(Debug)]

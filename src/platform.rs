@@ -1,12 +1,14 @@
 //! Threads, the clock and waiting: the system's, or a simulation's.
 //!
-//! Whatever in this crate starts a thread, blocks one or asks for the time does it through a [`Platform`]. As a rule
-//! that is the system, at the price of a branch where a thread is about to sleep anyhow. A simulation puts a
-//! [`Simulator`] in its place: its threads run one at a time, each until it waits, and so a whole run, production code
-//! and all, is a function of a seed. `tests/simulation` is that simulation; it is not part of the public interface.
+//! All code of this crate that starts a thread, blocks one or asks for the time does it through a
+//! [`Platform`]. Usually that is the system, and the price is a branch when a thread is about to
+//! sleep anyway. A simulation puts a [`Simulator`] in its place. The simulator's threads run one at
+//! a time, each until it waits. So a whole run, production code included, is a function of a seed.
+//! `tests/simulation` is that simulation. It is not part of the public interface.
 //!
-//! Mutexes are the system's in both cases. Where one is held while its holder waits (a branch's, in a resource manager),
-//! the simulation has to see to it that nobody else asks for it meanwhile.
+//! Mutexes are the system's in both cases. If a mutex is held while its holder waits (a branch's,
+//! in a resource manager), the simulation must make sure that no other thread asks for it
+//! meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -22,39 +24,41 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// What threads and time a coordinator or a log lives on.
+/// The threads and the clock that a coordinator or a log uses. A clone is another handle on the
+/// same platform.
 #[derive(Clone, Default)]
 pub struct Platform(Option<Arc<dyn Simulator>>);
 
 /// Stands in for the system. All its threads take turns: one runs until it waits or ends.
 ///
-/// A *place* is where threads wait, by a number that is its alone for as long as somebody waits there.
+/// A *place* is where threads wait. Its number belongs to it alone as long as a thread waits there.
 pub trait Simulator: Send + Sync + 'static {
-    /// The time.
+    /// Returns the time.
     fn now(&self) -> Instant;
-    /// Has a new thread do this work, later. Gives its number.
+    /// Makes a new thread do this work, later. Returns the thread's number.
     fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> u64;
-    /// The number of the thread that calls.
+    /// Returns the number of the calling thread.
     fn current(&self) -> u64;
-    /// Blocks the thread that calls until somebody notifies this place, or until then.
+    /// Blocks the calling thread until another one notifies this place, or until the given time.
     fn wait(&self, place: usize, until: Option<Instant>) -> Woken;
-    /// Wakes one thread that waits there, if there is one.
+    /// Wakes one thread that waits at the place, if there is one.
     fn notify_one(&self, place: usize);
-    /// Wakes all threads that wait there.
+    /// Wakes all threads that wait at the place.
     fn notify_all(&self, place: usize);
 }
 
-/// What ended a wait.
+/// What ended a wait. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "simulators construct it")]
 pub enum Woken {
-    /// A notification, perhaps one that was meant for something else.
+    /// A notification, perhaps one that was meant for another thread.
     Notified,
-    /// Time.
+    /// The time was up.
     TimedOut,
 }
 
 impl Platform {
-    /// A simulation instead of the system.
+    /// Returns a platform that is this simulation instead of the system.
     #[must_use]
     pub fn simulated(simulator: Arc<dyn Simulator>) -> Self {
         Self(Some(simulator))
@@ -89,7 +93,8 @@ impl Platform {
         Condvar { platform: self.clone(), system: parking_lot::Condvar::new() }
     }
 
-    /// Blocks while the word has this value, until somebody wakes all who wait on it; or for no reason.
+    /// Blocks while the word has this value, until another thread wakes all that wait on it. May
+    /// also return for no reason.
     pub(crate) fn wait_on(&self, word: &AtomicU32, value: u32) {
         match &self.0 {
             None => atomic_wait::wait(word, value),
@@ -141,7 +146,8 @@ impl Thread {
         }
     }
 
-    /// Waits for its end, be it a panic: that has printed its message, and there is nothing left to do for it.
+    /// Blocks until the thread has ended. If it has panicked, it has printed its message, and there
+    /// is nothing left to do.
     pub(crate) fn join(self) {
         match self {
             Self::System(thread) => drop(thread.join()),
@@ -204,7 +210,8 @@ impl Condvar {
     }
 }
 
-/// Where one thread waits for what others have for it.
+/// A queue at which one thread waits for items from others. A clone is another handle on the same
+/// queue.
 pub(crate) struct Mailbox<T>(Arc<(Mutex<VecDeque<T>>, Condvar)>);
 
 impl<T> Clone for Mailbox<T> {
@@ -219,7 +226,8 @@ impl<T> Mailbox<T> {
         self.0.1.notify_one();
     }
 
-    /// What comes first, if anything comes until then.
+    /// Blocks until there is an item, at most until the given time. Returns the first item, if
+    /// there is one.
     pub(crate) fn take_until(&self, until: Instant) -> Option<T> {
         let mut queue = self.0.0.lock();
         while queue.is_empty() {
@@ -231,7 +239,7 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// Lets the thread that made it sleep until it is woken.
+/// Lets the thread that created it sleep until it is woken.
 #[derive(Debug)]
 pub(crate) struct Parker {
     platform: Platform,
@@ -258,14 +266,15 @@ impl Parker {
     }
 }
 
-/// As a task's waker: for a thread that runs one and has nothing else to do.
+/// As the waker of a task: for a thread that runs one task and has nothing else to do.
 impl Wake for Parker {
     fn wake(self: Arc<Self>) {
         self.unpark();
     }
 }
 
-/// Nobody waits at what has been moved or dropped, so an address is a place's name for as long as it needs one.
+/// Returns the number of a place: its address. No thread waits at a place that has been moved or
+/// dropped, so the number is unique as long as it is needed.
 fn place<T>(what: &T) -> usize {
     std::ptr::from_ref(what).addr()
 }

@@ -1,13 +1,14 @@
-//! What needs no single place in memory has one for each few threads, who would otherwise wait for each other over it: what
-//! one processor writes, all others have to fetch anew.
+//! Some things need no single place in memory. They have one for every few threads, because
+//! otherwise these threads would wait for each other: what one processor writes, all others have to
+//! fetch again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The same thing several times over, of which each thread uses one, and always the same.
+/// Several copies of the same thing. Each thread uses one copy, and always the same one.
 pub(crate) struct Striped<T>([T; STRIPES]);
 
-/// More than processors that a program usually has to itself, so that with about a thread for each of them, as runtimes
-/// have it, hardly any two meet.
+/// Number of copies: more than the processors that a program usually has to itself. So with about
+/// one thread for each processor, as runtimes have it, hardly any two threads meet.
 const STRIPES: usize = 32;
 
 impl<T> Striped<T> {
@@ -15,13 +16,13 @@ impl<T> Striped<T> {
         Self(std::array::from_fn(|_| make()))
     }
 
-    /// That of the thread that calls.
+    /// Returns the copy of the calling thread.
     pub(crate) fn own(&self) -> &T {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
             static STRIPE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
         }
-        // A thread that ends may have lost it already.
+        // A thread that is ending may have lost its number already.
         &self.0[STRIPE.try_with(|stripe| *stripe).unwrap_or_default()]
     }
 }

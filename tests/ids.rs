@@ -112,6 +112,16 @@ fn names_out_of_bounds_are_refused_and_say_why() {
 }
 
 #[test]
+fn names_are_compared_with_texts_and_made_of_them() {
+    let name = Name::try_from("goods").unwrap();
+    assert_eq!(name, "goods");
+    assert_eq!(name, *"goods");
+    assert_ne!(name, "Goods");
+    assert_eq!(Name::try_from("a b"), Name::new("a b"));
+    assert_eq!(Name::try_from("goods".to_owned()).unwrap(), name);
+}
+
+#[test]
 fn names_of_the_program_are_held_to_the_same_rules() {
     let longest: &str = "x".repeat(MAX_NAME_BYTES).leak();
     assert_eq!(Name::from_static(longest), Name::new(longest).unwrap());

@@ -15,8 +15,9 @@ const SEEDS: u64 = 1_000;
 /// A seed is the same run only with the same features.
 const FEATURES: &str = if cfg!(feature = "tokio") { " --features tokio" } else { "" };
 
-/// The one window that two-phase commit with a last resource leaves open is a small one.
-const RAREST: &str = "letters about nothing";
+/// The one window that two-phase commit with a last resource leaves open is a small one. And of the logs that are lost, few have
+/// a decision in them that matters.
+const RAREST: [&str; 2] = ["letters about nothing", "unclaimed transactions"];
 
 #[test]
 fn nothing_is_lost_torn_or_stuck() {
@@ -30,7 +31,7 @@ fn nothing_is_lost_torn_or_stuck() {
     }
     println!("{sums:?}");
     // It was worth something: everything that can happen has.
-    let at_least = |what: &str| if what == RAREST { SEEDS / 100 } else { SEEDS / 10 };
+    let at_least = |what: &str| if RAREST.contains(&what) { SEEDS / 100 } else { SEEDS / 10 };
     let rare: Vec<_> = sums.iter().filter(|(what, count)| **count < at_least(what)).collect();
     assert!(rare.is_empty(), "{rare:?}");
 }

@@ -1,5 +1,5 @@
-//! What both services do here: they keep something that there is only so much of (pieces on a shelf, cents in an account),
-//! and let orders take of it.
+//! What both services do: they keep a limited stock (pieces on a shelf, cents in an account), and
+//! orders take from it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,23 +13,24 @@ use thiserror::Error;
 
 use crate::book::Book;
 
-/// What a transaction can want: to take so much for an order.
+/// A piece of work: take this amount for an order.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Take {
     pub order: u64,
     pub amount: u64,
 }
 
-/// Why it is refused.
+/// Why a piece of work is refused.
 #[derive(Debug, Error)]
 pub enum Refusal {
     #[error("{free} left, {wanted} wanted")]
     NotEnough { free: u64, wanted: u64 },
-    #[error("order {0} has had its share")]
+    #[error("order {0} has already taken")]
     Taken(u64),
 }
 
-/// The service. Its state is in memory, and in the book as of the last checkpoint; the log has the rest.
+/// The service. Its state is in memory. The book has the state of the last checkpoint, the log has
+/// the rest.
 pub struct Account {
     book: Book,
     sums: Mutex<Sums>,
@@ -37,7 +38,8 @@ pub struct Account {
 
 struct Sums {
     state: State,
-    /// By transactions under way. Not in the book: the resource manager has it restored.
+    /// By branch of a transaction under way. Not in the book, because the resource manager restores
+    /// it.
     set_aside: HashMap<BranchId, u64>,
 }
 
@@ -50,7 +52,7 @@ pub struct State {
 }
 
 impl Account {
-    /// Opens it; `stock` is what there is where there is no book yet.
+    /// Opens the account. `stock` is used if there is no book yet.
     pub fn open(book: Book, stock: u64) -> io::Result<Self> {
         let state = book.read()?.unwrap_or(State { left: stock, taken: BTreeMap::new() });
         Ok(Self { book, sums: Mutex::new(Sums { state, set_aside: HashMap::new() }) })
@@ -82,7 +84,7 @@ impl Service for Account {
         let mut sums = self.sums.lock();
         sums.set_aside.remove(branch);
         for take in takes {
-            // An order takes once, however often it is confirmed.
+            // An order takes once, however often its branch is confirmed.
             if !sums.state.taken.contains_key(&take.order) {
                 sums.state.left = sums.state.left.checked_sub(take.amount).ok_or("more was promised than there is")?;
                 sums.state.taken.insert(take.order, take.amount);

@@ -1,11 +1,11 @@
-//! What must hold when all is over, whoever was killed when.
+//! What must hold at the end, whenever a service was killed.
 
 use crate::{
     account::State,
     orders::{PRICE, Settled, pieces},
 };
 
-/// What does not hold.
+/// Returns one line for each thing that does not hold.
 pub fn faults(settled: &[Settled], goods: &State, payments: &State, stock: [u64; 2]) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, state, stock) in [("goods", goods, stock[0]), ("payments", payments, stock[1])] {
@@ -14,7 +14,7 @@ pub fn faults(settled: &[Settled], goods: &State, payments: &State, stock: [u64;
             faults.push(format!("{name}: there was {stock}, and there is {there}"));
         }
         if state.taken.keys().next_back().is_some_and(|last| *last >= settled.len() as u64) {
-            faults.push(format!("{name}: an order that nobody has placed"));
+            faults.push(format!("{name}: an order that was never placed"));
         }
     }
     for (order, settled) in (0..).zip(settled) {

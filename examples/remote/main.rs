@@ -1,6 +1,7 @@
-//! Participants in other processes: a coordinator here, a goods and a payment service in a process each, all three with a log
-//! of their own, and between them [`transport`], which is what to copy. While orders are placed the services are killed, as
-//! `kill -9` does it, and started again.
+//! Participants in other processes. The coordinator runs here; a goods service and a payment
+//! service run in a process each. All three have a log of their own, and talk over [`transport`],
+//! which is the part to copy. While orders are placed, the services are killed, as `kill -9` does
+//! it, and started again.
 //!
 //! ```sh
 //! cargo run --release --example remote
@@ -43,25 +44,27 @@ use transport::{Remote, SILENT_FOR, serve};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The coordinator's name. Participants must know it beforehand: they ask it for verdicts.
+/// The coordinator's name. Participants must know it in advance, because they ask it for verdicts.
 const COORDINATOR: &str = "shop";
 
-/// A service is back in a moment here, and is to hear of it soon.
+/// Services come back after a moment here, so commits are repeated soon.
 const POLICY: Policy = Policy::DEFAULT.longest_backoff(Duration::from_millis(500));
 
+/// Maximum time until nothing is in doubt any more.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// How often a service is killed while orders are placed: goods first, then payments, and so on.
+/// Number of times that a service is killed while orders are placed: goods first, then payments,
+/// and so on.
 const KILLS: u64 = 6;
 
-/// How long it stays away: the clients notice.
+/// Time that a killed service stays away: long enough for clients to notice.
 const AWAY: Duration = Duration::from_millis(30);
 
 /// Orders across three processes, two of which are killed again and again.
 #[derive(Debug, Parser)]
 #[command(name = "remote")]
 struct Args {
-    /// How many orders to place.
+    /// Number of orders to place.
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     orders: u64,
     #[command(subcommand)]
@@ -70,7 +73,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// What the example starts itself as, for each of its services.
+    /// The role in which the example starts itself again, once for each service.
     #[command(hide = true)]
     Participant(Participant),
 }
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
         Some(Role::Participant(participant)) => participant.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        // Nobody may be there to read it, and that is no reason to panic.
+        // If standard error is closed, that is no reason to panic.
         let _ = writeln!(io::stderr(), "remote: {}", ringpact::error_chain(&*error));
         ExitCode::FAILURE
     })
@@ -90,11 +93,11 @@ fn main() -> ExitCode {
 
 fn run(orders: u64) -> Result<ExitCode, Failure> {
     let directory = tempfile::tempdir()?;
-    // Not enough money for all of it, so that some orders are refused, and after the goods were set aside.
+    // Not enough money for all orders, so that some are refused after their goods were set aside.
     let wanted: u64 = (0..orders).map(pieces).sum();
     let stock = [wanted, wanted * PRICE / 10 * 9];
 
-    // The questions of participants wait here until the coordinator is open.
+    // Questions of participants wait here until the coordinator is open.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let coordinator_at = listener.local_addr()?;
     let start = |name, stock| {
@@ -131,7 +134,7 @@ fn run(orders: u64) -> Result<ExitCode, Failure> {
     let tally = book.tally;
     settle(&coordinator)?;
 
-    // Once more, so that what is looked at is what their disks hold.
+    // Killed once more, so that the audit sees what their disks hold.
     for process in &mut processes {
         process.kill()?;
         process.restart()?;
@@ -154,12 +157,12 @@ fn run(orders: u64) -> Result<ExitCode, Failure> {
     let committed = settled.iter().filter(|settled| **settled == Settled::Committed).count();
     println!("{orders} orders in {elapsed:.1?}: {committed} committed, {} refused", settled.len() - committed);
     println!(
-        "{KILLS} times a service was killed: work went unanswered {} times, and {} commits were rolled back; all were tried again",
+        "services were killed {KILLS} times: {} pieces of work got no answer, and {} commits were rolled back; all were tried again",
         tally.unanswered.load(Ordering::Relaxed),
         tally.rolled_back.load(Ordering::Relaxed)
     );
     println!(
-        "what had been promised was asked about at the start: {} branches committed, {} rolled back",
+        "restarted services asked about what they had promised: {} branches were committed, {} rolled back",
         by_asking[0], by_asking[1]
     );
     for fault in &faults {
@@ -184,7 +187,8 @@ fn settle(coordinator: &Coordinator) -> Result<(), Failure> {
     Err(format!("still in doubt after {SETTLED_WITHIN:?}:\n{}", coordinator.status()).into())
 }
 
-/// Whoever is about to be told the last answer has the log for a moment longer than the coordinator.
+/// Closes the log. The thread that takes the last answer may hold the log for a moment longer than
+/// the coordinator.
 fn close(mut log: Arc<FileLog>) -> Result<(), Failure> {
     let begun = Instant::now();
     while begun.elapsed() < SETTLED_WITHIN {
@@ -194,10 +198,11 @@ fn close(mut log: Arc<FileLog>) -> Result<(), Failure> {
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Err("somebody keeps the coordinator's log".into())
+    Err("the coordinator's log is still in use".into())
 }
 
-/// Where participants ask for verdicts: at whichever coordinator is open. One that is gone gives no answer.
+/// Answers questions for verdicts by the coordinator that is open. A coordinator that is gone gives
+/// no answer.
 #[derive(Clone)]
 struct Desk(Arc<Mutex<VerdictEndpoint>>);
 

@@ -1,4 +1,5 @@
-//! The clients: each order takes pieces from the goods service and cents from the payment service, in one transaction.
+//! The clients: each order takes pieces from the goods service and cents from the payment service,
+//! in one transaction.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,27 +17,28 @@ use crate::{
     transport::Remote,
 };
 
-/// They work side by side, so that whoever is killed is in the middle of something.
+/// Number of clients. They work side by side, so that a service is killed in the middle of
+/// something.
 const CLIENTS: usize = 8;
 
-/// Nobody is down for so long, unless it does not come back at all.
+/// Maximum time for one order. A service that is down for longer does not come back at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One kind of thing costs one price.
+/// Price of a piece, in cents.
 pub const PRICE: u64 = 1_999;
 
-/// How many pieces an order is about.
+/// Returns the number of pieces of an order.
 pub const fn pieces(order: u64) -> u64 {
     1 + order % 3
 }
 
-/// What became of an order: it is settled.
+/// How an order ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
     Committed,
-    /// A service had nothing left for it.
+    /// A service had not enough left for the order.
     Refused,
 }
 
@@ -47,21 +49,21 @@ pub struct Orders<'a> {
     next: AtomicU64,
     settled: Mutex<Vec<Option<Settled>>>,
     done: AtomicU64,
-    /// Something has failed that no repetition mends.
+    /// Whether something failed that no repetition mends.
     failed: AtomicBool,
     pub tally: Tally,
 }
 
-/// What was repeated, and why.
+/// Number of repetitions by reason.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Work that got no answer.
+    /// Pieces of work that got no answer.
     pub unanswered: AtomicU64,
-    /// Commits that were answered by a rollback.
+    /// Commits that ended in a rollback.
     pub rolled_back: AtomicU64,
 }
 
-/// Tells the others that an order has failed, by a panic too.
+/// Tells the other clients, when dropped, that an order has failed; also if its client panicked.
 struct Unsettled<'a>(&'a AtomicBool);
 
 impl Drop for Unsettled<'_> {
@@ -70,10 +72,10 @@ impl Drop for Unsettled<'_> {
     }
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt did not commit.
 enum Missed {
     Refused,
-    /// Nothing of it happens, for this reason: the next attempt is another transaction.
+    /// The transaction is rolled back, for this reason. The next attempt is another transaction.
     Again(String),
     Failed(Failure),
 }
@@ -93,20 +95,20 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Places all orders; `meanwhile` runs beside it.
+    /// Places all orders, while `meanwhile` runs on this thread.
     pub fn place_all(&self, meanwhile: impl FnOnce() -> Result<(), Failure>) -> Result<Vec<Settled>, Failure> {
         thread::scope(|scope| {
             let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| self.client())).collect();
             let meanwhile = meanwhile();
             self.failed.fetch_or(meanwhile.is_err(), Ordering::Relaxed);
-            // What a client says is why the other thing failed, too, where both did.
+            // If both failed, the error of a client is the cause of the other.
             let clients = clients.into_iter().map(|client| client.join().map_err(|_| "a client has panicked")?);
             clients.collect::<Result<(), Failure>>().and(meanwhile)
         })?;
         self.settled.lock().iter().map(|settled| settled.ok_or_else(|| "an order was left".into())).collect()
     }
 
-    /// Waits until so many orders are settled.
+    /// Blocks until this number of orders is settled.
     pub fn wait_for(&self, orders: u64) -> Result<(), Failure> {
         while self.done.load(Ordering::Relaxed) < orders {
             if self.failed.load(Ordering::Relaxed) {
@@ -145,7 +147,7 @@ impl<'a> Orders<'a> {
         Err("another order has failed".into())
     }
 
-    /// One transaction. Left before it is committed, it is rolled back.
+    /// Runs one transaction. If this returns before the commit, the transaction is rolled back.
     fn attempt(&self, order: u64) -> Result<(), Missed> {
         let mut txn = self.coordinator.begin();
         let pieces = pieces(order);
@@ -161,11 +163,12 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// The work goes to its service together with the id under which it is done there.
+    /// Sends the work to its service, together with the id of the branch under which it is done
+    /// there.
     fn work(&self, txn: &mut Transaction, name: &str, service: &Remote, take: Take) -> Result<(), Missed> {
         let branch = match txn.branch(name) {
             Ok(branch) => branch.clone(),
-            // Its time is over, or the participant takes no new branches just now.
+            // The transaction has timed out, or the participant takes no new branches just now.
             Err(error @ (BranchError::Over { .. } | BranchError::Refused { .. })) => {
                 return Err(Missed::Again(error.to_string()));
             }

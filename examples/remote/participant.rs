@@ -1,4 +1,4 @@
-//! A service's process: opens its log, asks what became of what it had promised, and serves.
+//! A service's process: opens its log, asks what became of its promises, and serves.
 
 use std::{
     io::{self, Read},
@@ -26,57 +26,60 @@ use crate::{
     transport::{Remote, SILENT_FOR, serve},
 };
 
-/// Calls that wait for the service's log share its syncs.
+/// Threads for the coordinator's calls. Those that wait for the service's log at the same time
+/// share its syncs.
 const THREADS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
-/// A restart has so much to confirm again, at the most.
+/// Maximum number of commits that a restart has to confirm again.
 const CHECKPOINT_EVERY: usize = 50;
 
-/// Somebody else's connection may have been given the port meanwhile; such ones don't last.
+/// Time to wait for the port. While the service was down, the system may have given the port to
+/// another connection, which does not last.
 const BIND_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct Participant {
-    /// Its name, under which the coordinator knows it.
+    /// The name under which the coordinator knows the service.
     pub name: String,
-    /// Where its log and its book are.
+    /// The directory of its log and its book.
     #[arg(long)]
     pub directory: PathBuf,
-    /// Where it listens; 0 has the system choose.
+    /// The port to listen on; 0 lets the system choose.
     #[arg(long)]
     pub port: u16,
-    /// Where the coordinator is asked for verdicts.
+    /// The address at which the coordinator answers for verdicts.
     #[arg(long)]
     pub coordinator: SocketAddr,
-    /// What there is, at the very first start.
+    /// The stock at the very first start.
     #[arg(long)]
     pub stock: u64,
 }
 
-/// What it says once it listens, as a line of its output.
+/// What the process prints as a line once it listens.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ready {
     pub port: u16,
-    /// Branches that it had promised, and whose end it learnt by asking.
+    /// Number of promised branches that were committed, as the coordinator answered.
     pub committed: usize,
+    /// Number of promised branches that were rolled back, as the coordinator answered.
     pub rolled_back: usize,
 }
 
-/// What its clients ask for.
+/// A request of a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ServiceRequest {
     /// A piece of work, under the branch id that the transaction has for this service.
     Work { branch: BranchId, take: Take },
-    /// How much there is, and who has taken what.
+    /// Asks for the stock, and what each order has taken.
     State,
 }
 
-/// Why a piece of work was not done. The transaction is to be rolled back either way.
+/// Why a piece of work was not done. In either case the transaction must be rolled back.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum NotDone {
-    /// By the service, and will be again.
+    /// The service refuses it, and would refuse it again.
     Refused(String),
-    /// It came too late for this transaction. In another one it may go.
+    /// It came too late for this transaction. In another one it may succeed.
     Closed(String),
 }
 
@@ -87,9 +90,10 @@ impl Participant {
         let account = Account::open(Book::new(&self.directory, &self.name), self.stock)?;
         let options = ResourceManager::<Account>::options().checkpoint_every(CHECKPOINT_EVERY);
         let manager = Arc::new(options.open(&self.name, log, account)?);
-        // Before any work is done: so it knows which transactions began before it was opened, and may have lost work.
+        // Before any work is done: so the service learns which transactions began earlier and may
+        // have lost work.
         manager.set_verdict_endpoint(Name::new(COORDINATOR)?, Remote::new(self.coordinator, SILENT_FOR)?);
-        // The coordinator would come back to it by itself. Who asks has not to wait for that.
+        // The coordinator would deliver its decisions by itself. Asking is faster.
         let resolution = manager.resolve_in_doubt(Duration::from_secs(2));
 
         let listener = bind(self.port)?;
@@ -106,7 +110,7 @@ fn answer(manager: &ResourceManager<Account>, request: Value) -> Value {
     match serde_json::from_value(request) {
         Ok(ServiceRequest::Work { branch, take }) => serde_json::json!(work(manager, &branch, take)),
         Ok(ServiceRequest::State) => serde_json::json!(manager.service().state()),
-        // No answer that anybody takes for one.
+        // No client takes this for an answer.
         Err(_) => Value::Null,
     }
 }
@@ -130,7 +134,8 @@ fn bind(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Whoever started it holds its standard input open; with him it goes, however he ends.
+/// Ends this process when its parent ends, in whatever way: the parent holds the standard input
+/// open.
 fn end_with_the_parent() -> io::Result<()> {
     let wait = || {
         let _ = io::stdin().read_to_end(&mut Vec::new());

@@ -1,4 +1,4 @@
-//! The participants' processes: started, killed, and started again in the same place.
+//! The participants' processes: started, killed, and started again with the same port and log.
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,16 +9,16 @@ use std::{
 
 use crate::{Failure, participant::Ready};
 
-/// How a participant is started.
+/// What it takes to start a participant.
 pub struct Recipe {
     pub name: &'static str,
     pub stock: u64,
-    /// Where the coordinator is asked for verdicts.
+    /// The address at which the coordinator answers for verdicts.
     pub coordinator: SocketAddr,
     pub directory: PathBuf,
 }
 
-/// A participant's process. It is killed with this value.
+/// A participant's process. Dropping this value kills it.
 pub struct Process {
     recipe: Recipe,
     pub ready: Ready,
@@ -26,7 +26,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it for the first time, and waits until it listens.
+    /// Starts the process for the first time, and waits until it listens.
     pub fn start(recipe: Recipe) -> Result<Self, Failure> {
         std::fs::create_dir_all(&recipe.directory)?;
         let (ready, child) = recipe.start(0)?;
@@ -37,14 +37,14 @@ impl Process {
         (Ipv4Addr::LOCALHOST, self.ready.port).into()
     }
 
-    /// As `kill -9` does it: nothing that is in its memory is written down any more.
+    /// Kills the process as `kill -9` does: nothing more of its memory is written.
     pub fn kill(&mut self) -> Result<(), Failure> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Starts it where it was: the same port, the same log.
+    /// Starts the process again, with the same port and the same log.
     pub fn restart(&mut self) -> Result<(), Failure> {
         (self.ready, self.child) = self.recipe.start(self.ready.port)?;
         Ok(())
@@ -53,7 +53,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have been killed already.
+        // The process may have been killed already.
         let _ = self.kill();
     }
 }
@@ -75,7 +75,7 @@ impl Recipe {
         match read.map(|_| serde_json::from_str(&line)) {
             Some(Ok(ready)) => Ok((ready, child)),
             _ => {
-                // It has said why, on its standard error.
+                // The process has written the reason to standard error.
                 child.kill()?;
                 child.wait()?;
                 Err(format!("participant {} did not start", self.name).into())

@@ -1,15 +1,18 @@
-//! The end of the transport that serves, within bounds: whatever connects, however much it asks for, and whether or not it
-//! takes its answers, the others get theirs.
+//! The server's end of the transport, within limits: whatever connects, however much it asks for,
+//! and whether or not it reads its answers, the other connections get theirs.
 //!
-//! - At most [`Limits::connections`] are served at a time. One more takes the place of the one that has been quiet for longest;
-//!   where none is quiet it is closed.
-//! - A connection that says nothing for [`Limits::idle_for`] is closed: a [`Remote`](super::Remote) connects anew when it has
-//!   something to send. A request that has begun to come must be there, and an answer must be taken, within
-//!   [`Limits::silent_for`].
-//! - At most [`Limits::under_way`] requests of a connection are carried out, or have answers that were not taken yet. More are
-//!   not read. So what a connection leaves behind when it is gone is little, and is not waited for.
-//! - Answers are sent by a thread of the connection's own, never by the participant's threads. Over [`Limits::unsent`] bytes that
-//!   were not taken, of all connections together, the connection whose answer comes next is closed.
+//! - At most [`Limits::connections`] are served at a time. One more takes the place of the one that
+//!   has been quiet for longest; if none is quiet, the new one is closed.
+//! - A connection that sends nothing for [`Limits::idle_for`] is closed; a
+//!   [`Remote`](super::Remote) connects again when it has something to send. Once a request has
+//!   begun, it must be complete within [`Limits::silent_for`]; an answer must be read within the
+//!   same time.
+//! - At most [`Limits::under_way`] requests of a connection are under way, or have answers that
+//!   were not read yet. More are not taken in. So a connection leaves little behind when it is
+//!   gone, and nothing waits for that.
+//! - A thread of the connection's own sends its answers, never a thread of the participant. When
+//!   more than [`Limits::unsent`] bytes of answers are unsent in all connections together, the
+//!   connection whose answer comes next is closed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,23 +32,24 @@ use serde_json::Value;
 
 use super::{Answer, Ask, Line, Lines, MAX_ANSWER, MAX_REQUEST, SILENT_FOR, encode};
 
-/// What a server spends on those that connect.
+/// What a server spends on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections, each of which takes two threads.
+    /// Maximum number of connections. Each takes two threads.
     pub connections: usize,
-    /// Requests of one connection that are carried out, or whose answers were not taken.
+    /// Maximum number of requests of one connection that are under way, or whose answers were not
+    /// read.
     pub under_way: usize,
-    /// Bytes of answers that were not taken, of all connections together.
+    /// Maximum number of bytes of unsent answers, of all connections together.
     pub unsent: usize,
-    /// How long a connection may be open and ask for nothing.
+    /// Maximum time that a connection may be open and ask for nothing.
     pub idle_for: Duration,
-    /// How long a request may take to arrive once it has begun to, and an answer to be taken.
+    /// Maximum time for a request to arrive once it has begun, and for an answer to be read.
     pub silent_for: Duration,
 }
 
 impl Limits {
-    /// Some hundred threads, and as much memory as eight of the longest answers.
+    /// A few hundred threads, and as much memory as eight of the longest answers.
     pub const DEFAULT: Self = Self {
         connections: 128,
         under_way: 64,
@@ -55,8 +59,9 @@ impl Limits {
     };
 }
 
-/// Answers whatever connects: coordinators, or participants that ask for verdicts, by way of `endpoint`, and clients
-/// by `service`, which should be quick: the requests of one connection come in one after the other.
+/// Answers all connections: coordinators, and participants that ask for verdicts, through
+/// `endpoint`; clients through `service`. `service` should be quick, because the requests of one
+/// connection are taken in one after the other.
 pub fn serve(
     listener: &TcpListener,
     limits: Limits,
@@ -73,7 +78,8 @@ pub fn serve(
             thread::Builder::new().name("remote-server".into()).spawn(hear).map(drop)
         });
         if served.is_err() {
-            // Too many files or threads: some will be given back. The other end tries again.
+            // Too many files or threads are in use; some will become free. The other end tries
+            // again.
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -87,7 +93,7 @@ struct Room {
 }
 
 impl Room {
-    /// Takes a connection in; `None` where there is no place for it.
+    /// Takes a connection in; `None` if there is no place for it.
     fn admit(self: &Arc<Self>, number: u64, stream: TcpStream) -> io::Result<Option<Served>> {
         super::set_up(&stream, self.limits.silent_for)?;
         let mut peers = self.peers.lock();
@@ -118,7 +124,7 @@ struct State {
 }
 
 impl Peer {
-    /// Since when nothing was asked, if nothing is under way.
+    /// Returns the time of the last request, if nothing is under way.
     fn quiet_since(&self) -> Option<Instant> {
         let state = self.state.lock();
         (state.under_way == 0).then_some(state.heard)
@@ -126,12 +132,13 @@ impl Peer {
 
     fn close(&self) {
         self.state.lock().is_over = true;
-        // It may be closed already.
+        // The connection may be closed already.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.change.notify_all();
     }
 
-    /// Counts one more request, once fewer than the limit are under way; `false`: there is none any more.
+    /// Blocks until fewer requests than the limit are under way, and counts one more. Returns
+    /// `false` if the connection is over.
     fn begin(&self, limits: &Limits) -> bool {
         let mut state = self.state.lock();
         let is_full = |state: &mut State| state.under_way >= limits.under_way && !state.is_over;
@@ -167,7 +174,8 @@ impl Served {
         }
         let limits = &self.room.limits;
         let mut lines = Lines::new(&self.peer.stream, MAX_REQUEST);
-        // What can't be read ends the connection: whose answer it would be is not known.
+        // A line that can't be read ends the connection, because it is not known which request it
+        // would be.
         while let Ok(Some(Line { id, body })) = lines.next_within::<Line<Ask>>(limits.idle_for, limits.silent_for) {
             if !self.peer.begin(limits) {
                 return;
@@ -183,7 +191,7 @@ impl Served {
     }
 }
 
-/// The way back of one answer.
+/// The way back for one answer.
 struct Back {
     peer: Arc<Peer>,
     room: Arc<Room>,
@@ -191,12 +199,12 @@ struct Back {
 }
 
 impl Back {
-    /// Leaves the answer to the connection's own thread. Nothing here waits for the other end.
+    /// Gives the answer to the connection's own thread. Nothing here waits for the other end.
     fn answer(self, body: Answer) {
         if self.peer.state.lock().is_over {
             return;
         }
-        // An answer that can't be given is told by the end of the connection, like all others.
+        // An answer that is too long closes the connection, which says that no answer comes.
         let Ok(line) = encode(&Line { id: self.id, body }, MAX_ANSWER) else { return self.peer.close() };
         let unsent = self.room.unsent.fetch_add(line.len(), Ordering::Relaxed) + line.len();
         if unsent > self.room.limits.unsent {
@@ -205,7 +213,7 @@ impl Back {
         }
         let mut state = self.peer.state.lock();
         if state.is_over {
-            // Nobody sends it any more.
+            // The sender has ended.
             self.room.unsent.fetch_sub(line.len(), Ordering::Relaxed);
             return;
         }
@@ -248,7 +256,8 @@ impl Sender {
         }
     }
 
-    /// Sends a line as a whole, or fails: in time, however slowly it is taken.
+    /// Sends a line as a whole, or fails within [`Limits::silent_for`], however slowly the other
+    /// end reads.
     fn send(&self, mut line: &[u8]) -> io::Result<()> {
         let begun = Instant::now();
         let mut stream = &self.peer.stream;

@@ -1,18 +1,20 @@
-//! A transport, to be copied and fitted to what you have: requests and answers as lines of JSON over TCP.
+//! A transport, to copy and to fit to your own: requests and answers as lines of JSON over TCP.
 //!
-//! The protocol is made for networks, so a transport owes it little:
+//! The protocol is made for networks, so it asks little of a transport:
 //!
-//! - An answer goes to whoever asked: each request has a number, and its answer the same.
-//! - An answer that can't come any more is *dropped*. Whether the request arrived is then not known, and need not be: a
-//!   prepare brings a rollback, and everything else is sent again, with back-off, by whoever wants it.
-//! - So nothing is sent twice from here, and no connection is tried again before there is something to send. Work, above
-//!   all, must not be repeated behind its client's back.
+//! - An answer goes to the request that it answers: each request has a number, and its answer has
+//!   the same.
+//! - If an answer can no longer come, the transport *drops* the reply. It is then not known whether
+//!   the request arrived, and the protocol does not need to know: a prepare brings a rollback, and
+//!   everything else is sent again later, by the part that sent it.
+//! - So the transport sends nothing twice, and connects only when there is something to send. Above
+//!   all it must not repeat work without the client's knowledge.
 //! - `send` never waits for the network: a thread does.
+//! - Connections cost the server no more than the [`Limits`].
 //!
-//! - Those that connect cost what [`server`] has for them, and not more.
-//!
-//! What is left out: encryption, and a look at who it is. **Whoever reaches a port that is served here can commit and roll
-//! back.** Let it listen where nobody else can, or put them in.
+//! What is left out: encryption and authentication. **Any program that reaches a port which is
+//! served here can commit and roll back.** Listen only where no other program can connect, or add
+//! both.
 
 use std::{
     collections::BTreeMap,
@@ -36,23 +38,25 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use server::Limits;
 
-/// The longest request, in bytes; work is small.
+/// Maximum length of a request, in bytes. Work is small.
 pub const MAX_REQUEST: usize = 1 << 20;
 
-/// The longest answer. Of a participant that is asked for all that it has in doubt it can be long: 100 bytes and more for
-/// each transaction that was in flight.
+/// Maximum length of an answer, in bytes. The list of branches in doubt can be long: it has about
+/// 40 bytes and more for each transaction that was in flight.
 pub const MAX_ANSWER: usize = 32 << 20;
 
-/// How many requests may wait to be sent, and for their answers. Those that are too many fail at once.
+/// Maximum number of requests that wait to be sent, and of those that wait for their answers. More
+/// of them fail at once.
 const MAX_WAITING: usize = 1 << 16;
 
+/// Maximum time to connect.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Whoever takes longer to take a line in, or says nothing for longer while he is asked something, is given up: the machine
-/// at the other end may be gone without a word.
+/// Default time-out of a connection. A peer that takes longer to read a line, or sends nothing for
+/// longer while it owes an answer, is given up: its machine may be gone without a word.
 pub const SILENT_FOR: Duration = Duration::from_secs(10);
 
-/// What is asked, and what is answered, under the same number.
+/// A request or an answer, with the number that they share.
 #[derive(Serialize, Deserialize)]
 struct Line<T> {
     id: u64,
@@ -61,9 +65,9 @@ struct Line<T> {
 
 #[derive(Serialize, Deserialize)]
 enum Ask {
-    /// By a coordinator; or by a participant, for a verdict.
+    /// A request of a coordinator; or of a participant, for a verdict.
     Pact(Request),
-    /// By a client of the service: its work, and whatever else it wants, in a form of their own.
+    /// A request of a client of the service, in a form of the service's own.
     Service(Value),
 }
 
@@ -73,32 +77,33 @@ enum Answer {
     Service(Value),
 }
 
-/// Who waits for an answer. Dropped, both learn that none comes.
+/// The way back to the part that waits for an answer. Dropped, it says that no answer comes.
 enum Asker {
     Pact(Reply),
     Service(SyncSender<Value>),
 }
 
-/// The way to a process that [`serve`]s: for a coordinator an [`Endpoint`], and for its clients the way that their work
-/// goes, under the branch ids that they pass along. Clones share one connection.
+/// The connection to a process that [`serve`]s. For a coordinator it is an [`Endpoint`]. Clients
+/// send their work through [`ask`](Self::ask), together with the branch ids. Clones share one
+/// connection.
 #[derive(Clone)]
 pub struct Remote(SyncSender<(Ask, Asker)>);
 
 impl Remote {
-    /// Connects when there is something to send, and anew after a connection was lost. [`SILENT_FOR`] is a time-out for those
-    /// who know no better.
+    /// Connects when there is something to send, and again after a connection was lost. Use
+    /// [`SILENT_FOR`] if nothing speaks for another time-out.
     pub fn new(address: SocketAddr, silent_for: Duration) -> io::Result<Self> {
         let (queue, queued) = mpsc::sync_channel(MAX_WAITING);
         thread::Builder::new().name("remote-writer".into()).spawn(move || send_all(address, silent_for, &queued))?;
         Ok(Self(queue))
     }
 
-    /// Asks the service itself, and waits for its answer.
+    /// Sends a request to the service itself, and blocks until its answer comes.
     pub fn ask<R: DeserializeOwned>(&self, request: &impl Serialize) -> Result<R, NoAnswer> {
         let request = serde_json::to_value(request).map_err(|_| NoAnswer)?;
         let (answer, answered) = mpsc::sync_channel(1);
         self.0.try_send((Ask::Service(request), Asker::Service(answer))).map_err(|_| NoAnswer)?;
-        // Dropped by whoever gives up waiting for the other end, so it does end.
+        // A thread that gives the connection up drops the sender, so this does end.
         let answer = answered.recv().map_err(|_| NoAnswer)?;
         serde_json::from_value(answer).map_err(|_| NoAnswer)
     }
@@ -106,13 +111,13 @@ impl Remote {
 
 impl Endpoint for Remote {
     fn send(&self, request: Request, reply: Reply) {
-        // Where the queue is full the reply is dropped, which says all there is to say.
+        // If the queue is full, the reply is dropped, which reports the failure.
         drop(self.0.try_send((Ask::Pact(request), Asker::Pact(reply))));
     }
 }
 
-/// Nobody knows whether the request was carried out. Where it was work, the transaction is to be rolled back: repeated, it
-/// could be done twice.
+/// No answer came, so it is not known whether the request was carried out. If it was work, roll the
+/// transaction back, because repeated work could be done twice.
 #[derive(Debug)]
 pub struct NoAnswer;
 
@@ -124,7 +129,7 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
-/// Ends with the last [`Remote`].
+/// Sends what is queued. Ends with the last [`Remote`].
 fn send_all(address: SocketAddr, silent_for: Duration, queued: &Receiver<(Ask, Asker)>) {
     let mut connection: Option<Connection> = None;
     for (id, (ask, asker)) in (0..).zip(queued) {
@@ -133,23 +138,25 @@ fn send_all(address: SocketAddr, silent_for: Duration, queued: &Receiver<(Ask, A
         }
         match &connection {
             Some(connection) => connection.send(id, ask, asker),
-            // Whoever came while it was tried has waited as long, and is told with this one.
+            // Requests that came during the attempt to connect have waited as long, and fail with
+            // this one.
             None => drop((asker, queued.try_iter().collect::<Vec<_>>())),
         }
     }
 }
 
-/// A connection as long as this is held, and its reader's: whichever goes first ends it for both.
+/// The writer's half of a connection. Dropping it, or the reader's half, closes the connection for
+/// both.
 struct Connection {
     stream: Closing,
     waiting: Arc<Waiting>,
 }
 
-/// Who waits for an answer over a connection; `None` once it is lost.
+/// The requests that wait for an answer over a connection; `None` once it is lost.
 struct Waiting(Mutex<Option<BTreeMap<u64, Asker>>>);
 
 impl Waiting {
-    /// Takes in who waits for the answer of this number, unless nobody can, or too many do.
+    /// Adds the request of this number. Gives it back if the connection is lost, or too many wait.
     fn add(&self, id: u64, asker: Asker) -> Result<(), Asker> {
         match &mut *self.0.lock() {
             Some(waiting) if waiting.len() < MAX_WAITING => {
@@ -164,7 +171,8 @@ impl Waiting {
         self.0.lock().as_mut()?.remove(&id)
     }
 
-    /// The number of who has waited for longest; an error once it is lost.
+    /// Returns the number of the request that has waited for longest; an error once the connection
+    /// is lost.
     fn oldest(&self) -> Result<Option<u64>, NoAnswer> {
         self.0.lock().as_ref().map(|waiting| waiting.keys().next().copied()).ok_or(NoAnswer)
     }
@@ -172,7 +180,8 @@ impl Waiting {
 
 fn connect(address: SocketAddr, silent_for: Duration) -> io::Result<Connection> {
     let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN)?;
-    // With nobody listening on this machine, the system can pick that very port for this end, and connect it to itself.
+    // If no process listens on that port of this machine, the system can choose it for this end,
+    // and connect it to itself.
     if stream.local_addr()? == address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -190,23 +199,24 @@ impl Connection {
     }
 
     fn send(&self, id: u64, ask: Ask, asker: Asker) {
-        // Before it is sent, or the answer could be there first.
+        // Added before it is sent, because the answer could come at once.
         if self.waiting.add(id, asker).is_err() {
             return;
         }
-        // Here it is that a deadline becomes the time that is left. What can't be written is not waited for.
+        // Serialised here, so this is where a deadline becomes the time that is left. What can't be
+        // written gets no answer.
         if write_line(&self.stream.0, &Line { id, body: ask }, MAX_REQUEST).is_err() {
             drop(self.waiting.take(id));
         }
     }
 }
 
-/// However the reader ends, nobody is left waiting.
+/// Fails all waiting requests when the reader ends, in whatever way.
 struct Lost(Arc<Waiting>);
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        // In a statement of its own: who is dropped may send again at once, which asks for the lock.
+        // Dropped without the lock: a dropped reply may send again at once, which takes the lock.
         let left = self.0.0.lock().take();
         drop(left);
     }
@@ -221,14 +231,14 @@ fn hear_answers(stream: &Closing, waiting: &Waiting) {
                 overdue = None;
                 match (waiting.take(id), body) {
                     (Some(Asker::Pact(reply)), Answer::Pact(result)) => reply.send(result),
-                    // Who has stopped waiting needs no answer.
+                    // A client that no longer waits needs no answer.
                     (Some(Asker::Service(answer)), Answer::Service(value)) => drop(answer.try_send(value)),
-                    // An answer of the wrong kind, or to a question that nobody has asked.
+                    // An answer of the wrong kind, or to a question that was not asked.
                     _ => {}
                 }
             }
             Err(error) if is_timeout(&error) => match waiting.oldest() {
-                // It has been silent for the whole of the time that somebody waited.
+                // The peer was silent for the whole time-out while the same request waited.
                 Ok(oldest) if oldest.is_none() || oldest != overdue => overdue = oldest,
                 _ => return,
             },
@@ -237,7 +247,7 @@ fn hear_answers(stream: &Closing, waiting: &Waiting) {
     }
 }
 
-/// Answers whatever connects, within [`Limits::DEFAULT`]; see [`server::serve`].
+/// Answers all connections, within [`Limits::DEFAULT`]; see [`server::serve`].
 pub fn serve(
     listener: &TcpListener,
     endpoint: impl Endpoint,
@@ -247,12 +257,12 @@ pub fn serve(
 }
 
 fn set_up(stream: &TcpStream, silent_for: Duration) -> io::Result<()> {
-    // Lines are short and waited for.
+    // Lines are short, and the other end waits for them.
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(silent_for))
 }
 
-/// Closes the connection for all who have a handle to it, also when their thread panics.
+/// Closes the connection for all its handles when dropped, also if a thread panics.
 struct Closing(TcpStream);
 
 impl Drop for Closing {
@@ -262,8 +272,8 @@ impl Drop for Closing {
     }
 }
 
-/// Writes a line as a whole. One that is not written as a whole ends the connection: what came after it would be read as the
-/// rest of it.
+/// Writes a line as a whole. If it is not written as a whole, the connection is closed, because the
+/// peer would read the next line as the rest of this one.
 fn write_line(mut stream: &TcpStream, line: &impl Serialize, limit: usize) -> io::Result<()> {
     stream.write_all(&encode(line, limit)?).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))
 }
@@ -284,7 +294,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// Reads lines, none of them longer than the limit.
 struct Lines<'a> {
     stream: BufReader<&'a TcpStream>,
-    /// What has come of the next one.
+    /// What has come of the next line.
     partial: Vec<u8>,
     limit: usize,
 }
@@ -294,14 +304,14 @@ impl<'a> Lines<'a> {
         Self { stream: BufReader::new(stream), partial: Vec::new(), limit }
     }
 
-    /// The next one; `None` at the end. After a time-out it can be called again.
+    /// Returns the next line; `None` at the end. After a time-out it can be called again.
     fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         while self.more()? {}
         self.take()
     }
 
-    /// The same, where it must begin to come within `idle_for`, and be there within `silent_for` from then on, however
-    /// little comes at a time.
+    /// Like [`next`](Self::next), but the line must begin within `idle_for`, and be complete within
+    /// `silent_for` from then on, however little comes at a time.
     fn next_within<T: DeserializeOwned>(&mut self, idle_for: Duration, silent_for: Duration) -> io::Result<Option<T>> {
         self.stream.get_ref().set_read_timeout(Some(idle_for))?;
         let mut is_coming = self.more()?;
@@ -314,7 +324,7 @@ impl<'a> Lines<'a> {
         self.take()
     }
 
-    /// Takes in what has come of the line; `false` once it is at its end, or too long.
+    /// Takes in what has come of the line. Returns `false` once the line is complete or too long.
     fn more(&mut self) -> io::Result<bool> {
         let come = match self.stream.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),

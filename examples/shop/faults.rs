@@ -155,7 +155,7 @@ impl Faults {
             Verb::Prepare => OF_VOTES,
             Verb::Commit if sent.in_all == 1 => OF_FIRST_COMMITS,
             Verb::CommitOnePhase => OF_LONE_COMMITS,
-            Verb::Commit | Verb::Rollback => OF_OTHERS,
+            _ => OF_OTHERS,
         };
         let sent = sent.to_someone;
         let what = format!("{} {} {} {participant} {verb:?} {sent}", journey.order.0, journey.step, journey.attempt);

@@ -1,4 +1,4 @@
-//! Who has a log open under which name.
+//! Which owners' names are taken on an open log.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -7,8 +7,11 @@ use parking_lot::Mutex;
 use super::LogError;
 use crate::id::Name;
 
-/// The owners' names that are taken on one log, for as long as it is open: what a [`TransactionLog`](super::TransactionLog)
-/// keeps to answer [`claim`](super::TransactionLog::claim). Its clones are the same.
+/// The owners' names that are taken on one log while it is open. A
+/// [`TransactionLog`](super::TransactionLog) keeps one to answer
+/// [`claim`](super::TransactionLog::claim).
+///
+/// Clones share the same set of names.
 ///
 /// ```
 /// use ringpact::{Name, log::Claims};
@@ -24,10 +27,11 @@ use crate::id::Name;
 pub struct Claims(Arc<Mutex<BTreeSet<Name>>>);
 
 impl Claims {
-    /// Takes the name, until what is given is dropped.
+    /// Takes the name until the returned claim is dropped.
     ///
     /// # Errors
-    /// [`LogError::Claimed`] where it is taken already.
+    ///
+    /// [`LogError::Claimed`] if it is taken already.
     pub fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         if self.0.lock().insert(owner.clone()) {
             Ok(Claim(Some((self.clone(), owner.clone()))))
@@ -37,12 +41,12 @@ impl Claims {
     }
 }
 
-/// That a name is taken on a log. Dropped, it gives the name back.
+/// Holds an owner's name on a log, and gives it back when it is dropped.
 #[must_use = "the name is given back when this is dropped"]
 pub struct Claim(Option<(Claims, Name)>);
 
 impl Claim {
-    /// One that nobody has checked.
+    /// Returns a claim that holds no name: for logs that do not check.
     pub const fn unchecked() -> Self {
         Self(None)
     }

@@ -10,17 +10,19 @@ use std::{
 
 use super::{LogError, Lsn, Record, TransactionLog};
 
-/// What [`TransactionLog::commit_async`] gives: resolves to the record's number once it is durable.
+/// The future that [`TransactionLog::commit_async`] returns. It resolves to the record's number
+/// once the record is durable.
 ///
-/// The record is appended at the first poll. Dropped before that, it has done nothing; dropped later, the record stays in
-/// the log, and becomes durable along with the batch that it is in.
+/// The record is appended at the first poll. A future that is dropped before that has done nothing.
+/// If it is dropped later, the record stays in the log, and becomes durable with the batch that it
+/// is in.
 #[must_use = "nothing is appended before it is polled"]
 pub struct Committing<'a, L: ?Sized> {
     log: &'a L,
-    state: State,
+    state: CommitStage,
 }
 
-enum State {
+enum CommitStage {
     New(Record),
     Appended(Lsn),
     Done,
@@ -28,35 +30,35 @@ enum State {
 
 impl<'a, L: ?Sized> Committing<'a, L> {
     pub(super) const fn new(log: &'a L, record: Record) -> Self {
-        Self { log, state: State::New(record) }
+        Self { log, state: CommitStage::New(record) }
     }
 }
 
-/// Nothing in it is ever pinned.
+/// No part of it is ever pinned.
 impl<L: ?Sized> Unpin for Committing<'_, L> {}
 
 impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
     type Output = Result<Lsn, LogError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Whatever is returned early, by an error or a panic, is the end of it.
-        let lsn = match mem::replace(&mut self.state, State::Done) {
-            State::New(record) => {
+        // An early return, by an error or a panic, leaves the stage at `Done`.
+        let lsn = match mem::replace(&mut self.state, CommitStage::Done) {
+            CommitStage::New(record) => {
                 let lsn = self.log.append_awaited(record, context)?;
                 if lsn > self.log.durable() {
-                    self.state = State::Appended(lsn);
-                    return Poll::Pending; // the waker is there already
+                    self.state = CommitStage::Appended(lsn);
+                    return Poll::Pending; // `append_awaited` has registered the waker
                 }
                 lsn
             }
-            State::Appended(lsn) => {
+            CommitStage::Appended(lsn) => {
                 if self.log.poll_durable(lsn, context)?.is_pending() {
-                    self.state = State::Appended(lsn);
+                    self.state = CommitStage::Appended(lsn);
                     return Poll::Pending;
                 }
                 lsn
             }
-            State::Done => panic!("a commit was polled after it had given its result"),
+            CommitStage::Done => panic!("a commit was polled after it had given its result"),
         };
         Poll::Ready(Ok(lsn))
     }
@@ -65,9 +67,9 @@ impl<L: TransactionLog + ?Sized> Future for Committing<'_, L> {
 impl<L: ?Sized> fmt::Debug for Committing<'_, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::New(_) => "new",
-            State::Appended(_) => "appended",
-            State::Done => "done",
+            CommitStage::New(_) => "new",
+            CommitStage::Appended(_) => "appended",
+            CommitStage::Done => "done",
         };
         f.debug_tuple("Committing").field(&state).finish()
     }

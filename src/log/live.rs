@@ -1,4 +1,4 @@
-//! Which records still matter: one fold over the log, shared by all implementations.
+//! Which records are still needed: one fold over the log, shared by all implementations.
 
 use std::{
     collections::HashSet,
@@ -12,37 +12,41 @@ use hashbrown::HashTable;
 
 use super::{
     Lsn, MAX_OPENINGS, Record,
-    record::Fact,
-    scan::{Does, Key, scan, scan_own},
+    record::{
+        Effect,
+        key::{self, RecordKey},
+    },
 };
 use crate::id::Name;
 
-/// No entry.
+/// Stands for "no entry".
 const NONE: u32 = u32::MAX;
 
-/// What is dead is swept out when there is more of it than of what lives, and more than this: entries, and bytes.
+/// Ended entries are swept out when there are more of them than of live ones, and also more than
+/// this number of entries or bytes.
 const SWEEP_ENTRIES: usize = 1 << 10;
 const SWEEP_BYTES: u64 = 256 << 10;
 
-/// The live records of a log: those that nothing later has ended.
+/// The live records of a log: those that no later record has ended.
 ///
-/// Implementations of [`TransactionLog`](super::TransactionLog) feed every record through [`apply`](Self::apply), in
-/// order, and carry over what is left.
+/// Implementations of [`TransactionLog`](super::TransactionLog) pass every record to
+/// [`apply`](Self::apply), in order, and carry over the records that are left. A clone is a copy.
 ///
-/// Records are kept encoded, one behind the other, so that taking one in allocates nothing, and carrying all over is a
-/// copy. Those that have ended are swept out when they outweigh the living: time is constant a record, amortised, and
-/// memory a small constant times the live records, never their history.
+/// Records are kept encoded, one after the other. So taking one in allocates nothing, and carrying
+/// all of them over is a copy. Records that have ended are swept out when they outweigh the live
+/// ones. So the time is constant for each record, amortised, and the memory is a small constant
+/// times the live records, never their history.
 #[derive(Clone)]
 pub struct LiveRecords {
-    /// The encodings of all entries, in their order.
+    /// The encodings of all entries, in the order of the entries.
     bytes: Vec<u8>,
-    /// In the order of their numbers.
+    /// All entries, in the order of their numbers; the ended ones until they are swept out.
     entries: Vec<Entry>,
-    /// The last live entry of each key.
+    /// The index of the last live entry of each key.
     last_of_key: HashTable<u32>,
     live: usize,
     live_bytes: u64,
-    /// Keys come from outside. Nobody who does not know its seed can choose them so that they collide.
+    /// Keys come from outside. A caller that does not know the seed can't choose keys that collide.
     hasher: SeedableRandomState,
 }
 
@@ -51,11 +55,11 @@ struct Entry {
     lsn: Lsn,
     at: usize,
     length: u32,
-    /// The live entry of the same key before it.
+    /// Index of the live entry before this one that has the same key, or `NONE`.
     before: u32,
     hash: u64,
-    key: Key,
-    dead: bool,
+    key: RecordKey,
+    is_ended: bool,
 }
 
 impl Default for LiveRecords {
@@ -75,25 +79,25 @@ impl Default for LiveRecords {
 }
 
 impl LiveRecords {
-    /// Takes in the next record. Records come in the order of their numbers.
+    /// Takes in the next record. Records must come in the order of their numbers. O(1), amortised.
     pub fn apply(&mut self, lsn: Lsn, record: &Record) {
         let mut encoded = Vec::new();
         record.encode_into(&mut encoded);
         self.apply_own(lsn, &encoded);
     }
 
-    /// Takes in the next record, which we have encoded ourselves.
+    /// Takes in the next record, which this process has encoded.
     pub(crate) fn apply_own(&mut self, lsn: Lsn, encoded: &[u8]) {
-        let key = scan_own(encoded).expect("what was encoded is a record");
+        let key = key::read_own(encoded).expect("what was encoded is a record");
         self.take(lsn, encoded, key);
     }
 
-    /// Takes in the next record as it was read. `false`: these bytes are none.
+    /// Takes in the next record as it was read. Returns `false` if these bytes are no record.
     pub(crate) fn apply_encoded(&mut self, lsn: Lsn, encoded: &[u8]) -> bool {
-        scan(encoded).map(|key| self.take(lsn, encoded, key)).is_some()
+        key::read(encoded).map(|key| self.take(lsn, encoded, key)).is_some()
     }
 
-    fn take(&mut self, lsn: Lsn, encoded: &[u8], key: Key) {
+    fn take(&mut self, lsn: Lsn, encoded: &[u8], key: RecordKey) {
         debug_assert!(self.entries.last().is_none_or(|last| last.lsn < lsn), "records out of order");
         let (owner, about) = key.parts(encoded);
         let hash = {
@@ -102,23 +106,24 @@ impl LiveRecords {
             hasher.write(about);
             hasher.finish()
         };
+        // The last live entry of the same key.
         let found = self.last_of_key.find_entry(hash, |entry| {
             let entry = &self.entries[*entry as usize];
             entry.hash == hash && entry.key.parts(&self.bytes[entry.at..]) == (owner, about)
         });
         let number = self.entries.len() as u32;
-        match (found, key.does) {
-            (Ok(found), Does::Ends) => {
+        match (found, key.effect) {
+            (Ok(found), Effect::Ends) => {
                 let (mut ended, _) = found.remove();
                 while ended != NONE {
-                    ended = self.kill(ended);
+                    ended = self.end_entry(ended);
                 }
             }
-            (Err(_), Does::Ends) => {}
-            (Ok(mut found), does) => {
+            (Err(_), Effect::Ends) => {}
+            (Ok(mut found), effect) => {
                 let before = mem::replace(found.get_mut(), number);
                 self.push(lsn, encoded, before, hash, key);
-                if does == Does::Opens {
+                if effect == Effect::Opens {
                     self.forget_openings_before(number);
                 }
             }
@@ -131,15 +136,15 @@ impl LiveRecords {
         self.sweep_if_worth_it();
     }
 
-    fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: Key) {
-        let (at, length) = (self.bytes.len(), encoded.len() as u32); // at most MAX_RECORD_BYTES
+    fn push(&mut self, lsn: Lsn, encoded: &[u8], before: u32, hash: u64, key: RecordKey) {
+        let (at, length) = (self.bytes.len(), encoded.len() as u32); // a record has at most MAX_RECORD_BYTES
         self.bytes.extend_from_slice(encoded);
-        self.entries.push(Entry { lsn, at, length, before, hash, key, dead: false });
+        self.entries.push(Entry { lsn, at, length, before, hash, key, is_ended: false });
         self.live += 1;
         self.live_bytes += u64::from(length);
     }
 
-    /// Ends the owner's openings that are too old. O(`MAX_OPENINGS`), once an opening.
+    /// Ends the openings of the owner that are too old. O(`MAX_OPENINGS`), once for each opening.
     fn forget_openings_before(&mut self, last: u32) {
         let mut oldest = last;
         for _ in 1..MAX_OPENINGS {
@@ -150,33 +155,33 @@ impl LiveRecords {
         }
         let mut too_old = mem::replace(&mut self.entries[oldest as usize].before, NONE);
         while too_old != NONE {
-            too_old = self.kill(too_old);
+            too_old = self.end_entry(too_old);
         }
     }
 
-    /// Gives the live entry of the same key before it.
-    fn kill(&mut self, number: u32) -> u32 {
+    /// Marks the entry as ended. Returns the live entry of the same key before it, or `NONE`.
+    fn end_entry(&mut self, number: u32) -> u32 {
         let entry = &mut self.entries[number as usize];
-        entry.dead = true;
+        entry.is_ended = true;
         self.live -= 1;
         self.live_bytes -= u64::from(entry.length);
         entry.before
     }
 
     fn sweep_if_worth_it(&mut self) {
-        let (dead, dead_bytes) = (self.entries.len() - self.live, self.bytes.len() as u64 - self.live_bytes);
-        if dead > self.live + SWEEP_ENTRIES || dead_bytes > self.live_bytes + SWEEP_BYTES {
+        let (ended, ended_bytes) = (self.entries.len() - self.live, self.bytes.len() as u64 - self.live_bytes);
+        if ended > self.live + SWEEP_ENTRIES || ended_bytes > self.live_bytes + SWEEP_BYTES {
             self.sweep();
         }
     }
 
-    /// Moves the living together.
+    /// Removes the ended entries, and moves the live ones together.
     fn sweep(&mut self) {
         let (mut kept, mut end) = (0_u32, 0);
         let mut moved_to = vec![NONE; self.entries.len()];
         for number in 0..self.entries.len() {
             let mut entry = self.entries[number];
-            if entry.dead {
+            if entry.is_ended {
                 continue;
             }
             self.bytes.copy_within(entry.at..entry.at + entry.length as usize, end);
@@ -192,61 +197,65 @@ impl LiveRecords {
         self.bytes.truncate(end);
         self.entries.truncate(kept as usize);
         self.last_of_key.iter_mut().for_each(|number| *number = moved_to[*number as usize]);
-        // After a time of many live records give most of their memory back, but not what is about to be needed again.
+        // After a time with many live records, this gives most of their memory back, but keeps what
+        // is about to be needed again.
         self.bytes.shrink_to((4 * end).max(4 * SWEEP_BYTES as usize));
         self.entries.shrink_to(4 * (self.live + SWEEP_ENTRIES));
         let entries = &self.entries;
         self.last_of_key.shrink_to(4 * (self.live + SWEEP_ENTRIES), |entry| entries[*entry as usize].hash);
     }
 
-    /// How many transactions the live records are about, whoever owns them. O(n) for n live records.
+    /// Returns the number of transactions that the live records are about, each counted once. O(n)
+    /// for n live records.
+    #[must_use]
     pub fn transactions(&self) -> usize {
-        let about = self.alive().filter(|(entry, _)| entry.key.does != Does::Opens);
+        let about = self.live_entries().filter(|(entry, _)| entry.key.effect != Effect::Opens);
         about.map(|(entry, encoded)| entry.key.parts(encoded).1).collect::<HashSet<_>>().len()
     }
 
-    /// All live records, in order.
+    /// Iterates over all live records, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Lsn, Record)> {
         self.encoded().map(|(lsn, encoded)| (lsn, decode(encoded)))
     }
 
-    /// All live records as they are written, in order.
+    /// Iterates over the encodings of all live records, in order.
     pub(crate) fn encoded(&self) -> impl Iterator<Item = (Lsn, &[u8])> {
-        self.alive().map(|(entry, encoded)| (entry.lsn, encoded))
+        self.live_entries().map(|(entry, encoded)| (entry.lsn, encoded))
     }
 
-    fn alive(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
-        let alive = self.entries.iter().filter(|entry| !entry.dead);
-        alive.map(|entry| (entry, &self.bytes[entry.at..entry.at + entry.length as usize]))
+    fn live_entries(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
+        let live = self.entries.iter().filter(|entry| !entry.is_ended);
+        live.map(|entry| (entry, &self.bytes[entry.at..entry.at + entry.length as usize]))
     }
 
-    /// The owner's live records, in order.
+    /// Returns the owner's live records, in order. O(n) for n live records of all owners.
     #[must_use]
     pub fn of(&self, owner: &Name) -> Vec<Record> {
         let owner = owner.as_str().as_bytes();
-        let owned = self.alive().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
+        let owned = self.live_entries().filter(|(entry, encoded)| &entry.key.parts(encoded).0[1..] == owner);
         owned.map(|(_, encoded)| decode(encoded)).collect()
     }
 
-    /// What they take in all, in bytes of their encodings: what carrying them over costs.
+    /// Returns the size of all live records, in bytes of their encodings: the cost of carrying them
+    /// over.
     #[must_use]
     pub const fn encoded_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    /// How many there are.
+    /// Returns the number of live records.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.live
     }
 
-    /// Whether there is none.
+    /// Whether there are no live records.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.live == 0
     }
 
-    /// The memory they take, in bytes: what was allocated for them, used or not.
+    /// Returns the memory allocated for the records, in bytes, used or not.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * mem::size_of::<Entry>() + self.last_of_key.allocation_size()
@@ -263,17 +272,6 @@ impl fmt::Debug for LiveRecords {
     }
 }
 
-impl Fact {
-    /// The epoch, of an [`Opened`](Self::Opened) fact.
-    #[must_use]
-    pub const fn epoch(&self) -> Option<crate::id::Epoch> {
-        match self {
-            Self::Opened { epoch } => Some(*epoch),
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -281,7 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, TxnId},
-        log::record::Effect,
+        log::Fact,
     };
 
     fn name(text: &str) -> Name {
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_ends_its_owners_records_and_nobody_elses() {
+    fn an_end_ends_records_of_its_owner_only() {
         let mut live = LiveRecords::default();
         live.apply(Lsn::new(1), &record("goods", Fact::Prepared { txn: txn(1), work: vec![1] }));
         live.apply(Lsn::new(2), &record("orders", Fact::Prepared { txn: txn(1), work: vec![2] }));
@@ -326,7 +324,8 @@ mod tests {
         assert_eq!(of("b"), [7], "one owner's openings end none of another owner's");
     }
 
-    /// Against the plainest model there is, with few keys, so that they meet often, and enough records to be swept.
+    /// Compares with the plainest model there is. There are few keys, so that they meet often, and
+    /// enough records that some are swept out.
     #[test]
     fn it_does_what_a_plain_map_does() {
         for seed in 0..20 {
@@ -353,9 +352,9 @@ mod tests {
                             oldest.map(|lsn| model.remove(&lsn));
                         }
                     }
-                    Effect::Adds(_) => {}
-                    Effect::Ends(txn) => {
-                        model.retain(|_, other| other.owner != record.owner || other.fact.txn() != Some(txn));
+                    Effect::Adds => {}
+                    Effect::Ends => {
+                        model.retain(|_, other| other.owner != record.owner || other.fact.txn() != record.fact.txn());
                     }
                 }
                 live.apply(Lsn::new(number), &record);
@@ -385,7 +384,7 @@ mod tests {
         }
         assert_eq!(live.len(), 1);
         assert!(live.memory_bytes() < 2 << 20, "{} bytes for one record", live.memory_bytes());
-        // A rush leaves nothing behind either.
+        // A burst of live records leaves no memory behind either.
         for passing in 1..100_000 {
             apply(&mut live, Fact::Prepared { txn: txn(passing), work: vec![1; 100] });
         }

@@ -1,4 +1,4 @@
-//! The log without a disk: for tests, and for transactions that need not survive the process.
+//! The log in memory: for tests, and for transactions that need not survive the process.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -13,9 +13,11 @@ use super::{
 };
 use crate::id::Name;
 
-/// A log in memory. What it calls durable survives [`crash`](Self::crash), which is all that it can honestly promise.
+/// A log in memory. Records that it calls durable survive [`crash`](Self::crash), but not the
+/// process.
 ///
-/// Cloning gives another handle on the same log, so a coordinator can be dropped and opened again on it:
+/// A clone is another handle on the same log. So a coordinator can be dropped and opened again on
+/// it:
 ///
 /// ```
 /// use ringpact::{Durability, Fact, MemoryLog, Name, Epoch, Record, TransactionLog};
@@ -36,15 +38,17 @@ pub struct MemoryLog {
     id: LogId,
     incarnation: u64,
     claims: Claims,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<MemoryState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     live: LiveRecords,
-    /// Appended, not yet in a sync: what a crash takes away. Each with where its encoding ends in the buffer.
+    /// Records that are appended and in no sync yet, which a crash takes away. Each has the offset
+    /// at which its encoding ends in the buffer.
     pending: Vec<(Lsn, usize)>,
-    /// Used again and again, so that appending allocates nothing.
+    /// The encodings of the pending records. It is used again after each sync, so that appending
+    /// allocates nothing.
     buffer: Vec<u8>,
     last: Lsn,
     durable: Lsn,
@@ -52,7 +56,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl MemoryState {
     fn sync(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -80,19 +84,20 @@ impl State {
 }
 
 impl MemoryLog {
-    /// An empty log.
+    /// Returns an empty log with an id of its own.
     #[must_use]
     pub fn new() -> Self {
         let (id, incarnation) = (LogId::from_bytes(random()), random_incarnation());
         Self { id, incarnation, claims: Claims::default(), state: Arc::default() }
     }
 
-    /// Closes this handle and all its clones, loses what was in no sync, and gives what a reopened log would hold.
+    /// Closes this handle and all its clones, and drops the records that were in no sync. Returns
+    /// the log that a reopening would find.
     #[must_use]
     pub fn crash(&self) -> Self {
         let mut state = self.state.lock();
         state.closed = true;
-        let survivor = State {
+        let survivor = MemoryState {
             live: state.live.clone(),
             pending: Vec::new(),
             buffer: Vec::new(),
@@ -110,8 +115,8 @@ fn random_incarnation() -> u64 {
     u64::from_le_bytes(random()).max(1)
 }
 
-/// Random bytes. Where the system's source refuses, the keys of std's hash tables stand in for it: making a log in memory
-/// can't fail.
+/// Returns random bytes. If the system's source refuses, the keys of std's hash tables stand in for
+/// it, because creating a log in memory can't fail.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if getrandom::fill(&mut bytes).is_err() {

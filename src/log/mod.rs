@@ -1,13 +1,24 @@
 //! DURABILITY. The transaction log: what a coordinator and its participants must not forget.
 //!
-//! [`TransactionLog`] is the trait, with what a log owes its callers written on each method. `FileLog` keeps its
-//! records on disk, [`MemoryLog`] in memory (for tests, and for transactions that need not survive the process).
-//! `conformance` is the suite that every implementation is held to; a log of your own should pass it too.
+//! [`TransactionLog`] is the trait; each method says what a log owes its callers. [`FileLog`] keeps
+//! its records on disk. [`MemoryLog`] keeps them in memory, for tests and for transactions that
+//! need not survive the process. [`conformance`] is the suite that every implementation must pass;
+//! a log of your own should pass it too.
 //!
-//! The log knows nothing of the protocol. It knows three things of a [`Record`]: whose it is, which transaction it is
-//! about, and whether it ends that transaction for its owner. That is enough to stay bounded: the records of
-//! transactions that have ended are collected, all others, the *live* ones, are carried over and given back by
-//! [`TransactionLog::live`].
+//! The log knows nothing of the protocol. It knows three things of a [`Record`]: which owner wrote
+//! it, which transaction it is about, and whether it ends that transaction for its owner. That is
+//! enough to stay bounded. The log collects the records of transactions that have ended. All others
+//! are *live*: the log carries them over, and [`TransactionLog::live`] returns them.
+//!
+//! # Where to read
+//!
+//! 1. This file: the trait, the numbers and the errors.
+//! 2. `record/`: what is written. `record/key.rs` reads of an encoded record what the log needs.
+//! 3. `live.rs`: the fold, which decides what is still needed. All logs share it.
+//! 4. `memory.rs`: the log in memory, the smallest implementation.
+//! 5. `file/`: the log on disk; its `mod.rs` has a map of its own.
+//! 6. `claims.rs` (which owner's names are taken) and `committing.rs` (a commit as a future).
+//! 7. `conformance`: what every log is held to.
 
 use std::{
     fmt,
@@ -28,7 +39,6 @@ mod file;
 mod live;
 mod memory;
 mod record;
-mod scan;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
@@ -37,85 +47,108 @@ pub use live::LiveRecords;
 pub use memory::MemoryLog;
 pub use record::{Fact, Heuristic, Record};
 
-/// The largest record, in bytes of its encoding. Work descriptions are meant to be small: name a row, don't carry it.
+/// Maximum size of a record, in bytes of its encoding. Work descriptions are meant to be small:
+/// name a row, don't carry it.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// Number of a coordinator's latest openings that a log keeps, and gives back by `live`. A coordinator settles only what
-/// was begun in one of them. So it is more than the openings that one coordinator goes through while a participant is
-/// away with a promise; and they are to take little: some ten kilobytes.
+/// Number of a coordinator's latest openings that a log keeps, and that `live` returns. A
+/// coordinator settles only what was begun in one of them. So the number exceeds the openings that
+/// one coordinator goes through while a participant is away with a promise. They take some ten
+/// kilobytes.
 pub const MAX_OPENINGS: usize = 1 << 10;
 
 /// A durable, ordered, append-only store of [`Record`]s that forgets only what has ended.
 ///
+/// A log is shared by an [`Arc`], which is a log too: coordinators and resource managers of one
+/// process each hold a clone of it.
+///
 /// # What every implementation owes
 ///
-/// 1. **Order.** Records are numbered by [`Lsn`] in the order of their `append` calls; what survives a crash is a
-///    *prefix* of that order: if a record is there afterwards, so is every one appended before it.
-/// 2. **Durability.** Once `wait(n)`, `poll_durable(n)` or `durable() >= n` has said so, record `n` and all before it
-///    survive any crash of the process or the machine. Never earlier, not even for a record that nobody waits for.
-/// 3. **Failure is final.** After one failed write or sync no record is ever again reported durable that was not
-///    before; every waiter gets [`LogError::Poisoned`], and the state of its record is *indeterminate* until the log
-///    is opened anew.
-/// 4. **A refused append leaves nothing.** An error from `append` means that the record is not in the log, now or ever.
-/// 5. **Liveness.** `live` gives back, in order, each record of the owner that no later [`Fact::Ended`] of the same
-///    owner and transaction has ended, and of its [`Fact::Opened`] the last [`MAX_OPENINGS`]; records that ended may be
-///    gone.
-/// 6. **No blocking.** `append` and `poll_durable` never wait for the medium; they may wait for memory to queue in.
-/// 7. **Wakers are foreign code.** None is woken or dropped under a lock, or on a thread that other records wait for: it may
-///    poll its task on the spot, which may append to this log and wait for it; and it may panic.
+/// 1. **Order.** Records are numbered by [`Lsn`] in the order of their `append` calls. What
+///    survives a crash is a *prefix* of that order: if a record is there afterwards, so is every
+///    record appended before it.
+/// 2. **Durability.** Once `wait(n)` or `poll_durable(n)` has returned `Ok`, or `durable() >= n`,
+///    record `n` and all records before it survive any crash of the process or the machine. A log
+///    never says so earlier, not even for a record that no caller waits for.
+/// 3. **Failure is final.** After one failed write or sync, the log reports no further record as
+///    durable. Every waiter gets [`LogError::Poisoned`]. The state of its record is *indeterminate*
+///    until the log is opened again.
+/// 4. **A refused append leaves nothing.** An error from `append` means that the record is not in
+///    the log, and never will be.
+/// 5. **Liveness.** `live` returns, in order, each record of the owner that no later
+///    [`Fact::Ended`] of the same owner and transaction has ended; of the owner's [`Fact::Opened`]
+///    it returns the last [`MAX_OPENINGS`]. Records that have ended may be gone.
+/// 6. **No blocking.** `append` and `poll_durable` never wait for the medium. They may wait for
+///    room in the queue, which is in memory.
+/// 7. **Wakers are foreign code.** The log wakes and drops no waker under a lock, or on a thread
+///    that other records wait for. A waker may poll its task on the spot, and the task may append
+///    to this log and wait for it; and a waker may panic.
+/// 8. **Numbers go on.** A log that is opened again continues the numbers after its last durable
+///    record. So [`durable`](Self::durable) never goes back over the log's whole life. An older
+///    copy of the log is recognised by that.
 ///
-/// 7. **Numbers go on.** A log that is opened again numbers on from its last durable record, so that [`durable`](Self::durable)
-///    never goes back over the log's whole life: by that an older copy of it is known.
-///
-/// The caller owes: one owner name means one writer, who [claims](Self::claim) it.
+/// The caller owes one thing: each owner's name has one writer at a time, which
+/// [claims](Self::claim) the name first.
 pub trait TransactionLog: Send + Sync + 'static {
-    /// The log's own identity, the same over all its life. Participants compare it with that of their own log: the
-    /// same log as the coordinator's needs no forced writes of their own.
+    /// Returns the log's identity, which is the same over the log's whole life. A participant
+    /// compares it with that of its own log: if both are the same log, the participant needs no
+    /// forced writes of its own.
     fn id(&self) -> LogId;
 
-    /// A random number, never 0, that is drawn anew each time the log is opened and is the same on all handles of one
-    /// opening. It is kept nowhere.
+    /// Returns a random number, never 0, that is drawn each time the log is opened. It is the same
+    /// on all handles of one opening, and is stored nowhere.
     ///
-    /// The id tells whose records these are; the incarnation tells which process has them open. A directory that was
-    /// copied has the id of its source, but two openings never share an incarnation: whether two callers write to the
-    /// *same* log is told by both numbers together, never by the id alone.
+    /// The id tells which log the records belong to; the incarnation tells which process has the
+    /// log open. A directory that was copied has the id of its source, but two openings never share
+    /// an incarnation. So whether two callers write to the *same* log follows from both numbers
+    /// together, never from the id alone.
     fn incarnation(&self) -> u64;
 
-    /// This opening of the log, as [`Call::log`](crate::participant::Call) names it: the first half of the id, and the
-    /// incarnation. Two handles with equal ones write to the same log. Provided; there is no need to write another one.
+    /// Returns the name of this opening of the log, as [`Call::log`](crate::participant::Call)
+    /// carries it: the first half of the id, and the incarnation. Two handles with equal names
+    /// write to the same log. There is no reason to override the default implementation.
     fn opening(&self) -> LogId {
         let mut bytes = self.id().to_bytes();
         bytes[8..].copy_from_slice(&self.incarnation().to_be_bytes());
         LogId::from_bytes(bytes)
     }
 
-    /// Takes an owner's name for as long as what is given lives. Who writes under a name claims it first: of two at once
-    /// each would take the other for one that has crashed, and end what is under way there.
+    /// Reserves an owner's name until the returned [`Claim`] is dropped. A caller claims a name
+    /// before it writes under it. Of two writers at once, each would take the other for one that
+    /// has crashed, and would end the transactions under way there.
     ///
-    /// As provided it lets everybody have every name. A log does better to keep [`Claims`], as those here do; one that
-    /// wraps another one hands this on.
+    /// The default implementation grants every claim, without a check. A log should keep [`Claims`]
+    /// instead, as the logs of this crate do. A log that wraps another one passes the call on.
     ///
     /// # Errors
-    /// [`LogError::Claimed`].
+    ///
+    /// [`LogError::Claimed`]: another writer holds the name.
     fn claim(&self, owner: &Name) -> Result<Claim, LogError> {
         let _ = owner;
         Ok(Claim::unchecked())
     }
 
-    /// Queues a record and gives it its number. [`Durability::Forced`] starts making it durable at once;
-    /// [`Durability::Lazy`] leaves it to go along with the next forced one (or a wait).
+    /// Queues a record and returns its number, without waiting for the medium.
+    /// [`Durability::Forced`] starts making it durable at once. A record with [`Durability::Lazy`]
+    /// becomes durable with the next forced record, or when a caller waits for it.
+    ///
+    /// May block until there is room in the queue. Use [`commit_async`](Self::commit_async) from
+    /// async code.
     ///
     /// # Errors
-    /// The record is then *not* in the log: [`LogError::TooLarge`], [`LogError::Poisoned`], [`LogError::Full`],
-    /// [`LogError::Closed`].
+    ///
+    /// The record is then *not* in the log: [`LogError::TooLarge`], [`LogError::Poisoned`],
+    /// [`LogError::Full`], [`LogError::NoSegment`], [`LogError::Closed`].
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError>;
 
-    /// Queues several records lazily, one behind the other, and gives the last one's number; none where there are none. A
-    /// log may do it faster than one by one; `FileLog` takes its lock once for many.
+    /// Queues several records lazily, in the order given, and returns the number of the last one;
+    /// `None` if there are none. A log may do this faster than one by one: `FileLog` takes its lock
+    /// once for many.
     ///
     /// # Errors
-    /// Those of `append`, for the first record that is refused. Those before it are in the log, it and those after it are
-    /// not.
+    ///
+    /// Those of [`append`](Self::append), for the first record that is refused. The records before
+    /// it are in the log. That record and those after it are not.
     fn append_all(&self, records: &mut dyn Iterator<Item = Record>) -> Result<Option<Lsn>, LogError> {
         let mut last = None;
         for record in records {
@@ -124,33 +157,39 @@ pub trait TransactionLog: Send + Sync + 'static {
         Ok(last)
     }
 
-    /// Appends a forced record and blocks until it is durable: `append`, then `wait`. A log may do both faster in one;
-    /// `FileLog` lets a lone caller write and sync on its own thread, which saves two switches of threads.
+    /// Appends a forced record and blocks until it is durable: `append`, then `wait`. From async
+    /// code use [`commit_async`](Self::commit_async). A log may do both faster in one: `FileLog`
+    /// lets a lone caller write and sync on its own thread, which saves two switches of threads.
     ///
     /// # Errors
-    /// Those of `append`: the record is not in the log. Those of `wait`: [`LogError::Poisoned`], or
-    /// [`LogError::Closed`] where the log is closed meanwhile; then whether it is durable is *not known*.
+    ///
+    /// Those of [`append`](Self::append): the record is not in the log. Those of
+    /// [`wait`](Self::wait): [`LogError::Poisoned`], or [`LogError::Closed`] if the log is closed
+    /// meanwhile. Then it is *not known* whether the record is durable.
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let lsn = self.append(record, Durability::Forced)?;
         self.wait(lsn)?;
         Ok(lsn)
     }
 
-    /// Appends a forced record for a task that is going to wait for it: `append`, then `poll_durable`, whose answer is
-    /// not told. Unless the record is durable when this returns, the context's waker is woken once
-    /// [`poll_durable`](Self::poll_durable) has an answer. A log may do both faster in one; `FileLog` takes its lock once
-    /// and not twice. [`commit_async`](Self::commit_async) does the rest.
+    /// Appends a forced record for a task that is going to wait for it: `append`, then
+    /// `poll_durable`, but without the answer of the latter. Unless the record is durable when this
+    /// returns, the log wakes the context's waker once [`poll_durable`](Self::poll_durable) has an
+    /// answer. A log may do both faster in one: `FileLog` takes its lock once instead of twice.
+    /// [`commit_async`](Self::commit_async) does the rest.
     ///
     /// # Errors
-    /// Those of `append`: the record is not in the log, and nobody is woken.
+    ///
+    /// Those of [`append`](Self::append): the record is not in the log, and no waker is woken.
     fn append_awaited(&self, record: Record, context: &mut Context<'_>) -> Result<Lsn, LogError> {
         let lsn = self.append(record, Durability::Forced)?;
-        // Pending or not, and be it an error: the task asks again for itself.
+        // Pending, ready or an error: the task itself asks again.
         let _ = self.poll_durable(lsn, context);
         Ok(lsn)
     }
 
-    /// As [`commit`](Self::commit), for tasks. The record is appended when the future is polled first.
+    /// Returns a future that does what [`commit`](Self::commit) does. The record is appended when
+    /// the future is first polled.
     ///
     /// ```
     /// # use ringpact::{Epoch, Fact, LogError, Lsn, Name, Record, TransactionLog};
@@ -160,7 +199,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// ```
     ///
     /// # Errors
-    /// The future's are those of `commit`.
+    ///
+    /// The future returns those of [`commit`](Self::commit).
     fn commit_async(&self, record: Record) -> Committing<'_, Self>
     where
         Self: Sized,
@@ -168,27 +208,35 @@ pub trait TransactionLog: Send + Sync + 'static {
         Committing::new(self, record)
     }
 
-    /// The last record that is durable; [`Lsn::NONE`] where none is. Never goes back.
+    /// Returns the number of the last record that is durable, or [`Lsn::NONE`] if there is none. It
+    /// never goes back.
     fn durable(&self) -> Lsn;
 
-    /// Blocks until the record is durable, starting to make it so where it was appended lazily.
+    /// Blocks until the record is durable. If the record was appended lazily, this starts making it
+    /// durable. From async code use [`poll_durable`](Self::poll_durable).
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]: whether the record is durable is *not known*; only reopening tells. The same holds of
-    /// [`LogError::Closed`], where the log was closed, without making it durable, before or meanwhile.
+    ///
+    /// [`LogError::Poisoned`]: it is *not known* whether the record is durable; only opening the
+    /// log again tells. [`LogError::Closed`]: the same holds, because the log was closed without
+    /// making the record durable.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
-    /// As [`wait`](Self::wait), for tasks: registers the context's waker, which is woken once the answer is ready, whatever
-    /// the wakers of other tasks do meanwhile. `FileLog` has threads of their own for it.
+    /// Does what [`wait`](Self::wait) does, for tasks: returns the answer, or registers the
+    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready,
+    /// whatever the wakers of other tasks do meanwhile. `FileLog` has threads of its own for that.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
-    /// The owner's live records, in the order they were appended, including those not yet durable.
+    /// Returns the owner's live records in the order in which they were appended, including those
+    /// not yet durable. Meant for opening an owner, not for every transaction: it looks at all live
+    /// records of the log, O(n) for n of them.
     ///
     /// # Errors
+    ///
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
-    /// What it has done so far.
+    /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
 }
 
@@ -231,63 +279,66 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
 }
 
-/// A record's number in its log: 1, 2, 3, .. since the log was opened or before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The number of a record in its log: 1, 2, 3 and so on, counted over the log's whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Lsn(#[serde(with = "crate::exact::counter")] u64);
 
 impl Lsn {
-    /// Before the first record.
+    /// The number before that of the first record.
     pub const NONE: Self = Self(0);
 
-    /// The record with this number.
+    /// Returns the record number with this value.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns its value.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The one after it.
+    /// Returns the number after it.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// Whether somebody is going to wait for a record.
+/// How soon a record must become durable. Exhaustive on purpose: a log that does not know one of
+/// these can't keep its promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums, reason = "every log must know all of them")]
 pub enum Durability {
-    /// A *forced* write: start making it durable now.
+    /// A *forced* write: the log starts to make the record durable at once, because a caller is
+    /// going to wait for it.
     Forced,
-    /// Goes along with the next forced write.
+    /// The record becomes durable with the next forced write.
     Lazy,
 }
 
-/// A log's identity: 128 random bits, drawn when it is created and kept with it.
+/// The identity of a log: 128 random bits, drawn when the log is created and stored with it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogId([u8; 16]);
 
 impl LogId {
-    /// No log's id.
+    /// The id of no log.
     pub const NONE: Self = Self([0; 16]);
 
-    /// The id with these bytes.
+    /// Returns the id with these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns its bytes.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 
-    /// Draws a new one.
+    /// Draws a new id.
     pub(crate) fn random() -> Result<Self, LogError> {
         random_bytes().map(Self)
     }
@@ -327,56 +378,67 @@ impl fmt::Debug for LogId {
 }
 
 /// Counters since the log was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LogStats {
-    /// Records appended.
+    /// Number of records appended.
     pub appended: u64,
-    /// Of them, appended with [`Durability::Forced`]: what the literature counts as *forced log writes*.
+    /// Number of records appended with [`Durability::Forced`]: what the literature counts as
+    /// *forced log writes*.
     pub forced: u64,
-    /// Times the medium was synced on behalf of records; one sync serves all that queued meanwhile.
+    /// Number of times that the medium was synced for records. One sync serves all records that
+    /// were queued meanwhile.
     pub syncs: u64,
 }
 
 /// Why a log can't do what it was asked.
+///
+/// What the system said is the error's [`source`](std::error::Error::source), and is not printed
+/// along; [`error_chain`](crate::error_chain) writes both in one line.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// A write or sync has failed. Nothing more is appended, and what was in flight is indeterminate.
-    #[error("the log is poisoned by a failed write or sync ({}); open it anew to learn what is really on disk", crate::error_chain(.cause))]
+    /// A write or sync failed. Nothing more is appended. Records that were in flight are
+    /// indeterminate.
+    #[error("the log is poisoned by a failed write or sync; open it again to learn what is really on disk")]
     Poisoned {
         /// The first failure.
+        #[source]
         cause: Arc<std::io::Error>,
     },
-    /// There is no room to append; the log stays readable, and later appends work once there is.
-    #[error("no room for the log at {path}: {}; free disk space, later appends then work again", crate::error_chain(.error))]
+    /// There is no room to append. The log stays readable, and later appends work once there is
+    /// room.
+    #[error("no room for the log at {path}; free disk space, then later appends work again")]
     Full {
-        /// The directory.
+        /// The log's directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: Arc<std::io::Error>,
     },
-    /// The next segment can't be prepared, for another reason than want of space; the log stays readable, and later appends
-    /// work once it can.
-    #[error(
-        "the log at {path} can't prepare its next segment: {}; mend that, later appends then work again",
-        crate::error_chain(.error)
-    )]
+    /// The next segment can't be prepared, for another reason than a lack of space. The log stays
+    /// readable, and later appends work once it can.
+    #[error("the log at {path} can't prepare its next segment; remove the cause, then later appends work again")]
     NoSegment {
-        /// The directory.
+        /// The log's directory.
         path: PathBuf,
         /// What the system said.
+        #[source]
         error: Arc<std::io::Error>,
     },
-    /// The record is larger than the log takes.
-    #[error("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: log a reference to large data, not the data")]
+    /// The record is larger than a log takes.
+    #[error(
+        "the record has {length} bytes, and the limit is {MAX_RECORD_BYTES}; log a reference to large data instead of \
+         the data"
+    )]
     TooLarge {
-        /// Its encoded length in bytes.
+        /// The record's encoded length in bytes.
         length: usize,
     },
-    /// Somebody has the log open under this name already.
+    /// Another coordinator or resource manager has the log open under this name.
     #[error(
-        "a coordinator or resource manager named {owner} is open on this log already; drop it first, or give this one another name"
+        "a coordinator or resource manager named {owner} is open on this log already; drop it first, or give this one \
+         another name"
     )]
     Claimed {
         /// The name.
@@ -385,18 +447,18 @@ pub enum LogError {
     /// The log was closed.
     #[error("the log is closed; open it again to go on")]
     Closed,
-    /// Another process, or another handle in this one, has the log open.
-    #[error("the log at {path} is in use; a log has one owner at a time, close the other one first")]
+    /// Another process, or another handle in this process, has the log open.
+    #[error("the log at {path} is in use; a log has one owner at a time, so close the other one first")]
     Locked {
-        /// The directory.
+        /// The log's directory.
         path: PathBuf,
     },
     /// What is on disk is not what was written. Nothing was changed.
     #[error(
-        "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of these very bytes may \
-         stand in for it: an older copy has forgotten decisions and gives numbers out again. Without one, see \
-         `log::inspect` for what can be read, settle what participants hold in doubt by hand, and begin a new log under a \
-         new coordinator's name"
+        "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of exactly these bytes \
+         can replace the file: an older copy has forgotten decisions, and gives numbers out again. Without a mirror, look \
+         with `log::inspect` at what can be read, settle by hand what participants hold in doubt, and begin a new log \
+         under a new coordinator's name"
     )]
     Damaged {
         /// The file.
@@ -406,36 +468,38 @@ pub enum LogError {
         /// What is wrong.
         what: &'static str,
     },
-    /// The directory remembers a log of which the newest segment is not there. Nothing was changed.
+    /// The directory remembers a log, and the newest segment of that log is missing. Nothing was
+    /// changed.
     #[error(
-        "{path} remembers a log that has come to segment {segment}, which is not there; put its segments back as they were \
-         last. If that log is given up for good, remove its directory and begin a new one under a new coordinator's name: \
-         under the old one an empty log would give the same numbers out again"
+        "{path} remembers a log that has reached segment {segment}, and that segment is missing; put the segments back as \
+         they were last. To give that log up for good, remove its directory and begin a new log under a new coordinator's \
+         name: under the old name an empty log would give the same numbers out again"
     )]
     SegmentsLost {
-        /// The file that remembers it.
+        /// The file that remembers the log.
         path: PathBuf,
-        /// The number of a segment that it had.
+        /// The number of a segment that the log had.
         segment: u64,
     },
-    /// The file is of a version of the format that this version of the library does not know.
-    #[error("{path} has format version {version}, this library reads version {supported}; use a newer ringpact")]
+    /// The file has a version of the format that this version of the library does not know.
+    #[error("{path} has format version {version}, and this library reads version {supported}; use a newer ringpact")]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// The version it says it has.
+        /// The version that the file states.
         version: u32,
         /// The version that this library writes.
         supported: u32,
     },
-    /// The file system refused.
-    #[error("can't {action} {path}: {}", crate::error_chain(.error))]
+    /// The file system refused an operation.
+    #[error("can't {action} {path}")]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// What the system said.
+        #[source]
         error: Arc<std::io::Error>,
     },
 }

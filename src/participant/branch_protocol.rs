@@ -1,8 +1,8 @@
 //! The participant's side of the protocol: [`BranchProtocol`], pure. No I/O, no threads, no clock.
 //!
-//! The driver (a [`ResourceManager`](super::ResourceManager), a model checker) feeds in what happened; each input is
-//! answered by at most one [`BranchAction`], and carrying that action out gives the next input, until a
-//! [`BranchAction::Reply`] ends the exchange:
+//! A driver (a [`ResourceManager`](super::ResourceManager), a model checker) feeds in what
+//! happened. Each input gives at most one [`BranchAction`]. The driver carries the action out; its
+//! result is the next input. A [`BranchAction::Reply`] ends the exchange:
 //!
 //! | action | its result, as the next input |
 //! |---|---|
@@ -12,9 +12,9 @@
 //! | `Cancel` | `Cancelled`, or `Failed` |
 //! | `Reply` | none |
 //!
-//! What each message does in each state (`..` = work under way, its reply follows):
+//! What each message does in each phase (`..` = work under way, its reply follows):
 //!
-//! | state | Prepare | Commit | CommitOnePhase | Rollback |
+//! | phase | Prepare | Commit | CommitOnePhase | Rollback |
 //! |---|---|---|---|---|
 //! | Unknown | No, RolledBack | UnknownBranch | RolledBack | Done, RolledBack (a tombstone) |
 //! | Active | .. Prepared, Yes | Stale | .. Committed | .. RolledBack, Done |
@@ -31,75 +31,82 @@
 //! | ReadOnly | ReadOnly | Done | Committed | Done |
 //! | Broken | LogFailed | LogFailed | LogFailed | LogFailed |
 
+// Exhaustive on purpose.
+#![expect(clippy::exhaustive_enums, reason = "a driver must handle every phase, input, action and reply")]
+
 use super::{Decision, Effort};
 use crate::log::{Durability, Lsn};
 
-/// The state of one branch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// The phase that one branch is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum BranchPhase {
-    /// Nothing is known of it.
+    /// Nothing is known of the branch.
     #[default]
     Unknown,
-    /// Work was done under it; nothing is promised.
+    /// Work was done under the branch; nothing is promised.
     Active {
         /// Whether any of the work changes something.
         effort: Effort,
-        /// Whether some of the work was refused: it will vote no.
+        /// Whether some of the work was refused: the branch will vote No.
         doomed: bool,
     },
     /// The promise is being written.
     Preparing {
-        /// Which log the coordinator's decision goes to.
+        /// Whether the coordinator's decision goes to the same log.
         sharing: LogSharing,
-        /// The record's number, once it has one.
+        /// The record's number, once the log has given one.
         lsn: Option<Lsn>,
     },
-    /// It has promised, and awaits the decision.
+    /// The branch has promised, and waits for the decision.
     Prepared,
     /// The commit is being written. The service has not been told yet.
     Committing {
         /// Whether the record must be durable before the service is told.
         sharing: LogSharing,
-        /// The record's number, once it has one.
+        /// The record's number, once the log has given one.
         lsn: Option<Lsn>,
-        /// How the coordinator asked, and so wants to be answered.
+        /// The message that asked for the commit, which decides the form of the answer.
         verb: CommitVerb,
     },
     /// The commit is in the log; the service is carrying it out.
     Confirming {
-        /// What to answer once it is done.
+        /// The answer once that is done.
         answer: BranchReply,
     },
-    /// Carried out.
+    /// The commit is carried out.
     Committed,
     /// The service is undoing the work.
     Cancelling {
-        /// Where the log holds a promise to be ended: what the end has to wait for.
+        /// Set if the log may hold a promise, which must be ended: whether the end must be durable
+        /// first.
         promised: Option<LogSharing>,
-        /// What to answer once it is done.
+        /// The answer once that is done.
         answer: BranchReply,
     },
-    /// Undone; the log is being told that the promise is void.
+    /// The work is undone; the log is being told that the promise is void.
     Ending {
         /// Whether the end must be durable before the coordinator is told.
         sharing: LogSharing,
-        /// The record's number, once it has one.
+        /// The record's number, once the log has given one.
         lsn: Option<Lsn>,
-        /// What to answer once it is done.
+        /// The answer once that is done.
         answer: BranchReply,
     },
-    /// Undone. Kept as a tombstone, so that what comes late can't start the branch anew.
+    /// The work is undone. Kept as a tombstone, so that late messages and late work can't start the
+    /// branch again.
     RolledBack,
-    /// It changed nothing and is out of the transaction.
+    /// The branch changed nothing and has left the transaction.
     ReadOnly,
-    /// The log failed while a record was in flight. Whether it is durable only reopening tells.
+    /// The log failed while a record was in flight. Only opening it again tells whether the record
+    /// is durable.
     Broken,
 }
 
-/// Whether a record must be durable by itself before the protocol goes on.
+/// Which log the participant writes to, and so whether a record must be durable by itself before
+/// the protocol goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogSharing {
-    /// The participant has a log of its own: its records are forced and awaited.
+    /// The participant has a log of its own: its records are forced and waited for.
     OwnLog,
     /// The coordinator's decision follows in the same log and takes this record along.
     SharedLog,
@@ -114,12 +121,12 @@ impl LogSharing {
     }
 }
 
-/// Which message asked for a commit.
+/// The message that asked for a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommitVerb {
-    /// The second phase of two.
+    /// A commit, the second phase of two.
     SecondPhase,
-    /// The only phase.
+    /// A one-phase commit.
     OnePhase,
 }
 
@@ -132,7 +139,7 @@ impl CommitVerb {
     }
 }
 
-/// What happened.
+/// What happened, as a driver feeds it in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BranchInput {
     /// The service has done a piece of work under the branch.
@@ -143,7 +150,7 @@ pub enum BranchInput {
     Prepare(LogSharing),
     /// The coordinator has decided to commit.
     Commit(LogSharing),
-    /// The coordinator leaves the decision to this branch, the only one.
+    /// The coordinator leaves the decision to this branch, the only one of the transaction.
     CommitOnePhase,
     /// The coordinator has decided to roll back.
     Rollback(LogSharing),
@@ -151,7 +158,8 @@ pub enum BranchInput {
     Appended(Lsn),
     /// The record is not in the log and never will be.
     AppendRefused,
-    /// The same, and no repeat of the message would change that: the record is too large, or can't be encoded.
+    /// Like `AppendRefused`, and no repeat of the message would change it: the record is too large,
+    /// or can't be encoded.
     Unwritable,
     /// All records up to this one are durable.
     Durable(Lsn),
@@ -165,19 +173,19 @@ pub enum BranchInput {
     Failed,
 }
 
-/// What to do next.
+/// What the driver is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BranchAction {
     /// Append the promise, with the branch's work.
     AppendPrepared(Durability),
-    /// Append the commit; with the branch's work where no promise holds it.
+    /// Append the commit. The record carries the branch's work if no promise in the log does.
     AppendCommitted {
-        /// Whether the record carries the work.
+        /// The message that asked; the record carries the work if it is a one-phase commit.
         verb: CommitVerb,
         /// Whether to force it.
         durability: Durability,
     },
-    /// Append that the branch needs no remembering.
+    /// Append that the branch need not be remembered.
     AppendEnded(Durability),
     /// Wait until this record is durable.
     AwaitDurable(Lsn),
@@ -192,71 +200,73 @@ pub enum BranchAction {
 /// The answer to the coordinator's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BranchReply {
-    /// To prepare.
+    /// To a prepare: the vote.
     Voted(super::Vote),
-    /// To commit and rollback: it is so.
+    /// To a commit or a rollback: it is done.
     Done,
-    /// To one-phase commit.
+    /// To a one-phase commit: the decision.
     Decided(Decision),
-    /// To commit: no such prepared branch.
+    /// To a commit: there is no such prepared branch.
     UnknownBranch,
-    /// To commit: it has been rolled back.
+    /// To a commit: the branch was rolled back.
     AlreadyRolledBack,
-    /// To rollback: it has been committed.
+    /// To a rollback: the branch was committed.
     AlreadyCommitted,
-    /// The message does not fit the state: it is late or doubled, or its twin is still under way.
+    /// The message does not fit the phase: it is late, or came twice and the first is still under
+    /// way.
     Stale,
     /// The service failed; repeat the message.
     Failed,
-    /// The log failed; the participant must be opened anew.
+    /// The log failed; the participant must be opened again.
     LogFailed,
 }
 
-/// One branch's state machine at its participant. See the [module's table](self).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// One branch's state machine at its participant, a plain value; see the [module's table](self).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct BranchProtocol {
     phase: BranchPhase,
 }
 
 impl BranchProtocol {
-    /// A branch that nothing is known of.
+    /// Returns a branch of which nothing is known.
     #[must_use]
     pub const fn new() -> Self {
         Self { phase: BranchPhase::Unknown }
     }
 
-    /// A branch as the log tells of it after a restart: promised, not decided.
+    /// Returns a branch of which the log holds a promise after a restart, and no decision.
     #[must_use]
     pub const fn recovered_prepared() -> Self {
         Self { phase: BranchPhase::Prepared }
     }
 
-    /// A branch as the log tells of it after a restart: committed, though the service may not know yet.
+    /// Returns a branch of which the log holds a commit after a restart. The service may not know
+    /// of the commit yet.
     #[must_use]
     pub const fn recovered_committed() -> Self {
         Self { phase: BranchPhase::Confirming { answer: BranchReply::Done } }
     }
 
-    /// Its state.
+    /// Returns the phase that the branch is in.
     #[must_use]
     pub const fn phase(&self) -> BranchPhase {
         self.phase
     }
 
-    /// Whether work may still be done under it.
+    /// Whether work may still be done under the branch.
     #[must_use]
     pub const fn accepts_work(&self) -> bool {
         matches!(self.phase, BranchPhase::Unknown | BranchPhase::Active { .. })
     }
 
-    /// Whether nothing more is to happen to it.
+    /// Whether the branch has ended: nothing more happens to it.
     #[must_use]
     pub const fn is_finished(&self) -> bool {
         matches!(self.phase, BranchPhase::Committed | BranchPhase::RolledBack | BranchPhase::ReadOnly)
     }
 
-    /// Takes in what happened and says what to do next. `None` where there is nothing to do: after work, and for
-    /// results that no longer matter.
+    /// Takes in what happened and returns what to do next. Returns `None` if there is nothing to
+    /// do: after work, and after results that no longer matter.
     pub fn handle(&mut self, input: BranchInput) -> Option<BranchAction> {
         use BranchInput as In;
         match input {
@@ -277,7 +287,8 @@ impl BranchProtocol {
         let (effort, doomed) = match self.phase {
             BranchPhase::Unknown => (Effort::ReadOnly, false),
             BranchPhase::Active { effort, doomed } => (effort, doomed),
-            // The driver asks `accepts_work` first; work that slipped through anyway changes no promise.
+            // The driver asks `accepts_work` first. If work slipped through anyway, it changes no
+            // promise.
             _ => return,
         };
         self.phase = match input {
@@ -304,7 +315,7 @@ impl BranchProtocol {
                 no
             }
             BranchPhase::RolledBack => no,
-            // A No ends the coordinator's interest in this branch, so the undoing must be over by then.
+            // The coordinator sends nothing after a No, so the work must be undone before the No.
             BranchPhase::Cancelling { promised, .. } => return self.cancel(promised, no),
             BranchPhase::Prepared => BranchReply::Voted(Vote::Yes),
             BranchPhase::ReadOnly => BranchReply::Voted(Vote::ReadOnly),
@@ -344,7 +355,8 @@ impl BranchProtocol {
         BranchAction::Reply(match self.phase {
             BranchPhase::Active { effort, doomed: true } => return self.undo(effort, rolled_back),
             BranchPhase::Active { effort: Effort::Update, doomed: false } | BranchPhase::Prepared => {
-                // No decision of a coordinator's follows this record, so it stands for itself in any log.
+                // No decision of the coordinator follows this record, so it must be durable by
+                // itself in any log.
                 self.phase = BranchPhase::Committing { sharing: LogSharing::OwnLog, lsn: None, verb };
                 return BranchAction::AppendCommitted { verb, durability: Durability::Forced };
             }
@@ -370,7 +382,7 @@ impl BranchProtocol {
     fn rollback(&mut self, sharing: LogSharing) -> BranchAction {
         BranchAction::Reply(match self.phase {
             BranchPhase::Active { effort, .. } => return self.undo(effort, BranchReply::Done),
-            // While the promise is in flight it counts as made: an end too many does no harm, one too few would.
+            // A promise in flight counts as made: an end too many does no harm, one too few would.
             BranchPhase::Preparing { .. } | BranchPhase::Prepared => {
                 return self.cancel(Some(sharing), BranchReply::Done);
             }
@@ -381,8 +393,9 @@ impl BranchProtocol {
             }
             BranchPhase::RolledBack | BranchPhase::ReadOnly => BranchReply::Done,
             BranchPhase::Committing { .. } | BranchPhase::Ending { .. } => BranchReply::Stale,
-            // It has decided alone, and its coordinator has given up on the answer. This one ends the coordinator's
-            // interest in the branch, so the confirming must be over by then.
+            // The branch has decided alone, and its coordinator no longer waits for the answer.
+            // After the answer to this rollback the coordinator sends nothing more, so the service
+            // must have confirmed before it.
             BranchPhase::Confirming { .. } => return self.confirm(BranchReply::AlreadyCommitted),
             BranchPhase::Committed => BranchReply::AlreadyCommitted,
             BranchPhase::Broken => BranchReply::LogFailed,
@@ -398,7 +411,7 @@ impl BranchProtocol {
                 Some(BranchAction::AwaitDurable(lsn))
             }
             (BranchPhase::Preparing { lsn: Some(lsn), .. }, In::Durable(up_to)) if lsn <= up_to => Some(self.promise()),
-            // The promise is surely in no log, so nothing stands in the way of breaking it.
+            // The promise is certainly in no log, so the participant may break it.
             (BranchPhase::Preparing { .. }, In::AppendRefused | In::Unwritable) => {
                 Some(self.cancel(None, BranchReply::Voted(super::Vote::No)))
             }
@@ -412,7 +425,8 @@ impl BranchProtocol {
             (BranchPhase::Committing { lsn: Some(lsn), verb, .. }, In::Durable(up_to)) if lsn <= up_to => {
                 Some(self.confirm(verb.answer()))
             }
-            // It can never commit alone. A promise that it may have made is ended, too: an end too many does no harm.
+            // The branch can never commit alone. A promise that it may have made is ended, too: an
+            // end too many does no harm.
             (BranchPhase::Committing { sharing, verb: CommitVerb::OnePhase, .. }, In::Unwritable) => {
                 Some(self.cancel(Some(sharing), BranchReply::Decided(Decision::Rollback)))
             }
@@ -430,9 +444,10 @@ impl BranchProtocol {
                 self.phase = BranchPhase::Broken;
                 Some(BranchAction::Reply(BranchReply::LogFailed))
             }
-            // An end that is lost leaves the promise in the log, and the branch in doubt after a restart. Where a crash
-            // of the one is a crash of both, the coordinator asks then; but one that lives on does not, so it must not
-            // be told before the end is durable.
+            // A lost end leaves the promise in the log, and the branch in doubt after a restart. If
+            // both share the log, a crash that loses the end stops the coordinator too, and it asks
+            // when it opens. A coordinator that lives on does not ask, so it must not be answered
+            // before the end is durable.
             (BranchPhase::Ending { sharing: LogSharing::SharedLog, answer, .. }, In::Appended(_)) => {
                 Some(self.rolled_back(answer))
             }
@@ -485,7 +500,7 @@ impl BranchProtocol {
         BranchAction::Confirm
     }
 
-    /// Undoes work that nothing was promised about.
+    /// Undoes work about which nothing was promised.
     const fn undo(&mut self, effort: Effort, answer: BranchReply) -> BranchAction {
         match effort {
             Effort::Update => self.cancel(None, answer),

@@ -1,7 +1,8 @@
-//! The span that a request was sent in: whoever carries it out on another thread, or as a task, is to be inside of it there,
-//! as who is called at once is. Without the feature `tracing` there is nothing to it.
+//! The caller's `tracing` span. A request that another thread or a task carries out is carried out
+//! inside the span that it was sent in, as a call on the caller's own thread would be. Without the
+//! feature `tracing` the type is empty.
 
-/// A span, of which this is one more handle.
+/// One more handle to the span that was current when this was made.
 pub(crate) struct CallerSpan(#[cfg(feature = "tracing")] tracing::Span);
 
 #[cfg(feature = "tracing")]
@@ -23,7 +24,7 @@ impl CallerSpan {
     }
 
     #[inline]
-    #[expect(clippy::unused_self, reason = "so that callers are the same with the feature and without")]
+    #[expect(clippy::unused_self, reason = "callers are the same with and without the feature")]
     pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         call()
     }

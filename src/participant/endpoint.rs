@@ -1,4 +1,5 @@
-//! The one seam through which a coordinator reaches participants, in completion style.
+//! [`Endpoint`]: the one seam through which a coordinator reaches participants. A request is sent
+//! with the [`Reply`] that its answer goes to.
 
 use std::{
     fmt,
@@ -12,80 +13,85 @@ use serde::{Deserialize, Serialize};
 use super::{Call, Decision, Greeting, Life, Participant, ParticipantError, Verdict, Vote};
 use crate::id::{BranchId, Name, TxnOrdinal};
 
-/// What a branch is told to do.
+/// What a participant is told to do with a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Verb {
     /// Vote; answered by [`Response::Voted`].
     Prepare,
-    /// Carry the decision out; answered by [`Response::Done`].
+    /// Carry out the decision to commit; answered by [`Response::Done`].
     Commit,
-    /// Undo; answered by [`Response::Done`].
+    /// Undo the work; answered by [`Response::Done`].
     Rollback,
     /// Decide alone; answered by [`Response::Decided`].
     CommitOnePhase,
 }
 
-/// A message to a participant.
+/// A message to a participant; or, of the kind [`Verdict`](Self::Verdict), to a coordinator.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Request {
-    /// About one branch.
+    /// Tells the participant what to do with one branch.
     Branch {
-        /// Which.
+        /// The branch.
         branch: BranchId,
-        /// What to do.
+        /// What to do with it.
         verb: Verb,
         /// What the coordinator says along with it.
         call: Call,
     },
-    /// Which branches of this coordinator are unfinished? Answered by [`Response::InDoubt`].
+    /// Asks which branches of this coordinator are unfinished. Answered by [`Response::InDoubt`].
     InDoubt {
-        /// Name of the coordinator that asks.
+        /// The name of the coordinator that asks.
         coordinator: Name,
-        /// Which life of it asks; the participant [meets](Participant::meet) it before it answers.
+        /// The life that asks. The participant [meets](Participant::meet) it before it answers.
         #[serde(default)]
         life: Option<Life>,
     },
-    /// What became of this branch? Goes the other way: a participant asks the branch's coordinator. Answered by
-    /// [`Response::Verdict`].
+    /// Asks what became of a branch. It goes the other way: a participant asks the branch's
+    /// coordinator. Answered by [`Response::Verdict`].
     Verdict {
-        /// Which.
+        /// The branch.
         branch: BranchId,
     },
 }
 
-/// An answer.
+/// The answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Response {
-    /// To [`Verb::Prepare`].
+    /// To [`Verb::Prepare`]: the vote.
     Voted(Vote),
-    /// To [`Verb::Commit`] and [`Verb::Rollback`].
+    /// To [`Verb::Commit`] and [`Verb::Rollback`]: it is done.
     Done,
-    /// To [`Verb::CommitOnePhase`].
+    /// To [`Verb::CommitOnePhase`]: what the participant decided.
     Decided(Decision),
-    /// To [`Request::InDoubt`].
+    /// To [`Request::InDoubt`]: the unfinished branches.
     InDoubt(Vec<BranchId>),
-    /// To [`Request::Verdict`].
+    /// To [`Request::Verdict`]: how the transaction ended.
     Verdict {
-        /// What became of it.
+        /// What became of the transaction.
         verdict: Verdict,
-        /// All transactions of this coordinator from this mark on begin after the answer.
+        /// All transactions of this coordinator from this one on begin after the answer.
         begun_below: TxnOrdinal,
     },
 }
 
-/// Carries requests to a participant, wherever it is; or, of the one kind that goes the other way, to a coordinator.
+/// Carries requests to a participant, wherever it is; or questions for a verdict to a coordinator.
+/// Shared by [`Arc`], which is an endpoint itself.
 ///
-/// `send` must not block for long: it answers at once (an in-process participant) or later from any thread. Dropping
-/// the [`Reply`] unanswered says that the request failed; whether it arrived is then not known. Requests may be
-/// delivered late, twice, out of order or never; the protocol is made for that.
+/// Dropping the [`Reply`] unanswered says that the request failed; whether it arrived is then not
+/// known. Requests may be delivered late, twice, out of order or never: the protocol is made for
+/// that.
 ///
 /// # To another process
 ///
-/// A [`Request`] and its answer, a `Result<Response, ParticipantError>`, go over a network in whatever form `serde` can
-/// give them. In a form that names things (JSON) no name of a variant or field is ever changed, and a later version may add
-/// new ones; in one that counts them (postcard) they keep their places, and only new *variants* can be added, so both
-/// sides should be of one version there. What does not fit, be it an unknown variant or a name that is none, is an error
-/// of the decoder; drop the reply then.
+/// A [`Request`] and its answer, a `Result<Response, ParticipantError>`, go over a network in any
+/// form that `serde` has. In a form that names things (JSON), the name of a variant or field never
+/// changes, and a later version may add new ones. In a form that counts them (postcard) they keep
+/// their places, and only new *variants* can be added; so both sides should be of one version
+/// there. The decoder gives an error for what does not fit, be it an unknown variant or a malformed
+/// name. Drop the reply then.
 ///
 /// ```
 /// use ringpact::{Vote, participant::{ParticipantError, Response}};
@@ -95,14 +101,27 @@ pub enum Response {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 ///
-/// What a transport has to do beyond that is match answers to requests, and drop the replies that a lost connection
-/// leaves unanswered. `examples/remote` has one over TCP. [`Pooled`](super::Pooled) and [`Inline`] answer at the other end.
+/// Beyond that a transport must match answers to requests, and drop the replies that a lost
+/// connection leaves unanswered. `examples/remote` has a transport over TCP.
+/// [`Pooled`](super::Pooled) and [`Inline`] answer at the other end.
 pub trait Endpoint: Send + Sync + 'static {
-    /// Sends the request and sees to it that the reply is used or dropped in the end.
+    /// Sends the request, and later uses or drops the reply, from any thread.
+    ///
+    /// Must not block for long. A participant of this process may be called at once, before this
+    /// returns.
     fn send(&self, request: Request, reply: Reply);
 
-    /// A coordinator has been opened, and says who it is. As provided it does nothing: a participant far away learns of
-    /// it from the calls, and is told by whoever opens it where to ask for verdicts.
+    /// Returns the participant's [own name](Participant::own_name), if this end knows it. The
+    /// default implementation returns `None`.
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
+    /// Takes in that a coordinator was opened.
+    ///
+    /// The default implementation does nothing. A participant far away learns of the coordinator
+    /// from its calls; the program that opens the participant sets the endpoint that answers for
+    /// verdicts ([`set_verdict_endpoint`](super::ResourceManager::set_verdict_endpoint)).
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
@@ -112,23 +131,27 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     fn send(&self, request: Request, reply: Reply) {
         (**self).send(request, reply);
     }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
+    }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
     }
 }
 
-/// Where replies go to. Implemented by whoever sends requests.
+/// Where replies go to. Implemented by the parts that send requests.
 pub(crate) trait ReplySink: Send + Sync {
-    /// Takes the answer to the request that `tag` stands for.
+    /// Takes in the answer to the request that `tag` stands for.
     fn deliver(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>);
 
-    /// Whether the answer is still of use to anybody.
+    /// Whether the sender still waits for the answer.
     fn is_awaited(&self) -> bool {
         true
     }
 }
 
 /// The way back for one answer. Dropped unanswered, it reports [`ParticipantError::Unreachable`].
+/// It is used once, so it is moved and never shared.
 pub struct Reply {
     sink: Option<Arc<dyn ReplySink>>,
     tag: usize,
@@ -139,18 +162,21 @@ impl Reply {
         Self { sink: Some(sink), tag }
     }
 
-    /// A reply that calls `then`: for endpoints that wrap another one (a transport, a fault injector), and for tests.
+    /// A reply that calls `then` with the answer, on the thread that sends it. For endpoints that
+    /// wrap another one (a transport, a fault injector), and for tests.
     pub fn new(then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) -> Self {
         Self::to(Arc::new(Callback(Mutex::new(Some(then)))), 0)
     }
 
-    /// Whether the answer is still of use to anybody: `false` once the coordinator that asked is gone.
+    /// Whether the sender still waits for the answer: `false` once the coordinator that asked is
+    /// gone.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.sink.as_ref().is_some_and(|sink| sink.is_awaited())
     }
 
-    /// Answers.
+    /// Sends the answer. What takes it in runs on this thread, and blocks for no longer than a
+    /// queue does.
     pub fn send(mut self, result: Result<Response, ParticipantError>) {
         if let Some(sink) = self.sink.take() {
             sink.deliver(self.tag, result);
@@ -183,13 +209,13 @@ impl<F: FnOnce(Result<Response, ParticipantError>) + Send> ReplySink for Callbac
     }
 }
 
-/// Reaches a participant of the same process by calling it on the sender's thread. For participants that are quick;
-/// slow ones go on a [`Pooled`](super::Pooled) endpoint.
-#[derive(Debug)]
+/// Reaches a participant of the same process by calling it on the sender's thread. Only for
+/// participants that are quick: a slow one needs a [`Pooled`](super::Pooled) endpoint. Shared by
+/// [`Arc`].
 pub struct Inline<P>(P);
 
 impl<P: Participant> Inline<P> {
-    /// The endpoint of `participant`.
+    /// Returns the endpoint of `participant`.
     pub const fn new(participant: P) -> Self {
         Self(participant)
     }
@@ -201,12 +227,22 @@ impl<P: Participant> Endpoint for Inline<P> {
         reply.send(result);
     }
 
+    fn own_name(&self) -> Option<Name> {
+        self.0.own_name()
+    }
+
     fn greet(&self, greeting: &Greeting) {
         self.0.greet(greeting);
     }
 }
 
-/// Calls the method that the request names; a panic is an error like any other.
+impl<P> fmt::Debug for Inline<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inline").finish_non_exhaustive()
+    }
+}
+
+/// Calls the method that the request names. A panic becomes an error.
 pub(crate) fn call(participant: &dyn Participant, request: &Request) -> Result<Response, ParticipantError> {
     match request {
         Request::Branch { branch, verb, call } => call_about(participant, branch, *verb, call),
@@ -220,7 +256,7 @@ pub(crate) fn call(participant: &dyn Participant, request: &Request) -> Result<R
     }
 }
 
-/// Calls the method that the verb names.
+/// Calls the method that the verb names. A panic becomes an error.
 pub(crate) fn call_about(
     participant: &dyn Participant,
     branch: &BranchId,
@@ -235,8 +271,10 @@ pub(crate) fn call_about(
     })
 }
 
-/// The participant's state is its own to keep sound: every method may be called again after a panic, as after any other
-/// failure, so nothing of ours is left half-changed by unwinding through here.
+/// Calls the participant, and turns a panic into an error.
+///
+/// The participant must keep its own state sound: every method may be called again after a panic,
+/// as after any other failure. Nothing of this crate is half-changed while it runs.
 fn guarded(call: impl FnOnce() -> Result<Response, ParticipantError>) -> Result<Response, ParticipantError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(ParticipantError::Panicked))
 }
@@ -262,9 +300,9 @@ mod tests {
         }
     }
 
-    /// The provided `greet` does nothing, and would keep the greeting from whoever the endpoint is shared with.
+    /// The default `greet` does nothing: an `Arc` that used it would drop the greeting.
     #[test]
-    fn a_shared_endpoint_hears_all_that_is_said_to_it() {
+    fn an_arc_passes_every_call_on() {
         let counts = Arc::new(Counts::default());
         let shared: Arc<dyn Endpoint> = counts.clone();
         let name = Name::from_static("shop");

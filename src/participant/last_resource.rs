@@ -3,13 +3,18 @@
 use super::{Call, Decision, Participant, ParticipantError, Vote};
 use crate::id::{BranchId, Name};
 
-/// A resource that can't promise: it can commit or roll back, and knows neither *prepare* nor what it once did. A
-/// transaction can have one of them, its *last resource* (Gray and Reuter, "Transaction Processing", 1993, call it the
-/// last transaction branch): it is asked once all others have promised, and what it does is what is done.
+/// A resource that can't promise: it can commit or roll back, and has no *prepare*. Shared by the
+/// coordinator, which owns it.
 ///
-/// An example is a message broker or a database without two-phase commit. Its window of uncertainty is described at
-/// [`CoordinatorBuilder::last_resource`](crate::txn::CoordinatorBuilder::last_resource). One that remembers which branches
-/// it has committed (a marker row, written along) makes repeats harmless, and should.
+/// A transaction can have one such resource, its *last resource* (Gray and Reuter, "Transaction
+/// Processing", 1993, call it the last transaction branch). The coordinator asks it once all others
+/// have promised; what it does decides the transaction.
+///
+/// Examples are a message broker, and a database without two-phase commit. The window of
+/// uncertainty is described at
+/// [`CoordinatorBuilder::last_resource`](crate::txn::CoordinatorBuilder::last_resource). A resource
+/// that remembers which branches it has committed (a marker row, written along) makes repeats
+/// harmless, and should do so.
 ///
 /// ```
 /// use std::{collections::BTreeSet, sync::Mutex};
@@ -18,7 +23,7 @@ use crate::id::{BranchId, Name};
 ///     participant::{Call, Decision, LastResource},
 /// };
 ///
-/// /// Sends a mail for each branch, and knows which it has sent.
+/// /// Sends a mail for each branch, and remembers for which branches it did.
 /// #[derive(Default)]
 /// struct Mailer(Mutex<BTreeSet<BranchId>>);
 ///
@@ -43,22 +48,27 @@ use crate::id::{BranchId, Name};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait LastResource: Send + Sync + 'static {
-    /// Commits the branch's work. May be repeated where no answer came; a resource that then no longer knows whether it
-    /// has committed says so with an error.
+    /// Commits the branch's work. May block. It may be repeated if no answer came. A resource that
+    /// does not know then whether it has committed returns an error.
     ///
     /// # Errors
-    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason. Any other error has the call repeated until the prepare time-out; then the transaction is rolled back, and its client is
-    /// told that nobody knows.
+    ///
+    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason. After any other
+    /// error the coordinator repeats the call until the prepare time-out; then it rolls the
+    /// transaction back, and tells the client that the outcome is not known.
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError>;
 
-    /// Gives the branch's work up. May be repeated, and may come for a branch that it never heard of.
+    /// Gives the branch's work up. May block. It may be repeated, and may come for a branch that
+    /// the resource has never heard of.
     ///
     /// # Errors
-    /// [`ParticipantError::AlreadyCommitted`] where it is committed after all; any other has the call repeated.
+    ///
+    /// [`ParticipantError::AlreadyCommitted`] if the branch is committed after all. After any other
+    /// error the coordinator repeats the call.
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 }
 
-/// Makes a participant of a resource that can't promise.
+/// Makes a participant of a [`LastResource`].
 pub(crate) struct LastResourceParticipant<R>(R);
 
 impl<R: LastResource> LastResourceParticipant<R> {
@@ -68,12 +78,12 @@ impl<R: LastResource> LastResourceParticipant<R> {
 }
 
 impl<R: LastResource> Participant for LastResourceParticipant<R> {
-    /// Not called: the coordinator knows what it is.
+    /// Never called: the coordinator knows that the resource can't promise.
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         self.0.rollback(branch, call).map(|()| Vote::No)
     }
 
-    /// Not called either.
+    /// Never called either.
     fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
         Err(ParticipantError::UnknownBranch)
     }

@@ -1,11 +1,14 @@
 //! Which coordinator speaks: [`Life`] says it, [`KnownLife`] and [`Lives`] check it.
 //!
-//! A name alone does not identify a coordinator. Its log may have been lost, and another one opened under the same name;
-//! the log may have been copied, or an older copy restored; two processes may have been given one name by mistake. In each
-//! of these cases one coordinator does not know what the other one decided, and would take the other's promises for
-//! its own: it would roll back what is committed. So a coordinator says with every message which log it decides in, which
-//! opening of that log it is, and how far the log is durable. A participant compares that with what it has heard before,
-//! and refuses what does not go on from there.
+//! A name alone does not identify a coordinator. Its log may have been lost, and another one opened
+//! under the same name; the log may have been copied, or an older copy restored; two processes may
+//! have been given one name by mistake. In each of these cases one coordinator does not know what
+//! the other one decided. It would take the other's promises for its own, and roll back what is
+//! committed.
+//!
+//! So a coordinator says with every message which log it decides in, which opening of that log it
+//! is, and how far the log is durable. A participant compares that with what it has heard before,
+//! and refuses a message that does not continue from there.
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
@@ -19,27 +22,29 @@ use crate::{
     log::LogId,
 };
 
-/// One opening of a coordinator on its log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// One opening of a coordinator on its log: a plain value, copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Life {
     /// The id of the log in which the coordinator keeps its decisions.
     pub log: LogId,
-    /// The epoch that this opening began: greater than that of each earlier opening of this log, and no other opening of
-    /// any log has it but by a chance of about 1 in 10^10.
+    /// The epoch that this opening began. It is greater than that of each earlier opening of this
+    /// log. The chance that another opening of any log has it is about 1 in 10^10.
     pub epoch: Epoch,
-    /// Number of the log's records that are durable. It counts over all openings of the log and never goes back, so a
-    /// smaller one than before comes from an older copy of the log.
+    /// Number of the log's records that are durable. It counts over all openings of the log and
+    /// never decreases, so a smaller number than before comes from an older copy of the log.
     #[serde(with = "exact::counter")]
     pub position: u64,
-    /// The log that this one takes the place of, because an operator has said that it is gone for good; or this log's own
-    /// id, if the operator has said that it is an older copy and the newest there is. [`LogId::NONE`] as a rule.
+    /// The log that this one replaces, because an operator said that it is gone for good. It is
+    /// this log's own id if the operator said that this log is an older copy and the newest there
+    /// is. Usually [`LogId::NONE`].
     #[serde(default)]
     pub replaces: LogId,
 }
 
 impl Life {
-    /// The opening of `log` that began `epoch`, when `position` records were durable. It replaces no other log.
+    /// Returns the opening of `log` that began `epoch` when `position` records were durable. It
+    /// replaces no other log.
     #[must_use]
     pub const fn new(log: LogId, epoch: Epoch, position: u64) -> Self {
         Self { log, epoch, position, replaces: LogId::NONE }
@@ -52,44 +57,48 @@ impl fmt::Display for Life {
     }
 }
 
-/// What a participant and a coordinator say about each other's idea of the coordinator's life.
+/// A coordinator's life as a participant knows it, and as a message that it refused gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LifeMismatch {
     /// The coordinator's name.
     pub coordinator: Name,
-    /// The life that the participant has heard of.
+    /// The life that the participant knows.
     pub known: Life,
-    /// The life that the refused message came from.
+    /// The life that sent the refused message.
     pub came: Life,
 }
 
-/// What became of an introduction; see [`KnownLife::meet`].
+/// The result of an introduction that was accepted; see [`KnownLife::meet`]. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[expect(clippy::exhaustive_enums, reason = "a participant must act on each of them")]
 pub enum Introduction {
-    /// It goes on from what was known.
+    /// The life continues what was known.
     Continues,
-    /// An operator has said that it takes the place of what was known: nothing that was heard before applies to it.
+    /// An operator said that the log replaces the known one: nothing that was heard before applies
+    /// to it.
     Replaces,
 }
 
-/// What one participant knows about the lives of one coordinator. Pure: no I/O, no clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// What one participant knows about the lives of one coordinator. Pure: no I/O, no clock. A plain
+/// value; [`Lives`] shares many of them among threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct KnownLife {
     life: Life,
-    /// A message said so since the participant was opened.
+    /// Whether a message said so since the participant was opened.
     heard: bool,
 }
 
 impl KnownLife {
-    /// A coordinator that nothing is known of.
+    /// Returns what is known of a coordinator that was never heard: nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self { life: Life::new(LogId::NONE, Epoch::new(0), 0), heard: false }
     }
 
-    /// Takes in what the participant's own log says that it has heard. What was heard first comes first.
+    /// Takes in what the participant heard before it was opened, as its own log says. Call it in
+    /// the order in which the participant heard it.
     pub fn remember(&mut self, heard: Life) {
         if self.life.log != heard.log {
             self.life = heard;
@@ -98,22 +107,26 @@ impl KnownLife {
         self.life.position = self.life.position.max(heard.position);
     }
 
-    /// The latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said which log it has.
+    /// Returns the latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said
+    /// which log it has.
     #[must_use]
     pub const fn life(&self) -> Life {
         self.life
     }
 
-    /// Whether the coordinator itself has said, since the participant was opened, in which epoch it is.
+    /// Whether the coordinator itself has said its epoch since the participant was opened.
     #[must_use]
     pub const fn is_heard(&self) -> bool {
         self.heard
     }
 
-    /// Takes in how a coordinator introduces itself, before it is told which branches there are.
+    /// Checks and takes in how a coordinator introduces itself. Call it before the participant
+    /// answers which branches it holds.
     ///
     /// # Errors
-    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; nothing has changed then.
+    ///
+    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; nothing has changed
+    /// then.
     pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         let known = self.life;
         if known.log != LogId::NONE
@@ -127,9 +140,10 @@ impl KnownLife {
         Ok(Introduction::Continues)
     }
 
-    /// Takes in what a message says of its coordinator.
+    /// Checks and takes in what a message says of its coordinator.
     ///
     /// # Errors
+    ///
     /// As for [`meet`](Self::meet).
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
         let said = Life::new(call.identity, call.epoch, call.position);
@@ -137,7 +151,7 @@ impl KnownLife {
             return self.continue_with(coordinator, &said);
         }
         if said.epoch == Epoch::default() {
-            return Ok(()); // it says nothing of itself
+            return Ok(()); // the message says nothing of its coordinator
         }
         if said.epoch < self.life.epoch {
             return Err(ParticipantError::Superseded(self.mismatch(coordinator, &said)));
@@ -152,7 +166,8 @@ impl KnownLife {
     fn continue_with(&mut self, coordinator: &Name, said: &Life) -> Result<(), ParticipantError> {
         let known = self.life;
         if known.log == LogId::NONE {
-            // What is known came without a log, and so is no reason to refuse a coordinator that says which it has.
+            // What is known came without a log, so it is no reason to refuse a coordinator that
+            // names its log.
             *self = Self { life: Life::new(said.log, said.epoch, said.position), heard: true };
             return Ok(());
         }
@@ -162,13 +177,13 @@ impl KnownLife {
         let is_older = match said.epoch.cmp(&known.epoch) {
             Ordering::Less => true,
             Ordering::Equal => false,
-            // A new opening has written at least one record that the one before has not.
+            // A new opening has written at least one record more than the one before.
             Ordering::Greater => said.position <= known.position,
         };
         if is_older {
             return Err(ParticipantError::Superseded(self.mismatch(coordinator, said)));
         }
-        // Messages of one life overtake each other, so the position of a single one may be less.
+        // Messages of one life overtake each other, so one of them may have a smaller position.
         let position = known.position.max(said.position);
         *self = Self { life: Life::new(said.log, said.epoch, position), heard: true };
         Ok(())
@@ -179,8 +194,9 @@ impl KnownLife {
     }
 }
 
-/// What a participant knows about the lives of all its coordinators, in memory: for a [`Participant`](super::Participant) of
-/// your own. Share it by reference; its methods block for no longer than a map access.
+/// What a participant knows about the lives of all its coordinators, in memory. For a
+/// [`Participant`](super::Participant) of your own. Share it by reference or
+/// [`Arc`](std::sync::Arc); its methods block for no longer than a map access.
 ///
 /// ```
 /// use ringpact::{Epoch, LogId, Name, participant::{Life, Lives, ParticipantError}};
@@ -197,18 +213,21 @@ impl KnownLife {
 pub struct Lives(Mutex<BTreeMap<Name, KnownLife>>);
 
 impl Lives {
-    /// Takes in how a coordinator introduces itself; call it in [`Participant::meet`](super::Participant::meet). O(log n).
+    /// Checks and takes in how a coordinator introduces itself. Call it in
+    /// [`Participant::meet`](super::Participant::meet). O(log n) in the coordinators.
     ///
     /// # Errors
+    ///
     /// As for [`KnownLife::meet`].
     pub fn meet(&self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         self.of(coordinator, |known| known.meet(coordinator, life))
     }
 
-    /// Takes in what a message about a branch says of its coordinator; call it first in each of a participant's methods.
-    /// O(log n).
+    /// Checks and takes in what a message about a branch says of its coordinator. Call it first in
+    /// each of a participant's methods that have a [`Call`]. O(log n) in the coordinators.
     ///
     /// # Errors
+    ///
     /// As for [`KnownLife::hear`].
     pub fn hear(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         let coordinator = branch.txn().coordinator();
@@ -243,7 +262,7 @@ mod tests {
     const SHOP: Name = Name::from_static("shop");
 
     #[test]
-    fn a_later_opening_of_the_same_log_goes_on() {
+    fn a_later_opening_of_the_same_log_continues() {
         let mut known = KnownLife::new();
         assert!(matches!(known.meet(&SHOP, &life(1, 10, 5)), Ok(Introduction::Continues)));
         known.hear(&SHOP, &call(life(1, 10, 9))).expect("the same life");
@@ -253,7 +272,8 @@ mod tests {
         assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
     }
 
-    /// The copy's opening has a greater epoch or a smaller one, as it happens. Its log is shorter than was heard.
+    /// The copy's opening may have a greater epoch or a smaller one. Its log is shorter than what
+    /// was heard.
     #[test]
     fn an_older_copy_of_a_log_is_refused_whatever_its_epoch() {
         for epoch in [11, 30] {
@@ -286,7 +306,7 @@ mod tests {
         known.hear(&SHOP, &call(life(2, 1, 2))).expect("it is known now");
     }
 
-    /// A single call with a forged epoch locked the real coordinator out.
+    /// A single call with a forged epoch used to lock the real coordinator out.
     #[test]
     fn a_call_that_does_not_say_its_log_outdates_no_coordinator_that_does() {
         let mut known = KnownLife::new();

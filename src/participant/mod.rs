@@ -1,13 +1,31 @@
 //! RESOURCE MANAGERS. The trait that a transaction's participants implement, and ready-made ones.
 //!
-//! [`Participant`] is what people implement who already have prepare, commit and rollback (a database, say). Most
-//! services have something simpler, a *try*, a *confirm* and a *cancel*: they implement [`Service`], and
-//! [`ResourceManager`] turns it into a durable participant.
+//! Implement [`Participant`] if you already have prepare, commit and rollback, for example in a
+//! database. Most services have something simpler: a *try*, a *confirm* and a *cancel*. They
+//! implement [`Service`], and [`ResourceManager`] makes a durable participant of them.
 //!
-//! [`Endpoint`] is the seam through which a coordinator reaches participants of all kinds, in completion style; those
-//! who write a transport implement it, and have a wire form of everything that goes to and fro, by `serde`.
+//! [`Endpoint`] is the seam through which a coordinator reaches participants of all kinds.
+//! Implement it to write a transport: everything that goes through it has a wire form, by `serde`.
 //!
-//! [`conformance`] is the suite that every participant is held to; one of your own should pass it too.
+//! [`conformance`] is the suite that every participant must pass. Your own should pass it too.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`Participant`], what a coordinator says to it ([`Call`], [`Greeting`]), and its errors |
+//! | `service.rs` | [`Service`]: try, confirm, cancel |
+//! | `branch_protocol.rs` | [`BranchProtocol`]: what a branch does at each message, pure |
+//! | `resource_manager/` | [`ResourceManager`]: carries out what the protocol decides |
+//! | `life.rs` | [`Life`]: which coordinator speaks, and whether it is the one known by that name; pure |
+//! | `last_resource.rs` | [`LastResource`]: a resource that can't promise |
+//! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
+//! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
+//! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
+//! | `twins.rs` | requests that ask for the same as one that is under way |
+//! | `wire.rs` | deadlines and errors as they are serialised |
+//! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
+//! | `conformance/` | the suite |
+
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Instant};
 
@@ -52,22 +70,24 @@ pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};
 
-/// What a participant answers to *prepare*.
+/// A participant's answer to *prepare*.
 ///
-/// Exhaustive on purpose: whoever counts votes must handle all of them.
+/// Exhaustive on purpose: code that counts votes must handle each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has these votes and no others")]
 pub enum Vote {
-    /// It promises to commit or roll back as it is told, whatever happens in between.
+    /// The participant promises to commit or roll back as it is told, whatever happens in between.
     Yes,
-    /// Its branch changed nothing: it needs no second phase and has already forgotten the branch.
+    /// The branch changed nothing: it needs no second phase, and the participant has forgotten it.
     ReadOnly,
-    /// It has rolled back its branch and forgotten it; the transaction can't commit. [`ParticipantError::Refused`] is the same
-    /// with a reason.
+    /// The participant has rolled its branch back and forgotten it; the transaction can't commit.
+    /// [`ParticipantError::Refused`] is the same with a reason.
     No,
 }
 
 /// What becomes of a transaction. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_enums, reason = "a transaction ends in one of two ways")]
 pub enum Decision {
     /// All of it happens.
     Commit,
@@ -75,32 +95,38 @@ pub enum Decision {
     Rollback,
 }
 
-/// What a coordinator answers to a participant that asks what became of a branch. Exhaustive on purpose.
+/// A coordinator's answer to a participant that asks what became of a branch. Exhaustive on
+/// purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_enums, reason = "a participant must act on each of them")]
 pub enum Verdict {
-    /// The transaction is committed; the branch may be.
+    /// The transaction is committed, so the branch is to commit.
     Commit,
-    /// The transaction is rolled back, or nobody knows of it, which comes to the same: *presumed abort*.
+    /// The transaction is rolled back. The coordinator says the same of a transaction that it does
+    /// not know: *presumed abort*.
     Rollback,
-    /// It is being decided; ask again, or wait to be told.
+    /// The transaction is being decided: ask again later, or wait to be told.
     Undecided,
 }
 
-/// Says who a coordinator is, before it sends anything else. It stays in the process: one that came late would have
-/// transactions begin after it that have begun before.
+/// A coordinator's introduction to the participants of its own process, sent before anything else.
+/// Clones share the endpoint.
+///
+/// It never leaves the process. A greeting that came late over a network would let the participant
+/// take older transactions for new ones.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Greeting {
-    /// Its name.
+    /// The coordinator's name.
     pub coordinator: Name,
-    /// Which opening of which log it is. All transactions of its epoch begin after the greeting.
+    /// The opening of its log. All transactions of the epoch begin after the greeting.
     pub life: Life,
-    /// Where it can be asked for a [`Verdict`], with [`Request::Verdict`].
+    /// The endpoint that answers [`Request::Verdict`] for this coordinator.
     pub verdicts: Arc<dyn Endpoint>,
 }
 
 impl Greeting {
-    /// A coordinator's greeting.
+    /// A greeting of the coordinator of this name and life, which answers questions at `verdicts`.
     pub fn new(coordinator: Name, life: Life, verdicts: impl Endpoint) -> Self {
         Self { coordinator, life, verdicts: Arc::new(verdicts) }
     }
@@ -119,35 +145,43 @@ impl fmt::Debug for Greeting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Call {
-    /// The [opening](crate::TransactionLog::opening) of the log in which the coordinator keeps its decisions. A participant
-    /// whose own log is the same opening need not force its records: the decision, which follows them in that log, takes
-    /// them along. [`LogId::NONE`] if the decision is in no log for certain, so that each participant forces its own
-    /// records: that is so after a last resource had to be followed.
+    /// The [opening](crate::TransactionLog::opening) of the log in which the coordinator keeps its
+    /// decisions.
+    ///
+    /// A participant whose own log is the same opening need not force its records: the decision
+    /// follows them in that log and takes them along. [`LogId::NONE`] if it is not certain that the
+    /// decision is in any log; each participant then forces its own records. That is so once the
+    /// coordinator had to follow a last resource.
     pub log: LogId,
-    /// The coordinator's epoch; zero where it does not say. A participant that has heard from a later one refuses the
-    /// call: it is a message of an earlier life.
+    /// The coordinator's epoch, or zero if the call does not say. A participant that has heard of a
+    /// later epoch refuses the call as a message of an earlier life.
     pub epoch: Epoch,
-    /// All of this coordinator's transactions before this mark have ended for this participant. It may forget their
-    /// outcomes, and refuses work and prepares that arrive for them: they are stale.
+    /// All of this coordinator's transactions below this one have ended for this participant.
+    ///
+    /// The participant may forget their outcomes. It refuses work and prepares that arrive for
+    /// them, because these are late.
     pub ended_below: TxnOrdinal,
-    /// When the coordinator stops waiting for the answer, where it does: votes that come later count for nothing, and
-    /// everything else is sent again. By this machine's own clock. Serialised, it is how much of the time is left just then,
-    /// which begins to run when it is deserialised: so clocks need not agree, and the way between, where nobody measures,
-    /// makes the time longer by as much as it takes.
+    /// The moment at which the coordinator stops waiting for the answer, if there is one, by this
+    /// machine's own clock. A vote that comes later does not count; everything else is sent again.
+    ///
+    /// Serialised, it is the time that is left at that moment; the time runs again from
+    /// deserialisation on. So clocks need not agree. Nothing measures the time on the way, so the
+    /// deadline is later by that time.
     #[serde(with = "wire::time_left")]
     pub deadline: Option<Instant>,
-    /// The id of the coordinator's log: together with the epoch it says which coordinator speaks, whatever its name.
-    /// [`LogId::NONE`] if the call does not say. See [`Life`].
+    /// The id of the coordinator's log, or [`LogId::NONE`] if the call does not say. Together with
+    /// the epoch it tells which coordinator speaks, whatever its name; see [`Life`].
     #[serde(default)]
     pub identity: LogId,
-    /// How far the coordinator's log is durable, at least; see [`Life::position`].
+    /// Number of records of the coordinator's log that are durable, at least; see
+    /// [`Life::position`].
     #[serde(default, with = "exact::counter")]
     pub position: u64,
 }
 
 impl Call {
-    /// A call by a coordinator that keeps its decisions in this opening of a log, knows nothing to be ended, waits forever,
-    /// and does not say which life it is.
+    /// A call by a coordinator that keeps its decisions in this opening of a log. It says of no
+    /// transaction that it has ended, has no deadline, and does not name its life.
     #[must_use]
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
@@ -156,46 +190,67 @@ impl Call {
     }
 }
 
-/// Takes part in transactions: a database, a queue, a service with a [`ResourceManager`].
+/// Takes part in transactions: a database, a queue, a service with a [`ResourceManager`]. Shared by
+/// [`Arc`], which is a participant itself.
 ///
-/// The coordinator calls; each method may block, and may be called from several threads at once, for one branch too
-/// (a re-delivered commit while the first is still under way). Every call may be *repeated*, and must then have the
+/// The coordinator calls. Each method may block, except [`meet`](Self::meet) and
+/// [`greet`](Self::greet). Several threads may call at once, also for one branch: a commit may be
+/// delivered again while the first one is under way. Every call may be *repeated*; it then has the
 /// same answer and no second effect. A panic counts as [`ParticipantError::Panicked`].
+///
+/// If the methods are asynchronous, implement `AsyncParticipant` instead (feature `tokio`).
 pub trait Participant: Send + Sync + 'static {
-    /// Asks for the vote. On [`Vote::Yes`] all that is needed to commit must be durable, unless the participant
-    /// writes to the coordinator's own log (see [`Call::log`]). A branch that it does not know gets [`Vote::No`]: the
-    /// work may have been lost in a crash.
+    /// Asks for the vote.
+    ///
+    /// Before [`Vote::Yes`], all that is needed to commit must be durable, unless the participant
+    /// writes to the coordinator's own log (see [`Call::log`]). A branch that the participant does
+    /// not know gets [`Vote::No`], because its work may have been lost in a crash.
     ///
     /// # Errors
-    /// Any error counts as a No and brings a rollback. [`ParticipantError::Refused`] is a No with its reason, which the
-    /// client is told: like [`Vote::No`] it says that the branch is rolled back and forgotten.
+    ///
+    /// Any error counts as a No and brings a rollback. [`ParticipantError::Refused`] is a No with
+    /// its reason, which the client is told. Like [`Vote::No`] it says that the branch is rolled
+    /// back and forgotten.
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError>;
 
-    /// Carries out the decision to commit; called only after a [`Vote::Yes`]. On return the effect, or the duty to
-    /// bring it about, is durable; the coordinator may then forget the transaction.
+    /// Carries out the decision to commit; called only after a [`Vote::Yes`].
+    ///
+    /// When it returns, the effect, or the duty to bring it about, is durable. The coordinator may
+    /// then forget the transaction.
     ///
     /// # Errors
-    /// [`UnknownBranch`](ParticipantError::UnknownBranch), [`AlreadyRolledBack`](ParticipantError::AlreadyRolledBack) and
-    /// [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise; the coordinator keeps that for
-    /// an operator. Any other error has the call repeated, with back-off, until it succeeds or the
-    /// [`Policy`](crate::Policy) parks the transaction.
+    ///
+    /// [`UnknownBranch`](ParticipantError::UnknownBranch),
+    /// [`AlreadyRolledBack`](ParticipantError::AlreadyRolledBack) and
+    /// [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise; the
+    /// coordinator keeps that for an operator. After any other error the coordinator repeats the
+    /// call, with back-off, until it succeeds or the [`Policy`](crate::Policy) parks the
+    /// transaction.
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
-    /// Undoes the branch. May come before, instead of or while a prepare is under way, and for a branch that was
-    /// never seen: it must then refuse whatever comes late for it. On return a promise in a log of its own must be
-    /// *durably* void: the coordinator ends the transaction, and asks again what is in doubt only when it next opens.
+    /// Undoes the branch.
+    ///
+    /// It may come before a prepare, instead of one, or while one is under way; and for a branch
+    /// that the participant has never seen. The participant must then refuse whatever comes later
+    /// for the branch. When it returns, a promise in the participant's own log must be *durably*
+    /// void: the coordinator ends the transaction, and asks again what is in doubt only when it
+    /// next opens.
     ///
     /// # Errors
-    /// [`UnknownBranch`](ParticipantError::UnknownBranch) counts as done. [`AlreadyCommitted`](ParticipantError::AlreadyCommitted)
-    /// and [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise. Any other error has the call
-    /// repeated, as for [`commit`](Self::commit).
+    ///
+    /// [`UnknownBranch`](ParticipantError::UnknownBranch) counts as done.
+    /// [`AlreadyCommitted`](ParticipantError::AlreadyCommitted) and
+    /// [`Heuristic`](ParticipantError::Heuristic) say that the branch has ended otherwise. After
+    /// any other error the coordinator repeats the call, as for [`commit`](Self::commit).
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
-    /// The only participant of a transaction decides by itself. The default prepares and, on a yes, commits.
+    /// Decides alone, as the only participant of the transaction. The default implementation
+    /// prepares and, on a Yes, commits.
     ///
     /// # Errors
-    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason: nothing happened and nothing will. Any other
-    /// error has the call repeated.
+    ///
+    /// [`ParticipantError::Refused`] is a [`Decision::Rollback`] with its reason: nothing happened
+    /// and nothing will. After any other error the coordinator repeats the call.
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
         match self.prepare(branch, call)? {
             Vote::Yes => self.commit(branch, call).map(|()| Decision::Commit),
@@ -204,28 +259,47 @@ pub trait Participant: Send + Sync + 'static {
         }
     }
 
-    /// Every branch of this coordinator's transactions that it has not finished: the prepared ones, and those still
-    /// active. A coordinator that opens asks for them and settles those of earlier epochs.
+    /// Returns every branch of this coordinator's transactions that the participant has not
+    /// finished: the prepared ones, and those still active.
+    ///
+    /// A coordinator asks when it opens, and settles the branches of earlier epochs.
     ///
     /// # Errors
-    /// Any error has the call repeated, with back-off, until it succeeds.
+    ///
+    /// After any error the coordinator repeats the call, with back-off, until it succeeds.
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError>;
 
-    /// A coordinator introduces itself, before it asks what is [in doubt](Self::in_doubt). A participant that has heard of
-    /// another log under this name, or of more than this log holds, refuses: the coordinator would take promises for its
-    /// own, or for undecided, that are not. It checks each [`Call`] likewise. [`Lives`] does both. Must not block. The
-    /// default implementation accepts everything.
+    /// Checks how a coordinator introduces itself, before it asks what is [in
+    /// doubt](Self::in_doubt). Must not block. The default implementation accepts everything.
+    ///
+    /// A participant refuses if it has heard of another log under this name, or of more records
+    /// than this log holds. Otherwise the coordinator would take promises for its own, or for
+    /// undecided, that are not. The participant checks each [`Call`] in the same way. [`Lives`]
+    /// does both.
     ///
     /// # Errors
-    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]: the coordinator does not open, or, if the
-    /// participant is far away, shows the error in its status and settles nothing at this participant.
+    ///
+    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]. The coordinator then
+    /// does not open; or, if the participant is far away, it shows the error in its status and
+    /// settles nothing at this participant.
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let _ = (coordinator, life);
         Ok(())
     }
 
-    /// A coordinator of the same process has been opened, and says who it is. Transactions of its earlier epochs that the
-    /// participant has not promised to can only be rolled back from here on. As provided it does nothing.
+    /// Returns the participant's own name, if it has one. Must not block.
+    ///
+    /// A coordinator does not open if the participant is registered under another name. The default
+    /// implementation returns `None`: the participant answers under any name.
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
+    /// Takes in that a coordinator of the same process was opened. Must not block. The default
+    /// implementation does nothing.
+    ///
+    /// From here on, transactions of the coordinator's earlier epochs that the participant has not
+    /// promised to can only be rolled back.
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
@@ -250,6 +324,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         (**self).meet(coordinator, life)
     }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
+    }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
     }
@@ -257,45 +334,50 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
 
 /// Why a participant could not do what it was asked.
 ///
-/// Serialised, what a [`Log`](Self::Log) or [`Resource`](Self::Resource) error and [its causes](crate::error_chain) have to
-/// say goes as text, and arrives as a `Resource` error that says the same: a coordinator treats both alike. So does the
-/// reason of a [`Refused`](Self::Refused). All others arrive as they were.
+/// Serialised, a [`Log`](Self::Log) or [`Resource`](Self::Resource) error becomes the text of
+/// itself and [its causes](crate::error_chain), and arrives as a `Resource` error that says the
+/// same: a coordinator treats both alike. So does the reason of a [`Refused`](Self::Refused). All
+/// others arrive as they were.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ParticipantError {
-    /// No answer came: the participant is down, the message was lost, or the reply was dropped.
+    /// No answer came: the participant is down, a message was lost, or the reply was dropped.
     #[error("the participant did not answer; the call is repeated until it does")]
     Unreachable,
     /// The participant panicked.
     #[error("the participant panicked; see its panic message, the call is repeated")]
     Panicked,
-    /// It was told to commit a branch that it has never prepared, or whose records it has lost.
+    /// The participant was told to commit a branch that it has never prepared, or has lost the
+    /// records of.
     #[error("the participant knows of no such prepared branch; check that it opened the log it promised in")]
     UnknownBranch,
-    /// It was told to commit a branch that it has rolled back.
+    /// The participant was told to commit a branch that it has rolled back.
     #[error("the participant has already rolled this branch back")]
     AlreadyRolledBack,
-    /// It was told to roll back a branch that it has committed.
+    /// The participant was told to roll back a branch that it has committed.
     #[error("the participant has already committed this branch")]
     AlreadyCommitted,
-    /// The branch has ended by itself, in this way: somebody has decided at the participant, without waiting for the
-    /// coordinator. A participant that reports this goes on doing so each time it is told.
+    /// The branch ended in this way without the coordinator: the participant, or its operator,
+    /// decided alone. A participant that reports this reports it again each time it is told.
     #[error("the branch has ended by itself, outcome: {0}")]
     Heuristic(Heuristic),
-    /// The request is for somebody else: one about a branch has come to a coordinator, or a question for a verdict to a
-    /// participant, or to a coordinator that did not begin the transaction.
+    /// The request came to the wrong place: one about a branch to a coordinator; a question for a
+    /// verdict to a participant, or to a coordinator that did not begin the transaction.
     #[error(
-        "the request has come to the wrong place; route branches' requests to their participant, and questions for a verdict to the coordinator whose name and log they stem from"
+        "the request came to the wrong place; route branches' requests to their participant, and questions for a verdict \
+         to the coordinator that has their name and log"
     )]
     Misdirected,
-    /// Something else is at this branch just now: a piece of work, or a message that came before. What was asked is not done.
-    /// A rollback is remembered all the same: the branch takes no more work from here on, and promises nothing.
+    /// A piece of work or an earlier message is under way for this branch. The request is not
+    /// carried out. A rollback is remembered all the same: from here on the branch takes no more
+    /// work and promises nothing.
     #[error("the participant is in the middle of something else for this branch; the call is repeated")]
     Busy,
-    /// It was not asked, because it does not answer others either. Only a coordinator says so, of what it has not sent.
+    /// The coordinator did not send the request, because the participant does not answer others
+    /// either. Only a coordinator says so.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
-    /// The call can't apply to the branch's state any more: a late or duplicated message.
+    /// The request no longer fits the branch's state: it is late, or came twice.
     #[error("a late message: the branch has moved on")]
     Stale,
     /// The branch names another participant.
@@ -303,34 +385,35 @@ pub enum ParticipantError {
     Misrouted {
         /// The branch as it came.
         branch: Box<BranchId>,
-        /// Who got it.
+        /// The participant that got it.
         participant: Name,
     },
-    /// The coordinator decides in another log than the one that the participant knows under its name: another
-    /// coordinator has the same name, or the coordinator has lost its log.
+    /// The coordinator decides in another log than the one that the participant knows under its
+    /// name: another coordinator has the same name, or the coordinator has lost its log.
     #[error(
         "coordinator {} decides in log {}, but this participant knows that name by log {}; give one of the two coordinators \
          another name, or, if log {} is gone for good, open the coordinator with `replaces_log`",
         .0.coordinator, .0.came.log, .0.known.log, .0.known.log
     )]
     OtherLog(Box<LifeMismatch>),
-    /// The participant has heard more of the coordinator's log than this message knows of: it comes from an earlier opening,
-    /// or the log is an older copy.
+    /// The participant has heard more of the coordinator's log than this message knows of: the
+    /// message comes from an earlier opening, or the log is an older copy.
     #[error(
-        "this participant has heard from coordinator {} in {}, and this message is of {}; a coordinator that is still open \
-         was opened again elsewhere: drop it; one that was just opened has an older copy of its log: open the newest log, \
-         or, if that is gone for good, open this one with `log_was_restored`",
+        "this participant has heard from coordinator {} in {}, and this message is of {}; if the coordinator was opened \
+         again elsewhere while it was still open, drop the older one; if it was just opened, it has an older copy of its \
+         log: open the newest log, or, if that is gone for good, open this one with `log_was_restored`",
         .0.coordinator, .0.known, .0.came
     )]
     Superseded(Box<LifeMismatch>),
-    /// Its log failed.
+    /// The participant's log failed.
     #[error("the participant's log failed")]
     Log(#[from] LogError),
-    /// The resource behind it failed.
+    /// The resource behind the participant failed.
     #[error("the participant's resource failed")]
     Resource(#[source] Arc<dyn StdError + Send + Sync>),
-    /// It votes no, and this is why. Only for an answer to *prepare* and to a one-phase commit. The branch is rolled back
-    /// and needs no further message. Of a [`ResourceManager`] the reason is a [`BranchRefusal`].
+    /// The participant votes No, for this reason. Only as an answer to *prepare* and to a one-phase
+    /// commit. The branch is rolled back and needs no further message. The reason that a
+    /// [`ResourceManager`] gives is a [`BranchRefusal`].
     #[error("the participant votes no and has rolled the branch back")]
     Refused(#[source] Arc<dyn StdError + Send + Sync>),
 }

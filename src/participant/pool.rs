@@ -11,7 +11,10 @@ use super::{
     endpoint::call,
     twins::{Joined, Twins, What, answer},
 };
-use crate::platform::{Condvar, Platform};
+use crate::{
+    id::Name,
+    platform::{Condvar, Platform},
+};
 
 /// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the
 /// most, unless configured. What is repeated to a participant that hangs counts like any other, so without a limit an hour
@@ -169,6 +172,10 @@ impl Endpoint for Pooled {
             drop(state);
             answer(stranded, &Err(ParticipantError::Unreachable));
         }
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        self.participant.own_name()
     }
 
     fn greet(&self, greeting: &Greeting) {

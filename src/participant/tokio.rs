@@ -19,9 +19,13 @@ use crate::{
     platform::Platform,
 };
 
-/// A [`Participant`](super::Participant) whose methods are asynchronous: each call is a task on the user's runtime, and no
-/// thread waits for it. What is said there of each method holds here word for word. In one transaction there can be
-/// participants of either kind.
+/// A [`Participant`](super::Participant) whose methods are asynchronous. Each call is a task on the
+/// user's runtime, and no thread waits for it. Shared by [`Arc`], which is an asynchronous
+/// participant itself.
+///
+/// What [`Participant`](super::Participant) says of each method holds here word for word. One
+/// transaction can have participants of both kinds.
+/// [`conformance::check_async`](super::conformance::check_async) is the suite.
 ///
 /// ```
 /// use ringpact::{
@@ -29,7 +33,7 @@ use crate::{
 ///     participant::{AsyncParticipant, Call},
 /// };
 ///
-/// /// A database that is spoken to over a connection pool, say.
+/// /// For example a database behind a connection pool.
 /// struct Database;
 ///
 /// impl AsyncParticipant for Database {
@@ -64,7 +68,8 @@ pub trait AsyncParticipant: Send + Sync + 'static {
     /// Undoes the branch; see [`Participant::rollback`](super::Participant::rollback).
     fn rollback(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send;
 
-    /// Decides alone; see [`Participant::commit_one_phase`](super::Participant::commit_one_phase).
+    /// Decides alone, as the only participant; see
+    /// [`Participant::commit_one_phase`](super::Participant::commit_one_phase).
     fn commit_one_phase(
         &self,
         branch: &BranchId,
@@ -79,35 +84,79 @@ pub trait AsyncParticipant: Send + Sync + 'static {
         }
     }
 
-    /// Every unfinished branch; see [`Participant::in_doubt`](super::Participant::in_doubt).
+    /// Returns every unfinished branch; see
+    /// [`Participant::in_doubt`](super::Participant::in_doubt).
     fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send;
 
-    /// A coordinator introduces itself; see [`Participant::meet`](super::Participant::meet). It must not block.
+    /// Checks how a coordinator introduces itself; see
+    /// [`Participant::meet`](super::Participant::meet). Must not block.
     ///
     /// # Errors
-    /// As there.
+    ///
+    /// As for [`Participant::meet`](super::Participant::meet).
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let _ = (coordinator, life);
         Ok(())
     }
 
-    /// A coordinator says who it is; see [`Participant::greet`](super::Participant::greet). It must not block.
+    /// Returns the participant's own name, if it has one; see
+    /// [`Participant::own_name`](super::Participant::own_name). Must not block.
+    fn own_name(&self) -> Option<Name> {
+        None
+    }
+
+    /// Takes in that a coordinator of the same process was opened; see
+    /// [`Participant::greet`](super::Participant::greet). Must not block.
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
 }
 
-/// Reaches an asynchronous participant by a task on a runtime for each call: as many tasks as there are messages that have
-/// not been answered. A repeat is a task of its own: the first one may wait for an answer that got lost, and takes no thread
-/// meanwhile. Where these are [`MAX_QUEUED_REQUESTS`], the next call fails at once, as one that gets no answer.
+impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<Vote, ParticipantError>> + Send {
+        (**self).prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send {
+        (**self).commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> impl Future<Output = Result<(), ParticipantError>> + Send {
+        (**self).rollback(branch, call)
+    }
+    fn commit_one_phase(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+    ) -> impl Future<Output = Result<Decision, ParticipantError>> + Send {
+        (**self).commit_one_phase(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send {
+        (**self).in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        (**self).meet(coordinator, life)
+    }
+    fn own_name(&self) -> Option<Name> {
+        (**self).own_name()
+    }
+    fn greet(&self, greeting: &Greeting) {
+        (**self).greet(greeting);
+    }
+}
+
+/// Reaches an asynchronous participant by one task on a runtime for each call. Shared by [`Arc`].
 ///
-/// On a runtime that has shut down every call fails, and is repeated like any other that fails.
+/// There are as many tasks as messages that have not been answered. A repeat is a task of its own:
+/// the first task may wait for an answer that was lost, and needs no thread meanwhile. If there are
+/// [`MAX_QUEUED_REQUESTS`] tasks, the next call fails at once, like one that gets no answer.
+///
+/// On a runtime that has shut down every call fails. The coordinator repeats it like any other
+/// failed call.
 pub struct Spawned<P> {
     participant: Arc<P>,
     runtime: Runtime,
 }
 
-/// What runs the tasks.
+/// The runtime of the tasks.
 #[derive(Debug)]
 enum Runtime {
     Tokio(Handle),
@@ -115,12 +164,12 @@ enum Runtime {
 }
 
 impl<P: AsyncParticipant> Spawned<P> {
-    /// The endpoint of `participant`, whose calls run on `runtime`.
+    /// Returns the endpoint of `participant`. Its calls run on `runtime`.
     pub fn new(participant: P, runtime: Handle) -> Self {
         Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime) }
     }
 
-    /// The same, whose calls run on a simulation's threads.
+    /// Like [`new`](Self::new), with calls on a simulation's threads.
     #[doc(hidden)]
     pub fn simulated(participant: P, platform: Platform) -> Self {
         Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform) }
@@ -128,7 +177,7 @@ impl<P: AsyncParticipant> Spawned<P> {
 }
 
 impl Runtime {
-    /// Has a task run to its end. Where that is not to be, it is dropped.
+    /// Runs a task to its end, or drops it if the runtime has shut down.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Tokio(handle) => drop(handle.spawn(task)),
@@ -140,7 +189,7 @@ impl Runtime {
     }
 }
 
-/// Runs a task on the thread that calls, which sleeps whenever the task waits.
+/// Runs a task on the calling thread, which sleeps while the task waits.
 fn run(platform: &Platform, task: impl Future<Output = ()>) {
     let parker = Arc::new(platform.parker());
     let waker = Waker::from(Arc::clone(&parker));
@@ -152,19 +201,25 @@ fn run(platform: &Platform, task: impl Future<Output = ()>) {
 
 impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     fn send(&self, request: Request, reply: Reply) {
-        // Each task has it, and so has this.
+        // One reference for each task, and one for this endpoint.
         if Arc::strong_count(&self.participant) > MAX_QUEUED_REQUESTS {
             reply.send(Err(ParticipantError::Unreachable));
             return;
         }
         let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
-        // Dropped by the runtime, the task drops the reply, which says that the call has failed.
+        // If the runtime drops the task, the task drops the reply, which reports that the call
+        // failed.
         self.runtime.spawn(async move {
             let result = caught(call(&*participant, &request), caller_span).await;
-            // Whoever hears the last answer may drop everything and open it again.
+            // Before the answer is sent: a client may drop everything and open it again at the last
+            // answer.
             drop(participant);
             reply.send(result);
         });
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        self.participant.own_name()
     }
 
     fn greet(&self, greeting: &Greeting) {
@@ -202,7 +257,7 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
     }
 }
 
-/// A panic is an error like any other; see [`Inline`](super::Inline).
+/// Turns a panic into an error, as [`Inline`](super::Inline) does.
 async fn caught<T>(
     call: impl Future<Output = Result<T, ParticipantError>>,
     caller_span: CallerSpan,

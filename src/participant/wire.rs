@@ -1,6 +1,7 @@
-//! What of requests and answers has another form on the wire than in memory: moments, and errors.
+//! Deadlines and errors as they are serialised. All else in requests and answers is as derived.
 //!
-//! A moment means nothing on another machine, and no decoder can make somebody's error again. All else is as derived.
+//! A moment means nothing on another machine, so a deadline becomes the time that is left. No
+//! decoder can make an error of another program's type again, so an error becomes its text.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::{
     log::Heuristic,
 };
 
-/// A deadline, as the time that is left until then.
+/// The serialised form of a deadline: the time that is left until then.
 pub(super) mod time_left {
     use super::{Deserialize, Deserializer, Duration, Instant, Serialize, Serializer, at, left};
 
@@ -32,17 +33,19 @@ pub(super) mod time_left {
     }
 }
 
-/// One that is past leaves nothing.
+/// Returns the time that is left: zero if the deadline is past.
 fn left(deadline: Instant, now: Instant) -> Duration {
     deadline.saturating_duration_since(now)
 }
 
-/// One that is further off than this machine's clock can count never comes.
+/// Returns the moment at which that time is over: `None`, no deadline, if the clock can't count so
+/// far.
 fn at(left: Duration, now: Instant) -> Option<Instant> {
     now.checked_add(left)
 }
 
-/// A [`ParticipantError`] as it travels. The names are what others may have stored or speak: they stay.
+/// The serialised form of a [`ParticipantError`]. Names and order stay, because other programs may
+/// have stored them or may send them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "ParticipantError")]
 enum WireError {
@@ -65,7 +68,7 @@ enum WireError {
 impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // The one is the other's way to say of itself what the coordinator says of it.
+            // Only a coordinator says `CircuitOpen`; to another process it means the same.
             Self::Unreachable | Self::CircuitOpen => WireError::Unreachable,
             Self::Panicked => WireError::Panicked,
             Self::UnknownBranch => WireError::UnknownBranch,

@@ -1,27 +1,32 @@
-//! A ring that follows a service.
+//! A ring that follows the live instances of a service.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{WatchEvent, Watcher};
 use crate::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, MAX_TOKENS, Movement, Node, NodeId, RingError, Xxh3};
 
-/// What an [`update`](RingFollower::update) found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The outcome of an [`update`](RingFollower::update).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Followed {
     /// The service's members are the same as before.
     Unchanged,
-    /// Members came, went, or changed their weight or zone.
+    /// Members joined, left, or changed their weight or zone.
     Changed,
 }
 
-/// Keeps a [`HashRing`] equal to the live instances of a service, their weights and zones carried over.
+/// Keeps a [`HashRing`] equal to the live instances of a service, with their weights and zones. One
+/// thread owns it and calls [`update`](Self::update); to share the ring with other threads, publish
+/// it in a [`SharedRing`](crate::ring::SharedRing).
 ///
-/// There is no ring while the service has no instances. Few changes go into the ring in place; many build it anew. Addresses
-/// aren't in the ring: look an owner's up by [`Registry::instance`](super::Registry::instance).
+/// There is no ring while the service has no instances. The follower makes few changes in place,
+/// and builds the ring again for many. Addresses aren't in the ring:
+/// [`Registry::instance`](super::Registry::instance) has the address of an owner.
 ///
-/// If the instances together are too heavy for one ring with the follower's settings, the ring leaves the heaviest out
-/// ([`left_out`](Self::left_out)), and of equally heavy ones those with the greatest ids. Which these are follows from the
-/// live instances alone, so followers with the same settings agree. With the default settings it never happens, because
+/// If the instances together are too heavy for one ring with the follower's settings, the ring
+/// leaves the heaviest out ([`left_out`](Self::left_out)), and of equally heavy ones those with the
+/// greatest ids. The choice follows from the live instances alone, so followers with the same
+/// settings agree. With the default settings it never happens, because
 /// [`Registry::register`](super::Registry::register) refuses what is over
 /// [`MAX_SERVICE_WEIGHT`](super::MAX_SERVICE_WEIGHT).
 ///
@@ -48,10 +53,12 @@ pub struct RingFollower<H = Xxh3> {
     watcher: Watcher,
     virtual_nodes: u32,
     hasher: H,
-    /// The live instances as of the events so far.
+    /// The live instances according to the events so far.
     live: BTreeMap<NodeId, Node>,
-    /// Whether `ring` may differ from what `live` asks for: an update was cut short by an error or a panic.
+    /// Whether `ring` may not yet have the changes in `live`, because an error or a panic ended an
+    /// update early.
     is_behind: bool,
+    /// Live instances that the ring has no room for.
     left_out: Vec<Node>,
     ring: Option<HashRing<H>>,
     /// The ring before the last update that changed it.
@@ -59,31 +66,39 @@ pub struct RingFollower<H = Xxh3> {
 }
 
 impl RingFollower {
-    /// A follower whose ring has all settings at their default. It has no ring before its first update.
+    /// Returns a follower whose ring has all settings at their default. It has no ring before its
+    /// first update.
+    #[must_use]
     pub fn new(watcher: Watcher) -> Self {
         Self::with_settings(watcher, DEFAULT_VIRTUAL_NODES, Xxh3::default())
     }
 }
 
 impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
-    /// A follower whose ring has these settings; see [`RingBuilder`](crate::ring::RingBuilder).
+    /// Returns a follower whose ring has these settings; see
+    /// [`RingBuilder`](crate::ring::RingBuilder). It has no ring before its first update.
+    #[must_use]
     pub fn with_settings(watcher: Watcher, virtual_nodes: u32, hasher: H) -> Self {
         let (live, left_out) = (BTreeMap::new(), Vec::new());
         Self { watcher, virtual_nodes, hasher, live, is_behind: false, left_out, ring: None, previous: None }
     }
 
-    /// Takes in all that happened to the service up to `now`.
+    /// Brings the ring up to date with all changes of the service up to `now`. Does not wait for
+    /// changes.
     ///
     /// # Errors
     ///
-    /// [`RingError::TooManyTokens`] if the instances together are too heavy for one ring with the follower's settings:
-    /// all that happened is in the ring nevertheless, departures too, but without the instances that it
-    /// [leaves out](Self::left_out). Each update says so again until the instances fit.
+    /// [`RingError::TooManyTokens`] if the instances together are too heavy for one ring with the
+    /// follower's settings. All changes are in the ring nevertheless, also those of instances that
+    /// left or expired, but without the instances that it [leaves out](Self::left_out). Each update
+    /// returns this error until the instances fit.
     ///
-    /// [`RingError::ZeroVirtualNodes`] at every update, if that is the follower's setting. There is never a ring then.
+    /// [`RingError::ZeroVirtualNodes`] at every update, if that is the follower's setting. Then
+    /// there is never a ring.
     pub fn update(&mut self, now: Instant) -> Result<Followed, RingError> {
         while let Some(event) = self.watcher.poll(now) {
-            // First, because an event is told only once, and a hasher may panic while the ring is changed.
+            // Set first, because the watcher returns an event only once, and a hasher may panic
+            // while the ring changes.
             self.is_behind = true;
             self.take_in(event);
         }
@@ -95,6 +110,7 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
         Err(RingError::TooManyTokens { tokens: weight.saturating_mul(u64::from(self.virtual_nodes)) })
     }
 
+    /// Makes the change of an event in `live`.
     fn take_in(&mut self, event: WatchEvent) {
         match event {
             WatchEvent::Resync { instances, .. } => {
@@ -109,7 +125,7 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
         }
     }
 
-    /// Makes the ring that of the live instances.
+    /// Makes the ring equal to the live instances.
     fn catch_up(&mut self) -> Result<Followed, RingError> {
         let room = MAX_TOKENS.checked_div(u64::from(self.virtual_nodes)).unwrap_or(MAX_TOKENS);
         let (members, left_out) = lightest(&self.live, room);
@@ -125,8 +141,9 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
         Ok(Followed::Changed)
     }
 
-    /// The ring with these changes, after which it has these members, at least one.
-    fn ring_with(&self, changes: Vec<Change<'_>>, members: &[Node]) -> Result<HashRing<H>, RingError> {
+    /// Returns the ring with these changes. It then has these members, of which there is at least
+    /// one.
+    fn ring_with(&self, changes: Vec<MemberChange<'_>>, members: &[Node]) -> Result<HashRing<H>, RingError> {
         let Some(ring) = self.ring.as_ref().filter(|ring| 2 * changes.len() < ring.nodes().len()) else {
             let builder = HashRing::builder().virtual_nodes(self.virtual_nodes).hasher(self.hasher.clone());
             return builder.nodes(members.iter().cloned()).build();
@@ -135,39 +152,44 @@ impl<H: KeyHasher + Clone + PartialEq> RingFollower<H> {
         let mut ring = ring.clone();
         for change in changes {
             match change {
-                Change::Leave(id) => drop(ring.remove(id)?),
-                Change::Replace(node) => drop(ring.replace(node.clone())?),
-                Change::Join(node) => ring.add(node.clone())?,
+                MemberChange::Leave(id) => drop(ring.remove(id)?),
+                MemberChange::Replace(node) => drop(ring.replace(node.clone())?),
+                MemberChange::Join(node) => ring.add(node.clone())?,
             }
         }
         Ok(ring)
     }
 
-    /// Live instances that are not in the ring, because all together are too heavy for one; the lightest first. Empty
-    /// unless the last update was an error.
+    /// Returns the live instances that are not in the ring, because all together are too heavy for
+    /// one ring. The lightest come first. It is empty unless the last update returned an error.
+    #[must_use]
     pub fn left_out(&self) -> &[Node] {
         &self.left_out
     }
 
-    /// The ring as of the last update, or `None` if the service had no instances then.
+    /// Returns the ring as of the last update, or `None` if the service had no instances then.
+    #[must_use]
     pub fn ring(&self) -> Option<&HashRing<H>> {
         self.ring.as_ref()
     }
 
-    /// The ring before the last update that changed it.
+    /// Returns the ring before the last update that changed it, or `None` if there was none.
+    #[must_use]
     pub fn previous(&self) -> Option<&HashRing<H>> {
         self.previous.as_ref()
     }
 
-    /// What moved with the last update that changed the ring, or `None` if there was no ring before or is none now: then
-    /// there is nobody to move from or to.
+    /// Returns what moved with the last update that changed the ring. Returns `None` if there was
+    /// no ring before or is none now, because then no node can give or take.
+    #[must_use]
     pub fn last_movement(&self) -> Option<Movement<'_>> {
         // Both have this follower's hasher, so they can be compared.
         self.previous.as_ref()?.movement(self.ring.as_ref()?).ok()
     }
 }
 
-/// Those that a ring of this total weight has room for, the lightest first, in the order of their ids; and the others.
+/// Returns the nodes that fit a ring of this total weight, chosen from the lightest on and sorted
+/// by id; and the other nodes, sorted by weight.
 fn lightest(live: &BTreeMap<NodeId, Node>, room: u64) -> (Vec<Node>, Vec<Node>) {
     let mut nodes: Vec<Node> = live.values().cloned().collect();
     if nodes.iter().map(|node| u64::from(node.weight())).sum::<u64>() <= room {
@@ -185,27 +207,28 @@ fn lightest(live: &BTreeMap<NodeId, Node>, room: u64) -> (Vec<Node>, Vec<Node>) 
     (nodes, left_out)
 }
 
-/// A difference between two lists of members, in an order in which the limit of tokens is never passed on the way.
-enum Change<'a> {
+/// A difference between two lists of members.
+enum MemberChange<'a> {
     Leave(&'a NodeId),
     Replace(&'a Node),
     Join(&'a Node),
 }
 
-/// What makes the one list the other; both are sorted by id.
-fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<Change<'a>> {
+/// Returns the changes that make `before` equal to `after`, in an order in which the ring never has
+/// more tokens than allowed on the way. Both lists are sorted by id.
+fn changes<'a>(before: &'a [Node], after: &'a [Node]) -> Vec<MemberChange<'a>> {
     let find = |nodes: &'a [Node], id: &NodeId| {
         nodes.binary_search_by(|node| node.id().cmp(id)).ok().map(|index| &nodes[index])
     };
-    let leave = before.iter().map(Node::id).filter(|id| find(after, id).is_none()).map(Change::Leave);
+    let leave = before.iter().map(Node::id).filter(|id| find(after, id).is_none()).map(MemberChange::Leave);
     let mut replaced: Vec<(&Node, &Node)> = after
         .iter()
         .filter_map(|node| Some((find(before, node.id())?, node)))
         .filter(|(old, new)| old != new)
         .collect();
-    // Those that get lighter make room for those that get heavier.
+    // Nodes that get lighter come first, to make room for those that get heavier.
     replaced.sort_by_key(|(old, new)| i64::from(new.weight()) - i64::from(old.weight()));
-    let replace = replaced.into_iter().map(|(_, new)| Change::Replace(new));
-    let join = after.iter().filter(|node| find(before, node.id()).is_none()).map(Change::Join);
+    let replace = replaced.into_iter().map(|(_, new)| MemberChange::Replace(new));
+    let join = after.iter().filter(|node| find(before, node.id()).is_none()).map(MemberChange::Join);
     leave.chain(replace).chain(join).collect()
 }

@@ -1,18 +1,19 @@
-//! What registers: one running copy of a service.
+//! One running copy of a service, which registers.
 
 use std::sync::Arc;
 
 use super::RegistryError;
 use crate::ring::{Node, NodeId, Zone};
 
-/// The longest address, in bytes.
-pub const MAX_ADDRESS_LEN: usize = 4096;
+/// Maximum length of an address, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 4096;
 
-/// One running copy of a service: a [`Node`] for the ring, and how to reach it.
+/// One running copy of a service: a [`Node`] for the ring, and its address. It is plain data; a
+/// clone is cheap, because it shares the texts.
 ///
-/// The address is yours: a host and port, a URL, or some JSON; the registry only hands it on. It has at most
-/// [`MAX_ADDRESS_LEN`] bytes and may be empty. Id, weight and zone are those of a node, with the same limits. All are
-/// checked when the instance registers. Cloning is cheap (shared strings).
+/// The address can be any text: a host and port, a URL, or some JSON. The registry only passes it
+/// on. It has at most [`MAX_ADDRESS_BYTES`] bytes and may be empty. Id, weight and zone are those
+/// of a node, with the same limits. All are checked when the instance registers.
 ///
 /// ```
 /// use ringpact::registry::Instance;
@@ -21,57 +22,66 @@ pub const MAX_ADDRESS_LEN: usize = 4096;
 /// assert_eq!(instance.node().weight(), 2);
 /// assert_eq!(instance.address(), "10.0.0.7:80");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance {
     node: Node,
     address: Arc<str>,
 }
 
 impl Instance {
-    /// An instance of weight 1, in no known zone.
+    /// Returns an instance of weight 1, in no known zone.
+    #[must_use]
     pub fn new(id: impl Into<NodeId>, address: impl Into<Arc<str>>) -> Self {
         Self { node: Node::new(id), address: address.into() }
     }
 
-    /// The same instance with another weight, which has to be at least 1.
+    /// Returns the same instance with another weight, which has to be at least 1.
+    #[must_use]
     pub fn with_weight(self, weight: u32) -> Self {
         Self { node: self.node.with_weight(weight), ..self }
     }
 
-    /// The same instance in this zone.
+    /// Returns the same instance in this zone.
+    #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { node: self.node.with_zone(zone), ..self }
     }
 
-    /// Unique among the live instances of a service.
+    /// Returns the id, which is unique among the live instances of a service.
+    #[must_use]
     pub fn id(&self) -> &NodeId {
         self.node.id()
     }
 
-    /// How to reach the instance.
+    /// Returns the address of the instance.
+    #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The instance's capacity, in units of your choice.
+    /// Returns the instance's capacity, in units of your choice.
+    #[must_use]
     pub fn weight(&self) -> u32 {
         self.node.weight()
     }
 
-    /// The failure domain the instance runs in, if it is known.
+    /// Returns the failure domain that the instance runs in, if it is known.
+    #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.node.zone()
     }
 
-    /// The instance as a member of a ring.
+    /// Returns the instance as a member of a ring.
+    #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
     }
 
+    /// Checks id, zone, weight and address.
     pub(super) fn check(&self) -> Result<(), RegistryError> {
         self.node.check().map_err(RegistryError::InvalidInstance)?;
         match self.address.len() {
-            0..=MAX_ADDRESS_LEN => Ok(()),
+            0..=MAX_ADDRESS_BYTES => Ok(()),
             length => Err(RegistryError::AddressTooLong { length }),
         }
     }

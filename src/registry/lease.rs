@@ -1,4 +1,4 @@
-//! The right to be listed, for a while.
+//! The right of an instance to be listed, for a limited time.
 
 use std::{
     fmt,
@@ -7,28 +7,34 @@ use std::{
 
 use super::RegistryError;
 
-/// The shortest lease. Below this the jitter of a scheduler alone would let instances expire.
+/// Minimum lease. With a shorter one, the delays of a thread scheduler alone would let instances
+/// expire.
 pub const MIN_LEASE: Duration = Duration::from_millis(1);
 
-/// The longest lease: a day. Whoever is listed longer without a sign of life isn't watched at all.
+/// Maximum lease: a day. With a longer one, an instance that is dead would stay listed as if there
+/// were no lease.
 pub const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Names one registration. A registry hands out each number once, in ascending order, so that a token also fences:
-/// of two registrations of one instance, the later has the greater.
+/// The number of one registration. It is a small value that is copied.
 ///
-/// The number may travel ([`as_u64`](LeaseToken::as_u64), [`LeaseToken::new`]), to an instance that renews by a message
-/// for instance. It isn't a secret, and means something only to the [`Registry`](super::Registry) it is from: one that
-/// was made anew counts from 1 again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A registry gives out each number once, in ascending order. So a token is also a fencing token:
+/// of two registrations of one instance, the later one has the greater token.
+///
+/// The number may be sent elsewhere ([`as_u64`](LeaseToken::as_u64), [`LeaseToken::new`]), for
+/// example to an instance that renews its lease by a message. It isn't a secret. It has a meaning
+/// only for the [`Registry`](super::Registry) that gave it out: a new registry counts from 1 again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken(u64);
 
 impl LeaseToken {
-    /// The token with this number.
+    /// Returns the token with this number.
+    #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The token's number.
+    /// Returns the token's number.
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -40,29 +46,32 @@ impl fmt::Display for LeaseToken {
     }
 }
 
-/// What an instance holds while it is registered. Renew well before the end: at a third of the lease, so that two
-/// renewals may get lost.
+/// What an instance has while it is registered: a token and an end. It is a small value that is
+/// copied.
 ///
-/// Dropping it ends nothing: see [`Registry::leave`](super::Registry::leave).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Renew well before the end, best at a third of the lease, so that two renewals may get lost.
+/// Dropping a lease does not end it; see [`Registry::leave`](super::Registry::leave).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub(super) token: LeaseToken,
     pub(super) expires_at: Instant,
 }
 
 impl Lease {
-    /// What to show to renew the lease or to leave.
+    /// Returns the token, which renews the lease or ends it.
+    #[must_use]
     pub fn token(&self) -> LeaseToken {
         self.token
     }
 
-    /// The first moment at which the instance is gone, unless it renews before.
+    /// Returns the first moment at which the instance is no longer listed, unless it renews before.
+    #[must_use]
     pub fn expires_at(&self) -> Instant {
         self.expires_at
     }
 }
 
-/// When a lease that is granted `now` ends.
+/// Returns the end of a lease that begins at `now`.
 pub(super) fn end_of(lease: Duration, now: Instant) -> Result<Instant, RegistryError> {
     if !(MIN_LEASE..=MAX_LEASE).contains(&lease) {
         return Err(RegistryError::InvalidLease { lease });

@@ -1,19 +1,23 @@
 //! Membership: which instances of a service are alive, and a ring that follows them.
 //!
-//! Instances [`register`](Registry::register) under a service's name with a *lease* and renew it; one whose lease runs
-//! out is gone (Gray and Cheriton, "Leases", SOSP 1989). [`Watcher`]s see who joined, left or expired, and a
-//! [`RingFollower`] keeps a [`HashRing`](crate::ring::HashRing) equal to the live instances.
+//! Instances [`register`](Registry::register) under a service's name with a *lease*, and renew it.
+//! An instance whose lease runs out is no longer listed (Gray and Cheriton, "Leases", SOSP 1989).
+//! [`Watcher`]s see which instances join, leave or expire, and a [`RingFollower`] keeps a
+//! [`HashRing`](crate::ring::HashRing) equal to the live instances.
 //!
-//! **Time is an argument.** The registry has no thread and reads no clock: every call that depends on time takes `now`.
-//! The registry's time is the latest `now` it was ever given, so threads that read the clock and then race each other
-//! do no harm: an earlier `now` counts as the latest one. Each of these calls first expires what is due by then. So
-//! an instance is gone for everybody at the same moment, and [`Registry::expire`] is needed only for watchers to hear
-//! of it while nothing else happens; [`Registry::next_expiry`] says when.
+//! **Time is an argument.** The registry has no thread and reads no clock: every call that depends
+//! on time takes `now`. The registry's time is the latest `now` of any call. An earlier `now`
+//! counts as the latest one, so it does no harm if threads read the clock and then race each other.
+//! Each of these calls first expires what is due at that time. So an instance expires for all
+//! callers at the same moment. [`Registry::expire`] is needed only so that watchers get the event
+//! while no other call is made; [`Registry::next_expiry`] says when.
 //!
-//! **Stale leases have no power.** A lease's token is handed out once. When an instance registers anew, after a crash
-//! perhaps, its earlier process holds a dead token and can neither prolong nor end the new registration.
+//! **Stale leases have no power.** A lease's token is given out once. When an instance registers
+//! again, perhaps after a crash, its earlier process has a stale token, and can neither prolong nor
+//! end the new registration.
 //!
-//! The registry is in-process and in memory; it is [`Sync`], and its clones are handles on one and the same.
+//! The registry is in one process and in memory. It is [`Sync`], and its clones are handles on the
+//! same registry. No call blocks for longer than a short lock, so async code may use all of it.
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -28,7 +32,7 @@
 //! follower.update(now)?;
 //! assert_eq!(follower.ring().map(|ring| ring.owner("sku:42").id().as_str()), Some("goods-1"));
 //!
-//! // Nobody renewed the lease, and its time is up:
+//! // No call has renewed the lease, and its time is over:
 //! let later = lease.expires_at();
 //! assert!(registry.instances("goods", later).is_empty());
 //! assert!(registry.renew(lease.token(), later).is_err());
@@ -42,20 +46,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// A map, in reading order: `handle` is the registry as users see it, a lock around `state`, which
+// is pure. A service in the state is a `service_entry`, with its instances and its latest changes;
+// `lease` and `instance` are what it consists of. `watcher` follows the changes of one service, and
+// `follower` makes a ring of them. `error` is why the registry refuses a call.
 mod error;
 mod follower;
+mod handle;
 mod instance;
 mod lease;
-mod service;
-mod shared;
+mod service_entry;
 mod state;
 mod watcher;
 
 pub use error::RegistryError;
 pub use follower::{Followed, RingFollower};
-pub use instance::{Instance, MAX_ADDRESS_LEN};
+pub use handle::Registry;
+pub use instance::{Instance, MAX_ADDRESS_BYTES};
 pub use lease::{Lease, LeaseToken, MAX_LEASE, MIN_LEASE};
-pub use service::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, MAX_SERVICE_WEIGHT, WatchEvent};
-pub use shared::Registry;
+pub use service_entry::{DEFAULT_EVENT_BUFFER, MAX_INSTANCES, MAX_SERVICE_WEIGHT, WatchEvent};
 pub use state::MAX_SERVICES;
 pub use watcher::Watcher;

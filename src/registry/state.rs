@@ -1,4 +1,5 @@
-//! What the registry knows, and how it changes. Pure: the caller holds the lock and brings the time.
+//! The state of the registry, and its changes. It is pure: the caller holds the lock, and the time
+//! is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,40 +10,45 @@ use std::{
 
 use super::{
     Instance, Lease, LeaseToken, MAX_INSTANCES, MAX_SERVICE_WEIGHT, RegistryError, WatchEvent, lease,
-    service::{Registration, Service},
+    service_entry::{Registration, ServiceEntry},
 };
-use crate::ring::{MAX_NAME_LEN, NodeId};
+use crate::ring::{MAX_NAME_BYTES, NodeId};
 
-/// The most services that may have instances or watchers at a time.
+/// Maximum number of services that have instances or watchers at a time.
 pub const MAX_SERVICES: usize = 65_536;
 
-/// Invariants: each registration has one entry in `holders` and one in `deadlines`, and these have no others; no
-/// service is unused; nothing live is due at `time`.
-pub(super) struct State {
+/// All services of a registry.
+///
+/// Invariants: each registration has one entry in `by_token` and one in `deadlines`, and these have
+/// no other entries. No service is unused. No live registration is due at `time`.
+pub(super) struct RegistryState {
+    /// Number of changes that are kept for the watchers of a service.
     buffer: NonZeroUsize,
-    /// The latest `now` of any call; none before the first.
+    /// The latest `now` of any call. `None` before the first call.
     time: Option<Instant>,
     next_token: u64,
-    services: BTreeMap<Arc<str>, Service>,
-    /// Whose token it is.
-    holders: HashMap<LeaseToken, (Arc<str>, NodeId)>,
+    services: BTreeMap<Arc<str>, ServiceEntry>,
+    /// The service and the instance of each token that is not stale.
+    by_token: HashMap<LeaseToken, (Arc<str>, NodeId)>,
+    /// The end of each lease.
     deadlines: BTreeSet<(Instant, LeaseToken)>,
 }
 
-impl State {
+impl RegistryState {
     pub(super) fn new(buffer: NonZeroUsize) -> Self {
         Self {
             buffer,
             time: None,
             next_token: 1,
             services: BTreeMap::new(),
-            holders: HashMap::new(),
+            by_token: HashMap::new(),
             deadlines: BTreeSet::new(),
         }
     }
 
-    /// Brings the registry's time to `now`, unless it is later already, and expires what is due, in the order in which
-    /// it became due. Answers with the registry's time, and how many instances expired.
+    /// Sets the registry's time to `now`, unless it is later already, and expires what is due, in
+    /// the order in which it became due. Returns the registry's time, and the number of instances
+    /// that expired.
     pub(super) fn advance(&mut self, now: Instant) -> (Instant, usize) {
         let time = self.time.map_or(now, |time| time.max(now));
         self.time = Some(time);
@@ -74,7 +80,8 @@ impl State {
         if !known && live.is_some_and(|live| live.registrations.len() >= MAX_INSTANCES) {
             return Err(RegistryError::TooManyInstances);
         }
-        // Refused here, because a ring that followed the service would otherwise have to leave instances out.
+        // Refused here, because otherwise a ring that follows the service would have to leave
+        // instances out.
         let weight = live.map_or(u64::from(instance.weight()), |live| live.weight_with(&instance));
         if weight > MAX_SERVICE_WEIGHT {
             return Err(RegistryError::TooHeavy { id: instance.id().clone(), weight });
@@ -82,14 +89,14 @@ impl State {
 
         let token = LeaseToken::new(self.next_token);
         self.next_token += 1;
-        self.holders.insert(token, (name.clone(), instance.id().clone()));
+        self.by_token.insert(token, (name.clone(), instance.id().clone()));
         self.deadlines.insert((expires_at, token));
         let service = self.services.entry(name).or_default();
         let registration = Registration { instance: instance.clone(), token, lease, expires_at };
         let change = match service.insert(registration) {
             None => WatchEvent::Joined(instance),
             Some(replaced) => {
-                self.holders.remove(&replaced.token);
+                self.by_token.remove(&replaced.token);
                 self.deadlines.remove(&(replaced.expires_at, replaced.token));
                 WatchEvent::Updated(instance)
             }
@@ -100,7 +107,7 @@ impl State {
 
     pub(super) fn renew(&mut self, token: LeaseToken, now: Instant) -> Result<Lease, RegistryError> {
         let (now, _) = self.advance(now);
-        let (service, id) = self.holders.get(&token).ok_or(RegistryError::StaleLease { token })?;
+        let (service, id) = self.by_token.get(&token).ok_or(RegistryError::StaleLease { token })?;
         let registration = self
             .services
             .get_mut(service)
@@ -123,12 +130,12 @@ impl State {
         live.map(|(name, _)| name.clone()).collect()
     }
 
-    pub(super) fn service(&self, name: &str) -> Option<&Service> {
+    pub(super) fn service(&self, name: &str) -> Option<&ServiceEntry> {
         self.services.get(name)
     }
 
-    /// A new watcher's service, and where the service is now.
-    pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &Service), RegistryError> {
+    /// Adds a watcher to a service. Returns the service's name and the service.
+    pub(super) fn add_watcher(&mut self, service: &str) -> Result<(Arc<str>, &ServiceEntry), RegistryError> {
         let name = self.name_of(service)?;
         let service = self.services.entry(name.clone()).or_default();
         service.add_watcher();
@@ -142,9 +149,10 @@ impl State {
         }
     }
 
-    /// Ends a registration, tells the watchers, and answers with the instance; or with none, if the token is stale.
+    /// Ends a registration, records the change for the watchers, and returns the instance. Returns
+    /// `None` if the token is stale.
     fn end(&mut self, token: LeaseToken, change: fn(Instance) -> WatchEvent) -> Option<Instance> {
-        let (name, id) = self.holders.remove(&token)?;
+        let (name, id) = self.by_token.remove(&token)?;
         let service = self.services.get_mut(&name)?;
         let registration = service.remove(&id)?;
         self.deadlines.remove(&(registration.expires_at, token));
@@ -153,12 +161,12 @@ impl State {
         Some(registration.instance)
     }
 
-    /// The name to keep for a service, if there is room for it.
+    /// Checks a service's name, and that there is room for the service. Returns the name to keep.
     fn name_of(&self, service: &str) -> Result<Arc<str>, RegistryError> {
         if let Some((name, _)) = self.services.get_key_value(service) {
             return Ok(name.clone());
         }
-        if !(1..=MAX_NAME_LEN).contains(&service.len()) {
+        if !(1..=MAX_NAME_BYTES).contains(&service.len()) {
             return Err(RegistryError::InvalidService { length: service.len() });
         }
         if self.services.len() >= MAX_SERVICES {
@@ -168,7 +176,7 @@ impl State {
     }
 
     fn drop_if_unused(&mut self, service: &str) {
-        if self.services.get(service).is_some_and(Service::is_unused) {
+        if self.services.get(service).is_some_and(ServiceEntry::is_unused) {
             self.services.remove(service);
         }
     }

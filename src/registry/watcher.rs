@@ -1,17 +1,19 @@
-//! Following the changes of one service.
+//! A view of the changes of one service.
 
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::{Registry, WatchEvent};
 
-/// Sees every change of a service's instances, in the order in which they happened.
+/// Returns every change of a service's instances, in the order in which they happened. One thread
+/// owns it and calls [`poll`](Self::poll); for another thread, make another watcher.
 ///
-/// The first event is a [`WatchEvent::Resync`] with the instances that were live when the watch began; the changes since
-/// follow one by one. A watcher that is not polled while more changes happen than the registry keeps (see
-/// [`DEFAULT_EVENT_BUFFER`](super::DEFAULT_EVENT_BUFFER)) gets another `Resync`, which says how many changes it stands
-/// for. So a mirror that obeys the events equals the live instances whenever `poll` answers `None`.
+/// The first event is a [`WatchEvent::Resync`] with the instances that were live when the watch
+/// began. The changes after that follow one by one. A watcher that is not polled while more changes
+/// happen than the registry keeps (see [`DEFAULT_EVENT_BUFFER`](super::DEFAULT_EVENT_BUFFER)) gets
+/// another `Resync`, which says how many changes it replaces. So a copy that is kept by the events
+/// equals the live instances whenever `poll` returns `None`.
 ///
-/// Dropping a watcher ends the watch; nothing of it stays behind.
+/// Dropping a watcher ends the watch, and frees all that the registry kept for it.
 ///
 /// ```
 /// use std::{collections::BTreeMap, time::{Duration, Instant}};
@@ -34,6 +36,7 @@ use super::{Registry, WatchEvent};
 ///         WatchEvent::Left(instance) | WatchEvent::Expired(instance) => {
 ///             live.remove(instance.id());
 ///         }
+///         _ => watcher.request_resync(),
 ///     }
 /// }
 /// assert!(live.into_values().eq(registry.instances("goods", now)));
@@ -42,9 +45,9 @@ use super::{Registry, WatchEvent};
 pub struct Watcher {
     registry: Registry,
     service: Arc<str>,
-    /// The number of the next change to tell; none if a resync comes first.
+    /// The number of the next change to return. `None` if a resync comes first.
     cursor: Option<u64>,
-    /// Where the service was when the watch began, until it was told.
+    /// The first event: the instances when the watch began. `None` after it was returned.
     first: Option<WatchEvent>,
 }
 
@@ -53,10 +56,11 @@ impl Watcher {
         Self { registry, service, cursor, first }
     }
 
-    /// The next event, or `None` if the watcher knows all there is to know at `now`. Doesn't wait.
+    /// Returns the next event, or `None` if no change is left at `now`. Never waits: call it again
+    /// later, for example at [`Registry::next_expiry`] or on a timer.
     pub fn poll(&mut self, now: Instant) -> Option<WatchEvent> {
         self.registry.at(now, |state| {
-            // A watched service is kept, so it is there.
+            // The registry keeps a service while it is watched, so it is there.
             self.first.take().or_else(|| state.service(&self.service)?.event_at(&mut self.cursor))
         })
     }
@@ -67,7 +71,8 @@ impl Watcher {
         self.first = None;
     }
 
-    /// The service's name.
+    /// Returns the service's name.
+    #[must_use]
     pub fn service(&self) -> &str {
         &self.service
     }

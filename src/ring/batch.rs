@@ -4,14 +4,18 @@ use std::hint::black_box;
 
 use super::{HashRing, KeyHasher, Node, Position, RingKey};
 
-/// So many keys are hashed before the first is looked up: enough for the look-ups of a block to wait for memory
-/// together, few enough for their positions to stay in the first-level cache.
+/// Number of keys that are hashed before the first of them is looked up. It is large enough that
+/// the look-ups of a block wait for memory together, and small enough that their positions stay in
+/// the first-level cache.
 const BLOCK: usize = 64;
 
 impl<H: KeyHasher> HashRing<H> {
-    /// Appends the owner of each key to `owners`, in the order of the keys. What [`owner`](Self::owner) says of each,
-    /// sooner: the keys are hashed in blocks first, and then the look-ups of a block, with nothing between them, wait for
-    /// memory together. Worth it from some thousand nodes on, when the ring no longer fits a near cache.
+    /// Appends the owner of each key to `owners`, in the order of the keys. The answers are those
+    /// of [`owner`](Self::owner).
+    ///
+    /// It is faster than one look-up after the other from some thousand nodes on, when the ring no
+    /// longer fits a near cache: the keys are hashed in blocks first, and then the look-ups of a
+    /// block, with nothing between them, wait for memory together.
     ///
     /// Allocates only if `owners` has no room left.
     ///
@@ -31,8 +35,9 @@ impl<H: KeyHasher> HashRing<H> {
         for block in keys.chunks(BLOCK) {
             for (position, key) in positions.iter_mut().zip(block) {
                 *position = self.position(key);
-                // Nothing, but compilers take this loop for one that can't be done for two keys at once. They would do so
-                // where a multiplication of 64 bits has to be put together, and it takes longer.
+                // Does nothing, but keeps compilers from vectorising this loop. They would do so on
+                // processors where a multiplication of 64 bits has to be put together from parts,
+                // and then it takes longer.
                 black_box(());
             }
             owners.extend(positions[..block.len()].iter().map(|position| self.owner_at(*position)));

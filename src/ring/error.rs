@@ -1,14 +1,14 @@
-//! What can be wrong with a ring's members or settings.
+//! The errors of rings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_LEN, MAX_TOKENS, NodeId, Position, RingEpoch};
+use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
-/// An operation that answers with an error has changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// An operation that returns an error has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingError {
-    /// A ring was to be built of no nodes at all.
+    /// A ring was to be built without nodes.
     #[error("a ring needs at least one node: give the builder one, or keep an `Option<HashRing>`")]
     NoNodes,
 
@@ -19,14 +19,14 @@ pub enum RingError {
         id: NodeId,
     },
 
-    /// Two nodes carry one id.
-    #[error("the ring has a node `{id}` already: ids are unique, so pick another or use `replace`")]
+    /// Two nodes have the same id.
+    #[error("the ring has a node `{id}` already: ids are unique, so choose another or use `replace`")]
     DuplicateNode {
-        /// The id given twice.
+        /// The id that was given twice.
         id: NodeId,
     },
 
-    /// No node carries this id.
+    /// No node has this id.
     #[error("the ring has no node `{id}`")]
     UnknownNode {
         /// The id that was looked for.
@@ -34,7 +34,7 @@ pub enum RingError {
     },
 
     /// A node id is empty or too long.
-    #[error("a node id has 1 to {MAX_NAME_LEN} bytes, this one has {length}")]
+    #[error("a node id has 1 to {MAX_NAME_BYTES} bytes, this one has {length}")]
     InvalidNodeId {
         /// Length of the rejected id in bytes.
         length: usize,
@@ -42,44 +42,44 @@ pub enum RingError {
 
     /// A zone's name is empty or too long.
     #[error(
-        "a zone has 1 to {MAX_NAME_LEN} bytes, that of node `{id}` has {length}: leave the zone out if there is none"
+        "a zone has 1 to {MAX_NAME_BYTES} bytes, that of node `{id}` has {length}: leave the zone out if there is none"
     )]
     InvalidZone {
-        /// The node that carries the zone.
+        /// The node with the zone.
         id: NodeId,
         /// Length of the rejected zone in bytes.
         length: usize,
     },
 
-    /// A node of weight zero would own nothing.
+    /// A node has weight 0, so it would own nothing.
     #[error("node `{id}` has weight 0: give it at least 1, or leave it out of the ring")]
     ZeroWeight {
-        /// The weightless node.
+        /// The node of weight 0.
         id: NodeId,
     },
 
-    /// A ring that knows no weights was given one.
-    #[error("node `{id}` has a weight other than 1, which this kind of ring can't honour: use the weighted kind")]
+    /// A kind of ring without weights got a node of another weight than 1.
+    #[error("node `{id}` has a weight other than 1, which this kind of ring does not support: use the weighted kind")]
     UnevenWeights {
-        /// The node of another weight.
+        /// The node with another weight than 1.
         id: NodeId,
     },
 
-    /// Zero virtual nodes for each unit of weight would leave the ring without tokens.
+    /// The number of virtual nodes for each unit of weight is 0, so the ring would have no tokens.
     #[error("a ring needs at least 1 virtual node for each unit of weight")]
     ZeroVirtualNodes,
 
-    /// The sum over all nodes of weight times virtual nodes is over [`MAX_TOKENS`], or for a balanced ring, over that
-    /// divided by [`MAX_TOKEN_GROWTH`](super::MAX_TOKEN_GROWTH).
+    /// The sum over all nodes of weight times virtual nodes is over [`MAX_TOKENS`], or for a
+    /// balanced ring, over that divided by [`MAX_TOKEN_GROWTH`](super::MAX_TOKEN_GROWTH).
     #[error(
         "the ring would have up to {tokens} tokens, over the limit of {MAX_TOKENS}: use smaller weights or fewer virtual nodes"
     )]
     TooManyTokens {
-        /// Tokens the ring could have had (saturating).
+        /// Number of tokens that the ring could have had (saturating).
         tokens: u64,
     },
 
-    /// Two rings place keys by different hash functions, so their positions can't be compared.
+    /// Two rings place keys with different hash functions, so their positions can't be compared.
     #[error("the two rings hash keys differently, so any key may move: build both with the same hasher")]
     DifferentHashers,
 
@@ -91,8 +91,9 @@ pub enum RingError {
     )]
     UpdateInUpdate,
 
-    /// A [`SharedRing`](super::SharedRing) was started at so high an epoch that there is none for another version.
-    #[error("epoch {epoch} is the last there is: start the shared ring at a lower one, 1 for instance")]
+    /// A [`SharedRing`](super::SharedRing) was started at such a high epoch that no higher one is
+    /// left for another version.
+    #[error("epoch {epoch} is the last possible one: start the shared ring at a lower one, 1 for instance")]
     LastEpoch {
         /// The current version's epoch.
         epoch: RingEpoch,
@@ -105,14 +106,14 @@ pub enum RingError {
         p: u64,
     },
 
-    /// A serialised ring names another hash function than the type it is read into.
+    /// A serialised ring has another hash function than the type it is read into.
     #[error("the serialised ring doesn't hash keys with {expected}: read it into a `HashRing` of its own hasher")]
     WrongHasher {
-        /// The hash function of the type that was asked for.
+        /// The hash function of the type that was to be read.
         expected: &'static str,
     },
 
-    /// A serialised ring is of a format this version doesn't know.
+    /// A serialised ring has a format that this version doesn't know.
     #[error(
         "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} and \
         {BALANCED_FORMAT_VERSION}: upgrade the reader"
@@ -122,23 +123,23 @@ pub enum RingError {
         found: u32,
     },
 
-    /// A serialised balanced ring's tokens don't ascend.
+    /// The tokens of a serialised balanced ring don't ascend.
     #[error("the serialised ring's token at {} isn't after the one before it: tokens ascend", position.as_u64())]
     TokensOutOfOrder {
-        /// The first token that isn't after the one before.
+        /// The position of the first token that isn't after the one before it.
         position: Position,
     },
 
-    /// A serialised balanced ring has a token of a node that it doesn't have.
+    /// A serialised balanced ring has a token of a node that is not in it.
     #[error("the serialised ring has a token of node number {index}, and {nodes} nodes, counted from 0")]
     UnknownTokenOwner {
-        /// The number that isn't one of a node.
+        /// The number that no node has.
         index: u32,
-        /// How many nodes there are.
+        /// The number of nodes.
         nodes: usize,
     },
 
-    /// A serialised balanced ring has a node that would own nothing.
+    /// A serialised balanced ring has a node without a token, which would own nothing.
     #[error("the serialised ring has no token of node `{id}`: every node has at least one")]
     NodeWithoutToken {
         /// The node without a token.

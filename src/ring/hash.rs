@@ -1,4 +1,4 @@
-//! Positions on the circle, and the functions that send bytes to them.
+//! Positions on the circle, and the functions from bytes to positions.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -6,17 +6,17 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::RingError;
 use crate::exact;
 
-/// A place on the circle: an integer modulo 2^64, where 0 follows 2^64 - 1.
+/// A point on the circle: an integer modulo 2^64, so that 0 follows 2^64 - 1.
 ///
-/// In JSON, and other formats for people, it is text: tools that keep numbers as doubles would round it. Numbers below 2^53 are
-/// read, too; from there on they are refused.
+/// In JSON, and other formats for people, it is text, because tools that keep numbers as doubles
+/// would round it. Numbers below 2^53 are read, too; numbers from 2^53 on are refused.
 ///
 /// ```
 /// use ringpact::ring::Position;
 ///
 /// assert_eq!(Position::new(1 << 63).as_fraction(), 0.5);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(#[serde(with = "exact::text")] u64);
 
@@ -26,36 +26,41 @@ impl Position {
     /// The last position, 2^64 - 1; its successor is [`Position::MIN`].
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The position with this number.
+    /// Returns the position with this number.
     #[inline]
+    #[must_use]
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
-    /// The position's number, from 0 to 2^64 - 1.
+    /// Returns the position's number, from 0 to 2^64 - 1.
     #[inline]
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The position as a share of the circle, in `0.0 .. 1.0` (1.0 itself never comes out).
+    /// Returns the position as a share of the circle, from 0.0 up to but not including 1.0.
     ///
-    /// An `f64` holds 53 bits, so the lowest 11 of the position are cut off, not rounded.
+    /// An `f64` has 53 bits, so the lowest 11 bits of the position are cut off, not rounded.
+    #[must_use]
     pub const fn as_fraction(self) -> f64 {
         const UNIT: f64 = 1.0 / (1_u64 << 53) as f64;
         (self.0 >> 11) as f64 * UNIT
     }
 }
 
-/// A function from bytes to positions: where keys and virtual nodes go.
+/// A function from bytes to positions, which places keys and virtual nodes.
 ///
-/// It has to be *pure*: one value of a hasher sends the same bytes to the same position in every process, for ever.
-/// Two hashers that compare equal are taken to be the same function. For a ring to be balanced, the positions have to
-/// look uniform over all 64 bits; [`Xxh3`] does that.
+/// It has to be *pure*: one value of a hasher sends the same bytes to the same position in every
+/// process, forever. The ring takes two hashers that compare equal for the same function. The
+/// shares of hashed nodes are even only if the positions look uniform over all 64 bits, as those of
+/// [`Xxh3`] do.
 ///
-/// The ring calls [`hash_key`](KeyHasher::hash_key) once for each look-up, and
-/// [`hash_token`](KeyHasher::hash_token) once for each virtual node of a node that is built in or added. A panic in
-/// either goes through to whoever called the ring, and leaves the ring as it was.
+/// The ring calls [`hash_key`](KeyHasher::hash_key) once for each look-up. It calls
+/// [`hash_token`](KeyHasher::hash_token) once for each virtual node when a ring is built or a node
+/// is added or removed. A panic in either reaches the caller of the ring, and leaves the ring as it
+/// was.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, KeyHasher, Position};
@@ -77,14 +82,14 @@ impl Position {
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
 pub trait KeyHasher {
-    /// Where a key goes, given its bytes (see [`RingKey`](super::RingKey)).
+    /// Returns the position of a key, given its bytes (see [`RingKey`](super::RingKey)).
     fn hash_key(&self, key: &[u8]) -> Position;
 
-    /// Where a virtual node goes, given its encoding: the bytes of the node's id, then its index as 4 little-endian
-    /// bytes.
+    /// Returns the position of a virtual node, given its encoding: the bytes of the node's id, then
+    /// its index as 4 little-endian bytes.
     ///
-    /// By default a virtual node is hashed as a key of the same bytes would be. Override this if `hash_key` spreads
-    /// such bytes badly.
+    /// The default implementation hashes it as a key of the same bytes. Override this if `hash_key`
+    /// spreads such bytes badly.
     #[inline(always)]
     fn hash_token(&self, encoded: &[u8]) -> Position {
         self.hash_key(encoded)
@@ -93,8 +98,9 @@ pub trait KeyHasher {
 
 /// The default hash: `XXH3_64bits` with a seed.
 ///
-/// [`Xxh3::default`] uses [`Xxh3::SEED`], which is pinned: rings that share nothing but their members agree. With a
-/// secret seed of your own ([`Xxh3::with_seed`]) those who choose the keys can't aim them all at one node.
+/// [`Xxh3::default`] uses [`Xxh3::SEED`], which never changes, so rings with the same members
+/// agree. With a secret seed of your own ([`Xxh3::with_seed`]), clients that choose the keys can't
+/// aim all of them at one node.
 ///
 /// ```
 /// use ringpact::ring::{KeyHasher, Xxh3};
@@ -102,22 +108,26 @@ pub trait KeyHasher {
 /// assert_eq!(Xxh3::default().hash_key(b"").as_u64(), 0x2d06_8005_38d3_94c2);
 /// assert_ne!(Xxh3::with_seed(1).hash_key(b"k"), Xxh3::default().hash_key(b"k"));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SerialisedHasher", into = "SerialisedHasher")]
 pub struct Xxh3 {
     seed: u64,
 }
 
 impl Xxh3 {
-    /// The pinned seed. It is 0, so that `XXH3_64bits` of any xxHash library, seeded or not, gives the same positions.
+    /// The seed that never changes. It is 0, so that `XXH3_64bits` of any xxHash library, seeded or
+    /// not, gives the same positions.
     pub const SEED: u64 = 0;
 
-    /// The same function under a seed of your own; both keys and virtual nodes go elsewhere.
+    /// Returns the same function with a seed of your own. It sends both keys and virtual nodes to
+    /// other positions.
+    #[must_use]
     pub const fn with_seed(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// The seed.
+    /// Returns the seed.
+    #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
@@ -138,16 +148,17 @@ impl KeyHasher for Xxh3 {
 
 /// The textbook formula H(x) = (x mod p) / p taken literally, for integer keys.
 ///
-/// The key's bytes are read as one unsigned little-endian integer x of whatever length (so a negative integer counts
-/// as its two's complement in its own width), and go to position floor((x mod p) * 2^64 / p). Thus
-/// [`Position::as_fraction`] of it is (x mod p) / p, up to the precision of an `f64`.
+/// The key's bytes are read as one unsigned little-endian integer x of any length (so a negative
+/// integer counts as its two's complement in its own width). The position is floor((x mod p) * 2^64
+/// / p), so [`Position::as_fraction`] of it is (x mod p) / p, up to the precision of an `f64`.
 ///
-/// Only p positions are ever used by keys, and neighbouring integers become neighbours on the circle: that is what
-/// the formula says, and it is useful where ranges of integers are to stay together. For arbitrary keys use [`Xxh3`].
+/// Keys only ever use p positions, and neighbouring integers become neighbours on the circle. That
+/// follows from the formula, and it is useful if ranges of integers are to stay together. For
+/// arbitrary keys use [`Xxh3`].
 ///
-/// Virtual nodes are placed by [`Xxh3::default`] all the same. The formula over their encodings would put a node's
-/// tokens at steps of one constant (the index is the most significant part of the integer), and for a small p many
-/// nodes on one spot.
+/// Virtual nodes are placed by [`Xxh3::default`] nevertheless. The formula over their encodings
+/// would put a node's tokens at steps of one constant (the index is the most significant part of
+/// the integer), and for a small p it would put many nodes on one spot.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, Modular};
@@ -156,19 +167,19 @@ impl KeyHasher for Xxh3 {
 /// assert_eq!(ring.position(13_u32).as_fraction(), 5.0 / 8.0);
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SerialisedHasher", into = "SerialisedHasher")]
 pub struct Modular {
-    /// At least 2.
+    /// The modulus, at least 2.
     p: u64,
 }
 
 impl Modular {
-    /// The formula with modulus `p`, best a prime well above the number of keys.
+    /// Returns the formula with modulus `p`, best a prime well above the number of keys.
     ///
     /// # Errors
     ///
-    /// [`RingError::ModulusTooSmall`] for a `p` below 2, with which all keys would share one position.
+    /// [`RingError::ModulusTooSmall`] if `p` is below 2, because all keys would share one position.
     pub const fn new(p: u64) -> Result<Self, RingError> {
         if p < 2 {
             return Err(RingError::ModulusTooSmall { p });
@@ -176,16 +187,17 @@ impl Modular {
         Ok(Self { p })
     }
 
-    /// The modulus.
+    /// Returns the modulus.
+    #[must_use]
     pub const fn p(&self) -> u64 {
         self.p
     }
 
-    /// x mod p, for the integer x that `bytes` spell in little-endian order.
+    /// Returns x mod p, for the integer x that `bytes` spell in little-endian order.
     fn remainder(&self, bytes: &[u8]) -> u64 {
         let p = u128::from(self.p);
-        // Horner's rule from the most significant byte down. The remainder is below 2^64, so that with 8 bytes
-        // shifted in it still fits.
+        // Horner's rule from the most significant byte down. The remainder is below 2^64, so it
+        // still fits after 8 bytes are shifted in.
         let remainder = bytes.rchunks(8).fold(0_u128, |remainder, chunk| {
             let chunk_value = chunk.iter().rev().fold(0_u128, |value, byte| (value << 8) | u128::from(*byte));
             ((remainder << (8 * chunk.len())) | chunk_value) % p
@@ -206,8 +218,8 @@ impl KeyHasher for Modular {
     }
 }
 
-/// Both hashers' form on the wire. One enum for the two, so that a ring of the one is never read as the other, not
-/// even in a codec that doesn't spell names.
+/// The wire form of both hashers. It is one enum, so that a ring with one of them is never read as
+/// a ring with the other, not even in a codec that doesn't spell names.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum SerialisedHasher {

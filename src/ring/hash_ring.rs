@@ -1,29 +1,39 @@
-//! The ring itself: who owns what, and members coming and going.
+//! The ring itself: look-ups, and changes of its members.
+//!
+//! In reading order: the type, its look-ups, what depends on positions alone, changes, and the
+//! checks that all of them share. What depends on the placement is a `match` here: [`hashed`] and
+//! [`balanced`] have the same functions.
 
 use std::fmt;
 
 use super::{
-    KeyHasher, MAX_NAME_LEN, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas,
-    RingBuilder, RingError, RingKey, Xxh3, ZoneReplicas, balanced,
+    KeyHasher, Movement, Node, NodeId, Placement, Position, ReplicaIndex, ReplicaMovement, Replicas, RingBuilder,
+    RingError, RingKey, Xxh3, ZoneReplicas, balanced, hashed,
     members::Members,
-    token_table::{Entry, Load, TokenTable},
+    token_table::{Entry, TokenTable},
 };
 
-/// The most tokens (virtual nodes) a ring may have: 1,024 nodes of 4,096, or 26,214 of the default 160.
+/// Maximum number of tokens (virtual nodes) in a ring: 1,024 nodes of 4,096 tokens, or 26,214 of
+/// the default 160.
 ///
-/// At up to 16 bytes a token that is 64 MiB. The limit keeps a wrong weight, or a hostile serialised ring, from eating the
-/// machine's memory.
+/// At up to 16 bytes a token, that is 64 MiB. The limit keeps a wrong weight, or a hostile
+/// serialised ring, from taking all of the machine's memory.
 pub const MAX_TOKENS: u64 = 1 << 22;
 
-/// A consistent-hash ring with virtual nodes. See the [module](super) for what it promises.
+/// A consistent-hash ring with virtual nodes. It is a value: a clone is a copy, in O(T). Threads
+/// share it in an [`Arc`](std::sync::Arc), or in a [`SharedRing`](super::SharedRing) if it changes
+/// meanwhile.
 ///
-/// With N nodes and T tokens: a look-up takes one hash and reads one cache line; a node that comes or goes touches its own
-/// tokens only, and moves up to N entries of the list of nodes; a token costs about 15 bytes. See [the page about
-/// look-ups](crate::docs::lookup) for how, and for what becomes of it when tokens aren't uniform.
-/// All of `&self` may be used from several threads at once; for changing a ring meanwhile there is
-/// [`SharedRing`](super::SharedRing). Cloning is O(T).
+/// See the [module](super) for what it promises. All methods of `&self` may be called by several
+/// threads at once. No method blocks.
 ///
-/// `==` compares members, placement, virtual nodes and hasher, and if the tokens aren't a function of these, the tokens.
+/// With N nodes and T tokens: a look-up takes one hash and reads one cache line. A node that comes
+/// or goes touches its own tokens only, and moves up to N entries of the list of nodes. A token
+/// costs about 15 bytes. [The page about look-ups](crate::docs::lookup) says how, and what happens
+/// if tokens aren't uniform.
+///
+/// `==` compares members, placement, virtual nodes and hasher. If the tokens aren't a function of
+/// these, it compares the tokens, too.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -39,7 +49,7 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// ```
 #[derive(Clone)]
 pub struct HashRing<H = Xxh3> {
-    /// Never empty.
+    /// The nodes. Never empty.
     members: Members,
     table: TokenTable,
     placement: Placement,
@@ -48,26 +58,26 @@ pub struct HashRing<H = Xxh3> {
 }
 
 /// A token: a position on the circle at which a node stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token<'a> {
-    /// Where.
+    /// The position of the token.
     pub position: Position,
-    /// Who.
+    /// The node that stands there.
     pub node: &'a Node,
 }
 
 impl HashRing {
-    /// A ring of these nodes, with all settings at their default.
+    /// Returns a ring of these nodes, with all settings at their default.
     ///
     /// # Errors
     ///
-    /// As [`RingBuilder::build`].
+    /// The errors of [`RingBuilder::build`].
     pub fn new<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         Self::builder().nodes(nodes).build()
     }
 
-    /// A ring to be described first.
+    /// Returns a builder, for a ring with other settings.
     pub fn builder() -> RingBuilder {
         RingBuilder::new()
     }
@@ -75,31 +85,35 @@ impl HashRing {
 
 /// Look-ups.
 impl<H: KeyHasher> HashRing<H> {
-    /// The node that owns `key`. Reads one cache line, allocates nothing, never panics.
-    // Always, here and in what it calls: a call costs as much as the look-up, and saves few instructions.
+    /// Returns the node that owns `key`. Reads one cache line, allocates nothing, never panics.
+    // Always inlined, here and in what it calls, because a call costs as much as the look-up and
+    // saves few instructions.
     #[inline(always)]
+    #[must_use]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.owner_at(self.position(key))
     }
 
-    /// The nodes that `key` belongs to, in order of preference; see [`Replicas`].
+    /// Returns the nodes that `key` belongs to, in order of preference; see [`Replicas`].
     ///
-    /// The first is the owner. The first healthy one is `ring.replicas(key).find(|node| healthy(node))`, and the k
-    /// nodes that should hold a copy are `ring.replicas(key).take(k)`.
+    /// The first is the owner. The first healthy one is
+    /// `ring.replicas(key).find(|node| healthy(node))`. The k nodes that should hold a copy are
+    /// `ring.replicas(key).take(k)`.
     #[inline]
     pub fn replicas<K: RingKey>(&self, key: K) -> Replicas<'_> {
         self.replicas_at(self.position(key))
     }
 
-    /// The nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n nodes that should hold a copy
-    /// are `ring.replicas_across_zones(key).take(n)`.
+    /// Returns the nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n
+    /// nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
     #[inline]
     pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
         self.replicas_across_zones_at(self.position(key))
     }
 
-    /// Where `key` is on the circle. Doesn't depend on the ring's members.
+    /// Returns the position of `key` on the circle. It doesn't depend on the ring's members.
     #[inline(always)]
+    #[must_use]
     pub fn position<K: RingKey>(&self, key: K) -> Position {
         self.hasher.hash_key(key.key_bytes().as_ref())
     }
@@ -107,98 +121,114 @@ impl<H: KeyHasher> HashRing<H> {
 
 /// What depends on positions alone.
 impl<H> HashRing<H> {
-    /// The node that owns `position`: that of the first token at or after it, or of the very first token if there is
-    /// none. Where tokens of several nodes share a position, it is the node with the smallest id (by bytes).
+    /// Returns the node that owns `position`: the node of the first token at or after it, or of the
+    /// very first token if there is none after it. If tokens of several nodes share a position, it
+    /// is the node with the smallest id (by bytes).
     #[inline(always)]
+    #[must_use]
     pub fn owner_at(&self, position: Position) -> &Node {
         match self.table.owner(position, self.members.low_slots()) {
             Some(node) => node,
-            None => self.owner_elsewhere(position),
+            None => self.owner_slow(position),
         }
     }
 
-    /// As [`owner_at`](Self::owner_at), for the one position in a hundred that its line doesn't decide.
+    /// Does what [`owner_at`](Self::owner_at) does, for the one position in a hundred that its line
+    /// doesn't decide.
     #[cold]
     #[inline(never)]
-    fn owner_elsewhere(&self, position: Position) -> &Node {
-        self.members.by_slot(self.table.owner_elsewhere(position))
+    fn owner_slow(&self, position: Position) -> &Node {
+        self.members.by_slot(self.table.owner_slow(position))
     }
 
-    /// The nodes that `position` belongs to, in order of preference; see [`Replicas`].
+    /// Returns the nodes that `position` belongs to, in order of preference; see [`Replicas`].
     #[inline]
     pub fn replicas_at(&self, position: Position) -> Replicas<'_> {
         Replicas::new(&self.members, self.table.walk(position))
     }
 
-    /// The nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    /// Returns the nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
     #[inline]
     pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
         ZoneReplicas::new(&self.members, self.table.walk(position))
     }
 
-    /// The first `copies` nodes of every token's preference list, worked out for looking them up: what
-    /// [`replicas`](Self::replicas) would find. O(T * copies).
+    /// Returns an index of the first `copies` nodes of every token's preference list. It finds what
+    /// [`replicas`](Self::replicas) finds, faster. O(T * copies).
+    #[must_use]
     pub fn replica_index(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::new(self, copies)
     }
 
-    /// The same of what [`replicas_across_zones`](Self::replicas_across_zones) would find.
+    /// Returns an index that finds what [`replicas_across_zones`](Self::replicas_across_zones)
+    /// finds, faster. O(T * copies).
+    #[must_use]
     pub fn replica_index_across_zones(&self, copies: usize) -> ReplicaIndex<&Self> {
         ReplicaIndex::across_zones(self, copies)
     }
 
-    /// What the nodes are, and where their tokens.
+    /// Returns the nodes and their tokens.
     #[inline(always)]
     pub(super) fn parts(&self) -> (&Members, &TokenTable) {
         (&self.members, &self.table)
     }
 
-    /// The members, sorted by id (by bytes). Never empty.
+    /// Returns the members, sorted by id (by bytes). Never empty.
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         self.members.nodes()
     }
 
-    /// The member with this id. O(log N).
+    /// Returns the member with this id, or `None` if there is none. O(log N).
+    #[must_use]
     pub fn node(&self, id: impl AsRef<str>) -> Option<&Node> {
         self.members.index_of(id.as_ref()).ok().map(|index| &self.nodes()[index])
     }
 
-    /// All tokens, clockwise from position 0, those that collide in the order in which they are preferred.
+    /// Returns all tokens, clockwise from position 0. Tokens that collide are in order of
+    /// preference.
+    #[must_use]
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = Token<'_>> {
         self.table.iter().map(|Entry { position, slot }| Token { position, node: self.members.by_slot(slot) })
     }
 
-    /// How many tokens there are: the sum of weight times virtual nodes, or in a balanced ring about as many.
+    /// Returns the number of tokens: the sum of weight times virtual nodes, or in a balanced ring
+    /// about as many.
+    #[must_use]
     pub fn token_count(&self) -> usize {
         self.table.len()
     }
 
-    /// How the tokens are placed.
+    /// Returns how the tokens are placed.
+    #[must_use]
     pub fn placement(&self) -> Placement {
         self.placement
     }
 
-    /// Every token and the index of its node in [`nodes`](Self::nodes), clockwise.
+    /// Returns every token and the index of its node in [`nodes`](Self::nodes), clockwise.
     pub(super) fn indexed_tokens(&self) -> Vec<(Position, u32)> {
         balanced::entries(&self.members, &self.table)
     }
 
-    /// Virtual nodes for each unit of weight. In a balanced ring it is what each had when the ring was built.
+    /// Returns the number of virtual nodes for each unit of weight. In a balanced ring, it is the
+    /// number when the ring was built.
+    #[must_use]
     pub fn virtual_nodes(&self) -> u32 {
         self.virtual_nodes
     }
 
-    /// The function that places keys and virtual nodes.
+    /// Returns the function that places keys and virtual nodes.
+    #[must_use]
     pub fn hasher(&self) -> &H {
         &self.hasher
     }
 
-    /// How the holders change when this ring is replaced by `after`, if each position is held by the first `copies` nodes
-    /// of its preference list. O(T * copies) for the tokens of both.
+    /// Returns how the holders of positions change when `after` replaces this ring, if the first
+    /// `copies` nodes of its preference list hold a position. O(T * copies) for the tokens of both.
     ///
     /// # Errors
     ///
-    /// As [`movement`](Self::movement).
+    /// The errors of [`movement`](Self::movement).
     pub fn replica_movement<'a>(&'a self, after: &'a Self, copies: usize) -> Result<ReplicaMovement<'a>, RingError>
     where
         H: PartialEq,
@@ -209,14 +239,15 @@ impl<H> HashRing<H> {
         Ok(ReplicaMovement::between((&self.members, &self.table), (&after.members, &after.table), copies))
     }
 
-    /// What moves, and from where to where, when this ring is replaced by `after`. O(T) for the tokens of both.
+    /// Returns what moves, and from which node to which, when `after` replaces this ring. O(T) for
+    /// the tokens of both.
     ///
-    /// Nodes are matched by id. The rings may differ in anything but the hasher.
+    /// Nodes are matched by id. The rings may differ in everything except the hasher.
     ///
     /// # Errors
     ///
-    /// [`RingError::DifferentHashers`] if the two place keys differently: then positions in the one say nothing about
-    /// the other.
+    /// [`RingError::DifferentHashers`] if the two rings place keys differently, because positions
+    /// in one then mean nothing in the other.
     pub fn movement<'a>(&'a self, after: &'a Self) -> Result<Movement<'a>, RingError>
     where
         H: PartialEq,
@@ -224,86 +255,84 @@ impl<H> HashRing<H> {
         if self.hasher != after.hasher {
             return Err(RingError::DifferentHashers);
         }
-        // Hashed tokens are a function of the hasher, the node's id and how many there are of them.
+        // Hashed tokens are a function of the hasher, the node's id and their number.
         let are_alike = (self.placement, after.placement) == (Placement::Hashed, Placement::Hashed)
             && self.virtual_nodes == after.virtual_nodes;
         Ok(Movement::between((&self.members, &self.table), (&after.members, &after.table), are_alike))
     }
 }
 
-/// Members coming and going.
+/// Changes of the members.
 impl<H: KeyHasher> HashRing<H> {
-    /// Takes a node in. It receives keys from others; no key moves between those.
+    /// Adds a node. It receives keys from the others, and no key moves between those.
     ///
-    /// O(N + t log t) for its t tokens: only those are hashed, and only they are touched. Now and then, when the ring has
-    /// grown by a quarter, O(T).
+    /// O(N + t log t) for the node's t tokens: only they are hashed, and only they are touched. Now
+    /// and then, when the ring has grown by a quarter, O(T). With balanced placement always O(T).
     ///
     /// # Errors
     ///
-    /// [`RingError::DuplicateNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as
-    /// it was.
+    /// [`RingError::DuplicateNode`], and the errors of [`RingBuilder::build`] about nodes and
+    /// limits. The ring is then unchanged.
     pub fn add(&mut self, node: impl Into<Node>) -> Result<(), RingError> {
         let node = node.into();
         let index = self.check_newcomer(&node)?;
-        if self.placement == Placement::Balanced {
-            balanced::add(&mut self.members, &mut self.table, self.virtual_nodes, index, node);
-            return Ok(());
+        let ring = (&mut self.members, &mut self.table);
+        match self.placement {
+            Placement::Hashed => hashed::add(ring, self.virtual_nodes, &self.hasher, index, node),
+            Placement::Balanced => balanced::add(ring, self.virtual_nodes, index, node),
         }
-        let tokens = self.sorted_tokens(&node, 0);
-        let slot = self.members.insert(index, node);
-        self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
         Ok(())
     }
 
-    /// What [`add`](Self::add) of this node would move to it, without adding it: for moving the data first. Equal to the
-    /// [`movement`](Self::movement) to the ring with the node in it, but looks only at the node's own tokens.
+    /// Returns what [`add`](Self::add) of this node would move to it, without adding it, so that
+    /// the data can move first.
+    ///
+    /// It is equal to the [`movement`](Self::movement) to the ring with the node in it. With hashed
+    /// placement it looks only at the node's own tokens: O(N + t log t) for t of them. With
+    /// balanced placement O(T).
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add).
+    /// The errors of [`add`](Self::add).
     pub fn plan_join<'a>(&'a self, node: &'a Node) -> Result<Movement<'a>, RingError> {
         let index = self.check_newcomer(node)?;
         let ring = (&self.members, &self.table);
         Ok(match self.placement {
-            Placement::Hashed => {
-                let mut tokens = self.sorted_tokens(node, 0);
-                tokens.dedup();
-                Movement::of_join(ring, node, &tokens, |owner| owner.id() < node.id())
-            }
-            Placement::Balanced => {
-                let tokens = balanced::plan_join(ring, self.virtual_nodes, index, node);
-                Movement::of_join(ring, node, &tokens, |_| false)
-            }
+            Placement::Hashed => hashed::plan_join(ring, self.virtual_nodes, &self.hasher, node),
+            Placement::Balanced => balanced::plan_join(ring, self.virtual_nodes, index, node),
         })
     }
 
-    /// Lets a node go, and returns it. Its keys go to others; no other key moves. As cheap as [`add`](Self::add).
+    /// Removes a node, and returns it. Its keys go to others; no other key moves. It takes as long
+    /// as [`add`](Self::add).
     ///
     /// # Errors
     ///
-    /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only one.
+    /// [`RingError::UnknownNode`], or [`RingError::LastNode`] if it is the only node. The ring is
+    /// then unchanged.
     pub fn remove(&mut self, id: impl AsRef<str>) -> Result<Node, RingError> {
         let index = self.member_index(id.as_ref())?;
         if let [node] = self.nodes() {
             return Err(RingError::LastNode { id: node.id().clone() });
         }
-        if self.placement == Placement::Balanced {
-            return Ok(balanced::remove(&mut self.members, &mut self.table, self.virtual_nodes, index));
-        }
-        let tokens = self.sorted_tokens(&self.nodes()[index], 0);
-        self.table.remove(self.members.slot(index), &tokens);
-        Ok(self.members.remove(index))
+        let ring = (&mut self.members, &mut self.table);
+        Ok(match self.placement {
+            Placement::Hashed => hashed::remove(ring, self.virtual_nodes, &self.hasher, index),
+            Placement::Balanced => balanced::remove(ring, self.virtual_nodes, index),
+        })
     }
 
-    /// Puts `node` in the place of the member with the same id, and returns what was there: a change of weight or
-    /// zone. A heavier node only receives keys, a lighter one only gives keys away, a zone moves nothing.
+    /// Changes the weight or zone of a member: puts `node` in the place of the member with the same
+    /// id, and returns that member.
     ///
-    /// O(t log t) for the t tokens that come or go, O(log N) if the weight stays.
+    /// A node that gets heavier only receives keys, one that gets lighter only gives keys away, and
+    /// a change of zone moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
+    /// weight stays. With balanced placement, O(T) if the weight changes.
     ///
     /// # Errors
     ///
-    /// [`RingError::UnknownNode`], and those of [`RingBuilder::build`] about nodes and limits. The ring is then as it
-    /// was.
+    /// [`RingError::UnknownNode`], and the errors of [`RingBuilder::build`] about nodes and limits.
+    /// The ring is then unchanged.
     pub fn replace(&mut self, node: impl Into<Node>) -> Result<Node, RingError> {
         let node = node.into();
         node.check()?;
@@ -312,22 +341,14 @@ impl<H: KeyHasher> HashRing<H> {
         if new > old {
             self.check_tokens(self.members.weight() - u64::from(old) + u64::from(new))?;
         }
-        if self.placement == Placement::Balanced {
-            return Ok(balanced::replace(&mut self.members, &mut self.table, self.virtual_nodes, index, node));
-        }
-        let slot = self.members.slot(index);
-        // Of two weights the heavier has all tokens of the lighter and more, with the indices behind.
-        if new > old {
-            let tokens = self.sorted_tokens(&node, old);
-            self.table.insert(slot, &tokens, |a, b| self.members.precedes(a, b));
-        } else if new < old {
-            let tokens = self.sorted_tokens(&self.nodes()[index], new);
-            self.table.remove(slot, &tokens);
-        }
-        Ok(self.members.replace(index, node))
+        let ring = (&mut self.members, &mut self.table);
+        Ok(match self.placement {
+            Placement::Hashed => hashed::replace(ring, self.virtual_nodes, &self.hasher, index, node),
+            Placement::Balanced => balanced::replace(ring, self.virtual_nodes, index, node),
+        })
     }
 
-    /// A ring of these members, its tokens placed afresh.
+    /// Builds a ring of these members.
     pub(super) fn from_parts(
         nodes: Vec<Node>,
         placement: Placement,
@@ -336,19 +357,14 @@ impl<H: KeyHasher> HashRing<H> {
     ) -> Result<Self, RingError> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
         let table = match placement {
-            Placement::Hashed => {
-                let mut table = TokenTable::builder(Load::OF_RANDOM, check_tokens(members.weight(), virtual_nodes)?);
-                for (slot, node) in (0..).zip(members.nodes()) {
-                    for_each_token(node, 0, virtual_nodes, &hasher, |position| table.push(Entry { position, slot }));
-                }
-                table.finish()
-            }
+            Placement::Hashed => hashed::build(&members, virtual_nodes, &hasher),
             Placement::Balanced => balanced::build(&members, virtual_nodes),
         };
         Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
-    /// A balanced ring with these tokens, clockwise, by the index of their node in `nodes`.
+    /// Builds a balanced ring with these tokens, clockwise, each with the index of its node in
+    /// `nodes`.
     pub(super) fn from_tokens(
         nodes: Vec<Node>,
         mut tokens: Vec<(Position, u32)>,
@@ -361,7 +377,7 @@ impl<H: KeyHasher> HashRing<H> {
         }
         let ids: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
         let members = checked_members(nodes, placement, virtual_nodes)?;
-        // An index that isn't one of a node stays as it is, for `restore` to refuse.
+        // An index that no node has stays as it is, so that `restore` refuses it.
         for (_, node) in &mut tokens {
             let id = ids.get(*node as usize);
             *node = id.and_then(|id| members.index_of(id.as_str()).ok()).map_or(*node, |index| index as u32);
@@ -370,15 +386,7 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(Self { members, table, placement, virtual_nodes, hasher })
     }
 
-    /// The tokens of those units of a node's weight that come after the first `units`, ascending.
-    fn sorted_tokens(&self, node: &Node, units: u32) -> Vec<Position> {
-        let mut tokens = Vec::with_capacity(((node.weight() - units) * self.virtual_nodes) as usize);
-        for_each_token(node, units, self.virtual_nodes, &self.hasher, |token| tokens.push(token));
-        tokens.sort_unstable();
-        tokens
-    }
-
-    /// Whether the node may be added; its index among the members if so.
+    /// Checks that the node may be added, and returns the index that it gets among the members.
     fn check_newcomer(&self, node: &Node) -> Result<usize, RingError> {
         node.check()?;
         let Err(index) = self.members.index_of(node.id().as_str()) else {
@@ -388,9 +396,10 @@ impl<H: KeyHasher> HashRing<H> {
         Ok(index)
     }
 
-    /// Whether nodes of this weight in all may have the tokens that they may come to have.
+    /// Checks the limit of tokens for nodes of this weight in all, with the most tokens that they
+    /// may ever have.
     fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
-        check_tokens(weight, self.placement.most_tokens(self.virtual_nodes)).map(|_| ())
+        check_tokens(weight, self.placement.most_tokens(self.virtual_nodes))
     }
 
     fn member_index(&self, id: &str) -> Result<usize, RingError> {
@@ -405,7 +414,7 @@ impl<H: PartialEq> PartialEq for HashRing<H> {
             && self.hasher == other.hasher
             && self.nodes() == other.nodes()
             && match self.placement {
-                // They are a function of the rest, so comparing them would be a waste.
+                // The tokens are a function of the rest, so comparing them would change nothing.
                 Placement::Hashed => true,
                 Placement::Balanced => self.indexed_tokens() == other.indexed_tokens(),
             }
@@ -414,7 +423,7 @@ impl<H: PartialEq> PartialEq for HashRing<H> {
 
 impl<H: Eq> Eq for HashRing<H> {}
 
-/// Leaves out the tokens: there are too many to read.
+/// Leaves out the tokens, because there are too many to read.
 impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashRing")
@@ -426,7 +435,7 @@ impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
     }
 }
 
-/// The nodes sorted by id, if they and the settings are what a ring can be made of.
+/// Checks the nodes and settings of a ring that is to be built, and returns the nodes sorted by id.
 fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
     if nodes.is_empty() {
         return Err(RingError::NoNodes);
@@ -446,41 +455,9 @@ fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u3
     Ok(members)
 }
 
-/// How many tokens these nodes have, if that isn't too many.
-fn check_tokens(weight: u64, virtual_nodes: u32) -> Result<usize, RingError> {
-    let tokens = weight.saturating_mul(u64::from(virtual_nodes));
-    if tokens > MAX_TOKENS {
-        return Err(RingError::TooManyTokens { tokens });
-    }
-    // At most `MAX_TOKENS`.
-    Ok(tokens as usize)
-}
-
-/// The tokens of those units of a node's weight that come after the first `units`, in the order of their index. Their
-/// number is checked, so an index fits its 4 bytes.
-///
-/// The encoding is the id and then 4 bytes, so no two pairs of id and index share one.
-fn for_each_token<H: KeyHasher>(
-    node: &Node,
-    units: u32,
-    virtual_nodes: u32,
-    hasher: &H,
-    mut token: impl FnMut(Position),
-) {
-    let id = node.id().as_str().as_bytes();
-    let length = id.len() + size_of::<u32>();
-    // Several encodings are written before the first is hashed: a hash that reads what was written the moment before,
-    // in larger pieces, has to wait for it each time.
-    let mut encoded = [[0; MAX_NAME_LEN + size_of::<u32>()]; 8];
-    encoded.iter_mut().for_each(|encoded| encoded[..id.len()].copy_from_slice(id));
-    let mut index = units * virtual_nodes;
-    let beyond = node.weight() * virtual_nodes;
-    while index < beyond {
-        let batch = (beyond - index).min(encoded.len() as u32);
-        for (encoded, index) in encoded.iter_mut().zip(index..index + batch) {
-            encoded[id.len()..length].copy_from_slice(&index.to_le_bytes());
-        }
-        encoded[..batch as usize].iter().for_each(|encoded| token(hasher.hash_token(&encoded[..length])));
-        index += batch;
-    }
+/// Checks the limit of tokens for nodes of this weight in all, with `most_tokens` for each unit of
+/// weight.
+fn check_tokens(weight: u64, most_tokens: u32) -> Result<(), RingError> {
+    let tokens = weight.saturating_mul(u64::from(most_tokens));
+    if tokens > MAX_TOKENS { Err(RingError::TooManyTokens { tokens }) } else { Ok(()) }
 }

@@ -1,9 +1,10 @@
-//! What can be looked up: anything with bytes of its own.
+//! What can be looked up: anything that can spell itself as bytes.
 
-/// A key: something that is, or spells, a sequence of bytes.
+/// A key: a value that is, or spells, a sequence of bytes.
 ///
-/// The bytes go to the hash as they are: no length prefix, no terminator, no allocation. [`std::hash::Hash`] is
-/// deliberately not used, since what it feeds to a hasher isn't specified.
+/// The bytes go to the hash as they are: no length prefix, no terminator, no allocation.
+/// [`std::hash::Hash`] is deliberately not used, because what it passes to a hasher isn't
+/// specified.
 ///
 /// | type | bytes |
 /// |---|---|
@@ -13,9 +14,10 @@
 /// | `usize`, `isize` | as `u64`, `i64`, so that they don't depend on the machine |
 /// | `&K` | those of `K` |
 ///
-/// So `"ab"`, `b"ab"` and `String::from("ab")` are one key, while `7_u32` and `7_u64` are two: give integers a width.
+/// So `"ab"`, `b"ab"` and `String::from("ab")` are one key. `7_u32` and `7_u64` are two keys: give
+/// integers a width.
 ///
-/// A key of your own spells its bytes without ambiguity:
+/// A key type of your own must spell its bytes without ambiguity:
 ///
 /// ```
 /// use ringpact::ring::{HashRing, RingKey};
@@ -34,12 +36,12 @@
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
 pub trait RingKey {
-    /// The bytes: borrowed from the key, or an array.
+    /// The type of the bytes: borrowed from the key, or an array.
     type Bytes<'a>: AsRef<[u8]>
     where
         Self: 'a;
 
-    /// The bytes that stand for this key. Equal keys spell equal bytes, always.
+    /// Returns the bytes that stand for this key. Equal keys must always spell equal bytes.
     fn key_bytes(&self) -> Self::Bytes<'_>;
 }
 

@@ -1,48 +1,53 @@
-//! A ring's nodes, and the numbers by which its tokens know them.
+//! A ring's nodes, and the numbers that stand for them in the token table.
 
 use std::collections::BTreeMap;
 
-use super::{Node, NodeId, Zone, token_table::ELSEWHERE};
+use super::{Node, NodeId, Zone, token_table::NOT_IN_LINE};
 
-const LOW_SLOTS: usize = ELSEWHERE as usize;
+/// Number of slots that may stand in a line of the token table.
+const LOW_SLOTS: usize = NOT_IN_LINE as usize;
 
-/// Nodes sorted by id, each with a *slot*: a number that stays its own for as long as it is a member, so that no token
-/// is touched when a node with another id comes or goes.
-#[derive(Debug, Clone, Default)]
+/// Nodes sorted by id, each with a *slot*: a number that the node keeps for as long as it is a
+/// member. So no token is touched when another node comes or goes.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Members {
-    /// By id, without duplicates.
+    /// The nodes, sorted by id, without duplicates.
     nodes: Vec<Node>,
     /// The slot of each of `nodes`.
     slots: Vec<u32>,
-    /// The node of each slot; that of a vacant one is any. A copy of `nodes`, so that a look-up gets from a slot to its
-    /// node in one step. (It's the id's pointer that is copied, not the id.) At most [`ELSEWHERE`] of them, so that the
-    /// length bounds what may stand in a line.
+    /// The node of each slot; a vacant slot has any node. It is a copy of `nodes`, so that a
+    /// look-up gets from a slot to its node in one step. (The copy shares the text of the id.)
+    /// There are at most [`NOT_IN_LINE`] of them, so that one comparison with the length tells
+    /// whether a slot may stand in a line.
     by_slot: Vec<Node>,
-    /// The nodes of the slots from [`ELSEWHERE`] on.
+    /// The nodes of the slots from [`NOT_IN_LINE`] on.
     by_high_slot: Vec<Node>,
+    /// The slots without a node.
     vacant: Vec<u32>,
-    /// Of all nodes together.
+    /// The weight of all nodes together.
     weight: u64,
-    zones: Zones,
+    zones: ZoneNumbers,
 }
 
-/// The zones of a ring's nodes, numbered. Nodes without one are together in a zone without a name.
-#[derive(Debug, Clone, Default)]
-struct Zones {
-    /// The zones of present members, each with its number and how many members it has.
+/// The zones of a ring's nodes, numbered. Nodes without a zone count as one zone without a name.
+#[derive(Clone, Debug, Default)]
+struct ZoneNumbers {
+    /// The zones of present members, each with its number and its number of members.
     named: BTreeMap<Option<Zone>, (u32, u32)>,
     /// The number of each slot's zone.
     of_slots: Vec<u32>,
+    /// The numbers without a zone.
     vacant: Vec<u32>,
 }
 
-impl Zones {
+impl ZoneNumbers {
+    /// Counts the node of a slot in its zone.
     fn enter(&mut self, slot: u32, zone: Option<&Zone>) {
         let next = self.vacant.last().copied().unwrap_or(self.named.len() as u32);
         let (number, members) = self.named.entry(zone.cloned()).or_insert((next, 0));
         *members += 1;
         if *members == 1 {
-            // If there was a vacant number, it is in use now.
+            // The new zone has taken the last vacant number, if there was one.
             self.vacant.pop();
         }
         let slot = slot as usize;
@@ -50,6 +55,7 @@ impl Zones {
         self.of_slots[slot] = *number;
     }
 
+    /// Counts one node less in a zone.
     fn leave(&mut self, zone: Option<&Zone>) {
         let zone = zone.cloned();
         if let Some((number, members)) = self.named.get_mut(&zone) {
@@ -63,10 +69,11 @@ impl Zones {
 }
 
 impl Members {
-    /// Of nodes that are sorted by id and have no duplicates. The slots are 0, 1, 2 and so on in this order.
+    /// Returns the members of a ring. `nodes` is sorted by id and has no duplicates. The slots are
+    /// 0, 1, 2 and so on in this order.
     pub(super) fn new(nodes: Vec<Node>) -> Self {
         let (low, high) = nodes.split_at(nodes.len().min(LOW_SLOTS));
-        let mut zones = Zones::default();
+        let mut zones = ZoneNumbers::default();
         (0..).zip(&nodes).for_each(|(slot, node)| zones.enter(slot, node.zone()));
         Self {
             zones,
@@ -83,12 +90,12 @@ impl Members {
         &self.nodes
     }
 
-    /// The weight of all nodes together.
+    /// Returns the weight of all nodes together.
     pub(super) fn weight(&self) -> u64 {
         self.weight
     }
 
-    /// The slot of the node with this index in [`nodes`](Self::nodes).
+    /// Returns the slot of the node with this index in [`nodes`](Self::nodes).
     pub(super) fn slot(&self, index: usize) -> u32 {
         self.slots[index]
     }
@@ -104,45 +111,47 @@ impl Members {
         if slot < LOW_SLOTS { &mut self.by_slot[slot] } else { &mut self.by_high_slot[slot - LOW_SLOTS] }
     }
 
-    /// The nodes of those slots that may stand in a line.
+    /// Returns the nodes of those slots that may stand in a line of the token table.
     #[inline(always)]
     pub(super) fn low_slots(&self) -> &[Node] {
         &self.by_slot
     }
 
-    /// How many zones there are, that without a name included if a node is in it.
+    /// Returns the number of zones. Nodes without a zone, if there are any, count as one.
     pub(super) fn zone_count(&self) -> usize {
         self.zones.named.len()
     }
 
-    /// The number of a slot's zone.
+    /// Returns the number of a slot's zone.
     #[inline]
     pub(super) fn zone_of(&self, slot: u32) -> u32 {
         self.zones.of_slots[slot as usize]
     }
 
-    /// Above all numbers of zones.
+    /// Returns a number that is above the numbers of all zones.
     #[inline]
     pub(super) fn zone_bound(&self) -> usize {
         self.zones.named.len() + self.zones.vacant.len()
     }
 
-    /// How many slots there are, vacant ones included.
+    /// Returns the number of slots, vacant ones included.
     pub(super) fn slot_count(&self) -> usize {
         self.by_slot.len() + self.by_high_slot.len()
     }
 
-    /// The slots of all members, in the order of their ids.
+    /// Returns the slots of all members, in the order of their ids.
     pub(super) fn slots(&self) -> &[u32] {
         &self.slots
     }
 
-    /// Where a node with this id is in [`nodes`](Self::nodes), or would be.
+    /// Returns the index of the node with this id in [`nodes`](Self::nodes), or as an error the
+    /// index that it would have.
     pub(super) fn index_of(&self, id: &str) -> Result<usize, usize> {
         self.nodes.binary_search_by(|node| node.id().as_str().cmp(id))
     }
 
-    /// Whether the node of slot `a` comes before that of slot `b` where both have a token.
+    /// Whether the node of slot `a` comes before that of slot `b` at a position where both have a
+    /// token.
     pub(super) fn precedes(&self, a: u32, b: u32) -> bool {
         let id = |slot| -> &NodeId { self.by_slot(slot).id() };
         id(a) < id(b)
@@ -168,21 +177,21 @@ impl Members {
         slot
     }
 
-    /// Lets the node at an index go. Its slot goes to the next that is inserted.
+    /// Removes the node at an index, and returns it. The next node that is inserted gets its slot.
     pub(super) fn remove(&mut self, index: usize) -> Node {
         let slot = self.slots.remove(index);
         let node = self.nodes.remove(index);
         self.zones.leave(node.zone());
         self.weight -= u64::from(node.weight());
         if let Some(other) = self.nodes.first().cloned() {
-            // Not to keep the id of one that is gone.
+            // Overwritten, so that the text of a removed id is not kept.
             *self.by_slot_mut(slot) = other;
         }
         self.vacant.push(slot);
         node
     }
 
-    /// Puts a node in the place of one with the same id, and returns that.
+    /// Puts a node in the place of the one with the same id, and returns that one.
     pub(super) fn replace(&mut self, index: usize, node: Node) -> Node {
         let slot = self.slots[index];
         self.zones.leave(self.nodes[index].zone());

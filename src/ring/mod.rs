@@ -1,25 +1,32 @@
 //! Placement: which node owns a key.
 //!
-//! A [`HashRing`] puts keys and nodes on one circle of 2^64 positions. A node stands on the circle at many places, its
-//! *virtual nodes*, each of which is a *token* (a position). A key belongs to the first token at or after its own
-//! position, clockwise: consistent hashing, after Karger, Lehman, Leighton, Panigrahy, Levine and Lewin, "Consistent
-//! Hashing and Random Trees" (STOC 1997, section 4), with weights as in "Web Caching with Consistent Hashing" (Karger
-//! and others, 1999).
+//! A [`HashRing`] puts keys and nodes on one circle of 2^64 positions. A node stands on the circle
+//! at many places, its *virtual nodes*, each of which is a *token* (a position). A key belongs to
+//! the first token at or after its own position, clockwise: consistent hashing, after Karger,
+//! Lehman, Leighton, Panigrahy, Levine and Lewin, "Consistent Hashing and Random Trees" (STOC 1997,
+//! section 4), with weights as in "Web Caching with Consistent Hashing" (Karger and others, 1999).
 //!
 //! What it promises:
 //!
-//! - **Placement is a specified function**, down to the byte: see [the placement page](crate::docs::placement). It
-//!   doesn't change between releases, processes or machines, and never goes through [`std::hash::Hash`].
-//! - **A ring is a pure function of its members.** The order in which they were given never matters, and a ring that
-//!   was changed by [`HashRing::add`] and [`HashRing::remove`] equals one built afresh. That is so with
-//!   [`Placement::Hashed`], the default; [`Placement::Balanced`] gives it up for even shares, and is a function of the
-//!   members and of the changes made, in their order.
-//! - **Movement is minimal.** A node that joins only takes keys, a node that leaves only gives its own away; nothing
-//!   moves between two nodes that stay. [`HashRing::movement`] lists exactly what moves between any two rings.
-//! - **A ring is never empty**, so [`HashRing::owner`] answers with a node, not with an option, and never panics.
-//!
+//! - **Placement is a specified function**, down to the byte: see [the placement
+//!   page](crate::docs::placement). It doesn't change between releases, processes or machines, and
+//!   never goes through [`std::hash::Hash`].
+//! - **A ring is a pure function of its members.** The order in which they were given never
+//!   matters, and a ring that was changed by [`HashRing::add`] and [`HashRing::remove`] equals one
+//!   built afresh. That is so with [`Placement::Hashed`], the default. A ring with
+//!   [`Placement::Balanced`] has even shares instead: it is a function of the members and of the
+//!   changes made, in their order.
+//! - **Movement is minimal.** A node that joins only takes keys, a node that leaves only gives its
+//!   own away, and nothing moves between two nodes that stay. [`HashRing::movement`] lists exactly
+//!   what moves between any two rings.
+//! - **A ring is never empty**, so [`HashRing::owner`] returns a node, not an option, and never
+//!   panics.
 //! - **A look-up reads one cache line**, and a node joins or leaves in place: see [the page about
-//!   look-ups](crate::docs::lookup). [`SharedRing`] lets many threads look up while one changes the ring.
+//!   look-ups](crate::docs::lookup).
+//!
+//! No call here blocks, except that writers of a [`SharedRing`] wait for each other, and that
+//! [`BoundedLoads`] takes a short lock. So async code may call all of it, and runs
+//! [`SharedRing::update`] on a thread that may block.
 //!
 //! ```
 //! use ringpact::ring::{HashRing, Node};
@@ -37,33 +44,44 @@
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
 
+// A map, in reading order:
+//
+// - What a ring is: `key` and `hash` (from bytes to positions), `node` and `members` (the nodes in
+//   it), `placement` (the two ways to place tokens), `builder`, `hash_ring` (the type that users
+//   have), `error`.
+// - Where tokens go: `hashed` and `balanced`, two modules with the same functions, one for each
+//   placement.
+// - How a token is found: `token_table` (all tokens, in cache lines), `batch` (many look-ups at
+//   once).
+// - What is built on it: `replicas` (preference lists), `movement` (what moves between two rings),
+//   `shared_ring` (one ring for many threads), `bounded_loads` (no node far above its share),
+//   `serialised` (the wire form), `interop` (the placement of other software).
+//
+// A *slot* in these modules is a node's number in the token table. The public `Slot` of
+// `bounded_loads` is something else: a unit of load.
 mod balanced;
 mod batch;
 mod bounded_loads;
 mod builder;
-mod epsilon;
 mod error;
 mod hash;
 mod hash_ring;
+mod hashed;
 #[cfg(any(feature = "ketama", feature = "nginx"))]
 mod interop;
 mod key;
 mod members;
-mod met;
 mod movement;
 mod node;
 mod placement;
-mod replica_index;
 mod replicas;
 mod serialised;
 mod shared_ring;
 mod token_table;
-mod zone_replicas;
 
 pub use balanced::MAX_TOKEN_GROWTH;
-pub use bounded_loads::{AcquireError, BoundedLoads, NodeLoad, Slot};
+pub use bounded_loads::{AcquireError, BoundedLoads, Epsilon, EpsilonError, NodeLoad, Slot};
 pub use builder::RingBuilder;
-pub use epsilon::{Epsilon, EpsilonError};
 pub use error::RingError;
 pub use hash::{KeyHasher, Modular, Position, Xxh3};
 pub use hash_ring::{HashRing, MAX_TOKENS, Token};
@@ -75,10 +93,8 @@ pub use interop::NginxRing;
 pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
-pub use node::{MAX_NAME_LEN, Node, NodeId, Zone};
+pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
-pub use replica_index::{HeldRing, ReplicaIndex};
-pub use replicas::Replicas;
+pub use replicas::{HeldRing, ReplicaIndex, Replicas, ZoneReplicas};
 pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
-pub use zone_replicas::ZoneReplicas;

@@ -6,11 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::RingError;
 
-/// The longest node id or zone, in bytes. Enough for any host name (253) and for a UUID with room to spare, short
-/// enough that an id can stand in an error message.
-pub const MAX_NAME_LEN: usize = 255;
+/// Maximum length of a node id or a zone, in bytes. It is enough for any host name (253) and for a
+/// UUID, and short enough that an id can stand in an error message.
+pub const MAX_NAME_BYTES: usize = 255;
 
-/// A name that is cheap to clone and prints, compares and serialises as the string it is.
+/// Defines a name type that is cheap to clone (a clone shares the text) and prints, compares and
+/// serialises as its string.
 macro_rules! name {
     ($(#[$docs:meta])* $name:ident) => {
         $(#[$docs])*
@@ -18,7 +19,8 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as a string.
+            /// Returns the name as a string.
+            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -93,28 +95,32 @@ macro_rules! name {
 }
 
 name! {
-    /// A node's id: what places it. Ordered by its bytes.
+    /// A node's id, which alone places the node. Ids are ordered by their bytes. A clone shares the
+    /// text.
     ///
-    /// Pick a name that stays with the node's *data*: if a machine is replaced and its data restored, the new one
-    /// takes over the id and nothing moves. An id is checked when it enters a ring; there it has 1 to
-    /// [`MAX_NAME_LEN`] bytes.
+    /// Choose a name that stays with the node's *data*: if a machine is replaced and its data
+    /// restored, the new one takes over the id, and nothing moves. An id is checked when it enters
+    /// a ring: there it has 1 to [`MAX_NAME_BYTES`] bytes.
     NodeId
 }
 
 name! {
-    /// A failure domain: a rack, a data centre, an availability zone. Has no part in placing a node.
+    /// A failure domain: a rack, a data centre, an availability zone. It has no influence on
+    /// placement. A clone shares the text.
     ///
-    /// Checked when its node enters a ring; there it has 1 to [`MAX_NAME_LEN`] bytes.
+    /// A zone is checked when its node enters a ring: there it has 1 to [`MAX_NAME_BYTES`] bytes.
     Zone
 }
 
-/// A member of a ring: an id, a weight, and the zone it stands in, if it is known.
+/// A member of a ring: an id, a weight, and the zone it stands in, if it is known. It is plain
+/// data: a clone is a copy that shares the texts.
 ///
-/// The weight is absolute: a node has weight times [virtual nodes](super::RingBuilder::virtual_nodes) tokens, whoever
-/// else is in the ring. So adding or removing a node, or changing its weight, never moves a point of another.
-/// A node of weight 2 owns twice the share of one of weight 1, on average.
+/// The weight is absolute: a node has weight times [virtual
+/// nodes](super::RingBuilder::virtual_nodes) tokens, whatever other nodes are in the ring. So
+/// adding or removing a node, or changing its weight, never moves a token of another node. A node
+/// of weight 2 owns twice the share of one of weight 1, on average.
 ///
-/// A node is plain data; ids, weights and zones are checked when it enters a ring.
+/// Ids, weights and zones are checked when the node enters a ring.
 ///
 /// ```
 /// use ringpact::ring::Node;
@@ -123,7 +129,7 @@ name! {
 /// assert_eq!((node.id().as_str(), node.weight()), ("cache-1", 2));
 /// assert_eq!(node, Node::new("cache-1").with_weight(2).with_zone("eu-1"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Node {
     id: NodeId,
@@ -134,39 +140,45 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of weight 1, in no known zone.
+    /// Returns a node of weight 1, in no known zone.
+    #[must_use]
     pub fn new(id: impl Into<NodeId>) -> Self {
         Self { id: id.into(), weight: unit_weight(), zone: None }
     }
 
-    /// The same node with another weight, which has to be at least 1.
+    /// Returns the same node with another weight, which has to be at least 1.
+    #[must_use]
     pub fn with_weight(self, weight: u32) -> Self {
         Self { weight, ..self }
     }
 
-    /// The same node in this zone.
+    /// Returns the same node in this zone.
+    #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { zone: Some(zone.into()), ..self }
     }
 
-    /// What places the node.
+    /// Returns the id, which alone places the node.
+    #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.id
     }
 
-    /// The node's capacity in units of your choice, at least 1 in a ring.
+    /// Returns the node's capacity in units of your choice. It is at least 1 in a ring.
+    #[must_use]
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
-    /// The failure domain the node stands in, if it is known.
+    /// Returns the failure domain that the node stands in, if it is known.
+    #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.zone.as_ref()
     }
 
-    /// Whether a ring takes this node, as far as the node alone can tell.
+    /// Checks what a ring demands of every single node.
     pub(crate) fn check(&self) -> Result<(), RingError> {
-        let valid = 1..=MAX_NAME_LEN;
+        let valid = 1..=MAX_NAME_BYTES;
         let length = self.id.as_str().len();
         if !valid.contains(&length) {
             return Err(RingError::InvalidNodeId { length });
@@ -183,7 +195,7 @@ impl Node {
     }
 }
 
-/// A node is often no more than its id.
+/// Where a node is expected, an id stands for a node of weight 1.
 impl<I: Into<NodeId>> From<I> for Node {
     fn from(id: I) -> Self {
         Self::new(id)

@@ -1,4 +1,5 @@
-//! A ring on the wire: what it is made of; and its tokens, where they don't follow from that.
+//! The wire form of a ring: its settings and members, and its tokens if they don't follow from
+//! those.
 
 use std::{fmt, marker::PhantomData};
 
@@ -9,24 +10,24 @@ use serde::{
 
 use super::{HashRing, KeyHasher, Node, Placement, Position, RingError};
 
-/// The version of the serialised form of a [hashed](Placement::Hashed) ring.
+/// Version number of the serialised form of a [hashed](Placement::Hashed) ring.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The version of the serialised form of a [balanced](Placement::Balanced) ring.
+/// Version number of the serialised form of a [balanced](Placement::Balanced) ring.
 pub const BALANCED_FORMAT_VERSION: u32 = 2;
 
 const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"];
 
-/// A ring serialises as its format version, hasher, virtual nodes and members; a balanced one also with its tokens,
-/// clockwise, each a position and the index of its node among the members.
+/// A ring serialises as its format version, hasher, virtual nodes and members. A balanced ring also
+/// has its tokens, clockwise, each a position and the index of its node among the members.
 ///
-/// Deserialising goes through every check of [`RingBuilder::build`](super::RingBuilder::build), so bad input is an
-/// error of the format's own type that carries the message of a [`RingError`], and never a panic. Fields that aren't
-/// known are refused: one of them might change where keys go.
+/// Deserialising makes every check of [`RingBuilder::build`](super::RingBuilder::build). So bad
+/// input is an error of the format's own type with the message of a [`RingError`], and never a
+/// panic. Unknown fields are refused, because one of them might change the placement of keys.
 ///
-/// In JSON, and other formats for people, positions, seeds and moduli are text, because JavaScript, jq and others round
-/// numbers from 2^53 on, and a rounded ring is another ring. Numbers below 2^53 are read as well; a number from 2^53 on is an
-/// error.
+/// In JSON, and other formats for people, positions, seeds and moduli are text, because JavaScript,
+/// jq and others round numbers from 2^53 on, and a rounded ring is another ring. Numbers below 2^53
+/// are read, too; a number from 2^53 on is an error.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, Placement};
@@ -54,27 +55,31 @@ impl<H: Serialize> Serialize for HashRing<H> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (hasher, virtual_nodes, nodes) = (self.hasher(), self.virtual_nodes(), self.nodes());
         match self.placement() {
-            Placement::Hashed => Hashed { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer),
+            Placement::Hashed => {
+                HashedForm { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer)
+            }
             Placement::Balanced => {
                 let tokens = self.indexed_tokens();
-                Balanced { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
+                BalancedForm { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
             }
         }
     }
 }
 
+/// What is written of a hashed ring.
 #[derive(Serialize)]
 #[serde(rename = "HashRing")]
-struct Hashed<'a, H> {
+struct HashedForm<'a, H> {
     format: Format,
     hasher: &'a H,
     virtual_nodes: u32,
     nodes: &'a [Node],
 }
 
+/// What is written of a balanced ring.
 #[derive(Serialize)]
 #[serde(rename = "HashRing")]
-struct Balanced<'a, H> {
+struct BalancedForm<'a, H> {
     format: Format,
     hasher: &'a H,
     virtual_nodes: u32,
@@ -88,8 +93,8 @@ impl<'de, H: KeyHasher + Deserialize<'de>> Deserialize<'de> for HashRing<H> {
     }
 }
 
-/// Reads either form. In a codec that doesn't spell names, the format is what says whether tokens follow; in one that
-/// keeps the order of fields it is checked before anything else is made of the input.
+/// Reads either form. In a codec that doesn't spell names, the format says whether tokens follow.
+/// In a codec that keeps the order of fields, the format is checked before anything else is read.
 struct RingVisitor<H>(PhantomData<H>);
 
 impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
@@ -108,11 +113,11 @@ impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
             Format::Hashed => None,
             Format::Balanced => Some(next(&mut fields, 4)?),
         };
-        AnyRing { format, hasher, virtual_nodes, nodes, tokens }.check()
+        AnyForm { format, hasher, virtual_nodes, nodes, tokens }.check()
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
-        AnyRing::deserialize(MapAccessDeserializer::new(fields))?.check()
+        AnyForm::deserialize(MapAccessDeserializer::new(fields))?.check()
     }
 }
 
@@ -120,9 +125,10 @@ fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A, index: usiz
     fields.next_element()?.ok_or_else(|| de::Error::invalid_length(index, &"a hash ring's fields"))
 }
 
+/// What was read, of either form, not yet checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AnyRing<H> {
+struct AnyForm<H> {
     format: Format,
     hasher: H,
     virtual_nodes: u32,
@@ -131,7 +137,7 @@ struct AnyRing<H> {
     tokens: Option<Vec<(Position, u32)>>,
 }
 
-impl<H: KeyHasher> AnyRing<H> {
+impl<H: KeyHasher> AnyForm<H> {
     fn check<E: de::Error>(self) -> Result<HashRing<H>, E> {
         let Self { format, hasher, virtual_nodes, nodes, tokens } = self;
         let ring = match (format, tokens) {
@@ -144,6 +150,7 @@ impl<H: KeyHasher> AnyRing<H> {
     }
 }
 
+/// The format version.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 enum Format {

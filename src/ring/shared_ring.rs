@@ -1,4 +1,6 @@
-//! One ring for many threads: some look up, one changes it now and then.
+//! One ring for many threads: some look up while one changes it.
+//!
+//! In reading order: versions, the shared ring, the turns of its writers, changes, readers.
 
 use std::{
     fmt,
@@ -14,28 +16,33 @@ use serde::{Deserialize, Serialize};
 use super::{HashRing, Movement, RingError, Xxh3};
 use crate::exact;
 
-/// The number of a version of a [`SharedRing`]: each version's is one above that of the version it replaced.
+/// The number of a version of a [`SharedRing`]. Each version has the number of the version that it
+/// replaced, plus one.
 ///
-/// It says which of two versions is newer, so that whoever is told of a placement can refuse one that is out of date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// It says which of two versions is newer, so that a service that is told of a placement can refuse
+/// one that is out of date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RingEpoch(#[serde(with = "exact::counter")] u64);
 
 impl RingEpoch {
-    /// Of the version that a [`SharedRing`] starts with, unless it is told otherwise.
+    /// The epoch of the first version of a [`SharedRing`] by default.
     pub const FIRST: Self = Self(1);
 
-    /// The epoch with this number.
+    /// Returns the epoch with this number.
+    #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The epoch's number.
+    /// Returns the epoch's number.
+    #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The epoch of the version after. The last one is never reached by counting, but a ring may be started there.
+    /// Returns the epoch of the next version. Counting never reaches the last epoch, but a ring may
+    /// be started there.
     fn next(self) -> Result<Self, RingError> {
         self.0.checked_add(1).map(Self).ok_or(RingError::LastEpoch { epoch: self })
     }
@@ -47,22 +54,25 @@ impl fmt::Display for RingEpoch {
     }
 }
 
-/// A ring as it was in one epoch. Doesn't change; it can be looked up as the [`HashRing`] that it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A ring as it was in one epoch. It doesn't change, so threads share it in an [`Arc`]. It
+/// dereferences to a [`HashRing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingVersion<H = Xxh3> {
     epoch: RingEpoch,
     ring: HashRing<H>,
 }
 
 impl<H> RingVersion<H> {
-    /// Which version this is.
+    /// Returns the number of this version.
     #[inline]
+    #[must_use]
     pub fn epoch(&self) -> RingEpoch {
         self.epoch
     }
 
-    /// The ring.
+    /// Returns the ring.
     #[inline]
+    #[must_use]
     pub fn ring(&self) -> &HashRing<H> {
         &self.ring
     }
@@ -77,15 +87,21 @@ impl<H> Deref for RingVersion<H> {
     }
 }
 
-/// A ring that can be changed while others look up in it.
+/// A ring that can be changed while other threads look up in it. Threads share it by reference or
+/// in an [`Arc`].
 ///
-/// A change makes a new [`RingVersion`] and publishes it whole: no reader ever sees half of one. Readers never block and
-/// never retry, whatever the writers do, and writers never wait for readers, only for each other. A change inside the closure
-/// of another one is refused with [`RingError::UpdateInUpdate`]. A version lives for as
-/// long as somebody holds it, so that a migration can ask the old and the new one together.
+/// A change makes a new [`RingVersion`] and publishes it whole, so no reader ever sees half of a
+/// version. Readers never block and never retry, whatever the writers do. Writers never wait for
+/// readers, only for each other. A change inside the closure of another one is refused with
+/// [`RingError::UpdateInUpdate`]. A version lives as long as there is an [`Arc`] of it, so a
+/// migration can use the old and the new version together.
 ///
-/// Each thread that looks up often has a [`reader`](Self::reader) of its own. For a look-up now and then there is
-/// [`load`](Self::load).
+/// Each thread that looks up often has a [`reader`](Self::reader) of its own. For a look-up now and
+/// then there is [`load`](Self::load).
+///
+/// From async code, look-ups may be called anywhere. [`update`](Self::update) and
+/// [`publish`](Self::publish) block while another thread is inside `update`, and `update` copies
+/// the ring: run them on a thread that may block, for instance with `spawn_blocking`.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, SharedRing};
@@ -98,34 +114,36 @@ impl<H> Deref for RingVersion<H> {
 /// assert_eq!(reader.current().nodes().len(), 3);
 /// assert_eq!(reader.current().epoch(), change.after.epoch());
 ///
-/// // The old version is still there for whoever moves the data:
+/// // The old version is still there for the task that moves the data:
 /// let moving = change.movement();
 /// assert!(moving.ranges().iter().all(|moved| moved.to.id() == "c"));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
 ///
-/// The pointer to the current version is an [`arc_swap`] one. That is the one dependency here: a mutex or a
-/// reader-writer lock around an [`Arc`] would let a writer that is suspended at the wrong moment hold up all readers, and
-/// what swaps such a pointer without locks can't be written without `unsafe`.
+/// [`arc_swap`] has the pointer to the current version. It is the only dependency here, for two
+/// reasons. With a mutex or a reader-writer lock around an [`Arc`], a writer that is suspended at
+/// the wrong moment would block all readers. And such a pointer can't be swapped without locks
+/// unless there is `unsafe` code.
 pub struct SharedRing<H = Xxh3> {
     current: Arc<ArcSwap<RingVersion<H>>>,
     writers: Writers,
 }
 
-/// Lets one writer at a time make a new version of the current one, so that no writer's change is lost to another's.
+/// Lets one writer at a time make a new version of the current one, so that no writer overwrites
+/// the change of another.
 ///
-/// The lock is held only to look at and set the field: a writer runs the caller's closure, and clones and drops of the
-/// caller's hasher, without it.
+/// The lock is held only to read and set the field. A writer runs the caller's closure, and clones
+/// and drops of the caller's hasher, without it.
 #[derive(Default)]
 struct Writers {
-    /// The thread that is making a new version.
+    /// The thread that is making a new version, if there is one.
     writing: Mutex<Option<ThreadId>>,
     /// Signalled when a writer ends.
     ended: Condvar,
 }
 
 impl Writers {
-    /// Waits until no other thread is writing. Another writer may enter once the turn is dropped.
+    /// Blocks until no other thread is writing. Another writer may enter after the turn is dropped.
     fn enter(&self) -> Result<Turn<'_>, RingError> {
         let this = thread::current().id();
         let mut writing = self.writing.lock();
@@ -140,7 +158,7 @@ impl Writers {
     }
 }
 
-/// The right to make the next version.
+/// The right to make the next version. Dropping it lets the next writer enter.
 struct Turn<'a> {
     writers: &'a Writers,
 }
@@ -152,74 +170,89 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What a change of a [`SharedRing`] replaced, and with what.
-#[derive(Debug, Clone)]
+/// The version that a change of a [`SharedRing`] replaced, and the version that it made. A clone is
+/// another handle on both.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RingChange<H = Xxh3> {
     /// The version before.
     pub before: Arc<RingVersion<H>>,
-    /// The version after; its epoch is the next.
+    /// The version after. Its epoch is the next one.
     pub after: Arc<RingVersion<H>>,
 }
 
 impl<H: PartialEq> RingChange<H> {
-    /// What moves from whom to whom. If the change replaced the ring by one with another hasher, anything may: then this
-    /// is empty, and [`HashRing::movement`] says so.
+    /// Returns what moves, and from which node to which. If the new ring has another hasher, any
+    /// key may move: then this is empty, and [`HashRing::movement`] returns the error. O(T) for the
+    /// tokens of both versions.
+    #[must_use]
     pub fn movement(&self) -> Movement<'_> {
         self.before.movement(&self.after).unwrap_or_default()
     }
 }
 
 impl<H> SharedRing<H> {
-    /// A shared ring whose first version is `ring`, in [`RingEpoch::FIRST`].
+    /// Returns a shared ring whose first version is `ring`, in [`RingEpoch::FIRST`].
+    #[must_use]
     pub fn new(ring: HashRing<H>) -> Self {
         Self::starting_at(ring, RingEpoch::FIRST)
     }
 
-    /// As [`new`](Self::new), for going on with epochs that were counted before: after a restart, say.
+    /// Returns a shared ring whose first version has this epoch, to continue earlier epochs, for
+    /// example after a restart.
+    #[must_use]
     pub fn starting_at(ring: HashRing<H>, epoch: RingEpoch) -> Self {
         let first = Arc::new(RingVersion { epoch, ring });
         Self { current: Arc::new(ArcSwap::new(first)), writers: Writers::default() }
     }
 
-    /// The current version, to keep for as long as it is wanted. Costs some nanoseconds more than asking a
+    /// Returns the current version. Never blocks. Costs some nanoseconds more than a
     /// [`reader`](Self::reader).
+    #[must_use]
     pub fn load(&self) -> Arc<RingVersion<H>> {
         self.current.load_full()
     }
 
-    /// A handle for one thread to look up with. Asking it for the current version costs one load of a pointer, which
-    /// readers share without contention.
+    /// Returns a handle with which one thread looks up. Its [`current`](RingReader::current) costs
+    /// one load of a pointer, which readers share without contention.
+    #[must_use]
     pub fn reader(&self) -> RingReader<H> {
         RingReader { cache: Cache::new(Arc::clone(&self.current)) }
     }
 
-    /// Publishes this ring as the next version. Once this returns, every reader that asks gets this version or a later
-    /// one. Blocks while other threads are inside [`update`](Self::update).
+    /// Publishes this ring as the next version. After it returns, every call of
+    /// [`load`](Self::load) and of [`current`](RingReader::current) returns this version or a later
+    /// one.
+    ///
+    /// Blocks while other threads are inside [`update`](Self::update).
     ///
     /// # Errors
     ///
-    /// [`RingError::UpdateInUpdate`] inside the closure of an [`update`](Self::update) of this shared ring: the update would
-    /// replace what was published. [`RingError::LastEpoch`] if there is no epoch for another version.
+    /// [`RingError::UpdateInUpdate`] inside the closure of an [`update`](Self::update) of this
+    /// shared ring, because the update would replace what was published. [`RingError::LastEpoch`]
+    /// if no epoch is left for another version.
     pub fn publish(&self, ring: HashRing<H>) -> Result<RingChange<H>, RingError> {
         let turn = self.writers.enter()?;
         self.replace(self.load(), ring, turn)
     }
 
-    /// Copies the current ring, makes a change to the copy, and publishes that as the next version. Updates of several
-    /// threads are made one after the other, each upon the one before: an update blocks while others are under way.
+    /// Copies the current ring, makes a change to the copy, and publishes the copy as the next
+    /// version.
     ///
-    /// Once this returns, every reader that asks gets this version or a later one. If the change fails, or panics, no
-    /// version is made.
+    /// After it returns, every call of [`load`](Self::load) and of [`current`](RingReader::current)
+    /// returns this version or a later one. If the change fails, or panics, no version is made.
     ///
-    /// `change` runs under no lock, and may read this shared ring. It must not wait for another thread that changes this
-    /// shared ring, because that thread waits for this update to end.
+    /// Blocks while an update or a publication of another thread is under way: each is made on the
+    /// version of the one before. `change` runs under no lock, and may read this shared ring. It
+    /// must not wait for another thread that changes this shared ring, because that thread waits
+    /// for this update to end.
     ///
     /// # Errors
     ///
-    /// What `change` answers; and [`RingError::UpdateInUpdate`], as an `E`, inside the closure of another update of this
-    /// shared ring on the same thread, which would otherwise wait for itself; and [`RingError::LastEpoch`] if there is no epoch
-    /// for another version.
+    /// - the error of `change`;
+    /// - [`RingError::UpdateInUpdate`], as an `E`, inside the closure of another update of this
+    ///   shared ring on the same thread, which would otherwise wait for itself;
+    /// - [`RingError::LastEpoch`], as an `E`, if no epoch is left for another version.
     pub fn update<E: From<RingError>>(
         &self,
         change: impl FnOnce(&mut HashRing<H>) -> Result<(), E>,
@@ -254,19 +287,22 @@ impl<H: fmt::Debug> fmt::Debug for SharedRing<H> {
     }
 }
 
-/// One thread's view of a [`SharedRing`]. Cheap to clone; it keeps the ring's versions coming even if the
-/// [`SharedRing`] itself is gone.
+/// One thread's view of a [`SharedRing`]. A clone, which is cheap, is the view of another thread. A
+/// reader works even after the [`SharedRing`] itself is dropped.
 ///
-/// It holds on to the version it last gave out. So a reader that isn't asked for long keeps that version's memory.
+/// It keeps the version that it last returned. So a reader that is not called for a long time keeps
+/// that version's memory.
 pub struct RingReader<H = Xxh3> {
     cache: Cache<Arc<ArcSwap<RingVersion<H>>>, Arc<RingVersion<H>>>,
 }
 
 impl<H> RingReader<H> {
-    /// The version that is current now.
+    /// Returns the current version. Never blocks.
     ///
-    /// Several look-ups that have to agree are made in one version, that is with one call of this.
+    /// Look-ups that have to agree with each other are made in one version, that is with one call
+    /// of this.
     #[inline]
+    #[must_use]
     pub fn current(&mut self) -> &Arc<RingVersion<H>> {
         self.cache.load()
     }

@@ -286,7 +286,7 @@ impl Admission {
         }
         let old = wakers.waiting.insert(ticket, waker);
         drop(wakers);
-        foreign::let_go(old);
+        foreign::drop_value(old);
     }
 
     /// Removes the task from the waiting ones. Returns whether it still waited; otherwise it was
@@ -297,7 +297,7 @@ impl Admission {
         if waited {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        foreign::let_go(waker);
+        foreign::drop_value(waker);
         waited
     }
 

@@ -342,6 +342,11 @@ impl CoordinatorBuilder {
             if member_name == name {
                 return Err(CoordinatorError::OwnName { name });
             }
+            // A participant that panics over it has not said another name.
+            let own_name = catch_unwind(AssertUnwindSafe(|| member.own_name())).unwrap_or(None);
+            if let Some(own) = own_name.filter(|own| *own != member_name) {
+                return Err(CoordinatorError::WrongName { registered: member_name, own });
+            }
             if members.insert(member_name.clone(), member).is_some() {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
@@ -415,6 +420,14 @@ pub enum CoordinatorError {
     OwnName {
         /// The name.
         name: Name,
+    },
+    /// A participant has another name than the one under which it is registered. It would refuse all of its branches.
+    #[error("the participant that is registered as {registered} is named {own}; register it as {own}")]
+    WrongName {
+        /// The name under which it is registered.
+        registered: Name,
+        /// The name that it knows itself by.
+        own: Name,
     },
     /// The log could not be read or written.
     #[error(transparent)]

@@ -17,7 +17,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    foreign::guarded,
+    foreign::catch_panic,
     platform::{Condvar, Platform, Thread},
 };
 
@@ -284,7 +284,7 @@ impl Driver {
                 continue;
             };
             drop(state);
-            guarded(|| next.run(By::Worker));
+            catch_panic(|| next.run(By::Worker));
             let now = self.platform.now();
             state = self.state.lock();
             state.busy_since[number] = Some(now);

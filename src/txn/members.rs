@@ -49,6 +49,14 @@ impl Member {
         }
     }
 
+    /// The name that the participant knows itself by, if it says so.
+    pub(super) fn own_name(&self) -> Option<Name> {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.own_name(),
+            Reach::Later(endpoint) => endpoint.own_name(),
+        }
+    }
+
     pub(super) fn greet(&self, greeting: &Greeting) {
         match &self.reach {
             Reach::AtOnce(participant) => participant.greet(greeting),

@@ -477,7 +477,7 @@ impl Task {
         state.attended = false;
         let (waker, over) = (state.waker.take(), state.protocol.is_finished());
         drop(state);
-        foreign::let_go(waker);
+        foreign::drop_value(waker);
         if !over {
             self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
         }
@@ -495,7 +495,7 @@ impl Task {
         }
         let old = state.waker.replace(waker);
         drop(state);
-        foreign::let_go(old);
+        foreign::drop_value(old);
         Wakeable::Later
     }
 

@@ -1,4 +1,4 @@
-//! What participants are told that ask what became of a branch.
+//! [`VerdictEndpoint`]: answers participants that ask what became of a branch.
 
 use std::{fmt, sync::Weak};
 
@@ -8,12 +8,14 @@ use crate::{
     participant::{Endpoint, ParticipantError, Reply, Request, Response, Verdict},
 };
 
-/// Where a coordinator is asked for [verdicts](Verdict): an [`Endpoint`] that answers [`Request::Verdict`], for a
-/// transport to carry to participants elsewhere. It holds on to nothing: once the coordinator is gone it fails every
-/// request.
+/// Answers for one coordinator what became of its transactions: an [`Endpoint`] that answers
+/// [`Request::Verdict`] with a [`Verdict`]. A transport carries it to participants in other
+/// processes. Clones answer for the same coordinator.
 ///
-/// What is open is answered by what is decided of it. What isn't was rolled back, or everybody has acknowledged its commit
-/// and nobody asks any more: *presumed abort*.
+/// It does not keep the coordinator alive: once the coordinator is gone, it fails every request.
+///
+/// For an open transaction the answer is its decision. A transaction that is not open was rolled
+/// back, or all participants have acknowledged its commit and none asks any more: *presumed abort*.
 ///
 /// ```
 /// use ringpact::{Coordinator, MemoryLog, participant::{Endpoint, Reply, Request, Response, Verdict}};
@@ -22,7 +24,7 @@ use crate::{
 /// let mut txn = coordinator.begin();
 /// let branch = txn.branch("goods")?.clone();
 /// drop(txn);
-/// // What a transport does with a question that comes in:
+/// // A transport does this with a question that comes in:
 /// coordinator.verdict_endpoint().send(Request::Verdict { branch }, Reply::new(|answer| {
 ///     assert!(matches!(answer, Ok(Response::Verdict { verdict: Verdict::Rollback, .. })));
 /// }));
@@ -52,9 +54,9 @@ impl VerdictEndpoint {
         let shared = self.shared.upgrade().ok_or(ParticipantError::Unreachable)?;
         let txn = branch.txn();
         let next = shared.next_ordinal();
-        // An id that was never given out stems from another log under the same name. To call it rolled back could tear
-        // apart what that log has committed.
-        // (Epoch 0, which there is none of, asks for nothing but the time.)
+        // An id that was never given out comes from another log under the same name. That log may
+        // have committed it, so it is not called rolled back. (No transaction has epoch 0: its id
+        // asks which transactions have begun.)
         let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
         let (openings, next_number) = (&shared.openings, next.sequence);
         let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.ordinal(), next_number);
@@ -62,16 +64,17 @@ impl VerdictEndpoint {
             return Err(ParticipantError::Misdirected);
         }
         let tasks = shared.tasks_of(txn.ordinal());
-        // A coordinator that goes forgets what is open, and what it has forgotten is not rolled back: asked in this order.
+        // A coordinator that ends forgets what is open, and that is not rolled back. So this is
+        // asked after the tasks were looked for.
         if shared.is_gone() {
             return Err(ParticipantError::Unreachable);
         }
         let verdict = tasks.iter().map(|task| task.verdict_for_participants()).reduce(strongest);
         for task in tasks.into_iter().filter(|task| task.key().reported_by == 0) {
-            // Whoever asks is there again.
+            // The participant that asks can be reached again.
             shared.retry(&task);
         }
-        // Presumed abort; but of a log that may have forgotten decisions nothing is presumed.
+        // Presumed abort. Nothing is presumed of a log that may have forgotten decisions.
         let is_presumed = asks_for_time || openings.presumes_abort_of(txn.ordinal(), next_number);
         let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
         let begun_below: TxnOrdinal = next;
@@ -79,8 +82,8 @@ impl VerdictEndpoint {
     }
 }
 
-/// Branches that were reported are settled one by one, and all of them are rolled back; the transaction's own task, where
-/// there is one, knows better.
+/// Returns the verdict that counts. Branches that participants have reported have tasks of their own,
+/// which roll back; the transaction's own task, if there is one, knows better.
 const fn strongest(one: Verdict, other: Verdict) -> Verdict {
     match (one, other) {
         (Verdict::Commit, _) | (_, Verdict::Commit) => Verdict::Commit,

@@ -1,5 +1,5 @@
-//! Segments put together by the page on the format (`src/docs/media.md`), with checksums that are right whatever they
-//! cover, and what opening must make of any segment.
+//! Segments put together from the page on the format (`src/docs/media.md`), with checksums that are
+//! right whatever they cover; and what opening must make of any segment.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ const NUMBER: u64 = 1;
 pub struct Forged {
     pub kind: u32,
     pub sequence: u64,
-    /// The batch before it, as its checksum.
+    /// The checksum of the batch before it.
     pub previous: u64,
     pub last: u64,
     pub count: u32,
@@ -30,7 +30,7 @@ pub struct Forged {
 }
 
 impl Forged {
-    /// A whole number of blocks, and the checksum.
+    /// Returns the batch as a whole number of blocks, and its checksum.
     pub fn bytes(&self) -> (Vec<u8>, u64) {
         let salt = xxh3_64(&[&ID[..], &NUMBER.to_le_bytes()].concat());
         let mut covered = xxh3_64_with_seed(&self.payload, salt).to_le_bytes().to_vec();
@@ -49,7 +49,7 @@ impl Forged {
     }
 }
 
-/// The frame of a record.
+/// Returns the frame of a record.
 pub fn frame(number: u64, encoded: &[u8]) -> Vec<u8> {
     let mut frame = (encoded.len() as u32).to_le_bytes().to_vec();
     frame.extend(number.to_le_bytes());
@@ -57,7 +57,7 @@ pub fn frame(number: u64, encoded: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A segment of these blocks, with a header that is right.
+/// Returns a segment of these blocks, with a header that is right.
 pub fn segment(mut body: Vec<u8>) -> Vec<u8> {
     body.resize(body.len().next_multiple_of(BLOCK).max(BLOCK), 0);
     let mut header = b"ringpact".to_vec();
@@ -72,12 +72,13 @@ pub fn segment(mut body: Vec<u8>) -> Vec<u8> {
     header
 }
 
-/// Opens a log whose only segment these bytes are. Whatever they are: it is opened, and then opening it once more finds
-/// the same; or it is refused for damage, with an offset within the file, and nothing was changed. Inspecting it says
-/// the same as opening it.
+/// Opens a log that has these bytes as its only segment, whatever they are. Either it is opened,
+/// and opening it again finds the same. Or it is refused because of damage, with an offset within
+/// the file, and nothing was changed. Inspecting it says the same as opening it.
 ///
 /// # Panics
-/// Where that is not so.
+///
+/// If that is not so.
 pub fn open_whatever(bytes: Vec<u8>) -> Option<FileLog> {
     let length = bytes.len() as u64;
     let path = Path::new(SIM_DIR).join("segment-0000000000000001.log");
@@ -100,7 +101,7 @@ pub fn open_whatever(bytes: Vec<u8>) -> Option<FileLog> {
     assert!(inspected.is_sound(), "{inspected:#?}");
     assert_eq!(log.recovery().records, inspected.records());
     assert_eq!(log.recovery().torn_bytes, seen.torn_bytes);
-    // Only the last openings of each owner are live beside the transactions.
+    // Besides the transactions, only the last openings of each owner are live.
     let facts: usize = inspected.live.iter().map(|live| live.facts.len()).sum();
     assert!(log.recovery().live <= facts + inspected.epochs.len() * MAX_OPENINGS);
     let found = log.recovery().live;

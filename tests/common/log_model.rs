@@ -1,8 +1,10 @@
-//! A life of a log, made up step by step and held against a plain model: appends, waits, closings, crashes (also during
-//! the opening that follows), failing operations, full disks. Used by tests and by the fuzz target of the same name.
+//! A life of a log, made up step by step and compared with a plain model: appends, waits, closings,
+//! crashes (also during the opening that follows), failing operations, full disks. Used by tests
+//! and by the fuzz target of the same name.
 //!
-//! The model is a list of all that was appended since the last opening and the number of records reported durable. What
-//! is found after a reopening must be what some prefix of that list leaves live, and not a shorter one than reported.
+//! The model is a list of all that was appended since the last opening, and the number of records
+//! reported durable. What is found after a reopening must be what some prefix of that list leaves
+//! live, and no shorter prefix than reported.
 
 use std::{io, time::Duration};
 
@@ -12,7 +14,7 @@ use super::{Keep, Op, SIM_DIR, SimStorage, ended, prepared};
 
 /// Where the steps come from: a random generator, or a fuzzer's bytes.
 pub trait Choose {
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     fn below(&mut self, bound: u32) -> u32;
 }
 
@@ -22,7 +24,7 @@ impl Choose for fastrand::Rng {
     }
 }
 
-/// Bytes as choices; zeros once they are used up.
+/// Uses bytes as choices; once they are used up, every choice is 0.
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Choose for Bytes<'_> {
@@ -36,7 +38,8 @@ impl Choose for Bytes<'_> {
     }
 }
 
-/// How many openings in a row are made to fail: bytes that are used up would have it so for ever.
+/// Maximum number of openings in a row that are made to fail. Without it, bytes that are used up
+/// would let openings fail forever.
 const MAX_FAILED_OPENINGS: u32 = 8;
 
 /// What a life has seen, so that a test can tell whether it was worth anything.
@@ -81,15 +84,16 @@ struct Life<'a, C> {
     changes: Vec<(Lsn, Change)>,
     durable: usize,
     next: u64,
-    /// Whether more than a shortage may have come over the log since it was opened.
+    /// Whether more than a shortage may have happened to the log since it was opened.
     is_harmed: bool,
     seen: Seen,
 }
 
-/// Lives through so many steps.
+/// Lives through this number of steps.
 ///
 /// # Panics
-/// Where the log breaks a promise.
+///
+/// If the log breaks a promise.
 pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
     let mut life = Life {
         choose,
@@ -113,7 +117,7 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                 life.close(log);
             }
             2 => {
-                // The power goes while the log is at it.
+                // The power goes while the log is working.
                 let at = life.storage.ops() + u64::from(life.choose.below(16));
                 life.storage.freeze_at(at);
                 let more = life.choose.below(12);
@@ -137,7 +141,8 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                 continue;
             }
             6 => {
-                // For a while no file can be opened, nor anything else be done that takes something which is short.
+                // For a while no file can be opened, and no other operation succeeds that needs
+                // something which is short.
                 life.storage.starve(u64::from(life.choose.below(6)) + 1);
                 continue;
             }
@@ -148,9 +153,13 @@ pub fn live_through(choose: &mut impl Choose, steps: u32) -> Seen {
                     continue;
                 }
                 Err(LogError::Poisoned { cause }) => {
-                    assert!(life.is_harmed, "poisoned though nothing has failed for good: {cause}");
+                    assert!(
+                        life.is_harmed,
+                        "poisoned though nothing has failed for good: {}",
+                        ringpact::error_chain(&*cause)
+                    );
                     life.seen.poisoned += 1;
-                    drop(log); // and it is opened anew, sometimes after a crash
+                    drop(log); // and it is opened again, sometimes after a crash
                     if life.choose.below(2) == 0 {
                         life.crash();
                     }
@@ -198,7 +207,7 @@ impl<C: Choose> Life<'_, C> {
         self.durable = self.changes.iter().filter(|(lsn, _)| *lsn <= durable).count();
     }
 
-    /// What is live after so many of the changes.
+    /// Returns what is live after this number of changes.
     fn state(&self, changes: usize) -> Vec<u64> {
         let mut live = self.base.clone();
         self.changes[..changes].iter().for_each(|(_, change)| apply(&mut live, *change));
@@ -215,7 +224,7 @@ impl<C: Choose> Life<'_, C> {
 
     fn close(&mut self, log: FileLog) {
         match log.close() {
-            // That it was closed may not be noted; everything is durable all the same.
+            // The note that the log was closed may be missing. Everything is durable all the same.
             Ok(()) | Err(LogError::Io { .. }) => self.durable = self.changes.len(),
             Err(LogError::Poisoned { .. }) => self.seen.poisoned += 1,
             Err(other) => panic!("closing gave {other}"),
@@ -231,7 +240,8 @@ impl<C: Choose> Life<'_, C> {
         self.storage = self.storage.crash(keep);
     }
 
-    /// Opens the log, often with a crash or a failure in the middle of opening, and checks what is found.
+    /// Opens the log, often with a crash or a failure in the middle of opening, and checks what is
+    /// found.
     fn reopen(&mut self) -> FileLog {
         for _ in 0..MAX_FAILED_OPENINGS {
             if self.choose.below(3) != 0 {
@@ -265,7 +275,8 @@ impl<C: Choose> Life<'_, C> {
         log
     }
 
-    /// Opens it once. What is found then is the new base: it is durable now, whatever came before.
+    /// Opens the log once. What is found then is the new base: it is durable now, whatever came
+    /// before.
     fn open(&mut self) -> Result<FileLog, LogError> {
         let opened = FileLog::options()
             .segment_bytes(0)
@@ -273,10 +284,11 @@ impl<C: Choose> Life<'_, C> {
             .storage(self.storage.clone())
             .open(SIM_DIR);
         let log = opened?;
-        // Asked before anything can fail again; a log that has just opened gives its live records without the medium.
+        // This is asked before anything can fail again. A log that has just opened returns its live
+        // records without the medium.
         let found = match log.live(&super::name("goods")) {
             Ok(live) => live.iter().map(|record| record.fact.txn().unwrap().sequence()).collect::<Vec<_>>(),
-            Err(error) => return Err(error), // its writer has met a fault in preparing the next segment already
+            Err(error) => return Err(error), // its keeper has met a fault in preparing the next segment already
         };
         let allowed = self.durable..=self.changes.len();
         let prefix = allowed.clone().find(|prefix| self.state(*prefix) == found);

@@ -1,9 +1,10 @@
-//! A storage in memory that can refuse, freeze and crash, and that keeps of unsynced bytes only what it likes.
+//! A storage in memory that can refuse, freeze and crash, and that keeps any part of unsynced
+//! bytes.
 //!
-//! What it models is what `src/docs/media.md` says a medium may do: of unsynced writes any set of 512-byte sectors
-//! survives, or is garbage; of unsynced directory changes any set of names has its new meaning, each on its own. A sync
-//! that fails loses what it was for *for good*, although reading goes on to show it: a later sync that succeeds brings
-//! nothing of it to the medium.
+//! It models what `src/docs/media.md` says a medium may do. Of unsynced writes any set of 512-byte
+//! sectors survives, or is garbage. Of unsynced directory changes any set of names has its new
+//! meaning, each on its own. A sync that fails loses what it was for *for good*, although reading
+//! goes on to show it: a later sync that succeeds brings nothing of it to the medium.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,7 @@ const EMFILE: i32 = 24;
 /// The file that remembers the log.
 const IDENTITY: &str = "log-identity";
 
-/// The operations that change something; others are neither counted nor refused.
+/// The operations that change something. Others are neither counted nor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Create,
@@ -37,24 +38,24 @@ impl Op {
     pub const ALL: [Self; 6] = [Self::Create, Self::Write, Self::Sync, Self::Rename, Self::Remove, Self::SyncDir];
 }
 
-/// A sync that does nothing and says that it did: as if the code had forgotten to call it.
+/// A sync that does nothing and reports success, as if the code had forgotten to call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
-    /// Of a batch, or a seal.
+    /// The sync of a batch, or of a seal.
     Batch,
-    /// Of the next segment's zeros.
+    /// The sync of the next segment's zeros.
     Fill,
-    /// Of what is carried over into the next segment.
+    /// The sync of what is carried over into the next segment.
     Carry,
-    /// Of the directory, after a segment was given its name.
+    /// The sync of the directory after a segment got its name.
     Name,
-    /// Of the directory, after a segment has lost its name, to become the next one.
+    /// The sync of the directory after a segment has lost its name, to become the next one.
     Retirement,
-    /// Of the directory, after a file was removed.
+    /// The sync of the directory after a file was removed.
     Removal,
-    /// Of the file that remembers the log.
+    /// The sync of the file that remembers the log.
     Identity,
-    /// Of the same, once it says that the log was closed.
+    /// The sync of the same file once it says that the log was closed.
     End,
 }
 
@@ -63,14 +64,14 @@ pub enum Forgotten {
 pub enum Keep {
     Nothing,
     Everything,
-    /// Any part, drawn from this seed, and now and then garbage.
+    /// Any part, drawn from this seed, and sometimes garbage.
     Some(u64),
-    /// Just this part: of each thing that there is a choice about, one bit says whether it is kept. See
-    /// [`SimStorage::choices`].
+    /// Exactly this part: for each thing that there is a choice about, one bit says whether it is
+    /// kept. See [`SimStorage::choices`].
     Just(u64),
 }
 
-/// Says of one thing after the other whether it is kept.
+/// Decides for one thing after the other whether it is kept.
 struct Chooser {
     keep: Keep,
     random: fastrand::Rng,
@@ -109,24 +110,24 @@ struct Inner {
     files: Vec<SimFile>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
-    /// Names whose meaning the next sync of their directory makes durable.
+    /// Names that get a durable meaning by the next sync of their directory.
     dirty_names: BTreeSet<PathBuf>,
-    /// Directories that exist, but whose own names no sync has seen.
+    /// Directories that exist, but with names that no sync has seen.
     unsynced_dirs: BTreeSet<PathBuf>,
     locked: bool,
     ops: u64,
-    /// From this operation on nothing happens any more: the moment of the crash.
+    /// The number of the first operation that no longer happens: the moment of the crash.
     freeze_at: Option<u64>,
     faults: Vec<Fault>,
-    /// So many operations are refused for want of file descriptors.
+    /// Number of operations that are still refused because there are no file descriptors.
     starved: u64,
-    /// Bytes that all files together may have.
+    /// Maximum number of bytes that all files together may have.
     capacity: Option<usize>,
     forgotten: Option<Forgotten>,
     trace: Vec<(Op, PathBuf)>,
 }
 
-/// The nth operation of a kind, on names that end so, fails.
+/// A fault: the nth operation of a kind, on names with this end, fails.
 #[derive(Debug)]
 struct Fault {
     op: Op,
@@ -165,7 +166,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The name that a file has now.
+    /// Returns the name that a file has now.
     fn path_of(&self, file: usize) -> Option<PathBuf> {
         self.names.iter().find(|(_, named)| **named == file).map(|(path, _)| path.clone())
     }
@@ -188,12 +189,12 @@ impl SimStorage {
         Self::default()
     }
 
-    /// A storage that holds this one file, durably.
+    /// Returns a storage that holds this one file, durably.
     pub fn with_file(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
         Self::with_files([(path.into(), bytes)])
     }
 
-    /// A storage that holds these files, durably.
+    /// Returns a storage that holds these files, durably.
     pub fn with_files(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Self {
         let (names, contents): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         let names: BTreeMap<_, _> = names.into_iter().zip(0..).collect();
@@ -203,7 +204,8 @@ impl SimStorage {
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// A storage in which somebody has made this directory, and was killed before its name was durable.
+    /// Returns a storage in which a process has made this directory, and was killed before its name
+    /// was durable.
     pub fn with_unsynced_dir(dir: impl Into<PathBuf>) -> Self {
         let inner = Inner { unsynced_dirs: [dir.into()].into(), ..Inner::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -213,17 +215,18 @@ impl SimStorage {
         self.inner.lock().unwrap()
     }
 
-    /// How many operations there were.
+    /// Returns how many operations there were.
     pub fn ops(&self) -> u64 {
         self.inner().ops
     }
 
-    /// The operations themselves, those that failed included, and the names that they were applied to.
+    /// Returns the operations, including those that failed, and the names that they were applied
+    /// to.
     pub fn trace(&self) -> Vec<(Op, PathBuf)> {
         self.inner().trace.clone()
     }
 
-    /// Lets nothing happen any more from the operation with this number on.
+    /// Lets nothing happen from the operation with this number on.
     pub fn freeze_at(&self, op: u64) {
         self.inner().freeze_at = Some(op);
     }
@@ -233,17 +236,18 @@ impl SimStorage {
         self.fail_on("", op, nth, kind);
     }
 
-    /// The same, of those on names that end so.
+    /// Does the same for operations on names with this end.
     pub fn fail_on(&self, suffix: &'static str, op: Op, nth: u64, kind: io::ErrorKind) {
         self.inner().faults.push(Fault { op, suffix, left: nth, kind });
     }
 
-    /// Refuses so many operations from now on, other than syncs, for want of file descriptors.
+    /// Refuses this number of operations from now on, other than syncs, as if there were no file
+    /// descriptors.
     pub fn starve(&self, ops: u64) {
         self.inner().starved = ops;
     }
 
-    /// How many operations are still to be refused so.
+    /// Returns how many operations are still to be refused so.
     pub fn starved(&self) -> u64 {
         self.inner().starved
     }
@@ -253,56 +257,57 @@ impl SimStorage {
         self.inner().forgotten = Some(syncs);
     }
 
-    /// How many faults are waiting for their operations.
+    /// Returns how many faults are waiting for their operations.
     pub fn faults_to_come(&self) -> usize {
         self.inner().faults.iter().filter(|fault| fault.left > 0).count()
     }
 
-    /// No fault is waiting for its operation any more.
+    /// Drops all faults that are waiting for their operations.
     pub fn heal(&self) {
         self.starve(0);
         self.inner().faults.clear();
     }
 
-    /// Lets all files together have this many bytes at the most.
+    /// Lets all files together have this many bytes at most.
     pub fn limit(&self, bytes: Option<usize>) {
         self.inner().capacity = bytes;
     }
 
-    /// What all files together have now, in bytes.
+    /// Returns what all files together have now, in bytes.
     pub fn used(&self) -> usize {
         self.inner().used()
     }
 
-    /// The names of segments there are now.
+    /// Returns the names of the segments that there are now.
     pub fn names(&self) -> Vec<PathBuf> {
         self.inner().names.keys().filter(|path| !is_identity(path)).cloned().collect()
     }
 
-    /// What remembers the log in this directory now.
+    /// Returns the content of the file that remembers the log in this directory.
     pub fn identity(&self, dir: impl AsRef<Path>) -> Option<Vec<u8>> {
         self.content(dir.as_ref().join(IDENTITY))
     }
 
-    /// Takes a name away, as others than the log may.
+    /// Removes a name, as another program may do.
     pub fn take_away(&self, path: impl AsRef<Path>) {
         let mut inner = self.inner();
         inner.names.remove(path.as_ref());
         inner.durable_names.remove(path.as_ref());
     }
 
-    /// What reading the file shows now.
+    /// Returns what reading the file shows now.
     pub fn content(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let inner = self.inner();
         inner.names.get(path.as_ref()).map(|file| inner.files[*file].current.clone())
     }
 
-    /// What is found after the machine has crashed and started again.
+    /// Returns the storage that is found after the machine has crashed and started again.
     pub fn crash(&self, keep: Keep) -> Self {
         self.crash_by(&mut Chooser::new(keep))
     }
 
-    /// About how many things a crash has a choice at the most: names, and sectors of the files that then have one.
+    /// Returns the largest number of things that a crash has a choice about: names, and sectors of
+    /// the files that then have one.
     pub fn choices(&self) -> u32 {
         let asked = |keep| {
             let mut chooser = Chooser::new(keep);
@@ -320,7 +325,8 @@ impl SimStorage {
         let mut moved = BTreeMap::new();
         for name in all {
             let (old, new) = (inner.durable_names.get(name), inner.names.get(name));
-            // A change that a failed sync has lost is not dirty any more, and may have reached the medium or not.
+            // A change that a failed sync has lost is no longer dirty, and may have reached the
+            // medium or not.
             let Some(file) = (if old == new || chooser.keeps() { new } else { old }) else { continue };
             if lost_dirs.iter().any(|dir| name.starts_with(dir)) {
                 continue;
@@ -376,7 +382,7 @@ fn not_found() -> io::Error {
 
 impl Storage for SimStorage {
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
-        Ok(()) // durable at once, unless it was there before: see `with_unsynced_dir`
+        Ok(()) // durable at once, unless the directory was there before: see `with_unsynced_dir`
     }
 
     fn lock(&self, _path: &Path) -> io::Result<Option<Box<dyn LockGuard>>> {
@@ -440,7 +446,7 @@ impl Storage for SimStorage {
         }
         let frozen = inner.freeze_at.is_some_and(|at| inner.ops >= at);
         if result.is_err() && frozen {
-            return result; // a crash, which loses nothing for good: it may still have been on its way
+            return result; // a crash loses nothing for good: the write may still have been on its way
         }
         let of_dir: Vec<_> = inner.dirty_names.iter().filter(|name| name.parent() == Some(dir)).cloned().collect();
         for name in of_dir {
@@ -531,7 +537,7 @@ impl StorageFile for SimHandle {
         }
         let seed = inner.ops;
         let file = &mut inner.files[self.file];
-        // Some of it is lost where the sync fails, and some is not; every second time all of it is.
+        // If the sync fails, some of it is lost and some is not; every second time all of it is.
         let keep = match &result {
             Ok(()) => Keep::Everything,
             Err(_) if seed.is_multiple_of(2) => Keep::Nothing,

@@ -1,4 +1,5 @@
-//! Participants in other processes: the example as its users run it, and its transport where connections break.
+//! Participants in other processes: the example as its users run it, and its transport when
+//! connections break.
 
 #[path = "../../examples/remote/transport.rs"]
 mod transport;
@@ -26,7 +27,7 @@ use transport::{
 
 use crate::support::Example;
 
-/// Nothing here takes that long; who waits for longer would wait for ever.
+/// Nothing here takes that long. A thread that waits for longer would wait forever.
 const LONG: Duration = Duration::from_secs(60);
 
 static REMOTE: Example = Example::new("remote");
@@ -50,7 +51,8 @@ fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Serves until the test's process ends. A service that is asked for `"panic"` does, and else says what it was asked.
+/// Serves until the test's process ends. The service panics if it is asked for `"panic"`, and
+/// otherwise answers what it was asked.
 fn served(endpoint: impl Endpoint) -> SocketAddr {
     let (listener, address) = listen();
     let echo = |request: Value| if request == "panic" { panic!("as it was asked to") } else { request };
@@ -75,11 +77,12 @@ fn send(remote: &Remote, request: Request) -> Receiver<Result<Response>> {
 }
 
 fn assert_dropped(answer: &Receiver<Result<Response>>) {
-    let answer = answer.recv_timeout(LONG).expect("somebody is told");
+    let answer = answer.recv_timeout(LONG).expect("the reply is used or dropped");
     assert!(matches!(answer, Err(ParticipantError::Unreachable)), "{answer:?}");
 }
 
-/// Answers all at once when so many have come, the last one first: each by its coordinator's name.
+/// Waits for this number of requests and then answers all of them, the last one first, each with its
+/// coordinator's name.
 struct Backwards(usize, Mutex<Vec<(Request, Reply)>>);
 
 impl Endpoint for Backwards {
@@ -97,7 +100,7 @@ impl Endpoint for Backwards {
 }
 
 #[test]
-fn each_answer_goes_to_whoever_asked() {
+fn each_answer_goes_to_its_request() {
     let remote = remote(served(Backwards(10, Mutex::default())));
     let answers: Vec<_> = (0..10).map(|n| send(&remote, in_doubt(&format!("c{n}")))).collect();
     let echo: Value = remote.ask(&json!({ "a": 1 })).expect("the service does not wait for the participant");
@@ -108,7 +111,7 @@ fn each_answer_goes_to_whoever_asked() {
     }
 }
 
-/// Says nothing to anything.
+/// Answers nothing.
 struct Taciturn;
 
 impl Endpoint for Taciturn {
@@ -142,20 +145,21 @@ fn a_lost_connection_drops_the_replies_and_repeats_nothing() {
     drop(stream);
     assert_dropped(&lost);
     thread::scope(|scope| {
-        // Work is lost in the same way, and what comes next over the next connection is what was sent next.
+        // Work is lost in the same way. The next connection carries what was sent next, and no
+        // repeat.
         for n in 0..3 {
             let work = scope.spawn(|| remote.ask::<Value>(&json!("work")));
             let stream = listener.accept().unwrap().0;
             assert_eq!(next_line(&stream)["body"], json!({ "Service": "work" }));
             drop(stream);
-            work.join().unwrap().expect_err("nobody knows whether it was done");
+            work.join().unwrap().expect_err("it is not known whether it was done");
             let other = send(&remote, in_doubt(&format!("c{n}")));
             let mut stream = listener.accept().unwrap().0;
             let line = next_line(&stream);
             assert_eq!(line["body"]["Pact"]["InDoubt"]["coordinator"], format!("c{n}"), "{line}");
             writeln!(stream, "{}", json!({ "id": line["id"], "body": { "Pact": { "Ok": "Done" } } })).unwrap();
             assert_eq!(other.recv_timeout(LONG).unwrap().unwrap(), Response::Done);
-            // Whoever waits when a connection is lost is told when that has been noticed.
+            // A request that waits when its connection is lost fails once that is noticed.
             let lost = send(&remote, in_doubt("last"));
             next_line(&stream);
             drop(stream);
@@ -165,22 +169,22 @@ fn a_lost_connection_drops_the_replies_and_repeats_nothing() {
 }
 
 #[test]
-fn where_nobody_listens_nobody_waits() {
+fn a_request_fails_at_once_if_no_process_listens() {
     let (listener, address) = listen();
     drop(listener);
     let remote = remote(address);
     for _ in 0..100 {
         assert_dropped(&send(&remote, in_doubt("c")));
     }
-    remote.ask::<Value>(&json!(1)).expect_err("nobody is there");
-    // Somebody comes.
+    remote.ask::<Value>(&json!(1)).expect_err("no process listens");
+    // A process begins to listen.
     let listener = TcpListener::bind(address).unwrap();
     thread::spawn(move || serve(&listener, Taciturn, |request| request));
-    remote.ask::<Value>(&json!(1)).expect("it connects anew");
+    remote.ask::<Value>(&json!(1)).expect("it connects again");
 }
 
 #[test]
-fn who_is_silent_for_too_long_is_given_up() {
+fn a_peer_that_is_silent_for_too_long_is_given_up() {
     const SILENT: Duration = Duration::from_millis(100);
     let (listener, address) = listen();
     let remote = Remote::new(address, SILENT).unwrap();
@@ -190,7 +194,7 @@ fn who_is_silent_for_too_long_is_given_up() {
     assert_dropped(&unanswered);
     assert!(begun.elapsed() >= SILENT, "{:?}", begun.elapsed());
     assert_eq!(next_line(&stream)["body"]["Pact"]["InDoubt"]["coordinator"], "c");
-    assert_eq!((&stream).read(&mut [0]).unwrap(), 0, "it is told so");
+    assert_eq!((&stream).read(&mut [0]).unwrap(), 0, "the connection is closed");
 }
 
 fn assert_closed(mut stream: TcpStream) {
@@ -225,7 +229,7 @@ fn what_is_no_request_ends_its_connection_and_no_other() {
     cut_off.shutdown(std::net::Shutdown::Write).unwrap();
     assert_closed(cut_off);
     remote.ask::<Value>(&json!(2)).expect("the other connection knows nothing of it");
-    // What is too long to be read is not sent to begin with.
+    // A request that is too long to be read is not sent.
     remote.ask::<Value>(&json!("x".repeat(MAX_REQUEST))).unwrap_err();
     remote.ask::<Value>(&json!(3)).unwrap();
 }
@@ -268,7 +272,7 @@ fn threads(name: &str) -> usize {
     tasks.filter(|comm| std::fs::read_to_string(comm).is_ok_and(|comm| comm.trim() == name)).count()
 }
 
-/// Each used to keep a thread, for ever.
+/// Each used to keep a thread forever.
 #[test]
 #[cfg(target_os = "linux")]
 fn connections_that_say_nothing_cost_little_and_end() {
@@ -277,10 +281,11 @@ fn connections_that_say_nothing_cost_little_and_end() {
     let others = threads("remote-server");
     let address = served_within(limits, Taciturn);
     let silent: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
-    // More than they may be, and among them one that has something to say.
+    // More connections than the limit, and one more that sends a request.
     remote(address).ask::<Value>(&json!(1)).expect("there is a place for it");
     let running = threads("remote-server");
-    // Those of other tests, which run beside this one, and some that are about to end.
+    // The limit leaves room for threads of other tests that run beside this one, and for some that
+    // are about to end.
     assert!(running < others + 100, "{running} threads");
     silent.into_iter().for_each(assert_closed);
 }
@@ -293,11 +298,11 @@ fn a_request_that_does_not_come_to_its_end_is_not_waited_for() {
     let begun = Instant::now();
     while stream.write_all(b" ").is_ok() {
         thread::sleep(Duration::from_millis(20));
-        assert!(begun.elapsed() < LONG, "it is waited for as long as it likes");
+        assert!(begun.elapsed() < LONG, "it is waited for without a limit");
     }
 }
 
-/// Has very much in doubt.
+/// Has many branches in doubt.
 struct Doubtful(Vec<BranchId>);
 
 impl Participant for Doubtful {
@@ -315,10 +320,10 @@ impl Participant for Doubtful {
     }
 }
 
-/// They used to keep all of the participant's threads, which wrote to them, and what they had asked for before they left kept the
-/// threads for minutes more.
+/// Such peers used to keep all of the participant's threads, which wrote to them. What they had
+/// asked for before they left kept the threads for minutes more.
 #[test]
-fn peers_that_take_no_answers_are_in_nobodys_way() {
+fn peers_that_read_no_answers_do_not_hold_up_others() {
     let in_doubt_branches = (0..50_000).map(|number| format!("greedy:1:{number}:p").parse().unwrap()).collect();
     let endpoint = Pooled::new(Doubtful(in_doubt_branches), 4.try_into().unwrap());
     let limits = Limits { under_way: 8, unsent: 16 << 20, silent_for: Duration::from_secs(2), ..Limits::DEFAULT };

@@ -58,7 +58,8 @@ fn without_faults_only_honest_refusals_roll_back() {
     assert!(!run.stdout.contains("what went wrong"), "{}", run.stdout);
 }
 
-/// Every place in the middle of a transaction, early and late in the run, with and without other faults.
+/// Every place in the middle of a transaction, early and late in the run, with and without other
+/// faults.
 #[cfg(unix)]
 #[test]
 fn aborting_anywhere_and_running_again_loses_nothing_and_does_nothing_twice() {
@@ -84,7 +85,7 @@ fn what_a_crash_left_in_doubt_is_settled_first_and_said() {
     let data = tempfile::tempdir().expect("a temporary directory");
     let data = data.path().to_str().expect("a temporary path is text");
     let args = ["--purchases", "200", "--no-faults", "--data", data];
-    // 303 % 6 == 3: right after the decision became durable, before anybody was told.
+    // 303 % 6 == 3: right after the decision became durable, before any participant was told.
     assert!(run(&[&args[..], &["--crash-after", "303"]].concat()).was_aborted());
     let second = run(&args);
     second.assert_settled(200);

@@ -1,4 +1,5 @@
-//! Abandoning a log is a crash in miniature: what was durable is there, what was queued is gone, nobody hangs.
+//! Abandoning a log is a crash in miniature: what was durable is there, what was queued is gone,
+//! and no caller hangs.
 
 use std::{sync::Arc, thread};
 
@@ -26,7 +27,7 @@ fn the_directory_can_be_opened_again_while_old_handles_are_around() {
     stale.wait(durable).unwrap();
     assert_eq!(live_numbers(&new), [1]);
     commit(&new, prepared(4, 10)).unwrap();
-    old.abandon(); // once more does no harm
+    old.abandon(); // a second time does no harm
     drop((old, stale));
     assert_eq!(live_numbers(&new), [1, 4]);
     assert_eq!(new.id(), {
@@ -36,7 +37,7 @@ fn the_directory_can_be_opened_again_while_old_handles_are_around() {
 }
 
 #[test]
-fn whoever_waits_is_woken() {
+fn all_that_wait_are_woken() {
     for _ in 0..20 {
         let dir = tempfile::tempdir().unwrap();
         let log = open_small(dir.path()).unwrap();
@@ -66,7 +67,7 @@ fn closing_an_abandoned_log_says_that_something_was_lost() {
     assert_closed(log.close());
 }
 
-/// The last handle may be dropped by a waker, on the writer's own thread, which must not wait for itself.
+/// A waker may drop the last handle, on a thread that must not then wait for itself.
 #[test]
 fn a_waker_may_drop_the_last_handle() {
     use std::{

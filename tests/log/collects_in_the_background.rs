@@ -1,6 +1,6 @@
-//! Preparing the next segment, and making it of the one before, take as long as they take: writers go on meanwhile. What is
-//! left of collecting for those who wait is a sync of their own records, which takes what is carried over along, and one of
-//! the directory.
+//! Preparing the next segment, and making it of the one before, may take any time: writers go on
+//! meanwhile. Of all collecting, callers that wait wait only for a sync of their own records, which
+//! takes along what is carried over, and for one sync of the directory.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ struct Slow {
 struct State {
     slow: Option<Op>,
     is_held: bool,
-    /// What others than the keeper did, who all have somebody waiting for it.
+    /// The operations of all threads but the keeper's. Some caller waits for each of them.
     waited_for: Vec<Op>,
 }
 
@@ -43,7 +43,7 @@ impl Slow {
         Self { inner: SimStorage::new(), gate: Arc::new((Mutex::new(state), Condvar::new())) }
     }
 
-    /// Goes on with this operation, once it may.
+    /// Continues with this operation once it may.
     fn begin(&self, op: Op) {
         if of_keeper() {
             return self.pass(op);
@@ -61,7 +61,7 @@ impl Slow {
         }
     }
 
-    /// Whether somebody is held up; gives whoever is about to be so the time for it.
+    /// Whether a thread is held up. Waits a moment, for a thread that is about to be.
     fn is_held(&self) -> bool {
         let (state, change) = &*self.gate;
         let mut state = state.lock();
@@ -123,7 +123,7 @@ impl StorageFile for SlowFile {
         self.file.write_at(offset, bytes)
     }
     fn sync(&mut self) -> io::Result<()> {
-        // The keeper's are of segments that it prepares.
+        // The keeper syncs the segments that it prepares.
         self.storage.begin(Op::Sync);
         self.file.sync()
     }
@@ -132,7 +132,7 @@ impl StorageFile for SlowFile {
 fn open(storage: &Slow) -> Arc<FileLog> {
     let log = FileLog::options().segment_bytes(0).seal_after(Duration::MAX).storage(storage.clone());
     let log = Arc::new(log.open(SIM_DIR).unwrap());
-    commit(&*log, prepared(0, 100)).unwrap(); // stays, through everything
+    commit(&*log, prepared(0, 100)).unwrap(); // it stays live to the end of the test
     log
 }
 
@@ -154,7 +154,8 @@ fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_made_of_the_one_be
                 pass(&of_thread, *number);
                 of_storage.is_held()
             });
-            // Now the keeper is held up, and stays so. There is room for these in the active segment.
+            // Now the keeper is held up, and stays so. There is room for these in the active
+            // segment.
             (1_000..1_004).for_each(|number| pass(&of_thread, number));
             done.send(until_held).unwrap();
         });
@@ -170,13 +171,13 @@ fn writers_go_on_while_a_segment_is_prepared_and_while_one_is_made_of_the_one_be
     }
 }
 
-/// Beside the sync that makes their own records durable, those who wait while a segment is replaced wait for one of the
-/// directory, and for nothing else.
+/// Besides the sync that makes their own records durable, callers that wait while a segment is
+/// replaced wait for one sync of the directory, and for nothing else.
 #[test]
-fn replacing_a_segment_costs_those_who_wait_one_sync_more() {
+fn replacing_a_segment_costs_waiting_callers_one_sync_more() {
     let storage = Slow::new(None);
     let log = open(&storage);
-    storage.gate.0.lock().waited_for.clear(); // of opening, and what came right after it
+    storage.gate.0.lock().waited_for.clear(); // drops the operations of opening, and those right after it
     for number in 1..200 {
         pass(&log, number);
     }

@@ -84,15 +84,15 @@ fn the_file_log_conforms_with_the_smallest_segments() {
 /// What is wrong with a broken log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    /// Says that records are durable which no sync has seen.
+    /// Says that records are durable that no sync has seen.
     DurableTooEarly,
-    /// Forgets the records of whoever comes after an owner that ended one.
+    /// Forgets a record of each owner after another owner has ended one.
     EndDropsAnothersRecord,
-    /// Gives live records back in the wrong order.
+    /// Returns live records in the wrong order.
     LosesOrder,
-    /// Forgets a live record once enough has passed by.
+    /// Forgets a live record once enough others were appended.
     ForgetsAStuckOne,
-    /// Brings ended records back when reopened.
+    /// Brings ended records back when it is reopened.
     Resurrects,
     /// Does not count forced writes.
     CountsNoForced,
@@ -100,11 +100,11 @@ enum Fault {
     CommitsLazily,
     /// Takes a record that it must refuse.
     TakesTooLarge,
-    /// Of records appended together, tells the first one's number.
+    /// Returns the first number of records that are appended together, not the last.
     TellsTheFirst,
     /// Never gives a name back.
     KeepsNames,
-    /// Takes its id for the number of each opening.
+    /// Uses its id as the number of each opening.
     NumbersNoOpenings,
 }
 
@@ -333,7 +333,7 @@ impl WakesWhileLocked {
     }
 
     fn want(&self, lsn: Lsn) -> Result<parking_lot::MutexGuard<'_, Waiting>, LogError> {
-        // It would wait for itself for ever; the suite would find that, too, and take longer.
+        // It would wait for itself forever. The suite would find that, too, but take longer.
         let mut waiting = self.state.try_lock_for(Duration::from_secs(2)).ok_or(LogError::Closed)?;
         waiting.wanted = waiting.wanted.max(lsn);
         Ok(waiting)

@@ -1,6 +1,6 @@
-//! The machine crashes at every single operation on the medium, and keeps of what was not synced nothing, everything or
-//! any part, and where that is few sectors and names every part there is: whatever was reported durable is there
-//! afterwards, and what is there is a prefix of what was appended.
+//! The machine crashes at every single operation on the medium. Of what was not synced it keeps
+//! nothing, everything, any part, and, for few sectors and names, every part there is. What was
+//! reported durable is there afterwards, and what is there is a prefix of what was appended.
 
 use crate::common::{Keep, Op, SimStorage, commit, ended, live_numbers, long_form, open_sim, prepared};
 use ringpact::{Durability, FileLog, LogError, TransactionLog};
@@ -12,13 +12,15 @@ struct Workload {
     work_bytes: usize,
 }
 
-/// Either replaces the smallest segment several times: with much work in each record, or with a block for each batch.
+/// Both replace the smallest segment several times: with much work in each record, or with a block
+/// for each batch.
 const LARGE: Workload = Workload { transactions: 24, work_bytes: 6_000 };
 const SMALL: Workload = Workload { transactions: 50, work_bytes: 100 };
 
 const STUCK: u64 = 1_000;
 
-/// What the workload appends, in order: one transaction stays, others come and go, each ended two later.
+/// The records that the workload appends, in order: one transaction stays; others come and go, each
+/// ended two later.
 fn script(workload: Workload) -> Vec<(u64, Change)> {
     let mut script = vec![(STUCK, Change::Begins)];
     for number in 1..=workload.transactions {
@@ -50,7 +52,8 @@ fn states(workload: Workload) -> Vec<Vec<u64>> {
     states
 }
 
-/// Runs the script until something fails; gives how many records were appended and reported durable.
+/// Runs the script until something fails. Returns how many records were appended and how many were
+/// reported durable.
 fn work(log: &FileLog, workload: Workload) -> (usize, usize) {
     let (mut appended, mut durable) = (0, 0);
     let mut step = |number, change| -> Result<(), LogError> {
@@ -80,14 +83,14 @@ fn keeps() -> impl Iterator<Item = Keep> {
 fn check(storage: &SimStorage, workload: Workload, (appended, durable): (usize, usize), moment: &str) {
     let log = open_sim(storage).unwrap_or_else(|error| panic!("{moment}: {error}"));
     let found = live_numbers(&log);
-    // One record may have been given no answer and yet be there: the append that was under way.
+    // One record may have got no answer and yet be there: that of the append that was under way.
     let states = states(workload);
     let allowed = &states[durable..=(appended + 1).min(states.len() - 1)];
     assert!(allowed.contains(&found), "{moment}: {durable} durable of {appended}, live are {found:?}");
     commit(&log, prepared(9_999, 10)).unwrap_or_else(|error| panic!("{moment}: the log does not work on: {error}"));
 }
 
-/// How many operations the workload takes when nothing comes in between.
+/// The number of operations that the workload takes if nothing fails.
 fn operations(workload: Workload) -> u64 {
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
@@ -99,7 +102,8 @@ fn operations(workload: Workload) -> u64 {
     storage.ops()
 }
 
-/// The machine crashes at this operation. Gives what was appended and reported durable before.
+/// Makes the machine crash at this operation. Returns what was appended and reported durable
+/// before.
 fn crash_at(op: u64, workload: Workload) -> (SimStorage, (usize, usize)) {
     let storage = SimStorage::new();
     storage.freeze_at(op);
@@ -117,10 +121,12 @@ fn a_crash_at_any_operation_loses_nothing_durable() {
     }
 }
 
-/// Not a sample of what a crash may keep of a batch and of names, but all of it: each set of sectors with each set of names.
+/// Tries all that a crash may keep of a batch and of names, not a sample: each set of sectors with
+/// each set of names.
 #[test]
 fn whatever_a_crash_keeps_of_a_few_sectors_nothing_durable_is_lost() {
-    // A batch of one block has 8; where leftovers follow, the block of zeros behind it has as many.
+    // A batch of one block has 8 sectors. If leftovers follow, the block of zeros behind it has as
+    // many.
     let most = if long_form() { 17 } else { 10 };
     let mut crashes = 0;
     for op in 0..operations(SMALL) {
@@ -144,7 +150,7 @@ fn whatever_a_crash_keeps_of_a_few_sectors_nothing_durable_is_lost() {
     assert!(crashes > 10 << 8, "{crashes} crashes; there are batches of one block");
 }
 
-/// A crash while a crash is being recovered from.
+/// A crash while the log recovers from a crash.
 #[test]
 fn a_crash_at_any_operation_of_an_opening_loses_nothing_durable() {
     for (crashed_at, first) in [(20, Keep::Nothing), (45, Keep::Some(1)), (48, Keep::Everything), (60, Keep::Some(2))] {

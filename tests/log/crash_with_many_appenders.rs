@@ -1,5 +1,6 @@
-//! The machine crashes at some operation while many threads append, across segments: whatever any of them was told is
-//! durable is there afterwards, and what is there is a prefix in the order of the records' numbers.
+//! The machine crashes at some operation while many threads append, across segments. What any of
+//! them was told to be durable is there afterwards, and what is there is a prefix in the order of
+//! the records' numbers.
 
 use std::{
     sync::{
@@ -22,7 +23,7 @@ enum Change {
     Ends(u64),
 }
 
-/// What was appended, and the last record that anybody was told is durable.
+/// What was appended, and the last record that any thread was told to be durable.
 #[derive(Default)]
 struct Told {
     appended: Mutex<Vec<(Lsn, Change)>>,

@@ -1,8 +1,9 @@
-//! Every bit flipped, every block zeroed, every length to which a file can be cut: either every acknowledged record
-//! comes back or opening refuses, with the file and the offset. The one ambiguous case (`src/docs/media.md`) is counted:
-//! in a log that was not closed, the last batch, and never more than that.
+//! Every bit is flipped, every block zeroed, and the file cut to every length. Either every
+//! acknowledged record comes back, or opening refuses, with the file and the offset. The one
+//! ambiguous case (`src/docs/media.md`) is counted: in a log that was not closed, the last batch,
+//! and never more than that.
 //!
-//! The short form takes a sample of the bits and lengths, `RINGPACT_LONG=1` all of them.
+//! The short form takes a sample of the bits and lengths, `RINGPACT_LONG=1` takes all of them.
 
 use std::{ops::Range, path::PathBuf};
 
@@ -11,17 +12,18 @@ use ringpact::{LogError, log::inspect::inspect_in};
 
 const BLOCK: usize = 4096;
 
-/// A log's only segment, what is live in it, and where its last batch lies if nothing shows that it was durable.
+/// A log's only segment, what is live in it, and where its last batch lies if nothing shows that it
+/// was durable.
 struct Subject {
     path: PathBuf,
     bytes: Vec<u8>,
     live: Vec<u64>,
     ambiguous: Range<usize>,
-    /// What remembers the log.
+    /// The content of the file that remembers the log.
     identity: Vec<u8>,
 }
 
-/// Batches of one record and of several blocks, something carried over, something ended.
+/// Writes batches of one record and of several blocks, with a record carried over and one ended.
 fn subject(closed: bool) -> Subject {
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
@@ -39,7 +41,8 @@ fn subject(closed: bool) -> Subject {
     } else {
         log.abandon()
     }
-    // A log that was not closed has left its next segment, too, half prepared or whole; it is of no matter.
+    // A log that was not closed has left its next segment, too, half prepared or whole. That one
+    // does not matter.
     let names: Vec<_> = storage.names().into_iter().filter(|path| path.extension().unwrap() == "log").collect();
     let [path] = &names[..] else { panic!("{names:?}") };
     let seen = inspect_in(&storage, SIM_DIR).unwrap();
@@ -59,14 +62,15 @@ fn subject(closed: bool) -> Subject {
 struct Counts {
     whole: u64,
     refused: u64,
-    /// The ambiguous case: the last batch was taken for torn, and the recovery said how many bytes were cut off.
+    /// Number of times that the ambiguous case was found: the last batch was taken for torn, and
+    /// the recovery said how many bytes were cut off.
     cut: u64,
-    /// The same where all of it is zero: nothing is left that could be reported.
+    /// The same with all of the batch zero: nothing is left that could be reported.
     vanished: u64,
 }
 
 impl Subject {
-    /// Opens the log with these bytes in place of its own, of which those in `damaged` differ.
+    /// Opens the log with these bytes in place of its own. Those in `damaged` differ.
     #[track_caller]
     fn open(&self, bytes: Vec<u8>, damaged: Range<usize>, counts: &mut Counts) {
         let length = bytes.len() as u64;
@@ -106,7 +110,8 @@ impl Subject {
     fn flip_bits(&self) -> Counts {
         let mut counts = Counts::default();
         let bits = self.bytes.len() * 8;
-        // Of what was written every 499th bit in the short form, of the zeros behind it fewer still.
+        // The short form takes every 499th bit of what was written, and fewer of the zeros behind
+        // it.
         let written = (self.bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(BLOCK) * 8;
         let sample = (0..written).step_by(499).chain((written..bits).step_by(4_999));
         let all: Box<dyn Iterator<Item = usize>> = if long_form() { Box::new(0..bits) } else { Box::new(sample) };
@@ -128,7 +133,7 @@ impl Subject {
         counts
     }
 
-    /// As a file system may leave it that has lost what was written last.
+    /// A state in which a file system may leave the file that has lost what was written last.
     fn zero_to_the_end(&self) -> Counts {
         let mut counts = Counts::default();
         for block in (0..self.bytes.len()).step_by(BLOCK) {
@@ -165,12 +170,12 @@ fn a_closed_log_comes_back_whole_or_is_refused() {
 }
 
 #[test]
-fn a_log_that_was_not_closed_loses_its_last_batch_at_the_most() {
+fn a_log_that_was_not_closed_loses_at_most_its_last_batch() {
     let subject = subject(false);
     let flipped = subject.flip_bits();
     println!("not closed, bits flipped: {flipped:?}");
     assert_eq!(flipped.vanished, 0, "one bit can't make a batch vanish");
-    // Of this batch each bit of the header and the record is ambiguous, none of its padding is.
+    // Each bit of the header and the record of this batch is ambiguous; no bit of its padding is.
     assert!(flipped.cut > 0 && flipped.cut <= 8 * (72 + 12 + 5_100), "{flipped:?}");
     let zeroed = subject.zero_blocks();
     println!("not closed, blocks zeroed: {zeroed:?}");
@@ -180,7 +185,8 @@ fn a_log_that_was_not_closed_loses_its_last_batch_at_the_most() {
     assert_eq!((cut.whole, cut.cut, cut.vanished), (0, 0, 0), "each is refused, for the header states the length");
 }
 
-/// Where the last batch is of one block and all of it is zeroed, it looks as if it had never been written.
+/// If the last batch has one block, and all of it is zeroed, it looks as if it had never been
+/// written.
 #[test]
 fn a_last_batch_of_one_block_can_vanish() {
     let storage = SimStorage::new();
@@ -199,7 +205,8 @@ fn a_last_batch_of_one_block_can_vanish() {
     assert_eq!(counts.vanished, 1);
 }
 
-/// The file that remembers a closed log may be damaged in any way: no record is lost by it, be it that it is refused.
+/// The file that remembers a closed log may be damaged in any way. No record is lost by it, though
+/// opening may be refused.
 #[test]
 fn damage_to_what_remembers_the_log_costs_no_record() {
     let subject = subject(true);

@@ -1,5 +1,6 @@
-//! Bytes that change after they were durable: either every acknowledged record comes back, or opening refuses, with the
-//! file and the offset, and changes nothing. Never a panic, never a wrong record, never a silent loss.
+//! Bytes change after they were durable. Either every acknowledged record comes back, or opening
+//! refuses, with the file and the offset, and changes nothing. There is never a panic, a wrong
+//! record or a silent loss.
 
 use std::{ffi::OsString, fs, time::Duration};
 
@@ -9,7 +10,7 @@ use ringpact::{FileLog, LogError};
 const RECORDS: u64 = 6;
 const BLOCK: usize = 4096;
 
-/// A log that was closed: a carried batch, batches of records, a seal.
+/// Makes a log that was closed: a carried batch, batches of records, a seal.
 fn closed_log() -> (OsString, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let log = open_small(dir.path()).unwrap();
@@ -25,7 +26,7 @@ fn closed_log() -> (OsString, Vec<u8>) {
     (path.file_name().unwrap().to_owned(), fs::read(path).unwrap())
 }
 
-/// How much of the segment was written.
+/// Returns how much of the segment was written.
 fn written(bytes: &[u8]) -> usize {
     (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(BLOCK)
 }
@@ -58,11 +59,12 @@ fn open_damaged(name: &std::ffi::OsStr, bytes: &[u8], how: &str) -> Found {
 }
 
 #[test]
-fn a_flipped_bit_in_a_closed_log_loses_nothing_in_silence() {
+fn a_flipped_bit_in_a_closed_log_loses_nothing_silently() {
     let (name, bytes) = closed_log();
     let mut refused = 0;
     for block in (0..written(&bytes)).step_by(BLOCK) {
-        // Every byte where there is something, and a few in the padding, which is of no matter; the bit varies.
+        // Every byte that holds something, and a few in the padding, which does not matter. The bit
+        // varies.
         let used = bytes[block..block + BLOCK].iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
         for at in (block..block + used).chain((block + used..block + BLOCK).step_by(997)) {
             let mut damaged = bytes.clone();
@@ -76,14 +78,14 @@ fn a_flipped_bit_in_a_closed_log_loses_nothing_in_silence() {
 }
 
 #[test]
-fn a_zeroed_block_in_a_closed_log_loses_nothing_in_silence() {
+fn a_zeroed_block_in_a_closed_log_loses_nothing_silently() {
     let (name, bytes) = closed_log();
     let last = written(&bytes) - BLOCK;
     for block in (0..=last).step_by(BLOCK) {
         let mut damaged = bytes.clone();
         damaged[block..block + BLOCK].fill(0);
         let found = open_damaged(&name, &damaged, &format!("block at {block} zeroed"));
-        // The seal comes last and holds nothing; all others are needed.
+        // The seal comes last and holds nothing. All others are needed.
         assert_eq!(matches!(found, Found::Refused), block != last, "block at {block}");
     }
 }
@@ -111,7 +113,8 @@ fn random_garbage_is_refused_without_a_panic() {
         let to = random.usize(from..bytes.len());
         damaged[from..to].fill_with(|| random.u8(..));
         let dir = dir_with_segment(&name, &damaged);
-        // Garbage from some batch to the end can't be told from a torn batch (media.md), so a prefix may be left.
+        // Garbage from some batch to the end can't be told from a torn batch (media.md), so a
+        // prefix may be left.
         if let Ok(log) = open_small(dir.path()) {
             let found: Vec<_> = live_numbers(&log).into_iter().filter(|number| *number != 100).collect();
             assert!((1..=RECORDS).collect::<Vec<_>>().starts_with(&found), "seed {seed}: {found:?}");
@@ -141,7 +144,7 @@ fn the_last_batch_is_sealed_once_the_log_is_idle() {
     while fs::read(&path).unwrap()[seal] == 0 {
         std::thread::yield_now();
     }
-    log.abandon(); // not closed, and yet what follows is no torn tail
+    log.abandon(); // it is not closed, and yet what follows is not a torn tail
     let mut bytes = fs::read(&path).unwrap();
     bytes[2 * BLOCK + 80] ^= 1;
     fs::write(&path, bytes).unwrap();
@@ -158,7 +161,7 @@ fn segments_of_another_log_or_number_are_refused() {
         }
         dir
     };
-    let (one, other) = (make(2), make(3)); // whose segments have the numbers 2 and 3
+    let (one, other) = (make(2), make(3)); // their segments have the numbers 2 and 3
     let foreign = only_segment(other.path());
     fs::copy(&foreign, one.path().join(foreign.file_name().unwrap())).unwrap();
     let error = open_small(one.path()).unwrap_err();

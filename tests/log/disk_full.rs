@@ -1,5 +1,6 @@
-//! A full disk is an error to whoever needs the space, and to nobody else; it passes when there is space again. It shows
-//! when a segment is prepared, ahead of need; neither appending nor collecting can find the disk full afterwards.
+//! A full disk is an error to the callers that need the space, and to no others. It passes when
+//! there is space again. It shows when a segment is prepared, ahead of need. Neither appending nor
+//! collecting can find the disk full afterwards.
 
 use std::{io, thread, time::Duration};
 
@@ -8,7 +9,7 @@ use ringpact::{Durability, LogError, TransactionLog};
 
 const WORK_BYTES: usize = 3_000;
 
-/// Fills the log until it refuses; gives the transactions it took.
+/// Fills the log until it refuses. Returns the transactions that it took.
 fn fill(log: &impl TransactionLog) -> Vec<u64> {
     let mut taken = Vec::new();
     loop {
@@ -32,7 +33,7 @@ fn a_full_disk_refuses_and_loses_nothing_and_passes() {
     assert!(matches!(log.append(prepared(99, WORK_BYTES), Durability::Lazy), Err(LogError::Full { .. })));
     assert_eq!(live_numbers(&log), taken, "the log stays readable");
     assert_eq!(storage.names().len(), 1, "what could not be made is not left lying about");
-    // What was taken survives, and the log can be opened anew when there is space.
+    // What was taken survives, and the log can be opened again when there is space.
     assert_eq!(live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap()), taken);
 
     storage.limit(None);
@@ -55,7 +56,8 @@ fn records_that_still_fit_are_taken_when_larger_ones_are_refused() {
 
 #[test]
 fn ending_transactions_gives_room_without_more_disk() {
-    // A spare segment is there already when the disk fills up: the log goes on for as long as what is live fits.
+    // A spare segment is there already when the disk fills up. The log goes on as long as the live
+    // records fit.
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
     storage.limit(Some(3 * storage.used()));
@@ -67,7 +69,7 @@ fn ending_transactions_gives_room_without_more_disk() {
 }
 
 #[test]
-fn everybody_who_was_accepted_becomes_durable_on_a_full_disk() {
+fn all_accepted_records_become_durable_on_a_full_disk() {
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
     storage.limit(Some(storage.used() + 1_000));
@@ -106,7 +108,7 @@ fn opening_on_a_full_disk_is_refused_and_changes_nothing() {
     assert_eq!(live_numbers(&open_sim(&storage).unwrap()), [1]);
 }
 
-/// Commits and ends as many transactions as fill several segments.
+/// Commits and ends enough transactions to fill several segments.
 fn pass_through_segments(log: &impl TransactionLog, numbers: std::ops::Range<u64>) {
     for number in numbers {
         commit(log, prepared(number, WORK_BYTES)).unwrap();
@@ -114,8 +116,9 @@ fn pass_through_segments(log: &impl TransactionLog, numbers: std::ops::Range<u64
     }
 }
 
-/// Creating a segment takes three steps that may find the disk full, the last of them where space is only found when it is
-/// needed. Ahead of need that is nobody's business: it is tried again by whoever needs the segment.
+/// Creating a segment takes three steps that may find the disk full. The last is on file systems
+/// that look for space only when it is needed. Ahead of need no caller is told: the caller that
+/// needs the segment tries again.
 #[test]
 fn a_disk_that_is_full_for_a_moment_while_a_segment_is_created_is_not_even_noticed() {
     for (op, nth) in [(Op::Create, 1), (Op::Write, 1), (Op::Write, 2), (Op::Sync, 1)] {
@@ -136,13 +139,14 @@ fn a_disk_that_is_full_for_a_moment_while_a_segment_is_created_is_not_even_notic
     }
 }
 
-/// And where the disk stays full, whoever needs the segment is told, whichever step it is that finds no space.
+/// If the disk stays full, the caller that needs the segment is told, no matter which step finds no
+/// space.
 #[test]
-fn a_segment_that_can_not_be_created_is_an_error_to_whoever_needs_it() {
+fn a_segment_that_can_not_be_created_is_an_error_to_the_caller_that_needs_it() {
     for (op, nth) in [(Op::Create, 1), (Op::Write, 1), (Op::Write, 2), (Op::Sync, 1)] {
         let storage = SimStorage::new();
         let log = open_sim(&storage).unwrap();
-        // Each attempt uses one of them up.
+        // Each attempt uses up one of these faults.
         (0..8).for_each(|_| storage.fail_on(".log.new", op, nth, io::ErrorKind::StorageFull));
         let mut taken = fill(&log);
         assert!(taken.len() > 5, "{taken:?}");
@@ -156,8 +160,9 @@ fn a_segment_that_can_not_be_created_is_an_error_to_whoever_needs_it() {
     }
 }
 
-/// The disk fills up when a spare segment is there, but what is live has grown beyond what that could carry: collecting
-/// would need a larger one. Whoever's record needs it is told so; nothing is lost, and it passes.
+/// The disk fills up when a spare segment is there, but the live records have grown beyond what
+/// that could carry. Collecting would need a larger one. The caller with the record that needs it
+/// is told so; nothing is lost, and it passes.
 #[test]
 fn a_full_disk_when_collecting_needs_a_larger_segment() {
     let storage = SimStorage::new();
@@ -188,8 +193,9 @@ fn a_full_disk_when_collecting_needs_a_larger_segment() {
     assert_eq!(live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap()), taken);
 }
 
-/// A file system that copies on write can find no space even for what was prepared. Then collecting fails like any other
-/// write: the log is poisoned, which is safe; nothing that was reported durable is lost.
+/// A file system that copies on write can find no space even for what was prepared. Then collecting
+/// fails like any other write. The log is poisoned, which is safe: nothing that was reported
+/// durable is lost.
 #[test]
 fn no_space_for_what_was_prepared_poisons_and_loses_nothing() {
     for op in [Op::Write, Op::Sync] {

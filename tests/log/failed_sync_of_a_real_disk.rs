@@ -1,5 +1,6 @@
-//! One failed sync under the real file system: a library loaded before the C library makes one `fdatasync` of a child
-//! process fail with EIO. Eight commit at once; the sync of the first succeeds, the one that covers the others fails.
+//! One sync fails under the real file system: a library loaded before the C library makes one
+//! `fdatasync` of a child process fail with EIO. Eight threads commit at once. The sync of the
+//! first succeeds, and the one that covers the others fails.
 
 use std::{
     env, fs,
@@ -9,12 +10,12 @@ use std::{
 };
 
 use crate::common::{commit, live_numbers, open_small, prepared};
-use ringpact::{Durability, LogError, TransactionLog};
+use ringpact::{Durability, LogError, TransactionLog, error_chain};
 
 /// Set in the child process: the directory for the log and the library's signals.
 const DIR: &str = "FAILING_SYNC";
 
-/// Compiles the library; `None`, said aloud, where there is no C compiler.
+/// Compiles the library. Prints a notice and returns `None` if there is no C compiler.
 fn compile(dir: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/log/support/failing_sync.c");
     let library = dir.join("failing_sync.so");
@@ -30,7 +31,7 @@ fn compile(dir: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Not a test of its own: what the child process does, and says line by line.
+/// Not a test of its own: what the child process does, and prints line by line.
 #[test]
 fn child_commits() {
     let Some(dir) = env::var_os(DIR).map(PathBuf::from) else { return };
@@ -39,26 +40,28 @@ fn child_commits() {
     fs::write(dir.join("armed"), "").unwrap();
     let told = |number: u64, result: Result<_, LogError>| match result {
         Ok(_) => println!("\n{number} durable"),
-        Err(LogError::Poisoned { cause }) => println!("\n{number} indeterminate: {cause}"),
+        Err(LogError::Poisoned { cause }) => {
+            println!("\n{number} indeterminate: {}", error_chain(&*cause));
+        }
         Err(other) => println!("\n{number} {other}"),
     };
     thread::scope(|scope| {
         let log = &log;
         scope.spawn(move || told(1, commit(log, prepared(1, 10))));
         while !dir.join("slow").exists() {
-            thread::yield_now(); // until the first one's sync is under way
+            thread::yield_now(); // until the sync of the first one is under way
         }
         for number in 2..=8 {
             scope.spawn(move || told(number, commit(log, prepared(number, 10))));
         }
     });
     told(9, log.append(prepared(9, 10), Durability::Lazy));
-    // The directory is free again, and says what is really there.
+    // The directory is free again, and shows what is really there.
     println!("\nreopened {:?}", live_numbers(&open_small(dir.join("log")).unwrap()));
 }
 
 #[test]
-fn whoever_a_failed_fdatasync_was_for_is_told() {
+fn all_callers_of_a_failed_fdatasync_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let Some(library) = compile(dir.path()) else { return };
     let child = Command::new(env::current_exe().unwrap())
@@ -79,6 +82,6 @@ fn whoever_a_failed_fdatasync_was_for_is_told() {
     }
     let reopened = said.lines().find(|line| line.starts_with("reopened ")).unwrap();
     assert!(reopened.starts_with("reopened [100, 1"), "{reopened}");
-    // And it stays what it was found to be.
+    // It stays what it was found to be.
     assert_eq!(format!("reopened {:?}", live_numbers(&open_small(dir.path().join("log")).unwrap())), reopened);
 }

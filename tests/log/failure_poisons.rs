@@ -1,4 +1,5 @@
-//! One failed write or sync: from then on nothing more is ever called durable, until the log is opened anew.
+//! One write or sync fails: from then on nothing more is ever called durable, until the log is
+//! opened again.
 
 use std::{
     io,
@@ -8,11 +9,11 @@ use std::{
 };
 
 use crate::common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
-use ringpact::{Durability, LogError, Lsn, TransactionLog};
+use ringpact::{Durability, LogError, Lsn, TransactionLog, error_chain};
 
-struct Nobody;
+struct NoTask;
 
-impl Wake for Nobody {
+impl Wake for NoTask {
     fn wake(self: Arc<Self>) {}
 }
 
@@ -29,14 +30,18 @@ impl Wake for Count {
 #[track_caller]
 fn assert_poisoned<T: std::fmt::Debug>(result: Result<T, LogError>) {
     match result {
-        Err(LogError::Poisoned { cause }) => assert!(cause.to_string().contains("injected"), "{cause}"),
+        Err(error @ LogError::Poisoned { .. }) => {
+            let text = error_chain(&error);
+            assert!(text.contains("injected"), "{text}");
+        }
         other => panic!("not poisoned: {other:?}"),
     }
 }
 
-/// The table in the log's story: one of eight commits is durable, the sync that covers the other seven fails.
+/// The table in the log's documentation: one of eight commits is durable, and the sync that covers
+/// the other seven fails.
 #[test]
-fn a_failed_sync_is_told_to_everybody_it_was_for() {
+fn a_failed_sync_is_told_to_all_that_it_was_for() {
     for _ in 0..20 {
         let storage = SimStorage::new();
         let log = open_sim(&storage).unwrap();
@@ -60,17 +65,18 @@ fn a_failed_sync_is_told_to_everybody_it_was_for() {
         assert_poisoned(log.append(prepared(9, 10), Durability::Lazy));
         assert_poisoned(log.wait(first.next()));
         assert_poisoned(log.live(&name("goods")));
-        let waker = Waker::from(Arc::new(Nobody));
+        let waker = Waker::from(Arc::new(NoTask));
         let Poll::Ready(polled) = log.poll_durable(first.next(), &mut Context::from_waker(&waker)) else {
-            panic!("nobody would ever wake it")
+            panic!("no thread would ever wake it")
         };
         assert_poisoned(polled);
         assert_eq!(storage.ops(), ops, "a failed sync is not tried again");
 
-        // Of the lost pages some may have reached the medium; the record that was durable is there in any case.
+        // Some of the lost pages may have reached the medium. The record that was durable is there
+        // in any case.
         let found = live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap());
         assert!(found.starts_with(&[1]), "{found:?}");
-        // Without one they may well be there. What reopening says then is true from there on.
+        // Without a crash they may well be there. What reopening says then is true from there on.
         let reopened = open_sim(&storage).unwrap();
         let found = live_numbers(&reopened);
         assert!(found.starts_with(&[1]), "{found:?}");
@@ -93,7 +99,8 @@ fn a_failed_write_poisons_too() {
     }
 }
 
-/// Whatever fails while a segment is replaced, nothing durable is lost and nothing is called durable that isn't.
+/// Whatever fails while a segment is replaced, nothing durable is lost, and nothing is called
+/// durable that isn't.
 #[test]
 fn any_failure_while_a_segment_is_replaced_poisons_and_loses_nothing() {
     for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir, Op::Remove] {
@@ -138,19 +145,20 @@ fn a_failed_sync_wakes_tasks() {
     let first = log.poll_durable(lsn, &mut context);
     assert_poisoned(log.wait(lsn));
     drop(log);
-    // By another thread, and soon.
+    // Another thread wakes it, and soon.
     while first.is_pending() && count.0.load(std::sync::atomic::Ordering::SeqCst) == 0 {
         thread::yield_now();
     }
 }
 
-/// Tasks that commit are woken by the failure, each of them, whether it is their batch that failed or the one behind it.
+/// The failure wakes each task that commits, whether its own batch has failed or one before it.
 #[test]
 fn a_failed_sync_reaches_tasks_that_commit() {
     use std::{future::Future, pin::pin, sync::atomic::Ordering};
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
-    // The sync of a batch. Nor are the records so many that a next segment is prepared, whose sync may fail without harm.
+    // The sync of a batch fails. There are not enough records for a next segment to be prepared:
+    // its sync may fail without harm.
     storage.fail_on(".log", Op::Sync, 1, io::ErrorKind::Other);
     let count = Arc::new(Count::default());
     let waker = Waker::from(count.clone());
@@ -168,16 +176,17 @@ fn a_failed_sync_reaches_tasks_that_commit() {
             Poll::Ready(result) => assert_poisoned(result),
             Poll::Pending => match pin!(commit).poll(&mut context) {
                 Poll::Ready(result) => assert_poisoned(result),
-                Poll::Pending => panic!("nobody would ever wake it again"),
+                Poll::Pending => panic!("no thread would ever wake it again"),
             },
         }
     }
     assert_eq!(log.durable(), Lsn::NONE);
 }
 
-/// A caller who comes alone writes on his own thread. What he finds is as final as what the writer finds.
+/// A caller that comes alone writes on its own thread. A failure that it finds is as final as one
+/// that the writer finds.
 #[test]
-fn a_caller_who_writes_himself_poisons_too() {
+fn a_caller_that_writes_its_own_record_poisons_too() {
     for op in [Op::Write, Op::Sync] {
         let storage = SimStorage::new();
         let log = open_sim(&storage).unwrap();

@@ -1,4 +1,4 @@
-//! What services decide is nobody else's business: files are readable by their owner alone.
+//! The content of a log belongs to its services: only the owner of the files can read them.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -10,7 +10,7 @@ fn files_are_for_their_owner_alone() {
     let dir = parent.path().join("deeper").join("log");
     let log = open_small(&dir).unwrap();
     for number in 1..=30 {
-        commit(&log, prepared(number, 2_000)).unwrap(); // so many that a segment is being prepared or was replaced
+        commit(&log, prepared(number, 2_000)).unwrap(); // enough that a segment is being prepared, or was replaced
     }
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir.parent().unwrap().to_owned()), 0o700);

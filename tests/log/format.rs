@@ -1,5 +1,6 @@
-//! The format is what `src/docs/media.md` says, and stays it: a segment put together here by that page alone, without
-//! the library's code, is read; and what the library writes is, byte for byte, what the page says.
+//! The format is what `src/docs/media.md` says, and stays so. A segment put together here from that
+//! page alone, without the library's code, is read; and what the library writes is, byte for byte,
+//! what the page says.
 
 use std::fs;
 
@@ -125,7 +126,7 @@ fn what_is_written_is_what_the_page_says() {
     let dir = dir_with_segment(NAME.as_ref(), &golden_segment());
     let log = open_small(dir.path()).unwrap();
     log.close().unwrap();
-    // Opening went on with segment 6, whose carried records are the golden ones that are live.
+    // Opening continued with segment 6. Its carried records are the golden ones that are live.
     let written = fs::read(only_segment(dir.path())).unwrap();
     assert_eq!(written.len(), SEGMENT);
     assert_eq!(written[..8], *b"ringpact");
@@ -155,13 +156,13 @@ fn an_unknown_version_is_refused_by_its_name() {
     assert!(matches!(error, LogError::UnknownVersion { version: 2, supported: 1, .. }), "{error}");
 }
 
-/// Whoever makes up bytes that are consistent in themselves gets an error, not a panic.
+/// Bytes that are made up, but consistent in themselves, lead to an error, not a panic.
 #[test]
 fn batches_that_do_not_fit_together_are_refused() {
     let record = golden()[2].0;
     let carry = batch(2, 40, &[0; 8], 90, &[(17, record)]);
     let next = |kind, sequence, last, records: &[(u64, &[u8])]| batch(kind, sequence, &carry[8..16], last, records);
-    let huge: &[u8] = b"\x05goods\x02\x04shop\x03\x07\xff\xff\xff\xff\x0f"; // states 4 GiB of work
+    let huge: &[u8] = b"\x05goods\x02\x04shop\x03\x07\xff\xff\xff\xff\x0f"; // it states 4 GiB of work
     for (what, second) in [
         ("a sequence number left out", next(1, 42, 91, &[(91, record)])),
         ("another batch before it", batch(1, 41, &[1; 8], 91, &[(91, record)])),
@@ -184,7 +185,7 @@ fn batches_that_do_not_fit_together_are_refused() {
     assert!(live_numbers(&open_small(tempfile::tempdir().unwrap().path()).unwrap()).is_empty());
 }
 
-/// What remembers the log, put together by the page alone.
+/// The file that remembers the log, put together from the page alone.
 fn identity(log: [u8; 16], segment: u64, place: u64, end: Option<[u64; 3]>) -> Vec<u8> {
     let mut file = b"rp-ident".to_vec();
     file.extend(1_u32.to_le_bytes());
@@ -216,7 +217,7 @@ fn what_remembers_the_log_is_as_the_page_says() {
     assert_eq!(read(), identity(id, 2, place, None));
     commit(&log, prepared(1, 10)).unwrap();
     log.close().unwrap();
-    // Carried over nothing, twice; one batch of one record; and its seal.
+    // Two batches that carry nothing, one batch of one record, and its seal.
     assert_eq!(read(), identity(id, 2, place, Some([2, 4, 1])));
     // A file system that numbers nothing is as good.
     fs::write(dir.path().join("log-identity"), identity(id, 2, 0, Some([2, 4, 1]))).unwrap();
@@ -224,7 +225,7 @@ fn what_remembers_the_log_is_as_the_page_says() {
     assert!(!log.recovery().copied);
     assert_eq!(live_numbers(&log), [1]);
     log.close().unwrap();
-    // And one that says that there was more is believed.
+    // A note that says that there was more is believed.
     fs::write(dir.path().join("log-identity"), identity(id, 3, 0, Some([3, 6, 2]))).unwrap();
     let error = open_small(dir.path()).unwrap_err();
     assert!(matches!(error, LogError::Damaged { .. }) && error.to_string().contains("closed"), "{error}");

@@ -1,6 +1,7 @@
-//! Logs that version 1 of the format has written, kept in `tests/golden/log-v1` and `log-v1-reused`: every later version must
-//! read them. Their files are never made again; [`make`] is how the first was made, and what it makes today must look the same.
-//! The second was made by [`make_reused`], on a disk and by threads that have a say in where its segments end.
+//! Logs that version 1 of the format has written, kept in `tests/golden/log-v1` and
+//! `log-v1-reused`. Every later version must read them. Their files are never made again. [`make`]
+//! is how the first was made, and what it makes today must look the same. The second was made by
+//! [`make_reused`], on a disk and by threads that influence where its segments end.
 
 use std::{fs, path::Path};
 
@@ -21,7 +22,7 @@ fn reused_dir() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v1-reused"))
 }
 
-/// What it was made of stays as it is: opening a log writes to its directory.
+/// Returns a copy of a golden directory, because opening a log writes to its directory.
 fn copy_of(golden: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(golden).unwrap().map(Result::unwrap) {
@@ -41,7 +42,8 @@ fn record(owner: &str, fact: Fact) -> Record {
 /// Two lives of a log: what the first leaves is carried over by the second.
 fn make(dir: &Path) {
     let log = open_small(dir).unwrap();
-    // Then it was an opening, which the next one replaced. Openings stay now, so this is a record that does not.
+    // At the time this was an opening, which the next one replaced. Openings stay now, so this is a
+    // record that does not stay.
     commit(&log, record("shop", Fact::Ended { txn: txn(99) })).unwrap();
     commit(&log, record("shop", Fact::Opened { epoch: Epoch::new(2) })).unwrap();
     log.append(record("goods", Fact::Prepared { txn: txn(1), work: b"two apples".to_vec() }), Durability::Lazy)
@@ -53,7 +55,7 @@ fn make(dir: &Path) {
     log.close().unwrap();
 
     let log = open_small(dir).unwrap();
-    let work = (0..5_000_u32).map(|byte| byte as u8).collect(); // a batch of two blocks
+    let work = (0..5_000_u32).map(|byte| byte as u8).collect(); // it makes a batch of two blocks
     commit(&log, record("payments", Fact::Committed { txn: txn(300), work: Some(work) })).unwrap();
     log.append(record("orders", Fact::Prepared { txn: txn(301), work: vec![0xff] }), Durability::Lazy).unwrap();
     log.append(record("orders", Fact::Ended { txn: txn(1) }), Durability::Lazy).unwrap();
@@ -104,7 +106,8 @@ fn stuck() -> Vec<Record> {
     ]
 }
 
-/// Passes transactions through the log beside one that is stuck, until it goes on in segments that were others before.
+/// Passes transactions through the log beside one that is stuck, until it continues in segments
+/// that were others before.
 fn make_reused(dir: &Path) {
     let log = open_small(dir).unwrap();
     for record in stuck() {
@@ -125,7 +128,8 @@ fn make_the_golden_log_of_reused_segments() {
     make_reused(reused_dir());
 }
 
-/// Bytes 56 to 63 of a segment's header say whether leftovers of another may follow its batches.
+/// Bytes 56 to 63 of a segment's header say whether leftovers of another segment may follow its
+/// batches.
 fn has_leftovers(dir: &Path) -> bool {
     fs::read(only_segment(dir)).unwrap()[56..64] != [0; 8]
 }
@@ -140,7 +144,7 @@ fn every_version_reads_segments_that_version_1_has_used_again() {
         let expected: Vec<_> = stuck().into_iter().filter(|record| record.owner == owner).collect();
         assert_eq!(log.live(&owner).unwrap(), expected);
     }
-    // And so does what is made today.
+    // A log that is made today looks the same.
     let today = tempfile::tempdir().unwrap();
     make_reused(today.path());
     assert!(has_leftovers(today.path()) && inspect(today.path()).unwrap().is_sound());
@@ -166,7 +170,7 @@ fn what_is_written_today_is_laid_out_as_then() {
     ];
     assert_eq!(rows(&golden.segments), expected);
     assert_eq!(rows(&today.segments), expected);
-    // All bytes but the log's random id, and the checksums, which are salted with it, are the same.
+    // All bytes are the same but the log's random id and the checksums, which are salted with it.
     let file = "segment-0000000000000002.log";
     let [golden, today] = [golden_dir(), dir.path()].map(|dir| fs::read(dir.join(file)).unwrap());
     assert_eq!(golden.len(), today.len());

@@ -1,5 +1,5 @@
-//! One log, one owner: a second opening is refused at once, whether by the same process or another one, and a holder
-//! that is gone leaves no lock behind. On an open log in turn, a name has one owner.
+//! One log, one owner: a second opening is refused at once, by the same process or another one, and
+//! a holder that is gone leaves no lock behind. On an open log, a name has one owner.
 
 use std::{env, io::BufRead, process, sync::Arc};
 
@@ -9,7 +9,7 @@ use ringpact::{
     participant::OpenError, txn::CoordinatorError,
 };
 
-/// Set in the child process: the directory that it is to hold.
+/// Set in the child process: the directory that it must hold.
 const HOLD: &str = "RINGPACT_TEST_HOLD";
 
 #[test]
@@ -72,7 +72,8 @@ impl Service for Nothing {
     }
 }
 
-/// The second one would take the first for one that has crashed, and roll back what that is about to commit.
+/// The second owner would take the first for one that has crashed, and roll back what the first is
+/// about to commit.
 fn a_name_has_one_owner(log: &Arc<impl TransactionLog>) {
     let open = |name: &str| Coordinator::builder(Arc::clone(log)).name(name).open();
     let manage = |name: &str| ResourceManager::open(name, Arc::clone(log), Nothing);

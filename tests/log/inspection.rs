@@ -1,5 +1,5 @@
-//! Inspecting a log shows what is in it, finds whatever opening would refuse, and changes nothing: neither at rest nor
-//! while the log is in use.
+//! Inspecting a log shows what is in it, finds all that opening would refuse, and changes nothing:
+//! neither at rest nor while the log is in use.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// Two live transactions, one that has ended, and an epoch.
+/// Makes a log with two live transactions, one that has ended, and an epoch.
 fn make(dir: &Path) {
     let log = open_small(dir).unwrap();
     commit(&log, Record { owner: name("shop"), fact: Fact::Opened { epoch: Epoch::new(4) } }).unwrap();
@@ -60,7 +60,8 @@ fn a_directory_that_is_not_there_is_an_error_and_an_empty_one_is_an_empty_log() 
     assert_eq!(inspect(dir.path()).unwrap().records(), 0);
 }
 
-/// Appending, replacing segments and sealing go on; whatever moment is seen, it is never called damage.
+/// Appending, replacing segments and sealing go on. Whatever moment is seen, it is never called
+/// damage.
 #[test]
 fn a_log_in_use_is_shown_as_it_was_a_moment_ago() {
     let dir = tempfile::tempdir().unwrap();
@@ -89,14 +90,15 @@ fn a_log_in_use_is_shown_as_it_was_a_moment_ago() {
     assert!(log.stats().syncs > 0);
 }
 
-/// Whoever runs the tests may be allowed everything; so what is asked of the storage is looked at, too.
+/// The user that runs the tests may be allowed everything. So what is asked of the storage is
+/// looked at, too.
 #[test]
-fn nothing_is_asked_of_the_storage_but_reading() {
+fn inspection_only_reads_the_storage() {
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
     commit(&log, prepared(1, 100)).unwrap();
     for _ in 0..2 {
-        // The first time beside its owner, who has its lock.
+        // The first time, the owner has the log open and holds its lock.
         let before = storage.trace();
         let seen = inspect_in(&storage, SIM_DIR).unwrap();
         assert_eq!((seen.is_sound(), seen.live.len()), (true, 1));
@@ -125,7 +127,8 @@ fn damage_is_found_in_every_segment() {
     let path = only_segment(dir.path());
     let whole = fs::read(&path).unwrap();
     drop(open_small(dir.path()).unwrap());
-    // The segment that was replaced is there again, as after a crash just before it was removed, and damaged.
+    // The segment that was replaced is there again, as after a crash just before it was removed,
+    // and damaged.
     let mut damaged = whole;
     damaged[3 * 4096 + 80] ^= 1;
     fs::write(&path, &damaged).unwrap();

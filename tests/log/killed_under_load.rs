@@ -1,5 +1,5 @@
-//! `kill -9`, for real and at random moments, of a process in which 64 threads append: whatever it reported durable
-//! before is there afterwards, without a gap, and the lock is free.
+//! A process in which 64 threads append is killed with `kill -9`, for real and at random moments.
+//! What it reported durable before is there afterwards, without a gap, and the lock is free.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,8 @@ const THREADS: u64 = 64;
 /// Set in the child process: the log's directory, and which life of it this is.
 const DIR: &str = "RINGPACT_TEST_KILLED_LOG";
 const LIFE: &str = "RINGPACT_TEST_KILLED_LIFE";
-/// So many lives has a log before a new one is made: each must find what all before it were told.
+/// Number of lives of a log before a new one is made. Each life must find what all before it were
+/// told.
 const LIVES: u64 = 5;
 
 const fn number(life: u64, thread: u64, sequence: u64) -> u64 {
@@ -39,7 +40,8 @@ fn child_appends() {
                     let even = number(life, thread, 2 * sequence);
                     commit(log, prepared(even, 60)).unwrap();
                     println!("\n{even} durable");
-                    // One that comes and goes, so that segments are replaced and something is collected.
+                    // A transaction that comes and goes, so that segments are replaced and
+                    // something is collected.
                     let odd = number(life, thread, 2 * sequence + 1);
                     log.append(prepared(odd, 300), Durability::Lazy).unwrap();
                     log.append(ended(odd), Durability::Lazy).unwrap();
@@ -49,7 +51,7 @@ fn child_appends() {
     });
 }
 
-/// Lets a child append for so long, kills it, and gives what it has reported durable.
+/// Lets a child append for this long, kills it, and returns what it has reported durable.
 fn kill_after(dir: &Path, life: u64, pause: Duration) -> Vec<u64> {
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", "killed_under_load::child_appends", "--nocapture"])
@@ -68,12 +70,12 @@ fn kill_after(dir: &Path, life: u64, pause: Duration) -> Vec<u64> {
     });
     let mut killed = None;
     let mut durable = Vec::new();
-    // A line that the kill cut short has no "durable" at its end.
+    // A line that the kill has cut short has no "durable" at its end.
     for line in lines.map_while(Result::ok) {
         let Some(reported) = line.strip_suffix(" durable") else { continue };
         durable.push(reported.parse().unwrap());
         if let Some(killer) = killer.take() {
-            killed = Some(killer()); // the time begins with the first record, however slow the start
+            killed = Some(killer()); // the time begins with the first record, however slow the start is
         }
     }
     let status = killed.expect("the child reports something").join().unwrap();
@@ -100,7 +102,8 @@ fn what_a_killed_process_has_reported_is_there() {
         let found: BTreeSet<u64> = live_numbers(&log).into_iter().collect();
         let lost: Vec<_> = reported.difference(&found).collect();
         assert!(lost.is_empty(), "kill {kill} after {pause:?}: {} records are lost: {lost:?}", lost.len());
-        // A thread appends one record after the other, so a prefix has no gap in any thread's even numbers.
+        // A thread appends one record after the other, so a prefix has no gap in any thread's even
+        // numbers.
         let mut last = BTreeMap::new();
         for found in found.iter().filter(|number| *number % 2 == 0) {
             let (thread, sequence) = (found >> 24, found & 0xff_ffff);

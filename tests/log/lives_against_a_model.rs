@@ -1,5 +1,6 @@
-//! Random lives of a log with crashes, crashes while it recovers from crashes, failing operations and full disks, all
-//! held against a plain model: whatever was reported durable is there, and what is there is a prefix.
+//! Random lives of a log with crashes, crashes while it recovers from crashes, failing operations
+//! and full disks, all compared with a plain model: what was reported durable is there, and what is
+//! there is a prefix.
 
 use std::{
     num::NonZero,
@@ -24,7 +25,7 @@ fn whatever_a_log_lives_through_it_keeps_its_promises() {
             if seed >= lives {
                 return all;
             }
-            println!("life {seed}"); // shown where it fails
+            println!("life {seed}"); // shown if the test fails
             all += live_through(&mut fastrand::Rng::with_seed(seed), 60);
         }
     };

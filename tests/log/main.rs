@@ -1,7 +1,9 @@
-//! What is promised of the log: durability, order, recovery, damage, boundedness. One behaviour a file.
+//! What the log promises: durability, order, recovery, how damage is found, and that it stays
+//! bounded. One behaviour a file.
 //!
-//! A test that needs a process of its own (its own working directory, limits, or death) starts this very binary again with
-//! the name of one test: see `killed_under_load`, `paths`, `failed_sync_of_a_real_disk`, `has_one_owner` and `options`.
+//! A test that needs a process of its own (its own working directory, limits or death) starts this
+//! binary again with the name of one test: see `killed_under_load`, `paths`,
+//! `failed_sync_of_a_real_disk`, `has_one_owner` and `options`.
 //!
 //! | to read first | files |
 //! |---|---|

@@ -1,12 +1,14 @@
-//! Names are as easily lost as bytes: what is needed has a durable name before what it replaces goes.
+//! Names are as easily lost as bytes: what is needed has a durable name before what it replaces is
+//! removed.
 
 use std::{io, path::Path};
 
 use crate::common::{Keep, Op, SIM_DIR, SimStorage, commit, live_numbers, open_sim, prepared};
 
-/// A new segment gets its name, and the sync of the directory fails: that change may be lost for good, although a
-/// listing shows it. Opening removed the older segment at once and synced the directory with success; had the power
-/// failed then, neither of the two would have been there, and the log would have been opened as a new, empty one.
+/// A new segment gets its name, and the sync of the directory fails. That change may be lost for
+/// good, although a listing shows it. Opening used to remove the older segment at once, and synced
+/// the directory with success. If the power had failed then, neither of the two would have been
+/// there, and the log would have been opened as a new, empty one.
 #[test]
 fn a_segment_whose_name_may_be_lost_is_not_taken_for_the_only_copy() {
     for crash_after in 0..12 {
@@ -28,18 +30,19 @@ fn a_segment_whose_name_may_be_lost_is_not_taken_for_the_only_copy() {
     }
 }
 
-/// The log's directory was made, but its maker was killed before it could sync the directory above: whoever finds it
-/// there must do that, or a power failure takes the whole log with it.
+/// The log's directory was made, but its maker was killed before it could sync the directory above.
+/// The next process that opens the log must do that, or a power failure takes the whole log with
+/// it.
 #[test]
-fn a_directory_that_somebody_else_made_is_durable_before_the_first_record_is() {
+fn a_directory_that_another_process_made_is_durable_before_the_first_record_is() {
     let storage = SimStorage::with_unsynced_dir(SIM_DIR);
     let log = open_sim(&storage).unwrap();
     commit(&log, prepared(1, 10)).unwrap();
     assert_eq!(live_numbers(&open_sim(&storage.crash(Keep::Nothing)).unwrap()), [1]);
 }
 
-/// Reading back and rewriting: before a log serves, all that is live stands, synced, in a segment that is synced, under
-/// a name that is synced; only then what was there before goes.
+/// Reading back and rewriting: before a log serves, all live records are, synced, in a synced
+/// segment with a synced name. Only then what was there before is removed.
 #[test]
 fn opening_writes_a_fresh_segment_before_it_removes_the_old_one() {
     let storage = SimStorage::new();
@@ -60,7 +63,7 @@ fn opening_writes_a_fresh_segment_before_it_removes_the_old_one() {
         (Op::Sync, fresh),
         (Op::Rename, named(2, "")),
         (Op::SyncDir, dir.clone()),
-        (Op::Create, identity(".new")), // what remembers the log, never ahead of its segments
+        (Op::Create, identity(".new")), // the file that remembers the log, never ahead of its segments
         (Op::Write, identity(".new")),
         (Op::Sync, identity(".new")),
         (Op::Rename, identity("")),
@@ -71,8 +74,8 @@ fn opening_writes_a_fresh_segment_before_it_removes_the_old_one() {
     assert_eq!(live_numbers(&reopened), [1]);
 }
 
-/// Once a segment's removal was lost by a failed sync, the segment is there again after a crash, however many others
-/// came and went since. The newest is complete in itself, so that is no damage.
+/// If the removal of a segment is lost by a failed sync, the segment is there again after a crash,
+/// however many others came and went since. The newest is complete in itself, so that is no damage.
 #[test]
 fn a_segment_that_comes_back_is_no_damage() {
     let storage = SimStorage::new();

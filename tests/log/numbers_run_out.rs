@@ -1,6 +1,6 @@
-//! Found by fuzzing: a segment whose batch has the last number that can be read was opened, and went on with a number
-//! that could not be read any more, so that the log could never be opened again. No log gets there by itself; but what
-//! opens must open again.
+//! Found by fuzzing: a segment with a batch that has the last number that can be read was opened,
+//! and went on with a number that could not be read any more. So the log could never be opened
+//! again. No log gets there by itself; but what opens must open again.
 
 use crate::common::forge::{Forged, frame, open_whatever, segment};
 

@@ -1,4 +1,4 @@
-//! With the feature `tracing`, opening a log tells what it found.
+//! With the feature `tracing`, opening a log reports what it found.
 
 use std::{
     fmt::{Debug, Write},

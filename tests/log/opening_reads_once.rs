@@ -1,4 +1,5 @@
-//! Opening a log reads its bytes once, whatever they are, and writes little; so it takes about as long as reading them.
+//! Opening a log reads its bytes once, whatever they are, and writes little. So it takes about as
+//! long as reading them.
 
 use std::{
     fs, io,
@@ -76,14 +77,14 @@ impl StorageFile for CountedFile {
 const SEGMENT_BYTES: u64 = 24 << 20;
 const LIVE: u64 = 1_000;
 
-/// The size of the newest segment; the one before it may still be there.
+/// Returns the size of the newest segment; the one before it may still be there.
 fn newest_bytes(dir: &Path) -> u64 {
     let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let newest = paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max();
     newest.expect("there is always one").metadata().unwrap().len()
 }
 
-/// A log of 100,000 records in one segment, all ended but [`LIVE`].
+/// Makes a log of 100,000 records in one segment, all ended but [`LIVE`].
 fn long_log(dir: &Path) {
     let log = FileLog::options().segment_bytes(SEGMENT_BYTES).open(dir).unwrap();
     let mut passing = 1_000_000;
@@ -112,14 +113,16 @@ fn a_long_log_is_read_once_and_little_is_written() {
     let (read, written) = (counting.read.load(Ordering::Relaxed), counting.written.load(Ordering::Relaxed));
     assert!(log.recovery().records >= 100_000, "{:?}", log.recovery());
     assert_eq!(live_numbers(&log), (1..=LIVE).collect::<Vec<_>>());
-    // The header's block is looked at before the rest is read, and what remembers the log are two blocks.
+    // The header's block is looked at before the rest is read, and the file that remembers the log
+    // has two blocks.
     assert!(read <= length + 3 * 4096, "{read} bytes read of {length}");
     assert!(written < 2 * OPENING_SEGMENT_BYTES, "{written} bytes written for {} live records", LIVE);
     let most = counting.most_at_once.load(Ordering::Relaxed);
     assert!(most <= 8 << 20, "{most} bytes read at once: opening must not need the segment's size in memory");
 }
 
-/// With large segments configured, opening still writes a small one; the large one comes later and in the background.
+/// With large segments configured, opening still writes a small one. The large one comes later and
+/// in the background.
 #[test]
 fn large_segments_do_not_make_opening_slow() {
     let dir = tempfile::tempdir().unwrap();

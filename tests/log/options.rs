@@ -10,10 +10,10 @@ use std::{
 use crate::common::{commit, live_numbers, prepared};
 use ringpact::{Durability, FileLog, TransactionLog};
 
-/// Set in the child process, which has no other log's threads.
+/// Set in the child process. That process has only the threads of this test's log.
 const ALONE: &str = "RINGPACT_TEST_OPTIONS";
 
-/// What the threads of this name have used of the processor, in hundredths of a second.
+/// Returns what the threads of this name have used of the processor, in hundredths of a second.
 fn processor_time(name: &str) -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
     let stats = tasks.filter_map(|task| fs::read_to_string(task.join("stat")).ok());
@@ -25,7 +25,8 @@ fn processor_time(name: &str) -> u64 {
     of_name.map(ticks).sum()
 }
 
-/// The writer used to look at the clock all the time while there was no room for the seal, or a caller had the pen.
+/// The writer used to look at the clock all the time while there was no room for the seal, or while
+/// a caller had the pen.
 #[test]
 fn sealing_at_once_does_not_keep_the_writer_busy() {
     if env::var_os(ALONE).is_none() {
@@ -44,7 +45,7 @@ fn sealing_at_once_does_not_keep_the_writer_busy() {
         let log = FileLog::options().segment_bytes(0).seal_after(seal_after).open(dir.path()).unwrap();
         log.append(prepared(1, 100), Durability::Lazy).unwrap();
         log.wait(log.append(prepared(2, 100), Durability::Lazy).unwrap()).unwrap();
-        // So much, and nobody wants it, that no block is left for a seal.
+        // No caller wants this yet, and it is so large that no block is left for a seal.
         log.append(prepared(3, 46_000), Durability::Lazy).unwrap();
         let before = processor_time("ringpact-log");
         thread::sleep(Duration::from_millis(500));

@@ -1,5 +1,5 @@
-//! The log is in the directory that was opened, wherever the process goes, whatever becomes of the paths, and also where the
-//! process has no file descriptor left.
+//! The log is in the directory that was opened, wherever the process goes and whatever becomes of
+//! the paths, and even if the process has no file descriptor left.
 
 use std::{
     env, fs, io,
@@ -10,9 +10,10 @@ use std::{
 };
 
 use crate::common::{Op, SimStorage, commit, ended, live_numbers, only_segment, open_sim, open_small, prepared};
-use ringpact::{Durability, FileLog, LogError, TransactionLog};
+use ringpact::{Durability, FileLog, LogError, TransactionLog, error_chain};
 
-/// Set in a child process: the directory that it works in. The working directory and the limits are a process's own.
+/// Set in a child process: the directory that it works in. The working directory and the limits
+/// belong to a process.
 const CHILD: &str = "RINGPACT_TEST_PATHS";
 
 const WORK_BYTES: usize = 12_000;
@@ -34,7 +35,8 @@ fn child_dir() -> Option<PathBuf> {
     env::var_os(CHILD).map(PathBuf::from)
 }
 
-/// Commits and ends transactions until the segments have been replaced some times, or something fails.
+/// Commits and ends transactions until the segments have been replaced some times, or something
+/// fails.
 fn pass_through(log: &FileLog, numbers: std::ops::Range<u64>) -> Result<(), LogError> {
     for number in numbers {
         commit(log, prepared(number, WORK_BYTES))?;
@@ -43,7 +45,8 @@ fn pass_through(log: &FileLog, numbers: std::ops::Range<u64>) -> Result<(), LogE
     Ok(())
 }
 
-/// Its next segments used to be made, renamed and removed in whatever had the relative path then: the log of another one.
+/// The next segments used to be made, renamed and removed in the directory that had the relative
+/// path then: another log.
 #[test]
 fn a_log_with_a_relative_path_stays_where_it_was_opened() {
     let dir = tempfile::tempdir().unwrap();
@@ -56,7 +59,7 @@ fn child_that_changes_its_directory() {
     let (here, there) = (dir.join("here"), dir.join("there"));
     fs::create_dir_all(&here).unwrap();
     fs::create_dir_all(&there).unwrap();
-    // Another log of that name, which nobody has open.
+    // Another log of that name, which no process has open.
     let other = open_small(there.join("shop.log")).unwrap();
     commit(&other, prepared(7, 10)).unwrap();
     other.close().unwrap();
@@ -84,12 +87,15 @@ fn content_of(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[track_caller]
 fn assert_poisoned(result: Result<(), LogError>, because: &str) {
     match result {
-        Err(LogError::Poisoned { cause }) => assert!(cause.to_string().contains(because), "{cause}"),
+        Err(error @ LogError::Poisoned { .. }) => {
+            let text = error_chain(&error);
+            assert!(text.contains(because), "{text}");
+        }
         other => panic!("not poisoned: {other:?}"),
     }
 }
 
-/// The directory was moved, and another log was made where it was: nothing of that one is touched.
+/// The directory was moved, and another log was made in its place. Nothing of that one is touched.
 #[test]
 fn another_log_in_the_place_of_an_open_one_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +113,8 @@ fn another_log_in_the_place_of_an_open_one_is_not_touched() {
     assert_eq!(live_numbers(&open_small(dir.path().join("moved.log")).unwrap())[0], 1);
 }
 
-/// Who removes the lock's file lets others open the log too. The first one notices before it changes a name.
+/// Removing the lock's file lets another process open the log, too. The first one notices before it
+/// changes a name.
 #[test]
 fn a_lock_that_was_lifted_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
@@ -115,14 +122,15 @@ fn a_lock_that_was_lifted_is_noticed() {
     fs::remove_file(dir.path().join("lock")).unwrap();
     let other = open_small(dir.path()).unwrap();
     commit(&other, prepared(7, 10)).unwrap();
-    // Its own segment was replaced by the other one's, and with it has gone what it writes there.
+    // The other log has replaced the segment of the first, and what the first writes there is gone
+    // with it.
     assert_poisoned(commit(&log, prepared(1, 10)).map(drop), "removed while the log was open");
     pass_through(&other, 10..40).unwrap();
     other.close().unwrap();
     assert_eq!(live_numbers(&open_small(dir.path()).unwrap()), [7]);
 }
 
-/// Commits to a file that nobody finds again are no commits.
+/// Commits to a file that no reader finds again are no commits.
 #[test]
 fn a_segment_that_was_removed_takes_no_commits() {
     let dir = tempfile::tempdir().unwrap();
@@ -133,7 +141,8 @@ fn a_segment_that_was_removed_takes_no_commits() {
     assert_poisoned(log.commit(prepared(3, 10)).map(drop), "removed while the log was open");
 }
 
-/// It used to open as a new, empty one: all decisions forgotten, and all epochs given out once more.
+/// It used to open as a new, empty one: all decisions were forgotten, and all epochs were given out
+/// once more.
 #[test]
 fn a_log_whose_only_segment_was_removed_is_not_a_new_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,7 +160,7 @@ fn a_log_whose_only_segment_was_removed_is_not_a_new_one() {
     }
     fs::rename(&away, &segment).unwrap();
     assert_eq!(live_numbers(&open_small(&path).unwrap()), [1]);
-    // The explicit way to begin anew.
+    // The explicit way to begin again.
     fs::remove_dir_all(&path).unwrap();
     assert!(live_numbers(&open_small(&path).unwrap()).is_empty());
 }
@@ -177,7 +186,8 @@ fn segments_from_elsewhere_are_not_the_log() {
     assert!(matches!(error, LogError::Damaged { offset: 16, .. }), "{error}");
 }
 
-/// A restart in the same place is none, wherever the process was meanwhile; a copy is told, and not refused.
+/// A restart in the same place is no copy, whatever the process did meanwhile. A copy is reported,
+/// and not refused.
 #[test]
 fn a_copied_directory_is_told_from_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -201,7 +211,8 @@ fn a_copied_directory_is_told_from_a_restart() {
     assert!(!open_small(&moved).unwrap().recovery().copied, "moved, not copied");
 }
 
-/// For 300 ms no file can be opened. Segments are prepared, replaced, used again and removed meanwhile.
+/// For 300 ms no file can be opened. Segments are prepared, replaced, used again and removed
+/// meanwhile.
 #[test]
 fn a_process_without_file_descriptors_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -230,7 +241,7 @@ fn child_without_file_descriptors() {
     }
     assert_eq!(live_numbers(&log), [1]);
     log.close().unwrap();
-    // To open one takes some, and so waits for them.
+    // Opening a log takes some file descriptors, and so waits for them.
     let taken: Vec<_> = (0..64).map_while(|_| fs::File::open("/dev/null").ok()).collect();
     thread::scope(|scope| {
         let opened = scope.spawn(|| open_small(dir.join("shop.log")).map(|log| live_numbers(&log)));
@@ -242,7 +253,7 @@ fn child_without_file_descriptors() {
     });
 }
 
-/// The same at each single operation, and for each number of them.
+/// The same at each single operation, and for several operations in a row.
 #[test]
 fn a_shortage_at_any_operation_is_waited_for() {
     for at in 0..24 {
@@ -264,7 +275,8 @@ fn a_shortage_at_any_operation_is_waited_for() {
     }
 }
 
-/// What fails for longer is an error to those who need the next segment, and to nobody else; and it passes.
+/// A failure that lasts longer is an error to the callers that need the next segment, and to no
+/// others; and it passes.
 #[test]
 fn a_segment_that_can_not_be_prepared_is_not_the_end() {
     for (op, suffix, kind) in [

@@ -1,5 +1,5 @@
-//! A segment that was replaced becomes the next one, with what it held still in it: nothing of that ever comes back, and
-//! neither a torn tail nor damage is told any worse for it.
+//! A segment that was replaced becomes the next one, with its old content still in it. Nothing of
+//! that ever comes back, and both a torn tail and damage are recognised as well as without it.
 
 use std::{fs, io, path::PathBuf};
 
@@ -9,10 +9,11 @@ use crate::common::{
 use ringpact::{Durability, FileLog, LogError, TransactionLog, log::inspect::inspect};
 
 const BLOCK: usize = 4096;
-/// Little enough that what is live at a time takes no larger segments.
+/// Small enough that the live records at a time need no larger segments.
 const WORK_BYTES: usize = 1_500;
 
-/// Passes so many transactions through the log, two of which are live at a time, beside one that stays.
+/// Passes transactions with these numbers through the log, two of which are live at a time, beside
+/// one that stays.
 fn pass(log: &FileLog, transactions: u64) -> Result<u64, LogError> {
     commit(log, prepared(0, 100))?;
     for number in 1..=transactions {
@@ -25,7 +26,7 @@ fn pass(log: &FileLog, transactions: u64) -> Result<u64, LogError> {
 }
 
 #[test]
-fn from_the_third_on_no_segment_is_made_anew() {
+fn from_the_third_on_segments_are_used_again() {
     let storage = SimStorage::new();
     let log = open_sim(&storage).unwrap();
     pass(&log, 400).unwrap();
@@ -38,7 +39,8 @@ fn from_the_third_on_no_segment_is_made_anew() {
     assert_eq!(live_numbers(&open_sim(&storage).unwrap()), [0, 400]);
 }
 
-/// Were the log to go on, the next segment would be written over a file that a crash may bring back under its old name.
+/// If the log went on, the next segment would be written over a file that a crash may bring back
+/// under its old name.
 #[test]
 fn a_lost_name_that_is_not_known_to_be_durable_poisons_the_log() {
     let (syncs, renames) = {
@@ -68,8 +70,9 @@ fn a_lost_name_that_is_not_known_to_be_durable_poisons_the_log() {
             assert_eq!(live_numbers(&open_sim(&crashed.crash(Keep::Nothing)).unwrap()).last(), Some(&1_000));
         }
     }
-    // A name that could not be changed for want of room is still there: that segment is removed, as if it had not fit. Where the
-    // thread that does it was slow, the fault meets a segment that begins, which is another matter.
+    // A name that could not be changed because there was no room is still there: that segment is
+    // removed, as if it had not fit. If the thread that does it was slow, the fault meets a segment
+    // that begins, which is another case.
     let met = (0..100).any(|_| {
         let storage = SimStorage::new();
         storage.fail(Op::Rename, renames + 1, io::ErrorKind::StorageFull);
@@ -93,8 +96,8 @@ fn is_log(path: &std::path::Path) -> bool {
     path.extension().is_some_and(|extension| extension == "log")
 }
 
-/// A log that was not closed, whose active segment has leftovers behind its batches: the directory, that segment's path
-/// and bytes, and the offsets of its batches.
+/// A log that was not closed and that has leftovers behind the batches of its active segment: the
+/// directory, that segment's path and bytes, and the offsets of its batches.
 fn log_with_leftovers() -> (tempfile::TempDir, PathBuf, Vec<u8>, Vec<usize>) {
     let dir = tempfile::tempdir().unwrap();
     let log = open_small(dir.path()).unwrap();
@@ -156,7 +159,7 @@ fn damage_before_leftovers_is_refused() {
     }
 }
 
-/// The mark is what keeps a flipped bit in the header from turning leftovers into a torn write.
+/// The mark keeps a flipped bit in the header from turning leftovers into a torn write.
 #[test]
 fn damage_to_the_mark_in_the_header_is_refused() {
     let (_dir, path, bytes, _) = log_with_leftovers();
@@ -174,7 +177,8 @@ fn open_copy(path: &std::path::Path, bytes: &[u8]) -> (tempfile::TempDir, Result
     (dir, log)
 }
 
-/// How many crashes, at any operation while segments are used again, cost what was durable, or the log as a whole.
+/// Returns how many crashes, at any operation while segments are used again, cost what was durable,
+/// or the log as a whole.
 fn losses(forgotten: Option<Forgotten>) -> usize {
     let run = |freeze_at: Option<u64>| {
         let storage = SimStorage::new();
@@ -194,7 +198,8 @@ fn losses(forgotten: Option<Forgotten>) -> usize {
     let lost = |op: u64, keep: Keep| {
         let (storage, durable) = run(Some(op));
         match open_sim(&storage.crash(keep)) {
-            // Only the next one's batch ends the last: so it is there, or that one.
+            // Only the batch of the next one ends the last one. So the last one is there, or the
+            // next one.
             Ok(log) => durable.iter().any(|last: &u64| live_numbers(&log).iter().all(|found| found < last)),
             Err(_) => true,
         }

@@ -1,4 +1,5 @@
-//! The directory holds two segments at the most, however much has passed through, and whatever is stuck.
+//! The directory holds two segments at most, however much has passed through, and whatever is
+//! stuck.
 
 use std::{fs, path::Path};
 
@@ -11,7 +12,7 @@ use ringpact::{
 fn size(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let segments = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("segment-"));
-    // A file may be renamed or removed while we look.
+    // A file may be renamed or removed while this test looks.
     segments.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
 }
 
@@ -71,7 +72,8 @@ fn a_record_larger_than_a_segment_gets_a_larger_one() {
     assert_eq!(live_numbers(&FileLog::open(dir.path()).unwrap()), [1, 2, 3]);
 }
 
-/// More than fits into the queue, all of it lazy: appending makes the writer write rather than wait for ever.
+/// More than fits into the queue, all of it lazy. Appending makes the writer write, rather than
+/// wait forever.
 #[test]
 fn lazy_records_beyond_the_queue_are_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,8 +104,8 @@ fn leftovers_of_a_crash_are_removed_and_foreign_files_left_alone() {
     assert_eq!(names, expected);
 }
 
-/// Under a steady load from several threads, with a transaction stuck in it, through many segments: the directory, the
-/// process's memory and what the log counts as live all stay where they were.
+/// Under a steady load from several threads, with a stuck transaction, through many segments: the
+/// directory, the process's memory and what the log counts as live all stay as they were.
 #[test]
 fn a_steady_load_around_a_stuck_transaction_changes_nothing() {
     const THREADS: u64 = 4;
@@ -150,12 +152,13 @@ fn newest(dir: &Path) -> Option<std::path::PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max()
 }
 
-/// However fast callers are, and however slowly tasks come to look, nothing is kept for each of their calls.
+/// However fast callers are, and however slowly tasks come to look, nothing is kept for each of
+/// their calls.
 #[test]
 fn memory_does_not_grow_with_calls() {
     use std::{sync::Arc, task};
-    struct Nobody;
-    impl task::Wake for Nobody {
+    struct NoTask;
+    impl task::Wake for NoTask {
         fn wake(self: Arc<Self>) {}
     }
     let dir = tempfile::tempdir().unwrap();
@@ -164,11 +167,12 @@ fn memory_does_not_grow_with_calls() {
         log.append(prepared(number, 100), Durability::Lazy).unwrap();
         log.append(ended(number), Durability::Lazy).unwrap();
     }
-    let waker = task::Waker::from(Arc::new(Nobody));
+    let waker = task::Waker::from(Arc::new(NoTask));
     let mut context = task::Context::from_waker(&waker);
     let lsn = log.append(prepared(1, 10), Durability::Forced).unwrap();
     while log.poll_durable(lsn, &mut context).is_pending() {}
-    // Two buffers that take turns, each of what may be queued and grown by doubling at the most; a little for the rest.
+    // Two buffers take turns. Each holds what may be queued, and has grown by doubling at most. The
+    // rest takes a little.
     let bound = 2 * 2 * MAX_QUEUE_BYTES as usize + (8 << 20);
     let memory = log.memory_bytes();
     assert!(memory <= bound, "{memory} bytes of memory; {bound} are promised");

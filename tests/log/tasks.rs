@@ -1,4 +1,5 @@
-//! Thousands of tasks commit at once: each is woken, its record durable, whatever else of it asks meanwhile.
+//! Thousands of tasks commit at once. Each is woken with its record durable, even if other parts of
+//! it ask meanwhile.
 
 use std::{
     collections::HashSet,
@@ -44,13 +45,14 @@ fn every_task_that_commits_is_woken() {
     assert_eq!(numbers.len() as u64, TASKS * COMMITS, "no number was given twice");
     let LogStats { appended, forced, .. } = log.stats();
     assert_eq!((appended, forced), (TASKS * COMMITS, TASKS * COMMITS));
-    log.abandon(); // as a crash would have it
+    log.abandon(); // as a crash would do
     let mut found = live_numbers(&open_small(dir.path()).unwrap());
     found.sort_unstable();
     assert!(found.into_iter().eq(0..TASKS * COMMITS));
 }
 
-/// Beside the waker that comes along with the record, each poll leaves another one, and wakes itself for it.
+/// Besides the waker that comes along with the record, each poll leaves another one, and wakes
+/// itself.
 async fn commit_and_look_twice(log: &impl TransactionLog, number: u64) -> Lsn {
     let (mut record, mut lsn, mut polls) = (Some(prepared(number, 10)), Lsn::NONE, 0);
     poll_fn(|context: &mut Context<'_>| {

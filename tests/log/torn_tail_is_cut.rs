@@ -1,4 +1,5 @@
-//! A crash in the middle of writing the last batch, whatever it leaves of it, costs that batch alone.
+//! A crash in the middle of writing the last batch, whatever it leaves of it, costs that batch
+//! alone.
 
 use crate::common::{commit, dir_with_segment, live_numbers, only_segment, open_small, prepared};
 use ringpact::FileLog;
@@ -7,7 +8,8 @@ const BLOCK: usize = 4096;
 const WORK_BYTES: usize = 3_000;
 const ACKNOWLEDGED: u64 = 4;
 
-/// A log of [`ACKNOWLEDGED`] batches and one more, not closed: its segment, and where that last batch lies in it.
+/// Makes a log of [`ACKNOWLEDGED`] batches and one more, not closed. Returns its segment, and where
+/// that last batch lies in it.
 fn segment_with_a_last_batch() -> (std::ffi::OsString, Vec<u8>, std::ops::Range<usize>) {
     let dir = tempfile::tempdir().unwrap();
     let log = open_small(dir.path()).unwrap();

@@ -1,4 +1,5 @@
-//! Wakers are code of others: whatever they do, the log goes on, and so do all others that wait for it.
+//! Wakers are foreign code: whatever they do, the log goes on, and so do all others that wait for
+//! it.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +18,7 @@ use std::{
 use crate::common::{commit, name, open_small, prepared};
 use ringpact::{Durability, FileLog, Lsn, TransactionLog};
 
-/// Far beyond what anything here takes: it is stuck.
+/// Far longer than anything here takes: after it, a task is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -36,7 +37,7 @@ impl Inline {
 
 impl Wake for Inline {
     fn wake(self: Arc<Self>) {
-        // The task is held while it is polled, so a wake-up that comes meanwhile waits for that.
+        // The task is held while it is polled. So a wake-up that comes meanwhile waits for that.
         let mut task = self.task.lock().unwrap();
         let Some(mut polled) = task.take() else { return };
         let waker = Waker::from(Arc::clone(&self));
@@ -60,7 +61,8 @@ fn temporary_log() -> (tempfile::TempDir, Arc<FileLog>) {
     (dir, log)
 }
 
-/// At the 1,024th commit the log's writer used to wait for itself: for room, for its own lock, or for its own next batch.
+/// At the 1,024th commit the log's writer used to wait for itself: for room, for its own lock, or
+/// for its own next batch.
 #[test]
 fn tasks_that_are_polled_where_they_are_woken_may_wait_for_the_log() {
     let (_dir, log) = temporary_log();
@@ -73,7 +75,7 @@ fn tasks_that_are_polled_where_they_are_woken_may_wait_for_the_log() {
             async move {
                 for round in 0..400 {
                     log.commit_async(prepared(next(), 10)).await.unwrap();
-                    // In the middle of being woken.
+                    // While the task is being woken.
                     match (task + round) % 4 {
                         0 => drop(commit(&*log, prepared(next(), 3_000)).unwrap()),
                         1 => log.wait(log.append(prepared(next(), 10), Durability::Lazy).unwrap()).unwrap(),
@@ -88,7 +90,8 @@ fn tasks_that_are_polled_where_they_are_woken_may_wait_for_the_log() {
     all_done(&finished, 8);
 }
 
-/// Whichever way a record becomes durable, by the writer, by a caller that writes itself, or because the log ends.
+/// All ways in which a record becomes durable: by the writer, by a caller that writes itself, or
+/// because the log ends.
 #[test]
 fn no_waker_runs_on_a_thread_of_the_log_or_of_another_caller() {
     struct Where(Arc<Mutex<BTreeSet<String>>>, mpsc::Sender<()>);
@@ -120,9 +123,10 @@ fn no_waker_runs_on_a_thread_of_the_log_or_of_another_caller() {
     assert_eq!(seen.lock().unwrap().iter().collect::<Vec<_>>(), ["ringpact-notify"]);
 }
 
-/// A waker that never returns, and one for which another one must come first, cost nobody else the wake-up.
+/// A waker that never returns, and one that waits for another, keep no other waker from being
+/// woken.
 #[test]
-fn a_waker_that_does_not_return_keeps_nobody_from_being_woken() {
+fn a_waker_that_does_not_return_keeps_no_other_from_being_woken() {
     struct Waits(Mutex<mpsc::Receiver<()>>);
     impl Wake for Waits {
         fn wake(self: Arc<Self>) {
@@ -144,7 +148,7 @@ fn a_waker_that_does_not_return_keeps_nobody_from_being_woken() {
         let (never, kept) = mpsc::channel();
         let waits = [Waker::from(Arc::new(Waits(Mutex::new(freed)))), Waker::from(Arc::new(Waits(Mutex::new(kept))))];
         let tells = Waker::from(Arc::new(Tells(free, woken.clone())));
-        // Five at a time stay, for ever.
+        // Five at a time stay forever.
         let waits = if number % 2 == 0 { &waits[..] } else { &waits[..1] };
         held.push(never);
         let lsn = log.append(prepared(number, 10), Durability::Lazy).unwrap();
@@ -161,7 +165,7 @@ fn a_waker_that_does_not_return_keeps_nobody_from_being_woken() {
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Panics, and what it panics with does so once more when that is dropped.
+/// Panics, and its panic's payload panics once more when that is dropped.
 fn panics() {
     struct Again;
     impl Drop for Again {
@@ -193,9 +197,10 @@ impl Drop for PanicsDropped {
     }
 }
 
-/// Wakers that panic when woken, and when dropped, be it because they are there twice.
+/// Wakers that panic when woken, and when dropped; some are dropped because they are in the list
+/// twice.
 #[test]
-fn wakers_that_panic_are_in_nobodys_way() {
+fn wakers_that_panic_do_not_disturb_others() {
     let (_dir, log) = temporary_log();
     let (done, finished) = mpsc::channel();
     let inline = Arc::clone(&log);
@@ -208,12 +213,12 @@ fn wakers_that_panic_are_in_nobodys_way() {
     for number in 0..1_000 {
         let lsn = log.append(prepared(number, 10), Durability::Lazy).unwrap();
         for waker in [Waker::from(Arc::new(PanicsWoken)), Waker::from(Arc::new(PanicsDropped))] {
-            // So often that some are there twice, and taken out for it.
+            // So often that some are in the list twice, and are taken out of it.
             for _ in 0..3 {
                 let polled = log.poll_durable(lsn, &mut Context::from_waker(&waker));
                 assert!(matches!(polled, Poll::Pending | Poll::Ready(Ok(()))));
             }
-            // Here it may be the last one.
+            // Here it may be the last handle.
             let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(waker)));
             std::mem::forget(dropped);
         }

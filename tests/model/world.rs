@@ -126,6 +126,7 @@ impl Message {
             Verb::Commit => Self::Commit,
             Verb::Rollback => Self::Rollback,
             Verb::CommitOnePhase => Self::CommitOnePhase,
+            _ => panic!("a verb that is not modelled"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A checkpoint lets the log forget; until then what was committed is confirmed again after a crash.
+//! A checkpoint lets the log forget. Until then, what was committed is confirmed again after a
+//! crash.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use ringpact::{
 
 use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_on, name};
 
-/// A call which says that all transactions before this one have ended.
+/// A call that says that all transactions before this one have ended.
 fn call_of(branch: &BranchId) -> Call {
     let mut call = call();
     call.ended_below = branch.txn().ordinal();
@@ -48,7 +49,8 @@ fn the_log_stays_bounded_under_many_commits() {
         let live = ["a", "b", "shop"].map(|owner| log.live(&name(owner)).unwrap().len());
         most = most.max(live.iter().sum());
     }
-    // Two records for each commit since the last checkpoint at each manager, with one checkpoint overlapping.
+    // Two records for each commit since the last checkpoint at each manager, with one checkpoint
+    // overlapping.
     assert!(most <= 2 * 2 * 20 + 3, "{most} live records");
     assert!(most >= 10, "the test saw nothing to forget");
     assert!(a.status().finished <= 1100, "outcomes are forgotten too: {:?}", a.status());
@@ -155,7 +157,7 @@ fn a_checkpoint_keeps_what_is_not_decided() {
     assert_eq!(a.service().balance(), 8 + 28 * 2);
 }
 
-/// Whoever is told "rolled back" or "ended" leaves tombstones; they go with the coordinator's mark.
+/// A rollback leaves a tombstone. It is dropped once `ended_below` has passed it.
 #[test]
 fn tombstones_do_not_pile_up() {
     let a = manager_on("a", MemoryLog::new(), &Disk::default());
@@ -168,10 +170,11 @@ fn tombstones_do_not_pile_up() {
     assert!(a.status().finished <= 2048, "{:?}", a.status());
 }
 
-/// While one transaction stays open, or one participant does not say what it holds, the coordinator says of nothing that it
-/// has ended. What ends meanwhile is remembered up to a limit; the rest of it, the oldest, is forgotten.
+/// While one transaction stays open, or one participant does not answer what it holds,
+/// `ended_below` does not move. What ends meanwhile is remembered up to a limit; the oldest
+/// outcomes beyond it are forgotten.
 #[test]
-fn outcomes_do_not_pile_up_without_end_while_the_mark_stands_still() {
+fn outcomes_are_bounded_while_ended_below_does_not_move() {
     const TRANSACTIONS: u64 = 4 * MAX_REMEMBERED_OUTCOMES as u64;
     let log = MemoryLog::new();
     let a = manager_on("a", log.clone(), &Disk::default());

@@ -1,4 +1,5 @@
-//! Calls that come at once for one branch: one after the other, one outcome, no deadlock.
+//! Calls for one branch at the same time: they run one after the other, have one outcome, and do
+//! not deadlock.
 
 use std::{
     sync::{
@@ -18,7 +19,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 const ROUNDS: u64 = 300;
 
-/// As a coordinator does: one that meets another at the branch is repeated.
+/// Repeats a call while another one is under way for the branch, as a coordinator does.
 fn unless_busy<T>(ask: impl Fn() -> Result<T, ParticipantError>) -> Result<T, ParticipantError> {
     loop {
         match ask() {
@@ -107,7 +108,7 @@ fn one_phase_commits_at_once_agree_and_have_one_effect() {
     assert_eq!(a.service().asked(Op::Confirm).len(), usize::try_from(ROUNDS).unwrap());
 }
 
-/// Checkpoints, looks at the status and the end of branches go on side by side, each with its own idea of locks.
+/// Checkpoints, status and the ends of branches take locks in different orders.
 #[test]
 fn checkpoints_and_questions_at_once_with_commits_do_not_deadlock() {
     let (_log, coordinator, managers) = shared(&["a"]);
@@ -135,10 +136,10 @@ fn checkpoints_and_questions_at_once_with_commits_do_not_deadlock() {
     assert!(a.service().reserved.lock().is_empty());
 }
 
-/// A coordinator that opens asks what is in doubt. One branch that hangs in the service kept the answer back, and with it the
-/// recovery of all others.
+/// A coordinator that opens asks what is in doubt. One branch that hung in the service used to keep
+/// the answer back, and with it the recovery of all others.
 #[test]
-fn a_branch_that_hangs_in_the_service_is_named_in_doubt_with_the_others() {
+fn a_branch_that_hangs_in_the_service_is_listed_in_doubt_with_the_others() {
     let a = manager("a", MemoryLog::new());
     let (hangs, waits, done) = (branch(1, "a"), branch(2, "a"), branch(3, "a"));
     for branch in [&hangs, &waits, &done] {

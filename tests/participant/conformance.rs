@@ -101,9 +101,9 @@ fn a_resource_manager_that_shares_the_coordinators_log_conforms() {
     assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
 }
 
-/// One rule that the hand-made participant below breaks; `None` is a sound one.
+/// The rule that the hand-made participant below breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Breaks {
+pub enum Breaks {
     Nothing,
     ForgetsItsPromiseInACrash,
     ForgetsItsEffectInACrash,
@@ -114,7 +114,7 @@ enum Breaks {
     CommitsWithoutAPromise,
     RollsBackWhatIsCommitted,
     IgnoresRefusedWork,
-    ListsEverybodysBranches,
+    ListsAllBranches,
     ListsOnlyPromises,
     TakesWorkAfterTheVote,
     WorksForEndedTransactions,
@@ -141,8 +141,8 @@ struct Row {
     applied: usize,
 }
 
-/// A participant as somebody might write it by hand: a table in memory, and a copy of it that survives crashes.
-struct HandMade {
+/// A participant written by hand: a table in memory, and a copy of it that survives crashes.
+pub struct HandMade {
     breaks: Breaks,
     tables: Mutex<Tables>,
 }
@@ -156,7 +156,7 @@ struct Tables {
 }
 
 impl Tables {
-    /// Whether what comes for the branch, if nobody knows it, comes too late.
+    /// Whether a message for the branch, if the branch is unknown, comes too late.
     fn is_late(&self, branch: &BranchId, breaks: Breaks) -> bool {
         let coordinator = branch.txn().coordinator();
         let ended = self.ended_below.get(coordinator).is_some_and(|ordinal| branch.txn().ordinal() < *ordinal);
@@ -180,6 +180,10 @@ impl Tables {
 impl HandMade {
     fn new(breaks: Breaks) -> Self {
         Self { breaks, tables: Mutex::default() }
+    }
+
+    pub fn is_committed(&self, branch: &BranchId) -> bool {
+        self.tables.lock().rows.get(branch).is_some_and(|row| row.state == State::Committed)
     }
 
     fn work(&self, branch: &BranchId) -> Worked {
@@ -218,7 +222,7 @@ impl Participant for HandMade {
             }
             tables.rows.insert(branch.clone(), Row { state: State::RolledBack, ..Row::default() });
         }
-        let row = tables.rows.get_mut(branch).expect("it is there from the lines above on");
+        let row = tables.rows.get_mut(branch).expect("the lines above have inserted it");
         match row.state {
             State::Active => {
                 row.state = State::Prepared;
@@ -283,7 +287,7 @@ impl Participant for HandMade {
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        if self.tables.lock().rows.get(branch).is_some_and(|row| row.state == State::Committed) {
+        if self.is_committed(branch) {
             if self.breaks == Breaks::ForgetsWhatItDecidedAlone {
                 return Ok(Decision::Rollback);
             }
@@ -302,16 +306,21 @@ impl Participant for HandMade {
             State::Active | State::Doomed => self.breaks != Breaks::ListsOnlyPromises,
             State::Committed | State::RolledBack => false,
         };
-        let theirs = |branch: &BranchId| {
-            branch.txn().coordinator() == coordinator || self.breaks == Breaks::ListsEverybodysBranches
-        };
+        let theirs =
+            |branch: &BranchId| branch.txn().coordinator() == coordinator || self.breaks == Breaks::ListsAllBranches;
         let tables = self.tables.lock();
         let rows = tables.rows.iter().filter(|(branch, row)| theirs(branch) && unfinished(row.state));
         Ok(rows.map(|(branch, _)| branch.clone()).collect())
     }
 }
 
-struct HandMadeHarness(Arc<HandMade>);
+pub struct HandMadeHarness(pub Arc<HandMade>);
+
+impl HandMadeHarness {
+    pub fn new(breaks: Breaks) -> Self {
+        Self(Arc::new(HandMade::new(breaks)))
+    }
+}
 
 impl Harness for HandMadeHarness {
     fn name(&self) -> Name {
@@ -342,8 +351,16 @@ impl Harness for HandMadeHarness {
     }
 }
 
-fn check(breaks: Breaks) -> conformance::Report {
-    conformance::check(|| HandMadeHarness(Arc::new(HandMade::new(breaks))))
+pub fn check(breaks: Breaks) -> conformance::Report {
+    conformance::check(|| HandMadeHarness::new(breaks))
+}
+
+/// The check that fails in `run`.
+pub fn rule_broken_by(run: impl FnOnce()) -> String {
+    let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("a broken participant passed");
+    let message = panic.downcast::<String>().expect("the suite panics with a message");
+    let (rule, _) = message.split_once("\" does not hold: ").unwrap_or_else(|| panic!("{message}"));
+    rule.strip_prefix("participant conformance: \"").unwrap_or_else(|| panic!("{message}")).to_owned()
 }
 
 #[test]
@@ -365,7 +382,7 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
         (Breaks::CommitsWithoutAPromise, "a commit without a promise is an error and applies nothing"),
         (Breaks::RollsBackWhatIsCommitted, "a committed branch can't be rolled back"),
         (Breaks::IgnoresRefusedWork, "refused work dooms its branch"),
-        (Breaks::ListsEverybodysBranches, "in-doubt branches are the unfinished ones of the coordinator that asks"),
+        (Breaks::ListsAllBranches, "in-doubt branches are the unfinished ones of the coordinator that asks"),
         (Breaks::ListsOnlyPromises, "in-doubt branches are the unfinished ones of the coordinator that asks"),
         (Breaks::TakesWorkAfterTheVote, "no work is taken after the vote"),
         (Breaks::WorksForEndedTransactions, "what comes late for an ended transaction is refused"),
@@ -381,8 +398,6 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
         ),
     ];
     for (breaks, rule) in cases {
-        let panic = catch_unwind(AssertUnwindSafe(|| drop(check(breaks)))).expect_err("a broken participant passed");
-        let message = panic.downcast::<String>().expect("the suite panics with a message");
-        assert!(message.contains(&format!("\"{rule}\" does not hold: ")), "{breaks:?}: {message}");
+        assert_eq!(rule_broken_by(|| drop(check(breaks))), rule, "{breaks:?}");
     }
 }

@@ -1,8 +1,11 @@
-//! The participant's side: what crosses the wire, the pool of threads, the conformance suite, and resource managers.
+//! The participant's side: what crosses the wire, the pool of threads, the conformance suite, and
+//! resource managers.
 //!
 //! | module | what it holds to account |
 //! |---|---|
 //! | `conformance` | the suite passes sound participants and names the rule that a broken one breaks |
+//! | `conformance_async` | the same of asynchronous participants (feature `tokio`) |
+//! | `names` | a participant is registered under its own name |
 //! | `wire` | requests, answers and errors keep their form in JSON and in postcard |
 //! | `pool` | a slow participant's threads: bounded, started when needed, not lost |
 //! | `concurrency` | calls for one branch at the same time have one outcome |
@@ -16,7 +19,10 @@ mod txn_support;
 mod checkpoint;
 mod concurrency;
 mod conformance;
+#[cfg(feature = "tokio")]
+mod conformance_async;
 mod misbehaviour;
+mod names;
 mod pool;
 mod restart;
 mod wire;

@@ -1,4 +1,5 @@
-//! Services that panic or fail, and clients and messages that come wrong: each is answered, nothing stays reserved.
+//! Services that panic or fail, and messages that are wrong: each is answered, and nothing stays
+//! reserved.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +16,7 @@ fn a_try_that_panics_dooms_the_branch_and_is_cancelled() {
     let branch = branch(1, "a");
     a.execute(&branch, 2).unwrap();
     a.service().fail(Op::Try, [Fault::Panic]);
-    let panic = catch_unwind(AssertUnwindSafe(|| drop(a.execute(&branch, 4)))).expect_err("the panic is the client's");
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(a.execute(&branch, 4)))).expect_err("the client gets the panic");
     assert!(panic.downcast_ref::<String>().is_some_and(|text| text.contains("Try")));
     assert_eq!(a.service().reserved.lock().get(&branch), Some(&6), "it came far enough to set something aside");
     assert_eq!(txn_support::vote(a.prepare(&branch, &call())), Vote::No);
@@ -42,7 +43,7 @@ fn a_confirm_that_panics_is_repeated_by_the_next_commit() {
 }
 
 #[test]
-fn a_confirm_that_failed_is_made_good_at_the_next_opening() {
+fn a_confirm_that_failed_is_repeated_at_the_next_opening() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
     let a = manager_on("a", log.clone(), &disk);
     let branch = branch(1, "a");
@@ -71,8 +72,9 @@ fn a_cancel_that_panics_is_repeated_by_the_next_rollback() {
     assert_eq!((a.service().reserved.lock().len(), a.service().asked(Op::Cancel).len()), (0, 2));
 }
 
-/// Found in review: a repeated prepare was answered by a No, which says that all is undone, although the cancel had
-/// failed. The coordinator tells nothing more to whoever has said No, so nothing ever gave the reservation back.
+/// Found in review: a repeated prepare was answered by a No, which says that all is undone,
+/// although the cancel had failed. The coordinator sends nothing after a No, so nothing ever gave
+/// the reservation back.
 #[test]
 fn a_no_is_said_only_once_the_work_is_undone() {
     let a = manager("a", MemoryLog::new());
@@ -87,7 +89,7 @@ fn a_no_is_said_only_once_the_work_is_undone() {
 }
 
 #[test]
-fn a_branch_for_somebody_else_is_refused_by_every_call() {
+fn a_branch_of_another_participant_is_refused_by_every_call() {
     let a = manager("a", MemoryLog::new());
     let stray = branch(1, "b");
     let call = call();

@@ -1,4 +1,4 @@
-//! Slow participants get threads of their own: bounded, started when needed, and not lost.
+//! Slow participants get threads of their own: bounded, started when needed, and never lost.
 
 use std::{
     num::NonZeroUsize,
@@ -19,7 +19,7 @@ use ringpact::{
 
 use crate::txn_support::{self, branch, call, name};
 
-/// Counts how many calls are under way at once.
+/// Counts the calls that are under way at once.
 #[derive(Default)]
 struct Crowd {
     now: AtomicUsize,
@@ -76,7 +76,8 @@ fn as_many_calls_as_allowed_are_under_way_at_once_and_no_more() {
     assert_eq!(crowd.most.load(Ordering::SeqCst), 3);
 }
 
-/// Whoever wanted the vote has rolled back by then. The participant would make a promise, durably, only to break it.
+/// The coordinator that wanted the vote has rolled back by then. The participant would make a
+/// durable promise, only to break it.
 #[test]
 fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
     let (crowd, pool) = pool(1);
@@ -87,13 +88,13 @@ fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
     };
     let (past, to_come) = (Instant::now(), Instant::now() + SOON);
     assert!(matches!(with(Verb::Prepare, past), Err(ParticipantError::Unreachable)));
-    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "nobody was asked");
-    assert!(with(Verb::Rollback, past).is_ok(), "what must be done is done");
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "the participant was not asked");
+    assert!(with(Verb::Rollback, past).is_ok(), "a rollback is carried out, late or not");
     assert!(with(Verb::Prepare, to_come).is_ok());
 }
 
 #[test]
-fn a_panic_is_an_answer_and_the_thread_goes_on() {
+fn a_panic_is_an_answer_and_its_thread_serves_on() {
     let (_, pool) = pool(1);
     for _ in 0..3 {
         let told = answer(&pool, request(Verb::Commit)).recv_timeout(SOON);
@@ -102,7 +103,7 @@ fn a_panic_is_an_answer_and_the_thread_goes_on() {
     assert!(answer(&pool, request(Verb::Rollback)).recv_timeout(SOON).unwrap().is_ok());
 }
 
-/// Found in review: the thread ended and went on being counted, so that nothing was ever answered again.
+/// Found in review: the thread ended but was still counted, so nothing was ever answered again.
 #[test]
 fn a_reply_that_panics_costs_no_thread() {
     let (_, pool) = pool(1);
@@ -111,9 +112,10 @@ fn a_reply_that_panics_costs_no_thread() {
     assert!(matches!(next, Ok(Ok(Response::InDoubt(_)))), "{next:?}");
 }
 
-/// A participant that hangs is told again and again, and each time one more request waits for its thread.
+/// A coordinator repeats its request to a participant that hangs, and each time one more request
+/// waits for its thread.
 #[test]
-fn requests_to_a_participant_that_hangs_do_not_pile_up_without_end() {
+fn requests_to_a_participant_that_hangs_are_bounded() {
     struct Hangs(Mutex<mpsc::Receiver<()>>);
     impl Participant for Hangs {
         fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
@@ -133,7 +135,7 @@ fn requests_to_a_participant_that_hangs_do_not_pile_up_without_end() {
     let (release, released) = mpsc::channel();
     let pool = Pooled::new(Hangs(Mutex::new(released)), NonZeroUsize::MIN);
     let (tell, told) = mpsc::channel();
-    // One of them is under way, or still the first that waits.
+    // One of them is under way, or is still the first that waits.
     for _ in 0..MAX_QUEUED_REQUESTS + 2 {
         let tell = tell.clone();
         pool.send(request(Verb::Rollback), Reply::new(move |result| drop(tell.send(result))));
@@ -155,10 +157,10 @@ fn a_pool_that_is_dropped_answers_what_is_under_way_and_fails_the_rest() {
     drop(pool);
     let rest: Vec<_> = answers[1..].iter().map(|told| told.recv_timeout(SOON).expect("an answer")).collect();
     assert!(matches!(rest.last(), Some(Err(ParticipantError::Unreachable))), "{rest:?}");
-    txn_support::eventually("its thread has let the participant go", SOON, || Arc::strong_count(&crowd) == 1);
+    txn_support::eventually("its thread has dropped the participant", SOON, || Arc::strong_count(&crowd) == 1);
 }
 
-/// Counts its calls, the first of which waits for the test.
+/// Notes its calls. The first one waits for the test.
 #[derive(Default)]
 struct Counts {
     calls: Mutex<Vec<(Verb, BranchId)>>,
@@ -196,7 +198,7 @@ impl Participant for Counts {
     }
 }
 
-/// A participant that had too much to do was busy with repeats of what it had not come to yet.
+/// A participant under load used to spend its time on repeats of requests that were still queued.
 #[test]
 fn what_is_queued_twice_is_carried_out_once_and_answered_twice() {
     let (let_go, held) = mpsc::channel();
@@ -211,7 +213,7 @@ fn what_is_queued_twice_is_carried_out_once_and_answered_twice() {
     let calls: Vec<_> = counts.calls.lock().iter().map(|(verb, _)| *verb).collect();
     assert_eq!(calls, [Verb::Commit, Verb::Rollback]);
     assert!(matches!(answer(&pool, request_about(1, Verb::Commit)).recv_timeout(SOON), Ok(Ok(Response::Done))));
-    assert_eq!(counts.calls.lock().len(), 3, "one that comes later is another one");
+    assert_eq!(counts.calls.lock().len(), 3, "a later request is carried out by itself");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a restart brings back: promises, in the order in which they were made, and nothing else. Or a clear error.
+//! What a restart restores: promises, in the order in which they were made, and nothing else. Or a
+//! clear error.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +25,7 @@ fn prepared(manager: &txn_support::Manager, sequence: u64, amounts: &[i64]) -> B
 fn only_promises_in_doubt_are_restored_and_in_the_order_of_the_log() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
     let a = manager_on("a", log.clone(), &disk);
-    // Their order in the log is neither that of their numbers nor that of their work.
+    // Their order in the log differs from that of their numbers and from that of their work.
     let sevenfold = prepared(&a, 7, &[2, 4]);
     let committed = prepared(&a, 3, &[6]);
     let rolled_back = prepared(&a, 9, &[8]);
@@ -53,9 +54,10 @@ fn only_promises_in_doubt_are_restored_and_in_the_order_of_the_log() {
     assert_eq!((a.service().balance(), a.service().reserved.lock().len()), (12, 0));
 }
 
-/// One branch that could not be taken back used to keep the whole resource manager, and all who needed it, from opening.
+/// One branch that could not be restored used to keep the whole resource manager from opening, and
+/// with it every coordinator that needed it.
 #[test]
-fn a_branch_that_cannot_be_taken_back_is_seen_and_keeps_no_other_from_it() {
+fn a_branch_that_cannot_be_restored_is_shown_and_does_not_keep_others_from_opening() {
     for (op, fault) in [(Op::Restore, Fault::Fail), (Op::Confirm, Fault::Fail), (Op::Restore, Fault::Panic)] {
         let (log, disk) = (MemoryLog::new(), Disk::default());
         let a = manager_on("a", log.clone(), &disk);
@@ -71,7 +73,7 @@ fn a_branch_that_cannot_be_taken_back_is_seen_and_keeps_no_other_from_it() {
         assert_eq!(trouble.branch(), concerned, "{trouble}");
         let what = if op == Op::Restore { "restore branch" } else { "confirm branch" };
         assert!(trouble.to_string().contains(&format!("{what} {concerned}")), "{trouble}");
-        // Nothing of it is lost, nothing of the others is touched, and they go on.
+        // Nothing of it is lost, the others are not touched, and work goes on.
         a.commit(&third, &call()).unwrap();
         a.execute(&branch(4, "a"), 16).unwrap();
         assert_eq!(a.prepare(&branch(4, "a"), &call()).unwrap(), Vote::Yes);
@@ -91,7 +93,7 @@ fn a_branch_that_cannot_be_taken_back_is_seen_and_keeps_no_other_from_it() {
     }
 }
 
-/// A promise that can't be restored is not committed over its service's head, and can be rolled back.
+/// A promise that the service can't restore is not committed, and can be rolled back.
 #[test]
 fn a_promise_that_stays_unrestorable_is_refused_and_can_be_rolled_back() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
@@ -154,8 +156,8 @@ fn work_of_another_version_of_the_service_is_refused_and_kept() {
     assert_eq!(pairs.in_doubt(&txn_support::name("c")).unwrap(), [branch]);
 }
 
-/// Found in review: the decoder stops once it has what it wants, so that work of which a version of the service reads
-/// only the beginning was taken for other, valid work.
+/// Found in review: the decoder stops at the end of its type. So work of which a version of the
+/// service reads only the beginning was taken for other, valid work.
 #[test]
 fn work_of_which_only_the_beginning_can_be_read_is_refused() {
     let log = MemoryLog::new();
@@ -188,8 +190,8 @@ fn a_log_that_is_closed_is_an_error_and_so_is_a_bad_name() {
     assert!(matches!(ResourceManager::open("a b", MemoryLog::new(), OfBytes).map(drop), Err(OpenError::Name(_))));
 }
 
-/// Found in review ("hanging try"): work was so late that its transaction had ended and the manager, restarted since,
-/// no longer had the tombstone to refuse it by. Nobody would ever have ended that branch.
+/// Found in review ("hanging try"): work came so late that its transaction had ended, and the
+/// manager had lost the tombstone in a restart. No message would ever have ended that branch.
 #[test]
 fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
     let (log, disk) = (MemoryLog::new(), Disk::default());
@@ -214,7 +216,8 @@ fn work_that_comes_late_and_after_a_restart_is_undone_at_the_next_checkpoint() {
     assert!(a.execute(&ended, 2).is_err());
 }
 
-/// As a database has it: what it has set aside survives, and so does what is bought. Fails to open where it is told to.
+/// A service like a database: what is set aside survives a restart, and so does what is bought.
+/// Fails to open when the test says so.
 #[derive(Clone, Default)]
 struct Lasting(Arc<Mutex<Rows>>);
 
@@ -259,7 +262,8 @@ impl Service for Lasting {
     }
 }
 
-/// `restore`'s documentation said to do nothing there. Then what unpromised branches had set aside was set aside for ever.
+/// The documentation of `restore` said to do nothing there. Then what unpromised branches had set
+/// aside stayed set aside forever.
 #[test]
 fn a_service_whose_reservations_survive_gives_back_those_of_branches_that_had_not_promised() {
     let (log, database) = (MemoryLog::new(), Lasting::default());
@@ -281,16 +285,17 @@ fn a_service_whose_reservations_survive_gives_back_those_of_branches_that_had_no
     assert_eq!(database.0.lock().opened, [vec![], vec![promised.clone()]], "once at each opening");
     assert_eq!(database.0.lock().reserved.keys().collect::<Vec<_>>(), [&promised], "it has what it needs, and no more");
     assert_eq!(database.0.lock().bought.keys().collect::<Vec<_>>(), [&committed, &alone]);
-    // The branch goes on as before, and one that comes after the opening is nobody's leftover.
+    // The promised branch goes on as before, and work that comes after the opening is not taken for
+    // a leftover.
     a.execute(&looked, 2).unwrap();
     a.commit(&promised, &call()).unwrap();
     assert_eq!(database.0.lock().reserved.keys().collect::<Vec<_>>(), [&looked]);
     assert!(matches!(a.prepare(&working, &call()), Err(ParticipantError::Refused(_))));
 }
 
-/// What it holds would be lost for good: it is asked once.
+/// What it holds would stay set aside forever, because `opened` is called once at each opening.
 #[test]
-fn a_service_that_can_not_give_back_what_it_holds_does_not_open() {
+fn a_service_that_cannot_give_back_what_it_holds_does_not_open() {
     let (log, database) = (MemoryLog::new(), Lasting::default());
     for fault in [txn_support::Fault::Fail, txn_support::Fault::Panic] {
         database.0.lock().fails = Some(fault);

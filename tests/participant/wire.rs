@@ -1,7 +1,8 @@
-//! What goes to participants in other processes and comes back from them: in names and in numbers that stay, and with
-//! nothing taken on trust.
+//! The wire form of requests, answers and errors: names and numbers that never change, and input
+//! that is checked.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     io,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use ringpact::{
-    BranchId, Epoch, LogError, LogId, Name, TxnOrdinal, Vote,
+    BranchId, Epoch, LogError, LogId, Name, TxnId, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{Call, Decision, Life, ParticipantError, Request, Response, Verb, Verdict},
 };
@@ -18,8 +19,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 type Answer = Result<Response, ParticipantError>;
 
-const BRANCH: &str = r#"{"txn":{"coordinator":"shop","epoch":7,"sequence":42},"participant":"goods"}"#;
-/// The same in postcard: texts after their lengths, small numbers as bytes.
+const BRANCH: &str = r#""shop:7:42:goods""#;
+/// The same id in postcard: texts after their lengths, small numbers as bytes.
 const BRANCH_BYTES: &[u8] = b"\x04shop\x07\x2a\x05goods";
 
 fn branch() -> BranchId {
@@ -38,14 +39,15 @@ fn request(verb: Verb, call: Call) -> Request {
     Request::Branch { branch: branch(), verb, call }
 }
 
-/// How it is written in both forms, and that it is read from them as what it was. Errors have no equality.
+/// Asserts how a value is written in both forms, and that it is read from them unchanged. Errors
+/// have no equality, so their debug texts are compared.
 fn assert_wire<T: Serialize + DeserializeOwned + Debug>(value: &T, json: &str, bytes: &[u8]) {
     let shown = format!("{value:?}");
     assert_eq!(serde_json::to_string(value).unwrap(), json);
     assert_eq!(postcard::to_stdvec(value).unwrap(), bytes, "{shown}");
     assert_eq!(format!("{:?}", serde_json::from_str::<T>(json).unwrap()), shown);
     assert_eq!(format!("{:?}", postcard::from_bytes::<T>(bytes).unwrap()), shown);
-    // Nothing is taken for it that stops before its end.
+    // Input that stops before its end is refused.
     for end in 0..bytes.len() {
         assert!(postcard::from_bytes::<T>(&bytes[..end]).is_err(), "{end} bytes of {shown}");
     }
@@ -76,11 +78,28 @@ fn requests_keep_their_names_and_places() {
     );
     let bytes = [b"\x01\x04shop\x01", &[8; 16][..], &[7, 0xac, 2], &[0; 16]].concat();
     assert_wire(&introduced, &json, &bytes);
-    // As it was said before lives were.
+    // From before there were lives.
     let before = serde_json::from_str(r#"{"InDoubt":{"coordinator":"shop"}}"#).unwrap();
     assert!(matches!(before, Request::InDoubt { life: None, .. }));
     let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
     assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());
+}
+
+/// A text in JSON, so that it can be the key of a map; its parts, one after the other, in a binary
+/// form.
+#[test]
+fn ids_are_texts_where_people_read_and_parts_where_they_do_not() {
+    assert_wire(&branch(), BRANCH, BRANCH_BYTES);
+    assert_wire(branch().txn(), r#""shop:7:42""#, b"\x04shop\x07\x2a");
+    let last = TxnId::new(Name::new("shop").unwrap(), Epoch::new(u64::MAX), u64::MAX);
+    let most = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
+    let bytes = [b"\x04shop", &most[..], &most].concat();
+    assert_wire(&last, r#""shop:18446744073709551615:18446744073709551615""#, &bytes);
+
+    let stock = BTreeMap::from([(branch(), 3)]);
+    assert_wire(&stock, r#"{"shop:7:42:goods":3}"#, &[&[1], BRANCH_BYTES, &[6]].concat());
+    let ended = BTreeMap::from([(branch().txn().clone(), true)]);
+    assert_wire(&ended, r#"{"shop:7:42":true}"#, b"\x01\x04shop\x07\x2a\x01");
 }
 
 #[test]
@@ -141,17 +160,17 @@ fn errors_keep_their_names_and_places() {
     assert_wire(&Answer::Err(refused), r#"{"Err":{"Refused":"sold out"}}"#, b"\x01\x0d\x08sold out");
 }
 
-/// The coordinator's operator reads it; nothing else can be done with somebody else's error.
+/// The coordinator's operator reads it. Nothing else can be done with an error of another program.
 #[test]
 fn an_error_of_the_log_arrives_as_one_of_the_resource_and_says_the_same() {
     let cause = Arc::new(io::Error::other("the disk is on fire"));
     let error = LogError::Poisoned { cause };
-    let said = error.to_string();
+    let said = ringpact::error_chain(&error);
     assert!(said.contains("the disk is on fire"));
     let json = serde_json::to_string(&ParticipantError::from(error)).unwrap();
     let ParticipantError::Resource(arrived) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
     assert_eq!(arrived.to_string(), said);
-    // And once more, over the next hop.
+    // And again over a second hop.
     let json = serde_json::to_string(&ParticipantError::Resource(arrived)).unwrap();
     let arrived = serde_json::from_str::<ParticipantError>(&json).unwrap();
     assert_eq!(ringpact::error_chain(&arrived).matches(&said).count(), 1);
@@ -170,8 +189,8 @@ fn due_at(deadline: Option<Instant>) -> Request {
     request(Verb::Prepare, call)
 }
 
-/// Each leg of the way begins with what the last one has left. The time that a message lies about undelivered is not
-/// counted: nobody at either end measures it.
+/// Each hop starts with the time that the previous one left. The time on the way is not counted,
+/// because neither end measures it.
 #[test]
 fn a_deadline_travels_as_the_time_that_is_left() {
     const WHOLE: Duration = Duration::from_secs(1_000);
@@ -200,7 +219,7 @@ fn a_deadline_that_is_past_arrives_as_past_and_none_as_none() {
     assert!(deadline_of(&arrived).expect("there was one") <= Instant::now());
     let none = serde_json::to_string(&due_at(None)).unwrap();
     assert_eq!(deadline_of(&serde_json::from_str(&none).unwrap()), None);
-    // More than any clock can count is no deadline, and no panic.
+    // More time than a clock can count is no deadline, and no panic.
     let endless = none.replace(r#""deadline":null"#, &format!(r#""deadline":{{"secs":{},"nanos":0}}"#, u64::MAX));
     assert_eq!(deadline_of(&serde_json::from_str(&endless).unwrap()), None);
 }
@@ -223,7 +242,10 @@ fn what_does_not_fit_is_refused_by_name() {
     let long = format!(r#"{{"InDoubt":{{"coordinator":"{}"}}}}"#, "x".repeat(65));
     refused::<Request>(&long, "1 to 64 bytes");
     let negative = BRANCH.replace(":42", ":-42");
-    refused::<Request>(&format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#), "invalid value");
+    refused::<Request>(
+        &format!(r#"{{"Verdict":{{"branch":{negative}}}}}"#),
+        "not an id of the form coordinator:epoch:sequence",
+    );
     let good = serde_json::to_string(&due_at(None)).unwrap();
     let late = good.replace(r#""deadline":null"#, r#""deadline":{"secs":18446744073709551615,"nanos":4294967295}"#);
     refused::<Request>(&late, "overflow");
@@ -235,7 +257,7 @@ fn what_does_not_fit_is_refused_by_name() {
     for unknown in [&[0, 5][..], &[1, 11], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
         assert!(postcard::from_bytes::<Answer>(unknown).is_err(), "{unknown:?}");
     }
-    // As long a list as it says it is takes no memory before it is there.
+    // A list takes no memory before its elements have come, however long it says it is.
     assert!(postcard::from_bytes::<Answer>(&[0, 3, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).is_err());
 }
 
@@ -250,16 +272,16 @@ fn assert_sound<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
 }
 
 proptest! {
-    /// Whatever comes is read or refused, and what is read can be passed on.
+    /// Any bytes are read or refused, and what is read can be written again.
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
         assert_sound::<Request>(&bytes);
         assert_sound::<Answer>(&bytes);
     }
 
-    /// Of a good message one byte is another.
+    /// One byte of a valid message is replaced.
     #[test]
-    fn a_byte_that_is_another_harms_nobody(at in any::<prop::sample::Index>(), with: u8, left: Option<Duration>) {
+    fn a_replaced_byte_does_no_harm(at in any::<prop::sample::Index>(), with: u8, left: Option<Duration>) {
         let deadline = left.and_then(|left| Instant::now().checked_add(left));
         let request = due_at(deadline);
         let answer = Answer::Err(ParticipantError::Misrouted { branch: Box::new(branch()), participant: Name::new("b").unwrap() });

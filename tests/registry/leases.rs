@@ -1,8 +1,9 @@
-//! An instance is listed for as long as its lease says, and only the lease of its latest registration counts.
+//! An instance is listed for as long as its lease says, and only the lease of its latest
+//! registration counts.
 
 use std::time::{Duration, Instant};
 
-use ringpact::registry::{Instance, MAX_ADDRESS_LEN, MAX_LEASE, MIN_LEASE, Registry, RegistryError};
+use ringpact::registry::{Instance, MAX_ADDRESS_BYTES, MAX_LEASE, MIN_LEASE, Registry, RegistryError};
 use ringpact::ring::RingError;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ fn a_stale_lease_can_neither_renew_nor_evict_the_new_registration() {
     let stale = RegistryError::StaleLease { token: old.token() };
     assert_eq!(registry.renew(old.token(), start + 2 * SECOND), Err(stale.clone()));
     assert_eq!(registry.leave(old.token(), start + 2 * SECOND), Err(stale));
-    assert_eq!(registry.expire(old.expires_at()), 0, "the old lease's end is nobody's end");
+    assert_eq!(registry.expire(old.expires_at()), 0, "the end of the old lease ends nothing");
     assert_eq!(registry.instance("goods", "g1", old.expires_at()).as_ref(), Some(&moved));
     assert_eq!(registry.leave(new.token(), old.expires_at()).unwrap(), moved);
 }
@@ -65,7 +66,7 @@ fn an_earlier_now_counts_as_the_latest_one() {
     let (registry, start) = (Registry::new(), Instant::now());
     let token = registry.register("goods", instance("g1"), LEASE, start).unwrap().token();
     assert_eq!(registry.expire(start + LEASE), 1);
-    assert!(registry.instances("goods", start).is_empty(), "the dead don't come back");
+    assert!(registry.instances("goods", start).is_empty(), "an expired instance does not come back");
     assert!(registry.renew(token, start).is_err());
     let lease = registry.register("goods", instance("g1"), LEASE, start).unwrap();
     assert_eq!(lease.expires_at(), start + 2 * LEASE);
@@ -99,10 +100,10 @@ fn bad_arguments_are_refused_and_change_nothing() {
         RegistryError::InvalidInstance(RingError::ZeroWeight { id: "g1".into() })
     );
     assert!(matches!(register("goods", instance("g1").with_zone(""), LEASE), RegistryError::InvalidInstance(_)));
-    let address = "a".repeat(MAX_ADDRESS_LEN + 1);
+    let address = "a".repeat(MAX_ADDRESS_BYTES + 1);
     assert_eq!(
         register("goods", Instance::new("g1", address), LEASE),
-        RegistryError::AddressTooLong { length: MAX_ADDRESS_LEN + 1 }
+        RegistryError::AddressTooLong { length: MAX_ADDRESS_BYTES + 1 }
     );
     for lease in [Duration::ZERO, MIN_LEASE - Duration::from_nanos(1), MAX_LEASE + MIN_LEASE, Duration::MAX] {
         assert_eq!(register("goods", instance("g1"), lease), RegistryError::InvalidLease { lease });
@@ -116,7 +117,7 @@ fn bad_arguments_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn the_number_of_instances_is_limited_and_the_known_may_still_register_anew() {
+fn the_number_of_instances_is_limited_and_a_known_instance_may_register_again() {
     use ringpact::registry::MAX_INSTANCES;
     let (registry, now) = (Registry::new(), Instant::now());
     for n in 0..MAX_INSTANCES {
@@ -130,7 +131,7 @@ fn the_number_of_instances_is_limited_and_the_known_may_still_register_anew() {
 }
 
 #[test]
-fn the_number_of_services_is_limited_and_the_unused_dont_count() {
+fn the_number_of_services_is_limited_and_unused_services_do_not_count() {
     use ringpact::registry::MAX_SERVICES;
     let (registry, now) = (Registry::new(), Instant::now());
     let watchers: Vec<_> = (0..MAX_SERVICES).map(|n| registry.watch(&n.to_string(), now).unwrap()).collect();

@@ -12,7 +12,7 @@ use ringpact::ring::HashRing;
 
 const SERVICES: [&str; 2] = ["goods", "orders"];
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Operation {
     Register {
         service: usize,
@@ -129,6 +129,7 @@ impl Mirror {
                         "an instance that left or expired was live"
                     );
                 }
+                other => panic!("an event that this test does not know: {other:?}"),
             }
         }
     }

@@ -368,7 +368,7 @@ impl Extremes {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Change {
     Join(u32),
     Leave(usize),

@@ -63,8 +63,8 @@ fn refused_nodes_are_absent_from_the_average() {
     assert_eq!(loads.load("n1"), 0);
     assert!(loads.load("n0") <= 626 && loads.load("n2") <= 626, "1.25 * 1,000 / 2 is 625");
 
-    let nobody = loads.acquire_where("k", |_| false);
-    assert_eq!(nobody.unwrap_err(), AcquireError::AllRefused);
+    let refused = loads.acquire_where("k", |_| false);
+    assert_eq!(refused.unwrap_err(), AcquireError::AllRefused);
     assert_eq!(loads.total(), 1_000, "a refusal counts nothing");
 }
 
@@ -239,7 +239,7 @@ fn epsilon_is_checked() {
     assert_eq!(Epsilon::new(2, 8), Ok(Epsilon::default()));
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Step {
     Acquire { key: u8, refused: u8 },
     Release { which: prop::sample::Index },

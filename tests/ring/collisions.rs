@@ -4,7 +4,7 @@
 use ringpact::ring::{HashRing, KeyHasher, Node, Position};
 
 /// Puts every token on one spot.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct OneSpot;
 
 const SPOT: Position = Position::new(1_000);

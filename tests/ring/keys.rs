@@ -20,15 +20,15 @@ impl KeyHasher for OnlyAb {
 fn strings_and_bytes_go_to_the_hash_as_they_are() {
     let ring = HashRing::builder().hasher(OnlyAb).node("n").build().unwrap();
     let (owned_text, owned_bytes) = ("ab".to_owned(), b"ab".to_vec());
-    ring.owner("ab");
-    ring.owner(&owned_text);
-    ring.owner(owned_text);
-    ring.owner(b"ab");
-    ring.owner(*b"ab");
-    ring.owner(&b"ab"[..]);
-    ring.owner(&owned_bytes);
-    ring.owner(owned_bytes);
-    ring.owner(u16::from_le_bytes(*b"ab"));
+    assert_eq!(ring.owner("ab").id(), "n");
+    assert_eq!(ring.owner(&owned_text).id(), "n");
+    assert_eq!(ring.owner(owned_text).id(), "n");
+    assert_eq!(ring.owner(b"ab").id(), "n");
+    assert_eq!(ring.owner(*b"ab").id(), "n");
+    assert_eq!(ring.owner(&b"ab"[..]).id(), "n");
+    assert_eq!(ring.owner(&owned_bytes).id(), "n");
+    assert_eq!(ring.owner(owned_bytes).id(), "n");
+    assert_eq!(ring.owner(u16::from_le_bytes(*b"ab")).id(), "n");
 }
 
 #[test]

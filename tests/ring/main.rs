@@ -4,8 +4,8 @@
 //! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`,
 //! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
 //! (`minimal_movement`, `movement`), how it is stored and shared (`serialised`, `shared`), load
-//! (`bounded_loads`), memory (`allocation`), and the placement of other software
-//! (`ketama`, `nginx`, each with the feature of that name).
+//! (`bounded_loads`), memory (`allocation`), and the placement of other software (`ketama`,
+//! `nginx`, each with the feature of that name).
 
 mod allocation;
 mod balance;

@@ -1,8 +1,8 @@
-//! A ring is a pure function of its members, whichever way they came in; and bad members stay out.
+//! A ring is a pure function of its members, in whatever order they came. Bad members are refused.
 
 use crate::support::{Crowded, assert_same_ring, build, members};
 use proptest::prelude::*;
-use ringpact::ring::{HashRing, KeyHasher, MAX_NAME_LEN, MAX_TOKENS, Node, NodeId, RingError, Xxh3};
+use ringpact::ring::{HashRing, KeyHasher, MAX_NAME_BYTES, MAX_TOKENS, Node, NodeId, RingError, Xxh3};
 
 fn add_remove_replace_equal_a_rebuild<H: KeyHasher + Copy + PartialEq + std::fmt::Debug>(
     hasher: H,
@@ -83,8 +83,8 @@ fn a_node_that_is_not_there_can_neither_leave_nor_be_replaced() {
 }
 
 #[test]
-fn bad_nodes_are_refused_at_every_door() {
-    let longest = "é".repeat(MAX_NAME_LEN / 2) + "x";
+fn bad_nodes_are_refused_by_every_operation() {
+    let longest = "é".repeat(MAX_NAME_BYTES / 2) + "x";
     assert!(HashRing::new([Node::new(longest.clone()).with_zone(longest.clone())]).is_ok());
 
     let too_long = longest + "y";

@@ -3,7 +3,7 @@
 use crate::support::{assert_same_ring, build, members};
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, Modular, Node, Placement, RingEpoch, Xxh3};
-use ringpact::{Epoch, Lsn, Name, TxnId, TxnOrdinal};
+use ringpact::{Epoch, Lsn, TxnOrdinal};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -152,7 +152,6 @@ fn counters_are_numbers_while_those_are_exact() {
     check(Epoch::new, "");
     check(Lsn::new, "");
     check(|sequence| TxnOrdinal { epoch: Epoch::new(1), sequence }, "/sequence");
-    check(|sequence| TxnId::new(Name::from_static("shop"), Epoch::new(1), sequence), "/sequence");
 }
 
 #[test]

@@ -1,13 +1,8 @@
 //! Clients: they buy things, change their minds, lose patience, and remember what they were told.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -15,10 +10,11 @@ use ringpact::{BranchId, Commit, CommitError, Transaction, platform::Simulator, 
 
 use super::{
     MS, bounds,
+    executor::block_on,
     host::{Life, PATIENCE},
     ledger::Told,
     mailer::MAIL,
-    plan::SERVICES,
+    plan::{SERVICES, Wakers},
     scheduler::Scheduler,
     store::{ARTICLES, PLENTY, Work},
     world::World,
@@ -48,7 +44,7 @@ fn await_life(world: &World, host: usize) -> Option<Arc<Life>> {
     let mut life = None;
     world.clock.await_until(MS * 20_000, || {
         life = world.hosts[host].life().filter(|life| life.is_up());
-        life.is_some()
+        life.is_some() || world.hosts[host].is_retired()
     });
     life
 }
@@ -123,12 +119,22 @@ impl Wish {
 /// Goes through with it, as far as it goes. Gives what the client was told, if it was told anything.
 pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     let world = &life.world;
-    let mut txn = life.coordinator()?.begin();
+    let coordinator = life.coordinator()?;
+    let mut txn = match (world.plan.wakers, wish.end) {
+        (wakers @ (Wakers::Poll | Wakers::Panic), End::Await) => {
+            block_on(&world.clock, wakers, async move { coordinator.begin_async().await })
+        }
+        _ => {
+            let txn = coordinator.begin();
+            drop(coordinator);
+            txn
+        }
+    };
     let id = txn.id().clone();
     if !life.is_alive() {
         return None;
     }
-    world.ledger.lock().begun(&id);
+    world.ledger.lock().begun(&id, life.host);
     let mut all_done = true;
     for (service, work) in &wish.works {
         if wish.dawdles {
@@ -161,7 +167,7 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
             drop(txn.commit());
             return None;
         }
-        End::Await => block_on(&world.clock, txn.commit()),
+        End::Await => block_on(&world.clock, world.plan.wakers, txn.commit()),
         _ => Commit::wait(txn.commit()),
     };
     if !life.is_alive() {
@@ -242,32 +248,5 @@ impl Answer {
             clock.wait(self.place(), Some(clock.now() + PATIENCE));
         }
         *self.0.lock()
-    }
-}
-
-/// The smallest executor, in simulated time.
-fn block_on<F: Future>(clock: &Arc<Scheduler>, future: F) -> F::Output {
-    struct Notify(Arc<Scheduler>, AtomicBool);
-    impl Notify {
-        fn place(&self) -> usize {
-            std::ptr::from_ref(&self.1).addr()
-        }
-    }
-    impl Wake for Notify {
-        fn wake(self: Arc<Self>) {
-            self.1.store(true, Ordering::Relaxed);
-            self.0.notify_all(self.place());
-        }
-    }
-    let notify = Arc::new(Notify(Arc::clone(clock), AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&notify));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        while !notify.1.swap(false, Ordering::Relaxed) {
-            clock.wait(notify.place(), None);
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, FileLog, LogError, Name, ResourceManager, TransactionLog,
+    BranchId, Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
     participant::{OpenError, Reply},
     platform::Simulator,
     txn::CoordinatorError,
@@ -28,6 +28,7 @@ use super::{
     mailer::{MAIL, Mailer},
     mutants::Mutant,
     network::{VerdictWire, Wire},
+    operator::{Word, id_of, is_refusal},
     plan::{HostPlan, Nearby},
     served::Served,
     sim_storage::{Keep, SimStorage},
@@ -48,7 +49,14 @@ struct State {
     life: Option<Arc<Life>>,
     /// One for each log.
     disks: Vec<SimStorage>,
+    /// Which log is on each; copies have the id of what they are copies of.
+    ids: Vec<[u8; 3]>,
     books: BTreeMap<&'static str, Book>,
+    /// What the operator says when the coordinator is opened.
+    word: Word,
+    /// Why it was not, last time.
+    refused: Option<ParticipantError>,
+    is_retired: bool,
 }
 
 /// A process from its start to its end.
@@ -58,6 +66,7 @@ pub struct Life {
     number: u64,
     alive: AtomicBool,
     disks: Vec<SimStorage>,
+    ids: Vec<[u8; 3]>,
     running: Mutex<Running>,
     /// Calls that are inside a log.
     pub in_log: AtomicUsize,
@@ -86,10 +95,58 @@ struct Running {
 }
 
 impl Host {
-    pub fn new(plan: HostPlan) -> Self {
+    pub fn new(host: usize, plan: HostPlan) -> Self {
         let books = plan.managers.iter().map(|(name, _)| (*name, Book::of(name))).collect();
         let disks = (0..plan.logs).map(|_| SimStorage::new()).collect();
-        Self { plan, state: Mutex::new(State { disks, books, ..State::default() }) }
+        let ids = (0..plan.logs).map(|log| [1 + host as u8, 1 + log as u8, 0]).collect();
+        Self { plan, state: Mutex::new(State { disks, ids, books, ..State::default() }) }
+    }
+
+    /// The id of one of its logs.
+    pub fn log_id(&self, log: usize) -> [u8; 3] {
+        self.state.lock().ids[log]
+    }
+
+    /// What is durable of one of its logs now.
+    pub fn copy_of_log(&self, log: usize) -> SimStorage {
+        self.state.lock().disks[log].crash(Keep::Nothing)
+    }
+
+    /// Crashes the process if there is one, and has the next one find another log in the place of this one. Gives what was
+    /// there.
+    pub fn put_log(&self, log: usize, disk: SimStorage, id: [u8; 3], why: &str) -> SimStorage {
+        if let Some(life) = self.life() {
+            life.crash(why);
+        }
+        let mut state = self.state.lock();
+        state.ids[log] = id;
+        std::mem::replace(&mut state.disks[log], disk)
+    }
+
+    /// What the operator says when the coordinator is opened from now on.
+    pub fn say(&self, word: Word) {
+        self.state.lock().word = word;
+    }
+
+    pub fn word(&self) -> Word {
+        self.state.lock().word
+    }
+
+    /// Why the coordinator was not opened last time, if a participant has refused it.
+    pub fn take_refusal(&self) -> Option<ParticipantError> {
+        self.state.lock().refused.take()
+    }
+
+    /// Its process ends, and is not started again.
+    pub fn retire(&self) {
+        self.state.lock().is_retired = true;
+        if let Some(life) = self.life() {
+            life.crash("for good");
+        }
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.state.lock().is_retired
     }
 
     /// The process that runs, or starts, if one does.
@@ -108,6 +165,7 @@ impl Host {
                 number: state.lives,
                 alive: AtomicBool::new(true),
                 disks: state.disks.clone(),
+                ids: state.ids.clone(),
                 running: Mutex::default(),
                 in_log: AtomicUsize::new(0),
                 busy: Mutex::default(),
@@ -117,6 +175,7 @@ impl Host {
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
         };
+        world.acquaintances.restart(self);
         world.clock.note(format_args!("{life} starts"));
         match life.open(&self.plan, &books) {
             Ok(()) => {
@@ -124,6 +183,9 @@ impl Host {
                 world.clock.note(format_args!("{life} is up"));
             }
             Err(error) => {
+                if let OpeningError::Coordinator(CoordinatorError::Refused { error, .. }) = &error {
+                    self.state.lock().refused = Some(error.clone());
+                }
                 if life.is_alive() && error.is_wrong(world) {
                     world.is_wrong(format_args!("{life} does not open: {error}"));
                 }
@@ -141,6 +203,11 @@ impl Life {
     /// Stands in for a random number: no other process of the run has it.
     pub fn incarnation(&self) -> u64 {
         self.number * 64 + self.host as u64 + 1
+    }
+
+    /// The id of one of its logs.
+    pub fn log_id(&self, log: usize) -> LogId {
+        id_of(self.ids[log])
     }
 
     pub fn is_up(&self) -> bool {
@@ -183,7 +250,10 @@ impl Life {
             let options = options.platform(self.world.clock.platform());
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
             for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
-                if let Some((coordinator, _)) = other.plan.coordinator {
+                // No participant has been told of the second one.
+                if !other.plan.is_second
+                    && let Some((coordinator, _)) = other.plan.coordinator
+                {
                     manager
                         .set_verdict_endpoint(coordinator.parse()?, VerdictWire { from: Arc::clone(self), to: host });
                 }
@@ -221,6 +291,7 @@ impl Life {
             }
         }
         builder = builder.last_resource(MAIL, Mailer(Arc::clone(self)));
+        builder = self.world.hosts[self.host].word().said_to(builder);
         let coordinator = Arc::new(builder.open()?);
         self.keep(coordinator, |running, coordinator| running.coordinator = Some(coordinator))
     }
@@ -273,7 +344,7 @@ impl Life {
         }
         let life = Arc::clone(self);
         world.clock.start(move || life.bury());
-        if world.is_over() {
+        if world.is_over() || host.is_retired() {
             return;
         }
         let (world, host) = (Arc::clone(world), self.host);
@@ -463,6 +534,11 @@ pub enum OpeningError {
 impl OpeningError {
     /// Whether it should not have happened, whatever the disks and services did.
     fn is_wrong(&self, world: &World) -> bool {
+        if let Self::Coordinator(CoordinatorError::Refused { error, .. }) = self
+            && is_refusal(error)
+        {
+            return world.plan.log_fault.is_none();
+        }
         let log = match self {
             Self::Log(log) | Self::Manager(OpenError::Log(log)) | Self::Coordinator(CoordinatorError::Log(log)) => log,
             _ => return true,

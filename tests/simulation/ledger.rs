@@ -13,6 +13,9 @@ use super::store::Work;
 #[derive(Debug, Default)]
 pub struct Ledger {
     purchases: BTreeMap<TxnId, Purchase>,
+    /// Purchases whose decisions nothing can tell of any more: the coordinator's log is gone, and no participant had carried
+    /// them out by then.
+    untold: BTreeSet<TxnId>,
     pub wrong: Vec<String>,
 }
 
@@ -24,6 +27,8 @@ struct Purchase {
     letter: Option<BranchId>,
     committing: bool,
     told: Option<Told>,
+    /// On which host it was begun.
+    host: usize,
 }
 
 impl Purchase {
@@ -45,8 +50,9 @@ pub enum Told {
 pub type Books = BTreeMap<BranchId, Vec<Work>>;
 
 impl Ledger {
-    pub fn begun(&mut self, txn: &TxnId) {
-        if self.purchases.insert(txn.clone(), Purchase::default()).is_some() {
+    pub fn begun(&mut self, txn: &TxnId, host: usize) {
+        let purchase = Purchase { host, ..Purchase::default() };
+        if self.purchases.insert(txn.clone(), purchase).is_some() {
             self.is_wrong(format_args!("{txn} was begun twice"));
         }
     }
@@ -66,6 +72,24 @@ impl Ledger {
 
     pub fn told(&mut self, txn: &TxnId, told: Told) {
         self.purchases.entry(txn.clone()).or_default().told = Some(told);
+    }
+
+    /// The purchases of this coordinator whose clients have been told how they ended.
+    pub fn told_before(&self, coordinator: &str) -> BTreeSet<TxnId> {
+        let told = self.purchases.iter().filter(|(_, purchase)| purchase.told.is_some());
+        told.map(|(txn, _)| txn.clone()).filter(|txn| txn.coordinator().as_str() == coordinator).collect()
+    }
+
+    /// All purchases that were begun.
+    pub fn all(&self) -> BTreeSet<TxnId> {
+        self.purchases.keys().cloned().collect()
+    }
+
+    /// The log is gone that holds the decisions of these purchases of a coordinator, given with the host where each was begun.
+    pub fn loses(&mut self, coordinator: &str, is_lost: impl Fn(&TxnId, usize) -> bool) {
+        let of_it = self.purchases.iter().filter(|(txn, _)| txn.coordinator().as_str() == coordinator);
+        let lost = of_it.filter(|(txn, purchase)| is_lost(txn, purchase.host)).map(|(txn, _)| txn.clone());
+        self.untold.extend(lost);
     }
 
     pub fn is_wrong(&mut self, what: fmt::Arguments<'_>) {
@@ -115,7 +139,8 @@ impl Ledger {
             if !there.is_empty() && (!purchase.committing || purchase.told == Some(Told::RolledBack)) {
                 wrong.push(format!("{txn} has happened at {there:?}; its client: {:?}", purchase.told));
             }
-            if !missing.is_empty() && purchase.told == Some(Told::Committed) {
+            let is_untold = there.is_empty() && !is_sent && self.untold.contains(txn);
+            if !missing.is_empty() && purchase.told == Some(Told::Committed) && !is_untold {
                 wrong.push(format!("{txn} is missing at {missing:?}; its client was told that it has committed"));
             }
         }

@@ -1,11 +1,14 @@
 //! A process's log as one of its owners sees it, and what a mutant makes of it.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, TxnId, log::Claim,
+};
 
 use super::{host::Life, mutants::Mutant};
 
@@ -69,14 +72,13 @@ impl Log {
 impl TransactionLog for Log {
     fn id(&self) -> LogId {
         // Its own is random, and would be in the trace.
-        let mut bytes = [0; 16];
-        (bytes[0], bytes[1]) = (1 + self.life.host as u8, 1 + self.number as u8);
-        LogId::from_bytes(bytes)
+        self.life.log_id(self.number)
     }
 
     fn incarnation(&self) -> u64 {
         // As random as the real one, and the same whenever the seed is run.
-        let number = if self.is(Mutant::ReusesEpochs) { 1 } else { self.life.incarnation() };
+        let is_fixed = self.is(Mutant::ReusesEpochs) || self.is(Mutant::EpochsCountUp);
+        let number = if is_fixed { 1 } else { self.life.incarnation() };
         number * 64 + self.number as u64
     }
 
@@ -154,6 +156,12 @@ impl TransactionLog for Log {
             Fact::Prepared { .. } => !self.is(Mutant::RecoversNoPromises),
             _ => true,
         });
+        if self.owner == Owner::Coordinator && self.is(Mutant::SettlesWhatIsUnclaimed) {
+            let all = self.life.world.ledger.lock().all();
+            let epochs: BTreeSet<_> = all.iter().filter(|txn| txn.coordinator() == owner).map(TxnId::epoch).collect();
+            let opened = |epoch| Record { owner: owner.clone(), fact: Fact::Opened { epoch } };
+            live.extend(epochs.into_iter().map(opened));
+        }
         Ok(live)
     }
 

@@ -7,8 +7,9 @@
 //! | `plan` | what a seed draws beforehand |
 //! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
-//! | `mailer`, `client` | its last resource, and those who buy |
-//! | `ledger`, `bounds` | the oracle |
+//! | `mailer`, `client`, `executor` | its last resource, and those who buy, and how they await that |
+//! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
+//! | `ledger`, `bounds`, `acquaintances` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
 //!
 //! A run goes through these phases. *Faults*: clients buy, everything that can fails. *Peace*: nothing fails any more;
@@ -17,15 +18,18 @@
 //! end the logs must have forgotten all that has ended; and all along, whenever a client is through with a purchase, they
 //! must hold nothing but of what is still open or remembered, and take no more than two segments for it.
 
+mod acquaintances;
 mod bounds;
 mod client;
 mod disk;
+mod executor;
 mod host;
 mod ledger;
 mod log;
 mod mailer;
 pub mod mutants;
 mod network;
+mod operator;
 mod plan;
 mod scheduler;
 mod served;
@@ -128,15 +132,17 @@ pub fn run(seed: u64, mutant: Option<Mutant>, shown: bool) -> Report {
 
 fn direct(world: &Arc<World>) {
     let clock = &world.clock;
-    for host in 0..world.hosts.len() {
+    for host in (0..world.hosts.len()).filter(|host| !world.hosts[*host].plan.is_second) {
         let (world, started) = (Arc::clone(world), host);
         clock.start(move || world.hosts[started].start(&world, started));
     }
     client::start(world);
     world.have_mishaps();
+    operator::start(world);
     if !clock.await_until(LONGEST_DAY, || world.clients.load(Ordering::Relaxed) == 0) {
         world.is_wrong(format_args!("the clients' day does not come to an end"));
     }
+    clock.await_until(LONGEST_DAY, || world.desk.is_over());
     world.enter(Phase::Peace);
     settle(world);
     audit(world, "in peace");
@@ -166,13 +172,14 @@ fn direct(world: &Arc<World>) {
 /// Waits until all is settled, new transactions included.
 fn settle(world: &Arc<World>) {
     let clock = &world.clock;
+    let in_service = world.hosts.iter().filter(|host| !host.is_retired()).count();
     let lives = || world.hosts.iter().filter_map(host::Host::life).filter(|life| life.is_up()).collect::<Vec<_>>();
-    if !clock.await_until(LONGEST_PEACE, || lives().len() == world.hosts.len()) {
+    if !clock.await_until(LONGEST_PEACE, || lives().len() == in_service) {
         return world.is_wrong(format_args!("not all hosts start, although nothing fails any more"));
     }
     clock.sleep(MS * 3_000); // what is still on its way arrives
     // A log that was poisoned before is found out now.
-    if !clock.await_until(LONGEST_PEACE, || lives().len() == world.hosts.len()) {
+    if !clock.await_until(LONGEST_PEACE, || lives().len() == in_service) {
         return world.is_wrong(format_args!("not all hosts stay up, although nothing fails any more"));
     }
     world.faults_have_worn_off();

@@ -24,6 +24,10 @@ pub enum Mutant {
     RecoversNoDecisions,
     /// The coordinator hands out an epoch's numbers again.
     ReusesEpochs,
+    /// The coordinator's epochs count up, by the same steps for whoever opens a copy of its log.
+    EpochsCountUp,
+    /// The coordinator takes whatever it finds in doubt under its name for its own, and rolls it back.
+    SettlesWhatIsUnclaimed,
     /// The coordinator commits what it finds in doubt and knows nothing of.
     PresumesCommit,
     /// The coordinator counts a No as a Yes.
@@ -46,6 +50,10 @@ pub enum Mutant {
     AlwaysVotesYes,
     /// The participant forgets its promises when it restarts.
     RecoversNoPromises,
+    /// The participant knows coordinators by their names, whatever their logs.
+    HearsAnyLog,
+    /// The participant takes an older copy of a coordinator's log for the log.
+    TakesCopiesForTheLog,
     /// The participant keeps to itself what it has in doubt.
     ReportsNothingInDoubt,
     /// The participant has the service confirm without a record of the commit.
@@ -68,7 +76,7 @@ pub enum Mutant {
 
 /// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
-const ALL: [(Mutant, u64); 30] = [
+const ALL: [(Mutant, u64); 34] = [
     (Mutant::SyncsNothing, 10),
     (Mutant::SwallowsFailedSyncs, 200),
     (Mutant::CollectsLiveDecisions, 50),
@@ -79,6 +87,8 @@ const ALL: [(Mutant, u64); 30] = [
     (Mutant::DecidesWithoutRecord, 50),
     (Mutant::RecoversNoDecisions, 50),
     (Mutant::ReusesEpochs, 10),
+    (Mutant::EpochsCountUp, 300),
+    (Mutant::SettlesWhatIsUnclaimed, 300),
     (Mutant::PresumesCommit, 30),
     (Mutant::IgnoresNo, 20),
     (Mutant::IgnoresSilence, 300),
@@ -90,6 +100,8 @@ const ALL: [(Mutant, u64); 30] = [
     (Mutant::VotesWithoutPromise, 10),
     (Mutant::AlwaysVotesYes, 20),
     (Mutant::RecoversNoPromises, 10),
+    (Mutant::HearsAnyLog, 300),
+    (Mutant::TakesCopiesForTheLog, 300),
     (Mutant::ReportsNothingInDoubt, 50),
     (Mutant::CommitsWithoutRecord, 30),
     (Mutant::AcknowledgesCommitsUndone, 20),

@@ -219,6 +219,7 @@ impl std::fmt::Display for Shown<'_> {
             }
             Request::InDoubt { coordinator, .. } => write!(f, "what is in doubt of {coordinator}"),
             Request::Verdict { branch } => write!(f, "what became of {branch}"),
+            other => write!(f, "{other:?}"),
         }
     }
 }

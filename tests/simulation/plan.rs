@@ -15,6 +15,39 @@ pub struct HostPlan {
     /// The coordinator's name, and its log.
     pub coordinator: Option<(&'static str, usize)>,
     pub managers: Vec<(&'static str, usize)>,
+    /// It is a second process with a coordinator of that name, which there should be one of. It starts when it is told to.
+    pub is_second: bool,
+}
+
+/// What happens to a coordinator's log, once.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFault {
+    /// Where the coordinator is.
+    pub host: usize,
+    pub kind: LogFaultKind,
+    /// When a copy of its log is made, and how much later it happens.
+    pub copied_after: Duration,
+    pub happens_after: Duration,
+    /// How long it lasts, if it can be undone.
+    pub lasts: Duration,
+    /// The operator acts at once; else not before nothing fails any more.
+    pub prompt: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFaultKind {
+    /// It is gone for good.
+    Lost,
+    /// It is gone for good, but for the copy.
+    Restored,
+    /// An empty log is opened in its place, by mistake, for a while.
+    SwappedForEmpty,
+    /// The copy is.
+    SwappedForCopy,
+    /// A second coordinator of the name is opened elsewhere for a while, on a log of its own.
+    SecondOnEmpty,
+    /// On the copy.
+    SecondOnCopy,
 }
 
 /// How a coordinator reaches the resource managers of its own process.
@@ -57,6 +90,19 @@ pub struct Plan {
     pub long_down: Option<(usize, Duration)>,
     /// A service fails to confirm, cancel or check one in so many times.
     pub service_fails: u32,
+    pub log_fault: Option<LogFault>,
+    pub wakers: Wakers,
+}
+
+/// What the wakers of clients that await something do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wakers {
+    /// They have the client polled later.
+    Notify,
+    /// The same; and then they panic.
+    Panic,
+    /// They poll there and then.
+    Poll,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +154,8 @@ impl Plan {
             busier: 1,
             try_blocks: 0,
             long_down: None,
+            log_fault: None,
+            wakers: Wakers::Notify,
             network,
             disk,
             crash_at_message,
@@ -137,6 +185,8 @@ impl Plan {
             task_panics: if calm { 0 } else { [0, 20][random.usize(..2)] },
         };
         plan.draw_bad_services(random, calm);
+        plan.draw_log_fault(random);
+        plan.wakers = [Wakers::Notify, Wakers::Notify, Wakers::Panic, Wakers::Poll][random.usize(..4)];
         plan
     }
 
@@ -156,34 +206,61 @@ impl Plan {
         }
     }
 
+    /// Drawn after that.
+    fn draw_log_fault(&mut self, random: &mut Rng) {
+        use LogFaultKind::{Lost, Restored, SecondOnCopy, SecondOnEmpty, SwappedForCopy, SwappedForEmpty};
+        if random.u8(..4) > 0 {
+            return;
+        }
+        let kinds = [Lost, Restored, SwappedForEmpty, SwappedForCopy, SecondOnEmpty, SecondOnCopy];
+        let kind = kinds[random.usize(..kinds.len())];
+        let coordinators: Vec<_> =
+            (0..self.hosts.len()).filter(|host| self.hosts[*host].coordinator.is_some()).collect();
+        let mut up_to = |most: u64| MS(1).mul_f64(most as f64 * random.f64());
+        let (copied_after, happens_after, lasts) = (up_to(60), up_to(150), up_to(400));
+        let host = coordinators[random.usize(..coordinators.len())];
+        self.log_fault = Some(LogFault { host, kind, copied_after, happens_after, lasts, prompt: random.bool() });
+        self.busier *= 2;
+        self.purchases *= 2;
+        let there = &mut self.hosts[host];
+        let Some((name, log)) = there.coordinator else { return };
+        if matches!(kind, SecondOnEmpty | SecondOnCopy) {
+            self.hosts.push(HostPlan { logs: 1, coordinator: Some((name, 0)), is_second: true, ..HostPlan::default() });
+        } else if there.managers.iter().any(|(_, other)| *other == log) {
+            // What participants have promised is not lost along with it.
+            there.coordinator = Some((name, there.logs));
+            there.logs += 1;
+        }
+    }
+
     fn draw_hosts(random: &mut Rng) -> Vec<HostPlan> {
-        let of = |service: &'static str| HostPlan { logs: 1, managers: vec![(service, 0)], coordinator: None };
+        let of = |service: &'static str| HostPlan { logs: 1, managers: vec![(service, 0)], ..HostPlan::default() };
         let [goods, orders, payments] = SERVICES;
         match random.u8(..5) {
             // Everything in one process, on one log.
             0 => {
                 let managers = SERVICES.map(|service| (service, 0)).into();
-                vec![HostPlan { logs: 1, coordinator: Some(("shop", 0)), managers }]
+                vec![HostPlan { logs: 1, coordinator: Some(("shop", 0)), managers, ..HostPlan::default() }]
             }
             // In one process, each with a log of its own.
             1 => {
                 let managers = vec![(goods, 1), (orders, 2), (payments, 3)];
-                vec![HostPlan { logs: 4, coordinator: Some(("shop", 0)), managers }]
+                vec![HostPlan { logs: 4, coordinator: Some(("shop", 0)), managers, ..HostPlan::default() }]
             }
             // Each in a process of its own.
             2 => {
-                let alone = HostPlan { logs: 1, coordinator: Some(("shop", 0)), managers: Vec::new() };
+                let alone = HostPlan { logs: 1, coordinator: Some(("shop", 0)), ..HostPlan::default() };
                 [alone].into_iter().chain(SERVICES.map(of)).collect()
             }
             // A bit of everything.
             3 => {
                 let managers = vec![(goods, 0), (orders, 1)];
-                vec![HostPlan { logs: 2, coordinator: Some(("shop", 0)), managers }, of(payments)]
+                let near = HostPlan { logs: 2, coordinator: Some(("shop", 0)), managers, ..HostPlan::default() };
+                vec![near, of(payments)]
             }
             // Two coordinators, each near to one service and far from the others.
             _ => {
-                let near =
-                    |name, service| HostPlan { logs: 1, coordinator: Some((name, 0)), managers: vec![(service, 0)] };
+                let near = |name, service| HostPlan { coordinator: Some((name, 0)), ..of(service) };
                 vec![near("shop", goods), near("kiosk", orders), of(payments)]
             }
         }

@@ -3,13 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use ringpact::{
-    BranchId, Name, ParticipantError, Vote,
+    BranchId, LogId, Name, ParticipantError, Vote,
     participant::{Call, Decision, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb},
 };
 
 use super::{
     host::{Life, Manager},
     mutants::Mutant,
+    operator::is_refusal,
 };
 
 /// A resource manager as its process serves it to others.
@@ -23,11 +24,19 @@ impl Served {
         &self,
         verb: Verb,
         branch: &BranchId,
-        serve: impl FnOnce(&Manager) -> Result<T, ParticipantError>,
+        call: &Call,
+        serve: impl FnOnce(&Manager, &Call) -> Result<T, ParticipantError>,
     ) -> Result<T, ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
         let served = self.life.tell_branch(branch, || {
-            if self.life.is_alive() { serve(&manager) } else { Err(ParticipantError::Unreachable) }
+            if !self.life.is_alive() {
+                return Err(ParticipantError::Unreachable);
+            }
+            let said = CoordinatorsLife::new(call.identity, call.epoch, call.position);
+            let seen = self.seen(&said);
+            let mut call = call.clone();
+            (call.identity, call.position) = (seen.log, seen.position);
+            self.watched(branch.txn().coordinator(), &said, || serve(&manager, &call))
         });
         if !self.life.is_alive() {
             return Err(ParticipantError::Unreachable);
@@ -35,6 +44,26 @@ impl Served {
         match &served {
             Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
             Err(error) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {error}")),
+        }
+        served
+    }
+
+    /// Whom it listens to is watched.
+    fn watched<T>(
+        &self,
+        coordinator: &Name,
+        said: &CoordinatorsLife,
+        serve: impl FnOnce() -> Result<T, ParticipantError>,
+    ) -> Result<T, ParticipantError> {
+        let world = &self.life.world;
+        let before = world.acquaintances.comes(&self.name, coordinator, said);
+        let served = serve();
+        match &served {
+            Ok(_) if self.life.is_alive() => {
+                world.acquaintances.is_answered(world, &self.name, coordinator, before, said);
+            }
+            Err(error) if is_refusal(error) => world.count(|counts| counts.refusals += 1),
+            _ => {}
         }
         served
     }
@@ -47,13 +76,30 @@ impl Served {
                 Verb::Commit => self.commit(branch, call).map(|()| Response::Done),
                 Verb::Rollback => self.rollback(branch, call).map(|()| Response::Done),
                 Verb::CommitOnePhase => self.commit_one_phase(branch, call).map(Response::Decided),
+                other => unreachable!("a verb that is not simulated: {other:?}"),
             },
             Request::InDoubt { coordinator, life } => {
                 life.map_or(Ok(()), |life| self.meet(coordinator, &life))?;
                 self.in_doubt(coordinator).map(Response::InDoubt)
             }
-            Request::Verdict { .. } => unreachable!("asked of coordinators only"),
+            other => unreachable!("no participant is asked {other:?}"),
         }
+    }
+
+    /// What a mutant makes of what it is told of a coordinator's life.
+    fn seen(&self, life: &CoordinatorsLife) -> CoordinatorsLife {
+        let mut seen = *life;
+        if life.log == LogId::NONE {
+            return seen;
+        }
+        if self.is_mutated(Mutant::HearsAnyLog) {
+            (seen.log, seen.replaces) = (LogId::from_bytes([1; 16]), LogId::NONE);
+        }
+        if self.is_mutated(Mutant::HearsAnyLog) || self.is_mutated(Mutant::TakesCopiesForTheLog) {
+            // A later epoch is all that it takes.
+            seen.position = life.epoch.as_u64();
+        }
+        seen
     }
 
     fn is_mutated(&self, mutant: Mutant) -> bool {
@@ -63,7 +109,7 @@ impl Served {
 
 impl Participant for Served {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        let vote = self.on(Verb::Prepare, branch, |manager| manager.prepare(branch, call));
+        let vote = self.on(Verb::Prepare, branch, call, |manager, call| manager.prepare(branch, call));
         if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No) | Err(ParticipantError::Refused(_))) {
             return Ok(Vote::Yes);
         }
@@ -74,18 +120,18 @@ impl Participant for Served {
         if self.is_mutated(Mutant::AcknowledgesCommitsUndone) && self.life.world.clock.once_in(4) {
             return Ok(());
         }
-        self.on(Verb::Commit, branch, |manager| manager.commit(branch, call))
+        self.on(Verb::Commit, branch, call, |manager, call| manager.commit(branch, call))
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         if self.is_mutated(Mutant::AcknowledgesRollbacksUndone) && self.life.world.clock.once_in(4) {
             return Ok(());
         }
-        self.on(Verb::Rollback, branch, |manager| manager.rollback(branch, call))
+        self.on(Verb::Rollback, branch, call, |manager, call| manager.rollback(branch, call))
     }
 
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.on(Verb::CommitOnePhase, branch, |manager| manager.commit_one_phase(branch, call))
+        self.on(Verb::CommitOnePhase, branch, call, |manager, call| manager.commit_one_phase(branch, call))
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
@@ -98,12 +144,15 @@ impl Participant for Served {
 
     fn meet(&self, coordinator: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        manager.meet(coordinator, life)
+        self.watched(coordinator, life, || manager.meet(coordinator, &self.seen(life)))
     }
 
     fn greet(&self, greeting: &Greeting) {
         if let Some(manager) = self.life.manager(&self.name) {
-            manager.greet(greeting);
+            let life = self.seen(&greeting.life);
+            let mut seen = greeting.clone();
+            seen.life = life;
+            manager.greet(&seen);
         }
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{MS, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant, plan::Plan, scheduler::Scheduler};
+use super::{
+    MS, acquaintances::Acquaintances, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant, operator::Desk,
+    plan::Plan, scheduler::Scheduler,
+};
 
 pub struct World {
     pub clock: Arc<Scheduler>,
@@ -21,6 +24,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub ledger: Mutex<Ledger>,
     pub letters: Post,
+    pub acquaintances: Acquaintances,
+    pub desk: Desk,
     pub clients: AtomicUsize,
     phase: Mutex<Phase>,
     faults_ended: AtomicBool,
@@ -58,6 +63,9 @@ pub struct Counts {
     pub messages: u64,
     pub lost: u64,
     pub failed_io: u64,
+    /// Participants that have refused a coordinator, and transactions that an operator has settled.
+    pub refusals: u64,
+    pub unclaimed: u64,
     /// Of participants' tasks.
     #[cfg(feature = "tokio")]
     pub panics: u64,
@@ -78,6 +86,8 @@ impl Counts {
             ("messages", self.messages),
             ("lost messages", self.lost),
             ("failed operations of a disk", self.failed_io),
+            ("refused messages of another log or life", self.refusals),
+            ("unclaimed transactions", self.unclaimed),
             #[cfg(feature = "tokio")]
             ("panics of tasks", self.panics),
         ]
@@ -86,7 +96,7 @@ impl Counts {
 
 impl World {
     pub fn new(clock: Arc<Scheduler>, plan: Plan, mutant: Option<Mutant>) -> Arc<Self> {
-        let hosts = plan.hosts.iter().cloned().map(Host::new).collect();
+        let hosts = plan.hosts.iter().cloned().enumerate().map(|(host, plan)| Host::new(host, plan)).collect();
         Arc::new(Self {
             clock,
             plan,
@@ -94,6 +104,8 @@ impl World {
             hosts,
             ledger: Mutex::default(),
             letters: Post::default(),
+            acquaintances: Acquaintances::default(),
+            desk: Desk::default(),
             clients: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Faults),
             faults_ended: AtomicBool::new(false),

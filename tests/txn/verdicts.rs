@@ -29,6 +29,12 @@ fn ask(coordinator: &Coordinator, branch: &BranchId) -> Result<Verdict, Particip
     }
 }
 
+fn one_unresolved() -> InDoubtResolution {
+    let mut resolution = InDoubtResolution::default();
+    resolution.unresolved = 1;
+    resolution
+}
+
 /// "b" gets no decision, however often it is sent.
 fn with_a_deaf_b(policy: Policy) -> (MemoryLog, Coordinator, Manager, Manager) {
     let log = MemoryLog::new();
@@ -59,8 +65,8 @@ fn a_participant_that_is_told_nothing_asks_and_does_what_was_decided() {
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (0, 3));
 
     let resolution = b.resolve_in_doubt(SOON);
-    let expected = InDoubtResolution { committed: 1, rolled_back: 1, undecided: 1, ..InDoubtResolution::default() };
-    assert_eq!(resolution, expected);
+    assert_eq!((resolution.committed, resolution.rolled_back), (1, 1));
+    assert_eq!((resolution.undecided, resolution.unresolved), (1, 0));
     assert_eq!((b.service().balance(), b.service().reserved.lock().len()), (2, 1), "the open one waits");
     assert_eq!(b.service().asked(Op::Confirm).len(), 1);
     drop(open);
@@ -300,21 +306,10 @@ fn a_coordinator_that_does_not_answer_leaves_the_branch_as_it_is() {
     let promised = crate::support::branch(1, "b");
     b.execute(&promised, 2).unwrap();
     b.prepare(&promised, &crate::support::call()).unwrap();
-    assert_eq!(
-        b.resolve_in_doubt(SOON),
-        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() },
-        "the participant does not know where to ask"
-    );
+    assert_eq!(b.resolve_in_doubt(SOON), one_unresolved(), "the participant does not know where to ask");
     b.set_verdict_endpoint(name("c"), Silent);
-    assert_eq!(
-        b.resolve_in_doubt(Duration::from_millis(20)),
-        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() }
-    );
-    assert_eq!(
-        b.resolve_in_doubt(SOON),
-        InDoubtResolution { unresolved: 1, ..InDoubtResolution::default() },
-        "no answer is no verdict"
-    );
+    assert_eq!(b.resolve_in_doubt(Duration::from_millis(20)), one_unresolved());
+    assert_eq!(b.resolve_in_doubt(SOON), one_unresolved(), "no answer is no verdict");
     assert_eq!(b.status().prepared, 1);
 }
 

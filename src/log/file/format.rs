@@ -1,39 +1,43 @@
-//! The format on the medium, byte for byte as `src/docs/media.md` has it: bytes in, bytes out, nothing else.
+//! The format on the medium, byte for byte as `src/docs/media.md` has it: bytes in, bytes out,
+//! nothing else.
 //!
-//! All numbers are little-endian. A segment is a header block followed by batches, each padded to whole blocks.
+//! All numbers are little-endian. A segment is a header block followed by batches, each padded to
+//! whole blocks.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::log::{LogId, Lsn, MAX_RECORD_BYTES};
 
-/// The version that this library writes, and the only one it reads.
+/// The version that this library writes, and the only one that it reads.
 pub(super) const VERSION: u32 = 1;
 
-/// The unit in which a segment is laid out. No block of a batch is written again before the segment was replaced, so a
-/// torn write can hurt nothing that was acknowledged; 4 KiB is the largest sector, and the smallest page, in common use.
+/// Size of a block in bytes: the unit in which a segment is laid out. No block of a batch is
+/// written again before the segment was replaced, so a torn write can't hurt what was acknowledged.
+/// 4 KiB is the largest sector, and the smallest page, in common use.
 pub(super) const BLOCK: u64 = 4096;
 
-/// Bytes in front of each batch's payload.
+/// Number of bytes in front of each batch's payload.
 pub(super) const BATCH_HEADER: usize = 72;
 
-/// Bytes in front of each record: its length (4) and its number (8).
+/// Number of bytes in front of each record: its length (4) and its number (8).
 pub(super) const FRAME_HEADER: usize = 12;
 
-/// No number of a segment, batch or record is larger; at a billion a second that takes 292 years. So counting on from a
-/// number that was read can't overflow.
+/// Maximum number of a segment, batch or record; at a billion a second that takes 292 years. So
+/// counting on from a number that was read can't overflow.
 const MAX_NUMBER: u64 = u64::MAX >> 1;
 
-/// A log that has come this far is not opened for writing: what it would write next must still be readable. From here
-/// to [`MAX_NUMBER`] no process counts in its lifetime, and nothing but made-up bytes ever gets here.
+/// Number from which on a log is not opened, because what it would write next must still be
+/// readable. No process counts from here to [`MAX_NUMBER`] in its lifetime, and only made-up bytes
+/// ever get here.
 pub(super) const USED_UP: u64 = MAX_NUMBER >> 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"ringpact";
 const BATCH_MAGIC: [u8; 8] = *b"rp-batch";
 
-/// The part of a segment's header that its checksum covers.
+/// Number of bytes of a segment's header that its checksum covers.
 const SEGMENT_CHECKED: usize = 48;
 
-/// Where the header says what is behind the batches, after that checksum.
+/// Offset in the header, after that checksum, of what is behind the batches.
 const SEGMENT_REST: usize = SEGMENT_CHECKED + 8;
 
 /// Rounds up to whole blocks.
@@ -41,13 +45,14 @@ pub(super) const fn padded(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK) * BLOCK
 }
 
-/// What the first block of a segment says.
+/// The content of the first block of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) log: LogId,
     /// 1 for a log's first segment, one more for each later one.
     pub(super) number: u64,
-    /// The length of the whole file. The file has it before the segment gets its name, so another length is damage.
+    /// The length of the whole file. The file has it before the segment gets its name, so another
+    /// length is damage.
     pub(super) bytes: u64,
     /// What the file held before, which is still there beyond what was written since.
     pub(super) rest: Rest,
@@ -56,13 +61,14 @@ pub(super) struct SegmentHeader {
 /// What is in a segment behind its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// Nothing but zeros.
+    /// Zeros only.
     Zeros,
-    /// A block of zeros, which the next batch overwrites, and behind it what an earlier segment has left.
+    /// A block of zeros, which the next batch overwrites, and behind it what an earlier segment has
+    /// left.
     Leftovers,
 }
 
-/// Why a block is no segment's header.
+/// Why a block is not a segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadSegment {
     Damaged { offset: u64, what: &'static str },
@@ -88,7 +94,8 @@ impl SegmentHeader {
         block
     }
 
-    /// Reads a header back. The version comes before the checksum: another version may keep its checksum elsewhere.
+    /// Reads a header back. The version comes before the checksum, because another version may keep
+    /// its checksum elsewhere.
     pub(super) fn decode(block: &[u8]) -> Result<Self, BadSegment> {
         let damaged = |offset, what| BadSegment::Damaged { offset, what };
         if block.get(..8) != Some(&SEGMENT_MAGIC) {
@@ -122,8 +129,9 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    /// Salts all checksums of the segment's batches. Whoever does not know the log's random id can't make up bytes
-    /// that would pass for a batch, so a record's content is never mistaken for one.
+    /// Returns the salt of all checksums of the segment's batches. A writer of records that does
+    /// not know the log's random id can't make up bytes that would pass for a batch. So a record's
+    /// content is never mistaken for one.
     pub(super) fn salt(&self) -> u64 {
         let mut bytes = [0; 24];
         bytes[..16].copy_from_slice(&self.log.to_bytes());
@@ -132,7 +140,8 @@ impl SegmentHeader {
     }
 }
 
-/// In the header of a segment with leftovers. It is a checksum, so that damage does not pass for it.
+/// Returns the mark in the header of a segment with leftovers. It is a checksum, so that damage
+/// does not pass for it.
 fn leftovers_mark(before: &[u8]) -> u64 {
     xxh3_64(before)
 }
@@ -161,13 +170,14 @@ pub(super) struct BatchHeader {
     pub(super) last: Lsn,
     pub(super) count: u32,
     pub(super) payload: u64,
-    /// Of the payload.
+    /// The checksum of the payload.
     pub(super) payload_checksum: u64,
-    /// Of the header, the payload's checksum included; so it stands for the batch as a whole.
+    /// The checksum of the header, with the payload's checksum in it. So it stands for the batch as
+    /// a whole.
     pub(super) checksum: u64,
 }
 
-/// What the writer knows about a batch; the rest of its header follows from the payload.
+/// What the writer knows about a batch. The rest of its header follows from the payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchStart {
     pub(super) kind: Kind,
@@ -178,14 +188,15 @@ pub(super) struct BatchStart {
     pub(super) count: u32,
 }
 
-/// A buffer into which records can be framed, with room for the header in front.
+/// Empties a buffer into which records can be framed, with room for the header in front.
 pub(super) fn clear_batch(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.resize(BATCH_HEADER, 0);
 }
 
-/// Adds one encoded record to a batch. (The header is not put before the record first, to copy both as one: what was
-/// written a moment ago in small pieces can't be read at once in large ones, and this is under the queue's lock.)
+/// Adds one encoded record to a batch. (It would not help to put the header before the record and
+/// copy both as one: what was written a moment ago in small pieces can't be read at once in large
+/// ones, and this is under the queue's lock.)
 pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
     debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");
     let mut head = [0; FRAME_HEADER];
@@ -195,7 +206,7 @@ pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
     buffer.extend_from_slice(encoded);
 }
 
-/// Fills in the header, pads to whole blocks, and gives the batch's checksum.
+/// Fills in the header, pads the batch to whole blocks, and returns its checksum.
 pub(super) fn finish_batch(buffer: &mut Vec<u8>, start: BatchStart, salt: u64) -> u64 {
     let payload = &buffer[BATCH_HEADER..];
     let (length, payload_checksum) = (payload.len() as u64, xxh3_64_with_seed(payload, salt));
@@ -214,12 +225,13 @@ pub(super) fn finish_batch(buffer: &mut Vec<u8>, start: BatchStart, salt: u64) -
     checksum
 }
 
-/// Whether a batch's header might begin here; cheap, for scanning.
+/// Whether a batch's header may begin here. It is cheap, for scanning.
 pub(super) fn begins_batch(bytes: &[u8]) -> bool {
     bytes.starts_with(&BATCH_MAGIC)
 }
 
-/// Reads the header of the batch that begins with these bytes; so many are left from there to the segment's end.
+/// Reads the header of the batch that begins with these bytes. `left` is the number of bytes from
+/// there to the segment's end.
 pub(super) fn decode_header(bytes: &[u8], left: u64, salt: u64) -> Result<BatchHeader, &'static str> {
     if bytes.len() < BATCH_HEADER || !begins_batch(bytes) {
         return Err("no batch begins here");
@@ -253,7 +265,7 @@ pub(super) fn decode_header(bytes: &[u8], left: u64, salt: u64) -> Result<BatchH
     Ok(header)
 }
 
-/// The payload that belongs to a header read from the same bytes.
+/// Returns the payload that belongs to a header read from the same bytes.
 pub(super) fn decode_payload<'a>(bytes: &'a [u8], header: &BatchHeader, salt: u64) -> Result<&'a [u8], &'static str> {
     let payload = usize::try_from(header.payload)
         .ok()
@@ -265,7 +277,7 @@ pub(super) fn decode_payload<'a>(bytes: &'a [u8], header: &BatchHeader, salt: u6
     Ok(payload)
 }
 
-/// Takes the first record off a payload, still encoded; `None` at its end.
+/// Takes the first record off a payload, still encoded. Returns `None` at the payload's end.
 pub(super) fn take_frame<'a>(payload: &mut &'a [u8]) -> Result<Option<(Lsn, &'a [u8])>, &'static str> {
     if payload.is_empty() {
         return Ok(None);
@@ -278,7 +290,7 @@ pub(super) fn take_frame<'a>(payload: &mut &'a [u8]) -> Result<Option<(Lsn, &'a 
     Ok(Some((lsn, encoded)))
 }
 
-/// The frames of a payload that we have made ourselves.
+/// Iterates over the frames of a payload that this process has made.
 pub(super) fn frames(mut payload: &[u8]) -> impl Iterator<Item = (Lsn, &[u8])> {
     std::iter::from_fn(move || take_frame(&mut payload).ok().flatten())
 }

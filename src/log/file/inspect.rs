@@ -1,12 +1,14 @@
-//! Looks at a log's directory from outside: lists and verifies everything, changes nothing, needs no lock.
+//! Looks at a log's directory from outside: lists and verifies everything, changes nothing, needs
+//! no lock.
 //!
-//! [`inspect`] reads with the code that opening reads with, so it finds exactly the damage that opening would refuse,
-//! and damage in segments that opening no longer reads.
+//! [`inspect`] reads with the code that opening reads with. So it finds exactly the damage that
+//! opening would refuse, and also damage in segments that opening no longer reads.
 //!
-//! A log that somebody has open can be inspected too. What is shown then is a state that the log was in a moment ago;
-//! a batch that is being written shows as [`SegmentReport::torn_bytes`] at the end, a segment that is being prepared as
-//! [`Role::Unfinished`]. Neither is damage. What looks like damage is read again before it is called so: the owner may
-//! have written behind what had been read already.
+//! A log that a process has open can be inspected too. The result is a state that the log was in a
+//! moment ago. A batch that is being written shows as [`SegmentReport::torn_bytes`] at the end, and
+//! a segment that is being prepared as [`Role::Unfinished`]. Neither is damage. What looks like
+//! damage is read again before it is reported, because the owner may have written behind what had
+//! been read already.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +19,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    directory,
+    contents, directory,
     format::{BATCH_HEADER, BatchHeader, Kind, SegmentHeader, padded},
-    identity::Known,
+    identity::IdentityFile,
+    io_failure::io_error,
     recover::{Recovered, Visitor, recover},
     storage::{Disk, Storage},
 };
@@ -29,51 +32,55 @@ use crate::{
     log::{Fact, LogError, Lsn, Record},
 };
 
-/// How often a directory is read again because its owner has changed it meanwhile. Its owner replaces segments far less
-/// often than this reads them.
+/// Maximum number of times that a directory is read again because its owner has changed it
+/// meanwhile. The owner replaces segments far less often than this reads them.
 const MAX_ATTEMPTS: u32 = 16;
 
-/// All that there is to see in a log's directory.
+/// The content of a log's directory, verified.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The directory.
+    /// The directory that was inspected.
     pub dir: PathBuf,
-    /// The log's id, in hexadecimal digits, where there is a segment that tells.
+    /// The log's id in hexadecimal digits, if there is a segment that has it.
     pub log: Option<String>,
-    /// What is wrong with the file that remembers the log, or with the newest segment by what that file says.
+    /// What is wrong with the file that remembers the log, or with the newest segment according to
+    /// that file.
     pub remembered: Option<DamageReport>,
-    /// All segments, in the order of their numbers. The last one that is not [`Role::Unfinished`] is the log.
+    /// All segments, in the order of their numbers. The last one that is not [`Role::Unfinished`]
+    /// is the log.
     pub segments: Vec<SegmentReport>,
-    /// The owners that were opened, and their last epochs.
+    /// The owners that were opened, each with its last epoch.
     pub epochs: BTreeMap<Name, Epoch>,
-    /// The live transactions: those with records that no end has followed, by the first of these records.
+    /// The live transactions: those with records that no end has followed, in the order of the
+    /// first of these records.
     pub live: Vec<TransactionReport>,
-    /// The finished transactions of which the log has still a record.
+    /// The finished transactions of which the log still has a record.
     pub finished: Vec<TransactionReport>,
 }
 
-/// A segment.
+/// One segment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SegmentReport {
-    /// The name of its file.
+    /// The name of the segment's file.
     pub file: String,
-    /// Its number.
+    /// The segment's number.
     #[serde(serialize_with = "exact::counter::serialize")]
     pub number: u64,
-    /// The length of its file in bytes.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// What it is for.
+    /// What the segment is for.
     pub role: Role,
-    /// Its batches, as far as they can be read.
+    /// The segment's batches, as far as they can be read.
     pub batches: Vec<BatchReport>,
-    /// Bytes of a torn write behind the last batch; beside a running owner, perhaps of one that is under way.
+    /// Number of bytes of a torn write behind the last batch. While an owner has the log open, it
+    /// may be a write that is under way.
     pub torn_bytes: u64,
-    /// Whether something in the segment shows that its last batch with records was durable. If not, damage to this
-    /// one batch could not be told from a torn write.
+    /// Whether something in the segment shows that its last batch with records was durable. If not,
+    /// damage to this one batch could not be told from a torn write.
     pub sealed: bool,
-    /// What is wrong with it.
+    /// What is wrong with the segment, if anything is.
     pub damage: Option<DamageReport>,
 }
 
@@ -82,30 +89,30 @@ pub struct SegmentReport {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Role {
-    /// It is the log.
+    /// The segment is the log.
     Log,
-    /// A newer one has taken its place; the next opening removes it.
+    /// A newer segment has taken its place; the next opening removes it.
     Replaced,
-    /// It is being prepared, or was when its maker ended.
+    /// The segment is being prepared, or was when its owner ended.
     Unfinished,
 }
 
-/// A batch: what one sync made durable.
+/// One batch: the records that one sync made durable.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BatchReport {
-    /// Where it begins in its file.
+    /// The offset in the file at which the batch begins.
     pub offset: u64,
-    /// Its length there, padding included.
+    /// The length of the batch in bytes, padding included.
     pub bytes: u64,
-    /// Its sequence number.
+    /// The batch's sequence number.
     #[serde(serialize_with = "exact::counter::serialize")]
     pub sequence: u64,
-    /// What it is for.
+    /// What the batch is for.
     pub kind: BatchKind,
-    /// How many records it has.
+    /// Number of records in the batch.
     pub records: u32,
-    /// The number of the last record that the log had with it.
+    /// The number of the last record that the log had with this batch.
     pub last: Lsn,
 }
 
@@ -116,7 +123,7 @@ pub struct BatchReport {
 pub enum BatchKind {
     /// Records as they were appended.
     Records,
-    /// The first batch of a segment: what was live then.
+    /// The first batch of a segment: the records that were live then.
     Carry,
     /// No records: it shows that the batch before it was durable.
     Seal,
@@ -126,16 +133,17 @@ pub enum BatchKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TransactionReport {
-    /// Whose records they are.
+    /// The owner of the records.
     pub owner: Name,
-    /// The transaction.
+    /// The transaction that they are about.
     #[serde(serialize_with = "as_text")]
     pub txn: TxnId,
-    /// What they say, in order: `decided`, `prepared`, `committed`, `parked`, `heuristic`, `ended`.
+    /// What the records say, in order: `decided`, `prepared`, `heard`, `committed`, `parked`,
+    /// `heuristic`, `ended`.
     pub facts: Vec<&'static str>,
-    /// The first of them.
+    /// The number of the first of these records.
     pub first: Lsn,
-    /// The last of them.
+    /// The number of the last of these records.
     pub last: Lsn,
 }
 
@@ -143,9 +151,9 @@ pub struct TransactionReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DamageReport {
-    /// Where, from the beginning of the file.
+    /// The offset from the beginning of the file, in bytes.
     pub offset: u64,
-    /// What.
+    /// What is wrong there.
     pub what: String,
 }
 
@@ -156,7 +164,7 @@ impl Inspection {
         self.remembered.is_none() && self.segments.iter().all(|segment| segment.damage.is_none())
     }
 
-    /// Records in the log's segment.
+    /// Returns the number of records in the segment that is the log.
     #[must_use]
     pub fn records(&self) -> u64 {
         let log = self.segments.iter().filter(|segment| segment.role == Role::Log);
@@ -184,20 +192,23 @@ impl fmt::Display for BatchKind {
     }
 }
 
-/// Inspects the log in this directory. See the module's documentation for what it shows of a log that is in use.
+/// Inspects the log in this directory; blocks while it reads all of it. The [module](self) says
+/// what it shows of a log that is in use.
 ///
-/// Damage is no error here but part of the answer. A directory without segments is an empty log.
+/// Damage is part of the answer, not an error. A directory without segments is an empty log.
 ///
 /// # Errors
-/// [`LogError::Io`] where the directory or a file can't be read, or changes all the time.
+///
+/// [`LogError::Io`] if the directory or a file can't be read, or changes all the time.
 pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
     inspect_in(&Disk, dir)
 }
 
-/// The same in another storage.
+/// Does the same in another storage.
 ///
 /// # Errors
-/// As [`inspect`].
+///
+/// Those of [`inspect`].
 pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
     let dir = dir.as_ref();
     for _ in 0..MAX_ATTEMPTS {
@@ -205,18 +216,20 @@ pub fn inspect_in(storage: &dyn Storage, dir: impl AsRef<Path>) -> Result<Inspec
             return Ok(inspection);
         }
     }
-    Err(directory::io_error(dir, "inspect", io::Error::other("the log's owner replaces its segments all the time")))
+    Err(io_error(dir, "inspect", io::Error::other("the log's owner replaces its segments all the time")))
 }
 
-/// Reads everything once; `None` where a file has gone meanwhile.
+/// Reads everything once. Returns `None` if a file has gone meanwhile.
 fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogError> {
-    // First, for its owner writes it last: what it remembers was in the segments before.
-    let list = || storage.list(dir).map_err(|error| directory::io_error(dir, "list", error));
-    let known = match Known::read(storage, dir, &list()?) {
+    // The identity file is read first, because its owner writes it last: what it remembers was in
+    // the segments before.
+    let list = || storage.list(dir).map_err(|error| io_error(dir, "list", error));
+    let known = match IdentityFile::read(storage, dir, &list()?) {
         Err(LogError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error @ LogError::Io { .. }) => return Err(error),
         other => other,
     };
+    // Which segments there are, and which of them is the log.
     let names = list()?;
     let mut files = Vec::new();
     for name in names {
@@ -239,6 +252,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
         live: Vec::new(),
         finished: Vec::new(),
     };
+    // Read them all; the records of the log say which transactions there are.
     for (number, role, file) in files {
         let Some((segment, seen)) = read(storage, dir, number, role, file)? else { return Ok(None) };
         if role == Role::Log {
@@ -250,6 +264,7 @@ fn attempt(storage: &dyn Storage, dir: &Path) -> Result<Option<Inspection>, LogE
         }
         inspection.segments.push(segment);
     }
+    // What the identity file says, if there is no segment to compare it with.
     match known {
         Err(error) => inspection.remembered = Some(report(error)),
         Ok(Some(known)) if !inspection.segments.iter().any(|segment| segment.role == Role::Log) => {
@@ -267,14 +282,15 @@ fn report(error: LogError) -> DamageReport {
     }
 }
 
-/// Reads a segment until it is sound, or the same damage was found twice: the first time may have been a race.
+/// Reads a segment until it is sound, or until the same damage was found twice: the first time may
+/// have been a race.
 fn read(
     storage: &dyn Storage,
     dir: &Path,
     number: u64,
     role: Role,
     file: String,
-) -> Result<Option<(SegmentReport, Seen)>, LogError> {
+) -> Result<Option<(SegmentReport, SegmentContents)>, LogError> {
     let mut known: Option<DamageReport> = None;
     for _ in 0..MAX_ATTEMPTS {
         let mut segment = SegmentReport {
@@ -287,7 +303,7 @@ fn read(
             sealed: false,
             damage: None,
         };
-        let mut seen = Seen::default();
+        let mut seen = SegmentContents::default();
         let path = dir.join(&file);
         match read_once(storage, &path, &mut segment, &mut seen) {
             Ok(()) => {}
@@ -308,13 +324,18 @@ fn read(
     Ok(None)
 }
 
-fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, seen: &mut Seen) -> Result<(), LogError> {
-    let mut file = storage.open(path).map_err(|error| directory::io_error(path, "open", error))?;
-    segment.bytes = file.length().map_err(|error| directory::io_error(path, "read", error))?;
+fn read_once(
+    storage: &dyn Storage,
+    path: &Path,
+    segment: &mut SegmentReport,
+    seen: &mut SegmentContents,
+) -> Result<(), LogError> {
+    let mut file = storage.open(path).map_err(|error| io_error(path, "open", error))?;
+    segment.bytes = file.length().map_err(|error| io_error(path, "read", error))?;
     if segment.role == Role::Unfinished {
-        return Ok(()); // of no meaning, whatever is in it
+        return Ok(()); // an unfinished segment means nothing, whatever is in it
     }
-    let (header, mut file) = directory::open_segment(storage, path, segment.number)?;
+    let (header, mut file) = contents::open_segment(storage, path, segment.number)?;
     seen.log = Some(header.log.to_string());
     let result = recover(&mut file, &header, seen);
     segment.batches = std::mem::take(&mut seen.batches);
@@ -325,7 +346,7 @@ fn read_once(storage: &dyn Storage, path: &Path, segment: &mut SegmentReport, se
             segment.torn_bytes = recovered.torn_bytes;
             seen.found = Some((header, recovered));
         }
-        Err(unreadable) => return Err(directory::unreadable_at(path, unreadable)),
+        Err(unreadable) => return Err(contents::unreadable_at(path, unreadable)),
     }
     Ok(())
 }
@@ -349,7 +370,7 @@ const fn fact_name(fact: &Fact) -> &'static str {
 
 /// What a segment's records say.
 #[derive(Debug, Default)]
-struct Seen {
+struct SegmentContents {
     log: Option<String>,
     found: Option<(SegmentHeader, Recovered)>,
     batches: Vec<BatchReport>,
@@ -358,7 +379,7 @@ struct Seen {
     ended: BTreeSet<(Name, TxnId)>,
 }
 
-impl Visitor for Seen {
+impl Visitor for SegmentContents {
     fn record(&mut self, lsn: Lsn, encoded: &[u8]) {
         let Some(record) = Record::decode(encoded) else { return };
         if let Some(epoch) = record.fact.epoch() {
@@ -400,7 +421,7 @@ impl Visitor for Seen {
     }
 }
 
-impl Seen {
+impl SegmentContents {
     fn transactions(self) -> (BTreeMap<Name, Epoch>, Vec<TransactionReport>, Vec<TransactionReport>) {
         let Self { epochs, transactions, ended, .. } = self;
         let (finished, live): (Vec<_>, Vec<_>) = transactions.into_iter().partition(|(key, _)| ended.contains(key));

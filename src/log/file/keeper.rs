@@ -1,34 +1,38 @@
-//! The thread that keeps the directory: it prepares spare segments ahead of need, of those that were replaced where it
-//! can, and removes these where it can't; so that the writer never waits for any of it.
+//! The thread that keeps the directory. It prepares spare segments ahead of need, from replaced
+//! segments if it can, and removes replaced ones that it can't use. So the writer never waits for
+//! any of it.
 
 use std::{io, sync::Arc};
 
 use super::{
-    directory::{Directory, SegmentFile},
-    failure::is_final,
+    contents::SegmentFile,
+    directory::Directory,
     format::{Rest, SegmentHeader},
-    segment::{Replaced, Spare},
-    shared::{Order, Shared},
-    writer::reported,
+    io_failure::{is_final, panic_to_error},
+    queue::Upkeep,
+    segment::{ReplacedSegment, SpareSegment},
+    shared::LogShared,
 };
 use crate::log::LogId;
 
 /// The keeper's side of a log.
 pub(super) struct Keeper {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LogShared>,
     pub(super) dir: Arc<Directory>,
     pub(super) log: LogId,
-    /// The active segment's number; it only changes once a spare one is ready, and then by one.
+    /// The number of the active segment. It only changes once a spare segment is ready, and then by
+    /// one.
     pub(super) active: u64,
-    /// The segment that opening has replaced and removed. Its space is given back once it is closed, which takes as long
-    /// as reading it where it is large, so that opening leaves it to the keeper.
+    /// The segment that opening has replaced and removed. Its space is given back once the file is
+    /// closed. For a large segment that takes as long as reading it, so opening leaves it to the
+    /// keeper.
     pub(super) replaced: Option<SegmentFile>,
 }
 
 impl Keeper {
     /// Works until told to stop, or until a failure is [final](is_final), which poisons the log.
     pub(super) fn run(mut self) {
-        if let Err(error) = reported(|| self.work()) {
+        if let Err(error) = panic_to_error(|| self.work()) {
             self.shared.broke(error);
         }
     }
@@ -38,35 +42,36 @@ impl Keeper {
         let mut left = None;
         loop {
             match self.shared.next_upkeep() {
-                Order::Stop => return Ok(()),
-                Order::Remove(replaced) => {
+                Upkeep::Stop => return Ok(()),
+                Upkeep::Remove(replaced) => {
                     self.active = replaced.number() + 1;
                     left = Some(replaced);
-                    // If it can't be done now, then before another segment is made: there are never more than two.
+                    // If the segment can't be removed now, it is removed before another one is
+                    // made: there are never more than two.
                     unless_final(self.clear(&mut left))?;
                 }
-                Order::Reuse(replaced) => {
+                Upkeep::Reuse(replaced) => {
                     self.active = replaced.number() + 1;
                     let header = self.next(replaced.bytes(), Rest::Leftovers);
-                    let reused = Spare::reuse(&self.dir, header, replaced).map_err(|(error, still_there)| {
+                    let reused = SpareSegment::reuse(&self.dir, header, replaced).map_err(|(error, still_there)| {
                         left = still_there;
                         error
                     });
                     self.prepared(reused)?;
                 }
-                Order::Prepare(bytes, unfit) => {
+                Upkeep::Prepare(bytes, unfit) => {
                     if let Some(spare) = unfit {
                         spare.discard(&self.dir);
                     }
                     let header = self.next(bytes, Rest::Zeros);
-                    self.prepared(self.clear(&mut left).and_then(|()| Spare::prepare(&self.dir, header)))?;
+                    self.prepared(self.clear(&mut left).and_then(|()| SpareSegment::prepare(&self.dir, header)))?;
                 }
             }
         }
     }
 
-    /// Removes the segment that is left.
-    fn clear(&self, left: &mut Option<Replaced>) -> io::Result<()> {
+    /// Removes the segment that is left, if there is one.
+    fn clear(&self, left: &mut Option<ReplacedSegment>) -> io::Result<()> {
         let Some(replaced) = left.take() else { return Ok(()) };
         replaced.remove(&self.dir).map_err(|(error, still_there)| {
             *left = still_there;
@@ -78,9 +83,9 @@ impl Keeper {
         SegmentHeader { log: self.log, number: self.active + 1, bytes, rest }
     }
 
-    /// That the next segment can't be prepared is a failure that a log survives: nothing that was accepted depends on it,
-    /// and those who need it are told.
-    fn prepared(&self, result: io::Result<Spare>) -> io::Result<()> {
+    /// Passes the result on. A log survives that its next segment can't be prepared: nothing that
+    /// was accepted depends on it, and the callers that need the segment are told.
+    fn prepared(&self, result: io::Result<SpareSegment>) -> io::Result<()> {
         let prepared = match result {
             Err(error) if is_final(&error) => return Err(error),
             other => other,

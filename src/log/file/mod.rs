@@ -1,9 +1,19 @@
-//! The log on disk. `src/docs/media.md` says what it relies on, and has its format byte for byte.
+//! The log on disk. `src/docs/media.md` says what it relies on, and has its format byte for byte;
+//! `src/docs/log_speed.md` says why it is fast.
 //!
-//! From the outside in: this file and [`options`] are what users see; `shared` is where callers and the writer meet,
-//! `queue` what is decided there; `writer` is the thread that writes, on a `segment` in a `directory`, and `keeper` the
-//! one that prepares segments and removes them; `gate` and `wakers` are where threads and tasks wait, and `notifier` has the threads on which tasks are woken; `format` and
-//! `recover` are bytes in, answers out; [`storage`] is the seam to the medium. `src/docs/log_speed.md` says why.
+//! # What is in which file, from the outside in
+//!
+//! 1. What users see: this file, [`options`] (with `limits`), and `opening`, which reads a
+//!    directory and starts the threads.
+//! 2. Where callers and the log's threads meet: `shared` (locks and waiting) and `queue` (what is
+//!    decided there, without locks or I/O). Threads wait at a `batch_gate`. Tasks leave their
+//!    `wakers`, and the threads of `notifier` wake them.
+//! 3. The log's threads: `writer` holds the `pen` and writes batches; `keeper` prepares segments
+//!    and removes them.
+//! 4. Files: a `segment` is written in a `directory`. `contents` and `recover` read what is there,
+//!    and `identity` remembers that there was a log. `format` has the bytes.
+//! 5. Failures: `io_failure` tells what ends a log, and `patience` tries again what may pass.
+//! 6. [`storage`] is the seam to the medium; [`mod@inspect`] looks at a log from outside.
 
 use std::{
     cell::Cell,
@@ -18,19 +28,23 @@ use parking_lot::Mutex;
 
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
 use crate::{id::Name, platform::Thread};
-use queue::Ending;
-use shared::{Lead, Shared};
+use queue::Shutdown;
+use shared::{CommitPath, LogShared};
 
+mod batch_gate;
+mod contents;
 mod directory;
-mod failure;
 mod format;
-mod gate;
 mod identity;
 pub mod inspect;
+mod io_failure;
 mod keeper;
+mod limits;
 mod notifier;
+mod opening;
 pub mod options;
 mod patience;
+mod pen;
 mod queue;
 mod recover;
 mod segment;
@@ -43,9 +57,12 @@ pub use options::FileLogOptions;
 
 /// A transaction log in a directory of its own, which one process at a time has open.
 ///
-/// Group commit: callers queue in memory, one thread writes and syncs all that queued while it was busy, and everybody
-/// waits only for the sync that his record is in. There is no artificial delay. Records of transactions that have ended
-/// are dropped, live ones carried over, so that the directory stays at two segments at the most.
+/// Shared by an [`Arc`]: all methods take `&self`, and all threads may call them at once.
+///
+/// Group commit: callers queue in memory, and one thread writes and syncs all that was queued while
+/// it was busy. Each caller waits only for the sync that its record is in. There is no artificial
+/// delay. Records of transactions that have ended are dropped and live ones carried over, so that
+/// the directory holds two segments at most.
 ///
 /// ```
 /// use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog};
@@ -63,26 +80,29 @@ pub use options::FileLogOptions;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping it closes it: what is queued is written and synced first. To learn whether that worked, use
-/// [`close`](Self::close). A handle can be shared by an [`Arc`].
+/// Dropping the log closes it: what is queued is written and synced first, so the drop blocks. To
+/// learn whether that worked, use [`close`](Self::close).
 ///
 /// Failures, beyond what [`TransactionLog`] says of them:
-/// - A failed write or sync *poisons* the log: its thread ends, and the directory can be opened again at once, which
-///   reads back what is really there. Of any other handle on the poisoned log nothing can be written any more.
-/// - A *full disk* shows when the next segment is prepared. Records that need that segment are refused with
-///   [`LogError::Full`], smaller ones may still fit into the active one; all that were accepted have their room already.
-///   Each refused `append` was an attempt, so appending works again as soon as there is space. Only while it makes
-///   this attempt does `append` wait for the disk. (Where the file system needs new space to overwrite old,
-///   as copy-on-write ones do, it can run out of it at any write; that poisons the log.)
+///
+/// - A failed write or sync *poisons* the log: its threads end, and the directory can be opened
+///   again at once, which reads what is really there. No handle on the poisoned log can write any
+///   more.
+/// - A *full disk* shows when the next segment is prepared. Records that need that segment are
+///   refused with [`LogError::Full`]; smaller ones may still fit into the active one. All records
+///   that were accepted have their room already. Each refused `append` was an attempt, so appending
+///   works again as soon as there is space. `append` waits for the disk only while it makes this
+///   attempt. (If the file system needs new space to overwrite old data, as copy-on-write file
+///   systems do, it can run out of it at any write; that poisons the log.)
 /// - A `wait` for a number that was not given out waits for the last one that was.
-/// - `wait` and `poll_durable` give [`LogError::Closed`] where the log was abandoned first; like after
-///   [`LogError::Poisoned`] only reopening tells whether the record is there.
+/// - `wait` and `poll_durable` return [`LogError::Closed`] if the log was abandoned first. As after
+///   [`LogError::Poisoned`], only opening the log again tells whether the record is there.
 pub struct FileLog {
     id: LogId,
     incarnation: u64,
     claims: Claims,
     dir: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
     writer: Mutex<Option<Thread>>,
     recovery: Recovery,
 }
@@ -91,32 +111,37 @@ pub struct FileLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Records read.
+    /// Number of records read.
     pub records: u64,
-    /// Of them, those that are live.
+    /// Number of those records that are live.
     pub live: usize,
-    /// The transactions that these are about. One is counted once, whoever has records of it.
+    /// Number of transactions that the live records are about. A transaction is counted once,
+    /// however many owners have records of it.
     pub live_transactions: usize,
-    /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported durable.
+    /// Bytes of a torn write at the end, which were cut off. No record in them was ever reported
+    /// durable.
     pub torn_bytes: u64,
-    /// Whether the directory is, by all appearances, a copy of the one that the log was last opened in: by a backup, an
-    /// image, or a move to another file system. A file system that numbers its files anew each time makes it appear so, too;
-    /// and a copy of the disk as a whole, with all its numbers, does not. So it is told, and nothing is refused for it.
+    /// Whether the directory seems to be a copy of the one in which the log was last opened: by a
+    /// backup, an image, or a move to another file system. A file system that numbers its files
+    /// again at each mount makes it seem so, too. A copy of the disk as a whole, with all its
+    /// numbers, does not. So this is reported, and nothing is refused because of it.
     pub copied: bool,
-    /// How long opening took.
+    /// How long the opening took.
     pub elapsed: Duration,
 }
 
 impl FileLog {
-    /// Opens the log in this directory with the default [`options`](Self::options); creates either where absent.
+    /// Opens the log in this directory with the default [`options`](Self::options). Creates the
+    /// directory and the log if they are absent. Blocks; see [`FileLogOptions::open`].
     ///
     /// # Errors
-    /// See [`FileLogOptions::open`].
+    ///
+    /// Those of [`FileLogOptions::open`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, LogError> {
         Self::options().open(dir)
     }
 
-    /// How to open a log otherwise: other segments, another storage.
+    /// Returns the options for opening a log in another way: other segments, another storage.
     #[must_use]
     pub fn options() -> FileLogOptions {
         FileLogOptions::default()
@@ -125,46 +150,52 @@ impl FileLog {
     fn new(
         (id, incarnation): (LogId, u64),
         dir: PathBuf,
-        shared: Arc<Shared>,
+        shared: Arc<LogShared>,
         writer: Thread,
         recovery: Recovery,
     ) -> Self {
         Self { id, incarnation, claims: Claims::default(), dir, shared, writer: Mutex::new(Some(writer)), recovery }
     }
 
-    /// The directory.
+    /// Returns the absolute path of the log's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// What was found when it was opened.
+    /// Returns what was found when the log was opened.
     #[must_use]
     pub const fn recovery(&self) -> Recovery {
         self.recovery
     }
 
-    /// The memory that it has for records at the moment, in bytes, used or not: the batch being filled, the batch being
-    /// written, and the live records.
+    /// Returns the memory that the log has for records at the moment, in bytes, used or not: for
+    /// the batch being filled, the batch being written, and the live records.
     ///
-    /// It is bounded: each batch by [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES) (or one record, if that is larger),
-    /// where a buffer may have grown to twice of that; the live records by a small constant times their size (see
-    /// [`LiveRecords`](super::LiveRecords)). Carrying live records over takes twice their size for as long as that
-    /// lasts. Beside it there are about two wakers for each task that waits, one for each record in a batch that came with
-    /// its task's and, where segments are written past the system's cache, 1 MiB for each.
+    /// It is bounded. Each batch takes at most [`MAX_QUEUE_BYTES`](options::MAX_QUEUE_BYTES), or
+    /// one record if that is larger; its buffer may have grown to twice of that. The live records
+    /// take a small constant times their size (see [`LiveRecords`](super::LiveRecords)), and twice
+    /// their size more while they are carried over.
+    ///
+    /// Not counted are about two wakers for each task that waits, one for each record in a batch
+    /// that came with its task's waker and, if segments are written past the system's cache, 1 MiB
+    /// for each segment.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.shared.memory_bytes()
     }
 
-    /// Writes and syncs all that is queued, and gives the directory back.
+    /// Writes and syncs all that is queued, then gives the directory back. Blocks until that is
+    /// done.
     ///
     /// # Errors
-    /// Not everything that was appended is known to be durable: [`LogError::Poisoned`], or [`LogError::Closed`] after
-    /// [`abandon`](Self::abandon). [`LogError::Io`]: everything is durable, but it could not be noted that the log was
-    /// closed, so that damage at its end may be taken for what a crash leaves.
+    ///
+    /// [`LogError::Poisoned`], or [`LogError::Closed`] after [`abandon`](Self::abandon): not
+    /// everything that was appended is known to be durable. [`LogError::Io`]: everything is
+    /// durable, but the log could not note that it was closed. So damage at its end may be taken
+    /// for what a crash leaves.
     pub fn close(self) -> Result<(), LogError> {
-        self.end(Ending::Close);
+        self.shut_down(Shutdown::Close);
         self.shared.outcome(|error| LogError::Io {
             path: self.dir.clone(),
             action: "note the end of the log in",
@@ -172,29 +203,31 @@ impl FileLog {
         })
     }
 
-    /// Closes the log as a crash of the process would: what is queued is not written, and whoever waits or asks gets
-    /// [`LogError::Closed`]. When this returns, the directory can be opened again, even while handles on this log are
-    /// still around. It is meant for tests of what is built on a log; it loses nothing that was reported durable.
+    /// Closes the log as a crash of the process would: what is queued is not written, and all
+    /// waiting and later calls get [`LogError::Closed`]. When this returns, the directory can be
+    /// opened again, even while handles on this log still exist. Records that were reported durable
+    /// are not lost. This is meant for tests of what is built on a log.
     ///
-    /// It waits for the one operation that the disk may be at.
+    /// Blocks until the disk has finished the operation that it is at, if there is one.
     pub fn abandon(&self) {
-        self.end(Ending::Abandon);
+        self.shut_down(Shutdown::Abandon);
     }
 
     fn full(&self, error: Arc<std::io::Error>) -> LogError {
         let path = self.dir.clone();
-        if failure::tells_of_no_room(&error) {
+        if io_failure::is_out_of_space(&error) {
             LogError::Full { path, error }
         } else {
             LogError::NoSegment { path, error }
         }
     }
 
-    fn end(&self, ending: Ending) {
-        self.shared.end(ending);
-        // No code of others runs on the writer's thread, so it never is the one that calls.
+    fn shut_down(&self, how: Shutdown) {
+        self.shared.shut_down(how);
+        // No foreign code runs on the writer's thread, so the caller is never that thread itself.
         if let Some(writer) = self.writer.lock().take() {
-            // The writer catches its own panics and reports them as failures, so there is nothing to learn here.
+            // The writer catches its own panics and reports them as failures, so `join` has nothing
+            // to tell.
             writer.join();
         }
     }
@@ -202,7 +235,7 @@ impl FileLog {
 
 impl Drop for FileLog {
     fn drop(&mut self) {
-        self.end(Ending::Close);
+        self.shut_down(Shutdown::Close);
     }
 }
 
@@ -236,9 +269,9 @@ impl TransactionLog for FileLog {
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let (lsn, lead) = encoded(&record, |encoded| self.shared.append_and_lead(encoded, |error| self.full(error)))?;
         let batch = match lead {
-            Lead::Wait(batch) => batch,
-            Lead::Write(pen, batch) => {
-                writer::lead(&self.shared, pen, batch);
+            CommitPath::Wait(batch) => batch,
+            CommitPath::Write(pen, batch) => {
+                writer::write_on_callers_thread(&self.shared, pen, batch);
                 batch.number
             }
         };
@@ -278,12 +311,13 @@ fn encoded<T>(record: &Record, append: impl FnOnce(&[u8]) -> Result<T, LogError>
     })
 }
 
-/// The same for many records, some at a time: their encodings one behind the other, and how long each is.
+/// Does the same for many records, some at a time: `append` gets their encodings one after the
+/// other, and the length of each.
 fn encoded_all(
     records: &mut dyn Iterator<Item = Record>,
     mut append: impl FnMut(&[u8], &[usize]) -> Result<Lsn, LogError>,
 ) -> Result<Option<Lsn>, LogError> {
-    /// While these are taken in, everybody else waits.
+    /// Maximum number of records that are appended at once. All other callers wait meanwhile.
     const AT_ONCE: usize = 64;
     with_buffer(|buffer| {
         let (mut last, mut end, mut lengths) = (None, 0, Vec::with_capacity(AT_ONCE));
@@ -313,9 +347,10 @@ fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
-    /// Larger records are rare.
+    /// Size of the buffer. Larger records are rare.
     const BUFFER_BYTES: usize = 16 << 10;
-    // Taken, not borrowed: while one simulated thread waits for room, others of the same real one append.
+    // The buffer is taken, not borrowed: while one simulated thread waits for room, others of the
+    // same real thread append.
     let mut buffer = BUFFER.take();
     buffer.resize(BUFFER_BYTES, 0);
     let result = work(&mut buffer);

@@ -1,11 +1,13 @@
 //! The threads on which tasks are woken. Nothing else of the log happens there.
 //!
-//! A waker is code of others: its executor may poll the task where it wakes it, and the task may append to this very log
-//! and wait for it, or wait for another task; it may panic; and so may its drop. So wakers are neither woken nor dropped on
-//! the writer's, the keeper's or another caller's thread, nor under a lock, and a panic of one ends with it.
+//! A waker is foreign code. Its executor may poll the task where it wakes it. The task may append
+//! to this very log and wait for it, or wait for another task. The waker may panic, and so may its
+//! drop. So wakers are neither woken nor dropped on the writer's thread, the keeper's or another
+//! caller's, nor under a lock; and a panic of one ends with it.
 //!
-//! One thread does it as long as it gets on. A second one watches while there are wakers left to be woken, and lends a hand
-//! where they are woken too slowly, be it that one of them does not return; then another one watches.
+//! One thread does it as long as it makes progress. While wakers are left to be woken, a second
+//! thread watches the first. If wakers are woken too slowly, perhaps because one of them does not
+//! return, the second thread wakes them too, and a third one watches.
 
 use std::{
     collections::VecDeque,
@@ -21,59 +23,62 @@ use parking_lot::{Mutex, MutexGuard};
 use super::wakers::Wakers;
 use crate::platform::{Condvar, Platform, Woken};
 
-/// Maximum number of threads that wake tasks of one log. So many wakers may block at a time, each until something else
-/// happens, before others have to wait for one of them to return.
+/// Maximum number of threads that wake tasks of one log. This is how many wakers may block at a
+/// time, each until something else happens, before the others have to wait for one of them to
+/// return.
 const MAX_THREADS: usize = 16;
 
-/// How long a thread watches others wake tasks before it judges them. An ordinary waker takes well below a microsecond; the
-/// time is long enough for a thread that the system has taken off its processor.
+/// How long a thread watches the others wake tasks before it judges them. An ordinary waker takes
+/// well below a microsecond. The time is long enough for a thread that the system has taken off its
+/// processor.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// Number of wakers woken within [`PATIENCE`] below which another thread lends a hand.
+/// Number of wakers woken within [`PATIENCE`] below which another thread helps.
 const PACE: u64 = 100;
 
-/// Number of empty buffers kept: for the batch in flight, and the one being filled.
+/// Maximum number of empty buffers kept: for the batch in flight, and for the one being filled.
 const BUFFERS: usize = 2;
 
-/// Wakes tasks. Dropped, it ends its threads once all have been woken.
-pub(super) struct Notifier(Arc<Inner>);
+/// Wakes tasks. When it is dropped, its threads end once all wakers have been woken.
+pub(super) struct Notifier(Arc<WakingThreads>);
 
-struct Inner {
+struct WakingThreads {
     platform: Platform,
-    state: Mutex<State>,
-    /// Threads that wake nobody wait here.
+    state: Mutex<NotifierState>,
+    /// Threads that have nothing to wake wait here.
     idle: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// None of them is empty.
-    lists: VecDeque<List>,
+struct NotifierState {
+    /// The wakers to be woken or dropped. No list is empty.
+    lists: VecDeque<WakerList>,
     buffers: Vec<Vec<Waker>>,
-    /// How many wakers were taken out of the lists so far.
+    /// Number of wakers that were taken out of the lists so far.
     taken: u64,
     threads: usize,
-    /// Threads that wake, but for those that a thread has lent a hand to since: these may be stuck.
+    /// Number of threads that wake, without those that another thread has begun to help since:
+    /// these may be stuck.
     active: usize,
-    /// How often a thread has lent a hand.
+    /// Number of times that a thread has begun to help.
     round: u64,
-    /// Threads that sleep until they are notified, and those that watch.
+    /// Number of threads that sleep until they are notified, and of those that watch.
     sleeping: usize,
     watching: usize,
-    /// A thread was notified or started, and has not got to it yet.
+    /// Whether a thread was notified or started, and has not taken the lock since.
     called: bool,
     ended: bool,
 }
 
-/// Wakers of one batch.
-struct List {
+/// The wakers of one batch.
+struct WakerList {
     wakers: VecDeque<Waker>,
-    then: Then,
+    then: WakeOrDrop,
 }
 
-/// What becomes of a waker.
+/// What is done with a waker.
 #[derive(Clone, Copy)]
-enum Then {
+enum WakeOrDrop {
     Wake,
     Drop,
 }
@@ -81,15 +86,15 @@ enum Then {
 impl Notifier {
     /// Starts the first thread.
     pub(super) fn start(platform: &Platform) -> io::Result<Self> {
-        let inner = Inner { platform: platform.clone(), state: Mutex::default(), idle: platform.condvar() };
+        let inner = WakingThreads { platform: platform.clone(), state: Mutex::default(), idle: platform.condvar() };
         let notifier = Self(Arc::new(inner));
         let mut state = notifier.0.state.lock();
-        Inner::spawn(&notifier.0, &mut state)?;
+        WakingThreads::spawn(&notifier.0, &mut state)?;
         drop(state);
         Ok(notifier)
     }
 
-    /// Has all of them woken, and leaves an empty list.
+    /// Has all of them woken, and leaves an empty list. Does not block.
     pub(super) fn wake(&self, wakers: &mut Wakers) {
         if wakers.is_empty() {
             return;
@@ -97,22 +102,23 @@ impl Notifier {
         let mut state = self.0.state.lock();
         let empty = state.buffers.pop().unwrap_or_default();
         let wakers = wakers.take(empty);
-        self.put(state, wakers, Then::Wake);
+        self.put(state, wakers, WakeOrDrop::Wake);
     }
 
-    /// Has all of them dropped.
+    /// Has all of them dropped. Does not block.
     pub(super) fn dispose(&self, wakers: Vec<Waker>) {
         if !wakers.is_empty() {
-            self.put(self.0.state.lock(), wakers, Then::Drop);
+            self.put(self.0.state.lock(), wakers, WakeOrDrop::Drop);
         }
     }
 
-    fn put(&self, mut state: MutexGuard<'_, State>, wakers: Vec<Waker>, then: Then) {
-        state.lists.push_back(List { wakers: wakers.into(), then });
-        Inner::call(&self.0, &mut state);
+    fn put(&self, mut state: MutexGuard<'_, NotifierState>, wakers: Vec<Waker>, then: WakeOrDrop) {
+        state.lists.push_back(WakerList { wakers: wakers.into(), then });
+        WakingThreads::call(&self.0, &mut state);
     }
 
-    /// Wakes those that are left, then ends the threads. Does not wait for them: one may be in the code of others for good.
+    /// Lets the threads wake the wakers that are left, then end. Does not wait for them, because
+    /// one may be in foreign code forever.
     pub(super) fn end(&self) {
         self.0.state.lock().ended = true;
         self.0.idle.notify_all();
@@ -131,8 +137,8 @@ impl fmt::Debug for Notifier {
     }
 }
 
-impl Inner {
-    fn spawn(this: &Arc<Self>, state: &mut State) -> io::Result<()> {
+impl WakingThreads {
+    fn spawn(this: &Arc<Self>, state: &mut NotifierState) -> io::Result<()> {
         let inner = Arc::clone(this);
         this.platform.spawn("ringpact-notify", move || inner.run())?;
         state.threads += 1;
@@ -140,8 +146,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Sees to it that a thread wakes what there is, or else that one watches those that do.
-    fn call(this: &Arc<Self>, state: &mut State) {
+    /// Makes sure that a thread wakes what there is, and that another one watches the threads that
+    /// do.
+    fn call(this: &Arc<Self>, state: &mut NotifierState) {
         if state.called || state.active > 0 && state.watching > 0 {
             return;
         }
@@ -149,7 +156,7 @@ impl Inner {
             state.called = true;
             this.idle.notify_one();
         } else if state.threads < MAX_THREADS {
-            // Where the system has no thread to give there is none to help; the next call asks again.
+            // If the system has no thread to give, no thread helps; the next call tries again.
             let _ = Self::spawn(this, state);
         }
     }
@@ -158,6 +165,7 @@ impl Inner {
         let mut state = self.state.lock();
         loop {
             state.called = false;
+            // Sleep, or wake tasks, or watch the thread that does.
             if state.lists.is_empty() {
                 // One thread in reserve is enough.
                 if state.ended || state.sleeping > 1 {
@@ -173,8 +181,8 @@ impl Inner {
         state.threads -= 1;
     }
 
-    /// Watches those that wake.
-    fn is_too_slow(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    /// Watches the threads that wake for a while. Returns whether they are too slow.
+    fn is_too_slow(&self, state: &mut MutexGuard<'_, NotifierState>) -> bool {
         let before = state.taken;
         state.watching += 1;
         let woken = self.idle.wait_for(state, PATIENCE);
@@ -182,9 +190,9 @@ impl Inner {
         woken == Woken::TimedOut && state.taken - before < PACE && !state.lists.is_empty()
     }
 
-    /// Wakes until there is nothing left.
-    fn work(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
-        // Whoever was at it before may be stuck, and is not counted on.
+    /// Wakes until no waker is left.
+    fn work(self: &Arc<Self>, state: &mut MutexGuard<'_, NotifierState>) {
+        // The thread that did this before may be stuck, and no longer counts.
         state.round += 1;
         state.active = 1;
         let round = state.round;
@@ -200,8 +208,8 @@ impl Inner {
     }
 }
 
-impl State {
-    fn take(&mut self) -> Option<(Waker, Then)> {
+impl NotifierState {
+    fn take(&mut self) -> Option<(Waker, WakeOrDrop)> {
         let list = self.lists.front_mut()?;
         let taken = list.wakers.pop_front().map(|waker| (waker, list.then));
         if list.wakers.is_empty()
@@ -215,11 +223,12 @@ impl State {
     }
 }
 
-/// Code of others, whose panic is its own affair, and so is a panic of what it has panicked with.
-fn finish(waker: Waker, then: Then) {
+/// Runs foreign code. Its panic ends here, and so does a panic of the drop of what it has panicked
+/// with.
+fn finish(waker: Waker, then: WakeOrDrop) {
     let result = catch_unwind(AssertUnwindSafe(|| match then {
-        Then::Wake => waker.wake(),
-        Then::Drop => drop(waker),
+        WakeOrDrop::Wake => waker.wake(),
+        WakeOrDrop::Drop => drop(waker),
     }));
     if let Err(payload) = result
         && let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload)))

@@ -1,5 +1,6 @@
-//! What the system can't do at the moment is tried again: a process that is out of file descriptors, or a system that is
-//! out of memory, gets over it. Only what has had no effect, or can be written once more, may be tried again: never a sync.
+//! What the system can't do at the moment is tried again, because a process that is out of file
+//! descriptors, or a system that is out of memory, recovers. Only an operation that has had no
+//! effect, or that can be repeated, may be tried again: never a sync.
 
 use std::{io, time::Duration};
 
@@ -10,7 +11,8 @@ use crate::{
     platform::{Condvar, Platform},
 };
 
-/// How long something is tried again. Long enough for a burst of connections to pass, short enough for those who wait.
+/// How long an operation is tried again. It is long enough for a burst of connections to pass, and
+/// short enough for the callers that wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -29,12 +31,13 @@ impl Patience {
         Self { is_over: Mutex::new(false), change: platform.condvar() }
     }
 
-    /// Tries again with back-off, for [`PATIENCE`] in all, while the system says that it is short of something.
+    /// Tries again with back-off, for [`PATIENCE`] in all, while the system says that it is short
+    /// of something.
     pub(super) fn retry<T>(&self, attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         self.retry_if(attempt, is_shortage)
     }
 
-    /// The same for attempts that only read, and whose errors say more.
+    /// Does the same for attempts that only read, and that return a [`LogError`].
     pub(super) fn retry_reading<T>(&self, attempt: impl FnMut() -> Result<T, LogError>) -> Result<T, LogError> {
         self.retry_if(attempt, |error| matches!(error, LogError::Io { error, .. } if is_shortage(error)))
     }
@@ -56,13 +59,13 @@ impl Patience {
         }
     }
 
-    /// Nothing is tried again any more.
+    /// Ends the patience: from now on nothing is tried again.
     pub(super) fn end(&self) {
         *self.is_over.lock() = true;
         self.change.notify_all();
     }
 
-    /// Waits; `false`: there is no point in trying again.
+    /// Waits. Returns `false` if there is no point in trying again.
     fn pause(&self, pause: Duration) -> bool {
         let mut is_over = self.is_over.lock();
         if !*is_over {
@@ -72,8 +75,8 @@ impl Patience {
     }
 }
 
-/// Whether the system lacked something that it may have again in a moment. Space on the disk is another matter: those who
-/// need it are told.
+/// Whether the system lacked something that it may have again in a moment. Space on the disk is
+/// another matter: the callers that need it are told.
 fn is_shortage(error: &io::Error) -> bool {
     /// Too many open files: in the process, in the system.
     #[cfg(unix)]

@@ -1,10 +1,13 @@
-//! The decision that matters at every opening: what in a segment is whole, what is a torn tail, what is damage.
+//! The decision that matters at every opening: what in a segment is whole, what is a torn tail, and
+//! what is damage.
 //!
-//! Batch N+1 is written only after the sync of batch N has returned. So a bad batch that has a later one of the same
-//! segment behind it was durable once, and something has damaged it since: opening must refuse. A bad batch with
-//! nothing of the sort behind it is what a crash leaves of a write that nobody was told was durable: it is cut off.
+//! Batch N+1 is written only after the sync of batch N has returned. So a bad batch that has a
+//! later one of the same segment behind it was durable once, and something has damaged it since:
+//! opening must refuse. A bad batch without a later one is what a crash leaves of a write that was
+//! never reported durable: it is cut off.
 //!
-//! A segment is read once from its beginning to its end, through a window that is no larger than its largest batch.
+//! A segment is read once, from its beginning to its end, through a window that is no larger than
+//! its largest batch.
 
 use std::io;
 
@@ -18,17 +21,17 @@ use crate::log::{LiveRecords, Lsn};
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) live: LiveRecords,
-    /// The last record that the log has had, live or not.
+    /// The number of the last record that the log has had, live or not.
     pub(super) last: Lsn,
-    /// The last whole batch's sequence number.
+    /// The sequence number of the last whole batch.
     pub(super) sequence: u64,
-    /// Records read, the carried ones included.
+    /// Number of records read, the carried ones included.
     pub(super) records: u64,
-    /// Whole batches.
+    /// Number of whole batches.
     pub(super) batches: u64,
-    /// Where the last whole batch ends.
+    /// The offset at which the last whole batch ends.
     pub(super) end: u64,
-    /// Bytes of a torn batch at the end, cut off.
+    /// Number of bytes of a torn batch at the end, which are cut off.
     pub(super) torn_bytes: u64,
 }
 
@@ -39,16 +42,17 @@ pub(super) struct Damage {
     pub(super) what: &'static str,
 }
 
-/// Who wants to see more of a segment than what is left of it.
+/// A reader of a segment that wants to see more than what is left of it.
 pub(super) trait Visitor {
-    /// A record of a batch that has matched its checksums, but may still prove not to fit the batches before it.
+    /// Sees a record of a batch that has matched its checksums, but may still prove not to fit the
+    /// batches before it.
     fn record(&mut self, lsn: Lsn, encoded: &[u8]);
 
-    /// The batch that these records were of, and where it begins.
+    /// Sees the batch that these records were in, and the offset at which it begins.
     fn batch(&mut self, offset: u64, header: &BatchHeader);
 }
 
-/// Opening wants to see nothing more.
+/// Opening needs to see no more.
 impl Visitor for () {
     fn record(&mut self, _: Lsn, _: &[u8]) {}
     fn batch(&mut self, _: u64, _: &BatchHeader) {}
@@ -63,23 +67,25 @@ pub(super) enum Unreadable {
 
 /// What a segment is read from, from its beginning to its end.
 pub(super) trait Source {
-    /// How many bytes there are.
+    /// Returns the number of bytes that there are.
     fn length(&self) -> u64;
 
-    /// Fills the buffer with the bytes at `offset`. Each call goes on where the one before has ended.
+    /// Fills the buffer with the bytes at `offset`. Each call continues where the one before has
+    /// ended.
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// So much is read at a time: few calls, and what was read is still in the processor's cache when it is looked at.
+/// Number of bytes read at a time: few calls, and what was read is still in the processor's cache
+/// when it is looked at.
 const CHUNK: usize = 256 << 10;
 
 /// A part of a source. It only moves forward, and reads nothing twice.
 struct Window<'a> {
     source: &'a mut dyn Source,
-    /// Where what is still needed begins, in the source and in the buffer.
+    /// Where the bytes that are still needed begin, in the source and in the buffer.
     begin: u64,
     skipped: usize,
-    /// Its first `filled` bytes were read.
+    /// The bytes of the source; the first `filled` of them were read.
     buffer: Vec<u8>,
     filled: usize,
 }
@@ -89,7 +95,8 @@ impl<'a> Window<'a> {
         Self { source, begin: 0, skipped: 0, buffer: Vec::new(), filled: 0 }
     }
 
-    /// The bytes from `offset` on, which is never before that of an earlier call: so many, or up to the source's end.
+    /// Returns the bytes from `offset` on: `wanted` of them, or as many as there are up to the
+    /// source's end. `offset` is never before that of an earlier call.
     fn bytes(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         self.skipped += (offset - self.begin) as usize; // never beyond what was read
         self.begin = offset;
@@ -110,7 +117,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Reads a whole segment.
+/// Reads a whole segment, and decides what in it is whole, torn or damaged.
 pub(super) fn recover(
     source: &mut dyn Source,
     header: &SegmentHeader,
@@ -118,8 +125,10 @@ pub(super) fn recover(
 ) -> Result<Recovered, Unreadable> {
     let length = source.length();
     let window = Window::new(source);
-    let mut reader = Reader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
+    let mut reader =
+        SegmentReader { window, header, salt: header.salt(), found: Recovered::default(), previous: 0, visitor };
     reader.window.bytes(0, BLOCK as usize).map_err(Unreadable::Io)?;
+    // Batch after batch, up to the first that is not good.
     let mut offset = BLOCK;
     while offset < length {
         match reader.batch(offset) {
@@ -127,19 +136,21 @@ pub(super) fn recover(
                 offset += length;
                 reader.found.end = offset;
             }
-            Err(Bad::Misplaced(what)) => return Err(Unreadable::Damage(Damage { offset, what })),
-            Err(Bad::Illegible(what)) => {
+            Err(BadBatch::Misplaced(what)) => return Err(Unreadable::Damage(Damage { offset, what })),
+            Err(BadBatch::Illegible(what)) => {
                 let rest = reader.rest(offset).map_err(Unreadable::Io)?;
-                // The first batch was synced before the segment got its name: no crash can tear it.
+                // The first batch was synced before the segment got its name, so no crash can tear
+                // it.
                 if reader.found.batches == 0 || rest.was_durable {
                     return Err(Unreadable::Damage(Damage { offset, what }));
                 }
                 reader.found.torn_bytes = rest.written;
                 break;
             }
-            Err(Bad::Io(error)) => return Err(Unreadable::Io(error)),
+            Err(BadBatch::Io(error)) => return Err(Unreadable::Io(error)),
         }
     }
+    // What the log would write next must still be readable.
     let found = reader.found;
     if header.number.max(found.sequence).max(found.last.number()) >= USED_UP {
         return Err(Unreadable::Damage(Damage { offset: BLOCK, what: "numbers that no log reaches" }));
@@ -147,15 +158,16 @@ pub(super) fn recover(
     Ok(found)
 }
 
-/// What lies from a batch on that can't be read.
-struct Torn {
+/// What lies from an unreadable batch on.
+struct TornTail {
     /// Whether anything shows that the batch was durable once.
     was_durable: bool,
-    /// How far anything but zeros was written; in a segment with leftovers, how far of the first block.
+    /// Number of bytes up to the last one that is not zero; in a segment with leftovers, within the
+    /// first block.
     written: u64,
 }
 
-struct Reader<'a, V> {
+struct SegmentReader<'a, V> {
     window: Window<'a>,
     header: &'a SegmentHeader,
     salt: u64,
@@ -165,27 +177,28 @@ struct Reader<'a, V> {
 }
 
 /// Why there is no good batch.
-enum Bad {
-    /// It can't be read: never written, torn, or damaged.
+enum BadBatch {
+    /// The batch can't be read: it was never written, is torn, or is damaged.
     Illegible(&'static str),
-    /// It reads well but does not belong here, which no crash can bring about.
+    /// The batch reads well but does not belong here, which no crash can bring about.
     Misplaced(&'static str),
     /// The medium refused.
     Io(io::Error),
 }
 
-impl<V: Visitor> Reader<'_, V> {
-    /// Takes in the batch at `offset` and gives its padded length.
-    fn batch(&mut self, offset: u64) -> Result<u64, Bad> {
+impl<V: Visitor> SegmentReader<'_, V> {
+    /// Takes in the batch at `offset`, and returns its padded length.
+    fn batch(&mut self, offset: u64) -> Result<u64, BadBatch> {
         let (salt, left) = (self.salt, self.window.source.length() - offset);
-        let head = self.window.bytes(offset, BATCH_HEADER).map_err(Bad::Io)?;
-        let header = decode_header(head, left, salt).map_err(Bad::Illegible)?;
-        self.check_place(&header).map_err(Bad::Misplaced)?;
-        // The padded length may reach beyond a file of odd size, which only a caller's test can make up.
+        let head = self.window.bytes(offset, BATCH_HEADER).map_err(BadBatch::Io)?;
+        let header = decode_header(head, left, salt).map_err(BadBatch::Illegible)?;
+        self.check_place(&header).map_err(BadBatch::Misplaced)?;
+        // The padded length may reach beyond a file of odd size, which only a caller's test can
+        // make up.
         let length = padded(BATCH_HEADER as u64 + header.payload).min(left);
-        let bytes = self.window.bytes(offset, length as usize).map_err(Bad::Io)?; // read as a whole, so it fits
-        let payload = decode_payload(bytes, &header, salt).map_err(Bad::Illegible)?;
-        records(&mut self.found, self.visitor, &header, payload).map_err(Bad::Misplaced)?;
+        let bytes = self.window.bytes(offset, length as usize).map_err(BadBatch::Io)?; // read as a whole, so it fits
+        let payload = decode_payload(bytes, &header, salt).map_err(BadBatch::Illegible)?;
+        records(&mut self.found, self.visitor, &header, payload).map_err(BadBatch::Misplaced)?;
         self.previous = header.checksum;
         self.found.sequence = header.sequence;
         self.found.last = header.last;
@@ -199,7 +212,7 @@ impl<V: Visitor> Reader<'_, V> {
         if header.segment != self.header.number {
             Err("a batch of another segment")
         } else if first != (header.kind == Kind::Carry) {
-            Err("a segment must begin with its carried records, and only begin so")
+            Err("a segment must begin with its carried records, and must not have them elsewhere")
         } else if header.previous != self.previous || !first && header.sequence != self.found.sequence.wrapping_add(1) {
             Err("a batch that does not follow the one before it")
         } else {
@@ -207,13 +220,14 @@ impl<V: Visitor> Reader<'_, V> {
         }
     }
 
-    /// Looks through everything from the batch at `offset` on, which is bad now, for anything that shows that it was
-    /// durable once: a later batch's header. A good header is enough. Its records may be bad too, but it would not be
-    /// there at all had the sync of the batch before it not returned.
-    fn rest(&mut self, offset: u64) -> io::Result<Torn> {
+    /// Looks through everything from the batch at `offset` on, which is bad, for anything that
+    /// shows that it was durable once: the header of a later batch. A good header is enough. Its
+    /// records may be bad too, but the header would not be there if the sync of the batch before it
+    /// had not returned.
+    fn rest(&mut self, offset: u64) -> io::Result<TornTail> {
         let length = self.window.source.length();
-        let mut rest = Torn { was_durable: false, written: 0 };
-        // Beyond leftovers nobody can tell what the crash has torn, and what was there before.
+        let mut rest = TornTail { was_durable: false, written: 0 };
+        // In leftovers it can't be told what the crash has torn, and what was there before.
         let leaves_zeros = self.header.rest == Rest::Zeros;
         let (salt, number, after) = (self.salt, self.header.number, self.found.sequence.wrapping_add(1));
         for at in (offset..length).step_by(BLOCK as usize) {
@@ -262,9 +276,10 @@ fn records(
     Ok(())
 }
 
-/// How far into this block anything but zeros was written.
+/// Returns the number of bytes of this block up to the last one that is not zero; `None` if all are
+/// zero.
 fn last_written(block: &[u8]) -> Option<u64> {
-    // Most are empty; comparing them as a whole is what makes a look at all of them cheap.
+    // Most blocks are empty. Comparing them as a whole makes it cheap to look at all of them.
     const EMPTY: [u8; BLOCK as usize] = [0; BLOCK as usize];
     if *block == EMPTY[..block.len()] {
         return None;

@@ -8,47 +8,52 @@ use std::{
 
 use super::{
     directory::{self, Directory},
-    failure::is_final,
     format::{self, BATCH_HEADER, BLOCK, BatchStart, FRAME_HEADER, Kind, Rest, SegmentHeader, padded},
+    io_failure::is_final,
     storage::StorageFile,
 };
 use crate::log::{LiveRecords, Lsn};
 
-/// How much is zero-filled by one write: large enough to be fast, small enough to need no memory worth mentioning.
+/// Number of bytes that one write fills with zeros: large enough to be fast, small enough to need
+/// little memory.
 const ZEROS: usize = 1 << 20;
 
-/// What carrying live records over takes of a segment: its header, the carried batch, and the block kept for a seal.
+/// Returns what carrying live records over takes of a segment, in bytes: its header, the carried
+/// batch, and the block kept for a seal.
 pub(super) const fn carry_need(framed_bytes: u64) -> u64 {
     BLOCK + padded(BATCH_HEADER as u64 + framed_bytes) + BLOCK
 }
 
-/// Whether live records of this size may be carried over into a segment: they may take half of it at the most, so that
-/// carrying over never costs more than the appends between two times.
+/// Whether live records of this size may be carried over into a segment. They may take half of it
+/// at most, so that one carrying-over never costs more than the appends between two of them.
 pub(super) const fn suits(segment_bytes: u64, framed_bytes: u64) -> bool {
     carry_need(framed_bytes) <= segment_bytes / 2
 }
 
-/// The size of the next segment: as configured, or four times what must be carried over, whichever is larger.
+/// Returns the size of the next segment: as configured, or four times what must be carried over,
+/// whichever is larger.
 pub(super) const fn size_for(configured: u64, framed_bytes: u64) -> u64 {
     let needed = 4 * carry_need(framed_bytes);
     if needed > configured { needed } else { configured }
 }
 
-/// The live records' size once they are framed.
+/// Returns the size of the live records once they are framed, in bytes.
 pub(super) fn framed_bytes(live: &LiveRecords) -> u64 {
     live.encoded_bytes() + (live.len() * FRAME_HEADER) as u64
 }
 
-/// The next segment, empty: its header and its zeros are durable, its name is still a temporary one.
-pub(super) struct Spare {
+/// The next segment, empty. Its header and its zeros are durable; its name is still a temporary
+/// one.
+pub(super) struct SpareSegment {
     header: SegmentHeader,
     path: PathBuf,
     file: Box<dyn StorageFile>,
 }
 
-impl Spare {
-    /// Creates it, fills it with zeros and syncs it, so that later syncs have no metadata to write, and no space to
-    /// find. Where that fails the half-made file is removed: on a full disk its space is needed.
+impl SpareSegment {
+    /// Creates the segment, fills it with zeros and syncs it. So later syncs have no metadata to
+    /// write, and no space to find. If that fails, the half-made file is removed, because on a full
+    /// disk its space is needed.
     pub(super) fn prepare(dir: &Directory, header: SegmentHeader) -> io::Result<Self> {
         let path = dir.path().join(directory::temporary_name(header.number));
         let mut file = dir.create(&path)?;
@@ -56,16 +61,18 @@ impl Spare {
         Self { header, path, file }.unless_failed(dir, filled)
     }
 
-    /// Makes the next segment of one that was replaced, in which all that is overwritten has its place on the medium
-    /// already: it takes two syncs instead of the writing of a whole segment, and no space.
+    /// Makes the next segment of one that was replaced, in which all that is overwritten has its
+    /// place on the medium already. It takes two syncs instead of the writing of a whole segment,
+    /// and no space.
     ///
-    /// The name comes first, durably. Were the old one to come back in a crash after the file was overwritten, it would be
-    /// the name of a file that calls itself another segment. Where the file still has its old name it is given back.
+    /// The new name comes first, durably. If the old name came back in a crash after the file was
+    /// overwritten, it would be the name of a file that calls itself another segment. If the file
+    /// still has its old name when this fails, it is returned.
     pub(super) fn reuse(
         dir: &Directory,
         header: SegmentHeader,
-        mut replaced: Replaced,
-    ) -> Result<Self, (io::Error, Option<Replaced>)> {
+        mut replaced: ReplacedSegment,
+    ) -> Result<Self, (io::Error, Option<ReplacedSegment>)> {
         let path = dir.path().join(directory::temporary_name(header.number));
         if let Err(error) = dir.rename(&mut *replaced.file, &replaced.path, &path) {
             return Err((error, Some(replaced)));
@@ -92,13 +99,15 @@ impl Spare {
         self.header.bytes
     }
 
-    /// Gives it up. If the file can't be removed there is nothing more to do: the next attempt, or opening, empties it.
+    /// Gives the segment up. If the file can't be removed, nothing more can be done: the next
+    /// attempt, or opening, empties it.
     pub(super) fn discard(mut self, dir: &Directory) {
         let _ = dir.unlink(Some(&mut *self.file), &self.path);
     }
 
-    /// Makes it the active segment: the live records are carried over and synced, then it gets its name. When this
-    /// returns, all that was appended up to `last` is durable in it, and the segment before it can go.
+    /// Makes it the active segment: the live records are carried over and synced, then it gets its
+    /// name. When this returns, all that was appended up to `last` is durable in it, and the
+    /// segment before it can be removed.
     pub(super) fn begin(
         mut self,
         dir: &Arc<Directory>,
@@ -136,15 +145,15 @@ fn fill(dir: &Directory, file: &mut dyn StorageFile, header: &SegmentHeader, pat
     dir.sync_file(file, path)
 }
 
-/// A segment of which nothing is needed any more.
-pub(super) struct Replaced {
+/// A segment that is no longer needed.
+pub(super) struct ReplacedSegment {
     number: u64,
     bytes: u64,
     path: PathBuf,
     file: Box<dyn StorageFile>,
 }
 
-impl Replaced {
+impl ReplacedSegment {
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
@@ -153,7 +162,8 @@ impl Replaced {
         self.bytes
     }
 
-    /// Removes it. Where that fails for the moment only, it is given back.
+    /// Removes the segment. If that fails only for the moment, the segment is returned with the
+    /// error.
     pub(super) fn remove(mut self, dir: &Directory) -> Result<(), (io::Error, Option<Self>)> {
         dir.remove(Some(&mut *self.file), &self.path).map_err(|error| {
             let left = !is_final(&error);
@@ -162,27 +172,27 @@ impl Replaced {
     }
 }
 
-/// The segment that is being written.
+/// The active segment, which batches are written to.
 pub(super) struct Segment {
     dir: Arc<Directory>,
     header: SegmentHeader,
     salt: u64,
     path: PathBuf,
     file: Box<dyn StorageFile>,
-    /// Where the next batch goes.
+    /// The offset at which the next batch is written.
     offset: u64,
-    /// The last batch's sequence number.
+    /// The sequence number of the last batch.
     sequence: u64,
-    /// The last batch's checksum.
+    /// The checksum of the last batch.
     previous: u64,
     /// Whether something in the segment shows that the last batch with records was durable.
     sealed: bool,
 }
 
 impl Segment {
-    /// Another one has replaced it.
-    pub(super) fn replaced(self) -> Replaced {
-        Replaced { number: self.header.number, bytes: self.header.bytes, path: self.path, file: self.file }
+    /// Turns it into a replaced segment.
+    pub(super) fn replaced(self) -> ReplacedSegment {
+        ReplacedSegment { number: self.header.number, bytes: self.header.bytes, path: self.path, file: self.file }
     }
 
     pub(super) const fn number(&self) -> u64 {
@@ -201,20 +211,22 @@ impl Segment {
         self.sealed
     }
 
-    /// What is left for batches of records; the last block is kept for the seal that closing writes.
+    /// Returns what is left for batches of records, in bytes. The last block is kept for the seal
+    /// that closing writes.
     pub(super) const fn room(&self) -> u64 {
         self.header.bytes - BLOCK - self.offset
     }
 
-    /// Writes a batch of records behind the last one, and syncs. `batch` holds the records framed, with room for the
-    /// header in front. The caller has seen to it that there is room.
+    /// Writes a batch of records behind the last one, and syncs. `batch` holds the framed records,
+    /// with room for the header in front. The caller must have checked that there is room in the
+    /// segment.
     pub(super) fn write(&mut self, batch: &mut Vec<u8>, last: Lsn, count: u32) -> io::Result<()> {
         self.put(batch, Kind::Records, last, count)?;
         self.sealed = false;
         Ok(())
     }
 
-    /// Writes an empty batch, whose presence tells ever after that the one before it was durable.
+    /// Writes an empty batch. Its presence shows from then on that the batch before it was durable.
     pub(super) fn seal(&mut self, last: Lsn) -> io::Result<()> {
         let mut empty = Vec::with_capacity(BLOCK as usize);
         format::clear_batch(&mut empty);
@@ -237,8 +249,9 @@ impl Segment {
     }
 }
 
-/// Where there are leftovers, a block of zeros goes along, so that the end is told from them. It holds nothing that was
-/// ever acknowledged, and so may be overwritten.
+/// Writes and syncs. In a segment with leftovers, a block of zeros is written too, so that the end
+/// is told from them. That block holds nothing that was ever acknowledged, so it may be
+/// overwritten.
 fn write_and_sync(
     dir: &Directory,
     file: &mut dyn StorageFile,

@@ -2,16 +2,18 @@
 
 use std::{mem, task::Waker};
 
-/// So many wakers are taken before anybody asks whether they are all different.
+/// Number of wakers from which on the list is searched for wakers that are in it twice.
 const FEW: usize = 1 << 10;
 
-/// A list of wakers, with at most about twice as many as there are tasks. Looking a waker up at each registration would
-/// cost every task; instead, once the list has doubled, whoever made it so takes out those that are in it twice.
+/// A list of wakers. It has at most about twice as many as there are tasks. Looking a waker up at
+/// each registration would cost every task. Instead, the caller that makes the list twice as long
+/// takes out the wakers that are in it twice.
 #[derive(Debug, Default)]
-#[repr(C)] // the list first: see `Queue`
+#[repr(C)] // the list comes first: see `Queue`
 pub(super) struct Wakers {
     list: Vec<Waker>,
-    /// How many there were, all different, when that was last looked at, or when they were woken.
+    /// Number of different wakers when the list was last searched, or when its wakers were last
+    /// woken.
     distinct: usize,
 }
 
@@ -24,12 +26,13 @@ impl Wakers {
         self.list.is_empty()
     }
 
-    /// Whether it is time to take out those that are in it twice.
+    /// Whether it is time to take out the wakers that are in the list twice.
     pub(super) const fn is_crowded(&self) -> bool {
         self.list.len() >= FEW && self.list.len() > 2 * self.distinct
     }
 
-    /// Takes out those that are in it twice. To drop them is foreign code, and for the [`Notifier`](super::notifier) to do.
+    /// Takes out the wakers that are in the list twice, and returns them. Their drop is foreign
+    /// code, so the [`Notifier`](super::notifier) must do it.
     pub(super) fn thin_out(&mut self) -> Vec<Waker> {
         self.list.sort_unstable_by_key(|waker| (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr()));
         let mut doubles = Vec::new();
@@ -46,16 +49,16 @@ impl Wakers {
         doubles
     }
 
-    /// Takes in all of the other's.
+    /// Takes in all wakers of the other list.
     pub(super) fn append(&mut self, mut other: Self) {
         self.list.append(&mut other.list);
         self.distinct = self.distinct.max(other.distinct);
     }
 
-    /// Takes out all, to be woken, and goes on in the empty buffer.
+    /// Takes out all wakers, to be woken, and continues in the empty buffer.
     pub(super) fn take(&mut self, empty: Vec<Waker>) -> Vec<Waker> {
         debug_assert!(empty.is_empty(), "nothing is dropped here");
-        self.distinct = self.list.len(); // about as many are going to come again
+        self.distinct = self.list.len(); // about as many tasks are going to wait again
         mem::replace(&mut self.list, empty)
     }
 }

@@ -1,15 +1,16 @@
-//! Postcard's encoding of a record, written out.
+//! Postcard's encoding of a record, written by hand.
 //!
-//! Through serde each field is a call or two of its own, and a number is copied as a slice right after it was put together
-//! byte by byte, for which the processor has to wait. Every append encodes, so this is worth its lines.
+//! Through serde, each field is a call or two of its own, and a number is copied as a slice right
+//! after it was put together byte by byte, which makes the processor wait. Every append encodes, so
+//! this is worth its lines.
 
 use super::{Fact, Heuristic, Record};
 use crate::id::{MAX_NAME_BYTES, Name, TxnId};
 
-/// The longest encoding of a number.
+/// Maximum length of an encoded number, in bytes.
 const NUMBER_BYTES: usize = 10;
 
-/// Encodes into a buffer of a fixed size. `None`: it may be too small.
+/// Encodes into a buffer of a fixed size. The methods return `None` if the buffer may be too small.
 pub(super) struct Encoder<'a> {
     buffer: &'a mut [u8],
     length: usize,
@@ -20,7 +21,7 @@ impl<'a> Encoder<'a> {
         Self { buffer, length: 0 }
     }
 
-    /// How much is encoded so far.
+    /// Returns the number of bytes encoded so far.
     pub(super) const fn length(&self) -> usize {
         self.length
     }
@@ -117,7 +118,7 @@ impl<'a> Encoder<'a> {
         Some(())
     }
 
-    /// Seven bits a byte, lowest first, as few bytes as possible.
+    /// Writes seven bits in each byte, lowest first, in as few bytes as possible.
     #[inline]
     fn number(&mut self, mut number: u64) -> Option<()> {
         let room = self.buffer.get_mut(self.length..)?.first_chunk_mut::<NUMBER_BYTES>()?;

@@ -1,10 +1,10 @@
-//! What was once wrong.
+//! One test for each bug that this protocol had.
 
 use super::{super::Vote, *};
 
-/// A first prepare finds the branch doomed, and the service can't cancel it. A copy of the same prepare used to be
-/// answered No at once: the coordinator then had no more to say to the branch, and the service's reservation
-/// stayed until the coordinator was next opened.
+/// A first prepare finds the branch doomed, and the service can't cancel it. A copy of the same
+/// prepare used to be answered No at once. The coordinator sends nothing after a No, so the
+/// service's reservation stayed until the coordinator was next opened.
 #[test]
 fn no_is_not_voted_before_the_work_is_undone() {
     let mut branch = BranchProtocol::new();
@@ -18,8 +18,9 @@ fn no_is_not_voted_before_the_work_is_undone() {
     assert_eq!(branch.handle(BranchInput::Cancelled), Some(BranchAction::Reply(no)));
 }
 
-/// The service of a branch that has decided alone could not confirm, and the coordinator gave up. Told to roll back,
-/// the branch used to answer that it is committed, and nobody ever had the service confirm again.
+/// The service of a branch that has decided alone could not confirm, and the coordinator gave up.
+/// Told to roll back, the branch used to answer that it is committed, and the service was never
+/// asked to confirm again.
 #[test]
 fn a_rollback_does_not_end_a_commit_that_the_service_has_not_confirmed() {
     let mut branch = BranchProtocol::new();
@@ -47,8 +48,8 @@ fn the_rollback_of_a_promise_is_acknowledged_once_it_is_durable() {
     assert_eq!(branch.handle(BranchInput::Durable(Lsn::new(7))), Some(done));
 }
 
-/// In the coordinator's own log the promise's end need not be forced: whatever crash loses it takes the
-/// coordinator along, which asks for branches in doubt when it opens.
+/// In the coordinator's own log the end of a promise need not be forced: a crash that loses it
+/// stops the coordinator too, and the coordinator asks for branches in doubt when it opens.
 #[test]
 fn the_rollback_of_a_promise_in_the_shared_log_forces_nothing() {
     let mut branch = BranchProtocol::recovered_prepared();

@@ -29,11 +29,18 @@ use crate::{
     log::LogId,
 };
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod case;
 mod checks;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncHarness, check_async};
 use case::Case;
 use checks::{Ran, checks};
+
+/// A coordinator's log that no participant shares.
+const SEPARATE_LOG: LogId = LogId::from_bytes(*b"conformance-test");
 
 /// How the suite handles a participant: makes it work, crashes it, looks at it.
 pub trait Harness {
@@ -64,7 +71,7 @@ pub trait Harness {
 
     /// The log in which the coordinator keeps its decisions. As provided one that no participant shares.
     fn coordinator_log(&self) -> LogId {
-        LogId::from_bytes(*b"conformance-test")
+        SEPARATE_LOG
     }
 
     /// Makes the coordinator's log durable, as its next decision would. Only participants that

@@ -1,9 +1,11 @@
-//! Work that no coordinator ends: under an id that none has given out, or of a coordinator that is gone for good.
+//! Branches that no coordinator ends: under an id that none has given out, or of a coordinator that
+//! is gone for good.
 //!
-//! Until it has promised, a participant may roll a branch back on its own. So a branch under which nothing was done for
-//! [`abandon_after`](super::ResourceManagerOptions::abandon_after) is given up. There is no thread for it: what an abandoned
-//! branch has set aside matters when other work is refused for want of it, so that is when it is looked for, and now and
-//! then besides.
+//! Until it has promised, a participant may roll a branch back on its own. So the resource manager
+//! rolls back a branch under which nothing was done for
+//! [`abandon_after`](super::ResourceManagerOptions::abandon_after). There is no thread for that.
+//! What an abandoned branch has set aside matters when other work is refused for lack of it, so
+//! that is when abandoned branches are looked for; and also after every [`LOOK_EVERY`] new branches.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -15,15 +17,18 @@ use parking_lot::Mutex;
 use super::{BranchRefusal, ResourceManager};
 use crate::participant::{BranchPhase, Call, Participant, Service};
 
-/// Time without work after which an unpromised branch is rolled back, unless the options say otherwise: far longer than a
-/// transaction lasts by default (a minute), far shorter than anybody wants goods to be set aside for nothing.
+/// Default time without work after which an unpromised branch is rolled back. It is far longer than
+/// a transaction lasts by default (a minute), and far shorter than goods may stay set aside for
+/// nothing.
 pub const DEFAULT_ABANDON_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Number of new branches after which abandoned ones are looked for although nothing was refused.
+/// Number of new branches after which abandoned branches are looked for although nothing was
+/// refused.
 const LOOK_EVERY: u32 = 1 << 10;
 
-/// Time in generations of half the limit, so that working under a branch costs no look at the clock. A branch carries
-/// the generation in which it was last worked under, and is abandoned two generations later.
+/// Time in generations of half the limit, so that work under a branch needs no look at the clock. A
+/// branch carries the generation in which work was last done under it, and is abandoned two
+/// generations later.
 pub(super) struct Generations {
     length: Duration,
     current: AtomicU32,
@@ -41,12 +46,13 @@ impl Generations {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Whether it is time to look for abandoned branches, because so many new ones have come.
+    /// Counts a new branch, and returns whether it is time to look for abandoned ones.
     pub(super) fn admits(&self) -> bool {
         self.admitted.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1
     }
 
-    /// Begins the next generation if this one is over, and gives the last one that is abandoned.
+    /// Begins the next generation if this one is over, and returns the last one whose branches are
+    /// abandoned.
     fn go_on(&self, now: Instant) -> Option<u32> {
         let mut begun = self.begun.lock();
         if now.saturating_duration_since(*begun) < self.length {
@@ -58,8 +64,8 @@ impl Generations {
 }
 
 impl<S: Service> ResourceManager<S> {
-    /// Rolls back the branches under which nothing was done for long. O(n) in the branches remembered, at most twice in
-    /// the time after which a branch is abandoned.
+    /// Rolls back the abandoned branches. O(n) in the branches remembered, at most twice in the
+    /// time after which a branch is abandoned.
     pub(super) fn roll_back_abandoned(&self) {
         let Some(last) = self.generations.go_on(self.options.platform.now()) else { return };
         let slots: Vec<_> = {
@@ -67,7 +73,7 @@ impl<S: Service> ResourceManager<S> {
             branches.all().map(|(txn, _, slot)| (txn, std::sync::Arc::clone(slot))).collect()
         };
         for (txn, slot) in slots {
-            // A branch that is worked under right now is not abandoned.
+            // A branch that is in use right now is not abandoned.
             let is_abandoned = slot.try_lock().is_some_and(|mut slot| {
                 let is = matches!(slot.protocol.phase(), BranchPhase::Active { .. }) && slot.worked_in <= last;
                 if is {
@@ -76,7 +82,7 @@ impl<S: Service> ResourceManager<S> {
                 is
             });
             if is_abandoned {
-                // A service that can't cancel now is asked again in the next generation.
+                // If the service can't cancel now, it is asked again in the next generation.
                 let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));
             }
         }

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{BranchRefusal, BranchTrouble, slots::Slots};
+use super::{BranchRefusal, BranchTrouble, ordinal_map::OrdinalMap};
 use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::LogId,
@@ -61,7 +61,7 @@ pub(super) struct Acquaintance<W> {
     /// Where it is asked for verdicts.
     pub(super) verdicts: Option<Arc<dyn Endpoint>>,
     /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
-    slots: Slots<Shared<W>>,
+    slots: OrdinalMap<Shared<W>>,
 }
 
 pub(super) type Shared<W> = Arc<Place<W>>;
@@ -154,7 +154,7 @@ impl<W> Default for Acquaintance<W> {
             notes: Vec::new(),
             begins_at: Arc::default(),
             verdicts: None,
-            slots: Slots::default(),
+            slots: OrdinalMap::default(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Forgetting: the service writes down what it did, and the log drops what that covers.
+//! Checkpoints: the service makes durable what it did, and the log forgets what that covers.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,7 +22,8 @@ impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
         self.mend();
         self.roll_back_abandoned();
-        // Collected before the service is asked: a commit carried out meanwhile may not be in what it writes down.
+        // Collected before the service is asked: what the service writes may lack a commit that
+        // comes meanwhile.
         let (ended, surplus) = {
             let branches = self.branches.lock();
             self.commits.store(0, Ordering::Relaxed);
@@ -30,7 +31,7 @@ impl<S: Service> ResourceManager<S> {
         };
         let ended: Vec<_> = ended.into_iter().map(Ended::sort_out).collect();
         for txn in ended.iter().flat_map(|ended| &ended.overdue) {
-            // Where the service can't cancel now, the next checkpoint tries again.
+            // If the service can't cancel now, the next checkpoint tries again.
             let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));
         }
         let done = catch_unwind(AssertUnwindSafe(|| self.service.checkpoint()))
@@ -39,11 +40,11 @@ impl<S: Service> ResourceManager<S> {
                 let committed = ended.iter().flat_map(|ended| &ended.committed).chain(&surplus);
                 let end = |txn: &TxnId| Record { owner: self.name.clone(), fact: Fact::Ended { txn: txn.clone() } };
                 let last = self.log.append_all(&mut committed.map(end))?;
-                // Once for all of them: else a crash would bring back, and have confirmed again, what the service may
-                // no longer know that it has done.
+                // One wait for all of them. Without it, a crash could bring back branches to be
+                // confirmed again, after the service has forgotten that it confirmed them.
                 Ok(last.map_or(Ok(()), |last| self.log.wait(last))?)
             });
-        // Whoever has a branch under way waits for this lock, so what is forgotten is dropped without it.
+        // Every call waits for this lock, so what is forgotten is dropped outside of it.
         let mut forgotten = Vec::new();
         let mut branches = self.branches.lock();
         branches.last_checkpoint_error = done.as_ref().err().map(|error| error_chain(&**error).into());
@@ -61,8 +62,8 @@ impl<S: Service> ResourceManager<S> {
     pub(super) fn checkpoint_if_due(&self) {
         let due = self.commits.fetch_add(1, Ordering::Relaxed) + 1 >= self.options.checkpoint_every;
         if due && let Some(guard) = self.checkpoint.try_lock() {
-            // The commit that happens to be the n-th has succeeded whatever becomes of this; the error is kept for
-            // `status`, nothing is forgotten, and the next n-th commit tries again.
+            // The commit that takes the checkpoint has succeeded, whatever comes of the checkpoint.
+            // An error is kept for `status`, nothing is forgotten, and a later commit tries again.
             let _ = self.take_checkpoint(&guard);
         }
     }

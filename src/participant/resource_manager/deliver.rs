@@ -1,4 +1,5 @@
-//! What a coordinator's messages do: [`BranchProtocol`](crate::participant::BranchProtocol) decides, this carries out.
+//! A coordinator's messages: [`BranchProtocol`](crate::participant::BranchProtocol) decides what
+//! they do, this carries it out.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,8 +20,8 @@ use crate::{
     },
 };
 
-/// Who is at a branch for longer is taken to be in the service, and perhaps to stay there. By the system's clock everywhere,
-/// for the lock is the system's.
+/// Time that a question waits for a branch's lock. If the lock is held for longer, the service is
+/// being called and may hang. By the system's clock everywhere, because the lock is the system's.
 const BUSY_FOR: Duration = Duration::from_millis(100);
 
 impl<S: Service> Participant for ResourceManager<S> {
@@ -51,6 +52,10 @@ impl<S: Service> Participant for ResourceManager<S> {
         Ok(self.note_introduction(coordinator)?)
     }
 
+    fn own_name(&self) -> Option<Name> {
+        Some(self.name.clone())
+    }
+
     fn greet(&self, greeting: &Greeting) {
         self.branches.lock().greet(greeting);
     }
@@ -59,8 +64,10 @@ impl<S: Service> Participant for ResourceManager<S> {
         let slots = self.branches.lock().of(coordinator);
         let is_in_doubt =
             |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.phase() != BranchPhase::Unknown;
-        // Whoever is at one may hang in the service, which must not keep back what there is to say of the others: so it is
-        // named. But not for being looked at: one that has ended would, named, be told the end that it has not had.
+        // A branch that hangs in the service must not keep the answer about the others back, so it
+        // is listed unseen. A lock that is held only for a look must not have the same effect:
+        // listed, a branch that has ended would be told another end. So the lock is waited for a
+        // little.
         let until = Instant::now() + BUSY_FOR;
         let named =
             slots.into_iter().filter(|(_, slot)| slot.try_lock_until(until).is_none_or(|slot| is_in_doubt(&slot)));
@@ -73,7 +80,8 @@ impl<S: Service> ResourceManager<S> {
         if decisions == self.opening { LogSharing::SharedLog } else { LogSharing::OwnLog }
     }
 
-    /// Puts a coordinator's message to the branch and carries out what follows from it, up to the reply.
+    /// Puts a coordinator's message to the branch, and carries out what follows from it, up to the
+    /// reply.
     pub(super) fn deliver(
         &self,
         branch: &BranchId,
@@ -86,14 +94,16 @@ impl<S: Service> ResourceManager<S> {
                 participant: self.name.clone(),
             });
         }
+        // What the call says of its coordinator is checked first: a refused call changes nothing.
         let (slot, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
             self.note_introduction(branch.txn().coordinator())?;
         }
+        // Branches that are forgotten, or of an earlier life, are answered without a place of their own.
         let slot = match slot {
             Admission::Open(slot) => slot,
             Admission::Ended => return Err(after_the_end(message)),
-            // No coordinator sends this: its branches are of its own epoch or of earlier ones.
+            // No coordinator sends this: its branches are of its own epoch or of an earlier one.
             Admission::UnknownLife { .. } => return Err(ParticipantError::Stale),
             Admission::EarlierLife => {
                 let mut slot = Slot::default();
@@ -103,7 +113,7 @@ impl<S: Service> ResourceManager<S> {
             }
         };
         let Some(mut guard) = slot.try_lock() else {
-            // It may hang in the service, and time-outs and other branches are not to hang with it.
+            // The branch may hang in the service; this thread must not hang with it.
             if matches!(message, BranchInput::Rollback(_)) {
                 slot.doom();
             }
@@ -114,6 +124,7 @@ impl<S: Service> ResourceManager<S> {
             guard.refuse(|| BranchRefusal::RolledBack);
         }
         let before = guard.protocol.phase();
+        // The service and the log are called under this branch's lock, and no other.
         let result = self.carry_out_mended(branch, &mut guard, message, begins_at);
         let result = with_reason(result, &mut guard, before);
         let after = guard.protocol.phase();
@@ -122,6 +133,7 @@ impl<S: Service> ResourceManager<S> {
             guard.trouble = None;
         }
         drop(guard);
+        // The rest is done without the branch's lock.
         if after == BranchPhase::Unknown {
             self.branches.lock().discard_unknown(branch.txn(), &slot);
         }
@@ -131,7 +143,8 @@ impl<S: Service> ResourceManager<S> {
         result
     }
 
-    /// Looks first whether anything stands in the way of what the message wants.
+    /// Mends what is in the way of the message, if that is possible, and then carries the message
+    /// out.
     fn carry_out_mended(
         &self,
         branch: &BranchId,
@@ -141,7 +154,8 @@ impl<S: Service> ResourceManager<S> {
     ) -> Result<BranchReply, ParticipantError> {
         match &slot.trouble {
             Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
-            // A rollback needs nothing set aside, and a confirm is only to be repeated.
+            // Only a commit needs what could not be restored: a rollback needs nothing set aside,
+            // and a confirm that failed is repeated anyway.
             Some(BranchTrouble::Unrestored { .. }) if matches!(message, BranchInput::Commit(_)) => {
                 slot.trouble = restore(&self.service, branch, &slot.works);
                 if let Some(trouble) = &slot.trouble {
@@ -165,8 +179,8 @@ impl<S: Service> ResourceManager<S> {
         self.carry_out(branch, slot, message)
     }
 
-    /// A rollback has come while the service was at a piece of work, and could not wait for it. Where the service can't undo it
-    /// now, the rollback that is repeated sees to it.
+    /// Carries out a rollback that came while the service did a piece of work, and could not wait
+    /// for it. If the service can't cancel now, the coordinator repeats the rollback.
     pub(super) fn roll_back_doomed(&self, branch: &BranchId, slot: &mut Slot<S::Work>) {
         let _ = self.carry_out(branch, slot, BranchInput::Rollback(LogSharing::OwnLog));
         if slot.protocol.is_finished() {
@@ -174,19 +188,21 @@ impl<S: Service> ResourceManager<S> {
         }
     }
 
-    /// Tries again what could not be done at opening. What still can't stays as it is.
+    /// Tries again to restore or confirm the branches that could not be restored or confirmed at
+    /// opening.
     pub(super) fn mend(&self) {
         let troubled = self.branches.lock().troubled();
         for (txn, slot) in troubled {
             let branch = txn.branch(&self.name);
-            // Who is at it is to do it, or the next checkpoint.
+            // If the branch is locked, its holder does it, or the next checkpoint.
             let Some(mut slot) = slot.try_lock() else { continue };
             match &slot.trouble {
                 Some(BranchTrouble::Unrestored { .. }) if slot.protocol.phase() == BranchPhase::Prepared => {
                     slot.trouble = restore(&self.service, &branch, &slot.works);
                 }
                 Some(BranchTrouble::Unconfirmed { .. }) => {
-                    // The machine is to confirm; whoever is told does not matter, and an error stays what it is.
+                    // This makes the protocol confirm. Its reply goes to no coordinator, and after
+                    // an error the trouble stays.
                     let confirmed = self.carry_out(&branch, &mut slot, BranchInput::Commit(LogSharing::OwnLog));
                     if confirmed.is_ok() {
                         (slot.works, slot.trouble) = (Vec::new(), None);
@@ -197,6 +213,8 @@ impl<S: Service> ResourceManager<S> {
         }
     }
 
+    /// Runs the protocol from one message to its reply: carries out each action, and feeds its
+    /// result back in.
     fn carry_out(
         &self,
         branch: &BranchId,
@@ -249,6 +267,7 @@ impl<S: Service> ResourceManager<S> {
         Err(ParticipantError::Stale)
     }
 
+    /// Appends the record that the action stands for.
     fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, Unappended> {
         let encoded = || postcard::to_stdvec(works).map_err(Unappended::unencodable);
         let (id, txn) = (txn, txn.clone());
@@ -258,7 +277,7 @@ impl<S: Service> ResourceManager<S> {
                 let noted = self.note_life(&txn, durability)?;
                 let promised = self.append(Fact::Prepared { txn, work }, durability);
                 if noted && promised.is_err() {
-                    // Nothing is left of the branch in the log, so nothing else would end the note.
+                    // The log holds nothing else of the branch, so nothing else would end the note.
                     let _ = self.append(Fact::Ended { txn: id.clone() }, Durability::Lazy);
                 }
                 return Ok(promised?);
@@ -271,7 +290,7 @@ impl<S: Service> ResourceManager<S> {
                 (Fact::Committed { txn, work: None }, durability)
             }
             BranchAction::AppendEnded(durability) => (Fact::Ended { txn }, durability),
-            // Not records; the caller carries these out itself.
+            // These are no records; the caller carries them out itself.
             BranchAction::AwaitDurable(_) | BranchAction::Confirm | BranchAction::Cancel | BranchAction::Reply(_) => {
                 return Err(Unappended { input: BranchInput::AppendRefused, error: ParticipantError::Stale });
             }
@@ -281,12 +300,13 @@ impl<S: Service> ResourceManager<S> {
 }
 
 impl<S: Service> ResourceManager<S> {
-    /// Notes, before a record of this durability, in which log the branch's coordinator decides, and how far that is. Says
-    /// whether there was anything to note.
+    /// Notes, before a record of this durability, in which log the branch's coordinator decides and
+    /// how far that log is. Returns whether there was anything to note.
     ///
-    /// In the coordinator's own log there is nothing to note. With a log of its own the participant keeps the promise, and
-    /// the commit, until the transaction has ended everywhere; so for as long as another participant may still be in doubt,
-    /// this one knows a log that lacks the decision for what it is.
+    /// In the coordinator's own log there is nothing to note. In a log of its own the participant
+    /// keeps the promise, and the commit, until the transaction has ended everywhere. So as long as
+    /// another participant may still be in doubt, this one recognises a log that lacks the
+    /// decision.
     fn note_life(&self, txn: &TxnId, durability: Durability) -> Result<bool, LogError> {
         if durability == Durability::Lazy {
             return Ok(false);
@@ -297,12 +317,13 @@ impl<S: Service> ResourceManager<S> {
         Ok(true)
     }
 
-    /// Makes durable which life of the coordinator was met, before anything is done or told on its behalf: one forced write
-    /// for each opening of a coordinator.
+    /// Makes durable which life of the coordinator was met, before anything is done or answered for
+    /// it. One forced write for each opening of a coordinator.
     ///
-    /// The new life may presume from what it is told that a transaction is rolled back. So an earlier life, which may be
-    /// alive on a copy of the log, must not be listened to again, not even after a restart. A coordinator on this
-    /// participant's own log is known by that log.
+    /// The new life may conclude from the answers that a transaction is rolled back. So the
+    /// participant must never again listen to an earlier life, which may still run on a copy of the
+    /// log; not even after a restart. A coordinator on this participant's own log is known by that
+    /// log.
     fn note_introduction(&self, coordinator: &Name) -> Result<(), LogError> {
         let Some(life) = self.branches.lock().unnoted_life_of(coordinator, self.log.id()) else { return Ok(()) };
         let Life { log, epoch, position, .. } = life;
@@ -317,7 +338,7 @@ impl<S: Service> ResourceManager<S> {
     }
 }
 
-/// Why a record is not in the log, and what that is to the branch.
+/// Why a record is not in the log, and the input that this is for the branch.
 struct Unappended {
     input: BranchInput,
     error: ParticipantError,
@@ -339,15 +360,17 @@ impl From<LogError> for Unappended {
     }
 }
 
-/// What a note that a life was met is kept under: the epoch's number in epoch 0, in which there are no transactions.
+/// Returns the id under which the note is kept that a life was met: the epoch's number in epoch 0,
+/// which has no transactions.
 fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
     TxnId::new(coordinator.clone(), Epoch::default(), epoch.as_u64())
 }
 
-/// What is answered about a branch that was forgotten because its transaction has ended.
+/// Returns the answer about a branch that was forgotten because its transaction has ended.
 ///
-/// Nobody waits for it, with one exception: a decision that this participant once knew nothing of, which is a hazard and
-/// holds no mark, is delivered again when an operator says so. That it is still unknown is what he is to hear.
+/// No coordinator waits for it, with one exception. An operator may have a decision delivered again
+/// that this participant once knew nothing of; such a hazard does not hold `ended_below` back. The
+/// operator must hear that it is still unknown.
 const fn after_the_end(message: BranchInput) -> ParticipantError {
     match message {
         BranchInput::Commit(_) | BranchInput::Rollback(_) => ParticipantError::UnknownBranch,
@@ -355,7 +378,7 @@ const fn after_the_end(message: BranchInput) -> ParticipantError {
     }
 }
 
-/// Calls the service; a panic of its own is its failure, to be tried again.
+/// Calls the service. A panic is a failure of the service, and is tried again.
 fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), ParticipantError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(ParticipantError::resource),
@@ -363,7 +386,7 @@ fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), Partic
     }
 }
 
-/// Adds to a No why it is one. `before` is where the branch stood when it was asked.
+/// Adds the reason to a No. `before` is the phase of the branch when it was asked.
 fn with_reason<W>(
     result: Result<BranchReply, ParticipantError>,
     slot: &mut Slot<W>,
@@ -381,7 +404,7 @@ fn with_reason<W>(
     }
 }
 
-/// Makes the protocol's reply the trait's answer; `error` is what went wrong on the way to it.
+/// Turns the protocol's reply into the trait's answer; `error` is what went wrong before it.
 fn answer(reply: BranchReply, error: Option<ParticipantError>) -> Result<BranchReply, ParticipantError> {
     match reply {
         BranchReply::Voted(_) | BranchReply::Done | BranchReply::Decided(_) => Ok(reply),

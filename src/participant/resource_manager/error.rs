@@ -1,4 +1,6 @@
-//! What can go wrong at [`execute`](super::ResourceManager::execute) and at [`open`](super::ResourceManager::open).
+//! Errors of [`execute`](super::ResourceManager::execute) and
+//! [`open`](super::ResourceManager::open), the trouble that a branch can be in, and the reasons of
+//! a No.
 
 use std::{error::Error as StdError, sync::Arc};
 
@@ -14,18 +16,19 @@ use crate::{
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ExecuteError<R> {
-    /// The service refused; the transaction can only be rolled back.
+    /// The service refused. The transaction can only be rolled back.
     #[error(transparent)]
     Refused(R),
-    /// The branch takes no more work: it was asked to prepare, or is over.
+    /// The branch takes no more work, because it was asked to prepare or has ended.
     #[error("branch {branch} takes no more work: its transaction is being committed or is over; begin a new one")]
     Closed {
         /// The branch.
         branch: BranchId,
     },
-    /// The coordinator has introduced itself with an earlier epoch than the branch's, and has not said yet that there is a
-    /// later one. Nothing was done, and the transaction is doomed. It says so within moments of being opened, and a new
-    /// transaction then finds its way; if it does not, the branch comes from a coordinator on another log.
+    /// The branch is of a later epoch than the one that its coordinator has announced here. Nothing
+    /// was done, and the transaction can only be rolled back. A coordinator announces its epoch
+    /// moments after it was opened; a new transaction then succeeds. If it does not, the branch
+    /// comes from a coordinator on another log.
     #[error(
         "branch {branch} is of an epoch that its coordinator has not announced here (it is in {known}); try again in a \
          moment, as a new transaction, and if that does not help look for a second coordinator of this name"
@@ -33,11 +36,11 @@ pub enum ExecuteError<R> {
     UnknownEpoch {
         /// The branch.
         branch: BranchId,
-        /// The epoch that the coordinator is in, as far as the participant has heard.
+        /// The coordinator's epoch, as far as the participant has heard.
         known: Epoch,
     },
-    /// With this piece the branch's work would not fit into one record of the participant's log. The piece is not done, and
-    /// the transaction can only be rolled back.
+    /// With this piece the branch's work would not fit into one record of the participant's log.
+    /// The piece was not done. The transaction can only be rolled back.
     #[error(
         "the work of branch {branch} would take {length} bytes of a log record, and the limit is {limit}: name large data in \
          the work, and keep the data elsewhere; or divide the work among several transactions"
@@ -50,8 +53,8 @@ pub enum ExecuteError<R> {
         /// The limit, [`MAX_WORK_BYTES`](super::MAX_WORK_BYTES).
         limit: usize,
     },
-    /// The piece of work can't be encoded, so it could never be promised. It is not done, and the transaction can only be
-    /// rolled back.
+    /// The piece of work can't be encoded, so it could never be promised. It was not done. The
+    /// transaction can only be rolled back.
     #[error("a piece of work for branch {branch} can't be encoded; correct how the service's work is serialised")]
     Unencodable {
         /// The branch.
@@ -65,7 +68,7 @@ pub enum ExecuteError<R> {
     Misrouted {
         /// The branch as it came.
         branch: BranchId,
-        /// Who got it.
+        /// The participant that got it.
         participant: Name,
     },
 }
@@ -74,25 +77,28 @@ pub enum ExecuteError<R> {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Its name is not one.
+    /// The name is malformed.
     #[error(transparent)]
     Name(#[from] IdError),
-    /// The log could not be read.
+    /// The log could not be read or claimed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The service could not give back what is set aside for nothing; see [`Service::opened`](super::Service::opened).
+    /// The service could not give back what it holds for void branches; see
+    /// [`Service::opened`](super::Service::opened).
     #[error(
         "the service failed in `opened`, so what it holds for branches that are void may be lost; mend it and open again"
     )]
     Service(#[source] Arc<dyn StdError + Send + Sync>),
 }
 
-/// Why a branch could not be taken back as the log has it. It keeps its place in the log and in
-/// [`in_doubt`](crate::Participant::in_doubt), answers everything by this error, and is in nobody else's way.
+/// Why a branch could not be restored as the log has it.
+///
+/// The branch keeps its place in the log and in [`in_doubt`](crate::Participant::in_doubt), answers
+/// everything by this error, and does not disturb other branches.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum BranchTrouble {
-    /// What the log holds of it is not this service's work.
+    /// The log's record of the branch is not work of this service.
     #[error("the work of branch {branch} can't be read; open it with the service version that wrote it")]
     Unreadable {
         /// The branch.
@@ -101,13 +107,14 @@ pub enum BranchTrouble {
         #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
-    /// The log says that it is committed, and not what that means.
+    /// The log says that the branch is committed, but holds none of its work.
     #[error("the log says that {branch} is committed but not with what work; it was not written by this library")]
     Incomplete {
         /// The branch.
         branch: BranchId,
     },
-    /// The service could not take back what it had promised. It is asked again when the branch is to be committed.
+    /// The service could not restore what it had promised. It is asked again at each checkpoint,
+    /// and when the branch is to be committed.
     #[error("the service could not restore branch {branch}; its promise may not be kept until that is mended")]
     Unrestored {
         /// The branch.
@@ -116,7 +123,8 @@ pub enum BranchTrouble {
         #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
-    /// The service could not do again what it had done. It is asked again at each checkpoint.
+    /// The service could not confirm again what it had confirmed. It is asked again at each
+    /// checkpoint.
     #[error("the service could not confirm branch {branch} again; its effect is missing until that is mended")]
     Unconfirmed {
         /// The branch.
@@ -128,7 +136,7 @@ pub enum BranchTrouble {
 }
 
 impl BranchTrouble {
-    /// The branch.
+    /// Returns the branch.
     #[must_use]
     pub const fn branch(&self) -> &BranchId {
         match self {
@@ -139,17 +147,18 @@ impl BranchTrouble {
         }
     }
 
-    /// Whether nothing can be done about it before it is opened anew.
+    /// Whether nothing can mend the branch before the resource manager is opened again.
     pub(super) const fn is_final(&self) -> bool {
         matches!(self, Self::Unreadable { .. } | Self::Incomplete { .. })
     }
 }
 
-/// Why a [`ResourceManager`](super::ResourceManager) votes no: the reason in a [`ParticipantError::Refused`].
+/// Why a [`ResourceManager`](super::ResourceManager) votes No: the reason in a
+/// [`ParticipantError::Refused`].
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum BranchRefusal {
-    /// A piece of work was refused: by the service, or because it is too much to be written.
+    /// A piece of work was refused: by the service, or because it is too much for a record.
     #[error("a piece of work was refused: {reason}")]
     Work {
         /// The refusal, with [its causes](crate::error_chain).
@@ -161,14 +170,15 @@ pub enum BranchRefusal {
     /// Nothing is known of the branch.
     #[error("the participant knows of no work under the branch; there was none, or it was lost in a restart")]
     Unknown,
-    /// Some of the branch's work came before the participant was opened, or may have.
-    #[error("work was lost in a restart of the participant, or may have been")]
+    /// Some of the branch's work came before the participant was opened, or may have come before.
+    #[error("some of the branch's work was lost in a restart of the participant, or may have been")]
     LostWork,
     /// The branch was told to roll back before.
     #[error("the branch is rolled back already")]
     RolledBack,
-    /// Nothing was done under the branch for as long as [`abandon_after`](super::ResourceManagerOptions::abandon_after) says.
-    #[error("nothing was done under the branch for so long that the participant has given it up")]
+    /// Nothing was done under the branch for as long as
+    /// [`abandon_after`](super::ResourceManagerOptions::abandon_after) says.
+    #[error("nothing was done under the branch for so long that the participant has rolled it back")]
     Abandoned,
     /// The coordinator has been opened again since the branch's transaction began.
     #[error("the branch is of an earlier life of its coordinator, which has been opened again since")]

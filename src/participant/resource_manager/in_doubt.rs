@@ -1,4 +1,4 @@
-//! The resource manager asks: what became of a branch that nobody tells it about?
+//! The resource manager asks coordinators what became of branches in doubt.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,32 +12,36 @@ use crate::{
     },
 };
 
-/// How long a coordinator may take to say which of its transactions began before this opening. A vote fails when that was
-/// too short, and a one-phase commit is repeated.
+/// Time that a coordinator has to answer which of its transactions began before this opening. If it
+/// takes longer, a vote fails, and a one-phase commit is repeated.
 const VERDICT_WITHIN: Duration = Duration::from_secs(2);
 
-/// What came of asking for verdicts; see [`ResourceManager::resolve_in_doubt`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Number of branches by what became of them; see [`ResourceManager::resolve_in_doubt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct InDoubtResolution {
-    /// Branches that are committed, and are now.
+    /// Branches that are now committed, as their coordinator decided.
     pub committed: usize,
-    /// Branches that are rolled back, and are now.
+    /// Branches that are now rolled back, as their coordinator decided.
     pub rolled_back: usize,
-    /// Branches that their coordinator has not decided yet.
+    /// Branches whose coordinator has not decided yet.
     pub undecided: usize,
-    /// Branches whose coordinator did not answer, or that nobody has said where to ask about; and those that the service
-    /// could not settle now.
+    /// Branches whose coordinator did not answer in time, or has no [verdict
+    /// endpoint](ResourceManager::set_verdict_endpoint) here; and branches that the service could
+    /// not settle now.
     pub unresolved: usize,
 }
 
 impl<S: Service> ResourceManager<S> {
-    /// Says where the coordinator of this name can be asked what became of its branches. A coordinator of the same
-    /// process says so by itself when it is opened.
+    /// Sets the endpoint at which the coordinator of this name answers what became of its branches,
+    /// and asks it at once which transactions have begun. Does not block. A coordinator of the same
+    /// process sets it when it opens.
     ///
-    /// With it, [`resolve_in_doubt`](Self::resolve_in_doubt) can settle what is in doubt. And only with it a resource manager that has been
-    /// opened again can tell which transactions began since: it votes No for all others that have done work, because
-    /// some of their work may have been lost with what was in memory before, or be a late repeat of messages that were
-    /// dealt with then. So say it right after opening, and before any work is done; the coordinator is asked at once.
+    /// [`resolve_in_doubt`](Self::resolve_in_doubt) uses it. A resource manager that was opened
+    /// again also needs it to tell which transactions began since. It votes No for all others that
+    /// have done work, because some of their work may have been lost from memory, or may be a late
+    /// repeat of messages that were dealt with before. So call this right after opening, before any
+    /// work is done.
     pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
         let endpoint: Arc<dyn Endpoint> = Arc::new(endpoint);
         let begins_at = {
@@ -46,7 +50,7 @@ impl<S: Service> ResourceManager<S> {
             known.verdicts = Some(Arc::clone(&endpoint));
             Arc::clone(&known.begins_at)
         };
-        // The epoch's zeroth transaction, which there is none of, stands for the question when transactions begin.
+        // No transaction has epoch 0. Its id stands for the question which transactions have begun.
         let branch = TxnId::new(coordinator, Epoch::default(), 0).branch(&self.name);
         let learn = move |answer| {
             if let Ok(Response::Verdict { begun_below, .. }) = answer {
@@ -56,9 +60,13 @@ impl<S: Service> ResourceManager<S> {
         endpoint.send(Request::Verdict { branch }, Reply::new(learn));
     }
 
-    /// Asks the coordinators what became of every branch that is not finished, waits up to `timeout` for the answers, and
-    /// acts on them. For a participant whose coordinator is slow to come back to it: after a restart, say, or when it was
-    /// parked. Presumed abort: what a coordinator knows nothing of is rolled back.
+    /// Asks the coordinators what became of every branch that is not finished, and acts on their
+    /// answers.
+    ///
+    /// Blocks until all answers have come and are carried out, or until `timeout` has passed; from
+    /// async code, call it on a thread for blocking calls. For a participant that does not want to
+    /// wait for its coordinator, for example after a restart, or when the coordinator has parked a
+    /// transaction. Presumed abort: a branch that its coordinator does not know is rolled back.
     pub fn resolve_in_doubt(&self, timeout: Duration) -> InDoubtResolution {
         let until = self.options.platform.now() + timeout.min(Duration::from_secs(u32::MAX.into()));
         let answers = self.options.platform.mailbox();
@@ -72,7 +80,7 @@ impl<S: Service> ResourceManager<S> {
             waited_for += 1;
             let answers = answers.clone();
             let of = branch.clone();
-            // Whoever asked may have stopped waiting; the answer is then of no use to anybody.
+            // If the caller no longer waits, nothing reads the mailbox.
             let reply = Reply::new(move |answer| answers.put((of, answer)));
             endpoint.send(Request::Verdict { branch }, reply);
         }
@@ -95,7 +103,8 @@ impl<S: Service> ResourceManager<S> {
     }
 
     fn follow(&self, branch: &BranchId, verdict: Verdict) -> Result<Verdict, ParticipantError> {
-        // Which log the coordinator decides in is not known here. To force one record too many does no harm.
+        // It is not known here in which log the coordinator decides. One forced record too many
+        // does no harm.
         let sharing = LogSharing::OwnLog;
         let message = match verdict {
             Verdict::Commit => BranchInput::Commit(sharing),
@@ -105,7 +114,7 @@ impl<S: Service> ResourceManager<S> {
         self.deliver(branch, &Call::new(LogId::NONE), message).map(|_| verdict)
     }
 
-    /// The branches that somebody has to tell the end of, and where to ask about them.
+    /// Returns the unfinished branches, each with the endpoint at which its coordinator answers.
     fn unfinished(&self) -> Vec<(BranchId, Option<Arc<dyn Endpoint>>)> {
         let slots: Vec<_> = {
             let branches = self.branches.lock();
@@ -123,7 +132,7 @@ impl<S: Service> ResourceManager<S> {
         };
         let mut unfinished: Vec<_> = slots
             .into_iter()
-            // Who is in the middle of something is being told right now.
+            // A branch that is locked is being told right now.
             .filter(|(_, slot, _)| slot.try_lock().is_some_and(|slot| waits(slot.protocol.phase())))
             .map(|(txn, _, endpoint)| (txn.branch(&self.name), endpoint))
             .collect();
@@ -131,10 +140,12 @@ impl<S: Service> ResourceManager<S> {
         unfinished
     }
 
-    /// Whether no work of the branch can have been lost, nor be a late repeat: its transaction surely began after this
-    /// opening, and what was done under it before is not forgotten.
+    /// Whether no work of the branch can have been lost, or be a late repeat: its transaction
+    /// certainly began after this opening, and what was done under it since is not forgotten.
+    /// Blocks until the coordinator has answered, once for each coordinator.
     ///
-    /// Where nobody has said where to ask (see [`set_verdict_endpoint`](Self::set_verdict_endpoint)), there is no telling, and it is assumed.
+    /// Without a [verdict endpoint](Self::set_verdict_endpoint) there is no way to tell, and it is
+    /// assumed.
     pub(super) fn has_all_work(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
         let coordinator = branch.txn().coordinator();
         let (endpoint, begins_at) = {
@@ -153,7 +164,8 @@ impl<S: Service> ResourceManager<S> {
         let until = self.options.platform.now() + VERDICT_WITHIN;
         let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
         let Response::Verdict { begun_below, .. } = answer else { return Err(ParticipantError::Misdirected) };
-        // It has begun before this answer, so whether before the opening is not known; the next ones surely did not.
+        // The answer is later than the opening, so transactions from here on certainly began after
+        // the opening. Those before it may have begun earlier.
         Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().ordinal())
     }
 }

@@ -1,9 +1,21 @@
 //! [`ResourceManager`]: makes a durable participant of a service's try, confirm and cancel.
 //!
-//! The decisions are [`BranchProtocol`](super::BranchProtocol)'s. Here is what clients call; `deliver` is what
-//! coordinators call, `replay` what happens at opening, `checkpoint` and `branches` what is forgotten and when.
+//! [`BranchProtocol`](super::BranchProtocol) decides; this carries out what it decides.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `mod.rs` | what clients call: opening, options, [`execute`](ResourceManager::execute), status |
+//! | `deliver.rs` | what coordinators call |
+//! | `branches.rs` | what is remembered of branches, and for how long |
+//! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
+//! | `replay.rs` | opening: the service is brought to the state that the log holds |
+//! | `checkpoint.rs` | checkpoints: what the log forgets |
+//! | `in_doubt.rs` | what is asked of coordinators |
+//! | `abandoned.rs` | branches that no coordinator ends |
+//! | `error.rs` | errors, troubles, and reasons of a No |
 
 use std::{
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -26,8 +38,8 @@ mod checkpoint;
 mod deliver;
 mod error;
 mod in_doubt;
+mod ordinal_map;
 mod replay;
-mod slots;
 
 pub use abandoned::DEFAULT_ABANDON_AFTER;
 use abandoned::Generations;
@@ -36,31 +48,34 @@ use branches::{Admission, Branches, Slot};
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
 pub use in_doubt::InDoubtResolution;
 
-/// After how many commits a checkpoint is taken, unless the options say otherwise. Long enough that a service which
-/// writes its whole state down does so rarely, short enough that a restart has little to confirm again.
+/// Default number of commits after which a checkpoint is taken. Large enough that a service which
+/// writes its whole state does so rarely, small enough that a restart has little to confirm again.
 pub const DEFAULT_CHECKPOINT_EVERY: usize = 1024;
 
-/// Maximum encoded length of a branch's work, in bytes: a log record less room for its head.
+/// Maximum encoded length of a branch's work, in bytes: that of a log record, less the room for its
+/// head.
 pub const MAX_WORK_BYTES: usize = MAX_RECORD_BYTES - RECORD_HEAD_BYTES;
 
-/// Room for all else that a record with work holds: two names with their lengths, the transaction's epoch and number, the
-/// length of the work and how many pieces it has, and three tags. Rounded up, so that a field more does not change the limit.
+/// Room for all else in a record with work, in bytes: two names with their lengths, the
+/// transaction's epoch and number, the length of the work and its number of pieces, and three tags.
+/// Rounded up, so that one more field does not change the limit.
 const RECORD_HEAD_BYTES: usize = 256;
 const _: () = assert!(2 * (1 + MAX_NAME_BYTES) + 4 * 10 + 3 <= RECORD_HEAD_BYTES, "the head has room");
 
-/// Turns a [`Service`] into a durable [`Participant`](super::Participant).
+/// Turns a [`Service`] into a durable [`Participant`](super::Participant). Shared by [`Arc`], which
+/// is a participant itself.
 ///
-/// Clients do their work through [`execute`](Self::execute), under a branch id that a transaction gave them; the
-/// coordinator does the rest. With the coordinator's own log it needs no forced writes of its own; with another one
-/// it forces two, its promise and its commit.
+/// Clients do their work through [`execute`](Self::execute), under a branch id that a transaction
+/// gave them. The coordinator does the rest. On the coordinator's own log the resource manager
+/// needs no forced writes of its own; on another log it forces two, its promise and its commit.
 ///
 /// ```
 /// use std::{collections::BTreeMap, sync::Arc};
 /// use parking_lot::Mutex;
 /// use ringpact::{BranchId, Coordinator, MemoryLog, ResourceManager, Service};
 ///
-/// /// Ten pieces of one article: who has set some aside, and who has bought some. By branch, so that what is
-/// /// confirmed or cancelled twice, or after a restart, comes to the same.
+/// /// Ten pieces of one article: those set aside, and those sold. By branch, so that a confirm or cancel
+/// /// that is repeated, or comes after a restart, changes nothing more.
 /// #[derive(Default)]
 /// struct Stock(Mutex<Pieces>);
 ///
@@ -114,12 +129,12 @@ const _: () = assert!(2 * (1 + MAX_NAME_BYTES) + 4 * 10 + 3 <= RECORD_HEAD_BYTES
 pub struct ResourceManager<S: Service> {
     name: Name,
     log: Arc<dyn TransactionLog>,
-    /// Which opening of the log that is.
+    /// The opening of the log.
     opening: LogId,
     service: S,
     options: ResourceManagerOptions,
     branches: Mutex<Branches<S::Work>>,
-    /// Carried out since the last checkpoint.
+    /// Number of commits carried out since the last checkpoint.
     commits: AtomicUsize,
     generations: Generations,
     /// Held while a checkpoint is taken, so that there is one at a time.
@@ -127,7 +142,7 @@ pub struct ResourceManager<S: Service> {
     _claim: Claim,
 }
 
-/// How a [`ResourceManager`] is to behave; see [`ResourceManager::options`].
+/// Settings of a [`ResourceManager`]: a plain value; see [`ResourceManager::options`].
 #[derive(Clone, Debug)]
 pub struct ResourceManagerOptions {
     checkpoint_every: usize,
@@ -146,25 +161,30 @@ impl Default for ResourceManagerOptions {
 }
 
 impl ResourceManagerOptions {
-    /// Takes a checkpoint after every so many commits, 1 at the least. More of them make each commit dearer (the
-    /// service writes its state down), fewer make a restart longer (more is confirmed again).
+    /// Takes a checkpoint after this number of commits, at least 1. Frequent checkpoints make
+    /// commits slower (the service writes its state each time), rare ones make a restart longer
+    /// (more is confirmed again).
     #[must_use]
     pub const fn checkpoint_every(mut self, commits: usize) -> Self {
         self.checkpoint_every = if commits == 0 { 1 } else { commits };
         self
     }
 
-    /// Rolls back a branch that has promised nothing once nothing was done under it for this long, or for up to half as long
-    /// again. Its coordinator is gone for good, or the id was never given out: nothing else would ever give back what the
-    /// branch has set aside. Make it longer than the longest time-out of a transaction; a branch whose transaction
-    /// is still open then votes No. Looked at when the service refuses work, and now and then.
+    /// Rolls back a branch that has promised nothing when no work was done under it for this long.
+    /// It may take up to half as long again.
+    ///
+    /// The coordinator of such a branch is gone for good, or its id was never given out; nothing
+    /// else would ever give back what it has set aside. Choose more than the longest time-out of a
+    /// transaction, because a branch that is rolled back votes No even if its transaction is still
+    /// open. Looked at when the service refuses work, at each checkpoint, and after every 1,024
+    /// new branches.
     #[must_use]
     pub const fn abandon_after(mut self, idle: Duration) -> Self {
         self.abandon_after = idle;
         self
     }
 
-    /// Has it live on other threads and another clock than the system's.
+    /// Uses the threads and the clock of `platform` instead of the system's.
     #[doc(hidden)]
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
@@ -175,6 +195,7 @@ impl ResourceManagerOptions {
     /// Opens the resource manager; see [`ResourceManager::open`].
     ///
     /// # Errors
+    ///
     /// As for [`ResourceManager::open`].
     pub fn open<S: Service>(
         self,
@@ -186,41 +207,48 @@ impl ResourceManagerOptions {
     }
 }
 
-/// How many branches are in which state; see [`ResourceManager::status`].
+/// Number of branches by state, a snapshot; see [`ResourceManager::status`].
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ResourceManagerStatus {
-    /// Work was done, nothing promised.
+    /// Branches under which work was done, and nothing is promised.
     pub active: usize,
-    /// Promised, decision awaited.
+    /// Branches that have promised, and wait for the decision.
     pub prepared: usize,
-    /// Told to commit or roll back; the service has not managed to yet, or is just at it.
+    /// Branches that were told to commit or roll back, and where the service has not succeeded yet
+    /// or is being called.
     pub settling: usize,
-    /// Finished, and remembered until the coordinator says that the transaction has ended.
+    /// Branches that are finished, and remembered until the coordinator says that the transaction
+    /// has ended.
     pub finished: usize,
-    /// Branches that could not be taken back when it was opened. They are counted above, too.
+    /// Branches that could not be restored at opening. They are counted above as well.
     pub troubled: Vec<BranchTrouble>,
-    /// What went wrong at the last checkpoint, where something did.
+    /// The error of the last checkpoint, if it failed.
     pub last_checkpoint_error: Option<Arc<str>>,
 }
 
 impl<S: Service> ResourceManager<S> {
-    /// Opens the resource manager `name` on `log`, and brings the service to where the log says it is: what was
-    /// committed is confirmed again, what was promised is restored.
+    /// Opens the resource manager `name` on `log`, and brings the service to the state that the log
+    /// holds: what was committed is confirmed again, what was promised is restored. Blocks until
+    /// that is done.
     ///
-    /// The name is the one under which the coordinator knows it, and must be the same at every opening. No two of one name
-    /// can be open on one log, for each would end what the other has promised.
+    /// Coordinators must know it by this name, and the name must be the same at every opening. One
+    /// log can't have two resource managers of one name open, because each would end what the other
+    /// has promised.
     ///
-    /// A branch that the service can't take back does not keep the others from opening: [`status`](Self::status) tells
-    /// of it, nothing of it is dropped, and it is tried again at each checkpoint and when its coordinator calls.
+    /// A branch that can't be restored does not keep the others from opening.
+    /// [`status`](Self::status) lists it, nothing of it is dropped, and it is tried again at each
+    /// checkpoint and when its coordinator calls.
     ///
     /// # Errors
-    /// [`OpenError`]: the name, the log, or the service's [`opened`](Service::opened); of a name that is open on it already, [`LogError::Claimed`].
+    ///
+    /// [`OpenError`]: of the name, the log, or the service's [`opened`](Service::opened). If the
+    /// name is open on this log already, it is [`LogError::Claimed`].
     pub fn open(name: &str, log: impl TransactionLog, service: S) -> Result<Self, OpenError> {
         ResourceManagerOptions::default().open(name, log, service)
     }
 
-    /// For opening with other options than the usual ones.
+    /// Returns the default options, to change and to open with.
     #[must_use]
     pub fn options() -> ResourceManagerOptions {
         ResourceManagerOptions::default()
@@ -244,7 +272,8 @@ impl<S: Service> ResourceManager<S> {
         let mut branches = Branches::found(slots);
         replay::remember_lives(&records, &mut branches);
         for txn in replay::needless_notes(&records) {
-            // What it was noted for, or its end, was cut off by a crash. A log without room is told at the next opening.
+            // A crash cut off the record that the note was for, or the note's end. If the log has
+            // no room for this end, the next opening tries again.
             let _ = log.append(Record { owner: name.clone(), fact: Fact::Ended { txn } }, Durability::Lazy);
         }
         let generations = Generations::new(options.abandon_after, options.platform.now());
@@ -263,26 +292,38 @@ impl<S: Service> ResourceManager<S> {
         })
     }
 
-    /// The service, for everything that is not part of a transaction.
+    /// Returns the service, for everything that is not part of a transaction.
+    #[must_use]
     pub const fn service(&self) -> &S {
         &self.service
     }
 
-    /// Its name.
+    /// Returns the name.
+    #[must_use]
     pub const fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Does a piece of work under a transaction's branch: the service's try. It takes effect when the transaction
-    /// commits. O(1) beside what the service does.
+    /// Does a piece of work under a transaction's branch: the service's try. It takes effect when
+    /// the transaction commits.
+    ///
+    /// Blocks while the service tries, and while another piece of work for the same branch is under
+    /// way. O(1) beside what the service does.
     ///
     /// # Errors
-    /// [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction. So do
-    /// [`ExecuteError::TooMuchWork`], past [`MAX_WORK_BYTES`] of work that changes anything, and
-    /// [`ExecuteError::Unencodable`]: the service is not asked.
-    /// [`ExecuteError::Closed`] says that the branch has already been asked to prepare, or is over; or that it was to be
-    /// rolled back while the service was at this very work, which is undone then. [`ExecuteError::UnknownEpoch`] says that its
-    /// coordinator has not said yet that it is in that epoch.
+    ///
+    /// - [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
+    /// - [`ExecuteError::TooMuchWork`], past [`MAX_WORK_BYTES`] of work that changes anything, and
+    ///   [`ExecuteError::Unencodable`] doom it too; the service is not asked.
+    /// - [`ExecuteError::Closed`]: the branch was already asked to prepare, or has ended; or a
+    ///   rollback came while the service did this very work, which is undone then.
+    /// - [`ExecuteError::UnknownEpoch`]: the coordinator has not yet announced the branch's epoch
+    ///   here.
+    /// - [`ExecuteError::Misrouted`]: the branch names another participant.
+    ///
+    /// # Panics
+    ///
+    /// If the service panics, with its panic; the transaction is doomed.
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
@@ -304,12 +345,14 @@ impl<S: Service> ResourceManager<S> {
         if self.generations.admits() {
             self.roll_back_abandoned();
         }
+        // From here on under the branch's lock: pieces of work for one branch are done one by one.
         let mut slot = place.lock();
         if place.is_doomed() || !slot.protocol.accepts_work() {
             return Err(closed());
         }
         slot.worked_in = self.generations.current();
         let effort = self.service.effort(&work);
+        // Work that could never be promised is refused before the service sets anything aside.
         let length = match fits(branch, &slot, effort, &work) {
             Ok(length) => length,
             Err(error) => {
@@ -318,7 +361,8 @@ impl<S: Service> ResourceManager<S> {
                 return Err(error);
             }
         };
-        // What a refusal says is the service's code, too. The client is given the refusal itself, the coordinator its text.
+        // The client gets the refusal itself, the coordinator its text. The text comes from the
+        // service's code too, so it is made in here.
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.service.try_reserve(branch, &work).map_err(|refusal| (error_chain(&refusal), refusal))
         }));
@@ -337,11 +381,13 @@ impl<S: Service> ResourceManager<S> {
                 slot.protocol.handle(BranchInput::Refused);
                 slot.refuse(|| BranchRefusal::Work { reason: reason.into() });
                 drop(slot);
-                // What it was refused for may have been set aside for nothing; the next one finds it free.
+                // Abandoned branches may hold what was lacking; the next piece of work finds it
+                // free.
                 self.roll_back_abandoned();
                 Err(ExecuteError::Refused(refusal))
             }
-            // How far the try came is not known, so the rollback that must follow cancels this work as well.
+            // It is not known how far the try came, so the rollback that must follow cancels this
+            // work as well.
             Err(panic) => {
                 slot.works.push(work);
                 slot.protocol.handle(BranchInput::Worked(effort));
@@ -353,16 +399,21 @@ impl<S: Service> ResourceManager<S> {
         }
     }
 
-    /// Takes a [checkpoint](Service::checkpoint) now, and lets the log forget what it covers. Called by itself every
-    /// so many commits; call it before a planned shutdown to have nothing to repeat afterwards.
+    /// Takes a [checkpoint](Service::checkpoint) now, and lets the log forget what it covers.
+    ///
+    /// Blocks while the service writes, and while another checkpoint is under way. Commits take
+    /// checkpoints by themselves; call it before a planned shutdown, to have nothing to repeat
+    /// afterwards.
     ///
     /// # Errors
+    ///
     /// The service's error, or the log's. Nothing is forgotten then.
     pub fn checkpoint(&self) -> Result<(), ServiceError> {
         self.take_checkpoint(&self.checkpoint.lock())
     }
 
-    /// How many branches are in which state. O(n) in the branches remembered.
+    /// Returns the number of branches by state. Never waits for the service or the log. O(n) in the
+    /// branches remembered.
     pub fn status(&self) -> ResourceManagerStatus {
         let (slots, last_checkpoint_error) = {
             let branches = self.branches.lock();
@@ -374,7 +425,7 @@ impl<S: Service> ResourceManager<S> {
         let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
         for slot in slots {
             let Some(slot) = slot.try_lock() else {
-                // The service is at it. It may hang, and this must not.
+                // The branch is locked while the service is called, which may hang. This must not.
                 status.settling += 1;
                 continue;
             };
@@ -394,7 +445,19 @@ impl<S: Service> ResourceManager<S> {
     }
 }
 
-/// Encoded length of the branch's work with this piece, which must fit into a record if anything is to be written of it.
+impl<S: Service> fmt::Debug for ResourceManager<S> {
+    /// Does not block, and asks neither the service nor the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResourceManager")
+            .field("name", &self.name)
+            .field("log", &self.log.id())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the encoded length of the branch's work with this piece. It must fit into a record if
+/// the work changes anything.
 fn fits<W: Serialize, R>(
     branch: &BranchId,
     slot: &Slot<W>,

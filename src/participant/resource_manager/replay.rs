@@ -1,4 +1,4 @@
-//! What happens at opening: the service is brought to where the log says it is.
+//! Opening: brings the service to the state that the log holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -16,9 +16,10 @@ use crate::{
     participant::{BranchInput, BranchProtocol, Life, ParticipantError, Service, ServiceError},
 };
 
-/// Brings the service to where the log says it is. Records come in the order in which they were written, and a commit
-/// is written before the service is told, so what was possible then is possible now. Where it is not, the branch says so
-/// from then on, and the others go on.
+/// Confirms and restores every branch that the log holds, in the order of their records.
+///
+/// A commit is written before the service is told, so what was possible then is possible now. If it
+/// is not, the branch carries its trouble from then on, and the others are not affected.
 pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -> HashMap<TxnId, Slot<S::Work>> {
     let committed: HashSet<&TxnId> = records
         .iter()
@@ -61,7 +62,7 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
     slots
 }
 
-/// Tells the service which branches it must still hold something for.
+/// Tells the service for which branches it must still hold something.
 pub(super) fn opened<S: Service>(
     name: &Name,
     slots: &HashMap<TxnId, Slot<S::Work>>,
@@ -73,7 +74,7 @@ pub(super) fn opened<S: Service>(
     told(|| service.opened(&promised)).map_err(|error| OpenError::Service(error.into()))
 }
 
-/// Takes in what the log says of the coordinators' logs, and how far they had come.
+/// Takes in what the log says of the coordinators' lives.
 pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) {
     for record in records {
         if let Fact::Heard { txn, log, epoch, position } = &record.fact {
@@ -86,8 +87,9 @@ pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) 
     }
 }
 
-/// What the log holds notes under that are of no use any more: transactions of which it holds nothing else, and all but the last
-/// life that each coordinator was met in.
+/// Returns the transactions under which the log holds a note of a life that is no longer needed:
+/// those of which it holds nothing else, and for each coordinator all lives that it was met in but
+/// the last.
 pub(super) fn needless_notes(records: &[Record]) -> BTreeSet<TxnId> {
     let is_note = |record: &&Record| matches!(record.fact, Fact::Heard { .. });
     let about = |record: &Record| record.fact.txn().cloned();
@@ -98,7 +100,7 @@ pub(super) fn needless_notes(records: &[Record]) -> BTreeSet<TxnId> {
     for txn in records.iter().filter(|record| !is_note(record)).filter_map(about) {
         noted.remove(&txn);
     }
-    // In the order in which they were met.
+    // In the order in which the lives were met, so that the last one stays in the map.
     let met = records.iter().filter(is_note).filter_map(about).filter(|txn| txn.epoch() == Epoch::default());
     let last: BTreeMap<Name, TxnId> = met.map(|txn| (txn.coordinator().clone(), txn)).collect();
     last.values().for_each(|txn| drop(noted.take(txn)));
@@ -112,7 +114,7 @@ fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Sl
     }
 }
 
-/// Has the service set aside again what the branch needs; says what came in the way.
+/// Asks the service to set aside again what the branch needs, and returns what prevented it.
 pub(super) fn restore<S: Service>(service: &S, branch: &BranchId, works: &[S::Work]) -> Option<BranchTrouble> {
     let error = told(|| service.restore(branch, works)).err()?;
     Some(BranchTrouble::Unrestored { branch: branch.clone(), error: error.into() })
@@ -123,7 +125,8 @@ fn confirm<S: Service>(service: &S, branch: &BranchId, works: &[S::Work]) -> Opt
     Some(BranchTrouble::Unconfirmed { branch: branch.clone(), error: error.into() })
 }
 
-/// Calls the service; a panic over one branch must not keep the others from opening.
+/// Calls the service. A panic becomes an error, because one branch must not keep the others from
+/// opening.
 fn told(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), ServiceError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(ParticipantError::Panicked.into()))
 }
@@ -132,7 +135,8 @@ fn decode<S: Service>(branch: &BranchId, work: &[u8]) -> Result<Vec<S::Work>, Br
     let failed = |error: postcard::Error| BranchTrouble::Unreadable { branch: branch.clone(), error: Arc::new(error) };
     match postcard::take_from_bytes(work).map_err(failed)? {
         (works, []) => Ok(works),
-        // The decoder stops once it has what it wants. What is left over tells that it read something else.
+        // The decoder stops at the end of the type. Bytes that are left over show that this is
+        // other work.
         _ => Err(failed(postcard::Error::DeserializeBadEncoding)),
     }
 }

@@ -2,17 +2,20 @@
 
 use super::{CIRCLE, Position};
 
-/// The first token stands 8 of so many parts of an arc from the start of the circle. With whole arcs, or halves, many tokens
-/// would come to stand on the very ends of a table's buckets, where a line can't hold them: the number of buckets has no
-/// prime factor as high as this.
+/// Number of parts of an arc. The first token stands 8 of these parts from the start of the circle.
+///
+/// With whole arcs, or halves, many tokens would stand on the very ends of a table's buckets, where
+/// a line can't hold them. The number of buckets has no prime factor as high as this number, so
+/// tokens miss those ends.
 const PARTS: u128 = 17;
 
-/// The tokens of nodes with these weights, in clockwise order: `tokens` for each unit of weight.
+/// Returns the tokens of nodes with these weights, in clockwise order: `tokens` for each unit of
+/// weight.
 ///
-/// All arcs are equally wide, to a position, so shares are exact. The order goes in `tokens` rounds, in each of which
-/// every node stands as often as its weight, shuffled. So the arcs of a node are spread around the circle, and behind
-/// each of them comes another node: when one fails, many share its load. The shuffle is a fixed one: it depends on
-/// nothing but the weights and `tokens`.
+/// All arcs are equally wide, to a position, so shares are exact. The order consists of `tokens`
+/// rounds. In each round, every node stands as often as its weight, and the round is shuffled. So
+/// the arcs of a node are spread around the circle, and another node comes after each of them: when
+/// one node fails, many share its load. The shuffle depends only on the weights and on `tokens`.
 pub(super) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
     let mut round: Vec<u32> =
         (0..).zip(weights).flat_map(|(node, weight)| std::iter::repeat_n(node, *weight as usize)).collect();
@@ -31,7 +34,7 @@ pub(super) fn fresh(weights: &[u32], tokens: u32) -> Vec<(Position, u32)> {
     entries
 }
 
-/// Where a node follows itself, swaps in the next other node of the round, if there is one.
+/// If a node would follow itself, swaps in the next other node of the round, if there is one.
 fn part_neighbours(round: &mut [u32], mut before: Option<u32>) {
     let mut other = 0;
     for place in 0..round.len() {
@@ -48,7 +51,7 @@ fn part_neighbours(round: &mut [u32], mut before: Option<u32>) {
     }
 }
 
-/// Fisher and Yates's shuffle by Steele, Lea and Flood's SplitMix64.
+/// The shuffle of Fisher and Yates, with the random numbers of SplitMix64 by Steele, Lea and Flood.
 struct Shuffle {
     state: u64,
 }

@@ -1,17 +1,28 @@
 //! Balanced placement: tokens that are assigned to even out what nodes own, instead of hashed.
 //!
-//! The scheme, its reasons and its figures are in [the balance page](crate::docs::balance). In short: think of the
-//! ring as a table of *arcs*, each from the token before (exclusive) to its own token (inclusive). A node that joins
-//! takes slices off the largest arcs of the most loaded nodes ([`drain`]); the arcs of a node that leaves fall to the
-//! nodes on either side, cut where that leaves them most even, and where both are full to the least loaded of all
-//! ([`release`]).
+//! The scheme, its reasons and its figures are in [the balance page](crate::docs::balance). In
+//! short: think of the ring as a table of *arcs*, each from the token before (exclusive) to its own
+//! token (inclusive). A node that joins takes slices off the largest arcs of the most loaded nodes.
+//! The arcs of a node that leaves go to the nodes on either side, cut so that these are most even;
+//! if both are full, they go to the least loaded node of all.
 //!
-//! All here are pure functions of a [`Layout`], the tokens in clockwise order and who owns them, and answer with
-//! [`Edits`] to it. There is no other state: a ring that was written out and read back goes on exactly alike. All
-//! arithmetic is on integers, and ties go to the node that comes first, so that it does so on every machine.
+//! In reading order:
 //!
-//! A change costs O(T) for the T tokens: two passes over the tokens, of about a nanosecond each, find what every node
-//! owns and collect the arcs of those concerned. The rest is O(N + t log t) for N nodes and the t tokens of those.
+//! - [`table`]: the functions that the ring calls, from its table to a [`Layout`] and from
+//!   [`Edits`] back to the table;
+//! - this file: what changes for a join, a leave and a change of weight, and the shared arithmetic;
+//! - [`fresh`](mod@fresh): a ring from nothing;
+//! - [`drain`]: a node takes;
+//! - [`release`]: a node gives.
+//!
+//! Everything except [`table`] is a pure function of a [`Layout`] (the tokens in clockwise order
+//! and their owners) and returns [`Edits`] to it. There is no other state, so a ring that was
+//! written out and read back goes on in exactly the same way. All arithmetic is on integers, and
+//! ties go to the node that comes first, so the result is the same on every machine.
+//!
+//! A change costs O(T) for the T tokens. Two passes over the tokens, of about a nanosecond each,
+//! find what every node owns and collect the arcs of the nodes concerned. The rest is
+//! O(N + t log t) for N nodes and the t tokens of those nodes.
 
 mod drain;
 mod fresh;
@@ -25,20 +36,23 @@ pub(super) use table::{add, build, entries, plan_join, remove, replace, restore}
 
 use super::Position;
 
-/// How many positions there are.
+/// Number of positions on the circle.
 const CIRCLE: u128 = 1 << 64;
 
-/// No node owns more than this many times the tokens it has in a ring built afresh, namely its weight times the tokens
-/// for each unit of weight.
+/// Maximum ratio of a node's tokens to the tokens that it has in a ring built afresh, which are its
+/// weight times the virtual nodes for each unit of weight.
 pub const MAX_TOKEN_GROWTH: u32 = 2;
 
-/// A change of weight may move this part more of the circle than it has to.
+/// The inverse of the ratio by which a change of weight may move more of the circle than it has to:
+/// a hundredth.
 const ALLOWANCE: u128 = 100;
 
-/// What to do to a table of tokens: each position named gets this owner, or loses its token (`None`).
+/// Changes of a table of tokens: for each position, the owner of the token there from now on, or
+/// `None` to remove the token.
 type Edits = BTreeMap<Position, Option<u32>>;
 
-/// Tokens and owners, and what the nodes are to own. Nodes are numbers, the indices of `weights`.
+/// Tokens with their owners, and the weights of the nodes. A node is a number here: its index in
+/// `weights`.
 #[derive(Clone, Copy)]
 struct Layout<'a> {
     /// The tokens and the node each belongs to: ascending, no two on one position.
@@ -49,15 +63,16 @@ struct Layout<'a> {
     tokens: u32,
 }
 
-/// The positions from `start` (exclusive) clockwise to `end` (inclusive); all of them if the two are equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Arc {
+/// The positions from `start` (exclusive) clockwise to `end` (inclusive). If the two are equal, it
+/// is the whole circle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CircleArc {
     start: u64,
     end: u64,
 }
 
-impl Arc {
-    /// From 1 to 2^64.
+impl CircleArc {
+    /// Returns the number of positions, from 1 to 2^64.
     fn width(self) -> u128 {
         match self.end.wrapping_sub(self.start) {
             0 => CIRCLE,
@@ -65,27 +80,30 @@ impl Arc {
         }
     }
 
-    /// Orders arcs by width, the widest first, and equally wide ones clockwise.
+    /// Returns a key that sorts arcs by width, the widest first, and equally wide ones clockwise.
     fn narrowness(self) -> (u64, u64) {
         (self.start.wrapping_sub(self.end), self.end)
     }
 }
 
-/// What a node owns.
+/// What one node owns.
 #[derive(Clone, Copy, Default)]
 struct Holding {
+    /// Number of positions.
     share: u128,
     tokens: u32,
 }
 
 impl<'a> Layout<'a> {
-    /// What changes when `node` comes in, which has a weight here but no token yet. It takes its fair share.
+    /// Returns what changes when `node` joins. It has a weight in the layout, but no token yet. It
+    /// takes its fair share.
     fn join(self, node: u32) -> Edits {
         let pieces = self.fresh_tokens(node) as usize;
         drain::drain(self, self.holdings(), node, self.fair_share(node), pieces)
     }
 
-    /// What changes when `node` goes, which isn't the only one. Only what it owned moves.
+    /// Returns what changes when `node` leaves, which isn't the only node. Only what it owned
+    /// moves.
     fn leave(self, node: u32) -> Edits {
         match self.weights {
             [_, _] => self.left_to(1 - node),
@@ -93,11 +111,13 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// What changes when `node`, here with its new weight, had weight `before`.
+    /// Returns what changes when the weight of `node` changes. The layout has the new weight,
+    /// `before` is the old one.
     ///
-    /// A heavier node only takes, a lighter one only gives: what takes it to its fair share, but no more than what the
-    /// fair share changes by, give or take what the node was off before and [`ALLOWANCE`]. To stop short of the fair
-    /// share wouldn't do: what is little too much for a heavy node is much for a light one.
+    /// A node that gets heavier only takes, one that gets lighter only gives. It takes or gives
+    /// what brings it to its fair share, but no more than the change of the fair share, apart from
+    /// what the node was off before and [`ALLOWANCE`]. It must not stop short of the fair share,
+    /// because a small excess for a heavy node is a large one for a light node.
     fn reweigh(self, node: u32, before: u32) -> Edits {
         if self.weights.len() == 1 {
             return self.left_to(node);
@@ -119,8 +139,9 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// What makes this the ring that would be built afresh of `node` alone. Where all others go, or there are none, it
-    /// owns everything, whatever its tokens; so they may as well be as even as they can.
+    /// Returns what makes this the ring that would be built afresh of `node` alone. If there is no
+    /// other node, this one owns everything, wherever its tokens are. So they are placed as evenly
+    /// as possible.
     fn left_to(self, node: u32) -> Edits {
         let gone = self.entries.iter().map(|(position, _)| (*position, None));
         let tokens = fresh(&[self.weights[node as usize]], self.tokens);
@@ -135,55 +156,61 @@ impl<'a> Layout<'a> {
         self.weights.iter().map(|weight| u128::from(*weight)).sum()
     }
 
+    /// Returns the part of the circle that is in proportion to the weight of `node`.
     fn fair_share(self, node: u32) -> u128 {
         CIRCLE * self.weight(node) / self.total_weight()
     }
 
-    /// How many tokens `node` may have.
+    /// Returns the maximum number of tokens of `node`.
     fn most_tokens(self, node: u32) -> u32 {
         self.fresh_tokens(node) * MAX_TOKEN_GROWTH
     }
 
-    /// How many tokens `node` has in a ring built afresh. A change takes none of its tokens when it has no more.
+    /// Returns the number of tokens that `node` has in a ring built afresh. A change removes a
+    /// token of a node only if it has more.
     fn fresh_tokens(self, node: u32) -> u32 {
         self.weights[node as usize] * self.tokens
     }
 
-    /// The arcs and their owners, clockwise. The first passes position 0, unless its start is the last position.
-    fn arcs(self) -> impl Iterator<Item = (Arc, u32)> + use<'a> {
+    /// Returns the arcs and their owners, clockwise. The first arc passes position 0, unless its
+    /// start is the last position.
+    fn arcs(self) -> impl Iterator<Item = (CircleArc, u32)> + use<'a> {
         let mut start = self.entries.last().map_or(0, |(last, _)| last.as_u64());
         self.entries.iter().map(move |(position, owner)| {
-            let arc = Arc { start, end: position.as_u64() };
+            let arc = CircleArc { start, end: position.as_u64() };
             start = arc.end;
             (arc, *owner)
         })
     }
 
-    /// What every node owns.
+    /// Returns what every node owns.
     fn holdings(self) -> Vec<Holding> {
-        // Sums modulo the circle, which take half the time of wider ones.
+        // Sums modulo 2^64, because wider sums take twice the time.
         let mut sums = vec![(0_u64, 0_u32); self.weights.len()];
         for (arc, owner) in self.arcs() {
             let (share, tokens) = &mut sums[owner as usize];
             *share = share.wrapping_add(arc.end.wrapping_sub(arc.start));
             *tokens += 1;
         }
-        // An arc is never empty, so who owns arcs of the sum 0 owns the whole circle.
+        // An arc is never empty, so a node with arcs of the sum 0 owns the whole circle.
         let share = |(share, tokens)| if share == 0 && tokens > 0 { CIRCLE } else { u128::from(share) };
         sums.into_iter().map(|sum| Holding { share: share(sum), tokens: sum.1 }).collect()
     }
 
-    /// An arc narrower than this isn't worth a token: a sixteenth of an arc of a ring built afresh.
+    /// Returns the width of a *crumb*: a sixteenth of an arc of a ring built afresh. A narrower arc
+    /// isn't worth a token.
     fn crumb(self) -> u128 {
         CIRCLE / (self.total_weight() * u128::from(self.tokens) * 16)
     }
 }
 
-/// Slices of the widest of these arcs, `amount` in all: `count` of them, or up to `most` if otherwise an arc would lose
-/// over three quarters. Each arc keeps at least one position; so if the arcs don't have it, there are fewer and less.
+/// Returns slices of the widest of these arcs, `amount` in all, each as its arc and a width.
 ///
-/// `arcs` descend by width. Slices are in proportion to the widths, so that the arcs stay even.
-fn slices(arcs: &[Arc], amount: u128, count: usize, most: usize) -> impl Iterator<Item = (Arc, u128)> {
+/// There are `count` slices, or up to `most` if otherwise an arc would lose over three quarters.
+/// Each arc keeps at least one position. So if the arcs are too narrow, there are fewer slices, and
+/// their sum is smaller. `arcs` descend by width. Slices are in proportion to the widths, so that
+/// the arcs stay even.
+fn slices(arcs: &[CircleArc], amount: u128, count: usize, most: usize) -> impl Iterator<Item = (CircleArc, u128)> {
     let most = arcs.len().min(most);
     let mut used = 0;
     let mut width = 0;
@@ -191,7 +218,8 @@ fn slices(arcs: &[Arc], amount: u128, count: usize, most: usize) -> impl Iterato
         width += arcs[used].width();
         used += 1;
     }
-    // With every arc sliced in proportion and rounded, none loses all of its width while the sum stays this small.
+    // Every arc is sliced in proportion, and rounded. None loses all of its width if the sum is at
+    // most this.
     let amount = amount.min(width.saturating_sub(2 * used as u128));
     let mut passed = 0;
     let mut cut = 0;
@@ -203,8 +231,8 @@ fn slices(arcs: &[Arc], amount: u128, count: usize, most: usize) -> impl Iterato
     })
 }
 
-/// The widest `count` of these arcs, the widest first.
-fn widest(mut arcs: Vec<Arc>, count: usize) -> Vec<Arc> {
+/// Returns the widest `count` of these arcs, the widest first.
+fn widest(mut arcs: Vec<CircleArc>, count: usize) -> Vec<CircleArc> {
     if count < arcs.len() {
         arcs.select_nth_unstable_by_key(count, |arc| arc.narrowness());
         arcs.truncate(count);
@@ -213,6 +241,6 @@ fn widest(mut arcs: Vec<Arc>, count: usize) -> Vec<Arc> {
     arcs
 }
 
-fn widest_first(arcs: &mut [Arc]) {
+fn widest_first(arcs: &mut [CircleArc]) {
     arcs.sort_unstable_by_key(|arc| arc.narrowness());
 }

@@ -1,4 +1,7 @@
-//! A node gives: it leaves, or grew lighter.
+//! A node gives: it leaves, or gets lighter.
+//!
+//! In reading order: [`leave`] and [`shrink`] say which parts of its arcs are given, [`spans`]
+//! joins the parts that touch, and [`Release`] decides which nodes get them.
 
 use std::{
     cmp::Reverse,
@@ -6,34 +9,39 @@ use std::{
     ops::Range,
 };
 
-use super::{Arc, CIRCLE, Edits, Holding, Layout, Position, slices, widest_first};
+use super::{CIRCLE, CircleArc, Edits, Holding, Layout, Position, slices, widest_first};
 
-/// How full, in parts of [`FAIR`] of its fair share, the neighbours of what is given up may get before others are
-/// looked for. The strict levels cost tokens, and are tried in turn only while some node owns less than [`LOW`].
+/// How full the neighbours of what is given up may get before it goes to other nodes, in parts of
+/// [`FAIR`] of their fair share; and the least number of crumbs above that level that is worth a
+/// token. The stricter levels cost tokens. They are tried in turn only while some node owns less
+/// than [`LOW`].
 const FULL: [(u128, u128); 3] = [(FAIR + FAIR / 96, 2), (FAIR + FAIR / 384, 1), (FAIR, 1)];
+/// The parts into which a fair share is divided.
 const FAIR: u128 = 1 << 12;
+/// A node with fewer parts of its fair share than this has too little.
 const LOW: u128 = FAIR - FAIR / 64;
 
-/// How often the cuts are revised, each in view of all others.
+/// Number of times that the cuts are revised, each in view of all others.
 const SWEEPS: usize = 8;
 
-/// What changes when all of a node's arcs are given up.
+/// Returns what changes when all arcs of a node are given up.
 pub(super) fn leave(layout: Layout<'_>, leaver: u32) -> Edits {
     Release::new(layout, layout.holdings(), leaver, spans(layout, leaver, |_| Part::All)).run()
 }
 
-/// What changes when `node` gives up `amount` of what it owns, and tokens in excess of those of a ring built afresh.
+/// Returns what changes when `node` gives up `amount` of what it owns, and the tokens in excess of
+/// those of a ring built afresh.
 pub(super) fn shrink(layout: Layout<'_>, holdings: Vec<Holding>, node: u32, amount: u128) -> Edits {
     let inner = inner_tokens(layout, node);
     let mut runs = runs(layout, node);
     widest_first(&mut runs);
     let fresh = layout.fresh_tokens(node) as usize;
     let chosen = whole_arcs(&runs, runs.len().saturating_sub(fresh), amount);
-    let given: Vec<Arc> = runs.drain(chosen).collect();
+    let given: Vec<CircleArc> = runs.drain(chosen).collect();
     let rest = amount - given.iter().map(|run| run.width()).sum::<u128>();
     let mut ends: BTreeMap<u64, u128> = given.iter().map(|run| (run.end, run.width())).collect();
     if rest > 0 {
-        // As few as can be: each is a stretch that others have to take.
+        // As few slices as possible, because each is a stretch that other nodes have to take.
         let most = runs.len();
         ends.extend(slices(&runs, rest, 1, most).map(|(run, width)| (run.end, width)));
     }
@@ -41,19 +49,19 @@ pub(super) fn shrink(layout: Layout<'_>, holdings: Vec<Holding>, node: u32, amou
     let part = |end: u64| parts.get(&end).copied().unwrap_or(Part::Nothing);
     let kept = runs.len() + inner.iter().filter(|token| !parts.contains_key(token)).count();
     let mut edits = Release::new(layout, holdings, node, spans(layout, node, part)).run();
-    // They part nothing, and there is no need of them.
+    // Tokens inside a run separate nothing, so the surplus is removed.
     for token in inner.into_iter().filter(|token| !parts.contains_key(token)).take(kept.saturating_sub(fresh)) {
         edits.entry(Position::new(token)).or_insert(None);
     }
     edits
 }
 
-/// The runs of a node: arcs that touch, taken together, so that on either side of each another node begins. The node isn't
-/// the only one.
+/// Returns the *runs* of a node: arcs that touch, taken together, so that another node is on either
+/// side of each run. The node isn't the only one.
 ///
-/// What is inside a run can't be given to a neighbour, since both are the node itself. In a ring of few nodes, most arcs of a
-/// heavy node are inside.
-fn runs(layout: Layout<'_>, node: u32) -> Vec<Arc> {
+/// What is inside a run can't be given to a neighbour, because both neighbours are the node itself.
+/// In a ring of few nodes, most arcs of a heavy node are inside a run.
+fn runs(layout: Layout<'_>, node: u32) -> Vec<CircleArc> {
     let mut before = layout.entries.last().map(|(_, owner)| *owner);
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for (arc, owner) in layout.arcs() {
@@ -64,14 +72,14 @@ fn runs(layout: Layout<'_>, node: u32) -> Vec<Arc> {
         }
         before = Some(owner);
     }
-    // If the last token is the node's, its run ends at the first end.
+    // If the last token is the node's, the run that begins last ends at the first end.
     if layout.entries.last().is_some_and(|(_, owner)| *owner == node) && !ends.is_empty() {
         ends.rotate_left(1);
     }
-    starts.into_iter().zip(ends).map(|(start, end)| Arc { start, end }).collect()
+    starts.into_iter().zip(ends).map(|(start, end)| CircleArc { start, end }).collect()
 }
 
-/// The node's tokens that part its own arcs.
+/// Returns the tokens of the node that separate two of its own arcs.
 fn inner_tokens(layout: Layout<'_>, node: u32) -> Vec<u64> {
     let next = layout.entries.iter().cycle().skip(1);
     let pairs = layout.entries.iter().zip(next);
@@ -81,11 +89,13 @@ fn inner_tokens(layout: Layout<'_>, node: u32) -> Vec<u64> {
         .collect()
 }
 
-/// What is given up of each arc, by its end, if so much is at the end of each of these runs, by theirs.
+/// Returns the part of each arc that is given up, by the end of the arc. `ends` has the width to
+/// give up at the end of each run, by the end of the run.
 fn parts(layout: Layout<'_>, node: u32, ends: &BTreeMap<u64, u128>) -> BTreeMap<u64, Part> {
     let arcs: Vec<_> = layout.arcs().collect();
     let mut parts = BTreeMap::new();
-    // Twice round backwards, for the run that passes position 0: its last arc comes first, whichever way one begins.
+    // Two rounds, backwards. The run that passes position 0 has its end among the first arcs, which
+    // come last in a round, and the rest of it is only met in the second round.
     let mut left = 0;
     for (arc, owner) in arcs.iter().rev().chain(arcs.iter().rev()) {
         if *owner != node {
@@ -104,9 +114,10 @@ fn parts(layout: Layout<'_>, node: u32, ends: &BTreeMap<u64, u128>) -> BTreeMap<
     parts
 }
 
-/// Which of these arcs, which descend by width, to give up whole: `count` of similar width that are nearly `amount`
-/// in all, and not more. Fewer, and the narrowest, if so many are too wide.
-fn whole_arcs(arcs: &[Arc], count: usize, amount: u128) -> Range<usize> {
+/// Returns the indices of the arcs to give up whole: `count` of similar width that are nearly
+/// `amount` in all, and not more. If `count` of them are too wide, returns fewer, the narrowest.
+/// `arcs` descend by width.
+fn whole_arcs(arcs: &[CircleArc], count: usize, amount: u128) -> Range<usize> {
     let mut first = 0;
     let mut width: u128 = arcs[..count].iter().map(|arc| arc.width()).sum();
     while width > amount && first + count < arcs.len() {
@@ -120,34 +131,39 @@ fn whole_arcs(arcs: &[Arc], count: usize, amount: u128) -> Range<usize> {
     first..arcs.len().min(first + count)
 }
 
-/// How much of an arc is given up.
+/// The part of an arc that is given up.
 #[derive(Clone, Copy)]
 enum Part {
     Nothing,
-    /// So many positions at its end.
+    /// This number of positions at its end.
     Tail(u128),
     All,
 }
 
-/// A stretch of the circle that one node gives up, and between whom it lies.
+/// A stretch of the circle that one node gives up, and the nodes on its sides.
 struct Span {
-    arc: Arc,
-    /// The node's tokens in it, `arc.end` the last of them.
+    arc: CircleArc,
+    /// The node's tokens in the span. The last one is `arc.end`.
     tokens: Vec<u64>,
+    /// The node on the side of the start.
     before: u32,
+    /// The node on the side of the end.
     after: u32,
-    /// How much falls to `before`, and how much to `after`. What is between is for others.
+    /// Number of positions at the start that go to `before`.
     head: u128,
+    /// Number of positions at the end that go to `after`. What is between head and tail goes to
+    /// other nodes.
     tail: u128,
 }
 
-/// What `node` gives up of its arcs, given each by its end, joined where it touches.
+/// Returns what `node` gives up, joined where parts touch. `part` returns the part of an arc, given
+/// its end.
 fn spans(layout: Layout<'_>, node: u32, part: impl Fn(u64) -> Part) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     let Some((_, mut before)) = layout.entries.last().copied() else {
         return spans;
     };
-    // Whether the last span goes on in the next arc, or in the first if it was the last.
+    // Whether the last span goes on in the next arc.
     let mut open = false;
     for (arc, owner) in layout.arcs() {
         let part = if owner == node { part(arc.end) } else { Part::Nothing };
@@ -164,7 +180,7 @@ fn spans(layout: Layout<'_>, node: u32, part: impl Fn(u64) -> Part) -> Vec<Span>
                     Part::Tail(width) => (arc.end.wrapping_sub(width as u64), node),
                     _ => (arc.start, before),
                 };
-                let arc = Arc { start, end: arc.end };
+                let arc = CircleArc { start, end: arc.end };
                 spans.push(Span { arc, tokens: vec![arc.end], before, after: node, head: 0, tail: 0 });
             }
             (Part::Nothing, Some(span)) if open => span.after = owner,
@@ -177,7 +193,8 @@ fn spans(layout: Layout<'_>, node: u32, part: impl Fn(u64) -> Part) -> Vec<Span>
     spans
 }
 
-/// If the last span goes on beyond the last token, that is in the first arc.
+/// Joins the last span to the first, if it goes on beyond the last token, which means in the first
+/// arc.
 fn join_across_zero(spans: &mut Vec<Span>, layout: Layout<'_>, open: bool) {
     let Some((_, first)) = layout.entries.first().copied() else {
         return;
@@ -193,20 +210,21 @@ fn join_across_zero(spans: &mut Vec<Span>, layout: Layout<'_>, open: bool) {
     }
 }
 
+/// The spans that one node gives up, and what the other nodes get of them.
 struct Release<'a> {
     layout: Layout<'a>,
     node: u32,
-    /// What the others own, with what they get so far.
+    /// What the other nodes own, including what they have got so far.
     holdings: Vec<Holding>,
-    /// The weight of all who are in the ring afterwards.
+    /// The weight of all nodes that are in the ring afterwards.
     weights: u128,
     crumb: u128,
     spans: Vec<Span>,
     edits: Edits,
 }
 
-/// The least loaded first: share for weight, and the node.
-type Loads = BinaryHeap<Reverse<(u128, u32)>>;
+/// A heap of nodes, the least loaded first: share for weight, and the node.
+type LoadHeap = BinaryHeap<Reverse<(u128, u32)>>;
 
 impl<'a> Release<'a> {
     fn new(layout: Layout<'a>, mut holdings: Vec<Holding>, node: u32, spans: Vec<Span>) -> Self {
@@ -220,11 +238,13 @@ impl<'a> Release<'a> {
     }
 
     fn run(mut self) -> Edits {
+        // First everything goes to the neighbours, cut so that they are even.
         for _ in 0..SWEEPS {
             for index in 0..self.spans.len() {
                 self.cut(index);
             }
         }
+        // Then what makes a neighbour too full goes to other nodes.
         for (full, least) in FULL {
             self.relieve(full, least);
             if self.none_is_low() {
@@ -238,6 +258,7 @@ impl<'a> Release<'a> {
     }
 
     /// Cuts a span in two so that the nodes on its sides own most nearly the same for their weight.
+    /// Both may have a head or tail of it from an earlier sweep, which is taken back first.
     fn cut(&mut self, index: usize) {
         let span = &mut self.spans[index];
         let width = span.arc.width();
@@ -258,7 +279,8 @@ impl<'a> Release<'a> {
         self.holdings[span.after as usize].share += span.tail;
     }
 
-    /// Takes back from the neighbours what is over `full`, for those who own least.
+    /// Takes back from the neighbours what is over `full`, and gives it to the nodes that own
+    /// least, if it is more than `least` crumbs.
     fn relieve(&mut self, full: u128, least: u128) {
         let mut loads = None;
         for index in 0..self.spans.len() {
@@ -274,9 +296,10 @@ impl<'a> Release<'a> {
         }
     }
 
-    /// Gives `over.0` of a span's head and `over.1` of its tail, or a little more, to those who own least.
-    fn give_away(&mut self, index: usize, over: (u128, u128), full: u128, loads: &mut Loads) {
-        // An arc that is worth its token.
+    /// Gives `over.0` of a span's head and `over.1` of its tail, or a little more, to the nodes
+    /// that own least.
+    fn give_away(&mut self, index: usize, over: (u128, u128), full: u128, loads: &mut LoadHeap) {
+        // At least as much as is worth a token.
         let wanted = (over.0 + over.1).max(self.crumb * 8).min(self.spans[index].arc.width());
         let mut given = Vec::new();
         let mut left = wanted;
@@ -312,9 +335,10 @@ impl<'a> Release<'a> {
         }
     }
 
-    /// Takes the least loaded out of `loads`. A load there may be out of date, but never too high by more than what
-    /// was taken back since, so a node is met too early rather than missed.
-    fn least_loaded(&self, loads: &mut Loads) -> Option<u32> {
+    /// Takes the least loaded node out of `loads`. A load in the heap may be out of date. It is
+    /// never too high by more than what was taken back since, so a node may come too early but is
+    /// never missed.
+    fn least_loaded(&self, loads: &mut LoadHeap) -> Option<u32> {
         while let Some(Reverse((load, node))) = loads.pop() {
             match self.load(node) {
                 Some(Reverse((now, _))) if now > load => loads.push(Reverse((now, node))),
@@ -325,36 +349,38 @@ impl<'a> Release<'a> {
         None
     }
 
-    fn loads(&self) -> Loads {
+    fn loads(&self) -> LoadHeap {
         (0..self.holdings.len() as u32).filter_map(|node| self.load(node)).collect()
     }
 
-    /// A node's place among the loads, if it can have another token.
+    /// Returns the entry of a node in the heap, or `None` if the node can't have another token.
     fn load(&self, node: u32) -> Option<Reverse<(u128, u32)>> {
         let Holding { share, tokens } = self.holdings[node as usize];
         let room = node != self.node && tokens < self.layout.most_tokens(node);
         room.then(|| Reverse(((share << 32) / self.layout.weight(node), node)))
     }
 
-    /// `parts` in [`FAIR`] of a node's fair share.
+    /// Returns `parts` in [`FAIR`] of the fair share of a node.
     fn limit(&self, node: u32, parts: u128) -> u128 {
         CIRCLE * self.layout.weight(node) / self.weights * parts / FAIR
     }
 
+    /// Returns how much a node owns above `full` parts of its fair share.
     fn over(&self, node: u32, full: u128) -> u128 {
         self.holdings[node as usize].share.saturating_sub(self.limit(node, full))
     }
 
+    /// Whether no other node owns too little.
     fn none_is_low(&self) -> bool {
         let mut others = (0..self.holdings.len() as u32).filter(|node| *node != self.node);
         others.all(|node| self.holdings[node as usize].share >= self.limit(node, LOW))
     }
 
-    /// Writes down what becomes of a span's tokens.
+    /// Writes down what happens to the tokens of a span.
     fn settle(&mut self, index: usize) {
         let span = &self.spans[index];
         for token in &span.tokens {
-            // What was given away may end where the span does.
+            // A piece that was given away may end where the span ends, so that edit is kept.
             self.edits.entry(Position::new(*token)).or_insert(None);
         }
         let start = Position::new(span.arc.start);
@@ -364,7 +390,8 @@ impl<'a> Release<'a> {
             self.edits.insert(start, None);
             self.edits.insert(Position::new(span.arc.start.wrapping_add(span.head as u64)), Some(span.before));
         } else if span.before == span.after && span.tail == span.arc.width() {
-            // The same node on both sides, and nobody between: the token at the start parts nothing any more.
+            // The same node is on both sides, and no other between, so the token at the start no
+            // longer separates anything.
             let fresh = self.layout.fresh_tokens(span.before);
             let holding = &mut self.holdings[span.before as usize];
             if holding.tokens > fresh {

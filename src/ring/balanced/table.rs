@@ -1,23 +1,27 @@
-//! Members of a balanced ring coming and going: from the ring's table to a [`Layout`], and its edits back.
+//! Changes of the members of a balanced ring: from the ring's table to a [`Layout`], and from edits
+//! back to the table.
+//!
+//! [`hashed`](crate::ring::hashed) has the same functions. Here, nodes are known by their index
+//! among the members, not by their slot.
 
 use super::{Edits, Layout, fresh};
 use crate::ring::{
-    Node, Position, RingError,
+    Movement, Node, Position, RingError,
     members::Members,
-    token_table::{Entry, Load, TokenTable},
+    token_table::{Entry, TokenTable, TokensPerBucket},
 };
 
-/// The table of a ring built afresh.
+/// Returns the table of a ring that is built afresh.
 pub(in crate::ring) fn build(members: &Members, virtual_nodes: u32) -> TokenTable {
     let entries = fresh(&weights(members), virtual_nodes);
-    TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, &entries))
+    TokenTable::new(TokensPerBucket::OF_EVEN, entries.len(), by_slot(members, &entries))
 }
 
-/// The table with these tokens, by the index of their node.
+/// Returns the table with these tokens, each with the index of its node.
 ///
 /// # Errors
 ///
-/// If they aren't what a ring's table holds: they have to ascend, belong to members, and each member has one.
+/// If the tokens don't ascend, if one belongs to no member, or if a member has none.
 pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -> Result<TokenTable, RingError> {
     if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
         return Err(RingError::TokensOutOfOrder { position: pair[1].0 });
@@ -33,13 +37,12 @@ pub(in crate::ring) fn restore(members: &Members, entries: &[(Position, u32)]) -
     if let Some((_, node)) = owns.iter().zip(nodes).find(|(owns, _)| !**owns) {
         return Err(RingError::NodeWithoutToken { id: node.id().clone() });
     }
-    Ok(TokenTable::new(Load::OF_EVEN, entries.len(), by_slot(members, entries)))
+    Ok(TokenTable::new(TokensPerBucket::OF_EVEN, entries.len(), by_slot(members, entries)))
 }
 
-/// Takes in a node at its index.
+/// Adds a node, which gets this index.
 pub(in crate::ring) fn add(
-    members: &mut Members,
-    table: &mut TokenTable,
+    (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
     index: usize,
     node: Node,
@@ -48,32 +51,37 @@ pub(in crate::ring) fn add(
     change(members, table, virtual_nodes, |layout| layout.join(index as u32));
 }
 
-/// The tokens that a node would have, ascending, if it was taken in at this index.
-pub(in crate::ring) fn plan_join(
-    (members, table): (&Members, &TokenTable),
+/// Returns what would move to a node if it was added, and got this index.
+pub(in crate::ring) fn plan_join<'a>(
+    (members, table): (&'a Members, &TokenTable),
     virtual_nodes: u32,
     index: usize,
-    node: &Node,
-) -> Vec<Position> {
+    node: &'a Node,
+) -> Movement<'a> {
     let (mut entries, mut weights) = (entries(members, table), weights(members));
     weights.insert(index, node.weight());
     for (_, owner) in &mut entries {
         *owner += u32::from(*owner >= index as u32);
     }
     let layout = Layout { entries: &entries, weights: &weights, tokens: virtual_nodes };
-    layout.join(index as u32).into_keys().collect()
+    let tokens: Vec<_> = layout.join(index as u32).into_keys().collect();
+    // No two tokens of a balanced ring share a position.
+    Movement::of_join((members, table), node, &tokens, |_| false)
 }
 
-/// Lets the node at an index go, which isn't the only one.
-pub(in crate::ring) fn remove(members: &mut Members, table: &mut TokenTable, virtual_nodes: u32, index: usize) -> Node {
+/// Removes the node at an index, which isn't the only one, and returns it.
+pub(in crate::ring) fn remove(
+    (members, table): (&mut Members, &mut TokenTable),
+    virtual_nodes: u32,
+    index: usize,
+) -> Node {
     change(members, table, virtual_nodes, |layout| layout.leave(index as u32));
     members.remove(index)
 }
 
-/// Puts a node in the place of the one with the same id, and returns that.
+/// Puts a node in the place of the one with the same id, and returns that one.
 pub(in crate::ring) fn replace(
-    members: &mut Members,
-    table: &mut TokenTable,
+    (members, table): (&mut Members, &mut TokenTable),
     virtual_nodes: u32,
     index: usize,
     node: Node,
@@ -86,8 +94,8 @@ pub(in crate::ring) fn replace(
     old
 }
 
-/// Every token and the index of its node, clockwise. Indices, unlike slots, follow from the members alone: so a ring
-/// that was read back changes as the one that was written would have.
+/// Returns every token and the index of its node, clockwise. Indices, unlike slots, follow from the
+/// members alone, so a ring that was read back changes as the one that was written would have.
 pub(in crate::ring) fn entries(members: &Members, table: &TokenTable) -> Vec<(Position, u32)> {
     let mut indices = vec![0; members.slot_count()];
     for (index, slot) in (0..).zip(members.slots()) {
@@ -96,6 +104,7 @@ pub(in crate::ring) fn entries(members: &Members, table: &TokenTable) -> Vec<(Po
     table.iter().map(|entry| (entry.position, indices[entry.slot as usize])).collect()
 }
 
+/// Makes the edits that `decide` returns.
 fn change(members: &Members, table: &mut TokenTable, virtual_nodes: u32, decide: impl FnOnce(Layout<'_>) -> Edits) {
     let (entries, weights) = (entries(members, table), weights(members));
     let edits = decide(Layout { entries: &entries, weights: &weights, tokens: virtual_nodes });
@@ -103,7 +112,7 @@ fn change(members: &Members, table: &mut TokenTable, virtual_nodes: u32, decide:
         let before = entries.binary_search_by_key(&position, |(position, _)| *position).ok();
         let before = before.map(|entry| members.slot(entries[entry].1 as usize));
         let after = after.map(|node| members.slot(node as usize));
-        // No two tokens of a balanced ring share a position, so there is no order among them.
+        // No two tokens of a balanced ring share a position, so no order among them is needed.
         match (before, after) {
             (None, Some(after)) => table.insert(after, &[position], |_, _| false),
             (Some(before), None) => {

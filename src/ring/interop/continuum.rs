@@ -1,4 +1,4 @@
-//! A circle of 2^32 positions, as other software has it, whatever put the points there.
+//! A circle of 2^32 positions, as other software has it, with points at any positions.
 
 use std::{fmt, iter::FusedIterator};
 
@@ -6,31 +6,32 @@ use crate::ring::{MAX_TOKENS, Node, RingError};
 
 /// Nodes in the order in which they were given, and their points on the circle.
 ///
-/// Invariants: the three arrays are equally long, and not empty; positions ascend, and points that share one stand in
-/// the order of preference.
+/// Invariants: `positions`, `owners` and `gaps` are equally long, and not empty. Positions ascend,
+/// and points at one position are in order of preference.
 #[derive(Clone)]
 pub(super) struct Continuum {
     nodes: Vec<Node>,
     positions: Vec<u32>,
     owners: Vec<u32>,
-    /// How many points back the same node's preceding one is, going round. A walk that has made fewer steps than this
-    /// meets the node for the first time.
+    /// For each point, the number of points back to the preceding point of the same node, going
+    /// round. A walk that has made fewer steps than this meets the node for the first time.
     gaps: Vec<u32>,
 }
 
-/// What becomes of points that fall on one position. The first of the nodes given owns it in any case.
+/// What happens to points at one position. In either case, the node that was given first owns the
+/// position.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Collisions {
-    /// The others stay behind it.
+    /// The points of the other nodes stay behind it.
     #[cfg(feature = "ketama")]
     Keep,
-    /// The others are dropped.
+    /// The points of the other nodes are dropped.
     #[cfg(feature = "nginx")]
     Drop,
 }
 
 impl Continuum {
-    /// The points of these nodes, as (position, index of the node), in any order.
+    /// Returns the circle with these points, as (position, index of the node), in any order.
     pub(super) fn new(nodes: Vec<Node>, mut points: Vec<(u32, u32)>, collisions: Collisions) -> Self {
         points.sort_unstable();
         match collisions {
@@ -60,17 +61,20 @@ impl Continuum {
         Walk { continuum: self, point: self.successor(position), steps: 0 }
     }
 
-    /// The first point at or after `position`, or the very first beyond the last.
+    /// Returns the first point at or after `position`. Beyond the last point, returns the very
+    /// first.
     fn successor(&self, position: u32) -> usize {
         let point = self.positions.partition_point(|other| *other < position);
         if point == self.positions.len() { 0 } else { point }
     }
 }
 
-/// For each point, the steps back to its owner's preceding one; all the way round for an owner's only point.
+/// Returns, for each point, the steps back to its owner's preceding point. For an owner's only
+/// point, that is a whole lap.
 fn gaps(owners: &[u32], nodes: usize) -> Vec<u32> {
     let points = owners.len() as u32;
-    // Two laps: the first tells where each node's last point is, as seen from before the start.
+    // The first lap finds each node's last point, as seen from before the start. The second lap
+    // counts the steps.
     let mut last_seen = vec![0_i64; nodes];
     for (point, owner) in (0_i64..).zip(owners) {
         last_seen[*owner as usize] = point - i64::from(points);
@@ -85,7 +89,8 @@ fn gaps(owners: &[u32], nodes: usize) -> Vec<u32> {
         .collect()
 }
 
-/// The nodes, as every ring checks them, but in the order given. `label` is what tells them apart.
+/// Checks the nodes as every ring does, and returns them in the order given. Two nodes with one
+/// `label` are duplicates.
 pub(super) fn checked<N: Into<Node>>(
     nodes: impl IntoIterator<Item = N>,
     label: impl Fn(&str) -> &str,
@@ -103,7 +108,7 @@ pub(super) fn checked<N: Into<Node>>(
     Ok(nodes)
 }
 
-/// Keeps a wrong weight from eating the machine's memory.
+/// Checks the limit of points, so that a wrong weight can't take all of the machine's memory.
 pub(super) fn check_points(points: u64) -> Result<(), RingError> {
     if points > MAX_TOKENS {
         return Err(RingError::TooManyTokens { tokens: points });
@@ -111,7 +116,8 @@ pub(super) fn check_points(points: u64) -> Result<(), RingError> {
     Ok(())
 }
 
-/// The distinct nodes met on a walk up from a position; each node that has a point once, the owner first.
+/// An iterator over the distinct nodes on a walk up from a position: each node with a point once,
+/// the owner first. A clone goes on independently from the same place.
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are used"]
 pub struct Walk<'a> {
@@ -125,7 +131,7 @@ impl<'a> Iterator for Walk<'a> {
 
     fn next(&mut self) -> Option<&'a Node> {
         let continuum = self.continuum;
-        // After one lap every gap has been passed.
+        // After one lap, every node was met.
         while self.steps < continuum.owners.len() {
             let (point, steps) = (self.point, self.steps);
             self.steps += 1;
@@ -146,7 +152,7 @@ impl fmt::Debug for Walk<'_> {
     }
 }
 
-/// Leaves out the points: there are too many to read, and they follow from the nodes.
+/// Leaves out the points, because there are too many to read, and they follow from the nodes.
 impl fmt::Debug for Continuum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Continuum")

@@ -5,17 +5,20 @@ use md5::{Digest, Md5};
 use super::continuum::{Collisions, Continuum, Walk, check_points, checked};
 use crate::ring::{Node, RingError, RingKey};
 
-/// Points of each server where weights have no part.
+/// Number of points of each server in the modes without weights.
 const UNWEIGHTED_POINTS: u32 = 100;
-/// Points of a server of average weight.
+/// Number of points of a server of average weight.
 const WEIGHTED_POINTS: u32 = 160;
-/// Points taken from one digest in the weighted mode: all 16 bytes of it.
+/// Number of points from one digest in the weighted mode. They take all 16 bytes of it.
 const POINTS_A_DIGEST: u32 = 4;
-/// The port that is left off where a server is hashed.
+/// The port that is left out of the text that is hashed.
 const DEFAULT_PORT: &str = ":11211";
 
-/// A ring that sends every key to the server to which libmemcached sends it: *ketama*, with MD5 or with libmemcached's
-/// default hash. Choose the constructor by what the client sets:
+/// A ring that sends every key to the server to which libmemcached sends it: *ketama*, with MD5 or
+/// with libmemcached's default hash. It never changes, so threads share it in an
+/// [`Arc`](std::sync::Arc); a clone is a copy.
+///
+/// Choose the constructor by what the client sets:
 ///
 /// | the client sets | constructor |
 /// |---|---|
@@ -23,15 +26,16 @@ const DEFAULT_PORT: &str = ":11211";
 /// | `MEMCACHED_BEHAVIOR_KETAMA`, and `MEMCACHED_BEHAVIOR_HASH` to `MEMCACHED_HASH_MD5` | [`unweighted`](Self::unweighted), or `weighted` if a weight is above 1 |
 /// | `MEMCACHED_BEHAVIOR_KETAMA` alone | [`with_default_hash`](Self::with_default_hash) |
 ///
-/// A node's id is the server's address, `host:port`, spelled as it is given to libmemcached; `:11211`, memcached's own
-/// port, may be left off and has no effect. Other clients that follow libmemcached's weighted mode (many do, with or
-/// without knowing) agree as long as they spell addresses alike. The order of the nodes matters only where two points
-/// collide, then the first owns both.
+/// A node's id is the server's address, `host:port`, spelled as it is given to libmemcached.
+/// `:11211`, memcached's own port, may be left out and has no effect. Other clients that follow
+/// libmemcached's weighted mode, as many do, agree if they spell addresses in the same way. The
+/// order of the nodes matters only if two points collide: then the first node owns both.
 ///
-/// For a new system take [`HashRing`](crate::ring::HashRing). Here weights are *relative*: a node's points are its share
-/// of the total weight, so a node that joins may add or take away points of every other, and keys move between nodes
-/// that stay. Shares are computed in `f32` and rounded down, and a node may fall short by 4 points of its due, or, with
-/// a very small share, have none at all. That is why a ring of this kind is built anew for each change.
+/// For a new system take [`HashRing`](crate::ring::HashRing). Here weights are *relative*: the
+/// number of a node's points is its share of the total weight. So a node that joins may add or
+/// remove points of every other node, and keys move between nodes that stay. Shares are computed in
+/// `f32` and rounded down, so a node may have 4 points less than its share, or, with a very small
+/// share, no point at all. That is why a ring of this kind is built again for each change.
 ///
 /// ```
 /// use ringpact::ring::{KetamaRing, Node};
@@ -41,14 +45,14 @@ const DEFAULT_PORT: &str = ":11211";
 /// # assert_eq!(ring.replicas("user:42").next(), Some(server));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct KetamaRing {
     continuum: Continuum,
     keys: KeyHash,
 }
 
 /// The function that places keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KeyHash {
     /// The first four bytes of MD5, little-endian.
     Md5,
@@ -66,25 +70,27 @@ impl KeyHash {
 }
 
 impl KetamaRing {
-    /// As with `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`: 160 points for a server of average weight.
+    /// Returns the ring for `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`: 160 points for a server of
+    /// average weight.
     ///
-    /// With `MEMCACHED_HASH_MD5`, it is also what libmemcached changes to when a server of weight above 1 is added to a
-    /// consistent distribution.
+    /// With `MEMCACHED_HASH_MD5`, libmemcached also changes to this mode when a server of weight
+    /// above 1 is added to a consistent distribution.
     ///
     /// # Errors
     ///
-    /// Those of [`RingBuilder::build`](crate::ring::RingBuilder::build) about nodes and limits. Two nodes are duplicates
-    /// if they differ in nothing but `:11211`.
+    /// The errors of [`RingBuilder::build`](crate::ring::RingBuilder::build) about nodes and
+    /// limits. Two nodes are duplicates if their only difference is `:11211`.
     pub fn weighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         Self::with_weighted_points(checked(nodes, hashed_label)?, KeyHash::Md5)
     }
 
-    /// As with `MEMCACHED_BEHAVIOR_KETAMA` and `MEMCACHED_HASH_MD5`: 100 points for each server.
+    /// Returns the ring for `MEMCACHED_BEHAVIOR_KETAMA` and `MEMCACHED_HASH_MD5`: 100 points for
+    /// each server.
     ///
     /// # Errors
     ///
-    /// As [`KetamaRing::weighted`], and [`RingError::UnevenWeights`] for a weight other than 1, which libmemcached would
-    /// take as a wish for its weighted mode.
+    /// The errors of [`KetamaRing::weighted`], and [`RingError::UnevenWeights`] for a weight other
+    /// than 1, with which libmemcached would change to its weighted mode.
     pub fn unweighted<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         let nodes = checked(nodes, hashed_label)?;
         if let Some(node) = nodes.iter().find(|node| node.weight() != 1) {
@@ -93,19 +99,21 @@ impl KetamaRing {
         Self::with_equal_points(nodes, KeyHash::Md5)
     }
 
-    /// As with `MEMCACHED_BEHAVIOR_KETAMA` and no other behaviour: keys are placed by libmemcached's default hash, Jenkins's
-    /// one-at-a-time.
+    /// Returns the ring for `MEMCACHED_BEHAVIOR_KETAMA` and no other behaviour: libmemcached's
+    /// default hash, Jenkins's one-at-a-time, places the keys.
     ///
-    /// While all weights are 1, each server has 100 points, placed by the same hash. If a weight is above 1, libmemcached
-    /// weights the points and places them by MD5, as [`weighted`](Self::weighted) does, but goes on to place keys by
-    /// one-at-a-time; so does this ring.
+    /// While all weights are 1, each server has 100 points, placed by the same hash. If a weight is
+    /// above 1, libmemcached weights the points and places them by MD5, as
+    /// [`weighted`](Self::weighted) does, but still places keys by one-at-a-time. So does this
+    /// ring.
     ///
-    /// The hash sign-extends bytes above 127, as libmemcached does where C's `char` is signed (x86-64). libmemcached on
-    /// machines where it is unsigned places keys with such bytes elsewhere.
+    /// The hash sign-extends bytes above 127, as libmemcached does on machines where C's `char` is
+    /// signed (x86-64). On machines where `char` is unsigned, libmemcached places keys with such
+    /// bytes elsewhere.
     ///
     /// # Errors
     ///
-    /// As [`KetamaRing::weighted`].
+    /// The errors of [`KetamaRing::weighted`].
     pub fn with_default_hash<N: Into<Node>>(nodes: impl IntoIterator<Item = N>) -> Result<Self, RingError> {
         let nodes = checked(nodes, hashed_label)?;
         if nodes.iter().any(|node| node.weight() != 1) {
@@ -114,7 +122,8 @@ impl KetamaRing {
         Self::with_equal_points(nodes, KeyHash::OneAtATime)
     }
 
-    /// Points in proportion to weights, placed by MD5 whatever places the keys.
+    /// Returns a ring with points in proportion to weights. MD5 places the points, whatever
+    /// function places the keys.
     fn with_weighted_points(nodes: Vec<Node>, keys: KeyHash) -> Result<Self, RingError> {
         check_points(u64::from(WEIGHTED_POINTS) * nodes.len() as u64)?;
         let total: u64 = nodes.iter().map(|node| u64::from(node.weight())).sum();
@@ -129,7 +138,8 @@ impl KetamaRing {
         Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep), keys })
     }
 
-    /// The same number of points for each server, placed by the hash that places keys.
+    /// Returns a ring with the same number of points for each server. The function that places the
+    /// keys places the points.
     fn with_equal_points(nodes: Vec<Node>, keys: KeyHash) -> Result<Self, RingError> {
         check_points(u64::from(UNWEIGHTED_POINTS) * nodes.len() as u64)?;
         let points = (0..)
@@ -141,53 +151,60 @@ impl KetamaRing {
         Ok(Self { continuum: Continuum::new(nodes, points, Collisions::Keep), keys })
     }
 
-    /// The server that owns `key`. O(log T) for T points, never panics.
+    /// Returns the server that owns `key`. O(log T) for T points, never panics.
+    #[must_use]
     pub fn owner<K: RingKey>(&self, key: K) -> &Node {
         self.continuum.owner_at(self.position(key))
     }
 
-    /// The servers that `key` belongs to, in order of preference. (Not what libmemcached calls replicas: it takes the
-    /// next servers of its *list*, whatever the key.)
+    /// Returns the servers that `key` belongs to, in order of preference. (These are not what
+    /// libmemcached calls replicas: it takes the next servers of its *list*, whatever the key.)
     pub fn replicas<K: RingKey>(&self, key: K) -> Walk<'_> {
         self.continuum.walk_from(self.position(key))
     }
 
-    /// Where `key` is among the 2^32 positions: the first four bytes of its MD5, little-endian, or its one-at-a-time hash
-    /// in a ring [with the default hash](Self::with_default_hash). Does not depend on the members.
+    /// Returns the position of `key` among the 2^32 positions: the first four bytes of its MD5,
+    /// little-endian, or its one-at-a-time hash in a ring [with the default
+    /// hash](Self::with_default_hash). It does not depend on the members.
+    #[must_use]
     pub fn position<K: RingKey>(&self, key: K) -> u32 {
         self.keys.of(key.key_bytes().as_ref())
     }
 
-    /// The nodes, in the order given.
+    /// Returns the nodes, in the order given.
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         self.continuum.nodes()
     }
 
-    /// All points with their owners, ascending.
+    /// Returns all points with their owners, ascending.
+    #[must_use]
     pub fn points(&self) -> impl ExactSizeIterator<Item = (u32, &Node)> {
         self.continuum.points()
     }
 }
 
-/// How many digests a server gets, in the very floating-point steps of libmemcached (single precision, as compiled for
-/// x86-64 and any other machine that doesn't compute with more): the rounding decides over points.
+/// Returns the number of digests of a server, in exactly the floating-point steps of libmemcached,
+/// because the rounding decides the number of points. (Single precision, as compiled for x86-64 and
+/// any other machine that doesn't compute with more.)
 fn digests(weight: u32, total: u64, servers: usize) -> u32 {
     let share = weight as f32 / total as f32;
     let exact = share * WEIGHTED_POINTS as f32 / POINTS_A_DIGEST as f32 * servers as f32 + 0.000_000_000_1;
     exact.floor() as u32
 }
 
-/// What of a server's address is hashed.
+/// Returns the part of a server's address that is hashed.
 fn hashed_label(address: &str) -> &str {
     address.strip_suffix(DEFAULT_PORT).unwrap_or(address)
 }
 
-/// What is hashed for a server's point, or for several points that share a digest.
+/// Returns the text that is hashed for a server's point, or for several points that share a digest.
 fn point_label(node: &Node, index: u32) -> String {
     format!("{}-{index}", hashed_label(node.id().as_str()))
 }
 
-/// Bob Jenkins's one-at-a-time, as libmemcached computes it where `char` is signed: bytes above 127 count as negative.
+/// Returns Bob Jenkins's one-at-a-time hash, as libmemcached computes it if `char` is signed: bytes
+/// above 127 count as negative.
 fn one_at_a_time(bytes: &[u8]) -> u32 {
     let mixed = bytes.iter().fold(0_u32, |hash, byte| {
         let hash = hash.wrapping_add(i32::from(*byte as i8) as u32);
@@ -206,6 +223,7 @@ impl Md5Digest {
         Self(Md5::digest(bytes).into())
     }
 
+    /// Returns the first four bytes as a number, little-endian.
     fn first(&self) -> u32 {
         let [a, b, c, d, ..] = self.0;
         u32::from_le_bytes([a, b, c, d])

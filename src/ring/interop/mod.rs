@@ -1,4 +1,7 @@
-//! Rings that place keys as other software does, point by point. See [the page](crate::docs::interop) on them.
+//! Rings that place keys as other software does, point by point. See [the page about
+//! them](crate::docs::interop).
+//!
+//! [`continuum`] is the circle of both; `ketama` and `nginx` say where its points are.
 
 mod continuum;
 #[cfg(feature = "ketama")]

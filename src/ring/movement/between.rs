@@ -1,19 +1,25 @@
 //! The movement between any two rings.
+//!
+//! There are two ways. If few nodes differ, [`Exchange`] looks only at their tokens. Otherwise
+//! [`Merger`] goes through all tokens of both rings. [`Moves`] collects the ranges of either.
 
 use super::{
     super::{
         members::Members,
-        token_table::{Decoder, Exchange, TokenTable, Tokens},
+        token_table::{DecodedTokens, Decoder, Exchange, TokenTable},
     },
     MovedRange, Movement, Position, PositionRange,
 };
 
 impl<'a> Movement<'a> {
-    /// Between two neighbours of the merged tokens of both rings neither has a token, so all positions up to the second
-    /// have one owner before and one after.
+    /// Returns what moves between two rings.
     ///
-    /// `are_alike` says that a node with the same weight has the same tokens in both. Then, if most nodes are as they were,
-    /// only the others' tokens are looked at. Else all of both rings are merged.
+    /// If the tokens of both rings are merged, all positions between two neighbours, up to the
+    /// second, have one owner before and one after.
+    ///
+    /// `are_alike` says that a node with the same weight has the same tokens in both rings. Then,
+    /// if most nodes stay as they were, only the tokens of the other nodes are looked at. Otherwise
+    /// all tokens of both rings are merged.
     pub(in crate::ring) fn between(
         before: (&'a Members, &TokenTable),
         after: (&'a Members, &TokenTable),
@@ -26,14 +32,14 @@ impl<'a> Movement<'a> {
                 |slots: &[u32]| slots.iter().map(|slot| f64::from(members.by_slot(*slot).weight())).sum::<f64>();
             (table.len() as f64 * (weight(slots) / weight(members.slots()))) as usize
         };
-        // One range for each token that only one of the rings has.
+        // At most one range moves for each token that only one of the rings has.
         let expected = tokens(before.0, before.1, &exchanged.gone) + tokens(after.0, after.1, &exchanged.came);
         let mut moves = Moves::with_capacity(expected);
         let mut moved = |start, end, from, to| {
             let range = PositionRange { start, end };
             moves.push(MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) }, (from, to));
         };
-        // With more of them, to tell them from the rest costs more than to merge all.
+        // If more nodes differ, telling their tokens from the rest costs more than merging all.
         let are_few = expected < before.1.len().max(after.1.len());
         let sides = ((before.1, &exchanged.gone[..]), (after.1, &exchanged.came[..]));
         match (are_alike && are_few).then(|| Exchange::new(sides.0, sides.1)).flatten() {
@@ -43,7 +49,8 @@ impl<'a> Movement<'a> {
                 }
             }),
             None => {
-                let (mut decoder, mut from, mut to) = (Decoder::new(), Tokens::default(), Tokens::default());
+                let (mut decoder, mut from, mut to) =
+                    (Decoder::new(), DecodedTokens::default(), DecodedTokens::default());
                 decoder.decode_all(before.1, &mut from);
                 decoder.decode_all(after.1, &mut to);
                 Merger::new(&counterparts).merge(&from, &to, &mut moved);
@@ -53,12 +60,15 @@ impl<'a> Movement<'a> {
     }
 }
 
-/// The slots of the nodes that aren't on both sides with the same weight.
+/// The slots of the nodes that are not in both rings with the same weight.
 struct Exchanged {
+    /// In the ring before.
     gone: Vec<u32>,
+    /// In the ring after.
     came: Vec<u32>,
 }
 
+/// Returns the slots of the nodes that differ.
 fn exchanged(before: &Members, after: &Members, counterparts: &[u32]) -> Exchanged {
     let mut is_kept = vec![false; after.slot_count()];
     let weight = |members: &Members, slot| members.by_slot(slot).weight();
@@ -75,44 +85,53 @@ fn exchanged(before: &Members, after: &Members, counterparts: &[u32]) -> Exchang
     Exchanged { gone, came }
 }
 
-/// How many stretches are looked at before those that move are told.
+/// Number of stretches that move and are collected before the caller gets them.
 const BATCH: usize = 256;
 
+/// The positions between two neighbours of the merged tokens.
 #[derive(Clone, Copy)]
-struct Stretch {
+struct MergedStretch {
     start: Position,
     end: Position,
-    /// The indices of the tokens whose nodes own it before and after.
+    /// The index of the token, in the ring before, whose node owns the stretch.
     giver: u32,
+    /// The same in the ring after.
     taker: u32,
 }
 
-/// Goes through the stretches between tokens of two rings.
+/// Goes through the stretches between the merged tokens of two rings.
 struct Merger<'c> {
-    /// For each slot before, that of the same node after.
+    /// For each slot in the ring before, the slot of the same node in the ring after.
     counterparts: &'c [u32],
-    batch: [Stretch; BATCH],
+    batch: [MergedStretch; BATCH],
 }
 
 impl<'c> Merger<'c> {
     fn new(counterparts: &'c [u32]) -> Self {
-        let none = Stretch { start: Position::MIN, end: Position::MIN, giver: 0, taker: 0 };
+        let none = MergedStretch { start: Position::MIN, end: Position::MIN, giver: 0, taker: 0 };
         Self { counterparts, batch: [none; BATCH] }
     }
 
-    /// Goes through the stretches of the whole circle. On both sides the last token is followed by the circle's last
-    /// position, with the owner that it has. Each stretch has one owner on either side: that of the first token at its end
-    /// or after it. Calls back with those that move.
-    fn merge(&mut self, from: &Tokens, to: &Tokens, moved: &mut impl FnMut(Position, Position, u32, u32)) {
+    /// Goes through the stretches of the whole circle, and calls `moved` with those that move.
+    ///
+    /// In both lists, the circle's last position, with its owner, follows the last token. Each
+    /// stretch has one owner in either ring: the node of the first token at its end or after it.
+    fn merge(
+        &mut self,
+        from: &DecodedTokens,
+        to: &DecodedTokens,
+        moved: &mut impl FnMut(Position, Position, u32, u32),
+    ) {
         let start = Position::MAX;
-        // Ends ascend, so the start is equal to one only if all tokens are there: the stretch is then the whole circle.
+        // The only stretch is the whole circle, if all tokens of both rings are on its last
+        // position.
         if from.positions[0] == start && to.positions[0] == start {
             if self.counterparts[from.slots[0] as usize] != to.slots[0] {
                 moved(start, start, from.slots[0], to.slots[0]);
             }
             return;
         }
-        let mut next = Stretch { start, end: start, giver: 0, taker: 0 };
+        let mut next = MergedStretch { start, end: start, giver: 0, taker: 0 };
         while (next.giver as usize) < from.positions.len() && (next.taker as usize) < to.positions.len() {
             let count = self.next_batch(&mut next, from, to);
             for stretch in &self.batch[..count] {
@@ -122,12 +141,14 @@ impl<'c> Merger<'c> {
         }
     }
 
-    /// Goes on until there is a batch of stretches that move, or no more; how many there are.
+    /// Goes on until the batch is full of stretches that move, or no token is left. Returns the
+    /// number of stretches in the batch.
     ///
-    /// No branch in this depends on which token comes next, or whether a stretch moves: neither can be predicted. It is
-    /// by itself so that what it needs stays in registers: each token has to wait for the one before.
+    /// No branch here depends on which token comes next, or on whether a stretch moves, because the
+    /// processor can predict neither. It is a function of its own so that what it needs stays in
+    /// registers: the work for each token waits for the token before.
     #[inline(never)]
-    fn next_batch(&mut self, next: &mut Stretch, from: &Tokens, to: &Tokens) -> usize {
+    fn next_batch(&mut self, next: &mut MergedStretch, from: &DecodedTokens, to: &DecodedTokens) -> usize {
         let (givers, takers) = (&from.positions[..], &to.positions[..]);
         let (from, to) = (&from.slots[..givers.len()], &to.slots[..takers.len()]);
         let (mut start, mut giver, mut taker) = (next.start, next.giver as usize, next.taker as usize);
@@ -135,23 +156,24 @@ impl<'c> Merger<'c> {
         while count < BATCH && giver < givers.len() && taker < takers.len() {
             let (a, b) = (givers[giver], takers[taker]);
             let end = a.min(b);
-            self.batch[count] = Stretch { start, end, giver: giver as u32, taker: taker as u32 };
-            // Between tokens that collide there is nothing.
+            self.batch[count] = MergedStretch { start, end, giver: giver as u32, taker: taker as u32 };
+            // Overwritten by the next stretch unless it moves. Between tokens that collide there is
+            // no position.
             count += usize::from((start != end) & (self.counterparts[from[giver] as usize] != to[taker]));
             giver += usize::from(a <= b);
             taker += usize::from(b <= a);
             start = end;
         }
-        *next = Stretch { start, end: start, giver: giver as u32, taker: taker as u32 };
+        *next = MergedStretch { start, end: start, giver: giver as u32, taker: taker as u32 };
         count
     }
 }
 
-/// Ranges that ascend, touching ones merged.
+/// Collects ranges that ascend, and joins those that touch and move between the same nodes.
 pub(super) struct Moves<'a> {
     ranges: Vec<MovedRange<'a>>,
-    /// The slots of the nodes of the last range, in one number: each by itself is often that of the range before, so that
-    /// a comparison of only one couldn't be predicted.
+    /// The two slots of the last range, in one number. One of them alone often equals that of the
+    /// range before, so the processor could not predict the outcome of comparing it.
     last: u64,
 }
 
@@ -160,7 +182,7 @@ impl<'a> Moves<'a> {
         Self { ranges: Vec::with_capacity(ranges), last: 0 }
     }
 
-    /// Adds a range that moves between the nodes of these slots.
+    /// Adds a range that moves between the nodes with these slots.
     #[inline]
     pub(super) fn push(&mut self, moved: MovedRange<'a>, (from, to): (u32, u32)) {
         let slots = u64::from(from) << 32 | u64::from(to);
@@ -175,7 +197,8 @@ impl<'a> Moves<'a> {
         self.ranges.push(moved);
     }
 
-    /// Joins the last range to the first, if they are one across position 0.
+    /// Joins the last range to the first, if they are one range across position 0, and returns the
+    /// movement.
     pub(super) fn finish(mut self) -> Movement<'a> {
         if let [first, .., last] = &mut self.ranges[..]
             && last.range.end == first.range.start
@@ -191,15 +214,16 @@ impl<'a> Moves<'a> {
     }
 }
 
-/// The whole circle starts and ends nowhere in particular: always written in one way, so that equal movements are equal.
+/// Returns the range. The whole circle may start anywhere, so it is always written in one way: then
+/// equal movements are equal.
 pub(super) fn whole_if_whole(range: PositionRange) -> PositionRange {
     if range.start == range.end { PositionRange { start: Position::MAX, end: Position::MAX } } else { range }
 }
 
-/// No slot is this high.
+/// A number that is higher than any slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// For each slot before, the slot of the node with the same id after, or [`NONE`]. Both are sorted by id.
+/// Returns, for each slot before, the slot of the node with the same id after, or [`NONE`].
 pub(super) fn counterparts(before: &Members, after: &Members) -> Vec<u32> {
     let mut counterparts = vec![NONE; before.slot_count()];
     let mut others = after.nodes().iter().zip(after.slots()).peekable();

@@ -1,4 +1,4 @@
-//! What a node would take if it joined.
+//! What a node takes when it joins.
 
 use super::{
     super::{members::Members, token_table::TokenTable},
@@ -7,11 +7,12 @@ use super::{
 };
 
 impl<'a> Movement<'a> {
-    /// From the others to `node`, which isn't among them, if it joined with these tokens, which ascend and are distinct.
-    /// Where one is on the very spot of another node's token, the other `keeps` the spot or not.
+    /// Returns what moves to `node`, which isn't a member, if it joins with these tokens, which
+    /// ascend and are distinct. If a token is on the position of another node's token, `keeps` says
+    /// whether that node keeps the position.
     ///
-    /// Looks at the new tokens and their neighbours only: each takes the stretch from the token before it, of whichever
-    /// node, up to itself.
+    /// Looks at the new tokens and their neighbours only: each takes the stretch from the token
+    /// before it, of any node, up to itself.
     pub(in crate::ring) fn of_join(
         (members, table): (&'a Members, &TokenTable),
         node: &'a Node,
@@ -24,8 +25,8 @@ impl<'a> Movement<'a> {
             let neighbours = table.neighbours(end);
             let stays = neighbours.is_at && keeps(members.by_slot(neighbours.owner));
             if !stays {
-                // The nearer of two tokens before: the others' and the newcomer's own. One that is on the very spot is
-                // a whole lap away.
+                // The stretch starts at the nearer of two tokens: the last one of the others, and
+                // the last one of `node`. A token on the same position is a whole lap away.
                 let back = |token: &Position| end.as_u64().wrapping_sub(token.as_u64()).wrapping_sub(1);
                 let start = last.into_iter().chain([neighbours.before]).min_by_key(back).unwrap_or(end);
                 let from = members.by_slot(neighbours.owner);

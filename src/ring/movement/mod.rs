@@ -1,4 +1,8 @@
 //! What moves between two rings.
+//!
+//! In reading order: this file has the ranges and the [`Movement`]; [`between`] finds the movement
+//! between any two rings, and [`join`] that of a node that joins; [`replica_movement`] is for
+//! positions that several nodes hold.
 
 mod between;
 mod join;
@@ -12,10 +16,11 @@ use super::{Node, Position};
 
 pub use replica_movement::{ReplicaMove, ReplicaMovement};
 
-/// Positions clockwise from `start`, which isn't among them, to `end`, which is.
+/// The positions clockwise from `start` (exclusive) to `end` (inclusive). Exhaustive on purpose: a
+/// range has two ends.
 ///
-/// A range may pass position 0: with `start` above `end` it holds all after `start` and all up to `end`. With `start`
-/// equal to `end` it is the whole circle. There is no empty range.
+/// A range may pass position 0: if `start` is above `end`, it has all positions after `start` and
+/// all up to `end`. If `start` is equal to `end`, it is the whole circle. There is no empty range.
 ///
 /// ```
 /// use ringpact::ring::{Position, PositionRange};
@@ -25,7 +30,8 @@ pub use replica_movement::{ReplicaMove, ReplicaMovement};
 /// assert!(!range.contains(Position::MAX) && !range.contains(Position::new(10)));
 /// assert_eq!(range.width(), 10);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a range has two ends, and callers make ranges")]
 pub struct PositionRange {
     /// The last position before the range.
     pub start: Position,
@@ -35,12 +41,14 @@ pub struct PositionRange {
 
 impl PositionRange {
     /// Whether `position` is in the range.
+    #[must_use]
     pub fn contains(&self, position: Position) -> bool {
         let (after_start, up_to_end) = (self.start < position, position <= self.end);
         if self.start < self.end { after_start && up_to_end } else { after_start || up_to_end }
     }
 
-    /// How many positions there are in the range, from 1 to 2^64.
+    /// Returns the number of positions in the range, from 1 to 2^64.
+    #[must_use]
     pub fn width(&self) -> u128 {
         match self.end.as_u64().wrapping_sub(self.start.as_u64()) {
             0 => 1 << 64,
@@ -48,12 +56,14 @@ impl PositionRange {
         }
     }
 
-    /// The range's share of the circle, above 0.0 and up to 1.0.
+    /// Returns the range's share of the circle, above 0.0 and up to 1.0.
+    #[must_use]
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }
 
-    /// The range as one or two ranges of numbers that don't pass 0, ascending: what a `BETWEEN` in a query needs.
+    /// Returns the range as one or two ranges of numbers that don't pass 0, ascending, for a
+    /// `BETWEEN` in a query.
     ///
     /// ```
     /// use ringpact::ring::{Position, PositionRange};
@@ -73,23 +83,24 @@ impl PositionRange {
     }
 }
 
-/// A range of positions that changes hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A range of positions that changes its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MovedRange<'a> {
-    /// What moves.
+    /// The range that moves.
     pub range: PositionRange,
     /// The owner in the ring before.
     pub from: &'a Node,
-    /// The owner in the ring after; never of the same id as `from`.
+    /// The owner in the ring after. It never has the same id as `from`.
     pub to: &'a Node,
 }
 
-/// Exactly what moves between two rings: a position is in one of the ranges if and only if its owner changes. Made by
-/// [`HashRing::movement`](super::HashRing::movement).
+/// Exactly what moves between two rings: a position is in one of the ranges if and only if its
+/// owner changes. [`HashRing::movement`](super::HashRing::movement) returns it. It borrows the
+/// nodes of both rings; a clone copies the list.
 ///
-/// The ranges are disjoint, and ascend by their end; the first may pass position 0. Two that touch differ in `from` or
-/// in `to`.
+/// The ranges are disjoint, and ascend by their end. The first may pass position 0. Two that touch
+/// differ in `from` or in `to`.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -104,35 +115,41 @@ pub struct MovedRange<'a> {
 /// assert!((0.25..0.42).contains(&movement.fraction()));
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Movement<'a> {
     ranges: Vec<MovedRange<'a>>,
 }
 
 impl<'a> Movement<'a> {
-    /// The ranges that move.
+    /// Returns the ranges that move.
+    #[must_use]
     pub fn ranges(&self) -> &[MovedRange<'a>] {
         &self.ranges
     }
 
-    /// The range that `position` moves with, or `None` if its owner stays. O(log R) for R ranges.
+    /// Returns the range that `position` moves with, or `None` if its owner stays. O(log R) for R
+    /// ranges.
+    #[must_use]
     pub fn find(&self, position: Position) -> Option<&MovedRange<'a>> {
         let index = self.ranges.partition_point(|moved| moved.range.end < position);
-        // Beyond the last end there is only what passes 0, and that is the first range.
+        // Beyond the last end there can only be a range that passes 0, and that is the first one.
         self.ranges.get(index).or(self.ranges.first()).filter(|moved| moved.range.contains(position))
     }
 
-    /// Whether every owner stays.
+    /// Whether every position keeps its owner.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many positions move, from 0 to 2^64; exact.
+    /// Returns the exact number of positions that move, from 0 to 2^64.
+    #[must_use]
     pub fn width(&self) -> u128 {
         self.ranges.iter().map(|moved| moved.range.width()).sum()
     }
 
-    /// Which share of the circle moves, from 0.0 to 1.0.
+    /// Returns the share of the circle that moves, from 0.0 to 1.0.
+    #[must_use]
     pub fn fraction(&self) -> f64 {
         fraction(self.width())
     }

@@ -1,4 +1,4 @@
-//! What moves between two rings where each position is held by several nodes.
+//! What moves between two rings if several nodes hold each position.
 
 use std::fmt;
 
@@ -12,24 +12,28 @@ use super::{
 };
 
 /// A range of positions whose set of holders changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplicaMove<'m, 'a> {
-    /// What moves.
+    /// The range.
     pub range: PositionRange,
-    /// The nodes that hold the range after and not before, sorted by id.
+    /// The nodes that hold the range after but not before, sorted by id.
     pub gained_by: &'m [&'a Node],
-    /// The nodes that held the range before and don't after, sorted by id.
+    /// The nodes that hold the range before but not after, sorted by id.
     pub lost_by: &'m [&'a Node],
 }
 
-/// Exactly where the set of the first n nodes of the [preference list](super::super::Replicas) changes between two
-/// rings, who gains and who loses. Made by [`HashRing::replica_movement`](super::super::HashRing::replica_movement).
+/// The exact ranges in which the set of the first n nodes of the [preference
+/// list](super::super::Replicas) changes between two rings, with the nodes that gain a copy and the
+/// nodes that lose one. [`HashRing::replica_movement`](super::super::HashRing::replica_movement)
+/// returns it. It borrows the nodes of both rings; a clone copies the list.
 ///
-/// The ranges are disjoint, and ascend by their end; the first may pass position 0. Two that touch differ in who gains
-/// or in who loses. Where only the order among the n changes, nothing has to be copied, and nothing is listed.
+/// The ranges are disjoint, and ascend by their end. The first may pass position 0. Two that touch
+/// differ in the nodes that gain or in the nodes that lose. If only the order of the n nodes
+/// changes, nothing has to be copied, and the range is not listed.
 ///
-/// Those that can give a copy of a range to who gains it are `before.replicas_at(range.end).take(n)`.
+/// The nodes that can give a copy of a range to the nodes that gain it are
+/// `before.replicas_at(range.end).take(n)`.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -46,58 +50,68 @@ pub struct ReplicaMove<'m, 'a> {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplicaMovement<'a> {
-    ranges: Vec<Stretch>,
-    /// Of each range first who gains, then who loses.
+    ranges: Vec<StoredRange>,
+    /// For each range, first the nodes that gain it, then the nodes that lose it.
     nodes: Vec<&'a Node>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
+/// A range, and the place of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StoredRange {
     range: PositionRange,
-    /// Where in `nodes` those who gain start, those who lose, and those of another range.
+    /// The index in `nodes` of the first node that gains, of the first that loses, and of the first
+    /// of the next range.
     gained: usize,
     lost: usize,
     end: usize,
 }
 
 impl<'a> ReplicaMovement<'a> {
-    /// The ranges whose holders change.
+    /// Returns the ranges whose holders change.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = ReplicaMove<'_, 'a>> + ExactSizeIterator {
-        self.ranges.iter().map(|stretch| self.name(stretch))
+        self.ranges.iter().map(|stored| self.with_nodes(stored))
     }
 
-    /// The range that `position` is in, or `None` if its holders stay. O(log R) for R ranges.
+    /// Returns the range that `position` is in, or `None` if its holders stay. O(log R) for R
+    /// ranges.
+    #[must_use]
     pub fn find(&self, position: Position) -> Option<ReplicaMove<'_, 'a>> {
-        let index = self.ranges.partition_point(|stretch| stretch.range.end < position);
-        let stretch = self.ranges.get(index).or(self.ranges.first())?;
-        stretch.range.contains(position).then(|| self.name(stretch))
+        let index = self.ranges.partition_point(|stored| stored.range.end < position);
+        let stored = self.ranges.get(index).or(self.ranges.first())?;
+        stored.range.contains(position).then(|| self.with_nodes(stored))
     }
 
-    /// How many ranges there are.
+    /// Returns the number of ranges.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
 
     /// Whether every position keeps its holders.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How much is to be copied, in circles: 1.0 if every position gains one holder.
+    /// Returns how much is to be copied, in circles: 1.0 if every position gains one holder.
+    #[must_use]
     pub fn copied_fraction(&self) -> f64 {
         self.iter().map(|moved| moved.range.fraction() * moved.gained_by.len() as f64).sum()
     }
 
-    fn name(&self, stretch: &Stretch) -> ReplicaMove<'_, 'a> {
+    fn with_nodes(&self, stored: &StoredRange) -> ReplicaMove<'_, 'a> {
         ReplicaMove {
-            range: stretch.range,
-            gained_by: &self.nodes[stretch.gained..stretch.lost],
-            lost_by: &self.nodes[stretch.lost..stretch.end],
+            range: stored.range,
+            gained_by: &self.nodes[stored.gained..stored.lost],
+            lost_by: &self.nodes[stored.lost..stored.end],
         }
     }
 
-    /// Goes round both rings backwards. There, the first n nodes from a token on are that token's node and then the
-    /// first n from the next token on without it: no walk is needed at any token.
+    /// Returns what moves between two rings.
+    ///
+    /// Goes round both rings backwards. The first n nodes from a token on are that token's node,
+    /// and then the first n from the next token on without it. So no token needs a walk.
     pub(in crate::ring) fn between(
         before: (&'a Members, &TokenTable),
         after: (&'a Members, &TokenTable),
@@ -110,6 +124,7 @@ impl<'a> ReplicaMovement<'a> {
         let mut movement = Self { ranges: Vec::new(), nodes: Vec::new() };
         let highest = last(from).max(last(to));
         let mut boundary = highest;
+        // From each token of either ring back to the one before, the holders are the same.
         while let Some(end) = boundary {
             from = old.step_back(from, end);
             to = new.step_back(to, end);
@@ -127,7 +142,8 @@ impl<'a> ReplicaMovement<'a> {
         movement.finish()
     }
 
-    /// Adds a range that ends where the last one starts, or before; unless nobody gains or loses it.
+    /// Adds a range that ends where the last one starts, or before. Does nothing if no node gains
+    /// or loses it.
     fn push_back(
         &mut self,
         range: PositionRange,
@@ -144,10 +160,10 @@ impl<'a> ReplicaMovement<'a> {
         }
         self.nodes[gained..lost].sort_unstable_by_key(|node| node.id());
         self.nodes[lost..end].sort_unstable_by_key(|node| node.id());
-        let stretch = Stretch { range, gained, lost, end };
+        let stored = StoredRange { range, gained, lost, end };
         if let Some(last) = self.ranges.last().copied()
             && last.range.start == range.end
-            && self.same_nodes(last, stretch)
+            && self.same_nodes(last, stored)
         {
             self.nodes.truncate(gained);
             if let Some(last) = self.ranges.last_mut() {
@@ -155,10 +171,11 @@ impl<'a> ReplicaMovement<'a> {
             }
             return;
         }
-        self.ranges.push(stretch);
+        self.ranges.push(stored);
     }
 
-    /// Puts the ranges in ascending order, and joins the last to the first if they are one across position 0.
+    /// Puts the ranges in ascending order, and joins the last to the first if they are one range
+    /// across position 0.
     fn finish(mut self) -> Self {
         self.ranges.reverse();
         if let [first, .., last] = self.ranges[..]
@@ -168,13 +185,13 @@ impl<'a> ReplicaMovement<'a> {
             self.ranges[0].range.start = last.range.start;
             self.ranges.pop();
         }
-        for stretch in &mut self.ranges {
-            stretch.range = whole_if_whole(stretch.range);
+        for stored in &mut self.ranges {
+            stored.range = whole_if_whole(stored.range);
         }
         self
     }
 
-    fn same_nodes(&self, a: Stretch, b: Stretch) -> bool {
+    fn same_nodes(&self, a: StoredRange, b: StoredRange) -> bool {
         let nodes = |from: usize, to: usize| self.nodes[from..to].iter().map(|node| node.id());
         a.lost - a.gained == b.lost - b.gained && nodes(a.gained, a.end).eq(nodes(b.gained, b.end))
     }
@@ -186,7 +203,7 @@ impl fmt::Debug for ReplicaMovement<'_> {
     }
 }
 
-/// The slots of the first nodes of one ring's preference list at some position.
+/// The slots of the nodes that hold a position in one ring, in order of preference.
 struct Holders {
     slots: Vec<u32>,
     copies: usize,
@@ -206,7 +223,8 @@ impl Holders {
         Self { slots, copies }
     }
 
-    /// From the holders beyond the last of `tokens` to those at `position`; the tokens before it are left.
+    /// Goes from the holders beyond the last of `tokens` to the holders at `position`. Returns the
+    /// tokens before that position.
     fn step_back<'t>(&mut self, mut tokens: &'t [Entry], position: Position) -> &'t [Entry] {
         while let [rest @ .., token] = tokens
             && token.position == position

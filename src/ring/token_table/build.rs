@@ -1,28 +1,30 @@
-//! A table from nothing: tokens sorted by bucket, then within buckets.
+//! A table from nothing: tokens are dealt to sections, then to buckets, then sorted within each
+//! bucket.
 
 use super::{
-    Entry, FEWEST_BUCKETS, Load, Position, SPILLED, TokenTable,
-    line::{CAPACITY, ELSEWHERE, Line, Lines, PAD, PREFIX_BITS},
+    Entry, FEWEST_BUCKETS, Position, SPILLED, TokenTable, TokensPerBucket,
+    line::{CAPACITY, Line, Lines, NOT_IN_LINE, PAD, PREFIX_BITS},
     pages::{self, Residual},
     place,
 };
 
 impl TokenTable {
-    /// The table of these tokens, which may come in any order; `count` says about how many they are. Where several share
-    /// a position, they keep their order. O(T) for T uniform tokens, O(T log T) for any.
-    pub(in crate::ring) fn new(load: Load, count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
+    /// Returns the table of these tokens, which may come in any order. `count` is about their
+    /// number. Tokens at one position keep their order. O(T) for T uniform tokens, O(T log T) for
+    /// any.
+    pub(in crate::ring) fn new(load: TokensPerBucket, count: usize, entries: impl IntoIterator<Item = Entry>) -> Self {
         let mut builder = Self::builder(load, count);
         entries.into_iter().for_each(|entry| builder.push(entry));
         builder.finish()
     }
 
-    /// As [`new`](Self::new), token by token.
-    pub(in crate::ring) fn builder(load: Load, count: usize) -> Builder {
-        Builder::new(load, buckets_for(load, count))
+    /// Returns a builder that takes the tokens one by one.
+    pub(in crate::ring) fn builder(load: TokensPerBucket, count: usize) -> TableBuilder {
+        TableBuilder::new(load, buckets_for(load, count))
     }
 
-    /// Builds anew if there are too many tokens a bucket, or too few. Rare enough that the tokens that came or went
-    /// since the last time pay for it.
+    /// Builds the table again if there are too many tokens a bucket, or too few. That is rare: the
+    /// cost, spread over the tokens that came or went since the last time, is constant for each.
     pub(super) fn reshape(&mut self) {
         let buckets = self.lines.len();
         let is_sparse = self.load.is_sparse(self.tokens, buckets) && buckets > FEWEST_BUCKETS;
@@ -31,45 +33,51 @@ impl TokenTable {
         }
     }
 
+    /// Whether a line can hold these tokens.
     pub(super) fn fit_a_line(&self, entries: &[Entry]) -> bool {
         entries.len() <= CAPACITY && entries.iter().all(|entry| self.fits_a_line(*entry))
     }
 
+    /// Whether a line can hold this token.
     pub(super) fn fits_a_line(&self, entry: Entry) -> bool {
-        entry.slot < u32::from(ELSEWHERE) && self.place(entry.position).1 != PAD
+        entry.slot < u32::from(NOT_IN_LINE) && self.place(entry.position).1 != PAD
     }
 
-    /// What stands as the sentinel in the line before: the slot of the first token here, or beyond if here is none.
+    /// Returns the sentinel for the line before: the slot of the first token in this bucket, or
+    /// beyond if the bucket is empty.
     pub(super) fn head(&self, bucket: usize) -> u16 {
         match self.is_spilled(bucket) {
-            true => u16::try_from(self.spill(bucket)[0].slot).unwrap_or(ELSEWHERE),
+            true => u16::try_from(self.spill(bucket)[0].slot).unwrap_or(NOT_IN_LINE),
             false => self.lines[bucket].slots[0],
         }
     }
 }
 
-/// How many neighbouring buckets are filled together: a whole number of pages, and few enough for all their lines and
-/// residuals to be in a fast cache while tokens come in any order.
+/// Number of neighbouring buckets that are filled together. It is a whole number of pages, and
+/// small enough that all their lines and residuals are in a fast cache while tokens come in any
+/// order.
 const SECTION: usize = 32 * pages::BUCKETS;
 
-/// A table in the making. Tokens are dealt to sections of the circle first, and then section by section to their buckets.
-pub(in crate::ring) struct Builder {
-    /// It has lines as far as it is filled.
+/// A table that is being built. Tokens are dealt to sections of the circle first, and then, section
+/// by section, to their buckets.
+pub(in crate::ring) struct TableBuilder {
+    /// The table. It has the lines of the sections that are finished.
     table: TokenTable,
+    /// Number of buckets when it is finished.
     buckets: usize,
     /// The tokens of each section in the order in which they came.
-    sections: Vec<Vec<Dealt>>,
-    /// Of each line of a section, its tokens being in the order in which they came. They go to their pages once it is
-    /// known how many they are.
+    sections: Vec<Vec<PackedEntry>>,
+    /// The residuals of each line of a section, in the order in which the tokens came. They go to
+    /// their pages when their number is known.
     residuals: Vec<[Residual; CAPACITY]>,
 }
 
-/// An [`Entry`] without padding: all tokens of a ring are in sections at once, and memory that is new costs as much as
-/// the work that is done in it.
+/// An [`Entry`] without padding. All tokens of a ring are in sections at once, and touching new
+/// memory costs as much as the work that is done in it.
 #[derive(Clone, Copy)]
-struct Dealt([u32; 3]);
+struct PackedEntry([u32; 3]);
 
-impl From<Entry> for Dealt {
+impl From<Entry> for PackedEntry {
     #[inline]
     fn from(entry: Entry) -> Self {
         let position = entry.position.as_u64();
@@ -77,15 +85,15 @@ impl From<Entry> for Dealt {
     }
 }
 
-impl From<Dealt> for Entry {
+impl From<PackedEntry> for Entry {
     #[inline]
-    fn from(Dealt([low, high, slot]): Dealt) -> Self {
+    fn from(PackedEntry([low, high, slot]): PackedEntry) -> Self {
         Self { position: Position::new(u64::from(low) | u64::from(high) << 32), slot }
     }
 }
 
-impl Builder {
-    fn new(load: Load, buckets: usize) -> Self {
+impl TableBuilder {
+    fn new(load: TokensPerBucket, buckets: usize) -> Self {
         let table = TokenTable {
             load,
             lines: Lines::with_capacity(buckets),
@@ -96,7 +104,7 @@ impl Builder {
             vacant: Vec::new(),
             tokens: 0,
         };
-        // Of uniform tokens, hardly ever more.
+        // Uniform tokens hardly ever need more room.
         let expected = buckets.min(SECTION) * (load.0 + 1);
         let sections = (0..buckets.div_ceil(SECTION)).map(|_| Vec::with_capacity(expected)).collect();
         Self { table, buckets, sections, residuals: vec![[Residual::ZERO; CAPACITY]; buckets.min(SECTION)] }
@@ -115,14 +123,17 @@ impl Builder {
         self.table
     }
 
-    /// Everything about the buckets of a section, so that none of their lines is written, or read again, from afar.
-    fn finish_section(&mut self, section: Vec<Dealt>) {
+    /// Finishes all buckets of a section, so that none of their lines is written, or read again,
+    /// when it has left the cache.
+    fn finish_section(&mut self, section: Vec<PackedEntry>) {
         let first = self.table.lines.len();
         let beyond = self.buckets.min(first + SECTION);
         self.table.lines.grow_to(beyond);
         self.table.tokens += section.len();
         let spilled_before = self.table.spills.len();
         let has_tokens = !section.is_empty();
+        // Each token goes to its line, unsorted; then the lines are sorted, page by page, and the
+        // spills.
         section.into_iter().for_each(|dealt| self.put(dealt.into()));
         for first in (first..beyond).step_by(pages::BUCKETS) {
             self.finish_page(first, beyond.min(first + pages::BUCKETS));
@@ -132,7 +143,8 @@ impl Builder {
             spill.sort_by_key(|entry| entry.position);
             spill.shrink_to_fit();
         }
-        // What is beyond the section's last token is known with the next section that has one.
+        // Then the sentinels, backwards. The sentinels after the section's last token follow with
+        // the next section that has a token.
         let mut head = 0;
         for bucket in (first..beyond).rev() {
             if !self.table.is_spilled(bucket) {
@@ -150,7 +162,7 @@ impl Builder {
     fn put(&mut self, entry: Entry) {
         let (bucket, prefix) = place(entry.position, self.buckets);
         let count = usize::from(self.table.counts[bucket]);
-        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(ELSEWHERE) {
+        if count >= CAPACITY || prefix == PAD || entry.slot >= u32::from(NOT_IN_LINE) {
             self.put_in_spill(bucket, entry);
             return;
         }
@@ -161,6 +173,7 @@ impl Builder {
         self.table.counts[bucket] += 1;
     }
 
+    /// Puts a token into the spill of its bucket, which gets one first if it has none.
     #[cold]
     fn put_in_spill(&mut self, bucket: usize, entry: Entry) {
         if !self.table.is_spilled(bucket) {
@@ -173,7 +186,7 @@ impl Builder {
         self.table.spills[spill].push(entry);
     }
 
-    /// The tokens of a line, in the order in which they came.
+    /// Returns the tokens of a line, in the order in which they came.
     fn entries(&self, bucket: usize) -> Vec<Entry> {
         let line = &self.table.lines[bucket];
         let residuals = &self.residuals[bucket % SECTION];
@@ -186,6 +199,7 @@ impl Builder {
             .collect()
     }
 
+    /// Sorts the lines of a page, and makes the page.
     fn finish_page(&mut self, first: usize, beyond: usize) {
         let mut page = vec![Residual::ZERO; self.table.residuals_between(first, beyond)];
         let mut rest = &mut page[..];
@@ -199,8 +213,9 @@ impl Builder {
         self.table.pages.push(page);
     }
 
-    /// Puts a line's tokens in ascending order, without sorting: each goes where as many prefixes are below its own.
-    /// No branch in this depends on the order in which they came, so there is none that can't be predicted.
+    /// Puts a line's tokens in ascending order, without a sort: the place of each is the number of
+    /// prefixes below its own. No branch depends on the order in which the tokens came, so the
+    /// processor can predict every branch.
     #[inline]
     fn arrange(&mut self, bucket: usize, residuals: &mut [Residual]) {
         let unsorted = self.table.lines[bucket];
@@ -215,14 +230,14 @@ impl Builder {
             residuals[rank] = *residual;
             taken |= 1 << rank;
         }
-        // All ones if no two tokens were to go to one place.
+        // If two prefixes are equal, two tokens went to one place, and one place is not taken.
         if taken.count_ones() as usize != residuals.len() {
             self.table.lines[bucket] = unsorted;
             self.sort(bucket, residuals);
         }
     }
 
-    /// As [`arrange`](Self::arrange), for a line with equal prefixes.
+    /// Does what [`arrange`](Self::arrange) does, for a line with equal prefixes.
     #[cold]
     fn sort(&mut self, bucket: usize, residuals: &mut [Residual]) {
         let mut entries = self.entries(bucket);
@@ -238,9 +253,10 @@ impl Builder {
     }
 }
 
-/// About as many as the load asks for, but only numbers with four significant bits: two rings of nearly the same size
-/// are likely to have the same buckets, which makes comparing them faster.
-fn buckets_for(load: Load, tokens: usize) -> usize {
+/// Returns the number of buckets for a number of tokens. Only numbers with four significant bits
+/// are used, so two rings of nearly the same size are likely to have the same buckets, which makes
+/// comparing them faster.
+fn buckets_for(load: TokensPerBucket, tokens: usize) -> usize {
     let wanted = (tokens / load.0).max(FEWEST_BUCKETS);
     let unit = 1 << wanted.ilog2().saturating_sub(3);
     (wanted + unit / 2) / unit * unit

@@ -1,4 +1,4 @@
-//! Tokens coming and going: only the buckets they stand in are touched, and the sentinels before those.
+//! Tokens that come and go. Only their buckets are touched, and the sentinels before those.
 
 use super::{
     Entry, Position, SPILLED, TokenTable,
@@ -6,30 +6,33 @@ use super::{
     pages::{self, Residual},
 };
 
-/// A spilled bucket of at most this many tokens goes back into its line. A little below what a line can hold, so that
-/// a token that comes and goes doesn't make the bucket come and go with it.
+/// Maximum number of tokens with which a spilled bucket goes back into its line. It is a little
+/// below what a line can hold, so that one token that comes and goes doesn't move the whole bucket
+/// each time.
 const UNSPILL: usize = CAPACITY - 3;
 
 impl TokenTable {
-    /// Puts in tokens of one slot, which ascend. `precedes(a, b)` says whether slot `a` comes before slot `b` where both
-    /// have a token; it is a strict order.
+    /// Inserts tokens of one slot, which ascend. `precedes(a, b)` says whether slot `a` comes
+    /// before slot `b` at a position where both have a token. It is a strict order.
     pub(in crate::ring) fn insert(&mut self, slot: u32, tokens: &[Position], precedes: impl Fn(u32, u32) -> bool) {
         self.put(slot, tokens, precedes);
         self.reshape();
     }
 
-    /// Takes out tokens of one slot, given their positions, which ascend; how many of them there were.
+    /// Removes tokens of one slot, given their positions, which ascend. Returns how many of them
+    /// were there.
     pub(in crate::ring) fn remove(&mut self, slot: u32, tokens: &[Position]) -> usize {
         let removed = self.take(slot, tokens);
         self.reshape();
         removed
     }
 
-    /// Gives one token to another slot. Whether there was such a token.
+    /// Gives one token to another slot. Returns whether the token was there.
     ///
-    /// The number of tokens stays, so this never builds the table anew.
+    /// The number of tokens stays, so this never builds the table again.
     pub(in crate::ring) fn reassign(&mut self, token: Entry, to: u32, precedes: impl Fn(u32, u32) -> bool) -> bool {
-        // Out and in again, since among tokens that collide the new owner's place may be another.
+        // Removed and inserted again, because among tokens that collide the new owner may have
+        // another place.
         let found = self.take(token.slot, &[token.position]) > 0;
         if found {
             self.put(to, &[token.position], precedes);
@@ -48,8 +51,9 @@ impl TokenTable {
         before - self.tokens
     }
 
-    /// Splits ascending tokens by bucket, and makes a change with each part. So no bucket is changed twice, and the lines
-    /// before it learn of its new head once, however long a run of empty ones they are.
+    /// Splits ascending tokens by bucket, and calls `change` with each part. So no bucket is
+    /// changed twice, and the sentinels before it are set only once, however long a run of empty
+    /// lines they are in.
     fn for_each_bucket(&mut self, tokens: &[Position], mut change: impl FnMut(&mut Self, usize, &[Position])) {
         let mut rest = tokens;
         while let [first, others @ ..] = rest {
@@ -58,11 +62,12 @@ impl TokenTable {
             let (tokens, beyond) = rest.split_at(here);
             let head = self.head(bucket);
             change(self, bucket, tokens);
-            self.announce(bucket, head);
+            self.update_sentinels(bucket, head);
             rest = beyond;
         }
     }
 
+    /// Inserts these tokens of a slot, which are all in one bucket.
     fn insert_into(&mut self, bucket: usize, slot: u32, tokens: &[Position], precedes: impl Fn(u32, u32) -> bool) {
         let fits = |token: &Position| self.fits_a_line(Entry { position: *token, slot });
         if !self.is_spilled(bucket) {
@@ -78,7 +83,7 @@ impl TokenTable {
         let spill = self.lines[bucket].spill();
         let spill = &mut self.spills[spill];
         spill.extend(tokens.iter().map(|token| Entry { position: *token, slot }));
-        // Two ascending runs, which this sort merges in one pass.
+        // There are two ascending runs, which this sort merges in one pass.
         spill.sort_by(|a, b| {
             a.position.cmp(&b.position).then_with(|| precedes(b.slot, a.slot).cmp(&precedes(a.slot, b.slot)))
         });
@@ -102,8 +107,8 @@ impl TokenTable {
         pages::insert(&mut self.pages[bucket / pages::BUCKETS], start + index, residual);
     }
 
-    /// Takes these tokens of a slot out of their bucket; how many of them there were. A node may have several tokens on one
-    /// position, and each that is named takes out one.
+    /// Removes these tokens of a slot from their bucket. Returns how many of them were there. A
+    /// node may have several tokens at one position; each position in `tokens` removes one.
     fn remove_from(&mut self, bucket: usize, slot: u32, tokens: &[Position]) -> usize {
         if self.is_spilled(bucket) {
             let mut sought = tokens.iter().copied().peekable();
@@ -121,7 +126,7 @@ impl TokenTable {
         tokens.iter().filter(|token| self.remove_from_line(bucket, start, Entry { position: **token, slot })).count()
     }
 
-    /// Takes a token out of a line. Whether it was there.
+    /// Removes a token from a line. Returns whether it was there.
     fn remove_from_line(&mut self, bucket: usize, start: usize, entry: Entry) -> bool {
         let (_, prefix) = self.place(entry.position);
         let mut index = self.lines[bucket].rank(prefix);
@@ -157,7 +162,7 @@ impl TokenTable {
         self.counts[bucket] = SPILLED;
     }
 
-    /// Moves a bucket's tokens from its spill to its line, if they are few enough for that and fit.
+    /// Moves a bucket's tokens from its spill to its line, if they are few enough and fit.
     fn spill_back(&mut self, bucket: usize) {
         if self.spill(bucket).len() > UNSPILL || !self.fit_a_line(self.spill(bucket)) {
             return;
@@ -179,19 +184,20 @@ impl TokenTable {
         self.lines[bucket].slots[entries.len()] = self.head(next);
     }
 
-    /// Sets the sentinels that speak of this bucket, if what it begins with has changed.
-    fn announce(&mut self, bucket: usize, old_head: u16) {
+    /// Sets the sentinels that point to this bucket, if its first slot has changed.
+    fn update_sentinels(&mut self, bucket: usize, old_head: u16) {
         if self.head(bucket) != old_head {
             self.set_sentinels_before(bucket);
         }
     }
 
-    /// Sets the sentinels that speak of this bucket. They stand in the line before, and on through empty lines to the first
-    /// that isn't.
+    /// Sets the sentinels that point to this bucket. They are in the line before and, if that is
+    /// empty, in the lines before it, up to the first line with a token.
     pub(super) fn set_sentinels_before(&mut self, bucket: usize) {
         let head = self.head(bucket);
         let mut before = bucket;
-        // At most one lap: if no other line holds a token, this one's own sentinel speaks of its own head.
+        // At most one lap: if no other line has a token, the sentinel of this line points to its
+        // own first slot.
         for _ in 0..self.lines.len() {
             before = before.checked_sub(1).unwrap_or(self.lines.len() - 1);
             if self.is_spilled(before) {

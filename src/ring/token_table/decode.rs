@@ -1,25 +1,25 @@
-//! Whole tokens from lines and pages, many at once.
+//! Whole positions from lines and pages, for many tokens at once.
 
 use std::ops::Range;
 
 use super::{
-    Entry, Position, TokenTable, Walk,
+    Entry, Position, SlotWalk, TokenTable,
     line::{CAPACITY, PREFIX_BITS},
     pages,
 };
 
-/// The places in the lines of a page.
+/// Number of places in the lines of a page.
 const PLACES: usize = pages::BUCKETS * (CAPACITY + 1);
 
 /// Tokens that ascend by position.
 #[derive(Default)]
-pub(in crate::ring) struct Tokens {
+pub(in crate::ring) struct DecodedTokens {
     pub(in crate::ring) positions: Vec<Position>,
-    /// Of the node of each.
+    /// The slot of the node of each token.
     pub(in crate::ring) slots: Vec<u32>,
 }
 
-impl Tokens {
+impl DecodedTokens {
     fn push(&mut self, entry: Entry) {
         self.positions.push(entry.position);
         self.slots.push(entry.slot);
@@ -28,10 +28,11 @@ impl Tokens {
 
 /// Decodes the tokens of whole buckets.
 ///
-/// Lines are copied with all their places, each over the end of the one before: this takes no branch that depends on
-/// how many of them are tokens, which can't be predicted. Then there is one loop over many tokens.
+/// Lines are copied with all their places, each over the end of the one before. So no branch
+/// depends on the number of tokens in a line, which the processor can't predict. Then one loop
+/// decodes many tokens.
 pub(in crate::ring) struct Decoder {
-    /// Of each token, the number of its bucket in the page, followed by the prefix.
+    /// For each token, the number of its bucket in the page, followed by the prefix.
     places: [u32; PLACES],
     slots: [u16; PLACES],
 }
@@ -41,18 +42,19 @@ impl Decoder {
         Self { places: [0; PLACES], slots: [0; PLACES] }
     }
 
-    /// All tokens of a table, and the last position of the circle with the owner that it has.
-    pub(in crate::ring) fn decode_all(&mut self, table: &TokenTable, tokens: &mut Tokens) {
+    /// Adds all tokens of a table, and then the last position of the circle with its owner.
+    pub(in crate::ring) fn decode_all(&mut self, table: &TokenTable, tokens: &mut DecodedTokens) {
         let buckets = table.lines.len();
         tokens.positions.reserve(table.len() + 1);
         tokens.slots.reserve(table.len() + 1);
         for first in (0..buckets).step_by(pages::BUCKETS) {
             self.decode(table, first..buckets.min(first + pages::BUCKETS), tokens);
         }
-        tokens.push(Entry { position: Position::MAX, slot: Walk::new(table, 0, 0).next() });
+        tokens.push(Entry { position: Position::MAX, slot: SlotWalk::new(table, 0, 0).next() });
     }
 
-    fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut Tokens) {
+    /// Appends the tokens of some buckets of one page.
+    fn decode(&mut self, table: &TokenTable, buckets: Range<usize>, tokens: &mut DecodedTokens) {
         let first = buckets.start & !(pages::BUCKETS - 1);
         let mut residuals = table.residuals_between(first, buckets.start);
         let mut collected = 0;
@@ -74,8 +76,9 @@ impl Decoder {
         self.complete(table, first, residuals, collected, tokens);
     }
 
-    /// Adds the lowest bits to the first so many places, given where in the page of bucket `first` those bits start.
-    fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut Tokens) {
+    /// Adds the lowest bits to the first `count` places, and appends the tokens. `start` is the
+    /// index, in the page of bucket `first`, at which those bits start.
+    fn complete(&self, table: &TokenTable, first: usize, start: usize, count: usize, tokens: &mut DecodedTokens) {
         let stride = table.stride;
         let near = ((first as u64) << PREFIX_BITS).wrapping_mul(stride);
         let residuals = &table.pages[first / pages::BUCKETS][start..start + count];

@@ -1,36 +1,39 @@
-//! Two tables of the same buckets, of which some nodes differ.
+//! The movement between two tables with the same buckets, if few of their nodes differ.
 
 use super::{
-    Entry, Position, SPILLED, TokenTable, Walk,
-    line::{CAPACITY, ELSEWHERE, Line, PREFIX_BITS},
+    Entry, Position, SPILLED, SlotWalk, TokenTable,
+    line::{CAPACITY, Line, NOT_IN_LINE, PREFIX_BITS},
     pages::{self, Residual},
 };
 
-/// What moves between two tables of the same buckets. Each of their nodes is *kept*, and has the very same tokens in both,
-/// or it is *exchanged*.
+/// Two tables with the same buckets. Each of their nodes is *kept*, and has exactly the same tokens
+/// in both, or it is *exchanged*.
 ///
-/// A position moves only if the next token, on either side, is of a node that is exchanged: one that is kept would be the
-/// next on both sides. So whatever moves ends at a token of an exchanged node, and of the others only those next to them
-/// are looked at.
+/// A position moves only if the next token, in either table, is of an exchanged node: a token of a
+/// kept node would be the next one in both. So whatever moves ends at a token of an exchanged node,
+/// and of the other tokens only their neighbours are looked at.
 pub(in crate::ring) struct Exchange<'t> {
     from: Side<'t>,
     to: Side<'t>,
 }
 
+/// One of the two tables.
 struct Side<'t> {
     table: &'t TokenTable,
-    /// For each slot, 1 if its node is exchanged. As long as can be, so that no slot is out of bounds; only what is asked
-    /// for comes into a cache.
+    /// For each slot, 1 if its node is exchanged. It has an element for every number of 16 bits, so
+    /// that no slot is out of bounds. Only the elements that are read come into a cache.
     exchanged: Box<[u8; 1 << u16::BITS]>,
 }
 
 /// A stretch of positions with one owner before and one after.
 pub(in crate::ring) struct Stretch {
-    /// The last token before, on either side.
+    /// The last token before the stretch, in either table.
     pub(in crate::ring) start: Position,
     /// The last position of the stretch.
     pub(in crate::ring) end: Position,
+    /// The slot of the owner before.
     pub(in crate::ring) from: u32,
+    /// The slot of the owner after.
     pub(in crate::ring) to: u32,
 }
 
@@ -38,13 +41,14 @@ impl<'t> Side<'t> {
     fn new(table: &'t TokenTable, slots: &[u32]) -> Option<Self> {
         let mut exchanged = Box::new([0; 1 << u16::BITS]);
         for slot in slots {
-            let slot = u16::try_from(*slot).ok().filter(|slot| *slot < ELSEWHERE)?;
+            let slot = u16::try_from(*slot).ok().filter(|slot| *slot < NOT_IN_LINE)?;
             exchanged[usize::from(slot)] = 1;
         }
         Some(Self { table, exchanged })
     }
 
-    /// Its line and residuals of a bucket, given the residuals of the page from there on, which are cut by those.
+    /// Returns the line and the residuals of a bucket. `residuals` are those of the page from this
+    /// bucket on; they are advanced to the next bucket.
     #[inline(always)]
     fn half(&self, bucket: usize, residuals: &mut &'t [Residual]) -> Half<'t> {
         let (own, others) = residuals.split_at(usize::from(self.table.counts[bucket] & !SPILLED));
@@ -53,10 +57,12 @@ impl<'t> Side<'t> {
         Half { line: &self.table.lines[bucket], residuals: own, near, stride: self.table.stride }
     }
 
-    /// Which tokens of a line are of nodes that are exchanged, from the lowest bit up.
+    /// Returns which tokens of a line are of exchanged nodes, as bits, the first token in the
+    /// lowest bit.
     ///
-    /// Looks at places whatever is in them: cheaper than to stop at the last token, which can't be predicted. Only that
-    /// there are no more than twelve nearly always can.
+    /// Looks at places whether or not they have a token. That is cheaper than stopping at the last
+    /// token, because the processor can't predict where to stop. It can only predict that there are
+    /// hardly ever more than twelve.
     #[inline(always)]
     fn exchanged(&self, half: &Half<'_>) -> u32 {
         let tokens = half.residuals.len();
@@ -73,18 +79,18 @@ impl<'t> Side<'t> {
     }
 }
 
-/// One side of a bucket that isn't spilled.
+/// A bucket that isn't spilled, in one of the tables.
 struct Half<'t> {
     line: &'t Line,
-    /// Of the line's tokens.
+    /// The residuals of the line's tokens.
     residuals: &'t [Residual],
-    /// What the prefixes' multiples of the stride are to be added to.
+    /// The number to which a prefix times the stride is added.
     near: u64,
     stride: u64,
 }
 
 impl Half<'_> {
-    /// The position of the last token, of which there is at least one.
+    /// Returns the position of the last token. The line must have one.
     #[inline(always)]
     fn last(&self) -> u64 {
         self.position(self.residuals.len() - 1)
@@ -98,8 +104,9 @@ impl Half<'_> {
 }
 
 impl<'t> Exchange<'t> {
-    /// Unless the tables' buckets differ, or there are slots too high for lines. `gone` are the slots of the nodes exchanged
-    /// in `from`, `came` of those in `to`.
+    /// Returns the exchange. `gone` are the slots of the exchanged nodes in `from`, `came` those in
+    /// `to`. Returns `None` if the tables have different buckets, or if one of these slots is too
+    /// high for lines.
     pub(in crate::ring) fn new(
         (from, gone): (&'t TokenTable, &[u32]),
         (to, came): (&'t TokenTable, &[u32]),
@@ -108,7 +115,8 @@ impl<'t> Exchange<'t> {
         Some(Self { from: Side::new(from, gone).filter(|_| alike)?, to: Side::new(to, came)? })
     }
 
-    /// Calls back with all stretches that end at a token of an exchanged node, ascending by their end.
+    /// Calls `each` with all stretches that end at a token of an exchanged node, ascending by their
+    /// end.
     pub(in crate::ring) fn for_each(&self, mut each: impl FnMut(Stretch)) {
         let sides = [&self.from, &self.to];
         let buckets = self.from.table.lines.len();
@@ -119,21 +127,23 @@ impl<'t> Exchange<'t> {
                 let [from, to] = &mut residuals;
                 let halves = [self.from.half(bucket, from), self.to.half(bucket, to)];
                 if sides.iter().any(|side| side.table.is_spilled(bucket)) {
-                    self.for_each_of_any(bucket, None, &mut each);
+                    self.for_each_in_any(bucket, None, &mut each);
                     previous = None;
                 } else {
-                    self.for_each_of_lines(bucket, previous.as_ref(), &halves, &mut each);
+                    self.for_each_in_lines(bucket, previous.as_ref(), &halves, &mut each);
                     previous = Some(halves).filter(|halves| halves.iter().all(|half| !half.residuals.is_empty()));
                 }
             }
         }
     }
 
-    /// Of one bucket with lines on both sides, and those of the bucket before if there are any with tokens.
+    /// Calls `each` with the stretches of one bucket that is spilled in neither table. `previous`
+    /// are the lines of the bucket before, if both have tokens.
     ///
-    /// Neither which side has the next token nor where its neighbours are can be predicted, so little of this branches.
+    /// The processor can predict neither which table has the next token nor where its neighbours
+    /// are, so there are few branches here.
     #[inline(always)]
-    fn for_each_of_lines(
+    fn for_each_in_lines(
         &self,
         bucket: usize,
         previous: Option<&[Half<'_>; 2]>,
@@ -144,7 +154,8 @@ impl<'t> Exchange<'t> {
         let mut exchanged = [self.from.exchanged(from), self.to.exchanged(to)];
         let mut last = None;
         while exchanged[0] | exchanged[1] != 0 {
-            // With no more of them, the padding at the end, which is above all.
+            // If one table has no more of them, the index is that of the padding at the end, which
+            // is above all prefixes.
             let indices = exchanged.map(|bits| (bits.trailing_zeros() as usize).min(CAPACITY));
             let side = usize::from(to.line.prefixes[indices[1]] < from.line.prefixes[indices[0]]);
             let (own, other) = (&halves[side], &halves[1 - side]);
@@ -153,10 +164,12 @@ impl<'t> Exchange<'t> {
             let rank = other.line.rank(prefix);
             let next = own.line.prefixes[(index + 1) & CAPACITY];
             let is_tie = (other.line.prefixes[rank] == prefix) | (next == prefix);
-            if is_tie | (other.line.slots[rank] == ELSEWHERE) {
-                // Only whole positions tell which comes first, or only a walk whose it is.
-                return self.for_each_of_any(bucket, last, each);
+            if is_tie | (other.line.slots[rank] == NOT_IN_LINE) {
+                // Only whole positions decide which token comes first, or only a walk finds the
+                // owner.
+                return self.for_each_in_any(bucket, last, each);
             }
+            // The stretch starts at the nearer of the tokens before, one in each table.
             let end = own.position(index);
             let start = match (index, rank) {
                 (0, 0) => match previous {
@@ -175,20 +188,21 @@ impl<'t> Exchange<'t> {
         }
     }
 
-    /// The last token on either side before a bucket, going round, seen from a position in it.
+    /// Returns the nearer, seen from a position in a bucket, of the last tokens before the bucket
+    /// in both tables, going round.
     #[inline(never)]
     fn last_before(&self, bucket: usize, position: u64) -> u64 {
         let last = |side: &Side<'_>| side.table.last_before(bucket, 0).map_or(position, Position::as_u64);
         let (from, to) = (last(&self.from), last(&self.to));
-        // One that is on the very spot is a whole lap away.
+        // A token on the same position is a whole lap away.
         let back = |token: u64| position.wrapping_sub(token).wrapping_sub(1);
         if back(from) < back(to) { from } else { to }
     }
 
-    /// Of one bucket of any kind, beyond a position.
+    /// Calls `each` with the stretches of one bucket of any kind that end beyond a position.
     #[cold]
     #[inline(never)]
-    fn for_each_of_any(&self, bucket: usize, beyond: Option<Position>, each: &mut impl FnMut(Stretch)) {
+    fn for_each_in_any(&self, bucket: usize, beyond: Option<Position>, each: &mut impl FnMut(Stretch)) {
         let (from, to) = (self.from.table.entries(bucket), self.to.table.entries(bucket));
         let is_any = |side: &Side<'_>, entries: &[Entry]| entries.iter().any(|entry| side.is_exchanged(entry.slot));
         if !is_any(&self.from, &from) && !is_any(&self.to, &to) {
@@ -200,7 +214,7 @@ impl<'t> Exchange<'t> {
         {
             let next = |side: &Side<'_>, entries: &[Entry], index: usize| match entries.get(index) {
                 Some(entry) => entry.slot,
-                None => Walk::new(side.table, bucket, index).next(),
+                None => SlotWalk::new(side.table, bucket, index).next(),
             };
             let (giver, taker) = (next(&self.from, &from, before), next(&self.to, &to, after));
             let is_new = beyond.is_none_or(|beyond| beyond < end);
@@ -216,7 +230,7 @@ impl<'t> Exchange<'t> {
 }
 
 impl TokenTable {
-    /// The tokens of a bucket.
+    /// Returns the tokens of a bucket.
     fn entries(&self, bucket: usize) -> Vec<Entry> {
         if self.is_spilled(bucket) {
             return self.spill(bucket).to_vec();

@@ -1,30 +1,33 @@
-//! What a look-up reads: one cache line a bucket.
+//! What a look-up reads: one cache line for each bucket.
 
 use std::ops::{Deref, DerefMut};
 
 use super::large_pages;
 
-/// The most tokens a line holds. The sixteenth place of `prefixes` is always [`PAD`], that of `slots` the sentinel of a
-/// full line.
+/// Maximum number of tokens in a line. The sixteenth place of `prefixes` is always [`PAD`]; that of
+/// `slots` is the sentinel of a full line.
 pub(super) const CAPACITY: usize = 15;
 
-/// Above every prefix that a token in a line may have.
+/// The prefix in places without a token. It is above every prefix that a token in a line may have.
 pub(super) const PAD: u16 = (1 << PREFIX_BITS) - 1;
 
-/// With the sixteenth bit free, one subtraction compares two prefixes.
+/// Number of bits in a prefix. The sixteenth bit is free, so one subtraction compares two prefixes.
 pub(super) const PREFIX_BITS: u32 = 15;
 
-/// Not a slot: the answer is to be had elsewhere. So slots from here on don't stand in lines.
-pub(in crate::ring) const ELSEWHERE: u16 = u16::MAX;
+/// The value, in a place for a slot, that says that the line does not have the slot: a slower
+/// search has the answer. So a node with this slot or a higher one does not stand in lines.
+pub(in crate::ring) const NOT_IN_LINE: u16 = u16::MAX;
 
 /// The tokens of one bucket: 15 bits of each position, ascending, and the slots of their nodes.
 ///
-/// Behind the last token's slot stands the *sentinel*: the slot of the first token beyond this bucket. So whatever the
-/// rank of a position among the tokens here, from none of them to all, the slot at that rank owns it. Behind the
-/// sentinel all slots are [`ELSEWHERE`], so that lines of the same tokens are the same.
+/// After the last token's slot stands the *sentinel*: the slot of the first token beyond this
+/// bucket. So whatever the rank of a position among the tokens here, from none of them to all, the
+/// slot at that rank owns the position. After the sentinel all slots are [`NOT_IN_LINE`], so that
+/// lines with the same tokens are equal.
 ///
-/// The line of a spilled bucket has [`ELSEWHERE`] in all slots, and the number of its spill in the first two prefixes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The line of a spilled bucket has [`NOT_IN_LINE`] in all slots, and the number of its spill in
+/// the first two prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(super) struct Line {
     pub(super) prefixes: [u16; CAPACITY + 1],
@@ -32,43 +35,46 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) const EMPTY: Self = Self { prefixes: [PAD; CAPACITY + 1], slots: [ELSEWHERE; CAPACITY + 1] };
+    pub(super) const EMPTY: Self = Self { prefixes: [PAD; CAPACITY + 1], slots: [NOT_IN_LINE; CAPACITY + 1] };
 
+    /// Returns the line of a spilled bucket.
     pub(super) fn spilled(spill: u32) -> Self {
         let mut line = Self::EMPTY;
         [line.prefixes[0], line.prefixes[1]] = [spill as u16, (spill >> 16) as u16];
         line
     }
 
-    /// The number of the spill, if this is the line of a spilled bucket.
+    /// Returns the number of the spill. This has to be the line of a spilled bucket.
     pub(super) fn spill(&self) -> usize {
         usize::from(self.prefixes[0]) | usize::from(self.prefixes[1]) << 16
     }
 
-    /// How many prefixes are below this one: at most [`CAPACITY`], as none is above the last, [`PAD`].
+    /// Returns the number of prefixes below this one: at most [`CAPACITY`], because the last prefix
+    /// is [`PAD`] and none is above it.
     #[inline(always)]
     pub(super) fn rank(&self, prefix: u16) -> usize {
         rank(&self.prefixes, prefix)
     }
 
-    /// Puts a token in at an index, where there is room for it.
+    /// Inserts a token at an index. The line must have room for it.
     #[inline(always)]
     pub(super) fn insert(&mut self, index: usize, prefix: u16, slot: u16) {
         insert(&mut self.prefixes, index, prefix);
         insert(&mut self.slots, index, slot);
     }
 
-    /// Takes out the token at an index.
+    /// Removes the token at an index.
     #[inline(always)]
     pub(super) fn remove(&mut self, index: usize) {
         remove(&mut self.prefixes, index, PAD);
-        remove(&mut self.slots, index, ELSEWHERE);
+        remove(&mut self.slots, index, NOT_IN_LINE);
     }
 }
 
+/// The prefixes or the slots of a line.
 type Places = [u16; CAPACITY + 1];
 
-/// Places in words of four, of which those before each index are set.
+/// For each index, a mask of the places before it, as words of four places.
 const BEFORE: [[u64; 4]; CAPACITY + 1] = {
     let mut before = [[0; 4]; CAPACITY + 1];
     let mut index = 0;
@@ -83,17 +89,20 @@ const BEFORE: [[u64; 4]; CAPACITY + 1] = {
     before
 };
 
+/// Returns the places as four words.
 #[inline(always)]
 fn words(places: &Places) -> [u64; 4] {
     let word = |four: &[u16]| (0..4).fold(0, |word, place| word | u64::from(four[place]) << (16 * place));
     std::array::from_fn(|number| word(&places[4 * number..4 * number + 4]))
 }
 
+/// Returns the places in these words.
 #[inline(always)]
 fn places(words: [u64; 4]) -> Places {
     std::array::from_fn(|place| (words[place / 4] >> (16 * (place % 4))) as u16)
 }
 
+/// Inserts a value at an index: the places from there on move up by one, without a branch.
 #[inline(always)]
 fn insert(line: &mut Places, index: usize, value: u16) {
     let (old, before) = (words(line), &BEFORE[index]);
@@ -102,6 +111,8 @@ fn insert(line: &mut Places, index: usize, value: u16) {
     line[index] = value;
 }
 
+/// Removes the value at an index: the places after it move down by one, without a branch, and
+/// `last` becomes the last one.
 #[inline(always)]
 fn remove(line: &mut Places, index: usize, last: u16) {
     let (old, before) = (words(line), &BEFORE[index]);
@@ -109,33 +120,36 @@ fn remove(line: &mut Places, index: usize, last: u16) {
     *line = places(std::array::from_fn(|number| old[number] & before[number] | moved(number) & !before[number]));
 }
 
-/// How many of these are below `prefix`: at most [`CAPACITY`], whatever they are.
+/// Returns the number of these prefixes that are below `prefix`. The last bits are masked, so the
+/// compiler sees that the result is at most [`CAPACITY`], whatever the prefixes are.
 ///
-/// Looks at all sixteen, without a branch: cheaper than to stop at the right one, which can't be predicted.
+/// Looks at all sixteen, without a branch. That is cheaper than stopping at the right one, because
+/// the processor can't predict where to stop.
 ///
-/// If the program is compiled for processors that count bits (x86-64-v2 and later), compilers make a mask of the comparisons
-/// and count its bits. For others they would count in a dozen steps: there, the difference has its top bit set where a prefix
-/// is below, and compilers make a few vector instructions of the sum.
+/// If the program is compiled for processors that count bits (x86-64-v2 and later), compilers make
+/// a mask of the comparisons and count its bits. For other processors that count would take a dozen
+/// steps. There, the difference has its top bit set if a prefix is below, and compilers make a few
+/// vector instructions of the sum.
 #[inline(always)]
 pub(super) fn rank(prefixes: &[u16; CAPACITY + 1], prefix: u16) -> usize {
     if cfg!(target_feature = "popcnt") {
-        // Signed, which needs no more than one instruction. With 15 bits it is the same.
+        // A signed comparison takes one instruction. With 15 bits its outcome is the same.
         return prefixes.iter().filter(|other| (**other as i16) < prefix as i16).count() & CAPACITY;
     }
     usize::from(prefixes.iter().map(|other| other.wrapping_sub(prefix) >> 15).sum::<u16>()) & CAPACITY
 }
 
-/// The lines of all buckets, side by side.
+/// The lines of all buckets, side by side in memory.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<Line>);
 
 impl Lines {
-    /// None, with room for so many.
+    /// Returns no lines, with room for those of `buckets`.
     pub(super) fn with_capacity(buckets: usize) -> Self {
         Self(large_pages::with_capacity(buckets))
     }
 
-    /// Adds lines without tokens, until there are so many.
+    /// Adds lines without tokens until there is one for each of `buckets`.
     pub(super) fn grow_to(&mut self, buckets: usize) {
         self.0.resize(buckets, Line::EMPTY);
     }

@@ -1,50 +1,56 @@
-//! A table's lines with a whole list of slots for each token, in place of its own slot.
+//! A table's lines with a whole list of slots for each token, instead of one slot.
 
 use super::{
-    Position, TokenTable, Walk, large_pages,
-    line::{CAPACITY, ELSEWHERE, PAD, rank},
+    Position, SlotWalk, TokenTable, large_pages,
+    line::{CAPACITY, NOT_IN_LINE, PAD, rank},
 };
 
-/// How many tokens a bucket shows here, and the sentinel.
+/// Number of ranks that a position may have in a bucket: one for each token, and one for the
+/// sentinel.
 const RANKS: usize = CAPACITY + 1;
 
-/// Numbers of 2 bytes in a cache line.
+/// Number of numbers of 2 bytes in a cache line.
 const CACHE_LINE: usize = 32;
 
-/// For each token, the first slots that a walk from it on is to give, all lists of the same length.
+/// For each token, a list of the first slots of a walk that starts at it. All lists have the same
+/// length.
 ///
-/// A bucket takes `RANKS * (1 + copies)` numbers: the prefixes of its line, and then for each rank that a position may
-/// have among them, the list of the token at that rank; behind the last token's, that of the first token beyond the
-/// bucket. So the answer stands where the question was decided, next to it.
+/// A bucket takes `RANKS * (1 + copies)` numbers. First come the prefixes of its line. Then comes,
+/// for each rank that a position may have among them, the list of the token at that rank. After the
+/// last token's list comes that of the first token beyond the bucket. So the answer stands next to
+/// the prefixes that decide it.
 ///
-/// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are [`ELSEWHERE`], and the
-/// first two prefixes are the number of the first of its lists in `far`, where there is one for each token and one more.
-#[derive(Debug, Clone)]
+/// If the bucket is spilled, or a slot in one of its lists doesn't fit 2 bytes, then the lists are
+/// [`NOT_IN_LINE`]. The first two prefixes are then the number of the bucket's first list in `far`,
+/// which has one list for each token and one more.
+#[derive(Clone, Debug)]
 pub(in crate::ring) struct Lists {
     near: Aligned,
     far: Vec<u32>,
     copies: usize,
 }
 
-/// One list: in one of the two, and the other is empty.
+/// One list. It is in one of the two slices, and the other is empty.
 pub(in crate::ring) type List<'a> = (&'a [u16], &'a [u32]);
 
 impl Lists {
-    /// Of the first `copies` slots that `list` gives for a walk; it has to give as many.
+    /// Returns the lists of the first `copies` slots that `list` returns for a walk. It must return
+    /// at least as many.
     pub(in crate::ring) fn new<'t, I: Iterator<Item = u32>>(
         table: &'t TokenTable,
         copies: usize,
-        list: impl Fn(Walk<'t>) -> I,
+        list: impl Fn(SlotWalk<'t>) -> I,
     ) -> Self {
         let near = Aligned::new(table.lines.len() * RANKS * (1 + copies));
         let mut lists = Self { near, far: Vec::new(), copies };
-        // Backwards, since the list behind a bucket's last token is the first of those beyond.
-        let mut beyond: Vec<_> = list(Walk::new(table, 0, 0)).take(copies).collect();
+        // Backwards, because the list after a bucket's last token is the first list of the buckets
+        // beyond.
+        let mut beyond: Vec<_> = list(SlotWalk::new(table, 0, 0)).take(copies).collect();
         let mut here = Vec::new();
         for bucket in (0..table.lines.len()).rev() {
             here.clear();
             (0..table.tokens_in(bucket))
-                .for_each(|index| here.extend(list(Walk::new(table, bucket, index)).take(copies)));
+                .for_each(|index| here.extend(list(SlotWalk::new(table, bucket, index)).take(copies)));
             here.extend_from_slice(&beyond);
             beyond.copy_from_slice(&here[..copies]);
             lists.put(table, bucket, &here);
@@ -55,7 +61,7 @@ impl Lists {
     fn put(&mut self, table: &TokenTable, bucket: usize, slots: &[u32]) {
         let numbers = RANKS * (1 + self.copies);
         let (prefixes, lists) = self.near.numbers_mut()[bucket * numbers..][..numbers].split_at_mut(RANKS);
-        if !table.is_spilled(bucket) && slots.iter().all(|slot| *slot < u32::from(ELSEWHERE)) {
+        if !table.is_spilled(bucket) && slots.iter().all(|slot| *slot < u32::from(NOT_IN_LINE)) {
             prefixes.copy_from_slice(&table.lines[bucket].prefixes);
             lists.iter_mut().zip(slots).for_each(|(number, slot)| *number = *slot as u16);
             return;
@@ -67,32 +73,33 @@ impl Lists {
         self.far.extend_from_slice(slots);
     }
 
-    /// How many slots each list has.
+    /// Returns the number of slots in each list.
     pub(in crate::ring) fn copies(&self) -> usize {
         self.copies
     }
 
-    /// The list of the first token at or after a position, in the table that these were made of.
+    /// Returns the list of the first token at or after a position. `table` is the one that the
+    /// lists were made from.
     #[inline(always)]
     pub(in crate::ring) fn at(&self, table: &TokenTable, position: Position) -> List<'_> {
         let (bucket, prefix) = table.place(position);
         let (prefixes, lists) = self.bucket(bucket);
         let rank = rank(prefixes, prefix);
         let list = &lists[rank * self.copies..][..self.copies];
-        // Where the prefixes are equal, only the whole positions tell.
-        if prefixes[rank] == prefix || list.first() == Some(&ELSEWHERE) {
-            return self.at_elsewhere(table, position);
+        // If the prefixes are equal, only the whole positions decide.
+        if prefixes[rank] == prefix || list.first() == Some(&NOT_IN_LINE) {
+            return self.at_slow(table, position);
         }
         (list, &[])
     }
 
-    /// As [`at`](Self::at), where more than the prefixes is to be looked at.
+    /// Does what [`at`](Self::at) does, also if the prefixes do not decide or the list is in `far`.
     #[cold]
     #[inline(never)]
-    fn at_elsewhere(&self, table: &TokenTable, position: Position) -> List<'_> {
+    fn at_slow(&self, table: &TokenTable, position: Position) -> List<'_> {
         let (bucket, index) = table.locate(position);
         let (prefixes, lists) = self.bucket(bucket);
-        if lists.first() == Some(&ELSEWHERE) {
+        if lists.first() == Some(&NOT_IN_LINE) {
             let first = usize::from(prefixes[0]) | usize::from(prefixes[1]) << 16;
             return (&[], &self.far[(first + index) * self.copies..][..self.copies]);
         }
@@ -107,8 +114,8 @@ impl Lists {
     }
 }
 
-/// Numbers that begin where a cache line does, all [`ELSEWHERE`] at first. So a bucket's prefixes are in one line, and
-/// with three copies its lists in that and the next.
+/// Numbers that start at the start of a cache line, all [`NOT_IN_LINE`] at first. So a bucket's
+/// prefixes are in one cache line, and with three copies its lists are in that and the next.
 #[derive(Debug)]
 struct Aligned {
     buffer: Vec<u16>,
@@ -118,7 +125,7 @@ struct Aligned {
 impl Aligned {
     fn new(len: usize) -> Self {
         let mut buffer = large_pages::with_capacity(len + CACHE_LINE - 1);
-        buffer.resize(len + CACHE_LINE - 1, ELSEWHERE);
+        buffer.resize(len + CACHE_LINE - 1, NOT_IN_LINE);
         let start = buffer.as_ptr().align_offset(CACHE_LINE * size_of::<u16>()).min(CACHE_LINE - 1);
         Self { buffer, start }
     }

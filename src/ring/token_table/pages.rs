@@ -1,16 +1,17 @@
-//! What a line leaves out: the rest of each token's position.
+//! The bits of each token's position that a line leaves out.
 
 /// The lowest 48 bits of a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Residual([u16; 3]);
 
+/// Number of bits in a residual.
 const BITS: u32 = 48;
 const MASK: u64 = (1 << BITS) - 1;
 
-/// How many buckets share a page.
+/// Number of buckets that share a page.
 pub(super) const BUCKETS: usize = 16;
 
-/// Room for what comes, when a page is full: about one in sixteen.
+/// Number of residuals by which a full page grows: about one in sixteen.
 const GROWTH: usize = 8;
 
 impl Residual {
@@ -20,7 +21,8 @@ impl Residual {
         Self([position as u16, (position >> 16) as u16, (position >> 32) as u16])
     }
 
-    /// The one position from `near` on, and less than 2^48 beyond, that has these lowest bits.
+    /// Returns the one position that has these lowest bits and is at least `near` and less than
+    /// 2^48 above it.
     #[inline]
     pub(super) fn from(self, near: u64) -> u64 {
         let low = u64::from(self.0[0]) | u64::from(self.0[1]) << 16 | u64::from(self.0[2]) << 32;
@@ -28,10 +30,12 @@ impl Residual {
     }
 }
 
-/// The residuals of all tokens in the lines of [`BUCKETS`] neighbouring buckets, clockwise. Kept apart from the lines
-/// since a look-up needs them only where its position and a token's agree in all bits of the prefix.
+/// The residuals of all tokens in the lines of [`BUCKETS`] neighbouring buckets, clockwise. They
+/// are apart from the lines because a look-up needs them only if its position and a token's agree
+/// in all bits of the prefix.
 pub(super) type Page = Vec<Residual>;
 
+/// Inserts a residual at an index of a page.
 pub(super) fn insert(page: &mut Page, index: usize, residual: Residual) {
     if page.len() == page.capacity() {
         page.reserve_exact(GROWTH);

@@ -1,26 +1,28 @@
-//! A table against a list that is kept sorted and walked from the start: any sequence of changes, tokens where they
-//! hurt, and slots that no line can hold.
+//! Compares a table with a sorted list that is walked from its start: any sequence of changes,
+//! tokens at difficult positions, and slots that no line can hold.
 
 use proptest::prelude::*;
 
-use super::{Entry, Load, Position, TokenTable, line::ELSEWHERE};
+use super::{Entry, Position, TokenTable, TokensPerBucket, line::NOT_IN_LINE};
 use crate::ring::{HashRing, Placement};
 
-/// In the order in which tokens are met. Where they collide, the higher slot comes first: the table must ask, not guess.
+/// The tokens in the order in which a walk meets them. If tokens collide, the higher slot comes
+/// first, so that a table that does not call `precedes` fails.
 type Model = Vec<(u64, std::cmp::Reverse<u32>)>;
 
 fn precedes(a: u32, b: u32) -> bool {
     a > b
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Change {
     Insert(u32, Vec<u64>),
     Remove(usize, usize),
     Reassign(usize, u32),
 }
 
-/// Uniform ones; and crowds that share a bucket, a prefix, or all but the lowest bits, at the ends of the circle too.
+/// Uniform positions, and crowds that share a bucket, a prefix, or all but the lowest bits, also at
+/// the ends of the circle.
 fn position() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => any::<u64>(),
@@ -33,7 +35,7 @@ fn position() -> impl Strategy<Value = u64> {
 }
 
 fn slot() -> impl Strategy<Value = u32> {
-    prop_oneof![8 => 0..5_u32, 1 => (0..3_u32).prop_map(|above| u32::from(ELSEWHERE) - 1 + above)]
+    prop_oneof![8 => 0..5_u32, 1 => (0..3_u32).prop_map(|above| u32::from(NOT_IN_LINE) - 1 + above)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -59,7 +61,7 @@ fn apply(change: &Change, table: &mut TokenTable, model: &mut Model) {
             model.sort_unstable();
         }
         Change::Remove(first, count) => {
-            // Some tokens of one slot, not all that it has.
+            // Some tokens of one slot, but not necessarily all of them.
             let (_, slot) = model[first % model.len()];
             let chosen: Vec<_> = model.iter().copied().filter(|(_, owner)| *owner == slot).take(*count).collect();
             if chosen.len() == model.len() {
@@ -83,7 +85,7 @@ fn apply(change: &Change, table: &mut TokenTable, model: &mut Model) {
 
 fn assert_equal(table: &TokenTable, model: &Model) {
     assert!(table.iter().eq(model.iter().copied().map(entry)), "{:?}\n{model:?}", table.iter().collect::<Vec<_>>());
-    let by_slot: Vec<u32> = (0..u32::from(ELSEWHERE)).collect();
+    let by_slot: Vec<u32> = (0..u32::from(NOT_IN_LINE)).collect();
     let near = |token: u64| [token.wrapping_sub(1), token, token.wrapping_add(1)];
     for position in model.iter().flat_map(|(token, _)| near(*token)).chain([0, 1 << 63, u64::MAX]) {
         let successor = model.iter().position(|(token, _)| *token >= position).unwrap_or(0);
@@ -95,7 +97,7 @@ fn assert_equal(table: &TokenTable, model: &Model) {
         let owner = model[successor].1.0;
         let found = table.owner(Position::new(position), &by_slot);
         assert!(found.is_none_or(|slot| *slot == owner), "{found:?} instead of {owner} at {position:x}");
-        assert_eq!(table.owner_elsewhere(Position::new(position)), owner);
+        assert_eq!(table.owner_slow(Position::new(position)), owner);
 
         let neighbours = table.neighbours(Position::new(position));
         let before = model.iter().rev().map(|(token, _)| *token).find(|token| *token < position);
@@ -113,7 +115,7 @@ proptest! {
         changes in prop::collection::vec(change(), 1..12),
     ) {
         let mut model: Model = start.into_iter().map(|token| (token, std::cmp::Reverse(0))).collect();
-        let mut table = TokenTable::new(Load::OF_RANDOM, model.len(), model.iter().copied().map(entry));
+        let mut table = TokenTable::new(TokensPerBucket::OF_RANDOM, model.len(), model.iter().copied().map(entry));
         model.sort_unstable();
         assert_equal(&table, &model);
         for change in &changes {
@@ -123,12 +125,13 @@ proptest! {
     }
 }
 
-/// All tokens at one spot: one bucket holds them all, and the lines of all others lead there.
+/// All tokens are at one spot: one bucket has all of them, and the sentinels of all other lines
+/// point there.
 #[test]
-fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
+fn a_change_with_a_crowd_on_one_spot_takes_at_most_a_pass_over_the_table() {
     const CROWD: u64 = 200_000;
     let model: Vec<_> = (0..CROWD).map(|token| (u64::MAX / 3 + token, std::cmp::Reverse(0))).collect();
-    let mut table = TokenTable::new(Load::OF_RANDOM, model.len(), model.iter().copied().map(entry));
+    let mut table = TokenTable::new(TokensPerBucket::OF_RANDOM, model.len(), model.iter().copied().map(entry));
     let newcomers: Vec<_> = (0..2_000).map(|token| Position::new(u64::MAX / 3 - 2_000 + token)).collect();
     let start = std::time::Instant::now();
     for _ in 0..5 {
@@ -140,12 +143,13 @@ fn a_crowd_on_one_spot_takes_no_more_than_a_pass_over_the_table() {
     assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
 }
 
-/// Each section that is done tells those before it what it begins with. One without tokens has nothing to tell; it used to, and
-/// in a table that is empty but for its end all of them told all that came before.
+/// A section that is finished sets the sentinels of the sections before it, but only if it has
+/// tokens. Once, sections without tokens did so, too, and in a table that is empty except for its
+/// end each of them went through all sections before it.
 #[test]
-fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
+fn a_table_that_is_empty_except_for_its_end_is_built_in_one_pass() {
     let crowd: Vec<_> = (0..100).rev().map(|token| (u64::MAX - token, std::cmp::Reverse(0))).collect();
-    let build = |crowd: &[_]| TokenTable::new(Load::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
+    let build = |crowd: &[_]| TokenTable::new(TokensPerBucket::OF_RANDOM, 8 << 19, crowd.iter().copied().map(entry));
     let least = |crowd: &[_]| {
         let time = |_| {
             let start = std::time::Instant::now();
@@ -166,12 +170,13 @@ fn a_table_that_is_empty_but_for_its_end_is_built_in_a_pass() {
 
 fn spilled_share(ring: &HashRing) -> f64 {
     let entries = ring.tokens().map(|token| Entry { position: token.position, slot: 0 });
-    let table = TokenTable::new(Load::OF_EVEN, ring.token_count(), entries);
+    let table = TokenTable::new(TokensPerBucket::OF_EVEN, ring.token_count(), entries);
     let spilled = (0..table.lines.len()).filter(|bucket| table.is_spilled(*bucket)).count();
     spilled as f64 / table.lines.len() as f64
 }
 
-/// Tokens on the ends of buckets have the one prefix that no line holds; look-ups in such a ring took seven times as long.
+/// Tokens on the ends of buckets have the one prefix that no line can hold. Look-ups in a ring of
+/// such tokens took seven times as long.
 #[test]
 fn nearly_all_tokens_of_a_balanced_ring_fit_lines_fresh_and_after_changes() {
     for nodes in [1, 2, 10, 100, 1_000_usize] {

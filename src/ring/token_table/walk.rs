@@ -1,42 +1,43 @@
-//! Going round a table token by token.
+//! Going round a table, token by token.
 
 use super::{
     Entry, Position, TokenTable,
-    line::{CAPACITY, ELSEWHERE, PAD},
+    line::{CAPACITY, NOT_IN_LINE, PAD},
     pages,
 };
 
-/// Clockwise over the slots of tokens, round and round for ever.
+/// An endless walk clockwise over the slots of tokens, lap after lap.
 #[derive(Clone)]
-pub(in crate::ring) struct Walk<'a> {
+pub(in crate::ring) struct SlotWalk<'a> {
     table: &'a TokenTable,
     bucket: usize,
-    /// Of the token to come; may be beyond the last of its bucket.
+    /// The index of the next token in its bucket. It may be beyond the last.
     index: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> SlotWalk<'a> {
     #[inline]
     pub(super) fn new(table: &'a TokenTable, bucket: usize, index: usize) -> Self {
         Self { table, bucket, index }
     }
 
-    /// The slot of the token to come. A table that is asked has tokens.
+    /// Returns the slot of the next token. The table must have tokens.
     #[inline]
     pub(in crate::ring) fn next(&mut self) -> u32 {
         if let Some(line) = self.table.lines.get(self.bucket) {
             let index = self.index & CAPACITY;
             let slot = line.slots[index];
-            if line.prefixes[index] != PAD && slot != ELSEWHERE {
+            if line.prefixes[index] != PAD && slot != NOT_IN_LINE {
                 self.index += 1;
                 return u32::from(slot);
             }
         }
-        self.next_elsewhere()
+        self.next_slow()
     }
 
-    /// As [`next`](Self::next), where the line is at its end or spilled.
-    fn next_elsewhere(&mut self) -> u32 {
+    /// Does what [`next`](Self::next) does, also if the line is at its end or the bucket is
+    /// spilled.
+    fn next_slow(&mut self) -> u32 {
         loop {
             if self.table.is_spilled(self.bucket) {
                 if let Some(entry) = self.table.spill(self.bucket).get(self.index) {
@@ -56,13 +57,13 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// All tokens with their whole positions, clockwise from position 0.
+/// An iterator over all tokens with their whole positions, clockwise from position 0.
 #[derive(Clone)]
 pub(in crate::ring) struct Entries<'a> {
     table: &'a TokenTable,
     bucket: usize,
     index: usize,
-    /// Where in its page the residuals of the bucket's line start.
+    /// The index in the page at which the residuals of the bucket's line start.
     start: usize,
     stride: u64,
     remaining: usize,

@@ -1,6 +1,6 @@
 //! What several of the ring's tests need: random members, a hasher that collides, a ring so simple
-//! that its correctness is obvious
-//! ([`model`]), and a reader for the answers of other software ([`golden_file`]).
+//! that its correctness is obvious ([`model`]), and a reader for the answers of other software
+//! ([`golden_file`]).
 
 #[cfg(any(feature = "ketama", feature = "nginx"))]
 pub mod golden_file;
@@ -13,7 +13,7 @@ use ringpact::ring::{HashRing, KeyHasher, Node, Position, Xxh3};
 
 /// Sends everything to one of `SPOTS` positions, so that tokens of different nodes collide all the
 /// time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crowded;
 
 pub const SPOTS: u64 = 11;

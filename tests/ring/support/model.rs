@@ -9,7 +9,7 @@ use ringpact::ring::{HashRing, KeyHasher, Node, Position, RingError, Xxh3};
 
 /// Placements of tokens that are hard for the ring: on few spots, in few dense clusters, or just
 /// before the ends of buckets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placing {
     Uniform,
     Spots,
@@ -30,7 +30,7 @@ impl KeyHasher for Placing {
 }
 
 /// One change of a ring.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub enum Step {
     Add(Node),
     Remove(String),
@@ -38,7 +38,7 @@ pub enum Step {
 }
 
 /// Nodes, and their tokens in a sorted list. A look-up walks the list from its start.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Model {
     placing: Placing,
     virtual_nodes: u32,

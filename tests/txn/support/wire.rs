@@ -94,7 +94,7 @@ impl Endpoint for Wire {
         let sent = match &request {
             Request::Branch { verb, .. } => Sent::Branch(*verb),
             Request::InDoubt { .. } => Sent::InDoubt,
-            Request::Verdict { .. } => unreachable!("no test asks a participant for a verdict"),
+            other => unreachable!("no participant is asked {other:?}"),
         };
         self.0.sent.lock().push(sent);
         let fate = (self.0.fates.lock())(sent);

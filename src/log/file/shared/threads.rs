@@ -1,4 +1,4 @@
-//! The side of the log's own threads: what the writer and the keeper are to do, and what they have to say.
+//! The side of the log's own threads: what the writer and the keeper must do, and what they report.
 
 use std::{
     io, mem,
@@ -10,14 +10,14 @@ use parking_lot::MutexGuard;
 
 use super::{
     super::{
+        batch_gate::BatchGate,
         format,
-        gate::Gate,
-        queue::{Batch, Ending, Upkeep, Work},
-        segment::{Replaced, Spare, framed_bytes},
+        pen::Pen,
+        queue::{Batch, Shutdown, Upkeep, Work},
+        segment::{ReplacedSegment, SpareSegment, framed_bytes},
         wakers::Wakers,
-        writer::Pen,
     },
-    Carried, Guarded, Order, Shared, Sleep, frame_live,
+    CarriedBatch, Guarded, LogShared, Sleep, frame_live,
 };
 use crate::{
     log::{LiveRecords, Lsn},
@@ -25,15 +25,17 @@ use crate::{
 };
 
 /// The writer's side.
-impl Shared {
-    /// Lays the pen down until there is something to do, and says what. Where the last batch has no seal yet,
-    /// `seal_after` is how long there must be nothing to do before it gets one. A batch to write is in the pen's buffer.
+impl LogShared {
+    /// Lays the pen down until there is something to do. Returns the pen and the work. If the last
+    /// batch has no seal yet, `seal_after` is how long the log must be idle before that batch gets
+    /// one. A batch to write is in the pen's buffer.
     pub(in crate::log::file) fn next_work(&self, pen: Box<Pen>, seal_after: Duration) -> (Box<Pen>, Work) {
         let mut guarded = self.queue.lock();
         guarded.pen = Some(pen);
         loop {
             if guarded.pen.is_some() && guarded.queue.has_work() {
-                // The locks are asked for in the wrong order, so not for long; where that fails, in the right one.
+                // The locks are taken in the wrong order, so this only tries. If that fails, they
+                // are taken in the right order.
                 let found = if let Some(mut live) = self.live.try_lock() {
                     self.take_work(&mut live, guarded)
                 } else {
@@ -47,7 +49,8 @@ impl Shared {
                 guarded = self.queue.lock();
                 continue;
             }
-            // Who has the pen, or makes room, wakes the writer up where there is something to seal then.
+            // A caller that has the pen, or makes room, wakes the writer if there is something to
+            // seal then.
             let may_seal = guarded.pen.as_ref().is_some_and(|pen| !pen.segment.is_sealed());
             let sleep = if may_seal && guarded.queue.has_room_for_seal() { Sleep::UntilSeal } else { Sleep::Forever };
             let before = guarded.queue.batches;
@@ -59,7 +62,7 @@ impl Shared {
                     false
                 }
             };
-            // Who had something for the writer to do has also woken it up.
+            // A caller that had something for the writer to do has also woken it.
             let is_idle = guarded.writer_sleeps.take().is_some() && timed_out && guarded.queue.batches == before;
             if is_idle && let Some(pen) = guarded.pen.take_if(|pen| !pen.segment.is_sealed()) {
                 if let Some(seal) = guarded.queue.take_seal() {
@@ -70,8 +73,8 @@ impl Shared {
         }
     }
 
-    /// Takes the pen, if it is there, and something to do, if there is anything. The records of a batch are folded into
-    /// the live ones before anything else can look at those.
+    /// Takes the pen, if it is here, and the next work, if there is any. The records of a batch are
+    /// folded into the live ones before any other thread can look at those.
     fn take_work(&self, live: &mut LiveRecords, mut guarded: MutexGuard<'_, Guarded>) -> Option<(Box<Pen>, Work)> {
         let mut pen = guarded.pen.take()?;
         let Some(work) = guarded.queue.next_work(&mut pen.buffer) else {
@@ -87,7 +90,8 @@ impl Shared {
         Some((pen, work))
     }
 
-    /// That this was done is told to the queue once the batch is durable, for that takes its lock anyhow.
+    /// Folds the records of the batch in. The queue hears of it once the batch is durable, because
+    /// that takes the queue's lock anyway.
     pub(super) fn fold(&self, live: &mut LiveRecords, pen: &Pen, batch: Batch) {
         self.fold_frames(live, &pen.buffer[batch.folded..]);
     }
@@ -99,8 +103,8 @@ impl Shared {
         self.live_bytes.store(framed_bytes(live), Ordering::Release);
     }
 
-    /// A caller who has written lays the pen down: says to all who wait for the batch that it is durable, and leaves
-    /// what has come meanwhile to the writer.
+    /// Lays down the pen of a caller that has written. Reports the batch as durable to all that
+    /// wait for it, and leaves what was queued meanwhile to the writer.
     pub(in crate::log::file) fn lay_down(&self, mut pen: Box<Pen>, batch: Batch, written: io::Result<()>) {
         let mut wakers = mem::take(&mut pen.wakers);
         let mut guarded = self.queue.lock();
@@ -119,20 +123,22 @@ impl Shared {
         self.notifier.wake(&mut wakers);
     }
 
-    /// The last record written, if the writer, about to stop, should seal it: only a clean close does.
+    /// Returns the last record written if the writer, which is about to stop, should seal it: only
+    /// a clean close does.
     pub(in crate::log::file) fn closed_cleanly(&self) -> Option<Lsn> {
         let guarded = self.queue.lock();
-        (guarded.queue.ending == Some(Ending::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
+        (guarded.queue.shutdown == Some(Shutdown::Close) && !guarded.queue.is_broken()).then_some(guarded.queue.taken)
     }
 
-    /// The log is closed, and that was noted or not.
+    /// Notes that the log is closed, and whether the identity file says so.
     pub(in crate::log::file) fn closed(&self, noted: io::Result<()>) {
         self.queue.lock().queue.unclosed = noted.err().map(Arc::new);
     }
 
-    /// Takes all that was accepted into one batch, to be carried over with all that is live into the spare segment. The
-    /// live records stay locked meanwhile, so that nothing accepted later is among them.
-    pub(in crate::log::file) fn carry_over(&self, pen: &mut Pen) -> Option<(Spare, Carried)> {
+    /// Takes all that was accepted into one batch, to be carried over with all live records into
+    /// the spare segment. The live records stay locked meanwhile, so that nothing accepted later is
+    /// among them.
+    pub(in crate::log::file) fn carry_over(&self, pen: &mut Pen) -> Option<(SpareSegment, CarriedBatch)> {
         let mut live = self.live.lock();
         let (spare, batch) = {
             let mut guarded = self.queue.lock();
@@ -143,10 +149,11 @@ impl Shared {
         self.fold(&mut live, pen, batch);
         let (frames, count) = frame_live(&live);
         self.queue.lock().queue.carried(frames.len() as u64);
-        Some((spare, Carried { batch, frames, count }))
+        Some((spare, CarriedBatch { batch, frames, count }))
     }
 
-    /// The batch is durable: says so to all who wait for it. `wakers` is the writer's own list, empty.
+    /// Reports the batch as durable to all that wait for it. `wakers` is the writer's own list,
+    /// empty.
     pub(in crate::log::file) fn complete(&self, batch: Batch, wakers: &mut Wakers) {
         let mut guarded = self.queue.lock();
         self.now_durable(&mut guarded, batch, wakers);
@@ -160,7 +167,7 @@ impl Shared {
         let queue = &mut guarded.queue;
         debug_assert!(queue.in_flight && queue.taken == batch.last, "only what is in flight completes");
         if queue.is_broken() {
-            return; // something else has failed meanwhile, and failure is final; the writer tells everybody
+            return; // something else has failed meanwhile, and failure is final; the writer tells all that wait
         }
         self.durable.store(batch.last.number(), Ordering::Release);
         queue.in_flight = false;
@@ -169,7 +176,7 @@ impl Shared {
         mem::swap(&mut queue.wakers_in_flight, wakers);
     }
 
-    /// The writer is gone, for this reason or in peace: wakes everybody there is.
+    /// Notes that the writer is gone, because of this failure or in peace, and wakes all that wait.
     pub(in crate::log::file) fn stop(&self, failure: Option<io::Error>) {
         let mut guarded = self.queue.lock();
         let queue = &mut guarded.queue;
@@ -183,29 +190,29 @@ impl Shared {
         wakers.append(mem::take(&mut queue.wakers_filling));
         drop(guarded);
         self.room.notify_all();
-        self.gates.iter().for_each(Gate::open);
+        self.gates.iter().for_each(BatchGate::open);
         self.notifier.wake(&mut wakers);
         self.notifier.end();
     }
 }
 
 /// The keeper's side.
-impl Shared {
-    /// Waits until there is something to do besides writing, and says what.
-    pub(in crate::log::file) fn next_upkeep(&self) -> Order {
+impl LogShared {
+    /// Blocks until there is something to do besides writing, and returns it.
+    pub(in crate::log::file) fn next_upkeep(&self) -> Upkeep<ReplacedSegment, Option<SpareSegment>> {
         let mut guarded = self.queue.lock();
         loop {
             if let Some(upkeep) = guarded.queue.next_upkeep() {
                 let replaced = |guarded: &mut Guarded| guarded.replaced.take().expect("it comes with its size");
                 return match upkeep {
-                    Upkeep::Remove => Order::Remove(replaced(&mut guarded)),
-                    Upkeep::Reuse => Order::Reuse(replaced(&mut guarded)),
-                    Upkeep::Prepare(bytes) => Order::Prepare(bytes, guarded.spare.take()),
-                    Upkeep::Stop => Order::Stop,
+                    Upkeep::Remove(()) => Upkeep::Remove(replaced(&mut guarded)),
+                    Upkeep::Reuse(()) => Upkeep::Reuse(replaced(&mut guarded)),
+                    Upkeep::Prepare(bytes, ()) => Upkeep::Prepare(bytes, guarded.spare.take()),
+                    Upkeep::Stop => Upkeep::Stop,
                 };
             }
-            // A segment that somebody waits for may have to wait for the writer, who may not know: records that were
-            // accepted since, lazily, need the spare segment that there is.
+            // A segment that a caller waits for may itself have to wait for the writer, which may
+            // not know: records that were accepted since, lazily, need the present spare segment.
             if guarded.queue.has_work() {
                 self.wake_writer(&mut guarded);
             }
@@ -215,8 +222,8 @@ impl Shared {
         }
     }
 
-    /// An attempt to prepare a spare segment has ended: with one, or for want of room.
-    pub(in crate::log::file) fn prepared(&self, result: Result<Spare, io::Error>) {
+    /// Notes that an attempt to prepare a spare segment has ended: with one, or with an error.
+    pub(in crate::log::file) fn prepared(&self, result: Result<SpareSegment, io::Error>) {
         let mut guarded = self.queue.lock();
         match result {
             Ok(spare) => {
@@ -229,22 +236,23 @@ impl Shared {
         self.room.notify_all();
     }
 
-    /// A segment was replaced, and is the keeper's now.
-    pub(in crate::log::file) fn replaced(&self, replaced: Replaced) {
+    /// Notes that a segment was replaced, and hands it to the keeper.
+    pub(in crate::log::file) fn replaced(&self, replaced: ReplacedSegment) {
         let mut guarded = self.queue.lock();
         guarded.queue.has_replaced(replaced.bytes());
         guarded.replaced = Some(replaced);
         self.wake_keeper(&mut guarded);
     }
 
-    /// Something has failed outside of the writer, which is to stop for it.
+    /// Notes that something has failed outside of the writer, which must stop because of it.
     pub(in crate::log::file) fn broke(&self, error: io::Error) {
         let mut guarded = self.queue.lock();
         guarded.queue.broken.get_or_insert(error);
         self.wake_writer(&mut guarded);
     }
 
-    /// The writer has stopped, for this reason or in peace; the keeper has nothing more to do.
+    /// Notes that the writer has stopped, because of this failure or in peace. The keeper has
+    /// nothing more to do.
     pub(in crate::log::file) fn dismiss_keeper(&self, failure: Option<io::Error>) {
         let mut guarded = self.queue.lock();
         if let Some(error) = failure {
@@ -256,8 +264,8 @@ impl Shared {
         self.upkeep.notify_one();
     }
 
-    /// What the keeper left undone.
-    pub(in crate::log::file) fn left_undone(&self) -> (Option<Replaced>, Option<Spare>) {
+    /// Returns what the keeper left undone.
+    pub(in crate::log::file) fn left_undone(&self) -> (Option<ReplacedSegment>, Option<SpareSegment>) {
         let mut guarded = self.queue.lock();
         (guarded.replaced.take(), guarded.spare.take())
     }

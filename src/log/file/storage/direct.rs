@@ -1,8 +1,8 @@
-//! Writing past the system's cache, where there is a way to.
+//! Writing past the system's cache, if there is a way to.
 //!
-//! A log is written once, in whole blocks, and hardly ever read: a copy of it in the cache is of no use, and costs the
-//! allocation of its pages, which is more than all else that a large batch needs of the system. (`src/docs/log_speed.md`
-//! has the figures.)
+//! A log is written once, in whole blocks, and hardly ever read. A copy of it in the cache is of no
+//! use, and costs the allocation of its pages, which is more than all else that a large batch needs
+//! of the system. (`src/docs/log_speed.md` has the figures.)
 
 use std::{
     fs::File,
@@ -11,10 +11,12 @@ use std::{
 
 use crate::log::file::format::BLOCK;
 
-/// What devices ask of a buffer's address, of its length and of its place in the file: their sector at the most.
+/// Alignment that devices ask of a buffer's address, of its length and of its place in the file, in
+/// bytes: their sector at most.
 const ALIGNMENT: usize = BLOCK as usize;
 
-/// So much is copied and written at a time: enough that the system's part in it counts for little.
+/// Number of bytes copied and written at a time: enough that the system's part in it counts for
+/// little.
 const CHUNK: usize = 1 << 20;
 
 /// Whether these bytes can be written there past the cache.
@@ -22,14 +24,15 @@ pub(super) const fn suits(offset: u64, bytes: &[u8]) -> bool {
     offset.is_multiple_of(ALIGNMENT as u64) && bytes.len().is_multiple_of(ALIGNMENT)
 }
 
-/// What it takes besides the file: memory that begins where devices want it to. Bytes are copied there, which costs
-/// less than what it saves.
-pub(super) struct Direct {
+/// What writing past the cache takes besides the file: memory that begins where devices want it to.
+/// Bytes are copied there, which costs less than what it saves.
+pub(super) struct DirectIo {
     memory: Vec<u8>,
 }
 
-impl Direct {
-    /// Has all that is written to the file go past the cache. `None`: there is no way to.
+impl DirectIo {
+    /// Makes all that is written to the file go past the cache. Returns `None` if there is no way
+    /// to.
     pub(super) fn enable(file: &File) -> Option<Self> {
         set(file, true).ok().map(|()| Self { memory: Vec::new() })
     }
@@ -38,7 +41,7 @@ impl Direct {
         set(file, false)
     }
 
-    /// Writes the bytes, which [`suits`] has let pass.
+    /// Writes the bytes, for which [`suits`] must have returned true.
     pub(super) fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
         let needed = bytes.len().min(CHUNK) + ALIGNMENT;
         if self.memory.len() < needed {

@@ -1,4 +1,4 @@
-//! One service: its live instances, and what happened to them lately.
+//! One service: its live instances and their latest changes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,43 +9,53 @@ use std::{
 use super::{Instance, LeaseToken};
 use crate::ring::{DEFAULT_VIRTUAL_NODES, MAX_TOKENS, NodeId};
 
-/// The most live instances a service may have. A ring of as many nodes of weight 1 stays within
+/// Maximum number of live instances of a service. A ring of as many nodes of weight 1 stays within
 /// [`MAX_TOKENS`](crate::ring::MAX_TOKENS) at the default number of virtual nodes.
 pub const MAX_INSTANCES: usize = 16_384;
 
-/// The most that the live instances of a service may weigh together: 26,214. A ring of that weight stays within
-/// [`MAX_TOKENS`] at the default number of virtual nodes, so every follower with default settings can hold the service.
+/// Maximum weight of all live instances of a service together: 26,214. A ring of that weight stays
+/// within [`MAX_TOKENS`] at the default number of virtual nodes, so every follower with default
+/// settings can hold the service.
 pub const MAX_SERVICE_WEIGHT: u64 = MAX_TOKENS / DEFAULT_VIRTUAL_NODES as u64;
 
-/// How many changes of a service are kept for its watchers, unless [`Registry::with_event_buffer`] says otherwise. A
-/// watcher that falls further behind is told to start over.
+/// Default number of changes of a service that are kept for its watchers; see
+/// [`Registry::with_event_buffer`]. A watcher that falls further behind gets a
+/// [`WatchEvent::Resync`].
 ///
 /// [`Registry::with_event_buffer`]: super::Registry::with_event_buffer
-// Checked when this is compiled: 1024 is not 0.
+// The compiler checks that 1024 is not 0.
 pub const DEFAULT_EVENT_BUFFER: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// What a [`Watcher`](super::Watcher) is told about its service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What happened to a service. A [`Watcher`](super::Watcher) returns it. It is plain data.
+///
+/// A later version may have more events. A copy of the instances that meets an event that it does
+/// not know calls [`Watcher::request_resync`](super::Watcher::request_resync).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WatchEvent {
-    /// Forget what you knew: these are the live instances, sorted by id. The changes that follow are on top of it.
+    /// These are all live instances now, sorted by id: they replace what earlier events said. Later
+    /// events are changes of this list.
     ///
-    /// The first event of every watcher, with `missed` 0, and the next event of one that fell too far behind.
+    /// It is the first event of every watcher, with `missed` 0, and the next event of a watcher
+    /// that fell too far behind.
     Resync {
-        /// How many changes the watcher will never be told one by one.
+        /// Number of changes that the watcher will never get one by one.
         missed: u64,
         /// All live instances.
         instances: Vec<Instance>,
     },
-    /// An instance registered under an id that wasn't live.
+    /// An instance has registered with an id that was not live.
     Joined(Instance),
-    /// An instance registered under an id that was live. This is what it is now; the earlier registration is void.
+    /// An instance has registered with an id that was live. This is the instance now; the earlier
+    /// registration is over.
     Updated(Instance),
-    /// An instance deregistered.
+    /// An instance has ended its registration.
     Left(Instance),
-    /// An instance's lease ran out.
+    /// The lease of an instance ran out.
     Expired(Instance),
 }
 
+/// One live instance and its lease.
 pub(super) struct Registration {
     pub(super) instance: Instance,
     pub(super) token: LeaseToken,
@@ -59,44 +69,48 @@ impl Registration {
     }
 }
 
-/// Watchers share one log of changes, and each has a place in it; so a slow one costs nobody anything, and the memory
-/// for changes is bounded whatever the number of watchers.
+/// A service with live instances or watchers.
+///
+/// Its watchers share one list of changes, and each has a position in it. So a slow watcher costs
+/// the others nothing, and the memory for changes is bounded, whatever the number of watchers.
 #[derive(Default)]
-pub(super) struct Service {
+pub(super) struct ServiceEntry {
     pub(super) registrations: BTreeMap<NodeId, Registration>,
-    /// Weight of all registrations together.
+    /// The weight of all instances together.
     weight: u64,
     watchers: usize,
-    /// The latest changes; empty while nobody watches.
+    /// The latest changes. Empty while there is no watcher.
     changes: VecDeque<WatchEvent>,
     /// The number of the next change, counted for as long as the service is watched.
     next_change: u64,
 }
 
-impl Service {
+impl ServiceEntry {
     pub(super) fn instances(&self) -> Vec<Instance> {
         self.registrations.values().map(|registration| registration.instance.clone()).collect()
     }
 
-    /// Weight of all instances together, if `instance` is registered too or in place of the one with its id.
+    /// Returns the weight of all instances together, if `instance` were registered, too, or instead
+    /// of the one with its id.
     pub(super) fn weight_with(&self, instance: &Instance) -> u64 {
         let replaced = self.registrations.get(instance.id()).map_or(0, Registration::weight);
         self.weight - replaced + u64::from(instance.weight())
     }
 
-    /// Takes in a registration, and returns the one with the same id that it replaces.
+    /// Adds a registration, and returns the one with the same id that it replaces.
     pub(super) fn insert(&mut self, registration: Registration) -> Option<Registration> {
         self.weight = self.weight_with(&registration.instance);
         self.registrations.insert(registration.instance.id().clone(), registration)
     }
 
-    /// Takes out the registration of this instance.
+    /// Removes the registration of this instance, and returns it.
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<Registration> {
         let registration = self.registrations.remove(id)?;
         self.weight -= registration.weight();
         Some(registration)
     }
 
+    /// Whether the service has neither instances nor watchers.
     pub(super) fn is_unused(&self) -> bool {
         self.registrations.is_empty() && self.watchers == 0
     }
@@ -112,6 +126,7 @@ impl Service {
         }
     }
 
+    /// Appends a change for the watchers, if there are any.
     pub(super) fn record(&mut self, change: WatchEvent, buffer: NonZeroUsize) {
         if self.watchers == 0 {
             return;
@@ -123,7 +138,9 @@ impl Service {
         self.next_change += 1;
     }
 
-    /// The next event for a watcher that knows everything before change number `cursor`, or nothing yet.
+    /// Returns the next event for a watcher that has got all changes before number `cursor`, and
+    /// advances the cursor. A cursor of `None` has got nothing yet. Returns `None` if there is no
+    /// event.
     pub(super) fn event_at(&self, cursor: &mut Option<u64>) -> Option<WatchEvent> {
         let oldest = self.next_change - self.changes.len() as u64;
         if let Some(next) = cursor.filter(|next| *next >= oldest) {

@@ -1,4 +1,5 @@
-//! What is open, and whether a path still names it: by the numbers that the file system knows it by.
+//! The lock, and whether a path still names the file that is open: by the numbers by which the file
+//! system knows it.
 
 use std::{
     fs::{self, File, Metadata, TryLockError},
@@ -8,29 +9,30 @@ use std::{
 
 use super::{LockGuard, private_file};
 
-/// The lock's file and its directory, both open, so that neither the directory's path nor a free file descriptor is needed
-/// any more.
-struct Held {
+/// The lock's file and its directory. Both are open, so that neither the directory's path nor a
+/// free file descriptor is needed any more.
+pub(super) struct HeldLock {
     path: PathBuf,
     file: File,
-    /// `None` where a directory can't be opened as a file.
+    /// `None` if a directory can't be opened as a file.
     dir: Option<File>,
     /// Whether the file system knows a file by the same numbers each time.
     is_comparable: bool,
 }
 
-/// Opens and locks the file; `None`: another one has locked it.
-pub(super) fn lock(path: &Path) -> io::Result<Option<impl LockGuard>> {
+/// Opens and locks the file. Returns `None` if it is locked already.
+pub(super) fn lock(path: &Path) -> io::Result<Option<HeldLock>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = if cfg!(unix) { Some(File::open(dir)?) } else { None };
-    let mut held = Held { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
+    let mut held = HeldLock { path: path.to_owned(), file: open_lock(path)?, dir, is_comparable: true };
     for is_last in [false, true] {
         match held.file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Somebody may have removed the file before it was locked: then others lock another one.
+        // Another process may have removed the file before it was locked. Then the next one would
+        // lock another file.
         held.is_comparable = held.is_in_place().unwrap_or(false);
         if held.is_comparable || is_last {
             break;
@@ -44,7 +46,15 @@ fn open_lock(path: &Path) -> io::Result<File> {
     private_file().create(true).truncate(false).open(path)
 }
 
-impl LockGuard for Held {
+/// Releases the lock itself, not only this copy of its file. A child process that is being started
+/// has another copy until it runs its program, and would hold the lock until then.
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let _ = self.file.unlock(); // if it fails, closing the file releases the lock
+    }
+}
+
+impl LockGuard for HeldLock {
     fn is_in_place(&self) -> io::Result<bool> {
         if !self.is_comparable {
             return Ok(true);
@@ -61,7 +71,8 @@ impl LockGuard for Held {
     }
 
     fn place(&self) -> Option<u64> {
-        // Not the device's: the same disk has another number after the next start of the machine.
+        // The device's number is left out, because the same disk has another one after the next
+        // start of the machine.
         self.file.metadata().ok().and_then(|file| numbers(&file)).map(|(_, inode)| inode)
     }
 }
@@ -72,10 +83,11 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok(numbers(&there) == numbers(&here))
 }
 
-/// Whether the file has a name. Where the system does not say it does.
+/// Whether the file has a name. If the system does not say, this says that it has.
 ///
-/// Nothing but the number of names is asked for: after a look at a file's times, which `fstat` takes, newer versions of Linux give the
-/// next write a time of its own, and the sync that follows must write it down. That took a third of all time.
+/// Only the number of names is asked for. Newer versions of Linux, after a look at a file's times,
+/// which `fstat` takes, give the next write a time of its own, and the sync that follows must write
+/// it down. That took a third of all time.
 #[cfg(target_os = "linux")]
 pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     use rustix::{
@@ -98,10 +110,29 @@ pub(super) fn is_linked(file: &File) -> io::Result<bool> {
     return file.metadata().map(|_| true);
 }
 
-/// Of the device and of the file on it; none where the system has none to give.
+/// Returns the numbers of the device and of the file on it, or `None` if the system has none.
 fn numbers(file: &Metadata) -> Option<(u64, u64)> {
     #[cfg(unix)]
     return Some((std::os::unix::fs::MetadataExt::dev(file), std::os::unix::fs::MetadataExt::ino(file)));
     #[cfg(not(unix))]
     return None.filter(|_: &(u64, u64)| file.is_file());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child process has copies of all open files until it runs its program. Another thread may
+    /// start one at any time.
+    #[test]
+    fn a_released_lock_is_free_while_a_copy_of_its_file_is_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("lock");
+        let held = lock(&path).expect("the storage works").expect("it is free");
+        let copy = held.file.try_clone().expect("a copy");
+        assert!(lock(&path).expect("the storage works").is_none());
+        drop(held);
+        assert!(lock(&path).expect("the storage works").is_some());
+        drop(copy);
+    }
 }

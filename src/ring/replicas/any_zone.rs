@@ -1,17 +1,21 @@
-//! The preference list of a key: its owner, and who comes next.
+//! The preference list of a key: its owner, and the nodes that come next.
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, members::Members, met::Met, token_table::Walk};
+use super::small_set::SmallSet;
+use crate::ring::{Node, members::Members, token_table::SlotWalk};
 
-/// The distinct nodes met on a walk clockwise from a position; each node once, the owner first, until all were met.
+/// An iterator over the distinct nodes on a walk clockwise from a position: each node once, the
+/// owner first. A clone goes on independently from the same place.
 ///
-/// If the first node were removed from the ring, the second would own the position, and so on: this is the order in
-/// which nodes stand in for each other, and where copies belong (the preference list of DeCandia and others, "Dynamo",
-/// SOSP 2007, section 4.3). Weights have their effect here too. Zones have none.
+/// If the first node were removed from the ring, the second would own the position, and so on. So
+/// this is the order in which nodes stand in for each other, and in which copies belong to them
+/// (the preference list of DeCandia and others, "Dynamo", SOSP 2007, section 4.3). Weights have
+/// their effect here, too. Zones have none.
 ///
-/// Allocates nothing for the first sixteen nodes; beyond those once, one bit a node. To take k of N equal nodes costs about N ln(N / (N - k)) steps,
-/// which is little over k unless k is near N.
+/// Allocates nothing for the first sixteen nodes; beyond those it allocates once, one bit a node.
+/// To take k of N equal nodes costs about N ln(N / (N - k)) steps, which is little over k unless k
+/// is near N.
 ///
 /// ```
 /// use ringpact::ring::HashRing;
@@ -26,19 +30,19 @@ use super::{Node, members::Members, met::Met, token_table::Walk};
 #[must_use = "iterators do nothing unless they are used"]
 pub struct Replicas<'a> {
     members: &'a Members,
-    walk: Walk<'a>,
-    met: Met,
+    walk: SlotWalk<'a>,
+    met: SmallSet,
 }
 
 impl<'a> Replicas<'a> {
     #[inline]
-    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
-        Self { members, walk, met: Met::new() }
+    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
+        Self { members, walk, met: SmallSet::new() }
     }
 
     #[inline]
     fn next_slot(&mut self) -> Option<u32> {
-        // Every node has a token, so while one isn't met yet, the walk comes to it within a lap.
+        // Every node has a token, so the walk comes to each node within a lap.
         while self.met.len() < self.members.nodes().len() {
             let slot = self.walk.next();
             if self.met.insert(slot, self.members.slot_count()) {
@@ -48,8 +52,8 @@ impl<'a> Replicas<'a> {
         None
     }
 
-    /// The nodes' slots instead.
-    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+    /// Returns an iterator over the slots of the nodes.
+    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
         std::iter::from_fn(move || self.next_slot())
     }
 }

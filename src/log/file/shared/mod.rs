@@ -1,11 +1,14 @@
-//! What callers, the writer and the keeper share: the queue under its lock, the live records under theirs, and all
-//! waiting.
+//! What callers, the writer and the keeper share: the queue under its lock, the live records under
+//! theirs, and all waiting. This file has the callers' side; `threads.rs` has the side of the log's
+//! own threads.
 //!
-//! No lock is held during I/O, nor while a waker is cloned, woken or dropped. The live records are locked before the
-//! queue where both are, so that records are folded in in their order.
+//! No lock is held during I/O, nor while a waker is cloned, woken or dropped. If both locks are
+//! taken, the live records are locked before the queue, so that records are folded in in their
+//! order.
 //!
-//! Who writes holds the [`Pen`]. It lies here while there is nothing to write, for the writer's thread, or for a caller
-//! who comes alone and so does better to write himself.
+//! The thread that writes holds the [`Pen`]. While there is nothing to write, the pen lies here:
+//! for the writer's thread, or for a caller that comes alone and is faster if it writes its own
+//! record.
 
 use std::{
     fmt, io, mem,
@@ -20,14 +23,14 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
+    batch_gate::BatchGate,
     format::{self, FRAME_HEADER},
-    gate::Gate,
     notifier::Notifier,
     patience::Patience,
-    queue::{Admission, Batch, Ending, Queue, SegmentState, SpareState, Work},
-    segment::{Replaced, Spare, framed_bytes},
+    pen::Pen,
+    queue::{Batch, Queue, RecordAdmission, SegmentState, Shutdown, SpareState, Work},
+    segment::{ReplacedSegment, SpareSegment, framed_bytes},
     wakers::Wakers,
-    writer::Pen,
 };
 use crate::{
     log::{Durability, LiveRecords, LogError, LogStats, Lsn},
@@ -38,38 +41,40 @@ mod threads;
 
 /// The shared side of a log.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LogShared {
     queue: CachePadded<Mutex<Guarded>>,
     live: Mutex<LiveRecords>,
-    /// Their framed size; written under their lock, read without.
+    /// The live records' framed size. Written under their lock, read without it.
     live_bytes: AtomicU64,
-    /// The last durable record; written under the queue's lock, read without.
+    /// The last durable record. Written under the queue's lock, read without it.
     durable: CachePadded<AtomicU64>,
     /// The queue's flag of this name, read without its lock.
     stopped: AtomicBool,
-    /// The writer waits here for something to do, and the keeper here.
+    /// The writer waits at the first one for something to do, and the keeper at the second.
     work: Condvar,
     upkeep: Condvar,
-    /// Appenders wait here for room in memory, or for the attempt to prepare a segment that one of them asked for.
+    /// Appenders wait here for room in memory, or for the attempt to prepare a segment that one of
+    /// them asked for.
     room: Condvar,
-    /// Threads wait here for their batch: one gate for the batch in flight and one for the batch being filled.
-    gates: [Gate; 2],
+    /// Threads wait here for their batch: there is one gate for the batch in flight and one for the
+    /// batch being filled.
+    gates: [BatchGate; 2],
     notifier: Notifier,
-    /// Of all that the log does to its directory.
+    /// The patience of all operations on the log's directory.
     patience: Arc<Patience>,
 }
 
-/// The queue comes first: see there.
+/// All that the queue's lock guards. The queue comes first; see there.
 #[repr(C)]
 struct Guarded {
     queue: Queue,
-    /// Lies here while there is nothing to write.
+    /// The pen, while there is nothing to write.
     pen: Option<Box<Pen>>,
     /// The spare segment, once it is ready.
-    spare: Option<Spare>,
+    spare: Option<SpareSegment>,
     /// The segment that it has replaced, until the keeper gets to it.
-    replaced: Option<Replaced>,
-    /// How the writer sleeps, if it does; only then is waking it worth a system call.
+    replaced: Option<ReplacedSegment>,
+    /// How the writer sleeps, if it does. Only then is waking it worth a system call.
     writer_sleeps: Option<Sleep>,
     keeper_sleeps: bool,
 }
@@ -83,35 +88,24 @@ enum Sleep {
 }
 
 /// Live records, framed, and the batch that they stand for.
-pub(super) struct Carried {
+pub(super) struct CarriedBatch {
     pub(super) batch: Batch,
     pub(super) frames: Vec<u8>,
     pub(super) count: u32,
 }
 
-/// What the keeper is to do, with what it takes for it.
-pub(super) enum Order {
-    /// Remove the segment that was replaced.
-    Remove(Replaced),
-    /// Make the next spare segment of it.
-    Reuse(Replaced),
-    /// Prepare a spare segment of this size, in place of one that there may be.
-    Prepare(u64, Option<Spare>),
-    /// Nothing more, ever.
-    Stop,
-}
-
-/// Frames all live records.
+/// Frames all live records. Returns the frames and their number.
 pub(super) fn frame_live(live: &LiveRecords) -> (Vec<u8>, u32) {
     let mut frames = Vec::with_capacity(framed_bytes(live) as usize);
     for (lsn, encoded) in live.encoded() {
         format::push_frame(&mut frames, lsn, encoded);
     }
-    // Each record's frame has 12 bytes at least; 2^32 of them fit into no segment that could be framed in memory.
+    // Each record's frame has at least 12 bytes. No segment that could be framed in memory has room
+    // for 2^32 of them.
     (frames, u32::try_from(live.len()).unwrap_or(u32::MAX))
 }
 
-impl Shared {
+impl LogShared {
     pub(super) fn new(
         live: LiveRecords,
         last: Lsn,
@@ -138,13 +132,14 @@ impl Shared {
             work: platform.condvar(),
             upkeep: platform.condvar(),
             room: platform.condvar(),
-            gates: [Gate::new(platform), Gate::new(platform)],
+            gates: [BatchGate::new(platform), BatchGate::new(platform)],
             notifier,
             patience,
         }
     }
 
-    /// Wakes the writer up for work. Without the pen it could do none: who has it sees to the work afterwards.
+    /// Wakes the writer for work. Without the pen it could do none: the thread that has the pen
+    /// sees to the work afterwards.
     fn wake_writer(&self, guarded: &mut Guarded) {
         if guarded.pen.is_some() && guarded.writer_sleeps.take().is_some() {
             self.work.notify_one();
@@ -152,19 +147,19 @@ impl Shared {
     }
 
     fn wake_keeper(&self, guarded: &mut Guarded) {
-        if guarded.keeper_sleeps && (guarded.queue.needs_upkeep() || guarded.queue.ending.is_some()) {
+        if guarded.keeper_sleeps && (guarded.queue.needs_upkeep() || guarded.queue.shutdown.is_some()) {
             guarded.keeper_sleeps = false;
             self.upkeep.notify_one();
         }
     }
 
-    const fn gate(&self, batch: u64) -> &Gate {
+    const fn gate(&self, batch: u64) -> &BatchGate {
         &self.gates[(batch % 2) as usize]
     }
 }
 
 /// The callers' side.
-impl Shared {
+impl LogShared {
     pub(super) fn durable(&self) -> Lsn {
         Lsn::new(self.durable.load(Ordering::Acquire))
     }
@@ -173,7 +168,8 @@ impl Shared {
         self.queue.lock().queue.stats()
     }
 
-    /// The memory for records, the pen's included if it lies here; else that of the other buffer stands for it.
+    /// Returns the memory for records in bytes. The pen's buffer counts if the pen lies here; else
+    /// the other buffer stands for it.
     pub(super) fn memory_bytes(&self) -> usize {
         let live = self.live.lock().memory_bytes();
         let guarded = self.queue.lock();
@@ -181,7 +177,7 @@ impl Shared {
         live + filling + guarded.pen.as_ref().map_or(filling, |pen| pen.buffer.capacity())
     }
 
-    /// Queues an encoded record. An error that tells of a full disk is made by `full`.
+    /// Queues an encoded record. If no segment can be prepared for it, `full` makes the error.
     pub(super) fn append(
         &self,
         encoded: &[u8],
@@ -197,8 +193,9 @@ impl Shared {
         Ok(lsn)
     }
 
-    /// The same for several records, lazily: their encodings one behind the other, and how long each is. There is one at the
-    /// least. Those before one that is refused are in the log.
+    /// Does the same for several records, lazily: their encodings one after the other, and the
+    /// length of each. There must be at least one. Records before one that is refused are in the
+    /// log.
     pub(super) fn append_all(
         &self,
         mut encoded: &[u8],
@@ -215,43 +212,46 @@ impl Shared {
         Ok(last)
     }
 
-    /// The same for a record that the caller is going to wait for at once. Gives the batch that makes it durable, or the
-    /// pen and the batch, where the caller had better write it himself.
+    /// Does the same for a record that the caller is going to wait for at once. Returns the batch
+    /// that makes the record durable; or the pen and the batch, if it is faster that the caller
+    /// writes it.
     pub(super) fn append_and_lead(
         &self,
         encoded: &[u8],
         full: impl Fn(Arc<io::Error>) -> LogError,
-    ) -> Result<(Lsn, Lead), LogError> {
+    ) -> Result<(Lsn, CommitPath), LogError> {
         let mut guarded = self.queue.lock();
         let lsn = self.accept(&mut guarded, encoded, full)?;
         guarded.queue.force();
-        // The locks are asked for in the wrong order, so not for long. Who has the other one is no reason to wait.
+        // The locks are taken in the wrong order, so this only tries. If another thread has the
+        // second one, that is no reason to wait.
         if guarded.queue.is_quiet()
             && let Some(mut live) = self.live.try_lock()
             && let Some(mut pen) = guarded.pen.take()
         {
-            // Other work than writing is the writer's; asking again, it gets the same answer.
+            // Other work than writing is left to the writer. It asks again, and gets the same
+            // answer.
             if let Some(Work::Write(batch)) = guarded.queue.next_work(&mut pen.buffer) {
                 self.wake_keeper(&mut guarded);
                 drop(guarded);
                 self.fold(&mut live, &pen, batch);
-                return Ok((lsn, Lead::Write(pen, batch)));
+                return Ok((lsn, CommitPath::Write(pen, batch)));
             }
             guarded.pen = Some(pen);
         }
         self.wake_writer(&mut guarded);
-        Ok((lsn, Lead::Wait(guarded.queue.batches + 1)))
+        Ok((lsn, CommitPath::Wait(guarded.queue.batches + 1)))
     }
 
-    /// The same for a record that a task is going to wait for: its waker comes along, which spares it the lock that
-    /// [`poll`](Self::poll) takes.
+    /// Does the same for a record that a task is going to wait for. The task's waker comes along,
+    /// which saves the lock that [`poll`](Self::poll) takes.
     pub(super) fn append_awaited(
         &self,
         encoded: &[u8],
         waker: &Waker,
         full: impl Fn(Arc<io::Error>) -> LogError,
     ) -> Result<Lsn, LogError> {
-        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let waker = waker.clone(); // foreign code, so not under the lock; its drop below is not under it either
         let mut guarded = self.queue.lock();
         let lsn = match self.accept(&mut guarded, encoded, full) {
             Ok(lsn) => lsn,
@@ -262,7 +262,8 @@ impl Shared {
         };
         guarded.queue.force();
         self.wake_writer(&mut guarded);
-        // Whether it is there twice is not asked: there are no more of these than records in the batch.
+        // It does not matter if the waker is in the list twice: there are no more of these than
+        // records in the batch.
         guarded.queue.wakers_filling.push(waker);
         Ok(lsn)
     }
@@ -276,12 +277,12 @@ impl Shared {
         loop {
             guarded.queue.check_open()?;
             match guarded.queue.admit((FRAME_HEADER + encoded.len()) as u64) {
-                Admission::Accept => return Ok(guarded.queue.accept(encoded)),
-                Admission::Wait => {
+                RecordAdmission::Accept => return Ok(guarded.queue.accept(encoded)),
+                RecordAdmission::Wait => {
                     self.want(guarded);
                     self.room.wait(guarded);
                 }
-                Admission::NeedsSpare(bytes) => {
+                RecordAdmission::NeedsSpare(bytes) => {
                     if let Some(error) = self.demand_spare(guarded, bytes) {
                         return Err(full(error));
                     }
@@ -295,12 +296,13 @@ impl Shared {
         self.wake_writer(guarded);
     }
 
-    /// Waits until a segment has been prepared, or an attempt that began after this call has failed. Gives the error where
-    /// it found no room.
+    /// Waits until a segment has been prepared, or an attempt that began after this call has
+    /// failed. Returns the error of the attempt.
     fn demand_spare(&self, guarded: &mut MutexGuard<'_, Guarded>, bytes: u64) -> Option<Arc<io::Error>> {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
+        // An attempt that began before this call may fail on a disk that was full then and is not now.
         let awaited = guarded.queue.spare.begun + 1;
         let before = guarded.queue.spare.ended;
         let settled = |spare: &SpareState| spare.ended >= awaited || spare.ended > before && spare.full.is_none();
@@ -327,18 +329,19 @@ impl Shared {
         self.wait_for(lsn, batch)
     }
 
-    /// Blocks until the record, which this batch makes durable, is.
+    /// Blocks until the record, which this batch makes durable, is durable.
     pub(super) fn wait_for(&self, lsn: Lsn, batch: u64) -> Result<(), LogError> {
         self.gate(batch).wait(|| lsn <= self.durable() || self.stopped.load(Ordering::Acquire));
         if lsn <= self.durable() { Ok(()) } else { self.queue.lock().queue.check_running() }
     }
 
-    /// Registers the waker unless the answer is there: `None` means that it will be woken.
+    /// Returns the answer if there is one. Otherwise registers the waker, which will be woken, and
+    /// returns `None`.
     pub(super) fn poll(&self, lsn: Lsn, waker: &Waker) -> Option<Result<(), LogError>> {
         if lsn <= self.durable() {
             return Some(Ok(()));
         }
-        let waker = waker.clone(); // foreign code, so not under the lock; nor is it dropped under it, below
+        let waker = waker.clone(); // foreign code, so not under the lock; its drop below is not under it either
         let mut guarded = self.queue.lock();
         let lsn = lsn.min(guarded.queue.last);
         if lsn <= self.durable() {
@@ -354,7 +357,7 @@ impl Shared {
         None
     }
 
-    /// Leaves the waker with those that wait for this batch, which is not durable yet.
+    /// Adds the waker to those that wait for this batch, which is not durable yet.
     fn register(&self, mut guarded: MutexGuard<'_, Guarded>, waker: Waker, batch: u64) {
         let wakers = guarded.wakers_of(batch);
         wakers.push(waker);
@@ -365,7 +368,8 @@ impl Shared {
         }
     }
 
-    /// Has the wakers dropped that are there twice. Their batch may be durable by then: then the others are woken.
+    /// Has the wakers dropped that are in the list twice. Their batch may be durable by then; in
+    /// that case the others are woken.
     fn thin_out(&self, mut wakers: Wakers, batch: u64) {
         self.notifier.dispose(wakers.thin_out());
         let mut guarded = self.queue.lock();
@@ -380,7 +384,8 @@ impl Shared {
         self.notifier.wake(&mut wakers);
     }
 
-    /// The batch that makes the record durable, which it is not yet. If that is the one being filled, it is wanted now.
+    /// Returns the batch that makes the record durable, which it is not yet. If that is the one
+    /// being filled, it is wanted now.
     fn batch_of(&self, guarded: &mut Guarded, lsn: Lsn) -> u64 {
         if lsn <= guarded.queue.taken {
             guarded.queue.batches
@@ -394,7 +399,8 @@ impl Shared {
     pub(super) fn with_live<T>(&self, look: impl FnOnce(&LiveRecords) -> T) -> Result<T, LogError> {
         self.queue.lock().queue.check_open()?;
         let mut live = self.live.lock();
-        // What was taken to be written is folded in before anybody else gets this lock; the rest is folded in here.
+        // What was taken to be written is folded in before another thread gets this lock. The rest
+        // is folded in here.
         let unfolded = self.queue.lock().queue.take_unfolded().to_vec();
         self.fold_frames(&mut live, &unfolded);
         self.queue.lock().queue.has_folded(unfolded.len() as u64, framed_bytes(&live));
@@ -402,14 +408,14 @@ impl Shared {
         Ok(look(&live))
     }
 
-    /// Asks the writer to end; the caller then joins it.
-    pub(super) fn end(&self, ending: Ending) {
-        if ending == Ending::Abandon {
+    /// Asks the writer to stop. The caller then joins it.
+    pub(super) fn shut_down(&self, how: Shutdown) {
+        if how == Shutdown::Abandon {
             self.patience.end();
         }
         let mut guarded = self.queue.lock();
-        if guarded.queue.ending != Some(Ending::Abandon) {
-            guarded.queue.ending = Some(ending);
+        if guarded.queue.shutdown != Some(Shutdown::Abandon) {
+            guarded.queue.shutdown = Some(how);
         }
         self.wake_writer(&mut guarded);
         self.wake_keeper(&mut guarded);
@@ -417,7 +423,7 @@ impl Shared {
         self.room.notify_all();
     }
 
-    /// How it ended: an error where not everything that was accepted is durable.
+    /// Returns how the log ended: an error if not everything that was accepted is durable.
     pub(super) fn outcome(&self, unclosed: impl FnOnce(Arc<io::Error>) -> LogError) -> Result<(), LogError> {
         let guarded = self.queue.lock();
         match &guarded.queue.failure {
@@ -429,10 +435,10 @@ impl Shared {
 }
 
 /// How a caller's record becomes durable.
-pub(super) enum Lead {
+pub(super) enum CommitPath {
     /// By the writer, with this batch.
     Wait(u64),
-    /// By the caller, who has been given the pen for it.
+    /// By the caller, which got the pen for that.
     Write(Box<Pen>, Batch),
 }
 

@@ -1,19 +1,21 @@
-//! The preference list of a key, with each zone's first node before any zone's second.
+//! The preference list of a key, with the first node of each zone before the second of any zone.
 
 use std::{fmt, iter::FusedIterator};
 
-use super::{Node, members::Members, met::Met, token_table::Walk};
+use super::small_set::SmallSet;
+use crate::ring::{Node, members::Members, token_table::SlotWalk};
 
-/// All nodes, each once: first those that are the first of their zone on a walk clockwise from a position, in the order
-/// of that walk; then the others, in the order of the walk as well.
+/// An iterator over all nodes, each once. First come the nodes that are the first of their zone on
+/// a walk clockwise from a position, then the others, both in the order of the walk. A clone goes
+/// on independently from the same place.
 ///
-/// So the first is the owner, and the first n stand in n zones, or in all there are if those are fewer; then the places
-/// that are left go to the nodes that [`Replicas`](super::Replicas) would take. Nodes without a zone count as being in
-/// one zone together: nothing says that they are apart. If no node has a zone, or all are in one, the order is that of
-/// [`Replicas`](super::Replicas).
+/// So the first is the owner. The first n stand in n zones, or in all zones if there are fewer;
+/// then the places that are left go to the nodes that [`Replicas`](super::Replicas) would take.
+/// Nodes without a zone count as one zone, because nothing says that they are apart. If no node has
+/// a zone, or all are in one, the order is that of [`Replicas`](super::Replicas).
 ///
-/// Allocates nothing for the first sixteen nodes and zones. Takes more steps the fewer tokens the rarest zone has: to
-/// know that no zone is left, the walk has to meet them all.
+/// Allocates nothing for the first sixteen nodes and zones. It takes more steps the fewer tokens
+/// the rarest zone has, because the walk has to meet every zone to know that none is left.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, Node};
@@ -31,31 +33,33 @@ use super::{Node, members::Members, met::Met, token_table::Walk};
 #[must_use = "iterators do nothing unless they are used"]
 pub struct ZoneReplicas<'a> {
     members: &'a Members,
-    start: Walk<'a>,
-    walk: Walk<'a>,
-    /// The zones met on the walk.
-    zones: Zones,
+    /// The walk from the position, not yet begun.
+    start: SlotWalk<'a>,
+    walk: SlotWalk<'a>,
+    /// The zones that the walk has met.
+    zones: ZoneSet,
+    /// Number of nodes that were returned.
     yielded: usize,
-    /// The second time round, the nodes met.
-    nodes: Option<Met>,
+    /// On the second walk, the nodes that it has met.
+    nodes: Option<SmallSet>,
 }
 
 impl<'a> ZoneReplicas<'a> {
     #[inline]
-    pub(super) fn new(members: &'a Members, walk: Walk<'a>) -> Self {
-        Self { members, start: walk.clone(), walk, zones: Zones::new(), yielded: 0, nodes: None }
+    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
+        Self { members, start: walk.clone(), walk, zones: ZoneSet::new(), yielded: 0, nodes: None }
     }
 
-    /// The nodes left over once each zone has had its first, from the start again.
+    /// Returns the next node that is not the first of its zone. Walks from the start again.
     fn next_of_the_others(&mut self) -> Option<u32> {
         let nodes = self.nodes.get_or_insert_with(|| {
             self.walk = self.start.clone();
-            self.zones = Zones::new();
-            Met::new()
+            self.zones = ZoneSet::new();
+            SmallSet::new()
         });
         while nodes.len() < self.members.nodes().len() {
             let slot = self.walk.next();
-            // The first of a zone was yielded the first time round.
+            // The first walk has returned the first node of each zone.
             if nodes.insert(slot, self.members.slot_count())
                 && !self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
             {
@@ -71,7 +75,7 @@ impl<'a> ZoneReplicas<'a> {
         if self.yielded >= self.members.zone_count() {
             return self.next_of_the_others();
         }
-        // Every node has a token, so while a zone isn't met yet, the walk comes to it within a lap.
+        // Every node has a token, so the walk comes to each zone within a lap.
         loop {
             let slot = self.walk.next();
             if self.zones.insert(self.members.zone_of(slot), self.members.zone_bound()) {
@@ -81,8 +85,8 @@ impl<'a> ZoneReplicas<'a> {
         }
     }
 
-    /// The nodes' slots instead.
-    pub(super) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+    /// Returns an iterator over the slots of the nodes.
+    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
         std::iter::from_fn(move || self.next_slot())
     }
 }
@@ -101,23 +105,24 @@ impl<'a> Iterator for ZoneReplicas<'a> {
     }
 }
 
-/// A set of zones' numbers.
+/// A set of the numbers of zones.
 #[derive(Clone)]
-struct Zones {
+struct ZoneSet {
+    /// One bit for each of the numbers below 64.
     first: u64,
-    others: Option<Met>,
+    others: Option<SmallSet>,
 }
 
-impl Zones {
+impl ZoneSet {
     #[inline]
     fn new() -> Self {
         Self { first: 0, others: None }
     }
 
-    /// Puts in a number below `bound`. Whether it is new here.
+    /// Adds a number below `bound`. Returns whether it is new.
     #[inline]
     fn insert(&mut self, number: u32, bound: usize) -> bool {
-        // One bit for each of the first numbers: few rings have more zones.
+        // Few rings have more zones.
         if number >= u64::BITS {
             return self.insert_among_others(number, bound);
         }
@@ -128,7 +133,7 @@ impl Zones {
 
     #[cold]
     fn insert_among_others(&mut self, number: u32, bound: usize) -> bool {
-        self.others.get_or_insert_with(Met::new).insert(number, bound)
+        self.others.get_or_insert_with(SmallSet::new).insert(number, bound)
     }
 }
 

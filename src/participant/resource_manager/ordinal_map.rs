@@ -1,40 +1,42 @@
-//! The places of one coordinator's branches, in the order of their transactions.
+//! [`OrdinalMap`]: what is kept for each of one coordinator's transactions, in their order.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::id::{Epoch, TxnOrdinal};
 
-/// The window is not looked at for whether it is worth its memory before it has so many places.
+/// Number of places up to which the window is kept, however empty it is.
 const SMALLEST: u64 = 1 << 10;
 
-/// What there is for each of a coordinator's transactions that took part here.
+/// A map from the transactions of one coordinator to values, ordered, and made for numbers that
+/// come nearly in order.
 ///
-/// Where many are under way, nearly all have numbers close to each other, so the last ones have a *window*: a place for each
-/// number, whether there is something for it or not. What is in it is found without comparing anything, under a lock that
-/// all branches share. It is given up for a new one where it would be mostly empty; what was in it goes to a map, where
-/// those of earlier epochs are. So memory follows what there is, whatever numbers come.
-pub(super) struct Slots<T> {
-    /// All of them before those in the window.
+/// When many transactions are under way, nearly all have numbers close to each other. So the last
+/// ones have a *window*: a place for each number, whether it has a value or not. A look-up in it
+/// compares nothing, which matters because all branches share the lock around it. A window that
+/// would be mostly empty is given up for a new one: its values move to a map, together with those
+/// of earlier epochs. So memory follows the number of values, whatever numbers come.
+pub(super) struct OrdinalMap<T> {
+    /// The values before those in the window.
     others: BTreeMap<TxnOrdinal, T>,
     epoch: Epoch,
-    /// The number of the window's first place.
+    /// The sequence of the window's first place.
     first: u64,
     window: VecDeque<Option<T>>,
     in_window: usize,
 }
 
-impl<T> Default for Slots<T> {
+impl<T> Default for OrdinalMap<T> {
     fn default() -> Self {
         Self { others: BTreeMap::new(), epoch: Epoch::default(), first: 0, window: VecDeque::new(), in_window: 0 }
     }
 }
 
-impl<T> Slots<T> {
+impl<T> OrdinalMap<T> {
     pub(super) fn len(&self) -> usize {
         self.others.len() + self.in_window
     }
 
-    /// O(1) where it is in the window, else O(log n).
+    /// Returns the value. O(1) in the window, O(log n) outside of it.
     pub(super) fn get(&self, ordinal: TxnOrdinal) -> Option<&T> {
         if self.begins_after(ordinal) {
             self.others.get(&ordinal)
@@ -43,7 +45,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Amortised O(1) for numbers that come in about their order, else O(log n).
+    /// Inserts a value. Amortised O(1) for numbers that come nearly in order, else O(log n).
     pub(super) fn insert(&mut self, ordinal: TxnOrdinal, what: T) {
         if self.begins_after(ordinal) {
             self.others.insert(ordinal, what);
@@ -54,9 +56,9 @@ impl<T> Slots<T> {
             None => u64::MAX,
         };
         if self.in_window == 0 || length > SMALLEST.max(4 * (self.in_window as u64 + 1)) {
-            self.begin_anew(ordinal);
+            self.begin_window(ordinal);
         }
-        // Not far behind the others now, or the first.
+        // By now it is in the window or little behind its end, or it is the first of a new window.
         let place = (ordinal.sequence - self.first) as usize;
         if self.window.len() <= place {
             self.window.resize_with(place + 1, || None);
@@ -75,7 +77,8 @@ impl<T> Slots<T> {
         Some(removed)
     }
 
-    /// Takes out those before the mark that `goes` says are to go. O(n) in those before the mark.
+    /// Takes out the values below the ordinal for which `goes` is true. O(n) in the values below
+    /// it.
     pub(super) fn take_below(&mut self, below: TxnOrdinal, mut goes: impl FnMut(TxnOrdinal, &T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
         let later = self.others.split_off(&below);
@@ -96,19 +99,19 @@ impl<T> Slots<T> {
             }
         }
         self.move_on();
-        // After a rush give most of its memory back, but not what is about to be needed again.
+        // After a rush, gives most of the memory back, but not what will soon be needed again.
         self.window.shrink_to(4 * (self.window.len() + SMALLEST as usize));
         taken
     }
 
-    /// Those before the mark, in their order.
+    /// Returns the values below the ordinal, in order.
     pub(super) fn below(&self, below: TxnOrdinal) -> impl Iterator<Item = (TxnOrdinal, &T)> {
         let others = self.others.range(..below).map(|(ordinal, what)| (*ordinal, what));
         others
             .chain(self.windowed().take(self.places_below(below)).filter_map(|(ordinal, what)| Some((ordinal, what?))))
     }
 
-    /// All, in their order.
+    /// Returns all values, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TxnOrdinal, &T)> {
         let others = self.others.iter().map(|(ordinal, what)| (*ordinal, what));
         others.chain(self.windowed().filter_map(|(ordinal, what)| Some((ordinal, what?))))
@@ -124,12 +127,13 @@ impl<T> Slots<T> {
         ordinal < TxnOrdinal { epoch: self.epoch, sequence: self.first }
     }
 
-    /// Where in the window it is, or would be if the window were long enough; nowhere if it is of a later epoch.
+    /// Returns its place in the window, which may lie behind the end; `None` if it is of a later
+    /// epoch.
     fn place(&self, ordinal: TxnOrdinal) -> Option<usize> {
         (ordinal.epoch == self.epoch).then(|| usize::try_from(ordinal.sequence.checked_sub(self.first)?).ok())?
     }
 
-    /// How many of the window's places come before the mark.
+    /// Returns the number of places in the window below the ordinal.
     fn places_below(&self, below: TxnOrdinal) -> usize {
         match self.place(below) {
             _ if self.begins_after(below) => 0,
@@ -138,7 +142,8 @@ impl<T> Slots<T> {
         }
     }
 
-    fn begin_anew(&mut self, ordinal: TxnOrdinal) {
+    /// Gives up the window, and begins a new one at this ordinal.
+    fn begin_window(&mut self, ordinal: TxnOrdinal) {
         let (epoch, first) = (self.epoch, self.first);
         let left = self.window.drain(..).enumerate();
         let left = left.filter_map(|(index, what)| Some((TxnOrdinal { epoch, sequence: first + index as u64 }, what?)));
@@ -146,6 +151,7 @@ impl<T> Slots<T> {
         (self.epoch, self.first, self.in_window) = (ordinal.epoch, ordinal.sequence, 0);
     }
 
+    /// Drops the empty places at the front.
     fn move_on(&mut self) {
         while let Some(None) = self.window.front() {
             self.window.pop_front();
@@ -162,13 +168,14 @@ mod tests {
         TxnOrdinal { epoch: Epoch::new(epoch), sequence }
     }
 
-    /// Against a plain map: numbers nearly in order, some late, some far off, and epochs that go on.
+    /// Compared with a plain map: numbers nearly in order, some late, some far off, and later
+    /// epochs.
     #[test]
     fn it_does_what_a_plain_map_does() {
         for seed in 0..30 {
             let mut random = fastrand::Rng::with_seed(seed);
-            let (mut slots, mut model) = (Slots::default(), BTreeMap::new());
-            // How far apart the numbers are at the most, and how many are kept.
+            let (mut slots, mut model) = (OrdinalMap::default(), BTreeMap::new());
+            // Maximum distance of the numbers, and number of values that are kept.
             let (apart, kept) = [(1, 10), (3, 3_000), (40, 500), (1_000_000, 50)][seed as usize % 4];
             let (mut epoch, mut last) = (1, 0);
             for step in 0..10_000 {
@@ -206,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_what_there_is_whatever_numbers_come() {
-        let mut slots = Slots::default();
+    fn memory_follows_the_number_of_values() {
+        let mut slots = OrdinalMap::default();
         slots.insert(ordinal(1, 1), 0);
         for number in 1..100_000 {
             slots.insert(ordinal(1, number * 1_000), number);

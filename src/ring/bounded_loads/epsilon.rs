@@ -1,12 +1,14 @@
-//! How far above the average a bounded load may be.
+//! The room above the average that a bounded load may take.
 
-/// The room above the average that [`BoundedLoads`](super::BoundedLoads) leaves each node, as an exact ratio: the
-/// epsilon of its capacity (1 + epsilon) x average.
+/// The room above the average that [`BoundedLoads`](super::BoundedLoads) leaves each node, as an
+/// exact ratio: the epsilon of its capacity (1 + epsilon) x average. It is a small value that is
+/// copied.
 ///
-/// A small one evens the load out, a large one keeps more keys with their owner. In expectation 1 + O(1/epsilon^2)
-/// nodes are tried for a key, for epsilon below 1; a quarter, the default, is a common choice.
+/// A small epsilon evens the load out, a large one keeps more keys with their owner. For epsilon
+/// below 1, the expected number of nodes that are tried for a key is 1 + O(1/epsilon^2). A quarter,
+/// the default, is a common choice.
 ///
-/// A ratio of integers, not a float, because "at most" is meant to the last slot.
+/// It is a ratio of integers, not a float, because the bound is exact to the last slot.
 ///
 /// ```
 /// use ringpact::ring::Epsilon;
@@ -16,51 +18,51 @@
 /// assert!(Epsilon::new(0, 4).is_err());
 /// # Ok::<(), ringpact::ring::EpsilonError>(())
 /// ```
-#[derive(Debug, Clone, Copy, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub struct Epsilon {
-    /// At least 1, and at most `MAX` times the denominator.
+    /// From 1 to `MAX` times the denominator.
     numerator: u32,
-    /// At least 1, at most `MAX_DENOMINATOR`.
+    /// From 1 to `MAX_DENOMINATOR`.
     denominator: u32,
 }
 
-/// Why a ratio is no epsilon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a ratio is not accepted as an epsilon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EpsilonError {
-    /// With none, every node but the last would have to be exactly at the average, and walks would be as long as the
-    /// ring.
-    #[error("epsilon is 0, and has to be above: 1/4 is usual")]
+    /// The ratio is 0. Then every node except the last would have to be exactly at the average, and
+    /// walks would be as long as the ring.
+    #[error("epsilon is 0, and has to be above 0: 1/4 is usual")]
     Zero,
 
-    /// More than [`Epsilon::MAX`], which bounds nothing.
+    /// The ratio is above [`Epsilon::MAX`], which would bound nothing.
     #[error("epsilon is {numerator}/{denominator}, over the limit of {}: use a plain ring instead", Epsilon::MAX)]
     TooLarge {
-        /// What was given.
+        /// The rejected numerator.
         numerator: u32,
-        /// By what it was to be divided.
+        /// The rejected denominator.
         denominator: u32,
     },
 
     /// The denominator is 0 or above [`Epsilon::MAX_DENOMINATOR`].
     #[error("epsilon's denominator is {denominator}, and has to be 1 to {}", Epsilon::MAX_DENOMINATOR)]
     Denominator {
-        /// What was given.
+        /// The rejected denominator.
         denominator: u32,
     },
 }
 
 impl Epsilon {
-    /// The largest epsilon.
+    /// Maximum epsilon.
     pub const MAX: u32 = 1_000;
-    /// The largest denominator, which makes a millionth the smallest epsilon.
+    /// Maximum denominator. So a millionth is the smallest epsilon.
     pub const MAX_DENOMINATOR: u32 = 1_000_000;
 
-    /// `numerator / denominator`.
+    /// Returns the epsilon `numerator / denominator`.
     ///
     /// # Errors
     ///
-    /// [`EpsilonError`] unless the ratio is above 0 and within the two limits.
+    /// [`EpsilonError`] if the ratio is 0 or outside of the two limits.
     pub const fn new(numerator: u32, denominator: u32) -> Result<Self, EpsilonError> {
         if denominator == 0 || denominator > Self::MAX_DENOMINATOR {
             return Err(EpsilonError::Denominator { denominator });
@@ -74,26 +76,29 @@ impl Epsilon {
         Ok(Self { numerator, denominator })
     }
 
-    /// `percent / 100`.
+    /// Returns the epsilon `percent / 100`.
     ///
     /// # Errors
     ///
-    /// As [`Epsilon::new`].
+    /// The errors of [`Epsilon::new`].
     pub const fn percent(percent: u32) -> Result<Self, EpsilonError> {
         Self::new(percent, 100)
     }
 
-    /// The nearest `f64`, for display.
+    /// Returns the nearest `f64`, for display.
+    #[must_use]
     pub fn as_f64(self) -> f64 {
         f64::from(self.numerator) / f64::from(self.denominator)
     }
 
-    /// `ceil((1 + epsilon) * total * weight / total_weight)`.
+    /// Returns `ceil((1 + epsilon) * total * weight / total_weight)`.
     ///
-    /// Summed over all nodes that is at least (1 + epsilon) * total, so above `total` - 1 unless `total` is 0: among
-    /// nodes that carry `total` - 1 in all, one is below its capacity.
+    /// The sum over all nodes is at least (1 + epsilon) * total, which is above `total` - 1 unless
+    /// `total` is 0. So among nodes that have `total` - 1 slots in all, at least one is below its
+    /// capacity.
     pub(super) fn capacity(self, total: u64, weight: u64, total_weight: u64) -> u64 {
-        // Below 2^30, so the product is below 2^30 * 2^64 * 2^32 and fits; weights fit 32 bits each.
+        // The scale is below 2^30 and a weight below 2^32, so the product is below 2^30 * 2^64 *
+        // 2^32 and fits.
         let scale = u128::from(self.numerator) + u128::from(self.denominator);
         let capacity = (scale * u128::from(total) * u128::from(weight))
             .div_ceil(u128::from(self.denominator) * u128::from(total_weight));
@@ -101,14 +106,14 @@ impl Epsilon {
     }
 }
 
-/// A quarter.
+/// The default is a quarter.
 impl Default for Epsilon {
     fn default() -> Self {
         Self { numerator: 1, denominator: 4 }
     }
 }
 
-/// By value: 1/4 equals 25/100.
+/// Epsilons are compared by value: 1/4 equals 25/100.
 impl PartialEq for Epsilon {
     fn eq(&self, other: &Self) -> bool {
         let cross = |a: &Self, b: &Self| u64::from(a.numerator) * u64::from(b.denominator);

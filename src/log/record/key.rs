@@ -1,31 +1,23 @@
-//! A look at an encoded record that decodes nothing: whose it is, what it is about, and whether it is one at all.
+//! Reads of an encoded record what the fold needs, and decodes nothing: its owner, its transaction,
+//! what it does to the live records, and whether the bytes are a record at all.
 //!
-//! The log folds every record it takes, at a million a second, and reads millions when it is opened. Decoding each into
-//! a [`Record`](super::Record) allocates two names and the work, only to drop them. What the fold needs lies at the front
-//! of the encoding, so it is read there. The tests hold this to what postcard makes of the same bytes.
+//! The log folds every record it takes, at a million a second, and reads millions when it is
+//! opened. To decode each into a [`Record`](super::Record) would allocate two names and the work,
+//! only to drop them. What the fold needs is at the front of the encoding, so it is read there. The
+//! tests compare this with what postcard makes of the same bytes.
 
+use super::Effect;
 use crate::id::{MAX_NAME_BYTES, may_be_in_name};
 
-/// What a record does to the live records of its owner.
+/// Where in an encoded record its key lies. The key is the owner's name and, behind the one byte
+/// for the kind, the transaction. Records with equal keys have the same owner and are about the
+/// same transaction, or are both of the kind that is about none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Does {
-    /// It joins the owner's records of the same kind, of which the latest are live.
-    Opens,
-    /// It joins the live records about its transaction.
-    Adds,
-    /// It ends all live records about its transaction, itself included.
-    Ends,
-}
-
-/// Where in an encoded record its key lies: the owner's name, then (behind the one byte that says what it is) the
-/// transaction. Records with equal keys are of one owner and about one transaction, or are both of the kind that is
-/// about none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) does: Does,
-    /// Offset of the byte that says what it is; the owner's name, with its length, lies before it.
+pub(in crate::log) struct RecordKey {
+    pub(in crate::log) effect: Effect,
+    /// Offset of the byte for the kind. The owner's name, with its length, lies before it.
     tag: u8,
-    /// Where the transaction's id ends.
+    /// Offset at which the transaction's id ends.
     end: u8,
 }
 
@@ -36,15 +28,16 @@ const LONGEST_VARINT: usize = 10;
 
 const LOG_ID_BYTES: usize = 16;
 
-impl Key {
-    /// The key's two parts.
-    pub(super) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
+impl RecordKey {
+    /// Returns the two parts of the key: the owner, and the transaction.
+    pub(in crate::log) fn parts(self, encoded: &[u8]) -> (&[u8], &[u8]) {
         (&encoded[..self.tag.into()], &encoded[usize::from(self.tag) + 1..self.end.into()])
     }
 }
 
-/// Reads the key of a record. `None`: the bytes encode no record, or not in the one way in which we encode it.
-pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
+/// Reads the key of a record. Returns `None` if the bytes encode no record, or not in the one way
+/// in which this crate encodes it.
+pub(in crate::log) fn read(encoded: &[u8]) -> Option<RecordKey> {
     let mut rest = encoded;
     let key = key::<true>(encoded, &mut rest)?;
     match encoded[usize::from(key.tag)] {
@@ -74,30 +67,31 @@ pub(super) fn scan(encoded: &[u8]) -> Option<Key> {
     rest.is_empty().then_some(key)
 }
 
-/// The same of a record that we have encoded ourselves: nothing needs to be checked, or looked at behind the key.
-pub(super) fn scan_own(encoded: &[u8]) -> Option<Key> {
+/// Reads the key of a record that this process has encoded. Nothing needs to be checked, nor looked
+/// at behind the key.
+pub(in crate::log) fn read_own(encoded: &[u8]) -> Option<RecordKey> {
     key::<false>(encoded, &mut &*encoded)
 }
 
 #[inline]
-fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<Key> {
+fn key<const CHECK: bool>(encoded: &[u8], rest: &mut &[u8]) -> Option<RecordKey> {
     name::<CHECK>(rest)?;
     let tag = encoded.len() - rest.len();
-    let does = match byte(rest)? {
-        0 => Does::Opens,
-        1..=3 | 5..=7 => Does::Adds,
-        4 => Does::Ends,
+    let effect = match byte(rest)? {
+        0 => Effect::Opens,
+        1..=3 | 5..=7 => Effect::Adds,
+        4 => Effect::Ends,
         _ => return None,
     };
-    if does == Does::Opens {
+    if effect == Effect::Opens {
         number(rest)?;
         // The epoch is not part of the key: all openings of an owner are counted together.
-        return Some(Key { does, tag: tag as u8, end: tag as u8 + 1 });
+        return Some(RecordKey { effect, tag: tag as u8, end: tag as u8 + 1 });
     }
     name::<CHECK>(rest)?;
     skip_number::<CHECK>(rest)?;
     skip_number::<CHECK>(rest)?;
-    Some(Key { does, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
+    Some(RecordKey { effect, tag: tag as u8, end: (encoded.len() - rest.len()) as u8 })
 }
 
 #[inline]
@@ -109,7 +103,8 @@ fn byte(rest: &mut &[u8]) -> Option<u8> {
 
 #[inline]
 fn name<const CHECK: bool>(rest: &mut &[u8]) -> Option<()> {
-    /// Which bytes a name may hold, as a table: this is asked some ten times a record.
+    /// Which bytes a name may hold. It is a table because it is asked some ten times for each
+    /// record.
     const ALLOWED: [bool; 256] = {
         let (mut allowed, mut byte) = ([false; 256], 0);
         while byte < allowed.len() {
@@ -127,7 +122,8 @@ fn name<const CHECK: bool>(rest: &mut &[u8]) -> Option<()> {
     (!CHECK || name.iter().fold(true, |all, byte| all & ALLOWED[usize::from(*byte)])).then_some(())
 }
 
-/// A number in postcard's encoding: seven bits a byte, lowest first, as few bytes as possible.
+/// Reads a number in postcard's encoding: seven bits in each byte, lowest first, as few bytes as
+/// possible.
 #[inline]
 fn number(rest: &mut &[u8]) -> Option<u64> {
     match rest.split_first() {
@@ -139,7 +135,7 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     }
 }
 
-/// Goes past a number. One that we have encoded ourselves only has to end.
+/// Skips a number. For one that this process has encoded, it is enough to find its end.
 #[inline]
 fn skip_number<const CHECK: bool>(rest: &mut &[u8]) -> Option<()> {
     if CHECK {
@@ -177,7 +173,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{Epoch, Name, TxnId},
-        log::{Fact, Heuristic, LogId, Record, record::Effect},
+        log::{Fact, Heuristic, LogId, Record},
     };
 
     fn random_name(random: &mut fastrand::Rng) -> Name {
@@ -210,7 +206,7 @@ mod tests {
             7 => Fact::Heard { epoch: txn.epoch(), txn, log, position },
             _ => Fact::Ended { txn },
         };
-        // Who adds a kind adds it here, and in `scan`.
+        // A new kind must be added here, and in `read`.
         match fact {
             Fact::Opened { .. } | Fact::Decided { .. } | Fact::Prepared { .. } | Fact::Committed { .. } => {}
             Fact::Ended { .. } | Fact::Parked { .. } | Fact::Heuristic { .. } | Fact::Heard { .. } => {}
@@ -224,18 +220,14 @@ mod tests {
         encoded
     }
 
-    fn check(record: &Record, key: Key, encoded: &[u8]) {
+    fn check(record: &Record, key: RecordKey, encoded: &[u8]) {
         let (owner, txn) = key.parts(encoded);
         assert_eq!(owner[1..], *record.owner.as_str().as_bytes());
-        let (does, about) = match record.fact.effect() {
-            Effect::Opens => (Does::Opens, Vec::new()),
-            Effect::Adds(txn) => (Does::Adds, postcard::to_allocvec(txn).expect("it can be encoded")),
-            Effect::Ends(txn) => (Does::Ends, postcard::to_allocvec(txn).expect("it can be encoded")),
-        };
-        assert_eq!((key.does, txn), (does, about.as_slice()), "{record:?}");
+        let about = record.fact.txn().map(|txn| postcard::to_allocvec(txn).expect("it can be encoded"));
+        assert_eq!((key.effect, txn), (record.fact.effect(), &*about.unwrap_or_default()), "{record:?}");
     }
 
-    /// The encoder that appends use, and postcard.
+    /// Compares the encoder that appends use with postcard.
     #[test]
     fn both_ways_to_encode_a_record_give_the_same_bytes() {
         let mut random = fastrand::Rng::with_seed(3);
@@ -245,7 +237,8 @@ mod tests {
             let encoded = encode(&record);
             assert_eq!(encoded.len(), record.encoded_len());
             assert_eq!(record.encode_to(&mut buffer).map(|length| &buffer[..length]), Some(&*encoded), "{record:?}");
-            // Where there is hardly room, it may do without, but not go wrong.
+            // When there is hardly any room, the encoder may refuse, but must not write something
+            // else.
             let room = random.usize(encoded.len().saturating_sub(LONGEST_VARINT)..encoded.len() + LONGEST_VARINT);
             match record.encode_to(&mut buffer[..room]) {
                 Some(length) => assert_eq!(&buffer[..length], &*encoded, "{record:?}"),
@@ -263,12 +256,13 @@ mod tests {
             let record = random_record(&mut random);
             let encoded = encode(&record);
             assert_eq!(Record::decode(&encoded).as_ref(), Some(&record));
-            check(&record, scan(&encoded).expect("a record"), &encoded);
-            assert_eq!(scan_own(&encoded), scan(&encoded));
+            check(&record, read(&encoded).expect("a record"), &encoded);
+            assert_eq!(read_own(&encoded), read(&encoded));
         }
     }
 
-    /// Whatever is taken for a record is one; and only another way of writing the same record is refused.
+    /// All that is taken for a record is one. The only records refused are those written in another
+    /// way.
     #[test]
     fn damaged_records_are_judged_as_decoding_would() {
         let mut random = fastrand::Rng::with_seed(2);
@@ -282,7 +276,7 @@ mod tests {
                     encoded[at] ^= 1 << random.u8(..8);
                 }
             }
-            match (scan(&encoded), Record::decode(&encoded)) {
+            match (read(&encoded), Record::decode(&encoded)) {
                 (Some(key), Some(record)) => check(&record, key, &encoded),
                 (None, Some(record)) => assert_ne!(encode(&record), encoded, "{record:?}"),
                 (Some(_), None) => panic!("no record: {encoded:?}"),

@@ -1,18 +1,18 @@
-//! What a walk round the ring has met already.
+//! A set of small numbers, for what a walk has met.
 
-/// So many are remembered in place.
+/// Number of elements that are kept in place, without an allocation.
 const FEW: usize = 16;
 
-/// A set of small numbers, such as slots, that allocates only when it gets large.
+/// A set of small numbers, such as slots. It allocates only when it has more than [`FEW`] elements.
 #[derive(Clone)]
-pub(super) struct Met {
+pub(super) struct SmallSet {
     len: usize,
     few: [u32; FEW],
-    /// One bit a number, once there are more than [`FEW`].
+    /// One bit for each number. Empty until there are more than [`FEW`] elements.
     many: Vec<u64>,
 }
 
-impl Met {
+impl SmallSet {
     #[inline]
     pub(super) fn new() -> Self {
         Self { len: 0, few: [0; FEW], many: Vec::new() }
@@ -23,7 +23,7 @@ impl Met {
         self.len
     }
 
-    /// Puts in a number below `bound`. Whether it is new here.
+    /// Adds a number below `bound`, which is the same at each call. Returns whether it is new.
     #[inline]
     pub(super) fn insert(&mut self, number: u32, bound: usize) -> bool {
         if self.len >= FEW {

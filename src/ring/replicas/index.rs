@@ -1,20 +1,22 @@
-//! Preference lists worked out beforehand.
+//! Preference lists that are computed beforehand.
 
 use std::{fmt, slice, sync::Arc};
 
-use super::{
-    HashRing, KeyHasher, Node, Position, Replicas, RingKey, RingVersion, ZoneReplicas,
+use super::{Replicas, ZoneReplicas};
+use crate::ring::{
+    HashRing, KeyHasher, Node, Position, RingKey, RingVersion,
     members::Members,
     token_table::{List, Lists},
 };
 
-/// A way to hold a ring so that nobody changes it meanwhile: by reference, or shared, and as a [`HashRing`] or as a version
-/// of a [`SharedRing`](super::SharedRing). There are no others.
+/// A way to hold a ring so that it can't change meanwhile: by reference or in an [`Arc`], and as a
+/// [`HashRing`] or as a version of a [`SharedRing`](crate::ring::SharedRing). No other type can
+/// implement this trait.
 pub trait HeldRing: sealed::Sealed {
     /// The ring's hasher.
     type Hasher;
 
-    /// The ring.
+    /// Returns the ring.
     fn ring(&self) -> &HashRing<Self::Hasher>;
 }
 
@@ -39,16 +41,18 @@ macro_rules! holds_a_ring {
 
 holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H>>);
 
-/// The nodes that should hold a copy, looked up rather than found: the start of each token's preference list, worked out
-/// once for as many copies as are wanted.
+/// An index of the nodes that should hold a copy: the start of each token's preference list,
+/// computed once. Threads share it by reference or in an [`Arc`]; a clone copies the lists.
 ///
-/// For services that ask for replicas at every request, of a ring that changes seldom. It answers what
-/// [`HashRing::replicas`] or [`HashRing::replicas_across_zones`] would, whatever the number of nodes that a walk would have
-/// to pass over, reads one or two neighbouring cache lines for three copies, and allocates nothing. It is of the one ring
-/// that it [holds](HeldRing): when that is followed by another, a new one is made.
+/// It is for services that ask for replicas at every request, of a ring that seldom changes. It
+/// returns what [`HashRing::replicas`] or [`HashRing::replicas_across_zones`] returns, whatever the
+/// number of nodes that a walk would have to pass. It reads one or two neighbouring cache lines for
+/// three copies, and allocates nothing. It belongs to the one ring that it [holds](HeldRing): when
+/// another ring follows, make a new index.
 ///
-/// Takes 32 * (copies + 1) bytes for each bucket of about 8 tokens: with three copies, 16 bytes a token. To make one takes
-/// as long as asking the ring for the replicas of each of its tokens.
+/// An index takes 32 * (copies + 1) bytes for each bucket of about 8 tokens: with three copies, 16
+/// bytes a token. To make one takes as long as asking the ring for the replicas of each of its
+/// tokens.
 ///
 /// ```
 /// use ringpact::ring::{HashRing, Node};
@@ -61,7 +65,7 @@ holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H
 /// # Ok::<(), ringpact::ring::RingError>(())
 /// ```
 ///
-/// Beside a [`SharedRing`](super::SharedRing) it holds the version that it is of:
+/// With a [`SharedRing`](crate::ring::SharedRing), an index holds the version that it belongs to:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -72,7 +76,7 @@ holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H
 /// let mut index = ReplicaIndex::new(shared.load(), 3);
 /// assert_eq!(index.replicas("order:7").len(), 3);
 ///
-/// // Whoever changes the ring makes the next one and passes it on.
+/// // The thread that changes the ring makes the next index and passes it on.
 /// let change = shared.update(|ring| ring.add("e"))?;
 /// index = ReplicaIndex::new(Arc::clone(&change.after), 3);
 /// assert_eq!(index.held().epoch(), shared.load().epoch());
@@ -85,8 +89,9 @@ pub struct ReplicaIndex<R> {
 }
 
 impl<R: HeldRing> ReplicaIndex<R> {
-    /// Of the first `copies` nodes of every token's preference list: what [`HashRing::replicas`] would find.
-    /// O(T * copies) for T tokens.
+    /// Returns an index of the first `copies` nodes of every token's preference list. It finds what
+    /// [`HashRing::replicas`] finds. O(T * copies) for T tokens.
+    #[must_use]
     pub fn new(ring: R, copies: usize) -> Self {
         let (members, table) = ring.ring().parts();
         let copies = copies.min(members.nodes().len());
@@ -94,7 +99,9 @@ impl<R: HeldRing> ReplicaIndex<R> {
         Self { held: ring, lists }
     }
 
-    /// Of what [`HashRing::replicas_across_zones`] would find.
+    /// Returns an index that finds what [`HashRing::replicas_across_zones`] finds. O(T * copies)
+    /// for T tokens.
+    #[must_use]
     pub fn across_zones(ring: R, copies: usize) -> Self {
         let (members, table) = ring.ring().parts();
         let copies = copies.min(members.nodes().len());
@@ -102,31 +109,38 @@ impl<R: HeldRing> ReplicaIndex<R> {
         Self { held: ring, lists }
     }
 
-    /// How many nodes each list has: as many as were asked for, or as there are.
+    /// Returns the number of nodes in each list: the number of copies, or the number of nodes in
+    /// the ring if that is smaller.
+    #[must_use]
     pub fn copies(&self) -> usize {
         self.lists.copies()
     }
 
-    /// The ring that this is of.
+    /// Returns the ring that the index belongs to.
+    #[must_use]
     pub fn ring(&self) -> &HashRing<R::Hasher> {
         self.held.ring()
     }
 
-    /// The same as it is held.
+    /// Returns the holder of the ring.
+    #[must_use]
     pub fn held(&self) -> &R {
         &self.held
     }
 
-    /// The nodes that `position` belongs to, in order of preference.
-    // Always, as `HashRing::owner`.
+    /// Returns the nodes that `position` belongs to, in order of preference.
+    // Always inlined, like `HashRing::owner`.
     #[inline(always)]
+    #[must_use]
     pub fn replicas_at(&self, position: Position) -> impl ExactSizeIterator<Item = &Node> + use<'_, R> {
         let (members, table) = self.held.ring().parts();
         ListedNodes::new(members, self.lists.at(table, position))
     }
 
-    /// The nodes that `key` belongs to, in order of preference: its owner, and who comes next.
+    /// Returns the nodes that `key` belongs to, in order of preference: its owner, and the nodes
+    /// that come next.
     #[inline(always)]
+    #[must_use]
     pub fn replicas<K: RingKey>(&self, key: K) -> impl ExactSizeIterator<Item = &Node> + use<'_, R, K>
     where
         R::Hasher: KeyHasher,
@@ -144,7 +158,8 @@ impl<R: HeldRing<Hasher: fmt::Debug>> fmt::Debug for ReplicaIndex<R> {
     }
 }
 
-/// The nodes of a list.
+/// An iterator over the nodes of a list, of which either the slots of 2 bytes or those of 4 bytes
+/// are empty.
 struct ListedNodes<'i> {
     members: &'i Members,
     near: slice::Iter<'i, u16>,

@@ -1,0 +1,249 @@
+//! What becomes of a coordinator's log, and the operator that follows `src/docs/backups.md` about it.
+//!
+//! The world's exemptions are the page's own: of a log that is gone for good, or set aside, a client may have been told of a
+//! commit that no participant has carried out. Nothing can tell of such a one any more, so it is rolled back everywhere.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    Coordinator, Fact, LogId, Name, ParticipantError, TransactionLog, TxnId, participant::Decision,
+    txn::CoordinatorBuilder,
+};
+
+use super::{
+    MS,
+    host::{Host, Life},
+    plan::{LogFault, LogFaultKind},
+    sim_storage::SimStorage,
+    world::World,
+};
+
+/// How often the operator looks.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
+/// What the operator says of a log when a coordinator is opened on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Word {
+    #[default]
+    Nothing,
+    Replaces(LogId),
+    WasRestored,
+}
+
+impl Word {
+    pub fn said_to(self, builder: CoordinatorBuilder) -> CoordinatorBuilder {
+        match self {
+            Self::Nothing => builder,
+            Self::Replaces(lost) => builder.replaces_log(lost),
+            Self::WasRestored => builder.log_was_restored(),
+        }
+    }
+}
+
+/// What the operator knows.
+#[derive(Default)]
+pub struct Desk {
+    /// Logs that are gone for good, or will not be opened again.
+    gone: Mutex<BTreeSet<[u8; 3]>>,
+    is_over: AtomicBool,
+}
+
+impl Desk {
+    /// Whether the fault has been, and all that is left is to clear up after it.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn is_gone(&self, log: LogId) -> bool {
+        self.gone.lock().iter().any(|id| id_of(*id) == log)
+    }
+}
+
+/// The id that a log has in the simulation: its own is random, and would be in the trace.
+pub fn id_of(id: [u8; 3]) -> LogId {
+    let mut bytes = [0; 16];
+    bytes[..3].copy_from_slice(&id);
+    LogId::from_bytes(bytes)
+}
+
+/// Has the fault happen, if the plan has one, and the operator look after it.
+pub fn start(world: &Arc<World>) {
+    let Some(fault) = world.plan.log_fault else {
+        return world.desk.is_over.store(true, Ordering::Relaxed);
+    };
+    let happens = Arc::clone(world);
+    world.clock.start(move || {
+        happen(&happens, fault);
+        happens.clock.note(format_args!("{:?} is over", fault.kind));
+        happens.desk.is_over.store(true, Ordering::Relaxed);
+    });
+    let world = Arc::clone(world);
+    world.clock.clone().start(move || {
+        while !world.is_over() {
+            world.clock.sleep(LOOKS_EVERY);
+            world.hosts.iter().for_each(|host| look(&world, host, fault));
+        }
+    });
+}
+
+fn happen(world: &Arc<World>, fault: LogFault) {
+    use LogFaultKind::{Lost, Restored, SecondOnCopy, SecondOnEmpty, SwappedForCopy, SwappedForEmpty};
+    let LogFault { host, kind, copied_after, happens_after, lasts, prompt } = fault;
+    let host = &world.hosts[host];
+    let Some((name, log)) = host.plan.coordinator else { return };
+    world.clock.sleep(copied_after);
+    let (id, copy) = (host.log_id(log), host.copy_of_log(log));
+    let other = [id[0], id[1], id[2] + 1];
+    let told_before = world.ledger.lock().told_before(name);
+    world.clock.note(format_args!("the log of {name} is copied"));
+    world.clock.sleep(happens_after);
+    world.await_promise();
+    let begun_before = world.ledger.lock().all();
+    let gone = |id| {
+        world.desk.gone.lock().insert(id);
+    };
+    // What was carried out is told of by those who have.
+    let loses = |is_lost: &dyn Fn(&TxnId, usize) -> bool| {
+        let carried_out = world.carried_out();
+        world.ledger.lock().loses(name, |txn, host| is_lost(txn, host) && !carried_out.contains(txn));
+    };
+    match kind {
+        Lost => {
+            loses(&|_, _| true);
+            gone(id);
+            host.say(if prompt { Word::Replaces(id_of(id)) } else { Word::Nothing });
+            host.put_log(log, SimStorage::new(), other, "and loses its log");
+        }
+        Restored => {
+            // What a client was told of before is in the copy, or has ended.
+            loses(&|txn, _| !told_before.contains(txn));
+            host.say(if prompt { Word::WasRestored } else { Word::Nothing });
+            host.put_log(log, copy, id, "and loses its log, but for a copy");
+        }
+        SwappedForEmpty | SwappedForCopy => {
+            let (disk, there) = if kind == SwappedForEmpty { (SimStorage::new(), other) } else { (copy, id) };
+            let kept = host.put_log(log, disk, there, "to be opened on another log");
+            world.clock.sleep(lasts);
+            world.await_promise();
+            loses(&|txn, _| !begun_before.contains(txn));
+            if there != id {
+                gone(there);
+            }
+            host.put_log(log, kept, id, "to be opened on its own log again");
+        }
+        SecondOnEmpty | SecondOnCopy => {
+            let number = world.hosts.len() - 1;
+            let second = &world.hosts[number];
+            if kind == SecondOnCopy {
+                second.put_log(0, copy, id, "");
+            }
+            second.start(world, number);
+            world.clock.sleep(lasts);
+            world.await_promise();
+            loses(&|_, host| host == number);
+            if kind == SecondOnEmpty {
+                gone(second.log_id(0));
+            }
+            second.retire();
+        }
+    }
+}
+
+/// Looks at a coordinator, and does what is to be done.
+fn look(world: &Arc<World>, host: &Host, fault: LogFault) {
+    let acts = !world.faulty() || fault.prompt && world.desk.is_over();
+    if host.plan.coordinator.is_none() || host.is_retired() || !acts {
+        return;
+    }
+    let life = host.life().filter(|life| life.is_up());
+    let coordinator = life.as_ref().and_then(|life| life.coordinator());
+    let status = coordinator.as_ref().map(|coordinator| coordinator.status());
+    let refused = host.take_refusal().or_else(|| {
+        let status = status.as_ref()?;
+        // When it is opened, or later, by each message.
+        let circuits = status.circuits.iter().filter_map(|circuit| circuit.last_error.as_ref());
+        status.unanswered_by.values().flatten().chain(circuits).find(|error| is_refusal(error)).cloned()
+    });
+    if let Some(word) = refused.and_then(|error| word_for(world, &error)).filter(|word| *word != host.word()) {
+        world.clock.note(format_args!("the operator says of {:?}: {word:?}", host.plan.coordinator));
+        host.say(word);
+        if let Some(life) = host.life() {
+            life.crash("to be opened with the operator's word");
+        }
+        return;
+    }
+    let (Some(life), Some(coordinator), Some(status)) = (life, coordinator, status) else { return };
+    // Before all have met this life, one of them may still hear what the lost one has sent.
+    if status.unanswered > 0 {
+        return;
+    }
+    let unclaimed: BTreeSet<_> = status.unclaimed.iter().map(|unclaimed| unclaimed.branch.txn().clone()).collect();
+    if unclaimed.is_empty() {
+        host.say(Word::Nothing);
+    }
+    for txn in unclaimed {
+        settle(world, &life, &coordinator, &txn);
+    }
+}
+
+fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: &TxnId) {
+    // All participants are to be looked at.
+    if world.hosts.iter().any(|host| !host.is_retired() && host.life().is_none_or(|life| !life.is_up())) {
+        return;
+    }
+    let is_committed =
+        world.carried_out().contains(txn) || world.letters.lock().sent.iter().any(|letter| letter.txn() == txn);
+    let decision = if is_committed { Decision::Commit } else { Decision::Rollback };
+    let settled = coordinator.settle_unclaimed(txn, decision);
+    world.count(|counts| counts.unclaimed += 1);
+    world.clock.note(format_args!("{life}: the operator settles {txn}, {decision:?}: {settled:?}"));
+}
+
+pub fn is_refusal(error: &ParticipantError) -> bool {
+    matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_))
+}
+
+/// What there is to say about a log that was refused.
+fn word_for(world: &World, error: &ParticipantError) -> Option<Word> {
+    match error {
+        ParticipantError::OtherLog(lives) if world.desk.is_gone(lives.known.log) => {
+            Some(Word::Replaces(lives.known.log))
+        }
+        // It was opened anew since: the log that is there now is the newest that there is.
+        ParticipantError::Superseded(_) if world.desk.is_over() => Some(Word::WasRestored),
+        _ => None,
+    }
+}
+
+impl World {
+    /// Waits for a bad moment: some participant has promised. If none comes, any will do.
+    fn await_promise(&self) {
+        let has_promised = |life: Arc<Life>| life.managers().iter().any(|manager| manager.status().prepared > 0);
+        self.clock.await_until(MS * 50, || self.hosts.iter().filter_map(Host::life).any(has_promised));
+    }
+
+    /// The transactions that some participant has carried out, as its service's books and its log say.
+    pub fn carried_out(&self) -> BTreeSet<TxnId> {
+        let mut all = BTreeSet::new();
+        for life in self.hosts.iter().filter_map(Host::life).filter(|life| life.is_up()) {
+            all.extend(life.books().keys().map(|branch| branch.txn().clone()));
+            for (name, log) in &self.hosts[life.host].plan.managers {
+                let name: Name = name.parse().expect("a valid name");
+                let records = life.logs()[*log].live(&name).unwrap_or_default();
+                all.extend(records.into_iter().filter_map(|record| match record.fact {
+                    Fact::Committed { txn, .. } => Some(txn),
+                    _ => None,
+                }));
+            }
+        }
+        all
+    }
+}
