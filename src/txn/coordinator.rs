@@ -28,15 +28,16 @@ use crate::{
     platform::Platform,
 };
 
-/// Begins transactions, decides them, and sees to it that every participant carries the decision out.
+/// Begins transactions, decides them, and sees to it that every participant carries the decision
+/// out.
 ///
-/// It needs a log and its participants; see the [crate's front page](crate) for a whole program. Any number of
-/// threads and tasks may use it at once; there is no thread per transaction.
+/// It needs a log and its participants; see the [crate's front page](crate) for a whole program.
+/// Any number of threads and tasks may use it at once; there is no thread per transaction.
 ///
-/// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next opening on the
-/// same log settles it. It waits only for calls of participants that one of these threads is in. Call
-/// [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`] or [`Commit`](super::Commit) that outlives it
-/// can decide nothing any more; who waits is told so.
+/// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next
+/// opening on the same log settles it. It waits only for calls of participants that one of these
+/// threads is in. Call [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`]
+/// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
 pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
     holds: Holds,
@@ -46,8 +47,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts building a coordinator that keeps its decisions in `log`. Pass a clone of an `Arc` to share the log with
-    /// the resource managers of this process.
+    /// Starts building a coordinator that keeps its decisions in `log`. Pass a clone of an `Arc` to
+    /// share the log with the resource managers of this process.
     pub fn builder(log: impl TransactionLog) -> CoordinatorBuilder {
         CoordinatorBuilder {
             log: Arc::new(log),
@@ -60,14 +61,16 @@ impl Coordinator {
         }
     }
 
-    /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log n) in the transactions
-    /// that are open; writes nothing.
+    /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log
+    /// n) in the transactions that are open; writes nothing.
     ///
-    /// Don't call it where this coordinator has called you (in a service's confirm, say) while the limits may be reached: the
-    /// transactions that would make room may wait for that very call. Use [`try_begin`](Self::try_begin) there.
+    /// Don't call it where this coordinator has called you (in a service's confirm, say) while the
+    /// limits may be reached: the transactions that would make room may wait for that very call.
+    /// Use [`try_begin`](Self::try_begin) there.
     ///
-    /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back. Once the coordinator is
-    /// being [shut down](Self::shutdown) the transaction is [over](super::BranchError::Over) as soon as it begins.
+    /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back.
+    /// Once the coordinator is being [shut down](Self::shutdown) the transaction is
+    /// [over](super::BranchError::Over) as soon as it begins.
     pub fn begin(&self) -> Transaction {
         self.begin_within(self.shared.policy.transaction_timeout)
     }
@@ -78,10 +81,18 @@ impl Coordinator {
         self.transaction(transaction_timeout, admitted)
     }
 
-    /// As [`begin`](Self::begin), for tasks: awaits room.
+    /// As [`begin`](Self::begin), for async code: waits for a slot without blocking the thread. A
+    /// dropped future leaves nothing behind.
     pub async fn begin_async(&self) -> Transaction {
+        self.begin_within_async(self.shared.policy.transaction_timeout).await
+    }
+
+    /// As [`begin_within`](Self::begin_within), for async code: waits for a slot without blocking
+    /// the thread, and then begins a transaction with this time-out. A dropped future leaves
+    /// nothing behind.
+    pub async fn begin_within_async(&self, transaction_timeout: Duration) -> Transaction {
         let admitted = self.shared.admission.enter_async(&self.shared.log).await;
-        self.transaction(self.shared.policy.transaction_timeout, admitted)
+        self.transaction(transaction_timeout, admitted)
     }
 
     /// As [`begin`](Self::begin), and refuses where the [`Limits`] are reached.
@@ -93,11 +104,12 @@ impl Coordinator {
         Ok(self.transaction(self.shared.policy.transaction_timeout, true))
     }
 
-    /// Introduces itself to the participants that answer at once, before anything is settled at any of them. Others hear it
-    /// when they are asked what is in doubt.
+    /// Introduces itself to the participants that answer at once, before anything is settled at any
+    /// of them. Others hear it when they are asked what is in doubt.
     fn introduce(&self) -> Result<(), CoordinatorError> {
         for (name, member) in self.shared.members.iter() {
-            // One that panics is met again, like the others that are slow to answer, when it is asked.
+            // One that panics is met again, like the others that are slow to answer, when it is
+            // asked.
             let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
             let refused = met
                 .ok()
@@ -114,7 +126,8 @@ impl Coordinator {
         Transaction::new(self.shared.begin(self.holds.own(), timeout, admitted))
     }
 
-    /// Where participants elsewhere can ask what became of a branch. Those of this process have been told by themselves.
+    /// Where participants elsewhere can ask what became of a branch. Those of this process have
+    /// been told by themselves.
     #[must_use]
     pub fn verdict_endpoint(&self) -> VerdictEndpoint {
         VerdictEndpoint::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
@@ -126,13 +139,15 @@ impl Coordinator {
         &self.shared.name
     }
 
-    /// Which opening of it this is: later than those of all earlier ones on this log, and no other opening's.
+    /// Which opening of it this is: later than those of all earlier ones on this log, and no other
+    /// opening's.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.shared.epoch
     }
 
-    /// What recovery has found so far. It goes on in the background while a participant does not answer.
+    /// What recovery has found so far. It goes on in the background while a participant does not
+    /// answer.
     #[must_use]
     pub fn recovered(&self) -> Recovered {
         Recovered {
@@ -142,23 +157,33 @@ impl Coordinator {
         }
     }
 
-    /// Every transaction that is open, and where it stands. Waits for nobody: a branch that hangs in a service's call is
-    /// seen as what it is. O(n log n) in the transactions that are open.
+    /// Every transaction that is open, and where it stands. Waits for nobody: a branch that hangs
+    /// in a service's call is seen as what it is. O(n log n) in the transactions that are open.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
         self.shared.status()
     }
 
-    /// Waits until every transaction that was committed or rolled back is settled at all its participants, those of
-    /// earlier epochs included, or until `timeout` has passed. Says whether it came to that. What waits for an operator is
-    /// not waited for, and is not settled: it is in [`status`](Self::status).
+    /// Waits until every transaction that was committed or rolled back is settled at all its
+    /// participants, those of earlier epochs included, or until `timeout` has passed. Says whether
+    /// it came to that. What waits for an operator is not waited for, and is not settled: it is in
+    /// [`status`](Self::status).
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
     }
 
-    /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked to commit, and finishes
-    /// the others, for `timeout` at the longest. Says what is left; the next opening settles it.
+    /// As [`settle`](Self::settle), for async code: no thread is blocked. It works on any executor,
+    /// because the coordinator's own clock wakes the task at the time-out, which counts from the
+    /// first poll. A dropped future leaves nothing behind.
+    #[must_use = "what is not settled stays in doubt until it is"]
+    pub async fn settle_async(&self, timeout: Duration) -> bool {
+        self.shared.settle_async(timeout).await
+    }
+
+    /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked
+    /// to commit, and finishes the others, for `timeout` at the longest. Says what is left; the
+    /// next opening settles it.
     ///
     /// ```
     /// # use ringpact::{Coordinator, MemoryLog};
@@ -175,6 +200,19 @@ impl Coordinator {
         let _all = self.shared.settle(timeout);
         self.status()
     }
+
+    /// As [`shutdown`](Self::shutdown), for async code: no thread is blocked, and the coordinator's
+    /// own clock wakes the task at the time-out, which counts from the first poll. The future does
+    /// nothing until it is polled. If it is dropped after that, only the wait ends: the coordinator
+    /// begins no more transactions, and goes on finishing the open ones.
+    ///
+    /// Dropping a coordinator joins its threads. Do that in a place where blocking is allowed.
+    pub async fn shutdown_async(&self, timeout: Duration) -> CoordinatorStatus {
+        self.shared.admission.close();
+        self.shared.roll_back_begun();
+        let _all = self.shared.settle_async(timeout).await;
+        self.status()
+    }
 }
 
 impl Drop for Coordinator {
@@ -185,7 +223,8 @@ impl Drop for Coordinator {
         let mut threads: Vec<_> = self.shared.lanes.iter().flat_map(|lane| lane.close()).collect();
         threads.extend(self.shared.driver.take_threads());
         for thread in threads {
-            // A participant can hold the last handle, and so have it dropped on one of these very threads.
+            // A participant can hold the last handle, and so have it dropped on one of these very
+            // threads.
             if thread.id() != self.shared.platform.current() {
                 thread.join();
             }
@@ -226,19 +265,20 @@ pub struct CoordinatorBuilder {
 }
 
 impl CoordinatorBuilder {
-    /// Names the coordinator. Needed where two of them share a log, or where participants in other processes must know
-    /// whom to ask for verdicts: left alone, its name is drawn from the log's own id, and so is the same at every opening and
-    /// another one for every log.
+    /// Names the coordinator. Needed where two of them share a log, or where participants in other
+    /// processes must know whom to ask for verdicts: left alone, its name is drawn from the log's
+    /// own id, and so is the same at every opening and another one for every log.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// For operators: this log takes the place of `lost`, the log that the coordinator of this name had before, which is gone
-    /// for good. Participants remember which log a coordinator decides in, and refuse another one under its name; with this
-    /// they accept it. What they have promised to the lost log's coordinator is shown as
-    /// [unclaimed](super::CoordinatorStatus::unclaimed), to be settled by hand, because nothing can tell any more what was
-    /// decided about it. Participants name the lost log's id in the error with which they refuse.
+    /// For operators: this log takes the place of `lost`, the log that the coordinator of this name
+    /// had before, which is gone for good. Participants remember which log a coordinator decides
+    /// in, and refuse another one under its name; with this they accept it. What they have promised
+    /// to the lost log's coordinator is shown as [unclaimed](super::CoordinatorStatus::unclaimed),
+    /// to be settled by hand, because nothing can tell any more what was decided about it.
+    /// Participants name the lost log's id in the error with which they refuse.
     ///
     /// For one opening: leave it out again when all participants have answered once.
     pub const fn replaces_log(mut self, lost: LogId) -> Self {
@@ -246,12 +286,14 @@ impl CoordinatorBuilder {
         self
     }
 
-    /// For operators: the log was restored from an older copy, because the newest one is gone for good. Participants that
-    /// have heard more than the copy holds refuse it; with this they accept it. And because the copy may lack decisions, a
-    /// missing one means nothing: no branch of an earlier epoch is rolled back on its own, all of them are
+    /// For operators: the log was restored from an older copy, because the newest one is gone for
+    /// good. Participants that have heard more than the copy holds refuse it; with this they accept
+    /// it. And because the copy may lack decisions, a missing one means nothing: no branch of an
+    /// earlier epoch is rolled back on its own, all of them are
     /// [unclaimed](super::CoordinatorStatus::unclaimed), to be settled by hand.
     ///
-    /// For one opening: leave it out again when all participants have answered once and nothing is unclaimed.
+    /// For one opening: leave it out again when all participants have answered once and nothing is
+    /// unclaimed.
     pub fn log_was_restored(mut self) -> Self {
         self.replaces = self.log.id();
         self
@@ -269,21 +311,24 @@ impl CoordinatorBuilder {
         self
     }
 
-    /// Adds a participant of this process that answers quickly. It is called on the thread that commits.
+    /// Adds a participant of this process that answers quickly. It is called on the thread that
+    /// commits.
     pub fn participant(self, name: &str, participant: impl Participant) -> Self {
         self.member(name, Reach::AtOnce(Arc::new(participant)), Promises::Can)
     }
 
-    /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own, so that several such
-    /// participants work side by side, and slow down only the transactions that they are in. A commit is answered before they
-    /// have carried it out; see [`Commit::delivered`](super::Commit::delivered).
+    /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own,
+    /// so that several such participants work side by side, and slow down only the transactions
+    /// that they are in. A commit is answered before they have carried it out; see
+    /// [`Commit::delivered`](super::Commit::delivered).
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let pooled = Pooled::on(self.platform.clone(), participant, threads);
         self.endpoint(name, pooled)
     }
 
-    /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no thread waits for it.
-    /// A commit is answered before it is carried out there; see [`Commit::delivered`](super::Commit::delivered).
+    /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no
+    /// thread waits for it. A commit is answered before it is carried out there; see
+    /// [`Commit::delivered`](super::Commit::delivered).
     #[cfg(feature = "tokio")]
     pub fn async_participant(
         self,
@@ -294,17 +339,18 @@ impl CoordinatorBuilder {
         self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
     }
 
-    /// Adds a participant that is reached in some other way. A commit is answered before it is carried out there; see
-    /// [`Commit::delivered`](super::Commit::delivered).
+    /// Adds a participant that is reached in some other way. A commit is answered before it is
+    /// carried out there; see [`Commit::delivered`](super::Commit::delivered).
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
         self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
     }
 
     /// Adds a resource that can't promise. A transaction can have one of them at the most.
     ///
-    /// It commits after all others have promised, and before the decision is logged. **What that can't make sure of:** if
-    /// this process dies after the resource has committed and before the decision is durable, the others are rolled back
-    /// at the next opening, and nobody can tell any more. See [failures](crate::docs::failures).
+    /// It commits after all others have promised, and before the decision is logged. **What that
+    /// can't make sure of:** if this process dies after the resource has committed and before the
+    /// decision is durable, the others are rolled back at the next opening, and nobody can tell any
+    /// more. See [failures](crate::docs::failures).
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
         self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
     }
@@ -321,16 +367,16 @@ impl CoordinatorBuilder {
         self
     }
 
-    /// Opens the coordinator: begins a new epoch, replays the log, and settles what an earlier life left in doubt.
-    /// With participants that answer at once all of it is settled when this returns; the rest goes on in the
-    /// background. Costs one forced write.
+    /// Opens the coordinator: begins a new epoch, replays the log, and settles what an earlier life
+    /// left in doubt. With participants that answer at once all of it is settled when this returns;
+    /// the rest goes on in the background. Costs one forced write.
     ///
-    /// A coordinator of this name that is still open on this log must be dropped first: this one would take it for dead, and
-    /// roll back what it has not decided yet.
+    /// A coordinator of this name that is still open on this log must be dropped first: this one
+    /// would take it for dead, and roll back what it has not decided yet.
     ///
     /// # Errors
-    /// [`CoordinatorError`]; nothing is lost, it can be opened again. Of a name that is open already it is
-    /// [`LogError::Claimed`].
+    /// [`CoordinatorError`]; nothing is lost, it can be opened again. Of a name that is open
+    /// already it is [`LogError::Claimed`].
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {
         let name = match &self.name {
             Some(name) => Name::new(name)?,
@@ -375,7 +421,8 @@ impl CoordinatorBuilder {
         let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), _claim: claim };
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
-        // Before anything else is said, and not before what the log holds is there to be asked about.
+        // Before anything else is said, and not before what the log holds is there to be asked
+        // about.
         let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
         for (_, member) in coordinator.shared.members.iter() {
             // A participant that panics over it is told nothing else by that.
@@ -396,7 +443,8 @@ impl fmt::Debug for CoordinatorBuilder {
     }
 }
 
-/// The first 64 bits of the log's id: short enough to read, and 2^32 logs away from a likely collision.
+/// The first 64 bits of the log's id: short enough to read, and 2^32 logs away from a likely
+/// collision.
 fn default_name(log: LogId) -> Result<Name, IdError> {
     Name::new(&log.to_string()[..16])
 }
@@ -414,14 +462,15 @@ pub enum CoordinatorError {
         /// The name.
         participant: Name,
     },
-    /// A participant was given the coordinator's own name. In a log that they share each would end the other's
-    /// records.
+    /// A participant was given the coordinator's own name. In a log that they share each would end
+    /// the other's records.
     #[error("the coordinator and one of its participants are both named {name}; give one of them another name")]
     OwnName {
         /// The name.
         name: Name,
     },
-    /// A participant has another name than the one under which it is registered. It would refuse all of its branches.
+    /// A participant has another name than the one under which it is registered. It would refuse
+    /// all of its branches.
     #[error("the participant that is registered as {registered} is named {own}; register it as {own}")]
     WrongName {
         /// The name under which it is registered.
@@ -432,7 +481,8 @@ pub enum CoordinatorError {
     /// The log could not be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A participant knows another log under this name, or more of this log than it holds. Nothing was settled anywhere.
+    /// A participant knows another log under this name, or more of this log than it holds. Nothing
+    /// was settled anywhere.
     #[error("participant {participant} refuses this coordinator: {}", error_chain(.error))]
     Refused {
         /// The participant.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::{
     Input, Openings, OperatorError, Policy, Remembered, TransactionState,
@@ -37,11 +37,12 @@ use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Decision, Life, Verb},
-    platform::{Condvar, Platform, Woken},
+    platform::{Condvar, Platform},
     striped::Striped,
 };
 
 mod ends;
+mod settling;
 
 /// So many transactions may have ended that participants are not told of yet, while others are open.
 const MOST_UNSAID: u64 = 16;
@@ -110,6 +111,8 @@ pub(super) struct Open {
     pub(super) expiry: Expiry,
     /// For whose end somebody waits: see [`Shared::settle`].
     awaited: Vec<Key>,
+    /// Tasks that wait until the coordinator is settled.
+    sleepers: Vec<Arc<settling::Sleeper>>,
     /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
     in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// The coordinator is gone; nothing more is taken in.
@@ -176,6 +179,7 @@ impl Shared {
             shelf: Shelf::default(),
             expiry: Expiry::default(),
             awaited: Vec::new(),
+            sleepers: Vec::new(),
             in_doubt_queries: BTreeMap::new(),
             abandoned: false,
         };
@@ -339,7 +343,7 @@ impl Shared {
 
     fn tell_awaited(&self, open: &Open, key: Key) {
         if open.awaited.contains(&key) {
-            self.settled.notify_all();
+            self.wake_settling(open);
         }
     }
 
@@ -363,41 +367,9 @@ impl Shared {
         let mut open = self.open.lock();
         let query = open.in_doubt_queries.remove(participant);
         self.hold(&open, std::slice::from_ref(participant));
-        self.settled.notify_all();
+        self.wake_settling(&open);
         drop(open);
         drop(query);
-    }
-
-    /// Waits until there is nothing to do but for clients and operators; says whether nothing is left at all.
-    ///
-    /// It waits for one after the other, so that nobody else has to count what is running. O(n) in what is open, each time
-    /// that what it waits for has ended; most others have, too, by then.
-    pub(super) fn settle(&self, timeout: Duration) -> bool {
-        let until = after(self.platform.now(), timeout);
-        let mut open = self.open.lock();
-        loop {
-            let running = open.running().next().map(|task| task.key());
-            if running.is_none() && open.in_doubt_queries.is_empty() {
-                let unwritten = open.unwritten_ends();
-                if !unwritten.is_empty() {
-                    MutexGuard::unlocked(&mut open, || self.write(unwritten));
-                    continue;
-                }
-                if open.writing == 0 {
-                    return open.shelf.waiting() == 0 && self.unclaimed.count() == 0;
-                }
-            }
-            open.awaited.extend(running);
-            let woken = self.settled.wait_until(&mut open, until);
-            if let Some(place) = open.awaited.iter().position(|key| Some(*key) == running) {
-                open.awaited.swap_remove(place);
-            }
-            if woken == Woken::TimedOut {
-                let settled =
-                    open.running().next().is_none() && open.in_doubt_queries.is_empty() && open.shelf.waiting() == 0;
-                return settled && self.unclaimed.count() == 0;
-            }
-        }
     }
 
     /// Rolls back what clients still work under.

@@ -7,6 +7,7 @@
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `asynchronous` | asynchronous participants and others in one transaction |
+//! | `async_calls` | the coordinator's calls for async code, on no runtime |
 //! | `answers` | errors say what to do: at the first work that is too large, and with a No's reason |
 //! | `delivered` | what `Commit::delivered` waits for |
 //! | `verdicts` | a participant asks how a branch ended |
@@ -41,6 +42,7 @@ mod support;
 
 #[cfg(feature = "tokio")]
 mod answers;
+mod async_calls;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod back_pressure;

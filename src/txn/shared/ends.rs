@@ -69,8 +69,7 @@ impl Shared {
             ended.clear();
             open.unwritten = ended; // its memory, for the next ones
         }
-        drop(open);
-        self.settled.notify_all();
+        self.wake_settling(&open);
     }
 
     /// The coordinator goes: nothing is appended once this returns, for the next life decides by what it finds in the log.
