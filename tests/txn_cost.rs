@@ -10,7 +10,11 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, TransactionLog, Vote, participant::Call,
+    BranchId, Coordinator, Durability, Epoch, Lsn, MemoryLog, Name, Participant, ParticipantError, Policy,
+    TransactionLog, TxnId, Vote,
+    log::Heuristic,
+    participant::{Call, Inline},
+    txn::{Action, CommitProtocol, CoordinatorBuilder, Input},
 };
 
 /// Promises, and does, nothing.
@@ -76,6 +80,95 @@ fn the_cost_grows_linearly_with_participants() {
     let (of_few, of_many) = (time(few as usize) / few, time(many as usize) / many);
     // Quadratic cost would be eight times as much for each.
     assert!(of_many < of_few * 3, "{of_few:?} for each of {few} participants, {of_many:?} for each of {many}");
+}
+
+/// What one of 2,000 costs, and one of 20,000: a tenfold where the cost of all of them is quadratic.
+fn is_linear(what: &str, time: impl Fn(usize) -> Duration) {
+    let _alone = ALONE.lock();
+    let time_of_each = |count: u32, times| {
+        let times = (0..times).map(|_| time(count as usize));
+        times.min().expect("there are some") / count
+    };
+    let (of_few, of_many) = (time_of_each(2_000, 10), time_of_each(20_000, 3));
+    println!("{what}: {of_few:?} for each of 2,000, {of_many:?} for each of 20,000");
+    assert!(of_many < of_few * 5, "{what}: {of_few:?} for each of 2,000, {of_many:?} for each of 20,000");
+}
+
+fn of_one_transaction(
+    participant: impl Fn(CoordinatorBuilder, &str) -> CoordinatorBuilder,
+) -> impl Fn(usize) -> Duration {
+    move |branches| {
+        let names: Vec<_> = (0..branches).map(|number| format!("participant-{number}")).collect();
+        let builder = Coordinator::builder(MemoryLog::new());
+        let builder = names.iter().fold(builder, |builder, name| participant(builder, name));
+        let coordinator = builder.open().expect("memory never fails");
+        let begun = Instant::now();
+        commit(&coordinator, &names);
+        begun.elapsed()
+    }
+}
+
+#[test]
+fn a_branch_of_a_large_transaction_costs_what_one_of_a_small_one_does() {
+    is_linear("called", of_one_transaction(|builder, name| builder.participant(name, Nothing)));
+    is_linear("sent to", of_one_transaction(|builder, name| builder.endpoint(name, Inline::new(Nothing))));
+}
+
+/// Every branch of a transaction votes, fails to be told twice, and is told; every other one has then ended by itself. They answer
+/// one by one, each before anything else is done about the others.
+fn troubles(branches: usize) -> Duration {
+    let begun = Instant::now();
+    let (name, mut now) = (|name: &str| Name::new(name).expect("a valid name"), begun);
+    let mut protocol = CommitProtocol::new(TxnId::new(name("c"), Epoch::new(1), 1), Policy::default());
+    (0..branches).for_each(|number| protocol.enlist_first(name(&format!("participant-{number}"))));
+    let mut lsn = 0;
+    let mut polls = |protocol: &mut CommitProtocol, now| {
+        let mut sent = Vec::new();
+        while let Some(action) = protocol.poll(now) {
+            match action {
+                Action::Send(branch, _) => sent.push(branch),
+                Action::Append(_, durability) => {
+                    lsn += 1;
+                    protocol.handle(now, Input::Appended(Lsn::new(lsn)));
+                    if durability == Durability::Forced {
+                        protocol.handle(now, Input::Durable(Lsn::new(lsn)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        sent
+    };
+    protocol.handle(now, Input::Commit);
+    let mut told = Vec::new();
+    for branch in polls(&mut protocol, now).into_iter().rev() {
+        protocol.handle(now, Input::Voted(branch, Vote::Yes));
+        told.extend(polls(&mut protocol, now));
+    }
+    for _ in 0..2 {
+        for branch in told {
+            protocol.handle(now, Input::Failed(branch));
+            assert!(polls(&mut protocol, now).is_empty(), "there is a pause first");
+            assert!(protocol.deadline().is_some_and(|at| at > now));
+        }
+        now += Duration::from_secs(60);
+        protocol.handle(now, Input::Tick);
+        told = polls(&mut protocol, now);
+    }
+    assert_eq!(told.len(), branches);
+    for branch in told {
+        let by_itself = Input::Heuristic(branch, Heuristic::RolledBack);
+        protocol.handle(now, if branch % 2 == 0 { Input::Done(branch) } else { by_itself });
+        polls(&mut protocol, now);
+        let _ = protocol.state();
+    }
+    assert_eq!(protocol.heuristic(), Some(Heuristic::Mixed));
+    begun.elapsed()
+}
+
+#[test]
+fn a_branch_of_a_large_transaction_in_trouble_costs_what_one_of_a_small_one_does() {
+    is_linear("in trouble", troubles);
 }
 
 #[test]

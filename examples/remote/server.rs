@@ -183,7 +183,9 @@ impl Served {
             let back = Back { peer: Arc::clone(&self.peer), room: Arc::clone(&self.room), id };
             match body {
                 Ask::Pact(request) => {
-                    endpoint.send(request, Reply::new(move |result| back.answer(Answer::Pact(result))))
+                    let peer = Arc::clone(&self.peer);
+                    let is_there = move || !peer.state.lock().is_over;
+                    endpoint.send(request, Reply::new_while(is_there, |result| back.answer(Answer::Pact(result))));
                 }
                 Ask::Service(request) => back.answer(Answer::Service(service(request))),
             }

@@ -223,8 +223,10 @@ pub trait TransactionLog: Send + Sync + 'static {
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
     /// Does what [`wait`](Self::wait) does, for tasks: returns the answer, or registers the
-    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready,
-    /// whatever the wakers of other tasks do meanwhile. `FileLog` has threads of its own for that.
+    /// context's waker and returns `Pending`. The log wakes the waker once the answer is ready. A
+    /// waker may block for a while and does not keep others from being woken: `FileLog` has
+    /// at most 16 threads for wakers. While 16 wakers of one log block, the log wakes no other task
+    /// before one of them returns.
     fn poll_durable(&self, lsn: Lsn, context: &mut Context<'_>) -> Poll<Result<(), LogError>>;
 
     /// Returns the owner's live records in the order in which they were appended, including those
@@ -480,6 +482,15 @@ pub enum LogError {
         path: PathBuf,
         /// The number of a segment that the log had.
         segment: u64,
+    },
+    /// There is no log, and [`FileLogOptions::must_exist`] was set. Nothing was created.
+    #[error(
+        "there is no log at {path}, and it was opened as one that must exist: check that its volume is mounted and that \
+         the path is right; to begin a new log, open it once without `must_exist`"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
     },
     /// The file has a version of the format that this version of the library does not know.
     #[error("{path} has format version {version}, and this library reads version {supported}; use a newer ringpact")]

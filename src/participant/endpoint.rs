@@ -5,6 +5,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -125,6 +126,13 @@ pub trait Endpoint: Send + Sync + 'static {
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
+
+    /// Returns for how long requests have waited while none began, if any wait. The coordinator asks
+    /// when an answer is late, to say so. Must not block. The default implementation returns `None`,
+    /// which means unknown.
+    fn stalled(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
@@ -136,6 +144,9 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn stalled(&self) -> Option<Duration> {
+        (**self).stalled()
     }
 }
 
@@ -165,11 +176,33 @@ impl Reply {
     /// A reply that calls `then` with the answer, on the thread that sends it. For endpoints that
     /// wrap another one (a transport, a fault injector), and for tests.
     pub fn new(then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) -> Self {
-        Self::to(Arc::new(Callback(Mutex::new(Some(then)))), 0)
+        Self::new_while(|| true, then)
     }
 
-    /// Whether the sender still waits for the answer: `false` once the coordinator that asked is
-    /// gone.
+    /// Returns a reply that is [awaited](Self::is_awaited) only while `is_awaited` returns `true`: for
+    /// a transport, which knows whether the connection that the answer goes back by still exists.
+    /// `is_awaited` must not block.
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// use ringpact::participant::Reply;
+    ///
+    /// let connected = Arc::new(AtomicBool::new(true));
+    /// let is_connected = Arc::clone(&connected);
+    /// let reply = Reply::new_while(move || is_connected.load(Ordering::Relaxed), |_| {});
+    /// assert!(reply.is_awaited());
+    /// connected.store(false, Ordering::Relaxed);
+    /// assert!(!reply.is_awaited());
+    /// ```
+    pub fn new_while(
+        is_awaited: impl Fn() -> bool + Send + Sync + 'static,
+        then: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static,
+    ) -> Self {
+        Self::to(Arc::new(Callback { is_awaited, then: Mutex::new(Some(then)) }), 0)
+    }
+
+    /// Whether the sender still waits for the answer: `false` once the coordinator that asked, or the
+    /// connection to it, is gone.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.sink.as_ref().is_some_and(|sink| sink.is_awaited())
@@ -198,11 +231,22 @@ impl fmt::Debug for Reply {
     }
 }
 
-struct Callback<F>(Mutex<Option<F>>);
+struct Callback<A, F> {
+    is_awaited: A,
+    then: Mutex<Option<F>>,
+}
 
-impl<F: FnOnce(Result<Response, ParticipantError>) + Send> ReplySink for Callback<F> {
+impl<A, F> ReplySink for Callback<A, F>
+where
+    A: Fn() -> bool + Send + Sync,
+    F: FnOnce(Result<Response, ParticipantError>) + Send,
+{
+    fn is_awaited(&self) -> bool {
+        (self.is_awaited)()
+    }
+
     fn deliver(self: Arc<Self>, _tag: usize, result: Result<Response, ParticipantError>) {
-        let then = self.0.lock().take();
+        let then = self.then.lock().take();
         if let Some(then) = then {
             then(result);
         }

@@ -27,7 +27,12 @@
 
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Instant};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -377,6 +382,18 @@ pub enum ParticipantError {
     /// either. Only a coordinator says so.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
+    /// The coordinator sent the request, and no call has begun in time: the runtime of an asynchronous
+    /// participant has no free thread. Most likely a task waits for the transaction on one of them.
+    /// Only a coordinator says so.
+    #[error(
+        "the participant's runtime has begun no call for {waited:.1?}: its threads are blocked or busy. A task that waits \
+         for a transaction on such a thread (`wait`, `settle`, `shutdown`) keeps the participant from answering; `.await` \
+         it there, or wait on another thread"
+    )]
+    NotBegun {
+        /// How long the oldest call has waited.
+        waited: Duration,
+    },
     /// The request no longer fits the branch's state: it is late, or came twice.
     #[error("a late message: the branch has moved on")]
     Stale,

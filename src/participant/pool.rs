@@ -30,7 +30,8 @@ pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 ///
 /// Nothing is done twice for want of a thread: a request whose twin (the same verb for the same branch) is queued or under way
 /// gets that one's answer. A prepare whose deadline has passed while it waited, whose rollback has come, or whose coordinator
-/// is gone is not carried out.
+/// is gone (of one elsewhere, the connection to it: see [`Reply::new_while`]) is not carried out. It keeps its place in the queue until
+/// its turn comes. Everything else is carried out whether its answer is awaited or not: what was decided stays decided.
 pub struct Pooled {
     /// The calls that are queued or under way have it, too, and nobody else: an idle thread would keep it, and the log that
     /// it has open, beyond the drop of this.

@@ -6,9 +6,11 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use ::tokio::runtime::Handle;
+use parking_lot::Mutex;
 
 use super::{
     Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
@@ -26,6 +28,13 @@ use crate::{
 /// What [`Participant`](super::Participant) says of each method holds here word for word. One
 /// transaction can have participants of both kinds.
 /// [`conformance::check_async`](super::conformance::check_async) is the suite.
+///
+/// Tasks on that runtime `.await` the coordinator's futures. A thread of the runtime that blocks
+/// instead (in [`Commit::wait`](crate::Commit::wait), [`Delivered::wait`](crate::txn::Delivered::wait),
+/// [`Coordinator::settle`](crate::Coordinator::settle), [`shutdown`](crate::Coordinator::shutdown), or
+/// [`begin`](crate::Coordinator::begin) while the limits are reached) runs no task meanwhile, so it may
+/// keep the participant from the answer that it waits for. `tokio::task::spawn_blocking` has threads
+/// for that.
 ///
 /// ```
 /// use ringpact::{
@@ -150,10 +159,43 @@ impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
 /// [`MAX_QUEUED_REQUESTS`] tasks, the next call fails at once, like one that gets no answer.
 ///
 /// On a runtime that has shut down every call fails. The coordinator repeats it like any other
-/// failed call.
+/// failed call. If the runtime begins no call because its threads are blocked, time-outs say so:
+/// [`ParticipantError::NotBegun`].
 pub struct Spawned<P> {
     participant: Arc<P>,
     runtime: Runtime,
+    unbegun: Arc<Mutex<Unbegun>>,
+}
+
+/// The calls that the runtime has not begun yet.
+#[derive(Debug)]
+struct Unbegun {
+    calls: usize,
+    /// When the first of them came, or a call last began.
+    since: Instant,
+}
+
+/// Counts one call as not begun until it is dropped.
+struct Begins(Arc<Mutex<Unbegun>>);
+
+impl Begins {
+    fn new(unbegun: &Arc<Mutex<Unbegun>>) -> Self {
+        let mut state = unbegun.lock();
+        if state.calls == 0 {
+            state.since = Instant::now();
+        }
+        state.calls += 1;
+        Self(Arc::clone(unbegun))
+    }
+}
+
+/// The call has begun, or never will.
+impl Drop for Begins {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.calls -= 1;
+        state.since = Instant::now();
+    }
 }
 
 /// The runtime of the tasks.
@@ -166,13 +208,18 @@ enum Runtime {
 impl<P: AsyncParticipant> Spawned<P> {
     /// Returns the endpoint of `participant`. Its calls run on `runtime`.
     pub fn new(participant: P, runtime: Handle) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Tokio(runtime) }
+        Self::on(participant, Runtime::Tokio(runtime))
     }
 
     /// Like [`new`](Self::new), with calls on a simulation's threads.
     #[doc(hidden)]
     pub fn simulated(participant: P, platform: Platform) -> Self {
-        Self { participant: Arc::new(participant), runtime: Runtime::Simulated(platform) }
+        Self::on(participant, Runtime::Simulated(platform))
+    }
+
+    fn on(participant: P, runtime: Runtime) -> Self {
+        let unbegun = Arc::new(Mutex::new(Unbegun { calls: 0, since: Instant::now() }));
+        Self { participant: Arc::new(participant), runtime, unbegun }
     }
 }
 
@@ -207,9 +254,11 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             return;
         }
         let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
+        let begins = matches!(self.runtime, Runtime::Tokio(_)).then(|| Begins::new(&self.unbegun));
         // If the runtime drops the task, the task drops the reply, which reports that the call
         // failed.
         self.runtime.spawn(async move {
+            drop(begins);
             let result = caught(call(&*participant, &request), caller_span).await;
             // Before the answer is sent: a client may drop everything and open it again at the last
             // answer.
@@ -224,6 +273,11 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 
     fn greet(&self, greeting: &Greeting) {
         self.participant.greet(greeting);
+    }
+
+    fn stalled(&self) -> Option<Duration> {
+        let unbegun = self.unbegun.lock();
+        (unbegun.calls > 0).then(|| unbegun.since.elapsed())
     }
 }
 

@@ -68,8 +68,9 @@ enum WireError {
 impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // Only a coordinator says `CircuitOpen`; to another process it means the same.
-            Self::Unreachable | Self::CircuitOpen => WireError::Unreachable,
+            // Only a coordinator says `CircuitOpen` and `NotBegun`; to another process they mean the
+            // same.
+            Self::Unreachable | Self::CircuitOpen | Self::NotBegun { .. } => WireError::Unreachable,
             Self::Panicked => WireError::Panicked,
             Self::UnknownBranch => WireError::UnknownBranch,
             Self::AlreadyRolledBack => WireError::AlreadyRolledBack,

@@ -12,11 +12,15 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     time::{Duration, Instant},
 };
 
 use super::{Policy, policy::after, shared::Key};
+
+mod view;
+
+use view::Refused;
+pub use view::{CircuitState, Refusal};
 
 /// Which branch: its transaction, and its index there.
 pub(super) type Id = (Key, usize);
@@ -49,35 +53,6 @@ impl Settings {
     fn patience(&self) -> Duration {
         self.policy.prepare_timeout / 2
     }
-}
-
-/// Why a participant is given no new branches. Exhaustive on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// It has failed or not answered, again and again. It is probed.
-    NotAnswering,
-    /// As many decisions as are allowed are not acknowledged; see [`Limits::undelivered`](super::Limits).
-    Undelivered,
-    /// It has so much to do that votes would come too late.
-    Overloaded,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAnswering => "it does not answer",
-            Self::Undelivered => "it has not acknowledged as many decisions as are allowed",
-            Self::Overloaded => "its votes would come too late",
-        })
-    }
-}
-
-/// A refusal, with how much is outstanding and since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) why: Refusal,
-    pub(super) outstanding: usize,
-    pub(super) since: Instant,
 }
 
 /// Whether a message goes out.
@@ -468,60 +443,12 @@ impl Circuit {
     fn oldest(&self) -> Option<Instant> {
         self.debts.first_key_value().map(|(_, debt)| debt.since)
     }
-
-    /// What there is to be seen of it.
-    pub(super) fn view(&self) -> View {
-        let (state, since, next_probe) = match self.state {
-            State::Closed => (CircuitState::Closed, None, None),
-            State::Draining { .. } => (CircuitState::Draining, None, None),
-            State::Open { since, probe_at, trial_at, .. } => {
-                let next = if self.kept.is_empty() { trial_at } else { probe_at };
-                (CircuitState::Open, Some(since), Some(next))
-            }
-        };
-        let (unanswered, undelivered, kept) = (self.asked, self.debts.len(), self.kept.len());
-        View { state, since, next_probe, unanswered, undelivered, kept, oldest: self.oldest() }
-    }
 }
 
 /// The pause after so many failed probes. It doubles, as a branch's own would.
 fn pause(policy: &Policy, vain: u32) -> Duration {
     let doubled = 1_u32.checked_shl(vain).unwrap_or(u32::MAX);
     policy.first_backoff.saturating_mul(doubled).min(policy.longest_backoff)
-}
-
-/// What a participant's circuit is like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CircuitState {
-    /// It is spoken to.
-    #[default]
-    Closed,
-    /// It answers again, and is told bit by bit what was kept back.
-    Draining,
-    /// It does not answer. It is probed, and given nothing else.
-    Open,
-}
-
-impl fmt::Display for CircuitState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "closed",
-            Self::Draining => "draining",
-            Self::Open => "open",
-        })
-    }
-}
-
-/// A circuit as it is seen.
-pub(super) struct View {
-    pub(super) state: CircuitState,
-    pub(super) since: Option<Instant>,
-    pub(super) next_probe: Option<Instant>,
-    pub(super) unanswered: usize,
-    pub(super) undelivered: usize,
-    pub(super) kept: usize,
-    pub(super) oldest: Option<Instant>,
 }
 
 #[cfg(test)]

@@ -69,7 +69,9 @@ impl Commit {
         Delivered::of(Arc::clone(&self.task))
     }
 
-    /// Blocks until the outcome is known.
+    /// Blocks until the outcome is known. Not on a thread of the runtime that an
+    /// [asynchronous participant](crate::Coordinator::builder) lives on: that thread would keep it from answering, and the
+    /// error, when time is up, is [`ParticipantError::NotBegun`]. Tasks `.await` the `Commit`.
     ///
     /// # Errors
     /// [`CommitError`]: rolled back, with the cause; or indeterminate.
@@ -110,15 +112,20 @@ pub(super) fn tell(task: &Task, explained: ExplainedOutcome) -> Result<(), Commi
     if let Some(outcome) = explained.heuristic {
         return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
     }
-    let Reasons { participant_error, refusal, log_error } =
+    let Reasons { participant_error, refusal, not_begun, log_error } =
         explained.reasons.map(|reasons| *reasons).unwrap_or_default();
     let cause = match explained.outcome {
         Outcome::Committed => return Ok(()),
         Outcome::Indeterminate => {
-            return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error });
+            let participant_error =
+                not_begun.map(|(_, error)| error).or(participant_error).filter(|_| log_error.is_none());
+            return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error, participant_error });
         }
         Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
-        Outcome::RolledBack(Cause::TimedOut) => RollbackCause::TimedOut,
+        Outcome::RolledBack(Cause::TimedOut) => match not_begun {
+            Some((branch, error)) => RollbackCause::Failed { participant: name(branch), error },
+            None => RollbackCause::TimedOut,
+        },
         Outcome::RolledBack(Cause::Expired) => RollbackCause::Expired,
         Outcome::RolledBack(Cause::VotedNo(branch)) => {
             let reason = refusal.filter(|(of, _)| *of == branch).map(|(_, reason)| reason);
@@ -194,6 +201,8 @@ pub enum CommitError {
         txn: TxnId,
         /// What happened to the log, if it was the log.
         error: Option<LogError>,
+        /// What happened to the participant, if it was not the log and anything is known of it.
+        participant_error: Option<ParticipantError>,
     },
     /// It was decided, and a participant has already answered that its branch ended otherwise. See
     /// [`Coordinator::status`](crate::Coordinator::status) for which, and look at the data; the coordinator keeps it in mind
@@ -238,7 +247,8 @@ impl StdError for CommitError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::RolledBack { cause, .. } => cause.source(),
-            Self::Indeterminate { error, .. } => error.as_ref().map(|error| error as _),
+            Self::Indeterminate { error: Some(error), .. } => Some(error),
+            Self::Indeterminate { participant_error, .. } => participant_error.as_ref().map(|error| error as _),
             Self::Heuristic { .. } => None,
         }
     }

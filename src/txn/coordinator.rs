@@ -64,9 +64,10 @@ impl Coordinator {
     /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log
     /// n) in the transactions that are open; writes nothing.
     ///
-    /// Don't call it where this coordinator has called you (in a service's confirm, say) while the
-    /// limits may be reached: the transactions that would make room may wait for that very call.
-    /// Use [`try_begin`](Self::try_begin) there.
+    /// Do not call it in code that this coordinator calls (for example a service's confirm) while the
+    /// limits may be reached: the transactions that would free a slot may wait for that very call.
+    /// Use [`try_begin`](Self::try_begin) there. Do not call it in a task either: the transactions
+    /// that would free a slot may need its thread. Use [`begin_async`](Self::begin_async) there.
     ///
     /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back.
     /// Once the coordinator is being [shut down](Self::shutdown) the transaction is
@@ -164,10 +165,14 @@ impl Coordinator {
         self.shared.status()
     }
 
-    /// Waits until every transaction that was committed or rolled back is settled at all its
-    /// participants, those of earlier epochs included, or until `timeout` has passed. Says whether
-    /// it came to that. What waits for an operator is not waited for, and is not settled: it is in
-    /// [`status`](Self::status).
+    /// Blocks until every transaction that was committed or rolled back is settled at all its
+    /// participants, including those of earlier epochs, or until `timeout` has passed. Returns whether
+    /// all are settled. Returns `false`, without waiting longer, if only transactions are left that
+    /// need an operator; see [`status`](Self::status).
+    ///
+    /// From async code use [`settle_async`](Self::settle_async). On a thread of the runtime of an
+    /// asynchronous participant this call waits without success, and the status shows
+    /// [`NotBegun`](ParticipantError::NotBegun) for that participant.
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
         self.shared.settle(timeout)
@@ -181,8 +186,9 @@ impl Coordinator {
         self.shared.settle_async(timeout).await
     }
 
-    /// Shuts down cleanly: lets no more transactions begin, rolls back those that nobody has asked
-    /// to commit, and finishes the others, for `timeout` at the longest. Says what is left; the
+    /// Shuts down cleanly: lets no more transactions begin, rolls back those that no client has asked
+    /// to commit, and finishes the others. Blocks for at most `timeout`, as [`settle`](Self::settle)
+    /// does; from async code use [`shutdown_async`](Self::shutdown_async). Returns what is left; the
     /// next opening settles it.
     ///
     /// ```

@@ -2,7 +2,7 @@
 //! to be seen of it, and what others tell it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     error::Error as StdError,
     sync::{
         Arc,
@@ -96,7 +96,7 @@ struct State {
 struct Trouble {
     reasons: Reasons,
     /// What went wrong last with each branch with which anything did.
-    last_errors: Vec<(usize, ParticipantError)>,
+    last_errors: BTreeMap<usize, ParticipantError>,
 }
 
 /// What the client is told besides the outcome.
@@ -106,6 +106,8 @@ pub(super) struct Reasons {
     pub(super) participant_error: Option<ParticipantError>,
     /// The branch that was the first to say why it votes no, and why.
     pub(super) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
+    /// A branch whose participant had not even begun what it was asked when time was up.
+    pub(super) not_begun: Option<(usize, ParticipantError)>,
     /// What the log said last.
     pub(super) log_error: Option<LogError>,
 }
@@ -151,8 +153,13 @@ impl State {
         if let ParticipantError::Refused(reason) = &error {
             reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
         }
-        last_errors.retain(|(of, _)| *of != branch);
-        last_errors.push((branch, error));
+        last_errors.insert(branch, error);
+    }
+
+    fn note_not_begun(&mut self, branch: usize, error: ParticipantError) {
+        self.note(branch, error.clone());
+        let Trouble { reasons, .. } = &mut **self.trouble.get_or_insert_default();
+        reasons.not_begun.get_or_insert((branch, error));
     }
 
     fn note_of_log(&mut self, error: LogError) {
@@ -385,8 +392,7 @@ impl Task {
     /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.
     pub(super) fn status(&self, now: Instant) -> TransactionStatus {
         let state = self.state.lock();
-        let last_errors = state.trouble.as_ref().map_or(&[][..], |trouble| &trouble.last_errors);
-        let error = |index| last_errors.iter().find(|(of, _)| *of == index).map(|(_, error)| error.clone());
+        let error = |index| state.trouble.as_ref()?.last_errors.get(&index).cloned();
         let branches = state.protocol.branches().enumerate().map(|(index, (participant, branch, failures))| {
             BranchStatus { participant: participant.clone(), state: branch, failures, last_error: error(index) }
         });

@@ -1,6 +1,11 @@
 //! [`Transaction`]: what a client works under until it commits.
 
-use std::{fmt, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt, mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -11,19 +16,31 @@ use super::{
 };
 use crate::id::{BranchId, IdError, Name, TxnId};
 
+/// Among so many branches one is looked for one by one.
+const FEW: usize = 8;
+
 /// A transaction that has begun. Do work at the participants under its [branches](Self::branch), then
 /// [`commit`](Self::commit). Dropping it rolls it back.
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
     task: Arc<Task>,
     /// In the order in which they will be asked.
-    contacts: Vec<Contact>,
+    contacts: VecDeque<Contact>,
+    places: Places,
     handed_over: bool,
+}
+
+/// Where the branch of each participant is in the order, once there are more than a [`FEW`].
+struct Places {
+    /// How many have come before all that were there.
+    before: usize,
+    /// By the participant's number, counted from the one that came first.
+    of: BTreeMap<usize, isize>,
 }
 
 impl Transaction {
     pub(super) const fn new(task: Arc<Task>) -> Self {
-        Self { task, contacts: Vec::new(), handed_over: false }
+        Self { task, contacts: VecDeque::new(), places: Places { before: 0, of: BTreeMap::new() }, handed_over: false }
     }
 
     /// Its id.
@@ -33,7 +50,8 @@ impl Transaction {
     }
 
     /// The branch id under which to work at `participant`; from the first call on, the participant takes part in
-    /// the transaction. Give the id to the participant along with the work, in a header if it is elsewhere.
+    /// the transaction. Give the id to the participant along with the work, in a header if it is elsewhere. O(log n) in the
+    /// coordinator's participants.
     ///
     /// # Errors
     /// [`BranchError::UnknownParticipant`] where the coordinator was built without it; [`BranchError::Over`] where the
@@ -41,12 +59,19 @@ impl Transaction {
     /// does not answer, or has more to do already than it gets done in time.
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
-        let index = match self.contacts.iter().position(|contact| contact.branch.participant().as_str() == participant)
-        {
+        let index = match self.find(participant) {
             Some(index) => index,
             None => self.enlist(participant)?,
         };
         Ok(&self.contacts[index].branch)
+    }
+
+    fn find(&self, participant: &str) -> Option<usize> {
+        if self.places.of.is_empty() {
+            return self.contacts.iter().position(|contact| contact.branch.participant().as_str() == participant);
+        }
+        let number = self.task.shared().members.find(participant)?;
+        self.places.of.get(&number)?.checked_add_unsigned(self.places.before)?.try_into().ok()
     }
 
     fn enlist(&mut self, participant: &str) -> Result<usize, BranchError> {
@@ -57,8 +82,25 @@ impl Transaction {
         self.task.shared().admits(number)?;
         let index = self.task.enlist(number)?;
         let branch = self.id().branch(&members[number].0);
-        self.contacts.insert(index, Contact { branch, member: Some(number) });
+        self.put(index, Contact { branch, member: Some(number) });
         Ok(index)
+    }
+
+    /// A branch comes, before all that are there or after them.
+    fn put(&mut self, index: usize, contact: Contact) {
+        let Places { before, of } = &mut self.places;
+        if index < self.contacts.len() {
+            *before += 1;
+            self.contacts.push_front(contact);
+        } else {
+            self.contacts.push_back(contact);
+        }
+        if of.is_empty() && self.contacts.len() <= FEW {
+            return;
+        }
+        let unplaced = if of.is_empty() { 0..self.contacts.len() } else { index..index + 1 };
+        let place = |index: usize| Some((self.contacts[index].member?, index.cast_signed() - before.cast_signed()));
+        of.extend(unplaced.filter_map(place));
     }
 
     /// Commits. The participants of this process are asked for their votes, and the decision is handed to the log,
@@ -66,7 +108,7 @@ impl Transaction {
     pub fn commit(mut self) -> Commit {
         self.handed_over = true;
         self.task.take_over();
-        let progress = self.task.commit(mem::take(&mut self.contacts));
+        let progress = self.task.commit(mem::take(&mut self.contacts).into());
         Commit::new(Arc::clone(&self.task), progress)
     }
 

@@ -165,6 +165,53 @@ fn a_log_whose_only_segment_was_removed_is_not_a_new_one() {
     assert!(live_numbers(&open_small(&path).unwrap()).is_empty());
 }
 
+/// A volume that is not mounted used to be an empty log, with no decision in it.
+#[test]
+fn a_log_that_must_exist_is_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount_point = dir.path().join("volume");
+    let path = mount_point.join("shop.log");
+    let open = || FileLog::options().must_exist(true).open(&path);
+    // Neither the mount point, nor the log's directory, nor anything in it is there.
+    let makes: [fn(&Path); 4] = [
+        |_| {},
+        |path| fs::create_dir(path.parent().unwrap()).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+        |path| {
+            fs::write(path.join("lock"), b"").unwrap();
+        },
+    ];
+    for make in makes {
+        make(&path);
+        let before = entries(dir.path());
+        let error = open().unwrap_err();
+        assert!(matches!(&error, LogError::Missing { path: missing } if *missing == path), "{error}");
+        assert!(error.to_string().contains("volume is mounted"), "{error}");
+        assert_eq!(entries(dir.path()), before, "nothing was made");
+    }
+    let log = FileLog::open(&path).unwrap();
+    commit(&log, prepared(1, 10)).unwrap();
+    log.close().unwrap();
+    assert_eq!(live_numbers(&open().unwrap()), [1]);
+    // Nothing but what remembers the log: it is more than missing.
+    fs::remove_file(only_segment(&path)).unwrap();
+    assert!(matches!(open().unwrap_err(), LogError::SegmentsLost { segment: 2, .. }));
+}
+
+/// All that is below a directory.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(entries(&path));
+        }
+        all.push(path);
+    }
+    all.sort();
+    all
+}
+
 /// An older segment alone, or one of another log, is not the log either.
 #[test]
 fn segments_from_elsewhere_are_not_the_log() {

@@ -93,6 +93,22 @@ fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
     assert!(with(Verb::Prepare, to_come).is_ok());
 }
 
+/// No coordinator would be there to end the promise, until it has come back and asked what is in doubt.
+#[test]
+fn a_prepare_whose_connection_is_gone_is_not_carried_out() {
+    let (crowd, pool) = pool(1);
+    let send = |number, verb, connected: bool| {
+        let (tell, told) = mpsc::channel();
+        let then = move |result| tell.send(result).expect("the test waits for it");
+        pool.send(request_about(number, verb), Reply::new_while(move || connected, then));
+        told.recv_timeout(SOON).unwrap()
+    };
+    assert!(matches!(send(1, Verb::Prepare, false), Err(ParticipantError::Unreachable)));
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 0, "it was not carried out");
+    assert!(send(1, Verb::Rollback, false).is_ok(), "what must be done is done");
+    assert!(send(2, Verb::Prepare, true).is_ok());
+}
+
 #[test]
 fn a_panic_is_an_answer_and_its_thread_serves_on() {
     let (_, pool) = pool(1);

@@ -8,11 +8,11 @@ use std::{
 
 use crate::support::{Manager, eventually, manager};
 use ringpact::{
-    BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
+    BranchId, CommitError, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote, error_chain,
     participant::{AsyncParticipant, Call, Endpoint, MAX_QUEUED_REQUESTS, Reply, Request, Spawned, Verb},
     txn::RollbackCause,
 };
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 /// A resource manager behind a slow connection.
 struct Far {
@@ -165,4 +165,85 @@ fn tasks_of_a_participant_that_hangs_have_a_bound() {
         send();
         told.recv_timeout(Duration::from_secs(5)).is_ok_and(|result| result.is_ok())
     });
+}
+
+/// Blocks as a task does that does not know better.
+fn block_on_its_own<T: Send + 'static>(runtime: &Runtime, block: impl FnOnce() -> T + Send + 'static) -> T {
+    let blocks = async move { block() };
+    match runtime.handle().runtime_flavor() {
+        RuntimeFlavor::CurrentThread => runtime.block_on(blocks),
+        _ => runtime.block_on(runtime.spawn(blocks)).expect("it does not panic"),
+    }
+}
+
+/// It took five seconds and said "not all participants voted in time".
+#[test]
+fn a_thread_that_blocks_the_participants_own_runtime_is_told_so() {
+    let of_one = Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
+    let current = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    for runtime in [current, of_one] {
+        let log = MemoryLog::new();
+        let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
+        let far = Far { manager: b.clone(), takes: Duration::from_millis(1), panics_at: None };
+        let soon = Duration::from_millis(200);
+        let policy = Policy::default().prepare_timeout(soon).delivery_timeout(soon);
+        let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone());
+        let coordinator = Arc::new(builder.async_participant("far", far, runtime.handle().clone()).open().unwrap());
+        let settles = || {
+            runtime.block_on(async {
+                while coordinator.status().in_doubt() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        };
+        settles();
+
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("far").unwrap(), 2).unwrap();
+        let error = block_on_its_own(&runtime, || txn.commit().wait()).unwrap_err();
+        let CommitError::RolledBack { cause: RollbackCause::Failed { participant, error: why }, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(participant.as_str() == "far" && matches!(why, ParticipantError::NotBegun { .. }), "{error}");
+        assert!(error_chain(&error).contains("`.await` it there"), "{error}");
+        settles();
+
+        let mut alone = coordinator.begin();
+        b.execute(alone.branch("far").unwrap(), 2).unwrap();
+        let error = block_on_its_own(&runtime, || alone.commit().wait()).unwrap_err();
+        assert!(matches!(error, CommitError::Indeterminate { .. }), "{error}");
+        assert!(error_chain(&error).contains("`.await` it there"), "{}", error_chain(&error));
+        settles();
+
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("far").unwrap(), 2).unwrap();
+        let left = {
+            let coordinator = Arc::clone(&coordinator);
+            block_on_its_own(&runtime, move || {
+                txn.rollback();
+                coordinator.shutdown(soon * 5)
+            })
+        };
+        assert!(left.to_string().contains("`.await` it there"), "{left}");
+        settles();
+    }
+}
+
+/// One that is slow, and has begun.
+#[test]
+fn a_participant_that_takes_too_long_is_said_to_have_taken_too_long() {
+    let runtime = runtime();
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));
+    let far = Far { manager: b.clone(), takes: Duration::from_millis(500), panics_at: None };
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(100));
+    let builder = Coordinator::builder(log).policy(policy).participant("a", a.clone());
+    let coordinator = builder.async_participant("far", far, runtime.handle().clone()).open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("far").unwrap(), 2).unwrap();
+    let error = runtime.block_on(async { txn.commit().await }).unwrap_err();
+    assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::TimedOut, .. }), "{error}");
 }

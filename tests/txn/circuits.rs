@@ -111,13 +111,18 @@ fn a_circuit_without_decisions_to_probe_with_closes_too() {
     let given_up = coordinator.give_up("bad");
     assert!(given_up >= 8, "{given_up}");
     eventually("they are parked", SOON, || coordinator.status().parked == given_up);
+    assert_eq!(coordinator.status().in_doubt(), given_up, "what is owed is counted once, and not with its circuit");
     for transaction in coordinator.status().transactions {
         coordinator.force(&transaction.txn, Decision::Rollback).unwrap();
     }
-    assert_eq!(coordinator.status().in_doubt(), 0);
+    let status = coordinator.status();
+    assert_eq!(status.in_doubt(), 0, "nothing is left to settle, and it still does not answer");
+    let open: Vec<_> = status.open_circuits().map(|circuit| circuit.participant.as_str()).collect();
+    assert_eq!(open, ["bad"]);
     is_down(&bad, false);
     eventually("one is tried and the circuit closes", SOON, buy);
     assert_eq!(circuit(&coordinator).state, CircuitState::Closed);
+    assert_eq!(coordinator.status().open_circuits().count(), 0);
 }
 
 /// The participant votes, and cannot commit. Its promises fill it up, whatever the reason.

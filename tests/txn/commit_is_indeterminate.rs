@@ -96,7 +96,7 @@ fn a_decision_whose_sync_failed_is_neither_reported_nor_carried_out() {
         let (mut indeterminate, mut rolled_back) = (Vec::new(), Vec::new());
         for result in results {
             match result {
-                Err(CommitError::Indeterminate { txn, error: Some(LogError::Poisoned { .. }) }) => {
+                Err(CommitError::Indeterminate { txn, error: Some(LogError::Poisoned { .. }), .. }) => {
                     indeterminate.push(txn.sequence());
                 }
                 // The transaction came so late that a promise was refused: a participant voted No,

@@ -24,7 +24,8 @@ use super::{
 use crate::log::{LogError, LogId, random_incarnation};
 
 impl FileLogOptions {
-    /// Opens the log in this directory. Creates the directory and the log if they are absent.
+    /// Opens the log in this directory. Creates the directory and the log if they are absent,
+    /// unless the log [must exist](Self::must_exist).
     ///
     /// What is there is read, checked and rewritten: the live records go, synced, to a fresh
     /// segment before anything is served. So what the log says after opening is what is on the
@@ -36,7 +37,7 @@ impl FileLogOptions {
     /// # Errors
     ///
     /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`],
-    /// [`LogError::UnknownVersion`]: nothing was changed. [`LogError::Full`]: there is no room for
+    /// [`LogError::UnknownVersion`], [`LogError::Missing`]: nothing was changed. [`LogError::Full`]: there is no room for
     /// a fresh segment, and the log is as it was. [`LogError::Io`]: the log is as it was, or has
     /// already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
@@ -45,6 +46,9 @@ impl FileLogOptions {
         // The path is made absolute because the process may change its working directory later.
         let path = std::path::absolute(&dir).map_err(|error| io_error(dir.as_ref(), "find", error))?;
         let patience = Arc::new(Patience::new(&self.platform));
+        if self.must_exist {
+            directory::must_exist(&*self.storage, &path, &patience)?; // before anything is created there
+        }
         let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
         // Read what is there, and move it to a fresh segment.
         let Opening { log, copied, recovered, segment, replaced, closing } = begin(self, &dir)?;
@@ -87,6 +91,7 @@ fn begin(options: &FileLogOptions, dir: &Arc<Directory>) -> Result<Opening, LogE
     unfinished.iter().try_for_each(|path| dir.remove(None, path)).map_err(cleaned)?;
     let (log, number, recovered, file) = match newest {
         Some(NewestSegment { header, recovered, file }) => (header.log, header.number, recovered, Some(file)),
+        None if options.must_exist => return Err(LogError::Missing { path: path.to_owned() }),
         None => {
             dir.sync_parent()?;
             (LogId::random()?, 0, Recovered::default(), None)

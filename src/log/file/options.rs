@@ -25,6 +25,7 @@ use crate::platform::Platform;
 pub struct FileLogOptions {
     pub(super) segment_bytes: u64,
     pub(super) seal_after: Duration,
+    pub(super) must_exist: bool,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) platform: Platform,
 }
@@ -34,6 +35,7 @@ impl Default for FileLogOptions {
         Self {
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             seal_after: DEFAULT_SEAL_AFTER,
+            must_exist: false,
             storage: Arc::new(Disk),
             platform: Platform::default(),
         }
@@ -58,6 +60,27 @@ impl FileLogOptions {
     #[must_use]
     pub fn seal_after(mut self, idle: Duration) -> Self {
         self.seal_after = idle.max(MIN_SEAL_AFTER);
+        self
+    }
+
+    /// Sets whether there must be a log already. If there is none, opening fails with
+    /// [`LogError::Missing`] and creates nothing.
+    ///
+    /// Set it for a log that has been opened before. The mount point of a volume that is not mounted
+    /// looks like the place of a new log, and an empty log has no decisions. The default is `false`,
+    /// because the first opening has to begin the log.
+    ///
+    /// ```
+    /// # use ringpact::{FileLog, LogError};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("shop.log");
+    /// let refused = FileLog::options().must_exist(true).open(&path);
+    /// assert!(matches!(refused, Err(LogError::Missing { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn must_exist(mut self, must_exist: bool) -> Self {
+        self.must_exist = must_exist;
         self
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     super::policy::after, Action, BranchProgress, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Step,
+    is_over,
 };
 use crate::{
     log::{Durability, Fact, Heuristic},
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// After so many failures a branch is taken to be stuck. The first may be a lost message, which is no reason to write a record.
-const STUCK_AFTER: u32 = 2;
+pub(super) const STUCK_AFTER: u32 = 2;
 
 impl Step {
     /// It was told, or is about to be.
@@ -37,61 +38,58 @@ impl CommitProtocol {
 
     pub(super) fn send_due(&mut self, now: Instant, verb: Verb) -> Option<Action> {
         let again = after(now, self.policy.delivery_timeout);
-        let due = |branch: &BranchProgress| matches!(branch.step, Step::Due(at) if at <= now);
-        let branch = self.branches.iter().position(due)?;
-        self.branches[branch].step = Step::Sent(again);
+        let branch = self.branches.first(|some| is_over(some.due, now))?;
+        self.branches.change(branch, |branch| branch.step = Step::Sent(again));
         Some(Action::Send(branch, verb))
     }
 
     /// What the log says already is not said again, however often it is tried.
     fn note_heuristic(&mut self) -> Option<Action> {
-        let (participant, outcome) =
-            self.branches.iter_mut().find_map(|branch| match (branch.step, branch.on_record) {
-                (_, OnRecord::Unwritten(_)) => None,
-                (Step::Heuristic(outcome), on_record) if on_record != OnRecord::Heuristic(outcome) => {
-                    branch.on_record = OnRecord::Writing(outcome);
-                    Some((branch.participant.clone(), outcome))
-                }
-                _ => None,
-            })?;
+        let index = self.branches.first(|some| some.unnoted)?;
+        let BranchProgress { step: Step::Heuristic(outcome), participant, .. } = &self.branches[index] else {
+            return None;
+        };
+        let (outcome, participant) = (*outcome, participant.clone());
+        self.branches.change(index, |branch| branch.on_record = OnRecord::Writing(outcome));
         self.logged = true;
         Some(Action::Append(Fact::Heuristic { txn: self.txn.clone(), participant, outcome }, Durability::Forced))
     }
 
     pub(super) fn outcome_is_written(&mut self) {
-        for branch in &mut self.branches {
-            if let OnRecord::Writing(outcome) = branch.on_record {
-                branch.on_record = OnRecord::Heuristic(outcome);
-            }
+        while let Some(index) = self.branches.first(|some| some.writing) {
+            self.branches.change(index, |branch| {
+                if let OnRecord::Writing(outcome) = branch.on_record {
+                    branch.on_record = OnRecord::Heuristic(outcome);
+                }
+            });
         }
     }
 
     pub(super) fn outcome_is_unwritten(&mut self, now: Instant) {
-        for (index, branch) in self.branches.iter_mut().enumerate() {
-            if let OnRecord::Writing(_) = branch.on_record {
-                let failures = branch.failures.saturating_add(1);
-                branch.on_record = OnRecord::Unwritten(after(now, self.policy.backoff(&self.txn, index, failures)));
-                branch.failures = self.policy.counted(failures);
-            }
+        while let Some(index) = self.branches.first(|some| some.writing) {
+            let failures = self.branches[index].failures.saturating_add(1);
+            let again = after(now, self.policy.backoff(&self.txn, index, failures));
+            let counted = self.policy.counted(failures);
+            self.branches.change(index, |branch| {
+                (branch.on_record, branch.failures) = (OnRecord::Unwritten(again), counted);
+            });
         }
     }
 
     /// Once there is nobody left to be told, and yet somebody who has not ended as decided, it is an operator's turn.
     fn park(&mut self) -> Option<Action> {
-        if self.lies_still || self.branches.iter().any(|branch| branch.step.awaits_answer()) {
+        if self.lies_still || self.branches.any(|some| some.awaits) {
             return None;
         }
         // After the record of it, those who have acknowledged are not told again by a later life, and may forget. A
         // rollback needs none: what is in no log is told to nobody but those who ask.
         if self.decision() == Some(Decision::Commit) && self.logged && !self.is_parked_on_record() {
             self.parked_on_record = true;
-            for branch in &mut self.branches {
-                match (branch.step, branch.on_record) {
-                    (Step::Parked, _) => branch.on_record = OnRecord::Owed,
-                    (_, OnRecord::Owed) => branch.on_record = OnRecord::Nothing,
-                    _ => {}
-                }
-            }
+            self.branches.change_all(|branch| match (branch.step, branch.on_record) {
+                (Step::Parked, _) => branch.on_record = OnRecord::Owed,
+                (_, OnRecord::Owed) => branch.on_record = OnRecord::Nothing,
+                _ => {}
+            });
             let participants = self.next_life_tells();
             return Some(Action::Append(Fact::Parked { txn: self.txn.clone(), participants }, Durability::Forced));
         }
@@ -110,16 +108,13 @@ impl CommitProtocol {
             return None;
         }
         self.is_stuck = false; // until the next failure
-        let is_slow = |branch: &BranchProgress| {
-            branch.step.awaits_answer() && branch.step != Step::Kept && branch.failures < STUCK_AFTER
-        };
-        let owing = self.branches.iter().filter(|branch| branch.step.owes_answer()).count();
+        let owing = self.branches.owing();
         let is_news = match self.narrowed {
             Narrowed::Not => true,
             Narrowed::To(before) => owing <= before / 2,
             Narrowed::Writing(_) | Narrowed::Written(_) => false,
         };
-        if owing == 0 || !is_news || self.branches.iter().any(is_slow) {
+        if owing == 0 || !is_news || self.branches.any(|some| some.is_slow) {
             return None;
         }
         if self.decision() == Some(Decision::Commit) {
@@ -159,10 +154,7 @@ impl CommitProtocol {
     }
 
     pub(super) fn done(&mut self, index: usize) {
-        if self.decision().is_some()
-            && let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer())
-        {
-            branch.step = Step::Out;
+        if self.decision().is_some() && self.branches.step(index, Step::owes_answer, Step::Out) {
             self.end_if_all_out();
         }
     }
@@ -198,9 +190,7 @@ impl CommitProtocol {
         if agrees {
             return self.done(index);
         }
-        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.owes_answer()) {
-            branch.step = Step::Heuristic(outcome);
-        }
+        self.branches.step(index, Step::owes_answer, Step::Heuristic(outcome));
     }
 
     pub(super) fn failed(&mut self, now: Instant, branch: usize) {
@@ -233,43 +223,33 @@ impl CommitProtocol {
         };
         let counted = self.policy.counted(failures);
         self.is_stuck |= counted >= STUCK_AFTER && self.decision().is_some();
-        let branch = &mut self.branches[index];
-        (branch.step, branch.failures) = (step, counted);
+        self.branches.change(index, |branch| (branch.step, branch.failures) = (step, counted));
     }
 
     /// Only decisions are kept back; and so is what a branch is told, which was told to decide alone, once that is decided for it.
     pub(super) fn keep(&mut self, index: usize) {
         let decided = self.decision().is_some();
-        if let Some(branch) =
-            self.branches.get_mut(index).filter(|branch| matches!(branch.step, Step::Sent(_)) && decided)
-        {
-            branch.step = Step::Kept;
-            self.is_stuck = true;
-        }
+        self.is_stuck |= self.branches.step(index, |step| matches!(step, Step::Sent(_)) && decided, Step::Kept);
     }
 
     pub(super) fn let_out(&mut self, now: Instant, index: usize) {
-        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step == Step::Kept) {
-            branch.step = Step::Due(now);
-        }
+        self.branches.step(index, |step| step == Step::Kept, Step::Due(now));
     }
 
     pub(super) fn give_up(&mut self, index: usize) {
         let decided = self.decision().is_some();
-        if let Some(branch) = self.branches.get_mut(index).filter(|branch| branch.step.awaits_answer() && decided) {
-            branch.step = Step::Parked;
-        }
+        self.branches.step(index, |step| step.awaits_answer() && decided, Step::Parked);
     }
 
     /// Has every branch told that is not out of the transaction. Those that were asked for a vote and have not
     /// answered are told too: they may have promised.
     pub(super) fn carry_out(&mut self, now: Instant, decision: Decision, answer: Outcome) {
-        for branch in &mut self.branches {
+        self.branches.change_all(|branch| {
             if branch.step != Step::Out {
                 branch.step = Step::Due(now);
                 branch.failures = 0;
             }
-        }
+        });
         self.phase = match decision {
             Decision::Commit => Phase::Committing { since: now },
             Decision::Rollback => Phase::RollingBack { since: now },
@@ -279,7 +259,7 @@ impl CommitProtocol {
     }
 
     pub(super) fn end_if_all_out(&mut self) {
-        if self.branches.iter().all(|branch| branch.step == Step::Out) {
+        if !self.branches.any(|some| some.is_in) {
             self.phase = Phase::Ended;
         }
     }
@@ -288,40 +268,43 @@ impl CommitProtocol {
     pub(super) fn retry(&mut self, now: Instant) {
         let (Phase::Committing { since } | Phase::RollingBack { since }) = &mut self.phase else { return };
         *since = now;
-        for branch in &mut self.branches {
+        let lies_still = &mut self.lies_still;
+        self.branches.change_all(|branch| {
             if matches!(branch.step, Step::Parked | Step::Heuristic(Heuristic::Hazard)) {
                 branch.step = Step::Due(now);
                 branch.failures = 0;
-                self.lies_still = false;
+                *lies_still = false;
             } else if let Step::Due(at) = &mut branch.step {
                 *at = now;
             }
-        }
+        });
         self.told_once_more = false;
     }
 
     pub(super) fn force(&mut self, ended_as: Decision) {
         let Some(decision) = self.decision() else { return };
-        for branch in &mut self.branches {
+        let lies_still = &mut self.lies_still;
+        self.branches.change_all(|branch| {
             if branch.step == Step::Parked {
                 branch.step = match ended_as {
                     _ if ended_as == decision => Step::Out,
                     Decision::Commit => Step::Heuristic(Heuristic::Committed),
                     Decision::Rollback => Step::Heuristic(Heuristic::RolledBack),
                 };
-                self.lies_still = false;
+                *lies_still = false;
             }
-        }
+        });
         self.end_if_all_out();
     }
 
     pub(super) fn forget(&mut self) {
-        for branch in &mut self.branches {
+        let lies_still = &mut self.lies_still;
+        self.branches.change_all(|branch| {
             if let Step::Heuristic(_) = branch.step {
                 branch.step = Step::Out;
-                self.lies_still = false;
+                *lies_still = false;
             }
-        }
+        });
         if self.decision().is_some() {
             self.end_if_all_out();
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{BranchProgress, CommitProtocol, OnRecord, Phase, Role, Step};
+use super::{BranchProgress, Branches, CommitProtocol, OnRecord, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Fact, Heuristic, Record},
@@ -76,7 +76,7 @@ impl Remembered {
             branch(name, Step::Heuristic(*outcome), OnRecord::Heuristic(*outcome))
         };
         let mut protocol = CommitProtocol::new(txn, policy);
-        protocol.branches = owed.chain(self.heuristics.iter().map(heuristic)).collect();
+        protocol.branches = Branches::of(owed.chain(self.heuristics.iter().map(heuristic)));
         protocol.phase = match self.decision {
             Decision::Commit => Phase::Committing { since: now },
             Decision::Rollback => Phase::RollingBack { since: now },

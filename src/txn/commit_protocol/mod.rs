@@ -43,30 +43,17 @@ use crate::{
     participant::{Decision, Verb, Vote},
 };
 
+mod branches;
 mod delivery;
 mod memory;
 mod messages;
 mod view;
 
+use branches::{BranchProgress, Branches, is_over};
+
 pub use memory::Remembered;
 pub use messages::{Action, Cause, Input, Outcome};
 pub use view::{BranchState, TransactionState};
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct BranchProgress {
-    participant: Name,
-    role: Role,
-    step: Step,
-    /// Failures to deliver, since the decision or the last retry, as far as counting them makes a difference.
-    failures: u32,
-    on_record: OnRecord,
-}
-
-impl BranchProgress {
-    const fn new(participant: Name, role: Role, step: Step) -> Self {
-        Self { participant, role, step, failures: 0, on_record: OnRecord::Nothing }
-    }
-}
 
 /// What the log says of a branch, beyond the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +153,7 @@ pub struct CommitProtocol {
     txn: TxnId,
     policy: Policy,
     phase: Phase,
-    branches: Vec<BranchProgress>,
+    branches: Branches,
     /// When it is rolled back if nobody has committed it, and no vote is waited for any longer.
     expires: Option<Instant>,
     /// What to tell the client, once that is known and until it is told.
@@ -195,7 +182,7 @@ impl CommitProtocol {
             txn,
             policy,
             phase: Phase::Active,
-            branches: Vec::new(),
+            branches: Branches::new(),
             expires: None,
             answer: None,
             logged: false,
@@ -229,14 +216,16 @@ impl CommitProtocol {
 
     /// Adds a branch, before the commit. Gives its index.
     pub fn enlist(&mut self, participant: Name) -> usize {
-        self.enlist_as(self.branches.len(), participant, Role::Voter);
+        self.may_enlist();
+        self.branches.push(BranchProgress::new(participant, Role::Voter, Step::Idle));
         self.branches.len() - 1
     }
 
     /// Adds a branch, before the commit, and before all others: it is asked for its vote first. The others' indices grow
-    /// by one.
+    /// by one. Amortised O(1).
     pub fn enlist_first(&mut self, participant: Name) {
-        self.enlist_as(0, participant, Role::Voter);
+        self.may_enlist();
+        self.branches.push_first(BranchProgress::new(participant, Role::Voter, Step::Idle));
     }
 
     /// Adds, before the commit, a branch that can't promise; it decides once all others have promised. False where there
@@ -245,13 +234,13 @@ impl CommitProtocol {
         if self.branches.iter().any(|branch| branch.role == Role::LastResource) {
             return false;
         }
-        self.enlist_as(self.branches.len(), participant, Role::LastResource);
+        self.may_enlist();
+        self.branches.push(BranchProgress::new(participant, Role::LastResource, Step::Idle));
         true
     }
 
-    fn enlist_as(&mut self, index: usize, participant: Name, role: Role) {
+    fn may_enlist(&self) {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
-        self.branches.insert(index, BranchProgress::new(participant, role, Step::Idle));
     }
 
     /// Takes in what happened. What does not fit (late, doubled, of a branch that there is none of) is a no-op.
@@ -300,9 +289,8 @@ impl CommitProtocol {
         match self.phase {
             Phase::Active | Phase::Finished => None,
             Phase::Preparing { .. } => {
-                let to_ask = |branch: &BranchProgress| branch.step == Step::Idle && branch.role == Role::Voter;
-                let branch = self.branches.iter().position(to_ask)?;
-                self.branches[branch].step = Step::Asked;
+                let branch = self.branches.first(|some| some.unasked)?;
+                self.branches.change(branch, |branch| branch.step = Step::Asked);
                 Some(Action::Send(branch, Verb::Prepare))
             }
             Phase::Deciding { appended: false, lsn } => {
@@ -342,36 +330,38 @@ impl CommitProtocol {
             return;
         }
         let until = self.votes_are_due(now);
-        match self.branches.as_mut_slice() {
-            [] => self.end(Outcome::Committed),
-            [only] => {
-                only.step = Step::Due(now);
+        match self.branches.len() {
+            0 => self.end(Outcome::Committed),
+            1 => {
+                self.branches.change(0, |only| only.step = Step::Due(now));
                 self.phase = Phase::Alone { until };
             }
-            _ => self.phase = Phase::Preparing { until },
+            _ => {
+                self.branches.close();
+                self.phase = Phase::Preparing { until };
+            }
         }
     }
 
     fn voted(&mut self, now: Instant, branch: usize, vote: Vote) {
         let Phase::Preparing { .. } = self.phase else { return };
-        let Some(voter) = self.branches.get_mut(branch).filter(|branch| branch.step == Step::Asked) else {
-            return;
-        };
-        voter.step = match vote {
+        let voted = match vote {
             Vote::Yes => Step::Yes,
             Vote::ReadOnly | Vote::No => Step::Out,
         };
+        if !self.branches.step(branch, |step| step == Step::Asked, voted) {
+            return;
+        }
         if vote == Vote::No {
             return self.roll_back(now, Cause::VotedNo(branch));
         }
-        let votes = |branch: &BranchProgress| branch.role == Role::Voter;
-        if self.branches.iter().any(|branch| votes(branch) && matches!(branch.step, Step::Idle | Step::Asked)) {
+        if self.branches.any(|some| some.unvoted) {
             return;
         }
         let until = self.votes_are_due(now);
-        match self.branches.iter_mut().find(|branch| branch.role == Role::LastResource) {
+        match self.branches.iter().position(|branch| branch.role == Role::LastResource) {
             Some(last) => {
-                last.step = Step::Due(now);
+                self.branches.change(last, |last| last.step = Step::Due(now));
                 self.phase = Phase::LastResource { until };
             }
             None => self.all_agree(),
@@ -389,8 +379,9 @@ impl CommitProtocol {
 
     fn decided_alone(&mut self, now: Instant, branch: usize, decision: Decision) {
         let (Phase::Alone { .. } | Phase::LastResource { .. }) = self.phase else { return };
-        let Some(decider) = self.branches.get_mut(branch).filter(|branch| branch.step.awaits_answer()) else { return };
-        decider.step = Step::Out;
+        if !self.branches.step(branch, Step::awaits_answer, Step::Out) {
+            return;
+        }
         match decision {
             Decision::Commit => self.all_agree(),
             Decision::Rollback => self.roll_back(now, Cause::VotedNo(branch)),
@@ -445,9 +436,9 @@ impl CommitProtocol {
                 self.carry_out(now, Decision::Rollback, answer);
             }
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
-                for branch in 0..self.branches.len() {
+                while let Some(branch) = self.branches.first(|some| is_over(some.lapses, now)) {
                     if matches!(self.branches[branch].on_record, OnRecord::Unwritten(again) if again <= now) {
-                        self.branches[branch].on_record = OnRecord::Nothing;
+                        self.branches.change(branch, |branch| branch.on_record = OnRecord::Nothing);
                     }
                     if matches!(self.branches[branch].step, Step::Sent(until) if until <= now) {
                         self.back_off(now, branch);

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use super::{CommitProtocol, OnRecord, Phase, Role, Step};
+use super::{CommitProtocol, Phase, Role, Step};
 use crate::{
     id::{Name, TxnId},
     log::{Heuristic, Lsn},
@@ -129,17 +129,13 @@ impl CommitProtocol {
     /// When to feed in the next [`Input::Tick`](super::Input::Tick), if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let resend = || {
-            self.branches.iter().filter_map(|branch| match (branch.step, branch.on_record) {
-                (Step::Due(at) | Step::Sent(at), _) | (Step::Heuristic(_), OnRecord::Unwritten(at)) => Some(at),
-                _ => None,
-            })
-        };
         match self.phase {
             Phase::Active => self.expires,
             Phase::Preparing { until } => Some(until),
-            Phase::Alone { until } | Phase::LastResource { until } => resend().chain([until]).min(),
-            Phase::Committing { .. } | Phase::RollingBack { .. } => resend().min(),
+            Phase::Alone { until } | Phase::LastResource { until } => {
+                Some(self.branches.deadline().map_or(until, |at| at.min(until)))
+            }
+            Phase::Committing { .. } | Phase::RollingBack { .. } => self.branches.deadline(),
             _ => None,
         }
     }
@@ -224,13 +220,8 @@ impl CommitProtocol {
             Decision::Commit => Heuristic::Committed,
             Decision::Rollback => Heuristic::RolledBack,
         };
-        let own = self.branches.iter().filter_map(|branch| match branch.step {
-            Step::Heuristic(outcome) => Some(outcome),
-            _ => None,
-        });
-        let own = own.reduce(Heuristic::and)?;
-        let all = self.branches.iter().all(|branch| matches!(branch.step, Step::Heuristic(_)));
-        Some(if all { own } else { own.and(decided) })
+        let own = self.branches.heuristic()?;
+        Some(if self.branches.any(|some| some.as_decided) { own.and(decided) } else { own })
     }
 
     /// Where it stands.
@@ -249,13 +240,13 @@ impl CommitProtocol {
     }
 
     fn settling(&self, decision: Decision) -> TransactionState {
-        if self.branches.iter().any(|branch| branch.step.awaits_answer()) {
+        if self.branches.any(|some| some.awaits) {
             return match decision {
                 Decision::Commit => TransactionState::Committing,
                 Decision::Rollback => TransactionState::RollingBack,
             };
         }
-        if self.owed().next().is_some() {
+        if self.branches.any(|some| some.is_parked) {
             return TransactionState::Parked(decision);
         }
         self.heuristic().map_or(TransactionState::Ended, |how| TransactionState::Heuristic(decision, how))

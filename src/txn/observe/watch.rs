@@ -19,12 +19,11 @@ pub(in crate::txn) struct Watch {
     #[cfg(feature = "metrics")]
     phase_begun: Instant,
     phase: &'static str,
-    /// The messages that have no answer yet.
-    messages: Vec<Message>,
+    /// The messages that have no answer yet, by their branches' indices.
+    messages: Vec<Option<Message>>,
 }
 
 struct Message {
-    branch: usize,
     #[cfg(feature = "metrics")]
     verb: Verb,
     #[cfg(feature = "metrics")]
@@ -109,9 +108,10 @@ impl Watch {
             tracing::info_span!(parent: &self.phase_span, "branch", participant, verb, answer = tracing::field::Empty)
         };
         // A message that is sent again was not answered; what is known of the first is that it was sent.
-        self.messages.retain(|message| message.branch != index);
-        self.messages.push(Message {
-            branch: index,
+        if self.messages.len() <= index {
+            self.messages.resize_with(index + 1, || None);
+        }
+        self.messages[index] = Some(Message {
             #[cfg(feature = "metrics")]
             verb,
             #[cfg(feature = "metrics")]
@@ -127,8 +127,7 @@ impl Watch {
 
     /// An answer, or a failure, has come.
     pub(in crate::txn) fn hears(&mut self, index: usize, result: &Result<Response, ParticipantError>) {
-        let Some(at) = self.messages.iter().position(|message| message.branch == index) else { return };
-        let message = self.messages.swap_remove(at);
+        let Some(message) = self.messages.get_mut(index).and_then(Option::take) else { return };
         let answer = answer_name(result);
         #[cfg(feature = "metrics")]
         {

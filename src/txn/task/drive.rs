@@ -21,7 +21,7 @@ use crate::{
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{CallerSpan, ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
     txn::{
-        Action, Input,
+        Action, Cause, Input, Outcome, Policy,
         circuit::Pass,
         driver::{By, Driven},
         endings::End,
@@ -98,6 +98,9 @@ impl Task {
                 Some(Action::Send(branch, verb)) => {
                     let Some(contact) = contacts.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
+                    if state.protocol.failures(branch) > 0 {
+                        self.look_for_stalled(state, [(branch, contact)]);
+                    }
                     // As a rule nothing is wrong, and there is nobody to be asked or told.
                     let calm = contact.member.is_none_or(|number| self.shared.is_calm(number));
                     if !calm && let Some(input) = self.asks_circuit(state, branch, contact.member, verb) {
@@ -127,6 +130,9 @@ impl Task {
                     state.protocol.handle(now, input);
                 }
                 Some(Action::Answer(outcome)) => {
+                    if matches!(outcome, Outcome::RolledBack(Cause::TimedOut) | Outcome::Indeterminate) {
+                        self.look_for_stalled(state, contacts.iter().enumerate());
+                    }
                     state.outcome = Some(outcome);
                     state.heuristic = state.protocol.heuristic();
                     let heuristic = state.heuristic.is_some();
@@ -180,6 +186,23 @@ impl Task {
             MutexGuard::unlocked(state, || wake_all(listeners));
         }
         state.waiting()
+    }
+
+    /// Time is up for an answer. Where a participant has not even begun what it was asked, this is noted as the reason.
+    fn look_for_stalled<'a>(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        contacts: impl IntoIterator<Item = (usize, &'a Contact)>,
+    ) {
+        let Policy { prepare_timeout, delivery_timeout, .. } = self.shared.policy;
+        let stalled = |(index, contact): (usize, &Contact)| {
+            let Reach::Later(endpoint) = &self.shared.members[contact.member?].1.reach else { return None };
+            let waited = catch_unwind(AssertUnwindSafe(|| endpoint.stalled())).ok().flatten()?;
+            (waited >= prepare_timeout.min(delivery_timeout) / 2).then_some((index, waited))
+        };
+        if let Some((branch, waited)) = MutexGuard::unlocked(state, || contacts.into_iter().find_map(stalled)) {
+            state.note_not_begun(branch, ParticipantError::NotBegun { waited });
+        }
     }
 
     /// Whether the participant is spoken to just now; if not, what the protocol is to hear instead of an answer.

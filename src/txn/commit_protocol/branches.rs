@@ -1,0 +1,366 @@
+//! A transaction's branches, and what can be asked of all of them without looking at each.
+
+use std::{collections::VecDeque, ops::Index, time::Instant};
+
+use super::{OnRecord, Role, Step, delivery::STUCK_AFTER};
+use crate::{id::Name, log::Heuristic};
+
+/// So many branches, or nodes of the tree, are looked at one by one.
+const FEW: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct BranchProgress {
+    pub(super) participant: Name,
+    pub(super) role: Role,
+    pub(super) step: Step,
+    /// Failures to deliver, since the decision or the last retry, as far as counting them makes a difference.
+    pub(super) failures: u32,
+    pub(super) on_record: OnRecord,
+}
+
+impl BranchProgress {
+    pub(super) const fn new(participant: Name, role: Role, step: Step) -> Self {
+        Self { participant, role, step, failures: 0, on_record: OnRecord::Nothing }
+    }
+}
+
+/// A transaction's branches, in the order in which they are asked. With the usual two or three, looking at all of them is the
+/// quickest there is. Of more than a [`FEW`] there is a tree besides, once no more come: to change one and to find one are
+/// O(log n) then, because a transaction of n branches takes a few times n steps, and each looks for the next thing to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Branches {
+    all: VecDeque<BranchProgress>,
+    /// What each [`FEW`] branches are together, then what each few of these are, until there are only a few. Empty while branches
+    /// are added, and where there are only a few.
+    tree: Vec<Vec<Together>>,
+}
+
+/// What some branches are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Together {
+    /// One that can vote was not asked.
+    pub(super) unasked: bool,
+    /// One that can vote has not voted.
+    pub(super) unvoted: bool,
+    /// One was told, or is about to be.
+    pub(super) awaits: bool,
+    /// One of these may answer yet before it is stuck.
+    pub(super) is_slow: bool,
+    pub(super) is_parked: bool,
+    /// Something may still be to be said to one.
+    pub(super) is_in: bool,
+    /// The log is to be told how one has ended.
+    pub(super) unnoted: bool,
+    /// The log is being told.
+    pub(super) writing: bool,
+    /// One has not ended otherwise than decided.
+    pub(super) as_decided: bool,
+    /// How the others have ended, if there are any.
+    pub(super) heuristic: Option<Heuristic>,
+    /// How many have not acknowledged what they were or would be told.
+    pub(super) owing: usize,
+    /// When the first one is to be told.
+    pub(super) due: Option<Instant>,
+    /// When time has first run out for one: for its answer, or until the log is tried again.
+    pub(super) lapses: Option<Instant>,
+    /// When there is something to do for the first one, whatever it is.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Together {
+    #[inline]
+    fn of(branch: &BranchProgress) -> Self {
+        let (step, on_record, votes) = (branch.step, branch.on_record, branch.role == Role::Voter);
+        let (due, sent) = match step {
+            Step::Due(at) => (Some(at), None),
+            Step::Sent(at) => (None, Some(at)),
+            _ => (None, None),
+        };
+        let unwritten = match on_record {
+            OnRecord::Unwritten(at) => Some(at),
+            _ => None,
+        };
+        let (heuristic, unnoted, retold) = match step {
+            Step::Heuristic(outcome) => {
+                (Some(outcome), unwritten.is_none() && on_record != OnRecord::Heuristic(outcome), unwritten)
+            }
+            _ => (None, false, None),
+        };
+        Self {
+            unasked: votes && step == Step::Idle,
+            unvoted: votes && matches!(step, Step::Idle | Step::Asked),
+            awaits: step.awaits_answer(),
+            is_slow: step.awaits_answer() && step != Step::Kept && branch.failures < STUCK_AFTER,
+            is_parked: step == Step::Parked,
+            is_in: step != Step::Out,
+            unnoted,
+            writing: matches!(on_record, OnRecord::Writing(_)),
+            as_decided: heuristic.is_none(),
+            heuristic,
+            owing: usize::from(step.owes_answer()),
+            due,
+            lapses: both(sent, unwritten, Instant::min),
+            deadline: due.or(sent).or(retold),
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            unasked: self.unasked || other.unasked,
+            unvoted: self.unvoted || other.unvoted,
+            awaits: self.awaits || other.awaits,
+            is_slow: self.is_slow || other.is_slow,
+            is_parked: self.is_parked || other.is_parked,
+            is_in: self.is_in || other.is_in,
+            unnoted: self.unnoted || other.unnoted,
+            writing: self.writing || other.writing,
+            as_decided: self.as_decided || other.as_decided,
+            heuristic: both(self.heuristic, other.heuristic, Heuristic::and),
+            owing: self.owing + other.owing,
+            due: both(self.due, other.due, Instant::min),
+            lapses: both(self.lapses, other.lapses, Instant::min),
+            deadline: both(self.deadline, other.deadline, Instant::min),
+        }
+    }
+}
+
+/// Whether the time has come, if there is one.
+#[inline]
+pub(super) fn is_over(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
+/// What two are together, where there are two.
+#[inline]
+fn both<T>(one: Option<T>, other: Option<T>, and: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(and(one, other)),
+        (one, other) => one.or(other),
+    }
+}
+
+impl Branches {
+    pub(super) const fn new() -> Self {
+        Self { all: VecDeque::new(), tree: Vec::new() }
+    }
+
+    /// These, and no more come.
+    pub(super) fn of(all: impl Iterator<Item = BranchProgress>) -> Self {
+        let mut branches = Self { all: all.collect(), tree: Vec::new() };
+        branches.close();
+        branches
+    }
+
+    pub(super) fn push(&mut self, branch: BranchProgress) {
+        self.tree.clear();
+        self.all.push_back(branch);
+    }
+
+    /// The others' indices grow by one.
+    pub(super) fn push_first(&mut self, branch: BranchProgress) {
+        self.tree.clear();
+        self.all.push_front(branch);
+    }
+
+    /// No more come. O(n).
+    pub(super) fn close(&mut self) {
+        if self.all.len() <= FEW {
+            return;
+        }
+        self.tree.clear();
+        let mut level: Vec<_> =
+            self.all.make_contiguous().chunks(FEW).map(|few| sum(few.iter(), Together::of)).collect();
+        while level.len() > FEW {
+            let above = level.chunks(FEW).map(|few| sum(few.iter(), |node| *node)).collect();
+            self.tree.push(std::mem::replace(&mut level, above));
+        }
+        self.tree.push(level);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&BranchProgress> {
+        self.all.get(index)
+    }
+
+    pub(super) fn iter(&self) -> std::collections::vec_deque::Iter<'_, BranchProgress> {
+        self.all.iter()
+    }
+
+    /// Changes a branch that there is.
+    pub(super) fn change(&mut self, index: usize, change: impl FnOnce(&mut BranchProgress)) {
+        change(&mut self.all[index]);
+        if self.tree.is_empty() {
+            return;
+        }
+        let mut place = index / FEW;
+        self.tree[0][place] = sum(self.all.range(below(place, self.all.len())), Together::of);
+        for level in 1..self.tree.len() {
+            let (lower, upper) = self.tree.split_at_mut(level);
+            let lower = &lower[level - 1];
+            place /= FEW;
+            upper[0][place] = sum(lower[below(place, lower.len())].iter(), |node| *node);
+        }
+    }
+
+    /// Moves a branch on. False where there is none, or it does not stand where it moves on `from`.
+    pub(super) fn step(&mut self, index: usize, from: impl FnOnce(Step) -> bool, to: Step) -> bool {
+        let moves = self.all.get(index).is_some_and(|branch| from(branch.step));
+        if moves {
+            self.change(index, |branch| branch.step = to);
+        }
+        moves
+    }
+
+    /// Changes any of them. O(n).
+    pub(super) fn change_all(&mut self, change: impl FnMut(&mut BranchProgress)) {
+        self.all.iter_mut().for_each(change);
+        self.close();
+    }
+
+    /// The first branch that is like this. What is asked must hold of several exactly where it holds of one of them.
+    #[inline]
+    pub(super) fn first(&self, is: impl Fn(&Together) -> bool) -> Option<usize> {
+        let Some((top, others)) = self.tree.split_last() else {
+            return self.all.iter().position(|branch| is(&Together::of(branch)));
+        };
+        let mut place = top.iter().position(&is)?;
+        for level in others.iter().rev() {
+            place = below(place, level.len()).find(|place| is(&level[*place]))?;
+        }
+        below(place, self.all.len()).find(|index| is(&Together::of(&self.all[*index])))
+    }
+
+    /// Whether any branch is like this. The same is to be observed as of [`first`](Self::first).
+    #[inline]
+    pub(super) fn any(&self, is: impl Fn(&Together) -> bool) -> bool {
+        match self.tree.last() {
+            Some(top) => top.iter().any(is),
+            None => self.all.iter().any(|branch| is(&Together::of(branch))),
+        }
+    }
+
+    /// What all of them are together.
+    #[inline]
+    fn sum<T: Copy>(&self, of: impl Fn(&Together) -> T, and: impl Fn(T, T) -> T) -> Option<T> {
+        match self.tree.last() {
+            Some(top) => top.iter().map(of).reduce(and),
+            None => self.all.iter().map(|branch| of(&Together::of(branch))).reduce(and),
+        }
+    }
+
+    /// When there is something to do for the first one.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.sum(|all| all.deadline, |one, other| both(one, other, Instant::min)).flatten()
+    }
+
+    /// How many have not acknowledged what they were or would be told.
+    pub(super) fn owing(&self) -> usize {
+        self.sum(|all| all.owing, |one, other| one + other).unwrap_or(0)
+    }
+
+    /// How those have ended that have ended otherwise than decided, if there are any.
+    pub(super) fn heuristic(&self) -> Option<Heuristic> {
+        self.sum(|all| all.heuristic, |one, other| both(one, other, Heuristic::and)).flatten()
+    }
+}
+
+impl Index<usize> for Branches {
+    type Output = BranchProgress;
+
+    fn index(&self, index: usize) -> &BranchProgress {
+        &self.all[index]
+    }
+}
+
+/// What is below a node: the places of its few.
+fn below(place: usize, len: usize) -> std::ops::Range<usize> {
+    place * FEW..len.min((place + 1) * FEW)
+}
+
+fn sum<'a, T: 'a>(few: impl Iterator<Item = &'a T>, of: impl Fn(&T) -> Together) -> Together {
+    few.map(of).fold(Together::default(), Together::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn any_step(now: Instant) -> Step {
+        let at = now + Duration::from_millis(fastrand::u64(0..1_000));
+        match fastrand::u8(0..9) {
+            0 => Step::Idle,
+            1 => Step::Asked,
+            2 => Step::Yes,
+            3 => Step::Due(at),
+            4 => Step::Sent(at),
+            5 => Step::Kept,
+            6 => Step::Parked,
+            7 => Step::Heuristic(Heuristic::RolledBack),
+            _ => Step::Out,
+        }
+    }
+
+    /// What is found by the tree is what is found by looking at one after the other.
+    #[test]
+    fn many_are_found_as_a_few_are() {
+        fastrand::seed(7);
+        let now = Instant::now();
+        for count in [1, FEW, FEW + 1, FEW * FEW, FEW * FEW + 1, 700] {
+            let mut many = Branches::new();
+            for number in 0..count {
+                let name = Name::new(&format!("participant-{number}")).expect("a valid name");
+                let branch = BranchProgress::new(name, Role::Voter, Step::Idle);
+                if number % 3 == 0 { many.push(branch) } else { many.push_first(branch) }
+            }
+            let mut few = many.clone();
+            many.close();
+            assert_eq!(many.tree.is_empty(), count <= FEW);
+            for _ in 0..300 {
+                let (index, step) = (fastrand::usize(0..count), any_step(now));
+                let on_record = match fastrand::u8(0..4) {
+                    0 => OnRecord::Nothing,
+                    1 => OnRecord::Heuristic(Heuristic::RolledBack),
+                    2 => OnRecord::Writing(Heuristic::RolledBack),
+                    _ => OnRecord::Unwritten(now + Duration::from_millis(fastrand::u64(0..1_000))),
+                };
+                let failures = fastrand::u32(0..3);
+                let change = |branch: &mut BranchProgress| {
+                    (branch.step, branch.on_record, branch.failures) = (step, on_record, failures);
+                };
+                many.change(index, change);
+                few.change(index, change);
+                if fastrand::u8(0..20) == 0 {
+                    let out = |branch: &mut BranchProgress| branch.step = Step::Out;
+                    many.change_all(out);
+                    few.all.iter_mut().for_each(out);
+                }
+                assert_eq!(many.all, few.all);
+                assert_eq!(
+                    (many.deadline(), many.owing(), many.heuristic()),
+                    (few.deadline(), few.owing(), few.heuristic())
+                );
+                let asked: [&dyn Fn(&Together) -> bool; 11] = [
+                    &|some| some.unasked,
+                    &|some| some.unvoted,
+                    &|some| some.awaits,
+                    &|some| some.is_slow,
+                    &|some| some.is_parked,
+                    &|some| some.is_in,
+                    &|some| some.unnoted,
+                    &|some| some.writing,
+                    &|some| some.as_decided,
+                    &|some| is_over(some.due, now + Duration::from_millis(100)),
+                    &|some| is_over(some.lapses, now + Duration::from_millis(100)),
+                ];
+                for is in asked {
+                    assert_eq!((many.first(is), many.any(is)), (few.first(is), few.any(is)));
+                }
+            }
+        }
+    }
+}
