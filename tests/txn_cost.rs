@@ -17,7 +17,7 @@ use ringpact::{
     txn::{Action, CommitProtocol, CoordinatorBuilder, Input},
 };
 
-/// Promises, and does, nothing.
+/// Votes Yes to everything, and does nothing.
 struct Nothing;
 
 impl Participant for Nothing {
@@ -82,7 +82,8 @@ fn the_cost_grows_linearly_with_participants() {
     assert!(of_many < of_few * 3, "{of_few:?} for each of {few} participants, {of_many:?} for each of {many}");
 }
 
-/// What one of 2,000 costs, and one of 20,000: a tenfold where the cost of all of them is quadratic.
+/// Asserts that one of 20,000 costs about what one of 2,000 costs. It would be ten times as much if
+/// the cost of all of them were quadratic.
 fn is_linear(what: &str, time: impl Fn(usize) -> Duration) {
     let _alone = ALONE.lock();
     let time_of_each = |count: u32, times| {
@@ -109,13 +110,14 @@ fn of_one_transaction(
 }
 
 #[test]
-fn a_branch_of_a_large_transaction_costs_what_one_of_a_small_one_does() {
+fn a_branch_costs_the_same_in_a_large_transaction() {
     is_linear("called", of_one_transaction(|builder, name| builder.participant(name, Nothing)));
     is_linear("sent to", of_one_transaction(|builder, name| builder.endpoint(name, Inline::new(Nothing))));
 }
 
-/// Every branch of a transaction votes, fails to be told twice, and is told; every other one has then ended by itself. They answer
-/// one by one, each before anything else is done about the others.
+/// Every branch of a transaction votes, fails to be told twice, and is told; every other one has
+/// then ended by itself. The branches answer one by one, each before the protocol goes on with the
+/// others.
 fn troubles(branches: usize) -> Duration {
     let begun = Instant::now();
     let (name, mut now) = (|name: &str| Name::new(name).expect("a valid name"), begun);
@@ -167,7 +169,7 @@ fn troubles(branches: usize) -> Duration {
 }
 
 #[test]
-fn a_branch_of_a_large_transaction_in_trouble_costs_what_one_of_a_small_one_does() {
+fn a_failing_branch_costs_the_same_in_a_large_transaction() {
     is_linear("in trouble", troubles);
 }
 

@@ -1,4 +1,5 @@
-//! The participants' [circuits](super::circuit), wired: who asks them before a message goes out and tells them what came of it.
+//! Connects the participants' [circuits](super::circuit) with the transactions: asks a circuit
+//! before a message goes out, tells it the answer, and carries out what it wants done.
 
 use std::{
     sync::{
@@ -22,7 +23,8 @@ use crate::participant::{ParticipantError, Response, Verb};
 
 /// One participant's circuit.
 pub(super) struct Breaker {
-    /// Whether all goes well and nothing is outstanding, so that a participant that answers at once need not be asked about.
+    /// Whether nothing is wrong and nothing is outstanding. Then the circuit of a participant that
+    /// answers at once need not be asked.
     is_calm: AtomicBool,
     inner: Mutex<Inner>,
     ticker: OnceLock<Arc<Ticker>>,
@@ -31,15 +33,15 @@ pub(super) struct Breaker {
 struct Inner {
     circuit: Circuit,
     last_error: Option<ParticipantError>,
-    /// The timer that is set.
+    /// Time of the timer that is set.
     timer: Option<Instant>,
 }
 
-/// A message to a branch of which the circuit has been told.
+/// A message to a branch that the circuit knows of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     pub(super) member: usize,
-    /// Set until it is answered.
+    /// Time at which it was sent, until it is answered.
     asked_at: Option<Instant>,
     is_vote: bool,
     owes: bool,
@@ -70,7 +72,7 @@ impl Breaker {
     }
 }
 
-/// What a circuit wants done. No lock of a transaction may be held meanwhile.
+/// What a circuit wants done. It is carried out while no lock of a transaction is held.
 #[must_use]
 #[derive(Default)]
 pub(super) struct Effects {
@@ -84,7 +86,7 @@ impl Effects {
     }
 }
 
-/// What came of a message, in the circuit's terms.
+/// The answer to a message, in the circuit's terms.
 #[derive(Clone, Debug)]
 enum Told {
     Sense,
@@ -117,19 +119,19 @@ const fn acknowledges(result: &Result<Response, ParticipantError>) -> bool {
     )
 }
 
-/// An answer that a circuit is to be told of.
+/// An answer for a circuit.
 pub(super) struct Report {
     number: usize,
     id: Id,
     asked_at: Option<Instant>,
     is_vote: bool,
     acknowledged: bool,
-    /// The circuit has not been told that the branch owes anything.
+    /// Whether the branch owes an acknowledgement of which the circuit does not know.
     owes: bool,
     told: Told,
 }
 
-/// The tickets of a transaction's branches, by their indices; none where all has gone well so far.
+/// The tickets of a transaction's branches, by their indices. Empty while nothing has gone wrong.
 #[derive(Default)]
 pub(super) struct Tickets(Vec<Option<Ticket>>);
 
@@ -145,7 +147,7 @@ impl Tickets {
         &mut self.0[index]
     }
 
-    /// What the circuit is to hear of an answer, if it is of interest there.
+    /// Returns what the circuit must hear of an answer, if it must.
     pub(super) fn answered(
         &mut self,
         id: Id,
@@ -182,7 +184,8 @@ impl Shared {
         self.breakers[number].is_calm() && self.members.answers_at_once(Some(number))
     }
 
-    /// Asks the circuit whether a message goes out, and notes that it does. Not where all is [calm](Self::is_calm).
+    /// Asks the circuit whether a message goes out, and notes that it does. Not needed while the
+    /// circuit is [calm](Self::is_calm).
     pub(super) fn passes(
         &self,
         tickets: &mut Tickets,
@@ -215,7 +218,7 @@ impl Shared {
         })
     }
 
-    /// Tells the circuit what came of a message.
+    /// Tells the circuit the answer to a message.
     pub(super) fn report(self: &Arc<Self>, report: Report) {
         let now = self.platform.now();
         self.wire(report.number, |inner| {
@@ -239,7 +242,8 @@ impl Shared {
         });
     }
 
-    /// A transaction is over, or waits for an operator and still owes.
+    /// Tells the circuits that a transaction is over, or that it is parked and its branches still
+    /// owe.
     pub(super) fn hand_in(self: &Arc<Self>, key: super::shared::Key, tickets: &mut Tickets, is_over: bool) {
         let now = self.platform.now();
         for (index, ticket) in tickets.0.iter_mut().enumerate() {
@@ -262,7 +266,7 @@ impl Shared {
         }
     }
 
-    /// Whether a participant is given new branches.
+    /// Returns an error if the participant gets no new branches.
     pub(super) fn admits(self: &Arc<Self>, number: usize) -> Result<(), BranchError> {
         if self.is_calm(number) {
             return Ok(());
@@ -276,7 +280,7 @@ impl Shared {
         })
     }
 
-    /// An operator has something told again.
+    /// Sends a probe now, because an operator retries.
     pub(super) fn probe_now(self: &Arc<Self>, number: usize) {
         let now = self.platform.now();
         self.wire(number, |inner| inner.circuit.probe_now(now));
@@ -290,7 +294,8 @@ impl Shared {
 
     /// Carries out what a circuit wants done. The caller holds no lock of a transaction.
     pub(super) fn carry_out(self: &Arc<Self>, number: usize, mut effects: Effects) {
-        // A loop, because each branch that has ended meanwhile lets the next ones out, and thousands of those may have ended, too.
+        // A loop, because each branch that has ended meanwhile releases the next ones, and
+        // thousands of those may have ended, too.
         loop {
             let mut ended = Vec::new();
             for effect in effects.of_branches {
@@ -323,7 +328,7 @@ impl Shared {
         }
     }
 
-    /// What there is to be seen of all circuits.
+    /// Returns the state of all circuits, for the status.
     pub(super) fn circuits(&self) -> Vec<CircuitStatus> {
         let now = self.platform.now();
         let of = |((participant, _), breaker): (&(crate::id::Name, _), &Breaker)| {
@@ -348,7 +353,7 @@ impl Shared {
     }
 }
 
-/// Wakes up for one circuit.
+/// Timer of one circuit.
 struct Ticker {
     shared: Weak<Shared>,
     number: usize,

@@ -1,14 +1,15 @@
-//! A participant's circuit: what is outstanding there, whether it is spoken to, and whether it is given new branches. Pure: time
-//! is an argument.
+//! A participant's circuit: counts what is outstanding there, and decides whether the participant
+//! is called and gets new branches. Pure: time is an argument.
 //!
 //! | state | new branches | votes | decisions |
 //! |---|---|---|---|
-//! | closed | yes, unless too much is undelivered or votes take too long | asked | told |
-//! | open | one for each probe | refused, but for that one | kept back, but for one at a time, the probe |
-//! | draining | as closed | asked | told; of those that were kept back, a window's worth at a time |
+//! | closed | yes, unless too much is undelivered or votes take too long | asked for | sent |
+//! | open | one for each probe | refused, except for that one | kept back, except for one at a time, the probe |
+//! | draining | as closed | asked for | sent; of those that were kept back, a window's worth at a time |
 //!
-//! It opens when it has failed [so many](FAILING_OPENS) transactions in a row, or has said nothing at all for too long while as
-//! many wait; one branch that hangs alone opens nothing. Any sensible answer closes it.
+//! It opens when [a number](FAILING_OPENS) of transactions have failed in a row, or when the
+//! participant has not answered for too long while as many wait. One branch that hangs alone does
+//! not open it. Any sensible answer closes it.
 
 use std::{
     collections::BTreeMap,
@@ -22,34 +23,37 @@ mod view;
 use view::Refused;
 pub use view::{CircuitState, Refusal};
 
-/// Which branch: its transaction, and its index there.
+/// Identifies a branch: its transaction, and its index there.
 pub(super) type Id = (Key, usize);
 
-/// Transactions that must have failed in a row before the circuit opens. One, or a few, may have met a lock of their own.
+/// Number of transactions that must fail in a row before the circuit opens. One, or a few, may wait
+/// for a lock of their own.
 const FAILING_OPENS: usize = 8;
 
-/// Votes that may be outstanding whatever they take: too few to tell anything by.
+/// Number of votes that may be outstanding, however long they take. Fewer say nothing about the
+/// load.
 const FEW: usize = 16;
 
-/// Decisions that are let out at once when a participant answers again; twice as many with each answer, up to [`WIDEST`].
+/// Number of kept-back decisions that are sent at once when a participant answers again. It doubles
+/// with each answer, up to [`WIDEST`].
 const FIRST_WINDOW: usize = 8;
 
-/// Decisions at the most that were kept back and are under way again.
+/// Maximum number of kept-back decisions that are under way again.
 const WIDEST: usize = 256;
 
-/// Over how long it is counted how many votes come.
+/// Time over which the rate of votes is measured.
 const RATE_OVER: Duration = Duration::from_millis(100);
 
-/// What a circuit goes by.
+/// Settings of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
-    /// The most that may be undelivered before new branches are refused.
+    /// Maximum number of undelivered decisions before new branches are refused.
     pub(super) undelivered: usize,
     pub(super) policy: Policy,
 }
 
 impl Settings {
-    /// Within this time a vote should come, so that it comes well within the time-out.
+    /// Returns the time within which a vote should come, so that it is well within the time-out.
     fn patience(&self) -> Duration {
         self.policy.prepare_timeout / 2
     }
@@ -59,13 +63,13 @@ impl Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
     Go,
-    /// It fails at once.
+    /// The message fails at once.
     Fail,
-    /// It is kept back, and let out by an [`Effect`].
+    /// The message is kept back, until an [`Effect`] lets it out.
     Hold,
 }
 
-/// What is to be done about branches.
+/// What the driver must do about a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     LetOut(Id),
@@ -77,13 +81,13 @@ enum State {
     Closed,
     Open {
         since: Instant,
-        /// Probes that have failed.
-        vain: u32,
+        /// Number of failed probes.
+        failed_probes: u32,
         probe_at: Instant,
         probe: Option<Id>,
-        /// When the next new branch may try its luck.
+        /// Time at which the next new branch is let through.
         trial_at: Instant,
-        /// Such a branch's vote may be asked for.
+        /// Number of such branches that have not been asked for their vote.
         trials: u32,
     },
     Draining {
@@ -96,14 +100,14 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Debt {
     since: Instant,
-    /// Its place among those that are kept back.
+    /// Place among the kept-back decisions, if it is kept back.
     kept: Option<u64>,
-    /// How many probes had failed when it was first kept back, less its own failures until then: from there on each probe that
-    /// fails counts for all.
+    /// Number of failed probes when it was first kept back, less its own failures until then. From
+    /// then on each failed probe counts for all.
     tried_from: Option<i64>,
-    /// Let out again, and not answered yet.
+    /// Whether it was let out again, and is not answered yet.
     let_out: bool,
-    /// It is told no more, until an operator has it told again.
+    /// Whether it is no longer sent, until an operator retries it.
     parked: bool,
 }
 
@@ -120,19 +124,20 @@ pub(super) struct Circuit {
     debts: BTreeMap<Id, Debt>,
     kept: BTreeMap<u64, Id>,
     next_place: u64,
-    /// All that waits for an answer; of it, votes.
+    /// Number of messages without an answer, and the number of votes among them.
     asked: usize,
     votes: usize,
-    /// The last answer, or when something was asked while nothing else was.
+    /// Time of the last answer, or of the first message since all others were answered.
     heard: Option<Instant>,
     /// Transactions that have failed since the last sensible answer.
     failing: Vec<Key>,
-    /// How long the last votes took.
+    /// Moving average of the time that votes take.
     vote_takes: Duration,
-    /// Votes in [`RATE_OVER`], in 256ths; and how many came since when.
+    /// Rate of votes in [`RATE_OVER`], in 256ths; and the votes since the last measurement, with
+    /// its time.
     rate: u64,
     counted: (u64, Option<Instant>),
-    /// Votes have been refused since then because they would take too long.
+    /// Time since which votes are refused because they would take too long.
     overloaded_since: Option<Instant>,
     effects: Vec<Effect>,
 }
@@ -157,26 +162,26 @@ impl Circuit {
         }
     }
 
-    /// Whether there is nothing to be asked or told of it: all goes well, and nothing is outstanding.
+    /// Whether nothing is wrong and nothing is outstanding, so that the circuit need not be asked.
     pub(super) fn is_calm(&self) -> bool {
         self.state == State::Closed && self.debts.is_empty() && self.failing.is_empty()
     }
 
-    /// What is to be done now.
+    /// Takes out what the driver must do now.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
-    /// Whether a new transaction may have a branch there.
+    /// Returns an error if a new transaction may have no branch there.
     pub(super) fn admits(&mut self, now: Instant) -> Result<(), Refused> {
         self.listen(now);
         let outstanding = self.asked.max(self.debts.len());
         let refused = |why, since| Err(Refused { why, outstanding, since });
-        if let State::Open { since, vain, trial_at, trials, .. } = &mut self.state {
+        if let State::Open { since, failed_probes, trial_at, trials, .. } = &mut self.state {
             if now < *trial_at {
                 return refused(Refusal::NotAnswering, *since);
             }
-            *trial_at = after(now, pause(&self.settings.policy, *vain));
+            *trial_at = after(now, pause(&self.settings.policy, *failed_probes));
             *trials = 1;
         }
         if self.debts.len() >= self.settings.undelivered {
@@ -191,15 +196,16 @@ impl Circuit {
         Ok(())
     }
 
-    /// Whether the next vote would take longer than it should: votes have begun to, and of as many as wait already the last
-    /// will, as fast as they come. A participant that is only far away is given as much as it takes.
+    /// Whether the next vote would take longer than it should: votes have become slow, and at their
+    /// present rate the last of those that wait will be late. A participant that is far away and
+    /// fast is not limited.
     fn is_overloaded(&self) -> bool {
         let patience = self.settings.patience();
         let ahead = u128::from(self.rate) * patience.as_nanos() / RATE_OVER.as_nanos() / 256;
         self.votes > FEW && self.vote_takes > patience / 2 && self.votes as u128 > ahead
     }
 
-    /// A branch is asked for its vote.
+    /// Notes that a branch is asked for its vote, if it may be.
     pub(super) fn asks_vote(&mut self, now: Instant) -> Pass {
         self.listen(now);
         if let State::Open { trials, .. } = &mut self.state {
@@ -213,7 +219,7 @@ impl Circuit {
         Pass::Go
     }
 
-    /// A branch is told something that must go through.
+    /// Notes a message that must go out.
     pub(super) fn asks(&mut self, now: Instant) {
         if self.asked == 0 {
             self.heard = Some(now);
@@ -221,19 +227,19 @@ impl Circuit {
         self.asked += 1;
     }
 
-    /// A branch is told the decision, or again.
+    /// Notes that a branch is sent the decision, or sent it again.
     pub(super) fn delivers(&mut self, now: Instant, id: Id, failures: u32) -> Pass {
         self.listen(now);
         let debt = self.debts.entry(id).or_insert(Debt::new(now));
         if debt.parked {
             *debt = Debt::new(now);
         }
-        if let State::Open { vain, probe, .. } = &self.state
+        if let State::Open { failed_probes, probe, .. } = &self.state
             && *probe != Some(id)
         {
             if debt.kept.is_none() {
                 debt.kept = Some(self.next_place);
-                debt.tried_from.get_or_insert(i64::from(*vain) - i64::from(failures));
+                debt.tried_from.get_or_insert(i64::from(*failed_probes) - i64::from(failures));
                 self.kept.insert(self.next_place, id);
                 self.next_place += 1;
             }
@@ -243,12 +249,13 @@ impl Circuit {
         Pass::Go
     }
 
-    /// A branch that was told the decision without being asked about has not acknowledged it.
+    /// Notes that a branch owes an acknowledgement. Its decision was sent without asking the
+    /// circuit.
     pub(super) fn owes(&mut self, now: Instant, id: Id) {
         self.debts.entry(id).or_insert(Debt::new(now));
     }
 
-    /// Something that was asked has been answered, or will never be: it had been asked at that time.
+    /// Notes the answer to a message that was sent at that time, or that there will be none.
     pub(super) fn answered(&mut self, now: Instant, asked_at: Instant, is_vote: bool) {
         self.unasked(is_vote);
         self.heard = Some(now);
@@ -259,7 +266,7 @@ impl Circuit {
         }
     }
 
-    /// Nobody waits for the answer any more.
+    /// Notes that the transaction no longer waits for the answer.
     pub(super) fn unasked(&mut self, is_vote: bool) {
         self.asked = self.asked.saturating_sub(1);
         self.votes = self.votes.saturating_sub(usize::from(is_vote));
@@ -278,7 +285,7 @@ impl Circuit {
         }
     }
 
-    /// It has said something sensible.
+    /// Notes a sensible answer.
     pub(super) fn succeeded(&mut self, now: Instant, id: Id) {
         self.failing.clear();
         match &mut self.state {
@@ -298,14 +305,14 @@ impl Circuit {
         self.drain(now);
     }
 
-    /// It has failed, or not answered.
+    /// Notes a failure, or a missing answer.
     pub(super) fn failed(&mut self, now: Instant, id: Id) {
         match &mut self.state {
-            State::Open { vain, probe_at, probe, .. } => {
+            State::Open { failed_probes, probe_at, probe, .. } => {
                 if *probe == Some(id) {
                     *probe = None;
-                    *vain = vain.saturating_add(1);
-                    *probe_at = after(now, pause(&self.settings.policy, *vain));
+                    *failed_probes = failed_probes.saturating_add(1);
+                    *probe_at = after(now, pause(&self.settings.policy, *failed_probes));
                     self.give_up(now);
                 }
                 return;
@@ -327,8 +334,8 @@ impl Circuit {
         self.drain(now);
     }
 
-    /// Something was asked at that time, and it has not been answered in time. Where others have been since, that is
-    /// its own affair.
+    /// Notes that a message of that time was not answered in time. If the participant has answered
+    /// others since, that concerns only this branch.
     pub(super) fn is_late(&mut self, now: Instant, id: Id, asked_at: Instant) {
         let is_probe = matches!(self.state, State::Open { probe, .. } if probe == Some(id));
         if is_probe || self.heard.is_none_or(|heard| heard <= asked_at) {
@@ -336,7 +343,7 @@ impl Circuit {
         }
     }
 
-    /// The branch has acknowledged its decision, or never has to.
+    /// Notes that the branch has acknowledged its decision, or never has to.
     pub(super) fn settled(&mut self, now: Instant, id: Id) {
         let Some(debt) = self.debts.remove(&id) else { return };
         if let Some(place) = debt.kept {
@@ -350,14 +357,14 @@ impl Circuit {
         self.drain(now);
     }
 
-    /// The branch is told no more, and still owes.
+    /// Notes that the branch is parked: it gets no more messages, and still owes.
     pub(super) fn parked(&mut self, now: Instant, id: Id) {
         let Some(debt) = self.debts.get(&id).copied() else { return };
         self.settled(now, id);
         self.debts.insert(id, Debt { parked: true, ..Debt::new(debt.since) });
     }
 
-    /// An operator has it tried now.
+    /// Makes the next probe due now, because an operator retries.
     pub(super) fn probe_now(&mut self, now: Instant) {
         if let State::Open { probe_at, trial_at, .. } = &mut self.state {
             (*probe_at, *trial_at) = (now, now);
@@ -365,7 +372,7 @@ impl Circuit {
         self.tick(now);
     }
 
-    /// Time has passed; see [`next_tick`](Self::next_tick).
+    /// Acts on the time that has passed; see [`next_tick`](Self::next_tick).
     pub(super) fn tick(&mut self, now: Instant) {
         self.listen(now);
         self.give_up(now);
@@ -381,11 +388,11 @@ impl Circuit {
         }
     }
 
-    /// When to [tick](Self::tick) next, if nothing else happens before.
+    /// Returns the time of the next [tick](Self::tick), if nothing else happens before.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         match self.state {
             State::Open { probe: None, probe_at, .. } if !self.kept.is_empty() => Some(probe_at),
-            // Those that wait for the probe's end may have to be given up meanwhile.
+            // Decisions that wait for the probe may have to be parked meanwhile.
             State::Open { .. } => {
                 let (_, first) = self.kept.first_key_value()?;
                 Some(after(self.debts.get(first)?.since, self.settings.policy.park_after))
@@ -394,7 +401,7 @@ impl Circuit {
         }
     }
 
-    /// Opens where nothing has been heard for too long while much is asked.
+    /// Opens if there was no answer for too long while many messages wait.
     fn listen(&mut self, now: Instant) {
         let silent = self.heard.is_some_and(|heard| after(heard, self.settings.patience()) <= now);
         if self.asked >= FAILING_OPENS && silent && !matches!(self.state, State::Open { .. }) {
@@ -405,10 +412,10 @@ impl Circuit {
     fn open(&mut self, now: Instant) {
         let probe_at = after(now, pause(&self.settings.policy, 1));
         self.failing.clear();
-        self.state = State::Open { since: now, vain: 0, probe_at, probe: None, trial_at: probe_at, trials: 0 };
+        self.state = State::Open { since: now, failed_probes: 0, probe_at, probe: None, trial_at: probe_at, trials: 0 };
     }
 
-    /// Lets out as many of those that were kept back as the window has room for.
+    /// Lets out as many kept-back decisions as the window has room for.
     fn drain(&mut self, _now: Instant) {
         let State::Draining { window, out } = &mut self.state else { return };
         while *out < *window
@@ -425,12 +432,14 @@ impl Circuit {
         }
     }
 
-    /// Gives up those that have been kept back for as long, or through as many probes, as the policy has a decision told.
+    /// Parks decisions that were kept back for as long, or through as many probes, as the policy
+    /// allows.
     fn give_up(&mut self, now: Instant) {
-        let State::Open { vain, .. } = self.state else { return };
+        let State::Open { failed_probes, .. } = self.state else { return };
         let policy = self.settings.policy;
         let is_over = |debt: &Debt| {
-            let tries = debt.tried_from.and_then(|from| u32::try_from(i64::from(vain) - from).ok()).unwrap_or(0);
+            let tries =
+                debt.tried_from.and_then(|from| u32::try_from(i64::from(failed_probes) - from).ok()).unwrap_or(0);
             debt.kept.is_some() && policy.parks_after(tries, now.saturating_duration_since(debt.since))
         };
         let over: Vec<_> = self.debts.iter().filter(|(_, debt)| is_over(debt)).map(|(id, _)| *id).collect();
@@ -445,9 +454,9 @@ impl Circuit {
     }
 }
 
-/// The pause after so many failed probes. It doubles, as a branch's own would.
-fn pause(policy: &Policy, vain: u32) -> Duration {
-    let doubled = 1_u32.checked_shl(vain).unwrap_or(u32::MAX);
+/// Returns the pause after this number of failed probes. It doubles, as a branch's own pause does.
+fn pause(policy: &Policy, failed_probes: u32) -> Duration {
+    let doubled = 1_u32.checked_shl(failed_probes).unwrap_or(u32::MAX);
     policy.first_backoff.saturating_mul(doubled).min(policy.longest_backoff)
 }
 

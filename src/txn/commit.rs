@@ -1,4 +1,4 @@
-//! [`Commit`]: the outcome of a transaction, to be waited for or awaited.
+//! [`Commit`]: waits for the outcome of a transaction.
 
 use std::{
     error::Error as StdError,
@@ -20,24 +20,28 @@ use crate::{
     participant::ParticipantError,
 };
 
-/// A transaction that is being committed. Block on it with [`wait`](Self::wait), or `.await` it on any executor.
+/// A transaction that is being committed. Block on it with [`wait`](Self::wait), or `.await` it on
+/// any executor.
 ///
-/// It is *cancel-safe*: whoever drops it loses the answer, never the transaction, which goes on to whatever end it
-/// has. The commit has begun before this value exists, so many can be started and then waited for one by one, which
-/// is much faster than one after the other: they share the log's syncs.
+/// It is *cancel-safe*: dropping it loses the answer, never the transaction, which goes on to its
+/// end. One thread or task waits for it. The commit has begun before this value exists. So start
+/// many and then wait for one after the other, which is much faster than a wait after each start,
+/// because they share the log's syncs.
 ///
-/// The answer comes when the decision is durable and every branch has been told for the first time. The thread or task that
-/// waits calls participants that answer at once ([`participant`](super::CoordinatorBuilder::participant)), so they have
-/// carried it out by then. There are two exceptions: they failed to, or the coordinator's own threads went on with the
-/// transaction, because a rollback came before anybody waited, the `Commit` was not polled, or a [`Delivered`] waits beside it.
-/// All others (slow, asynchronous, at an endpoint) may still be at it. To read anywhere what was written, wait for
+/// The answer comes when the decision is durable and every branch has been told for the first time.
+/// The thread or task that waits calls participants that answer at once
+/// ([`participant`](super::CoordinatorBuilder::participant)), so they have carried it out by then.
+/// There are two exceptions: they failed, or the coordinator's own threads went on with the
+/// transaction, because a rollback came before a thread or task waited, the `Commit` was not
+/// polled, or a [`Delivered`] waits beside it. All other participants (slow, asynchronous, at an
+/// endpoint) may still be at work. To read the write at any participant, wait for
 /// [`delivered`](Self::delivered).
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {
     task: Arc<Task>,
-    /// How far it had come when it was last driven from here, if that is to be gone on from.
+    /// Progress of the last drive from here, if the next step starts from it.
     progress: Option<Progress>,
-    /// Nothing is left for anybody to drive.
+    /// Whether nothing is left to drive.
     over: bool,
 }
 
@@ -46,15 +50,16 @@ impl Commit {
         Self { task, progress: Some(progress), over: false }
     }
 
-    /// Which transaction it is.
+    /// Returns the transaction's id.
     #[must_use]
     pub fn txn(&self) -> &TxnId {
         self.task.txn()
     }
 
-    /// Waits, beyond the outcome, until every branch has acknowledged it: what a committed transaction has written can be
-    /// read at every participant then. Costs nothing where it is not asked for. It may be used beside the `Commit` or instead
-    /// of it, and lives on without it.
+    /// Returns a value that waits, beyond the outcome, until every branch has acknowledged it. Then
+    /// the writes of a committed transaction can be read at every participant. It costs nothing if
+    /// it is not called. Use it beside the `Commit` or instead of it; it lives on without it. Does
+    /// not block.
     ///
     /// ```
     /// # use ringpact::{Coordinator, MemoryLog};
@@ -69,12 +74,14 @@ impl Commit {
         Delivered::of(Arc::clone(&self.task))
     }
 
-    /// Blocks until the outcome is known. Not on a thread of the runtime that an
-    /// [asynchronous participant](crate::Coordinator::builder) lives on: that thread would keep it from answering, and the
-    /// error, when time is up, is [`ParticipantError::NotBegun`]. Tasks `.await` the `Commit`.
+    /// Blocks until the outcome is known. From async code `.await` the `Commit` instead: on a
+    /// thread of the runtime of an [asynchronous participant](crate::Coordinator::builder) this
+    /// call would keep that participant from answering, and the error at the time-out is
+    /// [`ParticipantError::NotBegun`].
     ///
     /// # Errors
-    /// [`CommitError`]: rolled back, with the cause; or indeterminate.
+    ///
+    /// [`CommitError`]: rolled back, with the cause; indeterminate; or heuristic.
     pub fn wait(mut self) -> Result<(), CommitError> {
         let mut parker = None;
         loop {
@@ -97,7 +104,7 @@ impl Commit {
         }
     }
 
-    /// Returns the outcome, or else what is to be waited for.
+    /// Returns the outcome; or, as an error, what the transaction waits for.
     fn go_on(&mut self) -> Result<ExplainedOutcome, Waiting> {
         let Progress { waiting, explained } = self.progress.take().unwrap_or_else(|| self.task.progress(By::Caller));
         self.over = waiting == Waiting::Nothing;
@@ -105,7 +112,7 @@ impl Commit {
     }
 }
 
-/// What the client is told.
+/// Returns the answer to the client.
 pub(super) fn tell(task: &Task, explained: ExplainedOutcome) -> Result<(), CommitError> {
     let txn = task.txn();
     let name = |branch| task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
@@ -152,7 +159,8 @@ impl Future for Commit {
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
-                // One wake-up for the record and for the outcome. Whatever else may happen meanwhile, this one comes.
+                // One wake-up for the record and for the outcome. It comes whatever else happens
+                // meanwhile.
                 match self.task.shared().log.poll_durable(lsn, context) {
                     Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result, By::Caller)),
                     Poll::Pending => {
@@ -181,42 +189,45 @@ impl fmt::Debug for Commit {
     }
 }
 
-/// Why a transaction did not commit, or not surely. Printed, it ends with what its [`source`](StdError::source) explains;
-/// [`error_chain`](crate::error_chain) has all of it in one line.
+/// Reason why a transaction did not commit, or why that is uncertain. The text never repeats the
+/// [`source`](StdError::source); [`error_chain`](crate::error_chain) prints the whole chain in one
+/// line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// Nothing of it has happened or will. It can be tried again, as a new transaction.
+    /// No part of it has happened or will happen. It can be tried again, as a new transaction.
     RolledBack {
         /// The transaction.
         txn: TxnId,
-        /// Why.
+        /// The cause.
         cause: RollbackCause,
     },
-    /// Nobody knows yet whether it committed: the log failed while the decision was being written, the only participant
-    /// did not say what it decided, or the coordinator was dropped meanwhile. Don't try again blindly; open the coordinator anew, which settles it,
-    /// and look at the data.
+    /// It is not known yet whether it committed: the log failed while the decision was being
+    /// written, the only participant did not say what it decided, or the coordinator was dropped
+    /// meanwhile. Do not try again blindly. Open the coordinator again, which settles the
+    /// transaction, and look at the data.
     Indeterminate {
         /// The transaction.
         txn: TxnId,
-        /// What happened to the log, if it was the log.
+        /// The log's error, if the log failed.
         error: Option<LogError>,
-        /// What happened to the participant, if it was not the log and anything is known of it.
+        /// The participant's error, if the log did not fail and the participant returned one.
         participant_error: Option<ParticipantError>,
     },
-    /// It was decided, and a participant has already answered that its branch ended otherwise. See
-    /// [`Coordinator::status`](crate::Coordinator::status) for which, and look at the data; the coordinator keeps it in mind
-    /// until somebody [forgets](crate::Coordinator::forget) it. (What comes out later than the answer is seen there only.)
+    /// It was decided, and a participant has already answered that its branch ended otherwise. Look
+    /// at the data, and at [`Coordinator::status`](crate::Coordinator::status), which names the
+    /// branch until an operator [forgets](crate::Coordinator::forget) it. (A branch that differs
+    /// after this answer is only in the status.)
     Heuristic {
         /// The transaction.
         txn: TxnId,
-        /// How it has ended, all branches taken together.
+        /// How it ended, over all branches.
         outcome: Heuristic,
     },
 }
 
 impl CommitError {
-    /// The transaction.
+    /// Returns the transaction's id.
     #[must_use]
     pub const fn txn(&self) -> &TxnId {
         match self {
@@ -231,19 +242,19 @@ impl fmt::Display for CommitError {
             Self::RolledBack { txn, cause } => write!(f, "transaction {txn} was rolled back: {cause}"),
             Self::Indeterminate { txn, .. } => write!(
                 f,
-                "transaction {txn} is indeterminate: open the coordinator anew to settle it, then look at the data"
+                "transaction {txn} is indeterminate: open the coordinator again to settle it, then look at the data"
             ),
             Self::Heuristic { txn, outcome } => write!(
                 f,
-                "transaction {txn} did not end alike everywhere, outcome: {outcome}; see the coordinator's status and the \
-                 data"
+                "transaction {txn} did not end the same everywhere, outcome: {outcome}; see the coordinator's status and \
+                 the data"
             ),
         }
     }
 }
 
 impl StdError for CommitError {
-    /// The cause of a rollback is printed along, so this is what lies behind it.
+    /// Returns the source of the rollback's cause, because the text includes the cause itself.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::RolledBack { cause, .. } => cause.source(),
@@ -254,34 +265,37 @@ impl StdError for CommitError {
     }
 }
 
-/// Why a transaction was rolled back. Printed, it ends with what its [`source`](StdError::source) explains.
+/// Reason why a transaction was rolled back. The text never repeats the
+/// [`source`](StdError::source).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RollbackCause {
     /// The client asked for it.
     Requested,
-    /// A participant voted no: it refused some of the work, or has lost it in a crash.
+    /// A participant voted No: it refused some of the work, or has lost it in a crash.
     VotedNo {
         /// The participant.
         participant: Name,
-        /// Why, if it has said so: of a [`ResourceManager`](crate::ResourceManager) in this process a
-        /// [`BranchRefusal`](crate::participant::BranchRefusal), from another process its text.
+        /// The participant's reason, if it gave one: a
+        /// [`BranchRefusal`](crate::participant::BranchRefusal) from a
+        /// [`ResourceManager`](crate::ResourceManager) in this process, its text from another
+        /// process.
         reason: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// A participant could not be asked for its vote.
     Failed {
         /// The participant.
         participant: Name,
-        /// What happened.
+        /// The participant's error.
         error: ParticipantError,
     },
     /// Not all votes came in time.
     TimedOut,
-    /// Nobody had committed it when its time was over.
+    /// The client had not committed it before its time-out.
     Expired,
     /// The decision could not be logged.
     LogRefused {
-        /// What the log said.
+        /// The log's error.
         error: LogError,
     },
 }
@@ -293,14 +307,14 @@ impl fmt::Display for RollbackCause {
             Self::VotedNo { participant, .. } => write!(f, "{participant} voted no"),
             Self::Failed { participant, error } => write!(f, "{participant} failed to vote: {error}"),
             Self::TimedOut => f.write_str("not all participants voted in time"),
-            Self::Expired => f.write_str("nobody had committed it when its time was over"),
+            Self::Expired => f.write_str("it was not committed before its time-out"),
             Self::LogRefused { error } => write!(f, "the decision could not be logged: {error}"),
         }
     }
 }
 
 impl StdError for RollbackCause {
-    /// This crate's own error is printed along, so this is what lies behind it.
+    /// Returns the source of this crate's own error, because the text includes that error itself.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::VotedNo { reason, .. } => reason.as_ref().map(|reason| &**reason as _),

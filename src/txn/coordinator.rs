@@ -1,4 +1,4 @@
-//! [`Coordinator`]: where transactions begin.
+//! [`Coordinator`] and its builder.
 
 use std::{
     collections::BTreeMap,
@@ -28,27 +28,29 @@ use crate::{
     platform::Platform,
 };
 
-/// Begins transactions, decides them, and sees to it that every participant carries the decision
-/// out.
+/// Begins transactions, decides them, and makes every participant carry the decision out.
 ///
-/// It needs a log and its participants; see the [crate's front page](crate) for a whole program.
-/// Any number of threads and tasks may use it at once; there is no thread per transaction.
+/// It needs a log and its participants; see the [crate's front page](crate) for a whole program. It
+/// is `Send + Sync`: any number of threads and tasks may use it at once, through references or an
+/// `Arc`. There is no thread per transaction.
 ///
 /// Dropping it stops its threads and abandons what is under way, exactly as a crash would: the next
-/// opening on the same log settles it. It waits only for calls of participants that one of these
-/// threads is in. Call [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`]
-/// or [`Commit`](super::Commit) that outlives it can decide nothing any more; who waits is told so.
+/// opening on the same log settles it. The drop blocks until its threads have returned from calls
+/// of participants, so do it in a place where blocking is allowed. Call
+/// [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`] or
+/// [`Commit`](super::Commit) that outlives it can decide nothing any more; a client that waits gets
+/// an error.
 pub struct Coordinator {
     pub(super) shared: Arc<Shared>,
     holds: Holds,
     tally: Arc<Tally>,
-    /// Given back last, when none of the threads works any more.
+    /// Given back last, when all threads have ended.
     _claim: Claim,
 }
 
 impl Coordinator {
-    /// Starts building a coordinator that keeps its decisions in `log`. Pass a clone of an `Arc` to
-    /// share the log with the resource managers of this process.
+    /// Returns a builder for a coordinator that keeps its decisions in `log`. Pass a clone of an
+    /// `Arc` to share the log with the resource managers of this process.
     pub fn builder(log: impl TransactionLog) -> CoordinatorBuilder {
         CoordinatorBuilder {
             log: Arc::new(log),
@@ -61,22 +63,24 @@ impl Coordinator {
         }
     }
 
-    /// Begins a transaction. Where the [`Limits`] are reached it waits until there is room. O(log
-    /// n) in the transactions that are open; writes nothing.
+    /// Begins a transaction. Blocks while the [`Limits`] are reached; from async code use
+    /// [`begin_async`](Self::begin_async). Amortised O(1); writes nothing.
     ///
-    /// Do not call it in code that this coordinator calls (for example a service's confirm) while the
-    /// limits may be reached: the transactions that would free a slot may wait for that very call.
-    /// Use [`try_begin`](Self::try_begin) there. Do not call it in a task either: the transactions
-    /// that would free a slot may need its thread. Use [`begin_async`](Self::begin_async) there.
+    /// Do not call it in code that this coordinator calls (for example a service's confirm) while
+    /// the limits may be reached: the transactions that would free a slot may wait for that very
+    /// call. Use [`try_begin`](Self::try_begin) there. Do not call it in a task either: the
+    /// transactions that would free a slot may need its thread. Use
+    /// [`begin_async`](Self::begin_async) there.
     ///
-    /// Nobody having committed it within the policy's `transaction_timeout`, it is rolled back.
-    /// Once the coordinator is being [shut down](Self::shutdown) the transaction is
+    /// A transaction that is not committed within the policy's `transaction_timeout` is rolled
+    /// back. Once the coordinator is being [shut down](Self::shutdown), a transaction is
     /// [over](super::BranchError::Over) as soon as it begins.
     pub fn begin(&self) -> Transaction {
         self.begin_within(self.shared.policy.transaction_timeout)
     }
 
-    /// As [`begin`](Self::begin), with a time-out of its own for the transaction.
+    /// As [`begin`](Self::begin), with another time-out for this transaction. From async code use
+    /// [`begin_within_async`](Self::begin_within_async).
     pub fn begin_within(&self, transaction_timeout: Duration) -> Transaction {
         let admitted = self.shared.admission.enter(&self.shared.log);
         self.transaction(transaction_timeout, admitted)
@@ -96,21 +100,22 @@ impl Coordinator {
         self.transaction(transaction_timeout, admitted)
     }
 
-    /// As [`begin`](Self::begin), and refuses where the [`Limits`] are reached.
+    /// As [`begin`](Self::begin), but refuses if the [`Limits`] are reached. Does not block.
     ///
     /// # Errors
-    /// [`BeginError`] says which limit it is.
+    ///
+    /// [`BeginError`] says which limit is reached.
     pub fn try_begin(&self) -> Result<Transaction, BeginError> {
         self.shared.admission.try_enter(&self.shared.log)?;
         Ok(self.transaction(self.shared.policy.transaction_timeout, true))
     }
 
-    /// Introduces itself to the participants that answer at once, before anything is settled at any
-    /// of them. Others hear it when they are asked what is in doubt.
+    /// Introduces the coordinator to participants that answer at once, before anything is settled
+    /// at any of them. Others hear it when they are asked what is in doubt.
     fn introduce(&self) -> Result<(), CoordinatorError> {
         for (name, member) in self.shared.members.iter() {
-            // One that panics is met again, like the others that are slow to answer, when it is
-            // asked.
+            // One that panics is introduced again when it is asked, like participants that answer
+            // later.
             let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
             let refused = met
                 .ok()
@@ -127,28 +132,28 @@ impl Coordinator {
         Transaction::new(self.shared.begin(self.holds.own(), timeout, admitted))
     }
 
-    /// Where participants elsewhere can ask what became of a branch. Those of this process have
-    /// been told by themselves.
+    /// Returns an endpoint at which participants of other processes can ask how a branch ended.
+    /// Participants of this process know it already.
     #[must_use]
     pub fn verdict_endpoint(&self) -> VerdictEndpoint {
         VerdictEndpoint::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
     }
 
-    /// Its name, which is part of every transaction's id.
+    /// Returns the coordinator's name, which is part of every transaction's id.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.shared.name
     }
 
-    /// Which opening of it this is: later than those of all earlier ones on this log, and no other
-    /// opening's.
+    /// Returns the epoch, the number of this opening. It is later than those of all earlier
+    /// openings on this log, and no other opening has it.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.shared.epoch
     }
 
-    /// What recovery has found so far. It goes on in the background while a participant does not
-    /// answer.
+    /// Returns what recovery has found so far. Recovery goes on in the background while a
+    /// participant does not answer. Does not block.
     #[must_use]
     pub fn recovered(&self) -> Recovered {
         Recovered {
@@ -158,17 +163,17 @@ impl Coordinator {
         }
     }
 
-    /// Every transaction that is open, and where it stands. Waits for nobody: a branch that hangs
-    /// in a service's call is seen as what it is. O(n log n) in the transactions that are open.
+    /// Returns every open transaction and its state. Never blocks: a branch that hangs in a service
+    /// is shown as it is. O(n log n) in the open transactions.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
         self.shared.status()
     }
 
     /// Blocks until every transaction that was committed or rolled back is settled at all its
-    /// participants, including those of earlier epochs, or until `timeout` has passed. Returns whether
-    /// all are settled. Returns `false`, without waiting longer, if only transactions are left that
-    /// need an operator; see [`status`](Self::status).
+    /// participants, including those of earlier epochs, or until `timeout` has passed. Returns
+    /// whether all are settled. Returns `false`, without waiting longer, if only transactions are
+    /// left that need an operator; see [`status`](Self::status).
     ///
     /// From async code use [`settle_async`](Self::settle_async). On a thread of the runtime of an
     /// asynchronous participant this call waits without success, and the status shows
@@ -186,10 +191,10 @@ impl Coordinator {
         self.shared.settle_async(timeout).await
     }
 
-    /// Shuts down cleanly: lets no more transactions begin, rolls back those that no client has asked
-    /// to commit, and finishes the others. Blocks for at most `timeout`, as [`settle`](Self::settle)
-    /// does; from async code use [`shutdown_async`](Self::shutdown_async). Returns what is left; the
-    /// next opening settles it.
+    /// Shuts down cleanly: lets no more transactions begin, rolls back those that no client has
+    /// asked to commit, and finishes the others. Blocks for at most `timeout`, as
+    /// [`settle`](Self::settle) does; from async code use [`shutdown_async`](Self::shutdown_async).
+    /// Returns what is left; the next opening settles it.
     ///
     /// ```
     /// # use ringpact::{Coordinator, MemoryLog};
@@ -229,13 +234,12 @@ impl Drop for Coordinator {
         let mut threads: Vec<_> = self.shared.lanes.iter().flat_map(|lane| lane.close()).collect();
         threads.extend(self.shared.driver.take_threads());
         for thread in threads {
-            // A participant can hold the last handle, and so have it dropped on one of these very
-            // threads.
+            // A participant can hold the last handle, and so drop it on one of these threads.
             if thread.id() != self.shared.platform.current() {
                 thread.join();
             }
         }
-        // What the threads were at while they were being stopped.
+        // Transactions that the threads still worked on while they were being stopped.
         self.shared.abandon();
     }
 }
@@ -250,11 +254,12 @@ impl fmt::Debug for Coordinator {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// Transactions that the log says are committed: their participants are told again.
+    /// Number of transactions that the log says are committed: their participants are told again.
     pub committed: usize,
-    /// Branches of transactions that the log holds no decision of: they are rolled back.
+    /// Number of branches of transactions without a decision in the log: they are rolled back.
     pub rolled_back: usize,
-    /// Participants that have not yet said which branches they hold; they are asked until they do.
+    /// Number of participants that have not yet said which branches they hold; they are asked until
+    /// they do.
     pub unanswered: usize,
 }
 
@@ -271,35 +276,35 @@ pub struct CoordinatorBuilder {
 }
 
 impl CoordinatorBuilder {
-    /// Names the coordinator. Needed where two of them share a log, or where participants in other
-    /// processes must know whom to ask for verdicts: left alone, its name is drawn from the log's
-    /// own id, and so is the same at every opening and another one for every log.
+    /// Names the coordinator. Needed if two coordinators share a log, or if participants in other
+    /// processes must know which coordinator to ask for verdicts. Without it, the name comes from
+    /// the log's id: it is the same at every opening, and every log has another one.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// For operators: this log takes the place of `lost`, the log that the coordinator of this name
-    /// had before, which is gone for good. Participants remember which log a coordinator decides
-    /// in, and refuse another one under its name; with this they accept it. What they have promised
-    /// to the lost log's coordinator is shown as [unclaimed](super::CoordinatorStatus::unclaimed),
-    /// to be settled by hand, because nothing can tell any more what was decided about it.
-    /// Participants name the lost log's id in the error with which they refuse.
+    /// For operators: says that this log replaces `lost`, the log that the coordinator of this name
+    /// had before, which is gone for good. Participants remember in which log a coordinator
+    /// decides, and refuse another one under its name; with this they accept it. Their promises to
+    /// the lost log's coordinator are shown as [unclaimed](super::CoordinatorStatus::unclaimed), to
+    /// be settled by hand, because no log knows any more what was decided about them. Participants
+    /// name the lost log's id in the error with which they refuse.
     ///
-    /// For one opening: leave it out again when all participants have answered once.
+    /// Use it for one opening: leave it out again when all participants have answered once.
     pub const fn replaces_log(mut self, lost: LogId) -> Self {
         self.replaces = lost;
         self
     }
 
-    /// For operators: the log was restored from an older copy, because the newest one is gone for
-    /// good. Participants that have heard more than the copy holds refuse it; with this they accept
-    /// it. And because the copy may lack decisions, a missing one means nothing: no branch of an
-    /// earlier epoch is rolled back on its own, all of them are
+    /// For operators: says that the log was restored from an older copy, because the newest one is
+    /// gone for good. Participants that have heard more than the copy holds refuse it; with this
+    /// they accept it. The copy may lack decisions, so a missing one means nothing: the coordinator
+    /// rolls back no branch of an earlier epoch by itself. All of them are
     /// [unclaimed](super::CoordinatorStatus::unclaimed), to be settled by hand.
     ///
-    /// For one opening: leave it out again when all participants have answered once and nothing is
-    /// unclaimed.
+    /// Use it for one opening: leave it out again when all participants have answered once and
+    /// nothing is unclaimed.
     pub fn log_was_restored(mut self) -> Self {
         self.replaces = self.log.id();
         self
@@ -311,28 +316,28 @@ impl CoordinatorBuilder {
         self
     }
 
-    /// Sets how much may be under way at once.
+    /// Sets limits on what may be under way at once.
     pub const fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Adds a participant of this process that answers quickly. It is called on the thread that
-    /// commits.
+    /// Adds a participant of this process that answers quickly and never blocks. The coordinator
+    /// calls it on the thread that commits.
     pub fn participant(self, name: &str, participant: impl Participant) -> Self {
         self.member(name, Reach::AtOnce(Arc::new(participant)), Promises::Can)
     }
 
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own,
-    /// so that several such participants work side by side, and slow down only the transactions
-    /// that they are in. A commit is answered before they have carried it out; see
+    /// so that several such participants work in parallel, and slow down only the transactions that
+    /// they are in. A commit is answered before they have carried it out; see
     /// [`Commit::delivered`](super::Commit::delivered).
     pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let pooled = Pooled::on(self.platform.clone(), participant, threads);
         self.endpoint(name, pooled)
     }
 
-    /// Adds a participant whose methods are asynchronous: each call is a task on `runtime`, and no
+    /// Adds a participant with asynchronous methods: each call is a task on `runtime`, and no
     /// thread waits for it. A commit is answered before it is carried out there; see
     /// [`Commit::delivered`](super::Commit::delivered).
     #[cfg(feature = "tokio")]
@@ -345,23 +350,24 @@ impl CoordinatorBuilder {
         self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
     }
 
-    /// Adds a participant that is reached in some other way. A commit is answered before it is
-    /// carried out there; see [`Commit::delivered`](super::Commit::delivered).
+    /// Adds a participant that is reached in another way, such as over a network. A commit is
+    /// answered before it is carried out there; see
+    /// [`Commit::delivered`](super::Commit::delivered).
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
         self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
     }
 
-    /// Adds a resource that can't promise. A transaction can have one of them at the most.
+    /// Adds a resource that cannot promise. A transaction can have at most one of them.
     ///
-    /// It commits after all others have promised, and before the decision is logged. **What that
-    /// can't make sure of:** if this process dies after the resource has committed and before the
-    /// decision is durable, the others are rolled back at the next opening, and nobody can tell any
-    /// more. See [failures](crate::docs::failures).
+    /// It commits after all others have promised, and before the decision is logged. **What this
+    /// cannot guarantee:** if this process dies after the resource has committed and before the
+    /// decision is durable, the others are rolled back at the next opening, and no log knows that
+    /// the resource has committed. See [failures](crate::docs::failures).
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
         self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
     }
 
-    /// Has it live on other threads and another clock than the system's.
+    /// Sets other threads and another clock than the system's.
     #[doc(hidden)]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
@@ -375,14 +381,17 @@ impl CoordinatorBuilder {
 
     /// Opens the coordinator: begins a new epoch, replays the log, and settles what an earlier life
     /// left in doubt. With participants that answer at once all of it is settled when this returns;
-    /// the rest goes on in the background. Costs one forced write.
+    /// the rest goes on in the background. Blocks while it reads the log, for one forced write, and
+    /// for calls of participants that answer at once. From async code use a thread for blocking
+    /// work.
     ///
-    /// A coordinator of this name that is still open on this log must be dropped first: this one
-    /// would take it for dead, and roll back what it has not decided yet.
+    /// Drop a coordinator of this name that is still open on this log first: the new one would take
+    /// it for dead, and roll back what it has not decided yet.
     ///
     /// # Errors
-    /// [`CoordinatorError`]; nothing is lost, it can be opened again. Of a name that is open
-    /// already it is [`LogError::Claimed`].
+    ///
+    /// [`CoordinatorError`]; nothing is lost, and it can be opened again. If the name is already
+    /// open, it is [`LogError::Claimed`].
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {
         let name = match &self.name {
             Some(name) => Name::new(name)?,
@@ -427,11 +436,11 @@ impl CoordinatorBuilder {
         let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), _claim: claim };
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
-        // Before anything else is said, and not before what the log holds is there to be asked
-        // about.
+        // Before anything else is sent, and not before participants can ask about what the log
+        // holds.
         let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
         for (_, member) in coordinator.shared.members.iter() {
-            // A participant that panics over it is told nothing else by that.
+            // A participant that panics here misses only the greeting.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
         }
         found.into_iter().for_each(|found| found.run(By::Caller));
@@ -449,17 +458,17 @@ impl fmt::Debug for CoordinatorBuilder {
     }
 }
 
-/// The first 64 bits of the log's id: short enough to read, and 2^32 logs away from a likely
-/// collision.
+/// Returns the first 64 bits of the log's id: short enough to read, and 2^32 logs away from a
+/// likely collision.
 fn default_name(log: LogId) -> Result<Name, IdError> {
     Name::new(&log.to_string()[..16])
 }
 
-/// Why a coordinator could not be opened.
+/// Reason why a coordinator could not be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CoordinatorError {
-    /// A name is not one.
+    /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
     /// Two participants were given the same name.
@@ -468,8 +477,8 @@ pub enum CoordinatorError {
         /// The name.
         participant: Name,
     },
-    /// A participant was given the coordinator's own name. In a log that they share each would end
-    /// the other's records.
+    /// A participant was given the coordinator's own name. In a shared log each would end the
+    /// other's records.
     #[error("the coordinator and one of its participants are both named {name}; give one of them another name")]
     OwnName {
         /// The name.
@@ -488,15 +497,15 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A participant knows another log under this name, or more of this log than it holds. Nothing
-    /// was settled anywhere.
+    /// was settled at any participant.
     #[error("participant {participant} refuses this coordinator: {}", error_chain(.error))]
     Refused {
         /// The participant.
         participant: Name,
-        /// What it said.
+        /// The participant's error.
         error: ParticipantError,
     },
-    /// The log's last epoch is so large that none can follow.
+    /// The log's last epoch is so large that no other can follow.
     #[error("no epoch is left in this log; another program has written to it: open the coordinator on a new one")]
     EpochsRunOut,
     /// The system gave no thread.

@@ -42,8 +42,8 @@ impl Delivered {
     }
 
     /// Blocks until every branch has acknowledged the decision, or no longer can. From async code
-    /// `.await` the value instead: on a thread of the runtime of an asynchronous participant this call
-    /// would keep that participant from acknowledging, until the decision is parked.
+    /// `.await` the value instead: on a thread of the runtime of an asynchronous participant this
+    /// call would keep that participant from acknowledging, until the decision is parked.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
 //! ATOMIC COMMIT. The pure protocol, and the one driver that carries it out.
 //!
-//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] gives a [`Commit`] that a
-//! thread can wait for and a task can await. [`CommitProtocol`] is what decides, and [`BranchProtocol`] is its
-//! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
+//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] gives
+//! a [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`] is what
+//! decides, and [`BranchProtocol`] is its counterpart at the participants; both are pure, for those
+//! who check models or write drivers of their own.
 
 mod admission;
 mod alarms;

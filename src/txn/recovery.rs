@@ -1,4 +1,4 @@
-//! Settling what an earlier life left behind: from the log's side, and from the participants'.
+//! Recovery: settles what an earlier life left behind, as the log and the participants report it.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -27,8 +27,9 @@ use crate::{
     participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
 };
 
-/// Finds out what there is to settle: each decision that the log holds, to be delivered again, and of every participant
-/// what else it holds branches of. Nothing is said to anybody until what is returned is run.
+/// Returns what recovery must run: each decision of the log, to be delivered again, and one
+/// question to each participant about the branches that it holds. No participant is called until
+/// the caller runs them.
 pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) -> Vec<Arc<dyn Driven>> {
     let now = shared.platform.now();
     let mut decided = HashSet::new();
@@ -69,30 +70,32 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
     runs
 }
 
-/// What recovery has done so far.
+/// Counts of what recovery has done so far.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) committed: AtomicUsize,
     pub(super) rolled_back: AtomicUsize,
 }
 
-/// Asks one participant, until it answers, which branches it holds, and rolls back those of earlier epochs that the
-/// log holds no decision of: presumed abort.
+/// Asks one participant, until it answers, which branches it holds. Rolls back those of earlier
+/// epochs without a decision in the log: presumed abort.
 pub(super) struct InDoubtQuery {
     this: Weak<Self>,
     shared: Arc<Shared>,
     participant: Name,
     number: usize,
     member: Member,
-    /// What the log held as decided when the coordinator was opened. Not what is open now: a branch may have been
-    /// reported just before its commit was delivered, and its transaction have ended since.
+    /// The decided transactions of the log when the coordinator was opened. Not those that are open
+    /// now: a participant may have reported a branch just before its commit was delivered, and the
+    /// transaction may have ended since.
     decided: Arc<HashSet<TxnOrdinal>>,
     failures: AtomicU32,
-    /// When to ask (again). Timers that fire before were set before it was put off.
+    /// Time at which to ask, or to ask again. A timer that fires earlier was set before the
+    /// question was postponed.
     ask_at: Mutex<Instant>,
-    /// The participant has answered; what it answers to further questions is of no interest.
+    /// Whether the participant has answered. Answers to repeated questions are ignored then.
     answered: AtomicBool,
-    /// Why it has not.
+    /// The participant's last error, if it has not answered.
     last_error: Mutex<Option<ParticipantError>>,
     tally: Arc<Tally>,
     introductions: Arc<Introductions>,
@@ -103,7 +106,7 @@ impl Driven for InDoubtQuery {
         if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
             return;
         }
-        // An answer can get lost on the way without anybody noticing.
+        // An answer can get lost without any sign of it.
         self.ask_in(self.shared.policy.delivery_timeout);
         let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(self.shared.life) };
         let (member, lane) = (self.member.clone(), Arc::clone(&self.shared.lanes[self.number - 1]));
@@ -111,7 +114,7 @@ impl Driven for InDoubtQuery {
         let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
         match by {
             By::Caller => ask(),
-            // What it asks for again it asks much later.
+            // A repeated question comes much later, so it is never a duplicate in the lane.
             By::Worker => lane.run(None, move |_| ask()),
         }
     }
@@ -139,7 +142,8 @@ impl ReplySink for InDoubtQuery {
     }
 }
 
-/// What a participant has answered: it is acted on when all have, or when it has taken too long.
+/// A participant's report. It is acted on when all participants have answered, or when that has
+/// taken too long.
 pub(super) struct Answer {
     query: Arc<InDoubtQuery>,
     orphans: Vec<Arc<Task>>,
@@ -154,7 +158,7 @@ impl Answer {
         self.orphans.is_empty()
     }
 
-    /// Has what nobody has decided rolled back.
+    /// Rolls back the reported branches without a decision.
     pub(super) fn settle(self, by: By) {
         let Self { query, orphans } = self;
         for task in &orphans {
@@ -176,12 +180,12 @@ impl InDoubtQuery {
         &self.participant
     }
 
-    /// The coordinator is gone.
+    /// Ends the question, because the coordinator is gone.
     pub(super) fn abandon(&self) {
         self.introductions.give_up();
     }
 
-    /// Whether the participant has answered, and its answer waits for those of others.
+    /// Whether the participant has answered. Its report may still wait for those of others.
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
@@ -193,7 +197,7 @@ impl InDoubtQuery {
     fn again(&self) {
         let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
         self.failures.store(failures, Ordering::Relaxed);
-        // The epoch's zeroth transaction, which there is none of, stands for the query in the jitter.
+        // The epoch's transaction 0, which does not exist, stands for the query in the jitter.
         let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
         self.ask_in(self.shared.policy.backoff(&txn, 0, failures));
     }

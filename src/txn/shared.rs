@@ -1,4 +1,10 @@
-//! What a coordinator's transactions share.
+//! [`Shared`]: what a coordinator's transactions share. Every message reads it, and every begin and
+//! end writes it.
+//!
+//! The files of the folder are its children because they use its private fields: `end_batches`
+//! (ends), `settling` (waiting for them). It and the transaction driver (`transaction_driver`) call
+//! each other on the hot path: the driver tells it of begins, ends and messages, and it finds
+//! drivers in its table. Keep that pair together; everything else calls one of the two.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -44,47 +50,50 @@ use crate::{
 mod ends;
 mod settling;
 
-/// So many transactions may have ended that participants are not told of yet, while others are open.
+/// Maximum number of ended transactions of which participants are not told yet, while others are
+/// open.
 const MOST_UNSAID: u64 = 16;
 
 pub(super) struct Shared {
     pub(super) name: Name,
     pub(super) epoch: Epoch,
     pub(super) log: Arc<dyn TransactionLog>,
-    /// Which opening of the log it is.
+    /// Identity of this opening of the log.
     opening: LogId,
-    /// Which opening of the coordinator.
+    /// Identity of this opening of the coordinator.
     pub(super) life: Life,
-    /// Which transactions are its own.
+    /// Says which transactions are the coordinator's own.
     pub(super) openings: Openings,
     pub(super) unclaimed: Unclaimed,
     pub(super) policy: Policy,
     pub(super) members: Members,
     pub(super) driver: Arc<Driver>,
-    /// One for each participant, by its number.
+    /// The lane of each participant, by its number.
     pub(super) lanes: Box<[Arc<Lane>]>,
-    /// Each one's circuit.
+    /// The circuit of each participant, by its number.
     pub(super) breakers: Box<[Breaker]>,
-    /// What holds back the mark of each of them alone.
+    /// What holds back `ended_below` of each participant alone, by its number.
     held: Box<[CachePadded<Held>]>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
     is_gone: AtomicBool,
-    /// All of this epoch's transactions before this one have ended, but for those that hold back [some](Held) participants'
-    /// marks; 0: those of earlier epochs have not. Written under the lock, and read with each message. A message may say
-    /// less than is so, never more.
+    /// All of this epoch's transactions before this one have ended, except those that hold back
+    /// `ended_below` of [some](Held) participants. 0: transactions of earlier epochs have not
+    /// ended. Written under the lock, and read with each message. A message may carry a smaller
+    /// number, never a larger one.
     ended_below: CachePadded<AtomicU64>,
-    /// How far the log is durable, at least; written and read as `ended_below` is.
+    /// Number of records of the log that are durable, at least. Written and read as `ended_below`
+    /// is.
     position: CachePadded<AtomicU64>,
     pub(super) open: CachePadded<Mutex<Open>>,
     settled: Condvar,
 }
 
-/// What transactions have their coordinator by. There are several, for else all threads that begin and end transactions
-/// would meet at the count of who has it.
+/// A transaction's handle to its coordinator. Striped, so that threads do not contend on one
+/// reference count.
 pub(super) type Hold = Arc<CachePadded<Arc<Shared>>>;
 
-/// All holds of a coordinator.
+/// All handles of a coordinator.
 pub(super) struct Holds(Striped<Hold>);
 
 impl Holds {
@@ -92,35 +101,37 @@ impl Holds {
         Self(Striped::new(|| Arc::new(CachePadded::new(Arc::clone(shared)))))
     }
 
-    /// That of the thread that calls.
+    /// Returns the handle of the calling thread's stripe.
     pub(super) fn own(&self) -> Hold {
         Arc::clone(self.0.own())
     }
 }
 
-/// What has begun and has not ended.
+/// The table of what has begun and has not ended.
 pub(super) struct Open {
     pub(super) transactions: OpenTransactions,
-    /// Those that have ended, and whose ends the log does not hold yet.
+    /// Transactions that have ended, with ends that are not in the log yet.
     unwritten: Vec<TxnOrdinal>,
-    /// How many threads are about to write ends, or at it.
+    /// Number of threads that write ends, or are about to.
     writing: usize,
-    /// Those that only some have to remember.
+    /// Transactions that only some participants have to remember.
     shelf: Shelf,
-    /// When it is looked for transactions whose time is over.
+    /// State of the search for expired transactions.
     pub(super) expiry: Expiry,
-    /// For whose end somebody waits: see [`Shared::settle`].
+    /// Transactions that a thread or task waits for in [`Shared::settle`].
     awaited: Vec<Key>,
     /// Tasks that wait until the coordinator is settled.
     sleepers: Vec<Arc<settling::Sleeper>>,
-    /// Participants that have not yet said which branches they hold of earlier epochs, and who asks them.
+    /// Participants that have not yet said which branches they hold of earlier epochs, with the
+    /// query that asks them.
     in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
-    /// The coordinator is gone; nothing more is taken in.
+    /// Whether the coordinator is gone. Then nothing more is taken in.
     abandoned: bool,
 }
 
-/// Which of the open transactions: its place in the order, and 0; or, for a branch that a participant reported and
-/// the log knows nothing of, the participant's number, because each such branch is settled by itself.
+/// Key of an open transaction: its place in the order, and 0. For a branch that a participant
+/// reported and the log does not know, it has the participant's number instead of 0, because each
+/// such branch is settled by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) ordinal: TxnOrdinal,
@@ -132,14 +143,14 @@ impl Key {
         Self { ordinal, reported_by: 0 }
     }
 
-    /// Those of one transaction.
+    /// Returns the range of all keys of one transaction.
     pub(super) const fn all_of(ordinal: TxnOrdinal) -> RangeInclusive<Self> {
         Self::of(ordinal)..=Self { ordinal, reported_by: usize::MAX }
     }
 }
 
-/// A number that was given out. It is not lost where whoever has it panics: those that come after it would count as open
-/// for ever.
+/// A transaction number that was given out, and is not in the table yet. If the thread that has it
+/// panics, the drop frees its place: otherwise later transactions would count as open forever.
 struct Number<'a> {
     shared: &'a Shared,
     sequence: u64,
@@ -207,12 +218,12 @@ impl Shared {
         }
     }
 
-    /// A new transaction. It counts as open from here on, until it has ended or its time is over. It must have been
-    /// admitted; one that wasn't is over at once.
+    /// Begins a transaction. It counts as open from here on, until it has ended. A transaction that
+    /// was not admitted is over at once.
     pub(super) fn begin(self: &Arc<Self>, hold: Hold, timeout: Duration, admitted: bool) -> Arc<Task> {
         let now = self.platform.now();
         let expires = after(now, timeout);
-        // What can be done before the lock is held. Until it is in the table, it counts there as open.
+        // As much as possible before the lock. Its number counts as open before it is in the table.
         let number = Number { shared: self, sequence: self.admission.next_sequence() };
         let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
         let task = Task::begun(hold, txn, now, expires, admitted);
@@ -224,8 +235,9 @@ impl Shared {
         }
         self.note_ended(&mut open, durable);
         drop(open);
-        // Whoever shuts down closes first and then rolls back what is in the table: one that was let in before and comes into
-        // the table after that finds it closed.
+        // A shutdown closes first, and then rolls back what is in the table. A transaction that was
+        // admitted before and enters the table after that finds the coordinator closed, and rolls
+        // back here.
         if self.admission.is_closed() && admitted && task.take_over() {
             task.push(Input::Rollback);
             Arc::clone(&task).run(By::Caller);
@@ -233,7 +245,8 @@ impl Shared {
         task
     }
 
-    /// A transaction of an earlier life goes on. `owed` have not acknowledged it; nobody else is told of it any more.
+    /// Adds a transaction of an earlier life. `owed` have not acknowledged it; no other participant
+    /// is told of it any more.
     pub(super) fn resumed(&self, task: Arc<Task>, owed: Vec<Name>) {
         let mut open = self.open.lock();
         if open.abandoned {
@@ -244,8 +257,8 @@ impl Shared {
         self.hold(&open, &changed);
     }
 
-    /// Only these, who have not acknowledged the transaction, need to remember it from here on. Where it is parked, it waits for
-    /// an operator.
+    /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
+    /// remember it. If it is parked, it waits for an operator.
     pub(super) fn shelve(&self, task: Arc<Task>, owed: Vec<Name>, is_parked: bool, end: End) {
         let mut open = self.open.lock();
         if open.abandoned {
@@ -263,12 +276,12 @@ impl Shared {
         drop(task);
     }
 
-    /// The transaction waits for no operator any more.
+    /// Notes that the transaction no longer waits for an operator.
     pub(super) fn unshelve(&self, key: Key) {
         self.open.lock().shelf.unpark(key);
     }
 
-    /// Tells it again if it is parked.
+    /// Delivers the transaction's decision again, if it is parked.
     pub(super) fn retry(self: &Arc<Self>, task: &Arc<Task>) {
         if let TransactionState::Parked(_) = task.state_to_come() {
             self.retry_now(task);
@@ -281,7 +294,7 @@ impl Shared {
         }
         self.unshelve(task.key());
         task.push(Input::Retry);
-        // Not here: who asks must not be kept by a participant that hangs.
+        // On a worker, because a participant that hangs must not block the caller.
         self.driver.enqueue(Arc::clone(task) as Arc<dyn Driven>);
         task.owing()
             .into_iter()
@@ -289,7 +302,7 @@ impl Shared {
             .for_each(|number| self.probe_now(number));
     }
 
-    /// Does what an operator wants to those of a transaction's tasks that `may` says it can be done to.
+    /// Gives an operator's input to those drivers of a transaction that `may` allows it for.
     pub(super) fn act(
         &self,
         txn: &TxnId,
@@ -314,10 +327,11 @@ impl Shared {
         result
     }
 
-    /// Appends to the log, unless the coordinator is gone: what is left of its transactions in the hands of clients
-    /// must not write beside the coordinator that has been opened since.
+    /// Appends to the log, unless the coordinator is gone: transactions that clients still hold
+    /// must not write beside the coordinator that was opened since.
     ///
-    /// Only for a transaction that is open, and says meanwhile that it is [appending](Task::is_appending).
+    /// Only for a transaction that is open, and says meanwhile that it is
+    /// [appending](Task::is_appending).
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         if self.is_gone() {
             return Err(LogError::Closed);
@@ -329,12 +343,12 @@ impl Shared {
         Ok(lsn)
     }
 
-    /// Whether the coordinator has gone.
+    /// Whether the coordinator is gone.
     pub(super) fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::SeqCst)
     }
 
-    /// Takes out of the table of open transactions what the protocol had.
+    /// Takes a transaction out of the table of open ones.
     fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
         let task = open.transactions.take(key, end)?;
         self.tell_awaited(open, key);
@@ -347,11 +361,12 @@ impl Shared {
         }
     }
 
-    /// Sets what holds back the marks of these participants.
+    /// Sets what holds back `ended_below` of these participants.
     fn hold(&self, open: &Open, participants: &[Name]) {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
-            // While it has not said what it holds of earlier epochs, it may have to be told of any of it.
+            // While the participant has not said what it holds of earlier epochs, it may have to be
+            // told of any of them.
             let unknown = open.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
         }
@@ -372,7 +387,7 @@ impl Shared {
         drop(query);
     }
 
-    /// Rolls back what clients still work under.
+    /// Rolls back the transactions under which clients still work. Workers carry that out.
     pub(super) fn roll_back_begun(&self) {
         let mut begun = self.tasks();
         begun.retain(|task| task.take_over());
@@ -382,15 +397,15 @@ impl Shared {
         }
     }
 
-    /// Ends a transaction that none of its log's openings has given out, in the way that an operator says. Blocks for one
-    /// write of the log if it is to commit.
+    /// Ends a transaction that none of its log's openings has given out, with the operator's
+    /// decision. Blocks for one write of the log for a commit.
     pub(super) fn settle_unclaimed(self: &Arc<Self>, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
         let holders = self.unclaimed.take(txn);
         if holders.is_empty() {
             return Err(OperatorError::Unknown { txn: txn.clone() });
         }
         if decision == Decision::Commit {
-            // As for a decision of its own: a later life must not take it back.
+            // As for its own decisions: a later life must not undo it.
             let decided = Fact::Decided { txn: txn.clone(), participants: holders.clone() };
             let logged = self.append(decided, Durability::Forced).and_then(|lsn| self.log.wait(lsn));
             if let Err(error) = logged {
@@ -408,12 +423,13 @@ impl Shared {
         Ok(())
     }
 
-    /// The first id that has not been given out.
+    /// Returns the first number that has not been given out.
     pub(super) fn next_ordinal(&self) -> TxnOrdinal {
         TxnOrdinal { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
     }
 
-    /// What is open of one transaction: its own task, and those of branches that participants reported.
+    /// Returns the open drivers of one transaction: its own, and those of branches that
+    /// participants reported.
     pub(super) fn tasks_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<Task>> {
         let open = self.open.lock();
         open.transactions.of(ordinal).chain(open.shelf.of(ordinal)).map(Arc::clone).collect()
@@ -423,11 +439,11 @@ impl Shared {
         self.open.lock().shelf.parked().map(Arc::clone).collect()
     }
 
-    /// All that is open.
+    /// Returns the drivers of all open transactions. O(n).
     pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
         let mut all = Vec::new();
         self.look_at_open(|task| all.push(Arc::clone(task)));
-        // One that was put on the shelf meanwhile is there twice.
+        // A transaction that was parked meanwhile is there twice.
         let shelved: Vec<_> = self.open.lock().shelf.tasks().map(Arc::clone).collect();
         let keys: HashSet<Key> = shelved.iter().map(|task| task.key()).collect();
         all.retain(|task| !keys.contains(&task.key()));
@@ -435,7 +451,7 @@ impl Shared {
         all
     }
 
-    /// Who has not said yet what it holds of earlier epochs.
+    /// Returns the queries of participants that have not said yet what they hold of earlier epochs.
     pub(super) fn in_doubt_queries(&self) -> Vec<Arc<InDoubtQuery>> {
         self.open.lock().in_doubt_queries.values().map(Arc::clone).collect()
     }
@@ -451,7 +467,8 @@ impl Shared {
         running
     }
 
-    /// Drops everything that is under way, as a crash would. Tasks and this struct hold each other; this parts them.
+    /// Drops everything that is under way, as a crash would. Drivers and this struct hold each
+    /// other; this breaks the circle.
     pub(super) fn abandon(&self) {
         let mut open = self.open.lock();
         open.abandoned = true;
@@ -464,13 +481,15 @@ impl Shared {
         transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
     }
 
-    /// Something may have ended, or what is known of it have changed. `durable` is what is known of the log, which is not to
-    /// be asked under this lock: the less it is, the less is said to have ended.
+    /// Updates `ended_below`, because something may have ended. `durable` is a record that the log
+    /// has made durable. The log must not be asked under this lock; a smaller number only delays
+    /// `ended_below`.
     fn note_ended(&self, open: &mut Open, durable: Lsn) {
         let first = open.transactions.first(durable);
         let is_known = first.epoch == self.epoch && !open.abandoned;
         let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_known { first.sequence } else { 0 });
-        // All threads read it with each message, so the more of them are at it the less often it is written.
+        // All threads read it with each message, so it is written the less often the more
+        // transactions are open.
         let news = below.saturating_sub(known);
         if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
             self.ended_below.store(below, Ordering::Release);
@@ -478,8 +497,8 @@ impl Shared {
         }
     }
 
-    /// What is said along with a message to the participant. A commit says how far the log is durable with its decision in
-    /// it; for all else what was known a moment ago will do.
+    /// Returns what a message to the participant carries. A commit carries how far the log is
+    /// durable with its decision in it; for all others what was known a moment ago is enough.
     pub(super) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
             0 => TxnOrdinal::default(),
@@ -494,7 +513,7 @@ impl Shared {
 }
 
 impl Open {
-    /// Those that the protocol has, and not the client, nor an operator.
+    /// Returns the transactions that neither a client nor an operator has to act on.
     fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.transactions.iter().filter(|task| !task.is_clients()).chain(self.shelf.running())
     }
@@ -514,7 +533,7 @@ impl Sweep for Shared {
     }
 }
 
-/// The clock has struck for the transaction that was to be over first.
+/// The timer of the transaction that expires first.
 impl Driven for Shared {
     fn run(self: Arc<Self>, _: By) {
         self.roll_back_expired();

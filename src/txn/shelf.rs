@@ -119,9 +119,9 @@ impl Held {
         self.is_held.store(first.is_some(), Ordering::Release);
     }
 
-    /// Returns the smaller one of `ordinal` and what is held here. The caller must have read `ordinal`
-    /// before: a transaction that moves from being held for all participants to being held for some
-    /// is held here first.
+    /// Returns the smaller one of `ordinal` and what is held here. The caller must have read
+    /// `ordinal` before: a transaction that moves from being held for all participants to being
+    /// held for some is held here first.
     pub(super) fn limit(&self, ordinal: TxnOrdinal) -> TxnOrdinal {
         if self.is_held.load(Ordering::Acquire) { ordinal.min(*self.below.lock()) } else { ordinal }
     }

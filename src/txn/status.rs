@@ -51,21 +51,22 @@ pub struct CoordinatorStatus {
 }
 
 impl CoordinatorStatus {
-    /// Returns the number of transactions and branches with an end that not all participants know, and
-    /// of participants that have not said what they hold. It is what the next opening would have to
-    /// settle. Zero means that nothing is left to do.
+    /// Returns the number of transactions and branches with an end that not all participants know,
+    /// and of participants that have not said what they hold. It is what the next opening would
+    /// have to settle. Zero means that nothing is left to do.
     ///
-    /// It says nothing about whether participants answer. What a participant with an open circuit has
-    /// not acknowledged is counted, because its transaction is settling or parked. The circuit itself
-    /// is not, because it can be open while nothing is owed: see
+    /// It says nothing about whether participants answer. What a participant with an open circuit
+    /// has not acknowledged is counted, because its transaction is settling or parked. The circuit
+    /// itself is not, because it can be open while nothing is owed: see
     /// [`open_circuits`](Self::open_circuits).
     #[must_use]
     pub const fn in_doubt(&self) -> usize {
         self.settling + self.indeterminate + self.parked + self.heuristic + self.unanswered + self.unclaimed_count
     }
 
-    /// The circuits of the participants that do not answer, or have only just begun to again: those that are not
-    /// [closed](CircuitState::Closed). Empty where new transactions can have branches everywhere, as far as circuits go.
+    /// Returns the circuits that are not [closed](CircuitState::Closed): those of participants that
+    /// do not answer, or have only just begun to answer again. Empty if no circuit refuses new
+    /// branches.
     pub fn open_circuits(&self) -> impl Iterator<Item = &CircuitStatus> {
         self.circuits.iter().filter(|circuit| circuit.state != CircuitState::Closed)
     }

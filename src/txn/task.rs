@@ -1,5 +1,8 @@
-//! One transaction on its way: the thin driver around [`CommitProtocol`]. `drive` is how it goes on; here is what there is
-//! to be seen of it, and what others tell it.
+//! [`Task`]: one transaction under way, the thin driver around [`CommitProtocol`]. The loop is in
+//! `drive`; what others read from it and tell it is here. `drive` is a child because it uses the
+//! private state.
+//!
+//! It and [`Shared`] call each other on the hot path; see there. Keep that pair together.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -38,77 +41,79 @@ pub(super) struct Task {
     shared: Hold,
     txn: TxnId,
     key: Key,
-    /// When it began, or was found in the log.
+    /// Time at which it began, or was found in the log.
     since: Instant,
-    /// When it is rolled back if nobody has committed it.
+    /// Time at which it is rolled back if the client has not committed it.
     expires: Instant,
-    /// Its client still works under it, and the protocol has not got it yet.
+    /// Whether its client still owns it: works under it, and has neither committed nor dropped it.
+    /// Then no other thread drives it.
     clients: AtomicBool,
     state: Mutex<State>,
 }
 
-/// Where a branch is reached.
+/// A branch with the number of its participant.
 #[derive(Debug)]
 pub(super) struct Contact {
     pub(super) branch: BranchId,
-    /// Its participant's number. A recovered transaction can name a participant that this opening does not have: it stays
-    /// open and visible, and is tried again.
+    /// Number of its participant. A recovered transaction can name a participant that this opening
+    /// does not have: it stays open and visible, and is tried again.
     pub(super) member: Option<usize>,
 }
 
 struct State {
     protocol: CommitProtocol,
     watch: Watch,
-    /// Of each branch, by its index; or of none, until it is first driven. Whoever drives has them.
+    /// Each branch, by its index. Empty until the transaction is first driven, and while a thread
+    /// drives it.
     contacts: Vec<Contact>,
     inbox: VecDeque<Input>,
-    /// Somebody is in `drive`; everybody else only queues.
+    /// Whether a thread is in `drive`. All other threads only queue inputs then.
     driving: bool,
-    /// He is about to append to the log, or at it.
+    /// Whether that thread appends to the log, or is about to.
     appending: bool,
-    /// The coordinator is gone, and with it whoever minds the clock.
+    /// Whether the coordinator is gone, and with it the threads that drive and keep time.
     abandoned: bool,
-    /// A `Commit` exists, and its holder drives.
+    /// Whether a `Commit` exists. Then its holder drives.
     attended: bool,
-    /// How to tell the `Commit`'s holder to come and drive.
+    /// Waker of the `Commit`'s holder, for when there is something to drive.
     waker: Option<Waker>,
-    /// Those who wait until all branches have acknowledged, where there were any.
+    /// Tasks and threads that wait until all branches have acknowledged, if there are any.
     listeners: Option<Box<Listeners>>,
     outcome: Option<Outcome>,
-    /// What went wrong, where anything did.
+    /// What went wrong, if anything did.
     trouble: Option<Box<Trouble>>,
-    /// How branches have ended otherwise than decided, as far as was known when the client was told.
+    /// The heuristic outcome, as far as it was known when the client got its answer.
     heuristic: Option<Heuristic>,
-    /// It waits for an operator, or did when it was last looked at.
+    /// Whether it waits for an operator, or did when it was last driven.
     shelved: bool,
-    /// It counts as in flight until its client is told.
+    /// Whether it counts as in flight, because its client has no answer.
     in_flight: bool,
-    /// What circuits were told of its messages.
+    /// What the circuits know of its messages.
     tickets: Tickets,
-    /// What became of the record that ends the transaction.
+    /// State of the record that ends the transaction.
     end: End,
-    /// The driver runs this task at this time or before.
+    /// The scheduler runs this transaction at this time or before.
     timer: Option<Instant>,
 }
 
-/// What went wrong with a transaction. Kept apart, because nearly all of them go through their lives without.
+/// What went wrong with a transaction. Boxed, because nearly all transactions have none.
 #[derive(Default)]
 struct Trouble {
     reasons: Reasons,
-    /// What went wrong last with each branch with which anything did.
+    /// The last error of each branch that had one.
     last_errors: BTreeMap<usize, ParticipantError>,
 }
 
-/// What the client is told besides the outcome.
+/// What the client gets besides the outcome.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reasons {
-    /// What went wrong first: where it is a failed vote, this is what the transaction is rolled back for.
+    /// The first error of a participant. If a vote failed, this is the reason of the rollback.
     pub(super) participant_error: Option<ParticipantError>,
-    /// The branch that was the first to say why it votes no, and why.
+    /// The first branch that gave a reason for its No, with the reason.
     pub(super) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
-    /// A branch whose participant had not even begun what it was asked when time was up.
+    /// A branch with a participant that had not even begun the call at the time-out.
     pub(super) not_begun: Option<(usize, ParticipantError)>,
-    /// What the log said last.
+    /// The log's last error.
     pub(super) log_error: Option<LogError>,
 }
 
@@ -136,7 +141,7 @@ impl State {
         }
     }
 
-    /// What it waits for while nobody drives it.
+    /// Returns what it waits for while no thread drives it.
     fn waiting(&self) -> Waiting {
         if let Some(lsn) = self.protocol.awaits_durable() {
             Waiting::Durable(lsn)
@@ -166,14 +171,14 @@ impl State {
         self.trouble.get_or_insert_default().reasons.log_error = Some(error);
     }
 
-    /// What a branch has answered, in the protocol's terms.
+    /// Takes in a branch's answer, and returns it in the protocol's terms.
     fn hears(&mut self, branch: usize, result: Result<Response, ParticipantError>) -> Input {
         self.watch.hears(branch, &result);
         match result {
             Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
             Ok(Response::Done) => Input::Done(branch),
             Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
-            // Not answers to any question that a transaction asks.
+            // These answer no question that a transaction asks.
             Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
             Err(error) => {
                 let input = match &error {
@@ -190,7 +195,8 @@ impl State {
         }
     }
 
-    /// A No with its reason, as the answer to what was asked. After the decision it answers nothing.
+    /// Returns a No with its reason, as the answer to what was asked. After the decision it answers
+    /// nothing.
     fn no(&self, branch: usize) -> Input {
         match self.protocol.state() {
             TransactionState::Preparing => Input::Voted(branch, Vote::No),
@@ -199,7 +205,7 @@ impl State {
         }
     }
 
-    /// What the log has said about a record's durability.
+    /// Takes in what the log has said about a record's durability.
     fn learns(&mut self, lsn: Lsn, result: Result<(), LogError>) -> Input {
         match result {
             Ok(()) => Input::Durable(lsn),
@@ -210,7 +216,7 @@ impl State {
         }
     }
 
-    /// What the client is to be told, once it is known.
+    /// Returns the answer to the client, once it is known.
     fn explained_outcome(&self) -> Option<ExplainedOutcome> {
         self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| ExplainedOutcome {
             outcome,
@@ -219,7 +225,7 @@ impl State {
         })
     }
 
-    /// How far the decision has been delivered, once nobody delivers it any further by itself.
+    /// Returns how the delivery of the decision has ended or stopped, once it has.
     fn delivery(&self) -> Option<Delivery> {
         let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
         if (is_over || self.shelved) && self.outcome.is_some() {
@@ -233,12 +239,14 @@ impl State {
         self.abandoned.then_some(Delivery::Abandoned)
     }
 
-    /// Whether a [`Delivered`](super::Delivered) waits. Then the driver drives, too: the `Commit`'s holder may not.
+    /// Whether a [`Delivered`](super::Delivered) waits. Then the workers drive, too, because the
+    /// `Commit`'s holder may not.
     fn is_listened_to(&self) -> bool {
         self.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty())
     }
 
-    /// Those who wait for the delivery, if there is something to tell them: to be woken without a lock.
+    /// Takes out the listeners of the delivery, if there is something to tell them. The caller
+    /// wakes them without a lock.
     fn take_listeners(&mut self) -> Vec<(u64, Waker)> {
         if !self.is_listened_to() || self.delivery().is_none() {
             return Vec::new();
@@ -246,8 +254,8 @@ impl State {
         self.listeners.as_mut().map(|listeners| listeners.take_all()).unwrap_or_default()
     }
 
-    /// Its coordinator has left it behind, and it needs more than its client can do for it: nobody will ever tell its
-    /// outcome. (A record that is on its way to the disk still tells.)
+    /// Whether its outcome will never be known here: the coordinator is gone, and the client cannot
+    /// finish it alone. (A record that is on its way to the disk still tells the outcome.)
     fn is_lost(&self) -> bool {
         self.abandoned && self.waiting() == Waiting::Answers
     }
@@ -256,17 +264,17 @@ impl State {
 /// What a transaction that can't go on right now waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiting {
-    /// For this record to be durable.
+    /// This record must become durable.
     Durable(Lsn),
-    /// For answers, or for time to pass.
+    /// Answers, or a time-out.
     Answers,
-    /// For nothing: somebody else is driving it.
+    /// Nothing: another thread drives it.
     Elsewhere,
-    /// For nothing: it is over, or lies still until the log is reopened.
+    /// Nothing: it has ended, or is indeterminate until the log is opened again.
     Nothing,
 }
 
-/// How far it has come, as its client sees it.
+/// Progress of the transaction, as its client sees it.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) waiting: Waiting,
@@ -282,7 +290,8 @@ pub(super) struct ExplainedOutcome {
 }
 
 impl Task {
-    /// A client's transaction. One that was not admitted is rolled back before anybody has worked under it.
+    /// Returns a client's transaction. One that was not admitted is rolled back before any work
+    /// under it.
     pub(super) fn begun(shared: Hold, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
         let key = Key::of(txn.ordinal());
         let watch = Watch::begun(&txn, since);
@@ -297,7 +306,8 @@ impl Task {
         Arc::new(Self { shared, txn, key, since, expires, clients, state })
     }
 
-    /// A transaction of an earlier life, or the branch of one that a participant has reported.
+    /// Returns a transaction of an earlier life, or the branch of one that a participant has
+    /// reported.
     pub(super) fn resumed(shared: Arc<Shared>, protocol: CommitProtocol, key: Key, since: Instant) -> Arc<Self> {
         let txn = protocol.txn().clone();
         let watch = Watch::resumed(&txn, since);
@@ -318,25 +328,26 @@ impl Task {
         &self.shared
     }
 
-    /// Whether its client still works under it, and the protocol has not got it yet.
+    /// Whether its client still owns it; see [`take_over`](Self::take_over).
     pub(super) fn is_clients(&self) -> bool {
         self.clients.load(Ordering::Acquire)
     }
 
-    /// The protocol has it from here on: before this it must not have been given anything to do. False where it had it
-    /// already, its time being over, say; two who ask at once may both be told that it had not.
+    /// Takes the transaction over from its client, so that threads may drive it. Before this it
+    /// must get no input. Returns `false` if it was taken over before, for example because it has
+    /// expired. Two threads that ask at the same time may both get `true`.
     pub(super) fn take_over(&self) -> bool {
         let was_clients = self.is_clients();
         self.clients.store(false, Ordering::Release);
         was_clients
     }
 
-    /// Whether something of it may be on its way into the log.
+    /// Whether a thread may be appending one of its records to the log.
     pub(super) fn is_appending(&self) -> bool {
         self.state.lock().appending
     }
 
-    /// The record that must become durable before anything else can happen, if that is so.
+    /// Returns the record that must become durable before it can go on, if it waits for one.
     pub(super) fn awaits_durable(&self) -> Option<Lsn> {
         self.state.lock().protocol.awaits_durable()
     }
@@ -346,22 +357,23 @@ impl Task {
         self.state.lock().inbox.push_back(input);
     }
 
-    /// Whether its client still works under it.
+    /// Whether it is active: its client has neither committed nor rolled back.
     pub(super) fn is_begun(&self) -> bool {
         self.state.lock().protocol.is_active()
     }
 
-    /// The participant behind a branch's index.
+    /// Returns the participant of the branch with this index.
     pub(super) fn participant(&self, branch: usize) -> Option<Name> {
         self.state.lock().protocol.participant(branch).cloned()
     }
 
-    /// Who has not acknowledged its decision.
+    /// Returns the participants that have not acknowledged its decision.
     pub(super) fn owing(&self) -> Vec<Name> {
         self.state.lock().protocol.owing().cloned().collect()
     }
 
-    /// The branches of this participant that have not acknowledged the decision and are still told it.
+    /// Returns the index of this participant's branch, if it has not acknowledged the decision and
+    /// is still told it.
     pub(super) fn owing_of(&self, participant: &Name) -> Option<usize> {
         let state = self.state.lock();
         state.protocol.decision()?;
@@ -370,17 +382,17 @@ impl Task {
         matches!(branch, BranchState::Told | BranchState::Failing | BranchState::KeptBack).then_some(index)
     }
 
-    /// When it began, or was found in the log.
+    /// Returns the time at which it began, or was found in the log.
     pub(super) const fn since(&self) -> Instant {
         self.since
     }
 
-    /// When it is rolled back if nobody has committed it.
+    /// Returns the time at which it is rolled back if the client has not committed it.
     pub(super) const fn expires(&self) -> Instant {
         self.expires
     }
 
-    /// Where it stands once what is queued has been taken in.
+    /// Returns its state after the queued inputs. O(n) in the branches.
     pub(super) fn state_to_come(&self) -> TransactionState {
         let state = self.state.lock();
         let mut protocol = state.protocol.clone();
@@ -389,7 +401,8 @@ impl Task {
         protocol.state()
     }
 
-    /// What there is to be seen of it. No lock is held while a participant is called, so this never waits for one.
+    /// Returns its status. No lock is held while a participant is called, so this never waits for
+    /// one.
     pub(super) fn status(&self, now: Instant) -> TransactionStatus {
         let state = self.state.lock();
         let error = |index| state.trouble.as_ref()?.last_errors.get(&index).cloned();
@@ -404,18 +417,20 @@ impl Task {
         }
     }
 
-    /// What a participant is told that asks.
+    /// Returns the verdict for a participant that asks.
     pub(super) fn verdict_for_participants(&self) -> Verdict {
         let state = self.state.lock();
         match (state.protocol.decision(), state.protocol.state()) {
             (Some(Decision::Commit), _) => Verdict::Commit,
-            // Everybody has acknowledged, so whoever asks has come too late, as for a transaction that nobody knows.
+            // All have acknowledged, so a participant that asks is late, as for an unknown
+            // transaction.
             (Some(Decision::Rollback), _) | (None, TransactionState::Ended) => Verdict::Rollback,
             (None, _) => Verdict::Undecided,
         }
     }
 
-    /// Adds a branch, while the client works under it. Gives its index; those from there on move on by one.
+    /// Adds a branch, while the client works under it. Returns its index; the indices of branches
+    /// from there on grow by one.
     pub(super) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
         let (name, member) = &self.shared.members[number];
         let mut state = self.state.lock();
@@ -437,7 +452,7 @@ impl Task {
         }
     }
 
-    /// The coordinator is gone.
+    /// Notes that the coordinator is gone, and wakes all that wait.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.abandoned = true;
@@ -450,8 +465,8 @@ impl Task {
         }
     }
 
-    /// Says how far the decision has been delivered, or has `waker` woken when there is something to be said. `listener` is
-    /// the caller's number, once it has one.
+    /// Returns how the delivery has ended or stopped; or registers `waker`, to be woken then.
+    /// `listener` is the caller's number, once it has one.
     pub(super) fn delivery(self: &Arc<Self>, listener: &mut Option<u64>, waker: &Waker) -> Poll<Delivery> {
         let waker = waker.clone(); // foreign code, and so is its drop: neither under the lock
         let mut state = self.state.lock();
@@ -463,13 +478,13 @@ impl Task {
         drop(state);
         drop(old);
         if is_new {
-            // What was left for the holder of the `Commit` to drive is the driver's from here on.
+            // From here on the workers drive what was left to the holder of the `Commit`.
             self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
         }
         Poll::Pending
     }
 
-    /// Somebody who waited for the delivery does so no more.
+    /// Removes a listener of the delivery.
     pub(super) fn forget_listener(&self, listener: u64) {
         let mut state = self.state.lock();
         let waker = state.listeners.as_mut().and_then(|listeners| listeners.take(listener));
@@ -477,7 +492,7 @@ impl Task {
         drop(waker);
     }
 
-    /// The `Commit` is gone; the driver takes over what is left.
+    /// Notes that the `Commit` was dropped. The workers drive the rest.
     pub(super) fn leave(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.attended = false;
@@ -489,10 +504,11 @@ impl Task {
         }
     }
 
-    /// Has `waker` woken when there is something to drive, or the outcome is known. Says whether that is so already;
-    /// `seen` is what the caller last saw it wait for.
+    /// Registers `waker`, to be woken when there is something to drive, or the outcome is known; or
+    /// returns that this is so already. `seen` is what the caller last saw the transaction wait
+    /// for.
     pub(super) fn wake_later(&self, waker: &Waker, seen: Waiting) -> Wakeable {
-        // Cloned, and the old one dropped, where no lock is held.
+        // Cloned, and the old one dropped, while no lock is held.
         let waker = waker.clone();
         let mut state = self.state.lock();
         let moved_on = !state.driving && (!state.inbox.is_empty() || state.waiting() != seen);
@@ -505,7 +521,8 @@ impl Task {
         Wakeable::Later
     }
 
-    /// Something may have happened that nobody was woken for, or that who was woken for it has not come to drive.
+    /// Queues the transaction for the workers, if it has inputs and no thread drives it: no thread
+    /// was woken for them, or the one that was woken has not come to drive.
     pub(super) fn nudge(self: &Arc<Self>, durable: Lsn) {
         let mut state = self.state.lock();
         if state.protocol.awaits_durable().is_some_and(|lsn| lsn <= durable) {
@@ -529,7 +546,8 @@ impl Task {
     }
 }
 
-/// Their wakers are not ours: one that panics must not keep the others from being woken.
+/// Wakes all listeners. Wakers are foreign code: one that panics must not keep the others from
+/// being woken.
 fn wake_all(listeners: Vec<(u64, Waker)>) {
     listeners.into_iter().for_each(|(_, waker)| foreign::wake(waker));
 }

@@ -1,4 +1,4 @@
-//! [`Transaction`]: what a client works under until it commits.
+//! [`Transaction`]: a transaction under which its client works.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,25 +16,26 @@ use super::{
 };
 use crate::id::{BranchId, IdError, Name, TxnId};
 
-/// Among so many branches one is looked for one by one.
+/// Number of branches up to which a linear search finds one.
 const FEW: usize = 8;
 
-/// A transaction that has begun. Do work at the participants under its [branches](Self::branch), then
-/// [`commit`](Self::commit). Dropping it rolls it back.
+/// A transaction that has begun. Do work at the participants under its [branches](Self::branch),
+/// then [`commit`](Self::commit). Dropping it rolls it back. One thread or task owns it; it can be
+/// moved to another.
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
     task: Arc<Task>,
-    /// In the order in which they will be asked.
+    /// Its branches, in the order in which they will be asked.
     contacts: VecDeque<Contact>,
     places: Places,
     handed_over: bool,
 }
 
-/// Where the branch of each participant is in the order, once there are more than a [`FEW`].
+/// The place of each participant's branch in the order, once there are more than a [`FEW`].
 struct Places {
-    /// How many have come before all that were there.
+    /// Number of branches that were added before all others.
     before: usize,
-    /// By the participant's number, counted from the one that came first.
+    /// Place by the participant's number, counted from the branch that was added first.
     of: BTreeMap<usize, isize>,
 }
 
@@ -43,20 +44,23 @@ impl Transaction {
         Self { task, contacts: VecDeque::new(), places: Places { before: 0, of: BTreeMap::new() }, handed_over: false }
     }
 
-    /// Its id.
+    /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &TxnId {
         self.task.txn()
     }
 
-    /// The branch id under which to work at `participant`; from the first call on, the participant takes part in
-    /// the transaction. Give the id to the participant along with the work, in a header if it is elsewhere. O(log n) in the
-    /// coordinator's participants.
+    /// Returns the branch id under which to work at `participant`. From the first call on, the
+    /// participant takes part in the transaction. Give the id to the participant with the work, in
+    /// a header if it is in another process. Does not block and calls no participant. O(log n) in
+    /// the coordinator's participants.
     ///
     /// # Errors
-    /// [`BranchError::UnknownParticipant`] where the coordinator was built without it; [`BranchError::Over`] where the
-    /// transaction's time has run out; [`BranchError::SecondLastResource`]; [`BranchError::Refused`] where the participant
-    /// does not answer, or has more to do already than it gets done in time.
+    ///
+    /// [`BranchError::UnknownParticipant`] if the coordinator was built without it;
+    /// [`BranchError::Over`] if the transaction's time has run out;
+    /// [`BranchError::SecondLastResource`]; [`BranchError::Refused`] if the participant does not
+    /// answer, or has more work than it can do in time.
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
         let index = match self.find(participant) {
@@ -86,7 +90,7 @@ impl Transaction {
         Ok(index)
     }
 
-    /// A branch comes, before all that are there or after them.
+    /// Adds a branch, before all others or after them.
     fn put(&mut self, index: usize, contact: Contact) {
         let Places { before, of } = &mut self.places;
         if index < self.contacts.len() {
@@ -103,8 +107,9 @@ impl Transaction {
         of.extend(unplaced.filter_map(place));
     }
 
-    /// Commits. The participants of this process are asked for their votes, and the decision is handed to the log,
-    /// before this returns; the [`Commit`] tells the outcome.
+    /// Commits. Before this returns, it calls participants that answer at once for their votes, and
+    /// appends the decision to the log. So it takes as long as these calls; it does not wait for
+    /// the disk or for other participants. The [`Commit`] waits for the outcome.
     pub fn commit(mut self) -> Commit {
         self.handed_over = true;
         self.task.take_over();
@@ -112,7 +117,8 @@ impl Transaction {
         Commit::new(Arc::clone(&self.task), progress)
     }
 
-    /// Rolls back: nothing of it happens. The participants of this process have undone their work when this returns.
+    /// Rolls back: no part of it happens. Participants that answer at once have undone their work
+    /// when this returns.
     pub fn rollback(self) {
         drop(self);
     }
@@ -121,7 +127,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.handed_over {
-            // In this order: what is a client's is looked after by nobody else.
+            // In this order: no other thread drives a transaction that its client owns.
             self.task.take_over();
             self.task.push(Input::Rollback);
             (Arc::clone(&self.task) as Arc<dyn Driven>).run(By::Caller);
@@ -136,14 +142,14 @@ impl fmt::Debug for Transaction {
     }
 }
 
-/// Why there is no such branch.
+/// Reason why a transaction has no such branch.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BranchError {
     /// The coordinator does not know the participant.
     #[error("the coordinator knows no participant {participant}; name it to the builder before opening")]
     UnknownParticipant {
-        /// Who was asked for.
+        /// The participant.
         participant: Name,
     },
     /// The transaction takes no more branches.
@@ -154,29 +160,29 @@ pub enum BranchError {
     },
     /// The transaction has a last resource already.
     #[error(
-        "{participant} can't promise, and the transaction has one such participant already; two can't be made sure of"
+        "{participant} is a last resource, and the transaction already has one; with two of them no outcome could be guaranteed"
     )]
     SecondLastResource {
-        /// Who was asked for.
+        /// The participant.
         participant: Name,
     },
-    /// The participant is given no new branches for now: with this one it would only be more that it has not done. The
+    /// The participant gets no new branches for now, because it could not finish them in time. The
     /// transaction can go on without it, or be tried again as a new one. See
     /// [`CoordinatorStatus::circuits`](super::CoordinatorStatus::circuits).
     #[error(
         "{participant} takes no new branches: {why}, {outstanding} outstanding, for {since:.1?}; try again later, and see the coordinator's status"
     )]
     Refused {
-        /// Who was asked for.
+        /// The participant.
         participant: Name,
-        /// Why.
+        /// The reason.
         why: Refusal,
-        /// Votes and acknowledgements that it has not given.
+        /// Number of votes and acknowledgements that it owes.
         outstanding: usize,
-        /// For how long that has been so.
+        /// Time since which it gets no new branches.
         since: Duration,
     },
-    /// The name is not one.
+    /// The name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
 }

@@ -82,8 +82,8 @@ impl VerdictEndpoint {
     }
 }
 
-/// Returns the verdict that counts. Branches that participants have reported have tasks of their own,
-/// which roll back; the transaction's own task, if there is one, knows better.
+/// Returns the verdict that counts. Branches that participants have reported have tasks of their
+/// own, which roll back; the transaction's own task, if there is one, knows better.
 const fn strongest(one: Verdict, other: Verdict) -> Verdict {
     match (one, other) {
         (Verdict::Commit, _) | (_, Verdict::Commit) => Verdict::Commit,

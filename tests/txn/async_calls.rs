@@ -1,5 +1,5 @@
-//! The coordinator's calls for async code, on no runtime: they block no thread, the coordinator's own
-//! clock ends them in time, and a dropped future leaves nothing behind.
+//! The coordinator's calls for async code, on no runtime: they block no thread, the coordinator's
+//! own clock ends them in time, and a dropped future leaves nothing behind.
 
 use std::{
     future::Future,
@@ -49,7 +49,8 @@ fn poll<F: Future + Unpin>(future: &mut F, woken: &Arc<Woken>) -> Poll<F::Output
     std::pin::Pin::new(future).poll(&mut Context::from_waker(&waker))
 }
 
-/// Returns a coordinator with a decided transaction, and the wire that holds its last acknowledgement.
+/// Returns a coordinator with a decided transaction, and the wire that holds its last
+/// acknowledgement.
 fn delivering() -> (Coordinator, Wire) {
     let wire = Wire::new(Arc::new(Scripted::new()), |sent| match sent {
         Sent::Branch(Verb::Commit) => Fate::HoldReply,

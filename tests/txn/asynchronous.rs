@@ -167,7 +167,7 @@ fn tasks_of_a_participant_that_hangs_have_a_bound() {
     });
 }
 
-/// Blocks as a task does that does not know better.
+/// Blocks inside of a task of the runtime, which is a mistake.
 fn block_on_its_own<T: Send + 'static>(runtime: &Runtime, block: impl FnOnce() -> T + Send + 'static) -> T {
     let blocks = async move { block() };
     match runtime.handle().runtime_flavor() {
@@ -176,9 +176,9 @@ fn block_on_its_own<T: Send + 'static>(runtime: &Runtime, block: impl FnOnce() -
     }
 }
 
-/// It took five seconds and said "not all participants voted in time".
+/// A bug: it took five seconds, and the error was "not all participants voted in time".
 #[test]
-fn a_thread_that_blocks_the_participants_own_runtime_is_told_so() {
+fn a_thread_that_blocks_the_participants_runtime_gets_an_error_that_says_so() {
     let of_one = Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
     let current = Builder::new_current_thread().enable_time().build().expect("a runtime");
     for runtime in [current, of_one] {
@@ -231,9 +231,9 @@ fn a_thread_that_blocks_the_participants_own_runtime_is_told_so() {
     }
 }
 
-/// One that is slow, and has begun.
+/// A participant that is slow, and has begun the call.
 #[test]
-fn a_participant_that_takes_too_long_is_said_to_have_taken_too_long() {
+fn a_slow_participant_that_has_begun_times_out() {
     let runtime = runtime();
     let log = MemoryLog::new();
     let (a, b) = (manager("a", log.clone()), manager("far", log.clone()));

@@ -70,7 +70,7 @@ fn the_first_no_ends_the_first_phase_at_once() {
         if participant.as_str() == "b"));
     let expected = [("prepare", "a"), ("prepare", "b"), ("rollback", "a"), ("rollback", "c")];
     let calls = calls.lock();
-    let seen: Vec<_> = calls.iter().map(|(what, whom)| (*what, whom.as_str())).collect();
+    let seen: Vec<_> = calls.iter().map(|(call, participant)| (*call, participant.as_str())).collect();
     assert_eq!(seen, expected, "c is not asked for a vote, and b, which said no, is not told");
     assert!(managers.iter().all(|manager| manager.service().reserved.lock().is_empty()));
 }

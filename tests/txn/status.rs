@@ -113,6 +113,6 @@ fn it_names_participants_that_have_not_said_what_they_hold() {
     let coordinator = Coordinator::builder(log).endpoint("b", wire).open().unwrap();
     let status = coordinator.status();
     assert_eq!((status.unanswered, status.in_doubt()), (1, 1));
-    let (who, why) = status.unanswered_by.first_key_value().unwrap();
-    assert!(who.as_str() == "b" && why.as_ref().unwrap().to_string().contains("did not answer"), "{status}");
+    let (participant, error) = status.unanswered_by.first_key_value().unwrap();
+    assert!(participant.as_str() == "b" && error.as_ref().unwrap().to_string().contains("did not answer"), "{status}");
 }

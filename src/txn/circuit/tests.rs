@@ -11,7 +11,7 @@ fn circuit(policy: Policy) -> Circuit {
     Circuit::new(Settings { undelivered: 100, policy })
 }
 
-/// Fails so many transactions, each with a decision that is not delivered.
+/// Makes this number of transactions fail, each with a decision that is not delivered.
 fn fail(circuit: &mut Circuit, now: Instant, sequences: impl IntoIterator<Item = u64>) {
     for sequence in sequences {
         circuit.delivers(now, id(sequence), 0);
@@ -21,7 +21,7 @@ fn fail(circuit: &mut Circuit, now: Instant, sequences: impl IntoIterator<Item =
 }
 
 #[test]
-fn one_branch_that_fails_alone_opens_nothing_and_many_do() {
+fn one_failing_branch_opens_nothing_and_many_do() {
     let (mut circuit, now) = (circuit(Policy::DEFAULT), Instant::now());
     for _ in 0..1_000 {
         fail(&mut circuit, now, [1]);
@@ -77,7 +77,7 @@ fn an_open_circuit_probes_once_at_a_time_whatever_is_kept_back() {
 }
 
 #[test]
-fn once_it_answers_what_was_kept_back_is_let_out_window_by_window() {
+fn once_it_answers_kept_back_decisions_are_let_out_window_by_window() {
     let (mut circuit, mut now) = (circuit(Policy::DEFAULT), Instant::now());
     fail(&mut circuit, now, 1..=8);
     (1..=90).for_each(|sequence| assert_eq!(circuit.delivers(now, id(sequence), 1), Pass::Hold));
@@ -102,7 +102,7 @@ fn once_it_answers_what_was_kept_back_is_let_out_window_by_window() {
 }
 
 #[test]
-fn what_is_undelivered_is_limited_and_parked_ones_count() {
+fn undelivered_decisions_are_limited_and_parked_ones_count() {
     let (mut circuit, now) = (circuit(Policy::DEFAULT), Instant::now());
     for sequence in 0..100 {
         assert_eq!(circuit.admits(now), Ok(()));
@@ -118,7 +118,7 @@ fn what_is_undelivered_is_limited_and_parked_ones_count() {
 }
 
 #[test]
-fn a_participant_that_says_nothing_at_all_is_found_out_and_one_that_answers_others_is_not() {
+fn a_silent_participant_opens_its_circuit_and_one_that_answers_others_does_not() {
     let (mut circuit, begun) = (circuit(Policy::DEFAULT), Instant::now());
     (0..8).for_each(|_| assert_eq!(circuit.asks_vote(begun), Pass::Go));
     let late = begun + Policy::DEFAULT.prepare_timeout;
@@ -132,8 +132,8 @@ fn a_participant_that_says_nothing_at_all_is_found_out_and_one_that_answers_othe
     assert_eq!(circuit.view().state, CircuitState::Closed);
 }
 
-/// Votes that come at a steady pace, each after so long; new ones begin as they are admitted. Gives how many were refused, and how
-/// many waited at the most.
+/// Simulates votes at a steady rate, each after the given time; new ones begin as they are
+/// admitted. Returns the number of refused ones, and the largest number that waited.
 fn steady(circuit: &mut Circuit, a_second: u32, takes: Duration, arrive_a_second: u32) -> (usize, usize) {
     let begun = Instant::now();
     let (mut asked, mut refused, mut most, mut free) = (std::collections::VecDeque::new(), 0, 0, begun);
@@ -158,7 +158,7 @@ fn steady(circuit: &mut Circuit, a_second: u32, takes: Duration, arrive_a_second
 }
 
 #[test]
-fn one_that_is_far_away_and_fast_is_not_throttled() {
+fn a_fast_participant_far_away_is_not_throttled() {
     let mut far = circuit(Policy::DEFAULT);
     let (refused, most) = steady(&mut far, 200_000, 20 * MS, 20_000);
     assert_eq!(refused, 0);
@@ -166,7 +166,7 @@ fn one_that_is_far_away_and_fast_is_not_throttled() {
 }
 
 #[test]
-fn one_that_has_too_much_to_do_gets_as_much_as_it_can_do_in_time() {
+fn an_overloaded_participant_gets_what_it_can_do_in_time() {
     let mut slow = circuit(Policy::DEFAULT);
     let (refused, most) = steady(&mut slow, 400, MS, 4_000);
     let done = 20 * 4_000 - refused;
@@ -178,7 +178,7 @@ fn one_that_has_too_much_to_do_gets_as_much_as_it_can_do_in_time() {
 }
 
 #[test]
-fn what_is_kept_back_is_given_up_in_its_time_and_after_its_attempts() {
+fn kept_back_decisions_are_parked_in_their_time_and_after_their_attempts() {
     let policy = Policy { park_after: 500 * MS, first_backoff: 10 * MS, longest_backoff: 10 * MS, ..Policy::DEFAULT };
     for policy in [policy, Policy { park_after_attempts: 5, park_after: Duration::MAX, ..policy }] {
         let (mut circuit, begun) = (circuit(policy), Instant::now());

@@ -1,17 +1,19 @@
-//! A circuit as it is seen from outside: whether it is spoken to, and why it is given no new branches.
+//! The public view of a circuit: its state, and the reason why its participant gets no new
+//! branches.
 
 use std::{fmt, time::Instant};
 
 use super::{Circuit, State};
 
-/// Why a participant is given no new branches. Exhaustive on purpose.
+/// Reason why a participant gets no new branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// It has failed or not answered, again and again. It is probed.
+    /// It has failed, or not answered, several times in a row. The coordinator probes it.
     NotAnswering,
-    /// As many decisions as are allowed are not acknowledged; see [`Limits::undelivered`](super::Limits).
+    /// The maximum number of decisions is not acknowledged; see
+    /// [`Limits::undelivered`](crate::txn::Limits).
     Undelivered,
-    /// It has so much to do that votes would come too late.
+    /// It has too much work: votes would come too late.
     Overloaded,
 }
 
@@ -19,13 +21,13 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAnswering => "it does not answer",
-            Self::Undelivered => "it has not acknowledged as many decisions as are allowed",
+            Self::Undelivered => "it owes acknowledgements for as many decisions as the limit allows",
             Self::Overloaded => "its votes would come too late",
         })
     }
 }
 
-/// A refusal, with how much is outstanding and since when.
+/// A refusal, with the number of outstanding messages and the time since which it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::txn) struct Refused {
     pub(in crate::txn) why: Refusal,
@@ -33,16 +35,16 @@ pub(in crate::txn) struct Refused {
     pub(in crate::txn) since: Instant,
 }
 
-/// What a participant's circuit is like.
+/// State of a participant's circuit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
-    /// It is spoken to.
+    /// The coordinator calls the participant.
     #[default]
     Closed,
-    /// It answers again, and is told bit by bit what was kept back.
+    /// The participant answers again, and gets the kept-back decisions step by step.
     Draining,
-    /// It does not answer. It is probed, and given nothing else.
+    /// The participant does not answer. The coordinator sends it probes, and nothing else.
     Open,
 }
 
@@ -56,7 +58,7 @@ impl fmt::Display for CircuitState {
     }
 }
 
-/// A circuit as it is seen.
+/// The public view of a circuit.
 pub(in crate::txn) struct View {
     pub(in crate::txn) state: CircuitState,
     pub(in crate::txn) since: Option<Instant>,
@@ -68,7 +70,7 @@ pub(in crate::txn) struct View {
 }
 
 impl Circuit {
-    /// What there is to be seen of it.
+    /// Returns the public view of the circuit.
     pub(in crate::txn) fn view(&self) -> View {
         let (state, since, next_probe) = match self.state {
             State::Closed => (CircuitState::Closed, None, None),

@@ -1,4 +1,4 @@
-//! What is told of a transaction, and when.
+//! Spans and metrics of one transaction.
 
 use std::time::Instant;
 
@@ -8,7 +8,8 @@ use crate::{
     txn::{Cause, CoordinatorStatus, Outcome, TransactionState},
 };
 
-/// One transaction as it is watched. All of its methods are called under the transaction's lock and wait for nobody.
+/// Spans and metrics of one transaction. All of its methods are called under the transaction's
+/// lock, and do not wait.
 pub(in crate::txn) struct Watch {
     #[cfg(feature = "tracing")]
     transaction: tracing::Span,
@@ -19,7 +20,7 @@ pub(in crate::txn) struct Watch {
     #[cfg(feature = "metrics")]
     phase_begun: Instant,
     phase: &'static str,
-    /// The messages that have no answer yet, by their branches' indices.
+    /// Messages without an answer, by their branches' indices.
     messages: Vec<Option<Message>>,
 }
 
@@ -33,14 +34,14 @@ struct Message {
 }
 
 impl Watch {
-    /// A client's transaction begins.
+    /// Reports that a client's transaction begins.
     pub(in crate::txn) fn begun(txn: &TxnId, now: Instant) -> Self {
         #[cfg(feature = "metrics")]
         metrics::counter!("ringpact_transactions_begun_total").increment(1);
         Self::new(txn, now, "active")
     }
 
-    /// A transaction of an earlier life goes on.
+    /// Reports that a transaction of an earlier life goes on.
     pub(in crate::txn) fn resumed(txn: &TxnId, now: Instant) -> Self {
         #[cfg(feature = "metrics")]
         metrics::counter!("ringpact_transactions_recovered_total").increment(1);
@@ -65,7 +66,7 @@ impl Watch {
         }
     }
 
-    /// Where it stands now; a change of phase ends one and begins another.
+    /// Reports the transaction's state. A change of phase ends one phase and begins another.
     pub(in crate::txn) fn stands(&mut self, state: TransactionState) {
         let phase = phase_name(state);
         if phase == self.phase {
@@ -98,7 +99,7 @@ impl Watch {
         }
     }
 
-    /// A message goes out. What is called is called inside of what is given back.
+    /// Reports a message. The caller makes the call inside of the returned span.
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
     pub(in crate::txn) fn sends(&mut self, index: usize, branch: &BranchId, verb: Verb) -> Entered {
         #[cfg(feature = "tracing")]
@@ -107,7 +108,7 @@ impl Watch {
             let verb = verb_name(verb);
             tracing::info_span!(parent: &self.phase_span, "branch", participant, verb, answer = tracing::field::Empty)
         };
-        // A message that is sent again was not answered; what is known of the first is that it was sent.
+        // A message that is sent again was not answered; the first one is reported only as sent.
         if self.messages.len() <= index {
             self.messages.resize_with(index + 1, || None);
         }
@@ -125,7 +126,7 @@ impl Watch {
         }
     }
 
-    /// An answer, or a failure, has come.
+    /// Reports an answer, or a failure.
     pub(in crate::txn) fn hears(&mut self, index: usize, result: &Result<Response, ParticipantError>) {
         let Some(message) = self.messages.get_mut(index).and_then(Option::take) else { return };
         let answer = answer_name(result);
@@ -145,7 +146,7 @@ impl Watch {
         }
     }
 
-    /// The client is told.
+    /// Reports the answer to the client.
     pub(in crate::txn) fn answers(&mut self, outcome: Outcome, heuristic: bool) {
         let outcome = if heuristic { "heuristic" } else { outcome_name(outcome) };
         #[cfg(feature = "metrics")]
@@ -158,7 +159,7 @@ impl Watch {
     }
 }
 
-/// A message's span, to send it in.
+/// A message's span, in which the message is sent.
 pub(in crate::txn) struct Entered {
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -173,12 +174,12 @@ impl Entered {
     }
 }
 
-/// Tells how much there is of what, as of now.
+/// Sets the gauges to the present counts.
 #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
 pub(in crate::txn) fn gauges(coordinator: &str, status: &CoordinatorStatus) {
     #[cfg(feature = "metrics")]
     {
-        // No program has so many that a float could not tell them apart.
+        // The counts are far below 2^53, up to which a float is exact.
         #[allow(clippy::cast_precision_loss)]
         let set = |name: &'static str, value: u64| {
             metrics::gauge!(name, "coordinator" => coordinator.to_owned()).set(value as f64);

@@ -1,8 +1,9 @@
-//! How transactions end, and the coordinator with them.
+//! The ends of transactions, and of the coordinator.
 //!
-//! The record that ends a decision is written lazily, so it need not be written at once either: where many transactions are
-//! under way the ends of several are appended together, which takes the log's lock, the one that all of them meet at, once.
-//! Until then the mark waits for them, as it does until they are durable.
+//! The record that ends a decision is written lazily, so it need not be written at once either.
+//! When many transactions are under way, the ends of several are appended together. That takes the
+//! log's lock, which all of them share, once. Until then the mark waits for them, as it does until
+//! they are durable.
 
 use std::{
     mem,
@@ -15,11 +16,12 @@ use parking_lot::Mutex;
 
 use super::{End, Fact, Key, Lsn, Open, Record, Shared, TxnId, TxnOrdinal};
 
-/// So many ends are written together at the most.
+/// Maximum number of ends that are written together.
 const AT_ONCE: usize = 32;
 
 impl Shared {
-    /// The transaction has ended. Gives the ends that are to be [written](Self::write) now.
+    /// Notes that the transaction has ended. Returns the ends that the caller must
+    /// [write](Self::write) now.
     #[must_use]
     pub(in crate::txn) fn ended(&self, key: Key, end: End) -> Vec<TxnOrdinal> {
         let mut open = self.open.lock();
@@ -32,7 +34,7 @@ impl Shared {
         let mut unwritten = Vec::new();
         if end == End::Unwritten {
             open.unwritten.push(key.ordinal);
-            // Where few others are open, it may be long before the next one ends.
+            // With few others open, it may take long until the next one ends.
             if open.unwritten.len() >= AT_ONCE.min(open.transactions.at_once() as usize / 2) {
                 unwritten = open.unwritten_ends();
             }
@@ -45,12 +47,13 @@ impl Shared {
         unwritten
     }
 
-    /// Whether the end of this transaction may be written along with those of others.
+    /// Whether the end of this transaction may be written together with those of others.
     pub(in crate::txn) fn collects_end_of(&self, key: Key) -> bool {
         key.ordinal.epoch == self.epoch && key.reported_by == 0
     }
 
-    /// Writes the ends of these transactions. No lock may be held: this may wait for room in the log.
+    /// Writes the ends of these transactions. It may wait for room in the log, so the caller must
+    /// hold no lock.
     pub(in crate::txn) fn write(&self, mut ended: Vec<TxnOrdinal>) {
         if ended.is_empty() {
             return;
@@ -60,7 +63,7 @@ impl Shared {
             Record { owner: self.name.clone(), fact: Fact::Ended { txn } }
         };
         let append = AssertUnwindSafe(|| self.log.append_all(&mut ended.iter().map(record)));
-        // None where the log refuses, and where it panics: the mark then waits for the next opening.
+        // `None` if the log refuses or panics: then `ended_below` waits for the next opening.
         let lsn = if self.is_gone() { None } else { catch_unwind(append).ok().and_then(Result::ok).flatten() };
         let mut open = self.open.lock();
         ended.iter().for_each(|ordinal| open.transactions.written(*ordinal, lsn));
@@ -72,12 +75,14 @@ impl Shared {
         self.wake_settling(&open);
     }
 
-    /// The coordinator goes: nothing is appended once this returns, for the next life decides by what it finds in the log.
+    /// Closes the coordinator: nothing is appended once this returns, because the next life decides
+    /// by what it finds in the log.
     pub(in crate::txn) fn close(&self) {
-        /// How often is looked whether an append is over. There hardly ever is one under way.
+        /// Pause between two looks whether an append is over. There is hardly ever one under way.
         const PAUSE: Duration = Duration::from_millis(1);
         self.is_gone.store(true, Ordering::SeqCst);
-        // What is not among these is taken in later, and so finds it gone; as does whoever is not yet at it.
+        // A transaction that is not among these comes later, and so finds the coordinator gone; as
+        // does one that has not begun its append.
         let (between, pause) = (Mutex::new(()), self.platform.condvar());
         for task in self.tasks() {
             while task.is_appending() {
@@ -91,7 +96,7 @@ impl Shared {
 }
 
 impl Open {
-    /// Takes out the ends that are not written yet, for somebody to write.
+    /// Takes out the ends that are not written yet. The caller must [write](Shared::write) them.
     pub(super) fn unwritten_ends(&mut self) -> Vec<TxnOrdinal> {
         self.writing += usize::from(!self.unwritten.is_empty());
         mem::take(&mut self.unwritten)

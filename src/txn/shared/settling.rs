@@ -54,8 +54,8 @@ impl Shared {
     }
 
     /// Returns whether the coordinator is settled, once only clients and operators have work left.
-    /// Until then returns, as an error, a running transaction to wait for; `None` if only ends in the
-    /// log or participants' answers are missing.
+    /// Until then returns, as an error, a running transaction to wait for; `None` if only ends in
+    /// the log or participants' answers are missing.
     fn look_for_running(&self, open: &mut MutexGuard<'_, Open>) -> Result<bool, Option<Key>> {
         loop {
             let running = open.running().next().map(|task| task.key());

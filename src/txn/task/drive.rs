@@ -1,8 +1,9 @@
-//! How a transaction goes on.
+//! The loop that drives a transaction.
 //!
-//! Three rules keep it sound. No lock is held while a participant or the log is called. Whoever drives does so alone:
-//! what comes in meanwhile is queued and not recursed into. And somebody always drives: the thread or task that waits for
-//! the outcome, or, where nobody does, the coordinator's [`Driver`](crate::txn::driver).
+//! Three rules keep it sound. No lock is held while a participant or the log is called. One thread
+//! drives at a time: inputs that come in meanwhile are queued and not recursed into. And a
+//! transaction is always driven: by the thread or task that waits for the outcome, or else by the
+//! workers of the coordinator's [`Driver`](crate::txn::driver).
 
 use std::{
     io, mem,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 impl Task {
-    /// The client commits: goes on as far as possible without waiting. There is a `Commit` from here on.
+    /// Commits, and goes on as far as possible without waiting. A `Commit` exists from here on.
     pub(in crate::txn) fn commit(self: &Arc<Self>, contacts: Vec<Contact>) -> Progress {
         let mut state = self.state.lock();
         if !state.driving {
@@ -41,7 +42,7 @@ impl Task {
         self.go_on(state, Some(Input::Commit), By::Caller)
     }
 
-    /// Says whether this record is durable, as the log has answered, and goes on as far as possible without waiting.
+    /// Takes in whether this record is durable, and goes on as far as possible without waiting.
     pub(in crate::txn) fn durable(self: &Arc<Self>, lsn: Lsn, result: Result<(), LogError>, by: By) -> Progress {
         let mut state = self.state.lock();
         let input = state.learns(lsn, result);
@@ -74,8 +75,9 @@ impl Task {
                 state.protocol.handle(now, input);
             }
             if let Some(at) = state.protocol.deadline() {
-                // Where all are called from here, what is due already is so whatever time it is by now. Others are given a
-                // time to answer in, and not one that somebody's call has used up before they were asked.
+                // If all participants are called from here, what is due stays due, so the clock is
+                // not read again. Other participants get a time-out for their answer, which earlier
+                // calls must not have used up.
                 if (at > now || !all_at_once) && mem::take(&mut time_has_passed) {
                     now = self.shared.platform.now();
                 }
@@ -84,7 +86,7 @@ impl Task {
                 }
             }
             if state.shelved && !state.protocol.lies_still() {
-                // An operator acted between its being parked and its being put on the shelf.
+                // An operator acted between the parking and the entry in the table of parked ones.
                 state.shelved = false;
                 MutexGuard::unlocked(state, || self.shared.unshelve(self.key));
             }
@@ -101,7 +103,7 @@ impl Task {
                     if state.protocol.failures(branch) > 0 {
                         self.look_for_stalled(state, [(branch, contact)]);
                     }
-                    // As a rule nothing is wrong, and there is nobody to be asked or told.
+                    // As a rule nothing is wrong, and the circuit is not asked.
                     let calm = contact.member.is_none_or(|number| self.shared.is_calm(number));
                     if !calm && let Some(input) = self.asks_circuit(state, branch, contact.member, verb) {
                         state.protocol.handle(now, input);
@@ -119,11 +121,11 @@ impl Task {
                         }
                         next = Some(state.hears(branch, answer));
                     }
-                    // However quick it was said to be.
+                    // Also after a participant that is said to answer at once.
                     time_has_passed = true;
                 }
                 Some(Action::Append(Fact::Ended { .. }, _)) if self.shared.collects_end_of(self.key) => {
-                    state.end = End::Unwritten; // nothing that the protocol does depends on it
+                    state.end = End::Unwritten; // the protocol does not depend on it
                 }
                 Some(Action::Append(fact, durability)) => {
                     let input = self.append(state, fact, durability);
@@ -188,7 +190,8 @@ impl Task {
         state.waiting()
     }
 
-    /// Time is up for an answer. Where a participant has not even begun what it was asked, this is noted as the reason.
+    /// Called at the time-out of an answer. If a participant has not even begun the call, that is
+    /// noted as the reason.
     fn look_for_stalled<'a>(
         &self,
         state: &mut MutexGuard<'_, State>,
@@ -205,7 +208,8 @@ impl Task {
         }
     }
 
-    /// Whether the participant is spoken to just now; if not, what the protocol is to hear instead of an answer.
+    /// Asks the circuit whether the message may go out. If not, returns the protocol's input
+    /// instead of an answer.
     fn asks_circuit(
         self: &Arc<Self>,
         state: &mut MutexGuard<'_, State>,
@@ -216,7 +220,7 @@ impl Task {
         let (number, failures) = (member?, state.protocol.failures(branch));
         let (pass, effects) = self.shared.passes(&mut state.tickets, (self.key, branch), number, verb, failures);
         if !effects.is_empty() {
-            // What it lets out is queued, and so comes after what is said here.
+            // The decisions that it lets out are queued, and so come after this message.
             MutexGuard::unlocked(state, || self.shared.carry_out(number, effects));
         }
         match pass {
@@ -226,7 +230,8 @@ impl Task {
         }
     }
 
-    /// Takes the contacts out, for as long as it is driven. Those of a transaction that nobody has committed are looked up.
+    /// Takes the branches out while the transaction is driven. Those of a transaction that was not
+    /// committed are looked up.
     fn contacts(&self, state: &mut State) -> Vec<Contact> {
         let branches = state.protocol.branches();
         if state.contacts.len() == branches.len() {
@@ -236,7 +241,7 @@ impl Task {
         branches.map(|(name, ..)| contact(name)).collect()
     }
 
-    /// What the log says to it, as the protocol's next input.
+    /// Appends a record, and returns the log's answer as the protocol's next input.
     fn append(&self, state: &mut MutexGuard<'_, State>, fact: Fact, durability: Durability) -> Input {
         let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
         let narrows = matches!(fact, Fact::Decided { .. }) && durability == Durability::Lazy;
@@ -244,7 +249,7 @@ impl Task {
         let append = AssertUnwindSafe(|| self.shared.append(fact, durability));
         let result = MutexGuard::unlocked(state, || catch_unwind(append));
         state.appending = false;
-        // A log that panics has said nothing of whether it has the record.
+        // After a panic it is uncertain whether the log holds the record.
         let panicked = |_| Err(LogError::Poisoned { cause: Arc::new(io::Error::other("the log panicked")) });
         let result = result.unwrap_or_else(panicked);
         if ends {
@@ -257,8 +262,8 @@ impl Task {
             }
             Ok(lsn) => Input::Appended(lsn),
             Err(error) => {
-                // Nothing is known for certain of a log whose write or sync has failed, not even what a refusal says:
-                // neither answer is given on its word.
+                // Nothing is certain about a log that has failed a write or sync, not even a
+                // refusal. So neither outcome follows from it.
                 let is_poisoned = matches!(error, LogError::Poisoned { .. });
                 state.note_of_log(error);
                 if is_poisoned { Input::LogFailed } else { Input::AppendRefused }
@@ -276,7 +281,7 @@ impl Task {
         }
     }
 
-    /// Gives the answer, where it is there already.
+    /// Sends a message. Returns the answer, if it is there already.
     fn send(
         self: &Arc<Self>,
         index: usize,
@@ -286,8 +291,8 @@ impl Task {
     ) -> Option<Result<Response, ParticipantError>> {
         let Some(number) = contact.member else { return Some(Err(ParticipantError::Unreachable)) };
         if verb == Verb::Prepare && self.shared.is_gone() {
-            // Nobody would be there to tell the promise's end. The coordinator that was opened since, if there is one,
-            // has asked already what is in doubt.
+            // No coordinator would tell the participant how the promise ends. The one that was
+            // opened since, if there is one, has already asked what is in doubt.
             return Some(Err(ParticipantError::Unreachable));
         }
         if terms.by == By::Worker {
@@ -297,7 +302,7 @@ impl Task {
                     over(); // it may answer before this returns
                 }
                 let answer = caller_span.call(|| task.send_now(index, number, &branch, verb, terms));
-                drop(caller_span); // before anybody hears of the answer
+                drop(caller_span); // before the answer is passed on
                 over();
                 if let Some(answer) = answer {
                     task.deliver(index, answer);
@@ -327,7 +332,7 @@ impl Task {
             Reach::Later(endpoint) => {
                 let reply = Reply::to(Arc::clone(self) as Arc<dyn ReplySink>, index);
                 let request = Request::Branch { branch: branch.clone(), verb, call };
-                // An endpoint that panics drops the reply, which is answer enough.
+                // An endpoint that panics drops the reply, which counts as a failure.
                 let _ = catch_unwind(AssertUnwindSafe(|| endpoint.send(request, reply)));
                 None
             }
@@ -354,7 +359,8 @@ impl Driven for Task {
         let mut progress = self.progress(by);
         while let Waiting::Durable(lsn) = progress.waiting {
             if self.is_attended() {
-                // Whoever waits for the outcome waits for the record, too: one wake-up for both.
+                // The holder of the `Commit` waits for the record and the outcome: one wake-up for
+                // both.
                 if let Some(waker) = self.take_waker() {
                     foreign::wake(waker);
                 }
@@ -369,7 +375,7 @@ impl Driven for Task {
     }
 }
 
-/// Wakes a task by having the driver run it.
+/// Waker that queues a transaction for the workers.
 struct Rerun(Arc<Task>);
 
 impl Wake for Rerun {
