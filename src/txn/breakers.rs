@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use super::{
     BranchError, Input,
     circuit::{Circuit, Effect, Id, Pass, Settings},
-    driver::{By, Driven},
-    shared::Shared,
+    coordinator_core::CoordinatorCore,
+    scheduler::{Runnable, Runner},
     status::CircuitStatus,
-    task::Task,
+    transaction_driver::TransactionDriver,
 };
 use crate::participant::{ParticipantError, Response, Verb};
 
@@ -26,11 +26,11 @@ pub(super) struct Breaker {
     /// Whether nothing is wrong and nothing is outstanding. Then the circuit of a participant that
     /// answers at once need not be asked.
     is_calm: AtomicBool,
-    inner: Mutex<Inner>,
+    inner: Mutex<BreakerState>,
     ticker: OnceLock<Arc<Ticker>>,
 }
 
-struct Inner {
+struct BreakerState {
     circuit: Circuit,
     last_error: Option<ParticipantError>,
     /// Time of the timer that is set.
@@ -49,7 +49,7 @@ pub(super) struct Ticket {
 
 impl Breaker {
     pub(super) fn new(settings: Settings) -> Self {
-        let inner = Inner { circuit: Circuit::new(settings), last_error: None, timer: None };
+        let inner = BreakerState { circuit: Circuit::new(settings), last_error: None, timer: None };
         Self { is_calm: AtomicBool::new(true), inner: Mutex::new(inner), ticker: OnceLock::new() }
     }
 
@@ -57,7 +57,7 @@ impl Breaker {
         self.is_calm.load(Ordering::Acquire)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> (T, Effects) {
+    fn with<T>(&self, act: impl FnOnce(&mut BreakerState) -> T) -> (T, Effects) {
         let mut inner = self.inner.lock();
         let result = act(&mut inner);
         let calm = inner.circuit.is_calm();
@@ -88,12 +88,12 @@ impl Effects {
 
 /// The answer to a message, in the circuit's terms.
 #[derive(Clone, Debug)]
-enum Told {
+enum AnswerKind {
     Sense,
     Failure(ParticipantError),
 }
 
-impl Told {
+impl AnswerKind {
     fn by(result: &Result<Response, ParticipantError>) -> Self {
         match result {
             Err(
@@ -128,7 +128,7 @@ pub(super) struct Report {
     acknowledged: bool,
     /// Whether the branch owes an acknowledgement of which the circuit does not know.
     owes: bool,
-    told: Told,
+    told: AnswerKind,
 }
 
 /// The tickets of a transaction's branches, by their indices. Empty while nothing has gone wrong.
@@ -158,12 +158,12 @@ impl Tickets {
     ) -> Option<Report> {
         let ticket = self.0.get_mut(id.1).and_then(Option::as_mut);
         let number = ticket.as_ref().map(|ticket| ticket.member).or(number)?;
-        let told = Told::by(result);
-        if ticket.is_none() && matches!(told, Told::Sense) && breakers[number].is_calm() {
+        let told = AnswerKind::by(result);
+        if ticket.is_none() && matches!(told, AnswerKind::Sense) && breakers[number].is_calm() {
             return None;
         }
         let owes = ticket.is_none()
-            && matches!(told, Told::Failure(_))
+            && matches!(told, AnswerKind::Failure(_))
             && matches!(told_at_once, Some(Verb::Commit | Verb::Rollback));
         let acknowledged = acknowledges(result);
         let mut report = Report { number, id, asked_at: None, is_vote: false, acknowledged, owes, told };
@@ -177,7 +177,7 @@ impl Tickets {
     }
 }
 
-impl Shared {
+impl CoordinatorCore {
     /// Whether the participant answers at once, and nothing is wrong with it.
     #[inline]
     pub(super) fn is_calm(&self, number: usize) -> bool {
@@ -230,8 +230,8 @@ impl Shared {
                 circuit.owes(now, report.id);
             }
             match report.told {
-                Told::Sense => circuit.succeeded(now, report.id),
-                Told::Failure(error) => {
+                AnswerKind::Sense => circuit.succeeded(now, report.id),
+                AnswerKind::Failure(error) => {
                     circuit.failed(now, report.id);
                     inner.last_error = Some(error);
                 }
@@ -244,7 +244,12 @@ impl Shared {
 
     /// Tells the circuits that a transaction is over, or that it is parked and its branches still
     /// owe.
-    pub(super) fn hand_in(self: &Arc<Self>, key: super::shared::Key, tickets: &mut Tickets, is_over: bool) {
+    pub(super) fn hand_in(
+        self: &Arc<Self>,
+        key: super::coordinator_core::TxnKey,
+        tickets: &mut Tickets,
+        is_over: bool,
+    ) {
         let now = self.platform.now();
         for (index, ticket) in tickets.0.iter_mut().enumerate() {
             let Some(held) = ticket else { continue };
@@ -286,7 +291,7 @@ impl Shared {
         self.wire(number, |inner| inner.circuit.probe_now(now));
     }
 
-    fn wire<T>(self: &Arc<Self>, number: usize, act: impl FnOnce(&mut Inner) -> T) -> T {
+    fn wire<T>(self: &Arc<Self>, number: usize, act: impl FnOnce(&mut BreakerState) -> T) -> T {
         let (result, effects) = self.breakers[number].with(act);
         self.carry_out(number, effects);
         result
@@ -303,21 +308,21 @@ impl Shared {
                     Effect::LetOut(id) => (id, Input::LetOut(id.1)),
                     Effect::GiveUp(id) => (id, Input::GiveUp(id.1)),
                 };
-                let tasks: Vec<Arc<Task>> =
-                    self.tasks_of(id.0.ordinal).into_iter().filter(|task| task.key() == id.0).collect();
-                if tasks.is_empty() {
+                let drivers: Vec<Arc<TransactionDriver>> =
+                    self.drivers_of(id.0.ordinal).into_iter().filter(|driver| driver.key() == id.0).collect();
+                if drivers.is_empty() {
                     ended.push(id);
                 }
-                for task in tasks {
-                    task.push(input);
-                    self.driver.enqueue(task as Arc<dyn Driven>);
+                for driver in drivers {
+                    driver.push(input);
+                    self.scheduler.enqueue(driver as Arc<dyn Runnable>);
                 }
             }
             if let Some(at) = effects.tick_at {
-                let new = || Arc::new(Ticker { shared: Arc::downgrade(self), number });
+                let new = || Arc::new(Ticker { core: Arc::downgrade(self), number });
                 let ticker = Arc::downgrade(self.breakers[number].ticker.get_or_init(new));
-                let ticker: Weak<dyn Driven> = ticker;
-                self.driver.enqueue_at(at, ticker);
+                let ticker: Weak<dyn Runnable> = ticker;
+                self.scheduler.enqueue_at(at, ticker);
             }
             if ended.is_empty() {
                 return;
@@ -355,15 +360,15 @@ impl Shared {
 
 /// Timer of one circuit.
 struct Ticker {
-    shared: Weak<Shared>,
+    core: Weak<CoordinatorCore>,
     number: usize,
 }
 
-impl Driven for Ticker {
-    fn run(self: Arc<Self>, _: By) {
-        let Some(shared) = self.shared.upgrade() else { return };
-        let now = shared.platform.now();
-        shared.wire(self.number, |inner| {
+impl Runnable for Ticker {
+    fn run(self: Arc<Self>, _: Runner) {
+        let Some(core) = self.core.upgrade() else { return };
+        let now = core.platform.now();
+        core.wire(self.number, |inner| {
             if inner.timer.is_some_and(|at| at <= now) {
                 inner.timer = None;
             }

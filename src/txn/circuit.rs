@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Policy, policy::after, shared::Key};
+use super::{Policy, coordinator_core::TxnKey, policy::after};
 
 mod view;
 
@@ -24,7 +24,7 @@ use view::Refused;
 pub use view::{CircuitState, Refusal};
 
 /// Identifies a branch: its transaction, and its index there.
-pub(super) type Id = (Key, usize);
+pub(super) type Id = (TxnKey, usize);
 
 /// Number of transactions that must fail in a row before the circuit opens. One, or a few, may wait
 /// for a lock of their own.
@@ -66,7 +66,7 @@ pub(super) enum Pass {
     /// The message fails at once.
     Fail,
     /// The message is kept back, until an [`Effect`] lets it out.
-    Hold,
+    CoreHandle,
 }
 
 /// What the driver must do about a branch.
@@ -77,7 +77,7 @@ pub(super) enum Effect {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum CircuitPhase {
     Closed,
     Open {
         since: Instant,
@@ -120,7 +120,7 @@ impl Debt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Circuit {
     settings: Settings,
-    state: State,
+    state: CircuitPhase,
     debts: BTreeMap<Id, Debt>,
     kept: BTreeMap<u64, Id>,
     next_place: u64,
@@ -130,7 +130,7 @@ pub(super) struct Circuit {
     /// Time of the last answer, or of the first message since all others were answered.
     heard: Option<Instant>,
     /// Transactions that have failed since the last sensible answer.
-    failing: Vec<Key>,
+    failing: Vec<TxnKey>,
     /// Moving average of the time that votes take.
     vote_takes: Duration,
     /// Rate of votes in [`RATE_OVER`], in 256ths; and the votes since the last measurement, with
@@ -146,7 +146,7 @@ impl Circuit {
     pub(super) const fn new(settings: Settings) -> Self {
         Self {
             settings,
-            state: State::Closed,
+            state: CircuitPhase::Closed,
             debts: BTreeMap::new(),
             kept: BTreeMap::new(),
             next_place: 0,
@@ -164,7 +164,7 @@ impl Circuit {
 
     /// Whether nothing is wrong and nothing is outstanding, so that the circuit need not be asked.
     pub(super) fn is_calm(&self) -> bool {
-        self.state == State::Closed && self.debts.is_empty() && self.failing.is_empty()
+        self.state == CircuitPhase::Closed && self.debts.is_empty() && self.failing.is_empty()
     }
 
     /// Takes out what the driver must do now.
@@ -177,7 +177,7 @@ impl Circuit {
         self.listen(now);
         let outstanding = self.asked.max(self.debts.len());
         let refused = |why, since| Err(Refused { why, outstanding, since });
-        if let State::Open { since, failed_probes, trial_at, trials, .. } = &mut self.state {
+        if let CircuitPhase::Open { since, failed_probes, trial_at, trials, .. } = &mut self.state {
             if now < *trial_at {
                 return refused(Refusal::NotAnswering, *since);
             }
@@ -208,7 +208,7 @@ impl Circuit {
     /// Notes that a branch is asked for its vote, if it may be.
     pub(super) fn asks_vote(&mut self, now: Instant) -> Pass {
         self.listen(now);
-        if let State::Open { trials, .. } = &mut self.state {
+        if let CircuitPhase::Open { trials, .. } = &mut self.state {
             if *trials == 0 {
                 return Pass::Fail;
             }
@@ -234,7 +234,7 @@ impl Circuit {
         if debt.parked {
             *debt = Debt::new(now);
         }
-        if let State::Open { failed_probes, probe, .. } = &self.state
+        if let CircuitPhase::Open { failed_probes, probe, .. } = &self.state
             && *probe != Some(id)
         {
             if debt.kept.is_none() {
@@ -243,7 +243,7 @@ impl Circuit {
                 self.kept.insert(self.next_place, id);
                 self.next_place += 1;
             }
-            return Pass::Hold;
+            return Pass::CoreHandle;
         }
         self.asks(now);
         Pass::Go
@@ -289,12 +289,12 @@ impl Circuit {
     pub(super) fn succeeded(&mut self, now: Instant, id: Id) {
         self.failing.clear();
         match &mut self.state {
-            State::Closed => {}
-            State::Open { .. } => {
-                self.state = State::Draining { window: FIRST_WINDOW, out: 0 };
+            CircuitPhase::Closed => {}
+            CircuitPhase::Open { .. } => {
+                self.state = CircuitPhase::Draining { window: FIRST_WINDOW, out: 0 };
                 self.debts.values_mut().for_each(|debt| (debt.let_out, debt.tried_from) = (false, None));
             }
-            State::Draining { window, out } => {
+            CircuitPhase::Draining { window, out } => {
                 if let Some(debt) = self.debts.get_mut(&id).filter(|debt| debt.let_out) {
                     debt.let_out = false;
                     *out = out.saturating_sub(1);
@@ -308,7 +308,7 @@ impl Circuit {
     /// Notes a failure, or a missing answer.
     pub(super) fn failed(&mut self, now: Instant, id: Id) {
         match &mut self.state {
-            State::Open { failed_probes, probe_at, probe, .. } => {
+            CircuitPhase::Open { failed_probes, probe_at, probe, .. } => {
                 if *probe == Some(id) {
                     *probe = None;
                     *failed_probes = failed_probes.saturating_add(1);
@@ -317,13 +317,13 @@ impl Circuit {
                 }
                 return;
             }
-            State::Draining { out, .. } => {
+            CircuitPhase::Draining { out, .. } => {
                 if let Some(debt) = self.debts.get_mut(&id).filter(|debt| debt.let_out) {
                     debt.let_out = false;
                     *out = out.saturating_sub(1);
                 }
             }
-            State::Closed => {}
+            CircuitPhase::Closed => {}
         }
         if !self.failing.contains(&id.0) {
             self.failing.push(id.0);
@@ -337,7 +337,7 @@ impl Circuit {
     /// Notes that a message of that time was not answered in time. If the participant has answered
     /// others since, that concerns only this branch.
     pub(super) fn is_late(&mut self, now: Instant, id: Id, asked_at: Instant) {
-        let is_probe = matches!(self.state, State::Open { probe, .. } if probe == Some(id));
+        let is_probe = matches!(self.state, CircuitPhase::Open { probe, .. } if probe == Some(id));
         if is_probe || self.heard.is_none_or(|heard| heard <= asked_at) {
             self.failed(now, id);
         }
@@ -350,8 +350,8 @@ impl Circuit {
             self.kept.remove(&place);
         }
         match &mut self.state {
-            State::Open { probe, probe_at, .. } if *probe == Some(id) => (*probe, *probe_at) = (None, now),
-            State::Draining { out, .. } if debt.let_out => *out = out.saturating_sub(1),
+            CircuitPhase::Open { probe, probe_at, .. } if *probe == Some(id) => (*probe, *probe_at) = (None, now),
+            CircuitPhase::Draining { out, .. } if debt.let_out => *out = out.saturating_sub(1),
             _ => {}
         }
         self.drain(now);
@@ -366,7 +366,7 @@ impl Circuit {
 
     /// Makes the next probe due now, because an operator retries.
     pub(super) fn probe_now(&mut self, now: Instant) {
-        if let State::Open { probe_at, trial_at, .. } = &mut self.state {
+        if let CircuitPhase::Open { probe_at, trial_at, .. } = &mut self.state {
             (*probe_at, *trial_at) = (now, now);
         }
         self.tick(now);
@@ -376,7 +376,7 @@ impl Circuit {
     pub(super) fn tick(&mut self, now: Instant) {
         self.listen(now);
         self.give_up(now);
-        if let State::Open { probe: probe @ None, probe_at, .. } = &mut self.state
+        if let CircuitPhase::Open { probe: probe @ None, probe_at, .. } = &mut self.state
             && *probe_at <= now
             && let Some((_, id)) = self.kept.pop_first()
         {
@@ -391,9 +391,9 @@ impl Circuit {
     /// Returns the time of the next [tick](Self::tick), if nothing else happens before.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         match self.state {
-            State::Open { probe: None, probe_at, .. } if !self.kept.is_empty() => Some(probe_at),
+            CircuitPhase::Open { probe: None, probe_at, .. } if !self.kept.is_empty() => Some(probe_at),
             // Decisions that wait for the probe may have to be parked meanwhile.
-            State::Open { .. } => {
+            CircuitPhase::Open { .. } => {
                 let (_, first) = self.kept.first_key_value()?;
                 Some(after(self.debts.get(first)?.since, self.settings.policy.park_after))
             }
@@ -404,7 +404,7 @@ impl Circuit {
     /// Opens if there was no answer for too long while many messages wait.
     fn listen(&mut self, now: Instant) {
         let silent = self.heard.is_some_and(|heard| after(heard, self.settings.patience()) <= now);
-        if self.asked >= FAILING_OPENS && silent && !matches!(self.state, State::Open { .. }) {
+        if self.asked >= FAILING_OPENS && silent && !matches!(self.state, CircuitPhase::Open { .. }) {
             self.open(now);
         }
     }
@@ -412,12 +412,13 @@ impl Circuit {
     fn open(&mut self, now: Instant) {
         let probe_at = after(now, pause(&self.settings.policy, 1));
         self.failing.clear();
-        self.state = State::Open { since: now, failed_probes: 0, probe_at, probe: None, trial_at: probe_at, trials: 0 };
+        self.state =
+            CircuitPhase::Open { since: now, failed_probes: 0, probe_at, probe: None, trial_at: probe_at, trials: 0 };
     }
 
     /// Lets out as many kept-back decisions as the window has room for.
     fn drain(&mut self, _now: Instant) {
-        let State::Draining { window, out } = &mut self.state else { return };
+        let CircuitPhase::Draining { window, out } = &mut self.state else { return };
         while *out < *window
             && let Some((_, id)) = self.kept.pop_first()
         {
@@ -428,14 +429,14 @@ impl Circuit {
             }
         }
         if self.kept.is_empty() && *out == 0 {
-            self.state = State::Closed;
+            self.state = CircuitPhase::Closed;
         }
     }
 
     /// Parks decisions that were kept back for as long, or through as many probes, as the policy
     /// allows.
     fn give_up(&mut self, now: Instant) {
-        let State::Open { failed_probes, .. } = self.state else { return };
+        let CircuitPhase::Open { failed_probes, .. } = self.state else { return };
         let policy = self.settings.policy;
         let is_over = |debt: &Debt| {
             let tries =

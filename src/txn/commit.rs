@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     Cause, Delivered, Outcome,
-    driver::By,
-    task::{ExplainedOutcome, Progress, Reasons, Task, Waiting, Wakeable},
+    scheduler::Runner,
+    transaction_driver::{ExplainedOutcome, Progress, Reasons, TransactionDriver, Waiting, Wakeable},
 };
 use crate::{
     id::{Name, TxnId},
@@ -38,7 +38,7 @@ use crate::{
 /// [`delivered`](Self::delivered).
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Commit {
-    task: Arc<Task>,
+    driver: Arc<TransactionDriver>,
     /// Progress of the last drive from here, if the next step starts from it.
     progress: Option<Progress>,
     /// Whether nothing is left to drive.
@@ -46,14 +46,14 @@ pub struct Commit {
 }
 
 impl Commit {
-    pub(super) const fn new(task: Arc<Task>, progress: Progress) -> Self {
-        Self { task, progress: Some(progress), over: false }
+    pub(super) const fn new(driver: Arc<TransactionDriver>, progress: Progress) -> Self {
+        Self { driver, progress: Some(progress), over: false }
     }
 
     /// Returns the transaction's id.
     #[must_use]
     pub fn txn(&self) -> &TxnId {
-        self.task.txn()
+        self.driver.txn()
     }
 
     /// Returns a value that waits, beyond the outcome, until every branch has acknowledged it. Then
@@ -71,7 +71,7 @@ impl Commit {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn delivered(&self) -> Delivered {
-        Delivered::of(Arc::clone(&self.task))
+        Delivered::of(Arc::clone(&self.driver))
     }
 
     /// Blocks until the outcome is known. From async code `.await` the `Commit` instead: on a
@@ -86,19 +86,19 @@ impl Commit {
         let mut parker = None;
         loop {
             let waiting = match self.go_on() {
-                Ok(explained) => return tell(&self.task, explained),
+                Ok(explained) => return tell(&self.driver, explained),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
-                let result = self.task.shared().log.wait(lsn);
-                self.progress = Some(self.task.durable(lsn, result, By::Caller));
+                let result = self.driver.core().log.wait(lsn);
+                self.progress = Some(self.driver.durable(lsn, result, Runner::Caller));
                 continue;
             }
             let (parker, waker) = parker.get_or_insert_with(|| {
-                let parker = Arc::new(self.task.shared().platform.parker());
+                let parker = Arc::new(self.driver.core().platform.parker());
                 (Arc::clone(&parker), Waker::from(parker))
             });
-            if self.task.wake_later(waker, waiting) == Wakeable::Later {
+            if self.driver.wake_later(waker, waiting) == Wakeable::Later {
                 parker.park();
             }
         }
@@ -106,16 +106,17 @@ impl Commit {
 
     /// Returns the outcome; or, as an error, what the transaction waits for.
     fn go_on(&mut self) -> Result<ExplainedOutcome, Waiting> {
-        let Progress { waiting, explained } = self.progress.take().unwrap_or_else(|| self.task.progress(By::Caller));
+        let Progress { waiting, explained } =
+            self.progress.take().unwrap_or_else(|| self.driver.progress(Runner::Caller));
         self.over = waiting == Waiting::Nothing;
         explained.ok_or(waiting)
     }
 }
 
 /// Returns the answer to the client.
-pub(super) fn tell(task: &Task, explained: ExplainedOutcome) -> Result<(), CommitError> {
-    let txn = task.txn();
-    let name = |branch| task.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
+pub(super) fn tell(driver: &TransactionDriver, explained: ExplainedOutcome) -> Result<(), CommitError> {
+    let txn = driver.txn();
+    let name = |branch| driver.participant(branch).unwrap_or_else(|| txn.coordinator().clone());
     if let Some(outcome) = explained.heuristic {
         return Err(CommitError::Heuristic { txn: txn.clone(), outcome });
     }
@@ -155,20 +156,20 @@ impl Future for Commit {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let waiting = match self.go_on() {
-                Ok(explained) => return Poll::Ready(tell(&self.task, explained)),
+                Ok(explained) => return Poll::Ready(tell(&self.driver, explained)),
                 Err(waiting) => waiting,
             };
             if let Waiting::Durable(lsn) = waiting {
                 // One wake-up for the record and for the outcome. It comes whatever else happens
                 // meanwhile.
-                match self.task.shared().log.poll_durable(lsn, context) {
-                    Poll::Ready(result) => self.progress = Some(self.task.durable(lsn, result, By::Caller)),
+                match self.driver.core().log.poll_durable(lsn, context) {
+                    Poll::Ready(result) => self.progress = Some(self.driver.durable(lsn, result, Runner::Caller)),
                     Poll::Pending => {
                         self.progress = Some(Progress { waiting, explained: None });
                         return Poll::Pending;
                     }
                 }
-            } else if self.task.wake_later(context.waker(), waiting) == Wakeable::Later {
+            } else if self.driver.wake_later(context.waker(), waiting) == Wakeable::Later {
                 return Poll::Pending;
             }
         }
@@ -178,7 +179,7 @@ impl Future for Commit {
 impl Drop for Commit {
     fn drop(&mut self) {
         if !self.over {
-            self.task.leave();
+            self.driver.leave();
         }
     }
 }

@@ -13,10 +13,10 @@ use thiserror::Error;
 
 use super::{
     BeginError, CoordinatorStatus, Limits, Openings, Policy, Transaction, VerdictEndpoint,
-    driver::{By, Sweep},
+    coordinator_core::{CoordinatorCore, CoreHandles},
     members::{Member, Members, Promises, Reach},
-    recovery::{self, Tally},
-    shared::{Holds, Shared},
+    recovery::{self, RecoveryCounts},
+    scheduler::{Runner, Sweep},
 };
 use crate::{
     error_chain,
@@ -41,9 +41,9 @@ use crate::{
 /// [`Commit`](super::Commit) that outlives it can decide nothing any more; a client that waits gets
 /// an error.
 pub struct Coordinator {
-    pub(super) shared: Arc<Shared>,
-    holds: Holds,
-    tally: Arc<Tally>,
+    pub(super) core: Arc<CoordinatorCore>,
+    handles: CoreHandles,
+    counts: Arc<RecoveryCounts>,
     /// Given back last, when all threads have ended.
     _claim: Claim,
 }
@@ -76,27 +76,27 @@ impl Coordinator {
     /// back. Once the coordinator is being [shut down](Self::shutdown), a transaction is
     /// [over](super::BranchError::Over) as soon as it begins.
     pub fn begin(&self) -> Transaction {
-        self.begin_within(self.shared.policy.transaction_timeout)
+        self.begin_within(self.core.policy.transaction_timeout)
     }
 
     /// As [`begin`](Self::begin), with another time-out for this transaction. From async code use
     /// [`begin_within_async`](Self::begin_within_async).
     pub fn begin_within(&self, transaction_timeout: Duration) -> Transaction {
-        let admitted = self.shared.admission.enter(&self.shared.log);
+        let admitted = self.core.admission.enter(&self.core.log);
         self.transaction(transaction_timeout, admitted)
     }
 
     /// As [`begin`](Self::begin), for async code: waits for a slot without blocking the thread. A
     /// dropped future leaves nothing behind.
     pub async fn begin_async(&self) -> Transaction {
-        self.begin_within_async(self.shared.policy.transaction_timeout).await
+        self.begin_within_async(self.core.policy.transaction_timeout).await
     }
 
     /// As [`begin_within`](Self::begin_within), for async code: waits for a slot without blocking
     /// the thread, and then begins a transaction with this time-out. A dropped future leaves
     /// nothing behind.
     pub async fn begin_within_async(&self, transaction_timeout: Duration) -> Transaction {
-        let admitted = self.shared.admission.enter_async(&self.shared.log).await;
+        let admitted = self.core.admission.enter_async(&self.core.log).await;
         self.transaction(transaction_timeout, admitted)
     }
 
@@ -106,17 +106,17 @@ impl Coordinator {
     ///
     /// [`BeginError`] says which limit is reached.
     pub fn try_begin(&self) -> Result<Transaction, BeginError> {
-        self.shared.admission.try_enter(&self.shared.log)?;
-        Ok(self.transaction(self.shared.policy.transaction_timeout, true))
+        self.core.admission.try_enter(&self.core.log)?;
+        Ok(self.transaction(self.core.policy.transaction_timeout, true))
     }
 
     /// Introduces the coordinator to participants that answer at once, before anything is settled
     /// at any of them. Others hear it when they are asked what is in doubt.
     fn introduce(&self) -> Result<(), CoordinatorError> {
-        for (name, member) in self.shared.members.iter() {
+        for (name, member) in self.core.members.iter() {
             // One that panics is introduced again when it is asked, like participants that answer
             // later.
-            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.shared.life)));
+            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.core.life)));
             let refused = met
                 .ok()
                 .and_then(Result::err)
@@ -129,27 +129,27 @@ impl Coordinator {
     }
 
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
-        Transaction::new(self.shared.begin(self.holds.own(), timeout, admitted))
+        Transaction::new(self.core.begin(self.handles.own(), timeout, admitted))
     }
 
     /// Returns an endpoint at which participants of other processes can ask how a branch ended.
     /// Participants of this process know it already.
     #[must_use]
     pub fn verdict_endpoint(&self) -> VerdictEndpoint {
-        VerdictEndpoint::new(self.shared.name.clone(), self.shared.epoch, Arc::downgrade(&self.shared))
+        VerdictEndpoint::new(self.core.name.clone(), self.core.epoch, Arc::downgrade(&self.core))
     }
 
     /// Returns the coordinator's name, which is part of every transaction's id.
     #[must_use]
     pub fn name(&self) -> &Name {
-        &self.shared.name
+        &self.core.name
     }
 
     /// Returns the epoch, the number of this opening. It is later than those of all earlier
     /// openings on this log, and no other opening has it.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.shared.epoch
+        self.core.epoch
     }
 
     /// Returns what recovery has found so far. Recovery goes on in the background while a
@@ -157,9 +157,9 @@ impl Coordinator {
     #[must_use]
     pub fn recovered(&self) -> Recovered {
         Recovered {
-            committed: self.tally.committed.load(Ordering::Relaxed),
-            rolled_back: self.tally.rolled_back.load(Ordering::Relaxed),
-            unanswered: self.shared.in_doubt_queries().iter().filter(|query| !query.is_answered()).count(),
+            committed: self.counts.committed.load(Ordering::Relaxed),
+            rolled_back: self.counts.rolled_back.load(Ordering::Relaxed),
+            unanswered: self.core.in_doubt_queries().iter().filter(|query| !query.is_answered()).count(),
         }
     }
 
@@ -167,7 +167,7 @@ impl Coordinator {
     /// is shown as it is. O(n log n) in the open transactions.
     #[must_use]
     pub fn status(&self) -> CoordinatorStatus {
-        self.shared.status()
+        self.core.status()
     }
 
     /// Blocks until every transaction that was committed or rolled back is settled at all its
@@ -180,7 +180,7 @@ impl Coordinator {
     /// [`NotBegun`](ParticipantError::NotBegun) for that participant.
     #[must_use = "what is not settled stays in doubt until it is"]
     pub fn settle(&self, timeout: Duration) -> bool {
-        self.shared.settle(timeout)
+        self.core.settle(timeout)
     }
 
     /// As [`settle`](Self::settle), for async code: no thread is blocked. It works on any executor,
@@ -188,7 +188,7 @@ impl Coordinator {
     /// first poll. A dropped future leaves nothing behind.
     #[must_use = "what is not settled stays in doubt until it is"]
     pub async fn settle_async(&self, timeout: Duration) -> bool {
-        self.shared.settle_async(timeout).await
+        self.core.settle_async(timeout).await
     }
 
     /// Shuts down cleanly: lets no more transactions begin, rolls back those that no client has
@@ -206,9 +206,9 @@ impl Coordinator {
     /// # Ok::<(), ringpact::txn::CoordinatorError>(())
     /// ```
     pub fn shutdown(&self, timeout: Duration) -> CoordinatorStatus {
-        self.shared.admission.close();
-        self.shared.roll_back_begun();
-        let _all = self.shared.settle(timeout);
+        self.core.admission.close();
+        self.core.roll_back_begun();
+        let _all = self.core.settle(timeout);
         self.status()
     }
 
@@ -219,28 +219,28 @@ impl Coordinator {
     ///
     /// Dropping a coordinator joins its threads. Do that in a place where blocking is allowed.
     pub async fn shutdown_async(&self, timeout: Duration) -> CoordinatorStatus {
-        self.shared.admission.close();
-        self.shared.roll_back_begun();
-        let _all = self.shared.settle_async(timeout).await;
+        self.core.admission.close();
+        self.core.roll_back_begun();
+        let _all = self.core.settle_async(timeout).await;
         self.status()
     }
 }
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
-        self.shared.close();
-        self.shared.driver.close();
-        self.shared.abandon();
-        let mut threads: Vec<_> = self.shared.lanes.iter().flat_map(|lane| lane.close()).collect();
-        threads.extend(self.shared.driver.take_threads());
+        self.core.close();
+        self.core.scheduler.close();
+        self.core.abandon();
+        let mut threads: Vec<_> = self.core.lanes.iter().flat_map(|lane| lane.close()).collect();
+        threads.extend(self.core.scheduler.take_threads());
         for thread in threads {
             // A participant can hold the last handle, and so drop it on one of these threads.
-            if thread.id() != self.shared.platform.current() {
+            if thread.id() != self.core.platform.current() {
                 thread.join();
             }
         }
         // Transactions that the threads still worked on while they were being stopped.
-        self.shared.abandon();
+        self.core.abandon();
     }
 }
 
@@ -421,7 +421,7 @@ impl CoordinatorBuilder {
         self.log.wait(lsn)?;
         let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
         let (policy, limits) = (self.policy.paced(), self.limits);
-        let shared = Shared::new(
+        let core = CoordinatorCore::new(
             name,
             (life, openings.told(&life)),
             self.log,
@@ -430,20 +430,20 @@ impl CoordinatorBuilder {
             Members::new(members),
             self.platform,
         );
-        let shared = Arc::new(shared);
-        let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Sweep>));
-        shared.driver.start(&sweeper).map_err(CoordinatorError::Threads)?;
-        let coordinator = Coordinator { holds: Holds::new(&shared), shared, tally: Arc::default(), _claim: claim };
+        let core = Arc::new(core);
+        let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
+        core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
+        let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
         coordinator.introduce()?;
-        let found = recovery::find(&coordinator.shared, &records, &coordinator.tally);
+        let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
         // Before anything else is sent, and not before participants can ask about what the log
         // holds.
         let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
-        for (_, member) in coordinator.shared.members.iter() {
+        for (_, member) in coordinator.core.members.iter() {
             // A participant that panics here misses only the greeting.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
         }
-        found.into_iter().for_each(|found| found.run(By::Caller));
+        found.into_iter().for_each(|found| found.run(Runner::Caller));
         Ok(coordinator)
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{CommitError, commit::tell, task::Task};
+use super::{CommitError, commit::tell, transaction_driver::TransactionDriver};
 use crate::{
     id::{Name, TxnId},
     participant::Decision,
@@ -25,20 +25,20 @@ use crate::{
 /// never the delivery.
 #[must_use = "dropping it loses the answer; wait for it or await it"]
 pub struct Delivered {
-    task: Arc<Task>,
+    driver: Arc<TransactionDriver>,
     /// Its number among the listeners of this delivery, once it waits.
     listener: Option<u64>,
 }
 
 impl Delivered {
-    pub(super) const fn of(task: Arc<Task>) -> Self {
-        Self { task, listener: None }
+    pub(super) const fn of(driver: Arc<TransactionDriver>) -> Self {
+        Self { driver, listener: None }
     }
 
     /// Returns the transaction's id.
     #[must_use]
     pub fn txn(&self) -> &TxnId {
-        self.task.txn()
+        self.driver.txn()
     }
 
     /// Blocks until every branch has acknowledged the decision, or no longer can. From async code
@@ -49,7 +49,7 @@ impl Delivered {
     ///
     /// [`DeliveryError`]: it was decided otherwise, is parked, or its coordinator was dropped.
     pub fn wait(mut self) -> Result<(), DeliveryError> {
-        let parker = Arc::new(self.task.shared().platform.parker());
+        let parker = Arc::new(self.driver.core().platform.parker());
         let waker = Waker::from(Arc::clone(&parker));
         loop {
             match self.look(&waker) {
@@ -60,7 +60,7 @@ impl Delivered {
     }
 
     fn look(&mut self, waker: &Waker) -> Poll<Result<(), DeliveryError>> {
-        match self.task.delivery(&mut self.listener, waker) {
+        match self.driver.delivery(&mut self.listener, waker) {
             Poll::Ready(delivery) => Poll::Ready(self.tell(delivery)),
             Poll::Pending => Poll::Pending,
         }
@@ -69,7 +69,7 @@ impl Delivered {
     fn tell(&self, delivery: Delivery) -> Result<(), DeliveryError> {
         let txn = self.txn().clone();
         match delivery {
-            Delivery::Told(explained) => tell(&self.task, *explained).map_err(DeliveryError::NotCommitted),
+            Delivery::Told(explained) => tell(&self.driver, *explained).map_err(DeliveryError::NotCommitted),
             Delivery::Parked(decision, participants) => Err(DeliveryError::Parked { txn, decision, participants }),
             Delivery::Abandoned => Err(DeliveryError::Abandoned { txn }),
         }
@@ -87,7 +87,7 @@ impl Future for Delivered {
 impl Drop for Delivered {
     fn drop(&mut self) {
         if let Some(listener) = self.listener {
-            self.task.forget_listener(listener);
+            self.driver.forget_listener(listener);
         }
     }
 }
@@ -103,7 +103,7 @@ impl fmt::Debug for Delivered {
 pub(super) enum Delivery {
     /// Every branch has acknowledged, or the outcome is uncertain or heuristic: this is the final
     /// answer.
-    Told(Box<super::task::ExplainedOutcome>),
+    Told(Box<super::transaction_driver::ExplainedOutcome>),
     /// It is parked; these participants have not acknowledged it.
     Parked(Decision, Vec<Name>),
     /// The coordinator was dropped.

@@ -18,9 +18,9 @@ use std::{
 
 use super::{
     alarms::Alarms,
-    driver::Driven,
-    shared::{Open, Shared},
-    task::Task,
+    coordinator_core::{CoordinatorCore, Table},
+    scheduler::Runnable,
+    transaction_driver::TransactionDriver,
 };
 use crate::id::TxnOrdinal;
 
@@ -66,10 +66,10 @@ impl Expiry {
 }
 
 /// Findings of one search.
-struct Look {
+struct ExpirySearch {
     now: Instant,
     shortest: Duration,
-    expired: Vec<Arc<Task>>,
+    expired: Vec<Arc<TransactionDriver>>,
     /// Time at which the next transaction expires, as far as that is known.
     next: Option<Instant>,
     /// The shortest time-out that was seen.
@@ -77,24 +77,24 @@ struct Look {
     saw_all: bool,
 }
 
-impl Look {
+impl ExpirySearch {
     fn expires_next(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
-    fn at(&mut self, task: &Arc<Task>) -> ControlFlow<()> {
-        if !task.is_clients() {
+    fn at(&mut self, driver: &Arc<TransactionDriver>) -> ControlFlow<()> {
+        if !driver.is_owned_by_client() {
             return ControlFlow::Continue(());
         }
-        if task.expires() <= self.now {
-            if task.take_over() {
-                self.expired.push(Arc::clone(task));
+        if driver.expires() <= self.now {
+            if driver.take_from_client() {
+                self.expired.push(Arc::clone(driver));
             }
             return ControlFlow::Continue(());
         }
-        self.expires_next(task.expires());
-        self.shortest_seen = self.shortest_seen.min(task.expires().saturating_duration_since(task.since()));
-        match task.since().checked_add(self.shortest) {
+        self.expires_next(driver.expires());
+        self.shortest_seen = self.shortest_seen.min(driver.expires().saturating_duration_since(driver.since()));
+        match driver.since().checked_add(self.shortest) {
             // Transactions that began after this one are not due either.
             Some(first) if first > self.now => {
                 self.expires_next(first);
@@ -106,18 +106,18 @@ impl Look {
     }
 }
 
-impl Shared {
+impl CoordinatorCore {
     /// Notes that a client's transaction with this time-out begins.
-    pub(super) fn will_expire(self: &Arc<Self>, open: &mut Open, timeout: Duration, at: Instant) {
-        open.expiry.begins(timeout);
-        self.look_for_expired_at(open, at);
+    pub(super) fn will_expire(self: &Arc<Self>, table: &mut Table, timeout: Duration, at: Instant) {
+        table.expiry.begins(timeout);
+        self.look_for_expired_at(table, at);
     }
 
-    fn look_for_expired_at(self: &Arc<Self>, open: &mut Open, at: Instant) {
-        if open.expiry.alarms.sets(at) {
+    fn look_for_expired_at(self: &Arc<Self>, table: &mut Table, at: Instant) {
+        if table.expiry.alarms.sets(at) {
             let this = Arc::downgrade(self);
-            let this: Weak<dyn Driven> = this;
-            self.driver.enqueue_at(at, this);
+            let this: Weak<dyn Runnable> = this;
+            self.scheduler.enqueue_at(at, this);
         }
     }
 
@@ -125,27 +125,27 @@ impl Shared {
     pub(super) fn roll_back_expired(self: &Arc<Self>) {
         let now = self.platform.now();
         let shortest = {
-            let mut open = self.open.lock();
-            open.expiry.alarms.go_off(now);
-            if open.expiry.looking {
-                open.expiry.again = true;
+            let mut table = self.table.lock();
+            table.expiry.alarms.go_off(now);
+            if table.expiry.looking {
+                table.expiry.again = true;
                 return;
             }
-            if let Some(at) = open.expiry.not_before.filter(|at| now < *at) {
-                return self.look_for_expired_at(&mut open, at);
+            if let Some(at) = table.expiry.not_before.filter(|at| now < *at) {
+                return self.look_for_expired_at(&mut table, at);
             }
-            open.expiry.looking = true;
-            open.expiry.shortest_begun = Duration::MAX;
-            open.expiry.shortest
+            table.expiry.looking = true;
+            table.expiry.shortest_begun = Duration::MAX;
+            table.expiry.shortest
         };
         let shortest_seen = Duration::MAX;
-        let mut look = Look { now, shortest, expired: Vec::new(), next: None, shortest_seen, saw_all: true };
+        let mut look = ExpirySearch { now, shortest, expired: Vec::new(), next: None, shortest_seen, saw_all: true };
         let (mut from, mut found) = (Some(TxnOrdinal::default()), 0);
         while let Some(ordinal) = from {
-            from = self.open.lock().transactions.look(ordinal, SLICE, |task| look.at(task));
+            from = self.table.lock().transactions.look(ordinal, SLICE, |driver| look.at(driver));
             found += look.expired.len();
-            for task in look.expired.drain(..) {
-                self.driver.enqueue(task as Arc<dyn Driven>);
+            for driver in look.expired.drain(..) {
+                self.scheduler.enqueue(driver as Arc<dyn Runnable>);
             }
             if from.is_some() && found >= MOST_AT_ONCE {
                 look.expires_next(now + PAUSE);
@@ -155,8 +155,8 @@ impl Shared {
         }
         let end = self.platform.now();
         let pause = (end.saturating_duration_since(now) * PAUSE_PER_LOOK).max(PAUSE);
-        let mut open = self.open.lock();
-        let expiry = &mut open.expiry;
+        let mut table = self.table.lock();
+        let expiry = &mut table.expiry;
         expiry.looking = false;
         if mem::take(&mut expiry.again) {
             look.expires_next(now);
@@ -166,17 +166,17 @@ impl Shared {
             expiry.shortest = look.shortest_seen.min(expiry.shortest_begun);
         }
         if let Some(at) = look.next {
-            self.look_for_expired_at(&mut open, at.max(end + pause));
+            self.look_for_expired_at(&mut table, at.max(end + pause));
         }
     }
 
     /// Calls `see` with all open transactions that are not parked, in the order in which they
     /// began. Not all of them at the same moment, because the lock is taken slice by slice.
-    pub(super) fn look_at_open(&self, mut see: impl FnMut(&Arc<Task>)) {
+    pub(super) fn look_at_open(&self, mut see: impl FnMut(&Arc<TransactionDriver>)) {
         let mut from = Some(TxnOrdinal::default());
         while let Some(ordinal) = from {
-            from = self.open.lock().transactions.look(ordinal, SLICE, |task| {
-                see(task);
+            from = self.table.lock().transactions.look(ordinal, SLICE, |driver| {
+                see(driver);
                 ControlFlow::Continue(())
             });
         }

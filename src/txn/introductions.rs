@@ -16,10 +16,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    driver::{By, Driven},
+    coordinator_core::CoordinatorCore,
     policy::after,
-    recovery::Answer,
-    shared::Shared,
+    recovery::InDoubtReport,
+    scheduler::{Runnable, Runner},
 };
 use crate::{
     id::Name,
@@ -27,14 +27,14 @@ use crate::{
 };
 
 pub(super) struct Introductions {
-    state: Mutex<State>,
+    state: Mutex<Reports>,
     platform: Platform,
     /// The thread that opens the coordinator. What is settled on it is settled when the opening
     /// returns.
     opener: ThreadId,
 }
 
-struct State {
+struct Reports {
     /// Number of participants that have not answered.
     unanswered: usize,
     refused_by: BTreeSet<Name>,
@@ -42,12 +42,12 @@ struct State {
     is_late: bool,
     /// Whether the coordinator is gone. Then nothing more is taken in.
     is_over: bool,
-    held: Vec<Answer>,
+    held: Vec<InDoubtReport>,
 }
 
-impl State {
+impl Reports {
     /// Takes out the reports that the coordinator may act on now.
-    fn release(&mut self) -> Vec<Answer> {
+    fn release(&mut self) -> Vec<InDoubtReport> {
         let may_settle = self.refused_by.is_empty() && (self.unanswered == 0 || self.is_late);
         if may_settle { mem::take(&mut self.held) } else { Vec::new() }
     }
@@ -56,21 +56,21 @@ impl State {
 impl Introductions {
     pub(super) fn new(participants: usize, platform: &Platform) -> Arc<Self> {
         let (refused_by, held) = (BTreeSet::new(), Vec::new());
-        let state = Mutex::new(State { unanswered: participants, refused_by, is_late: false, is_over: false, held });
+        let state = Mutex::new(Reports { unanswered: participants, refused_by, is_late: false, is_over: false, held });
         Arc::new(Self { state, platform: platform.clone(), opener: platform.current() })
     }
 
-    fn settle(&self, answers: Vec<Answer>) {
-        let by = if self.platform.current() == self.opener { By::Caller } else { By::Worker };
+    fn settle(&self, answers: Vec<InDoubtReport>) {
+        let by = if self.platform.current() == self.opener { Runner::Caller } else { Runner::Worker };
         answers.into_iter().for_each(|answer| answer.settle(by));
     }
 
     /// Sets the time after which the coordinator no longer waits for a participant that does not
     /// answer. It is the time after which a message counts as lost.
-    pub(super) fn wait_no_longer_than(self: &Arc<Self>, shared: &Shared) {
+    pub(super) fn wait_no_longer_than(self: &Arc<Self>, core: &CoordinatorCore) {
         let weak = Arc::downgrade(self);
-        let this: Weak<dyn Driven> = weak;
-        shared.driver.enqueue_at(after(shared.platform.now(), shared.policy.delivery_timeout), this);
+        let this: Weak<dyn Runnable> = weak;
+        core.scheduler.enqueue_at(after(core.platform.now(), core.policy.delivery_timeout), this);
     }
 
     pub(super) fn refused(&self, participant: &Name) {
@@ -88,7 +88,7 @@ impl Introductions {
         drop(held);
     }
 
-    pub(super) fn accepted(&self, answer: Answer) {
+    pub(super) fn accepted(&self, answer: InDoubtReport) {
         let released = {
             let mut state = self.state.lock();
             state.unanswered = state.unanswered.saturating_sub(1);
@@ -110,8 +110,8 @@ impl Introductions {
     }
 }
 
-impl Driven for Introductions {
-    fn run(self: Arc<Self>, _: By) {
+impl Runnable for Introductions {
+    fn run(self: Arc<Self>, _: Runner) {
         let released = {
             let mut state = self.state.lock();
             state.is_late = true;

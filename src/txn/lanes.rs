@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::shared::Key;
+use super::coordinator_core::TxnKey;
 use crate::{
     participant::Verb,
     platform::{Condvar, Platform, Thread, Woken},
@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Subject of an errand: a branch of an open transaction and the message to it; or `None` for the
 /// question at opening.
-pub(super) type About = Option<(Key, usize, Verb)>;
+pub(super) type About = Option<(TxnKey, usize, Verb)>;
 
 /// A call of the participant. It must call its argument when it is over, before it passes the
 /// answer on: the receiver of the answer may run the next errand about the same branch.
@@ -38,12 +38,12 @@ type Errand = Box<dyn FnOnce(&dyn Fn()) + Send>;
 
 pub(super) struct Lane {
     platform: Platform,
-    state: Mutex<State>,
+    state: Mutex<LaneState>,
     work: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LaneState {
     queue: VecDeque<(About, Errand)>,
     /// Subjects that are queued or under way. It holds none twice, so a lane's queue is no longer
     /// than the list of what is open.
@@ -138,7 +138,7 @@ mod tests {
     use crate::id::{Epoch, TxnOrdinal};
 
     fn about(sequence: u64, verb: Verb) -> About {
-        Some((Key::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, verb))
+        Some((TxnKey::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, verb))
     }
 
     #[test]

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::{
     Coordinator, Input, TransactionState,
-    driver::{By, Driven},
+    scheduler::{Runnable, Runner},
 };
 use crate::{
     id::{Name, TxnId},
@@ -43,19 +43,19 @@ impl Coordinator {
     ///
     /// [`OperatorError::Unknown`]: no such transaction is open.
     pub fn retry(&self, txn: &TxnId) -> Result<(), OperatorError> {
-        let tasks = self.shared.tasks_of(txn.ordinal());
-        if tasks.is_empty() || txn.coordinator() != self.name() {
+        let drivers = self.core.drivers_of(txn.ordinal());
+        if drivers.is_empty() || txn.coordinator() != self.name() {
             return Err(OperatorError::Unknown { txn: txn.clone() });
         }
-        tasks.iter().for_each(|task| self.shared.retry_now(task));
+        drivers.iter().for_each(|driver| self.core.retry_now(driver));
         Ok(())
     }
 
     /// Retries all parked transactions, and returns their number. O(n) in them.
     pub fn retry_all(&self) -> usize {
-        let tasks = self.shared.parked_tasks();
-        tasks.iter().for_each(|task| self.shared.retry_now(task));
-        tasks.len()
+        let drivers = self.core.parked_drivers();
+        drivers.iter().for_each(|driver| self.core.retry_now(driver));
+        drivers.len()
     }
 
     /// Parks a transaction's decision now, instead of after the policy's `park_after`: the
@@ -67,7 +67,7 @@ impl Coordinator {
     /// [`OperatorError::Unknown`]: no such transaction is open. [`OperatorError::NotDecided`]: it
     /// is not being committed or rolled back.
     pub fn park(&self, txn: &TxnId) -> Result<(), OperatorError> {
-        self.shared.act(txn, Input::Park, |state| match state {
+        self.core.act(txn, Input::Park, |state| match state {
             TransactionState::Committing | TransactionState::RollingBack | TransactionState::Parked(_) => Ok(()),
             state => Err(OperatorError::NotDecided { txn: txn.clone(), state }),
         })
@@ -77,12 +77,12 @@ impl Coordinator {
     /// Other participants of these transactions are still told. O(n) in the open transactions.
     pub fn give_up(&self, participant: &str) -> usize {
         let Ok(participant) = Name::new(participant) else { return 0 };
-        let owing = self.shared.tasks().into_iter().filter_map(|task| Some((task.owing_of(&participant)?, task)));
+        let owing = self.core.drivers().into_iter().filter_map(|driver| Some((driver.owing_of(&participant)?, driver)));
         let owing: Vec<_> = owing.collect();
         let given_up = owing.len();
-        for (index, task) in owing {
-            task.push(Input::GiveUp(index));
-            (task as Arc<dyn Driven>).run(By::Worker);
+        for (index, driver) in owing {
+            driver.push(Input::GiveUp(index));
+            (driver as Arc<dyn Runnable>).run(Runner::Worker);
         }
         given_up
     }
@@ -100,7 +100,7 @@ impl Coordinator {
     /// coordinator still delivers the decision, and an end by hand meanwhile might tear the
     /// transaction apart without need.
     pub fn force(&self, txn: &TxnId, ended_as: Decision) -> Result<(), OperatorError> {
-        self.shared.act(txn, Input::Force(ended_as), |state| match state {
+        self.core.act(txn, Input::Force(ended_as), |state| match state {
             TransactionState::Parked(_) => Ok(()),
             state => Err(OperatorError::NotParked { txn: txn.clone(), state }),
         })
@@ -120,7 +120,7 @@ impl Coordinator {
     /// [`OperatorError::Log`]: the decision could not be made durable; no participant was told, and
     /// the branches stay unclaimed.
     pub fn settle_unclaimed(&self, txn: &TxnId, decision: Decision) -> Result<(), OperatorError> {
-        self.shared.settle_unclaimed(txn, decision)
+        self.core.settle_unclaimed(txn, decision)
     }
 
     /// Forgets a heuristic outcome that an operator has seen and dealt with.
@@ -131,7 +131,7 @@ impl Coordinator {
     /// has no heuristic outcome. Force a parked transaction first, so that no branch that has
     /// promised and still waits is forgotten.
     pub fn forget(&self, txn: &TxnId) -> Result<(), OperatorError> {
-        self.shared.act(txn, Input::Forget, |state| match state {
+        self.core.act(txn, Input::Forget, |state| match state {
             TransactionState::Heuristic(..) => Ok(()),
             state => Err(OperatorError::NotHeuristic { txn: txn.clone(), state }),
         })

@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 
 use super::{
     CommitProtocol, Remembered, Standing,
-    driver::{By, Driven},
+    coordinator_core::{CoordinatorCore, TxnKey},
     introductions::Introductions,
     members::Member,
     policy::after,
-    shared::{Key, Shared},
-    task::Task,
+    scheduler::{Runnable, Runner},
+    transaction_driver::TransactionDriver,
 };
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
@@ -30,29 +30,33 @@ use crate::{
 /// Returns what recovery must run: each decision of the log, to be delivered again, and one
 /// question to each participant about the branches that it holds. No participant is called until
 /// the caller runs them.
-pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>) -> Vec<Arc<dyn Driven>> {
-    let now = shared.platform.now();
+pub(super) fn find(
+    core: &Arc<CoordinatorCore>,
+    records: &[Record],
+    counts: &Arc<RecoveryCounts>,
+) -> Vec<Arc<dyn Runnable>> {
+    let now = core.platform.now();
     let mut decided = HashSet::new();
-    let mut runs: Vec<Arc<dyn Driven>> = Vec::new();
+    let mut runs: Vec<Arc<dyn Runnable>> = Vec::new();
     for (txn, memory) in Remembered::all(records) {
         if memory.decision == Decision::Commit {
             decided.insert(txn.ordinal());
         }
-        let key = Key::of(txn.ordinal());
+        let key = TxnKey::of(txn.ordinal());
         let owed = memory.owed.clone();
-        let protocol = memory.resume(txn, shared.policy, now);
-        let task = Task::resumed(Arc::clone(shared), protocol, key, now);
-        shared.resumed(Arc::clone(&task), owed);
-        runs.push(task);
+        let protocol = memory.resume(txn, core.policy, now);
+        let driver = TransactionDriver::resumed(Arc::clone(core), protocol, key, now);
+        core.resumed(Arc::clone(&driver), owed);
+        runs.push(driver);
     }
-    tally.committed.store(decided.len(), Ordering::Relaxed);
+    counts.committed.store(decided.len(), Ordering::Relaxed);
     let decided = Arc::new(decided);
-    let introductions = Introductions::new(shared.members.iter().count(), &shared.platform);
-    introductions.wait_no_longer_than(shared);
-    for (number, (name, member)) in (1..).zip(shared.members.iter()) {
+    let introductions = Introductions::new(core.members.iter().count(), &core.platform);
+    introductions.wait_no_longer_than(core);
+    for (number, (name, member)) in (1..).zip(core.members.iter()) {
         let query = Arc::new_cyclic(|this| InDoubtQuery {
             this: Weak::clone(this),
-            shared: Arc::clone(shared),
+            core: Arc::clone(core),
             participant: name.clone(),
             number,
             member: member.clone(),
@@ -61,10 +65,10 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
             ask_at: Mutex::new(now),
             answered: AtomicBool::new(false),
             last_error: Mutex::new(None),
-            tally: Arc::clone(tally),
+            counts: Arc::clone(counts),
             introductions: Arc::clone(&introductions),
         });
-        shared.in_doubt_query_begins(name.clone(), Arc::clone(&query));
+        core.in_doubt_query_begins(name.clone(), Arc::clone(&query));
         runs.push(query);
     }
     runs
@@ -72,7 +76,7 @@ pub(super) fn find(shared: &Arc<Shared>, records: &[Record], tally: &Arc<Tally>)
 
 /// Counts of what recovery has done so far.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct RecoveryCounts {
     pub(super) committed: AtomicUsize,
     pub(super) rolled_back: AtomicUsize,
 }
@@ -81,7 +85,7 @@ pub(super) struct Tally {
 /// epochs without a decision in the log: presumed abort.
 pub(super) struct InDoubtQuery {
     this: Weak<Self>,
-    shared: Arc<Shared>,
+    core: Arc<CoordinatorCore>,
     participant: Name,
     number: usize,
     member: Member,
@@ -97,25 +101,25 @@ pub(super) struct InDoubtQuery {
     answered: AtomicBool,
     /// The participant's last error, if it has not answered.
     last_error: Mutex<Option<ParticipantError>>,
-    tally: Arc<Tally>,
+    counts: Arc<RecoveryCounts>,
     introductions: Arc<Introductions>,
 }
 
-impl Driven for InDoubtQuery {
-    fn run(self: Arc<Self>, by: By) {
-        if self.answered.load(Ordering::Relaxed) || self.shared.platform.now() < *self.ask_at.lock() {
+impl Runnable for InDoubtQuery {
+    fn run(self: Arc<Self>, by: Runner) {
+        if self.answered.load(Ordering::Relaxed) || self.core.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost without any sign of it.
-        self.ask_in(self.shared.policy.delivery_timeout);
-        let request = Request::InDoubt { coordinator: self.shared.name.clone(), life: Some(self.shared.life) };
-        let (member, lane) = (self.member.clone(), Arc::clone(&self.shared.lanes[self.number - 1]));
+        self.ask_in(self.core.policy.delivery_timeout);
+        let request = Request::InDoubt { coordinator: self.core.name.clone(), life: Some(self.core.life) };
+        let (member, lane) = (self.member.clone(), Arc::clone(&self.core.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.
         let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
         match by {
-            By::Caller => ask(),
+            Runner::Caller => ask(),
             // A repeated question comes much later, so it is never a duplicate in the lane.
-            By::Worker => lane.run(None, move |_| ask()),
+            Runner::Worker => lane.run(None, move |_| ask()),
         }
     }
 }
@@ -138,18 +142,18 @@ impl ReplySink for InDoubtQuery {
         }
         let orphans = self.orphans(branches);
         let introductions = Arc::clone(&self.introductions);
-        introductions.accepted(Answer { query: self, orphans });
+        introductions.accepted(InDoubtReport { query: self, orphans });
     }
 }
 
 /// A participant's report. It is acted on when all participants have answered, or when that has
 /// taken too long.
-pub(super) struct Answer {
+pub(super) struct InDoubtReport {
     query: Arc<InDoubtQuery>,
-    orphans: Vec<Arc<Task>>,
+    orphans: Vec<Arc<TransactionDriver>>,
 }
 
-impl Answer {
+impl InDoubtReport {
     pub(super) fn participant(&self) -> &Name {
         &self.query.participant
     }
@@ -159,17 +163,17 @@ impl Answer {
     }
 
     /// Rolls back the reported branches without a decision.
-    pub(super) fn settle(self, by: By) {
+    pub(super) fn settle(self, by: Runner) {
         let Self { query, orphans } = self;
-        for task in &orphans {
-            query.tally.rolled_back.fetch_add(1, Ordering::Relaxed);
-            query.shared.resumed(Arc::clone(task), vec![query.participant.clone()]);
+        for driver in &orphans {
+            query.counts.rolled_back.fetch_add(1, Ordering::Relaxed);
+            query.core.resumed(Arc::clone(driver), vec![query.participant.clone()]);
         }
-        query.shared.in_doubt_query_ends(&query.participant);
-        for task in orphans {
+        query.core.in_doubt_query_ends(&query.participant);
+        for driver in orphans {
             match by {
-                By::Caller => task.run(by),
-                By::Worker => query.shared.driver.enqueue(task),
+                Runner::Caller => driver.run(by),
+                Runner::Worker => query.core.scheduler.enqueue(driver),
             }
         }
     }
@@ -198,38 +202,38 @@ impl InDoubtQuery {
         let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
         self.failures.store(failures, Ordering::Relaxed);
         // The epoch's transaction 0, which does not exist, stands for the query in the jitter.
-        let txn = TxnId::new(self.participant.clone(), self.shared.epoch, 0);
-        self.ask_in(self.shared.policy.backoff(&txn, 0, failures));
+        let txn = TxnId::new(self.participant.clone(), self.core.epoch, 0);
+        self.ask_in(self.core.policy.backoff(&txn, 0, failures));
     }
 
     fn ask_in(&self, pause: Duration) {
-        let at = after(self.shared.platform.now(), pause);
+        let at = after(self.core.platform.now(), pause);
         *self.ask_at.lock() = at;
-        let this: Weak<dyn Driven> = self.this.clone();
-        self.shared.driver.enqueue_at(at, this);
+        let this: Weak<dyn Runnable> = self.this.clone();
+        self.core.scheduler.enqueue_at(at, this);
     }
 
-    fn orphans(&self, branches: Vec<BranchId>) -> Vec<Arc<Task>> {
-        let now = self.shared.platform.now();
+    fn orphans(&self, branches: Vec<BranchId>) -> Vec<Arc<TransactionDriver>> {
+        let now = self.core.platform.now();
         let mut orphans = BTreeMap::new();
         for branch in branches {
             let txn = branch.txn();
             let is_settled = self.decided.contains(&txn.ordinal());
-            if txn.coordinator() != &self.shared.name || is_settled || branch.participant() != &self.participant {
+            if txn.coordinator() != &self.core.name || is_settled || branch.participant() != &self.participant {
                 continue;
             }
-            match self.shared.openings.standing_of(txn.ordinal(), self.shared.next_ordinal().sequence) {
+            match self.core.openings.standing_of(txn.ordinal(), self.core.next_ordinal().sequence) {
                 Standing::UnderWay => {}
                 Standing::PresumedAborted => drop(orphans.insert(txn.ordinal(), branch)),
-                Standing::Unclaimed => self.shared.unclaimed.report(&branch, now),
+                Standing::Unclaimed => self.core.unclaimed.report(&branch, now),
             }
         }
-        let to_task = |branch: BranchId| {
+        let to_driver = |branch: BranchId| {
             let participants = [self.participant.clone()];
-            let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.shared.policy, now);
-            let key = Key { ordinal: branch.txn().ordinal(), reported_by: self.number };
-            Task::resumed(Arc::clone(&self.shared), protocol, key, now)
+            let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.core.policy, now);
+            let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: self.number };
+            TransactionDriver::resumed(Arc::clone(&self.core), protocol, key, now)
         };
-        orphans.into_values().map(to_task).collect()
+        orphans.into_values().map(to_driver).collect()
     }
 }

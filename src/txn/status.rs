@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{BranchState, CircuitState, TransactionState, UnclaimedBranch, shared::Shared};
+use super::{BranchState, CircuitState, TransactionState, UnclaimedBranch, coordinator_core::CoordinatorCore};
 use crate::{
     error_chain,
     id::{Name, TxnId},
@@ -181,15 +181,15 @@ pub struct BranchStatus {
     pub last_error: Option<ParticipantError>,
 }
 
-impl Shared {
+impl CoordinatorCore {
     /// Returns the state of everything that is open. Takes no lock that is held during a call. O(n
     /// log n) in the open transactions.
     pub(super) fn status(&self) -> CoordinatorStatus {
         let now = self.platform.now();
         let durable = self.log.durable();
-        let tasks = self.tasks();
-        let forced = tasks.iter().filter_map(|task| task.awaits_durable()).max().unwrap_or_default();
-        let mut transactions: Vec<_> = tasks.iter().map(|task| task.status(now)).collect();
+        let drivers = self.drivers();
+        let forced = drivers.iter().filter_map(|driver| driver.awaits_durable()).max().unwrap_or_default();
+        let mut transactions: Vec<_> = drivers.iter().map(|driver| driver.status(now)).collect();
         transactions.retain(|transaction| transaction.state != TransactionState::Ended);
         transactions.sort_by(|one, other| one.txn.cmp(&other.txn));
         let mut queries = self.in_doubt_queries();

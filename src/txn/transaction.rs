@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use super::{
     Commit, Input, Refusal,
-    driver::{By, Driven},
-    task::{Contact, Task},
+    scheduler::{Runnable, Runner},
+    transaction_driver::{MemberBranch, TransactionDriver},
 };
 use crate::id::{BranchId, IdError, Name, TxnId};
 
@@ -24,11 +24,11 @@ const FEW: usize = 8;
 /// moved to another.
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
-    task: Arc<Task>,
+    driver: Arc<TransactionDriver>,
     /// Its branches, in the order in which they will be asked.
-    contacts: VecDeque<Contact>,
+    member_branches: VecDeque<MemberBranch>,
     places: Places,
-    handed_over: bool,
+    is_committed: bool,
 }
 
 /// The place of each participant's branch in the order, once there are more than a [`FEW`].
@@ -40,14 +40,19 @@ struct Places {
 }
 
 impl Transaction {
-    pub(super) const fn new(task: Arc<Task>) -> Self {
-        Self { task, contacts: VecDeque::new(), places: Places { before: 0, of: BTreeMap::new() }, handed_over: false }
+    pub(super) const fn new(driver: Arc<TransactionDriver>) -> Self {
+        Self {
+            driver,
+            member_branches: VecDeque::new(),
+            places: Places { before: 0, of: BTreeMap::new() },
+            is_committed: false,
+        }
     }
 
     /// Returns its id.
     #[must_use]
     pub fn id(&self) -> &TxnId {
-        self.task.txn()
+        self.driver.txn()
     }
 
     /// Returns the branch id under which to work at `participant`. From the first call on, the
@@ -67,43 +72,47 @@ impl Transaction {
             Some(index) => index,
             None => self.enlist(participant)?,
         };
-        Ok(&self.contacts[index].branch)
+        Ok(&self.member_branches[index].branch)
     }
 
     fn find(&self, participant: &str) -> Option<usize> {
         if self.places.of.is_empty() {
-            return self.contacts.iter().position(|contact| contact.branch.participant().as_str() == participant);
+            return self
+                .member_branches
+                .iter()
+                .position(|member_branch| member_branch.branch.participant().as_str() == participant);
         }
-        let number = self.task.shared().members.find(participant)?;
+        let number = self.driver.core().members.find(participant)?;
         self.places.of.get(&number)?.checked_add_unsigned(self.places.before)?.try_into().ok()
     }
 
     fn enlist(&mut self, participant: &str) -> Result<usize, BranchError> {
-        let members = &self.task.shared().members;
+        let members = &self.driver.core().members;
         let Some(number) = members.find(participant) else {
             return Err(BranchError::UnknownParticipant { participant: Name::new(participant)? });
         };
-        self.task.shared().admits(number)?;
-        let index = self.task.enlist(number)?;
+        self.driver.core().admits(number)?;
+        let index = self.driver.enlist(number)?;
         let branch = self.id().branch(&members[number].0);
-        self.put(index, Contact { branch, member: Some(number) });
+        self.put(index, MemberBranch { branch, member: Some(number) });
         Ok(index)
     }
 
     /// Adds a branch, before all others or after them.
-    fn put(&mut self, index: usize, contact: Contact) {
+    fn put(&mut self, index: usize, member_branch: MemberBranch) {
         let Places { before, of } = &mut self.places;
-        if index < self.contacts.len() {
+        if index < self.member_branches.len() {
             *before += 1;
-            self.contacts.push_front(contact);
+            self.member_branches.push_front(member_branch);
         } else {
-            self.contacts.push_back(contact);
+            self.member_branches.push_back(member_branch);
         }
-        if of.is_empty() && self.contacts.len() <= FEW {
+        if of.is_empty() && self.member_branches.len() <= FEW {
             return;
         }
-        let unplaced = if of.is_empty() { 0..self.contacts.len() } else { index..index + 1 };
-        let place = |index: usize| Some((self.contacts[index].member?, index.cast_signed() - before.cast_signed()));
+        let unplaced = if of.is_empty() { 0..self.member_branches.len() } else { index..index + 1 };
+        let place =
+            |index: usize| Some((self.member_branches[index].member?, index.cast_signed() - before.cast_signed()));
         of.extend(unplaced.filter_map(place));
     }
 
@@ -111,10 +120,10 @@ impl Transaction {
     /// appends the decision to the log. So it takes as long as these calls; it does not wait for
     /// the disk or for other participants. The [`Commit`] waits for the outcome.
     pub fn commit(mut self) -> Commit {
-        self.handed_over = true;
-        self.task.take_over();
-        let progress = self.task.commit(mem::take(&mut self.contacts).into());
-        Commit::new(Arc::clone(&self.task), progress)
+        self.is_committed = true;
+        self.driver.take_from_client();
+        let progress = self.driver.commit(mem::take(&mut self.member_branches).into());
+        Commit::new(Arc::clone(&self.driver), progress)
     }
 
     /// Rolls back: no part of it happens. Participants that answer at once have undone their work
@@ -126,18 +135,18 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.handed_over {
+        if !self.is_committed {
             // In this order: no other thread drives a transaction that its client owns.
-            self.task.take_over();
-            self.task.push(Input::Rollback);
-            (Arc::clone(&self.task) as Arc<dyn Driven>).run(By::Caller);
+            self.driver.take_from_client();
+            self.driver.push(Input::Rollback);
+            (Arc::clone(&self.driver) as Arc<dyn Runnable>).run(Runner::Caller);
         }
     }
 }
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let branches: Vec<_> = self.contacts.iter().map(|contact| &contact.branch).collect();
+        let branches: Vec<_> = self.member_branches.iter().map(|member_branch| &member_branch.branch).collect();
         f.debug_struct("Transaction").field("txn", self.id()).field("branches", &branches).finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Weak};
 
-use super::shared::Shared;
+use super::coordinator_core::CoordinatorCore;
 use crate::{
     id::{BranchId, Epoch, Name, TxnOrdinal},
     participant::{Endpoint, ParticipantError, Reply, Request, Response, Verdict},
@@ -42,37 +42,37 @@ use crate::{
 pub struct VerdictEndpoint {
     coordinator: Name,
     epoch: Epoch,
-    shared: Weak<Shared>,
+    core: Weak<CoordinatorCore>,
 }
 
 impl VerdictEndpoint {
-    pub(super) const fn new(coordinator: Name, epoch: Epoch, shared: Weak<Shared>) -> Self {
-        Self { coordinator, epoch, shared }
+    pub(super) const fn new(coordinator: Name, epoch: Epoch, core: Weak<CoordinatorCore>) -> Self {
+        Self { coordinator, epoch, core }
     }
 
     fn answer(&self, branch: &BranchId) -> Result<Response, ParticipantError> {
-        let shared = self.shared.upgrade().ok_or(ParticipantError::Unreachable)?;
+        let core = self.core.upgrade().ok_or(ParticipantError::Unreachable)?;
         let txn = branch.txn();
-        let next = shared.next_ordinal();
+        let next = core.next_ordinal();
         // An id that was never given out comes from another log under the same name. That log may
         // have committed it, so it is not called rolled back. (No transaction has epoch 0: its id
         // asks which transactions have begun.)
         let asks_for_time = txn.coordinator() == &self.coordinator && txn.epoch() == Epoch::default();
-        let (openings, next_number) = (&shared.openings, next.sequence);
+        let (openings, next_number) = (&core.openings, next.sequence);
         let is_own = txn.coordinator() == &self.coordinator && openings.may_have_begun(txn.ordinal(), next_number);
         if !asks_for_time && !is_own {
             return Err(ParticipantError::Misdirected);
         }
-        let tasks = shared.tasks_of(txn.ordinal());
+        let drivers = core.drivers_of(txn.ordinal());
         // A coordinator that ends forgets what is open, and that is not rolled back. So this is
         // asked after the tasks were looked for.
-        if shared.is_gone() {
+        if core.is_gone() {
             return Err(ParticipantError::Unreachable);
         }
-        let verdict = tasks.iter().map(|task| task.verdict_for_participants()).reduce(strongest);
-        for task in tasks.into_iter().filter(|task| task.key().reported_by == 0) {
+        let verdict = drivers.iter().map(|driver| driver.verdict_for_participants()).reduce(strongest);
+        for driver in drivers.into_iter().filter(|driver| driver.key().reported_by == 0) {
             // The participant that asks can be reached again.
-            shared.retry(&task);
+            core.retry(&driver);
         }
         // Presumed abort. Nothing is presumed of a log that may have forgotten decisions.
         let is_presumed = asks_for_time || openings.presumes_abort_of(txn.ordinal(), next_number);

@@ -3,7 +3,7 @@
 
 use std::{fmt, time::Instant};
 
-use super::{Circuit, State};
+use super::{Circuit, CircuitPhase};
 
 /// Reason why a participant gets no new branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ impl fmt::Display for CircuitState {
 }
 
 /// The public view of a circuit.
-pub(in crate::txn) struct View {
+pub(in crate::txn) struct CircuitView {
     pub(in crate::txn) state: CircuitState,
     pub(in crate::txn) since: Option<Instant>,
     pub(in crate::txn) next_probe: Option<Instant>,
@@ -71,16 +71,16 @@ pub(in crate::txn) struct View {
 
 impl Circuit {
     /// Returns the public view of the circuit.
-    pub(in crate::txn) fn view(&self) -> View {
+    pub(in crate::txn) fn view(&self) -> CircuitView {
         let (state, since, next_probe) = match self.state {
-            State::Closed => (CircuitState::Closed, None, None),
-            State::Draining { .. } => (CircuitState::Draining, None, None),
-            State::Open { since, probe_at, trial_at, .. } => {
+            CircuitPhase::Closed => (CircuitState::Closed, None, None),
+            CircuitPhase::Draining { .. } => (CircuitState::Draining, None, None),
+            CircuitPhase::Open { since, probe_at, trial_at, .. } => {
                 let next = if self.kept.is_empty() { trial_at } else { probe_at };
                 (CircuitState::Open, Some(since), Some(next))
             }
         };
         let (unanswered, undelivered, kept) = (self.asked, self.debts.len(), self.kept.len());
-        View { state, since, next_probe, unanswered, undelivered, kept, oldest: self.oldest() }
+        CircuitView { state, since, next_probe, unanswered, undelivered, kept, oldest: self.oldest() }
     }
 }

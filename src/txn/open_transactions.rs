@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    endings::{End, Endings},
-    shared::Key,
-    task::Task,
+    coordinator_core::TxnKey,
+    transaction_driver::TransactionDriver,
+    unsettled_ends::{EndRecord, UnsettledEnds},
 };
 use crate::{
     id::{Epoch, TxnOrdinal},
@@ -27,7 +27,7 @@ const SMALLEST: usize = 1 << 10;
 /// that was given out. Beginning and ending cost O(1), amortised, however many are open or have
 /// ended. Transactions that outlast their neighbours are moved out of the window before it gets
 /// long, to a map with O(log n). So memory follows the open transactions, and not the ended ones.
-pub(super) struct OpenTransactions<T = Arc<Task>> {
+pub(super) struct OpenTransactions<T = Arc<TransactionDriver>> {
     epoch: Epoch,
     /// Transaction number of the window's first place.
     first: u64,
@@ -35,9 +35,9 @@ pub(super) struct OpenTransactions<T = Arc<Task>> {
     /// Number of places in the window with an open transaction.
     open_in_window: usize,
     /// Open transactions that were moved out of the window, and those of earlier epochs.
-    others: BTreeMap<Key, T>,
+    others: BTreeMap<TxnKey, T>,
     /// Ended transactions outside of the window that `ended_below` must not pass yet.
-    endings: Endings,
+    endings: UnsettledEnds,
 }
 
 enum Place<T> {
@@ -62,7 +62,7 @@ impl<T> OpenTransactions<T> {
             window: VecDeque::new(),
             open_in_window: 0,
             others: BTreeMap::new(),
-            endings: Endings::default(),
+            endings: UnsettledEnds::default(),
         }
     }
 
@@ -96,16 +96,16 @@ impl<T> OpenTransactions<T> {
     }
 
     /// Takes out an open transaction. Returns `None` if it is not open.
-    pub(super) fn take(&mut self, key: Key, end: End) -> Option<T> {
+    pub(super) fn take(&mut self, key: TxnKey, end: EndRecord) -> Option<T> {
         let Some(place) = self.place(key).filter(|index| matches!(self.window[*index], Place::Open(_))) else {
             self.endings.add(key.ordinal, end);
             return self.others.remove(&key);
         };
         let left = match end {
-            End::Unlogged => Place::Free,
-            End::Logged(lsn) => Place::Ended(lsn),
-            End::Unwritten => Place::Unwritten,
-            End::Refused => Place::Refused,
+            EndRecord::Unlogged => Place::Free,
+            EndRecord::Logged(lsn) => Place::Ended(lsn),
+            EndRecord::Unwritten => Place::Unwritten,
+            EndRecord::Refused => Place::Refused,
         };
         self.open_in_window -= 1;
         match std::mem::replace(&mut self.window[place], left) {
@@ -117,7 +117,7 @@ impl<T> OpenTransactions<T> {
     /// Notes that an unwritten end is now in the log, as this record or one before it; `None` if
     /// the log refused it.
     pub(super) fn written(&mut self, ordinal: TxnOrdinal, lsn: Option<Lsn>) {
-        match (self.place(Key::of(ordinal)).map(|place| &mut self.window[place]), lsn) {
+        match (self.place(TxnKey::of(ordinal)).map(|place| &mut self.window[place]), lsn) {
             (Some(place @ Place::Unwritten), _) => *place = lsn.map_or(Place::Refused, Place::Ended),
             // A transaction that was taken out and came back ends outside of the window, whatever
             // its number is.
@@ -147,8 +147,8 @@ impl<T> OpenTransactions<T> {
     /// Returns the entries of one transaction: its own, and those of branches that participants
     /// reported.
     pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &T> {
-        let own = self.place(Key::of(ordinal)).and_then(|index| self.window[index].open());
-        own.into_iter().chain(self.others.range(Key::all_of(ordinal)).map(|(_, what)| what))
+        let own = self.place(TxnKey::of(ordinal)).and_then(|index| self.window[index].open());
+        own.into_iter().chain(self.others.range(TxnKey::all_of(ordinal)).map(|(_, what)| what))
     }
 
     /// Returns all open transactions, in the order in which they began; but those outside of the
@@ -167,7 +167,7 @@ impl<T> OpenTransactions<T> {
         mut see: impl FnMut(&T) -> ControlFlow<()>,
     ) -> Option<TxnOrdinal> {
         // All transactions outside of the window come before it.
-        for (key, what) in self.others.range(Key::of(from)..) {
+        for (key, what) in self.others.range(TxnKey::of(from)..) {
             if most == 0 {
                 return Some(key.ordinal);
             }
@@ -191,9 +191,10 @@ impl<T> OpenTransactions<T> {
     }
 
     /// Returns the transaction's place in the window, if it has one.
-    fn place(&self, key: Key) -> Option<usize> {
+    fn place(&self, key: TxnKey) -> Option<usize> {
         let index = usize::try_from(key.ordinal.sequence.checked_sub(self.first)?).ok()?;
-        (key == Key::of(key.ordinal) && key.ordinal.epoch == self.epoch && index < self.window.len()).then_some(index)
+        (key == TxnKey::of(key.ordinal) && key.ordinal.epoch == self.epoch && index < self.window.len())
+            .then_some(index)
     }
 
     /// Moves the remaining transactions out of the first half of the window. They are at most a
@@ -207,11 +208,11 @@ impl<T> OpenTransactions<T> {
             match place {
                 Place::Open(what) => {
                     self.open_in_window -= 1;
-                    self.others.insert(Key::of(ordinal), what);
+                    self.others.insert(TxnKey::of(ordinal), what);
                 }
-                Place::Ended(lsn) => self.endings.add(ordinal, End::Logged(lsn)),
-                Place::Unwritten => self.endings.add(ordinal, End::Unwritten),
-                Place::Refused => self.endings.add(ordinal, End::Refused),
+                Place::Ended(lsn) => self.endings.add(ordinal, EndRecord::Logged(lsn)),
+                Place::Unwritten => self.endings.add(ordinal, EndRecord::Unwritten),
+                Place::Refused => self.endings.add(ordinal, EndRecord::Refused),
                 Place::Free | Place::GivenOut => {}
             }
         }
@@ -235,8 +236,8 @@ mod tests {
 
     const EPOCH: Epoch = Epoch::new(3);
 
-    fn key(sequence: u64) -> Key {
-        Key::of(TxnOrdinal { epoch: EPOCH, sequence })
+    fn key(sequence: u64) -> TxnKey {
+        TxnKey::of(TxnOrdinal { epoch: EPOCH, sequence })
     }
 
     /// Compares the table with the simplest model: a set of open transactions, and a set of ends
@@ -268,19 +269,19 @@ mod tests {
                     let sequence = *open.iter().nth(skip).expect("the index is below their number");
                     open.remove(&sequence);
                     let end = match random.u32(..10) {
-                        0 => End::Unlogged,
+                        0 => EndRecord::Unlogged,
                         1 => {
                             unwritten.insert(sequence);
-                            End::Unwritten
+                            EndRecord::Unwritten
                         }
                         _ => {
                             lsn += 1;
                             ends.insert(lsn, sequence);
-                            End::Logged(Lsn::new(lsn))
+                            EndRecord::Logged(Lsn::new(lsn))
                         }
                     };
                     assert_eq!(table.take(key(sequence), end), Some(sequence));
-                    assert_eq!(table.take(key(sequence), End::Unlogged), None, "it is taken out once");
+                    assert_eq!(table.take(key(sequence), EndRecord::Unlogged), None, "it is taken out once");
                 }
                 if random.u32(..40) == 0 {
                     // One record for all of them.
@@ -323,12 +324,12 @@ mod tests {
         table.begin(1, Some(()));
         for sequence in 2..1_000_000 {
             table.begin(sequence, Some(()));
-            table.take(key(sequence), End::Logged(Lsn::new(sequence)));
+            table.take(key(sequence), EndRecord::Logged(Lsn::new(sequence)));
             assert_eq!(table.first(Lsn::new(sequence - 1)), key(1).ordinal);
         }
         assert!(table.window.len() <= SMALLEST, "{} places for the one that is open", table.window.len());
         assert_eq!(table.others.len(), 1);
-        table.take(key(1), End::Unlogged);
+        table.take(key(1), EndRecord::Unlogged);
         assert_eq!(table.first(Lsn::new(1_000_000)).sequence, table.next());
     }
 
@@ -336,9 +337,9 @@ mod tests {
     fn a_refused_end_is_held_until_the_log_is_opened_again() {
         let mut table = OpenTransactions::new(EPOCH);
         (1..=3).for_each(|sequence| table.begin(sequence, Some(())));
-        table.take(key(1), End::Logged(Lsn::new(1)));
-        table.take(key(2), End::Refused);
-        table.take(key(3), End::Unlogged);
+        table.take(key(1), EndRecord::Logged(Lsn::new(1)));
+        table.take(key(2), EndRecord::Refused);
+        table.take(key(3), EndRecord::Unlogged);
         assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
         assert_eq!(table.first(Lsn::new(99)), key(2).ordinal);
         (4..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
@@ -349,7 +350,7 @@ mod tests {
     fn an_unwritten_end_is_held_until_it_is_durable_and_a_refused_one_forever() {
         let mut table = OpenTransactions::new(EPOCH);
         (1..=2).for_each(|sequence| table.begin(sequence, Some(())));
-        (1..=2).for_each(|sequence| assert!(table.take(key(sequence), End::Unwritten).is_some()));
+        (1..=2).for_each(|sequence| assert!(table.take(key(sequence), EndRecord::Unwritten).is_some()));
         assert_eq!(table.first(Lsn::new(99)), key(1).ordinal);
         table.written(key(1).ordinal, Some(Lsn::new(7)));
         table.written(key(2).ordinal, None);
@@ -364,13 +365,13 @@ mod tests {
     fn a_number_that_was_given_out_counts_as_open() {
         let mut table = OpenTransactions::new(EPOCH);
         table.begin(2, Some(()));
-        table.take(key(2), End::Unlogged);
+        table.take(key(2), EndRecord::Unlogged);
         assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
         (3..10 * SMALLEST as u64).for_each(|sequence| table.begin(sequence, None));
         assert_eq!(table.first(Lsn::NONE), key(1).ordinal);
         table.begin(1, Some(()));
         assert_eq!(table.of(key(1).ordinal).count(), 1);
-        table.take(key(1), End::Unlogged);
+        table.take(key(1), EndRecord::Unlogged);
         assert_eq!(table.first(Lsn::NONE).sequence, table.next());
     }
 }

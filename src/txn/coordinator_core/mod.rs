@@ -1,4 +1,4 @@
-//! [`Shared`]: what a coordinator's transactions share. Every message reads it, and every begin and
+//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every begin and
 //! end writes it.
 //!
 //! The files of the folder are its children because they use its private fields: `end_batches`
@@ -25,18 +25,18 @@ use super::{
     admission::{Admission, Limits},
     breakers::Breaker,
     circuit::Settings,
-    driver::{By, Driven, Driver, Sweep},
-    endings::End,
     expiry::Expiry,
     lanes::Lane,
     members::Members,
     observe::{self, METERED},
-    open::OpenTransactions,
+    open_transactions::OpenTransactions,
+    parked::{HeldBack, ParkedTable},
     policy::after,
     recovery::InDoubtQuery,
-    shelf::{Held, Shelf},
-    task::Task,
+    scheduler::{Runnable, Runner, Scheduler, Sweep},
+    transaction_driver::TransactionDriver,
     unclaimed::Unclaimed,
+    unsettled_ends::EndRecord,
 };
 use crate::{
     error_chain,
@@ -47,14 +47,14 @@ use crate::{
     striped::Striped,
 };
 
-mod ends;
+mod end_batches;
 mod settling;
 
 /// Maximum number of ended transactions of which participants are not told yet, while others are
 /// open.
 const MOST_UNSAID: u64 = 16;
 
-pub(super) struct Shared {
+pub(super) struct CoordinatorCore {
     pub(super) name: Name,
     pub(super) epoch: Epoch,
     pub(super) log: Arc<dyn TransactionLog>,
@@ -67,59 +67,59 @@ pub(super) struct Shared {
     pub(super) unclaimed: Unclaimed,
     pub(super) policy: Policy,
     pub(super) members: Members,
-    pub(super) driver: Arc<Driver>,
+    pub(super) scheduler: Arc<Scheduler>,
     /// The lane of each participant, by its number.
     pub(super) lanes: Box<[Arc<Lane>]>,
     /// The circuit of each participant, by its number.
     pub(super) breakers: Box<[Breaker]>,
     /// What holds back `ended_below` of each participant alone, by its number.
-    held: Box<[CachePadded<Held>]>,
+    held: Box<[CachePadded<HeldBack>]>,
     pub(super) platform: Platform,
     pub(super) admission: Admission,
     is_gone: AtomicBool,
     /// All of this epoch's transactions before this one have ended, except those that hold back
-    /// `ended_below` of [some](Held) participants. 0: transactions of earlier epochs have not
+    /// `ended_below` of [some](HeldBack) participants. 0: transactions of earlier epochs have not
     /// ended. Written under the lock, and read with each message. A message may carry a smaller
     /// number, never a larger one.
     ended_below: CachePadded<AtomicU64>,
     /// Number of records of the log that are durable, at least. Written and read as `ended_below`
     /// is.
     position: CachePadded<AtomicU64>,
-    pub(super) open: CachePadded<Mutex<Open>>,
+    pub(super) table: CachePadded<Mutex<Table>>,
     settled: Condvar,
 }
 
 /// A transaction's handle to its coordinator. Striped, so that threads do not contend on one
 /// reference count.
-pub(super) type Hold = Arc<CachePadded<Arc<Shared>>>;
+pub(super) type CoreHandle = Arc<CachePadded<Arc<CoordinatorCore>>>;
 
 /// All handles of a coordinator.
-pub(super) struct Holds(Striped<Hold>);
+pub(super) struct CoreHandles(Striped<CoreHandle>);
 
-impl Holds {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self(Striped::new(|| Arc::new(CachePadded::new(Arc::clone(shared)))))
+impl CoreHandles {
+    pub(super) fn new(core: &Arc<CoordinatorCore>) -> Self {
+        Self(Striped::new(|| Arc::new(CachePadded::new(Arc::clone(core)))))
     }
 
     /// Returns the handle of the calling thread's stripe.
-    pub(super) fn own(&self) -> Hold {
+    pub(super) fn own(&self) -> CoreHandle {
         Arc::clone(self.0.own())
     }
 }
 
 /// The table of what has begun and has not ended.
-pub(super) struct Open {
+pub(super) struct Table {
     pub(super) transactions: OpenTransactions,
     /// Transactions that have ended, with ends that are not in the log yet.
     unwritten: Vec<TxnOrdinal>,
     /// Number of threads that write ends, or are about to.
     writing: usize,
     /// Transactions that only some participants have to remember.
-    shelf: Shelf,
+    parked: ParkedTable,
     /// State of the search for expired transactions.
     pub(super) expiry: Expiry,
-    /// Transactions that a thread or task waits for in [`Shared::settle`].
-    awaited: Vec<Key>,
+    /// Transactions that a thread or task waits for in [`CoordinatorCore::settle`].
+    awaited: Vec<TxnKey>,
     /// Tasks that wait until the coordinator is settled.
     sleepers: Vec<Arc<settling::Sleeper>>,
     /// Participants that have not yet said which branches they hold of earlier epochs, with the
@@ -133,12 +133,12 @@ pub(super) struct Open {
 /// reported and the log does not know, it has the participant's number instead of 0, because each
 /// such branch is settled by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Key {
+pub(super) struct TxnKey {
     pub(super) ordinal: TxnOrdinal,
     pub(super) reported_by: usize,
 }
 
-impl Key {
+impl TxnKey {
     pub(super) const fn of(ordinal: TxnOrdinal) -> Self {
         Self { ordinal, reported_by: 0 }
     }
@@ -151,27 +151,27 @@ impl Key {
 
 /// A transaction number that was given out, and is not in the table yet. If the thread that has it
 /// panics, the drop frees its place: otherwise later transactions would count as open forever.
-struct Number<'a> {
-    shared: &'a Shared,
+struct GivenNumber<'a> {
+    core: &'a CoordinatorCore,
     sequence: u64,
 }
 
-impl Number<'_> {
-    fn begins(self, open: &mut Open, task: Option<Arc<Task>>) {
-        if !open.abandoned {
-            open.transactions.begin(self.sequence, task);
+impl GivenNumber<'_> {
+    fn begins(self, table: &mut Table, driver: Option<Arc<TransactionDriver>>) {
+        if !table.abandoned {
+            table.transactions.begin(self.sequence, driver);
         }
         mem::forget(self);
     }
 }
 
-impl Drop for Number<'_> {
+impl Drop for GivenNumber<'_> {
     fn drop(&mut self) {
-        self.shared.open.lock().transactions.begin(self.sequence, None);
+        self.core.table.lock().transactions.begin(self.sequence, None);
     }
 }
 
-impl Shared {
+impl CoordinatorCore {
     pub(super) fn new(
         name: Name,
         (life, openings): (Life, Openings),
@@ -183,11 +183,11 @@ impl Shared {
     ) -> Self {
         let (opening, epoch) = (log.opening(), life.epoch);
         let settings = Settings { undelivered: limits.undelivered.max(1), policy };
-        let open = Open {
+        let table = Table {
             transactions: OpenTransactions::new(epoch),
             unwritten: Vec::new(),
             writing: 0,
-            shelf: Shelf::default(),
+            parked: ParkedTable::default(),
             expiry: Expiry::default(),
             awaited: Vec::new(),
             sleepers: Vec::new(),
@@ -203,7 +203,7 @@ impl Shared {
             openings,
             unclaimed: Unclaimed::default(),
             policy,
-            driver: Arc::new(Driver::new(platform.clone())),
+            scheduler: Arc::new(Scheduler::new(platform.clone())),
             breakers: members.iter().map(|_| Breaker::new(settings)).collect(),
             held: members.iter().map(|_| CachePadded::default()).collect(),
             lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
@@ -211,7 +211,7 @@ impl Shared {
             is_gone: AtomicBool::new(false),
             ended_below: CachePadded::default(),
             position: CachePadded::new(AtomicU64::new(life.position)),
-            open: CachePadded::new(Mutex::new(open)),
+            table: CachePadded::new(Mutex::new(table)),
             settled: platform.condvar(),
             members,
             platform,
@@ -220,83 +220,89 @@ impl Shared {
 
     /// Begins a transaction. It counts as open from here on, until it has ended. A transaction that
     /// was not admitted is over at once.
-    pub(super) fn begin(self: &Arc<Self>, hold: Hold, timeout: Duration, admitted: bool) -> Arc<Task> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        handle: CoreHandle,
+        timeout: Duration,
+        admitted: bool,
+    ) -> Arc<TransactionDriver> {
         let now = self.platform.now();
         let expires = after(now, timeout);
         // As much as possible before the lock. Its number counts as open before it is in the table.
-        let number = Number { shared: self, sequence: self.admission.next_sequence() };
+        let number = GivenNumber { core: self, sequence: self.admission.next_sequence() };
         let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
-        let task = Task::begun(hold, txn, now, expires, admitted);
+        let driver = TransactionDriver::begun(handle, txn, now, expires, admitted);
         let durable = self.log.durable();
-        let mut open = self.open.lock();
-        number.begins(&mut open, admitted.then(|| Arc::clone(&task)));
+        let mut table = self.table.lock();
+        number.begins(&mut table, admitted.then(|| Arc::clone(&driver)));
         if admitted {
-            self.will_expire(&mut open, timeout, expires);
+            self.will_expire(&mut table, timeout, expires);
         }
-        self.note_ended(&mut open, durable);
-        drop(open);
+        self.note_ended(&mut table, durable);
+        drop(table);
         // A shutdown closes first, and then rolls back what is in the table. A transaction that was
         // admitted before and enters the table after that finds the coordinator closed, and rolls
         // back here.
-        if self.admission.is_closed() && admitted && task.take_over() {
-            task.push(Input::Rollback);
-            Arc::clone(&task).run(By::Caller);
+        if self.admission.is_closed() && admitted && driver.take_from_client() {
+            driver.push(Input::Rollback);
+            Arc::clone(&driver).run(Runner::Caller);
         }
-        task
+        driver
     }
 
     /// Adds a transaction of an earlier life. `owed` have not acknowledged it; no other participant
     /// is told of it any more.
-    pub(super) fn resumed(&self, task: Arc<Task>, owed: Vec<Name>) {
-        let mut open = self.open.lock();
-        if open.abandoned {
-            drop(open);
-            return task.abandon();
+    pub(super) fn resumed(&self, driver: Arc<TransactionDriver>, owed: Vec<Name>) {
+        let mut table = self.table.lock();
+        if table.abandoned {
+            drop(table);
+            return driver.abandon();
         }
-        let changed = open.shelf.put(task, owed, false);
-        self.hold(&open, &changed);
+        let changed = table.parked.put(driver, owed, false);
+        self.hold_back(&table, &changed);
     }
 
     /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
     /// remember it. If it is parked, it waits for an operator.
-    pub(super) fn shelve(&self, task: Arc<Task>, owed: Vec<Name>, is_parked: bool, end: End) {
-        let mut open = self.open.lock();
-        if open.abandoned {
+    pub(super) fn keep_parked(&self, driver: Arc<TransactionDriver>, owed: Vec<Name>, is_parked: bool, end: EndRecord) {
+        let mut table = self.table.lock();
+        if table.abandoned {
             return;
         }
-        let key = task.key();
-        let changed = open.shelf.put(task, owed, is_parked);
-        self.hold(&open, &changed);
-        let task = self.take(&mut open, key, end);
-        if is_parked && task.is_none() {
-            self.tell_awaited(&open, key);
+        let key = driver.key();
+        let changed = table.parked.put(driver, owed, is_parked);
+        self.hold_back(&table, &changed);
+        let driver = self.take(&mut table, key, end);
+        if is_parked && driver.is_none() {
+            self.tell_awaited(&table, key);
         }
-        self.note_ended(&mut open, Lsn::NONE);
-        drop(open);
-        drop(task);
+        self.note_ended(&mut table, Lsn::NONE);
+        drop(table);
+        drop(driver);
     }
 
     /// Notes that the transaction no longer waits for an operator.
-    pub(super) fn unshelve(&self, key: Key) {
-        self.open.lock().shelf.unpark(key);
+    pub(super) fn unpark(&self, key: TxnKey) {
+        self.table.lock().parked.unpark(key);
     }
 
     /// Delivers the transaction's decision again, if it is parked.
-    pub(super) fn retry(self: &Arc<Self>, task: &Arc<Task>) {
-        if let TransactionState::Parked(_) = task.state_to_come() {
-            self.retry_now(task);
+    pub(super) fn retry(self: &Arc<Self>, driver: &Arc<TransactionDriver>) {
+        if let TransactionState::Parked(_) = driver.state_to_come() {
+            self.retry_now(driver);
         }
     }
 
-    pub(super) fn retry_now(self: &Arc<Self>, task: &Arc<Task>) {
-        if task.is_begun() {
+    pub(super) fn retry_now(self: &Arc<Self>, driver: &Arc<TransactionDriver>) {
+        if driver.is_active() {
             return; // its client is still at work, and nothing is decided that could be delivered
         }
-        self.unshelve(task.key());
-        task.push(Input::Retry);
+        self.unpark(driver.key());
+        driver.push(Input::Retry);
         // On a worker, because a participant that hangs must not block the caller.
-        self.driver.enqueue(Arc::clone(task) as Arc<dyn Driven>);
-        task.owing()
+        self.scheduler.enqueue(Arc::clone(driver) as Arc<dyn Runnable>);
+        driver
+            .owing()
             .into_iter()
             .filter_map(|name| self.members.find(name.as_str()))
             .for_each(|number| self.probe_now(number));
@@ -313,11 +319,11 @@ impl Shared {
         if txn.coordinator() != &self.name {
             return result;
         }
-        for task in self.tasks_of(txn.ordinal()) {
-            match may(task.state_to_come()) {
+        for driver in self.drivers_of(txn.ordinal()) {
+            match may(driver.state_to_come()) {
                 Ok(()) => {
-                    task.push(input);
-                    (task as Arc<dyn Driven>).run(By::Caller);
+                    driver.push(input);
+                    (driver as Arc<dyn Runnable>).run(Runner::Caller);
                     result = Ok(());
                 }
                 Err(error) if result.is_err() => result = Err(error),
@@ -331,7 +337,7 @@ impl Shared {
     /// must not write beside the coordinator that was opened since.
     ///
     /// Only for a transaction that is open, and says meanwhile that it is
-    /// [appending](Task::is_appending).
+    /// [appending](TransactionDriver::is_appending).
     pub(super) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         if self.is_gone() {
             return Err(LogError::Closed);
@@ -349,51 +355,51 @@ impl Shared {
     }
 
     /// Takes a transaction out of the table of open ones.
-    fn take(&self, open: &mut Open, key: Key, end: End) -> Option<Arc<Task>> {
-        let task = open.transactions.take(key, end)?;
-        self.tell_awaited(open, key);
-        Some(task)
+    fn take(&self, table: &mut Table, key: TxnKey, end: EndRecord) -> Option<Arc<TransactionDriver>> {
+        let driver = table.transactions.take(key, end)?;
+        self.tell_awaited(table, key);
+        Some(driver)
     }
 
-    fn tell_awaited(&self, open: &Open, key: Key) {
-        if open.awaited.contains(&key) {
-            self.wake_settling(open);
+    fn tell_awaited(&self, table: &Table, key: TxnKey) {
+        if table.awaited.contains(&key) {
+            self.wake_settling(table);
         }
     }
 
     /// Sets what holds back `ended_below` of these participants.
-    fn hold(&self, open: &Open, participants: &[Name]) {
+    fn hold_back(&self, table: &Table, participants: &[Name]) {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While the participant has not said what it holds of earlier epochs, it may have to be
             // told of any of them.
-            let unknown = open.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
-            self.held[number].set(unknown.or_else(|| open.shelf.first_held_for(participant)));
+            let unknown = table.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
+            self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
         }
     }
 
     pub(super) fn in_doubt_query_begins(&self, participant: Name, query: Arc<InDoubtQuery>) {
-        let mut open = self.open.lock();
-        open.in_doubt_queries.insert(participant.clone(), query);
-        self.hold(&open, &[participant]);
+        let mut table = self.table.lock();
+        table.in_doubt_queries.insert(participant.clone(), query);
+        self.hold_back(&table, &[participant]);
     }
 
     pub(super) fn in_doubt_query_ends(&self, participant: &Name) {
-        let mut open = self.open.lock();
-        let query = open.in_doubt_queries.remove(participant);
-        self.hold(&open, std::slice::from_ref(participant));
-        self.wake_settling(&open);
-        drop(open);
+        let mut table = self.table.lock();
+        let query = table.in_doubt_queries.remove(participant);
+        self.hold_back(&table, std::slice::from_ref(participant));
+        self.wake_settling(&table);
+        drop(table);
         drop(query);
     }
 
     /// Rolls back the transactions under which clients still work. Workers carry that out.
     pub(super) fn roll_back_begun(&self) {
-        let mut begun = self.tasks();
-        begun.retain(|task| task.take_over());
-        for task in begun {
-            task.push(Input::Rollback);
-            self.driver.enqueue(task as Arc<dyn Driven>);
+        let mut begun = self.drivers();
+        begun.retain(|driver| driver.take_from_client());
+        for driver in begun {
+            driver.push(Input::Rollback);
+            self.scheduler.enqueue(driver as Arc<dyn Runnable>);
         }
     }
 
@@ -417,9 +423,9 @@ impl Shared {
         let now = self.platform.now();
         let memory = Remembered { owed: holders.clone(), ..Remembered::of(decision) };
         let protocol = memory.resume(txn.clone(), self.policy, now);
-        let task = Task::resumed(Arc::clone(self), protocol, Key::of(txn.ordinal()), now);
-        self.resumed(Arc::clone(&task), holders);
-        task.run(By::Caller);
+        let driver = TransactionDriver::resumed(Arc::clone(self), protocol, TxnKey::of(txn.ordinal()), now);
+        self.resumed(Arc::clone(&driver), holders);
+        driver.run(Runner::Caller);
         Ok(())
     }
 
@@ -430,68 +436,68 @@ impl Shared {
 
     /// Returns the open drivers of one transaction: its own, and those of branches that
     /// participants reported.
-    pub(super) fn tasks_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<Task>> {
-        let open = self.open.lock();
-        open.transactions.of(ordinal).chain(open.shelf.of(ordinal)).map(Arc::clone).collect()
+    pub(super) fn drivers_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<TransactionDriver>> {
+        let table = self.table.lock();
+        table.transactions.of(ordinal).chain(table.parked.of(ordinal)).map(Arc::clone).collect()
     }
 
-    pub(super) fn parked_tasks(&self) -> Vec<Arc<Task>> {
-        self.open.lock().shelf.parked().map(Arc::clone).collect()
+    pub(super) fn parked_drivers(&self) -> Vec<Arc<TransactionDriver>> {
+        self.table.lock().parked.waiting().map(Arc::clone).collect()
     }
 
     /// Returns the drivers of all open transactions. O(n).
-    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
+    pub(super) fn drivers(&self) -> Vec<Arc<TransactionDriver>> {
         let mut all = Vec::new();
-        self.look_at_open(|task| all.push(Arc::clone(task)));
+        self.look_at_open(|driver| all.push(Arc::clone(driver)));
         // A transaction that was parked meanwhile is there twice.
-        let shelved: Vec<_> = self.open.lock().shelf.tasks().map(Arc::clone).collect();
-        let keys: HashSet<Key> = shelved.iter().map(|task| task.key()).collect();
-        all.retain(|task| !keys.contains(&task.key()));
-        all.extend(shelved);
+        let parked: Vec<_> = self.table.lock().parked.drivers().map(Arc::clone).collect();
+        let keys: HashSet<TxnKey> = parked.iter().map(|driver| driver.key()).collect();
+        all.retain(|driver| !keys.contains(&driver.key()));
+        all.extend(parked);
         all
     }
 
     /// Returns the queries of participants that have not said yet what they hold of earlier epochs.
     pub(super) fn in_doubt_queries(&self) -> Vec<Arc<InDoubtQuery>> {
-        self.open.lock().in_doubt_queries.values().map(Arc::clone).collect()
+        self.table.lock().in_doubt_queries.values().map(Arc::clone).collect()
     }
 
-    fn running_tasks(&self) -> Vec<Arc<Task>> {
+    fn running_drivers(&self) -> Vec<Arc<TransactionDriver>> {
         let mut running = Vec::new();
-        self.look_at_open(|task| {
-            if !task.is_clients() {
-                running.push(Arc::clone(task));
+        self.look_at_open(|driver| {
+            if !driver.is_owned_by_client() {
+                running.push(Arc::clone(driver));
             }
         });
-        running.extend(self.open.lock().shelf.running().map(Arc::clone));
+        running.extend(self.table.lock().parked.running().map(Arc::clone));
         running
     }
 
     /// Drops everything that is under way, as a crash would. Drivers and this struct hold each
     /// other; this breaks the circle.
     pub(super) fn abandon(&self) {
-        let mut open = self.open.lock();
-        open.abandoned = true;
-        self.note_ended(&mut open, Lsn::NONE);
-        let transactions = mem::replace(&mut open.transactions, OpenTransactions::new(self.epoch));
-        let (queries, shelf) = (mem::take(&mut open.in_doubt_queries), mem::take(&mut open.shelf));
-        drop(open);
+        let mut table = self.table.lock();
+        table.abandoned = true;
+        self.note_ended(&mut table, Lsn::NONE);
+        let transactions = mem::replace(&mut table.transactions, OpenTransactions::new(self.epoch));
+        let (queries, parked) = (mem::take(&mut table.in_doubt_queries), mem::take(&mut table.parked));
+        drop(table);
         queries.values().for_each(|query| query.abandon());
         drop(queries);
-        transactions.iter().chain(shelf.tasks()).for_each(|task| task.abandon());
+        transactions.iter().chain(parked.drivers()).for_each(|driver| driver.abandon());
     }
 
     /// Updates `ended_below`, because something may have ended. `durable` is a record that the log
     /// has made durable. The log must not be asked under this lock; a smaller number only delays
     /// `ended_below`.
-    fn note_ended(&self, open: &mut Open, durable: Lsn) {
-        let first = open.transactions.first(durable);
-        let is_known = first.epoch == self.epoch && !open.abandoned;
+    fn note_ended(&self, table: &mut Table, durable: Lsn) {
+        let first = table.transactions.first(durable);
+        let is_known = first.epoch == self.epoch && !table.abandoned;
         let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_known { first.sequence } else { 0 });
         // All threads read it with each message, so it is written the less often the more
         // transactions are open.
         let news = below.saturating_sub(known);
-        if known == 0 || below < known || news >= open.transactions.at_once().min(MOST_UNSAID) {
+        if known == 0 || below < known || news >= table.transactions.at_once().min(MOST_UNSAID) {
             self.ended_below.store(below, Ordering::Release);
             self.position.fetch_max(durable.number(), Ordering::Relaxed);
         }
@@ -512,20 +518,20 @@ impl Shared {
     }
 }
 
-impl Open {
+impl Table {
     /// Returns the transactions that neither a client nor an operator has to act on.
-    fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.transactions.iter().filter(|task| !task.is_clients()).chain(self.shelf.running())
+    fn running(&self) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.transactions.iter().filter(|driver| !driver.is_owned_by_client()).chain(self.parked.running())
     }
 }
 
-impl Sweep for Shared {
+impl Sweep for CoordinatorCore {
     fn sweep(&self) {
         let durable = self.log.durable();
-        for task in self.running_tasks() {
-            task.nudge(durable);
+        for driver in self.running_drivers() {
+            driver.nudge(durable);
         }
-        let unwritten = self.open.lock().unwritten_ends();
+        let unwritten = self.table.lock().unwritten_ends();
         self.write(unwritten);
         if METERED {
             observe::gauges(self.name.as_str(), &self.status());
@@ -534,8 +540,8 @@ impl Sweep for Shared {
 }
 
 /// The timer of the transaction that expires first.
-impl Driven for Shared {
-    fn run(self: Arc<Self>, _: By) {
+impl Runnable for CoordinatorCore {
+    fn run(self: Arc<Self>, _: Runner) {
         self.roll_back_expired();
     }
 }

@@ -6,7 +6,7 @@ use crate::{id::TxnOrdinal, log::Lsn};
 
 /// What the log holds about the end of a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum EndRecord {
     /// Nothing, and nothing is needed, because the log holds no decision of it.
     #[default]
     Unlogged,
@@ -25,23 +25,23 @@ pub(super) enum End {
 /// `ended_below` waits until the ends are durable. They are written lazily, and become durable with
 /// the next forced record.
 #[derive(Debug, Default)]
-pub(super) struct Endings {
+pub(super) struct UnsettledEnds {
     /// Number of records that each waits for. A transaction that was parked, and then ended, waits
     /// for both records.
     held: BTreeMap<TxnOrdinal, usize>,
     by_record: BTreeMap<Lsn, Vec<TxnOrdinal>>,
 }
 
-impl Endings {
-    pub(super) fn add(&mut self, ordinal: TxnOrdinal, end: End) {
+impl UnsettledEnds {
+    pub(super) fn add(&mut self, ordinal: TxnOrdinal, end: EndRecord) {
         match end {
-            End::Unlogged => return,
-            End::Logged(lsn) => {
+            EndRecord::Unlogged => return,
+            EndRecord::Logged(lsn) => {
                 self.by_record.entry(lsn).or_default().push(ordinal);
             }
             // Held until its record is written, or until the log is opened again: only then is its
             // decision delivered and ended again.
-            End::Unwritten | End::Refused => {}
+            EndRecord::Unwritten | EndRecord::Refused => {}
         }
         *self.held.entry(ordinal).or_default() += 1;
     }
@@ -81,12 +81,12 @@ mod tests {
     #[test]
     fn ended_below_waits_for_durable_ends_and_for_refused_ones_until_the_log_is_opened_again() {
         let ordinal = |sequence| TxnOrdinal { epoch: Epoch::new(1), sequence };
-        let mut endings = Endings::default();
-        endings.add(ordinal(1), End::Unlogged);
+        let mut endings = UnsettledEnds::default();
+        endings.add(ordinal(1), EndRecord::Unlogged);
         assert_eq!(endings.first(), None);
-        endings.add(ordinal(4), End::Logged(Lsn::new(10)));
-        endings.add(ordinal(2), End::Logged(Lsn::new(11)));
-        endings.add(ordinal(3), End::Refused);
+        endings.add(ordinal(4), EndRecord::Logged(Lsn::new(10)));
+        endings.add(ordinal(2), EndRecord::Logged(Lsn::new(11)));
+        endings.add(ordinal(3), EndRecord::Refused);
         let mut first = |up_to| {
             endings.durable(Lsn::new(up_to));
             endings.first()
@@ -103,9 +103,9 @@ mod tests {
     #[test]
     fn a_parked_transaction_is_held_until_its_end_is_durable_too() {
         let ordinal = TxnOrdinal { epoch: Epoch::new(1), sequence: 1 };
-        let mut endings = Endings::default();
-        endings.add(ordinal, End::Logged(Lsn::new(10)));
-        endings.add(ordinal, End::Logged(Lsn::new(12)));
+        let mut endings = UnsettledEnds::default();
+        endings.add(ordinal, EndRecord::Logged(Lsn::new(10)));
+        endings.add(ordinal, EndRecord::Logged(Lsn::new(12)));
         endings.durable(Lsn::new(11));
         assert_eq!(endings.first(), Some(ordinal));
         endings.durable(Lsn::new(12));
@@ -115,9 +115,9 @@ mod tests {
     #[test]
     fn a_refused_end_is_held_whatever_else_is_durable() {
         let ordinal = TxnOrdinal { epoch: Epoch::new(1), sequence: 1 };
-        let mut endings = Endings::default();
-        endings.add(ordinal, End::Refused);
-        endings.add(ordinal, End::Logged(Lsn::new(10)));
+        let mut endings = UnsettledEnds::default();
+        endings.add(ordinal, EndRecord::Refused);
+        endings.add(ordinal, EndRecord::Logged(Lsn::new(10)));
         endings.durable(Lsn::new(10));
         assert_eq!(endings.first(), Some(ordinal));
     }

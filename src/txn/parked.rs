@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{shared::Key, task::Task};
+use super::{coordinator_core::TxnKey, transaction_driver::TransactionDriver};
 use crate::id::{Name, TxnOrdinal};
 
 /// Transactions that could not be delivered to some of their participants. Each is *parked*, and
@@ -21,39 +21,39 @@ use crate::id::{Name, TxnOrdinal};
 /// only of those participants that still owe it an acknowledgement. So a participant that is stuck
 /// forever makes only its own outcomes pile up.
 #[derive(Default)]
-pub(super) struct Shelf {
-    tasks: BTreeMap<Key, Shelved>,
-    held: BTreeMap<Name, BTreeSet<Key>>,
+pub(super) struct ParkedTable {
+    drivers: BTreeMap<TxnKey, ParkedEntry>,
+    held: BTreeMap<Name, BTreeSet<TxnKey>>,
     parked: usize,
 }
 
-struct Shelved {
-    task: Arc<Task>,
+struct ParkedEntry {
+    driver: Arc<TransactionDriver>,
     owed: Vec<Name>,
     is_parked: bool,
 }
 
-impl Shelf {
+impl ParkedTable {
     /// Puts the transaction into the table. Returns the participants whose `ended_below` may have
     /// changed. O(log n) for each participant that owes.
-    pub(super) fn put(&mut self, task: Arc<Task>, owed: Vec<Name>, is_parked: bool) -> Vec<Name> {
-        let key = task.key();
+    pub(super) fn put(&mut self, driver: Arc<TransactionDriver>, owed: Vec<Name>, is_parked: bool) -> Vec<Name> {
+        let key = driver.key();
         let mut changed = self.take(key).map_or_else(Vec::new, |(_, owed)| owed);
         for name in &owed {
             self.held.entry(name.clone()).or_default().insert(key);
         }
         changed.extend(owed.iter().cloned());
         self.parked += usize::from(is_parked);
-        self.tasks.insert(key, Shelved { task, owed, is_parked });
+        self.drivers.insert(key, ParkedEntry { driver, owed, is_parked });
         changed
     }
 
     /// Takes the transaction out, if it is there. Returns it with the participants whose
     /// `ended_below` may have changed.
-    pub(super) fn take(&mut self, key: Key) -> Option<(Arc<Task>, Vec<Name>)> {
-        let shelved = self.tasks.remove(&key)?;
-        self.parked -= usize::from(shelved.is_parked);
-        for name in &shelved.owed {
+    pub(super) fn take(&mut self, key: TxnKey) -> Option<(Arc<TransactionDriver>, Vec<Name>)> {
+        let parked = self.drivers.remove(&key)?;
+        self.parked -= usize::from(parked.is_parked);
+        for name in &parked.owed {
             if let Some(held) = self.held.get_mut(name) {
                 held.remove(&key);
                 if held.is_empty() {
@@ -61,13 +61,13 @@ impl Shelf {
                 }
             }
         }
-        Some((shelved.task, shelved.owed))
+        Some((parked.driver, parked.owed))
     }
 
     /// Notes that the transaction is tried again.
-    pub(super) fn unpark(&mut self, key: Key) {
-        if let Some(shelved) = self.tasks.get_mut(&key) {
-            self.parked -= usize::from(std::mem::take(&mut shelved.is_parked));
+    pub(super) fn unpark(&mut self, key: TxnKey) {
+        if let Some(parked) = self.drivers.get_mut(&key) {
+            self.parked -= usize::from(std::mem::take(&mut parked.is_parked));
         }
     }
 
@@ -76,40 +76,40 @@ impl Shelf {
         self.held.get(participant)?.first().map(|key| key.ordinal)
     }
 
-    pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values().map(|shelved| &shelved.task)
+    pub(super) fn drivers(&self) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.drivers.values().map(|parked| &parked.driver)
     }
 
     /// Returns the transactions that wait for an operator.
-    pub(super) fn parked(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values().filter(|shelved| shelved.is_parked).map(|shelved| &shelved.task)
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.drivers.values().filter(|parked| parked.is_parked).map(|parked| &parked.driver)
     }
 
     /// Returns the transactions that are still tried.
-    pub(super) fn running(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values().filter(|shelved| !shelved.is_parked).map(|shelved| &shelved.task)
+    pub(super) fn running(&self) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.drivers.values().filter(|parked| !parked.is_parked).map(|parked| &parked.driver)
     }
 
     /// Returns the entries of one transaction: its own, and those of branches that participants
     /// reported.
-    pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.range(Key::all_of(ordinal)).map(|(_, shelved)| &shelved.task)
+    pub(super) fn of(&self, ordinal: TxnOrdinal) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.drivers.range(TxnKey::all_of(ordinal)).map(|(_, parked)| &parked.driver)
     }
 
     /// Returns the number of transactions that wait for an operator.
-    pub(super) const fn waiting(&self) -> usize {
+    pub(super) const fn waiting_count(&self) -> usize {
         self.parked
     }
 }
 
 /// Holds one participant's `ended_below` back. It is read with each message to the participant.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct HeldBack {
     is_held: AtomicBool,
     below: Mutex<TxnOrdinal>,
 }
 
-impl Held {
+impl HeldBack {
     /// Sets the first transaction that is held. The caller holds the lock of the table of open
     /// transactions.
     pub(super) fn set(&self, first: Option<TxnOrdinal>) {

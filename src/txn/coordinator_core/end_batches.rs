@@ -14,41 +14,41 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{End, Fact, Key, Lsn, Open, Record, Shared, TxnId, TxnOrdinal};
+use super::{CoordinatorCore, EndRecord, Fact, Lsn, Record, Table, TxnId, TxnKey, TxnOrdinal};
 
 /// Maximum number of ends that are written together.
 const AT_ONCE: usize = 32;
 
-impl Shared {
+impl CoordinatorCore {
     /// Notes that the transaction has ended. Returns the ends that the caller must
     /// [write](Self::write) now.
     #[must_use]
-    pub(in crate::txn) fn ended(&self, key: Key, end: End) -> Vec<TxnOrdinal> {
-        let mut open = self.open.lock();
-        let shelved = open.shelf.take(key);
-        let task = self.take(&mut open, key, end);
-        if let Some((_, owed)) = &shelved {
-            self.hold(&open, owed);
-            self.tell_awaited(&open, key);
+    pub(in crate::txn) fn ended(&self, key: TxnKey, end: EndRecord) -> Vec<TxnOrdinal> {
+        let mut table = self.table.lock();
+        let parked = table.parked.take(key);
+        let driver = self.take(&mut table, key, end);
+        if let Some((_, owed)) = &parked {
+            self.hold_back(&table, owed);
+            self.tell_awaited(&table, key);
         }
         let mut unwritten = Vec::new();
-        if end == End::Unwritten {
-            open.unwritten.push(key.ordinal);
+        if end == EndRecord::Unwritten {
+            table.unwritten.push(key.ordinal);
             // With few others open, it may take long until the next one ends.
-            if open.unwritten.len() >= AT_ONCE.min(open.transactions.at_once() as usize / 2) {
-                unwritten = open.unwritten_ends();
+            if table.unwritten.len() >= AT_ONCE.min(table.transactions.at_once() as usize / 2) {
+                unwritten = table.unwritten_ends();
             }
         }
-        if shelved.is_some() {
-            self.note_ended(&mut open, Lsn::NONE);
+        if parked.is_some() {
+            self.note_ended(&mut table, Lsn::NONE);
         }
-        drop(open);
-        drop((task, shelved));
+        drop(table);
+        drop((driver, parked));
         unwritten
     }
 
     /// Whether the end of this transaction may be written together with those of others.
-    pub(in crate::txn) fn collects_end_of(&self, key: Key) -> bool {
+    pub(in crate::txn) fn collects_end_of(&self, key: TxnKey) -> bool {
         key.ordinal.epoch == self.epoch && key.reported_by == 0
     }
 
@@ -65,14 +65,14 @@ impl Shared {
         let append = AssertUnwindSafe(|| self.log.append_all(&mut ended.iter().map(record)));
         // `None` if the log refuses or panics: then `ended_below` waits for the next opening.
         let lsn = if self.is_gone() { None } else { catch_unwind(append).ok().and_then(Result::ok).flatten() };
-        let mut open = self.open.lock();
-        ended.iter().for_each(|ordinal| open.transactions.written(*ordinal, lsn));
-        open.writing -= 1;
-        if open.unwritten.capacity() == 0 {
+        let mut table = self.table.lock();
+        ended.iter().for_each(|ordinal| table.transactions.written(*ordinal, lsn));
+        table.writing -= 1;
+        if table.unwritten.capacity() == 0 {
             ended.clear();
-            open.unwritten = ended; // its memory, for the next ones
+            table.unwritten = ended; // its memory, for the next ones
         }
-        self.wake_settling(&open);
+        self.wake_settling(&table);
     }
 
     /// Closes the coordinator: nothing is appended once this returns, because the next life decides
@@ -84,19 +84,19 @@ impl Shared {
         // A transaction that is not among these comes later, and so finds the coordinator gone; as
         // does one that has not begun its append.
         let (between, pause) = (Mutex::new(()), self.platform.condvar());
-        for task in self.tasks() {
-            while task.is_appending() {
+        for driver in self.drivers() {
+            while driver.is_appending() {
                 pause.wait_for(&mut between.lock(), PAUSE);
             }
         }
-        while self.open.lock().writing > 0 {
+        while self.table.lock().writing > 0 {
             pause.wait_for(&mut between.lock(), PAUSE);
         }
     }
 }
 
-impl Open {
-    /// Takes out the ends that are not written yet. The caller must [write](Shared::write) them.
+impl Table {
+    /// Takes out the ends that are not written yet. The caller must [write](CoordinatorCore::write) them.
     pub(super) fn unwritten_ends(&mut self) -> Vec<TxnOrdinal> {
         self.writing += usize::from(!self.unwritten.is_empty());
         mem::take(&mut self.unwritten)

@@ -1,8 +1,8 @@
-//! [`Task`]: one transaction under way, the thin driver around [`CommitProtocol`]. The loop is in
+//! [`TransactionDriver`]: one transaction under way, the thin driver around [`CommitProtocol`]. The loop is in
 //! `drive`; what others read from it and tell it is here. `drive` is a child because it uses the
 //! private state.
 //!
-//! It and [`Shared`] call each other on the hot path; see there. Keep that pair together.
+//! It and [`CoordinatorCore`] call each other on the hot path; see there. Keep that pair together.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,12 +21,12 @@ use parking_lot::Mutex;
 use super::{
     BranchError, BranchState, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
     breakers::Tickets,
+    coordinator_core::{CoordinatorCore, CoreHandle, TxnKey},
     delivered::{Delivery, Listeners},
-    driver::Driven,
-    endings::End,
     members::{Promises, Reach},
     observe::Watch,
-    shared::{Hold, Key, Shared},
+    scheduler::Runnable,
+    unsettled_ends::EndRecord,
 };
 use crate::{
     foreign,
@@ -37,35 +37,35 @@ use crate::{
 
 mod drive;
 
-pub(super) struct Task {
-    shared: Hold,
+pub(super) struct TransactionDriver {
+    core: CoreHandle,
     txn: TxnId,
-    key: Key,
+    key: TxnKey,
     /// Time at which it began, or was found in the log.
     since: Instant,
     /// Time at which it is rolled back if the client has not committed it.
     expires: Instant,
     /// Whether its client still owns it: works under it, and has neither committed nor dropped it.
     /// Then no other thread drives it.
-    clients: AtomicBool,
-    state: Mutex<State>,
+    owned_by_client: AtomicBool,
+    state: Mutex<DriverState>,
 }
 
 /// A branch with the number of its participant.
 #[derive(Debug)]
-pub(super) struct Contact {
+pub(super) struct MemberBranch {
     pub(super) branch: BranchId,
     /// Number of its participant. A recovered transaction can name a participant that this opening
     /// does not have: it stays open and visible, and is tried again.
     pub(super) member: Option<usize>,
 }
 
-struct State {
+struct DriverState {
     protocol: CommitProtocol,
     watch: Watch,
     /// Each branch, by its index. Empty until the transaction is first driven, and while a thread
     /// drives it.
-    contacts: Vec<Contact>,
+    member_branches: Vec<MemberBranch>,
     inbox: VecDeque<Input>,
     /// Whether a thread is in `drive`. All other threads only queue inputs then.
     driving: bool,
@@ -74,7 +74,7 @@ struct State {
     /// Whether the coordinator is gone, and with it the threads that drive and keep time.
     abandoned: bool,
     /// Whether a `Commit` exists. Then its holder drives.
-    attended: bool,
+    driven_by_commit: bool,
     /// Waker of the `Commit`'s holder, for when there is something to drive.
     waker: Option<Waker>,
     /// Tasks and threads that wait until all branches have acknowledged, if there are any.
@@ -85,13 +85,13 @@ struct State {
     /// The heuristic outcome, as far as it was known when the client got its answer.
     heuristic: Option<Heuristic>,
     /// Whether it waits for an operator, or did when it was last driven.
-    shelved: bool,
+    parked: bool,
     /// Whether it counts as in flight, because its client has no answer.
     in_flight: bool,
     /// What the circuits know of its messages.
     tickets: Tickets,
     /// State of the record that ends the transaction.
-    end: End,
+    end: EndRecord,
     /// The scheduler runs this transaction at this time or before.
     timer: Option<Instant>,
 }
@@ -117,26 +117,26 @@ pub(super) struct Reasons {
     pub(super) log_error: Option<LogError>,
 }
 
-impl State {
+impl DriverState {
     fn of(protocol: CommitProtocol, watch: Watch) -> Self {
         Self {
             protocol,
             watch,
-            contacts: Vec::new(),
+            member_branches: Vec::new(),
             inbox: VecDeque::new(),
             driving: false,
             appending: false,
             abandoned: false,
-            attended: false,
+            driven_by_commit: false,
             waker: None,
             listeners: None,
             outcome: None,
             trouble: None,
             heuristic: None,
-            shelved: false,
+            parked: false,
             in_flight: false,
             tickets: Tickets::default(),
-            end: End::Unlogged,
+            end: EndRecord::Unlogged,
             timer: None,
         }
     }
@@ -228,7 +228,7 @@ impl State {
     /// Returns how the delivery of the decision has ended or stopped, once it has.
     fn delivery(&self) -> Option<Delivery> {
         let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
-        if (is_over || self.shelved) && self.outcome.is_some() {
+        if (is_over || self.parked) && self.outcome.is_some() {
             if let (TransactionState::Parked(decision), false) = (self.protocol.state(), is_over) {
                 return Some(Delivery::Parked(decision, self.protocol.owed().cloned().collect()));
             }
@@ -269,7 +269,7 @@ pub(super) enum Waiting {
     /// Answers, or a time-out.
     Answers,
     /// Nothing: another thread drives it.
-    Elsewhere,
+    OtherThread,
     /// Nothing: it has ended, or is indeterminate until the log is opened again.
     Nothing,
 }
@@ -289,56 +289,61 @@ pub(super) struct ExplainedOutcome {
     pub(super) reasons: Option<Box<Reasons>>,
 }
 
-impl Task {
+impl TransactionDriver {
     /// Returns a client's transaction. One that was not admitted is rolled back before any work
     /// under it.
-    pub(super) fn begun(shared: Hold, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
-        let key = Key::of(txn.ordinal());
+    pub(super) fn begun(core: CoreHandle, txn: TxnId, since: Instant, expires: Instant, admitted: bool) -> Arc<Self> {
+        let key = TxnKey::of(txn.ordinal());
         let watch = Watch::begun(&txn, since);
-        let mut protocol = CommitProtocol::new(txn.clone(), shared.policy);
+        let mut protocol = CommitProtocol::new(txn.clone(), core.policy);
         protocol.expires(expires);
         if !admitted {
             protocol.handle(since, Input::Rollback);
         }
-        let mut state = State::of(protocol, watch);
+        let mut state = DriverState::of(protocol, watch);
         state.in_flight = admitted;
-        let (clients, state) = (AtomicBool::new(admitted), Mutex::new(state));
-        Arc::new(Self { shared, txn, key, since, expires, clients, state })
+        let (owned_by_client, state) = (AtomicBool::new(admitted), Mutex::new(state));
+        Arc::new(Self { core, txn, key, since, expires, owned_by_client, state })
     }
 
     /// Returns a transaction of an earlier life, or the branch of one that a participant has
     /// reported.
-    pub(super) fn resumed(shared: Arc<Shared>, protocol: CommitProtocol, key: Key, since: Instant) -> Arc<Self> {
+    pub(super) fn resumed(
+        core: Arc<CoordinatorCore>,
+        protocol: CommitProtocol,
+        key: TxnKey,
+        since: Instant,
+    ) -> Arc<Self> {
         let txn = protocol.txn().clone();
         let watch = Watch::resumed(&txn, since);
-        let (clients, state) = (AtomicBool::new(false), Mutex::new(State::of(protocol, watch)));
-        let shared = Arc::new(CachePadded::new(shared));
-        Arc::new(Self { shared, txn, key, since, expires: since, clients, state })
+        let (owned_by_client, state) = (AtomicBool::new(false), Mutex::new(DriverState::of(protocol, watch)));
+        let core = Arc::new(CachePadded::new(core));
+        Arc::new(Self { core, txn, key, since, expires: since, owned_by_client, state })
     }
 
     pub(super) const fn txn(&self) -> &TxnId {
         &self.txn
     }
 
-    pub(super) const fn key(&self) -> Key {
+    pub(super) const fn key(&self) -> TxnKey {
         self.key
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(super) fn core(&self) -> &Arc<CoordinatorCore> {
+        &self.core
     }
 
-    /// Whether its client still owns it; see [`take_over`](Self::take_over).
-    pub(super) fn is_clients(&self) -> bool {
-        self.clients.load(Ordering::Acquire)
+    /// Whether its client still owns it; see [`take_from_client`](Self::take_from_client).
+    pub(super) fn is_owned_by_client(&self) -> bool {
+        self.owned_by_client.load(Ordering::Acquire)
     }
 
     /// Takes the transaction over from its client, so that threads may drive it. Before this it
     /// must get no input. Returns `false` if it was taken over before, for example because it has
     /// expired. Two threads that ask at the same time may both get `true`.
-    pub(super) fn take_over(&self) -> bool {
-        let was_clients = self.is_clients();
-        self.clients.store(false, Ordering::Release);
+    pub(super) fn take_from_client(&self) -> bool {
+        let was_clients = self.is_owned_by_client();
+        self.owned_by_client.store(false, Ordering::Release);
         was_clients
     }
 
@@ -358,7 +363,7 @@ impl Task {
     }
 
     /// Whether it is active: its client has neither committed nor rolled back.
-    pub(super) fn is_begun(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.state.lock().protocol.is_active()
     }
 
@@ -396,7 +401,7 @@ impl Task {
     pub(super) fn state_to_come(&self) -> TransactionState {
         let state = self.state.lock();
         let mut protocol = state.protocol.clone();
-        let now = self.shared.platform.now();
+        let now = self.core.platform.now();
         state.inbox.iter().for_each(|input| protocol.handle(now, *input));
         protocol.state()
     }
@@ -432,7 +437,7 @@ impl Task {
     /// Adds a branch, while the client works under it. Returns its index; the indices of branches
     /// from there on grow by one.
     pub(super) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
-        let (name, member) = &self.shared.members[number];
+        let (name, member) = &self.core.members[number];
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
             return Err(BranchError::Over { txn: self.txn.clone() });
@@ -479,7 +484,7 @@ impl Task {
         drop(old);
         if is_new {
             // From here on the workers drive what was left to the holder of the `Commit`.
-            self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+            self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
         }
         Poll::Pending
     }
@@ -495,12 +500,12 @@ impl Task {
     /// Notes that the `Commit` was dropped. The workers drive the rest.
     pub(super) fn leave(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        state.attended = false;
+        state.driven_by_commit = false;
         let (waker, over) = (state.waker.take(), state.protocol.is_finished());
         drop(state);
         foreign::drop_value(waker);
         if !over {
-            self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+            self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
         }
     }
 
@@ -532,7 +537,7 @@ impl Task {
             return;
         }
         drop(state);
-        self.shared.driver.enqueue(Arc::clone(self) as Arc<dyn Driven>);
+        self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
     }
 
     fn take_waker(&self) -> Option<Waker> {
@@ -540,9 +545,9 @@ impl Task {
     }
 
     /// Whether only the holder of the `Commit` waits for the record.
-    fn is_attended(&self) -> bool {
+    fn is_driven_by_commit(&self) -> bool {
         let state = self.state.lock();
-        state.attended && !state.is_listened_to()
+        state.driven_by_commit && !state.is_listened_to()
     }
 }
 
@@ -559,27 +564,27 @@ pub(super) enum Wakeable {
     Later,
 }
 
-impl ReplySink for Task {
+impl ReplySink for TransactionDriver {
     fn is_awaited(&self) -> bool {
-        !self.shared.is_gone()
+        !self.core.is_gone()
     }
 
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         let mut state = self.state.lock();
-        let report = state.tickets.answered((self.key, branch), None, &self.shared.breakers, None, &result);
+        let report = state.tickets.answered((self.key, branch), None, &self.core.breakers, None, &result);
         let input = state.hears(branch, result);
         state.inbox.push_back(input);
         let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
         let is_driven = waker.is_some() && !state.is_listened_to();
         drop(state);
         if let Some(report) = report {
-            self.shared.report(report);
+            self.core.report(report);
         }
         if driving {
             return;
         }
         if !is_driven {
-            self.shared.driver.enqueue(Arc::clone(&self) as Arc<dyn Driven>);
+            self.core.scheduler.enqueue(Arc::clone(&self) as Arc<dyn Runnable>);
         }
         if let Some(waker) = waker {
             foreign::wake(waker);

@@ -40,7 +40,7 @@ const FEW_TIMERS: usize = 1 << 10;
 
 /// The thread on which an item runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum Runner {
     /// A caller's thread. It calls participants itself, because it waits for them anyway.
     Caller,
     /// A worker. It calls no participant, because other transactions wait for it.
@@ -48,9 +48,9 @@ pub(super) enum By {
 }
 
 /// An item that a thread can run, such as a transaction.
-pub(super) trait Driven: Send + Sync {
+pub(super) trait Runnable: Send + Sync {
     /// Goes on as far as possible without waiting. An unnecessary run does no harm.
-    fn run(self: Arc<Self>, by: By);
+    fn run(self: Arc<Self>, by: Runner);
 }
 
 /// The safety net under the wake-ups. It is called once every [`SWEEP_EVERY`] to find items that
@@ -62,8 +62,8 @@ pub(super) trait Sweep: Send + Sync {
 
 struct Sweeping(Weak<dyn Sweep>);
 
-impl Driven for Sweeping {
-    fn run(self: Arc<Self>, _: By) {
+impl Runnable for Sweeping {
+    fn run(self: Arc<Self>, _: Runner) {
         if let Some(sweeper) = self.0.upgrade() {
             sweeper.sweep();
         }
@@ -71,9 +71,9 @@ impl Driven for Sweeping {
 }
 
 /// Queues of items to run now, and a heap of timers for items to run later.
-pub(super) struct Driver {
+pub(super) struct Scheduler {
     platform: Platform,
-    state: Mutex<State>,
+    state: Mutex<Queues>,
     /// Workers wait here.
     work: Condvar,
     /// The clock waits here.
@@ -81,11 +81,11 @@ pub(super) struct Driver {
 }
 
 #[derive(Default)]
-struct State {
-    ready: VecDeque<Arc<dyn Driven>>,
+struct Queues {
+    ready: VecDeque<Arc<dyn Runnable>>,
     /// Items whose time has come. Workers take them in turn with ready ones, so that neither delays
     /// the other.
-    due: VecDeque<Arc<dyn Driven>>,
+    due: VecDeque<Arc<dyn Runnable>>,
     due_is_next: bool,
     timers: BinaryHeap<Reverse<Timer>>,
     /// Number of timers at which those with a dropped target are removed.
@@ -99,8 +99,8 @@ struct State {
     closed: bool,
 }
 
-impl State {
-    fn next(&mut self) -> Option<Arc<dyn Driven>> {
+impl Queues {
+    fn next(&mut self) -> Option<Arc<dyn Runnable>> {
         self.due_is_next = !self.due_is_next;
         let (first, second) =
             if self.due_is_next { (&mut self.due, &mut self.ready) } else { (&mut self.ready, &mut self.due) };
@@ -142,7 +142,7 @@ struct Timer {
     at: Instant,
     /// Weak, so that a transaction that ends long before its time-out frees what it holds. Its own
     /// memory is freed with the timer.
-    what: Weak<dyn Driven>,
+    what: Weak<dyn Runnable>,
 }
 
 impl PartialEq for Timer {
@@ -162,7 +162,7 @@ impl Ord for Timer {
     }
 }
 
-impl Driver {
+impl Scheduler {
     pub(super) fn new(platform: Platform) -> Self {
         Self { state: Mutex::default(), work: platform.condvar(), tick: platform.condvar(), platform }
     }
@@ -170,8 +170,8 @@ impl Driver {
     /// Starts the threads. They end after [`close`](Self::close); the caller joins what
     /// [`take_threads`](Self::take_threads) returns.
     pub(super) fn start(self: &Arc<Self>, sweeper: &Weak<dyn Sweep>) -> io::Result<()> {
-        let (driver, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
-        let mut started = self.platform.spawn("ringpact-clock", move || driver.keep_time(sweeper)).map(|clock| {
+        let (scheduler, sweeper) = (Arc::clone(self), Weak::clone(sweeper));
+        let mut started = self.platform.spawn("ringpact-clock", move || scheduler.keep_time(sweeper)).map(|clock| {
             self.state.lock().threads.push(clock);
         });
         for _ in 0..WORKERS {
@@ -184,13 +184,13 @@ impl Driver {
     }
 
     fn start_worker(self: &Arc<Self>) -> io::Result<()> {
-        let driver = Arc::clone(self);
+        let scheduler = Arc::clone(self);
         let mut state = self.state.lock();
         let number = state.busy_since.len();
         // The worker counts as busy until it waits for work for the first time.
         state.busy_since.push(Some(self.platform.now()));
         drop(state);
-        let thread = self.platform.spawn("ringpact-worker", move || driver.serve(number))?;
+        let thread = self.platform.spawn("ringpact-worker", move || scheduler.serve(number))?;
         self.state.lock().threads.push(thread);
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Driver {
     }
 
     /// Queues the item to run on a worker as soon as one is free.
-    pub(super) fn enqueue(&self, what: Arc<dyn Driven>) {
+    pub(super) fn enqueue(&self, what: Arc<dyn Runnable>) {
         let mut state = self.state.lock();
         if state.closed {
             return;
@@ -215,7 +215,7 @@ impl Driver {
     }
 
     /// Runs the item on a worker at the given time, if it still exists then.
-    pub(super) fn enqueue_at(&self, at: Instant, what: Weak<dyn Driven>) {
+    pub(super) fn enqueue_at(&self, at: Instant, what: Weak<dyn Runnable>) {
         let mut state = self.state.lock();
         if state.closed {
             return;
@@ -250,7 +250,7 @@ impl Driver {
                 sweep_at = now + SWEEP_EVERY;
                 // The last sweep may still run.
                 if Arc::strong_count(&sweeping) == 1 {
-                    state.due.push_back(Arc::clone(&sweeping) as Arc<dyn Driven>);
+                    state.due.push_back(Arc::clone(&sweeping) as Arc<dyn Runnable>);
                     struck += 1;
                 }
             }
@@ -284,7 +284,7 @@ impl Driver {
                 continue;
             };
             drop(state);
-            catch_panic(|| next.run(By::Worker));
+            catch_panic(|| next.run(Runner::Worker));
             let now = self.platform.now();
             state = self.state.lock();
             state.busy_since[number] = Some(now);
@@ -300,31 +300,31 @@ mod tests {
 
     struct Ends;
 
-    impl Driven for Ends {
-        fn run(self: Arc<Self>, _: By) {}
+    impl Runnable for Ends {
+        fn run(self: Arc<Self>, _: Runner) {}
     }
 
     /// A bug: each message to a remote participant sets a timer, perhaps for years, and the memory
     /// of each such transaction was kept until then.
     #[test]
     fn timers_of_ended_transactions_do_not_pile_up() {
-        let driver = Driver::new(Platform::default());
-        let at = driver.platform.now() + Duration::from_secs(1_000_000_000);
-        let lasting: Vec<Arc<dyn Driven>> = (0..100).map(|_| Arc::new(Ends) as Arc<dyn Driven>).collect();
-        lasting.iter().for_each(|what| driver.enqueue_at(at, Arc::downgrade(what)));
+        let scheduler = Scheduler::new(Platform::default());
+        let at = scheduler.platform.now() + Duration::from_secs(1_000_000_000);
+        let lasting: Vec<Arc<dyn Runnable>> = (0..100).map(|_| Arc::new(Ends) as Arc<dyn Runnable>).collect();
+        lasting.iter().for_each(|what| scheduler.enqueue_at(at, Arc::downgrade(what)));
         for _ in 0..100_000 {
-            let passing: Arc<dyn Driven> = Arc::new(Ends);
-            driver.enqueue_at(at, Arc::downgrade(&passing));
-            assert!(driver.state.lock().timers.len() <= FEW_TIMERS);
+            let passing: Arc<dyn Runnable> = Arc::new(Ends);
+            scheduler.enqueue_at(at, Arc::downgrade(&passing));
+            assert!(scheduler.state.lock().timers.len() <= FEW_TIMERS);
         }
-        let state = driver.state.lock();
+        let state = scheduler.state.lock();
         assert_eq!(state.timers.iter().filter(|timer| timer.0.what.strong_count() > 0).count(), lasting.len());
     }
 
     struct Does<F>(F);
 
-    impl<F: Fn() + Send + Sync> Driven for Does<F> {
-        fn run(self: Arc<Self>, _: By) {
+    impl<F: Fn() + Send + Sync> Runnable for Does<F> {
+        fn run(self: Arc<Self>, _: Runner) {
             (self.0)();
         }
     }
@@ -336,47 +336,47 @@ mod tests {
     /// A bug: a panic ended its thread, and after two of them nothing was driven any more.
     #[test]
     fn a_panic_costs_no_thread() {
-        let driver = Arc::new(Driver::new(Platform::default()));
+        let scheduler = Arc::new(Scheduler::new(Platform::default()));
         let no_sweep: Weak<dyn Sweep> = Weak::<()>::new();
-        driver.start(&no_sweep).expect("a few threads");
+        scheduler.start(&no_sweep).expect("a few threads");
         for _ in 0..=WORKERS {
-            driver.enqueue(Arc::new(Does(|| panic!("the test wants this to panic"))));
+            scheduler.enqueue(Arc::new(Does(|| panic!("the test wants this to panic"))));
         }
         let (tell, told) = mpsc::channel();
-        driver.enqueue(Arc::new(Does(move || tell.send(()).expect("the test waits for it"))));
+        scheduler.enqueue(Arc::new(Does(move || tell.send(()).expect("the test waits for it"))));
         let goes_on = told.recv_timeout(Duration::from_secs(5));
-        driver.close();
-        driver.take_threads().into_iter().for_each(Thread::join);
+        scheduler.close();
+        scheduler.take_threads().into_iter().for_each(Thread::join);
         goes_on.expect("items after them run");
     }
 
     /// A bug: after two wakers that did not return, no time-out worked any more.
     #[test]
     fn blocked_workers_do_not_delay_timers() {
-        let driver = Arc::new(Driver::new(Platform::default()));
+        let scheduler = Arc::new(Scheduler::new(Platform::default()));
         let no_sweep: Weak<dyn Sweep> = Weak::<()>::new();
-        driver.start(&no_sweep).expect("a few threads");
+        scheduler.start(&no_sweep).expect("a few threads");
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
-        let hangs: Arc<dyn Driven> = Arc::new(Does(move || _ = held.lock().recv()));
+        let hangs: Arc<dyn Runnable> = Arc::new(Does(move || _ = held.lock().recv()));
         for _ in 0..MAX_WORKERS - 1 {
-            driver.enqueue(Arc::clone(&hangs));
+            scheduler.enqueue(Arc::clone(&hangs));
         }
         let (tell, told) = mpsc::channel();
-        let timed: Arc<dyn Driven> = Arc::new(Does(move || tell.send(()).expect("the test waits for it")));
-        driver.enqueue_at(driver.platform.now() + Duration::from_millis(10), Arc::downgrade(&timed));
+        let timed: Arc<dyn Runnable> = Arc::new(Does(move || tell.send(()).expect("the test waits for it")));
+        scheduler.enqueue_at(scheduler.platform.now() + Duration::from_millis(10), Arc::downgrade(&timed));
         let goes_on = told.recv_timeout(Duration::from_secs(5));
         drop(release);
-        driver.close();
-        driver.take_threads().into_iter().for_each(Thread::join);
+        scheduler.close();
+        scheduler.take_threads().into_iter().for_each(Thread::join);
         goes_on.expect("the timer's item runs");
     }
 
     /// A bug: while timers were always due, ready items never ran.
     #[test]
     fn due_and_ready_items_take_turns() {
-        let ends = || Arc::new(Ends) as Arc<dyn Driven>;
-        let mut state = State::default();
+        let ends = || Arc::new(Ends) as Arc<dyn Runnable>;
+        let mut state = Queues::default();
         state.due.extend((0..10).map(|_| ends()));
         state.ready.extend((0..3).map(|_| ends()));
         for left in [2, 1, 0] {
