@@ -13,7 +13,7 @@
 //! | `restart` | what a resource manager restores after a restart |
 //! | `checkpoint` | what a resource manager forgets, and when |
 
-#[path = "../txn_support/mod.rs"]
+#[path = "../txn/support/mod.rs"]
 mod txn_support;
 
 mod checkpoint;
