@@ -77,8 +77,17 @@ impl fmt::Display for CoordinatorStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} begun, {} settling, {} parked, {} heuristic, {} indeterminate; {} in flight, {} records queued",
-            self.begun, self.settling, self.parked, self.heuristic, self.indeterminate, self.in_flight, self.log_queue
+            "{} begun, {} settling, {} parked, {} heuristic, {} indeterminate, {} unclaimed, {} participants unanswered; \
+             {} in flight, {} records queued",
+            self.begun,
+            self.settling,
+            self.parked,
+            self.heuristic,
+            self.indeterminate,
+            self.unclaimed_count,
+            self.unanswered,
+            self.in_flight,
+            self.log_queue
         )?;
         for (participant, error) in &self.unanswered_by {
             write!(f, "{participant} has not said what it holds of earlier epochs")?;
@@ -128,7 +137,7 @@ impl fmt::Display for CircuitStatus {
         write!(f, ", {} undelivered, {} kept back", self.undelivered, self.kept_back)?;
         self.oldest.iter().try_for_each(|oldest| write!(f, ", the oldest for {oldest:.1?}"))?;
         self.next_probe.iter().try_for_each(|next| write!(f, ", next probe in {next:.1?}"))?;
-        self.last_error.iter().try_for_each(|error| write!(f, ", last: {error}"))?;
+        self.last_error.iter().try_for_each(|error| write!(f, ", last: {}", error_chain(error)))?;
         writeln!(f)
     }
 }
