@@ -9,7 +9,8 @@ use super::{Circuit, State};
 pub enum Refusal {
     /// It has failed or not answered, again and again. It is probed.
     NotAnswering,
-    /// As many decisions as are allowed are not acknowledged; see [`Limits::undelivered`](super::Limits).
+    /// As many decisions as are allowed are not acknowledged; see
+    /// [`Limits::undelivered`](crate::txn::Limits).
     Undelivered,
     /// It has so much to do that votes would come too late.
     Overloaded,
