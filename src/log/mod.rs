@@ -43,7 +43,7 @@ mod record;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
-pub use error::LogError;
+pub use error::{LogError, LogIdError};
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
