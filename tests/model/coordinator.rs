@@ -49,6 +49,7 @@ impl Model {
                 Action::Answer(outcome) => world.told = told(world.told, outcome),
                 // Branches are not counted as stuck here, where pauses are not: see `Policy::counted`.
                 Action::Narrow | Action::Park | Action::Finish => {}
+                _ => unreachable!("the model knows all actions"),
             }
         }
         self.renumbering.note(id, History::Went { before, input, appended });
@@ -282,6 +283,7 @@ fn told(before: Told, outcome: Outcome) -> Told {
         Outcome::Committed => Told::Committed,
         Outcome::RolledBack(_) => Told::RolledBack,
         Outcome::Indeterminate => Told::Indeterminate,
+        _ => unreachable!("the model knows all outcomes"),
     };
     if before == Told::Nothing || before == now { now } else { Told::Contradiction }
 }
