@@ -187,7 +187,7 @@ fn a_record_that_the_log_can_never_take_is_answered_by_a_rollback_at_once() {
         let error = txn.commit().wait().unwrap_err();
         assert!(matches!(error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
         let chain = error_chain(&error);
-        assert!(chain.contains("could not write it down: the participant's log failed: a record of"), "{chain}");
+        assert!(chain.contains("could not write it down: the participant's log failed: the record has"), "{chain}");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
 }

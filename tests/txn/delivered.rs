@@ -199,7 +199,7 @@ fn a_parked_transaction_is_an_error_and_a_retried_one_is_delivered() {
     let error = first.wait().unwrap_err();
     let DeliveryError::Parked { txn, decision: Decision::Commit, participants } = &error else { panic!("{error}") };
     assert_eq!(participants.iter().map(Name::as_str).collect::<Vec<_>>(), ["b"]);
-    assert!(error.to_string().contains("parked: b; see"), "{error}");
+    assert!(error.to_string().contains("acknowledged it: b; see"), "{error}");
     b.mend();
     coordinator.retry(txn).unwrap();
     eventually("it is delivered", SOON, || coordinator.status().transactions.is_empty());

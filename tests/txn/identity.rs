@@ -89,7 +89,7 @@ fn a_coordinator_on_another_log_is_refused_and_both_logs_are_named() {
     buy(&shop, &open);
     let error = shop.coordinator(second.clone()).open().unwrap_err();
     assert!(matches!(&error, CoordinatorError::Refused { error: ParticipantError::OtherLog(_), .. }), "{error}");
-    let text = error.to_string();
+    let text = ringpact::error_chain(&error);
     for said in [first.id().to_string(), second.id().to_string(), "goods".into(), "replaces_log".into()] {
         assert!(text.contains(&said), "{said} is not in: {text}");
     }
@@ -188,7 +188,8 @@ fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_m
         let copy = Copy::of(&backup, &["shop"]);
         let error = shop.coordinator(copy).open().unwrap_err();
         assert!(matches!(&error, CoordinatorError::Refused { error: ParticipantError::Superseded(_), .. }), "{error}");
-        assert!(error.to_string().contains("older copy") && error.to_string().contains("log_was_restored"), "{error}");
+        let chain = ringpact::error_chain(&error);
+        assert!(chain.contains("older copy") && chain.contains("log_was_restored"), "{chain}");
     }
     let coordinator = shop.coordinator(newest.crash()).open().unwrap();
     buy(&shop, &coordinator);

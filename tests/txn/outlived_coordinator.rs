@@ -17,7 +17,7 @@ use crate::support::{
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Vote,
-    participant::{Call, Verb},
+    participant::{Call, Life, Verb},
 };
 
 /// Two participants; "b" does not vote yet.
@@ -248,4 +248,47 @@ fn nothing_is_promised_to_a_dropped_coordinator() {
         assert!(told.calls.lock().iter().all(|(verb, _)| *verb != Verb::Prepare));
         assert_eq!(told.manager.status().prepared, 0);
     }
+}
+
+/// Found by the stress test: a client delivered a decision after its coordinator was dropped and the
+/// next one was opened on the same log. The call said how far that log is durable now, which
+/// included the records of the next life. So the participant took the next life for an older copy
+/// of the log, and refused it.
+#[test]
+fn a_commit_held_over_a_reopening_does_not_make_participants_refuse_the_next_life() {
+    /// Runs something when a coordinator introduces itself, before the participant hears of it.
+    struct Hooked(Manager, Mutex<Option<Box<dyn FnOnce() + Send>>>);
+    impl Participant for Hooked {
+        fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+            self.0.prepare(branch, call)
+        }
+        fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.commit(branch, call)
+        }
+        fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            self.0.rollback(branch, call)
+        }
+        fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            self.0.in_doubt(coordinator)
+        }
+        fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+            let hook = self.1.lock().take();
+            hook.into_iter().for_each(|hook| hook());
+            self.0.meet(coordinator, life)
+        }
+    }
+    let log = SlowLog::new(Duration::from_millis(30));
+    let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
+    let hooked = Arc::new(Hooked(a.clone(), Mutex::default()));
+    let open = || Coordinator::builder(log.clone()).participant("a", hooked.clone()).participant("b", b.clone()).open();
+    let coordinator = open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    let commit = txn.commit();
+    drop(coordinator);
+    *hooked.1.lock() = Some(Box::new(move || commit.wait().expect("the decision was in the log")));
+    let next = open().expect("it is the next life of the same log");
+    assert!(next.settle(Duration::from_secs(5)));
+    assert_eq!((a.service().balance(), b.service().balance()), (2, 2));
 }

@@ -100,7 +100,12 @@ fn it_shows_failed_attempts_and_the_last_error() {
     assert!(branch.failures >= 2, "{}", branch.failures);
     let page = status.to_string();
     assert!(page.contains(&format!("{}: committing, for ", status.transactions[0].txn)), "{page}");
-    assert!(page.contains("b: failing, told ") && page.contains("the test wants it broken"), "{page}");
+    assert!(
+        page.contains("b: failing, ")
+            && page.contains(" failed attempts, last: ")
+            && page.contains("the test wants it broken"),
+        "{page}"
+    );
     b.mend();
     assert!(coordinator.settle(SOON));
 }

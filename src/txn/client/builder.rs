@@ -11,7 +11,6 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    error_chain,
     id::{IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{
@@ -281,11 +280,12 @@ pub enum CoordinatorError {
     Log(#[from] LogError),
     /// A participant knows another log under this name, or more of this log than it holds. Nothing
     /// was settled at any participant.
-    #[error("participant {participant} refuses this coordinator: {}", error_chain(.error))]
+    #[error("participant {participant} refuses this coordinator")]
     Refused {
         /// The participant.
         participant: Name,
         /// The participant's error.
+        #[source]
         error: ParticipantError,
     },
     /// The log's last epoch is so large that no other can follow.

@@ -129,6 +129,7 @@ pub(in crate::txn) fn tell(driver: &TransactionDriver, explained: ExplainedOutco
         Outcome::Indeterminate => {
             let participant_error =
                 not_begun.map(|(_, error)| error).or(participant_error).filter(|_| log_error.is_none());
+            let participant_error = participant_error.map(Box::new);
             return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error, participant_error });
         }
         Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
@@ -215,7 +216,7 @@ pub enum CommitError {
         /// The log's error, if the log failed.
         error: Option<LogError>,
         /// The participant's error, if the log did not fail and the participant returned one.
-        participant_error: Option<ParticipantError>,
+        participant_error: Option<Box<ParticipantError>>,
     },
     /// It was decided, and a participant has already answered that its branch ended otherwise. Look
     /// at the data, and at [`Coordinator::status`](crate::Coordinator::status), which names the
@@ -262,7 +263,7 @@ impl StdError for CommitError {
         match self {
             Self::RolledBack { cause, .. } => cause.source(),
             Self::Indeterminate { error: Some(error), .. } => Some(error),
-            Self::Indeterminate { participant_error, .. } => participant_error.as_ref().map(|error| error as _),
+            Self::Indeterminate { participant_error, .. } => participant_error.as_deref().map(|error| error as _),
             Self::Heuristic { .. } => None,
         }
     }

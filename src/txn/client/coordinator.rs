@@ -28,8 +28,8 @@ use crate::{
 /// opening on the same log settles it. The drop blocks until its threads have returned from calls
 /// of participants, so do it in a place where blocking is allowed. Call
 /// [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`] or
-/// [`Commit`](crate::txn::Commit) that outlives it can decide nothing any more; a client that waits gets
-/// an error.
+/// [`Commit`](crate::txn::Commit) that outlives it can decide nothing any more; a client that waits
+/// gets an error.
 pub struct Coordinator {
     pub(in crate::txn) core: Arc<CoordinatorCore>,
     pub(super) handles: CoreHandles,
@@ -45,8 +45,8 @@ impl Coordinator {
         CoordinatorBuilder::new(Arc::new(log))
     }
 
-    /// Begins a transaction. Blocks while the [`Limits`] are reached; from async code use
-    /// [`begin_async`](Self::begin_async). O(log n) in the open transactions; writes
+    /// Begins a transaction. Blocks while the [`Limits`](crate::txn::Limits) are reached; from
+    /// async code use [`begin_async`](Self::begin_async). O(log n) in the open transactions; writes
     /// nothing.
     ///
     /// Do not call it in code that this coordinator calls (for example a service's confirm) while
@@ -83,7 +83,8 @@ impl Coordinator {
         self.transaction(transaction_timeout, admitted)
     }
 
-    /// As [`begin`](Self::begin), but refuses if the [`Limits`] are reached. Does not block.
+    /// As [`begin`](Self::begin), but refuses if the [`Limits`](crate::txn::Limits) are reached.
+    /// Does not block.
     ///
     /// # Errors
     ///

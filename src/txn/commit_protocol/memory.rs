@@ -14,6 +14,7 @@ use crate::{
 /// What a coordinator's log remembers about a transaction that has not ended. Exhaustive on
 /// purpose: models build it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "models build it")]
 pub struct Remembered {
     /// The decision. A rollback is remembered only if a branch did not follow it.
     pub decision: Decision,

@@ -7,6 +7,7 @@ use crate::{
 
 /// What happened. Branches are named by their index, in the order in which they were enlisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Input {
     /// The client asks to commit.
     Commit,
@@ -59,6 +60,7 @@ pub enum Input {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// Send this to the branch.
     Send(usize, Verb),
@@ -80,6 +82,7 @@ pub enum Action {
 
 /// The answer to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The whole transaction has happened or will happen.
     Committed,
@@ -92,6 +95,7 @@ pub enum Outcome {
 
 /// Reason why a transaction was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Cause {
     /// The client asked for it.
     Requested,

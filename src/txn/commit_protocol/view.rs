@@ -260,6 +260,7 @@ impl CommitProtocol {
 
     /// Returns every branch: its participant, its state, and the number of failed attempts since
     /// the decision or the last retry.
+    #[must_use]
     pub fn branches(&self) -> impl ExactSizeIterator<Item = (&Name, BranchState, u32)> {
         self.branches.iter().map(|branch| {
             let state = match branch.step {

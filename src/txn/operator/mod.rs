@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::{
     id::{Name, TxnId},
+    log::LogError,
     participant::Decision,
     txn::{
         Coordinator, Input, TransactionState,
@@ -148,7 +149,7 @@ impl Coordinator {
 }
 
 /// Reason why an operator's call was refused. Nothing has changed then.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum OperatorError {
     /// No such transaction is open.
@@ -158,12 +159,13 @@ pub enum OperatorError {
         txn: TxnId,
     },
     /// The log could not take the operator's decision.
-    #[error("the decision about transaction {txn} could not be logged: {error}; nothing was told to any participant")]
+    #[error("the decision about transaction {txn} could not be logged; no participant was told")]
     Log {
         /// The transaction.
         txn: TxnId,
-        /// What the log said.
-        error: String,
+        /// The log's error.
+        #[source]
+        error: LogError,
     },
     /// The transaction is not parked.
     #[error("transaction {txn} is {state}, not parked; retry it, or park it first")]

@@ -31,7 +31,9 @@ pub struct Openings {
 
 /// The standing of a branch that a participant has reported, and of which the log holds no
 /// decision.
+/// Exhaustive on purpose: there is no fourth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums, reason = "there is no fourth standing")]
 pub enum Standing {
     /// Its transaction began after the opening, and is under way.
     UnderWay,

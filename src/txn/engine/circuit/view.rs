@@ -7,6 +7,7 @@ use super::{Circuit, CircuitPhase};
 
 /// Reason why a participant gets no new branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// It has failed, or not answered, several times in a row. The coordinator probes it.
     NotAnswering,

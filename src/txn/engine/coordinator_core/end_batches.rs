@@ -92,6 +92,7 @@ impl CoordinatorCore {
         while self.table.lock().writing > 0 {
             pause.wait_for(&mut between.lock(), PAUSE);
         }
+        self.closed_at.store(self.log.durable().as_u64(), Ordering::Release);
     }
 }
 

@@ -20,7 +20,6 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::{
-    error_chain,
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
     participant::{Call, Decision, Life, ParticipantError, Verb},
@@ -81,6 +80,8 @@ pub(in crate::txn) struct CoordinatorCore {
     pub(in crate::txn) platform: Platform,
     pub(in crate::txn) admission: Admission,
     is_gone: AtomicBool,
+    /// Number of records of the log that were durable when the coordinator was closed.
+    closed_at: AtomicU64,
     /// All of this epoch's transactions before this one have ended, except those that hold back
     /// `ended_below` of [some](HeldBack) participants. 0: transactions of earlier epochs have not
     /// ended. Written under the lock, and read with each message. A message may carry a smaller
@@ -193,6 +194,7 @@ impl CoordinatorCore {
             lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
+            closed_at: AtomicU64::new(0),
             ended_below: CachePadded::default(),
             position: CachePadded::new(AtomicU64::new(life.position)),
             table: CachePadded::new(Mutex::new(table)),
@@ -411,7 +413,7 @@ impl CoordinatorCore {
             if let Err(error) = logged {
                 let now = self.platform.now();
                 holders.iter().for_each(|holder| self.unclaimed.report(&txn.branch(holder), now));
-                return Err(OperatorError::Log { txn: txn.clone(), error: error_chain(&error) });
+                return Err(OperatorError::Log { txn: txn.clone(), error });
             }
         }
         let now = self.platform.now();
@@ -506,17 +508,30 @@ impl CoordinatorCore {
 
     /// Returns what a message to the participant carries. A commit carries how far the log is
     /// durable with its decision in it; for all others what was known a moment ago is enough.
-    pub(in crate::txn) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>) -> Call {
+    /// `decided` is the number of the decision's record, if this life has appended it.
+    pub(in crate::txn) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>, decided: Lsn) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
             0 => TxnOrdinal::default(),
             sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
         };
         let position = match verb {
-            Verb::Commit => self.log.durable().as_u64(),
+            Verb::Commit => self.position_of_commit(decided),
             _ => self.position.load(Ordering::Relaxed),
         };
         let Life { log: identity, after, .. } = self.life;
         Call { epoch: self.epoch, ended_below, deadline, identity, position, after, ..Call::new(self.opening) }
+    }
+
+    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is gone
+    /// the next life may write to the same log. Its records must not count, because a participant
+    /// that hears of them would take the next life for an older copy of the log.
+    fn position_of_commit(&self, decided: Lsn) -> u64 {
+        let durable = self.log.durable(); // before the question whether the coordinator is gone
+        if !self.is_gone() {
+            return durable.as_u64();
+        }
+        let known = self.position.load(Ordering::Relaxed).max(self.closed_at.load(Ordering::Acquire));
+        known.max(decided.as_u64())
     }
 }
 

@@ -102,6 +102,7 @@ impl TransactionDriver {
                 Some(Action::Send(branch, verb)) => {
                     let Some(member_branch) = member_branches.get(branch) else { continue };
                     let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
+                    let terms = Terms { deadline, unrecorded, decided: state.decided, by };
                     if state.protocol.failures(branch) > 0 {
                         self.look_for_stalled(state, [(branch, member_branch)]);
                     }
@@ -112,8 +113,7 @@ impl TransactionDriver {
                         continue;
                     }
                     let watched = state.watch.sends(branch, &member_branch.branch, verb);
-                    let send =
-                        || watched.call(|| self.send(branch, member_branch, verb, Terms { deadline, unrecorded, by }));
+                    let send = || watched.call(|| self.send(branch, member_branch, verb, terms));
                     if let Some(answer) = MutexGuard::unlocked(state, send) {
                         let (id, breakers) = ((self.key, branch), &self.core.breakers);
                         if (!calm || answer.is_err())
@@ -248,7 +248,8 @@ impl TransactionDriver {
     /// Appends a record, and returns the log's answer as the protocol's next input.
     fn append(&self, state: &mut MutexGuard<'_, DriverState>, fact: Fact, durability: Durability) -> Input {
         let ends = matches!(fact, Fact::Ended { .. } | Fact::Parked { .. });
-        let narrows = matches!(fact, Fact::Decided { .. }) && durability == Durability::Lazy;
+        let decides = matches!(fact, Fact::Decided { .. });
+        let narrows = decides && durability == Durability::Lazy;
         state.appending = true;
         let append = AssertUnwindSafe(|| self.core.append(fact, durability));
         let result = MutexGuard::unlocked(state, || catch_unwind(append));
@@ -258,6 +259,9 @@ impl TransactionDriver {
         let result = result.unwrap_or_else(panicked);
         if ends {
             state.end = result.as_ref().map_or(EndRecord::Refused, |lsn| EndRecord::Logged(*lsn));
+        }
+        if decides && let Ok(lsn) = result {
+            state.decided = lsn;
         }
         match result {
             Ok(lsn) if narrows => {
@@ -327,7 +331,7 @@ impl TransactionDriver {
         terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
         let member = &self.core.members[number].1;
-        let mut call = self.core.call(number, verb, terms.deadline);
+        let mut call = self.core.call(number, verb, terms.deadline, terms.decided);
         if terms.unrecorded {
             call.log = LogId::NONE;
         }
@@ -349,6 +353,8 @@ impl TransactionDriver {
 struct Terms {
     deadline: Option<Instant>,
     unrecorded: bool,
+    /// Number of the decision's record, if this life has appended it.
+    decided: Lsn,
     by: Runner,
 }
 

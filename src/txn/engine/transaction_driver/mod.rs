@@ -94,6 +94,8 @@ struct DriverState {
     tickets: Tickets,
     /// State of the record that ends the transaction.
     end: EndRecord,
+    /// Number of the decision's record, once it is appended.
+    decided: Lsn,
     /// The scheduler runs this transaction at this time or before.
     timer: Option<Instant>,
 }
@@ -139,6 +141,7 @@ impl DriverState {
             in_flight: false,
             tickets: Tickets::default(),
             end: EndRecord::Unlogged,
+            decided: Lsn::NONE,
             timer: None,
         }
     }
