@@ -1,4 +1,7 @@
-//! What a transaction costs: linear in its participants, and not a bit more after many others than at first.
+//! The cost of a transaction: linear in its participants, and the same after many others as at
+//! first.
+//!
+//! A binary of its own, because it measures time: other tests would take the processors from it.
 
 use std::{
     sync::Arc,
@@ -14,7 +17,7 @@ use ringpact::{
     txn::{Action, CommitProtocol, CoordinatorBuilder, Input},
 };
 
-/// Promises, and does, nothing.
+/// Votes Yes to everything, and does nothing.
 struct Nothing;
 
 impl Participant for Nothing {
@@ -45,13 +48,13 @@ fn commit(coordinator: &Coordinator, names: &[String]) {
     for name in names {
         transaction.branch(name).expect("it is a participant");
     }
-    transaction.commit().wait().expect("everybody agrees");
+    transaction.commit().wait().expect("all participants agree");
 }
 
-/// Who measures wants the machine for himself.
+/// Held by the test that measures, because it wants the machine to itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The quickest of many batches: whatever else the machine was at, it was not at it then.
+/// The quickest of many batches: the one that other work of the machine has disturbed least.
 fn time_of_one(mut commit: impl FnMut()) -> Duration {
     const BATCHES: u32 = 60;
     const BATCH: u32 = 20;
@@ -79,7 +82,8 @@ fn the_cost_grows_linearly_with_participants() {
     assert!(of_many < of_few * 3, "{of_few:?} for each of {few} participants, {of_many:?} for each of {many}");
 }
 
-/// What one of 2,000 costs, and one of 20,000: a tenfold where the cost of all of them is quadratic.
+/// Asserts that one of 20,000 costs about what one of 2,000 costs. It would be ten times as much if
+/// the cost of all of them were quadratic.
 fn is_linear(what: &str, time: impl Fn(usize) -> Duration) {
     let _alone = ALONE.lock();
     let time_of_each = |count: u32, times| {
@@ -106,13 +110,14 @@ fn of_one_transaction(
 }
 
 #[test]
-fn a_branch_of_a_large_transaction_costs_what_one_of_a_small_one_does() {
+fn a_branch_costs_the_same_in_a_large_transaction() {
     is_linear("called", of_one_transaction(|builder, name| builder.participant(name, Nothing)));
     is_linear("sent to", of_one_transaction(|builder, name| builder.endpoint(name, Inline::new(Nothing))));
 }
 
-/// Every branch of a transaction votes, fails to be told twice, and is told; every other one has then ended by itself. They answer
-/// one by one, each before anything else is done about the others.
+/// Every branch of a transaction votes, fails to be told twice, and is told; every other one has
+/// then ended by itself. The branches answer one by one, each before the protocol goes on with the
+/// others.
 fn troubles(branches: usize) -> Duration {
     let begun = Instant::now();
     let (name, mut now) = (|name: &str| Name::new(name).expect("a valid name"), begun);
@@ -164,7 +169,7 @@ fn troubles(branches: usize) -> Duration {
 }
 
 #[test]
-fn a_branch_of_a_large_transaction_in_trouble_costs_what_one_of_a_small_one_does() {
+fn a_failing_branch_costs_the_same_in_a_large_transaction() {
     is_linear("in trouble", troubles);
 }
 
@@ -173,7 +178,7 @@ fn the_cost_does_not_grow_with_transactions_that_have_finished() {
     const FINISHED: usize = 50_000;
     let _alone = ALONE.lock();
     let (coordinator, _log, names) = shop(2);
-    // Neither does it beside one that stays open all the while.
+    // One transaction stays open all the while; that must not change the cost either.
     let open = coordinator.begin();
     let first = time_of_one(|| commit(&coordinator, &names));
     (0..FINISHED).for_each(|_| commit(&coordinator, &names));

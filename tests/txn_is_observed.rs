@@ -1,6 +1,10 @@
-//! What is told of transactions with the features `tracing` and `metrics`.
+//! What transactions report with the features `tracing` and `metrics`.
+//!
+//! A binary of its own, because subscriber and recorder are global to a process: other tests would
+//! report to them, too.
 
-mod txn_support;
+#[path = "txn/support/mod.rs"]
+mod support;
 
 use std::{
     cell::RefCell,
@@ -19,14 +23,14 @@ use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, Participant, ParticipantError, Policy, Vote,
     participant::{Call, Verb},
 };
+use support::{
+    eventually,
+    scripted::{Scripted, broken},
+};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span,
-};
-use txn_support::{
-    eventually,
-    scripted::{Scripted, broken},
 };
 
 /// Notes every span, with its parent and fields, and every event.
@@ -38,7 +42,7 @@ struct Noted {
     next: AtomicU64,
     spans: Mutex<BTreeMap<u64, String>>,
     events: Mutex<Vec<String>>,
-    /// The same, each with the span that its thread was in.
+    /// The events, each with the span that its thread was in.
     within: Mutex<Vec<(String, String)>>,
     metadata: Mutex<BTreeMap<u64, &'static Metadata<'static>>>,
 }
@@ -106,14 +110,14 @@ fn notes() -> Notes {
     static NOTES: OnceLock<Notes> = OnceLock::new();
     let install = || {
         let notes = Notes::default();
-        tracing::subscriber::set_global_default(notes.clone()).expect("nobody else sets one");
+        tracing::subscriber::set_global_default(notes.clone()).expect("no other test sets one");
         notes
     };
     NOTES.get_or_init(install).clone()
 }
 
 fn open(name: &str, a: &Scripted, b: &Scripted) -> Coordinator {
-    let policy = Policy { park_after_attempts: 1, ..Policy::default() };
+    let policy = Policy::default().park_after_attempts(1);
     let builder = Coordinator::builder(MemoryLog::new()).name(name).policy(policy);
     builder.participant("a", a.clone()).participant("b", b.clone()).open().unwrap()
 }
@@ -149,7 +153,7 @@ fn a_transaction_is_a_span_with_its_phases_and_branches() {
     }
 }
 
-/// Says what it does.
+/// Reports an event in each call.
 struct Telling;
 
 impl Participant for Telling {
@@ -169,7 +173,7 @@ impl Participant for Telling {
     }
 }
 
-/// The same, on another thread each time that it is polled.
+/// The same, with each poll on another thread.
 #[cfg(feature = "tokio")]
 impl ringpact::participant::AsyncParticipant for Telling {
     async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
@@ -207,7 +211,7 @@ fn assert_works_within_its_branches(coordinator: &Coordinator) {
 }
 
 #[test]
-fn participants_work_within_the_span_of_their_branch_on_whatever_thread() {
+fn participants_work_within_the_span_of_their_branch_on_any_thread() {
     let _ = notes();
     let builder = Coordinator::builder(MemoryLog::new()).name("called");
     assert_works_within_its_branches(&builder.participant("a", Telling).participant("b", Telling).open().unwrap());
@@ -244,9 +248,9 @@ fn values(snapshotter: &Snapshotter) -> BTreeMap<String, DebugValue> {
     told.collect()
 }
 
-/// One recorder for the process, so all of it is in one test.
+/// There is one recorder for the process, so one test has all the assertions.
 #[test]
-fn counters_histograms_and_gauges_tell_what_happened() {
+fn counters_histograms_and_gauges_count_what_happened() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().expect("this is the only test that installs one");
@@ -285,7 +289,7 @@ fn counters_histograms_and_gauges_tell_what_happened() {
         let Some(DebugValue::Histogram(recorded)) = all.get(histogram) else { panic!("{histogram} in {all:#?}") };
         assert!(!recorded.is_empty() && recorded.iter().all(|seconds| (0.0..60.0).contains(&seconds.0)));
     }
-    // Gauges are set once a second, and reading this recorder sets them to nothing.
+    // Gauges are set once a second, and reading this recorder clears them.
     let mut seen = BTreeMap::new();
     eventually("the gauges are set", Duration::from_secs(5), || {
         for (name, value) in values(&snapshotter) {

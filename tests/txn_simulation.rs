@@ -1,7 +1,7 @@
 //! Whole runs of the production code in a simulated world; see `simulation/mod.rs`.
 //!
-//! A seed that fails is printed, and `cargo run --release --example simulate -- --seed N` shows everything that happens in
-//! it. The same example runs as many seeds as one likes.
+//! A seed that fails is printed, and `cargo run --release --example simulate -- --seed N` shows
+//! everything that happens in it. The same example runs as many seeds as one likes.
 
 mod simulation;
 
@@ -15,8 +15,8 @@ const SEEDS: u64 = 1_000;
 /// A seed is the same run only with the same features.
 const FEATURES: &str = if cfg!(feature = "tokio") { " --features tokio" } else { "" };
 
-/// The one window that two-phase commit with a last resource leaves open is a small one. And of the logs that are lost, few have
-/// a decision in them that matters.
+/// The one window that two-phase commit with a last resource leaves open is a small one. And of the
+/// logs that are lost, few have a decision in them that matters.
 const RAREST: [&str; 2] = ["letters about nothing", "unclaimed transactions"];
 
 #[test]
@@ -36,8 +36,9 @@ fn nothing_is_lost_torn_or_stuck() {
     assert!(rare.is_empty(), "{rare:?}");
 }
 
-/// In this seed a coordinator is dropped while an append of its waits for room in the log. The drop waited for that at a lock
-/// that the simulation knows nothing of, so whoever was to make room never got his turn.
+/// In this seed a coordinator is dropped while an append of its waits for room in the log. The drop
+/// waited for that at a lock that the simulation knows nothing of, so whoever was to make room
+/// never got his turn.
 #[test]
 fn a_coordinator_that_goes_while_an_append_waits_for_room_holds_nobody_up() {
     let seed = if cfg!(feature = "tokio") { 2269 } else { 2993 };
@@ -67,8 +68,8 @@ fn every_mutant_is_found() {
     }
 }
 
-/// Opening a log puts it in order, and the power cut before the end has all of them opened. So what grows until it is opened
-/// shows only while its process lives.
+/// Opening a log puts it in order, and the power cut before the end has all of them opened. So what
+/// grows until it is opened shows only while its process lives.
 #[test]
 fn a_log_that_grows_without_need_is_found_while_its_process_lives() {
     let wrong: Vec<_> = (0..100).flat_map(|seed| run(seed, Some(Mutant::KeepsWhatHasEnded), false).wrong).collect();

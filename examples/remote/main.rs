@@ -47,7 +47,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 const COORDINATOR: &str = "shop";
 
 /// Services come back after a moment here, so commits are repeated soon.
-const POLICY: Policy = Policy { longest_backoff: Duration::from_millis(500), ..Policy::DEFAULT };
+const POLICY: Policy = Policy::DEFAULT.longest_backoff(Duration::from_millis(500));
 
 /// Maximum time until nothing is in doubt any more.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);

@@ -32,13 +32,11 @@ const SHARDS: usize = 3;
 const CHECKPOINT_EVERY: usize = 500;
 
 /// Short time-outs: in one process answers take microseconds, so a vote that is late does not come.
-const POLICY: Policy = Policy {
-    prepare_timeout: Duration::from_millis(250),
-    delivery_timeout: Duration::from_secs(1),
-    first_backoff: Duration::from_millis(2),
-    longest_backoff: Duration::from_millis(50),
-    ..Policy::DEFAULT
-};
+const POLICY: Policy = Policy::DEFAULT
+    .prepare_timeout(Duration::from_millis(250))
+    .delivery_timeout(Duration::from_secs(1))
+    .first_backoff(Duration::from_millis(2))
+    .longest_backoff(Duration::from_millis(50));
 
 /// An error that ends the run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -129,3 +129,9 @@ pub enum LogError {
         error: Arc<std::io::Error>,
     },
 }
+
+/// The text is not the id of a log.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the id of a log is 32 hexadecimal digits; take it from the error or the status that names the log")]
+#[non_exhaustive]
+pub struct LogIdError;

@@ -23,6 +23,7 @@
 use std::{
     fmt,
     path::PathBuf,
+    str::FromStr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -42,7 +43,7 @@ mod record;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
-pub use error::LogError;
+pub use error::{LogError, LogIdError};
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
@@ -390,6 +391,17 @@ fn random_bytes<const N: usize>() -> Result<[u8; N], LogError> {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Reads what [`Display`](fmt::Display) prints: 32 hexadecimal digits.
+impl FromStr for LogId {
+    type Err = LogIdError;
+
+    fn from_str(text: &str) -> Result<Self, LogIdError> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or(LogIdError)?;
+        Ok(Self(bits.to_be_bytes()))
     }
 }
 

@@ -1,48 +1,40 @@
 //! ATOMIC COMMIT. The pure protocol, and the one driver that carries it out.
 //!
-//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] gives a [`Commit`] that a
-//! thread can wait for and a task can await. [`CommitProtocol`] is what decides, and [`BranchProtocol`] is its
-//! counterpart at the participants; both are pure, for those who check models or write drivers of their own.
+//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] returns a
+//! [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`] decides, and
+//! [`BranchProtocol`] is its counterpart at the participants. Both are pure, for models and for drivers
+//! of your own.
+//!
+//! | folder | contents, in reading order |
+//! |---|---|
+//! | `commit_protocol/` | the protocol of one transaction, pure |
+//! | `client/` | what clients hold: coordinator, transaction, commit |
+//! | `engine/` | what carries transactions out: the driver, threads, circuits |
+//! | `table/` | which transactions are open, and below which number all have ended |
+//! | `recovery/` | what an earlier life left behind |
+//! | `operator/` | what operators see and do |
+//! | `policy.rs` | time-outs and back-off |
 
-mod admission;
-mod alarms;
-mod breakers;
-mod circuit;
-mod commit;
+mod client;
 pub mod commit_protocol;
-mod coordinator;
-mod delivered;
-mod driver;
-mod endings;
-mod expiry;
-mod introductions;
-mod lanes;
-mod members;
-mod observe;
-mod open;
-mod openings;
+mod engine;
 mod operator;
 mod policy;
 mod recovery;
-mod shared;
-mod shelf;
-mod status;
-mod task;
-mod transaction;
-mod unclaimed;
-mod verdict_endpoint;
+mod table;
 
 pub use crate::participant::BranchProtocol;
-pub use admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_UNDELIVERED, Limits};
-pub use circuit::{CircuitState, Refusal};
-pub use commit::{Commit, CommitError, RollbackCause};
+pub use client::admission::{BeginError, DEFAULT_MAX_IN_FLIGHT, DEFAULT_MAX_UNDELIVERED, Limits};
+pub use client::builder::{CoordinatorBuilder, CoordinatorError};
+pub use client::commit::{Commit, CommitError, RollbackCause};
+pub use client::coordinator::{Coordinator, Recovered};
+pub use client::delivered::{Delivered, DeliveryError};
+pub use client::transaction::{BranchError, Transaction};
 pub use commit_protocol::{Action, BranchState, Cause, CommitProtocol, Input, Outcome, Remembered, TransactionState};
-pub use coordinator::{Coordinator, CoordinatorBuilder, CoordinatorError, Recovered};
-pub use delivered::{Delivered, DeliveryError};
-pub use openings::{Openings, Standing};
+pub use engine::circuit::{CircuitState, Refusal};
 pub use operator::OperatorError;
+pub use operator::status::{BranchStatus, CircuitStatus, CoordinatorStatus, TransactionStatus};
+pub use operator::unclaimed::{MAX_UNCLAIMED, UnclaimedBranch};
 pub use policy::Policy;
-pub use status::{BranchStatus, CircuitStatus, CoordinatorStatus, TransactionStatus};
-pub use transaction::{BranchError, Transaction};
-pub use unclaimed::{MAX_UNCLAIMED, UnclaimedBranch};
-pub use verdict_endpoint::VerdictEndpoint;
+pub use recovery::openings::{Openings, Standing};
+pub use recovery::verdict_endpoint::VerdictEndpoint;

@@ -1,4 +1,4 @@
-//! How long to wait and how often to repeat.
+//! [`Policy`]: time-outs and back-off.
 
 use std::{
     hash::{Hash, Hasher},
@@ -9,38 +9,61 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::id::TxnId;
 
-/// A coordinator's shortest pause, whatever the policy says: who fails at once and is told again at once would keep the
-/// thread that tells it busy with nothing else.
+/// Shortest pause of a coordinator, whatever the policy says. Without it, a participant that fails
+/// at once would be called again at once, and the calling thread would do nothing else.
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
 
-/// A moment that no program lives to see, for time-outs that are longer than the clock can count.
+/// Time-out that stands for those that are longer than the clock can count: no program runs that
+/// long.
 pub(super) const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Time-outs and back-off of a coordinator. A time-out of [`Duration::MAX`] never comes.
 ///
-/// How to choose: `prepare_timeout` is what a client is ready to wait in the worst case before a slow participant
-/// costs it the transaction; `delivery_timeout` only decides when a decision is sent *again*, so a few times the
-/// participants' usual answer is right; the back-off bounds how hard a participant is knocked at while it is down.
-/// `transaction_timeout` is the longest that a client may work; `park_after` is how long a participant may be down before
-/// somebody should look.
+/// How to choose:
+///
+/// - `prepare_timeout` is the longest time that a client will wait before a slow participant costs
+///   it the transaction.
+/// - `delivery_timeout` only decides when a decision is sent *again*, so a few times the
+///   participants' usual answer time is right.
+/// - The back-off limits how often an unreachable participant is retried.
+/// - `transaction_timeout` is the longest time that a client may work.
+/// - `park_after` is how long a participant may be down before an operator should look.
+///
+/// A plain value; set what differs from the default:
+///
+/// ```
+/// use std::time::Duration;
+/// use ringpact::Policy;
+///
+/// const PATIENT: Policy = Policy::DEFAULT.prepare_timeout(Duration::from_secs(30)).park_after_attempts(100);
+/// assert_eq!(PATIENT.delivery_timeout, Policy::default().delivery_timeout);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Policy {
-    /// How long votes are waited for, from the first prepare on; then the transaction is rolled back.
+    /// Time that the coordinator waits for votes, from the first prepare on. Then it rolls the
+    /// transaction back.
     pub prepare_timeout: Duration,
-    /// How long the answer to a decision is waited for before it is sent again.
+    /// Time that the coordinator waits for the answer to a decision before it sends the decision
+    /// again.
     pub delivery_timeout: Duration,
-    /// The pause after a participant's first failure; it doubles with each further one. A millisecond at the least.
+    /// Pause after a participant's first failure. It doubles with each further one. At least a
+    /// millisecond.
     pub first_backoff: Duration,
-    /// The longest pause.
+    /// Longest pause.
     pub longest_backoff: Duration,
-    /// How long a transaction may be worked under; nobody having committed it by then, it is rolled back. Votes are not
-    /// waited for beyond it either. [`Coordinator::begin_within`](crate::Coordinator::begin_within) sets another one.
+    /// Time in which a client must commit a transaction. After it the coordinator rolls the
+    /// transaction back, and waits for no votes either.
+    /// [`Coordinator::begin_within`](crate::Coordinator::begin_within) sets another time for one
+    /// transaction.
     pub transaction_timeout: Duration,
-    /// How long a decision is delivered to a participant that does not acknowledge it; then it is *parked*, which is
-    /// seen in [`Coordinator::status`](crate::Coordinator::status), and told again only when an operator wants
-    /// [it](crate::Coordinator::retry), the participant asks, or the coordinator is opened.
+    /// Time in which a participant must acknowledge a decision. After it the decision is *parked*:
+    /// it is shown in [`Coordinator::status`](crate::Coordinator::status), and sent again only when
+    /// an operator [retries](crate::Coordinator::retry) it, the participant asks, or the
+    /// coordinator is opened.
     pub park_after: Duration,
-    /// How often, where that comes first. [`u32::MAX`] is no limit.
+    /// Number of failed attempts after which the decision is parked, if that comes first.
+    /// [`u32::MAX`] is no limit.
     pub park_after_attempts: u32,
 }
 
@@ -51,7 +74,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What a coordinator does unless told otherwise.
+    /// The policy of a coordinator that is opened without one.
     pub const DEFAULT: Self = Self {
         prepare_timeout: Duration::from_secs(5),
         delivery_timeout: Duration::from_secs(5),
@@ -62,10 +85,67 @@ impl Policy {
         park_after_attempts: u32::MAX,
     };
 
-    /// The pause after the `failures`-th failure of a branch: between half of, and the whole of, the doubling value.
+    /// Sets the time that the coordinator waits for votes. See
+    /// [`prepare_timeout`](#structfield.prepare_timeout).
+    #[must_use]
+    pub const fn prepare_timeout(mut self, timeout: Duration) -> Self {
+        self.prepare_timeout = timeout;
+        self
+    }
+
+    /// Sets the time after which a decision without an answer is sent again. See
+    /// [`delivery_timeout`](#structfield.delivery_timeout).
+    #[must_use]
+    pub const fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.delivery_timeout = timeout;
+        self
+    }
+
+    /// Sets the pause after a participant's first failure. At least a millisecond. See
+    /// [`first_backoff`](#structfield.first_backoff).
+    #[must_use]
+    pub const fn first_backoff(mut self, pause: Duration) -> Self {
+        self.first_backoff = pause;
+        self
+    }
+
+    /// Sets the longest pause between two attempts. See
+    /// [`longest_backoff`](#structfield.longest_backoff).
+    #[must_use]
+    pub const fn longest_backoff(mut self, pause: Duration) -> Self {
+        self.longest_backoff = pause;
+        self
+    }
+
+    /// Sets the time in which a client must commit a transaction. See
+    /// [`transaction_timeout`](#structfield.transaction_timeout).
+    #[must_use]
+    pub const fn transaction_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_timeout = timeout;
+        self
+    }
+
+    /// Sets the time in which a participant must acknowledge a decision before it is parked. See
+    /// [`park_after`](#structfield.park_after).
+    #[must_use]
+    pub const fn park_after(mut self, time: Duration) -> Self {
+        self.park_after = time;
+        self
+    }
+
+    /// Sets the number of failed attempts after which a decision is parked. See
+    /// [`park_after_attempts`](#structfield.park_after_attempts).
+    #[must_use]
+    pub const fn park_after_attempts(mut self, attempts: u32) -> Self {
+        self.park_after_attempts = attempts;
+        self
+    }
+
+    /// Returns the pause after the `failures`-th failure of a branch: between half and all of the
+    /// doubling value.
     ///
-    /// The jitter spreads those out who failed together. It is a function of the transaction and the branch, not of
-    /// chance, so that the protocol stays a pure function of its inputs.
+    /// The jitter spreads branches that failed together. It is a function of the transaction and
+    /// the branch, not of chance, so that the protocol stays a pure function of its inputs.
     #[must_use]
     pub fn backoff(&self, txn: &TxnId, branch: usize, failures: u32) -> Duration {
         let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -76,10 +156,12 @@ impl Policy {
         whole / 2 + whole / 32 * sixteenths
     }
 
-    /// The same, with no pause between messages shorter than [`SHORTEST_BACKOFF`]. It is the driver that must not spin; the protocol
-    /// itself is content with no pause at all, and with none its states are finitely many, and can all be searched.
+    /// Returns the policy with no pause shorter than [`SHORTEST_BACKOFF`]. Only the driver needs
+    /// that, so that it does not spin. The protocol itself works without pauses; then it has
+    /// finitely many states, and all can be searched.
     pub(super) fn paced(self) -> Self {
-        // A pause is at least half of the doubling value, which begins with the first and ends with the longest.
+        // A pause is at least half of the doubling value, which starts at the first back-off and
+        // ends at the longest.
         let least = SHORTEST_BACKOFF * 2;
         Self {
             first_backoff: self.first_backoff.max(least),
@@ -89,13 +171,13 @@ impl Policy {
         }
     }
 
-    /// Whether a branch that has failed so often, over such a time, is told no more.
+    /// Whether a branch is parked after this number of failures, or this time.
     pub(super) fn parks_after(&self, failures: u32, time: Duration) -> bool {
         failures >= self.park_after_attempts || time >= self.park_after
     }
 
-    /// The count of failures, as far as counting makes a difference. With no pause between attempts only the limit does,
-    /// and to count on beyond it would only tell states apart that are alike.
+    /// Returns the number of failures, as far as it makes a difference. Without a pause between
+    /// attempts only the limit does, and a count beyond it would only make equal states differ.
     pub(super) const fn counted(&self, failures: u32) -> u32 {
         match self.park_after_attempts {
             _ if !self.longest_backoff.is_zero() => failures,
@@ -106,7 +188,7 @@ impl Policy {
     }
 }
 
-/// `wait` after `now`.
+/// Returns `now + wait`, or a time far away if the clock cannot count that.
 pub(super) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or_else(|| now + NEVER)
 }
@@ -145,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_that_fail_together_come_back_apart() {
+    fn branches_that_fail_together_are_retried_at_different_times() {
         let policy = Policy::default();
         let txn = |n| TxnId::new(Name::new("c").expect("a valid name"), Epoch::new(1), n);
         let pauses: std::collections::BTreeSet<_> = (0..64).map(|n| policy.backoff(&txn(n), 0, 3)).collect();

@@ -86,7 +86,7 @@ impl Search {
     fn new() -> Self {
         // Time stands still, except for the time-out that makes the transaction manager abort.
         let prepare_timeout = Duration::from_secs(1);
-        Self { now: Instant::now(), policy: Policy { prepare_timeout, ..Policy::default() } }
+        Self { now: Instant::now(), policy: Policy::default().prepare_timeout(prepare_timeout) }
     }
 
     fn initial(&self, participants: usize) -> JointState {

@@ -15,7 +15,7 @@
 //! | `serialisation` | work that panics while it is serialised or read stays with its branch |
 //! | `checkpoint` | what a resource manager forgets, and when |
 
-#[path = "../txn_support/mod.rs"]
+#[path = "../txn/support/mod.rs"]
 mod txn_support;
 
 mod checkpoint;

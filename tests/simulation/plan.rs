@@ -168,20 +168,16 @@ impl Plan {
             nearby: if random.bool() { Nearby::Inline } else { Nearby::Pooled },
             clients: random.usize(1..=6),
             purchases: random.usize(2..=8),
-            policy: Policy {
-                prepare_timeout: MS([30, 200, 1_000][random.usize(..3)]),
-                delivery_timeout: MS([20, 200][random.usize(..2)]),
-                first_backoff: MS(2),
-                longest_backoff: MS([10, 500][random.usize(..2)]),
-                transaction_timeout: MS([60_000, 300, 50][random.usize(..3)]),
-                park_after_attempts: [u32::MAX, 5, 1][random.usize(..3)],
-                ..Policy::default()
-            },
-            limits: Limits {
-                in_flight: [1_000, 2][random.usize(..2)],
-                log_queue: [u64::MAX, 3][random.usize(..2)],
-                ..Limits::default()
-            },
+            policy: Policy::default()
+                .prepare_timeout(MS([30, 200, 1_000][random.usize(..3)]))
+                .delivery_timeout(MS([20, 200][random.usize(..2)]))
+                .first_backoff(MS(2))
+                .longest_backoff(MS([10, 500][random.usize(..2)]))
+                .transaction_timeout(MS([60_000, 300, 50][random.usize(..3)]))
+                .park_after_attempts([u32::MAX, 5, 1][random.usize(..3)]),
+            limits: Limits::default()
+                .in_flight([1_000, 2][random.usize(..2)])
+                .log_queue([u64::MAX, 3][random.usize(..2)]),
             checkpoint_every: [1, 3, 10, 1_000][random.usize(..4)],
             seal_after: [MS(5), MS(50), Duration::MAX][random.usize(..3)],
             longest_down: MS([5, 100, 1_000][random.usize(..3)]),

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How the suite handles an [`AsyncParticipant`]. Each method is that of [`Harness`], as a future
-/// where the participant may have to wait.
+/// if the participant may have to wait.
 pub trait AsyncHarness: Send + Sync {
     /// The participant's type.
     type Participant: AsyncParticipant;

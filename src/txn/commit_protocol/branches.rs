@@ -1,11 +1,11 @@
-//! A transaction's branches, and what can be asked of all of them without looking at each.
+//! A transaction's branches, with questions about all of them that need not look at each.
 
 use std::{collections::VecDeque, ops::Index, time::Instant};
 
 use super::{OnRecord, Role, Step, delivery::STUCK_AFTER};
 use crate::{id::Name, log::Heuristic};
 
-/// So many branches, or nodes of the tree, are looked at one by one.
+/// Number of branches, or nodes of the tree, up to which a linear search is used.
 const FEW: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +13,8 @@ pub(super) struct BranchProgress {
     pub(super) participant: Name,
     pub(super) role: Role,
     pub(super) step: Step,
-    /// Failures to deliver, since the decision or the last retry, as far as counting them makes a difference.
+    /// Number of failed deliveries since the decision or the last retry, as far as counting them
+    /// makes a difference.
     pub(super) failures: u32,
     pub(super) on_record: OnRecord,
 }
@@ -24,46 +25,47 @@ impl BranchProgress {
     }
 }
 
-/// A transaction's branches, in the order in which they are asked. With the usual two or three, looking at all of them is the
-/// quickest there is. Of more than a [`FEW`] there is a tree besides, once no more come: to change one and to find one are
-/// O(log n) then, because a transaction of n branches takes a few times n steps, and each looks for the next thing to do.
+/// A transaction's branches, in the order in which they are asked. With the usual two or three, a
+/// linear search is the quickest. With more than a [`FEW`] there is also a tree, once no more are
+/// added. Then to change one and to find one are O(log n). A transaction of n branches takes a few
+/// times n steps, and each step looks for the next thing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Branches {
     all: VecDeque<BranchProgress>,
-    /// What each [`FEW`] branches are together, then what each few of these are, until there are only a few. Empty while branches
-    /// are added, and where there are only a few.
+    /// The summary of each [`FEW`] branches, then the summary of each few of these, until only a
+    /// few are left. Empty while branches are added, and if there are only a few.
     tree: Vec<Vec<Together>>,
 }
 
-/// What some branches are together.
+/// Summary of some branches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Together {
-    /// One that can vote was not asked.
+    /// Whether one that can vote was not asked.
     pub(super) unasked: bool,
-    /// One that can vote has not voted.
+    /// Whether one that can vote has not voted.
     pub(super) unvoted: bool,
-    /// One was told, or is about to be.
+    /// Whether one was told, or is about to be.
     pub(super) awaits: bool,
-    /// One of these may answer yet before it is stuck.
+    /// Whether one of these has not failed often enough to count as stuck.
     pub(super) is_slow: bool,
     pub(super) is_parked: bool,
-    /// Something may still be to be said to one.
+    /// Whether one may still get messages.
     pub(super) is_in: bool,
-    /// The log is to be told how one has ended.
+    /// Whether the heuristic end of one must be written.
     pub(super) unnoted: bool,
-    /// The log is being told.
+    /// Whether such a record is being written.
     pub(super) writing: bool,
-    /// One has not ended otherwise than decided.
+    /// Whether one has not ended otherwise than decided.
     pub(super) as_decided: bool,
-    /// How the others have ended, if there are any.
+    /// How the others have ended, if there are others.
     pub(super) heuristic: Option<Heuristic>,
-    /// How many have not acknowledged what they were or would be told.
+    /// Number of branches that have not acknowledged what they were told, or would be told.
     pub(super) owing: usize,
-    /// When the first one is to be told.
+    /// Time at which the first one must be told.
     pub(super) due: Option<Instant>,
-    /// When time has first run out for one: for its answer, or until the log is tried again.
+    /// Time of the first time-out: of an answer, or until a record is written again.
     pub(super) lapses: Option<Instant>,
-    /// When there is something to do for the first one, whatever it is.
+    /// Time of the first thing to do, whatever it is.
     pub(super) deadline: Option<Instant>,
 }
 
@@ -124,13 +126,13 @@ impl Together {
     }
 }
 
-/// Whether the time has come, if there is one.
+/// Whether there is a time, and it has come.
 #[inline]
 pub(super) fn is_over(at: Option<Instant>, now: Instant) -> bool {
     at.is_some_and(|at| at <= now)
 }
 
-/// What two are together, where there are two.
+/// Combines two values, if there are two.
 #[inline]
 fn both<T>(one: Option<T>, other: Option<T>, and: impl FnOnce(T, T) -> T) -> Option<T> {
     match (one, other) {
@@ -144,7 +146,7 @@ impl Branches {
         Self { all: VecDeque::new(), tree: Vec::new() }
     }
 
-    /// These, and no more come.
+    /// Returns these branches, to which no more are added.
     pub(super) fn of(all: impl Iterator<Item = BranchProgress>) -> Self {
         let mut branches = Self { all: all.collect(), tree: Vec::new() };
         branches.close();
@@ -156,13 +158,13 @@ impl Branches {
         self.all.push_back(branch);
     }
 
-    /// The others' indices grow by one.
+    /// Adds a branch before all others: their indices grow by one.
     pub(super) fn push_first(&mut self, branch: BranchProgress) {
         self.tree.clear();
         self.all.push_front(branch);
     }
 
-    /// No more come. O(n).
+    /// Notes that no more branches are added, and builds the tree. O(n).
     pub(super) fn close(&mut self) {
         if self.all.len() <= FEW {
             return;
@@ -189,7 +191,7 @@ impl Branches {
         self.all.iter()
     }
 
-    /// Changes a branch that there is.
+    /// Changes a branch that exists.
     pub(super) fn change(&mut self, index: usize, change: impl FnOnce(&mut BranchProgress)) {
         change(&mut self.all[index]);
         if self.tree.is_empty() {
@@ -205,7 +207,8 @@ impl Branches {
         }
     }
 
-    /// Moves a branch on. False where there is none, or it does not stand where it moves on `from`.
+    /// Moves a branch to another step. Returns `false` if it does not exist, or if `from` is not
+    /// true of its present step.
     pub(super) fn step(&mut self, index: usize, from: impl FnOnce(Step) -> bool, to: Step) -> bool {
         let moves = self.all.get(index).is_some_and(|branch| from(branch.step));
         if moves {
@@ -214,13 +217,14 @@ impl Branches {
         moves
     }
 
-    /// Changes any of them. O(n).
+    /// Calls `change` with each branch. O(n).
     pub(super) fn change_all(&mut self, change: impl FnMut(&mut BranchProgress)) {
         self.all.iter_mut().for_each(change);
         self.close();
     }
 
-    /// The first branch that is like this. What is asked must hold of several exactly where it holds of one of them.
+    /// Returns the first branch for which `is` is true. `is` must be true of a summary exactly if
+    /// it is true of one of its branches.
     #[inline]
     pub(super) fn first(&self, is: impl Fn(&Together) -> bool) -> Option<usize> {
         let Some((top, others)) = self.tree.split_last() else {
@@ -233,7 +237,8 @@ impl Branches {
         below(place, self.all.len()).find(|index| is(&Together::of(&self.all[*index])))
     }
 
-    /// Whether any branch is like this. The same is to be observed as of [`first`](Self::first).
+    /// Whether `is` is true of any branch. The same rule holds for `is` as in
+    /// [`first`](Self::first).
     #[inline]
     pub(super) fn any(&self, is: impl Fn(&Together) -> bool) -> bool {
         match self.tree.last() {
@@ -242,7 +247,7 @@ impl Branches {
         }
     }
 
-    /// What all of them are together.
+    /// Combines one field of all branches.
     #[inline]
     fn sum<T: Copy>(&self, of: impl Fn(&Together) -> T, and: impl Fn(T, T) -> T) -> Option<T> {
         match self.tree.last() {
@@ -251,17 +256,18 @@ impl Branches {
         }
     }
 
-    /// When there is something to do for the first one.
+    /// Returns the time of the first thing to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.sum(|all| all.deadline, |one, other| both(one, other, Instant::min)).flatten()
     }
 
-    /// How many have not acknowledged what they were or would be told.
+    /// Number of branches that have not acknowledged what they were told, or would be told.
     pub(super) fn owing(&self) -> usize {
         self.sum(|all| all.owing, |one, other| one + other).unwrap_or(0)
     }
 
-    /// How those have ended that have ended otherwise than decided, if there are any.
+    /// Returns how branches have ended that ended otherwise than decided, if there are such
+    /// branches.
     pub(super) fn heuristic(&self) -> Option<Heuristic> {
         self.sum(|all| all.heuristic, |one, other| both(one, other, Heuristic::and)).flatten()
     }
@@ -275,7 +281,7 @@ impl Index<usize> for Branches {
     }
 }
 
-/// What is below a node: the places of its few.
+/// Returns the places below a node.
 fn below(place: usize, len: usize) -> std::ops::Range<usize> {
     place * FEW..len.min((place + 1) * FEW)
 }
@@ -305,9 +311,8 @@ mod tests {
         }
     }
 
-    /// What is found by the tree is what is found by looking at one after the other.
     #[test]
-    fn many_are_found_as_a_few_are() {
+    fn the_tree_finds_what_a_linear_search_finds() {
         fastrand::seed(7);
         let now = Instant::now();
         for count in [1, FEW, FEW + 1, FEW * FEW, FEW * FEW + 1, 700] {

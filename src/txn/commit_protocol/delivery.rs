@@ -1,4 +1,5 @@
-//! The second phase: a decision is delivered until everybody has acknowledged it, or an operator has to look.
+//! The second phase: a decision is delivered until all participants have acknowledged it, or an
+//! operator has to look.
 
 use std::time::Instant;
 
@@ -11,23 +12,24 @@ use crate::{
     participant::{Decision, Verb},
 };
 
-/// After so many failures a branch is taken to be stuck. The first may be a lost message, which is no reason to write a record.
+/// Number of failures after which a branch counts as stuck. The first may be a lost message, which
+/// is no reason to write a record.
 pub(super) const STUCK_AFTER: u32 = 2;
 
 impl Step {
-    /// It was told, or is about to be.
+    /// Whether it was told, or is about to be.
     pub(super) const fn awaits_answer(self) -> bool {
         matches!(self, Self::Due(_) | Self::Sent(_) | Self::Kept)
     }
 
-    /// It was told, or is about to be, or would be if an operator wanted.
+    /// Whether it was told, or is about to be, or would be told if an operator retried.
     pub(super) const fn owes_answer(self) -> bool {
         self.awaits_answer() || matches!(self, Self::Parked)
     }
 }
 
 impl CommitProtocol {
-    /// What is to be said and noted next while a decision is carried out.
+    /// Returns the next action while a decision is carried out.
     pub(super) fn settle(&mut self, now: Instant, verb: Verb) -> Option<Action> {
         self.send_due(now, verb)
             .or_else(|| self.note_heuristic())
@@ -43,7 +45,8 @@ impl CommitProtocol {
         Some(Action::Send(branch, verb))
     }
 
-    /// What the log says already is not said again, however often it is tried.
+    /// Returns the record of a heuristic outcome that the log does not hold yet. What the log holds
+    /// is not written again, however often the branch is retried.
     fn note_heuristic(&mut self) -> Option<Action> {
         let index = self.branches.first(|some| some.unnoted)?;
         let BranchProgress { step: Step::Heuristic(outcome), participant, .. } = &self.branches[index] else {
@@ -76,13 +79,15 @@ impl CommitProtocol {
         }
     }
 
-    /// Once there is nobody left to be told, and yet somebody who has not ended as decided, it is an operator's turn.
+    /// Parks the transaction, once no branch is left to be told, and yet one has not ended as
+    /// decided.
     fn park(&mut self) -> Option<Action> {
         if self.lies_still || self.branches.any(|some| some.awaits) {
             return None;
         }
-        // After the record of it, those who have acknowledged are not told again by a later life, and may forget. A
-        // rollback needs none: what is in no log is told to nobody but those who ask.
+        // After this record a later life does not tell participants that have acknowledged, so they
+        // may forget. A rollback needs none: what is in no log is told only to participants that
+        // ask.
         if self.decision() == Some(Decision::Commit) && self.logged && !self.is_parked_on_record() {
             self.parked_on_record = true;
             self.branches.change_all(|branch| match (branch.step, branch.on_record) {
@@ -97,8 +102,9 @@ impl CommitProtocol {
         Some(Action::Park)
     }
 
-    /// Once all that are left are stuck, those who have acknowledged need not wait for them; nor anybody who does not take part.
-    /// Again when half of them have acknowledged.
+    /// Once all remaining branches are stuck, frees all other participants from remembering the
+    /// transaction: those that have acknowledged, and those that take no part. It does so again
+    /// when half of the remaining ones have acknowledged.
     fn narrow(&mut self) -> Option<Action> {
         if let Narrowed::Written(owing) = self.narrowed {
             self.narrowed = Narrowed::To(owing);
@@ -138,7 +144,8 @@ impl CommitProtocol {
         }
     }
 
-    /// Who owes an acknowledgement; and those whose outcome the log does not know: told again by the next life, they say it again.
+    /// Returns the participants that owe an acknowledgement, and those with an outcome that the log
+    /// does not hold: the next life tells them again, and they repeat the outcome.
     fn next_life_tells(&self) -> Vec<crate::id::Name> {
         let is_told = |branch: &&BranchProgress| {
             branch.step.owes_answer()
@@ -147,7 +154,7 @@ impl CommitProtocol {
         self.branches.iter().filter(is_told).map(|branch| branch.participant.clone()).collect()
     }
 
-    /// Whether the log names exactly those as owed that are.
+    /// Whether the log names exactly the participants that owe.
     fn is_parked_on_record(&self) -> bool {
         let fits = |branch: &BranchProgress| (branch.step == Step::Parked) == (branch.on_record == OnRecord::Owed);
         self.parked_on_record && self.branches.iter().all(fits)
@@ -159,21 +166,21 @@ impl CommitProtocol {
         }
     }
 
-    /// A branch says that there is no such branch.
+    /// Takes in that a participant does not know the branch.
     pub(super) fn unknown(&mut self, now: Instant, branch: usize) {
         match self.decision() {
             Some(Decision::Commit) => self.ended_by_itself(now, branch, Heuristic::Hazard),
-            // What nobody knows is as good as undone.
+            // An unknown branch is as good as undone.
             Some(Decision::Rollback) => self.done(branch),
             None => self.failed(now, branch),
         }
     }
 
-    /// A branch refuses what it was told, because it has done the other thing.
+    /// Takes in that a branch refuses the decision, because it has done the opposite.
     pub(super) fn already(&mut self, now: Instant, branch: usize, did: Decision) {
         match (self.decision(), did) {
-            // A branch that decides alone can be ahead of its coordinator; there is nobody it could differ from, and the
-            // client was told that nobody knows.
+            // A branch that decides alone can be ahead of its coordinator. There is no other branch
+            // to differ from, and the client was told "indeterminate".
             (Some(Decision::Rollback), Decision::Commit) if self.branches.len() == 1 => self.done(branch),
             (Some(_), Decision::Commit) => self.ended_by_itself(now, branch, Heuristic::Committed),
             (Some(_), Decision::Rollback) => self.ended_by_itself(now, branch, Heuristic::RolledBack),
@@ -226,7 +233,8 @@ impl CommitProtocol {
         self.branches.change(index, |branch| (branch.step, branch.failures) = (step, counted));
     }
 
-    /// Only decisions are kept back; and so is what a branch is told, which was told to decide alone, once that is decided for it.
+    /// Keeps a decision back. That includes the decision for a branch that was asked to decide
+    /// alone, once the coordinator has decided for it.
     pub(super) fn keep(&mut self, index: usize) {
         let decided = self.decision().is_some();
         self.is_stuck |= self.branches.step(index, |step| matches!(step, Step::Sent(_)) && decided, Step::Kept);
@@ -241,8 +249,8 @@ impl CommitProtocol {
         self.branches.step(index, |step| step.awaits_answer() && decided, Step::Parked);
     }
 
-    /// Has every branch told that is not out of the transaction. Those that were asked for a vote and have not
-    /// answered are told too: they may have promised.
+    /// Makes the decision due at every branch that is not out of the transaction. Those that were
+    /// asked for a vote and have not answered are told, too, because they may have promised.
     pub(super) fn carry_out(&mut self, now: Instant, decision: Decision, answer: Outcome) {
         self.branches.change_all(|branch| {
             if branch.step != Step::Out {
@@ -264,7 +272,8 @@ impl CommitProtocol {
         }
     }
 
-    /// Tells again whoever is parked, and whoever once knew nothing of his branch and may have found his log meanwhile.
+    /// Makes the decision due again at parked branches, and at those that were unknown to their
+    /// participant, which may have found its log meanwhile.
     pub(super) fn retry(&mut self, now: Instant) {
         let (Phase::Committing { since } | Phase::RollingBack { since }) = &mut self.phase else { return };
         *since = now;

@@ -1,4 +1,5 @@
-//! What a coordinator's log remembers of a transaction, and how the transaction goes on from there.
+//! What a coordinator's log remembers about a transaction, and how the transaction goes on from
+//! there.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -10,27 +11,30 @@ use crate::{
     txn::Policy,
 };
 
-/// What a coordinator's log remembers of a transaction that has not ended.
+/// What a coordinator's log remembers about a transaction that has not ended. Exhaustive on
+/// purpose: models build it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "models build it")]
 pub struct Remembered {
-    /// What was decided. A rollback is remembered only where a branch did not follow it.
+    /// The decision. A rollback is remembered only if a branch did not follow it.
     pub decision: Decision,
-    /// Who may not have heard of it, or not have acknowledged it.
+    /// Participants that may not have heard of it, or have not acknowledged it.
     pub owed: Vec<Name>,
-    /// Who has ended otherwise, and how.
+    /// Participants that have ended otherwise, each with its outcome.
     pub heuristics: Vec<(Name, Heuristic)>,
     /// Whether it waited for an operator.
     pub parked: bool,
 }
 
 impl Remembered {
-    /// A decision of which nothing more is known.
+    /// Returns a decision about which nothing more is known.
     #[must_use]
     pub const fn of(decision: Decision) -> Self {
         Self { decision, owed: Vec::new(), heuristics: Vec::new(), parked: false }
     }
 
-    /// What the coordinator's live records say, in their order. O(n log n).
+    /// Returns what the coordinator's live records say about each transaction. The records must be
+    /// in their order. O(n log n).
     #[must_use]
     pub fn all(records: &[Record]) -> BTreeMap<TxnId, Self> {
         let mut all = BTreeMap::new();
@@ -53,7 +57,7 @@ impl Remembered {
                 Fact::Heuristic { participant, outcome, .. } => {
                     let memory = all.entry(txn.clone()).or_insert_with(of);
                     memory.owed.retain(|owed| owed != participant);
-                    // Told again after that, it may have said something else.
+                    // A participant that was told again may have given another outcome.
                     memory.heuristics.retain(|(known, _)| known != participant);
                     memory.heuristics.push((participant.clone(), *outcome));
                 }
@@ -63,7 +67,7 @@ impl Remembered {
         all
     }
 
-    /// The transaction's protocol, to be driven on.
+    /// Returns the transaction's protocol, which the driver goes on with.
     #[must_use]
     pub fn resume(&self, txn: TxnId, policy: Policy, now: Instant) -> CommitProtocol {
         let branch = |participant: &Name, step, on_record| BranchProgress {

@@ -1,4 +1,4 @@
-//! What goes into the machine and what comes out.
+//! The machine's inputs and outputs.
 
 use crate::{
     log::{Durability, Fact, Heuristic, Lsn},
@@ -7,6 +7,7 @@ use crate::{
 
 /// What happened. Branches are named by their index, in the order in which they were enlisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Input {
     /// The client asks to commit.
     Commit,
@@ -14,11 +15,12 @@ pub enum Input {
     Rollback,
     /// A branch has voted.
     Voted(usize, Vote),
-    /// A branch has carried out what it was told.
+    /// A branch has carried out the decision.
     Done(usize),
     /// The only branch, or the last resource, has decided.
     Decided(usize, Decision),
-    /// A branch does not know itself: fine where it is to roll back, a [hazard](Heuristic::Hazard) where it is to commit.
+    /// The participant does not know the branch: a success for a rollback, a
+    /// [hazard](Heuristic::Hazard) for a commit.
     Unknown(usize),
     /// A branch has refused to roll back because it is committed.
     AlreadyCommitted(usize),
@@ -30,73 +32,80 @@ pub enum Input {
     Failed(usize),
     /// The record is in the log under this number, not yet durable.
     Appended(Lsn),
-    /// The record is not in the log and never will be.
+    /// The record is not in the log, and never will be.
     AppendRefused,
     /// All records up to this one are durable.
     Durable(Lsn),
-    /// The log failed, now or before; nothing is known for certain of records that were given to it.
+    /// The log failed, now or before. It is uncertain which records it holds of those that were
+    /// given to it.
     LogFailed,
     /// Time has passed; see [`CommitProtocol::deadline`](super::CommitProtocol::deadline).
     Tick,
-    /// What was to be sent to this branch last was not: the participant does not answer others either. It is kept back until
-    /// the driver lets it out, and costs no timer meanwhile.
+    /// The last message to this branch was not sent, because the participant does not answer others
+    /// either. It is kept back until the driver lets it out, and costs no timer meanwhile.
     Kept(usize),
-    /// What was kept back from this branch is to be sent now.
+    /// The message that was kept back from this branch must be sent now.
     LetOut(usize),
-    /// This branch is told no more: it is parked.
+    /// This branch gets no more messages: it is parked.
     GiveUp(usize),
-    /// An operator has all that have not acknowledged the decision told no more: they are parked.
+    /// An operator parks all branches that have not acknowledged the decision.
     Park,
-    /// An operator wants the decision delivered again to all who have not acknowledged it.
+    /// An operator retries all branches that have not acknowledged the decision.
     Retry,
-    /// An operator has settled by hand the branches that are parked: they have ended like this.
+    /// An operator has resolved the parked branches by hand: they have ended like this.
     Force(Decision),
-    /// An operator has seen how branches have ended by themselves, and nobody needs to remember it any more.
+    /// An operator has dealt with the heuristic outcome, which need not be remembered any more.
     Forget,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// Send this to the branch.
     Send(usize, Verb),
-    /// Append this to the log; the result comes back as [`Input::Appended`] or [`Input::AppendRefused`], and, of a
-    /// decision, as [`Input::Durable`] or [`Input::LogFailed`].
+    /// Append this to the log. The result comes back as [`Input::Appended`] or
+    /// [`Input::AppendRefused`]; and, for a decision, as [`Input::Durable`] or
+    /// [`Input::LogFailed`].
     Append(Fact, Durability),
-    /// Tell the client.
+    /// Give the client this answer.
     Answer(Outcome),
-    /// From here on nobody but those who [owe](super::CommitProtocol::owing) an acknowledgement needs to remember the transaction,
-    /// once what the log was told last is durable. The transaction goes on.
+    /// Once the last record is durable, only participants that [owe](super::CommitProtocol::owing)
+    /// an acknowledgement need to remember the transaction. The transaction goes on.
     Narrow,
-    /// Nothing more comes out until an operator acts; see [`CommitProtocol::owed`](super::CommitProtocol::owed).
+    /// Nothing more comes out until an operator acts; see
+    /// [`CommitProtocol::owed`](super::CommitProtocol::owed).
     Park,
     /// The transaction is over; nothing more will come out.
     Finish,
 }
 
-/// What the client is told.
+/// The answer to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
-    /// All of it has happened or will.
+    /// The whole transaction has happened or will happen.
     Committed,
-    /// None of it has happened or will.
+    /// No part of it has happened or will happen.
     RolledBack(Cause),
-    /// Nobody can say yet: the log, the only participant, or the last resource failed while deciding.
+    /// It is not known yet: the log, the only participant, or the last resource failed while
+    /// deciding.
     Indeterminate,
 }
 
-/// Why a transaction was rolled back.
+/// Reason why a transaction was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Cause {
-    /// The client wanted it.
+    /// The client asked for it.
     Requested,
-    /// This branch voted no.
+    /// This branch voted No.
     VotedNo(usize),
     /// This branch failed to vote.
     Failed(usize),
     /// Not all votes came in time.
     TimedOut,
-    /// Nobody had committed it when its time was over.
+    /// The client had not committed it before its time-out.
     Expired,
     /// The log had no room for the decision, or was closed.
     LogRefused,

@@ -1,18 +1,29 @@
 //! The coordinator's side of the protocol: [`CommitProtocol`], pure. No I/O, no threads, no clock.
 //!
-//! Presumed abort (Mohan, Lindsay and Obermarck 1986, section 3): a decision to commit is logged and forced before
-//! anybody hears of it; a decision to roll back is not logged at all, because a coordinator that finds nothing in its
-//! log answers "rolled back". With the read-only and one-phase optimisations (the same paper, sections 3 and 5).
+//! Presumed abort (Mohan, Lindsay and Obermarck 1986, section 3): a decision to commit is logged
+//! and forced before the client or a participant hears of it. A decision to roll back is not logged
+//! at all, because a coordinator that finds nothing in its log answers "rolled back". With the
+//! read-only and one-phase optimisations (the same paper, sections 3 and 5).
 //!
-//! The driver feeds in what happened with [`handle`](CommitProtocol::handle), and carries out, in order, what
-//! [`poll`](CommitProtocol::poll) says until it says nothing more. The *durability gate* is in here: no
-//! [`Verb::Commit`] comes out before the number that the log gave the decision has come in as durable, so a driver
-//! that carries actions out in order is correct by construction.
+//! | file | contents |
+//! |---|---|
+//! | `messages.rs` | [`Input`], [`Action`], [`Outcome`], [`Cause`] |
+//! | `mod.rs` | the machine, and the first phase |
+//! | `delivery.rs` | the second phase: delivering, parking, heuristic outcomes |
+//! | `branches.rs` | the branches, with a tree for transactions with many of them |
+//! | `memory.rs` | what the log remembers, and how a transaction goes on from there |
+//! | `view.rs` | what can be read from outside |
+//!
+//! The driver calls [`handle`](CommitProtocol::handle) with what happened. Then it carries out, in
+//! order, the actions that [`poll`](CommitProtocol::poll) returns, until that returns `None`. The
+//! *durability gate* is in here: no [`Verb::Commit`] comes out before the number that the log gave
+//! the decision has come in as durable. So a driver that carries actions out in order is correct by
+//! construction.
 //!
 //! | phase | what moves it on |
 //! |---|---|
 //! | Active | the client commits: to Preparing, or to Alone with a single branch |
-//! | | the client rolls back, or its time is over: to RollingBack |
+//! | | the client rolls back, or its time-out comes: to RollingBack |
 //! | Preparing | all votes are in, one of them Yes: to Deciding; none of them Yes: to Ended, nothing to carry out |
 //! | | all votes are in, none of them No, and there is a last resource: to LastResource |
 //! | | a No, a failure or the time-out: to RollingBack, at once |
@@ -25,11 +36,13 @@
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |
 //! | Indeterminate | nothing; reopening the log tells |
 //!
-//! A decision is delivered to each branch until it acknowledges, or until the [`Policy`] has it *parked*. Once all that are
-//! left have failed more than once, only these need to remember it: of a commit the log is told who they are, for otherwise the
-//! next life would tell those who have forgotten. A branch that
-//! has ended by itself, otherwise than decided, is *heuristic*. Once nothing but these is left the transaction waits for an
-//! operator: [`Input::Retry`], [`Input::Force`], [`Input::Forget`]. It never ends without one of them.
+//! A decision is delivered to each branch until it acknowledges, or until it is *parked* by the
+//! [`Policy`]. Once all remaining branches have failed more than once, only their participants need
+//! to remember the transaction. If it commits, a record first names them, because otherwise the
+//! next life would tell participants that have forgotten it. A branch that has ended by itself,
+//! otherwise than decided, is *heuristic*. Once only parked and heuristic branches are left, the
+//! transaction waits for an operator: [`Input::Retry`], [`Input::Force`], [`Input::Forget`]. It
+//! never ends without one of them.
 
 use std::time::Instant;
 
@@ -55,17 +68,18 @@ pub use memory::Remembered;
 pub use messages::{Action, Cause, Input, Outcome};
 pub use view::{BranchState, TransactionState};
 
-/// What the log says of a branch, beyond the decision.
+/// What the log says about a branch, beyond the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum OnRecord {
     Nothing,
-    /// It was parked: it has not acknowledged.
+    /// It was parked, because it has not acknowledged.
     Owed,
     /// It has ended otherwise than decided.
     Heuristic(Heuristic),
-    /// The same, and the log is being told.
+    /// The same, and its record is being written.
     Writing(Heuristic),
-    /// The same, and the log had no room for it: it is told again at this time. Whoever opens it before that has to ask again.
+    /// The same, and the log had no room for its record, which is written again at this time. A
+    /// life that opens the log before that has to ask the participant again.
     Unwritten(Instant),
 }
 
@@ -74,11 +88,11 @@ enum OnRecord {
 enum Role {
     /// It can promise.
     Voter,
-    /// It can only commit or roll back. There is one of them at the most.
+    /// It can only commit or roll back. A transaction has at most one of them.
     LastResource,
 }
 
-/// Where the talk with a branch stands.
+/// State of the exchange with a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// Not asked for its vote.
@@ -89,15 +103,15 @@ enum Step {
     Yes,
     /// The decision (or one-phase commit) is to be sent at this time.
     Due(Instant),
-    /// It was sent; at this time it will be sent again.
+    /// It was sent, and is sent again at this time.
     Sent(Instant),
-    /// It is not sent before the driver says so.
+    /// It is kept back until the driver lets it out.
     Kept,
-    /// It was sent often enough; an operator is to look at it.
+    /// It is no longer sent; an operator must look.
     Parked,
     /// It has ended otherwise than decided.
     Heuristic(Heuristic),
-    /// Nothing more is to be said to it.
+    /// It gets no more messages.
     Out,
 }
 
@@ -111,11 +125,11 @@ enum Phase {
     Alone {
         until: Instant,
     },
-    /// All others have voted; the one that can't promise decides.
+    /// All others have voted; the one that cannot promise decides.
     LastResource {
         until: Instant,
     },
-    /// `appended` tells whether the record was handed to the driver; `lsn` is its number once it has one.
+    /// `appended` is whether the driver got the record; `lsn` is its number, once it has one.
     Deciding {
         appended: bool,
         lsn: Option<Lsn>,
@@ -126,56 +140,61 @@ enum Phase {
     RollingBack {
         since: Instant,
     },
-    /// All is said; what is left is to say so.
+    /// Everything is delivered; the actions that say so are left.
     Ended,
     Indeterminate,
     Finished,
 }
 
-/// Who needs to remember the transaction; each with how many owed an acknowledgement then.
+/// Which participants need to remember the transaction. Each variant has the number of those that
+/// owed an acknowledgement then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Narrowed {
-    /// All who take part.
+    /// All participants of the transaction.
     Not,
-    /// The same, and the log is being told who owes.
+    /// The same, and a record that names those that owe is being written.
     Writing(usize),
-    /// The log has been told.
+    /// The record is in the log.
     Written(usize),
-    /// Those who owe, and the driver has been told.
+    /// Only those that owe, and the driver knows.
     To(usize),
 }
 
 /// One transaction's state machine at its coordinator. See the [module's table](self).
 ///
-/// It is `Clone + Eq + Hash`, so that a model checker and a simulator run the production code itself.
+/// A plain value without interior sharing. It is `Clone + Eq + Hash`, so that a model checker and a
+/// simulator run the production code itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitProtocol {
     txn: TxnId,
     policy: Policy,
     phase: Phase,
     branches: Branches,
-    /// When it is rolled back if nobody has committed it, and no vote is waited for any longer.
+    /// Time at which it is rolled back if the client has not committed it, and until which the
+    /// coordinator waits for votes.
     expires: Option<Instant>,
-    /// What to tell the client, once that is known and until it is told.
+    /// The answer to the client, once it is known and until it is given.
     answer: Option<Outcome>,
-    /// Whether the log holds something of the transaction that has to be ended, or may hold it.
+    /// Whether the log holds, or may hold, a record of the transaction that must be ended.
     logged: bool,
-    /// It is decided to commit because a last resource has committed, and no record of the decision is known to be durable.
+    /// Whether it commits because a last resource has committed, while no record of the decision is
+    /// known to be durable.
     unrecorded: bool,
-    /// Whether others than those who owe an acknowledgement need to remember it.
+    /// Whether participants that owe no acknowledgement need to remember it.
     narrowed: Narrowed,
-    /// Whether a branch has failed so often that this may be worth while.
+    /// Whether a branch has failed often enough to look whether only some need to remember it.
     is_stuck: bool,
-    /// Whether the log says that it is parked, and so whom it is owed to.
+    /// Whether the log says that it is parked, and names the participants that owe.
     parked_on_record: bool,
-    /// [`Action::Park`] has come out, and nothing has changed since.
+    /// Whether [`Action::Park`] has come out, and nothing has changed since.
     lies_still: bool,
-    /// It was parked before the coordinator was opened: each branch is told once more, and parked again if that fails.
+    /// Whether it was parked before the coordinator was opened. Then each branch is told once more,
+    /// and parked again if that fails.
     told_once_more: bool,
 }
 
 impl CommitProtocol {
-    /// A transaction that begins.
+    /// Returns a transaction that begins.
     #[must_use]
     pub const fn new(txn: TxnId, policy: Policy) -> Self {
         Self {
@@ -195,41 +214,44 @@ impl CommitProtocol {
         }
     }
 
-    /// A transaction whose decision to commit was found in the log: `participants` may not know it yet.
+    /// Returns a transaction with a decision to commit that was found in the log: `participants`
+    /// may not know it yet.
     #[must_use]
     pub fn recovered(txn: TxnId, participants: &[Name], policy: Policy, now: Instant) -> Self {
         let memory = Remembered { owed: participants.to_vec(), ..Remembered::of(Decision::Commit) };
         memory.resume(txn, policy, now)
     }
 
-    /// A transaction that participants hold branches of, and of which the log holds nothing: presumed abort.
+    /// Returns a transaction of which participants hold branches and the log holds nothing:
+    /// presumed abort.
     #[must_use]
     pub fn presumed_abort(txn: TxnId, participants: &[Name], policy: Policy, now: Instant) -> Self {
         let memory = Remembered { owed: participants.to_vec(), ..Remembered::of(Decision::Rollback) };
         memory.resume(txn, policy, now)
     }
 
-    /// Sets when the transaction is rolled back if nobody has committed it by then.
+    /// Sets the time at which the transaction is rolled back if the client has not committed it.
     pub const fn expires(&mut self, at: Instant) {
         self.expires = Some(at);
     }
 
-    /// Adds a branch, before the commit. Gives its index.
+    /// Adds a branch, before the commit. Returns its index.
     pub fn enlist(&mut self, participant: Name) -> usize {
         self.may_enlist();
         self.branches.push(BranchProgress::new(participant, Role::Voter, Step::Idle));
         self.branches.len() - 1
     }
 
-    /// Adds a branch, before the commit, and before all others: it is asked for its vote first. The others' indices grow
-    /// by one. Amortised O(1).
+    /// Adds a branch, before the commit, and before all others: it is asked for its vote first. The
+    /// others' indices grow by one. Amortised O(1).
     pub fn enlist_first(&mut self, participant: Name) {
         self.may_enlist();
         self.branches.push_first(BranchProgress::new(participant, Role::Voter, Step::Idle));
     }
 
-    /// Adds, before the commit, a branch that can't promise; it decides once all others have promised. False where there
-    /// is such a one already: with two of them nothing could be made sure of.
+    /// Adds, before the commit, a branch that cannot promise; it decides once all others have
+    /// promised. Returns `false` if the transaction has one already: with two of them no outcome
+    /// could be guaranteed.
     pub fn enlist_last_resource(&mut self, participant: Name) -> bool {
         if self.branches.iter().any(|branch| branch.role == Role::LastResource) {
             return false;
@@ -243,12 +265,13 @@ impl CommitProtocol {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
     }
 
-    /// Takes in what happened. What does not fit (late, doubled, of a branch that there is none of) is a no-op.
+    /// Takes in what happened. An input that does not fit (late, doubled, of a branch that does not
+    /// exist) is a no-op.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Commit => self.commit(now),
             Input::Rollback if self.phase == Phase::Active => self.roll_back(now, Cause::Requested),
-            // Once the client has asked to commit, the transaction is the protocol's.
+            // Once the client has asked to commit, the protocol decides.
             Input::Rollback => {}
             Input::Voted(branch, vote) => self.voted(now, branch, vote),
             Input::Decided(branch, decision) => self.decided_alone(now, branch, decision),
@@ -284,7 +307,8 @@ impl CommitProtocol {
         }
     }
 
-    /// What to do next; call it until it gives `None`, carrying each action out before the next call.
+    /// Returns what to do next. Call it until it returns `None`, and carry each action out before
+    /// the next call.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
         match self.phase {
             Phase::Active | Phase::Finished => None,
@@ -301,8 +325,9 @@ impl CommitProtocol {
             }
             Phase::Deciding { .. } => None,
             Phase::Alone { .. } | Phase::LastResource { .. } => self.send_due(now, Verb::CommitOnePhase),
-            // The client hears the outcome after each branch was told for the first time: who answers at once has
-            // carried it out by then, so that a client reads its own writes.
+            // The client hears the outcome after each branch was told for the first time: a
+            // participant that answers at once has carried it out by then, so that a client reads
+            // its own writes.
             Phase::Committing { .. } => self.settle(now, Verb::Commit),
             Phase::RollingBack { .. } => self.settle(now, Verb::Rollback),
             Phase::Indeterminate => self.take_answer(),
@@ -320,7 +345,8 @@ impl CommitProtocol {
         self.answer.take().map(Action::Answer)
     }
 
-    /// Until when those are waited for who are asked now whether they can commit, or have committed.
+    /// Returns the time until which the coordinator waits for votes, or for the one that decides,
+    /// if it asks now.
     fn votes_are_due(&self, now: Instant) -> Instant {
         after(now, self.policy.prepare_timeout).min(self.expires.unwrap_or_else(|| after(now, NEVER)))
     }
@@ -368,7 +394,7 @@ impl CommitProtocol {
         }
     }
 
-    /// Nobody has said no. Where anybody has promised there is a decision to be logged.
+    /// Goes on after all votes without a No. If a branch has promised, there is a decision to log.
     fn all_agree(&mut self) {
         if self.branches.iter().any(|branch| branch.step == Step::Yes) {
             self.phase = Phase::Deciding { appended: false, lsn: None };
@@ -396,7 +422,7 @@ impl CommitProtocol {
                 self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
-                // The decision is surely in no log, so it can still be the other one.
+                // The decision is certainly not in the log, so it can still be a rollback.
                 self.roll_back(now, Cause::LogRefused);
             }
         }
@@ -407,7 +433,8 @@ impl CommitProtocol {
         self.narrowing_is_unwritten();
         if let Phase::Deciding { .. } = self.phase {
             if self.last_resource_has_committed() {
-                // Perhaps it does. Then whoever opens it next carries the decision out, and needs those who know of it.
+                // The log may hold the decision. Then the next life carries it out, and needs
+                // participants that remember it.
                 self.logged = true;
                 self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
@@ -418,8 +445,8 @@ impl CommitProtocol {
         }
     }
 
-    /// The one case in which the decision is known before it is durable: the others follow the last resource as best they
-    /// can, because whatever else they did would be wrong for sure.
+    /// Whether a last resource has committed: the one case in which the decision is known before it
+    /// is durable. The others follow it, because any other end would be wrong.
     fn last_resource_has_committed(&self) -> bool {
         self.branches.iter().any(|branch| branch.role == Role::LastResource)
     }
@@ -428,7 +455,8 @@ impl CommitProtocol {
         match self.phase {
             Phase::Active if self.expires.is_some_and(|at| at <= now) => self.roll_back(now, Cause::Expired),
             Phase::Preparing { until } if until <= now => self.roll_back(now, Cause::TimedOut),
-            // What the branch decided, if it was asked, is not known; the rollback makes sure that it decides nothing later.
+            // If the branch was asked, its decision is not known. The rollback makes sure that it
+            // decides nothing later.
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
                 let is_unasked = |branch: &BranchProgress| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
                 let is_certain = self.branches.iter().any(is_unasked);

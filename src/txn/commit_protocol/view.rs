@@ -1,4 +1,4 @@
-//! What can be seen of a transaction from outside.
+//! The public view of a transaction: its state, its branches and its deadlines.
 
 use std::{fmt, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     participant::Decision,
 };
 
-/// Where a transaction stands.
+/// State of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransactionState {
@@ -19,21 +19,22 @@ pub enum TransactionState {
     Preparing,
     /// The only participant, or the last resource, was asked to decide.
     Delegated,
-    /// All have agreed; the decision is on its way to the disk.
+    /// All participants have agreed; the decision is on its way to the disk.
     Deciding,
-    /// It is decided to commit; not everybody has acknowledged.
+    /// It commits, and not all participants have acknowledged.
     Committing,
-    /// It is decided to roll back; not everybody has acknowledged.
+    /// It rolls back, and not all participants have acknowledged.
     RollingBack,
-    /// Everybody was told often enough, and somebody has not acknowledged. An operator is to look: see
-    /// [`Coordinator::retry`](crate::Coordinator::retry) and [`Coordinator::force`](crate::Coordinator::force).
+    /// The coordinator no longer delivers it, and a participant has not acknowledged. An operator
+    /// must look: see [`Coordinator::retry`](crate::Coordinator::retry) and
+    /// [`Coordinator::force`](crate::Coordinator::force).
     Parked(Decision),
-    /// Somebody has ended otherwise than was decided. Kept until an operator
+    /// A branch has ended otherwise than decided. Kept until an operator
     /// [forgets](crate::Coordinator::forget) it.
     Heuristic(Decision, Heuristic),
-    /// The log failed while it was being decided; only opening it anew tells.
+    /// The log failed while it was being decided. Only opening the log again tells the outcome.
     Indeterminate,
-    /// It is over.
+    /// It has ended.
     Ended,
 }
 
@@ -56,27 +57,27 @@ impl fmt::Display for TransactionState {
     }
 }
 
-/// Where a branch stands, as its coordinator sees it.
+/// State of a branch, as its coordinator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BranchState {
-    /// It takes part; nothing was asked of it yet.
+    /// It takes part, and was not asked for its vote yet.
     Enlisted,
     /// It was asked for its vote.
     Asked,
     /// It has promised.
     Promised,
-    /// It was told what is decided, or to decide, and has not answered yet.
+    /// It was sent the decision, or the question to decide, and has not answered yet.
     Told,
-    /// The last telling failed; the next one is due.
+    /// The last attempt failed; the next one is due.
     Failing,
-    /// It is to be told once its participant answers again.
+    /// It is told once its participant answers again.
     KeptBack,
-    /// It was told often enough.
+    /// The coordinator no longer tells it; an operator must look.
     Parked,
-    /// It has ended otherwise than was decided.
+    /// It has ended otherwise than decided.
     Heuristic(Heuristic),
-    /// Nothing more is to be said to it.
+    /// It gets no more messages.
     Done,
 }
 
@@ -97,27 +98,26 @@ impl fmt::Display for BranchState {
 }
 
 impl CommitProtocol {
-    /// The transaction's id.
+    /// Returns the transaction's id.
     #[must_use]
     pub const fn txn(&self) -> &TxnId {
         &self.txn
     }
 
-    /// The participant behind a branch's index.
-    ///
-    /// `None` where no branch has this index.
+    /// Returns the participant of the branch with this index; `None` if there is no such branch.
     #[must_use]
     pub fn participant(&self, branch: usize) -> Option<&Name> {
         self.branches.get(branch).map(|branch| &branch.participant)
     }
 
-    /// The branch of a participant that is already enlisted.
+    /// Returns the index of a participant's branch, if it is enlisted. O(n) in the branches.
     #[must_use]
     pub fn branch_of(&self, participant: &Name) -> Option<usize> {
         self.branches.iter().position(|branch| branch.participant == *participant)
     }
 
-    /// The record that must become durable before anything else can happen, if that is so.
+    /// Returns the record that must become durable before the transaction can go on, if it waits
+    /// for one.
     #[must_use]
     pub const fn awaits_durable(&self) -> Option<Lsn> {
         match self.phase {
@@ -126,7 +126,8 @@ impl CommitProtocol {
         }
     }
 
-    /// When to feed in the next [`Input::Tick`](super::Input::Tick), if nothing else happens before.
+    /// Returns the time of the next [`Input::Tick`](super::Input::Tick), if nothing else happens
+    /// before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
@@ -140,8 +141,8 @@ impl CommitProtocol {
         }
     }
 
-    /// Until when the answer to what a branch was told last is waited for, before it is told again or something else is
-    /// done about it.
+    /// Returns the time until which the protocol waits for a branch's answer, before it sends the
+    /// message again or acts otherwise.
     #[must_use]
     pub fn answer_by(&self, branch: usize) -> Option<Instant> {
         let again = match self.branches.get(branch)?.step {
@@ -155,7 +156,8 @@ impl CommitProtocol {
         }
     }
 
-    /// Whether the client has neither asked to commit nor to roll back, and its time is not over.
+    /// Whether the client has neither asked to commit nor to roll back, and its time-out has not
+    /// come.
     #[must_use]
     pub const fn is_active(&self) -> bool {
         matches!(self.phase, Phase::Active)
@@ -167,13 +169,14 @@ impl CommitProtocol {
         matches!(self.phase, Phase::Finished)
     }
 
-    /// Whether the log failed while the decision was in flight. Only reopening the log tells what was decided.
+    /// Whether the log failed while the decision was in flight. Only reopening the log tells what
+    /// was decided.
     #[must_use]
     pub const fn is_indeterminate(&self) -> bool {
         matches!(self.phase, Phase::Indeterminate)
     }
 
-    /// The decision that is being carried out, or is known at all.
+    /// Returns the decision that is being carried out.
     #[must_use]
     pub const fn decision(&self) -> Option<Decision> {
         match self.phase {
@@ -183,9 +186,10 @@ impl CommitProtocol {
         }
     }
 
-    /// Whether what is carried out is a decision to commit of which no record is known to be durable: a last resource has
-    /// committed, and the log has not taken the decision. So nothing takes along what participants write, even those who share
-    /// the coordinator's log, and they are to be told so: by a [`Call`](crate::participant::Call) that names no log.
+    /// Whether it commits while no record of the decision is known to be durable: a last resource
+    /// has committed, and the log has not taken the decision. So no forced record makes the
+    /// participants' records durable, even on the coordinator's log. They must be told so, by a
+    /// [`Call`](crate::participant::Call) that names no log.
     #[must_use]
     pub const fn is_unrecorded(&self) -> bool {
         self.unrecorded
@@ -197,23 +201,25 @@ impl CommitProtocol {
         self.lies_still
     }
 
-    /// How often a branch was told in vain since the decision or the last retry.
+    /// Returns the number of failed attempts to tell a branch, since the decision or the last
+    /// retry.
     #[must_use]
     pub fn failures(&self, branch: usize) -> u32 {
         self.branches.get(branch).map_or(0, |branch| branch.failures)
     }
 
-    /// Who is told no more and has not acknowledged. O(n) in the branches.
+    /// Returns the participants of parked branches. O(n) in the branches.
     pub fn owed(&self) -> impl Iterator<Item = &Name> {
         self.branches.iter().filter(|branch| branch.step == Step::Parked).map(|branch| &branch.participant)
     }
 
-    /// Who has not acknowledged the decision, be it told again or not. O(n) in the branches.
+    /// Returns the participants that have not acknowledged the decision, parked ones included. O(n)
+    /// in the branches.
     pub fn owing(&self) -> impl Iterator<Item = &Name> {
         self.branches.iter().filter(|branch| branch.step.owes_answer()).map(|branch| &branch.participant)
     }
 
-    /// What all branches are together where any has ended otherwise than decided.
+    /// Returns the heuristic outcome over all branches, if any has ended otherwise than decided.
     #[must_use]
     pub fn heuristic(&self) -> Option<Heuristic> {
         let decided = match self.decision()? {
@@ -224,7 +230,7 @@ impl CommitProtocol {
         Some(if self.branches.any(|some| some.as_decided) { own.and(decided) } else { own })
     }
 
-    /// Where it stands.
+    /// Returns the transaction's state.
     #[must_use]
     pub fn state(&self) -> TransactionState {
         match self.phase {
@@ -252,8 +258,9 @@ impl CommitProtocol {
         self.heuristic().map_or(TransactionState::Ended, |how| TransactionState::Heuristic(decision, how))
     }
 
-    /// Every branch: whose it is, where it stands, and how often it was told in vain since the decision or the last
-    /// retry.
+    /// Returns every branch: its participant, its state, and the number of failed attempts since
+    /// the decision or the last retry.
+    #[must_use]
     pub fn branches(&self) -> impl ExactSizeIterator<Item = (&Name, BranchState, u32)> {
         self.branches.iter().map(|branch| {
             let state = match branch.step {
@@ -271,7 +278,7 @@ impl CommitProtocol {
         })
     }
 
-    /// Whether a branch is that of a last resource.
+    /// Whether the participant's branch is that of a last resource.
     #[must_use]
     pub fn is_last_resource(&self, participant: &Name) -> bool {
         let last =

@@ -50,6 +50,7 @@ impl Model {
                 // Pauses are not modelled, so branches are never counted as stuck: see
                 // `Policy::counted`.
                 Action::Narrow | Action::Park | Action::Finish => {}
+                _ => unreachable!("the model knows all actions"),
             }
         }
         self.renumbering.note(id, History::Went { before, input, appended });
@@ -285,6 +286,7 @@ fn told(before: Told, outcome: Outcome) -> Told {
         Outcome::Committed => Told::Committed,
         Outcome::RolledBack(_) => Told::RolledBack,
         Outcome::Indeterminate => Told::Indeterminate,
+        _ => unreachable!("the model knows all outcomes"),
     };
     if before == Told::Nothing || before == now { now } else { Told::Contradiction }
 }

@@ -232,17 +232,16 @@ impl Model {
         let name = |text: &str| Name::new(text).expect("a valid name");
         let names: Vec<Name> = ["p0", "p1", "p2"].map(name).into_iter().take(setting.participants).collect();
         let txn = TxnId::new(name("c"), Epoch::new(1), 1);
-        // The clock stands still, and every time-out is zero. So whatever can be due is due, and
-        // `Tick` is a move that can be made, or not, whenever there is a deadline.
-        let policy = Policy {
-            prepare_timeout: Duration::ZERO,
-            delivery_timeout: Duration::ZERO,
-            first_backoff: Duration::ZERO,
-            longest_backoff: Duration::ZERO,
-            transaction_timeout: Duration::MAX,
-            park_after: Duration::MAX,
-            park_after_attempts: if setting.parks { 1 } else { u32::MAX },
-        };
+        // The clock stands still, and every time-out is zero: whatever can be due is due, and `Tick` is a move that
+        // can be made, or not, whenever there is a deadline.
+        let policy = Policy::default()
+            .prepare_timeout(Duration::ZERO)
+            .delivery_timeout(Duration::ZERO)
+            .first_backoff(Duration::ZERO)
+            .longest_backoff(Duration::ZERO)
+            .transaction_timeout(Duration::MAX)
+            .park_after(Duration::MAX)
+            .park_after_attempts(if setting.parks { 1 } else { u32::MAX });
         let now = Instant::now();
         NOW.with(|cell| cell.set(Some(now)));
         let mut model = Self {

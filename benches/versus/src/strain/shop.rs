@@ -141,7 +141,7 @@ impl Shop {
         let bad = Arc::new(Bad::default());
         let open = |name, service| ResourceManager::open(name, Arc::clone(&log), service).map(Arc::new).map_err(failed);
         let healthy = [open(HEALTHY[0], Shelf(None))?, open(HEALTHY[1], Shelf(None))?];
-        let mut builder = Coordinator::builder(Arc::clone(&log)).limits(Limits { in_flight, ..Limits::default() });
+        let mut builder = Coordinator::builder(Arc::clone(&log)).limits(Limits::default().in_flight(in_flight));
         for manager in &healthy {
             builder = builder.participant(manager.name().as_str(), Arc::clone(manager));
         }

@@ -1,0 +1,297 @@
+//! [`CoordinatorBuilder`]: configures and opens a [`Coordinator`].
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+};
+
+use thiserror::Error;
+
+use crate::{
+    id::{IdError, Name},
+    log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
+    participant::{
+        Endpoint, Greeting, LastResource, LastResourceParticipant, Life, Participant, ParticipantError, Pooled,
+    },
+    platform::Platform,
+    txn::{
+        Coordinator, Limits, Openings, Policy,
+        engine::{
+            coordinator_core::{CoordinatorCore, CoreHandles},
+            members::{Member, Members, Promises, Reach},
+            scheduler::{Runner, Sweep},
+        },
+        recovery,
+    },
+};
+
+/// Builds a [`Coordinator`].
+#[must_use = "a builder does nothing until `open`"]
+pub struct CoordinatorBuilder {
+    log: Arc<dyn TransactionLog>,
+    name: Option<String>,
+    policy: Policy,
+    limits: Limits,
+    members: Vec<(String, Member)>,
+    replaces: LogId,
+    platform: Platform,
+}
+
+impl CoordinatorBuilder {
+    pub(super) fn new(log: Arc<dyn TransactionLog>) -> Self {
+        Self {
+            log,
+            name: None,
+            policy: Policy::DEFAULT,
+            limits: Limits::default(),
+            members: Vec::new(),
+            replaces: LogId::NONE,
+            platform: Platform::default(),
+        }
+    }
+
+    /// Names the coordinator. Needed if two coordinators share a log, or if participants in other
+    /// processes must know which coordinator to ask for verdicts. Without it, the name comes from
+    /// the log's id: it is the same at every opening, and every log has another one.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// For operators: says that this log replaces `lost`, the log that the coordinator of this name
+    /// had before, which is gone for good. Participants remember in which log a coordinator
+    /// decides, and refuse another one under its name; with this they accept it. Their promises to
+    /// the lost log's coordinator are shown as [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to
+    /// be settled by hand, because no log knows any more what was decided about them. Participants
+    /// name the lost log's id in the error with which they refuse.
+    ///
+    /// Use it for one opening: leave it out again when all participants have answered once.
+    pub const fn replaces_log(mut self, lost: LogId) -> Self {
+        self.replaces = lost;
+        self
+    }
+
+    /// For operators: says that the log was restored from an older copy, because the newest one is
+    /// gone for good. Participants that have heard more than the copy holds refuse it; with this
+    /// they accept it. The copy may lack decisions, so a missing one means nothing: the coordinator
+    /// rolls back no branch of an earlier epoch by itself. All of them are
+    /// [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to be settled by hand.
+    ///
+    /// Use it for one opening: leave it out again when all participants have answered once and
+    /// nothing is unclaimed.
+    pub fn log_was_restored(mut self) -> Self {
+        self.replaces = self.log.id();
+        self
+    }
+
+    /// Sets time-outs and back-off.
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets limits on what may be under way at once.
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Adds a participant of this process that answers quickly and never blocks. The coordinator
+    /// calls it on the thread that commits.
+    pub fn participant(self, name: &str, participant: impl Participant) -> Self {
+        self.member(name, Reach::AtOnce(Arc::new(participant)), Promises::Can)
+    }
+
+    /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own,
+    /// so that several such participants work in parallel, and slow down only the transactions that
+    /// they are in. A commit is answered before they have carried it out; see
+    /// [`Commit::delivered`](crate::txn::Commit::delivered).
+    pub fn slow_participant(self, name: &str, participant: impl Participant, threads: NonZeroUsize) -> Self {
+        let pooled = Pooled::on(self.platform.clone(), participant, threads);
+        self.endpoint(name, pooled)
+    }
+
+    /// Adds a participant with asynchronous methods: each call is a task on `runtime`, and no
+    /// thread waits for it. A commit is answered before it is carried out there; see
+    /// [`Commit::delivered`](crate::txn::Commit::delivered).
+    #[cfg(feature = "tokio")]
+    pub fn async_participant(
+        self,
+        name: &str,
+        participant: impl crate::participant::AsyncParticipant,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        self.endpoint(name, crate::participant::Spawned::new(participant, runtime))
+    }
+
+    /// Adds a participant that is reached in another way, such as over a network. A commit is
+    /// answered before it is carried out there; see
+    /// [`Commit::delivered`](crate::txn::Commit::delivered).
+    pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
+        self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
+    }
+
+    /// Adds a resource that cannot promise. A transaction can have at most one of them.
+    ///
+    /// It commits after all others have promised, and before the decision is logged. **What this
+    /// cannot guarantee:** if this process dies after the resource has committed and before the
+    /// decision is durable, the others are rolled back at the next opening, and no log knows that
+    /// the resource has committed. See [failures](crate::docs::failures).
+    pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
+        self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
+    }
+
+    /// Sets other threads and another clock than the system's.
+    #[doc(hidden)]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    fn member(mut self, name: &str, reach: Reach, promises: Promises) -> Self {
+        self.members.push((name.to_owned(), Member { reach, promises }));
+        self
+    }
+
+    /// Opens the coordinator: begins a new epoch, replays the log, and settles what an earlier life
+    /// left in doubt. With participants that answer at once all of it is settled when this returns;
+    /// the rest goes on in the background. Blocks while it reads the log, for one forced write, and
+    /// for calls of participants that answer at once. From async code use a thread for blocking
+    /// work.
+    ///
+    /// Drop a coordinator of this name that is still open on this log first: the new one would take
+    /// it for dead, and roll back what it has not decided yet.
+    ///
+    /// # Errors
+    ///
+    /// [`CoordinatorError`]; nothing is lost, and it can be opened again. If the name is already
+    /// open, it is [`LogError::Claimed`].
+    pub fn open(self) -> Result<Coordinator, CoordinatorError> {
+        let name = match &self.name {
+            Some(name) => Name::new(name)?,
+            None => default_name(self.log.id())?,
+        };
+        let mut members = BTreeMap::new();
+        for (member_name, member) in self.members {
+            let member_name = Name::new(&member_name)?;
+            if member_name == name {
+                return Err(CoordinatorError::OwnName { name });
+            }
+            // A participant that panics over it has not said another name.
+            let own_name = catch_unwind(AssertUnwindSafe(|| member.own_name())).unwrap_or(None);
+            if let Some(own) = own_name.filter(|own| *own != member_name) {
+                return Err(CoordinatorError::WrongName { registered: member_name, own });
+            }
+            if members.insert(member_name.clone(), member).is_some() {
+                return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
+            }
+        }
+        let claim = self.log.claim(&name)?;
+        let records = self.log.live(&name)?;
+        let openings = Openings::begin(&records, self.log.incarnation()).ok_or(CoordinatorError::EpochsRunOut)?;
+        let epoch = openings.current();
+        let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
+        let lsn = self.log.append(opened, Durability::Forced)?;
+        self.log.wait(lsn)?;
+        let mut numbers = self.log.openings(&name)?;
+        numbers.push((epoch, lsn));
+        let openings = openings.numbered(&numbers);
+        let life = Life::new(self.log.id(), epoch, lsn.as_u64()).going_on_from(openings.before());
+        let life = Life { replaces: self.replaces, ..life };
+        let (policy, limits) = (self.policy.paced(), self.limits);
+        let core = CoordinatorCore::new(
+            name,
+            (life, openings.told(&life)),
+            self.log,
+            policy,
+            limits,
+            Members::new(members),
+            self.platform,
+        );
+        let core = Arc::new(core);
+        let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
+        core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
+        let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
+        coordinator.introduce()?;
+        let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
+        // Before anything else is sent, and not before participants can ask about what the log
+        // holds.
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint())
+            .with_earlier(coordinator.core.openings.earlier());
+        for (_, member) in coordinator.core.members.iter() {
+            // A participant that panics here misses only the greeting.
+            let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
+        }
+        found.into_iter().for_each(|found| found.run(Runner::Caller));
+        Ok(coordinator)
+    }
+}
+
+impl fmt::Debug for CoordinatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members: Vec<_> = self.members.iter().map(|(name, _)| name).collect();
+        f.debug_struct("CoordinatorBuilder")
+            .field("name", &self.name)
+            .field("participants", &members)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the first 64 bits of the log's id: short enough to read, and 2^32 logs away from a
+/// likely collision.
+fn default_name(log: LogId) -> Result<Name, IdError> {
+    Name::new(&log.to_string()[..16])
+}
+
+/// Reason why a coordinator could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CoordinatorError {
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// Two participants were given the same name.
+    #[error("two participants are named {participant}; each needs a name of its own")]
+    DuplicateParticipant {
+        /// The name.
+        participant: Name,
+    },
+    /// A participant was given the coordinator's own name. In a shared log each would end the
+    /// other's records.
+    #[error("the coordinator and one of its participants are both named {name}; give one of them another name")]
+    OwnName {
+        /// The name.
+        name: Name,
+    },
+    /// A participant has another name than the one under which it is registered. It would refuse
+    /// all of its branches.
+    #[error("the participant that is registered as {registered} is named {own}; register it as {own}")]
+    WrongName {
+        /// The name under which it is registered.
+        registered: Name,
+        /// The name that it knows itself by.
+        own: Name,
+    },
+    /// The log could not be read or written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A participant knows another log under this name, or more of this log than it holds. Nothing
+    /// was settled at any participant.
+    #[error("participant {participant} refuses this coordinator")]
+    Refused {
+        /// The participant.
+        participant: Name,
+        /// The participant's error.
+        #[source]
+        error: ParticipantError,
+    },
+    /// The log's last epoch is so large that no other can follow.
+    #[error("no epoch is left in this log; another program has written to it: open the coordinator on a new one")]
+    EpochsRunOut,
+    /// The system gave no thread.
+    #[error("can't start the coordinator's threads")]
+    Threads(#[source] io::Error),
+}

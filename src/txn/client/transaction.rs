@@ -1,0 +1,201 @@
+//! [`Transaction`]: a transaction under which its client works.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt, mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{
+    id::{BranchId, IdError, Name, TxnId},
+    txn::{
+        Commit, Input, Refusal,
+        engine::{
+            scheduler::{Runnable, Runner},
+            transaction_driver::{MemberBranch, TransactionDriver},
+        },
+    },
+};
+
+/// Number of branches up to which a linear search finds one.
+const FEW: usize = 8;
+
+/// A transaction that has begun. Do work at the participants under its [branches](Self::branch),
+/// then [`commit`](Self::commit). Dropping it rolls it back. One thread or task owns it; it can be
+/// moved to another.
+#[must_use = "dropping a transaction rolls it back"]
+pub struct Transaction {
+    driver: Arc<TransactionDriver>,
+    /// Its branches, in the order in which they will be asked.
+    member_branches: VecDeque<MemberBranch>,
+    places: Places,
+    is_committed: bool,
+}
+
+/// The place of each participant's branch in the order, once there are more than a [`FEW`].
+struct Places {
+    /// Number of branches that were added before all others.
+    before: usize,
+    /// Place by the participant's number, counted from the branch that was added first.
+    of: BTreeMap<usize, isize>,
+}
+
+impl Transaction {
+    pub(in crate::txn) const fn new(driver: Arc<TransactionDriver>) -> Self {
+        Self {
+            driver,
+            member_branches: VecDeque::new(),
+            places: Places { before: 0, of: BTreeMap::new() },
+            is_committed: false,
+        }
+    }
+
+    /// Returns its id.
+    #[must_use]
+    pub fn id(&self) -> &TxnId {
+        self.driver.txn()
+    }
+
+    /// Returns the branch id under which to work at `participant`. From the first call on, the
+    /// participant takes part in the transaction. Give the id to the participant with the work, in
+    /// a header if it is in another process. Does not block and calls no participant. O(log n) in
+    /// the coordinator's participants.
+    ///
+    /// # Errors
+    ///
+    /// [`BranchError::UnknownParticipant`] if the coordinator was built without it;
+    /// [`BranchError::Over`] if the transaction's time has run out;
+    /// [`BranchError::SecondLastResource`]; [`BranchError::Refused`] if the participant does not
+    /// answer, or has more work than it can do in time.
+    pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
+        let participant = participant.as_ref();
+        let index = match self.find(participant) {
+            Some(index) => index,
+            None => self.enlist(participant)?,
+        };
+        Ok(&self.member_branches[index].branch)
+    }
+
+    fn find(&self, participant: &str) -> Option<usize> {
+        if self.places.of.is_empty() {
+            return self
+                .member_branches
+                .iter()
+                .position(|member_branch| member_branch.branch.participant().as_str() == participant);
+        }
+        let number = self.driver.core().members.find(participant)?;
+        self.places.of.get(&number)?.checked_add_unsigned(self.places.before)?.try_into().ok()
+    }
+
+    fn enlist(&mut self, participant: &str) -> Result<usize, BranchError> {
+        let members = &self.driver.core().members;
+        let Some(number) = members.find(participant) else {
+            return Err(BranchError::UnknownParticipant { participant: Name::new(participant)? });
+        };
+        self.driver.core().admits(number)?;
+        let index = self.driver.enlist(number)?;
+        let branch = self.id().branch(&members[number].0);
+        self.put(index, MemberBranch { branch, member: Some(number) });
+        Ok(index)
+    }
+
+    /// Adds a branch, before all others or after them.
+    fn put(&mut self, index: usize, member_branch: MemberBranch) {
+        let Places { before, of } = &mut self.places;
+        if index < self.member_branches.len() {
+            *before += 1;
+            self.member_branches.push_front(member_branch);
+        } else {
+            self.member_branches.push_back(member_branch);
+        }
+        if of.is_empty() && self.member_branches.len() <= FEW {
+            return;
+        }
+        let unplaced = if of.is_empty() { 0..self.member_branches.len() } else { index..index + 1 };
+        let place =
+            |index: usize| Some((self.member_branches[index].member?, index.cast_signed() - before.cast_signed()));
+        of.extend(unplaced.filter_map(place));
+    }
+
+    /// Commits. Before this returns, it calls participants that answer at once for their votes, and
+    /// appends the decision to the log. So it takes as long as these calls; it does not wait for
+    /// the disk or for other participants. The [`Commit`] waits for the outcome.
+    pub fn commit(mut self) -> Commit {
+        self.is_committed = true;
+        self.driver.take_from_client();
+        let progress = self.driver.commit(mem::take(&mut self.member_branches).into());
+        Commit::new(Arc::clone(&self.driver), progress)
+    }
+
+    /// Rolls back: no part of it happens. Participants that answer at once have undone their work
+    /// when this returns.
+    pub fn rollback(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            // In this order: no other thread drives a transaction that its client owns.
+            self.driver.take_from_client();
+            self.driver.push(Input::Rollback);
+            (Arc::clone(&self.driver) as Arc<dyn Runnable>).run(Runner::Caller);
+        }
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let branches: Vec<_> = self.member_branches.iter().map(|member_branch| &member_branch.branch).collect();
+        f.debug_struct("Transaction").field("txn", self.id()).field("branches", &branches).finish_non_exhaustive()
+    }
+}
+
+/// Reason why a transaction has no such branch.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BranchError {
+    /// The coordinator does not know the participant.
+    #[error("the coordinator knows no participant {participant}; name it to the builder before opening")]
+    UnknownParticipant {
+        /// The participant.
+        participant: Name,
+    },
+    /// The transaction takes no more branches.
+    #[error("transaction {txn} is over: its time has run out, or its coordinator is shutting down; begin a new one")]
+    Over {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// The transaction has a last resource already.
+    #[error(
+        "{participant} is a last resource, and the transaction already has one; with two of them no outcome could be guaranteed"
+    )]
+    SecondLastResource {
+        /// The participant.
+        participant: Name,
+    },
+    /// The participant gets no new branches for now, because it could not finish them in time. The
+    /// transaction can go on without it, or be tried again as a new one. See
+    /// [`CoordinatorStatus::circuits`](crate::txn::CoordinatorStatus::circuits).
+    #[error(
+        "{participant} takes no new branches: {why}, {outstanding} outstanding, for {since:.1?}; try again later, and see the coordinator's status"
+    )]
+    Refused {
+        /// The participant.
+        participant: Name,
+        /// The reason.
+        why: Refusal,
+        /// Number of votes and acknowledgements that it owes.
+        outstanding: usize,
+        /// Time since which it gets no new branches.
+        since: Duration,
+    },
+    /// The name is not valid.
+    #[error(transparent)]
+    Name(#[from] IdError),
+}

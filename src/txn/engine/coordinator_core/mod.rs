@@ -1,0 +1,564 @@
+//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every begin and
+//! end writes it.
+//!
+//! The files of the folder are its children because they use its private fields: `end_batches`
+//! (ends), `settling` (waiting for them). It and the transaction driver (`transaction_driver`) call
+//! each other on the hot path: the driver tells it of begins, ends and messages, and it finds
+//! drivers in its table. Keep that pair together; everything else calls one of the two.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+
+use crate::{
+    id::{Epoch, Name, TxnId, TxnOrdinal},
+    log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
+    participant::{Call, Decision, Life, ParticipantError, Verb},
+    platform::{Condvar, Platform},
+    striped::Striped,
+    txn::{
+        Input, Openings, OperatorError, Policy, Remembered, TransactionState,
+        client::admission::{Admission, Limits},
+        engine::{
+            breakers::Breaker,
+            circuit::Settings,
+            lanes::Lane,
+            members::Members,
+            observe::{self, METERED},
+            scheduler::{Runnable, Runner, Scheduler, Sweep},
+            transaction_driver::TransactionDriver,
+        },
+        operator::unclaimed::Unclaimed,
+        policy::after,
+        recovery::InDoubtQuery,
+        table::{
+            expiry::Expiry,
+            key::TxnKey,
+            open_transactions::OpenTransactions,
+            parked::{HeldBack, ParkedTable},
+            unsettled_ends::EndRecord,
+        },
+    },
+};
+
+mod end_batches;
+mod settling;
+
+/// Maximum number of ended transactions of which participants are not told yet, while others are
+/// open.
+const MOST_UNSAID: u64 = 16;
+
+pub(in crate::txn) struct CoordinatorCore {
+    pub(in crate::txn) name: Name,
+    pub(in crate::txn) epoch: Epoch,
+    pub(in crate::txn) log: Arc<dyn TransactionLog>,
+    /// Identity of this opening of the log.
+    opening: LogId,
+    /// Identity of this opening of the coordinator.
+    pub(in crate::txn) life: Life,
+    /// Says which transactions are the coordinator's own.
+    pub(in crate::txn) openings: Openings,
+    pub(in crate::txn) unclaimed: Unclaimed,
+    pub(in crate::txn) policy: Policy,
+    pub(in crate::txn) members: Members,
+    pub(in crate::txn) scheduler: Arc<Scheduler>,
+    /// The lane of each participant, by its number.
+    pub(in crate::txn) lanes: Box<[Arc<Lane>]>,
+    /// The circuit of each participant, by its number.
+    pub(in crate::txn) breakers: Box<[Breaker]>,
+    /// What holds back `ended_below` of each participant alone, by its number.
+    held: Box<[CachePadded<HeldBack>]>,
+    pub(in crate::txn) platform: Platform,
+    pub(in crate::txn) admission: Admission,
+    is_gone: AtomicBool,
+    /// Number of records of the log that were durable when the coordinator was closed.
+    closed_at: AtomicU64,
+    /// All of this epoch's transactions before this one have ended, except those that hold back
+    /// `ended_below` of [some](HeldBack) participants. 0: transactions of earlier epochs have not
+    /// ended. Written under the lock, and read with each message. A message may carry a smaller
+    /// number, never a larger one.
+    ended_below: CachePadded<AtomicU64>,
+    /// Number of records of the log that are durable, at least. Written and read as `ended_below`
+    /// is.
+    position: CachePadded<AtomicU64>,
+    pub(in crate::txn) table: CachePadded<Mutex<Table>>,
+    settled: Condvar,
+}
+
+/// A transaction's handle to its coordinator. Striped, so that threads do not contend on one
+/// reference count.
+pub(in crate::txn) type CoreHandle = Arc<CachePadded<Arc<CoordinatorCore>>>;
+
+/// All handles of a coordinator.
+pub(in crate::txn) struct CoreHandles(Striped<CoreHandle>);
+
+impl CoreHandles {
+    pub(in crate::txn) fn new(core: &Arc<CoordinatorCore>) -> Self {
+        Self(Striped::new(|| Arc::new(CachePadded::new(Arc::clone(core)))))
+    }
+
+    /// Returns the handle of the calling thread's stripe.
+    pub(in crate::txn) fn own(&self) -> CoreHandle {
+        Arc::clone(self.0.own())
+    }
+}
+
+/// The table of what has begun and has not ended.
+pub(in crate::txn) struct Table {
+    pub(in crate::txn) transactions: OpenTransactions,
+    /// Transactions that have ended, with ends that are not in the log yet.
+    unwritten: Vec<TxnOrdinal>,
+    /// Number of threads that write ends, or are about to.
+    writing: usize,
+    /// Transactions that only some participants have to remember.
+    parked: ParkedTable,
+    /// State of the search for expired transactions.
+    pub(in crate::txn) expiry: Expiry,
+    /// Transactions that a thread or task waits for in [`CoordinatorCore::settle`].
+    awaited: Vec<TxnKey>,
+    /// Tasks that wait until the coordinator is settled.
+    sleepers: Vec<Arc<settling::Sleeper>>,
+    /// Participants that have not yet said which branches they hold of earlier epochs, with the
+    /// query that asks them.
+    in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
+    /// Whether the coordinator is gone. Then nothing more is taken in.
+    abandoned: bool,
+}
+
+/// A transaction number that was given out, and is not in the table yet. If the thread that has it
+/// panics, the drop frees its place: otherwise later transactions would count as open forever.
+struct GivenNumber<'a> {
+    core: &'a CoordinatorCore,
+    sequence: u64,
+}
+
+impl GivenNumber<'_> {
+    fn begins(self, table: &mut Table, driver: Option<Arc<TransactionDriver>>) {
+        if !table.abandoned {
+            table.transactions.begin(self.sequence, driver);
+        }
+        mem::forget(self);
+    }
+}
+
+impl Drop for GivenNumber<'_> {
+    fn drop(&mut self) {
+        self.core.table.lock().transactions.begin(self.sequence, None);
+    }
+}
+
+impl CoordinatorCore {
+    pub(in crate::txn) fn new(
+        name: Name,
+        (life, openings): (Life, Openings),
+        log: Arc<dyn TransactionLog>,
+        policy: Policy,
+        limits: Limits,
+        members: Members,
+        platform: Platform,
+    ) -> Self {
+        let (opening, epoch) = (log.opening(), life.epoch);
+        let settings = Settings { undelivered: limits.undelivered.max(1), policy };
+        let table = Table {
+            transactions: OpenTransactions::new(epoch),
+            unwritten: Vec::new(),
+            writing: 0,
+            parked: ParkedTable::default(),
+            expiry: Expiry::default(),
+            awaited: Vec::new(),
+            sleepers: Vec::new(),
+            in_doubt_queries: BTreeMap::new(),
+            abandoned: false,
+        };
+        Self {
+            name,
+            epoch,
+            log,
+            opening,
+            life,
+            openings,
+            unclaimed: Unclaimed::default(),
+            policy,
+            scheduler: Arc::new(Scheduler::new(platform.clone())),
+            breakers: members.iter().map(|_| Breaker::new(settings)).collect(),
+            held: members.iter().map(|_| CachePadded::default()).collect(),
+            lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
+            admission: Admission::new(limits, &platform),
+            is_gone: AtomicBool::new(false),
+            closed_at: AtomicU64::new(0),
+            ended_below: CachePadded::default(),
+            position: CachePadded::new(AtomicU64::new(life.position)),
+            table: CachePadded::new(Mutex::new(table)),
+            settled: platform.condvar(),
+            members,
+            platform,
+        }
+    }
+
+    /// Begins a transaction. It counts as open from here on, until it has ended. A transaction that
+    /// was not admitted is over at once.
+    pub(in crate::txn) fn begin(
+        self: &Arc<Self>,
+        handle: CoreHandle,
+        timeout: Duration,
+        admitted: bool,
+    ) -> Arc<TransactionDriver> {
+        let now = self.platform.now();
+        let expires = after(now, timeout);
+        // As much as possible before the lock. Its number counts as open before it is in the table.
+        let number = GivenNumber { core: self, sequence: self.admission.next_sequence() };
+        let txn = TxnId::new(self.name.clone(), self.epoch, number.sequence);
+        let driver = TransactionDriver::begun(handle, txn, now, expires, admitted);
+        let durable = self.log.durable();
+        let mut table = self.table.lock();
+        number.begins(&mut table, admitted.then(|| Arc::clone(&driver)));
+        if admitted {
+            self.will_expire(&mut table, timeout, expires);
+        }
+        self.note_ended(&mut table, durable);
+        drop(table);
+        // A shutdown closes first, and then rolls back what is in the table. A transaction that was
+        // admitted before and enters the table after that finds the coordinator closed, and rolls
+        // back here.
+        if self.admission.is_closed() && admitted && driver.take_from_client() {
+            driver.push(Input::Rollback);
+            Arc::clone(&driver).run(Runner::Caller);
+        }
+        driver
+    }
+
+    /// Adds a transaction of an earlier life. `owed` have not acknowledged it; no other participant
+    /// is told of it any more.
+    pub(in crate::txn) fn resumed(&self, driver: Arc<TransactionDriver>, owed: Vec<Name>) {
+        let mut table = self.table.lock();
+        if table.abandoned {
+            drop(table);
+            return driver.abandon();
+        }
+        let changed = table.parked.put(driver, owed, false);
+        self.hold_back(&table, &changed);
+    }
+
+    /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
+    /// remember it. If it is parked, it waits for an operator.
+    pub(in crate::txn) fn keep_parked(
+        &self,
+        driver: Arc<TransactionDriver>,
+        owed: Vec<Name>,
+        is_parked: bool,
+        end: EndRecord,
+    ) {
+        let mut table = self.table.lock();
+        if table.abandoned {
+            return;
+        }
+        let key = driver.key();
+        let changed = table.parked.put(driver, owed, is_parked);
+        self.hold_back(&table, &changed);
+        let driver = self.take(&mut table, key, end);
+        if is_parked && driver.is_none() {
+            self.tell_awaited(&table, key);
+        }
+        self.note_ended(&mut table, Lsn::NONE);
+        drop(table);
+        drop(driver);
+    }
+
+    /// Notes that the transaction no longer waits for an operator.
+    pub(in crate::txn) fn unpark(&self, key: TxnKey) {
+        self.table.lock().parked.unpark(key);
+    }
+
+    /// Delivers the transaction's decision again, if it is parked.
+    pub(in crate::txn) fn retry(self: &Arc<Self>, driver: &Arc<TransactionDriver>) {
+        if let TransactionState::Parked(_) = driver.state_to_come() {
+            self.retry_now(driver);
+        }
+    }
+
+    pub(in crate::txn) fn retry_now(self: &Arc<Self>, driver: &Arc<TransactionDriver>) {
+        if driver.is_active() {
+            return; // its client is still at work, and nothing is decided that could be delivered
+        }
+        self.unpark(driver.key());
+        driver.push(Input::Retry);
+        // On a worker, because a participant that hangs must not block the caller.
+        self.scheduler.enqueue(Arc::clone(driver) as Arc<dyn Runnable>);
+        driver
+            .owing()
+            .into_iter()
+            .filter_map(|name| self.members.find(name.as_str()))
+            .for_each(|number| self.probe_now(number));
+    }
+
+    /// Gives an operator's input to those drivers of a transaction that `may` allows it for.
+    pub(in crate::txn) fn act(
+        &self,
+        txn: &TxnId,
+        input: Input,
+        may: impl Fn(TransactionState) -> Result<(), OperatorError>,
+    ) -> Result<(), OperatorError> {
+        let mut result = Err(OperatorError::Unknown { txn: txn.clone() });
+        if txn.coordinator() != &self.name {
+            return result;
+        }
+        for driver in self.drivers_of(txn.ordinal()) {
+            match may(driver.state_to_come()) {
+                Ok(()) => {
+                    driver.push(input);
+                    (driver as Arc<dyn Runnable>).run(Runner::Caller);
+                    result = Ok(());
+                }
+                Err(error) if result.is_err() => result = Err(error),
+                Err(_) => {}
+            }
+        }
+        result
+    }
+
+    /// Appends to the log, unless the coordinator is gone: transactions that clients still hold
+    /// must not write beside the coordinator that was opened since.
+    ///
+    /// Only for a transaction that is open, and says meanwhile that it is
+    /// [appending](TransactionDriver::is_appending).
+    pub(in crate::txn) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
+        if self.is_gone() {
+            return Err(LogError::Closed);
+        }
+        let lsn = self.log.append(Record { owner: self.name.clone(), fact }, durability)?;
+        if durability == Durability::Forced {
+            self.admission.forced(lsn);
+        }
+        Ok(lsn)
+    }
+
+    /// Whether the coordinator is gone.
+    pub(in crate::txn) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::SeqCst)
+    }
+
+    /// Takes a transaction out of the table of open ones.
+    fn take(&self, table: &mut Table, key: TxnKey, end: EndRecord) -> Option<Arc<TransactionDriver>> {
+        let driver = table.transactions.take(key, end)?;
+        self.tell_awaited(table, key);
+        Some(driver)
+    }
+
+    fn tell_awaited(&self, table: &Table, key: TxnKey) {
+        if table.awaited.contains(&key) {
+            self.wake_settling(table);
+        }
+    }
+
+    /// Sets what holds back `ended_below` of these participants.
+    fn hold_back(&self, table: &Table, participants: &[Name]) {
+        for participant in participants {
+            let Some(number) = self.members.find(participant.as_str()) else { continue };
+            // While the participant has not said what it holds of earlier epochs, it may have to be
+            // told of any of them.
+            let unknown = table.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
+            self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
+        }
+    }
+
+    pub(in crate::txn) fn in_doubt_query_begins(&self, participant: Name, query: Arc<InDoubtQuery>) {
+        let mut table = self.table.lock();
+        table.in_doubt_queries.insert(participant.clone(), query);
+        self.hold_back(&table, &[participant]);
+    }
+
+    pub(in crate::txn) fn in_doubt_query_ends(&self, participant: &Name) {
+        let mut table = self.table.lock();
+        let query = table.in_doubt_queries.remove(participant);
+        self.hold_back(&table, std::slice::from_ref(participant));
+        self.wake_settling(&table);
+        drop(table);
+        drop(query);
+    }
+
+    /// Rolls back the transactions under which clients still work. Workers carry that out.
+    pub(in crate::txn) fn roll_back_begun(&self) {
+        let mut begun = self.drivers();
+        begun.retain(|driver| driver.take_from_client());
+        for driver in begun {
+            driver.push(Input::Rollback);
+            self.scheduler.enqueue(driver as Arc<dyn Runnable>);
+        }
+    }
+
+    /// Ends a transaction that none of its log's openings has given out, with the operator's
+    /// decision. Blocks for one write of the log for a commit.
+    pub(in crate::txn) fn settle_unclaimed(
+        self: &Arc<Self>,
+        txn: &TxnId,
+        decision: Decision,
+    ) -> Result<(), OperatorError> {
+        let holders = self.unclaimed.take(txn);
+        if holders.is_empty() {
+            return Err(OperatorError::Unknown { txn: txn.clone() });
+        }
+        if decision == Decision::Commit {
+            // As for its own decisions: a later life must not undo it.
+            let decided = Fact::Decided { txn: txn.clone(), participants: holders.clone() };
+            let logged = self.append(decided, Durability::Forced).and_then(|lsn| self.log.wait(lsn));
+            if let Err(error) = logged {
+                let now = self.platform.now();
+                holders.iter().for_each(|holder| self.unclaimed.report(&txn.branch(holder), now));
+                return Err(OperatorError::Log { txn: txn.clone(), error });
+            }
+        }
+        let now = self.platform.now();
+        let memory = Remembered { owed: holders.clone(), ..Remembered::of(decision) };
+        let protocol = memory.resume(txn.clone(), self.policy, now);
+        let driver = TransactionDriver::resumed(Arc::clone(self), protocol, TxnKey::of(txn.ordinal()), now);
+        self.resumed(Arc::clone(&driver), holders);
+        driver.run(Runner::Caller);
+        Ok(())
+    }
+
+    /// Returns the first number that has not been given out.
+    pub(in crate::txn) fn next_ordinal(&self) -> TxnOrdinal {
+        TxnOrdinal { epoch: self.epoch, sequence: self.admission.last_sequence() + 1 }
+    }
+
+    /// Returns the open drivers of one transaction: its own, and those of branches that
+    /// participants reported.
+    pub(in crate::txn) fn drivers_of(&self, ordinal: TxnOrdinal) -> Vec<Arc<TransactionDriver>> {
+        let table = self.table.lock();
+        table.transactions.of(ordinal).chain(table.parked.of(ordinal)).map(Arc::clone).collect()
+    }
+
+    pub(in crate::txn) fn parked_drivers(&self) -> Vec<Arc<TransactionDriver>> {
+        self.table.lock().parked.waiting().map(Arc::clone).collect()
+    }
+
+    /// Returns the drivers of all open transactions. O(n).
+    pub(in crate::txn) fn drivers(&self) -> Vec<Arc<TransactionDriver>> {
+        let mut all = Vec::new();
+        self.look_at_open(|driver| all.push(Arc::clone(driver)));
+        // A transaction that was parked meanwhile is there twice.
+        let parked: Vec<_> = self.table.lock().parked.drivers().map(Arc::clone).collect();
+        let keys: HashSet<TxnKey> = parked.iter().map(|driver| driver.key()).collect();
+        all.retain(|driver| !keys.contains(&driver.key()));
+        all.extend(parked);
+        all
+    }
+
+    /// Returns the queries of participants that have not said yet what they hold of earlier epochs.
+    pub(in crate::txn) fn in_doubt_queries(&self) -> Vec<Arc<InDoubtQuery>> {
+        self.table.lock().in_doubt_queries.values().map(Arc::clone).collect()
+    }
+
+    fn running_drivers(&self) -> Vec<Arc<TransactionDriver>> {
+        let mut running = Vec::new();
+        self.look_at_open(|driver| {
+            if !driver.is_owned_by_client() {
+                running.push(Arc::clone(driver));
+            }
+        });
+        running.extend(self.table.lock().parked.running().map(Arc::clone));
+        running
+    }
+
+    /// Drops everything that is under way, as a crash would. Drivers and this struct hold each
+    /// other; this breaks the circle.
+    pub(in crate::txn) fn abandon(&self) {
+        let mut table = self.table.lock();
+        table.abandoned = true;
+        self.note_ended(&mut table, Lsn::NONE);
+        let transactions = mem::replace(&mut table.transactions, OpenTransactions::new(self.epoch));
+        let (queries, parked) = (mem::take(&mut table.in_doubt_queries), mem::take(&mut table.parked));
+        drop(table);
+        queries.values().for_each(|query| query.abandon());
+        drop(queries);
+        transactions.iter().chain(parked.drivers()).for_each(|driver| driver.abandon());
+    }
+
+    /// Updates `ended_below`, because something may have ended. `durable` is a record that the log
+    /// has made durable. The log must not be asked under this lock; a smaller number only delays
+    /// `ended_below`.
+    fn note_ended(&self, table: &mut Table, durable: Lsn) {
+        let first = table.transactions.first(durable);
+        let is_known = first.epoch == self.epoch && !table.abandoned;
+        let (known, below) = (self.ended_below.load(Ordering::Relaxed), if is_known { first.sequence } else { 0 });
+        // All threads read it with each message, so it is written the less often the more
+        // transactions are open.
+        let news = below.saturating_sub(known);
+        if known == 0 || below < known || news >= table.transactions.at_once().min(MOST_UNSAID) {
+            self.ended_below.store(below, Ordering::Release);
+            self.position.fetch_max(durable.as_u64(), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the life as the coordinator introduces it to a participant that has refused it because
+    /// the participant has missed the opening before.
+    pub(in crate::txn) fn going_on_from(&self, refusal: &ParticipantError) -> Option<Life> {
+        let ParticipantError::Superseded(mismatch) = refusal else { return None };
+        self.openings.going_on_from(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
+    }
+
+    /// Returns what a message to the participant carries. A commit carries how far the log is
+    /// durable with its decision in it; for all others what was known a moment ago is enough.
+    /// `decided` is the number of the decision's record, if this life has appended it.
+    pub(in crate::txn) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>, decided: Lsn) -> Call {
+        let ended_below = match self.ended_below.load(Ordering::Acquire) {
+            0 => TxnOrdinal::default(),
+            sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
+        };
+        let position = match verb {
+            Verb::Commit => self.position_of_commit(decided),
+            _ => self.position.load(Ordering::Relaxed),
+        };
+        let Life { log: identity, after, .. } = self.life;
+        Call { epoch: self.epoch, ended_below, deadline, identity, position, after, ..Call::new(self.opening) }
+    }
+
+    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is gone
+    /// the next life may write to the same log. Its records must not count, because a participant
+    /// that hears of them would take the next life for an older copy of the log.
+    fn position_of_commit(&self, decided: Lsn) -> u64 {
+        let durable = self.log.durable(); // before the question whether the coordinator is gone
+        if !self.is_gone() {
+            return durable.as_u64();
+        }
+        let known = self.position.load(Ordering::Relaxed).max(self.closed_at.load(Ordering::Acquire));
+        known.max(decided.as_u64())
+    }
+}
+
+impl Table {
+    /// Returns the transactions that neither a client nor an operator has to act on.
+    fn running(&self) -> impl Iterator<Item = &Arc<TransactionDriver>> {
+        self.transactions.iter().filter(|driver| !driver.is_owned_by_client()).chain(self.parked.running())
+    }
+}
+
+impl Sweep for CoordinatorCore {
+    fn sweep(&self) {
+        let durable = self.log.durable();
+        for driver in self.running_drivers() {
+            driver.nudge(durable);
+        }
+        let unwritten = self.table.lock().unwritten_ends();
+        self.write(unwritten);
+        if METERED {
+            observe::gauges(self.name.as_str(), &self.status());
+        }
+    }
+}
+
+/// The timer of the transaction that expires first.
+impl Runnable for CoordinatorCore {
+    fn run(self: Arc<Self>, _: Runner) {
+        self.roll_back_expired();
+    }
+}

@@ -1,0 +1,99 @@
+//! The participants of a coordinator, and how it reaches each of them.
+
+use std::{collections::BTreeMap, ops::Index, sync::Arc};
+
+use crate::{
+    id::Name,
+    participant::{self, Endpoint, Greeting, Life, Participant, ParticipantError, Reply, Request},
+};
+
+/// One participant.
+#[derive(Clone)]
+pub(in crate::txn) struct Member {
+    pub(in crate::txn) reach: Reach,
+    pub(in crate::txn) promises: Promises,
+}
+
+/// How a participant is reached.
+#[derive(Clone)]
+pub(in crate::txn) enum Reach {
+    /// The thread that drives a transaction calls it, and has the answer when the call returns.
+    AtOnce(Arc<dyn Participant>),
+    /// The coordinator sends it messages. Such participants are asked first, and work while the
+    /// others are asked.
+    Later(Arc<dyn Endpoint>),
+}
+
+/// Whether a participant can promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::txn) enum Promises {
+    Can,
+    /// A last resource cannot.
+    Cannot,
+}
+
+impl Member {
+    /// Sends the request. Either kind may panic; then the dropped reply is the answer.
+    pub(in crate::txn) fn send(&self, request: Request, reply: Reply) {
+        match &self.reach {
+            Reach::AtOnce(participant) => reply.send(participant::call(&**participant, &request)),
+            Reach::Later(endpoint) => endpoint.send(request, reply),
+        }
+    }
+
+    /// Introduces a coordinator to a participant that answers at once. Does nothing for others.
+    pub(in crate::txn) fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.meet(coordinator, life),
+            Reach::Later(_) => Ok(()),
+        }
+    }
+
+    /// The name that the participant knows itself by, if it says so.
+    pub(in crate::txn) fn own_name(&self) -> Option<Name> {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.own_name(),
+            Reach::Later(endpoint) => endpoint.own_name(),
+        }
+    }
+
+    pub(in crate::txn) fn greet(&self, greeting: &Greeting) {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.greet(greeting),
+            Reach::Later(endpoint) => endpoint.greet(greeting),
+        }
+    }
+}
+
+/// All participants, in the order of their names. Each has a number, so that a name is looked up
+/// only once.
+pub(in crate::txn) struct Members(Box<[(Name, Member)]>);
+
+impl Members {
+    pub(in crate::txn) fn new(members: BTreeMap<Name, Member>) -> Self {
+        Self(members.into_iter().collect())
+    }
+
+    /// Returns the number of the participant with this name. O(log n) in the participants.
+    pub(in crate::txn) fn find(&self, name: &str) -> Option<usize> {
+        self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
+    }
+
+    /// Whether the caller of the participant with this number has its answer when the call returns.
+    /// `None` is a participant that does not exist: it cannot be reached, which is known at once.
+    pub(in crate::txn) fn answers_at_once(&self, number: Option<usize>) -> bool {
+        number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
+    }
+
+    pub(in crate::txn) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {
+        self.0.iter()
+    }
+}
+
+impl Index<usize> for Members {
+    type Output = (Name, Member);
+
+    fn index(&self, number: usize) -> &(Name, Member) {
+        &self.0[number]
+    }
+}

@@ -1,0 +1,124 @@
+//! Holds back the participants' reports until all participants have met this life of the
+//! coordinator.
+//!
+//! A log that was restored from an older copy lacks decisions. The participant that holds a promise
+//! need not be the one that has heard of the decision. So a rollback as soon as the promise is
+//! reported could tear the transaction apart, a moment before another participant says that the
+//! copy is old. So the coordinator acts on reports only when every participant has accepted it, or
+//! when it has waited long enough for one that does not answer. While one refuses, it acts on none.
+
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    id::Name,
+    platform::{Platform, ThreadId},
+    txn::{
+        engine::{
+            coordinator_core::CoordinatorCore,
+            scheduler::{Runnable, Runner},
+        },
+        policy::after,
+        recovery::InDoubtReport,
+    },
+};
+
+pub(in crate::txn) struct Introductions {
+    state: Mutex<Reports>,
+    platform: Platform,
+    /// The thread that opens the coordinator. What is settled on it is settled when the opening
+    /// returns.
+    opener: ThreadId,
+}
+
+struct Reports {
+    /// Number of participants that have not answered.
+    unanswered: usize,
+    refused_by: BTreeSet<Name>,
+    /// Whether the coordinator has waited long enough for those that have not answered.
+    is_late: bool,
+    /// Whether the coordinator is gone. Then nothing more is taken in.
+    is_over: bool,
+    held: Vec<InDoubtReport>,
+}
+
+impl Reports {
+    /// Takes out the reports that the coordinator may act on now.
+    fn release(&mut self) -> Vec<InDoubtReport> {
+        let may_settle = self.refused_by.is_empty() && (self.unanswered == 0 || self.is_late);
+        if may_settle { mem::take(&mut self.held) } else { Vec::new() }
+    }
+}
+
+impl Introductions {
+    pub(in crate::txn) fn new(participants: usize, platform: &Platform) -> Arc<Self> {
+        let (refused_by, held) = (BTreeSet::new(), Vec::new());
+        let state = Mutex::new(Reports { unanswered: participants, refused_by, is_late: false, is_over: false, held });
+        Arc::new(Self { state, platform: platform.clone(), opener: platform.current() })
+    }
+
+    fn settle(&self, answers: Vec<InDoubtReport>) {
+        let by = if self.platform.current() == self.opener { Runner::Caller } else { Runner::Worker };
+        answers.into_iter().for_each(|answer| answer.settle(by));
+    }
+
+    /// Sets the time after which the coordinator no longer waits for a participant that does not
+    /// answer. It is the time after which a message counts as lost.
+    pub(in crate::txn) fn wait_no_longer_than(self: &Arc<Self>, core: &CoordinatorCore) {
+        let weak = Arc::downgrade(self);
+        let this: Weak<dyn Runnable> = weak;
+        core.scheduler.enqueue_at(after(core.platform.now(), core.policy.delivery_timeout), this);
+    }
+
+    pub(in crate::txn) fn refused(&self, participant: &Name) {
+        self.state.lock().refused_by.insert(participant.clone());
+    }
+
+    /// Drops the reports, because the coordinator is gone. They hold the coordinator, which holds
+    /// this value: this breaks the circle of references.
+    pub(in crate::txn) fn give_up(&self) {
+        let held = {
+            let mut state = self.state.lock();
+            state.is_over = true;
+            mem::take(&mut state.held)
+        };
+        drop(held);
+    }
+
+    pub(in crate::txn) fn accepted(&self, answer: InDoubtReport) {
+        let released = {
+            let mut state = self.state.lock();
+            state.unanswered = state.unanswered.saturating_sub(1);
+            state.refused_by.remove(answer.participant());
+            if state.is_over {
+                return;
+            }
+            // An empty report leaves nothing to presume.
+            if answer.is_empty() && state.refused_by.is_empty() {
+                let mut released = state.release();
+                released.push(answer);
+                released
+            } else {
+                state.held.push(answer);
+                state.release()
+            }
+        };
+        self.settle(released);
+    }
+}
+
+impl Runnable for Introductions {
+    fn run(self: Arc<Self>, _: Runner) {
+        let released = {
+            let mut state = self.state.lock();
+            state.is_late = true;
+            state.release()
+        };
+        self.settle(released);
+    }
+}

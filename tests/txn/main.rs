@@ -1,0 +1,74 @@
+//! Transactions, from `begin` to the last acknowledgement: one behaviour a module.
+//!
+//! | module | what it asserts |
+//! |---|---|
+//! | **in the usual case** | |
+//! | `commit` | a transaction commits at all participants or at none, for the forced writes that the design says |
+//! | `shapes` | transactions of unusual shapes, and names that are refused |
+//! | `last_resource` | a participant that cannot prepare is asked last, and decides |
+//! | `asynchronous` | asynchronous participants and others in one transaction |
+//! | `async_calls` | the coordinator's calls for async code, on no runtime |
+//! | `answers` | errors say what to do: at the first work that is too large, and with a No's reason |
+//! | `delivered` | what `Commit::delivered` waits for |
+//! | `verdicts` | a participant asks how a branch ended |
+//! | `status` | what an operator sees, without waiting |
+//! | `back_pressure` | above its limits a coordinator makes transactions wait, or refuses them |
+//! | **when something fails** | |
+//! | `faults` | participants refuse, fail, panic or cannot be reached |
+//! | `bad_participant` | one bad participant costs other transactions nothing |
+//! | `circuits` | a participant that does not keep up gets no more work |
+//! | `deadlines`, `time` | time-outs and back-off |
+//! | `unattended` | transactions end whatever becomes of the `Commit` |
+//! | `heuristics` | branches that ended otherwise than decided |
+//! | `parking` | decisions that cannot be delivered |
+//! | `log_faults`, `commit_is_indeterminate` | the log refuses or fails |
+//! | `foreign` | wakers that panic, late drops, work during a shutdown |
+//! | **over restarts** | |
+//! | `recovery` | a coordinator that is opened again settles what it left |
+//! | `identity` | logs that were lost, copied, restored or opened twice |
+//! | `shutdown`, `outlived_coordinator`, `gone_branches` | what a shutdown and a drop leave |
+//! | **in large numbers** | |
+//! | `ends_together` | many ends go to the log at once, and participants forget nothing too early |
+//! | `stress` | totals are exact after many transactions on many threads |
+//! | `elsewhere` | bugs of other coordinators, which this one must not have |
+//!
+//! Tests that need a process of their own are beside this folder: `txn_cost`, `txn_threads`,
+//! `txn_is_observed`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod identity_model;
+mod support;
+
+#[cfg(feature = "tokio")]
+mod answers;
+mod async_calls;
+#[cfg(feature = "tokio")]
+mod asynchronous;
+mod back_pressure;
+mod bad_participant;
+mod circuits;
+mod commit;
+mod commit_is_indeterminate;
+mod deadlines;
+#[cfg(feature = "tokio")]
+mod delivered;
+mod elsewhere;
+mod ends_together;
+mod faults;
+mod foreign;
+mod gone_branches;
+mod heuristics;
+mod identity;
+mod last_resource;
+mod log_faults;
+mod outlived_coordinator;
+mod parking;
+mod recovery;
+mod shapes;
+mod shutdown;
+mod status;
+mod stress;
+mod time;
+mod unattended;
+mod verdicts;
