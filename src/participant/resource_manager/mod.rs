@@ -27,7 +27,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{BranchInput, BranchPhase, Effort, Service, ServiceError};
+use super::{BranchInput, BranchPhase, Effort, Service, ServiceError, wire::cut};
 use crate::{
     error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
@@ -383,7 +383,7 @@ impl<S: Service> ResourceManager<S> {
             effort_of_try = Some(effort);
             match self.service.try_reserve(branch, &work) {
                 Ok(()) => Ok(Ok((effort, length))),
-                Err(refusal) => Ok(Err((error_chain(&refusal), refusal))),
+                Err(refusal) => Ok(Err((cut(error_chain(&refusal)), refusal))),
             }
         }));
         match result {
@@ -408,7 +408,7 @@ impl<S: Service> ResourceManager<S> {
             }
             Ok(Err(error)) => {
                 entry.protocol.handle(BranchInput::Refused);
-                entry.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
+                entry.refuse(|| BranchRefusal::Work { reason: cut(error_chain(&error)).into() });
                 Err(error)
             }
             Err(panic) => {
