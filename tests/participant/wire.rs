@@ -306,7 +306,9 @@ proptest! {
 fn the_text_of_an_error_is_cut_where_it_is_sent_and_where_it_comes_in() {
     let text = |error: &ParticipantError| error.source().unwrap().to_string();
     let long = "\u{fc}".repeat(1 << 20);
-    for (kind, error) in [("Resource", ParticipantError::resource(&*long)), ("Refused", ParticipantError::refused(&*long))] {
+    for (kind, error) in
+        [("Resource", ParticipantError::resource(&*long)), ("Refused", ParticipantError::refused(&*long))]
+    {
         let sent = serde_json::to_string(&error).unwrap();
         assert!(sent.len() < MAX_ERROR_TEXT_BYTES + 100, "{} bytes are sent", sent.len());
         // A program that does not cut.
