@@ -72,9 +72,9 @@ pub enum LogError {
     /// What is on disk is not what was written. Nothing was changed.
     #[error(
         "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of exactly these bytes \
-         can replace the file: an older copy has forgotten decisions, and gives numbers out again. Without a mirror, look \
-         with `log::inspect` at what can be read, settle by hand what participants hold in doubt, and begin a new log \
-         under a new coordinator's name"
+         can replace the file: an older copy has forgotten decisions, and gives numbers out again. Without a mirror, \
+         look with `log::inspect` at what can be read. Then begin an empty log and open its coordinator under the same name \
+         with `CoordinatorBuilder::replaces_log`: only under that name can the participants' promises be settled"
     )]
     Damaged {
         /// The file.
@@ -88,8 +88,9 @@ pub enum LogError {
     /// changed.
     #[error(
         "{path} remembers a log that has reached segment {segment}, and that segment is missing; put the segments back as \
-         they were last. To give that log up for good, remove its directory and begin a new log under a new coordinator's \
-         name: under the old name an empty log would give the same numbers out again"
+         they were last. If that log is gone for good, move its directory away, begin an empty log, and open its \
+         coordinator under the same name with `CoordinatorBuilder::replaces_log`: only under that name can the participants' \
+         promises be settled"
     )]
     SegmentsLost {
         /// The file that remembers the log.

@@ -368,8 +368,8 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
 ///
 /// Serialised, a [`Log`](Self::Log) or [`Resource`](Self::Resource) error becomes the text of
 /// itself and [its causes](crate::error_chain), and arrives as a `Resource` error that says the
-/// same: a coordinator treats both alike. The text is cut to [`MAX_ERROR_TEXT_BYTES`]. So does the reason of a [`Refused`](Self::Refused). All
-/// others arrive as they were.
+/// same: a coordinator treats both alike. So does the reason of a [`Refused`](Self::Refused). Such a
+/// text is cut to [`MAX_ERROR_TEXT_BYTES`]. All others arrive as they were.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ParticipantError {
@@ -409,6 +409,13 @@ pub enum ParticipantError {
     /// either. Only a coordinator says so.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
+    /// The coordinator was opened without this participant, and its log has a decision for it. Only a
+    /// coordinator says so.
+    #[error(
+        "the coordinator was opened without this participant, so it was not called; open the coordinator with a participant \
+         of this name, or, if that is gone for good, park and force what it owes"
+    )]
+    NotRegistered,
     /// The coordinator sent the request, and no call has begun in time: the runtime of an
     /// asynchronous participant has no free thread. Most likely a task waits for the transaction on
     /// one of them. Only a coordinator says so.

@@ -106,9 +106,11 @@ pub(super) fn cut(text: String) -> String {
 impl Serialize for ParticipantError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // Only a coordinator says `CircuitOpen` and `NotBegun`; to another process they mean the
-            // same.
-            Self::Unreachable | Self::CircuitOpen | Self::NotBegun { .. } => WireError::Unreachable,
+            // Only a coordinator says `CircuitOpen`, `NotRegistered` and `NotBegun`; to another process
+            // they mean the same.
+            Self::Unreachable | Self::CircuitOpen | Self::NotRegistered | Self::NotBegun { .. } => {
+                WireError::Unreachable
+            }
             Self::Panicked => WireError::Panicked,
             Self::UnknownBranch => WireError::UnknownBranch,
             Self::AlreadyRolledBack => WireError::AlreadyRolledBack,

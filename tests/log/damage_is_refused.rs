@@ -128,6 +128,8 @@ fn the_error_names_the_batch() {
     bytes[3 * BLOCK + 80] ^= 1;
     let dir = dir_with_segment(&name, &bytes);
     let error = open_small(dir.path()).unwrap_err();
+    // Under a new name the participants' promises would wait forever.
+    assert!(error.to_string().contains("under the same name with `CoordinatorBuilder::replaces_log`"), "{error}");
     let LogError::Damaged { offset, .. } = error else { panic!("{error}") };
     assert_eq!(offset, 3 * BLOCK as u64);
     let text = error.to_string();

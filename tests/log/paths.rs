@@ -156,6 +156,7 @@ fn a_log_whose_only_segment_was_removed_is_not_a_new_one() {
     for _ in 0..2 {
         let error = open_small(&path).unwrap_err();
         assert!(matches!(error, LogError::SegmentsLost { segment: 1, .. }), "{error}");
+        assert!(error.to_string().contains("under the same name with `CoordinatorBuilder::replaces_log`"), "{error}");
         assert!(!ringpact::log::inspect::inspect(&path).unwrap().is_sound());
     }
     fs::rename(&away, &segment).unwrap();

@@ -325,7 +325,9 @@ fn one_of_two_live_coordinators_on_copies_of_a_log_is_fenced() {
     buy(&shop, &second);
     let mut late = first.begin();
     let refused = shop.goods.execute(late.branch("goods").unwrap(), 2);
-    assert!(matches!(refused, Err(ExecuteError::Closed { .. })), "{refused:?}");
+    let Err(error @ ExecuteError::EarlierLife { known, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!(*known, second.epoch());
+    assert!(error.to_string().contains("no new transaction helps"), "\"begin a new one\" is no help here: {error}");
 }
 
 #[test]
@@ -415,7 +417,12 @@ fn a_participant_far_away_that_refuses_is_shown_in_the_status() {
     let mut txn = second.begin();
     let worked = shop.goods.execute(txn.branch("goods").unwrap(), 2);
     // Chance decides whether the epoch is later or earlier than the known one.
-    assert!(matches!(worked, Err(ExecuteError::UnknownEpoch { .. } | ExecuteError::Closed { .. })), "{worked:?}");
+    assert!(matches!(worked, Err(ExecuteError::UnknownEpoch { .. } | ExecuteError::EarlierLife { .. })), "{worked:?}");
+    let text = worked.unwrap_err().to_string();
+    assert!(
+        text.contains("the participant refuses") && text.contains("unanswered_by"),
+        "it says where to look: {text}"
+    );
     let error = txn.commit().wait();
     assert!(error.is_err(), "{error:?}");
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "the promise is not touched");

@@ -6,7 +6,10 @@ use crate::support::{
     Disk, Manager, manager, manager_on, name,
     wire::{Fate, Sent, Wire},
 };
-use ringpact::{BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, Policy, TransactionLog, participant::Verb};
+use ringpact::{
+    BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, ParticipantError, Policy, TransactionLog,
+    participant::Verb,
+};
 
 fn quick() -> Policy {
     Policy::default().first_backoff(Duration::from_millis(2)).delivery_timeout(Duration::from_millis(50))
@@ -184,6 +187,11 @@ fn a_decision_for_a_missing_participant_waits_for_it_and_delays_no_other() {
     let [a, b] = house.managers();
     let without_b = Coordinator::builder(house.log.clone()).policy(quick()).participant("a", a.clone()).open().unwrap();
     assert_eq!((without_b.recovered().committed, without_b.status().settling), (1, 1));
+    // It does answer, if it is asked: the operator must hear that it is not.
+    let branches = without_b.status().transactions[0].branches.clone();
+    let of_b = branches.iter().find(|branch| branch.participant.as_str() == "b").unwrap();
+    assert!(matches!(of_b.last_error, Some(ParticipantError::NotRegistered)), "{of_b:?}");
+    assert!(without_b.status().to_string().contains("opened without this participant"), "{}", without_b.status());
     assert_eq!((a.service().balance(), b.service().balance()), (2, 0));
     let mut txn = without_b.begin();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();

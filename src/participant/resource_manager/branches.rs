@@ -75,10 +75,16 @@ pub(super) enum BranchLookup<W> {
     /// The branch; a new one if there was none.
     Found(BranchRef<W>),
     /// The branch is forgotten, because its transaction has ended.
-    Ended,
+    Ended {
+        /// The epoch that the coordinator is in, as far as the participant has heard.
+        known: Epoch,
+    },
     /// The branch has made no promise, and its coordinator was opened again since: it counts as
     /// rolled back.
-    EarlierLife,
+    EarlierLife {
+        /// The epoch that the coordinator is in, as far as the participant has heard.
+        known: Epoch,
+    },
     /// The coordinator is in another epoch, and has not announced the branch's epoch.
     UnknownLife {
         /// The epoch that the coordinator is in, as far as the participant has heard.
@@ -238,12 +244,12 @@ impl<W> Branches<W> {
             return BranchLookup::Found(Arc::clone(entry));
         }
         if txn.ordinal() < known.ended_below {
-            return BranchLookup::Ended;
+            return BranchLookup::Ended { known: known.lives.life().epoch };
         }
         // Without a promise, a transaction of an earlier life can only be rolled back.
         let life = known.lives.life();
         if txn.epoch() < life.epoch {
-            return BranchLookup::EarlierLife;
+            return BranchLookup::EarlierLife { known: life.epoch };
         }
         if txn.epoch() > life.epoch && known.lives.is_heard() {
             return BranchLookup::UnknownLife { known: life.epoch };

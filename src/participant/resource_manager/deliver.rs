@@ -116,10 +116,10 @@ impl<S: Service> ResourceManager<S> {
         // their own.
         let entry = match entry {
             BranchLookup::Found(entry) => entry,
-            BranchLookup::Ended => return Err(after_the_end(message)),
+            BranchLookup::Ended { .. } => return Err(after_the_end(message)),
             // No coordinator sends this: its branches are of its own epoch or of an earlier one.
             BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
-            BranchLookup::EarlierLife => {
+            BranchLookup::EarlierLife { .. } => {
                 let mut entry = BranchEntry::default();
                 entry.refuse(|| BranchRefusal::EarlierLife);
                 let result = self.carry_out(branch, &mut entry, message);

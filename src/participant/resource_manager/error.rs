@@ -25,13 +25,30 @@ pub enum ExecuteError<R> {
         /// The branch.
         branch: BranchId,
     },
+    /// The branch is of an earlier life of its coordinator than the one that this participant has met
+    /// last. Nothing was done, and the transaction can only be rolled back. Either the coordinator was
+    /// opened again since, or the participant refuses its log: that of a second coordinator of the same
+    /// name, or an older copy.
+    #[error(
+        "branch {branch} is of an earlier life of its coordinator than this participant has met ({known}). If the \
+         coordinator was opened again since, begin a new transaction with the one that is open now; if this is the one that \
+         is open now, no new transaction helps: the participant refuses its log, and `CoordinatorStatus::unanswered_by` says \
+         why"
+    )]
+    EarlierLife {
+        /// The branch.
+        branch: BranchId,
+        /// The coordinator's epoch, as far as the participant has heard.
+        known: Epoch,
+    },
     /// The branch is of a later epoch than the one that its coordinator has announced here. Nothing
     /// was done, and the transaction can only be rolled back. A coordinator announces its epoch
     /// moments after it was opened; a new transaction then succeeds. If it does not, the branch
     /// comes from a coordinator on another log.
     #[error(
         "branch {branch} is of an epoch that its coordinator has not announced here (it is in {known}); try again in a \
-         moment, as a new transaction, and if that does not help look for a second coordinator of this name"
+         moment, as a new transaction; if that does not help, the participant refuses the coordinator's log, and \
+         `CoordinatorStatus::unanswered_by` says why"
     )]
     UnknownEpoch {
         /// The branch.

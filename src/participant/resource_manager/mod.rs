@@ -332,6 +332,8 @@ impl<S: Service> ResourceManager<S> {
     ///   [`ExecuteError::Unencodable`] doom it too; the service is not asked.
     /// - [`ExecuteError::Closed`]: the branch was already asked to prepare, or has ended; or a
     ///   rollback came while the service did this very work, which is undone then.
+    /// - [`ExecuteError::EarlierLife`]: the coordinator has been opened again since the transaction
+    ///   began, or the participant refuses its log.
     /// - [`ExecuteError::UnknownEpoch`]: the coordinator has not yet announced the branch's epoch
     ///   here.
     /// - [`ExecuteError::Misrouted`]: the branch names another participant.
@@ -357,7 +359,10 @@ impl<S: Service> ResourceManager<S> {
         drop(branches);
         let cell = match lookup {
             BranchLookup::Found(cell) => cell,
-            BranchLookup::Ended | BranchLookup::EarlierLife => return Err(closed()),
+            BranchLookup::Ended { known } if known <= branch.txn().epoch() => return Err(closed()),
+            BranchLookup::Ended { known } | BranchLookup::EarlierLife { known } => {
+                return Err(ExecuteError::EarlierLife { branch: branch.clone(), known });
+            }
             BranchLookup::UnknownLife { known } => {
                 return Err(ExecuteError::UnknownEpoch { branch: branch.clone(), known });
             }

@@ -299,7 +299,7 @@ impl TransactionDriver {
         verb: Verb,
         terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
-        let Some(number) = member_branch.member else { return Some(Err(ParticipantError::Unreachable)) };
+        let Some(number) = member_branch.member else { return Some(Err(ParticipantError::NotRegistered)) };
         if verb == Verb::Prepare && self.core.is_gone() {
             // No coordinator would tell the participant how the promise ends. The one that was
             // opened since, if there is one, has already asked what is in doubt.
