@@ -11,11 +11,12 @@
 //! meanwhile.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Wake,
     thread,
@@ -86,6 +87,25 @@ impl Platform {
         match &self.0 {
             None => ThreadId::System(thread::current().id()),
             Some(simulator) => ThreadId::Simulated(simulator.current()),
+        }
+    }
+
+    /// Returns the number of the calling thread: at least 1, and never that of another thread.
+    pub(crate) fn thread_number(&self) -> u64 {
+        static GIVEN: AtomicU64 = AtomicU64::new(0);
+        thread_local! {
+            /// The number of this thread, 0 until it needs one.
+            static OWN: Cell<u64> = const { Cell::new(0) };
+        }
+        match &self.0 {
+            None => OWN.with(|own| {
+                if own.get() == 0 {
+                    own.set(GIVEN.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+                own.get()
+            }),
+            // Several of a simulation's threads may take turns on one thread of the system.
+            Some(simulator) => simulator.current() + 1,
         }
     }
 

@@ -26,7 +26,10 @@ pub enum Effort {
 /// for different branches it does.
 ///
 /// All methods may block. A client's thread waits for [`try_reserve`](Self::try_reserve), the
-/// thread that calls the resource manager for the others.
+/// thread that calls the resource manager for the others. They may come back to the resource manager,
+/// but not for the branch that they are called for: that is an error
+/// ([`ExecuteError::Inside`](super::ExecuteError::Inside)), and a wait without end if another thread does it
+/// and the method waits for that thread.
 ///
 /// # What survives a crash
 ///
@@ -88,8 +91,8 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// The promise may not be kept until that is mended. The branch is listed in
     /// [`ResourceManager::status`](super::ResourceManager::status) and does not keep the others
-    /// from opening. The call is repeated at each checkpoint, and when the branch is to be
-    /// committed.
+    /// from opening. The call is repeated with growing pauses when other calls reach the resource
+    /// manager, at each checkpoint, and when the branch is to be committed.
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         works.iter().try_for_each(|work| self.try_reserve(branch, work)).map_err(Into::into)
     }

@@ -9,6 +9,7 @@
 //! | `wire` | requests, answers and errors keep their form in JSON and in postcard |
 //! | `pool` | a slow participant's threads: bounded, started when needed, not lost |
 //! | `concurrency` | calls for one branch at the same time have one outcome |
+//! | `inside` | a service that comes back to its own resource manager is answered |
 //! | `misbehaviour` | services that fail or panic, and messages that are wrong |
 //! | `restart` | what a resource manager restores after a restart |
 //! | `checkpoint` | what a resource manager forgets, and when |
@@ -21,6 +22,7 @@ mod concurrency;
 mod conformance;
 #[cfg(feature = "tokio")]
 mod conformance_async;
+mod inside;
 mod misbehaviour;
 mod names;
 mod pool;

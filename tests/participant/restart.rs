@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use ringpact::{
     BranchId, Durability, Fact, MemoryLog, Participant, ParticipantError, Record, ResourceManager, Service,
     ServiceError, TransactionLog, Vote,
-    participant::{BranchTrouble, OpenError},
+    participant::{BranchTrouble, Life, OpenError},
 };
 
 use crate::txn_support::{self, Account, Disk, Fault, Op, branch, call, manager_on};
@@ -73,24 +73,84 @@ fn a_branch_that_cannot_be_restored_is_shown_and_does_not_keep_others_from_openi
         assert_eq!(trouble.branch(), concerned, "{trouble}");
         let what = if op == Op::Restore { "restore branch" } else { "confirm branch" };
         assert!(trouble.to_string().contains(&format!("{what} {concerned}")), "{trouble}");
-        // Nothing of it is lost, the others are not touched, and work goes on.
-        a.commit(&third, &call()).unwrap();
+        // Nothing of it is lost, the others are not touched, and work goes on. The next message, and
+        // a checkpoint at any time, has it tried again.
+        let asked = a.service().asked(op).len();
+        a.service().fail(op, [fault, fault]);
         a.execute(&branch(4, "a"), 16).unwrap();
+        assert_eq!(a.service().asked(op)[asked..], [concerned.clone()], "tried again at the next call");
+        assert_eq!(a.status().troubled.len(), 1);
+        a.checkpoint().unwrap();
+        assert_eq!((a.service().asked(op).len(), a.status().troubled.len()), (asked + 2, 1), "{:?}", a.status());
+        a.commit(&third, &call()).unwrap();
         assert_eq!(a.prepare(&branch(4, "a"), &call()).unwrap(), Vote::Yes);
-        assert_eq!(a.service().balance(), if op == Op::Restore { 10 } else { 8 });
-        if fault == Fault::Fail {
-            a.checkpoint().unwrap();
-            assert!(a.status().troubled.is_empty(), "tried again at the checkpoint");
-            assert_eq!(a.service().balance(), 10);
-        }
+        a.checkpoint().unwrap();
+        assert!(a.status().troubled.is_empty(), "mended at the checkpoint, if no call came first");
+        assert_eq!(a.service().balance(), 10);
         a.commit(&second, &call()).unwrap();
-        assert!(a.status().troubled.is_empty(), "or when it is told");
         assert_eq!(a.service().balance(), 14);
         drop(a);
         let a = manager_on("a", log, &disk);
         assert_eq!(a.in_doubt(&txn_support::name("c")).unwrap(), [branch(4, "a")]);
         assert_eq!(a.service().balance(), 14, "opened again, all of it is there");
     }
+}
+
+/// The coordinator of such a branch may be told already that it is done. Then no message comes for
+/// it, and a checkpoint may be a thousand commits away, so any other message has it tried again.
+#[test]
+fn one_error_at_opening_is_mended_by_the_next_message_about_anything() {
+    type Message = fn(&txn_support::Manager);
+    let messages: [(&str, Message); 6] = [
+        ("execute", |a| a.execute(&branch(9, "a"), 2).unwrap()),
+        ("prepare", |a| drop(a.prepare(&branch(9, "a"), &call()))),
+        ("commit", |a| drop(a.commit(&branch(9, "a"), &call()))),
+        ("rollback", |a| a.rollback(&branch(9, "a"), &call()).unwrap()),
+        ("in_doubt", |a| drop(a.in_doubt(&txn_support::name("d")))),
+        ("meet", |a| drop(a.meet(&txn_support::name("d"), &Life::default()))),
+    ];
+    for (op, fault) in [(Op::Confirm, Fault::Fail), (Op::Confirm, Fault::Panic), (Op::Restore, Fault::Fail)] {
+        for (message, send) in messages {
+            let (log, disk) = (MemoryLog::new(), Disk::default());
+            let a = manager_on("a", log.clone(), &disk);
+            let (committed, promised) = (prepared(&a, 1, &[2]), prepared(&a, 2, &[4]));
+            a.commit(&committed, &call()).unwrap();
+            drop(a);
+            let account = Account::on(&disk);
+            account.fail(op, [fault]);
+            let a = Arc::new(ResourceManager::open("a", log.crash(), account).unwrap());
+            assert_eq!(a.status().troubled.len(), 1);
+            send(&a);
+            assert!(a.status().troubled.is_empty(), "{message} has {op:?} tried again: {:?}", a.status());
+            assert_eq!(a.service().balance(), 2);
+            assert_eq!(a.service().reserved.lock().get(&promised), Some(&4));
+        }
+    }
+}
+
+/// A service that fails for longer is asked with pauses, and a branch at which it always fails does
+/// not keep the others from being mended.
+#[test]
+fn errors_that_last_are_tried_again_with_pauses() {
+    let (log, disk) = (MemoryLog::new(), Disk::default());
+    let a = manager_on("a", log.clone(), &disk);
+    let branches: Vec<_> = (1..=40).map(|n| prepared(&a, n, &[2])).collect();
+    branches.iter().for_each(|branch| a.commit(branch, &call()).unwrap());
+    drop(a);
+    let account = Account::on(&disk);
+    account.fail(Op::Confirm, [Fault::Fail; 42]);
+    let a = ResourceManager::open("a", log.crash(), account).unwrap();
+    assert_eq!(a.status().troubled.len(), 40);
+    for _ in 0..1000 {
+        a.in_doubt(&txn_support::name("d")).unwrap();
+    }
+    let asked = a.service().asked(Op::Confirm).len();
+    assert!((41..=80).contains(&asked), "one call fails once, and a thousand calls do not each: {asked}");
+    txn_support::eventually("all are mended", std::time::Duration::from_secs(10), || {
+        a.in_doubt(&txn_support::name("d")).unwrap();
+        a.status().troubled.is_empty()
+    });
+    assert_eq!((a.service().balance(), a.service().asked(Op::Confirm).len()), (80, 40 + 42));
 }
 
 /// A promise that the service can't restore is not committed, and can be rolled back.

@@ -321,22 +321,34 @@ impl<W> Branches<W> {
         all.map(|(txn, _, entry)| (txn, Arc::clone(entry))).collect()
     }
 
-    /// Returns the branches that could not be restored in full at opening and are not locked now.
-    pub(super) fn troubled(&mut self) -> Vec<(TxnId, BranchRef<W>)> {
-        let mut found = Vec::new();
+    /// Returns the branches that could not be restored in full at opening and are not locked now, and
+    /// whether any branch is left that can still be mended. O(n) in the troubled branches.
+    pub(super) fn troubled(&mut self) -> (Vec<(TxnId, BranchRef<W>)>, bool) {
+        let (mut found, mut is_any_left) = (Vec::new(), false);
         let mut troubled = mem::take(&mut self.troubled);
         troubled.retain(|txn| {
             let entry = self.coordinator(txn.coordinator()).and_then(|known| known.branches.get(txn.ordinal()));
             let Some(entry) = entry else { return false };
-            let Some(guard) = entry.try_lock() else { return true };
-            let is_troubled = guard.trouble.is_some();
-            if is_troubled {
+            let Some(guard) = entry.try_lock() else {
+                is_any_left = true;
+                return true;
+            };
+            let Some(trouble) = &guard.trouble else { return false };
+            if !trouble.is_final() {
+                is_any_left = true;
                 found.push((txn.clone(), Arc::clone(entry)));
             }
-            is_troubled
+            true
         });
         self.troubled = troubled;
-        found
+        (found, is_any_left)
+    }
+
+    /// Puts a troubled branch behind the others, so that it does not keep them from being mended.
+    pub(super) fn put_last(&mut self, txn: &TxnId) {
+        if let Some(index) = self.troubled.iter().position(|troubled| troubled == txn) {
+            self.troubled[index..].rotate_left(1);
+        }
     }
 
     /// Returns the branches whose transactions have ended. O(n) in them. The caller looks at their

@@ -5,11 +5,10 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use parking_lot::MutexGuard;
-
 use super::{
     ResourceManager,
     branches::{EndedBranches, wipe},
+    held_lock::HeldGuard,
 };
 use crate::{
     error_chain,
@@ -19,8 +18,8 @@ use crate::{
 };
 
 impl<S: Service> ResourceManager<S> {
-    pub(super) fn take_checkpoint(&self, _one_at_a_time: &MutexGuard<'_, ()>) -> Result<(), ServiceError> {
-        self.mend();
+    pub(super) fn take_checkpoint(&self, _one_at_a_time: &HeldGuard<'_, ()>) -> Result<(), ServiceError> {
+        self.mend(usize::MAX, usize::MAX);
         self.roll_back_abandoned();
         // Collected before the service is asked: what the service writes may lack a commit that
         // comes meanwhile.
@@ -61,7 +60,7 @@ impl<S: Service> ResourceManager<S> {
 
     pub(super) fn checkpoint_if_due(&self) {
         let due = self.commits.fetch_add(1, Ordering::Relaxed) + 1 >= self.options.checkpoint_every;
-        if due && let Some(guard) = self.checkpoint.try_lock() {
+        if due && let Some(guard) = self.checkpoint.try_hold(self.options.platform.thread_number()) {
             // The commit that takes the checkpoint has succeeded, whatever comes of the checkpoint.
             // An error is kept for `status`, nothing is forgotten, and a later commit tries again.
             let _ = self.take_checkpoint(&guard);

@@ -46,6 +46,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.mend_if_due();
         self.branches.lock().meet(coordinator, life)?;
         Ok(self.note_introduction(coordinator)?)
     }
@@ -59,6 +60,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.mend_if_due();
         let entries = self.branches.lock().of(coordinator);
         let is_in_doubt = |entry: &BranchEntry<S::Work>| {
             !entry.protocol.is_finished() && entry.protocol.phase() != BranchPhase::Unknown
@@ -81,8 +83,19 @@ impl<S: Service> ResourceManager<S> {
     }
 
     /// Puts a coordinator's message to the branch, and carries out what follows from it, up to the
-    /// reply.
+    /// reply. Then tries again what failed at opening, if that is due.
     pub(super) fn deliver(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+        message: BranchInput,
+    ) -> Result<BranchReply, ParticipantError> {
+        let result = self.deliver_to(branch, call, message);
+        self.mend_if_due();
+        result
+    }
+
+    fn deliver_to(
         &self,
         branch: &BranchId,
         call: &Call,
@@ -113,7 +126,7 @@ impl<S: Service> ResourceManager<S> {
                 return with_reason(result, &mut entry, BranchPhase::Unknown);
             }
         };
-        let Some(mut guard) = entry.try_lock() else {
+        let Some(mut guard) = entry.try_hold(self.options.platform.thread_number()) else {
             // The branch may hang in the service; this thread must not hang with it.
             if matches!(message, BranchInput::Rollback(_)) {
                 entry.doom();
@@ -189,34 +202,9 @@ impl<S: Service> ResourceManager<S> {
         }
     }
 
-    /// Tries again to restore or confirm the branches that could not be restored or confirmed at
-    /// opening.
-    pub(super) fn mend(&self) {
-        let troubled = self.branches.lock().troubled();
-        for (txn, entry) in troubled {
-            let branch = txn.branch(&self.name);
-            // If the branch is locked, its holder does it, or the next checkpoint.
-            let Some(mut entry) = entry.try_lock() else { continue };
-            match &entry.trouble {
-                Some(BranchTrouble::Unrestored { .. }) if entry.protocol.phase() == BranchPhase::Prepared => {
-                    entry.trouble = restore(&self.service, &branch, &entry.works);
-                }
-                Some(BranchTrouble::Unconfirmed { .. }) => {
-                    // This makes the protocol confirm. Its reply goes to no coordinator, and after
-                    // an error the trouble stays.
-                    let confirmed = self.carry_out(&branch, &mut entry, BranchInput::Commit(LogSharing::OwnLog));
-                    if confirmed.is_ok() {
-                        (entry.works, entry.trouble) = (Vec::new(), None);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Runs the protocol from one message to its reply: carries out each action, and feeds its
     /// result back in.
-    fn carry_out(
+    pub(super) fn carry_out(
         &self,
         branch: &BranchId,
         entry: &mut BranchEntry<S::Work>,

@@ -8,9 +8,7 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
-
-use super::{BranchRefusal, BranchTrouble};
+use super::{BranchRefusal, BranchTrouble, held_lock::HeldLock};
 use crate::participant::{BranchPhase, BranchProtocol};
 
 /// A handle to one branch.
@@ -18,14 +16,14 @@ pub(super) type BranchRef<W> = Arc<BranchCell<W>>;
 
 /// One branch, behind its lock.
 pub(super) struct BranchCell<W> {
-    entry: Mutex<BranchEntry<W>>,
+    entry: HeldLock<BranchEntry<W>>,
     /// Whether a rollback came while the branch was locked. It is set without the lock.
     doomed: AtomicBool,
 }
 
 impl<W> BranchCell<W> {
     pub(super) const fn new(entry: BranchEntry<W>) -> Self {
-        Self { entry: Mutex::new(entry), doomed: AtomicBool::new(false) }
+        Self { entry: HeldLock::new(entry), doomed: AtomicBool::new(false) }
     }
 
     /// Marks the branch to be rolled back by the thread that holds its lock, or when the rollback
@@ -57,9 +55,9 @@ impl<W> Default for BranchCell<W> {
 }
 
 impl<W> Deref for BranchCell<W> {
-    type Target = Mutex<BranchEntry<W>>;
+    type Target = HeldLock<BranchEntry<W>>;
 
-    fn deref(&self) -> &Mutex<BranchEntry<W>> {
+    fn deref(&self) -> &HeldLock<BranchEntry<W>> {
         &self.entry
     }
 }

@@ -71,7 +71,22 @@ pub enum ExecuteError<R> {
         /// The participant that got it.
         participant: Name,
     },
+    /// The service asks for work under a branch at which it is working itself, on this thread. Nothing
+    /// was done, and the branch is as it was.
+    #[error(
+        "the service called `execute` for branch {branch} while it works at that branch; do all of a piece of work in one \
+         `try_reserve`"
+    )]
+    Inside {
+        /// The branch.
+        branch: BranchId,
+    },
 }
+
+/// The service asks for a checkpoint on the thread that takes one.
+#[derive(Debug, Error)]
+#[error("the service called `checkpoint` while a checkpoint is taken on the same thread; leave out that call")]
+pub(super) struct CheckpointInside;
 
 /// Why a resource manager could not be opened.
 #[derive(Debug, Error)]
@@ -113,8 +128,8 @@ pub enum BranchTrouble {
         /// The branch.
         branch: BranchId,
     },
-    /// The service could not restore what it had promised. It is asked again at each checkpoint,
-    /// and when the branch is to be committed.
+    /// The service could not restore what it had promised. It is asked again by itself, at calls that
+    /// reach the resource manager, at each checkpoint, and when the branch is to be committed.
     #[error("the service could not restore branch {branch}; its promise may not be kept until that is mended")]
     Unrestored {
         /// The branch.
@@ -123,8 +138,8 @@ pub enum BranchTrouble {
         #[source]
         error: Arc<dyn StdError + Send + Sync>,
     },
-    /// The service could not confirm again what it had confirmed. It is asked again at each
-    /// checkpoint.
+    /// The service could not confirm again what it had confirmed. It is asked again by itself, at
+    /// calls that reach the resource manager and at each checkpoint.
     #[error("the service could not confirm branch {branch} again; its effect is missing until that is mended")]
     Unconfirmed {
         /// The branch.

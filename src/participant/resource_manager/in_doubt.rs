@@ -68,6 +68,7 @@ impl<S: Service> ResourceManager<S> {
     /// wait for its coordinator, for example after a restart, or when the coordinator has parked a
     /// transaction. Presumed abort: a branch that its coordinator does not know is rolled back.
     pub fn resolve_in_doubt(&self, timeout: Duration) -> InDoubtResolution {
+        self.mend_if_due();
         let until = self.options.platform.now() + timeout.min(Duration::from_secs(u32::MAX.into()));
         let answers = self.options.platform.mailbox();
         let mut resolution = InDoubtResolution::default();

@@ -7,9 +7,11 @@
 //! | `mod.rs` | what clients call: opening, options, [`execute`](ResourceManager::execute), status |
 //! | `deliver.rs` | what coordinators call |
 //! | `entry.rs` | what is kept of one branch, behind its lock |
+//! | `held_lock.rs` | a lock that knows which thread holds it |
 //! | `branches.rs` | which branches and coordinators are remembered, and for how long |
 //! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
 //! | `replay.rs` | opening: the service is brought to the state that the log holds |
+//! | `mending.rs` | what could not be restored at opening is tried again |
 //! | `checkpoint.rs` | checkpoints: what the log forgets |
 //! | `in_doubt.rs` | what is asked of coordinators |
 //! | `abandoned.rs` | branches that no coordinator ends |
@@ -39,7 +41,9 @@ mod checkpoint;
 mod deliver;
 mod entry;
 mod error;
+mod held_lock;
 mod in_doubt;
+mod mending;
 mod ordinal_map;
 mod replay;
 
@@ -48,8 +52,11 @@ use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
 use branches::{BranchLookup, Branches};
 use entry::BranchEntry;
+use error::CheckpointInside;
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
+use held_lock::HeldLock;
 pub use in_doubt::InDoubtResolution;
+use mending::Mending;
 
 /// Default number of commits after which a checkpoint is taken. Large enough that a service which
 /// writes its whole state does so rarely, small enough that a restart has little to confirm again.
@@ -140,8 +147,9 @@ pub struct ResourceManager<S: Service> {
     /// Number of commits carried out since the last checkpoint.
     commits: AtomicUsize,
     generations: Generations,
+    mending: Mending,
     /// Held while a checkpoint is taken, so that there is one at a time.
-    checkpoint: Mutex<()>,
+    checkpoint: HeldLock<()>,
     _claim: Claim,
 }
 
@@ -240,8 +248,10 @@ impl<S: Service> ResourceManager<S> {
     /// has promised.
     ///
     /// A branch that can't be restored does not keep the others from opening.
-    /// [`status`](Self::status) lists it, nothing of it is dropped, and it is tried again at each
-    /// checkpoint and when its coordinator calls.
+    /// [`status`](Self::status) lists it, and nothing of it is dropped. What the service could not do
+    /// is tried again at calls of clients and coordinators (at the next one, and then after a pause
+    /// that grows from 20 ms to 10 s), and at each checkpoint. Such a call then blocks for that as
+    /// well.
     ///
     /// # Errors
     ///
@@ -280,6 +290,7 @@ impl<S: Service> ResourceManager<S> {
             let _ = log.append(Record { owner: name.clone(), fact: Fact::Ended { txn } }, Durability::Lazy);
         }
         let generations = Generations::new(options.abandon_after, options.platform.now());
+        let mending = Mending::new(branches.troubled().1, options.platform.now());
         let (branches, commits, opening) = (Mutex::new(branches), AtomicUsize::new(0), log.opening());
         Ok(Self {
             name,
@@ -290,7 +301,8 @@ impl<S: Service> ResourceManager<S> {
             branches,
             commits,
             generations,
-            checkpoint: Mutex::new(()),
+            mending,
+            checkpoint: HeldLock::new(()),
             _claim: claim,
         })
     }
@@ -323,6 +335,8 @@ impl<S: Service> ResourceManager<S> {
     /// - [`ExecuteError::UnknownEpoch`]: the coordinator has not yet announced the branch's epoch
     ///   here.
     /// - [`ExecuteError::Misrouted`]: the branch names another participant.
+    /// - [`ExecuteError::Inside`]: the service calls this for a branch at which it is working itself,
+    ///   on the same thread. Nothing is doomed by that.
     ///
     /// # Panics
     ///
@@ -331,6 +345,8 @@ impl<S: Service> ResourceManager<S> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
         }
+        // Before the work: what is restored again may be what the work would take.
+        self.mend_if_due();
         let closed = || ExecuteError::Closed { branch: branch.clone() };
         let mut branches = self.branches.lock();
         let lookup = branches.admit(branch.txn());
@@ -349,7 +365,9 @@ impl<S: Service> ResourceManager<S> {
             self.roll_back_abandoned();
         }
         // From here on under the branch's lock: pieces of work for one branch are done one by one.
-        let mut entry = cell.lock();
+        let Some(mut entry) = cell.hold(self.options.platform.thread_number()) else {
+            return Err(ExecuteError::Inside { branch: branch.clone() });
+        };
         if cell.is_doomed() || !entry.protocol.accepts_work() {
             return Err(closed());
         }
@@ -410,9 +428,11 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     ///
-    /// The service's error, or the log's. Nothing is forgotten then.
+    /// The service's error, or the log's. Nothing is forgotten then. Also if a method of the service
+    /// calls this on the thread that takes a checkpoint: the checkpoint that is under way goes on.
     pub fn checkpoint(&self) -> Result<(), ServiceError> {
-        self.take_checkpoint(&self.checkpoint.lock())
+        let one_at_a_time = self.checkpoint.hold(self.options.platform.thread_number());
+        self.take_checkpoint(&one_at_a_time.ok_or(CheckpointInside)?)
     }
 
     /// Returns the number of branches by state. Never waits for the service or the log. O(n) in the
