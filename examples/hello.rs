@@ -20,18 +20,21 @@ impl Service for Ledger {
     type Work = (String, i64);
     type Refusal = std::io::Error;
 
-    /// Checks the work and sets aside what it needs. An error here means that the transaction should not go on.
+    /// Checks the work and sets aside what it needs. An error here means that the transaction
+    /// should not go on.
     fn try_reserve(&self, _branch: &BranchId, (account, amount): &Self::Work) -> Result<(), std::io::Error> {
         if account.is_empty() { Err(std::io::Error::other(format!("{amount} for no account"))) } else { Ok(()) }
     }
 
-    /// The transaction has committed. This may be called twice for one branch; the second call must change nothing.
+    /// The transaction has committed. This may be called twice for one branch; the second call must
+    /// change nothing.
     fn confirm(&self, branch: &BranchId, work: &[Self::Work]) -> Result<(), ServiceError> {
         self.0.lock().map_err(|poisoned| poisoned.to_string())?.insert(branch.clone(), work.to_vec());
         Ok(())
     }
 
-    /// The transaction was rolled back. Gives back what `try_reserve` has set aside: here that is nothing.
+    /// The transaction was rolled back. Gives back what `try_reserve` has set aside: here that is
+    /// nothing.
     fn cancel(&self, _branch: &BranchId, _work: &[Self::Work]) -> Result<(), ServiceError> {
         Ok(())
     }

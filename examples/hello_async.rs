@@ -1,4 +1,5 @@
-//! A transaction from async code, on Tokio: a service in this process, and a payment provider that is called by await.
+//! A transaction from async code, on Tokio: a service in this process, and a payment provider that
+//! is called by await.
 //!
 //! ```sh
 //! cargo run --example hello_async --features tokio
@@ -11,7 +12,8 @@ use ringpact::{
     participant::{AsyncParticipant, Call},
 };
 
-/// A service with a try, a confirm and a cancel. Its calls may block: the coordinator calls it on threads of its own.
+/// A service with a try, a confirm and a cancel. Its calls may block: the coordinator calls it on
+/// threads of its own.
 struct Stock;
 
 impl Service for Stock {
@@ -31,7 +33,8 @@ impl Service for Stock {
     }
 }
 
-/// A participant whose methods are async. A real one awaits a database or an HTTP client here, under the branch's id.
+/// A participant whose methods are async. A real one awaits a database or an HTTP client here,
+/// under the branch's id.
 struct Payments;
 
 impl AsyncParticipant for Payments {

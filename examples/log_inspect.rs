@@ -68,7 +68,7 @@ fn print(inspection: &Inspection, last: usize) {
     print_transactions("live", &inspection.live, last);
     print_transactions("finished", &inspection.finished, last);
     if let Some(damage) = &inspection.remembered {
-        println!("\nDAMAGED, by what is remembered of the log: at byte {}: {}", damage.offset, damage.what);
+        println!("\nDAMAGED, according to log-identity: at byte {}: {}", damage.offset, damage.what);
     }
     for segment in &inspection.segments {
         if let Some(damage) = &segment.damage {
@@ -123,7 +123,7 @@ fn print_batches(inspection: &Inspection, last: usize) {
                 number(batch.sequence),
                 Cell::new(batch.kind),
                 number(batch.records),
-                number(batch.last.number()),
+                number(batch.last.as_u64()),
             ]));
         }
         println!("\nbatches of {}{}\n{batches}", segment.file, left_out(segment.batches.len(), last));
@@ -140,8 +140,8 @@ fn print_transactions(title: &str, reports: &[TransactionReport], last: usize) {
             Cell::new(&report.txn),
             Cell::new(&report.owner),
             Cell::new(report.facts.join(", ")),
-            number(report.first.number()),
-            number(report.last.number()),
+            number(report.first.as_u64()),
+            number(report.last.as_u64()),
         ]));
     }
     println!("\n{title} transactions{}\n{transactions}", left_out(reports.len(), last));

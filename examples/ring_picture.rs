@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example ring_picture -- --nodes 8 --output ring.svg
-//! cargo run --release --example ring_picture -- --nodes 5 --weights 1,1,2 --virtual-nodes 160 --join big=4
+//! cargo run --example ring_picture -- --nodes 5 --weights 1,1,2 --virtual-nodes 160 --join big=4
 //! cargo run --release --example ring_picture -- --balanced --output balanced.svg
 //! ```
 

@@ -1,13 +1,14 @@
-//! Runs the simulation of `tests/simulation` for as many seeds as one likes.
+//! Runs the simulation of `tests/simulation` for any number of seeds.
 //!
 //! ```text
 //! cargo run --release --example simulate --features tokio -- --seeds 100000
-//! cargo run --release --example simulate --features tokio -- --seed 42             # with everything that happens in it
-//! cargo run --release --example simulate --features tokio -- --mutant ForgetsEarly # with a bug planted, to see it found
-//! cargo run --release --example simulate --features tokio -- --mutants --seeds 300 # with each, to see how often it is
+//!     -- --seed 42              # one seed; prints everything that happens
+//!     -- --mutant ForgetsEarly  # plants a bug, which the runs must find
+//!     -- --mutants --seeds 300  # plants each bug in turn, and counts how often it is found
 //! ```
 //!
-//! Without the feature no participant is asynchronous, and a seed that has one with it is another run.
+//! Without the feature `tokio` no participant is asynchronous. So a seed that has an asynchronous
+//! participant with the feature is another run without it.
 
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
@@ -30,19 +31,19 @@ struct Arguments {
     /// How many seeds to run.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
-    /// The first of them.
+    /// The first seed.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Run this one alone, and print everything that happens.
+    /// Run this seed alone, and print everything that happens.
     #[arg(long)]
     seed: Option<u64>,
     /// Plant this bug; see `tests/simulation/mutants.rs`.
     #[arg(long, value_parser = mutant)]
     mutant: Option<Mutant>,
-    /// Plant each bug in turn, and say by how many of the seeds it is found.
+    /// Plant each bug in turn, and print how many of the seeds find it.
     #[arg(long)]
     mutants: bool,
-    /// How many threads to use; each runs seeds of its own.
+    /// How many threads to use. Each runs seeds of its own.
     #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
 }
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
             let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left, {msg}";
             let bar = ProgressBar::new(arguments.seeds);
             bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-            // Whether anybody watches the bar or not.
+            // Printed with and without a visible bar.
             let tell = |report: &Report| {
                 bar.suspend(|| println!("{report}\n  replay it with --seed {}", report.seed));
             };
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
     if found_wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// How often each is found, and so how many seeds it takes to find it almost surely.
+/// Prints how often each mutant is found, and so how many seeds find it almost surely.
 fn try_mutants(arguments: &Arguments) -> ExitCode {
     let mut missed = false;
     println!("{:<28} {:>8} {:>5} {:>5}", "mutant", "found by", "first", "limit");
@@ -94,11 +95,11 @@ fn try_mutants(arguments: &Arguments) -> ExitCode {
     if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What came of many runs.
+/// The results of many runs.
 #[derive(Default)]
 struct Sums {
     counts: BTreeMap<&'static str, u64>,
-    /// The seeds in which something was wrong.
+    /// The seeds of runs in which something was wrong.
     failed: BTreeSet<u64>,
 }
 

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-/// Maximum number of causes that are written. An error that names itself as its cause would have no end.
+/// Maximum number of causes that are written. An error that names itself as its cause would have no
+/// end.
 const MAX_CAUSES: usize = 32;
 
 /// Returns an error and its causes as one line of text, outermost first: `"a: b: c"`.

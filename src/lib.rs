@@ -20,27 +20,44 @@
 #![cfg_attr(not(feature = "large-pages"), forbid(unsafe_code))]
 #![cfg_attr(feature = "large-pages", deny(unsafe_code))]
 #![warn(missing_docs)]
+// docs.rs names, beside each item, the feature that the item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
-pub mod docs;
+// Ring and registry, in every build.
 mod error_chain;
 mod exact;
-mod foreign;
-pub mod id;
-pub mod log;
-pub mod participant;
-#[doc(hidden)]
-pub mod platform;
 pub mod registry;
 pub mod ring;
+
+// Transactions: the feature `transactions`, which is a default.
+#[cfg(feature = "transactions")]
+pub mod docs;
+#[cfg(feature = "transactions")]
+mod foreign;
+#[cfg(feature = "transactions")]
+pub mod id;
+#[cfg(feature = "transactions")]
+pub mod log;
+#[cfg(feature = "transactions")]
+pub mod participant;
+#[cfg(feature = "transactions")]
+#[doc(hidden)]
+pub mod platform;
+#[cfg(feature = "transactions")]
 mod striped;
+#[cfg(feature = "transactions")]
 pub mod txn;
 
 pub use error_chain::error_chain;
+#[cfg(feature = "transactions")]
 pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
+#[cfg(feature = "transactions")]
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+#[cfg(feature = "transactions")]
 pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
 pub use registry::{Instance, LeaseToken, Registry, RingFollower};
 pub use ring::{HashRing, Node, RingKey};
+#[cfg(feature = "transactions")]
 pub use txn::{Commit, CommitError, Coordinator, Policy, Transaction};
 
 /// The README's program compiles and runs.

@@ -28,7 +28,7 @@ proptest! {
         prop_assert!(branch.to_string().len() < 200, "PostgreSQL's limit for a prepared transaction");
     }
 
-    /// What parses prints as it was given: there are no two texts for one id.
+    /// A text that parses prints as it was given, so no id has two texts.
     #[test]
     fn any_text_is_the_one_form_of_an_id_or_none(text in "[a-c0-9+:. -]{0,12}|\\PC{0,24}") {
         if let Ok(name) = text.parse::<Name>() {
@@ -42,7 +42,8 @@ proptest! {
         }
     }
 
-    /// One character changed, removed or doubled gives another id or none, never the same.
+    /// With one character changed, removed or doubled, an id becomes another one or none, never the
+    /// same.
     #[test]
     fn a_mistyped_id_is_another_or_none(branch in txns().prop_map(|txn| txn.branch(&Name::new("goods-3").unwrap())),
                                         at in any::<prop::sample::Index>(), with in "\\PC?") {

@@ -29,7 +29,6 @@ use serde_json::Value;
 
 mod account;
 mod audit;
-#[path = "../shop/book.rs"]
 mod book;
 mod orders;
 mod participant;

@@ -1,4 +1,4 @@
-//! The invariants, checked by counting everything.
+//! The invariants of the shop, checked by counting everything.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ impl Audit {
         }
     }
 
-    /// Every purchase has one order, at an end, just as it was bought.
+    /// Checks that every purchase has one order, at an end, with the content of the purchase.
     fn orders(&mut self, machine: &Machine, day: &Day) -> BTreeMap<OrderId, Order> {
         let mut orders = BTreeMap::new();
         machine.orders.for_each(|manager| {
@@ -50,7 +50,7 @@ impl Audit {
                 self.check(!twice, || format!("{id} is at two shards"));
             }
         });
-        self.check(orders.len() <= day.purchases.len(), || "there are orders that nobody made".to_owned());
+        self.check(orders.len() <= day.purchases.len(), || "there are orders without a purchase".to_owned());
         for purchase in &day.purchases {
             let Some(order) = orders.get(&purchase.order) else {
                 self.faults.push(format!("{} is missing", purchase.order));
@@ -72,7 +72,8 @@ impl Audit {
         orders
     }
 
-    /// Stock and sold add up to the initial stock, title by title, and sold is what the shipped orders say.
+    /// Checks, title by title, that stock and sold pieces add up to the initial stock, and that
+    /// sold is what the shipped orders say.
     fn goods(&mut self, machine: &Machine, day: &Day, orders: &BTreeMap<OrderId, Order>) {
         let mut shipped = BTreeMap::<Sku, u64>::new();
         for order in orders.values().filter(|order| order.stage == Stage::Shipped) {
@@ -100,7 +101,7 @@ impl Audit {
         }
     }
 
-    /// What customers paid is what the shop earned: each shipped order once, and nothing else.
+    /// Checks that customers paid what the shop earned: each shipped order once, and nothing else.
     fn money(&mut self, machine: &Machine, day: &Day, orders: &BTreeMap<OrderId, Order>) {
         let mut paid = BTreeMap::new();
         let mut left = 0;

@@ -1,5 +1,5 @@
-//! What goes wrong: messages that are lost, services that refuse, are late or crash, and the abort that anyone can
-//! ask for. Everything is a function of the seed, so that a run can be repeated.
+//! What goes wrong: messages are lost; services refuse, are late or crash; and the process aborts
+//! if the user asks for it. Everything is a function of the seed, so a run can be repeated.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::purchases::OrderId;
 
-/// What becomes of one message.
+/// What happens to one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     Fine,
@@ -28,7 +28,7 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// What the report calls it.
+    /// Its name in the report.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fine => "nothing wrong",
@@ -42,7 +42,7 @@ impl Fate {
     }
 }
 
-/// Fates and how many of a million messages meet them.
+/// Fates, and how many of a million messages meet each.
 type Odds = &'static [(Fate, u64)];
 const OF_VOTES: Odds = &[
     (Fate::Refuse, 5_000),
@@ -55,21 +55,22 @@ const OF_VOTES: Odds = &[
 const OF_FIRST_COMMITS: Odds =
     &[(Fate::LoseRequest, 4_000), (Fate::LoseAnswer, 4_000), (Fate::CrashBefore, 700), (Fate::CrashAfter, 700)];
 const OF_LONE_COMMITS: Odds = &[(Fate::LoseAnswer, 50_000)];
-// A crash on a background thread would hit other transactions at a moment that no seed repeats; losses may happen.
+// No crashes: on a background thread they would hit other transactions at moments that no seed
+// repeats.
 const OF_OTHERS: Odds = &[(Fate::LoseRequest, 50_000), (Fate::LoseAnswer, 50_000)];
 
 /// A moment in a transaction's life at which the process can be made to abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A participant is about to be asked.
+    /// A participant is about to get the message.
     Before(Verb),
-    /// It has done it; the coordinator does not know yet.
+    /// The participant has carried the message out; the coordinator does not know yet.
     After(Verb),
     /// The decision was handed to the log.
     Decided,
 }
 
-/// Whose transaction it is, how often it was tried, and what has happened to it.
+/// A transaction: its order and step, how often that was tried, and what has happened to it.
 #[derive(Debug)]
 struct Journey {
     number: u64,
@@ -81,8 +82,8 @@ struct Journey {
     sent: HashMap<(String, Verb), Sent>,
 }
 
-/// How often a message was sent, and how often it found its shard up. How often a shard is knocked at in vain while
-/// it is down is a matter of time, so that does not count for what comes after.
+/// How often a message was sent, and how often its shard was up. Only the latter counts for what
+/// comes after, because how often a message meets a shard that is down is a matter of time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     in_all: u64,
@@ -99,7 +100,7 @@ pub struct Faults {
     counts: Mutex<BTreeMap<Fate, u64>>,
 }
 
-/// Whether anything goes wrong by itself.
+/// Whether anything goes wrong without an abort that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enabled {
     On,
@@ -119,30 +120,31 @@ impl Faults {
         }
     }
 
-    /// A transaction begins: the `attempt`-th for this step of this order.
+    /// Notes a transaction that begins: the `attempt`-th for this step of this order.
     pub fn begins(&self, ordinal: TxnOrdinal, order: OrderId, step: u8, attempt: u32) {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         let journey = Journey { number, order, step, attempt, prepares: 0, commits: 0, sent: HashMap::new() };
         self.journeys.lock().insert(ordinal, journey);
     }
 
-    /// All transactions so far are over.
+    /// Forgets all transactions so far, because they are over.
     pub fn all_over(&self) {
         self.journeys.lock().clear();
-        // The late answers arrive now, at transactions that have ended without them.
+        // Late answers arrive now, at transactions that have ended without them.
         let late = std::mem::take(&mut *self.late.lock());
         for (reply, answer) in late {
             reply.send(answer);
         }
     }
 
-    /// What becomes of the next message of this kind to this branch, whose shard is up or down.
+    /// Draws what happens to the next message of this kind to this branch. `up` says whether its
+    /// shard is up.
     pub fn fate(&self, branch: &BranchId, verb: Verb, up: bool) -> Fate {
         if self.odds == Enabled::Off {
             return Fate::Fine;
         }
         let mut journeys = self.journeys.lock();
-        // Recovery works on what an earlier life began; it has had its share.
+        // Recovery works on transactions of an earlier life; they had their share of faults.
         let Some(journey) = journeys.get_mut(&branch.txn().ordinal()) else { return Fate::Fine };
         let participant = branch.participant().to_string();
         let sent = journey.sent.entry((participant.clone(), verb)).or_default();
@@ -171,9 +173,9 @@ impl Faults {
         Fate::Fine
     }
 
-    /// Whether the machine with the coordinator crashes in this wave of `size` transactions; if so, how many of the
-    /// records that it writes reach the disk. A transaction writes two promises and a decision, so the cut can fall
-    /// between any of them.
+    /// Returns `Some` if the machine with the coordinator crashes in this wave of `size`
+    /// transactions: the number of its records that reach the disk. A transaction writes two
+    /// promises and a decision, so the cut can fall between any of them.
     pub fn machine_crash(&self, wave: u64, size: usize) -> Option<u64> {
         let drawn = xxh3_64_with_seed(&wave.to_le_bytes(), self.seed);
         let crashes = self.odds == Enabled::On && drawn % 24 == 5;
@@ -185,13 +187,13 @@ impl Faults {
         self.late.lock().push((reply, answer));
     }
 
-    /// Tells of a moment in a transaction's life. If it is the chosen one, the process aborts here and now: no
-    /// destructor runs, nothing is flushed.
+    /// Reports a moment in a transaction's life. If it is the chosen one, the process aborts at
+    /// once: no destructor runs, and nothing is flushed.
     pub fn happens(&self, branch: &BranchId, event: Event) {
         self.moment(branch.txn().ordinal(), event);
     }
 
-    /// As [`happens`](Self::happens), where there is no branch.
+    /// Does what [`happens`](Self::happens) does, without a branch.
     pub fn moment(&self, ordinal: TxnOrdinal, event: Event) {
         let Some(after) = self.crash_after else { return };
         let mut journeys = self.journeys.lock();
@@ -201,8 +203,8 @@ impl Faults {
             Event::Before(Verb::Commit) => journey.commits += 1,
             _ => {}
         }
-        // Six places in the middle of a transaction, so that a row of N visits them all. The N-th transaction may not
-        // come to its place, because it is rolled back; then the next one does.
+        // Six places in the middle of a transaction, so that consecutive numbers N visit them all.
+        // If the N-th transaction is rolled back before its place, the next one aborts there.
         let here = match after % 6 {
             0 => event == Event::Before(Verb::Prepare) && journey.prepares == 1,
             1 => event == Event::Before(Verb::Prepare) && journey.prepares == 2,
@@ -217,7 +219,7 @@ impl Faults {
         }
     }
 
-    /// How often what happened.
+    /// How often each fate happened.
     pub fn counts(&self) -> Vec<(Fate, u64)> {
         self.counts.lock().iter().map(|(fate, count)| (*fate, *count)).collect()
     }

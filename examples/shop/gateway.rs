@@ -1,4 +1,5 @@
-//! The gateway: the shop's front door. It checks who comes, finds the shard by the ring, and counts what it did.
+//! The gateway: the shop's front door. It checks each customer's token, finds the shard by the
+//! ring, and counts what it did.
 
 use std::{
     collections::BTreeMap,
@@ -25,17 +26,18 @@ use crate::{
     shard::Shard,
 };
 
-/// How long an instance counts as alive after it was last heard of.
+/// Time for which an instance counts as alive after its last heartbeat.
 pub const LEASE: Duration = Duration::from_secs(60);
 
-/// How many shards can tell about a title: its own, and the next ones on the ring.
+/// Number of shards that can be asked about a title: its own, and the next ones on the ring.
 const READ_REPLICAS: usize = 2;
 
 /// What a customer sees of a title.
 #[derive(Clone, Debug)]
 pub struct Listing {
     pub title: String,
-    /// Only the title's own shard knows; its replicas know the catalogue alone.
+    /// Pieces left; `None` from a replica. Only the title's own shard knows them, replicas know the
+    /// catalogue only.
     pub pieces_left: Option<u64>,
 }
 
@@ -49,7 +51,7 @@ impl fmt::Display for Listing {
     }
 }
 
-/// What the gateway is asked to do, as the report lists it.
+/// An operation of the gateway, as the report lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
     ListGoods,
@@ -73,7 +75,7 @@ impl Operation {
     }
 }
 
-/// What it counts for each operation.
+/// The gateway's counts for one operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Count {
     pub requests: u64,
@@ -83,7 +85,8 @@ pub struct Count {
     pub fallbacks: u64,
 }
 
-/// Proves who a customer is. A stand-in for real tokens: whoever knows the secret can make one.
+/// A token that proves a customer's identity. A stand-in for real tokens: any program with the
+/// secret can make one.
 #[derive(Clone, Debug)]
 pub struct Bearer(pub String);
 
@@ -92,7 +95,8 @@ pub struct Gateway {
     faults: Arc<Faults>,
     registry: Registry,
     leases: BTreeMap<String, LeaseToken>,
-    /// The catalogue is the same everywhere, so reading may follow who is alive, unlike the data.
+    /// The ring for reading, which follows the live instances. The catalogue is the same
+    /// everywhere, so reading may move between shards; the data may not.
     readers: Mutex<RingFollower>,
     counts: Mutex<BTreeMap<Operation, Count>>,
 }
@@ -104,7 +108,7 @@ impl Gateway {
         Ok(Self { secret, faults, registry, leases: BTreeMap::new(), readers, counts: Mutex::default() })
     }
 
-    /// A customer logs in.
+    /// Logs a customer in, and returns the token.
     pub fn token(&self, customer: Customer) -> Bearer {
         Bearer(format!("Bearer {}.{:016x}", customer.0, self.signature(customer)))
     }
@@ -134,7 +138,8 @@ impl Gateway {
         self.counts.lock().clone()
     }
 
-    /// Every shard that is up renews its lease, or registers anew; those that are down are heard of no more.
+    /// Every shard that is up renews its lease, or registers again. A shard that is down does
+    /// nothing.
     pub fn heartbeat(&mut self, machine: &Machine, now: Instant) -> Result<(), Failure> {
         self.heartbeat_of("goods", machine.goods.shards.values(), now)?;
         self.heartbeat_of("orders", machine.orders.shards.values(), now)?;
@@ -158,12 +163,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// Those who have not been heard of for too long count as gone. Gives their number.
+    /// Removes instances without a heartbeat within [`LEASE`], and returns their number.
     pub fn expire(&self, now: Instant) -> usize {
         self.registry.expire(now)
     }
 
-    /// Looks titles up, each at the first of its replicas that answers.
+    /// Looks titles up, each at the first of its shards that answers.
     pub fn list_goods(
         &self,
         bearer: &Bearer,
@@ -201,8 +206,8 @@ impl Gateway {
         Ok(listings)
     }
 
-    /// Holds the goods and creates the order. The transaction is handed back open, so that many can be committed
-    /// at once.
+    /// Holds the goods and creates the order. Returns the transaction open, so that many can be
+    /// committed at once.
     pub fn create_order(
         &self,
         bearer: &Bearer,
@@ -247,7 +252,7 @@ impl Gateway {
         })
     }
 
-    /// Takes back an order that can't be paid: gives back the goods and marks it cancelled.
+    /// Cancels an order that cannot be paid: gives back the goods, and marks the order cancelled.
     pub fn cancel_order(
         &self,
         bearer: &Bearer,
@@ -262,7 +267,7 @@ impl Gateway {
         })
     }
 
-    /// Keeps on record that a purchase could not be served. One participant: one-phase commit.
+    /// Records that a purchase could not be served. One participant, so one-phase commit.
     pub fn refuse_order(
         &self,
         bearer: &Bearer,
@@ -292,7 +297,7 @@ impl Gateway {
         let coordinator = machine.coordinator_ref().map_err(|_| GatewayError::Unavailable)?;
         let mut txn = coordinator.begin();
         self.faults.begins(txn.id().ordinal(), purchase.order, operation as u8, attempt);
-        // Left by an error, `txn` is dropped, and so rolled back.
+        // On an error `txn` is dropped, which rolls it back.
         works(&mut txn).inspect_err(|error| {
             self.count(operation, |count| match error {
                 GatewayError::SoldOut(_) | GatewayError::NoFunds(_) | GatewayError::Order(_) => count.refused += 1,
@@ -312,10 +317,10 @@ where
     Ok(shard.with(|manager| manager.execute(branch, work)).ok_or(GatewayError::Unavailable)??)
 }
 
-/// What a customer is told instead.
+/// Why a customer's request was not carried out.
 #[derive(Debug, Error)]
 pub enum GatewayError {
-    #[error("who are you? log in and try again")]
+    #[error("the token is not valid; log in and try again")]
     Unauthorized,
     #[error(transparent)]
     SoldOut(GoodsRefusal),
@@ -328,7 +333,7 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
-    /// Whether trying again would be refused again.
+    /// Whether another attempt would be refused again.
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Unauthorized | Self::SoldOut(_) | Self::NoFunds(_))
     }

@@ -12,7 +12,7 @@ use crate::{
     purchases::{OrderId, Sku},
 };
 
-/// What a transaction can want of the goods service.
+/// Work of the goods service in a transaction.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum GoodsWork {
     /// Hold pieces for an order.
@@ -23,7 +23,7 @@ pub enum GoodsWork {
     Release { order: OrderId },
 }
 
-/// Why it refuses.
+/// Why the service refuses.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GoodsRefusal {
     #[error("title {} is sold out: {free} left, {wanted} wanted", sku.0)]
@@ -36,11 +36,12 @@ pub enum GoodsRefusal {
 pub struct Goods {
     book: Book,
     state: Mutex<State>,
-    /// What transactions under way have set aside. Not in the book: the resource manager restores it.
+    /// What transactions under way have set aside. Not in the book: the resource manager restores
+    /// it.
     tentative: Mutex<HashMap<BranchId, (Sku, u64)>>,
 }
 
-/// What the book holds.
+/// The content of the book.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct State {
     pub free: BTreeMap<Sku, u64>,
@@ -64,7 +65,7 @@ pub enum HoldStage {
 }
 
 impl Goods {
-    /// Opens the shard; `stock` is what it starts with where it has no book yet.
+    /// Opens the shard. Without a book it starts with `stock`.
     pub fn open(book: Book, stock: impl FnOnce() -> BTreeMap<Sku, u64>) -> std::io::Result<Self> {
         let state = match book.read()? {
             Some(state) => state,
@@ -73,7 +74,7 @@ impl Goods {
         Ok(Self { book, state: Mutex::new(state), tentative: Mutex::default() })
     }
 
-    /// Pieces that can still be had.
+    /// Number of pieces that are neither sold nor set aside.
     pub fn available(&self, sku: Sku) -> u64 {
         self.available_beside(sku, &self.tentative.lock())
     }
@@ -103,7 +104,8 @@ impl Service for Goods {
     fn try_reserve(&self, branch: &BranchId, work: &GoodsWork) -> Result<(), GoodsRefusal> {
         match *work {
             GoodsWork::Hold { sku, pieces, .. } => {
-                // Looked at and set aside under one lock, or two customers could be promised the same pieces.
+                // Counted and set aside under one lock. Otherwise two customers could be promised
+                // the same pieces.
                 let mut tentative = self.tentative.lock();
                 let free = self.available_beside(sku, &tentative);
                 if free < pieces {
@@ -138,7 +140,8 @@ impl Service for Goods {
 }
 
 impl State {
-    /// Makes the work happen, unless it has: an order's stages only go forward, so a repetition changes nothing.
+    /// Carries the work out, unless that has been done. An order's stages only go forward, so a
+    /// repetition changes nothing.
     fn apply(&mut self, work: &GoodsWork) -> Result<(), ServiceError> {
         match *work {
             GoodsWork::Hold { order, sku, pieces } => {

@@ -1,5 +1,5 @@
-//! The machine that everything runs on: one transaction log, the shards of the three services, and the coordinator.
-//! Shards crash and come back one by one; the machine crashes and comes back as a whole.
+//! The machine on which everything runs: one transaction log, the shards of the three services, and
+//! the coordinator. Shards crash and come back one by one; the machine does so as a whole.
 
 use std::{
     collections::BTreeMap,
@@ -25,24 +25,24 @@ use crate::{
     shard::{Shard, Wire},
 };
 
-/// Shards of each service.
+/// Number of shards of each service.
 const SHARDS: usize = 3;
 
-/// Commits between two writings of a shard's book.
+/// Number of commits between two writings of a shard's book.
 const CHECKPOINT_EVERY: usize = 500;
 
-/// In one process answers take microseconds; who has not voted by then won't.
+/// Short time-outs: in one process answers take microseconds, so a vote that is late does not come.
 const POLICY: Policy = Policy::DEFAULT
     .prepare_timeout(Duration::from_millis(250))
     .delivery_timeout(Duration::from_secs(1))
     .first_backoff(Duration::from_millis(2))
     .longest_backoff(Duration::from_millis(50));
 
-/// Whatever goes wrong for good.
+/// An error that ends the run.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A service: its shards, and the ring that says which of them has what. The data stays where it is while a shard is
-/// down, so this ring never changes.
+/// A service: its shards, and the ring that says which shard has which key. The data stays in place
+/// while a shard is down, so this ring never changes.
 pub struct Sharded<S: Service> {
     pub ring: HashRing,
     pub shards: BTreeMap<String, Arc<Shard<S>>>,
@@ -56,7 +56,7 @@ impl<S: Service> Sharded<S> {
         Ok(Self { ring, shards })
     }
 
-    /// The shard that has this key's data.
+    /// Returns the shard that has this key's data.
     pub fn owner(&self, key: impl RingKey) -> &Arc<Shard<S>> {
         &self.shards[self.ring.owner(key).id().as_str()]
     }
@@ -68,7 +68,7 @@ impl<S: Service> Sharded<S> {
         }
     }
 
-    /// Starts each shard that is down, and gives their names.
+    /// Starts each shard that is down, and returns their names.
     fn start_all(
         &self,
         log: &Arc<MachineLog>,
@@ -99,7 +99,7 @@ pub struct Machine {
     running: Option<Running>,
 }
 
-/// What is gone after a crash.
+/// The state that a crash loses.
 struct Running {
     coordinator: Coordinator,
     log: Arc<MachineLog>,
@@ -118,8 +118,8 @@ impl Machine {
         })
     }
 
-    /// Starts what is not running: after a crash of the machine all of it, otherwise the shards that are down. Gives
-    /// the names of the shards that were started.
+    /// Starts what is not running: everything after a crash of the machine, otherwise the shards
+    /// that are down. Returns the names of the shards that it started.
     pub fn start(&mut self) -> Result<Vec<String>, Failure> {
         let log = match &self.running {
             Some(running) => Arc::clone(&running.log),
@@ -170,7 +170,7 @@ impl Machine {
         Ok(&self.running()?.log)
     }
 
-    /// Loses all that is in memory, and of the log what is not on disk.
+    /// Crashes the machine: loses all memory, and the part of the log that is not on disk.
     pub fn crash(&mut self) {
         if let Some(running) = self.running.take() {
             running.log.crash();
@@ -181,7 +181,7 @@ impl Machine {
         self.payments.crash_all();
     }
 
-    /// Waits until every transaction is settled everywhere.
+    /// Blocks until every transaction is settled everywhere.
     pub fn settle(&self) -> Result<(), Failure> {
         let coordinator = &self.running()?.coordinator;
         if coordinator.settle(Duration::from_secs(30)) {
@@ -211,7 +211,7 @@ impl Machine {
         self.orders.owner(order.0).with(|manager| manager.service().stage(order)).flatten()
     }
 
-    /// Writes all books and stops, leaving nothing to recover.
+    /// Writes all books and stops, so that there is nothing to recover.
     pub fn shut_down(mut self) -> Result<(), Failure> {
         let mut result = Ok(());
         let mut note = |done: Result<(), Failure>| {

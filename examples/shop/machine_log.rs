@@ -1,6 +1,6 @@
-//! The transaction log of the shop's machine, with a switch for the moment before a crash: once it *holds back*, so
-//! many more records reach the disk and then none that nobody waits for, so that a seed decides what a crash loses
-//! and not the speed of the disk.
+//! The transaction log of the shop's machine, with a switch for the moment before a crash. Once it
+//! *holds back*, a given number of records still reach the disk. After them no record that is not
+//! waited for does. So the seed decides what a crash loses, and not the speed of the disk.
 
 use std::{
     path::Path,
@@ -11,17 +11,20 @@ use std::{
     task::{Context, Poll},
 };
 
-use ringpact::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim,
+};
 
 use crate::faults::{Event, Faults};
 
-/// A shop's live transactions are few, and its log is opened often here: each opening prepares a segment.
+/// Bytes of a segment. Small, because a shop has few live transactions, and this example opens the
+/// log often: each opening prepares a segment.
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 pub struct MachineLog {
     file: FileLog,
     faults: Arc<Faults>,
-    /// Records that still go to the disk; negative while it does not hold back.
+    /// Number of records that still go to the disk; negative while the log does not hold back.
     room: AtomicI64,
 }
 
@@ -31,12 +34,12 @@ impl MachineLog {
         Ok(Self { file, faults, room: AtomicI64::new(-1) })
     }
 
-    /// From here on so many more records reach the disk.
+    /// From now on only this number of records reaches the disk.
     pub fn hold_back_after(&self, records: u64) {
         self.room.store(i64::try_from(records).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// The machine crashes: what is not on disk is lost.
+    /// Crashes the machine: what is not on disk is lost.
     pub fn crash(&self) {
         self.file.abandon();
     }
@@ -89,6 +92,10 @@ impl TransactionLog for MachineLog {
 
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.file.live(owner)
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.file.openings(owner)
     }
 
     fn stats(&self) -> LogStats {

@@ -1,6 +1,6 @@
-//! The article's shop, in one process: goods, orders and payments, each over several shards that the ring finds; a
-//! registry that they register in; a gateway in front. Creating, paying and confirming an order are one distributed
-//! transaction each, and a lot goes wrong while they run.
+//! A shop in one process: goods, orders and payments, each over several shards that the ring finds;
+//! a registry of live shards; and a gateway in front. To create, to pay and to confirm an order are
+//! one distributed transaction each, and many things go wrong while they run.
 //!
 //! ```sh
 //! cargo run --release --example shop                          # a generated day, with faults
@@ -20,6 +20,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 mod audit;
+#[path = "../remote/book.rs"]
 mod book;
 mod faults;
 mod gateway;
@@ -39,27 +40,29 @@ use machine::{Failure, Machine};
 use purchases::Day;
 use trade::Trade;
 
-/// A shop on ringpact: orders are placed, paid and confirmed across three sharded services, atomically.
+/// A shop on ringpact: orders are placed, paid and confirmed across three sharded services,
+/// atomically.
 #[derive(Debug, Parser)]
 #[command(name = "shop")]
 struct Args {
-    /// Real purchases, one a line: customer, customer in the sample, date as YYYYMMDD, number of CDs, dollars.
+    /// Real purchases, one a line: customer, customer in the sample, date as YYYYMMDD, number of
+    /// CDs, dollars.
     #[arg(long, value_name = "FILE")]
     orders: Option<PathBuf>,
-    /// How many purchases to generate where no file is given.
+    /// How many purchases to generate if no file is given.
     #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     purchases: u64,
-    /// Keep the logs and books here; run again on the same directory to recover and go on.
+    /// Keep the logs and books here. A second run on the same directory recovers and goes on.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Nothing goes wrong by itself.
+    /// Let nothing go wrong.
     #[arg(long)]
     no_faults: bool,
-    /// Repeats a run: the same purchases, the same faults.
+    /// Repeat a run: the same seed gives the same purchases and the same faults.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Abort the process, with no clean-up, in the middle of this transaction (or of the first after it that comes
-    /// to that point).
+    /// Abort the process, without clean-up, in the middle of this transaction (or of the first one
+    /// after it that comes to that point).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     crash_after: Option<u64>,
 }
@@ -79,7 +82,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
         Some(file) => Day::read(file)?,
         None => Day::generated(args.purchases, args.seed),
     });
-    // Without --data the books live as long as the run.
+    // Without --data the books are removed after the run.
     let mut temporary = None;
     let directory = match &args.data {
         Some(directory) => directory.clone(),
@@ -120,7 +123,7 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if audit.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Notes in the directory which purchases it is about, or checks that it is about these.
+/// Notes in the directory to which purchases it belongs, or checks that it belongs to these.
 fn claim(directory: &Path, day: &Day) -> Result<(), Failure> {
     std::fs::create_dir_all(directory).map_err(|error| format!("can't create {}: {error}", directory.display()))?;
     let book = book::Book::new(directory, "shop");

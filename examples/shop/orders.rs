@@ -1,4 +1,4 @@
-//! The order service: each order and how far it has come.
+//! The order service: each order, and which stage it has reached.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,18 +12,18 @@ use crate::{
     purchases::{Customer, OrderId, Purchase, Sku},
 };
 
-/// How far an order has come.
+/// The stage of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Goods are held for it.
     Created,
     /// The customer was charged.
     Paid,
-    /// The goods are on their way. An end.
+    /// The goods are on their way. Nothing follows.
     Shipped,
-    /// It was created and then taken back as a whole. An end.
+    /// It was created, and then cancelled as a whole. Nothing follows.
     Cancelled,
-    /// It was never created: the shop could not serve it. An end.
+    /// It was never created, because the shop could not serve it. Nothing follows.
     Refused,
 }
 
@@ -33,7 +33,7 @@ impl Stage {
         matches!(self, Self::Shipped | Self::Cancelled | Self::Refused)
     }
 
-    /// The stage that must come directly before this one; none where the order must not exist yet.
+    /// The stage directly before this one; `None` if the order must not exist yet.
     const fn before(self) -> Option<Self> {
         match self {
             Self::Created | Self::Refused => None,
@@ -52,7 +52,8 @@ pub struct Order {
     pub stage: Stage,
 }
 
-/// What a transaction can want of the order service: take an order to its next stage. `details` come with a new one.
+/// Work of the order service in a transaction: take an order to its next stage. `details` come with
+/// a new order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OrderWork {
     pub order: OrderId,
@@ -61,24 +62,24 @@ pub struct OrderWork {
 }
 
 impl OrderWork {
-    /// A new order, created or refused.
+    /// Work for a new order, created or refused.
     pub fn new(purchase: &Purchase, stage: Stage) -> Self {
         let Purchase { order, customer, sku, pieces, cents } = *purchase;
         Self { order, stage, details: Some(Order { customer, sku, pieces, cents, stage }) }
     }
 
-    /// An order's next stage.
+    /// Work for an order's next stage.
     pub const fn next(order: OrderId, stage: Stage) -> Self {
         Self { order, stage, details: None }
     }
 }
 
-/// Why it refuses.
+/// Why the service refuses.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OrderRefusal {
     #[error("{order} is {is:?}, so it can't become {wanted:?}")]
     WrongStage { order: OrderId, is: Option<Stage>, wanted: Stage },
-    #[error("another transaction is at {0}")]
+    #[error("another transaction is working on {0}")]
     Busy(OrderId),
 }
 
@@ -86,7 +87,7 @@ pub enum OrderRefusal {
 pub struct Orders {
     book: Book,
     state: Mutex<BTreeMap<OrderId, Order>>,
-    /// Which transaction is at which order. Not in the book: the resource manager restores it.
+    /// The transaction that works on each order. Not in the book: the resource manager restores it.
     busy: Mutex<HashMap<OrderId, BranchId>>,
 }
 
@@ -135,7 +136,7 @@ impl Service for Orders {
         let mut state = self.state.lock();
         for work in works {
             match (state.get_mut(&work.order), &work.details) {
-                // A repetition finds the order at the stage or past it, and changes nothing.
+                // A repetition finds the order at this stage or a later one, and changes nothing.
                 (Some(order), _) if Some(order.stage) == work.stage.before() => order.stage = work.stage,
                 (Some(_), _) => {}
                 (None, Some(details)) => drop(state.insert(work.order, details.clone())),

@@ -1,4 +1,4 @@
-//! The payment service: customers' accounts, in whole cents, and what each order was paid with.
+//! The payment service: customers' accounts, in whole cents, and what was paid for each order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use crate::{
     purchases::{Customer, OrderId},
 };
 
-/// What a transaction can want of the payment service: charge a customer for an order.
+/// Work of the payment service in a transaction: charge a customer for an order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Charge {
     pub order: OrderId,
@@ -20,7 +20,7 @@ pub struct Charge {
     pub cents: u64,
 }
 
-/// Why it refuses.
+/// Why the service refuses.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PaymentRefusal {
     #[error("customer {} has {balance} cents, {wanted} are wanted", customer.0)]
@@ -33,11 +33,12 @@ pub enum PaymentRefusal {
 pub struct Payments {
     book: Book,
     state: Mutex<State>,
-    /// What transactions under way have set aside. Not in the book: the resource manager restores it.
+    /// What transactions under way have set aside. Not in the book: the resource manager restores
+    /// it.
     tentative: Mutex<HashMap<BranchId, (Customer, u64)>>,
 }
 
-/// What the book holds.
+/// The content of the book.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct State {
     pub balances: BTreeMap<Customer, u64>,
@@ -45,7 +46,7 @@ pub struct State {
 }
 
 impl Payments {
-    /// Opens the shard; `accounts` is what it starts with where it has no book yet.
+    /// Opens the shard. Without a book it starts with `accounts`.
     pub fn open(book: Book, accounts: impl FnOnce() -> BTreeMap<Customer, u64>) -> std::io::Result<Self> {
         let state = match book.read()? {
             Some(state) => state,

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How many titles the shop sells.
+/// Number of titles that the shop sells.
 pub const TITLES: u32 = 400;
 
-/// Larger numbers in a purchase are taken for typing errors. The limits keep all sums far from overflow.
+/// Maximum number of pieces in a purchase. Larger numbers are taken for typing errors. This limit
+/// and the next one keep all sums far from overflow.
 const MAX_PIECES: u64 = 100_000;
 const MAX_CENTS: u64 = 100_000_000;
 
@@ -20,7 +21,7 @@ pub struct Sku(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Customer(pub u32);
 
-/// A purchase's number, which is also its order's: 1, 2, 3, .. in the order of the file.
+/// The number of a purchase and of its order: 1, 2, 3, ... in the order of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OrderId(pub u64);
 
@@ -49,8 +50,8 @@ pub struct Day {
 }
 
 impl Day {
-    /// Most titles are stocked for all who want them and most customers can pay for what they buy; every 20th title
-    /// is a little short, and every 40th customer is, so that honest refusals happen, too.
+    /// Most titles are stocked for all purchases, and most customers can pay. Every 20th title and
+    /// every 40th customer are a little short, so that honest refusals happen, too.
     fn new(purchases: Vec<Purchase>) -> Self {
         let mut stock: BTreeMap<Sku, u64> = (0..TITLES).map(|sku| (Sku(sku), 0)).collect();
         let mut accounts = BTreeMap::new();
@@ -69,12 +70,13 @@ impl Day {
         Self { purchases, stock, accounts }
     }
 
-    /// A day of `count` purchases; the same for the same seed.
+    /// Generates a day of `count` purchases, the same for the same seed.
     pub fn generated(count: u64, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let customers = u32::try_from(count / 3 + 1).unwrap_or(u32::MAX);
         let purchase = |number| {
-            // The product of two draws favours small numbers: some titles sell much better than others.
+            // The product of two draws favours small numbers: some titles sell much better than
+            // others.
             let popularity = random.f64() * random.f64();
             let pieces = 1 + random.u64(0..3) * random.u64(0..2);
             Purchase {
@@ -89,8 +91,8 @@ impl Day {
         Self::new((1..=count).map(purchase).collect())
     }
 
-    /// Reads purchases as in the CDNOW data set: customer, customer in the sample, date as YYYYMMDD, number of CDs,
-    /// dollars; one purchase a line.
+    /// Reads purchases in the form of the CDNOW data set, one a line: customer, customer in the
+    /// sample, date as YYYYMMDD, number of CDs, dollars.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
         let bytes = std::fs::read(path).map_err(|error| ReadError::File { path: path.display().to_string(), error })?;
         let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
@@ -109,7 +111,8 @@ impl Day {
         Ok(Self::new(purchases))
     }
 
-    /// A number that tells this day from any other, to notice when a data directory belongs to another one.
+    /// Returns a number that differs from that of other days, to notice a data directory of another
+    /// day.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
         for p in &self.purchases {
@@ -160,7 +163,8 @@ fn is_date(text: &str) -> bool {
     year > 0 && (1..=days).contains(&day)
 }
 
-/// Dollars and exactly two digits of cents: money is whole cents, never a floating-point number.
+/// Parses dollars with exactly two digits of cents. Money is whole cents, never a floating-point
+/// number.
 fn parse_dollars(text: &str) -> Option<u64> {
     let (dollars, cents) = text.split_once('.')?;
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

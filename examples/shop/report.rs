@@ -1,4 +1,4 @@
-//! What a person reads at the end.
+//! The report at the end of a run.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub fn print(gateway: &Gateway, faults: &Faults, tally: &Tally, audit: &Audit) {
     }
     println!("{}", books(audit));
     let seen: Vec<String> = tally.window.iter().map(Listing::to_string).collect();
-    println!("the last customer to look around saw: {}", seen.join(", "));
+    println!("the last customer's view of the shop: {}", seen.join(", "));
     for fault in audit.faults.iter().take(20) {
         println!("INVARIANT BROKEN: {fault}");
     }
@@ -27,7 +27,7 @@ pub fn print(gateway: &Gateway, faults: &Faults, tally: &Tally, audit: &Audit) {
     }
 }
 
-/// The last line, for programs.
+/// Returns the last line, for programs.
 pub fn last_line(tally: &Tally, audit: &Audit, elapsed: Duration) -> String {
     let transactions = tally.committed + tally.rolled_back;
     let per_second = transactions as f64 / elapsed.as_secs_f64().max(1e-9);
@@ -108,7 +108,7 @@ fn books(audit: &Audit) -> Table {
     table
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);

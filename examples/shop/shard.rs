@@ -1,4 +1,4 @@
-//! A shard of a service: a resource manager that can crash and come back, and the wire on which it is reached.
+//! A shard of a service: a resource manager that can crash and come back, and the wire to it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use ringpact::{
 
 use crate::faults::{Event, Fate, Faults};
 
-/// One shard. While it is down there is nothing in it: what it had in memory is gone.
+/// One shard. While it is down it is empty, because what it had in memory is gone.
 pub struct Shard<S: Service> {
     pub name: String,
     running: RwLock<Option<Arc<ResourceManager<S>>>>,
@@ -25,8 +25,8 @@ impl<S: Service> Shard<S> {
         *self.running.write() = Some(Arc::new(manager));
     }
 
-    /// Loses all that is in memory. Waits for calls under way, so that there is never a second one beside it that
-    /// writes to the log under the same name.
+    /// Crashes the shard: loses all memory. Blocks until calls under way are over, so that two
+    /// resource managers never write to the log under one name.
     pub fn crash(&self) {
         *self.running.write() = None;
     }
@@ -35,13 +35,13 @@ impl<S: Service> Shard<S> {
         self.running.read().is_some()
     }
 
-    /// Uses the shard, if it is up.
+    /// Calls `use_it` if the shard is up; otherwise returns `None`.
     pub fn with<R>(&self, use_it: impl FnOnce(&ResourceManager<S>) -> R) -> Option<R> {
         self.running.read().as_deref().map(use_it)
     }
 }
 
-/// The coordinator's way to a shard. On it happens what [`Faults`] has in store.
+/// The coordinator's connection to a shard. [`Faults`] decides what happens on it.
 pub struct Wire<S: Service> {
     shard: Arc<Shard<S>>,
     faults: Arc<Faults>,
@@ -52,7 +52,7 @@ impl<S: Service> Wire<S> {
         Self { shard, faults }
     }
 
-    /// Has the shard answer. `None` where it is down.
+    /// Lets the shard answer; `None` if it is down.
     fn ask(&self, request: Request) -> Option<Result<Response, ParticipantError>> {
         let running = self.shard.running.read();
         let manager = running.as_ref()?;
@@ -64,7 +64,7 @@ impl<S: Service> Wire<S> {
 
     fn refuse(&self, branch: &BranchId, request: &Request) -> Option<Result<Response, ParticipantError>> {
         let Request::Branch { call, .. } = request else { return None };
-        // A participant that votes no has undone its work.
+        // A participant that votes No has undone its work.
         self.shard.with(|manager| manager.rollback(branch, call).map(|()| Response::Voted(Vote::No)))
     }
 }
@@ -93,7 +93,7 @@ impl<S: Service> Endpoint for Wire<S> {
             (Fate::Fine | Fate::Refuse, Some(answer)) => reply.send(answer),
             (Fate::AnswerLate, Some(answer)) if verb == Verb::Prepare => self.faults.keep_waiting(reply, answer),
             (Fate::CrashAfter, _) => self.shard.crash(),
-            // Dropping the reply is how a broken connection shows.
+            // Dropping the reply shows the coordinator a broken connection.
             _ => {}
         }
     }

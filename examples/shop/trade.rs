@@ -1,4 +1,5 @@
-//! A day's trade: each purchase becomes create, pay and confirm, wave by wave, until all are settled.
+//! A day's trade: each purchase is created, paid and confirmed, wave by wave, until all are
+//! settled.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -16,16 +17,17 @@ use crate::{
     purchases::{Day, OrderId, Purchase},
 };
 
-/// Transactions that are under way at once: they share the log's syncs.
+/// Number of transactions that are under way at once. They share the log's syncs.
 const WAVE: usize = 64;
 
-/// So often is an order's creation or payment tried before the shop gives it up as a whole.
+/// Number of times that an order's creation or payment is tried before the shop gives the order up.
 const MAX_ATTEMPTS: u32 = 6;
 
-/// No step fails so often by chance; past it the run stops and says so.
+/// Number of failures of one step at which the run stops with an error. Chance does not cause so
+/// many.
 const MAX_TRIES: u32 = 1_000;
 
-/// What this run did.
+/// The counts of this run.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub committed: u64,
@@ -34,10 +36,11 @@ pub struct Tally {
     pub shard_crashes: u64,
     pub machine_crashes: u64,
     pub expired: usize,
-    /// What recovery found after crashes of the machine: decisions delivered again, branches rolled back.
+    /// What recovery did after crashes of the machine: decisions delivered again, branches rolled
+    /// back.
     pub redelivered: usize,
     pub undone: usize,
-    /// What the last customer saw who looked around.
+    /// What the last customer that looked at titles saw.
     pub window: Vec<Listing>,
 }
 
@@ -71,7 +74,7 @@ impl<'a, T> Step<'a, T> {
 enum Taken {
     Yes,
     No,
-    /// The crash of the machine took the answer along; the order itself tells.
+    /// The answer was lost in the crash of the machine; the order's stage tells.
     Unknown,
 }
 
@@ -95,7 +98,8 @@ impl<'a> Trade<'a> {
         }
     }
 
-    /// Trades until every purchase is settled. `progress` is told, now and then, how many are.
+    /// Trades until every purchase is settled. Calls `progress` now and then with the number of
+    /// settled purchases.
     pub fn run(&mut self, mut progress: impl FnMut(u64)) -> Result<(), Failure> {
         let day = Arc::clone(&self.day);
         let open = |machine: &Machine, purchase: &Purchase| !machine.stage(purchase.order).is_some_and(Stage::is_end);
@@ -139,7 +143,8 @@ impl<'a> Trade<'a> {
         Ok(())
     }
 
-    /// The operation that takes the purchase on, with its transaction open; `None` where the shop says no.
+    /// Begins the purchase's next operation, and returns it with its transaction open; `None` if
+    /// the shop refuses.
     fn begin<'p>(&mut self, purchase: &'p Purchase) -> Result<Option<Step<'p, Transaction>>, Failure> {
         let given_up = self.given_up.contains(&purchase.order);
         let (operation, target) = match self.machine.stage(purchase.order) {
@@ -161,7 +166,7 @@ impl<'a> Trade<'a> {
         }
         let mut bearer = self.gateway.token(purchase.customer);
         if purchase.order.0 % 97 == 13 && attempt == 1 {
-            // Somebody else's token, mistyped: the gateway must turn it away, and the next attempt is honest.
+            // A mistyped token: the gateway must refuse it. The next attempt has the right one.
             bearer = Bearer(bearer.0 + "0");
         }
         let call = match operation {
@@ -185,8 +190,8 @@ impl<'a> Trade<'a> {
         }
     }
 
-    /// The machine crashes when all decisions are made and none is carried out, with so many of the wave's records on
-    /// disk, and comes back.
+    /// Crashes the machine when all decisions are made and none is carried out, with `on_disk` of
+    /// the wave's records on disk; then starts it again.
     fn crash_while_committing<'p>(
         &mut self,
         begun: Vec<Step<'p, Transaction>>,
@@ -234,8 +239,8 @@ impl<'a> Trade<'a> {
         }
     }
 
-    /// The wave's customers look at more titles: half of them while the gateway does not know yet who is down, half
-    /// of them when it does.
+    /// The wave's customers look at more titles: half of them before the gateway knows which shards
+    /// are down, half of them afterwards.
     fn browse(&mut self, purchases: &[&Purchase]) -> Result<(), Failure> {
         let (before, after) = purchases.split_at(purchases.len() / 2);
         self.look(before);
@@ -250,7 +255,7 @@ impl<'a> Trade<'a> {
     fn look(&mut self, purchases: &[&Purchase]) {
         for purchase in purchases {
             let bearer = self.gateway.token(purchase.customer);
-            // A customer who can't look now goes on without; the gateway has counted it.
+            // A customer that gets no answer goes on without one; the gateway has counted it.
             if let Ok(listings) =
                 self.gateway.list_goods(&bearer, self.machine, &recommended(purchase.order), self.clock)
             {
@@ -259,7 +264,7 @@ impl<'a> Trade<'a> {
         }
     }
 
-    /// Brings the shards back that are down, and lets what they missed be settled.
+    /// Starts the shards that are down, and blocks until what they missed is settled.
     fn restart(&mut self) -> Result<(), Failure> {
         let started = self.machine.start()?;
         self.tally.shard_crashes += started.len() as u64;

@@ -1,4 +1,5 @@
-//! Batches whose checksums are right and whose other fields are arbitrary, near to what they should be.
+//! Batches with right checksums, and with other fields that are arbitrary but near to what they
+//! should be.
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]
@@ -10,7 +11,7 @@ use common::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Records that mean something together, and one that means nothing.
+/// Records that belong together, and one that means nothing.
 const RECORDS: [&[u8]; 6] = [
     b"\x04shop\x00\x03",
     b"\x04shop\x01\x04shop\x03\x07\x02\x05goods\x06orders",
@@ -20,7 +21,7 @@ const RECORDS: [&[u8]; 6] = [
     b"\xff",
 ];
 
-/// Mostly the number itself, sometimes one that is near, sometimes one that is far.
+/// Returns the number itself in most cases, sometimes one that is near, sometimes one that is far.
 fn about(choose: &mut Bytes<'_>, number: u64) -> u64 {
     match choose.below(16) {
         0 => number.wrapping_add(1),
@@ -62,7 +63,7 @@ fuzz_target!(|bytes: &[u8]| {
         body.extend(batch);
         (previous, sequence) = (checksum, sequence + 1);
     }
-    // Some damage behind the checksums' back, and room for what a torn write leaves.
+    // Some damage that the checksums do not cover, and room for what a torn write leaves.
     for _ in 0..choose.below(3) {
         let at = choose.below(65_536) as usize % body.len();
         body[at] ^= choose.below(256) as u8;

@@ -1,5 +1,5 @@
-//! Arbitrary bytes as one record, in a batch that is right in all else: it is a record and keeps its meaning when it is
-//! carried over, or it is refused.
+//! Arbitrary bytes as one record, in a batch that is right otherwise. Either they are a record, and
+//! keep their meaning when they are carried, or they are refused.
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]

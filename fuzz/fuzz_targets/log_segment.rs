@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a segment: as they are, or behind a header that is right.
+//! Arbitrary bytes as a segment: as they are, or after a right header.
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]

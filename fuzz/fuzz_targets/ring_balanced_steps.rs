@@ -1,6 +1,6 @@
-//! A balanced ring's life, step by step: whatever comes and goes, look-ups are those of its tokens walked one by one, what
-//! moves is exactly what the movement says, and nothing moves between two that stay as they are. Runs under
-//! `cargo +nightly fuzz run ring_balanced_steps`.
+//! Changes of a balanced ring, step by step. Whatever joins and leaves, a look-up gives the same as
+//! walking its tokens one by one, exactly the ranges of the movement move, and nothing moves
+//! between two nodes that stay. Run it with `cargo +nightly fuzz run ring_balanced_steps`.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -29,7 +29,7 @@ fn name(id: u8) -> String {
     format!("n{}", id % 24)
 }
 
-/// The first token at or after a position, by looking at all.
+/// Returns the first token at or after a position, by looking at all tokens.
 fn slow_owner<'r>(ring: &'r HashRing, position: Position) -> &'r str {
     let mut tokens = ring.tokens();
     let first = tokens.next().expect("a ring has tokens");
@@ -37,7 +37,7 @@ fn slow_owner<'r>(ring: &'r HashRing, position: Position) -> &'r str {
     owner.unwrap_or(first).node.id().as_str()
 }
 
-/// Each token, what is next to it, and the ends of the circle.
+/// Returns each token, the positions next to it, and the ends of the circle.
 fn telling_positions(ring: &HashRing) -> Vec<Position> {
     let near = |token: u64| [token.wrapping_sub(1), token, token.wrapping_add(1)];
     let tokens = ring.tokens().step_by(1 + ring.token_count() / 64).flat_map(|token| near(token.position.as_u64()));

@@ -1,5 +1,5 @@
-//! A ring's life, step by step, against a sorted list that is walked from its start. Runs under
-//! `cargo +nightly fuzz run ring_steps`.
+//! Changes of a ring, step by step, compared with a sorted list that is walked from its start. Run
+//! it with `cargo +nightly fuzz run ring_steps`.
 #![no_main]
 
 #[path = "../../tests/ring/support/model.rs"]
@@ -44,7 +44,7 @@ fuzz_target!(|life: Life| {
     let placing = placings[usize::from(life.placing) % placings.len()];
     let mut model = Model::new(placing, 1 + u32::from(life.virtual_nodes % 60), life.first.node());
     let mut ring = model.ring();
-    // Enough for a ring to grow and shrink past a rebuild or two; more would only be slower.
+    // Enough steps for a ring to grow and shrink past a rebuild or two; more would only be slower.
     for change in life.changes.iter().take(24) {
         let step = match change {
             Change::Add(member) => Step::Add(member.node()),

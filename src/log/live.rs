@@ -17,7 +17,7 @@ use super::{
         key::{self, RecordKey},
     },
 };
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 /// Stands for "no entry".
 const NONE: u32 = u32::MAX;
@@ -236,6 +236,17 @@ impl LiveRecords {
         owned.map(|(_, encoded)| decode(encoded)).collect()
     }
 
+    /// Returns the owner's live openings, in order, each with the number of its record.
+    #[must_use]
+    pub fn openings_of(&self, owner: &Name) -> Vec<(Epoch, Lsn)> {
+        let owner = owner.as_str().as_bytes();
+        let opens = |entry: &Entry, encoded: &[u8]| {
+            entry.key.effect == Effect::Opens && &entry.key.parts(encoded).0[1..] == owner
+        };
+        let opened = self.live_entries().filter(|(entry, encoded)| opens(entry, encoded));
+        opened.filter_map(|(entry, encoded)| Some((decode(encoded).fact.epoch()?, entry.lsn))).collect()
+    }
+
     /// Returns the size of all live records, in bytes of their encodings: the cost of carrying them
     /// over.
     #[must_use]
@@ -302,7 +313,7 @@ mod tests {
         live.apply(Lsn::new(3), &record("goods", Fact::Prepared { txn: txn(2), work: vec![3] }));
         live.apply(Lsn::new(4), &record("goods", Fact::Committed { txn: txn(1), work: None }));
         live.apply(Lsn::new(5), &record("goods", Fact::Ended { txn: txn(1) }));
-        let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.number()).collect();
+        let left: Vec<_> = live.iter().map(|(lsn, _)| lsn.as_u64()).collect();
         assert_eq!(left, [2, 3]);
         assert_eq!(live.of(&name("goods")).len(), 1);
         assert_eq!(live.encoded_bytes(), live.encoded().map(|(_, encoded)| encoded.len() as u64).sum());

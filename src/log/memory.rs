@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{
     Claim, Claims, Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog,
 };
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 /// A log in memory. Records that it calls durable survive [`crash`](Self::crash), but not the
 /// process.
@@ -188,6 +188,15 @@ impl TransactionLog for MemoryLog {
         }
         state.sync();
         Ok(state.live.of(owner))
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(LogError::Closed);
+        }
+        state.sync();
+        Ok(state.live.openings_of(owner))
     }
 
     fn stats(&self) -> LogStats {

@@ -12,7 +12,7 @@
 //!
 //! # Where to read
 //!
-//! 1. This file: the trait, the numbers and the errors.
+//! 1. This file: the trait and the numbers. `error.rs` has the errors.
 //! 2. `record/`: what is written. `record/key.rs` reads of an encoded record what the log needs.
 //! 3. `live.rs`: the fold, which decides what is still needed. All logs share it.
 //! 4. `memory.rs`: the log in memory, the smallest implementation.
@@ -28,13 +28,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use crate::id::Name;
+use crate::id::{Epoch, Name};
 
 mod claims;
 mod committing;
 pub mod conformance;
+mod error;
 mod file;
 mod live;
 mod memory;
@@ -42,6 +42,7 @@ mod record;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
+pub use error::LogError;
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
@@ -238,6 +239,22 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// [`LogError::Poisoned`], [`LogError::Closed`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
+    /// Returns the owner's live openings, in order, each with the number of its record. By these
+    /// numbers a coordinator shows that its log goes on from where an earlier opening ended.
+    ///
+    /// The default implementation knows no numbers and returns [`Lsn::NONE`] for each. A participant
+    /// that has missed the last opening then refuses the next one, because nothing shows that this
+    /// log is not an older copy. So a log should return the numbers, as those of this crate do. A log
+    /// that wraps another one passes the call on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`live`](Self::live).
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
+        Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
+
     /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
 }
@@ -276,6 +293,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         (**self).live(owner)
     }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        (**self).openings(owner)
+    }
     fn stats(&self) -> LogStats {
         (**self).stats()
     }
@@ -297,7 +317,7 @@ impl Lsn {
 
     /// Returns its value.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 
@@ -391,126 +411,4 @@ pub struct LogStats {
     /// Number of times that the medium was synced for records. One sync serves all records that
     /// were queued meanwhile.
     pub syncs: u64,
-}
-
-/// Why a log can't do what it was asked.
-///
-/// What the system said is the error's [`source`](std::error::Error::source), and is not printed
-/// along; [`error_chain`](crate::error_chain) writes both in one line.
-#[derive(Clone, Debug, Error)]
-#[non_exhaustive]
-pub enum LogError {
-    /// A write or sync failed. Nothing more is appended. Records that were in flight are
-    /// indeterminate.
-    #[error("the log is poisoned by a failed write or sync; open it again to learn what is really on disk")]
-    Poisoned {
-        /// The first failure.
-        #[source]
-        cause: Arc<std::io::Error>,
-    },
-    /// There is no room to append. The log stays readable, and later appends work once there is
-    /// room.
-    #[error("no room for the log at {path}; free disk space, then later appends work again")]
-    Full {
-        /// The log's directory.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        error: Arc<std::io::Error>,
-    },
-    /// The next segment can't be prepared, for another reason than a lack of space. The log stays
-    /// readable, and later appends work once it can.
-    #[error("the log at {path} can't prepare its next segment; remove the cause, then later appends work again")]
-    NoSegment {
-        /// The log's directory.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        error: Arc<std::io::Error>,
-    },
-    /// The record is larger than a log takes.
-    #[error(
-        "the record has {length} bytes, and the limit is {MAX_RECORD_BYTES}; log a reference to large data instead of \
-         the data"
-    )]
-    TooLarge {
-        /// The record's encoded length in bytes.
-        length: usize,
-    },
-    /// Another coordinator or resource manager has the log open under this name.
-    #[error(
-        "a coordinator or resource manager named {owner} is open on this log already; drop it first, or give this one \
-         another name"
-    )]
-    Claimed {
-        /// The name.
-        owner: Name,
-    },
-    /// The log was closed.
-    #[error("the log is closed; open it again to go on")]
-    Closed,
-    /// Another process, or another handle in this process, has the log open.
-    #[error("the log at {path} is in use; a log has one owner at a time, so close the other one first")]
-    Locked {
-        /// The log's directory.
-        path: PathBuf,
-    },
-    /// What is on disk is not what was written. Nothing was changed.
-    #[error(
-        "{path} is damaged at byte {offset}: {what}; nothing was dropped or changed. Only a mirror of exactly these bytes \
-         can replace the file: an older copy has forgotten decisions, and gives numbers out again. Without a mirror, look \
-         with `log::inspect` at what can be read, settle by hand what participants hold in doubt, and begin a new log \
-         under a new coordinator's name"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Offset of the first byte that is wrong, from the start of the file.
-        offset: u64,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// The directory remembers a log, and the newest segment of that log is missing. Nothing was
-    /// changed.
-    #[error(
-        "{path} remembers a log that has reached segment {segment}, and that segment is missing; put the segments back as \
-         they were last. To give that log up for good, remove its directory and begin a new log under a new coordinator's \
-         name: under the old name an empty log would give the same numbers out again"
-    )]
-    SegmentsLost {
-        /// The file that remembers the log.
-        path: PathBuf,
-        /// The number of a segment that the log had.
-        segment: u64,
-    },
-    /// There is no log, and [`FileLogOptions::must_exist`] was set. Nothing was created.
-    #[error(
-        "there is no log at {path}, and it was opened as one that must exist: check that its volume is mounted and that \
-         the path is right; to begin a new log, open it once without `must_exist`"
-    )]
-    Missing {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The file has a version of the format that this version of the library does not know.
-    #[error("{path} has format version {version}, and this library reads version {supported}; use a newer ringpact")]
-    UnknownVersion {
-        /// The file.
-        path: PathBuf,
-        /// The version that the file states.
-        version: u32,
-        /// The version that this library writes.
-        supported: u32,
-    },
-    /// The file system refused an operation.
-    #[error("can't {action} {path}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        #[source]
-        error: Arc<std::io::Error>,
-    },
 }

@@ -127,9 +127,9 @@ pub trait Endpoint: Send + Sync + 'static {
         let _ = greeting;
     }
 
-    /// Returns for how long requests have waited while none began, if any wait. The coordinator asks
-    /// when an answer is late, to say so. Must not block. The default implementation returns `None`,
-    /// which means unknown.
+    /// Returns for how long requests have waited while none began, if any wait. The coordinator
+    /// asks when an answer is late, to say so. Must not block. The default implementation returns
+    /// `None`, which means unknown.
     fn stalled(&self) -> Option<Duration> {
         None
     }
@@ -179,9 +179,9 @@ impl Reply {
         Self::new_while(|| true, then)
     }
 
-    /// Returns a reply that is [awaited](Self::is_awaited) only while `is_awaited` returns `true`: for
-    /// a transport, which knows whether the connection that the answer goes back by still exists.
-    /// `is_awaited` must not block.
+    /// Returns a reply that is [awaited](Self::is_awaited) only while `is_awaited` returns `true`:
+    /// for a transport, which knows whether the connection that the answer goes back by still
+    /// exists. `is_awaited` must not block.
     ///
     /// ```
     /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
@@ -201,8 +201,8 @@ impl Reply {
         Self::to(Arc::new(Callback { is_awaited, then: Mutex::new(Some(then)) }), 0)
     }
 
-    /// Whether the sender still waits for the answer: `false` once the coordinator that asked, or the
-    /// connection to it, is gone.
+    /// Whether the sender still waits for the answer: `false` once the coordinator that asked, or
+    /// the connection to it, is gone.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.sink.as_ref().is_some_and(|sink| sink.is_awaited())

@@ -9,6 +9,11 @@
 //! So a coordinator says with every message which log it decides in, which opening of that log it
 //! is, and how far the log is durable. A participant compares that with what it has heard before,
 //! and refuses a message that does not continue from there.
+//!
+//! How far a log has come does not tell an older copy from the newest log, because a copy grows,
+//! too, with each opening and each record. What tells them apart is how far the log had come when
+//! the opening *ended* that the participant has heard of. So each life names such an opening and
+//! that number.
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
@@ -32,7 +37,7 @@ pub struct Life {
     /// log. The chance that another opening of any log has it is about 1 in 10^10.
     pub epoch: Epoch,
     /// Number of the log's records that are durable. It counts over all openings of the log and
-    /// never decreases, so a smaller number than before comes from an older copy of the log.
+    /// never decreases.
     #[serde(with = "exact::counter")]
     pub position: u64,
     /// The log that this one replaces, because an operator said that it is gone for good. It is
@@ -40,6 +45,25 @@ pub struct Life {
     /// is. Usually [`LogId::NONE`].
     #[serde(default)]
     pub replaces: LogId,
+    /// The earlier opening of the log that this life continues, usually the one before.
+    ///
+    /// A participant that last heard of that opening accepts this life if the log was at least as
+    /// long when the opening ended as the participant has heard: then all that it has heard is in
+    /// this log. If the participant has missed the opening before, it refuses, and the coordinator
+    /// names the opening that the participant knows.
+    #[serde(default)]
+    pub after: EndedOpening,
+}
+
+/// An opening of a coordinator on its log that has ended: a plain value. Exhaustive on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "it is what tells one opening of a log from others")]
+pub struct EndedOpening {
+    /// The epoch that the opening began; zero stands for no opening.
+    pub epoch: Epoch,
+    /// Number of the log's last record when the next opening began.
+    #[serde(with = "exact::counter")]
+    pub position: u64,
 }
 
 impl Life {
@@ -47,7 +71,13 @@ impl Life {
     /// replaces no other log.
     #[must_use]
     pub const fn new(log: LogId, epoch: Epoch, position: u64) -> Self {
-        Self { log, epoch, position, replaces: LogId::NONE }
+        Self { log, epoch, position, replaces: LogId::NONE, after: EndedOpening { epoch: Epoch::new(0), position: 0 } }
+    }
+
+    /// Returns this life, continuing this earlier opening of the log.
+    #[must_use]
+    pub const fn going_on_from(self, after: EndedOpening) -> Self {
+        Self { after, ..self }
     }
 }
 
@@ -100,11 +130,11 @@ impl KnownLife {
     /// Takes in what the participant heard before it was opened, as its own log says. Call it in
     /// the order in which the participant heard it.
     pub fn remember(&mut self, heard: Life) {
-        if self.life.log != heard.log {
+        if self.life.log != heard.log || self.life.epoch < heard.epoch {
             self.life = heard;
+        } else if self.life.epoch == heard.epoch {
+            self.life.position = self.life.position.max(heard.position);
         }
-        self.life.epoch = self.life.epoch.max(heard.epoch);
-        self.life.position = self.life.position.max(heard.position);
     }
 
     /// Returns the latest life that is known. Its log is [`LogId::NONE`] if no coordinator has said
@@ -133,7 +163,7 @@ impl KnownLife {
             && known.log == life.replaces
             && (life.log != known.log || life.epoch != known.epoch)
         {
-            *self = Self { life: Life { replaces: LogId::NONE, ..*life }, heard: true };
+            *self = Self { life: Life::new(life.log, life.epoch, life.position), heard: true };
             return Ok(Introduction::Replaces);
         }
         self.continue_with(coordinator, life)?;
@@ -146,7 +176,7 @@ impl KnownLife {
     ///
     /// As for [`meet`](Self::meet).
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
-        let said = Life::new(call.identity, call.epoch, call.position);
+        let said = Life::new(call.identity, call.epoch, call.position).going_on_from(call.after);
         if said.log != LogId::NONE {
             return self.continue_with(coordinator, &said);
         }
@@ -177,8 +207,9 @@ impl KnownLife {
         let is_older = match said.epoch.cmp(&known.epoch) {
             Ordering::Less => true,
             Ordering::Equal => false,
-            // A new opening has written at least one record more than the one before.
-            Ordering::Greater => said.position <= known.position,
+            // The length of the log now says nothing. What counts is that all that was heard was in
+            // the log when the earlier opening ended.
+            Ordering::Greater => said.after.epoch != known.epoch || said.after.position < known.position,
         };
         if is_older {
             return Err(ParticipantError::Superseded(self.mismatch(coordinator, said)));
@@ -256,7 +287,12 @@ mod tests {
     }
 
     fn call(life: Life) -> Call {
-        Call { identity: life.log, epoch: life.epoch, position: life.position, ..Call::new(LogId::NONE) }
+        let Life { log: identity, epoch, position, after, .. } = life;
+        Call { identity, epoch, position, after, ..Call::new(LogId::NONE) }
+    }
+
+    fn after(life: Life, epoch: u64, position: u64) -> Life {
+        life.going_on_from(EndedOpening { epoch: Epoch::new(epoch), position })
     }
 
     const SHOP: Name = Name::from_static("shop");
@@ -268,8 +304,34 @@ mod tests {
         known.hear(&SHOP, &call(life(1, 10, 9))).expect("the same life");
         known.hear(&SHOP, &call(life(1, 10, 7))).expect("the same life, overtaken by a later message");
         assert_eq!(known.life().position, 9);
-        assert!(matches!(known.meet(&SHOP, &life(1, 20, 10)), Ok(Introduction::Continues)));
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 20, 10), 10, 9)), Ok(Introduction::Continues)));
         assert!(matches!(known.hear(&SHOP, &call(life(1, 10, 9))), Err(ParticipantError::Superseded(_))));
+        // The participant was down while epoch 30 was open. The next life first names epoch 30, and
+        // then the one that the participant knows.
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 30, 19)), Err(ParticipantError::Superseded(_))));
+        assert!(matches!(known.meet(&SHOP, &after(life(1, 40, 20), 20, 15)), Ok(Introduction::Continues)));
+        known.hear(&SHOP, &call(after(life(1, 40, 21), 30, 19))).expect("it is known by now");
+    }
+
+    /// A copy grows, too. It used to be accepted once it had been opened, and refused, as often as
+    /// it lacked records.
+    #[test]
+    fn an_older_copy_of_a_log_is_refused_however_far_it_has_come() {
+        let mut known = KnownLife::new();
+        known.hear(&SHOP, &call(life(1, 20, 100))).expect("nothing is known before");
+        for position in [91, 101, 1_000_000] {
+            // Copied in the life that is known, before the last that was heard; or before that
+            // life.
+            for ended in [
+                EndedOpening { epoch: Epoch::new(20), position: 99 },
+                EndedOpening { epoch: Epoch::new(10), position: 150 },
+            ] {
+                let copy = life(1, 30, position).going_on_from(ended);
+                assert!(matches!(known.meet(&SHOP, &copy), Err(ParticipantError::Superseded(_))), "{copy}");
+                assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");
+            }
+        }
+        known.hear(&SHOP, &call(after(life(1, 30, 101), 20, 100))).expect("it has all that was heard");
     }
 
     /// The copy's opening may have a greater epoch or a smaller one. Its log is shorter than what

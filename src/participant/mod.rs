@@ -20,7 +20,7 @@
 //! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
-//! | `twins.rs` | requests that ask for the same as one that is under way |
+//! | `duplicates.rs` | requests for the same as one that is under way |
 //! | `wire.rs` | deadlines and errors as they are serialised |
 //! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
 //! | `conformance/` | the suite |
@@ -46,6 +46,7 @@ use crate::{
 pub mod branch_protocol;
 mod caller_span;
 pub mod conformance;
+mod duplicates;
 mod endpoint;
 mod last_resource;
 mod life;
@@ -54,7 +55,6 @@ mod resource_manager;
 mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod twins;
 mod wire;
 
 pub use branch_protocol::{
@@ -65,7 +65,7 @@ pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub use last_resource::LastResource;
 pub(crate) use last_resource::LastResourceParticipant;
-pub use life::{Introduction, KnownLife, Life, LifeMismatch, Lives};
+pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
@@ -128,12 +128,27 @@ pub struct Greeting {
     pub life: Life,
     /// The endpoint that answers [`Request::Verdict`] for this coordinator.
     pub verdicts: Arc<dyn Endpoint>,
+    /// The earlier openings of its log, in the order of their epochs.
+    earlier: Vec<EndedOpening>,
 }
 
 impl Greeting {
     /// A greeting of the coordinator of this name and life, which answers questions at `verdicts`.
     pub fn new(coordinator: Name, life: Life, verdicts: impl Endpoint) -> Self {
-        Self { coordinator, life, verdicts: Arc::new(verdicts) }
+        Self { coordinator, life, verdicts: Arc::new(verdicts), earlier: Vec::new() }
+    }
+
+    /// Returns this greeting, of a coordinator whose log had these openings before, in the order of
+    /// their epochs.
+    #[must_use]
+    pub(crate) fn with_earlier(self, earlier: Vec<EndedOpening>) -> Self {
+        Self { earlier, ..self }
+    }
+
+    /// Returns the life to tell a participant that has last heard of this epoch.
+    pub(crate) fn life_after(&self, epoch: Epoch) -> Life {
+        let place = self.earlier.binary_search_by_key(&epoch, |ended| ended.epoch);
+        place.map_or(self.life, |place| self.life.going_on_from(self.earlier[place]))
     }
 }
 
@@ -182,6 +197,9 @@ pub struct Call {
     /// [`Life::position`].
     #[serde(default, with = "exact::counter")]
     pub position: u64,
+    /// The earlier opening of its log that the coordinator continues; see [`Life::after`].
+    #[serde(default)]
+    pub after: EndedOpening,
 }
 
 impl Call {
@@ -191,7 +209,15 @@ impl Call {
     pub const fn new(log: LogId) -> Self {
         let epoch = Epoch::new(0);
         let ended_below = TxnOrdinal { epoch, sequence: 0 };
-        Self { log, epoch, ended_below, deadline: None, identity: LogId::NONE, position: 0 }
+        Self {
+            log,
+            epoch,
+            ended_below,
+            deadline: None,
+            identity: LogId::NONE,
+            position: 0,
+            after: Life::new(log, epoch, 0).after,
+        }
     }
 }
 
@@ -382,9 +408,9 @@ pub enum ParticipantError {
     /// either. Only a coordinator says so.
     #[error("the participant does not answer, so it was not asked; see its circuit in the coordinator's status")]
     CircuitOpen,
-    /// The coordinator sent the request, and no call has begun in time: the runtime of an asynchronous
-    /// participant has no free thread. Most likely a task waits for the transaction on one of them.
-    /// Only a coordinator says so.
+    /// The coordinator sent the request, and no call has begun in time: the runtime of an
+    /// asynchronous participant has no free thread. Most likely a task waits for the transaction on
+    /// one of them. Only a coordinator says so.
     #[error(
         "the participant's runtime has begun no call for {waited:.1?}: its threads are blocked or busy. A task that waits \
          for a transaction on such a thread (`wait`, `settle`, `shutdown`) keeps the participant from answering; `.await` \

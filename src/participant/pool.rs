@@ -1,4 +1,4 @@
-//! Slow participants: a bounded number of threads of their own, so that one slow participant slows only the
+//! [`Pooled`]: a bounded number of threads for one slow participant, so that it slows only the
 //! transactions that it takes part in.
 
 use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc};
@@ -8,75 +8,83 @@ use parking_lot::Mutex;
 use super::{
     Endpoint, Greeting, Participant, ParticipantError, Reply, Request, Verb,
     caller_span::CallerSpan,
+    duplicates::{Joined, PendingReplies, RequestKey, answer},
     endpoint::call,
-    twins::{Joined, Twins, What, answer},
 };
 use crate::{
     id::Name,
     platform::{Condvar, Platform},
 };
 
-/// How many requests may wait for a thread, or be under way as tasks: as many as there are transactions in flight at the
-/// most, unless configured. What is repeated to a participant that hangs counts like any other, so without a limit an hour
-/// of it would fill the memory.
+/// Maximum number of requests of one participant that wait for a thread, or are under way as tasks.
+///
+/// It is the default limit of transactions in flight. Repeats to a participant that hangs count
+/// too: without a limit, an hour of them would fill the memory.
 pub const MAX_QUEUED_REQUESTS: usize = 1 << 17;
 
-/// Reaches a blocking participant through threads of its own: requests to several such participants run side by side,
-/// and the coordinator's threads never wait for them.
+/// Reaches a blocking participant through threads of its own. Requests to several such participants
+/// run side by side, and the coordinator's threads never wait for them. Shared by [`Arc`].
 ///
-/// Threads are started when first needed, up to the limit, and end when the endpoint is dropped; requests over the
-/// limit queue in order, decisions before votes: what is finished makes room. Where [`MAX_QUEUED_REQUESTS`] wait already, a
-/// request fails at once, as one that gets no answer: a prepare brings a rollback, and everything else is sent again later.
+/// Threads are started when first needed, up to the limit, and end when the endpoint is dropped.
+/// Requests over the limit wait in order, decisions before votes, because finished transactions
+/// make room. If [`MAX_QUEUED_REQUESTS`] wait already, a request fails at once, like one that gets
+/// no answer: a prepare brings a rollback, and everything else is sent again later.
 ///
-/// Nothing is done twice for want of a thread: a request whose twin (the same verb for the same branch) is queued or under way
-/// gets that one's answer. A prepare whose deadline has passed while it waited, whose rollback has come, or whose coordinator
-/// is gone (of one elsewhere, the connection to it: see [`Reply::new_while`]) is not carried out. It keeps its place in the queue until
-/// its turn comes. Everything else is carried out whether its answer is awaited or not: what was decided stays decided.
+/// Nothing is done twice for lack of a thread: if a request for the same (the same verb for the
+/// same branch) is queued or under way, the later one gets its answer. A prepare is not carried out
+/// if its deadline passed while it waited, if its rollback has come, or if its coordinator is gone.
+/// A coordinator in another process is gone when the connection to it is; see [`Reply::new_while`].
+/// Such a prepare keeps its place in the queue until its turn comes. Everything else is carried out
+/// whether its answer is awaited or not: what was decided stays decided.
 pub struct Pooled {
-    /// The calls that are queued or under way have it, too, and nobody else: an idle thread would keep it, and the log that
-    /// it has open, beyond the drop of this.
+    /// Jobs have references too, but idle threads have none: they would keep the participant, and
+    /// the log that it has open, after this endpoint is dropped.
     participant: Arc<dyn Participant>,
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     limit: usize,
 }
 
-struct Shared {
-    state: Mutex<State>,
+/// What the endpoint and its threads share.
+struct PoolShared {
+    state: Mutex<PoolState>,
     work: Condvar,
     platform: Platform,
 }
 
+/// The queues, and how many threads there are.
 #[derive(Default)]
-struct State {
+struct PoolState {
     urgent: VecDeque<Job>,
     votes: VecDeque<Job>,
-    twins: Twins,
+    pending: PendingReplies,
     threads: usize,
     idle: usize,
     closed: bool,
 }
 
+/// A request that waits for a thread.
 struct Job {
     participant: Arc<dyn Participant>,
     request: Request,
-    what: What,
+    key: RequestKey,
     caller_span: CallerSpan,
 }
 
-impl State {
+impl PoolState {
     fn queued(&self) -> usize {
         self.urgent.len() + self.votes.len()
     }
 
-    /// Empties the queue, and gives all who wait for what was in it.
+    /// Empties the queues, and returns the replies that wait for what was in them.
     fn take_all(&mut self) -> Vec<Reply> {
         let (urgent, votes) = (std::mem::take(&mut self.urgent), std::mem::take(&mut self.votes));
-        urgent.into_iter().chain(votes).flat_map(|job| self.twins.take_queued(&job.what)).collect()
+        urgent.into_iter().chain(votes).flat_map(|job| self.pending.take_queued(&job.key)).collect()
     }
 
+    /// Takes the next job that is still to be carried out.
     fn next(&mut self) -> Option<Job> {
         while let Some(job) = self.urgent.pop_front().or_else(|| self.votes.pop_front()) {
-            if self.twins.begins(&job.what) {
+            if self.pending.begins(&job.key) {
                 return Some(job);
             }
         }
@@ -85,14 +93,14 @@ impl State {
 }
 
 impl Pooled {
-    /// The endpoint of `participant`, with at most `threads` calls under way at once.
+    /// Returns the endpoint of `participant`, with at most `threads` calls under way at once.
     pub fn new(participant: impl Participant, threads: NonZeroUsize) -> Self {
         Self::on(Platform::default(), participant, threads)
     }
 
     pub(crate) fn on(platform: Platform, participant: impl Participant, threads: NonZeroUsize) -> Self {
         let work = platform.condvar();
-        let shared = Arc::new(Shared { state: Mutex::default(), work, platform });
+        let shared = Arc::new(PoolShared { state: Mutex::default(), work, platform });
         Self { participant: Arc::new(participant), shared, limit: threads.get() }
     }
 
@@ -102,29 +110,32 @@ impl Pooled {
     }
 }
 
-impl Shared {
-    /// Whether nobody waits for the answer any more. Of votes only: everything else is to be done, late or not.
+impl PoolShared {
+    /// Whether the deadline of a prepare has passed. Everything else must be carried out, late or
+    /// not.
     fn comes_too_late(&self, request: &Request) -> bool {
         let Request::Branch { verb: Verb::Prepare, call, .. } = request else { return false };
         call.deadline.is_some_and(|deadline| deadline <= self.platform.now())
     }
 
+    /// Carries out jobs until the endpoint is dropped and the queues are empty.
     fn serve(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(Job { participant, request, what, caller_span }) = state.next() {
-                let is_vote = matches!(what, What::Branch(_, Verb::Prepare, _));
-                let is_awaited = !is_vote || state.twins.is_awaited(&what);
+            if let Some(Job { participant, request, key, caller_span }) = state.next() {
+                let is_vote = matches!(key, RequestKey::Branch(_, Verb::Prepare, _));
+                let is_awaited = !is_vote || state.pending.is_awaited(&key);
                 drop(state);
                 let result = if !is_awaited || self.comes_too_late(&request) {
                     Err(ParticipantError::Unreachable)
                 } else {
                     caller_span.call(|| call(&*participant, &request))
                 };
-                // Before anybody hears of the answer: whoever hears the last one may drop everything and open it again.
+                // Before the answer is sent: a client may drop everything and open it again at the
+                // last answer.
                 drop((participant, caller_span));
-                let replies = self.state.lock().twins.take(&what);
-                // A panic there has printed its message, and must not cost a thread.
+                let replies = self.state.lock().pending.take(&key);
+                // A reply that panics has printed its message, and must not cost a thread.
                 answer(replies, &result);
                 state = self.state.lock();
             } else if state.closed {
@@ -140,20 +151,20 @@ impl Shared {
 
 impl Endpoint for Pooled {
     fn send(&self, request: Request, reply: Reply) {
-        let what = What::of(&request);
+        let key = RequestKey::of(&request);
         let mut state = self.shared.state.lock();
-        // Its prepare, if it has not begun, need not begin any more.
-        let prepare = match &what {
-            What::Branch(branch, Verb::Rollback, epoch) => {
-                state.twins.take_queued(&What::Branch(branch.clone(), Verb::Prepare, *epoch))
+        // A rollback takes its prepare out of the queue, if that has not begun.
+        let prepare = match &key {
+            RequestKey::Branch(branch, Verb::Rollback, epoch) => {
+                state.pending.take_queued(&RequestKey::Branch(branch.clone(), Verb::Prepare, *epoch))
             }
             _ => Vec::new(),
         };
-        let joined = state.twins.join(&what, reply);
+        let joined = state.pending.join(&key, reply);
         if let Joined::First = joined {
             let participant = Arc::clone(&self.participant);
-            let job = Job { participant, request, what, caller_span: CallerSpan::current() };
-            let queue = if job.what.is_urgent() { &mut state.urgent } else { &mut state.votes };
+            let job = Job { participant, request, key, caller_span: CallerSpan::current() };
+            let queue = if job.key.is_urgent() { &mut state.urgent } else { &mut state.votes };
             queue.push_back(job);
         }
         let starts = matches!(joined, Joined::First) && state.idle < state.queued() && state.threads < self.limit;
@@ -168,7 +179,8 @@ impl Endpoint for Pooled {
         if starts && self.start_thread().is_err() {
             let mut state = self.shared.state.lock();
             state.threads -= 1;
-            // With no thread at all nobody would ever answer; the caller is told so and tries again later.
+            // Without any thread no request would be answered, so all fail; the coordinator tries
+            // again later.
             let stranded = if state.threads == 0 { state.take_all() } else { Vec::new() };
             drop(state);
             answer(stranded, &Err(ParticipantError::Unreachable));

@@ -30,11 +30,12 @@ use crate::{
 /// [`conformance::check_async`](super::conformance::check_async) is the suite.
 ///
 /// Tasks on that runtime `.await` the coordinator's futures. A thread of the runtime that blocks
-/// instead (in [`Commit::wait`](crate::Commit::wait), [`Delivered::wait`](crate::txn::Delivered::wait),
-/// [`Coordinator::settle`](crate::Coordinator::settle), [`shutdown`](crate::Coordinator::shutdown), or
-/// [`begin`](crate::Coordinator::begin) while the limits are reached) runs no task meanwhile, so it may
-/// keep the participant from the answer that it waits for. `tokio::task::spawn_blocking` has threads
-/// for that.
+/// instead (in [`Commit::wait`](crate::Commit::wait),
+/// [`Delivered::wait`](crate::txn::Delivered::wait),
+/// [`Coordinator::settle`](crate::Coordinator::settle), [`shutdown`](crate::Coordinator::shutdown),
+/// or [`begin`](crate::Coordinator::begin) while the limits are reached) runs no task meanwhile, so
+/// it may keep the participant from the answer that it waits for. `tokio::task::spawn_blocking` has
+/// threads for that.
 ///
 /// ```
 /// use ringpact::{

@@ -45,11 +45,21 @@
 //! assert!(watcher.poll(later).is_none());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Map of the source, in reading order
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `handle.rs` | [`Registry`]: a lock around the state |
+//! | `state.rs` | the state and its changes, pure |
+//! | `service_entry.rs` | one service in the state: its instances and its latest changes |
+//! | `instance.rs`, `lease.rs` | what a service consists of |
+//! | `watcher.rs` | [`Watcher`]: the changes of one service |
+//! | `follower.rs` | [`RingFollower`]: a ring of the live instances |
+//! | `error.rs` | why the registry refuses a call |
 
-// A map, in reading order: `handle` is the registry as users see it, a lock around `state`, which
-// is pure. A service in the state is a `service_entry`, with its instances and its latest changes;
-// `lease` and `instance` are what it consists of. `watcher` follows the changes of one service, and
-// `follower` makes a ring of them. `error` is why the registry refuses a call.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
+
 mod error;
 mod follower;
 mod handle;

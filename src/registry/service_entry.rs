@@ -10,7 +10,7 @@ use super::{Instance, LeaseToken};
 use crate::ring::{DEFAULT_VIRTUAL_NODES, MAX_TOKENS, NodeId};
 
 /// Maximum number of live instances of a service. A ring of as many nodes of weight 1 stays within
-/// [`MAX_TOKENS`](crate::ring::MAX_TOKENS) at the default number of virtual nodes.
+/// [`MAX_TOKENS`] at the default number of virtual nodes.
 pub const MAX_INSTANCES: usize = 16_384;
 
 /// Maximum weight of all live instances of a service together: 26,214. A ring of that weight stays

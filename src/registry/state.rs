@@ -71,6 +71,7 @@ impl RegistryState {
         lease: Duration,
         now: Instant,
     ) -> Result<Lease, RegistryError> {
+        // Every check comes before the first change.
         let (now, _) = self.advance(now);
         instance.check()?;
         let expires_at = lease::end_of(lease, now)?;
@@ -87,6 +88,8 @@ impl RegistryState {
             return Err(RegistryError::TooHeavy { id: instance.id().clone(), weight });
         }
 
+        // The registration, its token and its deadline; then those of the registration that it
+        // replaces go.
         let token = LeaseToken::new(self.next_token);
         self.next_token += 1;
         self.by_token.insert(token, (name.clone(), instance.id().clone()));

@@ -6,7 +6,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::RingError;
 use crate::exact;
 
-/// A point on the circle: an integer modulo 2^64, so that 0 follows 2^64 - 1.
+/// A point on the circle: an integer modulo 2^64, so that 0 follows 2^64 - 1. It is a small value
+/// that is copied.
 ///
 /// In JSON, and other formats for people, it is text, because tools that keep numbers as doubles
 /// would round it. Numbers below 2^53 are read, too; numbers from 2^53 on are refused.
@@ -96,7 +97,7 @@ pub trait KeyHasher {
     }
 }
 
-/// The default hash: `XXH3_64bits` with a seed.
+/// The default hash: `XXH3_64bits` with a seed. It is a small value that is copied.
 ///
 /// [`Xxh3::default`] uses [`Xxh3::SEED`], which never changes, so rings with the same members
 /// agree. With a secret seed of your own ([`Xxh3::with_seed`]), clients that choose the keys can't

@@ -28,9 +28,9 @@ pub const MAX_TOKENS: u64 = 1 << 22;
 /// threads at once. No method blocks.
 ///
 /// With N nodes and T tokens: a look-up takes one hash and reads one cache line. A node that comes
-/// or goes touches its own tokens only, and moves up to N entries of the list of nodes. A token
-/// costs about 15 bytes. [The page about look-ups](crate::docs::lookup) says how, and what happens
-/// if tokens aren't uniform.
+/// or goes touches its own tokens only (in a balanced ring, all tokens are read once or twice), and
+/// moves up to N entries of the list of nodes. A token costs about 15 bytes. [The page about
+/// look-ups](crate::docs::lookup) says how, and what happens if tokens aren't uniform.
 ///
 /// `==` compares members, placement, virtual nodes and hasher. If the tokens aren't a function of
 /// these, it compares the tokens, too.
@@ -57,7 +57,7 @@ pub struct HashRing<H = Xxh3> {
     hasher: H,
 }
 
-/// A token: a position on the circle at which a node stands.
+/// A token: a position on the circle at which a node stands. It borrows the node of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token<'a> {

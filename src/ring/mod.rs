@@ -24,9 +24,9 @@
 //! - **A look-up reads one cache line**, and a node joins or leaves in place: see [the page about
 //!   look-ups](crate::docs::lookup).
 //!
-//! No call here blocks, except that writers of a [`SharedRing`] wait for each other, and that
-//! [`BoundedLoads`] takes a short lock. So async code may call all of it, and runs
-//! [`SharedRing::update`] on a thread that may block.
+//! No call here blocks, with two exceptions: writers of a [`SharedRing`] wait for each other, and
+//! [`BoundedLoads`] takes a short lock. Async code may call everything else anywhere, and should
+//! call [`SharedRing::update`] on a thread that may block.
 //!
 //! ```
 //! use ringpact::ring::{HashRing, Node};
@@ -43,22 +43,30 @@
 //! }
 //! # Ok::<(), ringpact::ring::RingError>(())
 //! ```
+//!
+//! # Map of the source, in reading order
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `key.rs`, `hash.rs` | from bytes to positions |
+//! | `node.rs`, `members.rs` | nodes, and the nodes of a ring |
+//! | `placement.rs`, `builder.rs` | the settings of a ring |
+//! | `hash_ring.rs`, `error.rs` | [`HashRing`] |
+//! | `hashed.rs`, `balanced/` | where tokens go: the same functions, once for each placement |
+//! | `token_table/` | all tokens in cache lines, and how the first one after a position is found |
+//! | `batch.rs` | many look-ups at once |
+//! | `replicas/` | preference lists |
+//! | `movement/` | what moves between two rings |
+//! | `shared_ring.rs` | one ring for many threads |
+//! | `bounded_loads/` | no node far above its share |
+//! | `serialised.rs` | the wire form |
+//! | `interop/` | the placement of other software |
+//!
+//! A *slot* in the private modules is a node's number in the token table. The public [`Slot`] is
+//! something else: a unit of load.
 
-// A map, in reading order:
-//
-// - What a ring is: `key` and `hash` (from bytes to positions), `node` and `members` (the nodes in
-//   it), `placement` (the two ways to place tokens), `builder`, `hash_ring` (the type that users
-//   have), `error`.
-// - Where tokens go: `hashed` and `balanced`, two modules with the same functions, one for each
-//   placement.
-// - How a token is found: `token_table` (all tokens, in cache lines), `batch` (many look-ups at
-//   once).
-// - What is built on it: `replicas` (preference lists), `movement` (what moves between two rings),
-//   `shared_ring` (one ring for many threads), `bounded_loads` (no node far above its share),
-//   `serialised` (the wire form), `interop` (the placement of other software).
-//
-// A *slot* in these modules is a node's number in the token table. The public `Slot` of
-// `bounded_loads` is something else: a unit of load.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
+
 mod balanced;
 mod batch;
 mod bounded_loads;

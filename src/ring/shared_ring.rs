@@ -17,7 +17,7 @@ use super::{HashRing, Movement, RingError, Xxh3};
 use crate::exact;
 
 /// The number of a version of a [`SharedRing`]. Each version has the number of the version that it
-/// replaced, plus one.
+/// replaced, plus one. It is a small value that is copied.
 ///
 /// It says which of two versions is newer, so that a service that is told of a placement can refuse
 /// one that is out of date.

@@ -326,7 +326,7 @@ impl Participant for Doubtful {
 fn peers_that_read_no_answers_do_not_hold_up_others() {
     let in_doubt_branches = (0..50_000).map(|number| format!("greedy:1:{number}:p").parse().unwrap()).collect();
     let endpoint = Pooled::new(Doubtful(in_doubt_branches), 4.try_into().unwrap());
-    let limits = Limits { under_way: 8, unsent: 16 << 20, silent_for: Duration::from_secs(2), ..Limits::DEFAULT };
+    let limits = Limits { under_way: 8, unsent: 4 << 20, silent_for: Duration::from_secs(2), ..Limits::DEFAULT };
     let address = served_within(limits, endpoint);
     let remote = remote(address);
     let ask = || {

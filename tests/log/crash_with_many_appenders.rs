@@ -45,7 +45,7 @@ impl Told {
         for number in (1..=TRANSACTIONS).map(|number| thread * 1_000 + number) {
             let lsn = self.append(log, Change::Begins(number), Durability::Forced)?;
             log.wait(lsn)?;
-            self.durable.fetch_max(lsn.number(), Ordering::Relaxed);
+            self.durable.fetch_max(lsn.as_u64(), Ordering::Relaxed);
             if number % 3 != 0 {
                 self.append(log, Change::Ends(number), Durability::Lazy)?;
             }
@@ -73,7 +73,7 @@ impl Told {
                 Change::Begins(number) => live.push(number),
                 Change::Ends(number) => live.retain(|other| *other != number),
             }
-            if lsn.number() >= durable {
+            if lsn.as_u64() >= durable {
                 states.push(live.clone());
             }
         }

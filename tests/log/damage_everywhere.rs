@@ -182,7 +182,7 @@ fn a_log_that_was_not_closed_loses_at_most_its_last_batch() {
     assert_eq!((zeroed.cut, zeroed.vanished), (2, 0), "the two blocks of the last batch: {zeroed:?}");
     let cut = subject.cut();
     println!("not closed, lengths: {cut:?}");
-    assert_eq!((cut.whole, cut.cut, cut.vanished), (0, 0, 0), "each is refused, for the header states the length");
+    assert_eq!((cut.whole, cut.cut, cut.vanished), (0, 0, 0), "each is refused, because the header states the length");
 }
 
 /// If the last batch has one block, and all of it is zeroed, it looks as if it had never been

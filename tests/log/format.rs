@@ -116,9 +116,9 @@ fn a_segment_made_by_the_page_is_read() {
     assert_eq!(log.live(&name("shop")).unwrap(), of("shop"));
     assert_eq!(log.live(&name("goods")).unwrap(), of("goods"));
     assert_eq!(log.live(&name("orders")).unwrap(), []);
-    assert_eq!(log.durable().number(), 98);
+    assert_eq!(log.durable().as_u64(), 98);
     assert_eq!(log.recovery().records, 10);
-    assert_eq!(commit(&log, prepared(1, 1)).unwrap().number(), 99);
+    assert_eq!(commit(&log, prepared(1, 1)).unwrap().as_u64(), 99);
 }
 
 #[test]

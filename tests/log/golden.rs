@@ -68,7 +68,7 @@ fn every_version_reads_what_version_1_has_written() {
     let dir = copy_of(golden_dir());
     let log = FileLog::open(dir.path()).unwrap();
     assert_eq!(log.id(), LogId::from_bytes(GOLDEN_ID));
-    assert_eq!(log.durable().number(), 10);
+    assert_eq!(log.durable().as_u64(), 10);
     let recovery = log.recovery();
     assert_eq!((recovery.records, recovery.live, recovery.live_transactions, recovery.torn_bytes), (9, 5, 2, 0));
     let participants = vec![name("goods"), name("orders")];
@@ -160,7 +160,7 @@ fn what_is_written_today_is_laid_out_as_then() {
     assert_eq!((golden.live, golden.finished), (today.live, today.finished));
     let rows = |segments: &[ringpact::log::inspect::SegmentReport]| -> Vec<_> {
         let batches = segments.iter().flat_map(|segment| &segment.batches);
-        batches.map(|it| (it.offset, it.bytes, it.sequence, it.kind, it.records, it.last.number())).collect()
+        batches.map(|it| (it.offset, it.bytes, it.sequence, it.kind, it.records, it.last.as_u64())).collect()
     };
     let expected = [
         (4096, 4096, 7, BatchKind::Carry, 5, 6),

@@ -1,23 +1,28 @@
 //! What the log promises: durability, order, recovery, how damage is found, and that it stays
 //! bounded. One behaviour a file.
 //!
-//! A test that needs a process of its own (its own working directory, limits or death) starts this
-//! binary again with the name of one test: see `killed_under_load`, `paths`,
-//! `failed_sync_of_a_real_disk`, `has_one_owner` and `options`.
+//! A test that needs a process of its own (its own working directory, limits or death, or only its
+//! own threads) starts this binary again with the name of one test: see `support`,
+//! `killed_under_load`, `paths`, `failed_sync_of_a_real_disk` and `has_one_owner`.
 //!
-//! | to read first | files |
-//! |---|---|
-//! | what every log owes its callers | `conformance`, `tasks`, `wakers`, `abandon`, `has_one_owner` |
-//! | what a crash may take | `crash_at_every_operation`, `crash_with_many_appenders`, `lives_against_a_model`, `killed_under_load` |
-//! | what must be synced before what | `every_sync_counts`, `names_are_durable_first` |
-//! | what a failure costs | `failure_poisons`, `failed_sync_of_a_real_disk`, `disk_full`, `paths` |
-//! | a torn tail and damage | `torn_tail_is_cut`, `damage_is_refused`, `damage_everywhere`, `inspection` |
-//! | the format | `format`, `golden`, `numbers_run_out` |
-//! | what it costs | `stays_bounded`, `segments_are_used_again`, `collects_in_the_background`, `opening_reads_once`, `options` |
-//! | the rest | `files_are_private`, `opening_is_told` |
+//! To read first:
+//!
+//! - What every log owes its callers: `conformance`, `tasks`, `wakers`, `abandon`, `has_one_owner`.
+//! - What a crash may take: `crash_at_every_operation`, `crash_with_many_appenders`,
+//!   `lives_against_a_model`, `killed_under_load`.
+//! - What must be synced before what: `every_sync_counts`, `names_are_durable_first`.
+//! - What a failure costs: `failure_poisons`, `failed_sync_of_a_real_disk`, `disk_full`, `paths`.
+//! - A torn tail and damage: `torn_tail_is_cut`, `damage_is_refused`, `damage_everywhere`,
+//!   `inspection`.
+//! - The format: `format`, `golden`, `numbers_run_out`.
+//! - The cost: `stays_bounded`, `segments_are_used_again`, `collects_in_the_background`,
+//!   `opening_reads_once`, `options`.
+//! - The rest: `files_are_private`, `opening_is_told`.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(any(target_os = "linux", feature = "tracing"))]
+mod support;
 
 mod abandon;
 mod collects_in_the_background;

@@ -1,17 +1,12 @@
 //! Options of no size, or of an absurd one, make a log neither wrong nor busy.
 
-use std::{
-    env, fs,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
+use std::{fs, thread, time::Duration};
+
+use crate::{
+    common::{commit, live_numbers, prepared},
+    support::runs_alone,
 };
-
-use crate::common::{commit, live_numbers, prepared};
 use ringpact::{Durability, FileLog, TransactionLog};
-
-/// Set in the child process. That process has only the threads of this test's log.
-const ALONE: &str = "RINGPACT_TEST_OPTIONS";
 
 /// Returns what the threads of this name have used of the processor, in hundredths of a second.
 fn processor_time(name: &str) -> u64 {
@@ -29,15 +24,8 @@ fn processor_time(name: &str) -> u64 {
 /// a caller had the pen.
 #[test]
 fn sealing_at_once_does_not_keep_the_writer_busy() {
-    if env::var_os(ALONE).is_none() {
-        let child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "options::sealing_at_once_does_not_keep_the_writer_busy", "--nocapture"])
-            .env(ALONE, "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.stdout).into_owned() + &String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+    // In a process of its own, because it tells threads by their names.
+    if !runs_alone("options::sealing_at_once_does_not_keep_the_writer_busy") {
         return;
     }
     for seal_after in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {

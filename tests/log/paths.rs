@@ -193,12 +193,12 @@ fn a_log_that_must_exist_is_not_begun() {
     commit(&log, prepared(1, 10)).unwrap();
     log.close().unwrap();
     assert_eq!(live_numbers(&open().unwrap()), [1]);
-    // Nothing but what remembers the log: it is more than missing.
+    // Only the file that remembers the log is left: this is worse than missing.
     fs::remove_file(only_segment(&path)).unwrap();
     assert!(matches!(open().unwrap_err(), LogError::SegmentsLost { segment: 2, .. }));
 }
 
-/// All that is below a directory.
+/// Returns all paths below a directory.
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {

@@ -93,7 +93,8 @@ fn a_prepare_that_has_waited_beyond_its_deadline_is_not_carried_out() {
     assert!(with(Verb::Prepare, to_come).is_ok());
 }
 
-/// No coordinator would be there to end the promise, until it has come back and asked what is in doubt.
+/// No coordinator would be there to end the promise, until it has come back and asked what is in
+/// doubt.
 #[test]
 fn a_prepare_whose_connection_is_gone_is_not_carried_out() {
     let (crowd, pool) = pool(1);

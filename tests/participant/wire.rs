@@ -32,6 +32,7 @@ fn call() -> Call {
     call.epoch = Epoch::new(7);
     call.ended_below = TxnOrdinal { epoch: Epoch::new(7), sequence: 40 };
     (call.identity, call.position) = (LogId::from_bytes([8; 16]), 300);
+    (call.after.epoch, call.after.position) = (Epoch::new(6), 200);
     call
 }
 
@@ -62,10 +63,10 @@ fn requests_keep_their_names_and_places() {
     for (place, (verb, name)) in (0..).zip(verbs.into_iter().chain([(Verb::CommitOnePhase, "CommitOnePhase")])) {
         let (log, identity) = (vec!["9"; 16].join(","), vec!["8"; 16].join(","));
         let call_json = format!(
-            r#"{{"log":[{log}],"epoch":7,"ended_below":{{"epoch":7,"sequence":40}},"deadline":null,"identity":[{identity}],"position":300}}"#
+            r#"{{"log":[{log}],"epoch":7,"ended_below":{{"epoch":7,"sequence":40}},"deadline":null,"identity":[{identity}],"position":300,"after":{{"epoch":6,"position":200}}}}"#
         );
         let json = format!(r#"{{"Branch":{{"branch":{BRANCH},"verb":"{name}","call":{call_json}}}}}"#);
-        let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0], &[8; 16], &[0xac, 2]].concat();
+        let bytes = [&[0], BRANCH_BYTES, &[place], &[9; 16], &[7, 7, 40, 0], &[8; 16], &[0xac, 2, 6, 0xc8, 1]].concat();
         assert_wire(&request(verb, call()), &json, &bytes);
     }
     let in_doubt = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life: None };
@@ -74,9 +75,9 @@ fn requests_keep_their_names_and_places() {
     let introduced = Request::InDoubt { coordinator: Name::new("shop").unwrap(), life };
     let (eight, none) = (vec!["8"; 16].join(","), vec!["0"; 16].join(","));
     let json = format!(
-        r#"{{"InDoubt":{{"coordinator":"shop","life":{{"log":[{eight}],"epoch":7,"position":300,"replaces":[{none}]}}}}}}"#
+        r#"{{"InDoubt":{{"coordinator":"shop","life":{{"log":[{eight}],"epoch":7,"position":300,"replaces":[{none}],"after":{{"epoch":0,"position":0}}}}}}}}"#
     );
-    let bytes = [b"\x01\x04shop\x01", &[8; 16][..], &[7, 0xac, 2], &[0; 16]].concat();
+    let bytes = [b"\x01\x04shop\x01", &[8; 16][..], &[7, 0xac, 2], &[0; 18]].concat();
     assert_wire(&introduced, &json, &bytes);
     // From before there were lives.
     let before = serde_json::from_str(r#"{"InDoubt":{"coordinator":"shop"}}"#).unwrap();

@@ -1,8 +1,8 @@
 //! What a ring takes from the allocator: nothing for a look-up, and at most 16 bytes for each
 //! token.
 //!
-//! The allocator below serves the whole test binary. It counts for each thread separately, and each
-//! test has a thread of its own, so other tests do not disturb the counts.
+//! The allocator below serves the whole test binary. It counts for each thread separately, so tests
+//! on other threads do not disturb the counts.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

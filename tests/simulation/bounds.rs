@@ -11,6 +11,7 @@ use ringpact::{Epoch, Fact, Name, Record, TransactionLog};
 use super::{
     OVERGROWN,
     host::{Host, Life},
+    marks::check_undelivered,
     world::World,
 };
 
@@ -43,6 +44,10 @@ const fn most_bytes(live: usize) -> usize {
 /// What must hold whenever a process is up. It is all looked at in one turn, in which nothing else happens.
 pub fn check_now(world: &World) {
     for life in world.hosts.iter().filter_map(Host::life).filter(|life| life.is_up()) {
+        if let Some(coordinator) = life.coordinator() {
+            let recovered = coordinator.recovered();
+            check_undelivered(&life, &coordinator.status(), recovered.committed + recovered.rolled_back);
+        }
         let plan = &world.hosts[life.host].plan;
         let owners: Vec<_> = plan.managers.iter().chain(&plan.coordinator).collect();
         let mut live = vec![0; plan.logs];

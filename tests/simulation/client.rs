@@ -6,7 +6,11 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{BranchId, Commit, CommitError, Transaction, platform::Simulator, txn::BranchError};
+use ringpact::{
+    BranchId, Commit, CommitError, Transaction, TxnId,
+    platform::Simulator,
+    txn::{BranchError, Refusal},
+};
 
 use super::{
     MS, bounds,
@@ -14,6 +18,7 @@ use super::{
     host::{Life, PATIENCE},
     ledger::Told,
     mailer::MAIL,
+    mutants::Mutant,
     plan::{SERVICES, Wakers},
     scheduler::Scheduler,
     store::{ARTICLES, PLENTY, Work},
@@ -29,7 +34,7 @@ pub fn start(world: &Arc<World>) {
         world.clients.fetch_add(1, Ordering::Relaxed);
         world.clock.clone().start(move || {
             for _ in 0..world.plan.purchases {
-                world.clock.sleep((MS * 20).mul_f64(world.clock.draw(fastrand::Rng::f64)));
+                world.clock.sleep(world.plan.pause.mul_f64(world.clock.draw(fastrand::Rng::f64)));
                 if let Some(life) = await_life(&world, host) {
                     purchase(&life, &Wish::draw(&world.clock));
                 }
@@ -118,6 +123,15 @@ impl Wish {
 
 /// Goes through with it, as far as it goes. Gives what the client was told, if it was told anything.
 pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
+    let mut id = None;
+    let told = go_through_with(life, wish, &mut id);
+    if let Some(id) = id {
+        life.world.ledger.lock().left(&id, life.world.clock.elapsed());
+    }
+    told
+}
+
+fn go_through_with(life: &Arc<Life>, wish: &Wish, begun: &mut Option<TxnId>) -> Option<Told> {
     let world = &life.world;
     let coordinator = life.coordinator()?;
     let mut txn = match (world.plan.wakers, wish.end) {
@@ -135,6 +149,7 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
         return None;
     }
     world.ledger.lock().begun(&id, life.host);
+    *begun = Some(id.clone());
     let mut all_done = true;
     for (service, work) in &wish.works {
         if wish.dawdles {
@@ -149,7 +164,10 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     }
     if wish.wants_letter {
         match txn.branch(MAIL) {
-            Ok(branch) => world.ledger.lock().wrote(branch),
+            Ok(branch) => {
+                world.ledger.lock().branched(branch);
+                world.ledger.lock().wrote(branch);
+            }
             // Its time is up, or the participant's circuit is open.
             Err(BranchError::Over { .. } | BranchError::Refused { .. }) => return None,
             Err(error) => unreachable!("the mailer takes part: {error}"),
@@ -187,11 +205,31 @@ pub fn purchase(life: &Arc<Life>, wish: &Wish) -> Option<Told> {
     Some(told)
 }
 
+/// Has a service take part. A mutant refuses for good what was refused once.
+fn branch_at(life: &Life, txn: &mut Transaction, service: &str) -> Result<BranchId, BranchError> {
+    let (world, of) = (&life.world, (life.host, service.to_owned()));
+    if let Some(refused) = world.refused.lock().get(&of) {
+        return Err(refused.clone());
+    }
+    let result = txn.branch(service).cloned();
+    match &result {
+        Ok(branch) => world.ledger.lock().branched(branch),
+        Err(error @ BranchError::Refused { why: Refusal::NotAnswering, .. }) => {
+            world.count(|counts| counts.circuits += 1);
+            if world.is_mutated(Mutant::NeverClosesCircuits) {
+                world.refused.lock().insert(of, error.clone());
+            }
+        }
+        Err(_) => {}
+    }
+    result
+}
+
 /// Has one service do its part. `None`: there was no answer.
 fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -> Option<bool> {
     let world = &life.world;
-    let branch = match txn.branch(service) {
-        Ok(branch) => branch.clone(),
+    let branch = match branch_at(life, txn, service) {
+        Ok(branch) => branch,
         // Its time is up, or the participant's circuit is open.
         Err(BranchError::Over { .. } | BranchError::Refused { .. }) => return None,
         Err(error) => unreachable!("every service takes part: {error}"),

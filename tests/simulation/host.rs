@@ -26,6 +26,7 @@ use super::{
     ledger::Books,
     log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
+    marks::{self, Sent},
     mutants::Mutant,
     network::{VerdictWire, Wire},
     operator::{Word, id_of, is_refusal},
@@ -76,6 +77,9 @@ pub struct Life {
     pub limbo: Mutex<Vec<Reply>>,
     /// What its logs may have grown to.
     pub growth: Growth,
+    /// What its coordinator has sent, and when that was opened.
+    pub sent: Sent,
+    opened_at: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -156,6 +160,9 @@ impl Host {
 
     /// Starts a process, and does so again until one has started.
     pub fn start(&self, world: &Arc<World>, host: usize) {
+        if self.is_retired() {
+            return;
+        }
         let (life, books) = {
             let mut state = self.state.lock();
             state.lives += 1;
@@ -171,6 +178,8 @@ impl Host {
                 busy: Mutex::default(),
                 limbo: Mutex::default(),
                 growth: Growth::default(),
+                sent: Sent::default(),
+                opened_at: Mutex::default(),
             });
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
@@ -203,6 +212,11 @@ impl Life {
     /// Stands in for a random number: no other process of the run has it.
     pub fn incarnation(&self) -> u64 {
         self.number * 64 + self.host as u64 + 1
+    }
+
+    /// When its coordinator was opened.
+    pub fn opened_at(&self) -> Duration {
+        *self.opened_at.lock()
     }
 
     /// The id of one of its logs.
@@ -268,6 +282,7 @@ impl Life {
     pub fn open_coordinator(self: &Arc<Self>) -> Result<(), OpeningError> {
         let Some((name, log)) = self.world.hosts[self.host].plan.coordinator else { return Ok(()) };
         make_up_for_ends(&self.logs()[log])?;
+        *self.opened_at.lock() = self.world.clock.elapsed();
         let mut builder = Coordinator::builder(Log::new(self, log, Owner::Coordinator))
             .platform(self.world.clock.platform())
             .name(name)
@@ -350,8 +365,9 @@ impl Life {
         let (world, host) = (Arc::clone(world), self.host);
         world.clock.clone().start(move || {
             let pause = world.plan.longest_down.mul_f64(world.clock.draw(fastrand::Rng::f64));
-            let pause = world.take_long_down(host).unwrap_or(pause);
+            let (pause, down_since) = (world.take_long_down(host).unwrap_or(pause), world.clock.elapsed());
             world.clock.sleep(pause);
+            marks::check_circuits(&world, host, down_since);
             world.hosts[host].start(&world, host);
         });
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use ringpact::{BranchId, Name, TxnId};
@@ -29,6 +30,10 @@ struct Purchase {
     told: Option<Told>,
     /// On which host it was begun.
     host: usize,
+    /// Who takes part in it, whether any work was done or not.
+    participants: BTreeSet<Name>,
+    /// When its client was through with it.
+    left: Option<Duration>,
 }
 
 impl Purchase {
@@ -55,6 +60,23 @@ impl Ledger {
         if self.purchases.insert(txn.clone(), purchase).is_some() {
             self.is_wrong(format_args!("{txn} was begun twice"));
         }
+    }
+
+    /// The transaction was given this branch.
+    pub fn branched(&mut self, branch: &BranchId) {
+        let purchase = self.purchases.entry(branch.txn().clone()).or_default();
+        purchase.participants.insert(branch.participant().clone());
+    }
+
+    /// Its client has nothing more to do with it.
+    pub fn left(&mut self, txn: &TxnId, now: Duration) {
+        self.purchases.entry(txn.clone()).or_default().left = Some(now);
+    }
+
+    /// Whether the participant has no part in the transaction, and its client was through with it by then.
+    pub fn was_over(&self, txn: &TxnId, participant: &Name, by: Duration) -> bool {
+        let purchase = self.purchases.get(txn).filter(|purchase| !purchase.participants.contains(participant));
+        purchase.and_then(|purchase| purchase.left).is_some_and(|left| left <= by)
     }
 
     pub fn worked(&mut self, branch: &BranchId, work: Work) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ringpact::{
-    Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, TxnId, log::Claim,
+    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, TxnId, log::Claim,
 };
 
 use super::{host::Life, mutants::Mutant};
@@ -163,6 +163,10 @@ impl TransactionLog for Log {
             live.extend(epochs.into_iter().map(opened));
         }
         Ok(live)
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.inside(|| self.log.openings(owner))
     }
 
     fn stats(&self) -> LogStats {

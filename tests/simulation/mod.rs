@@ -9,7 +9,7 @@
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
 //! | `mailer`, `client`, `executor` | its last resource, and those who buy, and how they await that |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
-//! | `ledger`, `bounds`, `acquaintances` | the oracle |
+//! | `ledger`, `bounds`, `marks`, `acquaintances` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
 //!
 //! A run goes through these phases. *Faults*: clients buy, everything that can fails. *Peace*: nothing fails any more;
@@ -27,6 +27,7 @@ mod host;
 mod ledger;
 mod log;
 mod mailer;
+mod marks;
 pub mod mutants;
 mod network;
 mod operator;
@@ -185,7 +186,12 @@ fn settle(world: &Arc<World>) {
     world.faults_have_worn_off();
     if !clock.await_until(LONGEST_PEACE, || !probe_and_forget(world, &lives()) && is_quiet(world, MS * 2_000)) {
         let unrest: Vec<_> = lives().iter().flat_map(|life| life.unrest()).collect();
-        world.is_wrong(format_args!("no peace: {unrest:#?}"));
+        return world.is_wrong(format_args!("no peace: {unrest:#?}"));
+    }
+    for life in lives() {
+        if let Some(coordinator) = life.coordinator() {
+            marks::check_in_peace(&life, &coordinator.status());
+        }
     }
 }
 

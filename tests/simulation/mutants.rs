@@ -38,6 +38,10 @@ pub enum Mutant {
     ForgetsEarly,
     /// The coordinator says that all has ended when it has not.
     MarkRunsAhead,
+    /// The coordinator holds every participant's mark where one of them holds its own.
+    HoldsAllMarks,
+    /// The coordinator never closes a circuit that is open.
+    NeverClosesCircuits,
     /// The coordinator takes a last resource that did not answer for one that has committed.
     TrustsTheLastResource,
     /// The coordinator has the last resource commit where it is to be rolled back.
@@ -76,7 +80,7 @@ pub enum Mutant {
 
 /// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
-const ALL: [(Mutant, u64); 34] = [
+const ALL: [(Mutant, u64); 36] = [
     (Mutant::SyncsNothing, 10),
     (Mutant::SwallowsFailedSyncs, 200),
     (Mutant::CollectsLiveDecisions, 50),
@@ -94,6 +98,8 @@ const ALL: [(Mutant, u64); 34] = [
     (Mutant::IgnoresSilence, 300),
     (Mutant::ForgetsEarly, 50),
     (Mutant::MarkRunsAhead, 10),
+    (Mutant::HoldsAllMarks, 300),
+    (Mutant::NeverClosesCircuits, 300),
     (Mutant::TrustsTheLastResource, 300),
     (Mutant::AsksTheLastResourceAnyhow, 20),
     (Mutant::PromisesBeforeDurable, 100),
@@ -133,7 +139,12 @@ impl Mutant {
     pub const fn needs_wire(self) -> bool {
         matches!(
             self,
-            Self::PresumesCommit | Self::IgnoresNo | Self::IgnoresSilence | Self::ForgetsEarly | Self::MarkRunsAhead
+            Self::PresumesCommit
+                | Self::IgnoresNo
+                | Self::IgnoresSilence
+                | Self::ForgetsEarly
+                | Self::MarkRunsAhead
+                | Self::HoldsAllMarks
         )
     }
 }

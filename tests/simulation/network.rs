@@ -62,6 +62,7 @@ impl Endpoint for Wire {
         let (mut request, number) = (request, world.number());
         world.clock.note(format_args!("{} sends {number} to {}: {}", self.from, self.name, Shown(&request)));
         self.mutate_request(&mut request);
+        self.from.sent.goes_out(&self.from, &self.name, &mut request);
         let what = Kind::of(&request);
         let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
         if self.is(Mutant::ForgetsEarly) && what == Kind::Decision {

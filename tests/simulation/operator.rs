@@ -3,14 +3,7 @@
 //! The world's exemptions are the page's own: of a log that is gone for good, or set aside, a client may have been told of a
 //! commit that no participant has carried out. Nothing can tell of such a one any more, so it is rolled back everywhere.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ringpact::{
@@ -28,6 +21,9 @@ use super::{
 
 /// How often the operator looks.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
+/// How long it takes an operator that does not act at once.
+const SLOW: Duration = Duration::from_millis(1_000);
 
 /// What the operator says of a log when a coordinator is opened on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,13 +49,14 @@ impl Word {
 pub struct Desk {
     /// Logs that are gone for good, or will not be opened again.
     gone: Mutex<BTreeSet<[u8; 3]>>,
-    is_over: AtomicBool,
+    /// Since when all that is left is to clear up after the fault.
+    over_at: Mutex<Option<Duration>>,
 }
 
 impl Desk {
     /// Whether the fault has been, and all that is left is to clear up after it.
     pub fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+        self.over_at.lock().is_some()
     }
 
     fn is_gone(&self, log: LogId) -> bool {
@@ -77,13 +74,13 @@ pub fn id_of(id: [u8; 3]) -> LogId {
 /// Has the fault happen, if the plan has one, and the operator look after it.
 pub fn start(world: &Arc<World>) {
     let Some(fault) = world.plan.log_fault else {
-        return world.desk.is_over.store(true, Ordering::Relaxed);
+        return *world.desk.over_at.lock() = Some(Duration::ZERO);
     };
     let happens = Arc::clone(world);
     world.clock.start(move || {
         happen(&happens, fault);
         happens.clock.note(format_args!("{:?} is over", fault.kind));
-        happens.desk.is_over.store(true, Ordering::Relaxed);
+        *happens.desk.over_at.lock() = Some(happens.clock.elapsed());
     });
     let world = Arc::clone(world);
     world.clock.clone().start(move || {
@@ -159,7 +156,8 @@ fn happen(world: &Arc<World>, fault: LogFault) {
 
 /// Looks at a coordinator, and does what is to be done.
 fn look(world: &Arc<World>, host: &Host, fault: LogFault) {
-    let acts = !world.faulty() || fault.prompt && world.desk.is_over();
+    let since = world.desk.over_at.lock().map(|at| world.clock.elapsed().saturating_sub(at));
+    let acts = !world.faulty() || since.is_some_and(|since| fault.prompt || since > SLOW);
     if host.plan.coordinator.is_none() || host.is_retired() || !acts {
         return;
     }

@@ -30,7 +30,7 @@ pub struct LogFault {
     pub happens_after: Duration,
     /// How long it lasts, if it can be undone.
     pub lasts: Duration,
-    /// The operator acts at once; else not before nothing fails any more.
+    /// The operator acts at once, or a while later.
     pub prompt: bool,
 }
 
@@ -92,6 +92,8 @@ pub struct Plan {
     pub service_fails: u32,
     pub log_fault: Option<LogFault>,
     pub wakers: Wakers,
+    /// How long a client pauses between two purchases.
+    pub pause: Duration,
 }
 
 /// What the wakers of clients that await something do.
@@ -156,6 +158,7 @@ impl Plan {
             long_down: None,
             log_fault: None,
             wakers: Wakers::Notify,
+            pause: MS(20),
             network,
             disk,
             crash_at_message,
@@ -187,6 +190,11 @@ impl Plan {
         plan.draw_bad_services(random, calm);
         plan.draw_log_fault(random);
         plan.wakers = [Wakers::Notify, Wakers::Notify, Wakers::Panic, Wakers::Poll][random.usize(..4)];
+        // Long enough that all those are found out that wait for ever for one that is down.
+        if let Some((_, time)) = plan.long_down.as_mut().filter(|_| random.bool()) {
+            *time *= 5;
+            plan.pause = MS(400);
+        }
         plan
     }
 

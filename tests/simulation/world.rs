@@ -1,7 +1,7 @@
 //! Everything there is in a run, and what goes wrong in it as a whole.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use ringpact::txn::BranchError;
 
 use super::{
     MS, acquaintances::Acquaintances, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant, operator::Desk,
@@ -26,6 +27,8 @@ pub struct World {
     pub letters: Post,
     pub acquaintances: Acquaintances,
     pub desk: Desk,
+    /// Services whose branches a mutant refuses for good, by the coordinator's host.
+    pub refused: Mutex<BTreeMap<(usize, String), BranchError>>,
     pub clients: AtomicUsize,
     phase: Mutex<Phase>,
     faults_ended: AtomicBool,
@@ -66,6 +69,9 @@ pub struct Counts {
     /// Participants that have refused a coordinator, and transactions that an operator has settled.
     pub refusals: u64,
     pub unclaimed: u64,
+    /// Branches that were refused because a circuit is open, and how often one had long been spoken to in vain.
+    pub circuits: u64,
+    pub dead_spoken_to: u64,
     /// Of participants' tasks.
     #[cfg(feature = "tokio")]
     pub panics: u64,
@@ -88,6 +94,7 @@ impl Counts {
             ("failed operations of a disk", self.failed_io),
             ("refused messages of another log or life", self.refusals),
             ("unclaimed transactions", self.unclaimed),
+            ("branches refused by circuits", self.circuits),
             #[cfg(feature = "tokio")]
             ("panics of tasks", self.panics),
         ]
@@ -106,6 +113,7 @@ impl World {
             letters: Post::default(),
             acquaintances: Acquaintances::default(),
             desk: Desk::default(),
+            refused: Mutex::default(),
             clients: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Faults),
             faults_ended: AtomicBool::new(false),

@@ -165,6 +165,9 @@ impl TransactionLog for Narrow {
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.0.live(owner)
     }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.0.openings(owner)
+    }
     fn stats(&self) -> LogStats {
         self.0.stats()
     }

@@ -58,7 +58,7 @@ fn promise(shop: &Shop, coordinator: &Coordinator, log: &impl TransactionLog) ->
     let branch = txn.branch("goods").unwrap().clone();
     shop.goods.execute(&branch, 6).unwrap();
     let mut call = Call::new(log.opening());
-    (call.identity, call.epoch, call.position) = (log.id(), coordinator.epoch(), log.durable().number());
+    (call.identity, call.epoch, call.position) = (log.id(), coordinator.epoch(), log.durable().as_u64());
     assert!(matches!(shop.goods.prepare(&branch, &call), Ok(Vote::Yes)));
     std::mem::forget(txn); // the process dies
     branch
@@ -193,6 +193,105 @@ fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_m
     }
     let coordinator = shop.coordinator(newest.crash()).open().unwrap();
     buy(&shop, &coordinator);
+}
+
+/// A bug: each refused opening left a record, and participants accepted the copy once it had as
+/// many records as they had heard of. A service manager that restarts its program needed moments
+/// for that. Then the copy rolled back what it lacked.
+#[test]
+fn an_older_copy_is_refused_however_often_it_is_opened() {
+    let shop = Shop::new();
+    let newest = MemoryLog::new();
+    let coordinator = shop.coordinator(newest.clone()).open().unwrap();
+    buy(&shop, &coordinator);
+    let backup = Copy::of(&newest, &["shop"]);
+    let branch = promise(&shop, &coordinator, &newest);
+    for _ in 0..3 {
+        buy(&shop, &coordinator);
+    }
+    drop(coordinator);
+    for opening in 0..100 {
+        let error = shop.coordinator(backup.clone()).open().expect_err("the copy lacks what was heard");
+        let is_superseded = matches!(&error, CoordinatorError::Refused { error: ParticipantError::Superseded(_), .. });
+        assert!(is_superseded, "opening {opening}: {error}");
+    }
+    assert_eq!(
+        shop.goods.in_doubt(&name("shop")).unwrap(),
+        std::slice::from_ref(&branch),
+        "no coordinator has touched it"
+    );
+    let coordinator = shop.coordinator(newest.crash()).open().unwrap();
+    buy(&shop, &coordinator);
+}
+
+/// The same, if remote participants refuse and the coordinator is open: it went on with others, and
+/// its log grew.
+#[test]
+fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
+    let shop = Shop::new();
+    let newest = MemoryLog::new();
+    let coordinator = shop.coordinator(newest.clone()).open().unwrap();
+    // The copy holds a decision that it delivers, and its calls carry how far its log has come.
+    shop.goods.service().fail(Op::Confirm, [crate::support::Fault::Fail; 6]);
+    buy(&shop, &coordinator);
+    let backup = Copy::of(&newest, &["shop"]);
+    assert!(coordinator.settle(SOON));
+    let branch = promise(&shop, &coordinator, &newest);
+    for _ in 0..3 {
+        buy(&shop, &coordinator);
+    }
+    drop(coordinator);
+    let two = std::num::NonZeroUsize::new(2).unwrap();
+    let (near, by) = (manager("near", MemoryLog::new()), manager("by", MemoryLog::new()));
+    let builder = Coordinator::builder(backup).name("shop").participant("near", near.clone());
+    let builder = builder.participant("by", by.clone()).slow_participant("goods", shop.goods.clone(), two);
+    let coordinator = builder.open().unwrap();
+    for _ in 0..50 {
+        let mut txn = coordinator.begin();
+        near.execute(txn.branch("near").unwrap(), 2).unwrap();
+        by.execute(txn.branch("by").unwrap(), 2).unwrap();
+        txn.commit().wait().unwrap();
+    }
+    eventually("the decision is told again, and refused", SOON, || {
+        let status = coordinator.status();
+        let mut branches = status.transactions.iter().flat_map(|txn| &txn.branches);
+        branches.any(|branch| branch.participant.as_str() == "goods" && branch.failures > 5)
+    });
+    let by = coordinator.status().unanswered_by;
+    assert!(matches!(by.get("goods"), Some(Some(ParticipantError::Superseded(_)))), "{by:?}");
+    assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "no coordinator has touched it");
+}
+
+/// The participant has missed the opening before. The coordinator shows that its log goes on from
+/// an earlier one.
+#[test]
+fn a_participant_that_has_missed_openings_accepts_the_next() {
+    let two = std::num::NonZeroUsize::new(2).unwrap();
+    for is_slow in [false, true] {
+        let mut shop = Shop::new();
+        let mut log = MemoryLog::new();
+        for round in 0..3 {
+            let coordinator = shop.coordinator(log.clone()).open().unwrap();
+            buy(&shop, &coordinator);
+            drop(coordinator);
+            for _ in 0..round {
+                log = log.crash();
+                let alone = Coordinator::builder(log.clone()).name("shop");
+                drop(alone.participant("payments", shop.payments.clone()).open().unwrap());
+            }
+            log = log.crash();
+            shop.restart_goods();
+            let builder = Coordinator::builder(log.clone()).name("shop").participant("payments", shop.payments.clone());
+            let coordinator = match is_slow {
+                true => builder.slow_participant("goods", shop.goods.clone(), two).open().unwrap(),
+                false => builder.participant("goods", shop.goods.clone()).open().unwrap(),
+            };
+            eventually("all have answered", SOON, || coordinator.status().unanswered == 0);
+            buy(&shop, &coordinator);
+            drop(coordinator);
+            log = log.crash();
+        }
+    }
 }
 
 /// The copy lacks the decision. A presumed abort would roll back here what is committed there.
@@ -341,24 +440,24 @@ fn an_introduction_may_come_twice() {
 
 /// Searches every order of copying, losing, restoring and opening logs, and of messages between
 /// them; with `RINGPACT_LONG=1` of restarts of participants, too (1.2 million states, minutes). The
-/// search for planted defects includes restarts.
+/// search for planted defects includes restarts if the defect needs them.
 #[test]
 fn in_no_order_of_events_does_one_log_end_what_another_has_begun() {
-    let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 1 };
-    let restarts = u8::from(std::env::var_os("RINGPACT_LONG").is_some());
-    let found = search(&Bounds { restarts, ..bounds }, None);
+    let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 0 };
+    let is_long = std::env::var_os("RINGPACT_LONG").is_some();
+    let found = search(&Bounds { restarts: u8::from(is_long), ..bounds }, None);
     assert_eq!(found.torn, None, "{}", found.torn.as_deref().unwrap_or_default());
     println!("{} states, {} with unclaimed branches, {} refused", found.states, found.unclaimed, found.refused);
     assert!(found.unclaimed > 0 && found.refused > 0, "it has seen too little");
-    for mutant in [
-        Mutant::HearsAnybody,
-        Mutant::PresumesByOrder,
-        Mutant::SettlesAtOnce,
-        Mutant::ForgetsLives,
-        Mutant::ForgetsPositions,
-        Mutant::TrustsRestored,
+    for (mutant, restarts) in [
+        (Mutant::HearsAnybody, 0),
+        (Mutant::PresumesByOrder, 0),
+        (Mutant::SettlesAtOnce, 0),
+        (Mutant::ForgetsLives, 1),
+        (Mutant::ForgetsPositions, 1),
+        (Mutant::TrustsRestored, 1),
     ] {
-        let found = search(&bounds, Some(mutant));
+        let found = search(&Bounds { restarts, ..bounds }, Some(mutant));
         assert!(found.torn.is_some(), "{mutant:?} tears nothing in {} states", found.states);
     }
 }

@@ -1,5 +1,6 @@
-//! Counts what is allocated, for the memory that a ring takes. All rings pay for the counting alike. The logs don't: the
-//! counters are shared by all threads, which would be a race for them that no real program runs.
+//! Counts what is allocated, for the memory that a ring takes. All rings pay the same for the
+//! counting. The logs do not: all threads share the counters, and would contend on them as in no
+//! real program.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,7 +9,7 @@ use std::{
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-/// What counts, once [`start`] was called.
+/// The allocator that counts, once [`start`] was called.
 pub static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static COUNTING: AtomicBool = AtomicBool::new(false);
@@ -18,12 +19,12 @@ static SWITCHED: Switched = Switched;
 
 struct Switched;
 
-/// Counts from now on.
+/// Starts counting.
 pub fn start() {
     COUNTING.store(true, Ordering::Relaxed);
 }
 
-// SAFETY: both forward to the system's allocator, so either may release what the other one has given.
+// SAFETY: both forward to the system's allocator, so each may release what the other one allocated.
 unsafe impl GlobalAlloc for Switched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are passed on, here and below.

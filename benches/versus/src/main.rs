@@ -4,8 +4,8 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn` and `strain` likewise. `-- faults` prints what
-//! logs do when something goes wrong.
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn` and
+//! `strain` do the same. `-- faults` prints what logs do when something goes wrong.
 #![warn(missing_docs)]
 
 mod counting;

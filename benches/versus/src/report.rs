@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One implementation's way of doing one piece of work once: answers with the figure it came to.
+/// Does one piece of work once with one implementation, and returns the figure.
 pub struct Contender {
     pub implementation: &'static str,
     pub run: Box<dyn FnMut() -> f64>,
 }
 
-/// A piece of work and all who do it.
+/// A piece of work, and all implementations that do it.
 pub struct Contest {
     pub what: &'static str,
     pub nodes: usize,
@@ -24,7 +24,7 @@ pub struct Contest {
 /// A figure: the median of several rounds.
 struct Figure {
     what: &'static str,
-    /// Of how many nodes, or for how many clients.
+    /// Number of nodes or clients.
     nodes: usize,
     more_is_better: bool,
     implementation: &'static str,
@@ -34,29 +34,30 @@ struct Figure {
     spread: f64,
 }
 
-/// Everything measured in one run, in the order in which it was.
+/// All figures of one run, in the order in which they were measured.
 pub struct Report {
     figures: Vec<Figure>,
-    /// What isn't in the table, and why.
+    /// What is not in the table, and why.
     skipped: BTreeSet<String>,
-    /// What sets the pace but takes no part in the contest.
+    /// Implementations that are bounds, and take no part in the contest.
     yardsticks: &'static [&'static str],
-    /// What the figures are of so many of: `nodes` or `clients`.
+    /// What the sizes count: `nodes` or `clients`.
     size: &'static str,
 }
 
 impl Report {
-    /// A report in which `yardsticks` are printed but never called the best.
+    /// Returns a report in which `yardsticks` are printed, but never called the best.
     pub fn new(yardsticks: &'static [&'static str]) -> Self {
         Self { yardsticks, figures: Vec::new(), skipped: BTreeSet::new(), size: "nodes" }
     }
 
-    /// The same, by numbers of clients.
+    /// Returns the same, by numbers of clients.
     pub fn by_clients(yardsticks: &'static [&'static str]) -> Self {
         Self { size: "clients", ..Self::new(yardsticks) }
     }
 
-    /// Takes in what several rounds have found. `more_is_better` says which figure of a row is the best.
+    /// Takes in the figures of several rounds. `more_is_better` says which figure of a row is the
+    /// best.
     pub fn add(
         &mut self,
         (what, size, implementation): (&'static str, usize, &'static str),
@@ -68,8 +69,8 @@ impl Report {
         self.figures.push(Figure { more_is_better, ..Figure::new(&contest, implementation, samples) });
     }
 
-    /// Holds the contests. In each round every contender runs once, and in each round another one begins, so that a slow
-    /// spell of the machine hits all alike.
+    /// Runs the contests. In each round every contender runs once, and in each round another one
+    /// begins, so that a slow spell of the machine hits all alike.
     pub fn hold(&mut self, mut contests: Vec<Contest>, rounds: usize) {
         let mut samples: Vec<Vec<Vec<f64>>> =
             contests.iter().map(|contest| vec![Vec::new(); contest.contenders.len()]).collect();
@@ -89,12 +90,14 @@ impl Report {
         }
     }
 
-    /// Notes below the table that something was left out, or what else to know of it. What is given twice is printed once.
+    /// Adds a note below the table: what was left out, or what else to know. Equal notes are
+    /// printed once.
     pub fn skip(&mut self, reason: String) {
         self.skipped.insert(reason);
     }
 
-    /// One row for each piece of work and size, one column for each implementation, the best in bold.
+    /// One row for each piece of work and size, one column for each implementation, the best in
+    /// bold.
     pub fn markdown(&self) -> String {
         let mut columns: Vec<&str> = Vec::new();
         for figure in &self.figures {
@@ -108,7 +111,7 @@ impl Report {
                 rows.push((figure.what, figure.nodes));
             }
         }
-        // By work, then by size; the work in the order in which it first came.
+        // By work, then by size; the work in the order in which it was first measured.
         let order: Vec<&str> = rows.iter().map(|(what, _)| *what).collect();
         rows.sort_by_key(|(what, nodes)| (order.iter().position(|other| other == what), *nodes));
 
@@ -150,11 +153,12 @@ impl Report {
         text
     }
 
-    /// Writes `what,<nodes or clients>,implementation,value,unit` to `target/versus/<name>.csv` of the repository.
+    /// Writes `what,<nodes or clients>,implementation,value,unit` to `target/versus/<name>.csv` of
+    /// the repository.
     ///
     /// # Errors
     ///
-    /// What the file system says.
+    /// Errors of the file system.
     pub fn write_csv(&self, name: &str) -> io::Result<PathBuf> {
         let mut text = format!("what,{},implementation,value,unit\n", self.size);
         for Figure { what, nodes, implementation, median, unit, .. } in &self.figures {
@@ -185,7 +189,7 @@ impl Figure {
     }
 }
 
-/// Three digits, or all that stand before the point.
+/// Formats a number with three digits, or with all digits before the point.
 fn number(value: f64) -> String {
     match value {
         value if value >= 99.95 => {

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::log::{Durability, Fact, LogError, Lsn, MAX_RECORD_BYTES, TransactionLog};
 
-/// `threads`: many threads append at once; each finds its records, in order, and no number was given twice.
+/// `threads`: many threads append at once. Each finds its records, in order, and no number was
+/// given twice.
 pub(super) fn threads(factory: &mut impl Factory) {
     let log = factory.create();
     let numbers: Vec<Vec<Lsn>> = thread::scope(|scope| {
@@ -53,7 +54,7 @@ fn append_some(log: &impl TransactionLog, thread: u64) -> Vec<Lsn> {
     (1..=RECORDS_PER_THREAD).map(append_one).collect()
 }
 
-/// `tasks`: a task that was told to wait is woken, and many can wait for one record.
+/// `tasks`: a task that was told to wait is woken, and many tasks can wait for one record.
 pub(super) fn tasks(factory: &mut impl Factory) {
     let log = factory.create();
     let numbers: Vec<_> = (1..=50).map(|number| append(&log, prepared("a", number), Durability::Forced)).collect();
@@ -67,7 +68,8 @@ pub(super) fn tasks(factory: &mut impl Factory) {
     require!("tasks", live_of(&log, "a").len() == 50, "{} of 50 awaited records survived", live_of(&log, "a").len());
 }
 
-/// `commits`: a future that commits appends one forced record when it is first polled, and resolves once that is durable.
+/// `commits`: a future that commits appends one forced record when it is first polled, and resolves
+/// once that is durable.
 pub(super) fn commits(factory: &mut impl Factory) {
     let log = factory.create();
     drop(log.commit_async(prepared("dropped", 1)));

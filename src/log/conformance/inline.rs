@@ -1,4 +1,5 @@
-//! The check with an executor that polls a task where it is woken: a waker is foreign code, and may do anything there.
+//! The check with an executor that polls a task where it is woken: a waker is foreign code, and may
+//! do anything there.
 
 use std::{
     future::Future,
@@ -15,7 +16,8 @@ use crate::log::{Durability, TransactionLog};
 
 const TASKS: u64 = 4;
 
-/// `inline`: tasks that are polled where they are woken, and append and wait in the midst of it, get on.
+/// `inline`: tasks that are polled where they are woken, and append and wait meanwhile, make
+/// progress.
 pub(super) fn check(factory: &mut impl Factory) {
     let log = Arc::new(factory.create());
     let (done, finished) = mpsc::channel();
@@ -30,7 +32,7 @@ pub(super) fn check(factory: &mut impl Factory) {
             }
             Ok(())
         };
-        // Its own thread, for it too may be the one that is stuck.
+        // On a thread of its own, because this thread, too, may be the one that is stuck.
         thread::spawn(move || Inline::start(work, done));
     }
     for _ in 0..TASKS {
@@ -40,11 +42,11 @@ pub(super) fn check(factory: &mut impl Factory) {
     }
 }
 
-type Work = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type CheckedTask = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// An executor that polls its task where it is woken.
 struct Inline {
-    work: Mutex<Option<Work>>,
+    work: Mutex<Option<CheckedTask>>,
     done: mpsc::Sender<Result<(), String>>,
 }
 
@@ -56,7 +58,7 @@ impl Inline {
 
 impl Wake for Inline {
     fn wake(self: Arc<Self>) {
-        // It is held while it is polled, so that a wake-up on another thread waits for that.
+        // The task is held while it is polled, so that a wake-up on another thread waits for that.
         let mut work = self.work.lock();
         let waker = Waker::from(Arc::clone(&self));
         let polled = work.as_mut().map(|work| work.as_mut().poll(&mut Context::from_waker(&waker)));

@@ -8,8 +8,9 @@ use std::{
 use super::{
     directory::{Directory, name, number_of, number_of_unfinished},
     format::{BLOCK, BadSegment, SegmentHeader, VERSION},
-    identity::IdentityFile,
+    identity::{self, IdentityFile},
     io_failure::{damaged, io_error},
+    patience::Patience,
     recover::{Recovered, Source, Unreadable, recover},
     storage::{Storage, StorageFile},
 };
@@ -36,6 +37,16 @@ pub(super) struct NewestSegment {
     pub(super) header: SegmentHeader,
     pub(super) recovered: Recovered,
     pub(super) file: SegmentFile,
+}
+
+/// Refuses if there is nothing of a log in the directory. Makes nothing.
+pub(super) fn must_exist(storage: &dyn Storage, path: &Path, patience: &Patience) -> Result<(), LogError> {
+    let is_of_a_log = |name: &String| number_of(name).is_some() || name == identity::NAME;
+    match patience.retry(|| storage.list(path)) {
+        Ok(names) if names.iter().any(is_of_a_log) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "list", error)),
+        _ => Err(LogError::Missing { path: path.to_owned() }),
+    }
 }
 
 /// Reads what is in the directory, and changes nothing.

@@ -12,7 +12,6 @@ use std::{
 };
 
 use super::{
-    identity,
     io_failure::{context, io_error, not_ours, of_sync, of_sync_dir, refused},
     patience::Patience,
     storage::{LockGuard, Storage, StorageFile},
@@ -50,16 +49,6 @@ pub(super) fn number_of_unfinished(name: &str) -> Option<u64> {
 fn number_in(text: &str, suffix: &str) -> Option<u64> {
     let number = u64::from_str_radix(text.strip_prefix(PREFIX)?.strip_suffix(suffix)?, 16).ok()?;
     (format!("{PREFIX}{number:016x}{suffix}") == text).then_some(number)
-}
-
-/// Fails with [`LogError::Missing`] if there is nothing of a log in the directory. Creates nothing.
-pub(super) fn must_exist(storage: &dyn Storage, path: &Path, patience: &Patience) -> Result<(), LogError> {
-    let is_of_a_log = |name: &String| number_of(name).is_some() || name == identity::NAME;
-    match patience.retry(|| storage.list(path)) {
-        Ok(names) if names.iter().any(is_of_a_log) => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path, "list", error)),
-        _ => Err(LogError::Missing { path: path.to_owned() }),
-    }
 }
 
 /// A log's directory, locked. Every change in it goes through here.

@@ -201,7 +201,7 @@ pub(super) fn push_frame(buffer: &mut Vec<u8>, lsn: Lsn, encoded: &[u8]) {
     debug_assert!(encoded.len() <= MAX_RECORD_BYTES, "refused before it gets here");
     let mut head = [0; FRAME_HEADER];
     head[..4].copy_from_slice(&(encoded.len() as u32).to_le_bytes());
-    head[4..].copy_from_slice(&lsn.number().to_le_bytes());
+    head[4..].copy_from_slice(&lsn.as_u64().to_le_bytes());
     buffer.extend_from_slice(&head);
     buffer.extend_from_slice(encoded);
 }
@@ -215,7 +215,7 @@ pub(super) fn finish_batch(buffer: &mut Vec<u8>, start: BatchStart, salt: u64) -
     buffer[24..32].copy_from_slice(&start.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&start.sequence.to_le_bytes());
     buffer[40..48].copy_from_slice(&start.previous.to_le_bytes());
-    buffer[48..56].copy_from_slice(&start.last.number().to_le_bytes());
+    buffer[48..56].copy_from_slice(&start.last.as_u64().to_le_bytes());
     buffer[56..64].copy_from_slice(&length.to_le_bytes());
     buffer[64..68].copy_from_slice(&start.count.to_le_bytes());
     buffer[68..72].copy_from_slice(&(start.kind as u32).to_le_bytes());
@@ -259,7 +259,7 @@ pub(super) fn decode_header(bytes: &[u8], left: u64, salt: u64) -> Result<BatchH
     if header.payload > left - BATCH_HEADER as u64 {
         return Err("a batch reaches beyond its segment");
     }
-    if header.sequence > MAX_NUMBER || header.last.number() > MAX_NUMBER {
+    if header.sequence > MAX_NUMBER || header.last.as_u64() > MAX_NUMBER {
         return Err("a batch with numbers that no log reaches");
     }
     Ok(header)

@@ -109,7 +109,7 @@ impl LogEnd {
         block.extend(CLOSED_MAGIC);
         block.extend(self.segment.to_le_bytes());
         block.extend(self.sequence.to_le_bytes());
-        block.extend(self.last.number().to_le_bytes());
+        block.extend(self.last.as_u64().to_le_bytes());
         debug_assert_eq!(block.len(), CLOSED_CHECKED);
         block.extend(xxh3_64_with_seed(&block, xxh3_64(&log.to_bytes())).to_le_bytes());
         block.resize(BLOCK as usize, 0);

@@ -27,7 +27,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{Claim, Claims, Durability, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog};
-use crate::{id::Name, platform::Thread};
+use crate::{
+    id::{Epoch, Name},
+    platform::Thread,
+};
 use queue::Shutdown;
 use shared::{CommitPath, LogShared};
 
@@ -296,6 +299,10 @@ impl TransactionLog for FileLog {
 
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.shared.with_live(|live| live.of(owner))
+    }
+
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.shared.with_live(|live| live.openings_of(owner))
     }
 
     fn stats(&self) -> LogStats {

@@ -37,9 +37,9 @@ impl FileLogOptions {
     /// # Errors
     ///
     /// [`LogError::Locked`], [`LogError::Damaged`], [`LogError::SegmentsLost`],
-    /// [`LogError::UnknownVersion`], [`LogError::Missing`]: nothing was changed. [`LogError::Full`]: there is no room for
-    /// a fresh segment, and the log is as it was. [`LogError::Io`]: the log is as it was, or has
-    /// already moved to the fresh segment.
+    /// [`LogError::UnknownVersion`], [`LogError::Missing`]: nothing was changed.
+    /// [`LogError::Full`]: there is no room for a fresh segment, and the log is as it was.
+    /// [`LogError::Io`]: the log is as it was, or has already moved to the fresh segment.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<FileLog, LogError> {
         let begun = self.platform.now();
         let incarnation = random_incarnation()?;
@@ -47,7 +47,7 @@ impl FileLogOptions {
         let path = std::path::absolute(&dir).map_err(|error| io_error(dir.as_ref(), "find", error))?;
         let patience = Arc::new(Patience::new(&self.platform));
         if self.must_exist {
-            directory::must_exist(&*self.storage, &path, &patience)?; // before anything is created there
+            contents::must_exist(&*self.storage, &path, &patience)?; // before anything is made there
         }
         let dir = Arc::new(Directory::lock(self.storage.clone(), path, patience.clone())?);
         // Read what is there, and move it to a fresh segment.

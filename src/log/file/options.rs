@@ -12,7 +12,8 @@ use super::{
 };
 use crate::platform::Platform;
 
-/// The configuration with which a [`FileLog`] is opened. It can be used for several openings.
+/// The configuration with which a [`FileLog`](super::FileLog) is opened. It can be used for several
+/// openings.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -63,12 +64,13 @@ impl FileLogOptions {
         self
     }
 
-    /// Sets whether there must be a log already. If there is none, opening fails with
-    /// [`LogError::Missing`] and creates nothing.
+    /// Sets whether there must be a log already. If there is none, opening refuses with
+    /// [`LogError::Missing`](crate::log::LogError::Missing) and makes nothing.
     ///
-    /// Set it for a log that has been opened before. The mount point of a volume that is not mounted
-    /// looks like the place of a new log, and an empty log has no decisions. The default is `false`,
-    /// because the first opening has to begin the log.
+    /// Set it for a log that has been opened before. The mount point of a volume that is not
+    /// mounted looks like the place of a new log, and an empty log has no decisions: what the real
+    /// one has decided would be unknown. The default is `false`, because the first opening has to
+    /// begin the log.
     ///
     /// ```
     /// # use ringpact::{FileLog, LogError};

@@ -152,7 +152,7 @@ pub(super) fn recover(
     }
     // What the log would write next must still be readable.
     let found = reader.found;
-    if header.number.max(found.sequence).max(found.last.number()) >= USED_UP {
+    if header.number.max(found.sequence).max(found.last.as_u64()) >= USED_UP {
         return Err(Unreadable::Damage(Damage { offset: BLOCK, what: "numbers that no log reaches" }));
     }
     Ok(found)
@@ -254,7 +254,7 @@ fn records(
     let mut count = 0_u32;
     while let Some((lsn, encoded)) = take_frame(&mut payload)? {
         let in_order = match header.kind {
-            Kind::Records => last.number().checked_add(1) == Some(lsn.number()),
+            Kind::Records => last.as_u64().checked_add(1) == Some(lsn.as_u64()),
             Kind::Carry => last < lsn,
             Kind::Seal => false,
         };

@@ -225,7 +225,8 @@ impl Record {
 
     /// Returns its encoded length in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
-        // Serialising into a counter can't fail: there is no buffer to run out of, and no field refuses to serialise.
+        // Serialising into a counter can't fail: there is no buffer to run out of, and no field
+        // refuses to serialise.
         postcard::experimental::serialized_size(self).unwrap_or(usize::MAX)
     }
 

@@ -1,4 +1,4 @@
-//! One check at work on one participant: what the checks are written in.
+//! [`Case`]: one check with its participant, and the steps that checks are made of.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     participant::{Call, Decision, Participant, ParticipantError, Vote},
 };
 
-/// One check at work on one participant.
+/// One check with its participant. A step that fails panics with the name of the check.
 pub(super) struct Case<H> {
     pub(super) name: &'static str,
     pub(super) harness: H,
@@ -22,25 +22,27 @@ impl<H: Harness> Case<H> {
         Self { name, harness, coordinator: named("conformance"), last: 0 }
     }
 
+    /// Returns a new branch, of a new transaction.
     pub(super) fn branch(&mut self) -> BranchId {
         self.last += 1;
         TxnId::new(self.coordinator.clone(), Epoch::new(1), self.last).branch(&self.harness.name())
     }
 
-    /// A branch under which work was done.
+    /// Returns a branch under which work was done.
     pub(super) fn worked(&mut self) -> BranchId {
         let branch = self.branch();
         self.same("work under a new branch", &self.harness.work(&branch), &Worked::Done);
         branch
     }
 
-    /// A branch that has promised, and whose transaction the coordinator has decided to commit.
+    /// Returns a branch that has promised.
     pub(super) fn promised(&mut self) -> BranchId {
         let branch = self.worked();
         self.vote(&branch, Vote::Yes);
         branch
     }
 
+    /// Returns a branch that is committed.
     pub(super) fn committed(&mut self) -> BranchId {
         let branch = self.promised();
         self.harness.coordinator_syncs();
@@ -56,6 +58,7 @@ impl<H: Harness> Case<H> {
         self.harness.participant()
     }
 
+    /// Prepares, and checks the vote.
     pub(super) fn vote(&self, branch: &BranchId, expected: Vote) {
         let vote = match self.participant().prepare(branch, &self.call()) {
             Err(ParticipantError::Refused(_)) => Vote::No,
@@ -80,7 +83,7 @@ impl<H: Harness> Case<H> {
         self.same("the answer to a one-phase commit", &decision, &expected);
     }
 
-    /// A late prepare may be answered by a No or an error, never by a promise.
+    /// Prepares, and checks that the answer is no promise: it may be a No or an error.
     pub(super) fn no_promise(&self, branch: &BranchId) {
         let answer = self.participant().prepare(branch, &self.call());
         self.that(!matches!(answer, Ok(Vote::Yes | Vote::ReadOnly)), || format!("it voted {answer:?}"));
@@ -95,6 +98,7 @@ impl<H: Harness> Case<H> {
         self.that(!matches!(effect, Effect::Applied { .. }), || format!("the branch's effect is {effect:?}"));
     }
 
+    /// Checks that these are the branches in doubt.
     pub(super) fn in_doubt(&self, expected: &[&BranchId]) {
         let mut listed = self.ok("in_doubt", self.participant().in_doubt(&self.coordinator));
         listed.sort();

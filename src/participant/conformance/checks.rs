@@ -1,4 +1,4 @@
-//! The checks themselves, and the table of their names.
+//! The checks, and the table of their names.
 
 use std::{sync::Barrier, thread};
 
@@ -19,7 +19,7 @@ pub(super) enum Ran {
 
 pub(super) type Check<H> = fn(&mut Case<H>) -> Ran;
 
-/// All checks, by name. A check's name is the rule that a failing participant has broken.
+/// Returns all checks with their names. A name is the rule that a failing participant has broken.
 pub(super) fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
     vec![
         ("a yes vote sets the work aside and applies nothing", promise_applies_nothing),
@@ -83,8 +83,8 @@ fn promise_survives_then_rolls_back<H: Harness>(case: &mut Case<H>) -> Ran {
     case.rollback(&branch);
     case.effect(&branch, Effect::Absent);
     case.in_doubt(&[]);
-    // Whether the end of the promise was durable is the participant's own affair; it may be in doubt once more, but
-    // must neither have come back as an effect nor refuse to be rolled back again.
+    // The participant may or may not have made the end of the promise durable. The branch may be in
+    // doubt again, but it must have no effect, and must accept another rollback.
     case.harness.crash();
     case.rollback(&branch);
     case.effect(&branch, Effect::Absent);
@@ -121,7 +121,8 @@ fn unknown_branch_gets_a_no<H: Harness>(case: &mut Case<H>) -> Ran {
     Ran::Passed
 }
 
-/// The coordinator sends nothing more to whoever has voted no, so nobody would ever undo what comes afterwards.
+/// The coordinator sends nothing to a participant that has voted No, so nothing would ever undo
+/// work that comes afterwards.
 fn a_no_ends_the_branch<H: Harness>(case: &mut Case<H>) -> Ran {
     let branch = case.branch();
     case.vote(&branch, Vote::No);
@@ -193,14 +194,15 @@ fn concurrent_commits<H: Harness>(case: &mut Case<H>) -> Ran {
     };
     let answers: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(commit)).collect();
-        // A panic of the participant is passed on as what it is.
+        // A panic of the participant is passed on unchanged.
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
     drop(participant);
-    // One that comes while its twin is under way may say so; it is then repeated.
+    // A commit that comes while another is under way may be refused for that; a coordinator repeats
+    // it.
     for answer in answers {
         let harmless = matches!(answer, Ok(()) | Err(ParticipantError::Busy | ParticipantError::Stale));
         case.that(harmless, || format!("one of {AT_ONCE} commits at once was answered by {answer:?}"));
@@ -305,7 +307,8 @@ fn concurrent_prepare_and_rollback<H: Harness>(case: &mut Case<H>) -> Ran {
             participant.rollback(&branch, &call)
         });
         drop(participant);
-        // One that comes in the middle of a prepare may ask to be repeated.
+        // A rollback that comes in the middle of a prepare may be refused; a coordinator repeats
+        // it.
         if rolled_back.is_err() {
             case.rollback(&branch);
         }
@@ -334,7 +337,8 @@ fn one_phase_commit<H: Harness>(case: &mut Case<H>) -> Ran {
     case.effect(&branch, ONCE);
     case.one_phase(&branch, Decision::Commit);
     case.in_doubt(&[]);
-    // Nothing of the coordinator's follows a one-phase commit in its log: the effect is durable by itself.
+    // No decision follows a one-phase commit in the coordinator's log, so the effect must be
+    // durable by itself.
     case.harness.crash();
     case.effect(&branch, ONCE);
     case.one_phase(&branch, Decision::Commit);
@@ -388,16 +392,17 @@ fn ended_transactions_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
     case.same("work after that prepare", &case.harness.work(&later), &Worked::Refused);
     case.effect(&late, Effect::Absent);
     case.effect(&later, Effect::Absent);
-    // What came for them must not be left behind either: nobody would ever end it.
+    // Nothing of the late work may be left behind, because no message would ever end it.
     case.in_doubt(&[&branch]);
-    // The mark is only about what has ended.
+    // `ended_below` concerns only what has ended.
     case.harness.coordinator_syncs();
     case.commit(&branch);
     case.effect(&branch, ONCE);
     Ran::Passed
 }
 
-/// Any other error would have the commit repeated, where an operator is to look.
+/// After any other error the coordinator would repeat the commit, although an operator must look at
+/// it.
 fn unfit_commits_are_told_apart<H: Harness>(case: &mut Case<H>) -> Ran {
     let (unknown, rolled_back) = (case.branch(), case.promised());
     case.rollback(&rolled_back);
@@ -411,7 +416,8 @@ fn unfit_commits_are_told_apart<H: Harness>(case: &mut Case<H>) -> Ran {
     Ran::Passed
 }
 
-/// The coordinator that sent them is gone, and the one that took its place will never end what they begin.
+/// The coordinator that sent such messages is gone, and its next life will never end what they
+/// begin.
 fn earlier_epochs_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
     let (late, promised) = (case.branch(), case.promised());
     let of_epoch = |epoch| Call { epoch: Epoch::new(epoch), ..case.call() };
@@ -423,7 +429,7 @@ fn earlier_epochs_are_refused<H: Harness>(case: &mut Case<H>) -> Ran {
     let answer = case.participant().prepare(&late, &of_epoch(1));
     case.that(!matches!(answer, Ok(Vote::Yes | Vote::ReadOnly)), || format!("it voted {answer:?} to an earlier epoch"));
     case.effect(&late, Effect::Absent);
-    // What the later epoch says of the earlier one's transactions counts.
+    // What the later epoch says of transactions of the earlier one counts.
     case.ok("rollback", case.participant().rollback(&late, &of_epoch(2)));
     case.harness.coordinator_syncs();
     case.ok("commit", case.participant().commit(&promised, &of_epoch(2)));

@@ -1,4 +1,6 @@
-//! The suite that every [`Participant`] is held to. Yours, too: write a [`Harness`] for it and call [`check`].
+//! The suite that every [`Participant`] must pass. For one of your own, write a [`Harness`] and
+//! call [`check`]. For one with asynchronous methods, write an `AsyncHarness` and call
+//! `check_async` (feature `tokio`).
 //!
 //! ```no_run
 //! use ringpact::participant::conformance::{self, Effect, Harness, Worked};
@@ -6,7 +8,7 @@
 //! # use ringpact::{BranchId, Name, Participant};
 //! # struct MyHarness;
 //! impl Harness for MyHarness {
-//!     // .. how to work at the participant, crash it, and look at what it has done
+//!     // .. how to have the participant work, crash it, and look at what it has done
 //! #   fn name(&self) -> Name { todo!() }
 //! #   fn participant(&self) -> Arc<dyn Participant> { todo!() }
 //! #   fn work(&self, _: &BranchId) -> Worked { todo!() }
@@ -18,8 +20,16 @@
 //! assert_eq!(report.skipped, ["a branch that only looked votes read-only"]);
 //! ```
 //!
-//! Each check gets a fresh participant. A check that fails panics with its name and with what it saw instead; one that
-//! the harness can't run is named in [`Report::skipped`], so that what was not checked is not taken for correct.
+//! Each check gets a fresh participant. A check that fails panics with its name and with what it
+//! saw. A check that the harness can't run is listed in [`Report::skipped`], so that what was not
+//! checked is not taken for correct.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`Harness`], [`check`] and [`Report`] |
+//! | `case.rs` | the steps that the checks are made of |
+//! | `checks.rs` | the checks, and the table of their names |
+//! | `asynchronous.rs` | the same suite for asynchronous participants |
 
 use std::sync::Arc;
 
@@ -42,68 +52,76 @@ use checks::{Ran, checks};
 /// A coordinator's log that no participant shares.
 const SEPARATE_LOG: LogId = LogId::from_bytes(*b"conformance-test");
 
-/// How the suite handles a participant: makes it work, crashes it, looks at it.
+/// How the suite handles a participant: has it work, crashes it, and looks at what it has done.
 pub trait Harness {
-    /// The participant's name: all branches of the suite are for it.
+    /// Returns the participant's name. All branches of the suite are for it.
     fn name(&self) -> Name;
 
-    /// The participant as it runs now. The suite drops what it was given before it calls [`crash`](Self::crash).
+    /// Returns the participant as it runs now. The suite drops it before it calls
+    /// [`crash`](Self::crash).
     fn participant(&self) -> Arc<dyn Participant>;
 
-    /// Has it do, under the branch, some work that changes something and that nothing is wrong with.
+    /// Has the participant do valid work under the branch that changes something.
     fn work(&self, branch: &BranchId) -> Worked;
 
-    /// Has it refuse, under the branch, some work for reasons of its own (stock that is out, a limit that is passed).
+    /// Has the participant refuse work under the branch for reasons of its own, such as a lack of
+    /// stock.
     fn refused_work(&self, branch: &BranchId);
 
-    /// Has it do, under the branch, some work that only looks. `None`, as provided, where it has no such work.
+    /// Has the participant do work under the branch that only reads. The default implementation
+    /// returns `None`: there is no such work.
     fn read_only_work(&self, branch: &BranchId) -> Option<Worked> {
         let _ = branch;
         None
     }
 
-    /// What there is to be seen of the branch's work.
+    /// Returns what can be seen of the branch's work.
     fn effect(&self, branch: &BranchId) -> Effect;
 
-    /// Stops the participant as a crash of its machine would, without giving it a chance to write anything down, and
+    /// Stops the participant as a crash of its machine would, so that it writes nothing more, and
     /// opens it again on what is durable.
     fn crash(&mut self);
 
-    /// The log in which the coordinator keeps its decisions. As provided one that no participant shares.
+    /// Returns the log in which the coordinator keeps its decisions. The default implementation
+    /// returns one that no participant shares.
     fn coordinator_log(&self) -> LogId {
         SEPARATE_LOG
     }
 
-    /// Makes the coordinator's log durable, as its next decision would. Only participants that
-    /// [share](super::Call::log) that log have anything to do here: what they wrote there is durable from here on.
+    /// Makes the coordinator's log durable, as its next decision would. Only a harness for
+    /// participants that [share](super::Call::log) that log has something to do here: what they
+    /// wrote there is durable when this returns.
     fn coordinator_syncs(&self) {}
 }
 
-/// What became of a piece of work.
+/// What became of a piece of work. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the suite handles each of them")]
 pub enum Worked {
-    /// It is done, under the branch.
+    /// The work is done, under the branch.
     Done,
     /// The branch takes no more work.
     Refused,
 }
 
-/// What there is to be seen of a branch's work.
+/// What can be seen of a branch's work. Exhaustive on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the suite handles each of them")]
 pub enum Effect {
-    /// Nothing: neither was anything changed, nor is anything set aside.
+    /// Nothing was changed, and nothing is set aside.
     Absent,
-    /// What it needs is set aside; nobody else sees a change.
+    /// What the work needs is set aside. Other work sees no change.
     Reserved,
-    /// It has happened, this many times.
+    /// The work has taken effect.
     Applied {
-        /// 1, if all is well.
+        /// Number of times; 1 if the participant is correct.
         times: usize,
     },
 }
 
 /// What was checked and what was not.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[must_use = "look at `skipped`: what was skipped was not checked"]
 pub struct Report {
     /// The checks that the participant has passed.
@@ -112,9 +130,10 @@ pub struct Report {
     pub skipped: Vec<&'static str>,
 }
 
-/// Runs all checks, each against a fresh participant from `make`.
+/// Runs all checks, each against a fresh participant from `make`. Blocks until all have run.
 ///
 /// # Panics
+///
 /// At the first check that fails, with its name.
 pub fn check<H: Harness>(make: impl Fn() -> H) -> Report {
     let mut report = Report { passed: Vec::new(), skipped: Vec::new() };

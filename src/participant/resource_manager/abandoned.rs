@@ -5,7 +5,8 @@
 //! rolls back a branch under which nothing was done for
 //! [`abandon_after`](super::ResourceManagerOptions::abandon_after). There is no thread for that.
 //! What an abandoned branch has set aside matters when other work is refused for lack of it, so
-//! that is when abandoned branches are looked for; and also after every [`LOOK_EVERY`] new branches.
+//! that is when abandoned branches are looked for; and also after every [`LOOK_EVERY`] new
+//! branches.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -68,16 +69,16 @@ impl<S: Service> ResourceManager<S> {
     /// time after which a branch is abandoned.
     pub(super) fn roll_back_abandoned(&self) {
         let Some(last) = self.generations.go_on(self.options.platform.now()) else { return };
-        let slots: Vec<_> = {
+        let entries: Vec<_> = {
             let branches = self.branches.lock();
-            branches.all().map(|(txn, _, slot)| (txn, std::sync::Arc::clone(slot))).collect()
+            branches.all().map(|(txn, _, entry)| (txn, std::sync::Arc::clone(entry))).collect()
         };
-        for (txn, slot) in slots {
+        for (txn, entry) in entries {
             // A branch that is in use right now is not abandoned.
-            let is_abandoned = slot.try_lock().is_some_and(|mut slot| {
-                let is = matches!(slot.protocol.phase(), BranchPhase::Active { .. }) && slot.worked_in <= last;
+            let is_abandoned = entry.try_lock().is_some_and(|mut entry| {
+                let is = matches!(entry.protocol.phase(), BranchPhase::Active { .. }) && entry.worked_in <= last;
                 if is {
-                    slot.refuse(|| BranchRefusal::Abandoned);
+                    entry.refuse(|| BranchRefusal::Abandoned);
                 }
                 is
             });

@@ -1,262 +1,213 @@
-//! What a resource manager remembers of its branches, and for how long.
+//! [`Branches`]: which branches and coordinators a resource manager remembers, and for how long.
 
 use std::{
     mem,
-    ops::Deref,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
-use parking_lot::Mutex;
-
-use super::{BranchRefusal, BranchTrouble, ordinal_map::OrdinalMap};
+use super::{
+    entry::{BranchCell, BranchEntry, BranchRef},
+    ordinal_map::OrdinalMap,
+};
 use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::LogId,
     participant::{
-        BranchInput, BranchPhase, BranchProtocol, Call, Endpoint, Greeting, Introduction, KnownLife, Life, LogSharing,
-        ParticipantError,
+        BranchInput, BranchPhase, Call, Endpoint, Greeting, Introduction, KnownLife, Life, LogSharing, ParticipantError,
     },
 };
 
-/// How many outcomes are remembered at the most for coordinators that don't say they have ended: commits in all, and for each
-/// coordinator up to twice as many that left nothing to do. Past it the oldest are forgotten. A commit that is re-delivered
-/// for one of them is answered by [`UnknownBranch`](crate::ParticipantError::UnknownBranch), and work that comes late for one
-/// that was rolled back is taken for new. It bounds memory and log under a transaction that never ends.
+/// Maximum number of outcomes that are remembered for coordinators that do not say that they have
+/// ended: of commits, for all coordinators together; and for each coordinator up to twice as many
+/// that left nothing to do.
+///
+/// Beyond it the oldest are forgotten. A commit that is delivered again for one of them is answered
+/// by [`UnknownBranch`](crate::ParticipantError::UnknownBranch), and work that comes late for one
+/// that was rolled back is taken for new. The limit bounds memory and log while a transaction never
+/// ends.
 pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
 
-/// How many places are kept for new branches: those of a few checkpoints, as often as these are taken by themselves.
+/// Maximum number of cells that are kept for new branches: those of a few checkpoints at their
+/// default frequency.
 const MAX_SPARE: usize = 1 << 12;
 
-/// All branches that are remembered. Its lock is never held while the service or the log is called.
+/// All branches that are remembered. The lock around it is never held while the service or the log
+/// is called.
 pub(super) struct Branches<W> {
-    /// In the order of their names.
-    coordinators: Vec<(Name, Acquaintance<W>)>,
-    /// Those that could not be taken back in full at opening, as far as that has not been made good.
+    /// All known coordinators, in the order of their names.
+    coordinators: Vec<(Name, KnownCoordinator<W>)>,
+    /// Branches that could not be restored in full at opening, and are not mended yet.
     troubled: Vec<TxnId>,
-    /// How many slots there are, and how many were left after the last sweep; the next one comes when there are twice as
+    /// Number of branches.
+    count: usize,
+    /// Number of branches that the last sweep left. The next sweep comes when there are twice as
     /// many.
-    slots: usize,
     swept_to: usize,
-    /// Places of branches that were forgotten, to be used for new ones. Else each is allocated by the thread that works
-    /// under it and freed by the one that takes a checkpoint, which is the dearest way to use an allocator.
-    spare: Vec<Shared<W>>,
+    /// Cells of forgotten branches, to be used for new ones. Otherwise each cell would be allocated
+    /// by the thread that works under it and freed by the thread that takes a checkpoint, which is
+    /// the most expensive way to use an allocator.
+    spare: Vec<BranchRef<W>>,
     pub(super) last_checkpoint_error: Option<Arc<str>>,
 }
 
-/// What is known of a coordinator, and the branches of its transactions.
-pub(super) struct Acquaintance<W> {
-    /// All of its transactions before this have ended.
+/// What is known of one coordinator, with the branches of its transactions.
+pub(super) struct KnownCoordinator<W> {
+    /// All of its transactions below this one have ended.
     ended_below: TxnOrdinal,
-    /// Which of its lives was heard of last.
-    pub(super) known: KnownLife,
-    /// The epoch of the life that this participant's log says, durably, it has met.
+    /// What is known of its lives.
+    pub(super) lives: KnownLife,
+    /// The epoch of the last life whose meeting is noted durably in the participant's log.
     pub(super) noted: Epoch,
-    /// The epochs of all lives that the log has such a note of.
+    /// The epochs of all lives of which the log has such a note.
     pub(super) notes: Vec<Epoch>,
-    /// Transactions from here on began after this resource manager was opened.
+    /// Transactions from this one on began after this resource manager was opened, once that is
+    /// known.
     pub(super) begins_at: Arc<OnceLock<TxnOrdinal>>,
-    /// Where it is asked for verdicts.
+    /// The endpoint that answers for verdicts.
     pub(super) verdicts: Option<Arc<dyn Endpoint>>,
-    /// In the order of their transactions: what has ended comes first, and what is new goes to the end.
-    slots: OrdinalMap<Shared<W>>,
+    /// Its branches, in the order of their transactions: what has ended comes first, what is new is
+    /// added at the end.
+    branches: OrdinalMap<BranchRef<W>>,
 }
 
-pub(super) type Shared<W> = Arc<Place<W>>;
-
-/// A branch's place.
-pub(super) struct Place<W> {
-    slot: Mutex<Slot<W>>,
-    /// A rollback has met somebody at the branch. It can be told so without the lock.
-    doomed: AtomicBool,
-}
-
-impl<W> Place<W> {
-    const fn new(slot: Slot<W>) -> Self {
-        Self { slot: Mutex::new(slot), doomed: AtomicBool::new(false) }
-    }
-
-    /// The branch is to be rolled back by whoever is at it, or when that is asked for again.
-    pub(super) fn doom(&self) {
-        self.doomed.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::SeqCst)
-    }
-}
-
-impl<W> Default for Place<W> {
-    fn default() -> Self {
-        Self::new(Slot::default())
-    }
-}
-
-impl<W> Deref for Place<W> {
-    type Target = Mutex<Slot<W>>;
-
-    fn deref(&self) -> &Mutex<Slot<W>> {
-        &self.slot
-    }
-}
-
-/// One branch. Its lock is held while the service and the log are called for this branch. Pieces of work wait for it, on
-/// their clients' threads; messages of coordinators don't: they are [`Busy`](crate::ParticipantError::Busy).
-pub(super) struct Slot<W> {
-    pub(super) protocol: BranchProtocol,
-    pub(super) works: Vec<W>,
-    /// Encoded length of the works together, in bytes.
-    pub(super) work_bytes: usize,
-    /// The generation in which it was last worked under.
-    pub(super) worked_in: u32,
-    /// What went wrong when the branch was taken back at opening, until it is made good.
-    pub(super) trouble: Option<BranchTrouble>,
-    /// Why it can only vote no, if that is so and known.
-    pub(super) refusal: Option<Arc<BranchRefusal>>,
-}
-
-/// Whether a branch may be worked under or talked about.
-pub(super) enum Admission<W> {
-    /// This is its place, made anew where there was none.
-    Open(Shared<W>),
-    /// Its transaction is known to have ended.
+/// The result of looking for a branch, to work under it or to deliver a message.
+pub(super) enum BranchLookup<W> {
+    /// The branch; a new one if there was none.
+    Found(BranchRef<W>),
+    /// The branch is forgotten, because its transaction has ended.
     Ended,
-    /// Its coordinator has been opened again since, and it has made no promise: it is as good as rolled back.
+    /// The branch has made no promise, and its coordinator was opened again since: it counts as
+    /// rolled back.
     EarlierLife,
-    /// Its coordinator is in another epoch, and has not said that there is this one.
+    /// The coordinator is in another epoch, and has not announced the branch's epoch.
     UnknownLife {
-        /// The epoch that the coordinator is in.
+        /// The epoch that the coordinator is in, as far as the participant has heard.
         known: Epoch,
     },
 }
 
-impl<W> Default for Slot<W> {
-    fn default() -> Self {
-        Self {
-            protocol: BranchProtocol::new(),
-            works: Vec::new(),
-            work_bytes: 0,
-            worked_in: 0,
-            trouble: None,
-            refusal: None,
-        }
-    }
-}
-
-impl<W> Default for Acquaintance<W> {
+impl<W> Default for KnownCoordinator<W> {
     fn default() -> Self {
         Self {
             ended_below: TxnOrdinal::default(),
-            known: KnownLife::new(),
+            lives: KnownLife::new(),
             noted: Epoch::default(),
             notes: Vec::new(),
             begins_at: Arc::default(),
             verdicts: None,
-            slots: OrdinalMap::default(),
+            branches: OrdinalMap::default(),
         }
     }
 }
 
-impl<W> Acquaintance<W> {
-    /// Whether it is yet to be noted that the present life was met.
+impl<W> KnownCoordinator<W> {
+    /// Whether the log does not note yet that the present life was met.
     fn is_unnoted(&self) -> bool {
-        let life = self.known.life();
+        let life = self.lives.life();
         life.log != LogId::NONE && life.epoch != self.noted
     }
 }
 
 impl<W> Branches<W> {
-    /// What was found in the log at opening.
-    pub(super) fn found(slots: impl IntoIterator<Item = (TxnId, Slot<W>)>) -> Self {
+    /// Takes in what the log holds at opening.
+    pub(super) fn found(entries: impl IntoIterator<Item = (TxnId, BranchEntry<W>)>) -> Self {
         let (coordinators, troubled) = (Vec::new(), Vec::new());
         let mut branches =
-            Self { coordinators, troubled, slots: 0, swept_to: 0, spare: Vec::new(), last_checkpoint_error: None };
-        for (txn, slot) in slots {
-            if slot.trouble.is_some() {
+            Self { coordinators, troubled, count: 0, swept_to: 0, spare: Vec::new(), last_checkpoint_error: None };
+        for (txn, entry) in entries {
+            if entry.trouble.is_some() {
                 branches.troubled.push(txn.clone());
             }
-            branches.acquaintance(txn.coordinator()).slots.insert(txn.ordinal(), Arc::new(Place::new(slot)));
-            branches.slots += 1;
+            branches
+                .coordinator_mut(txn.coordinator())
+                .branches
+                .insert(txn.ordinal(), Arc::new(BranchCell::new(entry)));
+            branches.count += 1;
         }
         branches.troubled.sort_unstable();
-        branches.swept_to = branches.slots;
+        branches.swept_to = branches.count;
         branches
     }
 
-    pub(super) fn known(&self, coordinator: &Name) -> Option<&Acquaintance<W>> {
-        self.place(coordinator).ok().map(|place| &self.coordinators[place].1)
+    pub(super) fn coordinator(&self, coordinator: &Name) -> Option<&KnownCoordinator<W>> {
+        self.index_of(coordinator).ok().map(|index| &self.coordinators[index].1)
     }
 
-    pub(super) fn acquaintance(&mut self, coordinator: &Name) -> &mut Acquaintance<W> {
-        let place = self.place_of_acquaintance(coordinator);
-        &mut self.coordinators[place].1
+    pub(super) fn coordinator_mut(&mut self, coordinator: &Name) -> &mut KnownCoordinator<W> {
+        let index = self.index_or_insert(coordinator);
+        &mut self.coordinators[index].1
     }
 
-    fn place_of_acquaintance(&mut self, coordinator: &Name) -> usize {
-        self.place(coordinator).unwrap_or_else(|place| {
-            self.coordinators.insert(place, (coordinator.clone(), Acquaintance::default()));
-            place
+    fn index_or_insert(&mut self, coordinator: &Name) -> usize {
+        self.index_of(coordinator).unwrap_or_else(|index| {
+            self.coordinators.insert(index, (coordinator.clone(), KnownCoordinator::default()));
+            index
         })
     }
 
-    /// Where the coordinator is among those that are known, or would be.
-    fn place(&self, coordinator: &Name) -> Result<usize, usize> {
+    /// Returns the coordinator's index, or as an error the index at which to insert it.
+    fn index_of(&self, coordinator: &Name) -> Result<usize, usize> {
         self.coordinators.binary_search_by(|(known, _)| known.cmp(coordinator))
     }
 
-    /// Takes in what a call says of its coordinator, and finds the branch that it is about. With it comes from where on
-    /// transactions surely began after this opening, if that is known, and whether the life is yet to be noted. An error: it is not that coordinator's message.
+    /// Takes in what a call says of its coordinator, and finds the branch that it is about. Also
+    /// returns the first transaction that certainly began after this opening, if that is known, and
+    /// whether the life must still be noted. Returns an error if the message is not one of that
+    /// coordinator.
     pub(super) fn called(
         &mut self,
         txn: &TxnId,
         call: &Call,
-    ) -> Result<(Admission<W>, Option<TxnOrdinal>, bool), ParticipantError> {
-        let known = self.acquaintance(txn.coordinator());
-        known.known.hear(txn.coordinator(), call)?;
+    ) -> Result<(BranchLookup<W>, Option<TxnOrdinal>, bool), ParticipantError> {
+        let known = self.coordinator_mut(txn.coordinator());
+        known.lives.hear(txn.coordinator(), call)?;
         known.ended_below = known.ended_below.max(call.ended_below);
         let (begins_at, is_unnoted) = (known.begins_at.get().copied(), known.is_unnoted());
-        let admission = match known.slots.get(txn.ordinal()) {
-            Some(slot) => Admission::Open(Arc::clone(slot)),
+        let lookup = match known.branches.get(txn.ordinal()) {
+            Some(entry) => BranchLookup::Found(Arc::clone(entry)),
             None => self.admit(txn),
         };
-        Ok((admission, begins_at, is_unnoted))
+        Ok((lookup, begins_at, is_unnoted))
     }
 
-    /// Takes in how a coordinator introduces itself.
+    /// Checks and takes in how a coordinator introduces itself.
     pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        let known = self.acquaintance(coordinator);
-        if known.known.meet(coordinator, life)? == Introduction::Replaces {
-            // What the other log's coordinator has said does not apply to this one; its promises stay.
+        let known = self.coordinator_mut(coordinator);
+        if known.lives.meet(coordinator, life)? == Introduction::Replaces {
+            // What the coordinator on the other log has said does not apply to this one. Promises
+            // to it stay.
             (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
         }
         Ok(())
     }
 
-    /// As [`meet`](Self::meet), of a coordinator of the same process. One that is refused is told so when it asks.
+    /// Like [`meet`](Self::meet), for a coordinator of the same process. A coordinator that is
+    /// refused learns it when it asks.
     pub(super) fn greet(&mut self, greeting: &Greeting) {
-        if self.meet(&greeting.coordinator, &greeting.life).is_ok() {
-            let known = self.acquaintance(&greeting.coordinator);
+        let known = self.coordinator_mut(&greeting.coordinator).lives.life();
+        if self.meet(&greeting.coordinator, &greeting.life_after(known.epoch)).is_ok() {
+            let known = self.coordinator_mut(&greeting.coordinator);
             known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
             known.verdicts = Some(Arc::clone(&greeting.verdicts));
         }
     }
 
-    /// The coordinator's life, if it has said which it is: what a promise to it is to remember.
+    /// Returns the coordinator's life, if it has said which: a promise to the coordinator must note
+    /// it.
     pub(super) fn life_of(&self, coordinator: &Name) -> Option<Life> {
-        Some(self.known(coordinator)?.known.life()).filter(|life| life.log != LogId::NONE)
+        Some(self.coordinator(coordinator)?.lives.life()).filter(|life| life.log != LogId::NONE)
     }
 
-    /// The coordinator's present life, if it is not yet noted that it was met; it is about to be.
+    /// Returns the coordinator's present life, if the log does not note yet that it was met. The
+    /// caller is to note it.
     pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, own_log: LogId) -> Option<Life> {
-        let known = self.acquaintance(coordinator);
-        let life = known.known.life();
+        let known = self.coordinator_mut(coordinator);
+        let life = known.lives.life();
         if !known.is_unnoted() {
             return None;
         }
         if life.log == own_log {
-            // Known by the log that both write to: there is nothing to note.
+            // It is known by the log that both write to, so there is nothing to note.
             known.noted = life.epoch;
             return None;
         }
@@ -266,117 +217,121 @@ impl<W> Branches<W> {
         Some(life)
     }
 
-    /// That the life of this epoch was met is noted durably. Gives the notes that are of no use any more: those of all others, if
-    /// it is still the present life. If it is not, its own will be among them, once the present one's is durable.
+    /// Takes in that the note of the life of this epoch is durable. Returns the notes that are no
+    /// longer needed: those of all other lives, if this is still the present one. If it is not, its
+    /// own note is returned once that of the present life is durable.
     pub(super) fn noted(&mut self, coordinator: &Name, epoch: Epoch) -> Vec<Epoch> {
-        let known = self.acquaintance(coordinator);
-        if known.known.life().epoch != epoch {
+        let known = self.coordinator_mut(coordinator);
+        if known.lives.life().epoch != epoch {
             return Vec::new();
         }
         known.noted = epoch;
         mem::replace(&mut known.notes, vec![epoch])
     }
 
-    /// O(log n) in the coordinator's branches at the most; amortised O(1) for those of transactions that are new.
-    pub(super) fn admit(&mut self, txn: &TxnId) -> Admission<W> {
-        let place = self.place_of_acquaintance(txn.coordinator());
-        let known = &mut self.coordinators[place].1;
-        if let Some(slot) = known.slots.get(txn.ordinal()) {
-            return Admission::Open(Arc::clone(slot));
+    /// Finds a branch, or makes a new one if that is still possible. At most O(log n) in the
+    /// coordinator's branches; amortised O(1) for those of new transactions.
+    pub(super) fn admit(&mut self, txn: &TxnId) -> BranchLookup<W> {
+        let index = self.index_or_insert(txn.coordinator());
+        let known = &mut self.coordinators[index].1;
+        if let Some(entry) = known.branches.get(txn.ordinal()) {
+            return BranchLookup::Found(Arc::clone(entry));
         }
         if txn.ordinal() < known.ended_below {
-            return Admission::Ended;
+            return BranchLookup::Ended;
         }
-        // Where no promise is held, a transaction of an earlier life can only be rolled back.
-        let life = known.known.life();
+        // Without a promise, a transaction of an earlier life can only be rolled back.
+        let life = known.lives.life();
         if txn.epoch() < life.epoch {
-            return Admission::EarlierLife;
+            return BranchLookup::EarlierLife;
         }
-        if txn.epoch() > life.epoch && known.known.is_heard() {
-            return Admission::UnknownLife { known: life.epoch };
+        if txn.epoch() > life.epoch && known.lives.is_heard() {
+            return BranchLookup::UnknownLife { known: life.epoch };
         }
-        let slot = self.spare.pop().unwrap_or_default();
-        known.slots.insert(txn.ordinal(), Arc::clone(&slot));
-        self.slots += 1;
+        let entry = self.spare.pop().unwrap_or_default();
+        known.branches.insert(txn.ordinal(), Arc::clone(&entry));
+        self.count += 1;
         self.sweep();
-        Admission::Open(slot)
+        BranchLookup::Found(entry)
     }
 
-    /// Work was refused under a branch that nothing is known of. A tombstone sees to it that nothing else is promised there:
-    /// its client may commit all the same.
+    /// Leaves a tombstone for a branch that is unknown, and under which work was refused. The
+    /// client may commit all the same; so nothing may be promised there.
     pub(super) fn refuse(&mut self, txn: &TxnId) {
-        let mut slot = Slot::default();
-        slot.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
-        self.acquaintance(txn.coordinator()).slots.insert(txn.ordinal(), Arc::new(Place::new(slot)));
-        self.slots += 1;
+        let mut entry = BranchEntry::default();
+        entry.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
+        self.coordinator_mut(txn.coordinator()).branches.insert(txn.ordinal(), Arc::new(BranchCell::new(entry)));
+        self.count += 1;
         self.sweep();
     }
 
-    /// Drops the tombstones that the coordinator's mark makes needless, and the oldest of the others where they are too many:
-    /// while a transaction stays open, or a participant is not there, the mark does not move. Amortised O(1) for each new
-    /// branch.
+    /// Drops the tombstones below `ended_below`, and the oldest of the others if they are too many:
+    /// `ended_below` does not move while a transaction stays open, or a participant is down.
+    /// Amortised O(1) for each new branch.
     fn sweep(&mut self) {
         const SMALLEST: usize = 1024;
         const END: TxnOrdinal = TxnOrdinal { epoch: Epoch::new(u64::MAX), sequence: u64::MAX };
-        if self.slots < SMALLEST.max(2 * self.swept_to) {
+        if self.count < SMALLEST.max(2 * self.swept_to) {
             return;
         }
         for (_, known) in &mut self.coordinators {
             let is_tombstone =
-                |slot: &_| matches!(state_of(slot), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
-            drop(known.slots.take_below(known.ended_below, |_, slot| is_tombstone(slot)));
-            if known.slots.len() > MAX_REMEMBERED_OUTCOMES {
-                let tombstones = known.slots.iter().filter(|(_, slot)| is_tombstone(slot)).count();
+                |entry: &BranchRef<W>| matches!(entry.phase(), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
+            drop(known.branches.take_below(known.ended_below, |_, entry| is_tombstone(entry)));
+            if known.branches.len() > MAX_REMEMBERED_OUTCOMES {
+                let tombstones = known.branches.iter().filter(|(_, entry)| is_tombstone(entry)).count();
                 let mut surplus = tombstones.saturating_sub(MAX_REMEMBERED_OUTCOMES);
-                let is_surplus = |_, slot: &_| {
-                    let goes = surplus > 0 && is_tombstone(slot);
+                let is_surplus = |_, entry: &BranchRef<W>| {
+                    let goes = surplus > 0 && is_tombstone(entry);
                     surplus -= usize::from(goes);
                     goes
                 };
-                drop(known.slots.take_below(END, is_surplus));
+                drop(known.branches.take_below(END, is_surplus));
             }
         }
-        self.slots = self.coordinators.iter().map(|(_, known)| known.slots.len()).sum();
-        self.swept_to = self.slots;
+        self.count = self.coordinators.iter().map(|(_, known)| known.branches.len()).sum();
+        self.swept_to = self.count;
     }
 
-    /// A commit for a branch that nobody knows made an empty slot; it goes again unless somebody has come to use it.
-    pub(super) fn discard_unknown(&mut self, txn: &TxnId, slot: &Shared<W>) {
-        // Two hands hold an unused slot: this map and the caller. No third can come while this map is locked.
-        if Arc::strong_count(slot) == 2 && state_of(slot) == Some(BranchPhase::Unknown) {
+    /// Removes the empty branch that a commit for an unknown branch has made, unless another thread
+    /// uses it by now.
+    pub(super) fn discard_unknown(&mut self, txn: &TxnId, entry: &BranchRef<W>) {
+        // An unused branch has two references: in the map, and the caller's. No third can be made
+        // while the map is locked.
+        if Arc::strong_count(entry) == 2 && entry.phase() == Some(BranchPhase::Unknown) {
             self.forget([txn]);
         }
     }
 
-    /// Drops what is remembered of these.
+    /// Forgets these branches.
     pub(super) fn forget<'a>(&mut self, txns: impl IntoIterator<Item = &'a TxnId>) {
         for txn in txns {
-            self.slots -= usize::from(self.acquaintance(txn.coordinator()).slots.remove(txn.ordinal()).is_some());
+            self.count -= usize::from(self.coordinator_mut(txn.coordinator()).branches.remove(txn.ordinal()).is_some());
         }
     }
 
-    /// All branches, each coordinator's in the order of their transactions.
-    pub(super) fn all(&self) -> impl Iterator<Item = (TxnId, &Acquaintance<W>, &Shared<W>)> {
+    /// Returns all branches, those of each coordinator in the order of their transactions.
+    pub(super) fn all(&self) -> impl Iterator<Item = (TxnId, &KnownCoordinator<W>, &BranchRef<W>)> {
         self.coordinators.iter().flat_map(|(name, known)| of_coordinator(name, known))
     }
 
-    /// Those of one coordinator's transactions, in their order.
-    pub(super) fn of(&self, coordinator: &Name) -> Vec<(TxnId, Shared<W>)> {
-        let all = self.known(coordinator).into_iter().flat_map(|known| of_coordinator(coordinator, known));
-        all.map(|(txn, _, slot)| (txn, Arc::clone(slot))).collect()
+    /// Returns the branches of one coordinator, in the order of their transactions.
+    pub(super) fn of(&self, coordinator: &Name) -> Vec<(TxnId, BranchRef<W>)> {
+        let all = self.coordinator(coordinator).into_iter().flat_map(|known| of_coordinator(coordinator, known));
+        all.map(|(txn, _, entry)| (txn, Arc::clone(entry))).collect()
     }
 
-    /// Branches that were not taken back in full at opening, and could be now.
-    pub(super) fn troubled(&mut self) -> Vec<(TxnId, Shared<W>)> {
+    /// Returns the branches that could not be restored in full at opening and are not locked now.
+    pub(super) fn troubled(&mut self) -> Vec<(TxnId, BranchRef<W>)> {
         let mut found = Vec::new();
         let mut troubled = mem::take(&mut self.troubled);
         troubled.retain(|txn| {
-            let slot = self.known(txn.coordinator()).and_then(|known| known.slots.get(txn.ordinal()));
-            let Some(slot) = slot else { return false };
-            let Some(guard) = slot.try_lock() else { return true };
+            let entry = self.coordinator(txn.coordinator()).and_then(|known| known.branches.get(txn.ordinal()));
+            let Some(entry) = entry else { return false };
+            let Some(guard) = entry.try_lock() else { return true };
             let is_troubled = guard.trouble.is_some();
             if is_troubled {
-                found.push((txn.clone(), Arc::clone(slot)));
+                found.push((txn.clone(), Arc::clone(entry)));
             }
             is_troubled
         });
@@ -384,107 +339,89 @@ impl<W> Branches<W> {
         found
     }
 
-    /// Those whose transactions have ended. O(n) in them; what state they are in is looked at without this lock.
-    pub(super) fn ended(&self) -> Vec<Ended<W>> {
-        let ended = |(name, known): &(Name, Acquaintance<W>)| {
-            let slots = known.slots.below(known.ended_below).map(|(ordinal, slot)| (ordinal, Arc::clone(slot)));
-            Ended { coordinator: name.clone(), below: known.ended_below, slots: slots.collect() }
+    /// Returns the branches whose transactions have ended. O(n) in them. The caller looks at their
+    /// phases without this lock.
+    pub(super) fn ended(&self) -> Vec<EndedBranches<W>> {
+        let ended = |(name, known): &(Name, KnownCoordinator<W>)| {
+            let entries = known.branches.below(known.ended_below).map(|(ordinal, entry)| (ordinal, Arc::clone(entry)));
+            EndedBranches { coordinator: name.clone(), below: known.ended_below, entries: entries.collect() }
         };
         self.coordinators.iter().map(ended).collect()
     }
 
-    /// The oldest of the committed branches whose transactions have not ended, as many as there are too many of.
+    /// Returns the surplus over the limit of committed branches whose transactions have not ended:
+    /// the oldest ones.
     pub(super) fn surplus(&self) -> Vec<TxnId> {
-        if self.slots <= MAX_REMEMBERED_OUTCOMES {
+        if self.count <= MAX_REMEMBERED_OUTCOMES {
             return Vec::new();
         }
-        let committed = |slot: &Shared<W>| state_of(slot) == Some(BranchPhase::Committed);
-        let kept = self.all().filter(|(txn, known, slot)| txn.ordinal() >= known.ended_below && committed(slot));
+        let committed = |entry: &BranchRef<W>| entry.phase() == Some(BranchPhase::Committed);
+        let kept = self.all().filter(|(txn, known, entry)| txn.ordinal() >= known.ended_below && committed(entry));
         let mut kept: Vec<_> = kept.map(|(txn, ..)| txn).collect();
         kept.sort_unstable_by_key(TxnId::ordinal);
         kept.truncate(kept.len().saturating_sub(MAX_REMEMBERED_OUTCOMES));
         kept
     }
 
-    /// Drops those that were sorted out as needing no remembering, and gives what is left of them, to be dealt with where
-    /// nobody waits for it: see [`wipe`].
-    pub(super) fn forget_ended(&mut self, sorted: &SortedOut) -> Vec<Shared<W>> {
-        let known = self.acquaintance(&sorted.coordinator);
+    /// Forgets the branches that need not be remembered, and returns them. [`wipe`] them without
+    /// this lock.
+    pub(super) fn forget_ended(&mut self, sorted: &SortedBranches) -> Vec<BranchRef<W>> {
+        let known = self.coordinator_mut(&sorted.coordinator);
         let mut forgettable = sorted.forgettable.iter().peekable();
-        let forgotten = known.slots.take_below(sorted.below, |ordinal, _| {
-            // Both come in their order; but what was to go may have gone meanwhile.
+        let forgotten = known.branches.take_below(sorted.below, |ordinal, _| {
+            // Both are in order; but some that are to be forgotten may be gone already.
             while forgettable.next_if(|first| **first < ordinal).is_some() {}
             forgettable.next_if_eq(&&ordinal).is_some()
         });
-        self.slots -= forgotten.len();
+        self.count -= forgotten.len();
         forgotten
     }
 
-    /// Takes in wiped places for new branches, and gives back those that are too many.
-    pub(super) fn reuse(&mut self, mut wiped: Vec<Shared<W>>) -> Vec<Shared<W>> {
+    /// Takes in wiped cells for new branches, and returns those that are too many.
+    pub(super) fn reuse(&mut self, mut wiped: Vec<BranchRef<W>>) -> Vec<BranchRef<W>> {
         let room = MAX_SPARE.saturating_sub(self.spare.len()).min(wiped.len());
         self.spare.extend(wiped.drain(..room));
         wiped
     }
 }
 
-/// Makes places for new branches of those that were forgotten, but for those that somebody still has in his hands.
-pub(super) fn wipe<W>(forgotten: impl IntoIterator<Item = Shared<W>>) -> Vec<Shared<W>> {
-    let wiped = |mut slot: Shared<W>| {
-        let place = Arc::get_mut(&mut slot)?;
-        *place.doomed.get_mut() = false;
-        place.slot.get_mut().wipe();
-        Some(slot)
+/// Makes cells for new branches of forgotten ones, except those to which another thread has a
+/// reference.
+pub(super) fn wipe<W>(forgotten: impl IntoIterator<Item = BranchRef<W>>) -> Vec<BranchRef<W>> {
+    let wiped = |mut branch: BranchRef<W>| {
+        Arc::get_mut(&mut branch)?.wipe();
+        Some(branch)
     };
     forgotten.into_iter().filter_map(wiped).take(MAX_SPARE).collect()
 }
 
-impl<W> Slot<W> {
-    /// Drops the works, which nobody needs any more.
-    pub(super) fn drop_works(&mut self) {
-        /// The memory of so many is kept for the next branch.
-        const FEW: usize = 16;
-        self.works.clear();
-        self.works.shrink_to(FEW);
-    }
-
-    /// Notes why the branch will vote no. The first reason stays.
-    pub(super) fn refuse(&mut self, reason: impl FnOnce() -> BranchRefusal) {
-        self.refusal.get_or_insert_with(|| Arc::new(reason()));
-    }
-
-    fn wipe(&mut self) {
-        self.drop_works();
-        (self.protocol, self.trouble, self.refusal, self.work_bytes) = (BranchProtocol::new(), None, None, 0);
-    }
-}
-
-/// A coordinator's branches whose transactions have ended.
-pub(super) struct Ended<W> {
+/// The branches of one coordinator whose transactions have ended.
+pub(super) struct EndedBranches<W> {
     coordinator: Name,
     below: TxnOrdinal,
-    slots: Vec<(TxnOrdinal, Shared<W>)>,
+    entries: Vec<(TxnOrdinal, BranchRef<W>)>,
 }
 
-/// The same, by what is to be done about them. In the order of their transactions.
-pub(super) struct SortedOut {
+/// The branches of one coordinator whose transactions have ended, by what to do about them, each
+/// list in their order.
+pub(super) struct SortedBranches {
     pub(super) coordinator: Name,
     below: TxnOrdinal,
-    /// They are committed: the log can forget them once the service has made that durable.
+    /// Committed branches: the log can forget them once the service has made that durable.
     pub(super) committed: Vec<TxnId>,
-    /// Somebody works under them. The work came late, and after a restart that took the tombstone away; no message will ever
-    /// come that ends them.
+    /// Branches under which work was done. It came late, after a restart had lost the tombstone, so
+    /// no message will ever end them.
     pub(super) overdue: Vec<TxnId>,
-    /// The committed ones, and tombstones.
+    /// The committed branches, and tombstones.
     forgettable: Vec<TxnOrdinal>,
 }
 
-impl<W> Ended<W> {
-    pub(super) fn sort_out(self) -> SortedOut {
+impl<W> EndedBranches<W> {
+    pub(super) fn sort_out(self) -> SortedBranches {
         let (coordinator, below) = (self.coordinator, self.below);
         let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
-        for (ordinal, slot) in self.slots {
-            match state_of(&slot) {
+        for (ordinal, entry) in self.entries {
+            match entry.phase() {
                 Some(BranchPhase::Committed) => {
                     committed.push(txn(&coordinator, ordinal));
                     forgettable.push(ordinal);
@@ -493,11 +430,11 @@ impl<W> Ended<W> {
                 Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
                     overdue.push(txn(&coordinator, ordinal))
                 }
-                // It goes on, or somebody is at it.
+                // It is not finished, or is locked.
                 _ => {}
             }
         }
-        SortedOut { coordinator, below, committed, overdue, forgettable }
+        SortedBranches { coordinator, below, committed, overdue, forgettable }
     }
 }
 
@@ -507,12 +444,7 @@ fn txn(coordinator: &Name, ordinal: TxnOrdinal) -> TxnId {
 
 fn of_coordinator<'a, W>(
     name: &'a Name,
-    known: &'a Acquaintance<W>,
-) -> impl Iterator<Item = (TxnId, &'a Acquaintance<W>, &'a Shared<W>)> {
-    known.slots.iter().map(move |(ordinal, slot)| (txn(name, ordinal), known, slot))
-}
-
-/// `None` where somebody is at it.
-fn state_of<W>(slot: &Shared<W>) -> Option<BranchPhase> {
-    slot.try_lock().map(|slot| slot.protocol.phase())
+    known: &'a KnownCoordinator<W>,
+) -> impl Iterator<Item = (TxnId, &'a KnownCoordinator<W>, &'a BranchRef<W>)> {
+    known.branches.iter().map(move |(ordinal, entry)| (txn(name, ordinal), known, entry))
 }

@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 
 use super::{
     ResourceManager,
-    branches::{Ended, wipe},
+    branches::{EndedBranches, wipe},
 };
 use crate::{
     error_chain,
@@ -29,7 +29,7 @@ impl<S: Service> ResourceManager<S> {
             self.commits.store(0, Ordering::Relaxed);
             (branches.ended(), branches.surplus())
         };
-        let ended: Vec<_> = ended.into_iter().map(Ended::sort_out).collect();
+        let ended: Vec<_> = ended.into_iter().map(EndedBranches::sort_out).collect();
         for txn in ended.iter().flat_map(|ended| &ended.overdue) {
             // If the service can't cancel now, the next checkpoint tries again.
             let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));

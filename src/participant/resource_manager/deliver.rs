@@ -7,9 +7,7 @@ use std::{
 };
 
 use super::{
-    BranchRefusal, BranchTrouble, ResourceManager,
-    branches::{Admission, Slot},
-    replay::restore,
+    BranchRefusal, BranchTrouble, ResourceManager, branches::BranchLookup, entry::BranchEntry, replay::restore,
 };
 use crate::{
     id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
@@ -61,16 +59,18 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        let slots = self.branches.lock().of(coordinator);
-        let is_in_doubt =
-            |slot: &Slot<S::Work>| !slot.protocol.is_finished() && slot.protocol.phase() != BranchPhase::Unknown;
+        let entries = self.branches.lock().of(coordinator);
+        let is_in_doubt = |entry: &BranchEntry<S::Work>| {
+            !entry.protocol.is_finished() && entry.protocol.phase() != BranchPhase::Unknown
+        };
         // A branch that hangs in the service must not keep the answer about the others back, so it
         // is listed unseen. A lock that is held only for a look must not have the same effect:
         // listed, a branch that has ended would be told another end. So the lock is waited for a
         // little.
         let until = Instant::now() + BUSY_FOR;
-        let named =
-            slots.into_iter().filter(|(_, slot)| slot.try_lock_until(until).is_none_or(|slot| is_in_doubt(&slot)));
+        let named = entries
+            .into_iter()
+            .filter(|(_, entry)| entry.try_lock_until(until).is_none_or(|entry| is_in_doubt(&entry)));
         Ok(named.map(|(txn, _)| txn.branch(&self.name)).collect())
     }
 }
@@ -95,31 +95,32 @@ impl<S: Service> ResourceManager<S> {
             });
         }
         // What the call says of its coordinator is checked first: a refused call changes nothing.
-        let (slot, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
+        let (entry, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
             self.note_introduction(branch.txn().coordinator())?;
         }
-        // Branches that are forgotten, or of an earlier life, are answered without a place of their own.
-        let slot = match slot {
-            Admission::Open(slot) => slot,
-            Admission::Ended => return Err(after_the_end(message)),
+        // Branches that are forgotten, or of an earlier life, are answered without an entry of
+        // their own.
+        let entry = match entry {
+            BranchLookup::Found(entry) => entry,
+            BranchLookup::Ended => return Err(after_the_end(message)),
             // No coordinator sends this: its branches are of its own epoch or of an earlier one.
-            Admission::UnknownLife { .. } => return Err(ParticipantError::Stale),
-            Admission::EarlierLife => {
-                let mut slot = Slot::default();
-                slot.refuse(|| BranchRefusal::EarlierLife);
-                let result = self.carry_out(branch, &mut slot, message);
-                return with_reason(result, &mut slot, BranchPhase::Unknown);
+            BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
+            BranchLookup::EarlierLife => {
+                let mut entry = BranchEntry::default();
+                entry.refuse(|| BranchRefusal::EarlierLife);
+                let result = self.carry_out(branch, &mut entry, message);
+                return with_reason(result, &mut entry, BranchPhase::Unknown);
             }
         };
-        let Some(mut guard) = slot.try_lock() else {
+        let Some(mut guard) = entry.try_lock() else {
             // The branch may hang in the service; this thread must not hang with it.
             if matches!(message, BranchInput::Rollback(_)) {
-                slot.doom();
+                entry.doom();
             }
             return Err(ParticipantError::Busy);
         };
-        if slot.is_doomed() && guard.protocol.accepts_work() && guard.protocol.phase() != BranchPhase::Unknown {
+        if entry.is_doomed() && guard.protocol.accepts_work() && guard.protocol.phase() != BranchPhase::Unknown {
             guard.protocol.handle(BranchInput::Refused);
             guard.refuse(|| BranchRefusal::RolledBack);
         }
@@ -135,7 +136,7 @@ impl<S: Service> ResourceManager<S> {
         drop(guard);
         // The rest is done without the branch's lock.
         if after == BranchPhase::Unknown {
-            self.branches.lock().discard_unknown(branch.txn(), &slot);
+            self.branches.lock().discard_unknown(branch.txn(), &entry);
         }
         if after == BranchPhase::Committed && before != BranchPhase::Committed {
             self.checkpoint_if_due();
@@ -148,43 +149,43 @@ impl<S: Service> ResourceManager<S> {
     fn carry_out_mended(
         &self,
         branch: &BranchId,
-        slot: &mut Slot<S::Work>,
+        entry: &mut BranchEntry<S::Work>,
         message: BranchInput,
         begins_at: Option<TxnOrdinal>,
     ) -> Result<BranchReply, ParticipantError> {
-        match &slot.trouble {
+        match &entry.trouble {
             Some(trouble) if trouble.is_final() => return Err(ParticipantError::resource(trouble.clone())),
             // Only a commit needs what could not be restored: a rollback needs nothing set aside,
             // and a confirm that failed is repeated anyway.
             Some(BranchTrouble::Unrestored { .. }) if matches!(message, BranchInput::Commit(_)) => {
-                slot.trouble = restore(&self.service, branch, &slot.works);
-                if let Some(trouble) = &slot.trouble {
+                entry.trouble = restore(&self.service, branch, &entry.works);
+                if let Some(trouble) = &entry.trouble {
                     return Err(ParticipantError::resource(trouble.clone()));
                 }
             }
             _ => {}
         }
         let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
-        let changes = matches!(slot.protocol.phase(), BranchPhase::Active { doomed: false, effort: Effort::Update });
+        let changes = matches!(entry.protocol.phase(), BranchPhase::Active { doomed: false, effort: Effort::Update });
         if wants_promise && changes {
             let has_all_work = match begins_at {
                 Some(ordinal) => ordinal <= branch.txn().ordinal(),
                 None => self.has_all_work(branch)?,
             };
             if !has_all_work {
-                slot.protocol.handle(BranchInput::Refused);
-                slot.refuse(|| BranchRefusal::LostWork);
+                entry.protocol.handle(BranchInput::Refused);
+                entry.refuse(|| BranchRefusal::LostWork);
             }
         }
-        self.carry_out(branch, slot, message)
+        self.carry_out(branch, entry, message)
     }
 
     /// Carries out a rollback that came while the service did a piece of work, and could not wait
     /// for it. If the service can't cancel now, the coordinator repeats the rollback.
-    pub(super) fn roll_back_doomed(&self, branch: &BranchId, slot: &mut Slot<S::Work>) {
-        let _ = self.carry_out(branch, slot, BranchInput::Rollback(LogSharing::OwnLog));
-        if slot.protocol.is_finished() {
-            slot.drop_works();
+    pub(super) fn roll_back_doomed(&self, branch: &BranchId, entry: &mut BranchEntry<S::Work>) {
+        let _ = self.carry_out(branch, entry, BranchInput::Rollback(LogSharing::OwnLog));
+        if entry.protocol.is_finished() {
+            entry.drop_works();
         }
     }
 
@@ -192,20 +193,20 @@ impl<S: Service> ResourceManager<S> {
     /// opening.
     pub(super) fn mend(&self) {
         let troubled = self.branches.lock().troubled();
-        for (txn, slot) in troubled {
+        for (txn, entry) in troubled {
             let branch = txn.branch(&self.name);
             // If the branch is locked, its holder does it, or the next checkpoint.
-            let Some(mut slot) = slot.try_lock() else { continue };
-            match &slot.trouble {
-                Some(BranchTrouble::Unrestored { .. }) if slot.protocol.phase() == BranchPhase::Prepared => {
-                    slot.trouble = restore(&self.service, &branch, &slot.works);
+            let Some(mut entry) = entry.try_lock() else { continue };
+            match &entry.trouble {
+                Some(BranchTrouble::Unrestored { .. }) if entry.protocol.phase() == BranchPhase::Prepared => {
+                    entry.trouble = restore(&self.service, &branch, &entry.works);
                 }
                 Some(BranchTrouble::Unconfirmed { .. }) => {
                     // This makes the protocol confirm. Its reply goes to no coordinator, and after
                     // an error the trouble stays.
-                    let confirmed = self.carry_out(&branch, &mut slot, BranchInput::Commit(LogSharing::OwnLog));
+                    let confirmed = self.carry_out(&branch, &mut entry, BranchInput::Commit(LogSharing::OwnLog));
                     if confirmed.is_ok() {
-                        (slot.works, slot.trouble) = (Vec::new(), None);
+                        (entry.works, entry.trouble) = (Vec::new(), None);
                     }
                 }
                 _ => {}
@@ -218,12 +219,12 @@ impl<S: Service> ResourceManager<S> {
     fn carry_out(
         &self,
         branch: &BranchId,
-        slot: &mut Slot<S::Work>,
+        entry: &mut BranchEntry<S::Work>,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
         let mut input = message;
         let mut error = None;
-        while let Some(action) = slot.protocol.handle(input) {
+        while let Some(action) = entry.protocol.handle(input) {
             let failed = match action {
                 BranchAction::Reply(reply) => return answer(reply, error),
                 BranchAction::AwaitDurable(lsn) => match self.log.wait(lsn) {
@@ -233,21 +234,21 @@ impl<S: Service> ResourceManager<S> {
                     }
                     Err(failure) => (BranchInput::LogFailed, failure.into()),
                 },
-                BranchAction::Confirm => match guarded(|| self.service.confirm(branch, &slot.works)) {
+                BranchAction::Confirm => match guarded(|| self.service.confirm(branch, &entry.works)) {
                     Ok(()) => {
                         input = BranchInput::Confirmed;
                         continue;
                     }
                     Err(failure) => (BranchInput::Failed, failure),
                 },
-                BranchAction::Cancel => match guarded(|| self.service.cancel(branch, &slot.works)) {
+                BranchAction::Cancel => match guarded(|| self.service.cancel(branch, &entry.works)) {
                     Ok(()) => {
                         input = BranchInput::Cancelled;
                         continue;
                     }
                     Err(failure) => (BranchInput::Failed, failure),
                 },
-                append => match self.append_for(branch.txn(), &slot.works, append) {
+                append => match self.append_for(branch.txn(), &entry.works, append) {
                     Ok(lsn) => {
                         input = BranchInput::Appended(lsn);
                         continue;
@@ -255,7 +256,7 @@ impl<S: Service> ResourceManager<S> {
                     Err(failure) => {
                         let is_no = matches!(append, BranchAction::AppendPrepared(_));
                         if is_no || failure.input == BranchInput::Unwritable {
-                            slot.refuse(|| BranchRefusal::Unwritten { error: failure.error.clone() });
+                            entry.refuse(|| BranchRefusal::Unwritten { error: failure.error.clone() });
                         }
                         (failure.input, failure.error)
                     }
@@ -389,16 +390,16 @@ fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), Partic
 /// Adds the reason to a No. `before` is the phase of the branch when it was asked.
 fn with_reason<W>(
     result: Result<BranchReply, ParticipantError>,
-    slot: &mut Slot<W>,
+    entry: &mut BranchEntry<W>,
     before: BranchPhase,
 ) -> Result<BranchReply, ParticipantError> {
     match result {
         Ok(BranchReply::Voted(Vote::No) | BranchReply::Decided(Decision::Rollback)) => {
-            slot.refuse(|| match before {
+            entry.refuse(|| match before {
                 BranchPhase::Unknown => BranchRefusal::Unknown,
                 _ => BranchRefusal::RolledBack,
             });
-            Err(slot.refusal.clone().map_or(ParticipantError::Stale, |reason| ParticipantError::Refused(reason)))
+            Err(entry.refusal.clone().map_or(ParticipantError::Stale, |reason| ParticipantError::Refused(reason)))
         }
         result => result,
     }

@@ -46,7 +46,7 @@ impl<S: Service> ResourceManager<S> {
         let endpoint: Arc<dyn Endpoint> = Arc::new(endpoint);
         let begins_at = {
             let mut branches = self.branches.lock();
-            let known = branches.acquaintance(&coordinator);
+            let known = branches.coordinator_mut(&coordinator);
             known.verdicts = Some(Arc::clone(&endpoint));
             Arc::clone(&known.begins_at)
         };
@@ -116,10 +116,10 @@ impl<S: Service> ResourceManager<S> {
 
     /// Returns the unfinished branches, each with the endpoint at which its coordinator answers.
     fn unfinished(&self) -> Vec<(BranchId, Option<Arc<dyn Endpoint>>)> {
-        let slots: Vec<_> = {
+        let entries: Vec<_> = {
             let branches = self.branches.lock();
             let all = branches.all();
-            all.map(|(txn, known, slot)| (txn, Arc::clone(slot), known.verdicts.clone())).collect()
+            all.map(|(txn, known, entry)| (txn, Arc::clone(entry), known.verdicts.clone())).collect()
         };
         let waits = |state| {
             matches!(
@@ -130,10 +130,10 @@ impl<S: Service> ResourceManager<S> {
                     | BranchPhase::Cancelling { .. }
             )
         };
-        let mut unfinished: Vec<_> = slots
+        let mut unfinished: Vec<_> = entries
             .into_iter()
             // A branch that is locked is being told right now.
-            .filter(|(_, slot, _)| slot.try_lock().is_some_and(|slot| waits(slot.protocol.phase())))
+            .filter(|(_, entry, _)| entry.try_lock().is_some_and(|entry| waits(entry.protocol.phase())))
             .map(|(txn, _, endpoint)| (txn.branch(&self.name), endpoint))
             .collect();
         unfinished.sort_by(|one, other| one.0.cmp(&other.0));
@@ -150,7 +150,7 @@ impl<S: Service> ResourceManager<S> {
         let coordinator = branch.txn().coordinator();
         let (endpoint, begins_at) = {
             let branches = self.branches.lock();
-            let Some(known) = branches.known(coordinator) else { return Ok(true) };
+            let Some(known) = branches.coordinator(coordinator) else { return Ok(true) };
             if let Some(ordinal) = known.begins_at.get() {
                 return Ok(*ordinal <= branch.txn().ordinal());
             }

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `mod.rs` | what clients call: opening, options, [`execute`](ResourceManager::execute), status |
 //! | `deliver.rs` | what coordinators call |
-//! | `branches.rs` | what is remembered of branches, and for how long |
+//! | `entry.rs` | what is kept of one branch, behind its lock |
+//! | `branches.rs` | which branches and coordinators are remembered, and for how long |
 //! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
 //! | `replay.rs` | opening: the service is brought to the state that the log holds |
 //! | `checkpoint.rs` | checkpoints: what the log forgets |
@@ -36,6 +37,7 @@ mod abandoned;
 mod branches;
 mod checkpoint;
 mod deliver;
+mod entry;
 mod error;
 mod in_doubt;
 mod ordinal_map;
@@ -44,7 +46,8 @@ mod replay;
 pub use abandoned::DEFAULT_ABANDON_AFTER;
 use abandoned::Generations;
 pub use branches::MAX_REMEMBERED_OUTCOMES;
-use branches::{Admission, Branches, Slot};
+use branches::{BranchLookup, Branches};
+use entry::BranchEntry;
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
 pub use in_doubt::InDoubtResolution;
 
@@ -263,13 +266,13 @@ impl<S: Service> ResourceManager<S> {
         let name = Name::new(name)?;
         let claim = log.claim(&name)?;
         let records = log.live(&name)?;
-        let slots = replay::replay(&name, &records, &service);
+        let entries = replay::replay(&name, &records, &service);
         #[cfg(feature = "tracing")]
-        for trouble in slots.values().filter_map(|slot| slot.trouble.as_ref()) {
+        for trouble in entries.values().filter_map(|entry| entry.trouble.as_ref()) {
             tracing::warn!(participant = %name, error = %trouble, "a branch could not be taken back");
         }
-        replay::opened(&name, &slots, &service)?;
-        let mut branches = Branches::found(slots);
+        replay::opened(&name, &entries, &service)?;
+        let mut branches = Branches::found(entries);
         replay::remember_lives(&records, &mut branches);
         for txn in replay::needless_notes(&records) {
             // A crash cut off the record that the note was for, or the note's end. If the log has
@@ -330,15 +333,15 @@ impl<S: Service> ResourceManager<S> {
         }
         let closed = || ExecuteError::Closed { branch: branch.clone() };
         let mut branches = self.branches.lock();
-        let admission = branches.admit(branch.txn());
-        if let Admission::UnknownLife { .. } = admission {
+        let lookup = branches.admit(branch.txn());
+        if let BranchLookup::UnknownLife { .. } = lookup {
             branches.refuse(branch.txn());
         }
         drop(branches);
-        let place = match admission {
-            Admission::Open(place) => place,
-            Admission::Ended | Admission::EarlierLife => return Err(closed()),
-            Admission::UnknownLife { known } => {
+        let cell = match lookup {
+            BranchLookup::Found(cell) => cell,
+            BranchLookup::Ended | BranchLookup::EarlierLife => return Err(closed()),
+            BranchLookup::UnknownLife { known } => {
                 return Err(ExecuteError::UnknownEpoch { branch: branch.clone(), known });
             }
         };
@@ -346,18 +349,18 @@ impl<S: Service> ResourceManager<S> {
             self.roll_back_abandoned();
         }
         // From here on under the branch's lock: pieces of work for one branch are done one by one.
-        let mut slot = place.lock();
-        if place.is_doomed() || !slot.protocol.accepts_work() {
+        let mut entry = cell.lock();
+        if cell.is_doomed() || !entry.protocol.accepts_work() {
             return Err(closed());
         }
-        slot.worked_in = self.generations.current();
+        entry.worked_in = self.generations.current();
         let effort = self.service.effort(&work);
         // Work that could never be promised is refused before the service sets anything aside.
-        let length = match fits(branch, &slot, effort, &work) {
+        let length = match fits(branch, &entry, effort, &work) {
             Ok(length) => length,
             Err(error) => {
-                slot.protocol.handle(BranchInput::Refused);
-                slot.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
+                entry.protocol.handle(BranchInput::Refused);
+                entry.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
                 return Err(error);
             }
         };
@@ -368,19 +371,19 @@ impl<S: Service> ResourceManager<S> {
         }));
         match result {
             Ok(Ok(())) => {
-                slot.works.push(work);
-                slot.work_bytes = length;
-                slot.protocol.handle(BranchInput::Worked(effort));
-                if place.is_doomed() {
-                    self.roll_back_doomed(branch, &mut slot);
+                entry.works.push(work);
+                entry.work_bytes = length;
+                entry.protocol.handle(BranchInput::Worked(effort));
+                if cell.is_doomed() {
+                    self.roll_back_doomed(branch, &mut entry);
                     return Err(closed());
                 }
                 Ok(())
             }
             Ok(Err((reason, refusal))) => {
-                slot.protocol.handle(BranchInput::Refused);
-                slot.refuse(|| BranchRefusal::Work { reason: reason.into() });
-                drop(slot);
+                entry.protocol.handle(BranchInput::Refused);
+                entry.refuse(|| BranchRefusal::Work { reason: reason.into() });
+                drop(entry);
                 // Abandoned branches may hold what was lacking; the next piece of work finds it
                 // free.
                 self.roll_back_abandoned();
@@ -389,11 +392,11 @@ impl<S: Service> ResourceManager<S> {
             // It is not known how far the try came, so the rollback that must follow cancels this
             // work as well.
             Err(panic) => {
-                slot.works.push(work);
-                slot.protocol.handle(BranchInput::Worked(effort));
-                slot.protocol.handle(BranchInput::Refused);
-                slot.refuse(|| BranchRefusal::Panicked);
-                drop(slot);
+                entry.works.push(work);
+                entry.protocol.handle(BranchInput::Worked(effort));
+                entry.protocol.handle(BranchInput::Refused);
+                entry.refuse(|| BranchRefusal::Panicked);
+                drop(entry);
                 resume_unwind(panic)
             }
         }
@@ -415,22 +418,22 @@ impl<S: Service> ResourceManager<S> {
     /// Returns the number of branches by state. Never waits for the service or the log. O(n) in the
     /// branches remembered.
     pub fn status(&self) -> ResourceManagerStatus {
-        let (slots, last_checkpoint_error) = {
+        let (entries, last_checkpoint_error) = {
             let branches = self.branches.lock();
             (
-                branches.all().map(|(.., slot)| Arc::clone(slot)).collect::<Vec<_>>(),
+                branches.all().map(|(.., entry)| Arc::clone(entry)).collect::<Vec<_>>(),
                 branches.last_checkpoint_error.clone(),
             )
         };
         let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
-        for slot in slots {
-            let Some(slot) = slot.try_lock() else {
+        for entry in entries {
+            let Some(entry) = entry.try_lock() else {
                 // The branch is locked while the service is called, which may hang. This must not.
                 status.settling += 1;
                 continue;
             };
-            status.troubled.extend(slot.trouble.clone());
-            *match slot.protocol.phase() {
+            status.troubled.extend(entry.trouble.clone());
+            *match entry.protocol.phase() {
                 BranchPhase::Unknown | BranchPhase::Active { .. } => &mut status.active,
                 BranchPhase::Preparing { .. } | BranchPhase::Prepared => &mut status.prepared,
                 BranchPhase::Committed | BranchPhase::RolledBack | BranchPhase::ReadOnly => &mut status.finished,
@@ -460,15 +463,15 @@ impl<S: Service> fmt::Debug for ResourceManager<S> {
 /// the work changes anything.
 fn fits<W: Serialize, R>(
     branch: &BranchId,
-    slot: &Slot<W>,
+    entry: &BranchEntry<W>,
     effort: Effort,
     work: &W,
 ) -> Result<usize, ExecuteError<R>> {
     let piece = postcard::experimental::serialized_size(work)
         .map_err(|error| ExecuteError::Unencodable { branch: branch.clone(), error: Arc::new(error) })?;
-    let length = slot.work_bytes.saturating_add(piece);
-    let changes =
-        effort == Effort::Update || matches!(slot.protocol.phase(), BranchPhase::Active { effort: Effort::Update, .. });
+    let length = entry.work_bytes.saturating_add(piece);
+    let changes = effort == Effort::Update
+        || matches!(entry.protocol.phase(), BranchPhase::Active { effort: Effort::Update, .. });
     if length > MAX_WORK_BYTES && changes {
         return Err(ExecuteError::TooMuchWork { branch: branch.clone(), length, limit: MAX_WORK_BYTES });
     }

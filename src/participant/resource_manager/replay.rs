@@ -6,10 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    BranchTrouble, OpenError,
-    branches::{Branches, Slot},
-};
+use super::{BranchTrouble, OpenError, branches::Branches, entry::BranchEntry};
 use crate::{
     id::{BranchId, Epoch, Name, TxnId},
     log::{Fact, Record},
@@ -20,7 +17,7 @@ use crate::{
 ///
 /// A commit is written before the service is told, so what was possible then is possible now. If it
 /// is not, the branch carries its trouble from then on, and the others are not affected.
-pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -> HashMap<TxnId, Slot<S::Work>> {
+pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -> HashMap<TxnId, BranchEntry<S::Work>> {
     let committed: HashSet<&TxnId> = records
         .iter()
         .filter_map(|record| match &record.fact {
@@ -28,47 +25,47 @@ pub(super) fn replay<S: Service>(name: &Name, records: &[Record], service: &S) -
             _ => None,
         })
         .collect();
-    let mut slots = HashMap::<TxnId, Slot<S::Work>>::new();
+    let mut entries = HashMap::<TxnId, BranchEntry<S::Work>>::new();
     for record in records {
         let Some(txn) = record.fact.txn() else { continue };
         let branch = txn.branch(name);
         match &record.fact {
             Fact::Prepared { work, .. } => {
-                let mut slot = slot(BranchProtocol::recovered_prepared(), decode::<S>(&branch, work));
-                if slot.trouble.is_none() && !committed.contains(txn) {
-                    slot.trouble = restore(service, &branch, &slot.works);
+                let mut entry = entry(BranchProtocol::recovered_prepared(), decode::<S>(&branch, work));
+                if entry.trouble.is_none() && !committed.contains(txn) {
+                    entry.trouble = restore(service, &branch, &entry.works);
                 }
-                slots.insert(txn.clone(), slot);
+                entries.insert(txn.clone(), entry);
             }
             Fact::Committed { work, .. } => {
-                let works = match (work, slots.remove(txn)) {
+                let works = match (work, entries.remove(txn)) {
                     (Some(work), _) => decode::<S>(&branch, work),
-                    (None, Some(slot)) => slot.trouble.map_or(Ok(slot.works), Err),
+                    (None, Some(entry)) => entry.trouble.map_or(Ok(entry.works), Err),
                     (None, None) => Err(BranchTrouble::Incomplete { branch: branch.clone() }),
                 };
-                let mut slot = slot(BranchProtocol::recovered_committed(), works);
-                if slot.trouble.is_none() {
-                    slot.trouble = confirm(service, &branch, &slot.works);
+                let mut entry = entry(BranchProtocol::recovered_committed(), works);
+                if entry.trouble.is_none() {
+                    entry.trouble = confirm(service, &branch, &entry.works);
                 }
-                if slot.trouble.is_none() {
-                    slot.protocol.handle(BranchInput::Confirmed);
-                    slot.works = Vec::new();
+                if entry.trouble.is_none() {
+                    entry.protocol.handle(BranchInput::Confirmed);
+                    entry.works = Vec::new();
                 }
-                slots.insert(txn.clone(), slot);
+                entries.insert(txn.clone(), entry);
             }
             _ => {}
         }
     }
-    slots
+    entries
 }
 
 /// Tells the service for which branches it must still hold something.
 pub(super) fn opened<S: Service>(
     name: &Name,
-    slots: &HashMap<TxnId, Slot<S::Work>>,
+    entries: &HashMap<TxnId, BranchEntry<S::Work>>,
     service: &S,
 ) -> Result<(), OpenError> {
-    let unfinished = slots.iter().filter(|(_, slot)| !slot.protocol.is_finished());
+    let unfinished = entries.iter().filter(|(_, entry)| !entry.protocol.is_finished());
     let mut promised: Vec<_> = unfinished.map(|(txn, _)| txn.branch(name)).collect();
     promised.sort_unstable();
     told(|| service.opened(&promised)).map_err(|error| OpenError::Service(error.into()))
@@ -78,8 +75,8 @@ pub(super) fn opened<S: Service>(
 pub(super) fn remember_lives<W>(records: &[Record], branches: &mut Branches<W>) {
     for record in records {
         if let Fact::Heard { txn, log, epoch, position } = &record.fact {
-            let known = branches.acquaintance(txn.coordinator());
-            known.known.remember(Life::new(*log, *epoch, *position));
+            let known = branches.coordinator_mut(txn.coordinator());
+            known.lives.remember(Life::new(*log, *epoch, *position));
             if txn.epoch() == Epoch::default() {
                 (known.noted, known.notes) = (*epoch, vec![*epoch]);
             }
@@ -107,10 +104,10 @@ pub(super) fn needless_notes(records: &[Record]) -> BTreeSet<TxnId> {
     noted
 }
 
-fn slot<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> Slot<W> {
+fn entry<W>(protocol: BranchProtocol, works: Result<Vec<W>, BranchTrouble>) -> BranchEntry<W> {
     match works {
-        Ok(works) => Slot { protocol, works, ..Slot::default() },
-        Err(trouble) => Slot { protocol, trouble: Some(trouble), ..Slot::default() },
+        Ok(works) => BranchEntry { protocol, works, ..BranchEntry::default() },
+        Err(trouble) => BranchEntry { protocol, trouble: Some(trouble), ..BranchEntry::default() },
     }
 }
 

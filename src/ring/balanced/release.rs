@@ -168,10 +168,12 @@ fn spans(layout: Layout<'_>, node: u32, part: impl Fn(u64) -> Part) -> Vec<Span>
     for (arc, owner) in layout.arcs() {
         let part = if owner == node { part(arc.end) } else { Part::Nothing };
         match (part, spans.last_mut()) {
+            // The whole arc, right after the last span: one span.
             (Part::All, Some(span)) if open => {
                 span.arc.end = arc.end;
                 span.tokens.push(arc.end);
             }
+            // A new span. The node that ends the last one is known now.
             (Part::All | Part::Tail(_), last) => {
                 if let Some(span) = last.filter(|_| open) {
                     span.after = owner;
@@ -301,6 +303,8 @@ impl<'a> Release<'a> {
     fn give_away(&mut self, index: usize, over: (u128, u128), full: u128, loads: &mut LoadHeap) {
         // At least as much as is worth a token.
         let wanted = (over.0 + over.1).max(self.crumb * 8).min(self.spans[index].arc.width());
+        // The least loaded nodes take pieces, each up to `full`, until all is given or none has
+        // room.
         let mut given = Vec::new();
         let mut left = wanted;
         while left > 0
@@ -319,6 +323,7 @@ impl<'a> Release<'a> {
             holding.tokens += 1;
             loads.extend(self.load(taker));
         }
+        // The neighbours give it back, in proportion to what each has above `full`.
         let found = wanted - left;
         let span = &mut self.spans[index];
         let from_tail = found - (found * over.0 / (over.0 + over.1)).min(span.head);
@@ -328,6 +333,7 @@ impl<'a> Release<'a> {
         span.tail -= from_tail;
         self.holdings[span.before as usize].share -= from_head;
         self.holdings[span.after as usize].share -= from_tail;
+        // The pieces stand between the head and the tail.
         let mut end = span.arc.start.wrapping_add(span.head as u64);
         for (taker, width) in given {
             end = end.wrapping_add(width as u64);

@@ -47,6 +47,7 @@ pub(super) struct Bound {
 impl Bound {
     /// Returns the most slots that `node` may have when one more is taken, if `total` are taken on
     /// nodes of this total weight.
+    #[inline]
     pub(super) fn capacity(self, node: &Node, total: u64, total_weight: u64) -> u64 {
         let weight = u64::from(node.weight());
         let share = self.epsilon.capacity(total + 1, weight, total_weight);

@@ -88,8 +88,8 @@ pub enum AcquireError {
     },
 }
 
-/// One unit of load on a node. Keep it for as long as the node works on the key; dropping it gives
-/// it back.
+/// One unit of load on a node. Keep it for as long as the node works on the key; dropping it, on
+/// any thread, gives it back.
 #[must_use = "the slot is given back as soon as it is dropped"]
 pub struct Slot<H = Xxh3> {
     shared: Arc<SharedCounts<H>>,

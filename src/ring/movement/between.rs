@@ -35,6 +35,7 @@ impl<'a> Movement<'a> {
         // At most one range moves for each token that only one of the rings has.
         let expected = tokens(before.0, before.1, &exchanged.gone) + tokens(after.0, after.1, &exchanged.came);
         let mut moves = Moves::with_capacity(expected);
+        // Both ways call this, with the slots of the owner before and of the owner after.
         let mut moved = |start, end, from, to| {
             let range = PositionRange { start, end };
             moves.push(MovedRange { range, from: before.0.by_slot(from), to: after.0.by_slot(to) }, (from, to));

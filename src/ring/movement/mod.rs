@@ -83,7 +83,7 @@ impl PositionRange {
     }
 }
 
-/// A range of positions that changes its owner.
+/// A range of positions that changes its owner. It borrows the nodes of both rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MovedRange<'a> {

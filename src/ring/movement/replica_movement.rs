@@ -11,7 +11,7 @@ use super::{
     between::{counterparts, whole_if_whole},
 };
 
-/// A range of positions whose set of holders changes.
+/// A range of positions with a set of holders that changes. It borrows the nodes of both rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplicaMove<'m, 'a> {
@@ -158,9 +158,11 @@ impl<'a> ReplicaMovement<'a> {
         if gained == end {
             return;
         }
+        // Sorted, so that equal sets of nodes are equal lists.
         self.nodes[gained..lost].sort_unstable_by_key(|node| node.id());
         self.nodes[lost..end].sort_unstable_by_key(|node| node.id());
         let stored = StoredRange { range, gained, lost, end };
+        // A range that touches the last one, with the same nodes, is joined to it.
         if let Some(last) = self.ranges.last().copied()
             && last.range.start == range.end
             && self.same_nodes(last, stored)

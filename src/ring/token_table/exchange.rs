@@ -208,6 +208,7 @@ impl<'t> Exchange<'t> {
         if !is_any(&self.from, &from) && !is_any(&self.to, &to) {
             return;
         }
+        // Merges the tokens of both tables. Each step is a stretch up to the next token of either.
         let (mut before, mut after) = (0, 0);
         let mut start = None;
         while let Some(end) = [from.get(before), to.get(after)].into_iter().flatten().map(|entry| entry.position).min()
@@ -222,6 +223,7 @@ impl<'t> Exchange<'t> {
                 let start = start.unwrap_or_else(|| Position::new(self.last_before(bucket, end.as_u64())));
                 each(Stretch { start, end, from: giver, to: taker });
             }
+            // Several tokens may stand at the end of the stretch.
             let beyond_end = |entries: &[Entry], index| index + entries[index..].partition_point(|e| e.position <= end);
             (before, after) = (beyond_end(&from, before), beyond_end(&to, after));
             start = Some(end);

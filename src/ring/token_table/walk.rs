@@ -99,6 +99,7 @@ impl Iterator for Entries<'_> {
             } else {
                 self.start += self.index;
             }
+            // The bucket has no more tokens. At the start of a page, the residuals start again at 0.
             self.bucket += 1;
             self.index = 0;
             if self.bucket.is_multiple_of(pages::BUCKETS) {

@@ -54,9 +54,9 @@ pub struct Limits {
     /// least 1.
     pub log_queue: u64,
     /// Maximum number of decisions that one participant has not acknowledged, parked ones included.
-    /// At least 1. When it is reached, [`Transaction::branch`](crate::txn::Transaction::branch) refuses
-    /// new branches of that participant. Set it below what the participant can hold: a database has
-    /// room for a limited number of prepared transactions.
+    /// At least 1. When it is reached, [`Transaction::branch`](crate::txn::Transaction::branch)
+    /// refuses new branches of that participant. Set it below what the participant can hold: a
+    /// database has room for a limited number of prepared transactions.
     pub undelivered: usize,
 }
 
@@ -345,7 +345,7 @@ impl Admission {
 
     pub(in crate::txn) fn forced(&self, lsn: Lsn) {
         if self.limits.log_queue != u64::MAX {
-            self.forced.fetch_max(lsn.number(), Ordering::Relaxed);
+            self.forced.fetch_max(lsn.as_u64(), Ordering::Relaxed);
         }
     }
 
@@ -366,7 +366,7 @@ impl Admission {
     /// Returns the number of records from the last durable one to the last forced decision, if that
     /// is limited.
     fn queued(&self, durable: Lsn) -> u64 {
-        self.forced.load(Ordering::Relaxed).saturating_sub(durable.number())
+        self.forced.load(Ordering::Relaxed).saturating_sub(durable.as_u64())
     }
 }
 

@@ -64,9 +64,10 @@ impl CoordinatorBuilder {
     /// For operators: says that this log replaces `lost`, the log that the coordinator of this name
     /// had before, which is gone for good. Participants remember in which log a coordinator
     /// decides, and refuse another one under its name; with this they accept it. Their promises to
-    /// the lost log's coordinator are shown as [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to
-    /// be settled by hand, because no log knows any more what was decided about them. Participants
-    /// name the lost log's id in the error with which they refuse.
+    /// the lost log's coordinator are shown as
+    /// [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to be settled by hand, because no log
+    /// knows any more what was decided about them. Participants name the lost log's id in the error
+    /// with which they refuse.
     ///
     /// Use it for one opening: leave it out again when all participants have answered once.
     pub const fn replaces_log(mut self, lost: LogId) -> Self {
@@ -196,7 +197,11 @@ impl CoordinatorBuilder {
         let opened = Record { owner: name.clone(), fact: Fact::Opened { epoch } };
         let lsn = self.log.append(opened, Durability::Forced)?;
         self.log.wait(lsn)?;
-        let life = Life { replaces: self.replaces, ..Life::new(self.log.id(), epoch, lsn.number()) };
+        let mut numbers = self.log.openings(&name)?;
+        numbers.push((epoch, lsn));
+        let openings = openings.numbered(&numbers);
+        let life = Life::new(self.log.id(), epoch, lsn.as_u64()).going_on_from(openings.before());
+        let life = Life { replaces: self.replaces, ..life };
         let (policy, limits) = (self.policy.paced(), self.limits);
         let core = CoordinatorCore::new(
             name,
@@ -215,7 +220,8 @@ impl CoordinatorBuilder {
         let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
         // Before anything else is sent, and not before participants can ask about what the log
         // holds.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint());
+        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint())
+            .with_earlier(coordinator.core.openings.earlier());
         for (_, member) in coordinator.core.members.iter() {
             // A participant that panics here misses only the greeting.
             let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     id::{Epoch, Name},
     log::{Claim, TransactionLog},
-    participant::ParticipantError,
+    participant::{Life, ParticipantError},
     txn::{
         BeginError, CoordinatorBuilder, CoordinatorError, CoordinatorStatus, Transaction, VerdictEndpoint,
         engine::coordinator_core::{CoordinatorCore, CoreHandles},
@@ -100,7 +100,11 @@ impl Coordinator {
         for (name, member) in self.core.members.iter() {
             // One that panics is introduced again when it is asked, like participants that answer
             // later.
-            let met = catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), &self.core.life)));
+            let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
+            let mut met = meet(&self.core.life);
+            if let Some(life) = met.as_ref().ok().and_then(|met| self.core.going_on_from(met.as_ref().err()?)) {
+                met = meet(&life);
+            }
             let refused = met
                 .ok()
                 .and_then(Result::err)

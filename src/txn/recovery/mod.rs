@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
-    participant::{Decision, ParticipantError, Reply, ReplySink, Request, Response},
+    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response},
     txn::{
         CommitProtocol, Remembered, Standing,
         engine::{
@@ -74,6 +74,7 @@ pub(in crate::txn) fn find(
             participant: name.clone(),
             number,
             member: member.clone(),
+            life: Mutex::new(core.life),
             decided: Arc::clone(&decided),
             failures: AtomicU32::new(0),
             ask_at: Mutex::new(now),
@@ -103,6 +104,8 @@ pub(in crate::txn) struct InDoubtQuery {
     participant: Name,
     number: usize,
     member: Member,
+    /// The life with which the coordinator introduces itself to this participant.
+    life: Mutex<Life>,
     /// The decided transactions of the log when the coordinator was opened. Not those that are open
     /// now: a participant may have reported a branch just before its commit was delivered, and the
     /// transaction may have ended since.
@@ -126,7 +129,7 @@ impl Runnable for InDoubtQuery {
         }
         // An answer can get lost without any sign of it.
         self.ask_in(self.core.policy.delivery_timeout);
-        let request = Request::InDoubt { coordinator: self.core.name.clone(), life: Some(self.core.life) };
+        let request = Request::InDoubt { coordinator: self.core.name.clone(), life: Some(*self.life.lock()) };
         let (member, lane) = (self.member.clone(), Arc::clone(&self.core.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.
         let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
@@ -144,6 +147,10 @@ impl ReplySink for InDoubtQuery {
             Ok(Response::InDoubt(branches)) => branches,
             Ok(_) => return self.again(),
             Err(error) => {
+                if let Some(life) = self.core.going_on_from(&error) {
+                    *self.life.lock() = life;
+                    return self.ask_in(Duration::ZERO);
+                }
                 if matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) {
                     self.introductions.refused(&self.participant);
                 }

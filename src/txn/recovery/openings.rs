@@ -1,13 +1,16 @@
 //! Decides which transactions are a coordinator's own. Pure: no I/O, no clock.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
     id::{Epoch, TxnOrdinal},
-    log::{LogId, Record},
-    participant::Life,
+    log::{LogId, Lsn, Record},
+    participant::{EndedOpening, Life},
 };
 
 /// The openings of one coordinator's log, including this one. They say which transaction ids the
@@ -19,7 +22,8 @@ use crate::{
 /// them could undo what another log has committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Openings {
-    epochs: BTreeSet<Epoch>,
+    /// The epochs, each with the number of its opening's record, if that is known.
+    begun: BTreeMap<Epoch, Lsn>,
     current: Epoch,
     /// Whether the log is an older copy of a log that was lost, and may lack decisions.
     is_restored: bool,
@@ -46,13 +50,54 @@ impl Openings {
     /// left.
     #[must_use]
     pub fn begin(records: &[Record], incarnation: u64) -> Option<Self> {
-        let mut epochs: BTreeSet<Epoch> = records.iter().filter_map(|record| record.fact.epoch()).collect();
-        let last = epochs.last().copied().unwrap_or_default();
+        let epochs = records.iter().filter_map(|record| record.fact.epoch());
+        let mut begun: BTreeMap<Epoch, Lsn> = epochs.map(|epoch| (epoch, Lsn::NONE)).collect();
+        let last = begun.keys().next_back().copied().unwrap_or_default();
         // While the log stays open, its coordinator may be opened more than once: each time with
         // another step.
         let current = last.draw_next(xxh3_64_with_seed(&last.as_u64().to_le_bytes(), incarnation))?;
-        epochs.insert(current);
-        Some(Self { epochs, current, is_restored: false })
+        begun.insert(current, Lsn::NONE);
+        Some(Self { begun, current, is_restored: false })
+    }
+
+    /// Returns the openings with the numbers of their records; see
+    /// [`TransactionLog::openings`](crate::TransactionLog::openings).
+    #[must_use]
+    pub fn numbered(mut self, numbers: &[(Epoch, Lsn)]) -> Self {
+        for (epoch, number) in numbers {
+            if let Some(known) = self.begun.get_mut(epoch) {
+                *known = *number;
+            }
+        }
+        self
+    }
+
+    /// Returns the opening before this one; none if there was none, or if its end is not known.
+    #[must_use]
+    pub fn before(&self) -> EndedOpening {
+        let before = self.begun.range(..self.current).next_back();
+        before.and_then(|(epoch, _)| self.ended(*epoch)).unwrap_or_default()
+    }
+
+    /// Returns all earlier openings with a known end, in the order of their epochs.
+    pub(in crate::txn) fn earlier(&self) -> Vec<EndedOpening> {
+        self.begun.keys().filter_map(|epoch| self.ended(*epoch)).collect()
+    }
+
+    /// Returns the earlier opening that began this epoch; `None` if there was none, or if its end
+    /// is not known. O(log n).
+    fn ended(&self, epoch: Epoch) -> Option<EndedOpening> {
+        self.begun.get(&epoch)?;
+        let (_, next) = self.begun.range((Excluded(epoch), Unbounded)).next()?;
+        (*next != Lsn::NONE).then(|| EndedOpening { epoch, position: next.as_u64() - 1 })
+    }
+
+    /// Returns this life for a participant that heard of `known` last: as one that goes on from
+    /// there. `None` if it does not, or if the log does not show it. O(log n) in the openings.
+    #[must_use]
+    pub fn going_on_from(&self, life: &Life, known: &Life) -> Option<Life> {
+        let ended = self.ended(known.epoch).filter(|ended| ended.position >= known.position)?;
+        (known.log == life.log).then(|| life.going_on_from(ended))
     }
 
     /// Returns the epoch of this opening.
@@ -72,7 +117,7 @@ impl Openings {
     /// this epoch that has not been given out. O(log n) in the openings.
     #[must_use]
     pub fn may_have_begun(&self, ordinal: TxnOrdinal, next: u64) -> bool {
-        self.epochs.contains(&ordinal.epoch) && (ordinal.epoch != self.current || ordinal.sequence < next)
+        self.begun.contains_key(&ordinal.epoch) && (ordinal.epoch != self.current || ordinal.sequence < next)
     }
 
     /// Whether a transaction without a decision in the log is rolled back. O(log n) in the
@@ -118,6 +163,26 @@ mod tests {
         let restored = openings.clone().told(&Life { replaces: log, ..Life::new(log, openings.current(), 1) });
         let expected = [Unclaimed, Unclaimed, Unclaimed, UnderWay, Unclaimed, Unclaimed];
         assert_eq!(all.map(|(epoch, sequence)| standing(&restored, epoch, sequence)), expected);
+    }
+
+    #[test]
+    fn a_life_goes_on_from_an_opening_of_its_own_log_that_had_come_as_far_as_was_heard() {
+        let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
+        let (log, current) = (LogId::from_bytes([1; 16]), openings.current());
+        assert_eq!(openings.before(), EndedOpening::default(), "no number is known");
+        let openings = openings.numbered(&[(Epoch::new(10), Lsn::new(1)), (Epoch::new(30), Lsn::new(8))]);
+        let openings = openings.numbered(&[(current, Lsn::new(20))]);
+        assert_eq!(openings.before(), EndedOpening { epoch: Epoch::new(30), position: 19 });
+        let life = Life::new(log, current, 20);
+        let goes_on = |epoch, position| {
+            let goes_on = openings.going_on_from(&life, &Life::new(log, Epoch::new(epoch), position));
+            goes_on.map(|life| (life.after.epoch.as_u64(), life.after.position))
+        };
+        assert_eq!([goes_on(30, 19), goes_on(30, 20)], [Some((30, 19)), None]);
+        assert_eq!([goes_on(10, 7), goes_on(10, 8)], [Some((10, 7)), None]);
+        assert_eq!([goes_on(20, 1), goes_on(current.as_u64(), 1)], [None, None]);
+        let other = Life::new(LogId::from_bytes([2; 16]), Epoch::new(30), 8);
+        assert_eq!(openings.going_on_from(&life, &other), None);
     }
 
     #[test]

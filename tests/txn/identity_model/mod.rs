@@ -13,13 +13,18 @@
 //! Messages arrive at once, but a life can pause between any two of them for any number of other
 //! moves.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use ringpact::{
-    Epoch, Fact, LogId, Name, Record, TxnOrdinal,
+    Epoch, Fact, LogId, Lsn, Name, Record, TxnOrdinal,
     participant::{Call, KnownLife, Life, ParticipantError},
     txn::{Openings, Standing},
 };
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 const SHOP: Name = Name::from_static("shop");
 const PARTICIPANTS: usize = 2;
@@ -48,7 +53,8 @@ pub enum Mutant {
 struct Log {
     /// Copies have the id of their original.
     id: u8,
-    epochs: Vec<Epoch>,
+    /// The openings, each with the number of its record.
+    epochs: Vec<(Epoch, Lsn)>,
     position: u64,
     decided: BTreeSet<TxnOrdinal>,
     gone: bool,
@@ -60,7 +66,7 @@ impl Log {
     }
 
     fn records(&self) -> Vec<Record> {
-        let opened = |epoch: &Epoch| Record { owner: SHOP, fact: Fact::Opened { epoch: *epoch } };
+        let opened = |(epoch, _): &(Epoch, Lsn)| Record { owner: SHOP, fact: Fact::Opened { epoch: *epoch } };
         self.epochs.iter().map(opened).collect()
     }
 }
@@ -111,8 +117,48 @@ struct World {
     restarts: u8,
 }
 
-/// A move in words, and the state after it.
-type Step = (String, World);
+/// A move, and the state after it.
+type Step = (Move, World);
+
+/// A move in words, with their numbers. It becomes text only if it is printed, because few of many
+/// are.
+#[derive(Clone, Copy)]
+struct Move(&'static str, usize, usize);
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut numbers = [self.1, self.2].into_iter();
+        for (place, words) in self.0.split("{}").enumerate() {
+            if place > 0 {
+                write!(f, "{}", numbers.next().unwrap_or_default())?;
+            }
+            f.write_str(words)?;
+        }
+        Ok(())
+    }
+}
+
+/// Key of a state: 128 bits of its hash, which two of the states share with a chance of 1 in 10^26.
+#[derive(Default)]
+struct Fingerprint(Vec<u8>);
+
+impl Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        xxh3_64(&self.0)
+    }
+}
+
+impl Fingerprint {
+    fn of(&mut self, world: &World) -> u128 {
+        self.0.clear();
+        world.hash(self);
+        xxh3_128(&self.0)
+    }
+}
 
 /// Maximum number of each.
 #[derive(Clone, Copy)]
@@ -150,7 +196,7 @@ impl World {
         let coordinator = &self.lives[life];
         let mut call = Call::new(LogId::NONE);
         (call.identity, call.epoch) = (coordinator.life.log, coordinator.life.epoch);
-        call.position = self.logs[coordinator.log].position;
+        (call.position, call.after) = (self.logs[coordinator.log].position, coordinator.life.after);
         call
     }
 
@@ -185,9 +231,10 @@ impl World {
         let incarnation = 1 + next.lives.len() as u64;
         let openings = Openings::begin(&next.logs[log].records(), incarnation).expect("there are epochs left");
         let written = &mut next.logs[log];
-        written.epochs.push(openings.current());
         written.position += 1;
-        let mut life = Life::new(written.id(), openings.current(), written.position);
+        written.epochs.push((openings.current(), Lsn::new(written.position)));
+        let openings = openings.numbered(&written.epochs);
+        let mut life = Life::new(written.id(), openings.current(), written.position).going_on_from(openings.before());
         life.replaces = replaces;
         let told = if mutant == Some(Mutant::TrustsRestored) { openings } else { openings.told(&life) };
         next.lives.push(Coordinator {
@@ -213,18 +260,18 @@ impl World {
             for log in 0..self.logs.len() {
                 let mut world = self.clone();
                 world.logs.push(Log { gone: false, ..self.logs[log].clone() });
-                next.push((format!("log {log} is copied"), world));
+                next.push((Move("log {} is copied", log, 0), world));
             }
             let mut world = self.clone();
             world.logs.push(Log { id: 1 + self.logs.len() as u8, position: 0, ..empty() });
-            next.push(("an empty log is made".to_owned(), world));
+            next.push((Move("an empty log is made", 0, 0), world));
         }
         for log in 0..self.logs.len() {
             let locked = self.lives.iter().any(|life| !life.stopped && life.log == log);
             if !locked && !self.logs[log].gone {
                 let mut world = self.clone();
                 world.logs[log].gone = true;
-                next.push((format!("log {log} is lost"), world));
+                next.push((Move("log {} is lost", log, 0), world));
             }
             // An operator's statement about a log holds for one opening, and no other is open
             // beside it.
@@ -233,7 +280,7 @@ impl World {
             if locked || self.logs[log].gone || self.lives.len() == bounds.lives || self.lives.iter().any(told) {
                 continue;
             }
-            next.push((format!("a coordinator opens on log {log}"), self.open(log, LogId::NONE, mutant)));
+            next.push((Move("a coordinator opens on log {}", log, 0), self.open(log, LogId::NONE, mutant)));
             // The operator's statement is true: a log that is replaced is gone, and nothing is open
             // on it.
             let id = self.logs[log].id;
@@ -243,13 +290,13 @@ impl World {
             };
             if is_gone(id, log) {
                 next.push((
-                    format!("one opens on log {log}, which is said to be restored"),
+                    Move("one opens on log {}, which is said to be restored", log, 0),
                     self.open(log, self.logs[log].id(), mutant),
                 ));
             }
             for lost in self.logs.iter().filter(|lost| lost.id != id && is_gone(lost.id, usize::MAX)) {
                 next.push((
-                    format!("one opens on log {log}, which replaces {}", lost.id),
+                    Move("one opens on log {}, which replaces log {}", log, lost.id.into()),
                     self.open(log, lost.id(), mutant),
                 ));
             }
@@ -263,7 +310,7 @@ impl World {
         }
         let mut world = self.clone();
         world.lives[life].stopped = true;
-        next.push((format!("life {life} stops"), world));
+        next.push((Move("life {} stops", life, 0), world));
         for at in 0..PARTICIPANTS {
             self.introduces(life, at, mutant, next);
             self.settles(life, at, mutant, next);
@@ -274,7 +321,7 @@ impl World {
             let ordinal = TxnOrdinal { epoch: coordinator.life.epoch, sequence: coordinator.next };
             world.lives[life].next += 1;
             world.lives[life].promised.insert(ordinal, BTreeSet::new());
-            next.push((format!("life {life} begins {ordinal:?}"), world));
+            next.push((Move("life {} begins transaction {}", life, ordinal.sequence as usize), world));
         }
         for (ordinal, promised) in &coordinator.promised {
             let decided = self.logs[coordinator.log].decided.contains(ordinal);
@@ -282,7 +329,7 @@ impl World {
                 let mut world = self.clone();
                 world.logs[coordinator.log].decided.insert(*ordinal);
                 world.logs[coordinator.log].position += 1;
-                next.push((format!("life {life} decides {ordinal:?}"), world));
+                next.push((Move("life {} decides transaction {}", life, ordinal.sequence as usize), world));
             }
             for at in 0..PARTICIPANTS {
                 let mut world = self.clone();
@@ -293,14 +340,14 @@ impl World {
                     None if !decided => {
                         world.write(at, *ordinal, Branch::Prepared);
                         world.lives[life].promised.entry(*ordinal).or_default().insert(at);
-                        next.push((format!("life {life} prepares at {at}"), world));
+                        next.push((Move("life {} prepares at {}", life, at), world));
                     }
                     // Its own client has given up; once all have promised, the outcome may still be
                     // either.
                     Some(Branch::Prepared) if !decided => {
                         world.write(at, *ordinal, Branch::RolledBack);
                         world.lives[life].promised.remove(ordinal);
-                        next.push((format!("life {life} gives up at {at}"), world));
+                        next.push((Move("life {} gives up at {}", life, at), world));
                     }
                     _ => {}
                 }
@@ -313,7 +360,7 @@ impl World {
                 let prepared = matches!(world.participants[at].branches.get(ordinal), Some((Branch::Prepared, _)));
                 if prepared && world.hears(at, life, mutant) {
                     world.write(at, *ordinal, Branch::Committed);
-                    next.push((format!("life {life} delivers at {at}"), world));
+                    next.push((Move("life {} delivers at {}", life, at), world));
                 }
             }
         }
@@ -329,7 +376,12 @@ impl World {
         let accepted = mutant == Some(Mutant::HearsAnybody)
             || match participant.known.meet(&SHOP, &coordinator.life) {
                 Ok(_) => true,
-                Err(ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)) => false,
+                // It has missed the opening before; the coordinator's recovery does the same.
+                Err(ParticipantError::Superseded(mismatch)) => {
+                    let again = coordinator.openings.going_on_from(&coordinator.life, &mismatch.known);
+                    again.is_some_and(|life| participant.known.meet(&SHOP, &life).is_ok())
+                }
+                Err(ParticipantError::OtherLog(_)) => false,
                 Err(error) => panic!("{error}"),
             };
         coordinator.met[at] = if accepted { Met::Accepted } else { Met::Refused };
@@ -338,7 +390,7 @@ impl World {
             let prepared = participant.branches.iter().filter(|(_, (branch, _))| *branch == Branch::Prepared);
             coordinator.reported[at] = prepared.map(|(ordinal, _)| *ordinal).collect();
         }
-        next.push((format!("life {life} meets {at}"), world));
+        next.push((Move("life {} meets {}", life, at), world));
     }
 
     /// Settles what a participant reported, as the coordinator's recovery does.
@@ -363,7 +415,7 @@ impl World {
             if prepared && world.hears(at, life, mutant) {
                 world.write(at, *ordinal, Branch::RolledBack);
             }
-            next.push((format!("life {life} presumes abort at {at}"), world));
+            next.push((Move("life {} presumes abort at {}", life, at), world));
         }
     }
 
@@ -383,7 +435,7 @@ impl World {
                 }
             }
         }
-        next.push((format!("{at} is restarted"), world));
+        next.push((Move("participant {} is restarted", at, 0), world));
     }
 
     fn has_unclaimed(&self) -> bool {
@@ -408,11 +460,13 @@ pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
         participants: Default::default(),
         restarts: 0,
     };
-    let (mut seen, mut found) = (HashSet::from([first.clone()]), Found::default());
-    // Each state with its predecessor and the move between them.
-    let mut states = vec![(first, 0, String::new())];
+    let (mut fingerprint, mut found) = (Fingerprint::default(), Found::default());
+    let mut seen = HashSet::from([fingerprint.of(&first)]);
+    // Each state that was not visited yet, with its predecessor and the move between them.
+    let mut states = vec![(Some(first), 0, Move("", 0, 0))];
     while found.states < states.len() {
-        let (world, at) = (states[found.states].0.clone(), found.states);
+        let at = found.states;
+        let Some(world) = states[at].0.take() else { unreachable!("each is looked at once") };
         found.states += 1;
         found.unclaimed += usize::from(world.has_unclaimed());
         found.refused += usize::from(world.lives.iter().any(|life| life.met.contains(&Met::Refused)));
@@ -421,7 +475,7 @@ pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
             let mut steps = Vec::new();
             let mut state = at;
             while state != 0 {
-                steps.push(states[state].2.as_str());
+                steps.push(states[state].2.to_string());
                 state = states[state].1;
             }
             steps.reverse();
@@ -433,8 +487,8 @@ pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
         (0..world.lives.len()).for_each(|life| world.of_life(life, bounds, mutant, &mut next));
         (0..PARTICIPANTS).for_each(|at| world.restarts(at, bounds, mutant, &mut next));
         for (step, world) in next {
-            if seen.insert(world.clone()) {
-                states.push((world, at, step));
+            if seen.insert(fingerprint.of(&world)) {
+                states.push((Some(world), at, step));
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::task::{Context, Poll};
 
-use ringpact::{Durability, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+};
 
 /// A log with the identity, the records and the numbering that another one had when it was copied.
 #[derive(Clone)]
@@ -24,15 +26,15 @@ impl Copy {
             }
         }
         copy.wait(last).expect("memory is durable");
-        Self { id: log.id(), log: copy, ahead: log.durable().number() - last.number() }
+        Self { id: log.id(), log: copy, ahead: log.durable().as_u64() - last.as_u64() }
     }
 
     fn out(&self, lsn: Lsn) -> Lsn {
-        Lsn::new(lsn.number() + self.ahead)
+        Lsn::new(lsn.as_u64() + self.ahead)
     }
 
     fn back(&self, lsn: Lsn) -> Lsn {
-        Lsn::new(lsn.number().saturating_sub(self.ahead))
+        Lsn::new(lsn.as_u64().saturating_sub(self.ahead))
     }
 }
 
@@ -60,6 +62,12 @@ impl TransactionLog for Copy {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.log.live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        // The copy numbers its records again, up to the last. They count only from the point where
+        // the copy goes on by itself.
+        let openings = self.log.openings(owner)?;
+        Ok(openings.into_iter().map(|(epoch, lsn)| (epoch, self.out(lsn))).collect())
     }
     fn stats(&self) -> LogStats {
         self.log.stats()

@@ -13,7 +13,9 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use ringpact::{Durability, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim};
+use ringpact::{
+    Durability, Epoch, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+};
 
 /// Records become durable a little later, on another thread, so that waiters really wait.
 #[derive(Clone)]
@@ -118,6 +120,9 @@ impl TransactionLog for SlowLog {
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.0.inner.live(owner)
     }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.0.inner.openings(owner)
+    }
     fn stats(&self) -> LogStats {
         self.0.inner.stats()
     }
@@ -210,6 +215,9 @@ impl TransactionLog for FaultyLog {
     }
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         self.inner.live(owner)
+    }
+    fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
+        self.inner.openings(owner)
     }
     fn stats(&self) -> LogStats {
         self.inner.stats()

@@ -1,4 +1,4 @@
-//! What is done in a process of its own, because it may hang, abort, or must end as if killed.
+//! What runs in a process of its own, because it may hang or abort, or must end as if killed.
 
 use std::{
     env, fs,
@@ -14,16 +14,17 @@ use super::{
     peers::{Log, PEERS, content},
 };
 
-/// How long to wait for the first of eight commits to get to its sync. No log needs more than a few milliseconds.
+/// Time limit for the first of eight commits to reach its sync. No log needs more than a few
+/// milliseconds.
 const UNTIL_SYNC: Duration = Duration::from_secs(5);
 
-/// Where the child process of this program finds what it is to do.
+/// Environment variable that tells a child process of this program what to do.
 pub const STEP: &str = "VERSUS_FAULTS_STEP";
 pub const PEER: &str = "VERSUS_FAULTS_PEER";
-/// Also tells the library that makes a sync fail where its signals are.
+/// Directory of the child. It also tells the library that makes a sync fail where its signals are.
 pub const DIR: &str = "FAILING_SYNC";
 
-/// Does what it is told, if this is such a child, and ends the process.
+/// Does what the variable says, if this process is such a child, and ends the process.
 pub fn run_if_child() {
     let Ok(step) = env::var(STEP) else { return };
     let peer = env::var(PEER).unwrap_or_default();
@@ -36,17 +37,17 @@ pub fn run_if_child() {
                 "read" => read(&*log),
                 _ => fail(&*log, &dir),
             }
-            mem::forget(log); // not closed: it ends as if it were killed
+            mem::forget(log); // not closed, so that the log ends as if the process were killed
         }
         Err(error) => say(&format!("refused {error}")),
     }
     process::exit(0);
 }
 
-/// One line, at once, and whole.
+/// Prints one line, at once and whole.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
-    // Who does not listen any more has given up on this process.
+    // A parent that does not listen any more has given up on this process.
     let _ = out.write_all(format!("{}\n", line.replace('\n', " ")).as_bytes()).and_then(|()| out.flush());
 }
 
@@ -67,7 +68,8 @@ fn read(log: &dyn Log) {
     }
 }
 
-/// Eight commit; the first one's sync is slow, so that the others gather behind it, and the next sync fails.
+/// Eight threads commit. The first one's sync is slow, so that the others gather behind it, and the
+/// next sync fails.
 fn fail(log: &dyn Log, dir: &Path) {
     let told = |number: u64, result: Result<(), String>| match result {
         Ok(()) => say(&format!("durable {number}")),

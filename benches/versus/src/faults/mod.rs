@@ -1,5 +1,6 @@
-//! What logs do when something goes wrong: one sync that fails under eight concurrent commits, a flipped bit in record
-//! 500 of 1,000 acknowledged ones, a zeroed page there. Each happens in processes of its own, on the real file system.
+//! What logs do when something goes wrong: one sync that fails under eight concurrent commits, a
+//! flipped bit in record 500 of 1,000 acknowledged ones, a zeroed page there. Each case runs in
+//! processes of its own, on the real file system.
 
 mod child;
 mod peers;
@@ -21,22 +22,22 @@ use clap::Args;
 pub use child::run_if_child;
 use peers::{PEERS, Peer, mark};
 
-/// Records that are acknowledged before the damage, and the one that is damaged.
+/// Number of records that are acknowledged before the damage, and the record that is damaged.
 const RECORDS: u64 = 1_000;
 const DAMAGED: u64 = 500;
 
-/// How long a process gets before it is said to hang.
+/// Time after which a process counts as hung.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const PAGE: usize = 4096;
 
 /// A library that makes one sync of a process fail.
-const FAILING_SYNC: &str = include_str!("../../../../tests/support/failing_sync.c");
+const FAILING_SYNC: &str = include_str!("../../../../tests/log/support/failing_sync.c");
 
 /// What to try.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Only these logs; all where none is named.
+    /// Only these logs; all if none is named.
     #[arg(long = "only")]
     only: Vec<String>,
     /// Where the logs are written; the system's place for temporary files by default.
@@ -44,7 +45,7 @@ pub struct Options {
     dir: Option<PathBuf>,
 }
 
-/// Tries all of it and prints the table.
+/// Tries every case, and prints the table.
 pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let base = options.dir.clone().unwrap_or_else(env::temp_dir);
     let tools = tempfile::tempdir_in(&base)?;
@@ -63,7 +64,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// `None` where there is no C compiler, or no such thing as `LD_PRELOAD`.
+/// Builds the library; `None` if there is no C compiler, or no `LD_PRELOAD` on this system.
 fn compile(dir: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
     let (source, library) = (dir.join("failing_sync.c"), dir.join("failing_sync.so"));
     fs::write(&source, FAILING_SYNC)?;
@@ -80,7 +81,7 @@ fn compile(dir: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
     }
 }
 
-/// What a child process has said, and whether it had to be stopped.
+/// The lines of a child process, and whether it had to be stopped.
 struct Said {
     lines: Vec<String>,
     hung: bool,
@@ -126,8 +127,8 @@ fn failed_sync(peer: &Peer, dir: &Path, library: Option<&Path>) -> Result<String
     if dir.join("armed").exists() || dir.join("slow").exists() {
         return Ok(if said.crashed { "crashes".to_owned() } else { "no sync failed".to_owned() });
     }
-    // The sync of the first was slow and the next one failed: none of the seven others has had a good one since, and a
-    // second try would prove nothing.
+    // The first commit's sync was slow, and the next sync failed. So none of the seven others has
+    // had a good sync since, and a second try would prove nothing.
     let of = |what: &str, numbers: std::ops::RangeInclusive<u64>| {
         let is = |line: &&String| {
             let mut words = line.split(' ');
@@ -149,7 +150,7 @@ fn failed_sync(peer: &Peer, dir: &Path, library: Option<&Path>) -> Result<String
     Ok(format!("{first}{durable} of 7 told \"durable\", {failed} an error{hang}; {then}"))
 }
 
-/// Fills a log, applies the damage at each place where the record stands, and reads the log again.
+/// Fills a log, damages each place where the record stands, and reads the log again.
 fn damage(peer: &Peer, dir: &Path, apply: impl Fn(&mut [u8], usize)) -> Result<String, Box<dyn Error>> {
     let filled = child(peer, "fill", dir, None)?;
     if filled.lines != ["filled"] {
@@ -161,7 +162,8 @@ fn damage(peer: &Peer, dir: &Path, apply: impl Fn(&mut [u8], usize)) -> Result<S
         let mark = mark(DAMAGED);
         let found: Vec<usize> =
             bytes.windows(mark.len()).enumerate().filter(|(_, it)| *it == mark).map(|it| it.0).collect();
-        // The content repeats the mark; the first of each run is where a copy of the record begins.
+        // The content repeats the mark; the first one of each run is where a copy of the record
+        // begins.
         let copies = found.iter().filter(|at| !found.contains(&at.wrapping_sub(mark.len())));
         let copies: Vec<usize> = copies.copied().collect();
         if !copies.is_empty() {

@@ -1,5 +1,5 @@
-//! The logs that are tried, each behind the same small face. All write the same records, each durable when its commit
-//! returns, with the settings that their users would have.
+//! The logs that are tried, each behind the same small interface. All write the same records, each
+//! durable when its commit returns, with the settings that their users would have.
 
 use std::{
     fmt::Display,
@@ -17,14 +17,14 @@ use wal_db::Wal;
 
 /// A log of numbered records.
 pub trait Log: Send + Sync {
-    /// Returns once the record is durable, or says why it isn't.
+    /// Returns once the record is durable, or with the reason why it is not.
     fn commit(&self, number: u64) -> Result<(), String>;
 
-    /// The contents of all records there are.
+    /// Returns the contents of all records in the log.
     fn read(&self) -> Result<Vec<Vec<u8>>, String>;
 }
 
-/// A log to try: its name, and how it is opened in a directory.
+/// A log to try: its name, and the function that opens it in a directory.
 pub struct Peer {
     pub name: &'static str,
     pub open: fn(&Path) -> Result<Box<dyn Log>, String>,
@@ -40,12 +40,12 @@ pub const PEERS: [Peer; 7] = [
     Peer { name: "ringpact", open: Ringpact::open },
 ];
 
-/// What a record with this number holds: text that is found again in whatever file it stands in.
+/// The content of a record with this number: text that can be found again in any file.
 pub fn content(number: u64) -> Vec<u8> {
     mark(number).repeat(8)
 }
 
-/// What stands in no other record.
+/// Text that stands in no other record.
 pub fn mark(number: u64) -> Vec<u8> {
     format!("record-{number:08};").into_bytes()
 }
@@ -125,14 +125,14 @@ struct OkayWal {
     recovered: Recovered,
 }
 
-/// What okaywal gives back when it is opened.
+/// The chunks that okaywal returns when it is opened.
 #[derive(Clone, Debug, Default)]
 struct Recovered(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl LogManager for Recovered {
     fn recover(&mut self, entry: &mut okaywal::Entry<'_>) -> std::io::Result<()> {
         if let Some(chunks) = entry.read_all_chunks()? {
-            self.0.lock().expect("nobody panics").extend(chunks);
+            self.0.lock().expect("no thread panics with the lock").extend(chunks);
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ impl LogManager for Recovered {
 impl OkayWal {
     fn open(dir: &Path) -> Result<Box<dyn Log>, String> {
         let recovered = Recovered::default();
-        // No checkpoint: that would take the records away.
+        // No checkpoint, because it would remove the records.
         let configuration = Configuration::default_for(dir.join("okaywal")).checkpoint_after_bytes(1 << 40);
         let log = configuration.open(recovered.clone()).map_err(said)?;
         Ok(Box::new(Self { log, recovered }))

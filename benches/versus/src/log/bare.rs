@@ -1,4 +1,5 @@
-//! What all sketches, and the bare write + sync, write to: a file that is zero-filled and synced beforehand.
+//! The file that all sketches, and the bare write and sync, write to. It is zero-filled and synced
+//! beforehand.
 
 use std::{
     fs::{File, OpenOptions},
@@ -7,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Large enough that going round happens a few times a second at the most.
+/// Bytes of the file: enough that the writer goes round at most a few times a second.
 const FILE_BYTES: u64 = 64 << 20;
 const BLOCK: usize = 4096;
 
@@ -28,7 +29,8 @@ impl BareFile {
         Ok(Self { file, offset: 0, syncs: 0 })
     }
 
-    /// Pads to whole blocks, writes behind what was written last (or at the beginning again), and syncs.
+    /// Pads to whole blocks, writes behind what was written last (or at the beginning again), and
+    /// syncs.
     pub fn put(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         if self.offset + bytes.len() as u64 > FILE_BYTES {

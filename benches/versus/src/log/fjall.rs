@@ -1,4 +1,5 @@
-//! fjall: an insert, then the journal is synced (its data, not its metadata). Each client has one key.
+//! fjall: an insert, then the journal is synced (its data, not its metadata). Each client has one
+//! key.
 
 use std::{io, path::Path};
 

@@ -1,4 +1,4 @@
-//! The load: threads or tasks that commit one after the other, for a given time.
+//! The load: threads or tasks, each of which makes one commit after the other for a given time.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use std::{
 
 use clap::Args;
 
-/// How many clients there are, and how long they are measured.
+/// Numbers of clients, and how long they are measured.
 #[derive(Args)]
 pub struct Pace {
     /// A smoke test: two short rounds. The figures mean nothing.
@@ -28,7 +28,7 @@ pub struct Pace {
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     pub tasks: Vec<usize>,
 
-    /// Rounds, of which the median counts.
+    /// Number of rounds, of which the median counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub rounds: u64,
 
@@ -47,11 +47,11 @@ impl Pace {
     }
 }
 
-/// Anything that blocks its caller until a record of 128 bytes is durable.
+/// A log that blocks its caller until a record of 128 bytes is durable.
 pub trait Blocking: Sync {
     fn commit(&self, client: usize, number: u64);
 
-    /// Syncs so far, where the implementation says.
+    /// Number of syncs so far, if the implementation tells it.
     fn syncs(&self) -> Option<u64> {
         None
     }
@@ -62,7 +62,7 @@ pub trait Tasks: Clone + Send + Sync + 'static {
     fn commit(&self, number: u64) -> impl Future<Output = ()> + Send;
 }
 
-/// What one round of threads found.
+/// The figures of one round of threads.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     pub commits_per_s: f64,
@@ -72,7 +72,7 @@ pub struct Found {
     pub syncs_per_s: Option<f64>,
 }
 
-/// Part of a round that is not counted: threads are still starting.
+/// Part of a round that does not count, because threads are still starting.
 const WARM_UP: u32 = 5;
 
 pub fn threads(log: &dyn Blocking, clients: usize, time: Duration) -> Found {
@@ -123,8 +123,9 @@ struct Counter {
     done: AtomicBool,
 }
 
-/// Commits a second by so many tasks on a runtime of two workers; and the processor's time for each, in microseconds,
-/// which tells more than the clock where the processors are shared with others.
+/// Returns commits a second by this number of tasks on a runtime of two workers, and processor time
+/// for each commit in microseconds. The latter says more than the clock if the processors are
+/// shared.
 pub fn tasks<T: Tasks>(log: &T, clients: usize, time: Duration) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let counter = Arc::new(Counter { commits: AtomicU64::new(0), done: AtomicBool::new(false) });
@@ -156,12 +157,13 @@ pub fn tasks<T: Tasks>(log: &T, clients: usize, time: Duration) -> (f64, f64) {
     (commits as f64 / elapsed, processor * 1e6 / commits as f64)
 }
 
-/// What this process has used of the processors so far; NaN where the system does not say.
+/// Returns the processor time of this process so far; NaN if the system does not tell it.
 fn processor_seconds() -> f64 {
     /// Linux gives these times in hundredths of a second, whatever its own clock is.
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name comes second, in parentheses; the times in user and system mode are fields 14 and 15.
+    // The program's name is field 2, in parentheses; the times in user and system mode are fields
+    // 14 and 15.
     let behind_name = stat.rsplit(')').next().unwrap_or_default();
     let mut ticks = behind_name.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(f64::NAN));
     (ticks.next().unwrap_or(f64::NAN) + ticks.next().unwrap_or(f64::NAN)) / TICKS_PER_SECOND

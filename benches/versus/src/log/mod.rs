@@ -1,9 +1,11 @@
-//! Logs: every implementation makes records of 128 bytes durable, and each client waits until its own is.
+//! Logs: every implementation makes records of 128 bytes durable, and each client waits until its
+//! own record is durable.
 //!
-//! The sketches are group committers without a format, checks, collection or recovery: the bound of what a log can
-//! reach here. `ringpact` commits one record, as everybody else does; `ringpact-with-ends` is a transaction, which takes
-//! two. `bare` is one write and sync with nothing around it. Threads go one commit after the other; tasks do so on
-//! a runtime of two workers. Everybody writes to the same file system.
+//! The sketches are group committers without a format, checks, collection or recovery: the bound of
+//! what a log can reach here. `ringpact` commits one record, as every other implementation does;
+//! `ringpact-with-ends` is a transaction, which takes two records. `bare` is one write and sync
+//! with nothing around them. Each thread makes one commit after the other; so does each task, on a
+//! runtime of two workers. All write to the same file system.
 
 mod bare;
 mod bare_sync;
@@ -28,10 +30,10 @@ use crate::report::Report;
 use load::{Blocking, Pace};
 use ringpact::Commit;
 
-/// Of each record.
+/// Bytes of each record.
 const RECORD_BYTES: usize = 128;
 
-/// Those that set the pace and take no part.
+/// Implementations that are bounds, and take no part in the contest.
 const YARDSTICKS: [&str; 4] = ["bare", "sketch-futex", "sketch-epoch", "sketch-wakers"];
 
 /// How to measure.
@@ -40,19 +42,20 @@ pub struct Options {
     #[command(flatten)]
     pace: Pace,
 
-    /// Records in the log that is opened; 0: none is.
+    /// Number of records in the log that is opened; 0 means that none is opened.
     #[arg(long, default_value_t = 1_000_000)]
     records: u64,
 
-    /// Only implementations with one of these in their names, or with exactly this name where one has it.
+    /// Only implementations with one of these in their names, or with exactly this name if there is
+    /// one.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
-/// How one is opened in an empty directory, for so many clients.
+/// Opens one in an empty directory, for this number of clients.
 type Open = fn(&Path, usize) -> io::Result<Box<dyn Blocking>>;
 
-/// Those that threads wait for.
+/// The implementations that threads wait for.
 const BLOCKING: [(&str, Open); 10] = [
     ("bare", |dir, _| Ok(Box::new(bare_sync::Bare::open(dir)?))),
     ("sketch-futex", |dir, clients| Ok(Box::new(sketch_futex::Sketch::open(dir, clients)?))),
@@ -66,7 +69,7 @@ const BLOCKING: [(&str, Open); 10] = [
     ("sqlite", |dir, _| Ok(Box::new(sqlite::Peer::open(dir)?))),
 ];
 
-/// Those that tasks wait for.
+/// The implementations that tasks wait for.
 const ASYNC: [&str; 3] = ["sketch-wakers", "ringpact", "ringpact-with-ends"];
 
 /// Measures, prints the table, writes the CSV.
@@ -89,7 +92,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         opening::measure(&mut report, rounds, if options.pace.quick { 20_000 } else { options.records })?;
     }
     report.skip(
-        "ringpact commits records that end a transaction, of which nothing is kept; ringpact-with-ends commits promises, which \
+        "ringpact commits records that end a transaction, and keeps nothing of them; ringpact-with-ends commits promises, which \
          are live, and ends them: twice the records, and something to collect."
             .into(),
     );
@@ -99,8 +102,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// In each round everybody runs once, and in each round another one begins, so that a slow spell of the machine hits all
-/// alike.
+/// In each round every implementation runs once, and in each round another one begins, so that a
+/// slow spell of the machine hits all alike.
 pub fn turns<T>(all: &[T], round: usize) -> impl Iterator<Item = &T> {
     all.iter().cycle().skip(round % all.len().max(1)).take(all.len())
 }
@@ -178,14 +181,15 @@ fn tasks(
     Ok(())
 }
 
-/// An empty directory within the repository's `target`, so on a real file system, and on the same for all.
+/// Returns an empty directory within the repository's `target`: on a real file system, and on the
+/// same one for all.
 pub fn fresh_dir() -> io::Result<TempDir> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/versus");
     fs::create_dir_all(&root)?;
     TempDir::with_prefix_in("log-", root)
 }
 
-/// Any crate's error as an I/O error, which is all that this program has to say about it.
+/// Makes an I/O error of any crate's error, because this program only prints it.
 pub fn failed(error: impl Display) -> io::Error {
     io::Error::other(error.to_string())
 }

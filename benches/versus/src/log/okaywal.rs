@@ -1,4 +1,5 @@
-//! okaywal: an entry for each commit, which returns once it is durable; callers that come together share a sync.
+//! okaywal: one entry a commit, which returns once the entry is durable. Callers that come together
+//! share a sync.
 
 use std::{io, path::Path};
 

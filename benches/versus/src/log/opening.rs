@@ -1,4 +1,5 @@
-//! How long opening a log takes, beside one sequential read of the same bytes with one checksum pass over them.
+//! How long opening a log takes, beside one sequential read of the same bytes with one checksum
+//! pass over them.
 
 use std::{
     collections::VecDeque,
@@ -14,16 +15,16 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{RECORD_BYTES, failed, fresh_dir};
 use crate::report::Report;
 
-/// What the transactions that have not ended are.
+/// Number of transactions that have not ended.
 const LIVE: u64 = 1_000;
-/// How many others are under way at a time.
+/// Number of other transactions that are under way at a time.
 const AT_A_TIME: usize = 256;
 const CHUNK: usize = 1 << 20;
 
-/// What two records, a promise and its end, take with their frames; a little more than that.
+/// Bytes that two records, a promise and its end, take with their frames, rounded up.
 const PAIR_BYTES: u64 = 192;
 
-/// Measures logs of so many records, all of transactions that have ended but for [`LIVE`].
+/// Measures logs of this number of records. All transactions have ended, except for [`LIVE`].
 pub fn measure(report: &mut Report, rounds: usize, records: u64) -> io::Result<()> {
     let made = fresh_dir()?;
     let segment = make(&made.path().join("log"), records)?;
@@ -52,12 +53,12 @@ pub fn measure(report: &mut Report, rounds: usize, records: u64) -> io::Result<(
     Ok(())
 }
 
-/// Where the bytes are when they are read.
+/// Where the bytes are before they are read.
 #[derive(Clone, Copy)]
 enum Cache {
-    /// On the disk, as after a crash of the machine. (Only Linux is asked to forget them.)
+    /// On the disk, as after a crash of the machine. (Only Linux is asked to drop its cache.)
     Cold,
-    /// In the system's cache, as after one of the process.
+    /// In the system's cache, as after a crash of the process.
     Warm,
 }
 
@@ -73,7 +74,7 @@ impl Cache {
     }
 }
 
-/// Makes a log with all these records in one segment, and gives that.
+/// Makes a log with all these records in one segment, and returns that segment.
 fn make(dir: &Path, records: u64) -> io::Result<PathBuf> {
     let log = FileLog::options().segment_bytes(records / 2 * PAIR_BYTES + (8 << 20)).open(dir).map_err(failed)?;
     let owner = Name::new("goods").map_err(failed)?;
@@ -85,7 +86,8 @@ fn make(dir: &Path, records: u64) -> io::Result<PathBuf> {
     let end = |under_way: &mut VecDeque<u64>| {
         under_way.pop_front().map_or(Ok(Lsn::NONE), |number| append(Fact::Ended { txn: promise(number).0 }))
     };
-    // The first segment after opening may be a small one: fill it, so that all that counts is in the next.
+    // The first segment after opening may be small: fill it, so that all that counts is in the next
+    // one.
     let mut passing = records * 2;
     while newest(dir)?.metadata()?.len() < records / 2 * PAIR_BYTES {
         passing += 1;
@@ -93,7 +95,7 @@ fn make(dir: &Path, records: u64) -> io::Result<PathBuf> {
         append(promised)?;
         log.wait(append(Fact::Ended { txn })?).map_err(failed)?;
     }
-    // Transactions overlap, as they do in life, and some of them are stuck.
+    // Transactions overlap, as in real programs, and some of them are stuck.
     let transactions = (records + LIVE) / 2;
     let mut under_way = VecDeque::new();
     for number in 1..=transactions {
@@ -118,7 +120,7 @@ fn newest(dir: &Path) -> io::Result<PathBuf> {
     segments.max().ok_or_else(|| io::Error::other("no segment"))
 }
 
-/// Milliseconds of one sequential read with one checksum pass.
+/// Returns the milliseconds of one sequential read with one checksum pass.
 fn read(path: &Path) -> io::Result<f64> {
     let begun = Instant::now();
     let (mut file, mut buffer, mut checksum) = (File::open(path)?, vec![0; CHUNK], Xxh3::new());

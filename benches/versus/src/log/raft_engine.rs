@@ -1,5 +1,6 @@
-//! raft-engine: each client writes its own key and asks for a sync; callers that come together share one. Files are
-//! recycled and filled ahead of need, which is its fastest setting, and purged as its users are told to.
+//! raft-engine: each client writes its own key and asks for a sync; callers that come together
+//! share one. Files are recycled and filled ahead of need, which is its fastest setting, and they
+//! are purged as its documentation says.
 
 use std::{io, path::Path};
 

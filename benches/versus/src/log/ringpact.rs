@@ -1,4 +1,5 @@
-//! This library's log: as all others, one record of 128 bytes a commit; and as a transaction, two.
+//! This library's log: one record of 128 bytes a commit, as with all others; and two, as a
+//! transaction.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -9,19 +10,20 @@ use super::{
     load::{Blocking, Tasks},
 };
 
-/// What a record takes beside its work: two names, a tag, an epoch, a number, a length.
+/// Bytes of a record beside its work: two names, a tag, an epoch, a number, a length.
 pub const AROUND_WORK: usize = 18;
 
-/// What an end takes beside its two names: their lengths, a tag, an epoch, a number.
+/// Bytes of an end beside its two names: their lengths, a tag, an epoch, a number.
 const AROUND_NAMES: usize = 8;
 
 /// What a client makes durable.
 #[derive(Clone, Copy)]
 pub enum Commit {
-    /// One record of 128 bytes, which ends a transaction: as a participant's commit does.
+    /// One record of 128 bytes that ends a transaction, as a participant's commit does.
     One,
-    /// A forced record of 128 bytes, a promise, which is live from then on; and once it is durable a lazy one, its end,
-    /// as a coordinator would write it. So the log has twice the records, and something to collect.
+    /// A forced record of 128 bytes, a promise, which is live from then on. Once it is durable, a
+    /// lazy record, its end, as a coordinator would write it. So the log has twice the records, and
+    /// something to collect.
     WithEnd,
 }
 
@@ -39,17 +41,17 @@ impl Log {
 }
 
 const SHORT: Name = Name::from_static("goods");
-/// Two of them make an end as long as the others' records.
+/// A name: two of them make an end as long as the other implementations' records.
 const LONG: Name = Name::from_static(LONG_TEXT);
 const LONG_TEXT: &str = "goods-goods-goods-goods-goods-goods-goods-goods-goods-goods-";
 const _: () = assert!(2 * LONG_TEXT.len() + AROUND_NAMES == RECORD_BYTES);
 
-/// A record of 128 bytes that needs nothing after it.
+/// Returns a record of 128 bytes that needs no record after it.
 fn one(number: u64) -> Record {
     Record { owner: LONG, fact: Fact::Ended { txn: TxnId::new(LONG, Epoch::new(1), number) } }
 }
 
-/// The record to be made durable, and what ends it afterwards.
+/// Returns the record to be made durable, and the record that ends it afterwards.
 fn promise(number: u64) -> (Record, Record) {
     let txn = TxnId::new(SHORT, Epoch::new(1), number);
     let work = vec![7; RECORD_BYTES - AROUND_WORK];
@@ -85,7 +87,7 @@ impl Blocking for Log {
 
 impl Tasks for Log {
     async fn commit(&self, number: u64) {
-        // A future each, for what one of them holds while it waits the other one need not carry around.
+        // Two futures, so that neither carries around what the other one holds while it waits.
         match self.commit {
             Commit::One => {
                 self.log.commit_async(one(number)).await.expect("there is room, and the disk works");

@@ -1,4 +1,5 @@
-//! Sketch: a writer thread, and one futex for all waiters of a batch: the epoch, of odd and of even batches.
+//! Sketch: a writer thread, and one futex for all waiters of a batch: the epoch, of odd and of even
+//! batches.
 
 use std::{
     io, mem,
@@ -17,7 +18,7 @@ use super::{RECORD_BYTES, bare::BareFile, load::Blocking};
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
-    /// Of the batch being filled.
+    /// Epoch of the batch that is being filled.
     batch: u32,
     closed: bool,
 }
@@ -26,7 +27,7 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
-    /// One more than the last odd, or even, batch that is durable.
+    /// One more than the last durable batch with an odd number, and the same for even numbers.
     epochs: [AtomicU32; 2],
     syncs: AtomicU64,
 }

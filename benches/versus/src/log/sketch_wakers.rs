@@ -20,7 +20,7 @@ use super::{RECORD_BYTES, bare::BareFile, load::Tasks};
 struct Queue {
     bytes: Vec<u8>,
     wakers: Vec<Waker>,
-    /// Of the batch being filled, from 1.
+    /// Number of the batch that is being filled, from 1.
     batch: u64,
     closed: bool,
 }

@@ -1,5 +1,6 @@
-//! sqlite: WAL with synchronous=FULL, one transaction a commit. One connection for all: sqlite lets in one writer at a
-//! time anyway, and waiting for a lock here is cheaper than being refused there.
+//! sqlite: WAL with synchronous=FULL, one transaction a commit. All clients share one connection:
+//! sqlite lets in one writer at a time anyway, and waiting for a lock here is cheaper than being
+//! refused there.
 
 use std::{io, path::Path};
 

@@ -1,4 +1,4 @@
-//! The work: how each figure is taken, the same for all.
+//! The work: how each figure is taken, in the same way for all.
 
 use std::{
     cell::RefCell,
@@ -16,27 +16,29 @@ use crate::{
     report::{Contender, Contest, Report},
 };
 
-/// Enough that the branch predictor can't learn them, few enough to stay in the cache.
+/// Number of keys: enough that the branch predictor cannot learn them, few enough to stay in the
+/// cache.
 const KEYS: usize = 32_768;
-/// Those that join and leave in turn: as many as it takes for the branch predictor not to know them. In life, nobody joins
-/// a thousand times over.
+/// Number of members that join and leave in turn: enough that the branch predictor does not know
+/// them. In a real program no member joins a thousand times over.
 const NEWCOMERS: usize = 64;
-/// Keys counted for each node where a peer's balance can't be computed; they add about sqrt(2 ln N / this) of noise.
+/// Number of keys counted for each node if a peer's balance cannot be computed. They add about
+/// sqrt(2 ln N / this) of noise.
 const COUNTED_A_NODE: usize = 10_000;
-/// Beyond so many nodes that takes too many keys.
+/// Number of nodes beyond which counting takes too many keys.
 const COUNTABLE: usize = 1_000;
 
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// As long as it takes for figures that repeat.
+    /// Long enough for figures that repeat.
     Full,
-    /// Just to see that it works.
+    /// Just long enough to see that it works.
     Quick,
 }
 
 impl Pace {
-    /// About how long one turn of a contender lasts.
+    /// Returns about how long one turn of a contender lasts.
     fn turn(self) -> Duration {
         match self {
             Self::Full => Duration::from_millis(4),
@@ -50,16 +52,16 @@ pub struct Course {
     nodes: usize,
     pace: Pace,
     members: Rc<[Member]>,
-    /// Those that join and leave, one after the other.
+    /// The members that join and leave, one after the other.
     newcomers: Rc<[Member]>,
-    /// As the members, but a tenth of them are others.
+    /// The members, with a tenth of them replaced by others.
     changed: Rc<[Member]>,
     keys: Rc<[Key]>,
     contests: Vec<(What, Contest)>,
 }
 
 impl Course {
-    /// A course nobody has entered yet. Only what has `only` in its name is measured.
+    /// Returns contests without contenders. Only what has `only` in its name is measured.
     pub fn new(nodes: usize, pace: Pace, only: Option<&str>) -> Self {
         let all = members(nodes + nodes.div_ceil(10).max(NEWCOMERS));
         let mut random = fastrand::Rng::with_seed(7);
@@ -79,7 +81,7 @@ impl Course {
         }
     }
 
-    /// Enters a peer for all it takes part in.
+    /// Enters a peer for every contest in which it takes part.
     pub fn enter<P: Peer>(&mut self, report: &mut Report) {
         // Built once and shared; a peer that changes gets a ring of its own.
         let mut ring: Option<Rc<P>> = None;
@@ -104,7 +106,7 @@ impl Course {
         }
     }
 
-    /// What is to be held. Contests without contenders are left out.
+    /// Returns the contests to run. Contests without contenders are left out.
     pub fn into_contests(self) -> Vec<Contest> {
         self.contests.into_iter().map(|(_, contest)| contest).filter(|contest| !contest.contenders.is_empty()).collect()
     }
@@ -114,7 +116,7 @@ impl Course {
         match what {
             What::Lookup => self.each_key(move |keys| of_each(&*ring, keys, P::owner)),
             What::LookupBatch => self.each_key(move |keys| ring.owners(keys)),
-            // A bit of the previous owner goes into the next key, so that no two look-ups can overlap.
+            // A bit of the previous owner goes into the next key, so that look-ups cannot overlap.
             What::LookupDependent => self.each_key(move |keys| {
                 keys.iter().fold(0, |owner, key| ring.owner(&Key::new(key.number() ^ ((owner as u128 >> 4) & 1))))
             }),
@@ -123,7 +125,7 @@ impl Course {
             What::SharedLookup => self.each_key(move |keys| ring.shared_owners(keys)),
             What::Build => {
                 let members = Rc::clone(&self.members);
-                // Freeing the ring isn't building it.
+                // Freeing the ring is not part of building it.
                 self.repeated(move || {
                     let (time, built) = timed(|| P::build(black_box(&members)));
                     drop(built);
@@ -168,12 +170,13 @@ impl Course {
         }
     }
 
-    /// Nanoseconds a key, for work over all keys: the median of as many laps as fit a turn. (A lap is far shorter than a
-    /// time slice, so on a busy machine most of them pass undisturbed.)
+    /// Returns nanoseconds a key, for work over all keys: the median of as many laps as fit into a
+    /// turn. (A lap is far shorter than a time slice, so on a busy machine most laps pass
+    /// undisturbed.)
     fn each_key(&self, work: impl Fn(&[Key]) -> usize + 'static) -> Box<dyn FnMut() -> f64> {
         let (keys, turn) = (Rc::clone(&self.keys), self.pace.turn());
         Box::new(move || {
-            // The ring comes back into the cache before the clock starts.
+            // Brings the ring back into the cache before the clock starts.
             black_box(work(black_box(&keys)));
             let (mut laps, start) = (Vec::new(), Instant::now());
             while laps.len() < 3 || start.elapsed() < turn {
@@ -184,7 +187,9 @@ impl Course {
         })
     }
 
-    /// Nanoseconds of one piece of work, which takes its own time: the median of as many as fit a turn.
+    /// Returns nanoseconds of one piece of work, which takes its own time: the median of as many as
+    /// fit
+    /// into a turn.
     fn repeated(&self, mut work: impl FnMut() -> Duration + 'static) -> Box<dyn FnMut() -> f64> {
         let turn = self.pace.turn();
         Box::new(move || {
@@ -203,8 +208,8 @@ impl Course {
     }
 }
 
-/// Asks about each key, as a service does that holds its ring by reference: what it reads of the ring itself can stay in
-/// registers from one key to the next.
+/// Asks about each key, as a service does that holds its ring by reference: what is read of the
+/// ring itself can stay in registers from one key to the next.
 #[inline(never)]
 fn of_each<P: Peer>(ring: &P, keys: &[Key], ask: impl Fn(&P, &Key) -> usize) -> usize {
     keys.iter().map(|key| ask(ring, key)).fold(0, wrap)
@@ -220,7 +225,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (start.elapsed(), result)
 }
 
-/// The largest share over the mean, by counting keys.
+/// Returns the largest share over the mean, by counting keys.
 fn counted<P: Peer>(ring: &P, nodes: usize) -> f64 {
     let mut random = fastrand::Rng::with_seed(11);
     let keys = nodes * COUNTED_A_NODE;

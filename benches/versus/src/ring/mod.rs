@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000, 10_000])]
     nodes: Vec<usize>,
 
-    /// Rounds, of which the median counts.
+    /// Number of rounds, of which the median counts.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
 
@@ -68,11 +68,12 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         report.hold(course.into_contests(), rounds);
     }
     report.skip(
-        "ringpact is built with its feature `large-pages`, which rings of thousands of nodes profit from.".into(),
+        "ringpact is built with its feature `large-pages`, which makes rings of thousands of nodes faster.".into(),
     );
     report.skip(
-        "replicas3 and replicas3_zones of ringpact are looked up in a ReplicaIndex made beforehand, which takes 16 bytes a token \
-         besides the ring's (not in bytes_per_token); without one, `benches/ring.rs` says what walking takes."
+        "replicas3 and replicas3_zones of ringpact are looked up in a ReplicaIndex that is made beforehand, and takes 16 bytes a \
+         token besides the ring's (not in bytes_per_token). `cargo bench -p ringpact-benches --bench ring` has the figures \
+         of walking, without an index."
             .into(),
     );
     println!("{}", report.markdown());

@@ -1,49 +1,51 @@
-//! What a ring, or something that does a ring's work, is asked to do.
+//! What a ring, or an algorithm that does a ring's work, is asked to do.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// Virtual nodes a node, for all who have the notion.
+/// Virtual nodes for each node, for all peers that have virtual nodes.
 pub const VIRTUAL_NODES: usize = 160;
 
-/// 16 bytes. Peers that hash any `std::hash::Hash` get it as an integer: one write to their hasher, which is the fastest
-/// they can be given. Those that hash bytes get the bytes.
+/// A key of 16 bytes. Peers that hash any `std::hash::Hash` get it as an integer: one write to
+/// their hasher, which is the fastest form for them. Peers that hash bytes get the bytes.
 ///
-/// They stand in memory, as keys do that come with requests.
+/// Keys stand in memory, like keys that come with requests.
 pub struct Key([u8; 16]);
 
 impl Key {
-    /// The key of this number.
+    /// Returns the key of this number.
     #[inline]
     pub fn new(number: u128) -> Self {
         Self(number.to_le_bytes())
     }
 
-    /// As bytes.
+    /// Returns the key as bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// As a number.
+    /// Returns the key as a number.
     #[inline]
     pub fn number(&self) -> u128 {
         u128::from_le_bytes(self.0)
     }
 }
 
-/// A fast hash with a fixed seed, for all peers that let one choose: two multiplications for a key.
+/// A fast hash with a fixed seed, for all peers that let their users choose: two multiplications a
+/// key.
 pub type FastHash = foldhash::fast::FixedState;
 
-/// A member. Its name lives for ever, so that peers that borrow their nodes can be held like all others.
+/// A member. Its name is `'static`, so that peers that borrow their nodes can be kept like all
+/// others.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Member {
     /// `node-0`, `node-1` and so on.
     pub name: &'static str,
-    /// For who places addresses rather than names.
+    /// Its address, for peers that place addresses rather than names.
     pub address: SocketAddr,
 }
 
-/// The first `count` members.
+/// Returns the first `count` members.
 pub fn members(count: usize) -> Vec<Member> {
     (0..count as u32)
         .map(|number| Member {
@@ -72,7 +74,7 @@ pub enum What {
 }
 
 impl What {
-    /// In the order of the table.
+    /// All work, in the order of the table.
     pub const ALL: [Self; 13] = [
         Self::Lookup,
         Self::LookupBatch,
@@ -89,7 +91,7 @@ impl What {
         Self::MaxOverMean,
     ];
 
-    /// As it is written in the table.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lookup => "lookup",
@@ -108,7 +110,7 @@ impl What {
         }
     }
 
-    /// Of the figure.
+    /// Unit of the figure.
     pub fn unit(self) -> &'static str {
         match self {
             Self::BytesPerToken => "bytes",
@@ -120,85 +122,89 @@ impl What {
 
 /// Whether a peer takes part.
 pub enum Part {
-    /// It does.
+    /// It takes part.
     Takes,
-    /// It has no such thing.
+    /// It has no such function.
     Lacks,
-    /// It could, but isn't asked to, for this reason.
+    /// It could take part, but is not asked to, for this reason.
     Spared(&'static str),
 }
 
-/// One implementation. What it doesn't take part in is never called.
+/// One implementation. Functions of work in which it takes no part are never called.
 pub trait Peer: Sized + 'static {
-    /// The crate's name, and of a second set-up of the same crate, its own.
+    /// The crate's name; a second set-up of the same crate has a name of its own.
     const NAME: &'static str;
 
-    /// Whether it does this at this size.
+    /// Whether it takes part in this work at this size.
     fn part(what: What, nodes: usize) -> Part;
 
-    /// A ring of these members, from nothing.
+    /// Builds a ring of these members.
     fn build(members: &[Member]) -> Self;
 
-    /// Who owns the key: an index or an address, anything that can't be known without finding the owner.
+    /// Returns the key's owner: an index or an address, anything that cannot be known without
+    /// finding the owner.
     fn owner(&self, key: &Key) -> usize;
 
-    /// The owners of many keys, added up.
+    /// Returns the owners of many keys, added up.
     fn owners(&self, _keys: &[Key]) -> usize {
         unreachable!("{} has no batches", Self::NAME)
     }
 
-    /// Three distinct nodes for the key, added up.
+    /// Returns three distinct nodes for the key, added up.
     fn replicas3(&self, _key: &Key) -> usize {
         unreachable!("{} has no replicas", Self::NAME)
     }
 
-    /// Three nodes of distinct zones, the members being spread over three.
+    /// Returns three nodes of distinct zones, added up; the members are spread over three zones.
     fn replicas3_zones(&self, _key: &Key) -> usize {
         unreachable!("{} has no zones", Self::NAME)
     }
 
-    /// The owners added up, each looked up while another thread could publish a new ring at any time.
+    /// Returns the owners, added up, each looked up while another thread may publish a new ring at
+    /// any time.
     fn shared_owners(&self, _keys: &[Key]) -> usize {
         unreachable!("{} isn't shared", Self::NAME)
     }
 
-    /// Takes a member in.
+    /// Adds a member.
     fn add(&mut self, _member: Member) {
         unreachable!("{} can't grow", Self::NAME)
     }
 
-    /// Lets the member go that was added last.
+    /// Removes the member that was added last.
     fn remove(&mut self, _member: Member) {
         unreachable!("{} can't shrink", Self::NAME)
     }
 
-    /// How many ranges move when this ring is replaced by `after`, each of them having been looked at.
+    /// Returns the number of ranges that move when `after` replaces this ring. Each range is looked
+    /// at.
     fn plan(&self, _after: &Self) -> usize {
         unreachable!("{} can't plan", Self::NAME)
     }
 
-    /// A ring of these members, a tenth of which are others than this one's.
+    /// Builds a ring of these members, a tenth of which differ from this ring's.
     fn changed(&self, members: &[Member]) -> Self {
         Self::build(members)
     }
 
-    /// The same when nothing but `newcomer` is different in `after`.
+    /// Does the same as `movement` if `after` differs only by `newcomer`.
     fn plan_join(&self, after: &Self, _newcomer: Member) -> usize {
         self.plan(after)
     }
 
-    /// How many tokens there are.
+    /// Number of tokens, if it can be known.
     fn tokens(&self) -> usize {
         unreachable!("{} has no tokens", Self::NAME)
     }
 
-    /// The largest share of a member over the mean, if it can be known exactly. Else keys are counted.
+    /// The largest share of a member over the mean, if it can be known exactly; otherwise keys are
+    /// counted.
     fn max_over_mean(&self) -> Option<f64> {
         None
     }
 }
 
-/// Largest over mean.
+/// Returns the largest value over the mean.
 pub fn ratio(shares: impl IntoIterator<Item = f64>) -> f64 {
     let (mut max, mut sum, mut count) = (0_f64, 0_f64, 0_f64);
     for share in shares {
@@ -209,7 +215,7 @@ pub fn ratio(shares: impl IntoIterator<Item = f64>) -> f64 {
     max * count / sum
 }
 
-/// Where something is, to stand for it.
+/// Returns the address of a value, to stand for the value.
 #[inline]
 pub fn address<T: ?Sized>(thing: &T) -> usize {
     std::ptr::from_ref(thing).addr()

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::log::fresh_dir;
 
-/// What was found: what it is, its unit, its value.
+/// A figure: its name, its unit, its value.
 pub type Figures = Vec<(&'static str, &'static str, f64)>;
 
 type Measure = fn(Scale, bool) -> io::Result<Figures>;
@@ -27,25 +27,26 @@ pub const CASES: [(&str, Measure); 6] = [
     ("expiring-1m", |scale, turned| beside(scale, turned, Reached::AtOnce, Mood::Down, expiring)),
 ];
 
-/// Clients of the healthy services, and of the bad one.
+/// Number of clients of the healthy services, and of the bad one.
 const CLIENTS: usize = 4;
 
 /// A polite client's pause.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Strains the shop until it is to stop. Without strain it does the same to a participant in good health.
+/// Strains the shop until it is told to stop. Without strain it does the same to a healthy
+/// participant.
 type Strain = fn(&Shop, &Stop, Mood, Scale);
 
-/// What healthy transactions came to.
+/// The figures of healthy transactions.
 #[derive(Clone, Copy, Debug)]
 struct Healthy {
     per_s: f64,
     p99_us: f64,
-    /// Processor time of the whole process for each of them.
+    /// Processor time of the whole process for each transaction.
     cpu_us: f64,
 }
 
-/// The healthy services with a bad one beside them, against the same with a good one.
+/// Measures the healthy services with a bad one beside them, and the same with a good one.
 fn beside(scale: Scale, turned: bool, reached: Reached, mood: Mood, strain: Strain) -> io::Result<Figures> {
     let mut runs = [Mood::Good, mood];
     if turned {
@@ -88,7 +89,7 @@ fn beside(scale: Scale, turned: bool, reached: Reached, mood: Mood, strain: Stra
     Ok(more)
 }
 
-/// Healthy transactions, for a time.
+/// Runs healthy transactions for a time.
 fn load(shop: &Shop, time: Duration) -> Healthy {
     let (begun, cpu) = (Instant::now(), cpu_us());
     let mut all: Vec<u32> = thread::scope(|scope| {
@@ -110,23 +111,23 @@ fn load(shop: &Shop, time: Duration) -> Healthy {
     Healthy { per_s: all.len() as f64 / elapsed, p99_us: p99, cpu_us: cpu / all.len() as f64 }
 }
 
-/// Processor time of this process so far, in microseconds.
+/// Returns the processor time of this process so far, in microseconds.
 fn cpu_us() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Has transactions of a healthy service expire, and says how many milliseconds late the latest was, or how many it was
-/// waited for in vain.
+/// Lets transactions of a healthy service expire. Returns by how many milliseconds the latest one
+/// was late, or how long was waited for one that did not expire.
 fn latest_time_out(shop: &Shop, stop: &Stop) -> f64 {
     const AFTER: Duration = Duration::from_millis(20);
     let mut latest = Duration::ZERO;
     while !stop.is_set() {
         let due = Instant::now() + AFTER;
         let mut txn = shop.coordinator.begin_within(AFTER);
-        // It takes no more branches once its time is over.
+        // A transaction takes no more branches once its time is over.
         let mut next = HEALTHY.iter().cycle();
-        while !stop.is_set() && txn.branch(next.next().expect("it goes on for ever")).is_ok() {
+        while !stop.is_set() && txn.branch(next.next().expect("the iterator is endless")).is_ok() {
             let open = shop.healthy[0].execute(&txn.id().branch(shop.healthy[0].name()), 1).is_ok();
             if !open {
                 break;
@@ -138,7 +139,7 @@ fn latest_time_out(shop: &Shop, stop: &Stop) -> f64 {
     latest.as_secs_f64() * 1e3
 }
 
-/// Clients that go on trying, with a pause in between.
+/// Runs clients that try again and again, with a pause in between.
 fn polite(shop: &Shop, stop: &Stop, _: Mood, _: Scale) {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -152,7 +153,8 @@ fn polite(shop: &Shop, stop: &Stop, _: Mood, _: Scale) {
     });
 }
 
-/// Clients whose work hangs in the service's try until their transactions' time is over, and longer.
+/// Runs clients whose work hangs in the service's try until their transactions' time is over, and
+/// longer.
 fn blocked(shop: &Shop, stop: &Stop, _: Mood, _: Scale) {
     let manager = shop.managed.as_ref().expect("it is managed");
     thread::scope(|scope| {
@@ -161,7 +163,7 @@ fn blocked(shop: &Shop, stop: &Stop, _: Mood, _: Scale) {
                 while !stop.is_set() {
                     let mut txn = shop.coordinator.begin_within(Duration::from_millis(20));
                     let branch = txn.branch(BAD).cloned();
-                    // Whoever waits for it does so without it: it is over by then.
+                    // The transaction is over by then, and its client waits without it.
                     let done = branch.is_ok_and(|branch| manager.execute(&branch, 1).is_ok());
                     if done {
                         drop(txn.commit());
@@ -173,7 +175,7 @@ fn blocked(shop: &Shop, stop: &Stop, _: Mood, _: Scale) {
     });
 }
 
-/// One transaction that can't be rolled back.
+/// Begins one transaction that cannot be rolled back.
 fn stuck(shop: &Shop, _: &Stop, _: Mood, _: Scale) {
     let mut txn = shop.coordinator.begin();
     txn.branch(BAD).expect("it is a participant");
@@ -181,14 +183,14 @@ fn stuck(shop: &Shop, _: &Stop, _: Mood, _: Scale) {
     txn.rollback();
 }
 
-/// Transactions that nobody commits, each with a time-out of its own within the time that is measured. Without strain there
-/// are as many of them, and they don't expire.
+/// Begins transactions that no client commits, each with a time-out of its own within the time that
+/// is measured. Without strain there are as many transactions, and they do not expire.
 fn expiring(shop: &Shop, _: &Stop, mood: Mood, scale: Scale) {
     let begun = Instant::now();
     let step = scale.time.div_f64(scale.expiring as f64);
     let mut open = Vec::with_capacity(scale.expiring);
     for number in 0..scale.expiring {
-        let at = scale.time / 5 + step * u32::try_from(number).expect("not so many");
+        let at = scale.time / 5 + step * u32::try_from(number).expect("fewer than 2^32");
         let within = if mood == Mood::Good { Duration::from_secs(3_600) } else { at.saturating_sub(begun.elapsed()) };
         open.push(shop.coordinator.begin_within(within));
     }
@@ -196,7 +198,8 @@ fn expiring(shop: &Shop, _: &Stop, mood: Mood, scale: Scale) {
     thread::sleep(over.saturating_duration_since(Instant::now()));
 }
 
-/// A participant with a capacity, and ten times as many clients as it takes to use it.
+/// Measures a participant with a limited capacity, and ten times the clients that it takes to use
+/// it up.
 fn overloaded(scale: Scale, turned: bool) -> io::Result<Figures> {
     let mut crowds = [scale.crowd / 10, scale.crowd];
     if turned {
@@ -223,12 +226,13 @@ fn overloaded(scale: Scale, turned: bool) -> io::Result<Figures> {
     ])
 }
 
-/// Transactions a second that so many clients get done at the participant, once each has begun. Whoever is refused comes again
-/// after a while.
+/// Returns the transactions a second that this number of clients get done at the participant, once
+/// each client has begun. A client that is refused tries again after a while.
 fn crowd(shop: &Shop, clients: usize, time: Duration) -> f64 {
     const COMES_AGAIN: Duration = Duration::from_millis(100);
     const STACK: usize = 64 << 10;
-    /// It takes the prepare time-out until a crowd that came at once has been sorted out.
+    /// Time that is not measured: a crowd that came at once takes the prepare time-out to be sorted
+    /// out.
     const FIRST_RUSH: Duration = Duration::from_secs(8);
     let (done, counts, over) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {

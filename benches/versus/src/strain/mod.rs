@@ -1,8 +1,9 @@
-//! What one bad participant, or a crowd, costs those who have nothing to do with it.
+//! What one bad participant, or a crowd, costs transactions that have nothing to do with it.
 //!
-//! Each figure is a ratio to the same load, in the same run, with the same participant in good health; or what memory, the log
-//! and the next opening have to bear. `goodput_ratio` compares an overloaded participant with its own capacity, which is what
-//! it does for a tenth of the clients.
+//! Each figure is a ratio to the same load, in the same run, with the same participant in good
+//! health; or it is a cost in memory, in the log, or at the next opening. `goodput_ratio` compares
+//! an overloaded participant with its own capacity, which is what it does for a tenth of the
+//! clients.
 
 mod cases;
 mod shop;
@@ -24,7 +25,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Rounds, of which the median counts.
+    /// Number of rounds, of which the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 
@@ -33,13 +34,13 @@ pub struct Options {
     seconds: u64,
 }
 
-/// How much there is of everything.
+/// Sizes of the cases.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     time: Duration,
-    /// Clients of the participant that is overloaded.
+    /// Number of clients of the overloaded participant.
     crowd: usize,
-    /// Transactions that expire.
+    /// Number of transactions that expire.
     expiring: usize,
 }
 

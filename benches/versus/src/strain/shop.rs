@@ -1,4 +1,5 @@
-//! The shop that is strained: two healthy services that keep a log with the coordinator, and one that can be made bad.
+//! The shop that is strained: two healthy services that share a log with the coordinator, and one
+//! that can be made bad.
 
 use std::{
     convert::Infallible,
@@ -27,17 +28,17 @@ pub enum Mood {
     /// It answers at once.
     #[default]
     Good,
-    /// Each call fails at once.
+    /// It fails each call at once.
     Down,
-    /// No call returns before the mood changes.
+    /// It returns from no call before the mood changes.
     Hung,
-    /// It votes, and can't roll back.
+    /// It votes, and cannot roll back.
     NoRollback,
-    /// Each call takes this long, on one thread.
+    /// It takes this long for each call, on one thread.
     Slow(Duration),
 }
 
-/// The participant named `bad`, as the coordinator and as the service of a resource manager know it.
+/// The participant named `bad`, for the coordinator and for the service of a resource manager.
 #[derive(Default)]
 pub struct Bad {
     mood: Mutex<Mood>,
@@ -71,7 +72,7 @@ impl Bad {
     }
 }
 
-/// As the coordinator knows it.
+/// The same participant, as the coordinator calls it.
 pub struct Called(pub Arc<Bad>);
 
 impl Participant for Called {
@@ -117,9 +118,9 @@ pub type Manager = Arc<ResourceManager<Shelf>>;
 pub enum Reached {
     /// On the thread that commits.
     AtOnce,
-    /// By so many threads of its own.
+    /// On this number of threads of its own.
     Pooled(usize),
-    /// It is a service behind a resource manager on the coordinator's log.
+    /// As a service behind a resource manager on the coordinator's log.
     Managed,
 }
 
@@ -160,17 +161,18 @@ impl Shop {
         Ok(Self { coordinator, healthy, bad, managed, dir: dir.to_owned() })
     }
 
-    /// A transaction of the two healthy services.
+    /// Commits a transaction of the two healthy services.
     pub fn buy(&self, number: u64) {
         let mut txn = self.coordinator.begin();
         for manager in &self.healthy {
             let branch = txn.branch(manager.name().as_str()).expect("it is a participant");
             manager.execute(branch, number).expect("nothing is refused");
         }
-        txn.commit().wait().expect("everybody agrees");
+        txn.commit().wait().expect("all vote Yes");
     }
 
-    /// A transaction that has the bad one in it, and a healthy one. It is not waited for.
+    /// Begins to commit a transaction of the bad participant and a healthy one, and does not wait
+    /// for it.
     pub fn try_bad(&self) {
         let mut txn = self.coordinator.begin();
         if txn.branch(BAD).is_ok() && txn.branch(HEALTHY[0]).is_ok() {
@@ -181,7 +183,8 @@ impl Shop {
         }
     }
 
-    /// A transaction that has only the bad one and a healthy one in it, waited for. Says whether it has committed.
+    /// Commits a transaction of the bad participant and a healthy one, and waits for it. Returns
+    /// whether it has committed.
     pub fn buy_bad(&self) -> bool {
         let mut txn = self.coordinator.begin();
         if txn.branch(BAD).is_err() {
@@ -191,13 +194,13 @@ impl Shop {
         done && txn.commit().wait().is_ok()
     }
 
-    /// Megabytes that the log takes on disk.
+    /// Returns the megabytes that the log takes on disk.
     pub fn log_mb(&self) -> f64 {
         let files = fs::read_dir(self.dir.join("log")).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum::<u64>() as f64 / 1e6
     }
 
-    /// How long it takes, in milliseconds, to open it once more, healthy.
+    /// Opens the shop once more, healthy, and returns how many milliseconds that took.
     pub fn reopen(self, reached: Reached) -> f64 {
         self.bad.set(Mood::Good);
         let dir = self.dir.clone();
@@ -207,7 +210,7 @@ impl Shop {
             let begun = Instant::now();
             match Self::open(&dir, reached, usize::MAX >> 1) {
                 Ok(_) => return begun.elapsed().as_secs_f64() * 1e3,
-                // Whoever still has the old one lets go of it soon.
+                // Threads that still hold the old log let go of it soon.
                 Err(_) if Instant::now() < given_up => thread::sleep(Duration::from_millis(1)),
                 Err(_) => return f64::NAN,
             }
@@ -215,14 +218,14 @@ impl Shop {
     }
 }
 
-/// Megabytes of this process's memory.
+/// Returns the megabytes of this process's memory.
 pub fn rss_mb() -> f64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok());
     pages.map_or(f64::NAN, |pages| pages * 4096.0 / 1e6)
 }
 
-/// Says when those who strain the shop are to stop, however the measuring ends.
+/// Tells the threads that strain the shop to stop, however the measuring ends.
 #[derive(Default)]
 pub struct Stop(AtomicBool);
 

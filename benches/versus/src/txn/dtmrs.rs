@@ -1,12 +1,15 @@
-//! dtmrs 0.13, its coordinator embedded in this process, as its documentation has it: an XA transaction with two branches
-//! that are functions of this process, and a SQLite file.
+//! dtmrs 0.13, with its coordinator embedded in this process, as in its documentation: an XA
+//! transaction with two branches that are functions of this process, and a SQLite file.
 //!
-//! - Its durable setting: it opens SQLite with `synchronous=NORMAL`, with which a loss of power loses commits that were
-//!   answered, and has no option for it. So each connection of its pool is told `synchronous=FULL` before the measurement.
-//! - A commit ends when `submit` returns: from then on the decision is in its database. Both branches are told by its
-//!   background workers, some time later (they look for work every 200 ms), and are not waited for, which is to its
-//!   advantage: ours have been told when a commit returns.
-//! - What it refuses (SQLite lets in one writer at a time, and who waits for longer than 5 s is sent away) is tried again.
+//! - Its durable setting: it opens SQLite with `synchronous=NORMAL`, with which a loss of power
+//!   loses commits that were answered, and it has no option for this. So each connection of its
+//!   pool is told `synchronous=FULL` before the measurement.
+//! - A commit ends when `submit` returns: from then on the decision is in its database. Its
+//!   background workers tell both branches some time later (they look for work every 200 ms). That
+//!   is not waited for, which is to its advantage: our branches have been told when a commit
+//!   returns.
+//! - What it refuses is tried again. (SQLite lets in one writer at a time, and refuses a writer
+//!   that waits for longer than 5 s.)
 
 use std::{
     error::Error,
@@ -20,8 +23,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::log::{failed, load::Blocking};
 
-/// With more of them hardly anybody is answered within a round: they queue for its 32 connections, and those for SQLite's
-/// one writer.
+/// Maximum number of clients. With more, hardly any client is answered within a round: clients
+/// queue for its 32 connections, and connections queue for SQLite's one writer.
 pub const MOST_CLIENTS: usize = 64;
 
 const COMMIT: &str = "local://commit";

@@ -1,8 +1,8 @@
-//! Transactions: two participants that do nothing, one decision forced a transaction; and three durable participants that
-//! share the coordinator's log.
+//! Transactions: two participants that do nothing, with one forced decision a transaction; and
+//! three durable participants that share the coordinator's log.
 //!
-//! The *ceiling* is a bare group committer of `-- log` with a writer thread: one record, no format, no checks, no protocol
-//! around it. A client who comes alone can beat it, since he writes himself.
+//! The *ceiling* is a bare group committer of `-- log` with a writer thread: one record, no format,
+//! no checks, no protocol around it. A single client can beat it, because its thread writes itself.
 
 mod dtmrs;
 mod shops;
@@ -34,7 +34,7 @@ const CEILING: &str = "ceiling";
 const RINGPACT: &str = "ringpact";
 const DTMRS: &str = "dtmrs";
 
-/// Transactions whose allocations are counted.
+/// Number of transactions whose allocations are counted.
 const COUNTED: u64 = 10_000;
 
 /// How to measure.
@@ -49,7 +49,7 @@ pub struct Options {
 
     /// Only implementations with one of these in their names.
     #[arg(long, value_delimiter = ',')]
-    who: Vec<String>,
+    implementations: Vec<String>,
 }
 
 impl Options {
@@ -62,7 +62,7 @@ fn is_among(chosen: &[String], name: &str) -> bool {
     chosen.is_empty() || chosen.iter().any(|part| name.contains(part.as_str()))
 }
 
-/// How one is opened in an empty directory.
+/// Opens one in an empty directory.
 type Open = fn(&Path) -> io::Result<Box<dyn Blocking>>;
 
 const DURABLE: [(&str, Open); 3] = [
@@ -78,17 +78,17 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let pace = &options.pace;
     let (rounds, time) = (pace.rounds(), pace.time());
     let mut report = Report::by_clients(&[CEILING]);
-    for (what, who) in [("durable_tx_per_s", &DURABLE[..]), ("durable3_tx_per_s", &DURABLE_3[..])] {
+    for (what, all) in [("durable_tx_per_s", &DURABLE[..]), ("durable3_tx_per_s", &DURABLE_3[..])] {
         if !options.wants(what) {
             continue;
         }
-        let who: Vec<_> = who.iter().filter(|(name, _)| is_among(&options.who, name)).collect();
+        let chosen: Vec<_> = all.iter().filter(|(name, _)| is_among(&options.implementations, name)).collect();
         for clients in &pace.threads {
             eprintln!("{what}, {clients} threads ...");
             let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
             for round in 0..rounds {
                 let stands_it = |name: &str| name != DTMRS || *clients <= dtmrs::MOST_CLIENTS;
-                for (name, open) in turns(&who, round).filter(|(name, _)| stands_it(name)) {
+                for (name, open) in turns(&chosen, round).filter(|(name, _)| stands_it(name)) {
                     let dir = fresh_dir()?;
                     let shop = open(dir.path())?;
                     found.entry(name).or_default().push(load::threads(&*shop, *clients, time).commits_per_s);
@@ -103,7 +103,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         eprintln!("{clients} tasks ...");
         let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for round in 0..rounds {
-            for name in turns(&[CEILING, RINGPACT], round).filter(|name| is_among(&options.who, name)) {
+            for name in turns(&[CEILING, RINGPACT], round).filter(|name| is_among(&options.implementations, name)) {
                 let dir = fresh_dir()?;
                 found.entry(name).or_default().push(match *name {
                     CEILING => tasks(&sketch_wakers::Sketch::open(dir.path())?, *clients, time),
@@ -124,10 +124,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         report.add(("allocations_per_tx", 1, RINGPACT), "allocations", false, vec![allocations()]);
     }
     report.skip(format!(
-        "dtmrs: with `synchronous=FULL`, and without waiting for its branches to be told. Up to {} clients, for beyond that \
-         hardly anybody is answered within a round; so it is not in the rows of tasks. Nor in those of three durable \
-         participants: its branches have no way to share its database's syncs. Allocations are ringpact's alone: \
-         dtmrs goes through its database's C code, which this does not count.",
+        "dtmrs: with `synchronous=FULL`, and without waiting until its branches are told. Up to {} clients, because with more \
+         hardly any client is answered within a round; so it is not in the rows of tasks. It is not in the rows of three \
+         durable participants either, because its branches cannot share its database's syncs. Allocations are counted for \
+         ringpact only: dtmrs allocates in its database's C code, which is not counted.",
         dtmrs::MOST_CLIENTS,
     ));
     println!("{}", report.markdown());
@@ -140,7 +140,7 @@ fn tasks<T: Tasks>(shop: &T, clients: usize, time: Duration) -> f64 {
     load::tasks(shop, clients, time).0
 }
 
-/// Transactions a second on one thread, the log being in memory.
+/// Returns transactions a second on one thread, with the log in memory.
 fn in_memory(time: Duration) -> f64 {
     let shop = Idle::in_memory();
     let (begun, mut done) = (Instant::now(), 0_u64);

@@ -1,4 +1,4 @@
-//! What the transactions are about: as little as possible.
+//! The participants of the transactions, which do as little as possible.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::log::{
     load::{Blocking, Tasks},
 };
 
-/// A participant that promises, and does, nothing.
+/// A participant that promises, and does nothing.
 struct Nothing;
 
 impl Participant for Nothing {
@@ -61,17 +61,17 @@ impl Idle {
 
 impl Blocking for Idle {
     fn commit(&self, _client: usize, _number: u64) {
-        self.begin().commit().wait().expect("everybody agrees");
+        self.begin().commit().wait().expect("all vote Yes");
     }
 }
 
 impl Tasks for Idle {
     async fn commit(&self, _number: u64) {
-        self.begin().commit().await.expect("everybody agrees");
+        self.begin().commit().await.expect("all vote Yes");
     }
 }
 
-/// A service that keeps nothing. Its resource manager logs its promises all the same.
+/// A service that keeps nothing. Its resource manager still logs its promises.
 struct Shelf;
 
 impl Service for Shelf {
@@ -120,6 +120,6 @@ impl Blocking for Durable {
             let branch = transaction.branch(name).expect("it is a participant");
             manager.execute(branch, number).expect("nothing is refused");
         }
-        transaction.commit().wait().expect("everybody agrees");
+        transaction.commit().wait().expect("all vote Yes");
     }
 }

@@ -274,7 +274,7 @@ impl Queue {
     }
 
     pub(super) const fn stats(&self) -> LogStats {
-        let appended = self.last.number() - self.opened.number();
+        let appended = self.last.as_u64() - self.opened.as_u64();
         LogStats { appended, forced: self.forced, syncs: self.syncs }
     }
 
@@ -455,7 +455,7 @@ impl Queue {
         let folded = mem::replace(&mut self.folded, BATCH_HEADER);
         let unfolded_bytes = (buffer.len() - folded) as u64;
         self.folding_bytes += unfolded_bytes;
-        let count = (self.last.number() - before.number()) as u32; // they fit into MAX_QUEUE_BYTES, or are one
+        let count = (self.last.as_u64() - before.as_u64()) as u32; // they fit into MAX_QUEUE_BYTES, or are one
         Batch { number: self.batches, last: self.last, count, folded, unfolded_bytes }
     }
 

@@ -127,7 +127,7 @@ impl LogShared {
             })),
             live: Mutex::new(live),
             live_bytes: AtomicU64::new(live_bytes),
-            durable: CachePadded::new(AtomicU64::new(last.number())),
+            durable: CachePadded::new(AtomicU64::new(last.as_u64())),
             stopped: AtomicBool::new(false),
             work: platform.condvar(),
             upkeep: platform.condvar(),
@@ -302,7 +302,8 @@ impl LogShared {
         guarded.queue.demand_spare(bytes);
         self.wake_writer(guarded);
         self.wake_keeper(guarded);
-        // An attempt that began before this call may fail on a disk that was full then and is not now.
+        // An attempt that began before this call may fail on a disk that was full then and is not
+        // now.
         let awaited = guarded.queue.spare.begun + 1;
         let before = guarded.queue.spare.ended;
         let settled = |spare: &SpareState| spare.ended >= awaited || spare.ended > before && spare.full.is_none();

@@ -169,7 +169,7 @@ impl LogShared {
         if queue.is_broken() {
             return; // something else has failed meanwhile, and failure is final; the writer tells all that wait
         }
-        self.durable.store(batch.last.number(), Ordering::Release);
+        self.durable.store(batch.last.as_u64(), Ordering::Release);
         queue.in_flight = false;
         queue.has_folded(batch.unfolded_bytes, self.live_bytes.load(Ordering::Acquire));
         queue.syncs += 1;

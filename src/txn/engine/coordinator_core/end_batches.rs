@@ -92,12 +92,13 @@ impl CoordinatorCore {
         while self.table.lock().writing > 0 {
             pause.wait_for(&mut between.lock(), PAUSE);
         }
-        self.closed_at.store(self.log.durable().number(), Ordering::Release);
+        self.closed_at.store(self.log.durable().as_u64(), Ordering::Release);
     }
 }
 
 impl Table {
-    /// Takes out the ends that are not written yet. The caller must [write](CoordinatorCore::write) them.
+    /// Takes out the ends that are not written yet. The caller must [write](CoordinatorCore::write)
+    /// them.
     pub(super) fn unwritten_ends(&mut self) -> Vec<TxnOrdinal> {
         self.writing += usize::from(!self.unwritten.is_empty());
         mem::take(&mut self.unwritten)

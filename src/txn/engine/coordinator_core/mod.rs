@@ -1,5 +1,5 @@
-//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every begin and
-//! end writes it.
+//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every
+//! begin and end writes it.
 //!
 //! The files of the folder are its children because they use its private fields: `end_batches`
 //! (ends), `settling` (waiting for them). It and the transaction driver (`transaction_driver`) call
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
-    participant::{Call, Decision, Life, Verb},
+    participant::{Call, Decision, Life, ParticipantError, Verb},
     platform::{Condvar, Platform},
     striped::Striped,
     txn::{
@@ -495,8 +495,15 @@ impl CoordinatorCore {
         let news = below.saturating_sub(known);
         if known == 0 || below < known || news >= table.transactions.at_once().min(MOST_UNSAID) {
             self.ended_below.store(below, Ordering::Release);
-            self.position.fetch_max(durable.number(), Ordering::Relaxed);
+            self.position.fetch_max(durable.as_u64(), Ordering::Relaxed);
         }
+    }
+
+    /// Returns the life as the coordinator introduces it to a participant that has refused it
+    /// because the participant has missed the opening before.
+    pub(in crate::txn) fn going_on_from(&self, refusal: &ParticipantError) -> Option<Life> {
+        let ParticipantError::Superseded(mismatch) = refusal else { return None };
+        self.openings.going_on_from(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
     }
 
     /// Returns what a message to the participant carries. A commit carries how far the log is
@@ -511,19 +518,20 @@ impl CoordinatorCore {
             Verb::Commit => self.position_of_commit(decided),
             _ => self.position.load(Ordering::Relaxed),
         };
-        Call { epoch: self.epoch, ended_below, deadline, identity: self.life.log, position, ..Call::new(self.opening) }
+        let Life { log: identity, after, .. } = self.life;
+        Call { epoch: self.epoch, ended_below, deadline, identity, position, after, ..Call::new(self.opening) }
     }
 
-    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is gone
-    /// the next life may write to the same log. Its records must not count, because a participant
-    /// that hears of them would take the next life for an older copy of the log.
+    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is
+    /// gone the next life may write to the same log. Its records must not count, because a
+    /// participant that hears of them would take the next life for an older copy of the log.
     fn position_of_commit(&self, decided: Lsn) -> u64 {
         let durable = self.log.durable(); // before the question whether the coordinator is gone
         if !self.is_gone() {
-            return durable.number();
+            return durable.as_u64();
         }
         let known = self.position.load(Ordering::Relaxed).max(self.closed_at.load(Ordering::Acquire));
-        known.max(decided.number())
+        known.max(decided.as_u64())
     }
 }
 

@@ -1,5 +1,5 @@
-//! anchorhash: not a ring. A few bytes a node, perfect balance, but placement depends on the order of changes, and the
-//! capacity is fixed; here a tenth above the number of nodes.
+//! anchorhash: not a ring. A few bytes a node, and perfect balance. But placement depends on the
+//! order of changes, and the capacity is fixed, here to a tenth above the number of nodes.
 
 use anchorhash::{AnchorHash, Builder};
 

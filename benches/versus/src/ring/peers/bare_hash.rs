@@ -1,4 +1,4 @@
-//! The hash of a key and nothing else: what no ring can be faster than.
+//! The hash of a key and nothing else: no ring can be faster.
 
 use ringpact::ring::{KeyHasher, Xxh3};
 

@@ -1,11 +1,11 @@
-//! The hash of a key and one read of a random cache line, in a table as large as the hashed ring's: what no ring that keeps
-//! its tokens in memory can be faster than, on this machine or another.
+//! The hash of a key and one read of a random cache line, in a table as large as the hashed ring's.
+//! No ring that keeps its tokens in memory can be faster, on this machine or another.
 
 use ringpact::ring::{KeyHasher, Xxh3};
 
 use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What};
 
-/// Tokens a line in the ring.
+/// Number of tokens in one cache line of the ring.
 const TOKENS_A_LINE: usize = 8;
 
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ impl Peer for BareHashAndLine {
         Self { lines }
     }
 
-    /// Which line, and which word of it, both follow from the hash: the least that a look-up can do.
+    /// The line and the word in it both follow from the hash: the least that a look-up can do.
     #[inline(always)]
     fn owner(&self, key: &Key) -> usize {
         let hash = Xxh3::default().hash_key(key.bytes()).as_u64();
@@ -42,7 +42,7 @@ impl Peer for BareHashAndLine {
     }
 }
 
-/// Room for so many lines, in pages as the ring has them.
+/// Allocates room for this number of lines, in pages as the ring has them.
 fn large_pages(count: usize) -> Vec<Line> {
     let mut room = Vec::with_capacity(count);
     #[cfg(target_os = "linux")]
@@ -52,7 +52,9 @@ fn large_pages(count: usize) -> Vec<Line> {
         let (start, bytes) = (spare.as_mut_ptr().cast::<u8>(), size_of_val(spare));
         let before = start.addr() % SMALL_PAGE;
         let (start, bytes) = (start.wrapping_sub(before), (before + bytes).next_multiple_of(SMALL_PAGE));
-        // SAFETY: this advice changes the size of pages, not what is in them. That the kernel refuses is no error.
+        // SAFETY: this advice changes the size of pages, not their content. A refusal by the kernel
+        // is no
+        // error.
         let _ = unsafe { rustix::mm::madvise(start.cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
     }
     room

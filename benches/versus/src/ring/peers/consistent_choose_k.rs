@@ -1,5 +1,5 @@
-//! consistent-choose-k: not a ring. No memory, and any number of distinct replicas; nodes are numbers, and only the last one
-//! leaves without a trace.
+//! consistent-choose-k: not a ring. No memory, and any number of distinct replicas. Nodes are
+//! numbers, and only the last one leaves without a trace.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -28,7 +28,7 @@ impl Peer for ChooseK {
         match what {
             What::Lookup | What::LookupDependent | What::Replicas3 | What::MaxOverMean => Part::Takes,
             What::AddNode | What::RemoveNode => Part::Spared(
-                "changes of consistent-choose-k: there is nothing to change but a number; who leaves earlier is skipped by a set",
+                "changes of consistent-choose-k: there is only a number to change; a set skips nodes that leave earlier",
             ),
             _ => Part::Lacks,
         }

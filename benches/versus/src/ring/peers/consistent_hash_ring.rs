@@ -1,4 +1,5 @@
-//! consistent_hash_ring: sorted vectors of virtual nodes, inserted one at a time; distinct replicas; migrated ranges.
+//! consistent_hash_ring: sorted vectors of virtual nodes, inserted one at a time; distinct
+//! replicas; migrated ranges.
 
 use consistent_hash_ring::{Ring, RingBuilder, migrated_ranges};
 

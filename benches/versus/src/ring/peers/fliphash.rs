@@ -1,4 +1,5 @@
-//! fliphash: not a ring. Constant time and no memory, but nodes are numbers, and only the last one can leave.
+//! fliphash: not a ring. Constant time and no memory, but nodes are numbers, and only the last one
+//! can leave.
 
 use std::hash::BuildHasher;
 
@@ -16,9 +17,9 @@ impl Peer for Flip {
     fn part(what: What, _nodes: usize) -> Part {
         match what {
             What::Lookup | What::LookupDependent | What::MaxOverMean => Part::Takes,
-            What::AddNode | What::RemoveNode => Part::Spared(
-                "changes of fliphash: there is nothing to change but a number, and only the last may leave",
-            ),
+            What::AddNode | What::RemoveNode => {
+                Part::Spared("changes of fliphash: there is only a number to change, and only the last node may leave")
+            }
             _ => Part::Lacks,
         }
     }

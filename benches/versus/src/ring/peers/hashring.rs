@@ -1,4 +1,5 @@
-//! hashring: a sorted vector. Virtual nodes are the caller's: each is an entry, as its documentation shows.
+//! hashring: a sorted vector. The caller makes virtual nodes: each is an entry, as its
+//! documentation shows.
 
 use hashring::HashRing;
 

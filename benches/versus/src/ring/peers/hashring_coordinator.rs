@@ -1,5 +1,5 @@
-//! hashring_coordinator: a sorted array that tells from whom a node fetches what. Takes part for that alone: each of its
-//! look-ups copies the whole ring.
+//! hashring_coordinator: a sorted array that tells from which node another one fetches what. It
+//! takes part for that alone, because each of its look-ups copies the whole ring.
 
 use hashring_coordinator::HashRing;
 

@@ -8,7 +8,7 @@ pub struct Rendezvous {
     nodes: HrwNodes<&'static str, FastHash>,
 }
 
-/// From here on, looking up all keys takes seconds.
+/// Number of nodes from which looking up all keys takes seconds.
 const TOO_MANY: usize = 1_000;
 
 impl Peer for Rendezvous {
@@ -20,7 +20,7 @@ impl Peer for Rendezvous {
                 Part::Spared("hrw-hash from 1,000 nodes on: it sorts all of them for each key, which takes some 50 µs")
             }
             What::MaxOverMean if nodes >= 100 => {
-                Part::Spared("balance of hrw-hash from 100 nodes on: to count a million keys takes it twenty seconds")
+                Part::Spared("balance of hrw-hash from 100 nodes on: to count a million keys takes twenty seconds")
             }
             What::Lookup | What::LookupDependent | What::Replicas3 | What::Build | What::MaxOverMean => Part::Takes,
             _ => Part::Lacks,

@@ -1,4 +1,5 @@
-//! jump-back-hash: not a ring. Constant time and no memory, but nodes are numbers, and only the last one can leave.
+//! jump-back-hash: not a ring. Constant time and no memory, but nodes are numbers, and only the
+//! last one can leave.
 
 use std::hash::BuildHasher;
 
@@ -11,7 +12,7 @@ pub struct JumpBack {
     nodes: Vec<&'static str>,
 }
 
-/// It leaves the choice of a generator to the caller: SplitMix64, which its own tests take.
+/// The generator, which the crate leaves to its caller: SplitMix64, as in its own tests.
 struct SplitMix64(u64);
 
 impl RngCore for SplitMix64 {
@@ -45,7 +46,7 @@ impl Peer for JumpBack {
         match what {
             What::Lookup | What::LookupDependent | What::MaxOverMean => Part::Takes,
             What::AddNode | What::RemoveNode => Part::Spared(
-                "changes of jump-back-hash: there is nothing to change but a number, and only the last may leave",
+                "changes of jump-back-hash: there is only a number to change, and only the last node may leave",
             ),
             _ => Part::Lacks,
         }

@@ -19,9 +19,9 @@ impl Peer for Jump {
     fn part(what: What, _nodes: usize) -> Part {
         match what {
             What::Lookup | What::LookupDependent | What::MaxOverMean => Part::Takes,
-            What::AddNode | What::RemoveNode => Part::Spared(
-                "changes of jumphash: there is nothing to change but a number, and only the last may leave",
-            ),
+            What::AddNode | What::RemoveNode => {
+                Part::Spared("changes of jumphash: there is only a number to change, and only the last node may leave")
+            }
             _ => Part::Lacks,
         }
     }

@@ -1,5 +1,5 @@
-//! maglev: not a ring but a table of 100 entries a node, look-up by remainder. Rebuilt for any change, which moves some
-//! keys between nodes that stay.
+//! maglev: not a ring but a table of 100 entries a node, with look-up by remainder. It is rebuilt
+//! for any change, and each change moves some keys between nodes that stay.
 
 use maglev::{ConsistentHasher, Maglev};
 

@@ -1,4 +1,5 @@
-//! maglev-hash: another table of 100 entries a node, with lists of replicas. Its hash is SipHash, without a choice.
+//! maglev-hash: another table of 100 entries a node, with lists of replicas. Its hash is SipHash,
+//! without a choice.
 
 use maglev_hash::MaglevTable;
 

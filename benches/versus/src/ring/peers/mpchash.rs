@@ -14,7 +14,7 @@ impl Peer for MultiProbe {
     fn part(what: What, nodes: usize) -> Part {
         match what {
             What::MaxOverMean if nodes >= 100 => Part::Spared(
-                "balance of mpchash from 100 nodes on: to count a million keys takes it ten seconds, ten million minutes",
+                "balance of mpchash from 100 nodes on: to count a million keys takes ten seconds, and ten million keys take minutes",
             ),
             What::Lookup
             | What::LookupDependent

@@ -1,5 +1,6 @@
-//! pingora-ketama: a sorted slice and a binary search over 32-bit points, nginx's placement. It is rebuilt for any
-//! change. Both of its versions: V1, the default, is nginx's; V2 has smaller points and another sort.
+//! pingora-ketama: a sorted slice and a binary search over 32-bit points, nginx's placement. It is
+//! rebuilt for any change. Both of its versions: V1, the default, is nginx's; V2 has smaller points
+//! and another sort.
 
 use std::net::SocketAddr;
 
@@ -47,7 +48,7 @@ impl<const V2: bool> Peer for Ketama<V2> {
         self.continuum.get_addr(&mut point).map_or(0, address)
     }
 
-    /// Its iterator repeats nodes, so who wants distinct ones has to compare.
+    /// Its iterator repeats nodes, so a caller that wants distinct ones has to compare.
     #[inline(always)]
     fn replicas3(&self, key: &Key) -> usize {
         let mut found: [Option<&SocketAddr>; 3] = [None; 3];
@@ -72,7 +73,8 @@ impl<const V2: bool> Peer for Ketama<V2> {
         self.continuum = Self::continuum(&self.buckets);
     }
 
-    /// It drops points that collide and doesn't tell how many are left; with 32 bits that is below a thousandth.
+    /// It drops points that collide, and does not tell how many are left. With 32 bits less than
+    /// one thousandth collide.
     fn tokens(&self) -> usize {
         self.buckets.len() * VIRTUAL_NODES
     }

@@ -1,4 +1,5 @@
-//! ringlet-hash: a sorted array that tells what moves before a node joins. Takes part for that, and for changes.
+//! ringlet-hash: a sorted array that tells what moves before a node joins. It takes part for that,
+//! and for changes.
 
 use ringlet_hash::{ConsistentRing, RingConfig};
 

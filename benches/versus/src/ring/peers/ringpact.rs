@@ -12,18 +12,19 @@ use crate::ring::peer::{Key, Member, Part, Peer, VIRTUAL_NODES, What, address, r
 
 pub struct Ringpact<const BALANCED: bool> {
     ring: HashRing,
-    /// Apart from the ring: next to cells, its own fields could not stay in registers from one look-up to the next.
+    /// Kept apart from the ring: next to cells, the ring's fields could not stay in registers from
+    /// one look-up to the next.
     made: Box<Made>,
 }
 
-/// What is made of a ring when it is first asked for.
+/// What is derived from a ring when it is first asked for.
 #[derive(Default)]
 struct Made {
-    /// Of a copy.
+    /// A shared ring, made of a copy.
     reader: OnceCell<RefCell<RingReader>>,
-    /// As a service has them that asks for replicas at each request: worked out beforehand.
+    /// Replicas worked out beforehand, for a service that asks for them at each request.
     index: OnceCell<Index>,
-    /// The same of the same nodes, spread over three zones.
+    /// The same, with the nodes spread over three zones.
     zoned: OnceCell<Index>,
 }
 
@@ -31,7 +32,7 @@ type Index = ReplicaIndex<Arc<HashRing>>;
 
 const ZONES: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
 
-/// Tokens placed to even out what the nodes own are worth several hashed ones each.
+/// Virtual nodes of the balanced ring: each of its tokens is worth several hashed ones.
 const BALANCED_TOKENS: u32 = 64;
 
 impl RingKey for Key {
@@ -81,7 +82,7 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
         sum
     }
 
-    /// Asks for the current version at each look-up, as a server would at each request.
+    /// Asks for the current version at each look-up, as a server would do at each request.
     fn shared_owners(&self, keys: &[Key]) -> usize {
         let reader = self.made.reader.get_or_init(|| RefCell::new(SharedRing::new(self.ring.clone()).reader()));
         let mut reader = reader.borrow_mut();
@@ -112,8 +113,9 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
         self.ring.remove(member.name).expect("it was added before");
     }
 
-    /// Where tokens are balanced, of two rings built apart nothing is alike: they depend on how the ring came to be. So this
-    /// is what becomes of the ring where one after the other leaves, and another joins.
+    /// Balanced tokens depend on how the ring came about, so two rings that are built apart have
+    /// nothing in common. Therefore this is the ring after members have left, one after the other,
+    /// and others have joined.
     fn changed(&self, members: &[Member]) -> Self {
         if !BALANCED {
             return Self::build(members);
@@ -130,7 +132,7 @@ impl<const BALANCED: bool> Peer for Ringpact<BALANCED> {
         Self { ring, made: Box::default() }
     }
 
-    /// Before the newcomer is in, and without a ring that has it.
+    /// Plans before the newcomer is in, and without a ring that has it.
     fn plan_join(&self, _after: &Self, newcomer: Member) -> usize {
         let newcomer = Node::new(newcomer.name);
         let movement = self.ring.plan_join(&newcomer).expect("the name is new");

@@ -1,67 +1,78 @@
 //! The protocol's state space, searched exhaustively with the production code.
 //!
-//! [`model`] says what the world consists of and what can happen in it. In every state that can be reached, these hold
-//! (`model/checks.rs`):
+//! [`support`](crate::support) says what the world consists of and what can happen in it.
+//! These statements hold in every state that can be reached (`support/checks.rs`):
 //!
-//! - no participant has committed while another has rolled back, or lost its work, and none has done both;
-//! - a client that was told "committed" finds every branch committed or sure to be; one that was told "rolled back" finds
-//!   none; a client is told one thing, and something in the end;
-//! - no branch is found to have ended otherwise than decided, where no operator has made it;
-//! - where branches have not ended alike, because an operator would have it so or a last resource could not be made sure of, that
-//!   is not over before an operator has seen it;
-//! - with two participants or more, no effect is there, and no word of it, before the decision has been durable;
-//! - from it a state can be reached, by moves that need neither luck nor fault, in which the coordinator and all
-//!   branches are finished: every run that stops crashing ends. A log that has failed counts as opened again in the end.
+//! - No participant has committed while another one has rolled back or lost its work. No
+//!   participant has done both.
+//! - A client that was told "committed" finds every branch committed, or sure to be. A client that
+//!   was told "rolled back" finds no branch committed. A client is told one thing, and is told
+//!   something in the end.
+//! - No branch ends otherwise than decided, unless an operator made it do so.
+//! - Branches may end differently because an operator decided so, or because nothing certain is
+//!   known of a last resource. Such a transaction is not over before an operator has seen it.
+//! - With two participants or more, there is no effect, and no word of one, before the decision is
+//!   durable.
+//! - From the state, moves that need neither luck nor a fault lead to a state in which the
+//!   coordinator and all branches are finished. So every run in which crashes stop comes to an end.
+//!   A log that has failed counts as opened again in the end.
 //!
-//! One participant alone decides by itself (one-phase commit), and its client may be told "indeterminate"; the other
-//! statements hold for it as they are.
+//! A single participant decides by itself (one-phase commit), and its client may be told
+//! "indeterminate". The other statements hold for it unchanged.
 //!
 //! # Bounds
 //!
-//! **One participant, and two, are searched without any bound**: any number of losses, repeats, delays, crashes of
-//! either side (during recovery from other crashes, too), failed logs, failing services. That is finitely much, because a
-//! request that was lost or delivered becomes a ghost that may turn up again for ever (`model/world.rs`), a log holds
-//! only what lives, and time-outs of nothing make a tick possible whenever there is a deadline.
+//! **One and two participants are searched without any bound**: any number of losses, repeats,
+//! delays, crashes of either side (also during recovery from another crash), failed logs and
+//! failing services. The space is finite all the same, for three reasons. A request that was lost
+//! or delivered becomes a ghost, which may turn up again forever (`support/world.rs`). A log holds
+//! only what is live. Time-outs of zero make a tick possible whenever there is a deadline.
 //!
-//! Of three participants a run holds at most *one fault*: a crash, a failed log, a lost or repeated message, a false or
-//! late report of a failure, a service or log that fails once. Not bounded there either are the order of deliveries and
-//! syncs, when and how often the clock ticks (so every time-out, and any number of repeats), what a crash leaves of a log,
-//! and how the participants vote. A third participant adds what two can't have, two that agree while one differs; each
-//! branch talks with the coordinator only, so what faults do to a branch, two participants have shown already.
+//! With three participants a run holds at most *one fault*: a crash, a failed log, a lost or
+//! repeated message, a false or late report of a failure, a service or log that fails once. There
+//! is still no bound on the order of deliveries and syncs, on when and how often the clock ticks
+//! (so every time-out, and any number of repeats), on what a crash leaves of a log, or on how the
+//! participants vote. A third participant adds the case that two cannot have: two agree and one
+//! differs. Each branch talks with the coordinator only, so two participants already show what
+//! faults do to a branch.
 //!
-//! With a *last resource* and one participant that can promise there is no bound either, and with two of these it is one fault.
-//! Where the last resource has committed and the client was told nothing for certain the others may end in any way: that is
-//! its window. What an *operator* does by hand is searched with one fault, and by `RINGPACT_LONG=1` with two.
+//! With a *last resource* and one participant that can promise there is no bound either; with two
+//! such participants the bound is one fault. If the last resource has committed and the client was
+//! told nothing for certain, the other branches may end in any way: that is the last resource's
+//! window. What an *operator* does by hand is searched with one fault, and with two faults by
+//! `RINGPACT_LONG=1`.
 //!
 //! # What is not in it
 //!
-//! An operator tells no lies: he says of branches how they have ended only when they have. Of a branch that was reported, and of
-//! which the log knew nothing, nobody knows whether it was the only one, so that it may have committed is no news.
+//! An operator tells no lies: the operator says how branches have ended only once they have ended.
+//! If a branch was reported and the log knew nothing of it, it is unknown whether it was the only
+//! one. So it is no news that it may have committed.
 //!
-//! One transaction only; others show in the mark that they carry. Work that comes after a restart has taken its
-//! tombstone away is undone at the checkpoint that knows its transaction to have ended (`tests/participant/restart.rs`),
-//! not by the protocol; here work comes late only where nobody crashes.
+//! There is one transaction only; other transactions show in the `ended_below` that they carry.
+//! Work may come after a restart has taken its tombstone away. The checkpoint that knows its
+//! transaction to have ended undoes it (`tests/participant/restart.rs`), not the protocol. Here
+//! work comes late only in runs without a crash.
 //!
 //! Run with `--nocapture` for a line about each search and the traces of the mutants.
 
-mod common;
-mod model;
-
 use std::time::Instant;
 
-use model::{
-    Crashes::{Impossible, Possible},
-    LastResource, Model, Mutant,
-    Role::{self, HearsLate, Looks, Refuses, Updates},
-    Setting, Symmetry, UNBOUNDED, names,
-    search::{self, Counterexample, NEVER_ENDS, Report},
+use crate::{
+    common,
+    support::{
+        Crashes::{Impossible, Possible},
+        LastResource, Model, Move, Mutant,
+        Role::{self, HearsLate, Looks, Refuses, Updates},
+        Setting, Symmetry, UNBOUNDED, names,
+        search::{self, Counterexample, NEVER_ENDS, Report},
+    },
 };
 use ringpact::participant::LogSharing::{self, OwnLog, SharedLog};
 
-/// Before the client ends the transaction, every participant has done its work.
+/// Roles of participants that have done their work before the client ends the transaction.
 const IN_TIME: &[Role] = &[Updates, Looks, Refuses];
 
-/// Or it is still to hear of it: the client has given up on a call that is under way.
+/// The same, or the work is still on its way: the client has given up on a call.
 const ANY: &[Role] = &[Updates, Looks, Refuses, HearsLate];
 
 const fn setting(participants: usize, sharing: LogSharing, faults: u8) -> Setting {
@@ -81,8 +92,8 @@ const fn setting(participants: usize, sharing: LogSharing, faults: u8) -> Settin
     }
 }
 
-/// Searches, and prints the line of the table.
-fn run(setting: Setting) -> Report<model::Move> {
+/// Searches, and prints one line about the search.
+fn run(setting: Setting) -> Report<Move> {
     let begun = Instant::now();
     let mut model = Model::new(setting);
     let report = search::search(&mut model);
@@ -106,8 +117,8 @@ fn run(setting: Setting) -> Report<model::Move> {
     report
 }
 
-/// The search finds nothing wrong, in exactly this many states. A count that changes says that the protocol or the
-/// model has; whoever changes either looks why, and writes down the new one.
+/// Asserts that the search finds nothing wrong, in exactly this many states. A count that changes
+/// says that the protocol or the model changed. Find out why before you write down the new count.
 fn holds(setting: Setting, states: usize) {
     let report = run(setting);
     if let Err(counterexample) = report.verdict {
@@ -116,13 +127,13 @@ fn holds(setting: Setting, states: usize) {
     assert_eq!(report.states, states);
 }
 
-/// The search finds the mutant, by this check.
+/// Asserts that the search finds the mutant, by this check.
 fn caught(mutant: Mutant, by: &str, setting: Setting) {
     let report = run(Setting { mutant: Some(mutant), symmetry: Symmetry::Ignored, ..setting });
     assert_eq!(report.verdict.expect_err("the mutant is caught").breaks, by);
 }
 
-/// What the searches up to symmetry stand for is what searches without it count.
+/// A search up to symmetry stands for exactly the states that a search without it counts.
 #[test]
 fn symmetry_loses_nothing() {
     let last = Setting { last_resource: LastResource::Last, ..setting(3, OwnLog, 0) };
@@ -165,20 +176,21 @@ fn three_participants_on_the_shared_log() {
     holds(setting(3, SharedLog, 1), 945_542);
 }
 
-/// Everything that a network can do, any number of times, to two participants that don't crash; and to work that comes
-/// after the end of its transaction.
+/// Everything that a network can do, any number of times, to two participants that do not crash,
+/// and to work that comes after the end of its transaction.
 #[test]
-fn two_participants_in_a_network_without_any_manners() {
+fn two_participants_in_a_network_that_does_anything() {
     for (sharing, states) in [(OwnLog, 40_880), (SharedLog, 41_955)] {
         let setting = setting(2, sharing, UNBOUNDED);
         holds(Setting { crashes: Impossible, roles: ANY, ..setting }, states);
     }
 }
 
-/// Decisions that are parked at the first failure, operators who retry, and participants who ask for themselves. The mark
-/// passes a parked transaction for those who have acknowledged it.
+/// Decisions that are parked at the first failure, operators that retry, and participants that ask
+/// for the outcome themselves. `ended_below` passes a parked transaction for the participants that
+/// have acknowledged it.
 #[test]
-fn what_is_parked_and_those_who_ask() {
+fn parked_decisions_and_participants_that_ask() {
     let asks = |setting| Setting { parks: true, asks: true, ..setting };
     holds(asks(setting(2, OwnLog, 1)), 191_376);
     holds(asks(setting(2, SharedLog, 1)), 328_798);
@@ -189,7 +201,8 @@ fn what_is_parked_and_those_who_ask() {
     }
 }
 
-/// A last resource that commits or refuses, and whose answer gets lost: the window that it leaves open is the only one.
+/// A last resource that commits or refuses, and whose answer gets lost. The window that it leaves
+/// open is the only one.
 #[test]
 fn with_a_last_resource() {
     let with = |setting| Setting { last_resource: LastResource::Last, ..setting };
@@ -203,8 +216,9 @@ fn with_a_last_resource() {
     holds(with(setting(3, SharedLog, 1)), 233_097);
 }
 
-/// What an operator does by hand, in either way, and tells. Nothing of it is forgotten before he has seen it. Participants are
-/// not quite alike there: what he says of several is logged in their order.
+/// What an operator does by hand, as decided or otherwise, and reports. None of it is forgotten
+/// before an operator has seen it. Participants are not quite alike here, because what the operator
+/// says of several participants is logged in their order.
 #[test]
 fn what_is_settled_by_hand() {
     let by_hand = |setting| Setting { parks: true, asks: true, by_hand: true, symmetry: Symmetry::Ignored, ..setting };
@@ -227,7 +241,7 @@ fn a_last_resource_that_is_trusted_without_an_answer_is_caught() {
 }
 
 #[test]
-fn an_operators_word_that_counts_as_what_was_decided_is_caught() {
+fn an_operators_word_taken_for_the_decision_is_caught() {
     let setting = Setting { parks: true, by_hand: true, ..setting(2, OwnLog, 2) };
     caught(Mutant::BelievesOperators, names::SILENT, setting);
 }
@@ -236,7 +250,7 @@ fn an_operators_word_that_counts_as_what_was_decided_is_caught() {
 fn a_commit_sent_before_it_is_durable_is_caught() {
     let setting = setting(2, OwnLog, 2);
     caught(Mutant::SendsCommitEarly, names::EARLY_EFFECT, setting);
-    // And what comes of it:
+    // And the damage that follows from it:
     let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
     caught(Mutant::SendsCommitEarly, names::FALSE_COMMIT, beyond);
     let beyond = Setting { sharing: SharedLog, ..beyond };
@@ -262,33 +276,35 @@ fn a_vote_sent_before_the_promise_is_durable_is_caught() {
 fn a_coordinator_that_forgets_before_all_have_acknowledged_is_caught() {
     caught(Mutant::ForgetsEarly, names::TORN_TRANSACTION, setting(2, OwnLog, 1));
     caught(Mutant::ForgetsEarly, names::TORN_TRANSACTION, setting(2, SharedLog, 1));
-    // Where nobody crashes nothing is torn, but somebody waits for ever.
+    // Without crashes nothing is torn, but a participant waits forever.
     caught(Mutant::ForgetsEarly, NEVER_ENDS, Setting { crashes: Impossible, ..setting(2, OwnLog, 1) });
 }
 
-/// Without a tombstone nothing is torn: a late prepare of a branch whose work was lost is answered No. It takes work
-/// that comes after the rollback to strand a branch.
+/// Without a tombstone nothing is torn, because a late prepare of a branch whose work was lost is
+/// answered No. Only work that comes after the rollback strands a branch.
 #[test]
 fn a_rollback_that_leaves_no_tombstone_is_caught() {
     let late = Setting { roles: &[Updates, HearsLate], crashes: Impossible, ..setting(2, OwnLog, 0) };
     caught(Mutant::LeavesNoTombstone, NEVER_ENDS, late);
 }
 
-/// The bug that `a_rolled_back_promise_does_not_come_back_with_the_participants_crash` tells of.
+/// The bug of `a_rolled_back_promise_does_not_come_back_with_the_participants_crash` in
+/// `regressions.rs`.
 #[test]
 fn a_rollback_acknowledged_before_it_is_durable_is_caught() {
     caught(Mutant::AcknowledgesRollbackEarly, NEVER_ENDS, setting(2, OwnLog, 1));
 }
 
-/// The bug that `the_mark_does_not_pass_an_end_that_a_crash_can_take_back` tells of.
+/// The bug of `ended_below_does_not_pass_an_end_that_a_crash_can_take_back` in `regressions.rs`.
 #[test]
-fn a_mark_that_runs_ahead_of_durable_ends_is_caught() {
-    caught(Mutant::MarkRunsAhead, names::HEURISTIC, setting(2, OwnLog, 1));
-    // In a shared log what is forgotten comes after the end, unless the log refused the end.
-    caught(Mutant::MarkRunsAhead, names::HEURISTIC, setting(2, SharedLog, 2));
-    // And where it passes what is parked: who has forgotten is told again.
+fn an_ended_below_ahead_of_durable_ends_is_caught() {
+    caught(Mutant::EndedBelowRunsAhead, names::HEURISTIC, setting(2, OwnLog, 1));
+    // In a shared log a participant's forgetting comes after the end, unless the log refused the
+    // end.
+    caught(Mutant::EndedBelowRunsAhead, names::HEURISTIC, setting(2, SharedLog, 2));
+    // It may also pass what is parked: then a participant that has forgotten is told again.
     caught(
-        Mutant::MarkRunsAhead,
+        Mutant::EndedBelowRunsAhead,
         names::HEURISTIC,
         Setting { parks: true, roles: &[Updates], ..setting(2, OwnLog, 2) },
     );

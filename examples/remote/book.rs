@@ -1,5 +1,5 @@
-//! A service's book: its state, written down as a whole now and then. What came after the last writing is in the
-//! transaction log, from where the resource manager confirms it again.
+//! A service's book: its state, written to a file as a whole now and then. What came after the last
+//! writing is in the transaction log, and the resource manager confirms it again from there.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ impl Book {
         Self { path: directory.join(format!("{name}.book")) }
     }
 
-    /// What was last written, if anything was.
+    /// Returns what was written last; `None` if nothing was.
     pub fn read<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
         match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
@@ -30,7 +30,8 @@ impl Book {
         }
     }
 
-    /// Writes the state down: all of it is there after a crash, or what was there before.
+    /// Writes the state and syncs it. After a crash the file has all of it, or what was there
+    /// before.
     pub fn write<T: Serialize>(&self, state: &T) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let mut file = File::create(&new)?;

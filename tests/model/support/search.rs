@@ -1,4 +1,5 @@
-//! The search: breadth first over all states, then backwards over the fair moves.
+//! The search of any state space: breadth first over all states, then backwards over the fair
+//! moves.
 
 use std::{
     collections::HashMap,
@@ -13,13 +14,14 @@ pub trait Space {
 
     fn initial(&self) -> Vec<Self::State>;
 
-    /// Hands `out` each move that can be made, and where it leads.
+    /// Adds to `out` each move that can be made, and where it leads.
     fn successors(&mut self, from: Self::State, out: &mut Vec<Successor<Self::State, Self::Move>>);
 
-    /// How many states of the whole space this one stands for, where the space is searched up to a symmetry.
+    /// Number of states of the whole space that this one stands for, if the search is up to a
+    /// symmetry.
     fn stands_for(&mut self, state: Self::State) -> usize;
 
-    /// The name of an invariant that the state breaks.
+    /// The name of an invariant that the state breaks, if it breaks one.
     fn broken(&self, state: &Self::State) -> Option<&'static str>;
 
     /// Whether everything is over in this state.
@@ -33,22 +35,22 @@ pub struct Successor<S, M> {
     pub to: S,
 }
 
-/// Whether a move is sure to be made some time when it stays possible.
+/// Whether a move is sure to be made at some time, if it stays possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Luck {
-    /// It is: somebody's code makes it, and nothing has to break for it.
+    /// It is sure: code makes the move, and nothing has to break for it.
     Fair,
-    /// It may never come: a fault, or a chance that nobody may count on.
+    /// It may never come: a fault, or a chance that a run may not count on.
     Chance,
 }
 
 /// What a search has found.
 pub struct Report<M> {
     pub states: usize,
-    /// The states that those stand for.
+    /// Number of states that the searched states stand for.
     pub stood_for: usize,
     pub moves: usize,
-    /// Moves from an initial state to the state furthest from all of them.
+    /// Number of moves from the initial states to the state that is furthest from them.
     pub depth: usize,
     pub verdict: Result<(), Counterexample<M>>,
 }
@@ -64,13 +66,15 @@ pub struct Counterexample<M> {
     pub trace: Vec<M>,
 }
 
-/// The liveness check: from some state no sequence of fair moves leads to a settled one.
+/// Name of the liveness check: from some state no sequence of fair moves leads to a settled one.
 ///
-/// In a finite space this is what decides whether runs end: if a settled state can be reached from *every* state by
-/// fair moves, then a run that suffers no more faults and is not unfair for ever can't avoid reaching one.
+/// In a finite space this decides whether runs end. If fair moves lead from *every* state to a
+/// settled one, then a run that suffers no more faults, and is not unfair forever, reaches a
+/// settled state.
 pub const NEVER_ENDS: &str = "never ends";
 
-/// Visits every state; stops at the first that breaks an invariant.
+/// Visits every state, and stops at the first one that breaks an invariant. Time and memory are
+/// linear in the number of states and moves.
 pub fn search<P: Space>(space: &mut P) -> Report<P::Move> {
     let mut graph = Graph::default();
     let mut frontier = Vec::new();
@@ -146,7 +150,8 @@ impl<S: Copy + Eq + Hash, M: Copy> Graph<S, M> {
     /// The first state from which no fair moves lead to a settled one.
     fn first_stranded(&self) -> Option<u32> {
         let all = 0..u32::try_from(self.settled.len()).expect("states are numbered by u32");
-        // By where they lead: `begins[to]..begins[to + 1]` are the places in `froms` of the moves to `to`.
+        // Moves by their targets: `begins[to]..begins[to + 1]` are the places in `froms` of the
+        // moves to `to`.
         let mut begins = vec![0_u32; self.settled.len() + 2];
         for (to, _) in &self.fair {
             begins[*to as usize + 2] += 1;
@@ -190,8 +195,8 @@ impl<S: Copy + Eq + Hash, M: Copy> Graph<S, M> {
     }
 }
 
-/// A quick hash for small states that hash as a few integers; the map compares whole states, so collisions only
-/// cost time.
+/// A quick hash for small states that hash as a few integers. The map compares whole states, so
+/// collisions only cost time.
 #[derive(Default)]
 pub struct Mixer(u64);
 

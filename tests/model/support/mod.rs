@@ -1,27 +1,42 @@
 //! The model: production state machines in a world that loses, repeats, delays and crashes.
 //!
-//! What decides here is the production code: [`CommitProtocol`] at the coordinator, [`BranchProtocol`] at each
-//! participant, [`LiveRecords`](ringpact::log::LiveRecords) over the logs. What carries out is written anew, after
-//! `txn/task.rs`, `txn/recovery.rs` and `participant/resource_manager.rs`, as moves on one small [`World`]:
+//! What decides here is the production code: [`CommitProtocol`] at the coordinator,
+//! [`BranchProtocol`] at each participant, [`LiveRecords`](ringpact::log::LiveRecords) over the
+//! logs. The drivers that carry out are written again, after `txn/run`, `txn/recovery` and
+//! `participant/resource_manager`, as moves on one small [`World`]:
 //!
-//! | who | its moves |
+//! | actor | its moves |
 //! |---|---|
 //! | the client | commits, or rolls back |
 //! | the network | delivers any request or reply that is on its way; loses it; delivers again what it has delivered or lost; reports a failure where there was one or none |
 //! | a clock | ticks whenever a protocol has a deadline |
 //! | a log | makes any prefix durable; refuses a record; fails for good |
 //! | a service | fails to confirm or to cancel |
-//! | whoever crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
+//! | a process that crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
 //! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
 //! | an operator | has what is parked delivered again; settles it by hand, as decided or otherwise, and says so; sees what has ended otherwise, and lets that be |
 //! | a last resource | does what it is told first, commit or roll back, and answers ever after that it has |
-//! | who has not heard the decision | asks for it |
-//! | the mark | tells a participant that the transaction has ended; the participant forgets it |
+//! | a participant that has not heard the decision | asks for it |
+//! | `ended_below` | tells a participant that the transaction has ended; the participant forgets it |
 //!
-//! A move runs a machine until it waits for something. A crash in the middle of a move is no state of its own: what
-//! such a move has sent may be lost, what it has appended may be cut off, and then nothing is left of it.
+//! A move runs a machine until the machine waits for something. A crash in the middle of a move is
+//! no state of its own: what such a move has sent may be lost, and what it has appended may be cut
+//! off, and then nothing is left of it.
 //!
-//! Being down is no state either: to be down for a while is to crash, open, and have messages delayed.
+//! Being down is no state either: to be down for a while is to crash, to open again, and to have
+//! messages delayed.
+//!
+//! # The files, in reading order
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `world.rs` | what a state consists of |
+//! | `moves.rs` | which moves can be made in a state |
+//! | `coordinator.rs`, `participant.rs`, `logs.rs` | what a move does at the coordinator, at a participant, at a log |
+//! | `checks.rs` | what must never be true, and when a run is over |
+//! | `machine.rs` | production's state machines, each step of each state taken once |
+//! | `symmetry.rs` | which states count as one, because participants are alike |
+//! | `search.rs` | the search, of any state space |
 
 mod checks;
 mod coordinator;
@@ -42,13 +57,15 @@ use ringpact::{
     txn::{Action, CommitProtocol, Input},
 };
 use symmetry::{History, Renumbering};
-use world::{Cast, Fate, InDoubtQuery, Life, Log, MOST, Message, Party, Place, Replies, Requests, Told, World};
+use world::{
+    Cast, Fate, InDoubtQuery, Life, Log, MAX_PARTICIPANTS, Message, Party, Place, Replies, Requests, Told, World,
+};
 
 pub use checks::names;
 pub use symmetry::Symmetry;
 pub use world::UNBOUNDED;
 
-/// What is searched: who takes part, in what surroundings, and how much may go wrong.
+/// What is searched: the participants, their surroundings, and how much may go wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     pub sharing: LogSharing,
@@ -56,21 +73,22 @@ pub struct Setting {
     pub roles: &'static [Role],
     pub participants: usize,
     pub crashes: Crashes,
-    /// How many faults a run may hold, crashes, losses, duplicates and troubles together; [`UNBOUNDED`] for any
-    /// number.
+    /// Number of faults that a run may hold: crashes, losses, duplicates and troubles together.
+    /// [`UNBOUNDED`] is any number.
     pub faults: u8,
     pub symmetry: Symmetry,
     /// Whether a decision is parked at the first failure to deliver it, for an operator to retry.
     pub parks: bool,
     /// Whether participants ask what became of their branches.
     pub asks: bool,
-    /// Whether an operator also settles by hand what is parked, in either way, and says so.
+    /// Whether an operator also settles by hand what is parked, as decided or otherwise, and
+    /// reports it.
     pub by_hand: bool,
-    /// Who of the participants can't promise.
+    /// The participant, if any, that cannot promise.
     pub last_resource: LastResource,
-    /// What is wrong with the code around the machines.
+    /// The defect in the code around the machines, if one is planted.
     pub mutant: Option<Mutant>,
-    /// An invariant that is not looked at, to see what damage comes after it is broken.
+    /// An invariant that is not checked, to see what damage follows once it is broken.
     pub overlooked: Option<&'static str>,
 }
 
@@ -83,17 +101,18 @@ impl Setting {
 /// What a participant was asked to do before the client ended the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It has changed something: it will vote yes.
+    /// It has changed something, and will vote yes.
     Updates,
     /// It has only looked.
     Looks,
-    /// It has refused some of the work: it will vote no.
+    /// It has refused some of the work, and will vote no.
     Refuses,
     /// The work is still on its way to it.
     HearsLate,
 }
 
-/// A last resource commits or rolls back when it is told to, remembers what it did, and loses nothing by crashes.
+/// Whether there is a last resource: a participant that commits or rolls back when it is told to,
+/// remembers what it did, and loses nothing by crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastResource {
     None,
@@ -107,7 +126,7 @@ pub enum Crashes {
     Impossible,
 }
 
-/// A defect planted in the surroundings, which the search has to find.
+/// A defect that is planted in the surroundings, and that the search has to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// The coordinator's driver reports its decision durable when it is only appended.
@@ -122,15 +141,15 @@ pub enum Mutant {
     LeavesNoTombstone,
     /// A participant's rollback of a promise is acknowledged before it is durable.
     AcknowledgesRollbackEarly,
-    /// The mark passes a transaction whose end is not durable.
-    MarkRunsAhead,
-    /// The coordinator takes a last resource that did not answer for one that has committed.
+    /// `ended_below` passes a transaction whose end is not durable.
+    EndedBelowRunsAhead,
+    /// The coordinator assumes that a last resource that did not answer has committed.
     TrustsTheLastResource,
-    /// The coordinator takes an operator's word for what was decided, whatever it is.
+    /// The coordinator takes an operator's word for the decision, whatever the word is.
     BelievesOperators,
 }
 
-/// Which move is made. Numbers name participants.
+/// A move. Numbers name participants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     ClientCommits,
@@ -141,7 +160,7 @@ pub enum Move {
     Reply(usize, ringpact::participant::BranchReply, Trouble),
     LoseReply(usize, ringpact::participant::BranchReply),
     ReportFailure(usize),
-    Tick(Task),
+    Tick(CommitRun),
     Sync(LogOf, u8),
     FailLog(LogOf),
     CrashCoordinator {
@@ -160,13 +179,13 @@ pub enum Move {
     HearAnswer(usize),
     Forget(usize),
     /// An operator wants what is parked delivered again.
-    Retry(Task),
-    /// An operator has the participant do this, without the coordinator.
+    Retry(CommitRun),
+    /// An operator makes the participant do this, without the coordinator.
     SettleByHand(usize, Decision),
     /// An operator says how the branches that are parked have ended.
-    Force(Task, Decision),
-    /// An operator has seen who has ended otherwise than was decided, and lets that be.
-    LetBe(Task),
+    Force(CommitRun, Decision),
+    /// An operator has seen which branches ended otherwise than decided, and acknowledges it.
+    LetBe(CommitRun),
     /// A participant asks what became of its branch.
     Ask(usize),
 }
@@ -179,14 +198,16 @@ pub enum Trouble {
     LogFull,
 }
 
-/// One of the coordinator's protocols.
+/// One run of the commit protocol at the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
+pub enum CommitRun {
+    /// That of the transaction.
     Main,
+    /// That of a branch which only this participant knows.
     Orphan(usize),
 }
 
-/// Whose log. A shared one is the coordinator's.
+/// Whose log it is. A shared log is the coordinator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogOf {
     Coordinator,
@@ -199,7 +220,7 @@ pub struct Model {
     cast: Cast,
     policy: Policy,
     now: Instant,
-    /// Steps with an input feed it in; steps without one poll.
+    /// A step with an input feeds the input in; a step without one polls.
     commit: Machine<CommitProtocol, Option<Input>, Action>,
     branch: Machine<BranchProtocol, BranchInput, BranchAction>,
     initial: Vec<World>,
@@ -244,7 +265,7 @@ impl Model {
     /// Every choice of roles.
     pub fn choices(&self) -> Vec<Vec<Role>> {
         let mut choices = vec![Vec::new()];
-        for number in self.everybody() {
+        for number in self.participants() {
             let roles =
                 if self.is_last_resource(number) { &[Role::Updates, Role::Refuses] } else { self.setting.roles };
             let longer = choices
@@ -266,12 +287,12 @@ impl Model {
             requests: Requests::NONE,
             replies: Replies::NONE,
         };
-        let mut parties = [unused; MOST];
+        let mut parties = [unused; MAX_PARTICIPANTS];
         for (number, role) in roles.iter().enumerate() {
             let (name, party) = (self.cast.names[number].clone(), &mut parties[number]);
             if self.is_last_resource(number) {
                 protocol.enlist_last_resource(name);
-                // One that refuses gives its work up right away.
+                // A last resource that refuses gives its work up right away.
                 party.fate = if *role == Role::Refuses { Fate::Undone } else { Fate::Open };
                 continue;
             }
@@ -297,14 +318,14 @@ impl Model {
             faults: self.setting.faults,
             life: Life::First,
             main: Some(main),
-            in_doubt_queries: [InDoubtQuery::Over; MOST],
-            orphans: [None; MOST],
+            in_doubt_queries: [InDoubtQuery::Over; MAX_PARTICIPANTS],
+            orphans: [None; MAX_PARTICIPANTS],
             log: Log::default(),
             deciders: 0,
             parties,
             told: Told::Nothing,
             decided: false,
-            mark_sent: 0,
+            ended_below_sent: 0,
             overruled: false,
             seen: false,
         }
@@ -314,12 +335,12 @@ impl Model {
         self.setting.mutant == Some(mutant)
     }
 
-    /// The numbers of those who take part.
-    fn everybody(&self) -> std::ops::Range<usize> {
+    /// The numbers of the participants.
+    fn participants(&self) -> std::ops::Range<usize> {
         0..self.setting.participants
     }
 
-    /// The numbers of those who can promise.
+    /// The numbers of the participants that can promise.
     fn promisers(&self) -> std::ops::Range<usize> {
         0..self.setting.promisers()
     }
@@ -330,8 +351,8 @@ impl Model {
 }
 
 thread_local! {
-    /// The time at which all of this thread's models stand still. A machine's step is a plain function, and takes it
-    /// from here.
+    /// The time at which all models of this thread stand still. A machine's step is a plain
+    /// function, and reads the time here.
     static NOW: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
 }
 

@@ -1,9 +1,11 @@
-//! Participants are alike: worlds that differ only in who is who are searched as one.
+//! Participants are alike: worlds that differ only in the participants' numbers are searched as
+//! one.
 //!
-//! Renumbering a world is easy but for the coordinator's protocol, whose fields are its own. So each protocol's history
-//! is kept, one way in which it came about, and the renumbered protocol is made by *living through the renumbered
-//! history* with the production code. That this loses nothing is itself tested: a search up to symmetry adds up how many
-//! worlds each of its states stands for, and the sum must be what a search without it counts.
+//! To renumber a world is easy, except for the coordinator's protocol, whose fields are private. So
+//! each protocol's history is kept (one way in which it came about), and the renumbered protocol is
+//! made by *living through the renumbered history* with the production code. A test shows that this
+//! loses nothing: a search up to symmetry adds up how many worlds each of its states stands for,
+//! and the sum must be what a search without symmetry counts.
 
 use std::collections::HashMap;
 
@@ -16,14 +18,14 @@ use ringpact::{
 use super::{
     Model, Mutant,
     machine::Id,
-    world::{Entry, Log, MOST, World},
+    world::{Entry, Log, MAX_PARTICIPANTS, World},
 };
 
-/// Whether worlds that differ only in who is who count as one.
+/// Whether worlds that differ only in the participants' numbers count as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symmetry {
     Used,
-    /// For traces: otherwise participants are numbered anew from state to state.
+    /// For traces, because with symmetry participants get new numbers from state to state.
     Ignored,
 }
 
@@ -33,9 +35,10 @@ pub enum History {
     Begun,
     /// Recovered, from what the log said.
     Resumed(Memory),
-    /// Recovered, of this participant's report.
+    /// Recovered, from this participant's report.
     Orphan(usize),
-    /// Out of another one, by an input, if any; an append, where there was one, got this number or was refused.
+    /// Out of another protocol, by an input, if there was one; an append, if there was one, got
+    /// this number or was refused.
     Went {
         before: Id,
         input: Option<Input>,
@@ -48,12 +51,12 @@ pub enum History {
 pub struct Memory {
     pub decision: Decision,
     pub owed: u8,
-    pub heuristics: [Option<Heuristic>; MOST],
+    pub heuristics: [Option<Heuristic>; MAX_PARTICIPANTS],
     pub parked: bool,
 }
 
 /// The participant with number `n` gets the number `order[n]`.
-type Order = [usize; MOST];
+type Order = [usize; MAX_PARTICIPANTS];
 
 /// What is known of orders and protocols.
 #[derive(Default)]
@@ -66,24 +69,25 @@ pub struct Renumbering {
 impl Renumbering {
     pub fn of(participants: usize) -> Self {
         const ALL: [Order; 6] = [[0, 1, 2], [1, 0, 2], [0, 2, 1], [2, 1, 0], [1, 2, 0], [2, 0, 1]];
-        let keeps_others = |order: &&Order| (participants..MOST).all(|number| order[number] == number);
+        let keeps_others = |order: &&Order| (participants..MAX_PARTICIPANTS).all(|number| order[number] == number);
         Self { orders: ALL.iter().filter(keeps_others).copied().collect(), ..Self::default() }
     }
 
-    /// Notes how a protocol came about, the first time that it does.
+    /// Notes how a protocol came about, the first time that it came about.
     pub fn note(&mut self, id: Id, history: History) {
         self.histories.entry(id).or_insert(history);
     }
 }
 
 impl Model {
-    /// The one world that stands for all that differ from this one only in who is who.
+    /// The world that stands for all that differ from this one only in the participants' numbers.
     pub(super) fn representative(&mut self, world: World) -> World {
-        // Most worlds have one order only in which what is seen of each participant is sorted; ties are tried out.
+        // Most worlds have only one order in which what is seen of each participant is sorted; with
+        // ties all such orders are tried.
         let seen =
             |number: usize| (world.parties[number], world.in_doubt_queries[number], world.orphans[number].is_some());
         let sorts = |order: &Order| {
-            let mut sorted = [0; MOST];
+            let mut sorted = [0; MAX_PARTICIPANTS];
             order.iter().enumerate().for_each(|(number, place)| sorted[*place] = number);
             (1..self.setting.promisers()).all(|place| seen(sorted[place - 1]) <= seen(sorted[place]))
         };
@@ -92,7 +96,7 @@ impl Model {
         renumbered.min().expect("some order sorts")
     }
 
-    /// How many worlds this one stands for.
+    /// Number of worlds that this one stands for.
     pub(super) fn stands_for(&mut self, world: World) -> usize {
         let orders = self.renumbering.orders.clone();
         let mut worlds: Vec<_> = orders.into_iter().map(|order| self.renumber(world, order)).collect();
@@ -109,7 +113,7 @@ impl Model {
         renumbered.main = world.main.map(|id| self.renumber_protocol(id, order));
         renumbered.log = renumber_log(world.log, order);
         renumbered.deciders = renumber_bits(world.deciders, order);
-        renumbered.mark_sent = renumber_bits(world.mark_sent, order);
+        renumbered.ended_below_sent = renumber_bits(world.ended_below_sent, order);
         for (number, place) in order.into_iter().enumerate() {
             renumbered.parties[place] = world.parties[number];
             renumbered.in_doubt_queries[place] = world.in_doubt_queries[number];
@@ -158,7 +162,7 @@ impl Model {
         }
     }
 
-    /// What `drive` does to the protocol, without a world.
+    /// Does to the protocol what `drive` does, without a world.
     fn live_through(&mut self, mut id: Id, input: Option<Input>, appended: Option<Input>) -> Id {
         let history = History::Went { before: id, input, appended };
         if input.is_some() {
@@ -183,7 +187,7 @@ impl Model {
         }
     }
 
-    /// The protocol of what the log remembers, not yet driven.
+    /// The protocol of a transaction that the log remembers, not yet driven.
     pub(super) fn resumed(&mut self, memory: Memory) -> Id {
         let Memory { decision, owed, heuristics, parked } = memory;
         let heuristics = self.cast.names.iter().cloned().zip(heuristics);
@@ -204,7 +208,7 @@ impl Model {
 }
 
 fn renumber_bits(bits: u8, order: Order) -> u8 {
-    (0..MOST).filter(|number| bits & (1 << number) != 0).map(|number| 1 << order[number]).sum()
+    (0..MAX_PARTICIPANTS).filter(|number| bits & (1 << number) != 0).map(|number| 1 << order[number]).sum()
 }
 
 fn renumber_log(log: Log, order: Order) -> Log {

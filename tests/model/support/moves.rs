@@ -6,7 +6,7 @@ use ringpact::{
 };
 
 use super::{
-    Crashes, LogOf, Model, Move, Mutant, Symmetry, Task, Trouble,
+    CommitRun, Crashes, LogOf, Model, Move, Mutant, Symmetry, Trouble,
     search::{Luck, Space, Successor},
     world::{Entry, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
@@ -28,9 +28,9 @@ impl Space for Model {
         all.of_recovery();
         all.of_operators();
         if all.model.setting.asks {
-            all.of_those_who_ask();
+            all.of_asking_participants();
         }
-        all.of_the_mark();
+        all.of_ended_below();
         if all.model.setting.crashes == Crashes::Possible {
             all.crashes();
         }
@@ -49,11 +49,11 @@ impl Space for Model {
     }
 }
 
-/// What a move needs to happen.
+/// What it takes for a move to happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Fair,
-    /// Not a fault, but nothing that may be counted on.
+    /// Not a fault, but nothing that a run may count on.
     Chance,
     /// One of the faults that a run may hold.
     Fault,
@@ -76,7 +76,7 @@ impl Moves<'_> {
         }
         change(self.model, &mut to);
         to.decided |= to.log.durable_entries().any(|entry| entry == Entry::Decided);
-        to.mark_sent |= self.model.mark_may_pass(&to);
+        to.ended_below_sent |= self.model.ended_below_may_pass(&to);
         self.model.drop_unheard_replies(&mut to);
         if to.faults == 0 {
             to.parties.iter_mut().for_each(|party| party.requests.forget_ghosts());
@@ -95,12 +95,12 @@ impl Moves<'_> {
             return;
         }
         for (what, input) in [(Move::ClientCommits, Input::Commit), (Move::ClientRollsBack, Input::Rollback)] {
-            self.make(what, Kind::Fair, |model, world| model.drive(world, Task::Main, Some(input), Trouble::None));
+            self.make(what, Kind::Fair, |model, world| model.drive(world, CommitRun::Main, Some(input), Trouble::None));
         }
     }
 
     fn of_the_network(&mut self) {
-        for number in self.model.everybody() {
+        for number in self.model.participants() {
             for message in Message::ALL {
                 self.of_a_request(number, message);
             }
@@ -109,7 +109,8 @@ impl Moves<'_> {
                     self.of_a_reply(number, reply);
                 }
             }
-            // Also a failure that never was, and one that is heard of late: all that it takes is a request, ever.
+            // Also a failure that never was, and one that is reported late: a request at any time
+            // is enough.
             let mut requests = self.from.parties[number].requests;
             requests.put(Message::Work, Place::Nowhere);
             if requests.any() {
@@ -138,7 +139,7 @@ impl Moves<'_> {
                     world.parties[number].requests.put(message, Place::Ghost);
                 });
             }
-            // The client's calls are its own affair; it does not repeat one behind its own back.
+            // The client makes its own calls, and no call is repeated without its knowledge.
             Place::Ghost if message == Message::Work => {}
             Place::Ghost => {
                 self.make(Move::DeliverAgain(number, message), Kind::Fault, deliver(Trouble::None));
@@ -161,11 +162,11 @@ impl Moves<'_> {
     }
 
     fn of_the_clock(&mut self) {
-        let tasks = self.model.everybody().map(Task::Orphan).chain([Task::Main]);
-        for task in tasks {
-            if self.model.protocol(&self.from, task).is_some_and(|protocol| protocol.deadline().is_some()) {
-                self.make(Move::Tick(task), Kind::Fair, |model, world| {
-                    model.drive(world, task, Some(Input::Tick), Trouble::None);
+        let runs = self.model.participants().map(CommitRun::Orphan).chain([CommitRun::Main]);
+        for run in runs {
+            if self.model.protocol(&self.from, run).is_some_and(|protocol| protocol.deadline().is_some()) {
+                self.make(Move::Tick(run), Kind::Fair, |model, world| {
+                    model.drive(world, run, Some(Input::Tick), Trouble::None);
                 });
             }
         }
@@ -177,12 +178,14 @@ impl Moves<'_> {
             if poisoned {
                 continue;
             }
-            // Up to the first record that somebody waits for. More of the log may get durable, and at other times, too,
-            // but that only takes freedom from a later crash, which may keep any part of what was not durable.
+            // Up to the first record that a protocol waits for. More of the log may become durable,
+            // and at other times, too. But that only takes freedom from a later crash, which may
+            // keep any part of what was not durable.
             if let Some(up_to) = self.model.first_awaited(&self.from, of).filter(|lsn| *lsn > durable) {
                 self.make(Move::Sync(of, up_to), Kind::Fair, |model, world| model.sync(world, of, up_to));
             } else if of == LogOf::Coordinator && durable < len && self.model.coordinator_is_done(&self.from) {
-                // For an end to be durable, which the mark waits for, is luck: nobody forces it.
+                // `ended_below` waits for a durable end. That is luck, because nothing forces an
+                // end.
                 self.make(Move::Sync(of, len), Kind::Chance, |model, world| model.sync(world, of, len));
             }
             if self.model.setting.crashes == Crashes::Possible {
@@ -192,7 +195,7 @@ impl Moves<'_> {
     }
 
     fn of_recovery(&mut self) {
-        for number in self.model.everybody() {
+        for number in self.model.participants() {
             match self.from.in_doubt_queries[number] {
                 InDoubtQuery::Open => {
                     let what = Move::AnswerInDoubtQuery(number);
@@ -207,24 +210,23 @@ impl Moves<'_> {
         }
     }
 
-    /// An operator looks after what waits for him, some time.
+    /// At some time an operator looks after what waits for an operator.
     fn of_operators(&mut self) {
-        for task in self.model.everybody().map(Task::Orphan).chain([Task::Main]) {
-            let drive = |input| {
-                move |model: &mut Model, world: &mut World| model.drive(world, task, Some(input), Trouble::None)
-            };
-            match self.model.protocol(&self.from, task).map(CommitProtocol::state) {
+        for run in self.model.participants().map(CommitRun::Orphan).chain([CommitRun::Main]) {
+            let drive =
+                |input| move |model: &mut Model, world: &mut World| model.drive(world, run, Some(input), Trouble::None);
+            match self.model.protocol(&self.from, run).map(CommitProtocol::state) {
                 Some(TransactionState::Parked(decided)) => {
-                    self.make(Move::Retry(task), Kind::Fair, drive(Input::Retry));
+                    self.make(Move::Retry(run), Kind::Fair, drive(Input::Retry));
                     if self.model.setting.by_hand {
-                        self.by_hand(task, decided);
+                        self.by_hand(run, decided);
                     }
                 }
                 Some(TransactionState::Heuristic(..)) => {
-                    self.make(Move::Retry(task), Kind::Chance, drive(Input::Retry));
-                    self.make(Move::LetBe(task), Kind::Fair, |model, world| {
+                    self.make(Move::Retry(run), Kind::Chance, drive(Input::Retry));
+                    self.make(Move::LetBe(run), Kind::Fair, |model, world| {
                         world.seen = true;
-                        model.drive(world, task, Some(Input::Forget), Trouble::None);
+                        model.drive(world, run, Some(Input::Forget), Trouble::None);
                     });
                 }
                 _ => {}
@@ -232,10 +234,11 @@ impl Moves<'_> {
         }
     }
 
-    /// He looks at the branches that are parked and has each that is unfinished do what he likes. Once all have ended alike he
-    /// tells the coordinator; he tells it no lies.
-    fn by_hand(&mut self, task: Task, decided: Decision) {
-        let owed = self.model.protocol(&self.from, task).map_or(0, |protocol| self.model.owed(protocol));
+    /// The operator looks at the parked branches, and makes each unfinished one commit or roll
+    /// back. Once all have ended alike, the operator tells the coordinator so, and tells it no
+    /// lies.
+    fn by_hand(&mut self, run: CommitRun, decided: Decision) {
+        let owed = self.model.protocol(&self.from, run).map_or(0, |protocol| self.model.owed(protocol));
         let parked: Vec<_> = self.model.promisers().filter(|number| owed & (1 << number) != 0).collect();
         for number in parked.iter().copied() {
             let can = match self.model.state(&self.from, number) {
@@ -259,18 +262,19 @@ impl Moves<'_> {
         };
         let Some(first) = parked.first().and_then(ended) else { return };
         if owed.count_ones() as usize == parked.len() && parked.iter().all(|number| ended(number) == Some(first)) {
-            self.make(Move::Force(task, first), Kind::Chance, |model, world| {
+            self.make(Move::Force(run, first), Kind::Chance, |model, world| {
                 let said = if model.is(Mutant::BelievesOperators) { decided } else { first };
                 world.overruled |= first != decided;
-                model.drive(world, task, Some(Input::Force(said)), Trouble::None);
+                model.drive(world, run, Some(Input::Force(said)), Trouble::None);
             });
         }
     }
 
-    /// A participant asks what became of its branch, at any time, and does what it is told. The question and the answer
-    /// travel in no time: an answer that is a decision never changes any more.
-    fn of_those_who_ask(&mut self) {
-        for number in self.model.everybody() {
+    /// A participant asks, at any time, what became of its branch, and does what it is told. The
+    /// question and the answer take no time to travel, because an answer that is a decision never
+    /// changes.
+    fn of_asking_participants(&mut self) {
+        for number in self.model.participants() {
             let unfinished = matches!(
                 self.model.state(&self.from, number),
                 BranchPhase::Active { .. }
@@ -286,24 +290,24 @@ impl Moves<'_> {
                     };
                     let replies = world.parties[number].replies;
                     model.exchange(world, number, message, Trouble::None);
-                    // What it answers is answered to itself.
+                    // Its reply goes to itself, not to the coordinator.
                     world.parties[number].replies = replies;
                 });
             }
         }
     }
 
-    fn of_the_mark(&mut self) {
+    fn of_ended_below(&mut self) {
         for number in self.model.promisers() {
             let Party { learnt, .. } = self.from.parties[number];
-            // A branch that is not finished is not touched: to learn of the mark later is the same.
+            // An unfinished branch is not touched: to learn `ended_below` later is the same.
             let forgettable = match self.model.state(&self.from, number) {
                 BranchPhase::Committed => !self.model.log_of(&mut self.from, number).poisoned,
                 BranchPhase::RolledBack | BranchPhase::ReadOnly => true,
                 BranchPhase::Unknown => !learnt,
                 _ => false,
             };
-            if self.from.mark_sent & (1 << number) != 0 && forgettable {
+            if self.from.ended_below_sent & (1 << number) != 0 && forgettable {
                 self.make(Move::Forget(number), Kind::Chance, |model, world| model.forget(world, number));
             }
         }
@@ -320,7 +324,7 @@ impl Moves<'_> {
         }
     }
 
-    /// Opening again after the log has failed is no fault but its cure.
+    /// Opening again after the log has failed is not a fault but its cure.
     const fn kind_of_crash(log: Log) -> Kind {
         if log.poisoned { Kind::Fair } else { Kind::Fault }
     }
@@ -347,19 +351,19 @@ impl Moves<'_> {
         for kept in log.durable..=log.len {
             self.make(Move::CrashAll { kept }, Self::kind_of_crash(log), |model, world| {
                 model.cut(world, LogOf::Coordinator, kept);
-                for number in model.everybody() {
-                    // One process: what was under way in it is gone with it.
+                for number in model.participants() {
+                    // All are one process: what was under way in it is gone with it.
                     world.parties[number].requests = Requests::NONE;
                 }
                 model.promisers().for_each(|number| model.reopen_participant(world, number));
-                world.mark_sent = 0;
+                world.ended_below_sent = 0;
                 model.reopen_coordinator(world);
             });
         }
         let active = |protocol: &CommitProtocol| !protocol.is_finished();
-        if !log.poisoned && self.model.protocol(&self.from, Task::Main).is_none_or(active) {
+        if !log.poisoned && self.model.protocol(&self.from, CommitRun::Main).is_none_or(active) {
             self.make(Move::ReopenCoordinator, Kind::Fault, |model, world| {
-                // The new epoch's record is forced, and takes all before it along.
+                // The new epoch's record is forced, and makes all records before it durable.
                 let len = world.log.len;
                 model.sync(world, LogOf::Coordinator, len);
                 model.reopen_coordinator(world);

@@ -10,10 +10,11 @@ use super::search::Mixer;
 /// The number that a machine's state has in its [`Machine`].
 pub type Id = u16;
 
-/// A production state machine, with every state met so far under a number and every step taken so far remembered.
+/// A production state machine, with every state met so far under a number and every step taken so
+/// far remembered.
 ///
-/// The machines are pure, so a step taken once is known for ever; that keeps the world's states small and the search
-/// quick, and still nothing but the production code decides what a step does.
+/// The machines are pure, so a step that was taken once is known forever. That keeps the world's
+/// states small and the search quick. Still only the production code decides what a step does.
 pub struct Machine<S, I, A> {
     step: fn(&mut S, I) -> Option<A>,
     states: Vec<S>,
@@ -29,7 +30,7 @@ impl<S: Clone + Eq + Hash, I: Copy + Eq + Hash, A: Clone> Machine<S, I, A> {
         Self { step, states: Vec::new(), ids: HashMap::new(), steps: HashMap::default() }
     }
 
-    /// The state's number.
+    /// Returns the state's number, and gives it one if it has none.
     pub fn intern(&mut self, state: S) -> Id {
         if let Some(id) = self.ids.get(&state) {
             return *id;
@@ -45,7 +46,7 @@ impl<S: Clone + Eq + Hash, I: Copy + Eq + Hash, A: Clone> Machine<S, I, A> {
         &self.states[usize::from(id)]
     }
 
-    /// Takes a step: gives what the machine says to do, and leaves its next state in `id`.
+    /// Takes a step: returns what the machine says to do, and leaves its next state in `id`.
     pub fn step(&mut self, id: &mut Id, input: I) -> Option<A> {
         if let Some((next, action)) = self.steps.get(&(*id, input)) {
             *id = *next;

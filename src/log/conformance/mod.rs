@@ -1,7 +1,7 @@
 //! What every [`TransactionLog`] owes, as a suite that any implementation can be held to.
 //!
-//! Give [`run`] a [`Factory`] that makes logs and reopens them; it panics, with the name of the check and what was
-//! wrong, where the log breaks its contract.
+//! Give [`run`] a [`Factory`] that makes logs and reopens them. If the log breaks its contract,
+//! `run` panics with the name of the check and what was wrong.
 //!
 //! ```
 //! use ringpact::{MemoryLog, TransactionLog, log::Lsn, log::conformance::{self, Ending, Factory}};
@@ -23,6 +23,9 @@
 //!
 //! conformance::run(&mut InMemory);
 //! ```
+//!
+//! `concurrent` has the checks with many threads or tasks, and `inline` the one with an executor
+//! that polls a task where it is woken.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -39,16 +42,19 @@ pub trait Factory {
     /// The implementation.
     type Log: TransactionLog;
 
-    /// A new, empty log, apart from all others.
+    /// Returns a new, empty log, apart from all others.
     fn create(&mut self) -> Self::Log;
 
-    /// Ends the log in this way and opens it again. A [`Ending::Crash`] should be as hard as the implementation can
-    /// make it: whatever it has not reported durable may be gone, and the more of it is, the more the suite can find.
+    /// Ends the log in this way, and opens it again. An [`Ending::Crash`] should be as hard as the
+    /// implementation can make it: all that the log has not reported durable may be gone. The more
+    /// of it is gone, the more the suite can find.
     fn reopen(&mut self, log: Self::Log, ending: Ending) -> Self::Log;
 }
 
-/// How a log comes to its end.
+/// How a log ends before it is opened again. Exhaustive on purpose: a factory must know all of
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "factories must know all of them")]
 pub enum Ending {
     /// As by a power failure.
     Crash,
@@ -56,17 +62,20 @@ pub enum Ending {
     Close,
 }
 
-/// Threads of the check with concurrent appenders, and records that each appends.
+/// Number of threads of the check with concurrent appenders, and of records that each of them
+/// appends.
 const THREADS: u64 = 8;
 const RECORDS_PER_THREAD: u64 = 25;
 
-/// Transactions that come and go in the check that something old stays: enough to make a small log collect.
+/// Number of transactions that come and go in the check that something old stays: enough to make a
+/// small log collect.
 const PASSING_TRANSACTIONS: u64 = 3_000;
 
-/// How long a task waits to be woken before the suite says that it never was. Far beyond what any medium needs.
+/// How long a task waits to be woken before the suite says that it never was. No medium needs
+/// nearly as long.
 const NEVER: Duration = Duration::from_secs(30);
 
-/// Fails a check by name.
+/// Fails a check by its name.
 macro_rules! require {
     ($check:literal, $holds:expr, $($what:tt)+) => {
         assert!($holds, "the log breaks its contract, check `{}`: {}", $check, format_args!($($what)+))
@@ -74,10 +83,11 @@ macro_rules! require {
 }
 use require;
 
-/// Runs all checks.
+/// Runs all checks. Blocks until they are done.
 ///
 /// # Panics
-/// Where the log breaks its contract, or can't be used at all.
+///
+/// If the log breaks its contract, or can't be used at all.
 pub fn run(factory: &mut impl Factory) {
     numbers(factory);
     incarnations(factory);
@@ -117,7 +127,8 @@ fn numbers(factory: &mut impl Factory) {
     require!("numbers", factory.create().id() != id, "two logs have the same id");
 }
 
-/// `incarnations`: each opening of a log has a number of its own, the same for as long as it is open, and never 0.
+/// `incarnations`: each opening of a log has a number of its own, the same as long as it is open,
+/// and never 0.
 fn incarnations(factory: &mut impl Factory) {
     let (mut log, mut seen) = (factory.create(), HashSet::new());
     seen.insert(factory.create().incarnation());
@@ -131,7 +142,7 @@ fn incarnations(factory: &mut impl Factory) {
     require!("incarnations", seen.insert(log.incarnation()), "an opening has the number of one before it");
 }
 
-/// `durable`: what was reported durable survives.
+/// `durable`: records that were reported durable survive.
 fn durable(factory: &mut impl Factory) {
     let mut log = factory.create();
     for number in 1..=6 {
@@ -154,7 +165,7 @@ fn durable(factory: &mut impl Factory) {
     wait(&log, first);
 }
 
-/// `lazy`: a lazy record goes along with the next forced one, and can be waited for.
+/// `lazy`: a lazy record becomes durable with the next forced one, and can be waited for.
 fn lazy(factory: &mut impl Factory) {
     let log = factory.create();
     append(&log, prepared("a", 1), Durability::Lazy);
@@ -170,7 +181,8 @@ fn lazy(factory: &mut impl Factory) {
     require!("lazy", live_of(&log, "a") == expected, "waited for, it did not survive");
 }
 
-/// `prefix`: what survives a crash is a prefix of what was appended, at whatever moment it comes.
+/// `prefix`: what survives a crash is a prefix of what was appended, at whatever moment the crash
+/// comes.
 fn prefix(factory: &mut impl Factory) {
     for crash_after in [1, 2, 5, 20, 100] {
         let log = factory.create();
@@ -180,7 +192,7 @@ fn prefix(factory: &mut impl Factory) {
             appended.push(prepared("a", number));
             append(&log, prepared("a", number), durability);
         }
-        let reported = log.durable().number();
+        let reported = log.durable().as_u64();
         let log = factory.reopen(log, Ending::Crash);
         let found = live_of(&log, "a");
         require!("prefix", appended.starts_with(&found), "the survivors are {found:?}");
@@ -199,7 +211,7 @@ fn closed(factory: &mut impl Factory) {
     require!("closed", live_of(&log, "a") == records, "closing lost lazy records");
 }
 
-/// `live`: each owner gets back, in order, its own records that nothing has ended.
+/// `live`: each owner gets back, in order, those of its own records that nothing has ended.
 fn live(factory: &mut impl Factory) {
     let log = factory.create();
     for record in history() {
@@ -233,14 +245,14 @@ fn check_history(log: &impl TransactionLog) {
         ("goods", vec![prepared("goods", 2), committed("goods", 2)]),
         ("orders", vec![prepared("orders", 1), prepared("orders", 3)]),
         ("shop", vec![decided("shop", 2)]),
-        ("nobody", vec![]),
+        ("unknown", vec![]),
     ] {
         let found = live_of(log, owner);
         require!("live", found == expected, "{owner}'s are {found:?}, not {expected:?}");
     }
 }
 
-/// `pending`: records are live from their append on, durable or not, and ended ones are not.
+/// `pending`: records are live from their append on, durable or not; ended ones are not.
 fn pending_is_live(factory: &mut impl Factory) {
     let log = factory.create();
     append(&log, prepared("a", 1), Durability::Lazy);
@@ -307,7 +319,8 @@ fn stays(factory: &mut impl Factory) {
     }
 }
 
-/// `too large`: a record beyond the limit is refused and leaves nothing; one at the limit is taken.
+/// `too large`: a record beyond the limit is refused and leaves nothing; a record at the limit is
+/// taken.
 fn too_large(factory: &mut impl Factory) {
     let log = factory.create();
     let with_work = |bytes| Record { owner: name("a"), fact: Fact::Prepared { txn: txn(1), work: vec![7; bytes] } };
@@ -327,7 +340,8 @@ fn too_large(factory: &mut impl Factory) {
     require!("too large", live_of(&log, "a") == [with_work(bytes)], "the largest record that is allowed is not there");
 }
 
-/// `many`: records appended together are as if appended one by one, up to the first that is refused.
+/// `many`: appending records together has the same result as one by one, up to the first that is
+/// refused.
 fn many(factory: &mut impl Factory) {
     let log = factory.create();
     let largest = Record { owner: name("a"), fact: Fact::Prepared { txn: txn(1), work: vec![7; MAX_RECORD_BYTES] } };
@@ -335,19 +349,24 @@ fn many(factory: &mut impl Factory) {
     require!("many", matches!(none, Ok(None)), "no records at all gave {none:?}");
     let all: Vec<_> = (0..200).map(|number| prepared("a", number)).collect();
     let last = log.append_all(&mut all.iter().cloned());
-    require!("many", matches!(last, Ok(Some(lsn)) if lsn.number() == 200), "200 records gave {last:?}");
+    require!("many", matches!(last, Ok(Some(lsn)) if lsn.as_u64() == 200), "200 records gave {last:?}");
     let refused = log.append_all(&mut [prepared("b", 1), largest, prepared("b", 2)].into_iter());
     require!("many", matches!(refused, Err(LogError::TooLarge { .. })), "one that is too large gave {refused:?}");
     let log = factory.reopen(log, Ending::Close);
     require!("many", live_of(&log, "a") == all, "not all are there, or not in order");
-    require!("many", live_of(&log, "b") == [prepared("b", 1)], "not those are there that came before a refused one");
+    require!(
+        "many",
+        live_of(&log, "b") == [prepared("b", 1)],
+        "the records before a refused one are not all that is there"
+    );
 }
 
-/// `claims`: a name that is taken is given back, and keeps nobody from another.
+/// `claims`: a name that is taken can be given back, and does not keep another name from being
+/// taken.
 fn claims(factory: &mut impl Factory) {
     let log = factory.create();
     let first = log.claim(&name("a"));
-    require!("claims", first.is_ok(), "a name that nobody has was refused: {first:?}");
+    require!("claims", first.is_ok(), "a name that is free was refused: {first:?}");
     let other = log.claim(&name("b"));
     require!("claims", other.is_ok(), "another name was refused: {other:?}");
     let second = log.claim(&name("a"));
@@ -357,11 +376,11 @@ fn claims(factory: &mut impl Factory) {
     let again = log.claim(&name("a"));
     require!("claims", again.is_ok(), "a name that was given back was refused: {again:?}");
     let log = factory.reopen(log, Ending::Crash);
-    let anew = log.claim(&name("a"));
-    require!("claims", anew.is_ok(), "a name was refused after a crash of who had it: {anew:?}");
+    let reclaimed = log.claim(&name("a"));
+    require!("claims", reclaimed.is_ok(), "a name was refused after a crash of its owner: {reclaimed:?}");
 }
 
-/// `stats`: appends are counted, and which of them were forced.
+/// `stats`: appends are counted, and how many of them were forced.
 fn stats(factory: &mut impl Factory) {
     let log = factory.create();
     for number in 1..=3 {

@@ -1,9 +1,9 @@
-//! What must never be, and when everything is over.
+//! What must never be true of a state, and when everything is over.
 
 use ringpact::participant::{BranchPhase, LogSharing};
 
 use super::{
-    Model, Task,
+    CommitRun, Model,
     world::{Fate, Life, Told, World},
 };
 
@@ -15,7 +15,8 @@ pub mod names {
     pub const FALSE_ROLLBACK: &str = "the client was told of a rollback, and a branch committed";
     pub const TWO_ANSWERS: &str = "the client was told two different things";
     pub const NO_ANSWER: &str = "the transaction ended and the client was told nothing";
-    pub const HEURISTIC: &str = "a branch was found to have ended by itself, though nobody has made it";
+    pub const HEURISTIC: &str =
+        "a branch was found to have ended otherwise than decided, though no operator made it do so";
     pub const EARLY_EFFECT: &str = "an effect, or word of it, before the decision was durable";
     pub const SILENT: &str = "branches did not end alike, and that was over before an operator had seen it";
 }
@@ -29,18 +30,19 @@ impl Model {
         let (last_applied, last_undone) = (last == Some(Fate::Applied), last == Some(Fate::Undone));
         let (all_applied, all_undone) = (applied || last_applied, undone || last_undone);
         let promised = self.setting.participants > 1 && fates().any(|fate| fate != Fate::NoWork);
-        let main = self.protocol(world, Task::Main);
+        let main = self.protocol(world, CommitRun::Main);
         let ended = main.is_some_and(ringpact::txn::CommitProtocol::is_finished);
-        let heuristic = |task| self.protocol(world, task).is_some_and(|protocol| protocol.heuristic().is_some());
-        // What a last resource can't be made sure of: where it has committed, and the client was told nothing for certain,
-        // the others may have ended in any way.
+        let heuristic = |run| self.protocol(world, run).is_some_and(|protocol| protocol.heuristic().is_some());
+        // A last resource's window: if it has committed, and the client was told nothing for
+        // certain, the other branches may have ended in any way.
         let unsure = last_applied && !matches!(world.told, Told::Committed | Told::RolledBack);
-        // Or an operator has had it so.
+        // Or an operator has decided so.
         let may_differ = unsure || world.overruled;
         let false_commit = world.told == Told::Committed && all_undone;
         let false_rollback = world.told == Told::RolledBack && all_applied;
         let checks: [(&'static str, bool); 10] = [
-            // In a shared log a crash may take back the record of what was carried out, and then an operator have it undone.
+            // In a shared log a crash may take back the record of what was carried out; then an
+            // operator may undo it.
             (
                 names::TORN_BRANCH,
                 any(Fate::Torn) && !(world.overruled && self.setting.sharing == LogSharing::SharedLog)
@@ -55,11 +57,13 @@ impl Model {
             (
                 names::HEURISTIC,
                 !may_differ
-                    && (heuristic(Task::Main) || self.everybody().any(|number| heuristic(Task::Orphan(number)))),
+                    && (heuristic(CommitRun::Main)
+                        || self.participants().any(|number| heuristic(CommitRun::Orphan(number)))),
             ),
             (names::SILENT, ended && !world.seen && (all_applied && all_undone || false_commit || false_rollback)),
-            // Of one participant the commit is its own decision, and it applies it after its record is durable. A last
-            // resource's commit comes before the decision, and those who follow it do so even where the log fails.
+            // A single participant decides itself, and applies its commit after its record is
+            // durable. A last resource commits before the decision, and the others follow it even
+            // if the log fails.
             (
                 names::EARLY_EFFECT,
                 match self.setting.participants {
@@ -73,12 +77,12 @@ impl Model {
         checks.into_iter().find_map(looked_at)
     }
 
-    /// The coordinator is done, and so is every branch.
+    /// Whether the coordinator and every branch are done.
     pub(super) fn everything_is_over(&self, world: &World) -> bool {
         let over = |number: usize| {
             let branch = self.branch.get(world.parties[number].branch);
             branch.is_finished() || branch.phase() == BranchPhase::Unknown
         };
-        self.coordinator_is_done(world) && self.everybody().all(over)
+        self.coordinator_is_done(world) && self.participants().all(over)
     }
 }

@@ -7,36 +7,40 @@ use ringpact::{
     participant::{BranchReply, Decision, Verb, Vote},
 };
 
-/// The most participants.
-pub const MOST: usize = 3;
+/// Maximum number of participants.
+pub const MAX_PARTICIPANTS: usize = 3;
 
-/// Everything there is: the coordinator, the participants, what travels between them, and what a client was told.
+/// Everything there is: the coordinator, the participants, what travels between them, and what a
+/// client was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct World {
-    /// How many more faults may happen; [`UNBOUNDED`] never runs out.
+    /// Number of faults that may still happen; [`UNBOUNDED`] never runs out.
     pub faults: u8,
     /// How often the coordinator was opened: once, or more than once.
     pub life: Life,
-    /// The transaction's own protocol; after a restart that of a decision found in the log.
+    /// The transaction's own protocol; after a restart, that of a decision found in the log.
     pub main: Option<Id>,
-    /// Per participant: what has become of the question for branches in doubt, after a restart.
-    pub in_doubt_queries: [InDoubtQuery; MOST],
-    /// Per participant: the protocol of a branch that it reported and the log knew nothing of.
-    pub orphans: [Option<Id>; MOST],
+    /// For each participant: what became of the question for branches in doubt, after a restart.
+    pub in_doubt_queries: [InDoubtQuery; MAX_PARTICIPANTS],
+    /// For each participant: the protocol of a branch that it reported and that the log does not
+    /// know.
+    pub orphans: [Option<Id>; MAX_PARTICIPANTS],
     /// The coordinator's log, or the one that all share.
     pub log: Log,
-    /// Who is named in the decision's record, as bits.
+    /// The participants, as bits, that the decision's record names.
     pub deciders: u8,
-    pub parties: [Party; MOST],
+    pub parties: [Party; MAX_PARTICIPANTS],
     /// What the client was told.
     pub told: Told,
-    /// The decision has been durable some time.
+    /// Whether the decision has been durable at some time.
     pub decided: bool,
-    /// To whom some message may carry a mark that this transaction lies below, as bits.
-    pub mark_sent: u8,
-    /// An operator has settled a branch by hand, otherwise than was decided.
+    /// The participants, as bits, to which a message may carry an `ended_below` above this
+    /// transaction.
+    pub ended_below_sent: u8,
+    /// Whether an operator has settled a branch by hand, otherwise than decided.
     pub overruled: bool,
-    /// An operator has seen that branches have ended otherwise than was decided, and has let that be.
+    /// Whether an operator has seen that branches ended otherwise than decided, and acknowledged
+    /// it.
     pub seen: bool,
 }
 
@@ -51,11 +55,11 @@ pub enum Life {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InDoubtQuery {
-    /// To be asked, or asked again.
+    /// The participant is to be asked, or asked again.
     Open,
-    /// The participant has looked what it holds; its report, whether the branch is unfinished, is on its way.
+    /// The participant has looked. Its report, whether the branch is unfinished, is on its way.
     Reported(bool),
-    /// Answered, or never to be asked.
+    /// The participant has answered, or is never asked.
     Over,
 }
 
@@ -73,25 +77,25 @@ pub enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Party {
     pub branch: Id,
-    /// Its own log; empty for ever where it shares the coordinator's.
+    /// Its own log; always empty if it shares the coordinator's.
     pub log: Log,
     pub fate: Fate,
-    /// It knows that the coordinator has ended the transaction.
+    /// Whether it knows that the coordinator has ended the transaction.
     pub learnt: bool,
     pub requests: Requests,
     pub replies: Replies,
 }
 
-/// What has become of the work done under a branch: seen from outside, not from the protocol's state.
+/// What became of the work done under a branch, seen from outside, not from the protocol's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fate {
-    /// There is no work that changes anything.
+    /// No work that changes anything.
     NoWork,
-    /// It may still go either way.
+    /// The work may still go either way.
     Open,
-    /// The service has carried it out.
+    /// The service has carried the work out.
     Applied,
-    /// The service has given it up, or a crash took the last trace of it.
+    /// The service has given the work up, or a crash took the last trace of it.
     Undone,
     /// More than one of these: a contradiction.
     Torn,
@@ -133,8 +137,9 @@ impl Message {
 
 /// Where the requests of each kind to one participant are.
 ///
-/// A request that was delivered or lost becomes a *ghost*: a copy of it may turn up any number of times, at any time
-/// later. So each kind has three places only, and yet no bound on loss, duplication and delay is needed.
+/// A request that was delivered or lost becomes a *ghost*: a copy of it may turn up any number of
+/// times, at any later time. So each kind has only three places, and still loss, duplication and
+/// delay need no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Requests(u16);
 
@@ -167,7 +172,7 @@ impl Requests {
         self.0 != 0
     }
 
-    /// Ghosts that can never turn up again make no difference.
+    /// Drops ghosts, because ghosts that can never turn up again make no difference.
     pub fn forget_ghosts(&mut self) {
         for message in Message::ALL {
             if self.get(message) == Place::Ghost {
@@ -177,7 +182,7 @@ impl Requests {
     }
 }
 
-/// The answers on their way to the coordinator, each kind at most once. Failures travel as nothing at all: the
+/// The answers on their way to the coordinator, each kind at most once. Failures do not travel: the
 /// coordinator may hear of one at any time, whether there was one or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Replies(u16);
@@ -213,14 +218,14 @@ impl Replies {
     }
 }
 
-/// What a record says; its owner is the coordinator, or the participant with that number. In a log of its own each
-/// participant has number 0.
+/// What a record says; its owner is the coordinator, or the participant with that number. In a log
+/// of its own each participant has number 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     Decided,
-    /// Those who have not acknowledged, as bits.
+    /// The participants, as bits, that have not acknowledged.
     Parked(u8),
-    /// The participant has ended otherwise than was decided.
+    /// The participant has ended otherwise than decided.
     Heuristic(usize, Heuristic),
     Ended,
     Prepared(usize),
@@ -231,18 +236,19 @@ pub enum Entry {
 /// The code of the first participant's first kind of record.
 const FIRST_OF_PARTICIPANTS: u8 = 20;
 
-/// A log: at most 16 records of a byte each, the first few of which are durable.
+/// A log: at most 16 records of a byte each. The first `durable` of them are durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Log {
     records: [u8; 16],
     pub len: u8,
     pub durable: u8,
-    /// It has failed: it takes no more records and makes none durable until it is opened anew.
+    /// Whether it has failed: it takes no more records, and makes none durable, until it is opened
+    /// again.
     pub poisoned: bool,
 }
 
 impl Log {
-    /// Appends a record and gives its number.
+    /// Appends a record, and returns its number.
     pub fn append(&mut self, entry: Entry) -> Lsn {
         self.push(Self::code(entry));
         Lsn::new(u64::from(self.len))
@@ -253,7 +259,7 @@ impl Log {
         self.len += 1;
     }
 
-    /// Records of participants have the last codes, and an owner's end comes after its other records.
+    /// Participants' records have the last codes, and an owner's end comes after its other records.
     fn code(entry: Entry) -> u8 {
         let of = |party: usize| 3 * u8::try_from(party).expect("few participants");
         match entry {
@@ -288,13 +294,13 @@ impl Log {
         }
     }
 
-    /// The records that are there.
+    /// All its records.
     pub fn entries(self) -> impl Iterator<Item = Entry> {
         (0..self.len).map(move |index| self.entry(index))
     }
 
-    /// As it is found after its first `kept` records survived: the live ones among them, as production's own
-    /// [`LiveRecords`] tell them.
+    /// The log as it is found after its first `kept` records survived: the live ones among them, by
+    /// production's own [`LiveRecords`].
     pub fn reopened(self, kept: u8, cast: &Cast) -> Self {
         let mut live = LiveRecords::default();
         for index in 0..kept {
@@ -306,13 +312,15 @@ impl Log {
         reopened
     }
 
-    /// Its first `up_to` records survive from here on. The order of different owners' records makes no difference any more,
-    /// nor that of one participant's (its end comes after the others in the order of codes, too), so they are put in one.
+    /// Makes its first `up_to` records durable. From then on the order of different owners' records
+    /// makes no difference, nor does that of one participant's records (its end comes last in the
+    /// order of codes, too). So all are put in one order.
     pub fn make_durable(&mut self, up_to: u8) {
         self.durable = up_to;
         let mut entries: Vec<Entry> = self.entries().collect();
         if up_to == self.len {
-            // Nobody waits for a record by its number, so those can go that later ones have replaced.
+            // No protocol waits for a record by its number, so records that later ones replaced can
+            // go.
             entries = without_replaced(entries);
             self.durable = u8::try_from(entries.len()).expect("a log has few records");
         }
@@ -326,7 +334,7 @@ impl Log {
         codes.into_iter().for_each(|code| self.push(code));
     }
 
-    /// How many records that say who is owed, or has not followed, are not durable.
+    /// Number of records, of those about owed or differing participants, that are not durable.
     pub fn behind(self) -> usize {
         let late = self.entries().skip(usize::from(self.durable));
         late.filter(|entry| matches!(entry, Entry::Parked(_) | Entry::Heuristic(..))).count()
@@ -345,7 +353,8 @@ impl Log {
     }
 }
 
-/// The records, without those of which later ones of the coordinator leave nothing: who is owed, and who has not followed.
+/// The records without those that later ones of the coordinator replace: which participants are
+/// owed, and which have not followed.
 fn without_replaced(mut entries: Vec<Entry>) -> Vec<Entry> {
     let mut heuristics: Vec<(usize, Heuristic)> = Vec::new();
     let mut parked = None;
@@ -371,7 +380,7 @@ fn without_replaced(mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// The names that play a part.
+/// The names in the model, and their numbers.
 pub struct Cast {
     pub txn: TxnId,
     pub names: Vec<Name>,
@@ -383,7 +392,7 @@ impl Cast {
         self.names.iter().position(|known| known == name).expect("the protocol names only its own participants")
     }
 
-    /// Who is meant by these bits.
+    /// The participants that these bits name.
     pub fn named(&self, bits: u8) -> Vec<Name> {
         self.names
             .iter()
@@ -393,12 +402,12 @@ impl Cast {
             .collect()
     }
 
-    /// Bits for these.
+    /// These participants as bits.
     pub fn bits(&self, names: &[Name]) -> u8 {
         names.iter().map(|name| 1 << self.number(name)).sum()
     }
 
-    /// The record; that of the decision names these.
+    /// The record; a decision names these participants.
     pub fn record(&self, entry: Entry, deciders: u8) -> Record {
         let txn = self.txn.clone();
         let coordinator = self.txn.coordinator().clone();

@@ -1,13 +1,18 @@
-//! The textbook's two-phase commit, with the production state machines carrying out each of its steps.
+//! The textbook's two-phase commit, with the production state machines carrying out each of its
+//! steps.
 //!
-//! The setting is that of stateright's example `2pc`, after Gray and Lamport, *Consensus on Transaction Commit* (2004),
-//! section 3 and its TLA+ module: messages are never lost and never taken away, a resource manager may abort by itself as
-//! long as it has not prepared, the transaction manager may abort as long as it has not committed. Each state holds the
-//! specification's and, beside it, a [`CommitProtocol`] and the [`BranchProtocol`]s, which are made to take the same
-//! step. If they did not agree with it a check would fail; if they kept anything that the specification does not, there
-//! would be more states than the numbers that are known of it.
+//! The setting is that of stateright's example `2pc`, after Gray and Lamport, *Consensus on
+//! Transaction Commit* (2004), section 3 and its TLA+ module. Messages are never lost and never
+//! taken away. A resource manager may abort by itself as long as it has not prepared. The
+//! transaction manager may abort as long as it has not committed.
 //!
-//! What is ours beyond the textbook (losses, crashes, logs, time-outs, one phase) is searched in `protocol_model.rs`.
+//! Each state holds the specification's state and, beside it, a [`CommitProtocol`] and the
+//! [`BranchProtocol`]s, which take the same step. If they disagreed with the specification, a check
+//! would fail. If they kept anything that the specification does not, there would be more states
+//! than the known numbers.
+//!
+//! What goes beyond the textbook (losses, crashes, logs, time-outs, one phase) is searched in
+//! `state_space.rs`.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -42,7 +47,7 @@ enum Message {
     Abort,
 }
 
-/// What the specification has.
+/// A state of the specification.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Textbook {
     rms: Vec<Rm>,
@@ -52,7 +57,7 @@ struct Textbook {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
+struct JointState {
     textbook: Textbook,
     coordinator: CommitProtocol,
     branches: Vec<BranchProtocol>,
@@ -79,12 +84,12 @@ struct Search {
 
 impl Search {
     fn new() -> Self {
-        // Time stands still but for the time-out, which has the transaction manager abort.
+        // Time stands still, except for the time-out that makes the transaction manager abort.
         let prepare_timeout = Duration::from_secs(1);
         Self { now: Instant::now(), policy: Policy::default().prepare_timeout(prepare_timeout) }
     }
 
-    fn initial(&self, participants: usize) -> State {
+    fn initial(&self, participants: usize) -> JointState {
         let name = |text: &str| Name::new(text).expect("a valid name");
         let mut coordinator = CommitProtocol::new(TxnId::new(name("tm"), Epoch::new(1), 1), self.policy);
         for participant in 0..participants {
@@ -101,15 +106,15 @@ impl Search {
             tm_prepared: vec![false; participants],
             messages: BTreeSet::new(),
         };
-        State { textbook, coordinator, branches: vec![branch; participants] }
+        JointState { textbook, coordinator, branches: vec![branch; participants] }
     }
 
-    /// All that the coordinator has to do now.
+    /// Takes out all actions that the coordinator has now.
     fn poll(&self, coordinator: &mut CommitProtocol) -> Vec<Action> {
         std::iter::from_fn(|| coordinator.poll(self.now)).collect()
     }
 
-    fn steps(&self, state: &State) -> Vec<Step> {
+    fn steps(&self, state: &JointState) -> Vec<Step> {
         let Textbook { rms, tm, tm_prepared, messages } = &state.textbook;
         let mut steps = Vec::new();
         if *tm == Tm::Init {
@@ -136,14 +141,14 @@ impl Search {
         steps
     }
 
-    fn take(&self, state: &State, step: Step) -> State {
+    fn take(&self, state: &JointState, step: Step) -> JointState {
         let mut state = state.clone();
-        let State { textbook, coordinator, branches } = &mut state;
+        let JointState { textbook, coordinator, branches } = &mut state;
         match step {
             Step::TmHearsPrepared(rm) => {
                 textbook.tm_prepared[rm] = true;
                 coordinator.handle(self.now, Input::Voted(rm, Vote::Yes));
-                // The last vote has the decision logged. Nothing is said before it is durable.
+                // After the last vote the decision is logged. Nothing is sent before it is durable.
                 let actions = self.poll(coordinator);
                 assert!(actions.iter().all(|action| matches!(action, Action::Append(_, Durability::Forced))));
             }
@@ -190,7 +195,7 @@ impl Search {
     }
 
     fn tells_all(&self, coordinator: &mut CommitProtocol, verb: Verb, participants: usize) {
-        // A tick comes later than the rest; what is then due is due now, too.
+        // A tick comes later than the rest; what is due then is due now, too.
         let later = self.now + self.policy.prepare_timeout;
         let actions: Vec<_> = std::iter::from_fn(|| coordinator.poll(later)).collect();
         let sent = actions.iter().filter(|action| matches!(action, Action::Send(_, sent) if *sent == verb)).count();
@@ -198,8 +203,9 @@ impl Search {
         assert_eq!((sent, answers, actions.len()), (participants, 1, participants + 1), "{actions:?}");
     }
 
-    /// Depth first, as stateright does it; states are told apart by what `stands_for` makes of them.
-    fn count<T: Eq + std::hash::Hash>(&self, participants: usize, stands_for: impl Fn(&State) -> T) -> usize {
+    /// Counts states, depth first, as stateright does. Two states are one if `stands_for` makes the
+    /// same of them.
+    fn count<T: Eq + std::hash::Hash>(&self, participants: usize, stands_for: impl Fn(&JointState) -> T) -> usize {
         let initial = self.initial(participants);
         let mut seen = HashSet::from([stands_for(&initial)]);
         let mut pending = vec![initial];
@@ -214,12 +220,12 @@ impl Search {
                 }
             }
         }
-        assert!(all_committed && all_aborted, "both ends can be reached");
+        assert!(all_committed && all_aborted, "a state in which all commit and one in which all abort can be reached");
         seen.len()
     }
 }
 
-/// Carries out all that the branch asks for; the log and the service do what they should.
+/// Carries out every action of the branch; the log and the service never fail.
 fn carry_out(branch: &mut BranchProtocol, mut input: BranchInput) -> BranchReply {
     loop {
         input = match branch.handle(input).expect("a message is answered") {
@@ -234,15 +240,16 @@ fn carry_out(branch: &mut BranchProtocol, mut input: BranchInput) -> BranchReply
     }
 }
 
-/// The production code is where the textbook is, and nobody has committed what another has aborted.
-fn check(state: &State) {
+/// Asserts that the production code is in the textbook's state, and that no resource manager has
+/// committed what another one has aborted.
+fn check(state: &JointState) {
     for (rm, branch) in state.textbook.rms.iter().zip(&state.branches) {
         let is = match branch.phase() {
             BranchPhase::Active { .. } => Rm::Working,
             BranchPhase::Prepared => Rm::Prepared,
             BranchPhase::Committed => Rm::Committed,
             BranchPhase::RolledBack => Rm::Aborted,
-            other => panic!("{other:?} is no state of the textbook's"),
+            other => panic!("{other:?} is not a state of the textbook"),
         };
         assert_eq!(is, *rm);
     }
@@ -256,9 +263,10 @@ fn check(state: &State) {
     assert!(!(any(Rm::Committed) && any(Rm::Aborted)), "{state:?}");
 }
 
-/// As stateright's example has it: resource managers sorted by their states, and everything else along with them. That
-/// does not make all of one orbit equal, so the count depends on the order of the search, which is stateright's too.
-fn representative(state: &State) -> Textbook {
+/// The representative as in stateright's example: resource managers sorted by their states, and all
+/// else along with them. That does not make all states of one orbit equal, so the count depends on
+/// the order of the search, which is stateright's, too.
+fn representative(state: &JointState) -> Textbook {
     let Textbook { rms, tm, tm_prepared, messages } = &state.textbook;
     let mut order: Vec<_> = (0..rms.len()).collect();
     order.sort_by_key(|rm| rms[*rm]);
@@ -279,12 +287,12 @@ fn representative(state: &State) -> Textbook {
 
 #[test]
 fn three_resource_managers_have_288_states() {
-    assert_eq!(Search::new().count(3, State::clone), 288);
+    assert_eq!(Search::new().count(3, JointState::clone), 288);
 }
 
 #[test]
 fn five_resource_managers_have_8832_states() {
-    assert_eq!(Search::new().count(5, State::clone), 8_832);
+    assert_eq!(Search::new().count(5, JointState::clone), 8_832);
 }
 
 #[test]

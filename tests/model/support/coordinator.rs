@@ -1,4 +1,4 @@
-//! The coordinator: carries out what its protocols say, crashes, opens again and recovers.
+//! The coordinator: it carries out what its protocols say, crashes, opens again and recovers.
 
 use ringpact::{
     Lsn,
@@ -8,28 +8,28 @@ use ringpact::{
 };
 
 use super::{
-    LogOf, Model, Mutant, Task, Trouble,
+    CommitRun, LogOf, Model, Mutant, Trouble,
     machine::Id,
     symmetry::{History, Memory},
-    world::{Entry, InDoubtQuery, Life, MOST, Message, Place, Replies, Told, World},
+    world::{Entry, InDoubtQuery, Life, MAX_PARTICIPANTS, Message, Place, Replies, Told, World},
 };
 
 impl Model {
-    /// The protocol's number, where there is one.
-    pub(super) fn task(world: &World, task: Task) -> Option<Id> {
-        match task {
-            Task::Main => world.main,
-            Task::Orphan(number) => world.orphans[number],
+    /// The number of the protocol's state, if there is such a protocol.
+    pub(super) fn state_id(world: &World, run: CommitRun) -> Option<Id> {
+        match run {
+            CommitRun::Main => world.main,
+            CommitRun::Orphan(number) => world.orphans[number],
         }
     }
 
-    pub(super) fn protocol(&self, world: &World, task: Task) -> Option<&CommitProtocol> {
-        Self::task(world, task).map(|id| self.commit.get(id))
+    pub(super) fn protocol(&self, world: &World, run: CommitRun) -> Option<&CommitProtocol> {
+        Self::state_id(world, run).map(|id| self.commit.get(id))
     }
 
-    /// Feeds an input to a protocol, if any, and carries out all that follows.
-    pub(super) fn drive(&mut self, world: &mut World, task: Task, input: Option<Input>, trouble: Trouble) {
-        let Some(mut id) = Self::task(world, task) else { return };
+    /// Feeds an input, if there is one, to a protocol, and carries out all that follows.
+    pub(super) fn drive(&mut self, world: &mut World, run: CommitRun, input: Option<Input>, trouble: Trouble) {
+        let Some(mut id) = Self::state_id(world, run) else { return };
         let (before, mut appended) = (id, None);
         if input.is_some() {
             self.commit.step(&mut id, input);
@@ -47,20 +47,21 @@ impl Model {
                     self.append_result(&mut id, result);
                 }
                 Action::Answer(outcome) => world.told = told(world.told, outcome),
-                // Branches are not counted as stuck here, where pauses are not: see `Policy::counted`.
+                // Pauses are not modelled, so branches are never counted as stuck: see
+                // `Policy::counted`.
                 Action::Narrow | Action::Park | Action::Finish => {}
                 _ => unreachable!("the model knows all actions"),
             }
         }
         self.renumbering.note(id, History::Went { before, input, appended });
-        match task {
-            Task::Main => world.main = Some(id),
-            Task::Orphan(number) => world.orphans[number] = Some(id),
+        match run {
+            CommitRun::Main => world.main = Some(id),
+            CommitRun::Orphan(number) => world.orphans[number] = Some(id),
         }
     }
 
-    /// Appends a decision or its end to the log, if that takes it. As in production, a log that has failed does not refuse: of
-    /// such a one nothing is known for certain.
+    /// Appends a decision or its end, if the log takes it. As in production, a log that has failed
+    /// does not refuse: of its records nothing is known for certain.
     fn append_decision(&self, world: &mut World, fact: &Fact, trouble: Trouble) -> Input {
         if world.log.poisoned {
             return Input::LogFailed;
@@ -85,7 +86,8 @@ impl Model {
         })
     }
 
-    /// Records that are forced, and that nobody waits for, don't pile up: the log is never more than two of them behind.
+    /// Whether the log has kept up. Forced records that no protocol waits for do not pile up: the
+    /// log is never more than two of them behind.
     fn has_kept_up(&self, world: &mut World) -> bool {
         if world.log.behind() < 2 {
             return true;
@@ -97,9 +99,9 @@ impl Model {
         keeps_up
     }
 
-    /// A participant's reply has come.
+    /// Takes a participant's reply.
     pub(super) fn hear_reply(&mut self, world: &mut World, from: usize, reply: BranchReply, trouble: Trouble) {
-        let (task, index) = self.addressee(world, from);
+        let (run, index) = self.addressee(world, from);
         let input = match reply {
             BranchReply::Voted(vote) => Input::Voted(index, vote),
             BranchReply::Done => Input::Done(index),
@@ -109,52 +111,52 @@ impl Model {
             BranchReply::UnknownBranch => Input::Unknown(index),
             _ => Input::Failed(index),
         };
-        self.drive(world, task, Some(input), trouble);
+        self.drive(world, run, Some(input), trouble);
         let committing = |protocol: &CommitProtocol| protocol.decision() == Some(Decision::Commit);
         if self.is(Mutant::ForgetsEarly)
             && reply == BranchReply::Done
-            && self.protocol(world, Task::Main).is_some_and(committing)
+            && self.protocol(world, CommitRun::Main).is_some_and(committing)
         {
             world.log.append(Entry::Ended);
             world.main = None;
         }
     }
 
-    /// News of a failure has come, true or not.
+    /// Takes a report of a failure, true or not.
     pub(super) fn hear_failure(&mut self, world: &mut World, from: usize) {
-        let (task, index) = self.addressee(world, from);
+        let (run, index) = self.addressee(world, from);
         let input = if self.is(Mutant::TrustsTheLastResource) && self.is_last_resource(from) {
             Input::Decided(index, Decision::Commit)
         } else {
             Input::Failed(index)
         };
-        self.drive(world, task, Some(input), Trouble::None);
+        self.drive(world, run, Some(input), Trouble::None);
     }
 
-    /// The protocol that talks with the participant, and the number that it knows it by.
-    fn addressee(&self, world: &World, from: usize) -> (Task, usize) {
+    /// The protocol that talks with the participant, and the participant's number in that protocol.
+    fn addressee(&self, world: &World, from: usize) -> (CommitRun, usize) {
         if world.orphans[from].is_some() {
-            return (Task::Orphan(from), 0);
+            return (CommitRun::Orphan(from), 0);
         }
-        let index = self.protocol(world, Task::Main).and_then(|main| main.branch_of(&self.cast.names[from]));
-        // A number that there is no branch of: production takes such inputs, too, and must do nothing.
-        (Task::Main, index.unwrap_or(usize::MAX))
+        let index = self.protocol(world, CommitRun::Main).and_then(|main| main.branch_of(&self.cast.names[from]));
+        // A number without a branch: production takes such inputs, too, and must do nothing.
+        (CommitRun::Main, index.unwrap_or(usize::MAX))
     }
 
     /// The coordinator opens again, on its log as it now is, and begins to recover.
     pub(super) fn reopen_coordinator(&mut self, world: &mut World) {
         world.life = Life::Later;
-        world.orphans = [None; MOST];
-        for number in self.everybody() {
+        world.orphans = [None; MAX_PARTICIPANTS];
+        for number in self.participants() {
             world.in_doubt_queries[number] = InDoubtQuery::Open;
-            // Whoever waited for them is gone.
+            // What waited for them is gone with the crash.
             world.parties[number].replies = Replies::NONE;
         }
         world.main = self.remembered(world).map(|memory| self.resumed(memory));
-        self.drive(world, Task::Main, None, Trouble::None);
+        self.drive(world, CommitRun::Main, None, Trouble::None);
     }
 
-    /// What the log tells of the transaction, by production's own reading of it.
+    /// What the log says about the transaction, as production's own code reads it.
     fn remembered(&self, world: &World) -> Option<Memory> {
         let mut records = Vec::new();
         for entry in world.log.entries() {
@@ -167,13 +169,13 @@ impl Model {
             }
         }
         let found = Remembered::all(&records).remove(&self.cast.txn)?;
-        let mut heuristics = [None; MOST];
+        let mut heuristics = [None; MAX_PARTICIPANTS];
         found.heuristics.iter().for_each(|(name, how)| heuristics[self.cast.number(name)] = Some(*how));
         let owed = self.cast.bits(&found.owed);
         Some(Memory { decision: found.decision, owed, heuristics, parked: found.parked })
     }
 
-    /// A participant looks which branches it holds in doubt.
+    /// A participant looks whether it holds the branch in doubt.
     pub(super) fn answer_in_doubt_query(&self, world: &mut World, number: usize) {
         let branch = self.branch.get(world.parties[number].branch);
         let unfinished = !branch.is_finished() && branch.phase() != BranchPhase::Unknown;
@@ -184,38 +186,39 @@ impl Model {
     pub(super) fn hear_answer(&mut self, world: &mut World, number: usize) {
         let unfinished = world.in_doubt_queries[number] == InDoubtQuery::Reported(true);
         world.in_doubt_queries[number] = InDoubtQuery::Over;
-        // The main protocol of a later life is that of a decision in the log, finished meanwhile or not; or else of a rollback,
-        // which the log remembers only of those who did not follow it.
+        // The main protocol of a later life is that of a decision in the log, finished meanwhile or
+        // not. Or it is that of a rollback, which the log remembers only for branches that did not
+        // follow it.
         let decided = world.main.is_some() && world.log.entries().any(|entry| entry == Entry::Decided);
         if unfinished && !decided {
             world.orphans[number] = Some(self.orphan(number));
-            self.drive(world, Task::Orphan(number), None, Trouble::None);
+            self.drive(world, CommitRun::Orphan(number), None, Trouble::None);
         }
     }
 
     /// Whether this life of the coordinator has decided to commit.
     pub(super) fn is_committing(&self, world: &World) -> bool {
-        self.protocol(world, Task::Main).is_some_and(|main| main.decision() == Some(Decision::Commit))
+        self.protocol(world, CommitRun::Main).is_some_and(|main| main.decision() == Some(Decision::Commit))
     }
 
-    /// What a participant is told that asks; `None` where it has to wait.
+    /// What a participant that asks is told; `None` if it has to wait.
     pub(super) fn verdict(&self, world: &World) -> Option<Decision> {
-        match self.protocol(world, Task::Main) {
-            // Presumed abort: nobody knows of it any more.
+        match self.protocol(world, CommitRun::Main) {
+            // Presumed abort: the coordinator knows nothing of it any more.
             None => Some(Decision::Rollback),
             Some(main) if main.is_finished() => Some(Decision::Rollback),
             Some(main) => main.decision(),
         }
     }
 
-    /// To whom a mark that this transaction lies below may go out, as bits: to everybody when nothing of it is open, and a
-    /// crash would not bring it back; while it waits for an operator, to those who are not owed anything, if a crash would
-    /// not change that.
-    pub(super) fn mark_may_pass(&self, world: &World) -> u8 {
-        if self.everybody().any(|number| world.in_doubt_queries[number] != InDoubtQuery::Over) {
+    /// The participants, as bits, that may be sent an `ended_below` above this transaction: all of
+    /// them once nothing of it is open and a crash would not bring it back. While it waits for an
+    /// operator: those that are not owed anything, if a crash would not change that.
+    pub(super) fn ended_below_may_pass(&self, world: &World) -> u8 {
+        if self.participants().any(|number| world.in_doubt_queries[number] != InDoubtQuery::Over) {
             return 0;
         }
-        let everybody = (1 << self.setting.participants) - 1;
+        let all = (1 << self.setting.participants) - 1;
         // A decision that may be in the log counts as one that is.
         let decided = world.log.entries().any(|entry| entry == Entry::Decided);
         let (mut ended, mut parked) = (false, None);
@@ -226,18 +229,18 @@ impl Model {
             }
         }
         if self.coordinator_is_done(world) {
-            return if !decided || ended || self.is(Mutant::MarkRunsAhead) { everybody } else { 0 };
+            return if !decided || ended || self.is(Mutant::EndedBelowRunsAhead) { all } else { 0 };
         }
-        let mut passes = everybody;
-        for task in self.everybody().map(Task::Orphan).chain([Task::Main]) {
-            let Some(protocol) = self.protocol(world, task).filter(|protocol| !protocol.is_finished()) else {
+        let mut passes = all;
+        for run in self.participants().map(CommitRun::Orphan).chain([CommitRun::Main]) {
+            let Some(protocol) = self.protocol(world, run).filter(|protocol| !protocol.is_finished()) else {
                 continue;
             };
             let owed = self.owed(protocol);
             let is_on_record = match protocol.decision() {
-                // A rollback is in no log, and told to nobody but those who ask.
+                // A rollback is in no log, and only participants that ask are told of it.
                 Some(Decision::Rollback) => true,
-                Some(Decision::Commit) => parked == Some(owed) || self.is(Mutant::MarkRunsAhead),
+                Some(Decision::Commit) => parked == Some(owed) || self.is(Mutant::EndedBelowRunsAhead),
                 None => false,
             };
             if !protocol.lies_still() || !is_on_record {
@@ -248,33 +251,33 @@ impl Model {
         passes
     }
 
-    /// Who has not acknowledged what is parked, as bits.
+    /// The participants, as bits, that have not acknowledged what is parked.
     pub(super) fn owed(&self, protocol: &CommitProtocol) -> u8 {
         self.cast.bits(&protocol.owed().cloned().collect::<Vec<_>>())
     }
 
     /// Whether the coordinator has nothing left to do about the transaction.
     pub(super) fn coordinator_is_done(&self, world: &World) -> bool {
-        let finished = |task| self.protocol(world, task).is_none_or(CommitProtocol::is_finished);
-        finished(Task::Main)
-            && self
-                .everybody()
-                .all(|number| world.in_doubt_queries[number] == InDoubtQuery::Over && finished(Task::Orphan(number)))
+        let finished = |run| self.protocol(world, run).is_none_or(CommitProtocol::is_finished);
+        finished(CommitRun::Main)
+            && self.participants().all(|number| {
+                world.in_doubt_queries[number] == InDoubtQuery::Over && finished(CommitRun::Orphan(number))
+            })
     }
 
-    /// Replies to a protocol that has finished make no difference any more.
+    /// Drops replies to protocols that have finished, because they make no difference any more.
     pub(super) fn drop_unheard_replies(&self, world: &mut World) {
-        for number in self.everybody() {
-            let (task, _) = self.addressee(world, number);
-            if self.protocol(world, task).is_none_or(CommitProtocol::is_finished) {
+        for number in self.participants() {
+            let (run, _) = self.addressee(world, number);
+            if self.protocol(world, run).is_none_or(CommitProtocol::is_finished) {
                 world.parties[number].replies = Replies::NONE;
             }
         }
     }
 
-    /// The record that the transaction's protocol waits for.
+    /// The record that the transaction's own protocol waits for.
     pub(super) fn coordinator_awaits(&self, world: &World) -> Option<Lsn> {
-        self.protocol(world, Task::Main).and_then(CommitProtocol::awaits_durable)
+        self.protocol(world, CommitRun::Main).and_then(CommitProtocol::awaits_durable)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Bugs that the search of the protocol's states found, each as it showed outside. See `protocol_model.rs`.
+//! Bugs that the search of the protocol's states found, each as it showed to users.
+//! The search is in `state_space.rs`.
 
 use std::{
     convert::Infallible,
@@ -35,9 +36,10 @@ fn manager(name: &str, log: MemoryLog) -> Arc<ResourceManager<Idle>> {
     Arc::new(ResourceManager::open(name, log, Idle).expect("the log opens"))
 }
 
-/// A promise was rolled back, the coordinator told so, and the record of it lost in the participant's crash. The
-/// promise was then back, with what it had set aside, and nobody left to ask: the coordinator had ended the
-/// transaction, and asks what participants hold only when it opens.
+/// A promise was rolled back, the coordinator was told so, and the participant's crash lost the
+/// record of the rollback. Then the promise was back, with what it had set aside, and no
+/// coordinator would settle it: the coordinator had ended the transaction, and asks what
+/// participants hold only when it opens.
 #[test]
 fn a_rolled_back_promise_does_not_come_back_with_the_participants_crash() {
     let (log, coordinators) = (MemoryLog::new(), MemoryLog::new());
@@ -53,10 +55,11 @@ fn a_rolled_back_promise_does_not_come_back_with_the_participants_crash() {
     assert_eq!(goods.in_doubt(&coordinator).unwrap(), []);
 }
 
-/// A decision's end is written lazily. The mark that lets participants forget used to pass it before it was durable:
-/// a crash brought the decision back, and its commit was delivered for ever to participants that had forgotten it.
+/// A decision's end is written lazily. `ended_below`, which lets participants forget, used to pass
+/// the end before it was durable. A crash then brought the decision back, and its commit was
+/// delivered forever to participants that had forgotten it.
 #[test]
-fn the_mark_does_not_pass_an_end_that_a_crash_can_take_back() {
+fn ended_below_does_not_pass_an_end_that_a_crash_can_take_back() {
     let log = MemoryLog::new();
     let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
     let open = |log: MemoryLog| {
@@ -70,7 +73,7 @@ fn the_mark_does_not_pass_an_end_that_a_crash_can_take_back() {
     txn.commit().wait().unwrap();
     let mut later = coordinator.begin();
     a.execute(later.branch("a").unwrap(), 1).unwrap();
-    drop(later); // rolled back: tells `a` the mark, and forces nothing
+    drop(later); // rolled back: tells `a` the new `ended_below`, and forces nothing
     assert!(coordinator.settle(Duration::from_secs(10)));
     a.checkpoint().unwrap();
 
@@ -81,8 +84,9 @@ fn the_mark_does_not_pass_an_end_that_a_crash_can_take_back() {
     assert!(coordinator.settle(Duration::from_secs(5)), "the commit is acknowledged once more");
 }
 
-/// A branch had ended otherwise than decided, and the log had no room for the record of it. The next record, which it had room
-/// for again, said that nobody was owed anything any more: after a crash nobody knew that not all had ended alike.
+/// A branch had ended otherwise than decided, and the log had no room for the record of it. The
+/// next record found room again, and said that no participant was owed anything any more. After a
+/// crash nothing told that the branches had not ended alike.
 #[test]
 fn an_outcome_that_the_log_refuses_is_not_lost_with_the_next_record() {
     let name = |text: &str| Name::new(text).expect("a valid name");
@@ -91,7 +95,7 @@ fn an_outcome_that_the_log_refuses_is_not_lost_with_the_next_record() {
     let mut protocol = CommitProtocol::new(txn.clone(), Policy::default());
     let participants = [protocol.enlist(a.clone()), protocol.enlist(b.clone())];
     let (begun, mut log) = (Instant::now(), Vec::new());
-    // All that the log takes is taken, but what `is_refused` says.
+    // The log takes every record except those that `is_refused` names.
     let mut feed = |now, input, is_refused: fn(&Fact) -> bool| {
         protocol.handle(now, input);
         while let Some(action) = protocol.poll(now) {

@@ -1,7 +1,8 @@
-//! A participant: carries out what its branch's machine says, as `ResourceManager` does, and crashes.
+//! A participant: it carries out what its branch's machine says, as `ResourceManager` does, and
+//! crashes.
 //!
-//! One thing it does that a resource manager does not: it takes the next message while an exchange still waits for
-//! the log. The machine is made for that, too.
+//! It does one thing that a resource manager does not: it takes the next message while an exchange
+//! still waits for the log. The machine is made for that, too.
 
 use ringpact::{
     Lsn,
@@ -10,7 +11,7 @@ use ringpact::{
 };
 
 use super::{
-    LastResource, LogOf, Model, Mutant, Task, Trouble,
+    CommitRun, LastResource, LogOf, Model, Mutant, Trouble,
     world::{Entry, Fate, Log, Message, Party, World},
 };
 
@@ -19,14 +20,15 @@ impl Model {
         self.branch.get(world.parties[number].branch).phase()
     }
 
-    /// A request has come.
+    /// Takes a request.
     pub(super) fn receive(&mut self, world: &mut World, number: usize, message: Message, trouble: Trouble) {
         if self.is_last_resource(number) {
             return Self::last_resource_receives(&mut world.parties[number], message);
         }
         let before = self.state(world, number);
         if world.parties[number].learnt && before == BranchPhase::Unknown {
-            // No slot, and none is made: the transaction is known to have ended. Who is told a decision says so.
+            // There is no place for the branch, and none is made, because the transaction is known
+            // to have ended. Told a decision, the participant answers so.
             if matches!(message, Message::Commit | Message::Rollback) {
                 world.parties[number].replies.add(BranchReply::UnknownBranch);
             }
@@ -42,7 +44,7 @@ impl Model {
         let replies = world.parties[number].replies;
         self.exchange(world, number, input, trouble);
         if message == Message::Commit && !self.is_committing(world) {
-            // An earlier life has sent it, and whoever waited for the answer is gone.
+            // An earlier life has sent it, and what waited for the answer is gone.
             world.parties[number].replies = replies;
         }
         if self.is(Mutant::LeavesNoTombstone) && before == BranchPhase::Unknown && message == Message::Rollback {
@@ -50,15 +52,15 @@ impl Model {
         }
     }
 
-    /// A decision that the log has not taken takes no promise along, and whoever sends it says so: also where a later life does
-    /// not know of it.
+    /// A decision that the log has not taken makes no promise durable with it, and the message says
+    /// so, also when a later life does not know of the decision.
     fn sharing_of_commit(&self, world: &World) -> LogSharing {
-        let unrecorded = self.protocol(world, Task::Main).is_some_and(CommitProtocol::is_unrecorded);
+        let unrecorded = self.protocol(world, CommitRun::Main).is_some_and(CommitProtocol::is_unrecorded);
         let in_log = world.log.entries().any(|entry| entry == Entry::Decided);
         if unrecorded || !in_log { LogSharing::OwnLog } else { self.setting.sharing }
     }
 
-    /// What it was told first is what it does.
+    /// A last resource does what it is told first.
     fn last_resource_receives(party: &mut Party, message: Message) {
         let reply = match (message, party.fate) {
             (Message::CommitOnePhase, Fate::Open | Fate::Applied) => {
@@ -76,7 +78,8 @@ impl Model {
         party.replies.add(reply);
     }
 
-    /// A participant is told a decision by somebody else than its coordinator, and answers him. He waits until that is durable.
+    /// An operator tells the participant a decision, in place of the coordinator. The answer goes
+    /// to the operator; the operator waits until the decision is durable there.
     pub(super) fn told_by_hand(&mut self, world: &mut World, number: usize, decision: Decision) {
         let replies = world.parties[number].replies;
         let input = match decision {
@@ -89,7 +92,7 @@ impl Model {
                 LogSharing::OwnLog => LogOf::Participant(number),
                 LogSharing::SharedLog => LogOf::Coordinator,
             };
-            self.sync(world, of, u8::try_from(lsn.number()).expect("a log has few records"));
+            self.sync(world, of, u8::try_from(lsn.as_u64()).expect("a log has few records"));
         }
         world.parties[number].replies = replies;
     }
@@ -102,7 +105,8 @@ impl Model {
         }
     }
 
-    /// Feeds an input to the branch and carries out what follows, until it has replied or waits for the log.
+    /// Feeds an input to the branch, and carries out what follows, until the branch has replied or
+    /// waits for the log.
     pub(super) fn exchange(&mut self, world: &mut World, number: usize, input: BranchInput, trouble: Trouble) {
         let mut input = input;
         loop {
@@ -177,8 +181,8 @@ impl Model {
         }
     }
 
-    /// The participant opens again, on its log as it now is: what is committed is confirmed, what is promised is
-    /// restored, and nothing is known of anything else.
+    /// The participant opens again, on its log as it now is. What is committed is confirmed, what
+    /// is promised is restored, and nothing else is known.
     pub(super) fn reopen_participant(&mut self, world: &mut World, number: usize) {
         let writer = self.writer(number);
         let (mut prepared, mut committed) = (false, false);
@@ -195,7 +199,8 @@ impl Model {
             protocol.handle(BranchInput::Confirmed);
             protocol
         } else if prepared {
-            // What it has set aside is set aside again, even where it had been given up. Elsewhere it is never wanted again.
+            // What the promise set aside is set aside again, even if it had been given up. Without
+            // an operator or a last resource it is never wanted again.
             if may_differ && party.fate == Fate::Undone {
                 party.fate = Fate::Open;
             }
@@ -209,7 +214,8 @@ impl Model {
         party.branch = self.branch.intern(protocol);
     }
 
-    /// The participant learns that the transaction has ended, and at a checkpoint or sweep forgets its branch.
+    /// The participant learns that the transaction has ended, and forgets its branch at a
+    /// checkpoint or sweep.
     pub(super) fn forget(&mut self, world: &mut World, number: usize) {
         if self.state(world, number) == BranchPhase::Committed {
             let forgotten = Entry::Forgotten(self.writer(number));

@@ -1,0 +1,16 @@
+//! The protocol, checked by search: production's state machines in worlds that are small enough to
+//! be searched whole.
+//!
+//! | file | what it checks |
+//! |---|---|
+//! | `state_space.rs` | every state that coordinator, participants, logs and network can reach |
+//! | `two_phase_commit.rs` | the machines beside the textbook's specification, state by state |
+//! | `regressions.rs` | bugs that the search found, each as it showed outside |
+//! | `support/` | the world that `state_space.rs` searches; start at its `mod.rs` |
+
+#[path = "../common/mod.rs"]
+mod common;
+mod regressions;
+mod state_space;
+mod support;
+mod two_phase_commit;
