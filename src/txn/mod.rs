@@ -1,9 +1,9 @@
 //! ATOMIC COMMIT. The pure protocol, and the one driver that carries it out.
 //!
-//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] returns a
-//! [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`] decides, and
-//! [`BranchProtocol`] is its counterpart at the participants. Both are pure, for models and for drivers
-//! of your own.
+//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`]
+//! returns a [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`]
+//! decides, and [`BranchProtocol`] is its counterpart at the participants. Both are pure, for
+//! models and for drivers of your own.
 //!
 //! | folder | contents, in reading order |
 //! |---|---|

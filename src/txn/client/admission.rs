@@ -54,9 +54,9 @@ pub struct Limits {
     /// least 1.
     pub log_queue: u64,
     /// Maximum number of decisions that one participant has not acknowledged, parked ones included.
-    /// At least 1. When it is reached, [`Transaction::branch`](crate::txn::Transaction::branch) refuses
-    /// new branches of that participant. Set it below what the participant can hold: a database has
-    /// room for a limited number of prepared transactions.
+    /// At least 1. When it is reached, [`Transaction::branch`](crate::txn::Transaction::branch)
+    /// refuses new branches of that participant. Set it below what the participant can hold: a
+    /// database has room for a limited number of prepared transactions.
     pub undelivered: usize,
 }
 

@@ -64,9 +64,10 @@ impl CoordinatorBuilder {
     /// For operators: says that this log replaces `lost`, the log that the coordinator of this name
     /// had before, which is gone for good. Participants remember in which log a coordinator
     /// decides, and refuse another one under its name; with this they accept it. Their promises to
-    /// the lost log's coordinator are shown as [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to
-    /// be settled by hand, because no log knows any more what was decided about them. Participants
-    /// name the lost log's id in the error with which they refuse.
+    /// the lost log's coordinator are shown as
+    /// [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to be settled by hand, because no log
+    /// knows any more what was decided about them. Participants name the lost log's id in the error
+    /// with which they refuse.
     ///
     /// Use it for one opening: leave it out again when all participants have answered once.
     pub const fn replaces_log(mut self, lost: LogId) -> Self {
