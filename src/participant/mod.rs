@@ -74,6 +74,7 @@ pub use resource_manager::{
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};
+pub use wire::MAX_ERROR_TEXT_BYTES;
 
 /// A participant's answer to *prepare*.
 ///
@@ -367,7 +368,7 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
 ///
 /// Serialised, a [`Log`](Self::Log) or [`Resource`](Self::Resource) error becomes the text of
 /// itself and [its causes](crate::error_chain), and arrives as a `Resource` error that says the
-/// same: a coordinator treats both alike. So does the reason of a [`Refused`](Self::Refused). All
+/// same: a coordinator treats both alike. The text is cut to [`MAX_ERROR_TEXT_BYTES`]. So does the reason of a [`Refused`](Self::Refused). All
 /// others arrive as they were.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]

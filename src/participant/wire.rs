@@ -14,6 +14,16 @@ use crate::{
     log::Heuristic,
 };
 
+/// Maximum length of the text of an error that comes from another program or goes to one, with all
+/// its causes, in bytes.
+///
+/// A coordinator keeps the last error of each branch that is not finished, and a participant can answer
+/// thousands of them. A text of that length still has a database's message and its context.
+pub const MAX_ERROR_TEXT_BYTES: usize = 4 << 10;
+
+/// Stands for the rest of a text that was cut.
+const REST: &str = "\u{2026}";
+
 /// The serialised form of a deadline: the time that is left until then.
 pub(super) mod time_left {
     use super::{Deserialize, Deserializer, Duration, Instant, Serialize, Serializer, at, left};
@@ -58,11 +68,39 @@ enum WireError {
     Misdirected,
     Stale,
     Misrouted { branch: Box<BranchId>, participant: Name },
-    Resource(String),
+    Resource(ErrorText),
     Busy,
     OtherLog(Box<LifeMismatch>),
     Superseded(Box<LifeMismatch>),
-    Refused(String),
+    Refused(ErrorText),
+}
+
+/// The text of an error: a string of at most [`MAX_ERROR_TEXT_BYTES`].
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+struct ErrorText(String);
+
+impl From<String> for ErrorText {
+    fn from(text: String) -> Self {
+        Self(cut(text))
+    }
+}
+
+impl From<ErrorText> for String {
+    fn from(text: ErrorText) -> Self {
+        text.0
+    }
+}
+
+/// Returns the text, cut to [`MAX_ERROR_TEXT_BYTES`] if it is longer.
+pub(super) fn cut(text: String) -> String {
+    if text.len() <= MAX_ERROR_TEXT_BYTES {
+        return text;
+    }
+    let fits = MAX_ERROR_TEXT_BYTES - REST.len();
+    let end = (0..=fits).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    // A new string, because the old one keeps its memory when it is cut.
+    [&text[..end], REST].concat()
 }
 
 impl Serialize for ParticipantError {
@@ -84,9 +122,9 @@ impl Serialize for ParticipantError {
             }
             Self::OtherLog(mismatch) => WireError::OtherLog(mismatch.clone()),
             Self::Superseded(mismatch) => WireError::Superseded(mismatch.clone()),
-            Self::Log(error) => WireError::Resource(error_chain(error)),
-            Self::Resource(error) => WireError::Resource(error_chain(&**error)),
-            Self::Refused(reason) => WireError::Refused(error_chain(&**reason)),
+            Self::Log(error) => WireError::Resource(error_chain(error).into()),
+            Self::Resource(error) => WireError::Resource(error_chain(&**error).into()),
+            Self::Refused(reason) => WireError::Refused(error_chain(&**reason).into()),
         }
         .serialize(serializer)
     }
@@ -105,10 +143,10 @@ impl<'de> Deserialize<'de> for ParticipantError {
             WireError::Stale => Self::Stale,
             WireError::Busy => Self::Busy,
             WireError::Misrouted { branch, participant } => Self::Misrouted { branch, participant },
-            WireError::Resource(text) => Self::resource(text),
+            WireError::Resource(text) => Self::resource(text.0),
             WireError::OtherLog(mismatch) => Self::OtherLog(mismatch),
             WireError::Superseded(mismatch) => Self::Superseded(mismatch),
-            WireError::Refused(reason) => Self::refused(reason),
+            WireError::Refused(reason) => Self::refused(reason.0),
         })
     }
 }

@@ -12,6 +12,7 @@
 //! | `inside` | a service that comes back to its own resource manager is answered |
 //! | `misbehaviour` | services that fail or panic, and messages that are wrong |
 //! | `restart` | what a resource manager restores after a restart |
+//! | `serialisation` | work that panics while it is serialised or read stays with its branch |
 //! | `checkpoint` | what a resource manager forgets, and when |
 
 #[path = "../txn/support/mod.rs"]
@@ -27,4 +28,5 @@ mod misbehaviour;
 mod names;
 mod pool;
 mod restart;
+mod serialisation;
 mod wire;

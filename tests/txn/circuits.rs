@@ -191,6 +191,45 @@ fn decisions_that_are_parked_at_once_count_too() {
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
 }
 
+/// A participant that answered each commit `AlreadyRolledBack` left 25,000 outcomes in four seconds,
+/// because nothing limited them.
+#[test]
+fn heuristic_outcomes_count_until_they_are_forgotten() {
+    let (bad, good) = (Scripted::failing(Verb::Commit, ParticipantError::AlreadyRolledBack), Scripted::new());
+    let coordinator = open(quick(), Limits::default().undelivered(5), &bad, &good);
+    let buy = || -> Result<(), BranchError> {
+        let mut txn = coordinator.begin();
+        txn.branch("bad")?;
+        txn.branch("good")?;
+        drop(txn.commit().wait());
+        Ok(())
+    };
+    let mut bought = 0;
+    let error = loop {
+        match buy() {
+            Ok(()) => bought += 1,
+            Err(error) => break error,
+        }
+        let known = || circuit(&coordinator).undelivered;
+        eventually("it is counted", SOON, || known() == bought);
+        assert!(bought <= 5, "{bought}");
+    };
+    assert!(matches!(error, BranchError::Refused { why: Refusal::Undelivered, outstanding: 5, .. }), "{error}");
+    assert_eq!((bought, coordinator.status().heuristic), (5, 5));
+    let transactions = coordinator.status().transactions;
+    coordinator.retry(&transactions[0].txn).unwrap();
+    assert_eq!(circuit(&coordinator).undelivered, 5, "a retry changes nothing about it");
+    coordinator.forget(&transactions[0].txn).unwrap();
+    eventually("one may be tried", SOON, || circuit(&coordinator).undelivered == 4);
+    buy().unwrap();
+    eventually("and counts again", SOON, || buy().is_err());
+    for transaction in coordinator.status().transactions {
+        coordinator.forget(&transaction.txn).unwrap();
+    }
+    eventually("nothing is left of them", SOON, || circuit(&coordinator).undelivered == 0);
+    assert_eq!(circuit(&coordinator).state, CircuitState::Closed);
+}
+
 /// A bug: `force` refused for an hour.
 #[test]
 fn an_operator_parks_a_decision_now_and_forces_it() {

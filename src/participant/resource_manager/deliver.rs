@@ -258,7 +258,12 @@ impl<S: Service> ResourceManager<S> {
 
     /// Appends the record that the action stands for.
     fn append_for(&self, txn: &TxnId, works: &[S::Work], action: BranchAction) -> Result<Lsn, Unappended> {
-        let encoded = || postcard::to_stdvec(works).map_err(Unappended::unencodable);
+        // The service's code serialises, and may panic. The branch must not stay as if the record were
+        // still being written.
+        let encoded = || match catch_unwind(AssertUnwindSafe(|| postcard::to_stdvec(works))) {
+            Ok(encoded) => encoded.map_err(Unappended::unencodable),
+            Err(_) => Err(Unappended { input: BranchInput::Unwritable, error: ParticipantError::Panicked }),
+        };
         let (id, txn) = (txn, txn.clone());
         let (fact, durability) = match action {
             BranchAction::AppendPrepared(durability) => {

@@ -176,7 +176,8 @@ pub enum BranchRefusal {
     /// A piece of work was refused: by the service, or because it is too much for a record.
     #[error("a piece of work was refused: {reason}")]
     Work {
-        /// The refusal, with [its causes](crate::error_chain).
+        /// The refusal, with [its causes](crate::error_chain), cut to
+        /// [`MAX_ERROR_TEXT_BYTES`](crate::participant::MAX_ERROR_TEXT_BYTES).
         reason: Arc<str>,
     },
     /// The service panicked at a piece of work.

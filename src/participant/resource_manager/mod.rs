@@ -27,7 +27,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{BranchInput, BranchPhase, Effort, Service, ServiceError};
+use super::{BranchInput, BranchPhase, Effort, Service, ServiceError, wire::cut};
 use crate::{
     error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
@@ -340,7 +340,8 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Panics
     ///
-    /// If the service panics, with its panic; the transaction is doomed.
+    /// If the service panics, in its try, its [`effort`](Service::effort) or the serialisation of its
+    /// work, with its panic; the transaction is doomed.
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
@@ -372,23 +373,21 @@ impl<S: Service> ResourceManager<S> {
             return Err(closed());
         }
         entry.worked_in = self.generations.current();
-        let effort = self.service.effort(&work);
-        // Work that could never be promised is refused before the service sets anything aside.
-        let length = match fits(branch, &entry, effort, &work) {
-            Ok(length) => length,
-            Err(error) => {
-                entry.protocol.handle(BranchInput::Refused);
-                entry.refuse(|| BranchRefusal::Work { reason: error_chain(&error).into() });
-                return Err(error);
-            }
-        };
-        // The client gets the refusal itself, the coordinator its text. The text comes from the
-        // service's code too, so it is made in here.
+        // The client gets the refusal itself, the coordinator its text. All in here is code of the
+        // service, its serialisation and the text of its refusal too.
+        let mut effort_of_try = None;
         let result = catch_unwind(AssertUnwindSafe(|| {
-            self.service.try_reserve(branch, &work).map_err(|refusal| (error_chain(&refusal), refusal))
+            let effort = self.service.effort(&work);
+            // Work that could never be promised is refused before the service sets anything aside.
+            let length = fits(branch, &entry, effort, &work)?;
+            effort_of_try = Some(effort);
+            match self.service.try_reserve(branch, &work) {
+                Ok(()) => Ok(Ok((effort, length))),
+                Err(refusal) => Ok(Err((cut(error_chain(&refusal)), refusal))),
+            }
         }));
         match result {
-            Ok(Ok(())) => {
+            Ok(Ok(Ok((effort, length)))) => {
                 entry.works.push(work);
                 entry.work_bytes = length;
                 entry.protocol.handle(BranchInput::Worked(effort));
@@ -398,7 +397,7 @@ impl<S: Service> ResourceManager<S> {
                 }
                 Ok(())
             }
-            Ok(Err((reason, refusal))) => {
+            Ok(Ok(Err((reason, refusal)))) => {
                 entry.protocol.handle(BranchInput::Refused);
                 entry.refuse(|| BranchRefusal::Work { reason: reason.into() });
                 drop(entry);
@@ -407,11 +406,18 @@ impl<S: Service> ResourceManager<S> {
                 self.roll_back_abandoned();
                 Err(ExecuteError::Refused(refusal))
             }
-            // It is not known how far the try came, so the rollback that must follow cancels this
-            // work as well.
+            Ok(Err(error)) => {
+                entry.protocol.handle(BranchInput::Refused);
+                entry.refuse(|| BranchRefusal::Work { reason: cut(error_chain(&error)).into() });
+                Err(error)
+            }
             Err(panic) => {
-                entry.works.push(work);
-                entry.protocol.handle(BranchInput::Worked(effort));
+                // It is not known how far the try came, if it began. So the rollback that must follow
+                // cancels this work as well.
+                if let Some(effort) = effort_of_try {
+                    entry.works.push(work);
+                    entry.protocol.handle(BranchInput::Worked(effort));
+                }
                 entry.protocol.handle(BranchInput::Refused);
                 entry.refuse(|| BranchRefusal::Panicked);
                 drop(entry);

@@ -130,7 +130,11 @@ fn told(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), ServiceEr
 
 fn decode<S: Service>(branch: &BranchId, work: &[u8]) -> Result<Vec<S::Work>, BranchTrouble> {
     let failed = |error: postcard::Error| BranchTrouble::Unreadable { branch: branch.clone(), error: Arc::new(error) };
-    match postcard::take_from_bytes(work).map_err(failed)? {
+    // The service's code deserialises, and may panic.
+    let decoded = catch_unwind(AssertUnwindSafe(|| postcard::take_from_bytes(work))).map_err(|_| {
+        BranchTrouble::Unreadable { branch: branch.clone(), error: Arc::new(ParticipantError::Panicked) }
+    })?;
+    match decoded.map_err(failed)? {
         (works, []) => Ok(works),
         // The decoder stops at the end of the type. Bytes that are left over show that this is
         // other work.

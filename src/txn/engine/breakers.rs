@@ -247,6 +247,23 @@ impl CoordinatorCore {
         });
     }
 
+    /// Counts branches that ended otherwise than decided as undelivered, until the transaction is over
+    /// because an operator has forgotten it. A participant that ends each branch by itself would
+    /// otherwise fill up memory and log. The branches come with the numbers of their participants.
+    pub(in crate::txn) fn owe_heuristics(
+        self: &Arc<Self>,
+        key: TxnKey,
+        tickets: &mut Tickets,
+        branches: impl IntoIterator<Item = (usize, usize)>,
+    ) {
+        let now = self.platform.now();
+        for (index, member) in branches {
+            let new = Ticket { member, asked_at: None, is_vote: false, owes: true };
+            tickets.at(index).get_or_insert(new).owes = true;
+            self.wire(member, |inner| inner.circuit.owes(now, (key, index)));
+        }
+    }
+
     /// Tells the circuits that a transaction is over, or that it is parked and its branches still
     /// owe.
     pub(in crate::txn) fn hand_in(self: &Arc<Self>, key: TxnKey, tickets: &mut Tickets, is_over: bool) {

@@ -118,8 +118,8 @@ pub struct CircuitStatus {
     /// Number of messages without an answer. For a participant that answers at once they are
     /// counted only while something is wrong with it.
     pub unanswered: usize,
-    /// Number of decisions that the participant has not acknowledged, parked ones included.
-    /// [`Limits::undelivered`](crate::txn::Limits) limits it.
+    /// Number of decisions that the participant has not acknowledged, parked ones and heuristic
+    /// outcomes included. [`Limits::undelivered`](crate::txn::Limits) limits it.
     pub undelivered: usize,
     /// Number of these that are not sent before the participant answers again.
     pub kept_back: usize,

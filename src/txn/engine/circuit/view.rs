@@ -22,7 +22,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAnswering => "it does not answer",
-            Self::Undelivered => "it owes acknowledgements for as many decisions as the limit allows",
+            Self::Undelivered => {
+                "it owes as many acknowledgements as the limit allows (parked ones and heuristic outcomes count)"
+            }
             Self::Overloaded => "its votes would come too late",
         })
     }

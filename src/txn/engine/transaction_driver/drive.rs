@@ -165,7 +165,9 @@ impl TransactionDriver {
                     let end = mem::take(&mut state.end);
                     state.parked = true;
                     let mut tickets = mem::take(&mut state.tickets);
+                    let heuristics = state.heuristic_branches(&member_branches);
                     MutexGuard::unlocked(state, || {
+                        self.core.owe_heuristics(self.key, &mut tickets, heuristics);
                         self.core.hand_in(self.key, &mut tickets, false);
                         self.core.keep_parked(Arc::clone(self), owed, true, end);
                     });

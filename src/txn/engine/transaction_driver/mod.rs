@@ -230,6 +230,13 @@ impl DriverState {
         })
     }
 
+    /// Returns the branches that ended otherwise than decided, with the numbers of their participants.
+    fn heuristic_branches(&self, members: &[MemberBranch]) -> Vec<(usize, usize)> {
+        let branches = self.protocol.branches().zip(members).enumerate();
+        let heuristic = branches.filter(|(_, ((_, state, _), _))| matches!(state, BranchState::Heuristic(_)));
+        heuristic.filter_map(|(index, (_, at))| Some((index, at.member?))).collect()
+    }
+
     /// Returns how the delivery of the decision has ended or stopped, once it has.
     fn delivery(&self) -> Option<Delivery> {
         let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
