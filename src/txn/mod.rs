@@ -15,6 +15,8 @@
 //! | `operator/` | what operators see and do |
 //! | `policy.rs` | time-outs and back-off |
 
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
+
 mod client;
 pub mod commit_protocol;
 mod engine;

@@ -190,6 +190,7 @@ impl CoordinatorBuilder {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
         }
+        // A new epoch, durable before anything else happens.
         let claim = self.log.claim(&name)?;
         let records = self.log.live(&name)?;
         let openings = Openings::begin(&records, self.log.incarnation()).ok_or(CoordinatorError::EpochsRunOut)?;
@@ -216,6 +217,7 @@ impl CoordinatorBuilder {
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
         core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
+        // All participants first hear of this life, before the coordinator settles anything.
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
         // Before anything else is sent, and not before participants can ask about what the log
