@@ -1,10 +1,11 @@
 //! Consistent-hash placement and atomic commit for services that are spread over many nodes.
 //!
 //! - [`ring`]: which node owns a key. [`HashRing`] is a consistent-hash ring with virtual nodes.
-//! - [`txn`]: several services change together, or none of them. [`Coordinator`] runs two-phase commit over a durable
-//!   [`log`]; a [`ResourceManager`] makes a durable participant of a service's try, confirm and cancel.
-//! - [`registry`]: who is alive. A ring can follow it.
-//! - [`docs`]: the long explanations.
+//! - [`txn`]: several services change together, or none of them. [`Coordinator`] runs two-phase commit
+//!   over a durable [`log`]; a [`ResourceManager`] makes a durable participant of a service's try,
+//!   confirm and cancel.
+//! - [`registry`]: which instances of a service are alive. A ring can follow it.
+//! - [`docs`]: the long explanations, by reader.
 //!
 //! ```
 //! use ringpact::HashRing;
@@ -53,12 +54,14 @@ pub use error_chain::error_chain;
 pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
 #[cfg(feature = "transactions")]
 pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+#[cfg(feature = "tokio")]
+pub use participant::AsyncParticipant;
 #[cfg(feature = "transactions")]
-pub use participant::{Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
+pub use participant::{Call, Participant, ParticipantError, ResourceManager, Service, ServiceError, Vote};
 pub use registry::{Instance, LeaseToken, Registry, RingFollower};
-pub use ring::{HashRing, Node, RingKey};
+pub use ring::{HashRing, Node, RingKey, SharedRing};
 #[cfg(feature = "transactions")]
-pub use txn::{Commit, CommitError, Coordinator, Policy, Transaction};
+pub use txn::{Commit, CommitError, Coordinator, CoordinatorError, Limits, Policy, Transaction, TransactionState};
 
 /// The README's program compiles and runs.
 #[cfg(doctest)]

@@ -1,9 +1,9 @@
 //! ATOMIC COMMIT. The pure protocol, and the one driver that carries it out.
 //!
-//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`] returns a
-//! [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`] decides, and
-//! [`BranchProtocol`] is its counterpart at the participants. Both are pure, for models and for drivers
-//! of your own.
+//! [`Coordinator`] opens on a log, [`Transaction`]s begin at it, and [`Transaction::commit`]
+//! returns a [`Commit`] that a thread can wait for and a task can await. [`CommitProtocol`]
+//! decides, and [`BranchProtocol`] is its counterpart at the participants. Both are pure, for
+//! models and for drivers of your own.
 //!
 //! | folder | contents, in reading order |
 //! |---|---|
@@ -14,6 +14,8 @@
 //! | `recovery/` | what an earlier life left behind |
 //! | `operator/` | what operators see and do |
 //! | `policy.rs` | time-outs and back-off |
+
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 
 mod client;
 pub mod commit_protocol;

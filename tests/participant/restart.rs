@@ -78,7 +78,7 @@ fn a_branch_that_cannot_be_restored_is_shown_and_does_not_keep_others_from_openi
         let asked = a.service().asked(op).len();
         a.service().fail(op, [fault, fault]);
         a.execute(&branch(4, "a"), 16).unwrap();
-        assert_eq!(a.service().asked(op)[asked..], [concerned.clone()], "tried again at the next call");
+        assert_eq!(&a.service().asked(op)[asked..], std::slice::from_ref(concerned), "tried again at the next call");
         assert_eq!(a.status().troubled.len(), 1);
         a.checkpoint().unwrap();
         assert_eq!((a.service().asked(op).len(), a.status().troubled.len()), (asked + 2, 1), "{:?}", a.status());

@@ -78,9 +78,12 @@ fn notified<F: Future>(clock: &Arc<Scheduler>, panics: bool, future: F) -> F::Ou
     }
 }
 
-/// A task that is polled by whoever wakes it, there and then.
+/// A future until it is done, and then what it returned.
+type Progress<F> = (Option<Pin<Box<F>>>, Option<<F as Future>::Output>);
+
+/// A task that the thread that wakes it polls in place.
 struct Polled<F: Future> {
-    future: Mutex<(Option<Pin<Box<F>>>, Option<F::Output>)>,
+    future: Mutex<Progress<F>>,
     /// It was woken while it was polled.
     again: AtomicBool,
     done: Arc<Notify>,

@@ -195,8 +195,9 @@ fn an_older_copy_of_the_log_is_refused_at_the_first_participant_that_has_heard_m
     buy(&shop, &coordinator);
 }
 
-/// Each opening that was refused left a record, and the copy was accepted once it had as many records as had been heard of:
-/// a service manager that starts its program again and again needed moments. Then what it lacked was rolled back.
+/// A bug: each refused opening left a record, and participants accepted the copy once it had as
+/// many records as they had heard of. A service manager that restarts its program needed moments
+/// for that. Then the copy rolled back what it lacked.
 #[test]
 fn an_older_copy_is_refused_however_often_it_is_opened() {
     let shop = Shop::new();
@@ -214,18 +215,23 @@ fn an_older_copy_is_refused_however_often_it_is_opened() {
         let is_superseded = matches!(&error, CoordinatorError::Refused { error: ParticipantError::Superseded(_), .. });
         assert!(is_superseded, "opening {opening}: {error}");
     }
-    assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), std::slice::from_ref(&branch), "nobody has touched it");
+    assert_eq!(
+        shop.goods.in_doubt(&name("shop")).unwrap(),
+        std::slice::from_ref(&branch),
+        "no coordinator has touched it"
+    );
     let coordinator = shop.coordinator(newest.crash()).open().unwrap();
     buy(&shop, &coordinator);
 }
 
-/// As above, where participants far away refuse and the coordinator is open: it went on with others, and its log grew.
+/// The same, if remote participants refuse and the coordinator is open: it went on with others, and
+/// its log grew.
 #[test]
 fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
     let shop = Shop::new();
     let newest = MemoryLog::new();
     let coordinator = shop.coordinator(newest.clone()).open().unwrap();
-    // The copy holds a decision that it goes on delivering, and says along with it how far its log has come.
+    // The copy holds a decision that it delivers, and its calls carry how far its log has come.
     shop.goods.service().fail(Op::Confirm, [crate::support::Fault::Fail; 6]);
     buy(&shop, &coordinator);
     let backup = Copy::of(&newest, &["shop"]);
@@ -253,10 +259,11 @@ fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
     });
     let by = coordinator.status().unanswered_by;
     assert!(matches!(by.get("goods"), Some(Some(ParticipantError::Superseded(_)))), "{by:?}");
-    assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "nobody has touched it");
+    assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "no coordinator has touched it");
 }
 
-/// It has heard of an earlier opening than the one before. The coordinator shows that its log goes on from there.
+/// The participant has missed the opening before. The coordinator shows that its log goes on from
+/// an earlier one.
 #[test]
 fn a_participant_that_has_missed_openings_accepts_the_next() {
     let two = std::num::NonZeroUsize::new(2).unwrap();

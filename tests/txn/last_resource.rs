@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Manager,
+    Manager, eventually,
     logs::{FaultyLog, LogFault},
     manager,
     scripted::{Scripted, broken},
@@ -158,8 +158,9 @@ fn if_it_had_committed_after_all_a_heuristic_outcome_is_kept() {
     txn.branch("queue").unwrap();
     a.execute(txn.branch("a").unwrap(), 2).unwrap();
     txn.commit().wait().unwrap_err();
-    let state = coordinator.status().transactions[0].state;
-    assert_eq!(state, TransactionState::Heuristic(Decision::Rollback, Heuristic::Mixed));
+    let kept = TransactionState::Heuristic(Decision::Rollback, Heuristic::Mixed);
+    let state = || coordinator.status().transactions[0].state;
+    eventually("its rollback is answered", Duration::from_secs(5), || state() == kept);
     coordinator.forget(&id).unwrap();
 }
 

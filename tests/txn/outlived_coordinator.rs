@@ -250,8 +250,8 @@ fn nothing_is_promised_to_a_dropped_coordinator() {
     }
 }
 
-/// Found by the stress test: a client delivered a decision after its coordinator was dropped and the
-/// next one was opened on the same log. The call said how far that log is durable now, which
+/// Found by the stress test: a client delivered a decision after its coordinator was dropped and
+/// the next one was opened on the same log. The call said how far that log is durable now, which
 /// included the records of the next life. So the participant took the next life for an older copy
 /// of the log, and refused it.
 #[test]

@@ -103,7 +103,7 @@ impl<S: Service> ResourceManager<S> {
     }
 
     /// Tries again to restore or confirm the branches that could not be restored or confirmed at
-    /// opening, until so many are mended or have failed.
+    /// opening, until that number is mended or has failed.
     pub(super) fn mend(&self, most_mended: usize, most_failed: usize) -> Mended {
         let thread = self.options.platform.thread_number();
         let mut result = Mended::default();

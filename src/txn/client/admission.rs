@@ -55,9 +55,10 @@ pub struct Limits {
     pub log_queue: u64,
     /// Maximum number of decisions that one participant has not acknowledged, parked ones included,
     /// and of branches that it has ended otherwise than decided (heuristic outcomes), until an
-    /// operator [forgets](crate::Coordinator::forget) them. At least 1. When it is reached, [`Transaction::branch`](crate::txn::Transaction::branch) refuses
-    /// new branches of that participant. Set it below what the participant can hold: a database has
-    /// room for a limited number of prepared transactions.
+    /// operator [forgets](crate::Coordinator::forget) them. At least 1. When it is reached,
+    /// [`Transaction::branch`](crate::txn::Transaction::branch) refuses new branches of that
+    /// participant. Set it below what the participant can hold: a database has room for a limited
+    /// number of prepared transactions.
     pub undelivered: usize,
 }
 

@@ -64,9 +64,10 @@ impl CoordinatorBuilder {
     /// For operators: says that this log replaces `lost`, the log that the coordinator of this name
     /// had before, which is gone for good. Participants remember in which log a coordinator
     /// decides, and refuse another one under its name; with this they accept it. Their promises to
-    /// the lost log's coordinator are shown as [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to
-    /// be settled by hand, because no log knows any more what was decided about them. Participants
-    /// name the lost log's id in the error with which they refuse.
+    /// the lost log's coordinator are shown as
+    /// [unclaimed](crate::txn::CoordinatorStatus::unclaimed), to be settled by hand, because no log
+    /// knows any more what was decided about them. Participants name the lost log's id in the error
+    /// with which they refuse.
     ///
     /// Use it for one opening: leave it out again when all participants have answered once.
     pub const fn replaces_log(mut self, lost: LogId) -> Self {
@@ -189,6 +190,7 @@ impl CoordinatorBuilder {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
         }
+        // A new epoch, durable before anything else happens.
         let claim = self.log.claim(&name)?;
         let records = self.log.live(&name)?;
         let openings = Openings::begin(&records, self.log.incarnation()).ok_or(CoordinatorError::EpochsRunOut)?;
@@ -215,6 +217,7 @@ impl CoordinatorBuilder {
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
         core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
+        // All participants first hear of this life, before the coordinator settles anything.
         coordinator.introduce()?;
         let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
         // Before anything else is sent, and not before participants can ask about what the log

@@ -32,8 +32,8 @@ use crate::{
 ///
 /// The answer comes when the decision is durable and every branch has been told for the first time.
 /// The thread or task that waits calls participants that answer at once
-/// ([`participant`](crate::txn::CoordinatorBuilder::participant)), so they have carried it out by then.
-/// There are two exceptions: they failed, or the coordinator's own threads went on with the
+/// ([`participant`](crate::txn::CoordinatorBuilder::participant)), so they have carried it out by
+/// then. There are two exceptions: they failed, or the coordinator's own threads went on with the
 /// transaction, because a rollback came before a thread or task waited, the `Commit` was not
 /// polled, or a [`Delivered`] waits beside it. All other participants (slow, asynchronous, at an
 /// endpoint) may still be at work. To read the write at any participant, wait for

@@ -1,5 +1,5 @@
-//! Connects the participants' [circuits](crate::txn::engine::circuit) with the transactions: asks a circuit
-//! before a message goes out, tells it the answer, and carries out what it wants done.
+//! Connects the participants' [circuits](crate::txn::engine::circuit) with the transactions: asks a
+//! circuit before a message goes out, tells it the answer, and carries out what it wants done.
 
 use std::{
     sync::{

@@ -3,8 +3,8 @@
 //!
 //! The clock calls only the system: it notices which timers are due and queues their targets for
 //! the workers. Workers run the protocol; they call the log and wakers, and leave participants to
-//! those participants' own [lanes](crate::txn::engine::lanes). If all workers are blocked all the same, the
-//! clock starts another one.
+//! those participants' own [lanes](crate::txn::engine::lanes). If all workers are blocked all the
+//! same, the clock starts another one.
 
 use std::{
     cmp::Reverse,
@@ -54,8 +54,8 @@ pub(in crate::txn) trait Runnable: Send + Sync {
 }
 
 /// The safety net under the wake-ups. It is called once every [`SWEEP_EVERY`] to find items that
-/// could go on and were not run, such as a transaction with a [`Commit`](crate::txn::Commit) that is
-/// held but not polled.
+/// could go on and were not run, such as a transaction with a [`Commit`](crate::txn::Commit) that
+/// is held but not polled.
 pub(in crate::txn) trait Sweep: Send + Sync {
     fn sweep(&self);
 }

@@ -116,9 +116,9 @@ impl Coordinator {
         })
     }
 
-    /// Ends an [unclaimed](crate::txn::UnclaimedBranch) transaction with the operator's decision, at all
-    /// participants that have reported a branch of it. A commit is durable before a participant is
-    /// told, like the coordinator's own decisions.
+    /// Ends an [unclaimed](crate::txn::UnclaimedBranch) transaction with the operator's decision,
+    /// at all participants that have reported a branch of it. A commit is durable before a
+    /// participant is told, like the coordinator's own decisions.
     ///
     /// First find out how the other branches of the transaction ended: if one of them is committed,
     /// commit; otherwise roll back. Blocks for at most one write of the log; from async code use a

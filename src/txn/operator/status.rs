@@ -42,7 +42,8 @@ pub struct CoordinatorStatus {
     /// Number of transactions without an answer to their client.
     /// [`Limits::in_flight`](crate::txn::Limits) limits it.
     pub in_flight: usize,
-    /// Number of records on their way to the disk. [`Limits::log_queue`](crate::txn::Limits) limits it.
+    /// Number of records on their way to the disk. [`Limits::log_queue`](crate::txn::Limits) limits
+    /// it.
     pub log_queue: u64,
     /// Every participant's circuit, in the order of the participants' names.
     pub circuits: Vec<CircuitStatus>,

@@ -104,7 +104,7 @@ pub(in crate::txn) struct InDoubtQuery {
     participant: Name,
     number: usize,
     member: Member,
-    /// The life as the coordinator introduces it to this participant.
+    /// The life with which the coordinator introduces itself to this participant.
     life: Mutex<Life>,
     /// The decided transactions of the log when the coordinator was opened. Not those that are open
     /// now: a participant may have reported a branch just before its commit was delivered, and the

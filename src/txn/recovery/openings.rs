@@ -22,7 +22,7 @@ use crate::{
 /// them could undo what another log has committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Openings {
-    /// Each with the number of its record, where that is known.
+    /// The epochs, each with the number of its opening's record, if that is known.
     begun: BTreeMap<Epoch, Lsn>,
     current: Epoch,
     /// Whether the log is an older copy of a log that was lost, and may lack decisions.
@@ -53,13 +53,15 @@ impl Openings {
         let epochs = records.iter().filter_map(|record| record.fact.epoch());
         let mut begun: BTreeMap<Epoch, Lsn> = epochs.map(|epoch| (epoch, Lsn::NONE)).collect();
         let last = begun.keys().next_back().copied().unwrap_or_default();
-        // While the log stays open, its coordinator may be opened more than once: each time by another step.
+        // While the log stays open, its coordinator may be opened more than once: each time with
+        // another step.
         let current = last.draw_next(xxh3_64_with_seed(&last.as_u64().to_le_bytes(), incarnation))?;
         begun.insert(current, Lsn::NONE);
         Some(Self { begun, current, is_restored: false })
     }
 
-    /// Takes in which records these openings are; see [`TransactionLog::openings`](crate::TransactionLog::openings).
+    /// Returns the openings with the numbers of their records; see
+    /// [`TransactionLog::openings`](crate::TransactionLog::openings).
     #[must_use]
     pub fn numbered(mut self, numbers: &[(Epoch, Lsn)]) -> Self {
         for (epoch, number) in numbers {
@@ -70,27 +72,28 @@ impl Openings {
         self
     }
 
-    /// The opening before this one; none where there was none, or where it is not known where it ended.
+    /// Returns the opening before this one; none if there was none, or if its end is not known.
     #[must_use]
     pub fn before(&self) -> EndedOpening {
         let before = self.begun.range(..self.current).next_back();
         before.and_then(|(epoch, _)| self.ended(*epoch)).unwrap_or_default()
     }
 
-    /// All earlier openings of which it is known where they ended, in the order of their epochs.
+    /// Returns all earlier openings with a known end, in the order of their epochs.
     pub(in crate::txn) fn earlier(&self) -> Vec<EndedOpening> {
         self.begun.keys().filter_map(|epoch| self.ended(*epoch)).collect()
     }
 
-    /// The earlier opening that began this epoch; `None` if there was none, or if it is not known where it ended. O(log n).
+    /// Returns the earlier opening that began this epoch; `None` if there was none, or if its end
+    /// is not known. O(log n).
     fn ended(&self, epoch: Epoch) -> Option<EndedOpening> {
         self.begun.get(&epoch)?;
         let (_, next) = self.begun.range((Excluded(epoch), Unbounded)).next()?;
         (*next != Lsn::NONE).then(|| EndedOpening { epoch, position: next.as_u64() - 1 })
     }
 
-    /// This life as it is said to a participant that has heard of `known` last: going on from there. `None` where it does not,
-    /// or nothing shows it. O(log n) in the openings.
+    /// Returns this life for a participant that heard of `known` last: as one that goes on from
+    /// there. `None` if it does not, or if the log does not show it. O(log n) in the openings.
     #[must_use]
     pub fn going_on_from(&self, life: &Life, known: &Life) -> Option<Life> {
         let ended = self.ended(known.epoch).filter(|ended| ended.position >= known.position)?;

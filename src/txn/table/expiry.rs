@@ -131,6 +131,7 @@ impl CoordinatorCore {
         let shortest = {
             let mut table = self.table.lock();
             table.expiry.alarms.go_off(now);
+            // One search at a time, and with a pause after the last one.
             if table.expiry.looking {
                 table.expiry.again = true;
                 return;
@@ -144,6 +145,7 @@ impl CoordinatorCore {
         };
         let shortest_seen = Duration::MAX;
         let mut look = ExpirySearch { now, shortest, expired: Vec::new(), next: None, shortest_seen, saw_all: true };
+        // Slice by slice, so that no other thread waits long for the lock.
         let (mut from, mut found) = (Some(TxnOrdinal::default()), 0);
         while let Some(ordinal) = from {
             from = self.table.lock().transactions.look(ordinal, SLICE, |driver| look.at(driver));
@@ -158,6 +160,7 @@ impl CoordinatorCore {
             }
         }
         let end = self.platform.now();
+        // When to search next.
         let pause = (end.saturating_duration_since(now) * PAUSE_PER_LOOK).max(PAUSE);
         let mut table = self.table.lock();
         let expiry = &mut table.expiry;

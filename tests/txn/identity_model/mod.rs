@@ -117,10 +117,11 @@ struct World {
     restarts: u8,
 }
 
-/// A move, and what comes of it.
+/// A move, and the state after it.
 type Step = (Move, World);
 
-/// A move in words, with the numbers that go into them. Of the many that are made few are ever read.
+/// A move in words, with their numbers. It becomes text only if it is printed, because few of many
+/// are.
 #[derive(Clone, Copy)]
 struct Move(&'static str, usize, usize);
 
@@ -137,7 +138,7 @@ impl fmt::Display for Move {
     }
 }
 
-/// What a state is known by: 128 bits of it, which no two of so few states share but by a chance of 1 in 10^26.
+/// Key of a state: 128 bits of its hash, which two of the states share with a chance of 1 in 10^26.
 #[derive(Default)]
 struct Fingerprint(Vec<u8>);
 
@@ -280,7 +281,8 @@ impl World {
                 continue;
             }
             next.push((Move("a coordinator opens on log {}", log, 0), self.open(log, LogId::NONE, mutant)));
-            // What an operator says is true: a log that is replaced is gone, and nothing is open on it.
+            // The operator's statement is true: a log that is replaced is gone, and nothing is open
+            // on it.
             let id = self.logs[log].id;
             let is_gone = |of: u8, but: usize| {
                 self.logs.iter().enumerate().all(|(place, log)| place == but || log.id != of || log.gone)
@@ -374,7 +376,7 @@ impl World {
         let accepted = mutant == Some(Mutant::HearsAnybody)
             || match participant.known.meet(&SHOP, &coordinator.life) {
                 Ok(_) => true,
-                // It has missed the opening before; as `txn/recovery.rs` does.
+                // It has missed the opening before; the coordinator's recovery does the same.
                 Err(ParticipantError::Superseded(mismatch)) => {
                     let again = coordinator.openings.going_on_from(&coordinator.life, &mismatch.known);
                     again.is_some_and(|life| participant.known.meet(&SHOP, &life).is_ok())
@@ -460,7 +462,7 @@ pub fn search(bounds: &Bounds, mutant: Option<Mutant>) -> Found {
     };
     let (mut fingerprint, mut found) = (Fingerprint::default(), Found::default());
     let mut seen = HashSet::from([fingerprint.of(&first)]);
-    // Each state, until it was looked at, with the one that it came from, and how.
+    // Each state that was not visited yet, with its predecessor and the move between them.
     let mut states = vec![(Some(first), 0, Move("", 0, 0))];
     while found.states < states.len() {
         let at = found.states;

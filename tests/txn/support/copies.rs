@@ -64,7 +64,8 @@ impl TransactionLog for Copy {
         self.log.live(owner)
     }
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
-        // The copy has its records numbered anew, up to the last. Only from where the copy goes on by itself do they count.
+        // The copy numbers its records again, up to the last. They count only from the point where
+        // the copy goes on by itself.
         let openings = self.log.openings(owner)?;
         Ok(openings.into_iter().map(|(epoch, lsn)| (epoch, self.out(lsn))).collect())
     }

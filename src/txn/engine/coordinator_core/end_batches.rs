@@ -97,7 +97,8 @@ impl CoordinatorCore {
 }
 
 impl Table {
-    /// Takes out the ends that are not written yet. The caller must [write](CoordinatorCore::write) them.
+    /// Takes out the ends that are not written yet. The caller must [write](CoordinatorCore::write)
+    /// them.
     pub(super) fn unwritten_ends(&mut self) -> Vec<TxnOrdinal> {
         self.writing += usize::from(!self.unwritten.is_empty());
         mem::take(&mut self.unwritten)

@@ -1,5 +1,5 @@
-//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every begin and
-//! end writes it.
+//! [`CoordinatorCore`]: what a coordinator's transactions share. Every message reads it, and every
+//! begin and end writes it.
 //!
 //! The files of the folder are its children because they use its private fields: `end_batches`
 //! (ends), `settling` (waiting for them). It and the transaction driver (`transaction_driver`) call
@@ -499,8 +499,8 @@ impl CoordinatorCore {
         }
     }
 
-    /// Returns the life as the coordinator introduces it to a participant that has refused it because
-    /// the participant has missed the opening before.
+    /// Returns the life as the coordinator introduces it to a participant that has refused it
+    /// because the participant has missed the opening before.
     pub(in crate::txn) fn going_on_from(&self, refusal: &ParticipantError) -> Option<Life> {
         let ParticipantError::Superseded(mismatch) = refusal else { return None };
         self.openings.going_on_from(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
@@ -522,9 +522,9 @@ impl CoordinatorCore {
         Call { epoch: self.epoch, ended_below, deadline, identity, position, after, ..Call::new(self.opening) }
     }
 
-    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is gone
-    /// the next life may write to the same log. Its records must not count, because a participant
-    /// that hears of them would take the next life for an older copy of the log.
+    /// Returns how far the log is durable, as far as this life knows it. Once the coordinator is
+    /// gone the next life may write to the same log. Its records must not count, because a
+    /// participant that hears of them would take the next life for an older copy of the log.
     fn position_of_commit(&self, decided: Lsn) -> u64 {
         let durable = self.log.durable(); // before the question whether the coordinator is gone
         if !self.is_gone() {

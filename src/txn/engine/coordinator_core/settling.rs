@@ -13,8 +13,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{CoordinatorCore, Runnable, Runner, Table, TxnKey};
 use crate::{foreign, platform::Woken, txn::policy::after};
 
-/// A task that waits in [`CoordinatorCore::settle_async`]. A worker runs it to wake the task: when a
-/// transaction that the task waits for has ended, and at its time-out.
+/// A task that waits in [`CoordinatorCore::settle_async`]. A worker runs it to wake the task: when
+/// a transaction that the task waits for has ended, and at its time-out.
 pub(super) struct Sleeper(Mutex<Option<Waker>>);
 
 impl Runnable for Sleeper {

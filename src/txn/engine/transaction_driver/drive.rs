@@ -73,6 +73,7 @@ impl TransactionDriver {
         let (mut now, mut time_has_passed) = (self.core.platform.now(), false);
         let mut next = input;
         loop {
+            // What has come in, then the time, then the next action.
             while let Some(input) = state.inbox.pop_front().or_else(|| next.take()) {
                 state.protocol.handle(now, input);
             }
@@ -92,6 +93,7 @@ impl TransactionDriver {
                 state.parked = false;
                 MutexGuard::unlocked(state, || self.core.unpark(self.key));
             }
+            // The protocol has seen all inputs: the action can be carried out.
             let action = state.protocol.poll(now);
             if WATCHED {
                 let stands = state.protocol.state();
@@ -185,6 +187,7 @@ impl TransactionDriver {
                 }
             }
         }
+        // Nothing is left to do. Other threads may drive again.
         state.driving = false;
         state.member_branches = member_branches;
         self.set_timer(state);

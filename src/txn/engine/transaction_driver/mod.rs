@@ -1,6 +1,6 @@
-//! [`TransactionDriver`]: one transaction under way, the thin driver around [`CommitProtocol`]. The loop is in
-//! `drive`; what others read from it and tell it is here. `drive` is a child because it uses the
-//! private state.
+//! [`TransactionDriver`]: one transaction under way, the thin driver around [`CommitProtocol`]. The
+//! loop is in `drive`; what others read from it and tell it is here. `drive` is a child because it
+//! uses the private state.
 //!
 //! It and [`CoordinatorCore`] call each other on the hot path; see there. Keep that pair together.
 
@@ -251,8 +251,8 @@ impl DriverState {
         self.abandoned.then_some(Delivery::Abandoned)
     }
 
-    /// Whether a [`Delivered`](crate::txn::Delivered) waits. Then the workers drive, too, because the
-    /// `Commit`'s holder may not.
+    /// Whether a [`Delivered`](crate::txn::Delivered) waits. Then the workers drive, too, because
+    /// the `Commit`'s holder may not.
     fn is_listened_to(&self) -> bool {
         self.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty())
     }
