@@ -1,12 +1,9 @@
 //! [`TransactionDriver`]: one transaction under way, the thin driver around [`CommitProtocol`]. The
-//! loop is in `drive`; what others read from it and tell it is here. `drive` is a child because it
-//! uses the private state.
+//! loop is in `drive`, and `state` has what it changes; what others read from it and tell it is here.
 //!
 //! It and [`CoordinatorCore`] call each other on the hot path; see there. Keep that pair together.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    error::Error as StdError,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,23 +18,26 @@ use parking_lot::Mutex;
 use crate::{
     foreign,
     id::{BranchId, Name, TxnId},
-    log::{Heuristic, LogError, Lsn},
-    participant::{Decision, ParticipantError, ReplySink, Response, Verdict, Vote},
+    log::Lsn,
+    participant::{Decision, ParticipantError, ReplySink, Response, Verdict},
     txn::{
-        BranchError, BranchState, BranchStatus, CommitProtocol, Input, Outcome, TransactionState, TransactionStatus,
-        client::delivered::{Delivery, Listeners},
+        BranchError, BranchState, BranchStatus, CommitProtocol, Input, TransactionState, TransactionStatus,
+        client::delivered::Delivery,
         engine::{
-            breakers::Tickets,
             coordinator_core::{CoordinatorCore, CoreHandle},
             members::{Promises, Reach},
             observe::Watch,
             scheduler::Runnable,
         },
-        table::{key::TxnKey, unsettled_ends::EndRecord},
+        table::key::TxnKey,
     },
 };
 
 mod drive;
+mod state;
+
+use state::DriverState;
+pub(in crate::txn) use state::{ExplainedOutcome, Progress, Reasons, Waiting};
 
 pub(in crate::txn) struct TransactionDriver {
     core: CoreHandle,
@@ -60,245 +60,6 @@ pub(in crate::txn) struct MemberBranch {
     /// Number of its participant. A recovered transaction can name a participant that this opening
     /// does not have: it stays open and visible, and is tried again.
     pub(in crate::txn) member: Option<usize>,
-}
-
-struct DriverState {
-    protocol: CommitProtocol,
-    watch: Watch,
-    /// Each branch, by its index. Empty until the transaction is first driven, and while a thread
-    /// drives it.
-    member_branches: Vec<MemberBranch>,
-    inbox: VecDeque<Input>,
-    /// Whether a thread is in `drive`. All other threads only queue inputs then.
-    driving: bool,
-    /// Whether that thread appends to the log, or is about to.
-    appending: bool,
-    /// Whether the coordinator is gone, and with it the threads that drive and keep time.
-    abandoned: bool,
-    /// Whether a `Commit` exists. Then its holder drives.
-    driven_by_commit: bool,
-    /// Waker of the `Commit`'s holder, for when there is something to drive.
-    waker: Option<Waker>,
-    /// Tasks and threads that wait until all branches have acknowledged, if there are any.
-    listeners: Option<Box<Listeners>>,
-    outcome: Option<Outcome>,
-    /// What went wrong, if anything did.
-    trouble: Option<Box<Trouble>>,
-    /// The heuristic outcome, as far as it was known when the client got its answer.
-    heuristic: Option<Heuristic>,
-    /// Whether it waits for an operator, or did when it was last driven.
-    parked: bool,
-    /// Whether it counts as in flight, because its client has no answer.
-    in_flight: bool,
-    /// What the circuits know of its messages.
-    tickets: Tickets,
-    /// State of the record that ends the transaction.
-    end: EndRecord,
-    /// Number of the decision's record, once it is appended.
-    decided: Lsn,
-    /// The scheduler runs this transaction at this time or before.
-    timer: Option<Instant>,
-}
-
-/// What went wrong with a transaction. Boxed, because nearly all transactions have none.
-#[derive(Default)]
-struct Trouble {
-    reasons: Reasons,
-    /// The last error of each branch that had one.
-    last_errors: BTreeMap<usize, ParticipantError>,
-}
-
-/// What the client gets besides the outcome.
-#[derive(Clone, Debug, Default)]
-pub(in crate::txn) struct Reasons {
-    /// The first error of a participant. If a vote failed, this is the reason of the rollback.
-    pub(in crate::txn) participant_error: Option<ParticipantError>,
-    /// The first branch that gave a reason for its No, with the reason.
-    pub(in crate::txn) refusal: Option<(usize, Arc<dyn StdError + Send + Sync>)>,
-    /// A branch with a participant that had not even begun the call at the time-out.
-    pub(in crate::txn) not_begun: Option<(usize, ParticipantError)>,
-    /// The log's last error.
-    pub(in crate::txn) log_error: Option<LogError>,
-}
-
-impl DriverState {
-    fn of(protocol: CommitProtocol, watch: Watch) -> Self {
-        Self {
-            protocol,
-            watch,
-            member_branches: Vec::new(),
-            inbox: VecDeque::new(),
-            driving: false,
-            appending: false,
-            abandoned: false,
-            driven_by_commit: false,
-            waker: None,
-            listeners: None,
-            outcome: None,
-            trouble: None,
-            heuristic: None,
-            parked: false,
-            in_flight: false,
-            tickets: Tickets::default(),
-            end: EndRecord::Unlogged,
-            decided: Lsn::NONE,
-            timer: None,
-        }
-    }
-
-    /// Returns what it waits for while no thread drives it.
-    fn waiting(&self) -> Waiting {
-        if let Some(lsn) = self.protocol.awaits_durable() {
-            Waiting::Durable(lsn)
-        } else if self.protocol.is_finished() || self.protocol.is_indeterminate() {
-            Waiting::Nothing
-        } else {
-            Waiting::Answers
-        }
-    }
-
-    fn note(&mut self, branch: usize, error: ParticipantError) {
-        let Trouble { reasons, last_errors } = &mut **self.trouble.get_or_insert_default();
-        reasons.participant_error.get_or_insert_with(|| error.clone());
-        if let ParticipantError::Refused(reason) = &error {
-            reasons.refusal.get_or_insert_with(|| (branch, Arc::clone(reason)));
-        }
-        last_errors.insert(branch, error);
-    }
-
-    fn note_not_begun(&mut self, branch: usize, error: ParticipantError) {
-        self.note(branch, error.clone());
-        let Trouble { reasons, .. } = &mut **self.trouble.get_or_insert_default();
-        reasons.not_begun.get_or_insert((branch, error));
-    }
-
-    fn note_of_log(&mut self, error: LogError) {
-        self.trouble.get_or_insert_default().reasons.log_error = Some(error);
-    }
-
-    /// Takes in a branch's answer, and returns it in the protocol's terms.
-    fn hears(&mut self, branch: usize, result: Result<Response, ParticipantError>) -> Input {
-        self.watch.hears(branch, &result);
-        match result {
-            Ok(Response::Voted(vote)) => Input::Voted(branch, vote),
-            Ok(Response::Done) => Input::Done(branch),
-            Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
-            // These answer no question that a transaction asks.
-            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
-            Err(error) => {
-                let input = match &error {
-                    ParticipantError::UnknownBranch => Input::Unknown(branch),
-                    ParticipantError::AlreadyCommitted => Input::AlreadyCommitted(branch),
-                    ParticipantError::AlreadyRolledBack => Input::AlreadyRolledBack(branch),
-                    ParticipantError::Heuristic(outcome) => Input::Heuristic(branch, *outcome),
-                    ParticipantError::Refused(_) => self.no(branch),
-                    _ => Input::Failed(branch),
-                };
-                self.note(branch, error);
-                input
-            }
-        }
-    }
-
-    /// Returns a No with its reason, as the answer to what was asked. After the decision it answers
-    /// nothing.
-    fn no(&self, branch: usize) -> Input {
-        match self.protocol.state() {
-            TransactionState::Preparing => Input::Voted(branch, Vote::No),
-            TransactionState::Delegated => Input::Decided(branch, Decision::Rollback),
-            _ => Input::Failed(branch),
-        }
-    }
-
-    /// Takes in what the log has said about a record's durability.
-    fn learns(&mut self, lsn: Lsn, result: Result<(), LogError>) -> Input {
-        match result {
-            Ok(()) => Input::Durable(lsn),
-            Err(error) => {
-                self.note_of_log(error);
-                Input::LogFailed
-            }
-        }
-    }
-
-    /// Returns the answer to the client, once it is known.
-    fn explained_outcome(&self) -> Option<ExplainedOutcome> {
-        self.outcome.or(self.is_lost().then_some(Outcome::Indeterminate)).map(|outcome| ExplainedOutcome {
-            outcome,
-            heuristic: self.heuristic,
-            reasons: self.trouble.as_ref().map(|trouble| Box::new(trouble.reasons.clone())),
-        })
-    }
-
-    /// Returns the branches that ended otherwise than decided, with the numbers of their participants.
-    fn heuristic_branches(&self, members: &[MemberBranch]) -> Vec<(usize, usize)> {
-        let branches = self.protocol.branches().zip(members).enumerate();
-        let heuristic = branches.filter(|(_, ((_, state, _), _))| matches!(state, BranchState::Heuristic(_)));
-        heuristic.filter_map(|(index, (_, at))| Some((index, at.member?))).collect()
-    }
-
-    /// Returns how the delivery of the decision has ended or stopped, once it has.
-    fn delivery(&self) -> Option<Delivery> {
-        let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
-        if (is_over || self.parked) && self.outcome.is_some() {
-            if let (TransactionState::Parked(decision), false) = (self.protocol.state(), is_over) {
-                return Some(Delivery::Parked(decision, self.protocol.owed().cloned().collect()));
-            }
-            let mut explained = self.explained_outcome()?;
-            explained.heuristic = explained.heuristic.or_else(|| self.protocol.heuristic());
-            return Some(Delivery::Told(Box::new(explained)));
-        }
-        self.abandoned.then_some(Delivery::Abandoned)
-    }
-
-    /// Whether a [`Delivered`](crate::txn::Delivered) waits. Then the workers drive, too, because
-    /// the `Commit`'s holder may not.
-    fn is_listened_to(&self) -> bool {
-        self.listeners.as_ref().is_some_and(|listeners| !listeners.is_empty())
-    }
-
-    /// Takes out the listeners of the delivery, if there is something to tell them. The caller
-    /// wakes them without a lock.
-    fn take_listeners(&mut self) -> Vec<(u64, Waker)> {
-        if !self.is_listened_to() || self.delivery().is_none() {
-            return Vec::new();
-        }
-        self.listeners.as_mut().map(|listeners| listeners.take_all()).unwrap_or_default()
-    }
-
-    /// Whether its outcome will never be known here: the coordinator is gone, and the client cannot
-    /// finish it alone. (A record that is on its way to the disk still tells the outcome.)
-    fn is_lost(&self) -> bool {
-        self.abandoned && self.waiting() == Waiting::Answers
-    }
-}
-
-/// What a transaction that can't go on right now waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::txn) enum Waiting {
-    /// This record must become durable.
-    Durable(Lsn),
-    /// Answers, or a time-out.
-    Answers,
-    /// Nothing: another thread drives it.
-    OtherThread,
-    /// Nothing: it has ended, or is indeterminate until the log is opened again.
-    Nothing,
-}
-
-/// Progress of the transaction, as its client sees it.
-#[derive(Debug)]
-pub(in crate::txn) struct Progress {
-    pub(in crate::txn) waiting: Waiting,
-    pub(in crate::txn) explained: Option<ExplainedOutcome>,
-}
-
-/// The outcome with what is known of its reasons.
-#[derive(Clone, Debug)]
-pub(in crate::txn) struct ExplainedOutcome {
-    pub(in crate::txn) outcome: Outcome,
-    pub(in crate::txn) heuristic: Option<Heuristic>,
-    pub(in crate::txn) reasons: Option<Box<Reasons>>,
 }
 
 impl TransactionDriver {
