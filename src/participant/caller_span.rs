@@ -14,6 +14,9 @@ impl CallerSpan {
     pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         self.0.in_scope(call)
     }
+
+    /// Closes this handle to the span.
+    pub(crate) fn close(self) {}
 }
 
 #[cfg(not(feature = "tracing"))]
@@ -28,4 +31,7 @@ impl CallerSpan {
     pub(crate) fn call<T>(&self, call: impl FnOnce() -> T) -> T {
         call()
     }
+
+    #[inline]
+    pub(crate) const fn close(self) {}
 }

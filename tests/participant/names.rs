@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use ringpact::{
-    Coordinator, MemoryLog, Name,
+    Coordinator, MemoryLog,
     participant::{Endpoint, Inline, Participant, Pooled},
     txn::{CoordinatorBuilder, CoordinatorError},
 };
@@ -58,10 +58,10 @@ fn so_is_an_asynchronous_participant() {
         async fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
             Ok(())
         }
-        async fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        async fn in_doubt(&self, _: &ringpact::Name) -> Result<Vec<BranchId>, ParticipantError> {
             Ok(Vec::new())
         }
-        fn own_name(&self) -> Option<Name> {
+        fn own_name(&self) -> Option<ringpact::Name> {
             Some(name("goods"))
         }
     }

@@ -66,7 +66,7 @@ pub(in crate::txn) enum Pass {
     /// The message fails at once.
     Fail,
     /// The message is kept back, until an [`Effect`] lets it out.
-    CoreHandle,
+    KeepBack,
 }
 
 /// What the driver must do about a branch.
@@ -243,7 +243,7 @@ impl Circuit {
                 self.kept.insert(self.next_place, id);
                 self.next_place += 1;
             }
-            return Pass::CoreHandle;
+            return Pass::KeepBack;
         }
         self.asks(now);
         Pass::Go

@@ -54,8 +54,8 @@ fn an_open_circuit_probes_once_at_a_time_whatever_is_kept_back() {
     let (mut circuit, begun) = (circuit(policy), Instant::now());
     fail(&mut circuit, begun, 1..=8);
     for sequence in 1..=50 {
-        assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::CoreHandle);
-        assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::CoreHandle, "and again");
+        assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::KeepBack);
+        assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::KeepBack, "and again");
     }
     assert_eq!(circuit.view().kept, 50);
     let (mut now, mut probes) = (begun, Vec::new());
@@ -70,7 +70,7 @@ fn an_open_circuit_probes_once_at_a_time_whatever_is_kept_back() {
             assert_eq!(circuit.take_effects(), [], "one at a time");
             circuit.answered(now, now, false);
             circuit.failed(now, probe);
-            assert_eq!(circuit.delivers(now, probe, 2), Pass::CoreHandle, "behind the others");
+            assert_eq!(circuit.delivers(now, probe, 2), Pass::KeepBack, "behind the others");
         }
     }
     assert!((12..=18).contains(&probes.len()), "{} probes in a second", probes.len());
@@ -80,7 +80,7 @@ fn an_open_circuit_probes_once_at_a_time_whatever_is_kept_back() {
 fn once_it_answers_kept_back_decisions_are_let_out_window_by_window() {
     let (mut circuit, mut now) = (circuit(Policy::DEFAULT), Instant::now());
     fail(&mut circuit, now, 1..=8);
-    (1..=90).for_each(|sequence| assert_eq!(circuit.delivers(now, id(sequence), 1), Pass::CoreHandle));
+    (1..=90).for_each(|sequence| assert_eq!(circuit.delivers(now, id(sequence), 1), Pass::KeepBack));
     now += Duration::from_secs(1);
     circuit.tick(now);
     let (mut let_out, mut done, mut most) = (circuit.take_effects(), 0, 0);
@@ -183,7 +183,7 @@ fn kept_back_decisions_are_parked_in_their_time_and_after_their_attempts() {
     for policy in [policy, Policy { park_after_attempts: 5, park_after: Duration::MAX, ..policy }] {
         let (mut circuit, begun) = (circuit(policy), Instant::now());
         fail(&mut circuit, begun, 1..=8);
-        (1..=20).for_each(|sequence| assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::CoreHandle));
+        (1..=20).for_each(|sequence| assert_eq!(circuit.delivers(begun, id(sequence), 1), Pass::KeepBack));
         let (mut now, mut given_up) = (begun, 0);
         while given_up < 20 && now < begun + 2_000 * MS {
             let Some(next) = circuit.next_tick() else { break };

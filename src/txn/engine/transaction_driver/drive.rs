@@ -233,7 +233,7 @@ impl TransactionDriver {
         }
         match pass {
             Pass::Go => None,
-            Pass::CoreHandle => Some(Input::Kept(branch)),
+            Pass::KeepBack => Some(Input::Kept(branch)),
             Pass::Fail => Some(state.hears(branch, Err(ParticipantError::CircuitOpen))),
         }
     }
@@ -315,7 +315,7 @@ impl TransactionDriver {
                     over(); // it may answer before this returns
                 }
                 let answer = caller_span.call(|| driver.send_now(index, number, &branch, verb, terms));
-                drop(caller_span); // before the answer is passed on
+                caller_span.close(); // before the answer is passed on
                 over();
                 if let Some(answer) = answer {
                     driver.deliver(index, answer);
