@@ -114,18 +114,7 @@ impl TransactionDriver {
                         state.protocol.handle(now, input);
                         continue;
                     }
-                    let watched = state.watch.sends(branch, &member_branch.branch, verb);
-                    let send = || watched.call(|| self.send(branch, member_branch, verb, terms));
-                    if let Some(answer) = MutexGuard::unlocked(state, send) {
-                        let (id, breakers) = ((self.key, branch), &self.core.breakers);
-                        if (!calm || answer.is_err())
-                            && let Some(report) =
-                                state.tickets.answered(id, member_branch.member, breakers, Some(verb), &answer)
-                        {
-                            MutexGuard::unlocked(state, || self.core.report(report));
-                        }
-                        next = Some(state.hears(branch, answer));
-                    }
+                    next = self.exchange(state, branch, member_branch, verb, terms, calm);
                     // Also after a participant that is said to answer at once.
                     time_has_passed = true;
                 }
@@ -137,54 +126,15 @@ impl TransactionDriver {
                     state.protocol.handle(now, input);
                 }
                 Some(Action::Answer(outcome)) => {
-                    if matches!(outcome, Outcome::RolledBack(Cause::TimedOut) | Outcome::Indeterminate) {
-                        self.look_for_stalled(state, member_branches.iter().enumerate());
-                    }
-                    state.outcome = Some(outcome);
-                    state.heuristic = state.protocol.heuristic();
-                    let heuristic = state.heuristic.is_some();
-                    state.watch.answers(outcome, heuristic);
-                    let others_wait = mem::take(&mut state.in_flight) && self.core.admission.leave();
-                    let waker = state.waker.take();
-                    if others_wait || waker.is_some() {
-                        MutexGuard::unlocked(state, || {
-                            if others_wait {
-                                self.core.admission.wake_next();
-                            }
-                            if let Some(waker) = waker {
-                                foreign::wake(waker);
-                            }
-                        });
-                    }
+                    self.answer(state, outcome, &member_branches);
                 }
                 Some(Action::Narrow) => {
                     let owed = state.protocol.owing().cloned().collect();
                     let end = mem::take(&mut state.end);
                     MutexGuard::unlocked(state, || self.core.keep_parked(Arc::clone(self), owed, false, end));
                 }
-                Some(Action::Park) => {
-                    let owed = state.protocol.owed().cloned().collect();
-                    let end = mem::take(&mut state.end);
-                    state.parked = true;
-                    let mut tickets = mem::take(&mut state.tickets);
-                    let heuristics = state.heuristic_branches(&member_branches);
-                    MutexGuard::unlocked(state, || {
-                        self.core.owe_heuristics(self.key, &mut tickets, heuristics);
-                        self.core.hand_in(self.key, &mut tickets, false);
-                        self.core.keep_parked(Arc::clone(self), owed, true, end);
-                    });
-                    state.tickets = tickets;
-                }
-                Some(Action::Finish) => {
-                    let mut tickets = mem::take(&mut state.tickets);
-                    if !tickets.is_empty() {
-                        MutexGuard::unlocked(state, || self.core.hand_in(self.key, &mut tickets, true));
-                    }
-                    let unwritten = self.core.ended(self.key, state.end);
-                    if !unwritten.is_empty() {
-                        MutexGuard::unlocked(state, || self.core.write(unwritten));
-                    }
-                }
+                Some(Action::Park) => self.park(state, &member_branches),
+                Some(Action::Finish) => self.finish(state),
             }
         }
         // Nothing is left to do. Other threads may drive again.
@@ -196,6 +146,81 @@ impl TransactionDriver {
             MutexGuard::unlocked(state, || wake_all(listeners));
         }
         state.waiting()
+    }
+
+    /// Sends one message. Returns the answer, if it has come already.
+    #[inline]
+    fn exchange(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, DriverState>,
+        branch: usize,
+        member_branch: &MemberBranch,
+        verb: Verb,
+        terms: Terms,
+        calm: bool,
+    ) -> Option<Input> {
+        let watched = state.watch.sends(branch, &member_branch.branch, verb);
+        let send = || watched.call(|| self.send(branch, member_branch, verb, terms));
+        let answer = MutexGuard::unlocked(state, send)?;
+        let (id, breakers) = ((self.key, branch), &self.core.breakers);
+        if (!calm || answer.is_err())
+            && let Some(report) = state.tickets.answered(id, member_branch.member, breakers, Some(verb), &answer)
+        {
+            MutexGuard::unlocked(state, || self.core.report(report));
+        }
+        Some(state.hears(branch, answer))
+    }
+
+    /// Gives the client its answer.
+    #[inline]
+    fn answer(&self, state: &mut MutexGuard<'_, DriverState>, outcome: Outcome, member_branches: &[MemberBranch]) {
+        if matches!(outcome, Outcome::RolledBack(Cause::TimedOut) | Outcome::Indeterminate) {
+            self.look_for_stalled(state, member_branches.iter().enumerate());
+        }
+        state.outcome = Some(outcome);
+        state.heuristic = state.protocol.heuristic();
+        let heuristic = state.heuristic.is_some();
+        state.watch.answers(outcome, heuristic);
+        let others_wait = mem::take(&mut state.in_flight) && self.core.admission.leave();
+        let waker = state.waker.take();
+        if others_wait || waker.is_some() {
+            MutexGuard::unlocked(state, || {
+                if others_wait {
+                    self.core.admission.wake_next();
+                }
+                if let Some(waker) = waker {
+                    foreign::wake(waker);
+                }
+            });
+        }
+    }
+
+    /// Hands the transaction over to an operator.
+    fn park(self: &Arc<Self>, state: &mut MutexGuard<'_, DriverState>, member_branches: &[MemberBranch]) {
+        let owed = state.protocol.owed().cloned().collect();
+        let end = mem::take(&mut state.end);
+        state.parked = true;
+        let mut tickets = mem::take(&mut state.tickets);
+        let heuristics = state.heuristic_branches(member_branches);
+        MutexGuard::unlocked(state, || {
+            self.core.owe_heuristics(self.key, &mut tickets, heuristics);
+            self.core.hand_in(self.key, &mut tickets, false);
+            self.core.keep_parked(Arc::clone(self), owed, true, end);
+        });
+        state.tickets = tickets;
+    }
+
+    /// Takes the transaction, which is over, out of the table.
+    #[inline]
+    fn finish(&self, state: &mut MutexGuard<'_, DriverState>) {
+        let mut tickets = mem::take(&mut state.tickets);
+        if !tickets.is_empty() {
+            MutexGuard::unlocked(state, || self.core.hand_in(self.key, &mut tickets, true));
+        }
+        let unwritten = self.core.ended(self.key, state.end);
+        if !unwritten.is_empty() {
+            MutexGuard::unlocked(state, || self.core.write(unwritten));
+        }
     }
 
     /// Called at the time-out of an answer. If a participant has not even begun the call, that is
