@@ -199,8 +199,8 @@ fn settle(world: &Arc<World>) {
 fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
     let mut wrong = false;
     lives.iter().filter_map(|life| life.coordinator()).for_each(|coordinator| {
-        coordinator.retry_all();
         operator::forget_heuristics(world, &coordinator);
+        coordinator.retry_all();
     });
     for life in lives.iter().filter(|life| life.coordinator().is_some()) {
         for _ in 0..2 {
