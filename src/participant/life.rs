@@ -51,6 +51,9 @@ pub struct Life {
     /// long when the opening ended as the participant has heard: then all that it has heard is in
     /// this log. If the participant has missed the opening before, it refuses, and the coordinator
     /// names the opening that the participant knows.
+    ///
+    /// If an operator said that the log is an older copy and the newest there is, this life takes
+    /// the place of that opening, whether the copy has it or not.
     #[serde(default)]
     pub after: EndedOpening,
 }
@@ -159,10 +162,11 @@ impl KnownLife {
     /// then.
     pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         let known = self.life;
-        if known.log != LogId::NONE
-            && known.log == life.replaces
-            && (life.log != known.log || life.epoch != known.epoch)
-        {
+        // Two openings of a copy may both say that it was restored. Then the introduction of the
+        // first one must not end the second one if it arrives late. So such an opening names the
+        // one that it takes the place of.
+        let is_named = life.log != known.log || (life.epoch != known.epoch && life.after.epoch == known.epoch);
+        if known.log != LogId::NONE && known.log == life.replaces && is_named {
             *self = Self { life: Life::new(life.log, life.epoch, life.position), heard: true };
             return Ok(Introduction::Replaces);
         }
@@ -332,6 +336,28 @@ mod tests {
             }
         }
         known.hear(&SHOP, &call(after(life(1, 30, 101), 20, 100))).expect("it has all that was heard");
+    }
+
+    /// The participant used to go back to the first opening, and then refused all messages of the
+    /// second one.
+    #[test]
+    fn a_late_introduction_of_a_restored_copy_does_not_end_its_later_opening() {
+        let mut known = KnownLife::new();
+        known.hear(&SHOP, &call(life(1, 50, 100))).expect("nothing is known before");
+        let restored = |epoch, position| Life { replaces: log(1), ..life(1, epoch, position) };
+        let first = after(restored(20, 11), 50, 100);
+        let unnamed = after(restored(20, 11), 10, 10);
+        assert!(matches!(known.meet(&SHOP, &unnamed), Err(ParticipantError::Superseded(_))));
+        assert!(matches!(known.meet(&SHOP, &first), Ok(Introduction::Replaces)));
+        assert!(matches!(known.meet(&SHOP, &first), Ok(Introduction::Continues)), "it comes twice");
+        for second in [after(life(1, 30, 15), 20, 14), after(restored(30, 15), 20, 14)] {
+            let mut known = known;
+            let _met = known.meet(&SHOP, &second).expect("it continues the first");
+            for late in [first, unnamed] {
+                assert!(matches!(known.meet(&SHOP, &late), Err(ParticipantError::Superseded(_))), "{late}");
+            }
+            known.hear(&SHOP, &call(second)).expect("the late introduction has changed nothing");
+        }
     }
 
     /// The copy's opening may have a greater epoch or a smaller one. Its log is shorter than what

@@ -10,18 +10,37 @@ use super::world::World;
 
 /// What each participant has last answered of each coordinator name.
 #[derive(Default)]
-pub struct Acquaintances(Mutex<BTreeMap<(Name, Name), Life>>);
+pub struct Acquaintances(Mutex<BTreeMap<(Name, Name), Acquaintance>>);
+
+#[derive(Default)]
+struct Acquaintance {
+    known: Option<Life>,
+    /// How often an operator's word has come. Answers to what came before it tell nothing of what holds after it.
+    words: u64,
+}
+
+/// What was known when a message came.
+#[derive(Clone, Copy, Default)]
+pub struct Before {
+    known: Option<Life>,
+    words: u64,
+}
 
 impl Acquaintances {
     /// A message of this life comes. Gives what was known when it came.
-    pub fn comes(&self, participant: &Name, coordinator: &Name, life: &Life) -> Option<Life> {
-        let of = (participant.clone(), coordinator.clone());
-        let mut known = self.0.lock();
+    pub fn comes(&self, participant: &Name, coordinator: &Name, life: &Life) -> Before {
+        let mut all = self.0.lock();
+        let there = all.entry((participant.clone(), coordinator.clone())).or_default();
         if life.replaces != LogId::NONE {
             // Whether it is taken in durably is not known before it is answered.
-            known.remove(&of);
+            (there.known, there.words) = (None, there.words + 1);
         }
-        known.get(&of).copied()
+        Before { known: there.known, words: there.words }
+    }
+
+    /// What was last answered.
+    pub fn known(&self, participant: &Name, coordinator: &Name) -> Option<Life> {
+        self.0.lock().get(&(participant.clone(), coordinator.clone()))?.known
     }
 
     /// It was answered.
@@ -30,13 +49,13 @@ impl Acquaintances {
         world: &World,
         participant: &Name,
         coordinator: &Name,
-        before: Option<Life>,
+        before: Before,
         life: &Life,
     ) {
         if life.log == LogId::NONE {
             return;
         }
-        if let Some(known) = before {
+        if let Some(known) = before.known {
             let goes_on = known.log == life.log
                 && known.epoch <= life.epoch
                 && (known.epoch == life.epoch || known.position < life.position);
@@ -46,7 +65,14 @@ impl Acquaintances {
             }
         }
         let mut all = self.0.lock();
-        let known = all.entry((participant.clone(), coordinator.clone())).or_insert(*life);
+        let there = all.entry((participant.clone(), coordinator.clone())).or_default();
+        if there.words != before.words {
+            return;
+        }
+        if life.replaces != LogId::NONE {
+            (there.known, there.words) = (None, there.words + 1);
+        }
+        let known = there.known.get_or_insert(*life);
         // Answers overtake each other.
         if known.log != life.log || known.epoch < life.epoch {
             *known = *life;
@@ -59,13 +85,15 @@ impl Acquaintances {
     /// The participants of this host start again. How far a log was they know only as long as anything depends on it; and of a
     /// coordinator on their own log they know by that log.
     pub fn restart(&self, host: &Host) {
-        let mut known = self.0.lock();
-        known.retain(|(participant, _), life| {
+        for ((participant, _), there) in &mut *self.0.lock() {
             let Some((_, log)) = host.plan.managers.iter().find(|(name, _)| *name == participant.as_str()) else {
-                return true;
+                continue;
             };
-            life.position = 0;
-            life.log != super::operator::id_of(host.log_id(*log))
-        });
+            let own = super::operator::id_of(host.log_id(*log));
+            there.known = there.known.filter(|life| life.log != own);
+            if let Some(life) = &mut there.known {
+                life.position = 0;
+            }
+        }
     }
 }

@@ -17,6 +17,8 @@ pub struct Ledger {
     /// Purchases whose decisions nothing can tell of any more: the coordinator's log is gone, and no participant had carried
     /// them out by then.
     untold: BTreeSet<TxnId>,
+    /// Purchases that some participant has said to be committed there. So that is durable.
+    acknowledged: BTreeSet<TxnId>,
     pub wrong: Vec<String>,
 }
 
@@ -110,8 +112,14 @@ impl Ledger {
     /// The log is gone that holds the decisions of these purchases of a coordinator, given with the host where each was begun.
     pub fn loses(&mut self, coordinator: &str, is_lost: impl Fn(&TxnId, usize) -> bool) {
         let of_it = self.purchases.iter().filter(|(txn, _)| txn.coordinator().as_str() == coordinator);
-        let lost = of_it.filter(|(txn, purchase)| is_lost(txn, purchase.host)).map(|(txn, _)| txn.clone());
+        let lost = of_it.filter(|(txn, purchase)| !self.acknowledged.contains(txn) && is_lost(txn, purchase.host));
+        let lost: Vec<_> = lost.map(|(txn, _)| txn.clone()).collect();
         self.untold.extend(lost);
+    }
+
+    /// A participant says that it has committed its branch.
+    pub fn acknowledged(&mut self, txn: &TxnId) {
+        self.acknowledged.insert(txn.clone());
     }
 
     pub fn is_wrong(&mut self, what: fmt::Arguments<'_>) {

@@ -53,7 +53,6 @@ use std::{
 use fastrand::Rng;
 use mutants::Mutant;
 use plan::Plan;
-use ringpact::txn::{BranchState, BranchStatus};
 use scheduler::Scheduler;
 use world::{Counts, Phase, World};
 
@@ -200,8 +199,8 @@ fn settle(world: &Arc<World>) {
 fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
     let mut wrong = false;
     lives.iter().filter_map(|life| life.coordinator()).for_each(|coordinator| {
+        operator::forget_heuristics(world, &coordinator);
         coordinator.retry_all();
-        forget_letters(&coordinator);
     });
     for life in lives.iter().filter(|life| life.coordinator().is_some()) {
         for _ in 0..2 {
@@ -219,19 +218,6 @@ fn probe_and_forget(world: &Arc<World>, lives: &[Arc<host::Life>]) -> bool {
         }
     }
     wrong
-}
-
-/// An operator reads which letters went out although the purchase did not, and lets that be. Nothing else may have ended
-/// otherwise than decided.
-fn forget_letters(coordinator: &ringpact::Coordinator) {
-    for transaction in coordinator.status().transactions {
-        let is_heuristic = |branch: &&BranchStatus| matches!(branch.state, BranchState::Heuristic(_));
-        let mut branches = transaction.branches.iter().filter(is_heuristic).peekable();
-        if branches.peek().is_some() && branches.all(|branch| branch.participant.as_str() == mailer::MAIL) {
-            // It may be under way to something else meanwhile; then the next round sees to it.
-            let _ = coordinator.forget(&transaction.txn);
-        }
-    }
 }
 
 /// Whether everything comes to an end within this time.

@@ -8,12 +8,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use ringpact::{
     Coordinator, Fact, LogId, Name, ParticipantError, TransactionLog, TxnId, participant::Decision,
-    txn::CoordinatorBuilder,
+    txn::{BranchState, BranchStatus, CoordinatorBuilder},
 };
 
 use super::{
     MS,
     host::{Host, Life},
+    ledger::Books,
+    mailer::MAIL,
     plan::{LogFault, LogFaultKind},
     sim_storage::SimStorage,
     world::World,
@@ -107,11 +109,8 @@ fn happen(world: &Arc<World>, fault: LogFault) {
     let gone = |id| {
         world.desk.gone.lock().insert(id);
     };
-    // What was carried out is told of by those who have.
-    let loses = |is_lost: &dyn Fn(&TxnId, usize) -> bool| {
-        let carried_out = world.carried_out();
-        world.ledger.lock().loses(name, |txn, host| is_lost(txn, host) && !carried_out.contains(txn));
-    };
+    // What participants have durably carried out they tell of.
+    let loses = |is_lost: &dyn Fn(&TxnId, usize) -> bool| world.ledger.lock().loses(name, is_lost);
     match kind {
         Lost => {
             loses(&|_, _| true);
@@ -203,6 +202,27 @@ fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: 
     let settled = coordinator.settle_unclaimed(txn, decision);
     world.count(|counts| counts.unclaimed += 1);
     world.clock.note(format_args!("{life}: the operator settles {txn}, {decision:?}: {settled:?}"));
+}
+
+/// An operator reads which letters went out although the purchase did not, and lets that be. And where a log was lost, or was
+/// not the one that participants knew, a decision may be delivered again after they have forgotten that they carried it out.
+/// Their services' books say that they did. Nothing else may have ended otherwise than decided.
+pub fn forget_heuristics(world: &World, coordinator: &Coordinator) {
+    let fault = world.plan.log_fault.and_then(|fault| world.hosts[fault.host].plan.coordinator);
+    let books: Books = world.hosts.iter().filter_map(Host::life).flat_map(|life| life.books()).collect();
+    for transaction in coordinator.status().transactions {
+        let txn = &transaction.txn;
+        let is_understood = |branch: &BranchStatus| {
+            let had_fault = fault.is_some_and(|(name, _)| txn.coordinator().as_str() == name);
+            branch.participant.as_str() == MAIL || had_fault && books.contains_key(&txn.branch(&branch.participant))
+        };
+        let is_heuristic = |branch: &&BranchStatus| matches!(branch.state, BranchState::Heuristic(_));
+        let mut branches = transaction.branches.iter().filter(is_heuristic).peekable();
+        if branches.peek().is_some() && branches.all(is_understood) {
+            // It may be under way to something else meanwhile; then the next round sees to it.
+            let _ = coordinator.forget(txn);
+        }
+    }
 }
 
 pub fn is_refusal(error: &ParticipantError) -> bool {

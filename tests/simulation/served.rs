@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use ringpact::{
     BranchId, LogId, Name, ParticipantError, Vote,
-    participant::{Call, Decision, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb},
+    participant::{Call, Decision, EndedOpening, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb},
 };
 
 use super::{
@@ -33,13 +33,17 @@ impl Served {
                 return Err(ParticipantError::Unreachable);
             }
             let said = CoordinatorsLife::new(call.identity, call.epoch, call.position);
-            let seen = self.seen(&said);
+            let said = said.going_on_from(call.after);
+            let seen = self.seen(branch.txn().coordinator(), &said);
             let mut call = call.clone();
-            (call.identity, call.position) = (seen.log, seen.position);
+            (call.identity, call.position, call.after) = (seen.log, seen.position, seen.after);
             self.watched(branch.txn().coordinator(), &said, || serve(&manager, &call))
         });
         if !self.life.is_alive() {
             return Err(ParticipantError::Unreachable);
+        }
+        if served.is_ok() && matches!(verb, Verb::Commit | Verb::CommitOnePhase) {
+            self.life.world.ledger.lock().acknowledged(branch.txn());
         }
         match &served {
             Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
@@ -87,7 +91,7 @@ impl Served {
     }
 
     /// What a mutant makes of what it is told of a coordinator's life.
-    fn seen(&self, life: &CoordinatorsLife) -> CoordinatorsLife {
+    fn seen(&self, coordinator: &Name, life: &CoordinatorsLife) -> CoordinatorsLife {
         let mut seen = *life;
         if life.log == LogId::NONE {
             return seen;
@@ -97,7 +101,8 @@ impl Served {
         }
         if self.is_mutated(Mutant::HearsAnyLog) || self.is_mutated(Mutant::TakesCopiesForTheLog) {
             // A later epoch is all that it takes.
-            seen.position = life.epoch.as_u64();
+            let known = self.life.world.acquaintances.known(&self.name, coordinator);
+            seen.after = EndedOpening { epoch: known.map_or(life.after.epoch, |known| known.epoch), position: u64::MAX };
         }
         seen
     }
@@ -144,12 +149,14 @@ impl Participant for Served {
 
     fn meet(&self, coordinator: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        self.watched(coordinator, life, || manager.meet(coordinator, &self.seen(life)))
+        self.watched(coordinator, life, || manager.meet(coordinator, &self.seen(coordinator, life)))
     }
 
     fn greet(&self, greeting: &Greeting) {
         if let Some(manager) = self.life.manager(&self.name) {
-            let life = self.seen(&greeting.life);
+            // Nobody answers it. But it is heard.
+            self.life.world.acquaintances.comes(&self.name, &greeting.coordinator, &greeting.life);
+            let life = self.seen(&greeting.coordinator, &greeting.life);
             let mut seen = greeting.clone();
             seen.life = life;
             manager.greet(&seen);

@@ -93,10 +93,16 @@ impl Openings {
     }
 
     /// Returns this life for a participant that heard of `known` last: as one that goes on from
-    /// there. `None` if it does not, or if the log does not show it. O(log n) in the openings.
+    /// there. `None` if it does not, or if the log does not show it. If an operator said that the
+    /// log was restored, it takes the place of whatever is known of the log. O(log n) in the
+    /// openings.
     #[must_use]
     pub fn going_on_from(&self, life: &Life, known: &Life) -> Option<Life> {
-        let ended = self.ended(known.epoch).filter(|ended| ended.position >= known.position)?;
+        let ended = if self.is_restored {
+            EndedOpening { epoch: known.epoch, position: known.position }
+        } else {
+            self.ended(known.epoch).filter(|ended| ended.position >= known.position)?
+        };
         (known.log == life.log).then(|| life.going_on_from(ended))
     }
 
@@ -183,6 +189,12 @@ mod tests {
         assert_eq!([goes_on(20, 1), goes_on(current.as_u64(), 1)], [None, None]);
         let other = Life::new(LogId::from_bytes([2; 16]), Epoch::new(30), 8);
         assert_eq!(openings.going_on_from(&life, &other), None);
+        // By an operator's word it takes the place of an opening that it knows nothing of.
+        let restored = Life { replaces: log, ..life };
+        let openings = openings.told(&restored);
+        let names = openings.going_on_from(&restored, &Life::new(log, Epoch::new(20), 90)).expect("an operator said so");
+        assert_eq!((names.after.epoch, names.replaces), (Epoch::new(20), log));
+        assert_eq!(openings.going_on_from(&restored, &other), None);
     }
 
     #[test]

@@ -378,7 +378,8 @@ impl World {
                 Ok(_) => true,
                 // It has missed the opening before; the coordinator's recovery does the same.
                 Err(ParticipantError::Superseded(mismatch)) => {
-                    let again = coordinator.openings.going_on_from(&coordinator.life, &mismatch.known);
+                    let openings = coordinator.openings.clone().told(&coordinator.life);
+                    let again = openings.going_on_from(&coordinator.life, &mismatch.known);
                     again.is_some_and(|life| participant.known.meet(&SHOP, &life).is_ok())
                 }
                 Err(ParticipantError::OtherLog(_)) => false,
