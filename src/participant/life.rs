@@ -373,7 +373,7 @@ mod tests {
                 assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");
             }
             assert_eq!(known.life(), life(1, 20, 100), "a refusal changes nothing");
-            let admitted = Life { replaces: log(1), ..life(1, epoch, 6) };
+            let admitted = after(Life { replaces: log(1), ..life(1, epoch, 6) }, 20, 100);
             assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Replaces)));
             assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Continues)), "the message came twice");
             known.hear(&SHOP, &call(life(1, epoch, 7))).expect("it goes on from the copy");
