@@ -38,8 +38,8 @@ fn nothing_is_lost_torn_or_stuck() {
 }
 
 /// In this seed a coordinator is dropped while an append of its waits for room in the log. The drop
-/// waited for that at a lock that the simulation knows nothing of, so whoever was to make room
-/// never got his turn.
+/// waited for that at a lock that the simulation knows nothing of, so the thread that was to make room
+/// never got its turn.
 #[test]
 fn a_coordinator_that_goes_while_an_append_waits_for_room_holds_nobody_up() {
     let seed = if cfg!(feature = "tokio") { 2269 } else { 2993 };

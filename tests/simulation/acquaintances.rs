@@ -1,4 +1,4 @@
-//! The oracle of whom participants listen to: whoever was answered goes on from what that participant has answered before.
+//! The oracle of which lives participants listen to: a coordinator that was answered goes on from what that participant has answered before.
 
 use std::collections::BTreeMap;
 
@@ -44,14 +44,7 @@ impl Acquaintances {
     }
 
     /// It was answered.
-    pub fn is_answered(
-        &self,
-        world: &World,
-        participant: &Name,
-        coordinator: &Name,
-        before: Before,
-        life: &Life,
-    ) {
+    pub fn is_answered(&self, world: &World, participant: &Name, coordinator: &Name, before: Before, life: &Life) {
         if life.log == LogId::NONE {
             return;
         }

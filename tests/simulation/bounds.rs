@@ -22,20 +22,20 @@ const MOST_LIVE: usize = 12;
 /// sync was under way. They end when it is over.
 const MOST_NOTES: usize = 8;
 
-/// So many transactions may have ended whose ends a coordinator has not written yet, or is about to.
+/// Maximum number of ended transactions with an end that the coordinator has not written yet.
 const MOST_UNWRITTEN: usize = 8;
 
 /// A segment is not smaller than this.
 const SEGMENT_BYTES: usize = 1 << 16;
 
-/// What remembers the log takes beside the segments, while it is written anew.
+/// Maximum bytes of the file that remembers the log, while it is written again.
 const IDENTITY_BYTES: usize = 2 * (2 << 12);
 
 /// What a segment holds besides records, and the most that a record of the shop's takes.
 const BLOCKS_BYTES: usize = 3 << 12;
 const RECORD_BYTES: usize = 192;
 
-/// What a log may take on disk that had so many records to carry over: two segments, each four times as large as that.
+/// Maximum bytes on disk of a log that had this number of records to carry over: two segments, each four times as large as that.
 const fn most_bytes(live: usize) -> usize {
     let carries = 4 * (BLOCKS_BYTES + live * RECORD_BYTES);
     IDENTITY_BYTES + 2 * if carries > SEGMENT_BYTES { carries } else { SEGMENT_BYTES }
@@ -76,7 +76,7 @@ pub fn check_in_the_end(world: &World) {
         let plan = &world.hosts[life.host].plan;
         let owners = plan.managers.iter().chain(&plan.coordinator);
         for (owner, log) in owners {
-            // Openings stay, so many of them; and what was heard goes with the branch that it was heard about.
+            // Openings stay, up to a limit; and what was heard goes with the branch that it was heard about.
             let counts = |record: &&Record| !matches!(record.fact, Fact::Opened { .. } | Fact::Heard { .. });
             let live = life.logs()[*log].live(&owner.parse().expect("a valid name"));
             let live = live.map(|live| live.iter().filter(counts).count());
@@ -87,7 +87,7 @@ pub fn check_in_the_end(world: &World) {
     }
 }
 
-/// Nothing is in the log but of transactions that somebody still has to do with.
+/// The log holds only records of transactions that have not ended for all their parties.
 fn check_owner(life: &Life, owner: &Name, records: &[Record]) {
     let mut live: BTreeSet<_> = records.iter().filter_map(|record| record.fact.txn()).collect();
     let coordinators = life.world.hosts.iter().filter(|host| host.plan.coordinator.is_some()).count();

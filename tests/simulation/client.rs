@@ -158,7 +158,7 @@ fn go_through_with(life: &Arc<Life>, wish: &Wish, begun: &mut Option<TxnId>) -> 
         match work_at(life, &mut txn, service, *work) {
             Some(true) => {}
             Some(false) if wish.stubborn => all_done = false,
-            // Refused, or nobody knows what has become of it: there is no point in going on.
+            // Refused, or its outcome is unknown: there is no point in going on.
             _ => return None,
         }
     }
@@ -243,7 +243,7 @@ fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -
         let (told, from, world_there, asked) = (Arc::clone(&answer), life.host, Arc::clone(world), branch.clone());
         let arrived = AtomicBool::new(false);
         world.send(life.host, to, move || {
-            // Nobody sends work twice: it is not idempotent. A transport that repeats is told apart by its own means.
+            // Work is sent once, because it is not idempotent. A transport that repeats must tell repeats apart.
             let Some(there) = world_there.hosts[to].life().filter(|life| life.is_up()) else { return };
             if arrived.swap(true, Ordering::Relaxed) {
                 return;

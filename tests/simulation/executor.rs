@@ -60,12 +60,12 @@ impl Wake for Notify {
     fn wake(self: Arc<Self>) {
         self.notify();
         if self.panics {
-            resume_unwind(Box::new("a waker's panic that nobody needs to read about"));
+            resume_unwind(Box::new("a waker's panic, on purpose"));
         }
     }
 }
 
-/// The smallest executor: who waits is notified, and polls again. Its wakers may panic when they have done that.
+/// The smallest executor: the thread that waits is notified, and polls again. Its wakers may panic after that.
 fn notified<F: Future>(clock: &Arc<Scheduler>, panics: bool, future: F) -> F::Output {
     let notify = Notify::new(clock, panics);
     let waker = Waker::from(Arc::clone(&notify));

@@ -73,7 +73,7 @@ pub struct Life {
     pub in_log: AtomicUsize,
     /// Branches that a resource manager is busy with.
     busy: Mutex<Busy>,
-    /// Answers that never came. Somebody waits for each, for as long as the process lives.
+    /// Answers that never came. A thread waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
     /// What its logs may have grown to.
     pub growth: Growth,
@@ -293,7 +293,7 @@ impl Life {
                 let here = Served { life: Arc::clone(self), name: name.parse()? };
                 let far = Wire { from: Arc::clone(self), to: host, name: name.parse()? };
                 builder = match self.world.plan.nearby {
-                    // Who is changed in transit has to be in transit.
+                    // A message that is changed in transit has to be in transit.
                     _ if self.world.mutant.is_some_and(Mutant::needs_wire) => builder.endpoint(name, far),
                     #[cfg(feature = "tokio")]
                     _ if self.world.plan.by_tasks == Some(*name) => {
@@ -324,9 +324,9 @@ impl Life {
     pub fn close_coordinator(&self) {
         let coordinator = self.running.lock().coordinator.take();
         if let Some(coordinator) = coordinator {
-            // Who is in the middle of a call to it lets go of it soon.
+            // A thread in the middle of a call to it releases it soon.
             if !self.world.clock.await_until(MS * 50, || Arc::strong_count(&coordinator) == 1) {
-                // Who waits for room to begin would wait on.
+                // A client that waits for room to begin would wait on.
                 let _ = coordinator.shutdown(Duration::ZERO);
                 self.world.clock.await_until(MS * 1_000, || Arc::strong_count(&coordinator) == 1);
             }
@@ -379,9 +379,9 @@ impl Life {
         logs.iter().for_each(|log| log.abandon());
         let limbo = std::mem::take(&mut *self.limbo.lock());
         drop(limbo);
-        // Its coordinator's end must find nobody inside the log.
+        // When its coordinator ends, no thread may be inside the log.
         if !clock.await_until(MS * 10_000, || self.in_log.load(Ordering::Relaxed) == 0) {
-            self.world.is_wrong(format_args!("{self}: a log that was abandoned lets nobody go"));
+            self.world.is_wrong(format_args!("{self}: a log that was abandoned keeps its callers waiting"));
         }
         self.close_coordinator();
         let managers = std::mem::take(&mut self.running.lock().managers);
@@ -408,12 +408,12 @@ impl Life {
         state.life = None;
     }
 
-    /// A log may be poisoned; whoever looks after the host notices, and starts it again.
+    /// A log may be poisoned; the host's operator notices, and starts it again.
     pub fn repair_soon(self: &Arc<Self>) {
         let life = Arc::clone(self);
         self.world.clock.start(move || {
             let clock = &life.world.clock;
-            let owner: Name = "anybody".parse().expect("a valid name");
+            let owner: Name = "reader".parse().expect("a valid name");
             // The log may be in the middle of something slow, and tell of it afterwards.
             for _ in 0..10 {
                 clock.sleep((MS * 500).mul_f64(clock.draw(fastrand::Rng::f64)));
@@ -459,7 +459,7 @@ impl Life {
         self.world.clock.notify_all(self.busy_place());
     }
 
-    /// The same for a message: one that meets somebody at the branch is told so, and does not wait.
+    /// The same for a message: if another call is at the branch, the message is answered at once, and does not wait.
     pub fn tell_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
         self.enter(|busy| {
             if !busy.all {

@@ -10,7 +10,7 @@ use ringpact::{BranchId, Name, TxnId};
 
 use super::store::Work;
 
-/// What every client knows, and nobody in the simulated world can forget.
+/// What every client knows. No crash in the simulated world forgets it.
 #[derive(Debug, Default)]
 pub struct Ledger {
     purchases: BTreeMap<TxnId, Purchase>,
@@ -32,7 +32,7 @@ struct Purchase {
     told: Option<Told>,
     /// On which host it was begun.
     host: usize,
-    /// Who takes part in it, whether any work was done or not.
+    /// The participants, whether any work was done or not.
     participants: BTreeSet<Name>,
     /// When its client was through with it.
     left: Option<Duration>,
@@ -175,7 +175,7 @@ impl Ledger {
             }
         }
         wrong.extend(
-            books.keys().filter(|branch| !known.contains(branch)).map(|branch| format!("nobody knows of {branch}")),
+            books.keys().filter(|branch| !known.contains(branch)).map(|branch| format!("no client knows of {branch}")),
         );
         // The shop's own sum: what left the store was ordered, and paid.
         let mut sums = BTreeMap::<&TxnId, Vec<u64>>::new();

@@ -1,4 +1,4 @@
-//! The shop's last resource: it writes to the buyer. A letter can't be called back, and who has crashed has sent it all the
+//! The shop's last resource: it writes to the buyer. A letter can't be called back, and a host that has crashed has sent it all the
 //! same.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -14,7 +14,7 @@ use super::{host::Life, mutants::Mutant};
 /// As the coordinators know it.
 pub const MAIL: &str = "mail";
 
-/// What became of all letters, whoever was to send them. It outlives every process.
+/// What became of all letters of all hosts. It outlives every process.
 #[derive(Debug, Default)]
 pub struct Letters {
     pub sent: BTreeSet<BranchId>,

@@ -15,11 +15,11 @@ use super::{
     world::World,
 };
 
-/// After so long everything that can be told is told, and whoever has not heard of it by then is stuck: time-outs, back-off
+/// After this time everything that can be delivered is, and what is not is stuck: time-outs, back-off
 /// and slow syncs take less.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// So many transactions must have failed at a participant, some time ago, before its circuit has to be open. That it opens
+/// Number of transactions that must have failed at a participant, some time ago, before its circuit has to be open. That it opens
 /// after eight is tested elsewhere.
 const SURELY_OPENS: usize = 16;
 
@@ -69,8 +69,8 @@ fn check_mark(life: &Life, to: &Name, coordinator: &Name, mark: TxnOrdinal) {
     if life.opened_at() > long_ago || !world.ledger.lock().was_over(&first, to, long_ago) {
         return;
     }
-    // One that has ended holds everybody until its end is durable, which nobody forces; and if the log is poisoned, until that
-    // is opened anew.
+    // One that has ended holds all marks until its end is durable, which no call forces; and if the log is poisoned, until that
+    // is opened again.
     let is_open = |coordinator: &Coordinator| {
         coordinator.status().transactions.iter().any(|transaction| transaction.txn == first)
     };
@@ -91,7 +91,7 @@ pub fn check_undelivered(life: &Life, status: &CoordinatorStatus, recovered: usi
     }
 }
 
-/// A host that has been down since then starts again: whoever has spoken to its participants has found that out.
+/// A host that has been down since then starts again: coordinators that called its participants have found that out.
 pub fn check_circuits(world: &World, host: usize, down_since: Duration) {
     let (from, until) = (down_since + LATE, world.clock.elapsed().saturating_sub(LATE));
     for life in world.hosts.iter().filter_map(Host::life).filter(|life| life.is_up()) {
@@ -113,7 +113,7 @@ pub fn check_circuits(world: &World, host: usize, down_since: Duration) {
     }
 }
 
-/// All has been answered for a while: nobody is kept from anything.
+/// All has been answered for a while: no circuit may refuse anything.
 pub fn check_in_peace(life: &Life, status: &CoordinatorStatus) {
     let is_bad = |circuit: &&CircuitStatus| circuit.state == CircuitState::Open || circuit.kept_back > 0;
     for circuit in status.circuits.iter().filter(is_bad) {

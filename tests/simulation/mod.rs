@@ -7,7 +7,7 @@
 //! | `plan` | what a seed draws beforehand |
 //! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
-//! | `mailer`, `client`, `executor` | its last resource, and those who buy, and how they await that |
+//! | `mailer`, `client`, `executor` | its last resource, the customers, and how they wait |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
 //! | `ledger`, `bounds`, `marks`, `acquaintances` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
@@ -124,7 +124,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>, shown: bool) -> Report {
     let mut wrong = std::mem::take(&mut world.ledger.lock().wrong);
     match ended {
         Ok(0) => {}
-        Ok(stuck) => wrong.push(format!("{stuck} threads wait for ever")),
+        Ok(stuck) => wrong.push(format!("{stuck} threads wait forever")),
         Err(_) => wrong.push("a thread panicked".to_owned()),
     }
     Report { seed, hash: clock.hash(), took: clock.elapsed(), counts, wrong }

@@ -24,7 +24,7 @@ pub enum Mutant {
     RecoversNoDecisions,
     /// The coordinator hands out an epoch's numbers again.
     ReusesEpochs,
-    /// The coordinator's epochs count up, by the same steps for whoever opens a copy of its log.
+    /// The coordinator's epochs count up, by the same steps for each opening of a copy of its log.
     EpochsCountUp,
     /// The coordinator takes whatever it finds in doubt under its name for its own, and rolls it back.
     SettlesWhatIsUnclaimed,
@@ -78,7 +78,7 @@ pub enum Mutant {
     LosesWakeUps,
 }
 
-/// Each with the number of seeds within which it must be found: so many that less than one in ten thousand such rows of seeds
+/// Each with the number of seeds within which it must be found: large enough that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
 const ALL: [(Mutant, u64); 36] = [
     (Mutant::SyncsNothing, 10),
@@ -125,7 +125,7 @@ impl Mutant {
         ALL.into_iter().map(|(mutant, _)| mutant).filter(|mutant| cfg!(feature = "tokio") || !mutant.needs_tasks())
     }
 
-    /// Within so many seeds it is found.
+    /// Number of seeds within which it is found.
     pub fn limit(self) -> u64 {
         ALL.into_iter().find(|(mutant, _)| *mutant == self).map_or(0, |(_, limit)| limit)
     }

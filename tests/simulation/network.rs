@@ -72,7 +72,7 @@ impl Endpoint for Wire {
         world.send(self.from.host, self.to, move || {
             let world = &from.world;
             let Some(life) = world.hosts[to].life().filter(|life| life.is_up()) else {
-                world.clock.note(format_args!("{number} finds nobody"));
+                world.clock.note(format_args!("{number} finds no host"));
                 return;
             };
             world.clock.note(format_args!("{number} arrives at {life}"));
@@ -84,7 +84,7 @@ impl Endpoint for Wire {
             mutate_vote(world, what, &mut result);
             let (from, awaited, result) = (Arc::clone(&from), Arc::clone(&awaited), Mutex::new(Some(result)));
             life.world.clone().send(to, from.host, move || {
-                // The second copy of an answer finds that nobody waits for it any more.
+                // The second copy of an answer finds that no thread waits for it any more.
                 let result = result.lock().take();
                 if let Some(result) = result {
                     awaited.answer(result);
@@ -148,7 +148,7 @@ impl Awaited {
 }
 
 impl Drop for Awaited {
-    /// A transport may notice that its message was lost, and say so; or nobody ever hears of it.
+    /// A transport may notice that its message was lost, and say so; or it may not.
     fn drop(&mut self) {
         let reply = self.reply.lock().take();
         if let Some(reply) = reply

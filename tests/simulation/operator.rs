@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ringpact::{
-    Coordinator, Fact, LogId, Name, ParticipantError, TransactionLog, TxnId, participant::Decision,
+    Coordinator, Fact, LogId, Name, ParticipantError, TransactionLog, TxnId,
+    participant::Decision,
     txn::{BranchState, BranchStatus, CoordinatorBuilder},
 };
 
@@ -235,7 +236,7 @@ fn word_for(world: &World, error: &ParticipantError) -> Option<Word> {
         ParticipantError::OtherLog(lives) if world.desk.is_gone(lives.known.log) => {
             Some(Word::Replaces(lives.known.log))
         }
-        // It was opened anew since: the log that is there now is the newest that there is.
+        // It was opened again since: the log that is there now is the newest one.
         ParticipantError::Superseded(_) if world.desk.is_over() => Some(Word::WasRestored),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! What a seed draws before anything happens: who is where, how many clients there are, and how bad the world is.
+//! What a seed draws before anything happens: where everything is, how many clients there are, and how bad the world is.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ringpact::{Policy, txn::Limits};
 /// The shop's services, and their resource managers' names.
 pub const SERVICES: [&str; 3] = ["goods", "orders", "payments"];
 
-/// A process on a machine of its own: its logs, and who keeps what in which of them.
+/// A process on a machine of its own: its logs, and what is kept in which of them.
 #[derive(Clone, Debug, Default)]
 pub struct HostPlan {
     pub logs: usize,
@@ -64,12 +64,12 @@ pub struct Plan {
     /// The service whose resource manager coordinators reach by a task for each call, wherever it is.
     #[cfg(feature = "tokio")]
     pub by_tasks: Option<&'static str>,
-    /// Such a task panics once in so many times.
+    /// Such a task panics once in this number of times.
     #[cfg(feature = "tokio")]
     pub task_panics: u32,
     pub clients: usize,
     pub purchases: usize,
-    /// So many times as many purchases are made as else.
+    /// Factor by which there are more purchases than usual.
     pub busier: u64,
     pub policy: Policy,
     pub limits: Limits,
@@ -77,18 +77,18 @@ pub struct Plan {
     pub seal_after: Duration,
     pub network: Network,
     pub disk: Disk,
-    /// A crash at one in so many messages, and at one in so many operations of a disk; 0 for never.
+    /// A crash at one in this number of messages, and at one in this number of disk operations; 0 for never.
     pub crash_at_message: u32,
     pub crash_at_io: u32,
     /// How long a host stays down.
     pub longest_down: Duration,
-    /// How often something happens to the world as a whole: a partition, a crash, a coordinator that is opened anew.
+    /// How often something happens to the world as a whole: a partition, a crash, a coordinator that is opened again.
     pub mishaps_every: Option<Duration>,
-    /// A service's try blocks for long one in so many times.
+    /// A service's try blocks for long once in this number of times.
     pub try_blocks: u32,
     /// A host without a coordinator that is down for long, once, and for how long. Clients go on meanwhile.
     pub long_down: Option<(usize, Duration)>,
-    /// A service fails to confirm, cancel or check one in so many times.
+    /// A service fails to confirm, cancel or check once in this number of times.
     pub service_fails: u32,
     pub log_fault: Option<LogFault>,
     pub wakers: Wakers,
@@ -111,7 +111,7 @@ pub enum Wakers {
 pub struct Network {
     pub fastest: Duration,
     pub slowest: Duration,
-    /// One in so many is lost, comes twice, is much later than usual.
+    /// One in this number is lost, comes twice, is much later than usual.
     pub lost: u32,
     pub doubled: u32,
     pub late: u32,
@@ -120,9 +120,9 @@ pub struct Network {
 #[derive(Clone, Copy, Debug)]
 pub struct Disk {
     pub sync: Duration,
-    /// One sync in so many takes a second.
+    /// One sync in this number takes a second.
     pub slow: u32,
-    /// One operation in so many fails; of those that need room, for want of it.
+    /// One operation in this number fails; those that need room, for lack of it.
     pub fails: u32,
     pub full: u32,
 }
@@ -190,7 +190,7 @@ impl Plan {
         plan.draw_bad_services(random, calm);
         plan.draw_log_fault(random);
         plan.wakers = [Wakers::Notify, Wakers::Notify, Wakers::Panic, Wakers::Poll][random.usize(..4)];
-        // Long enough that all those are found out that wait for ever for one that is down.
+        // Long enough that every thread that waits forever for a dead host is found.
         if let Some((_, time)) = plan.long_down.as_mut().filter(|_| random.bool()) {
             *time *= 5;
             plan.pause = MS(400);

@@ -1,7 +1,7 @@
 //! Threads that take turns, and a clock that only they move: a run is a function of the seed.
 //!
 //! A thread is a coroutine. It runs until it waits; then the seed draws the next one among those that can run, and where
-//! none can, the clock moves on to the next who sleeps.
+//! none can, the clock moves on to the next that sleeps.
 
 use std::{
     cell::Cell,
@@ -46,9 +46,9 @@ struct Inner {
     /// What threads were started for, to be read when one is stuck.
     names: HashMap<u64, String>,
     fresh: HashMap<u64, Work>,
-    /// Who can run.
+    /// The threads that can run.
     ready: Vec<u64>,
-    /// Who waits where, each with the number of its wait.
+    /// The threads that wait, each with the place and the number of its wait.
     waiting: HashMap<usize, Vec<(u64, u64)>>,
     /// What each thread that waits is waiting for, and what ended the last wait of others.
     waits: BTreeMap<u64, Wait>,
@@ -63,14 +63,14 @@ enum Wait {
     Over(Woken),
 }
 
-/// Everything that happens, as one hash; and as text, where somebody wants to read it.
+/// Everything that happens, as one hash; and as text, if the run is to be read.
 struct Trace {
     hash: Xxh3Default,
     line: String,
     shown: bool,
 }
 
-/// Where a thread sleeps that nobody notifies.
+/// The place at which a thread sleeps that is not notified.
 const NOWHERE: usize = 0;
 
 impl Scheduler {
@@ -103,7 +103,7 @@ impl Scheduler {
         draw(&mut self.inner.lock().random)
     }
 
-    /// Once in so many times.
+    /// Whether it happens, once in this number of times.
     pub fn once_in(&self, times: u32) -> bool {
         times > 0 && self.draw(|random| random.u32(..times)) == 0
     }
@@ -157,7 +157,7 @@ impl Scheduler {
         true
     }
 
-    /// Runs all threads until every one has ended. Gives the number of those that wait for ever.
+    /// Runs all threads until every one has ended. Returns the number of threads that wait forever.
     pub fn run(&self) -> usize {
         thread_local! {
             /// Of threads that have ended, in earlier runs too: new ones are dear.
@@ -174,7 +174,7 @@ impl Scheduler {
                 stack.init_code(work);
                 threads.insert(thread, stack);
             }
-            let stack = threads.get_mut(&thread).expect("who is ready has begun and not ended");
+            let stack = threads.get_mut(&thread).expect("a ready thread has begun and not ended");
             stack.resume();
             if stack.is_done() {
                 stacks.extend(threads.remove(&thread));
@@ -184,9 +184,9 @@ impl Scheduler {
         STACKS.set(stacks);
         if self.inner.lock().trace.shown {
             let inner = self.inner.lock();
-            threads.keys().for_each(|thread| println!("thread {thread}, {:?}, waits for ever", inner.names[thread]));
+            threads.keys().for_each(|thread| println!("thread {thread}, {:?}, waits forever", inner.names[thread]));
         }
-        // Those that are left are not dropped: that would unwind them, and so run what nobody schedules any more.
+        // The threads that are left are not dropped: that would unwind them, and run code that is no longer scheduled.
         threads.len()
     }
 
@@ -283,7 +283,7 @@ impl Simulator for Scheduler {
         generator::yield_with(());
         match self.inner.lock().waits.get(&thread) {
             Some(Wait::Over(woken)) => *woken,
-            _ => unreachable!("who runs does not wait"),
+            _ => unreachable!("a running thread does not wait"),
         }
     }
 

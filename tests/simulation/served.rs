@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use ringpact::{
     BranchId, LogId, Name, ParticipantError, Vote,
-    participant::{Call, Decision, EndedOpening, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb},
+    participant::{
+        Call, Decision, EndedOpening, Greeting, Life as CoordinatorsLife, Participant, Request, Response, Verb,
+    },
 };
 
 use super::{
@@ -52,7 +54,7 @@ impl Served {
         served
     }
 
-    /// Whom it listens to is watched.
+    /// The oracle watches which lives it listens to.
     fn watched<T>(
         &self,
         coordinator: &Name,
@@ -102,7 +104,8 @@ impl Served {
         if self.is_mutated(Mutant::HearsAnyLog) || self.is_mutated(Mutant::TakesCopiesForTheLog) {
             // A later epoch is all that it takes.
             let known = self.life.world.acquaintances.known(&self.name, coordinator);
-            seen.after = EndedOpening { epoch: known.map_or(life.after.epoch, |known| known.epoch), position: u64::MAX };
+            seen.after =
+                EndedOpening { epoch: known.map_or(life.after.epoch, |known| known.epoch), position: u64::MAX };
         }
         seen
     }
@@ -154,7 +157,7 @@ impl Participant for Served {
 
     fn greet(&self, greeting: &Greeting) {
         if let Some(manager) = self.life.manager(&self.name) {
-            // Nobody answers it. But it is heard.
+            // It gets no answer. But it is heard.
             self.life.world.acquaintances.comes(&self.name, &greeting.coordinator, &greeting.life);
             let life = self.seen(&greeting.coordinator, &greeting.life);
             let mut seen = greeting.clone();

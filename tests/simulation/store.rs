@@ -1,4 +1,4 @@
-//! What all services of the shop are made of: articles, each with what there is of it, and who has taken how much.
+//! What all services of the shop are made of: articles, each with its stock, and which branch has taken how much.
 //!
 //! It keeps its state in memory and writes it down at checkpoints, as [`Service`] allows. Along the way it watches the
 //! resource manager keep its side of the contract.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{host::Life, ledger::Books, mutants::Mutant};
 
-/// So much of each article there is.
+/// Stock of each article.
 pub const STOCK: u64 = 40;
 
 /// Articles of each service.

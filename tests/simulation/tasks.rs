@@ -72,7 +72,7 @@ impl Remote {
         if world.faulty() && world.clock.once_in(world.plan.task_panics) {
             world.clock.note(format_args!("{} panics in a task", self.life));
             world.count(|counts| counts.panics += 1);
-            resume_unwind(Box::new("a panic that nobody needs to read about"));
+            resume_unwind(Box::new("a panic, on purpose"));
         }
     }
 
@@ -124,7 +124,7 @@ impl AsyncParticipant for Remote {
     }
 }
 
-/// Something that comes once, and who waits for it.
+/// Something that comes once, and the task that waits for it.
 struct Awaited<T>(Mutex<(Option<T>, Option<Waker>)>);
 
 impl<T> Default for Awaited<T> {
@@ -134,7 +134,7 @@ impl<T> Default for Awaited<T> {
 }
 
 impl<T> Awaited<T> {
-    /// A mutant does not wake who waits for it.
+    /// A mutant does not wake the task that waits for it.
     fn give(&self, what: T, loses_wake_up: bool) {
         let waker = {
             let mut awaited = self.0.lock();

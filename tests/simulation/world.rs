@@ -46,9 +46,9 @@ pub enum Phase {
     Faults,
     /// Nothing goes wrong any more.
     Peace,
-    /// Whoever crashes loses all that was not synced.
+    /// A host that crashes loses all that was not synced.
     PowerCut,
-    /// Who is down stays down.
+    /// A host that is down stays down.
     Over,
 }
 
@@ -69,7 +69,7 @@ pub struct Counts {
     /// Participants that have refused a coordinator, and transactions that an operator has settled.
     pub refusals: u64,
     pub unclaimed: u64,
-    /// Branches that were refused because a circuit is open, and how often one had long been spoken to in vain.
+    /// Branches that were refused because a circuit is open, and how often a dead participant was called long after.
     pub circuits: u64,
     pub dead_spoken_to: u64,
     /// Of participants' tasks.
@@ -215,8 +215,8 @@ impl World {
                 }
             }
             2 => {
-                self.clock.note(format_args!("everybody crashes"));
-                self.hosts.iter().filter_map(Host::life).for_each(|life| life.crash("with everybody"));
+                self.clock.note(format_args!("all hosts crash"));
+                self.hosts.iter().filter_map(Host::life).for_each(|life| life.crash("with all hosts"));
             }
             3 if a != b => {
                 self.clock.note(format_args!("hosts {a} and {b} are cut off from each other"));
@@ -248,7 +248,7 @@ impl World {
                     return;
                 }
                 // On a log, and beside resource managers, that live on.
-                self.clock.note(format_args!("{life} opens its coordinator anew"));
+                self.clock.note(format_args!("{life} opens its coordinator again"));
                 life.close_coordinator();
                 if life.is_up() && life.open_coordinator().is_err() {
                     life.crash("because its coordinator did not open");

@@ -192,7 +192,8 @@ mod tests {
         // By an operator's word it takes the place of an opening that it knows nothing of.
         let restored = Life { replaces: log, ..life };
         let openings = openings.told(&restored);
-        let names = openings.going_on_from(&restored, &Life::new(log, Epoch::new(20), 90)).expect("an operator said so");
+        let names =
+            openings.going_on_from(&restored, &Life::new(log, Epoch::new(20), 90)).expect("an operator said so");
         assert_eq!((names.after.epoch, names.replaces), (Epoch::new(20), log));
         assert_eq!(openings.going_on_from(&restored, &other), None);
     }
