@@ -5,7 +5,7 @@
 
 mod simulation;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Mutex, thread};
 
 use simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
 
@@ -61,12 +61,21 @@ fn a_seed_replays_exactly() {
 #[test]
 fn every_mutant_is_found() {
     println!("{:<28} {:>5} {:>5}", "mutant", "seed", "limit");
-    for mutant in Mutant::all() {
-        let (name, limit) = (format!("{mutant:?}"), mutant.limit());
-        let found = (0..limit).map(|seed| run(seed, Some(mutant), false)).find(|run| !run.wrong.is_empty());
-        let Some(Report { seed, wrong, .. }) = found else { panic!("{name} is not found within {limit} seeds") };
-        println!("{name:<28} {seed:>5} {limit:>5} {}", wrong[0].lines().next().unwrap_or_default());
-    }
+    let mutants = Mutex::new(Mutant::all());
+    let look = || {
+        loop {
+            let Some(mutant) = mutants.lock().unwrap().next() else { return };
+            let (name, limit) = (format!("{mutant:?}"), mutant.limit());
+            let found = (0..limit).map(|seed| run(seed, Some(mutant), false)).find(|run| !run.wrong.is_empty());
+            let Some(Report { seed, wrong, .. }) = found else { panic!("{name} is not found within {limit} seeds") };
+            println!("{name:<28} {seed:>5} {limit:>5} {}", wrong[0].lines().next().unwrap_or_default());
+        }
+    };
+    // Each run is alone on its thread, and some mutants take minutes.
+    thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        (0..threads).for_each(|_| drop(scope.spawn(&look)));
+    });
 }
 
 /// Opening a log puts it in order, and the power cut before the end has all of them opened. So what
