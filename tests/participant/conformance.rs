@@ -39,7 +39,7 @@ impl ManagerHarness {
     fn execute(&self, branch: &BranchId, amount: i64) -> Worked {
         match self.manager.execute(branch, amount) {
             Ok(()) => Worked::Done,
-            Err(ExecuteError::Closed { .. }) => Worked::Refused,
+            Err(ExecuteError::Closed { .. } | ExecuteError::EarlierLife { .. }) => Worked::Refused,
             Err(error) => panic!("{error}"),
         }
     }
