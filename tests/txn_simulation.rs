@@ -74,7 +74,7 @@ fn every_mutant_is_found() {
     // Each run is alone on its thread, and some mutants take minutes.
     thread::scope(|scope| {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        (0..threads).for_each(|_| drop(scope.spawn(&look)));
+        (0..threads).for_each(|_| drop(scope.spawn(look)));
     });
 }
 
