@@ -122,7 +122,9 @@ fn troubles(branches: usize) -> Duration {
     let begun = Instant::now();
     let (name, mut now) = (|name: &str| Name::new(name).expect("a valid name"), begun);
     let mut protocol = CommitProtocol::new(TxnId::new(name("c"), Epoch::new(1), 1), Policy::default());
-    (0..branches).for_each(|number| protocol.enlist_first(name(&format!("participant-{number}"))));
+    (0..branches).for_each(|number| {
+        protocol.enlist_early(name(&format!("participant-{number}")));
+    });
     let mut lsn = 0;
     let mut polls = |protocol: &mut CommitProtocol, now| {
         let mut sent = Vec::new();

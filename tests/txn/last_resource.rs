@@ -256,7 +256,7 @@ fn a_last_resource_has_no_more_time_than_its_transaction() {
         let mut protocol = CommitProtocol::new(TxnId::new(name("shop"), Epoch::new(1), 1), policy);
         protocol.expires(after(10));
         let goods = protocol.enlist(name("goods"));
-        assert!(protocol.enlist_last_resource(name("letters")));
+        assert_eq!(protocol.enlist_last_resource(name("letters")), Some(1));
         protocol.handle(begun, Input::Commit);
         assert_eq!(protocol.poll(begun), Some(Action::Send(goods, Verb::Prepare)));
         let mut sent = Vec::new();

@@ -1,11 +1,6 @@
 //! [`Transaction`]: a transaction under which its client works.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt, mem,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, mem, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
@@ -29,28 +24,16 @@ const FEW: usize = 8;
 #[must_use = "dropping a transaction rolls it back"]
 pub struct Transaction {
     driver: Arc<TransactionDriver>,
-    /// Its branches, in the order in which they will be asked.
-    member_branches: VecDeque<MemberBranch>,
-    places: Places,
+    member_branches: Vec<MemberBranch>,
+    /// Index of each participant's branch, by the participant's number, once there are more than a
+    /// [`FEW`].
+    indices: BTreeMap<usize, usize>,
     is_committed: bool,
-}
-
-/// The place of each participant's branch in the order, once there are more than a [`FEW`].
-struct Places {
-    /// Number of branches that were added before all others.
-    before: usize,
-    /// Place by the participant's number, counted from the branch that was added first.
-    of: BTreeMap<usize, isize>,
 }
 
 impl Transaction {
     pub(in crate::txn) const fn new(driver: Arc<TransactionDriver>) -> Self {
-        Self {
-            driver,
-            member_branches: VecDeque::new(),
-            places: Places { before: 0, of: BTreeMap::new() },
-            is_committed: false,
-        }
+        Self { driver, member_branches: Vec::new(), indices: BTreeMap::new(), is_committed: false }
     }
 
     /// Returns its id.
@@ -80,14 +63,13 @@ impl Transaction {
     }
 
     fn find(&self, participant: &str) -> Option<usize> {
-        if self.places.of.is_empty() {
+        if self.indices.is_empty() {
             return self
                 .member_branches
                 .iter()
                 .position(|member_branch| member_branch.branch.participant().as_str() == participant);
         }
-        let number = self.driver.core().members.find(participant)?;
-        self.places.of.get(&number)?.checked_add_unsigned(self.places.before)?.try_into().ok()
+        self.indices.get(&self.driver.core().members.find(participant)?).copied()
     }
 
     fn enlist(&mut self, participant: &str) -> Result<usize, BranchError> {
@@ -98,26 +80,15 @@ impl Transaction {
         self.driver.core().admits(number)?;
         let index = self.driver.enlist(number)?;
         let branch = self.id().branch(&members[number].0);
-        self.put(index, MemberBranch { branch, member: Some(number) });
+        debug_assert_eq!(index, self.member_branches.len(), "branches have the indices of the protocol");
+        self.member_branches.push(MemberBranch { branch, member: Some(number) });
+        if index >= FEW {
+            // All of them, when there are too many for the first time.
+            let unindexed = if self.indices.is_empty() { 0 } else { index };
+            let numbers = self.member_branches.iter().enumerate().skip(unindexed);
+            self.indices.extend(numbers.filter_map(|(index, at)| Some((at.member?, index))));
+        }
         Ok(index)
-    }
-
-    /// Adds a branch, before all others or after them.
-    fn put(&mut self, index: usize, member_branch: MemberBranch) {
-        let Places { before, of } = &mut self.places;
-        if index < self.member_branches.len() {
-            *before += 1;
-            self.member_branches.push_front(member_branch);
-        } else {
-            self.member_branches.push_back(member_branch);
-        }
-        if of.is_empty() && self.member_branches.len() <= FEW {
-            return;
-        }
-        let unplaced = if of.is_empty() { 0..self.member_branches.len() } else { index..index + 1 };
-        let place =
-            |index: usize| Some((self.member_branches[index].member?, index.cast_signed() - before.cast_signed()));
-        of.extend(unplaced.filter_map(place));
     }
 
     /// Commits. Before this returns, it calls participants that answer at once for their votes, and
@@ -126,7 +97,7 @@ impl Transaction {
     pub fn commit(mut self) -> Commit {
         self.is_committed = true;
         self.driver.take_from_client();
-        let progress = self.driver.commit(mem::take(&mut self.member_branches).into());
+        let progress = self.driver.commit(mem::take(&mut self.member_branches));
         Commit::new(Arc::clone(&self.driver), progress)
     }
 

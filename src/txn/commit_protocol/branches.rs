@@ -1,6 +1,6 @@
 //! A transaction's branches, with questions about all of them that need not look at each.
 
-use std::{collections::VecDeque, ops::Index, time::Instant};
+use std::{ops::Index, time::Instant};
 
 use super::{OnRecord, Role, Step, delivery::STUCK_AFTER};
 use crate::{id::Name, log::Heuristic};
@@ -25,23 +25,25 @@ impl BranchProgress {
     }
 }
 
-/// A transaction's branches, in the order in which they are asked. With the usual two or three, a
+/// A transaction's branches, in the order in which they were added. With the usual two or three, a
 /// linear search is the quickest. With more than a [`FEW`] there is also a tree, once no more are
 /// added. Then to change one and to find one are O(log n). A transaction of n branches takes a few
 /// times n steps, and each step looks for the next thing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Branches {
-    all: VecDeque<BranchProgress>,
+    all: Vec<BranchProgress>,
     /// The summary of each [`FEW`] branches, then the summary of each few of these, until only a
     /// few are left. Empty while branches are added, and if there are only a few.
-    tree: Vec<Vec<Together>>,
+    tree: Vec<Vec<BranchSummary>>,
 }
 
 /// Summary of some branches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Together {
+pub(super) struct BranchSummary {
     /// Whether one that can vote was not asked.
     pub(super) unasked: bool,
+    /// Whether one of these is to be asked before the others.
+    pub(super) unasked_early: bool,
     /// Whether one that can vote has not voted.
     pub(super) unvoted: bool,
     /// Whether one was told, or is about to be.
@@ -63,16 +65,19 @@ pub(super) struct Together {
     pub(super) owing: usize,
     /// Time at which the first one must be told.
     pub(super) due: Option<Instant>,
+    /// The same, of those that are told before the others.
+    pub(super) due_early: Option<Instant>,
     /// Time of the first time-out: of an answer, or until a record is written again.
     pub(super) lapses: Option<Instant>,
     /// Time of the first thing to do, whatever it is.
     pub(super) deadline: Option<Instant>,
 }
 
-impl Together {
-    #[inline]
+impl BranchSummary {
+    #[inline(always)]
     fn of(branch: &BranchProgress) -> Self {
-        let (step, on_record, votes) = (branch.step, branch.on_record, branch.role == Role::Voter);
+        let (step, on_record, votes) = (branch.step, branch.on_record, branch.role != Role::LastResource);
+        let is_early = branch.role == Role::EarlyVoter;
         let (due, sent) = match step {
             Step::Due(at) => (Some(at), None),
             Step::Sent(at) => (None, Some(at)),
@@ -90,6 +95,7 @@ impl Together {
         };
         Self {
             unasked: votes && step == Step::Idle,
+            unasked_early: is_early && step == Step::Idle,
             unvoted: votes && matches!(step, Step::Idle | Step::Asked),
             awaits: step.awaits_answer(),
             is_slow: step.awaits_answer() && step != Step::Kept && branch.failures < STUCK_AFTER,
@@ -101,6 +107,7 @@ impl Together {
             heuristic,
             owing: usize::from(step.owes_answer()),
             due,
+            due_early: due.filter(|_| is_early),
             lapses: both(sent, unwritten, Instant::min),
             deadline: due.or(sent).or(retold),
         }
@@ -109,6 +116,7 @@ impl Together {
     fn and(self, other: Self) -> Self {
         Self {
             unasked: self.unasked || other.unasked,
+            unasked_early: self.unasked_early || other.unasked_early,
             unvoted: self.unvoted || other.unvoted,
             awaits: self.awaits || other.awaits,
             is_slow: self.is_slow || other.is_slow,
@@ -120,6 +128,7 @@ impl Together {
             heuristic: both(self.heuristic, other.heuristic, Heuristic::and),
             owing: self.owing + other.owing,
             due: both(self.due, other.due, Instant::min),
+            due_early: both(self.due_early, other.due_early, Instant::min),
             lapses: both(self.lapses, other.lapses, Instant::min),
             deadline: both(self.deadline, other.deadline, Instant::min),
         }
@@ -143,7 +152,7 @@ fn both<T>(one: Option<T>, other: Option<T>, and: impl FnOnce(T, T) -> T) -> Opt
 
 impl Branches {
     pub(super) const fn new() -> Self {
-        Self { all: VecDeque::new(), tree: Vec::new() }
+        Self { all: Vec::new(), tree: Vec::new() }
     }
 
     /// Returns these branches, to which no more are added.
@@ -155,13 +164,7 @@ impl Branches {
 
     pub(super) fn push(&mut self, branch: BranchProgress) {
         self.tree.clear();
-        self.all.push_back(branch);
-    }
-
-    /// Adds a branch before all others: their indices grow by one.
-    pub(super) fn push_first(&mut self, branch: BranchProgress) {
-        self.tree.clear();
-        self.all.push_front(branch);
+        self.all.push(branch);
     }
 
     /// Notes that no more branches are added, and builds the tree. O(n).
@@ -170,8 +173,7 @@ impl Branches {
             return;
         }
         self.tree.clear();
-        let mut level: Vec<_> =
-            self.all.make_contiguous().chunks(FEW).map(|few| sum(few.iter(), Together::of)).collect();
+        let mut level: Vec<_> = self.all.chunks(FEW).map(|few| sum(few.iter(), BranchSummary::of)).collect();
         while level.len() > FEW {
             let above = level.chunks(FEW).map(|few| sum(few.iter(), |node| *node)).collect();
             self.tree.push(std::mem::replace(&mut level, above));
@@ -187,7 +189,7 @@ impl Branches {
         self.all.get(index)
     }
 
-    pub(super) fn iter(&self) -> std::collections::vec_deque::Iter<'_, BranchProgress> {
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, BranchProgress> {
         self.all.iter()
     }
 
@@ -198,7 +200,7 @@ impl Branches {
             return;
         }
         let mut place = index / FEW;
-        self.tree[0][place] = sum(self.all.range(below(place, self.all.len())), Together::of);
+        self.tree[0][place] = sum(self.all[below(place, self.all.len())].iter(), BranchSummary::of);
         for level in 1..self.tree.len() {
             let (lower, upper) = self.tree.split_at_mut(level);
             let lower = &lower[level - 1];
@@ -226,33 +228,47 @@ impl Branches {
     /// Returns the first branch for which `is` is true. `is` must be true of a summary exactly if
     /// it is true of one of its branches.
     #[inline]
-    pub(super) fn first(&self, is: impl Fn(&Together) -> bool) -> Option<usize> {
+    pub(super) fn first(&self, is: impl Fn(&BranchSummary) -> bool) -> Option<usize> {
         let Some((top, others)) = self.tree.split_last() else {
-            return self.all.iter().position(|branch| is(&Together::of(branch)));
+            return self.all.iter().position(|branch| is(&BranchSummary::of(branch)));
         };
         let mut place = top.iter().position(&is)?;
         for level in others.iter().rev() {
             place = below(place, level.len()).find(|place| is(&level[*place]))?;
         }
-        below(place, self.all.len()).find(|index| is(&Together::of(&self.all[*index])))
+        below(place, self.all.len()).find(|index| is(&BranchSummary::of(&self.all[*index])))
+    }
+
+    /// Returns the first of the early branches for which `is_early` is true, or else the first branch
+    /// for which `is` is true.
+    #[inline]
+    pub(super) fn next(
+        &self,
+        is_early: impl Fn(&BranchSummary) -> bool,
+        is: impl Fn(&BranchSummary) -> bool,
+    ) -> Option<usize> {
+        match self.first(is_early) {
+            Some(early) => Some(early),
+            None => self.first(is),
+        }
     }
 
     /// Whether `is` is true of any branch. The same rule holds for `is` as in
     /// [`first`](Self::first).
     #[inline]
-    pub(super) fn any(&self, is: impl Fn(&Together) -> bool) -> bool {
+    pub(super) fn any(&self, is: impl Fn(&BranchSummary) -> bool) -> bool {
         match self.tree.last() {
             Some(top) => top.iter().any(is),
-            None => self.all.iter().any(|branch| is(&Together::of(branch))),
+            None => self.all.iter().any(|branch| is(&BranchSummary::of(branch))),
         }
     }
 
     /// Combines one field of all branches.
     #[inline]
-    fn sum<T: Copy>(&self, of: impl Fn(&Together) -> T, and: impl Fn(T, T) -> T) -> Option<T> {
+    fn sum<T: Copy>(&self, of: impl Fn(&BranchSummary) -> T, and: impl Fn(T, T) -> T) -> Option<T> {
         match self.tree.last() {
             Some(top) => top.iter().map(of).reduce(and),
-            None => self.all.iter().map(|branch| of(&Together::of(branch))).reduce(and),
+            None => self.all.iter().map(|branch| of(&BranchSummary::of(branch))).reduce(and),
         }
     }
 
@@ -286,8 +302,8 @@ fn below(place: usize, len: usize) -> std::ops::Range<usize> {
     place * FEW..len.min((place + 1) * FEW)
 }
 
-fn sum<'a, T: 'a>(few: impl Iterator<Item = &'a T>, of: impl Fn(&T) -> Together) -> Together {
-    few.map(of).fold(Together::default(), Together::and)
+fn sum<'a, T: 'a>(few: impl Iterator<Item = &'a T>, of: impl Fn(&T) -> BranchSummary) -> BranchSummary {
+    few.map(of).fold(BranchSummary::default(), BranchSummary::and)
 }
 
 #[cfg(test)]
@@ -319,8 +335,8 @@ mod tests {
             let mut many = Branches::new();
             for number in 0..count {
                 let name = Name::new(&format!("participant-{number}")).expect("a valid name");
-                let branch = BranchProgress::new(name, Role::Voter, Step::Idle);
-                if number % 3 == 0 { many.push(branch) } else { many.push_first(branch) }
+                let role = if number % 3 == 0 { Role::Voter } else { Role::EarlyVoter };
+                many.push(BranchProgress::new(name, role, Step::Idle));
             }
             let mut few = many.clone();
             many.close();
@@ -349,8 +365,9 @@ mod tests {
                     (many.deadline(), many.owing(), many.heuristic()),
                     (few.deadline(), few.owing(), few.heuristic())
                 );
-                let asked: [&dyn Fn(&Together) -> bool; 11] = [
+                let asked: [&dyn Fn(&BranchSummary) -> bool; 13] = [
                     &|some| some.unasked,
+                    &|some| some.unasked_early,
                     &|some| some.unvoted,
                     &|some| some.awaits,
                     &|some| some.is_slow,
@@ -360,6 +377,7 @@ mod tests {
                     &|some| some.writing,
                     &|some| some.as_decided,
                     &|some| is_over(some.due, now + Duration::from_millis(100)),
+                    &|some| is_over(some.due_early, now + Duration::from_millis(100)),
                     &|some| is_over(some.lapses, now + Duration::from_millis(100)),
                 ];
                 for is in asked {

@@ -40,7 +40,7 @@ impl CommitProtocol {
 
     pub(super) fn send_due(&mut self, now: Instant, verb: Verb) -> Option<Action> {
         let again = after(now, self.policy.delivery_timeout);
-        let branch = self.branches.first(|some| is_over(some.due, now))?;
+        let branch = self.branches.next(|some| is_over(some.due_early, now), |some| is_over(some.due, now))?;
         self.branches.change(branch, |branch| branch.step = Step::Sent(again));
         Some(Action::Send(branch, verb))
     }

@@ -88,6 +88,8 @@ enum OnRecord {
 enum Role {
     /// It can promise.
     Voter,
+    /// It can promise, and is asked and told before the other voters.
+    EarlyVoter,
     /// It can only commit or roll back. A transaction has at most one of them.
     LastResource,
 }
@@ -237,32 +239,28 @@ impl CommitProtocol {
 
     /// Adds a branch, before the commit. Returns its index.
     pub fn enlist(&mut self, participant: Name) -> usize {
-        self.may_enlist();
-        self.branches.push(BranchProgress::new(participant, Role::Voter, Step::Idle));
-        self.branches.len() - 1
+        self.enlist_as(participant, Role::Voter)
     }
 
-    /// Adds a branch, before the commit, and before all others: it is asked for its vote first. The
-    /// others' indices grow by one. Amortised O(1).
-    pub fn enlist_first(&mut self, participant: Name) {
-        self.may_enlist();
-        self.branches.push_first(BranchProgress::new(participant, Role::Voter, Step::Idle));
+    /// Adds a branch, before the commit, that is asked and told before those of
+    /// [`enlist`](Self::enlist). Returns its index. For participants that take their time: what they
+    /// do goes on while the others are called.
+    pub fn enlist_early(&mut self, participant: Name) -> usize {
+        self.enlist_as(participant, Role::EarlyVoter)
     }
 
     /// Adds, before the commit, a branch that cannot promise; it decides once all others have
-    /// promised. Returns `false` if the transaction has one already: with two of them no outcome
-    /// could be guaranteed.
-    pub fn enlist_last_resource(&mut self, participant: Name) -> bool {
-        if self.branches.iter().any(|branch| branch.role == Role::LastResource) {
-            return false;
-        }
-        self.may_enlist();
-        self.branches.push(BranchProgress::new(participant, Role::LastResource, Step::Idle));
-        true
+    /// promised. Returns its index, or `None` if the transaction has one already: with two of them
+    /// no outcome could be guaranteed.
+    pub fn enlist_last_resource(&mut self, participant: Name) -> Option<usize> {
+        let has_one = self.branches.iter().any(|branch| branch.role == Role::LastResource);
+        (!has_one).then(|| self.enlist_as(participant, Role::LastResource))
     }
 
-    fn may_enlist(&self) {
+    fn enlist_as(&mut self, participant: Name, role: Role) -> usize {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
+        self.branches.push(BranchProgress::new(participant, role, Step::Idle));
+        self.branches.len() - 1
     }
 
     /// Takes in what happened. An input that does not fit (late, doubled, of a branch that does not
@@ -313,7 +311,7 @@ impl CommitProtocol {
         match self.phase {
             Phase::Active | Phase::Finished => None,
             Phase::Preparing { .. } => {
-                let branch = self.branches.first(|some| some.unasked)?;
+                let branch = self.branches.next(|some| some.unasked_early, |some| some.unasked)?;
                 self.branches.change(branch, |branch| branch.step = Step::Asked);
                 Some(Action::Send(branch, Verb::Prepare))
             }

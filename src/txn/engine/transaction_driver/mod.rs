@@ -213,8 +213,7 @@ impl TransactionDriver {
         }
     }
 
-    /// Adds a branch, while the client works under it. Returns its index; the indices of branches
-    /// from there on grow by one.
+    /// Adds a branch, while the client works under it. Returns its index.
     pub(in crate::txn) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
         let (name, member) = &self.core.members[number];
         let mut state = self.state.lock();
@@ -223,15 +222,10 @@ impl TransactionDriver {
         }
         match (member.promises, &member.reach) {
             (Promises::Cannot, _) => {
-                if !state.protocol.enlist_last_resource(name.clone()) {
-                    return Err(BranchError::SecondLastResource { participant: name.clone() });
-                }
-                Ok(state.protocol.branches().len() - 1)
+                let second = || BranchError::SecondLastResource { participant: name.clone() };
+                state.protocol.enlist_last_resource(name.clone()).ok_or_else(second)
             }
-            (Promises::Can, Reach::Later(_)) => {
-                state.protocol.enlist_first(name.clone());
-                Ok(0)
-            }
+            (Promises::Can, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
             (Promises::Can, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
         }
     }
