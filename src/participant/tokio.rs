@@ -4,13 +4,15 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use ::tokio::runtime::Handle;
-use parking_lot::Mutex;
 
 use super::{
     Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
@@ -165,37 +167,54 @@ impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
 pub struct Spawned<P> {
     participant: Arc<P>,
     runtime: Runtime,
-    unbegun: Arc<Mutex<Unbegun>>,
+    unbegun: Arc<UnbegunCalls>,
 }
 
-/// The calls that the runtime has not begun yet.
+/// The calls that the runtime has not begun yet. Each call changes it twice, so it has no lock.
 #[derive(Debug)]
-struct Unbegun {
-    calls: usize,
-    /// When the first of them came, or a call last began.
-    since: Instant,
+struct UnbegunCalls {
+    count: AtomicUsize,
+    /// Time at which the first of them came, or a call last began: milliseconds since `made`.
+    since_ms: AtomicU64,
+    made: Instant,
 }
 
-/// Counts one call as not begun until it is dropped.
-struct Begins(Arc<Mutex<Unbegun>>);
+impl UnbegunCalls {
+    fn new() -> Self {
+        Self { count: AtomicUsize::new(0), since_ms: AtomicU64::new(0), made: Instant::now() }
+    }
 
-impl Begins {
-    fn new(unbegun: &Arc<Mutex<Unbegun>>) -> Self {
-        let mut state = unbegun.lock();
-        if state.calls == 0 {
-            state.since = Instant::now();
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns for how long no call has begun, if any call waits.
+    fn stalled(&self) -> Option<Duration> {
+        let waits = self.count.load(Ordering::Acquire) > 0;
+        let since = self.since_ms.load(Ordering::Relaxed);
+        waits.then(|| Duration::from_millis(self.now_ms().saturating_sub(since)))
+    }
+}
+
+/// A call that has not begun, until it is dropped.
+struct UnbegunCall(Arc<UnbegunCalls>);
+
+impl UnbegunCall {
+    fn new(calls: &Arc<UnbegunCalls>) -> Self {
+        // The time first: a reader of the count then reads the time of its first call, or a later one.
+        if calls.count.load(Ordering::Relaxed) == 0 {
+            calls.since_ms.store(calls.now_ms(), Ordering::Relaxed);
         }
-        state.calls += 1;
-        Self(Arc::clone(unbegun))
+        calls.count.fetch_add(1, Ordering::Release);
+        Self(Arc::clone(calls))
     }
 }
 
 /// The call has begun, or never will.
-impl Drop for Begins {
+impl Drop for UnbegunCall {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.calls -= 1;
-        state.since = Instant::now();
+        self.0.since_ms.store(self.0.now_ms(), Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -219,8 +238,7 @@ impl<P: AsyncParticipant> Spawned<P> {
     }
 
     fn on(participant: P, runtime: Runtime) -> Self {
-        let unbegun = Arc::new(Mutex::new(Unbegun { calls: 0, since: Instant::now() }));
-        Self { participant: Arc::new(participant), runtime, unbegun }
+        Self { participant: Arc::new(participant), runtime, unbegun: Arc::new(UnbegunCalls::new()) }
     }
 }
 
@@ -255,11 +273,12 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             return;
         }
         let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
-        let begins = matches!(self.runtime, Runtime::Tokio(_)).then(|| Begins::new(&self.unbegun));
+        // A simulated runtime begins each call at once, and its clock is not the system's.
+        let unbegun = matches!(self.runtime, Runtime::Tokio(_)).then(|| UnbegunCall::new(&self.unbegun));
         // If the runtime drops the task, the task drops the reply, which reports that the call
         // failed.
         self.runtime.spawn(async move {
-            drop(begins);
+            drop(unbegun);
             let result = caught(call(&*participant, &request), caller_span).await;
             // Before the answer is sent: a client may drop everything and open it again at the last
             // answer.
@@ -277,8 +296,7 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     }
 
     fn stalled(&self) -> Option<Duration> {
-        let unbegun = self.unbegun.lock();
-        (unbegun.calls > 0).then(|| unbegun.since.elapsed())
+        self.unbegun.stalled()
     }
 }
 
