@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use ringpact::{
     BranchId, Epoch, LogId, MemoryLog, Name, Participant, ParticipantError, TransactionLog, Vote,
     participant::{
-        Call, Decision, ExecuteError,
+        Call, Decision, EndedOpening, ExecuteError, Introduction, KnownLife, Life,
         conformance::{self, Effect, Harness, Worked},
     },
 };
@@ -78,7 +78,7 @@ impl Harness for ManagerHarness {
     fn coordinator_log(&self) -> LogId {
         match self.coordinators {
             Coordinators::OwnLog => LogId::from_bytes([7; 16]),
-            Coordinators::SameLog => self.log.id(),
+            Coordinators::SameLog => self.log.opening(),
         }
     }
     fn coordinator_syncs(&self) {
@@ -92,13 +92,13 @@ impl Harness for ManagerHarness {
 #[test]
 fn a_resource_manager_with_its_own_log_conforms() {
     let report = conformance::check(|| ManagerHarness::new(Coordinators::OwnLog));
-    assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
+    assert_eq!((report.skipped.len(), report.passed.len()), (0, 33));
 }
 
 #[test]
 fn a_resource_manager_that_shares_the_coordinators_log_conforms() {
     let report = conformance::check(|| ManagerHarness::new(Coordinators::SameLog));
-    assert_eq!((report.skipped.len(), report.passed.len()), (0, 29));
+    assert_eq!((report.skipped.len(), report.passed.len()), (0, 33));
 }
 
 /// The rule that the hand-made participant below breaks.
@@ -122,6 +122,13 @@ pub enum Breaks {
     KeepsTheReservationOfARollback,
     AnswersUnfitCommitsByAFailure,
     TakesMessagesOfEarlierEpochs,
+    ListensToAnyLog,
+    ListensToCallsOfAnyLog,
+    ListensToOlderCopies,
+    ForgetsLivesInACrash,
+    ForgetsPositionsInACrash,
+    IgnoresOperators,
+    DropsPromisesToALostLog,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,6 +160,8 @@ struct Tables {
     durable: BTreeMap<BranchId, Row>,
     ended_below: BTreeMap<Name, ringpact::TxnOrdinal>,
     epochs: BTreeMap<Name, Epoch>,
+    lives: BTreeMap<Name, KnownLife>,
+    durable_lives: BTreeMap<Name, Life>,
 }
 
 impl Tables {
@@ -164,11 +173,53 @@ impl Tables {
         ended && breaks != Breaks::WorksForEndedTransactions || stale && breaks != Breaks::TakesMessagesOfEarlierEpochs
     }
 
-    fn learn(&mut self, branch: &BranchId, call: &Call) {
+    /// Takes in what the message says of its coordinator, or refuses the message.
+    fn learn(&mut self, branch: &BranchId, call: &Call, breaks: Breaks) -> Result<(), ParticipantError> {
+        let mut call = call.clone();
+        if matches!(breaks, Breaks::ListensToAnyLog | Breaks::ListensToCallsOfAnyLog) {
+            call.identity = LogId::NONE;
+        }
+        let coordinator = branch.txn().coordinator();
+        if breaks == Breaks::ListensToOlderCopies {
+            call.after = self.whatever_was_met(coordinator);
+        }
+        self.lives.entry(coordinator.clone()).or_default().hear(coordinator, &call)?;
+        self.write_life_down(coordinator, breaks);
         let known = self.ended_below.entry(branch.txn().coordinator().clone()).or_default();
         *known = call.ended_below.max(*known);
         let known = self.epochs.entry(branch.txn().coordinator().clone()).or_default();
         *known = call.epoch.max(*known);
+        Ok(())
+    }
+
+    fn meet(&mut self, coordinator: &Name, life: &Life, breaks: Breaks) -> Result<(), ParticipantError> {
+        let mut life = *life;
+        match breaks {
+            Breaks::ListensToAnyLog => return Ok(()),
+            Breaks::ListensToOlderCopies => life.after = self.whatever_was_met(coordinator),
+            Breaks::IgnoresOperators => life.replaces = LogId::NONE,
+            _ => {}
+        }
+        let met = self.lives.entry(coordinator.clone()).or_default().meet(coordinator, &life)?;
+        if met == Introduction::Replaces && breaks == Breaks::DropsPromisesToALostLog {
+            self.rows.retain(|_, row| row.state != State::Prepared);
+        }
+        self.write_life_down(coordinator, breaks);
+        Ok(())
+    }
+
+    /// An ended opening that continues the known life, however long the log was.
+    fn whatever_was_met(&self, coordinator: &Name) -> EndedOpening {
+        let known = self.lives.get(coordinator).map_or_else(KnownLife::new, |known| *known);
+        EndedOpening { epoch: known.life().epoch, position: u64::MAX }
+    }
+
+    fn write_life_down(&mut self, coordinator: &Name, breaks: Breaks) {
+        let mut life = self.lives[coordinator].life();
+        if breaks == Breaks::ForgetsPositionsInACrash {
+            life.position = 0;
+        }
+        self.durable_lives.insert(coordinator.clone(), life);
     }
 
     fn write_down(&mut self, branch: &BranchId) {
@@ -214,7 +265,7 @@ impl HandMade {
 impl Participant for HandMade {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         let mut tables = self.tables.lock();
-        tables.learn(branch, call);
+        tables.learn(branch, call, self.breaks)?;
         let tables = &mut *tables;
         if !tables.rows.contains_key(branch) {
             if self.breaks == Breaks::VotesYesForUnknownBranches {
@@ -246,7 +297,7 @@ impl Participant for HandMade {
 
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         let mut tables = self.tables.lock();
-        tables.learn(branch, call);
+        tables.learn(branch, call, self.breaks)?;
         let unfit = |error| match self.breaks {
             Breaks::AnswersUnfitCommitsByAFailure => ParticipantError::resource("it can't be committed"),
             _ => error,
@@ -272,7 +323,7 @@ impl Participant for HandMade {
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         let mut tables = self.tables.lock();
-        tables.learn(branch, call);
+        tables.learn(branch, call, self.breaks)?;
         let row = tables.rows.entry(branch.clone()).or_default();
         if row.state == State::Committed && self.breaks != Breaks::RollsBackWhatIsCommitted {
             return Err(ParticipantError::AlreadyCommitted);
@@ -298,6 +349,10 @@ impl Participant for HandMade {
             Vote::ReadOnly => Ok(Decision::Commit),
             Vote::No => Ok(Decision::Rollback),
         }
+    }
+
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.tables.lock().meet(coordinator, life, self.breaks)
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
@@ -346,7 +401,14 @@ impl Harness for HandMadeHarness {
     }
     fn crash(&mut self) {
         let durable = std::mem::take(&mut self.0.tables.lock().durable);
-        let tables = Tables { rows: durable.clone(), durable, ..Tables::default() };
+        let durable_lives = std::mem::take(&mut self.0.tables.lock().durable_lives);
+        let mut tables = Tables { rows: durable.clone(), durable, ..Tables::default() };
+        if self.0.breaks != Breaks::ForgetsLivesInACrash {
+            for (coordinator, life) in &durable_lives {
+                tables.lives.entry(coordinator.clone()).or_default().remember(*life);
+            }
+            tables.durable_lives = durable_lives;
+        }
         self.0 = Arc::new(HandMade { breaks: self.0.breaks, tables: Mutex::new(tables) });
     }
 }
@@ -367,7 +429,40 @@ pub fn rule_broken_by(run: impl FnOnce()) -> String {
 fn a_sound_hand_made_participant_conforms_and_what_it_lacks_is_named() {
     let report = check(Breaks::Nothing);
     assert_eq!(report.skipped, ["a branch that only looked votes read-only"]);
-    assert_eq!(report.passed.len(), 28);
+    assert_eq!(report.passed.len(), 32);
+}
+
+/// A harness can say that its participant accepts every life. The report then lists what was not
+/// checked.
+#[test]
+fn without_lives_the_report_lists_what_was_skipped() {
+    struct Harnessed(HandMadeHarness);
+    impl Harness for Harnessed {
+        fn name(&self) -> Name {
+            self.0.name()
+        }
+        fn participant(&self) -> Arc<dyn Participant> {
+            self.0.participant()
+        }
+        fn work(&self, branch: &BranchId) -> Worked {
+            self.0.work(branch)
+        }
+        fn refused_work(&self, branch: &BranchId) {
+            self.0.refused_work(branch);
+        }
+        fn effect(&self, branch: &BranchId) -> Effect {
+            self.0.effect(branch)
+        }
+        fn crash(&mut self) {
+            self.0.crash();
+        }
+        fn remembers_lives(&self) -> bool {
+            false
+        }
+    }
+    let make = || Harnessed(HandMadeHarness(Arc::new(HandMade::new(Breaks::ListensToAnyLog))));
+    let report = conformance::check(make);
+    assert_eq!((report.skipped.len(), report.passed.len()), (5, 28));
 }
 
 #[test]
@@ -396,6 +491,13 @@ fn every_broken_participant_is_caught_by_the_rule_that_it_breaks() {
             Breaks::TakesMessagesOfEarlierEpochs,
             "what an earlier epoch has sent is refused once a later one is heard of",
         ),
+        (Breaks::ListensToAnyLog, "another log under a coordinator's name is refused"),
+        (Breaks::ListensToCallsOfAnyLog, "another log under a coordinator's name is refused"),
+        (Breaks::ListensToOlderCopies, "an earlier life of a coordinator, and an older copy of its log, are refused"),
+        (Breaks::ForgetsLivesInACrash, "the life that was met is known after a crash"),
+        (Breaks::ForgetsPositionsInACrash, "the life that was met is known after a crash"),
+        (Breaks::IgnoresOperators, "a log that replaces a lost one is accepted, and promises stay"),
+        (Breaks::DropsPromisesToALostLog, "a log that replaces a lost one is accepted, and promises stay"),
     ];
     for (breaks, rule) in cases {
         assert_eq!(rule_broken_by(|| drop(check(breaks))), rule, "{breaks:?}");

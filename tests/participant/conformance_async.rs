@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ringpact::{
     BranchId, Name, Participant, ParticipantError, Vote,
     participant::{
-        AsyncParticipant, Call, Decision,
+        AsyncParticipant, Call, Decision, Life,
         conformance::{self, AsyncHarness, Effect, Harness, Worked},
     },
 };
@@ -44,6 +44,9 @@ impl AsyncParticipant for Far {
     }
     async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         self.participant.in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.participant.meet(coordinator, life)
     }
 }
 

@@ -46,6 +46,11 @@ pub trait AsyncHarness: Send + Sync {
         super::SEPARATE_LOG
     }
 
+    /// See [`Harness::remembers_lives`].
+    fn remembers_lives(&self) -> bool {
+        true
+    }
+
     /// See [`Harness::coordinator_syncs`].
     fn coordinator_syncs(&self) -> impl Future<Output = ()> + Send {
         async {}
@@ -99,6 +104,9 @@ impl<H: AsyncHarness> Harness for Blocking<H> {
     }
     fn coordinator_log(&self) -> LogId {
         self.inner.coordinator_log()
+    }
+    fn remembers_lives(&self) -> bool {
+        self.inner.remembers_lives()
     }
     fn coordinator_syncs(&self) {
         self.runtime.block_on(self.inner.coordinator_syncs());

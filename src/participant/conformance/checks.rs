@@ -5,6 +5,7 @@ use std::{sync::Barrier, thread};
 use super::{
     Effect, Harness, Worked,
     case::{Case, named},
+    lives,
 };
 use crate::{
     id::{Epoch, TxnId, TxnOrdinal},
@@ -51,6 +52,10 @@ pub(super) fn checks<H: Harness>() -> Vec<(&'static str, Check<H>)> {
         ("what comes late for an ended transaction is refused", ended_transactions_are_refused),
         ("a commit of a branch that is unknown or rolled back is answered as such", unfit_commits_are_told_apart),
         ("what an earlier epoch has sent is refused once a later one is heard of", earlier_epochs_are_refused),
+        ("another log under a coordinator's name is refused", lives::other_logs_are_refused),
+        ("an earlier life of a coordinator, and an older copy of its log, are refused", lives::older_lives_are_refused),
+        ("the life that was met is known after a crash", lives::lives_are_known_after_a_crash),
+        ("a log that replaces a lost one is accepted, and promises stay", lives::replacements_are_accepted),
     ]
 }
 

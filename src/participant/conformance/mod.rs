@@ -29,6 +29,7 @@
 //! | `mod.rs` | [`Harness`], [`check`] and [`Report`] |
 //! | `case.rs` | the steps that the checks are made of |
 //! | `checks.rs` | the checks, and the table of their names |
+//! | `lives.rs` | the checks of lives: which coordinator the participant listens to |
 //! | `asynchronous.rs` | the same suite for asynchronous participants |
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use crate::{
 mod asynchronous;
 mod case;
 mod checks;
+mod lives;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncHarness, check_async};
@@ -86,6 +88,15 @@ pub trait Harness {
     /// returns one that no participant shares.
     fn coordinator_log(&self) -> LogId {
         SEPARATE_LOG
+    }
+
+    /// Whether the participant remembers which [lives](super::Life) of coordinators it has met, and
+    /// refuses those that do not continue them. The default implementation returns `true`. A
+    /// participant that accepts every life, as the default [`Participant::meet`] does, lets
+    /// transactions be torn apart when a coordinator's log is lost or copied. If the harness returns
+    /// `false`, nothing about lives is checked.
+    fn remembers_lives(&self) -> bool {
+        true
     }
 
     /// Makes the coordinator's log durable, as its next decision would. Only a harness for
