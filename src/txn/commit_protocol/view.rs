@@ -278,6 +278,12 @@ impl CommitProtocol {
         })
     }
 
+    /// Whether the branch is asked and told before those of the other voters.
+    #[must_use]
+    pub fn is_early(&self, branch: usize) -> bool {
+        self.branches.get(branch).is_some_and(|branch| branch.role == Role::EarlyVoter)
+    }
+
     /// Whether the participant's branch is that of a last resource.
     #[must_use]
     pub fn is_last_resource(&self, participant: &Name) -> bool {

@@ -153,7 +153,7 @@ pub struct TransactionStatus {
     pub state: TransactionState,
     /// Time since it began, or since an opening of the coordinator found it again.
     pub age: Duration,
-    /// Its branches, in the order in which they were added.
+    /// Its branches, in the order in which they are asked.
     pub branches: Vec<BranchStatus>,
 }
 

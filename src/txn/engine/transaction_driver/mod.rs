@@ -190,8 +190,13 @@ impl TransactionDriver {
     pub(in crate::txn) fn status(&self, now: Instant) -> TransactionStatus {
         let state = self.state.lock();
         let error = |index| state.trouble.as_ref()?.last_errors.get(&index).cloned();
-        let branches = state.protocol.branches().enumerate().map(|(index, (participant, branch, failures))| {
-            BranchStatus { participant: participant.clone(), state: branch, failures, last_error: error(index) }
+        let all = state.protocol.branches().enumerate();
+        let (early, others): (Vec<_>, Vec<_>) = all.partition(|(index, _)| state.protocol.is_early(*index));
+        let branches = early.into_iter().chain(others).map(|(index, (participant, branch, failures))| BranchStatus {
+            participant: participant.clone(),
+            state: branch,
+            failures,
+            last_error: error(index),
         });
         TransactionStatus {
             txn: state.protocol.txn().clone(),
