@@ -12,7 +12,9 @@ use std::{
 
 use ringpact::{BranchId, Coordinator, FileLog, ResourceManager, Service, ServiceError};
 
-/// A service: what each account has received and paid, by the branch that changed it.
+/// A service: what each account has received and paid, by the branch that changed it. This one lives in
+/// memory and forgets: to survive a restart, implement `Service::checkpoint`, too (see the page "getting
+/// started").
 #[derive(Default)]
 struct Ledger(Mutex<BTreeMap<BranchId, Vec<(String, i64)>>>);
 

@@ -241,7 +241,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
     /// Returns the owner's live openings, in order, each with the number of its record. By these
-    /// numbers a coordinator shows that its log goes on from where an earlier opening ended.
+    /// numbers a coordinator shows that its log continues where an earlier opening ended.
     ///
     /// The default implementation knows no numbers and returns [`Lsn::NONE`] for each. A participant
     /// that has missed the last opening then refuses the next one, because nothing shows that this

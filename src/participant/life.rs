@@ -79,7 +79,7 @@ impl Life {
 
     /// Returns this life, continuing this earlier opening of the log.
     #[must_use]
-    pub const fn going_on_from(self, after: EndedOpening) -> Self {
+    pub const fn continuing(self, after: EndedOpening) -> Self {
         Self { after, ..self }
     }
 }
@@ -180,7 +180,7 @@ impl KnownLife {
     ///
     /// As for [`meet`](Self::meet).
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
-        let said = Life::new(call.identity, call.epoch, call.position).going_on_from(call.after);
+        let said = Life::new(call.identity, call.epoch, call.position).continuing(call.after);
         if said.log != LogId::NONE {
             return self.continue_with(coordinator, &said);
         }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn after(life: Life, epoch: u64, position: u64) -> Life {
-        life.going_on_from(EndedOpening { epoch: Epoch::new(epoch), position })
+        life.continuing(EndedOpening { epoch: Epoch::new(epoch), position })
     }
 
     const SHOP: Name = Name::from_static("shop");
@@ -330,7 +330,7 @@ mod tests {
                 EndedOpening { epoch: Epoch::new(20), position: 99 },
                 EndedOpening { epoch: Epoch::new(10), position: 150 },
             ] {
-                let copy = life(1, 30, position).going_on_from(ended);
+                let copy = life(1, 30, position).continuing(ended);
                 assert!(matches!(known.meet(&SHOP, &copy), Err(ParticipantError::Superseded(_))), "{copy}");
                 assert!(matches!(known.hear(&SHOP, &call(copy)), Err(ParticipantError::Superseded(_))), "{copy}");
             }
@@ -376,7 +376,7 @@ mod tests {
             let admitted = after(Life { replaces: log(1), ..life(1, epoch, 6) }, 20, 100);
             assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Replaces)));
             assert!(matches!(known.meet(&SHOP, &admitted), Ok(Introduction::Continues)), "the message came twice");
-            known.hear(&SHOP, &call(life(1, epoch, 7))).expect("it goes on from the copy");
+            known.hear(&SHOP, &call(life(1, epoch, 7))).expect("it continues the copy");
         }
     }
 

@@ -150,10 +150,10 @@ impl Greeting {
     pub(crate) fn life_after(&self, epoch: Epoch) -> Life {
         if self.life.replaces == self.life.log && self.life.epoch != epoch {
             // An operator said so: it takes the place of whichever opening is known.
-            return self.life.going_on_from(EndedOpening { epoch, position: 0 });
+            return self.life.continuing(EndedOpening { epoch, position: 0 });
         }
         let place = self.earlier.binary_search_by_key(&epoch, |ended| ended.epoch);
-        place.map_or(self.life, |place| self.life.going_on_from(self.earlier[place]))
+        place.map_or(self.life, |place| self.life.continuing(self.earlier[place]))
     }
 }
 

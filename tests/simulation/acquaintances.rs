@@ -1,4 +1,4 @@
-//! The oracle of which lives participants listen to: a coordinator that was answered goes on from what that participant has answered before.
+//! The oracle of which lives participants listen to: a coordinator that was answered continues what that participant has answered before.
 
 use std::collections::BTreeMap;
 
@@ -49,10 +49,10 @@ impl Acquaintances {
             return;
         }
         if let Some(known) = before.known {
-            let goes_on = known.log == life.log
+            let continues = known.log == life.log
                 && known.epoch <= life.epoch
                 && (known.epoch == life.epoch || known.position < life.position);
-            if !goes_on {
+            if !continues {
                 world
                     .is_wrong(format_args!("{participant} knows {coordinator} in {known}, and has listened to {life}"));
             }

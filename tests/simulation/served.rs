@@ -35,7 +35,7 @@ impl Served {
                 return Err(ParticipantError::Unreachable);
             }
             let said = CoordinatorsLife::new(call.identity, call.epoch, call.position);
-            let said = said.going_on_from(call.after);
+            let said = said.continuing(call.after);
             let seen = self.seen(branch.txn().coordinator(), &said);
             let mut call = call.clone();
             (call.identity, call.position, call.after) = (seen.log, seen.position, seen.after);

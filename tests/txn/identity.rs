@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::common::long_form;
 use crate::identity_model::{Bounds, Mutant, search};
 use crate::support::{Account, Disk, Manager, Op, copies::Copy, eventually, manager, manager_on, name};
 use ringpact::{
@@ -262,7 +263,7 @@ fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "no coordinator has touched it");
 }
 
-/// The participant has missed the opening before. The coordinator shows that its log goes on from
+/// The participant has missed the opening before. The coordinator shows that its log continues
 /// an earlier one.
 #[test]
 fn a_participant_that_has_missed_openings_accepts_the_next() {
@@ -447,24 +448,27 @@ fn an_introduction_may_come_twice() {
 
 /// Searches every order of copying, losing, restoring and opening logs, and of messages between
 /// them; with `RINGPACT_LONG=1` of restarts of participants, too (1.2 million states, minutes). The
-/// search for planted defects includes restarts if the defect needs them.
+/// search for planted defects includes restarts and a third life if the defect needs them.
 #[test]
 fn in_no_order_of_events_does_one_log_end_what_another_has_begun() {
     let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 0 };
-    let is_long = std::env::var_os("RINGPACT_LONG").is_some();
-    let found = search(&Bounds { restarts: u8::from(is_long), ..bounds }, None);
+    let found = search(&Bounds { restarts: u8::from(long_form()), ..bounds }, None);
     assert_eq!(found.torn, None, "{}", found.torn.as_deref().unwrap_or_default());
     println!("{} states, {} with unclaimed branches, {} refused", found.states, found.unclaimed, found.refused);
     assert!(found.unclaimed > 0 && found.refused > 0, "it has seen too little");
-    for (mutant, restarts) in [
-        (Mutant::HearsAnybody, 0),
-        (Mutant::PresumesByOrder, 0),
-        (Mutant::SettlesAtOnce, 0),
-        (Mutant::ForgetsLives, 1),
-        (Mutant::ForgetsPositions, 1),
-        (Mutant::TrustsRestored, 1),
-    ] {
-        let found = search(&Bounds { restarts, ..bounds }, Some(mutant));
+    let mut mutants = vec![
+        (Mutant::HearsAnybody, bounds),
+        (Mutant::PresumesByOrder, bounds),
+        (Mutant::SettlesAtOnce, bounds),
+        (Mutant::ForgetsLives, Bounds { restarts: 1, ..bounds }),
+        (Mutant::ForgetsPositions, Bounds { restarts: 1, ..bounds }),
+        (Mutant::TrustsRestored, Bounds { restarts: 1, ..bounds }),
+    ];
+    if long_form() {
+        mutants.push((Mutant::ComparesLengthsNow, Bounds { lives: 3, ..bounds })); // 2 million states
+    }
+    for (mutant, bounds) in mutants {
+        let found = search(&bounds, Some(mutant));
         assert!(found.torn.is_some(), "{mutant:?} tears nothing in {} states", found.states);
     }
 }

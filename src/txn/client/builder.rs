@@ -201,7 +201,7 @@ impl CoordinatorBuilder {
         let mut numbers = self.log.openings(&name)?;
         numbers.push((epoch, lsn));
         let openings = openings.numbered(&numbers);
-        let life = Life::new(self.log.id(), epoch, lsn.as_u64()).going_on_from(openings.before());
+        let life = Life::new(self.log.id(), epoch, lsn.as_u64()).continuing(openings.before());
         let life = Life { replaces: self.replaces, ..life };
         let (policy, limits) = (self.policy.paced(), self.limits);
         let core = CoordinatorCore::new(

@@ -102,7 +102,7 @@ impl Coordinator {
             // later.
             let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
             let mut met = meet(&self.core.life);
-            if let Some(life) = met.as_ref().ok().and_then(|met| self.core.going_on_from(met.as_ref().err()?)) {
+            if let Some(life) = met.as_ref().ok().and_then(|met| self.core.continuing(met.as_ref().err()?)) {
                 met = meet(&life);
             }
             let refused = met

@@ -147,7 +147,7 @@ impl ReplySink for InDoubtQuery {
             Ok(Response::InDoubt(branches)) => branches,
             Ok(_) => return self.again(),
             Err(error) => {
-                if let Some(life) = self.core.going_on_from(&error) {
+                if let Some(life) = self.core.continuing(&error) {
                     *self.life.lock() = life;
                     return self.ask_in(Duration::ZERO);
                 }

@@ -92,18 +92,18 @@ impl Openings {
         (*next != Lsn::NONE).then(|| EndedOpening { epoch, position: next.as_u64() - 1 })
     }
 
-    /// Returns this life for a participant that heard of `known` last: as one that goes on from
-    /// there. `None` if it does not, or if the log does not show it. If an operator said that the
+    /// Returns this life for a participant that heard of `known` last: as one that continues it.
+    /// `None` if it does not, or if the log does not show it. If an operator said that the
     /// log was restored, it takes the place of whatever is known of the log. O(log n) in the
     /// openings.
     #[must_use]
-    pub fn going_on_from(&self, life: &Life, known: &Life) -> Option<Life> {
+    pub fn continuing(&self, life: &Life, known: &Life) -> Option<Life> {
         let ended = if self.is_restored {
             EndedOpening { epoch: known.epoch, position: known.position }
         } else {
             self.ended(known.epoch).filter(|ended| ended.position >= known.position)?
         };
-        (known.log == life.log).then(|| life.going_on_from(ended))
+        (known.log == life.log).then(|| life.continuing(ended))
     }
 
     /// Returns the epoch of this opening.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_goes_on_from_an_opening_of_its_own_log_that_had_come_as_far_as_was_heard() {
+    fn a_life_continues_an_opening_of_its_own_log_that_had_come_as_far_as_was_heard() {
         let openings = Openings::begin(&[opened(10), opened(30)], 4).expect("there are epochs left");
         let (log, current) = (LogId::from_bytes([1; 16]), openings.current());
         assert_eq!(openings.before(), EndedOpening::default(), "no number is known");
@@ -180,22 +180,21 @@ mod tests {
         let openings = openings.numbered(&[(current, Lsn::new(20))]);
         assert_eq!(openings.before(), EndedOpening { epoch: Epoch::new(30), position: 19 });
         let life = Life::new(log, current, 20);
-        let goes_on = |epoch, position| {
-            let goes_on = openings.going_on_from(&life, &Life::new(log, Epoch::new(epoch), position));
-            goes_on.map(|life| (life.after.epoch.as_u64(), life.after.position))
+        let continued = |epoch, position| {
+            let life = openings.continuing(&life, &Life::new(log, Epoch::new(epoch), position));
+            life.map(|life| (life.after.epoch.as_u64(), life.after.position))
         };
-        assert_eq!([goes_on(30, 19), goes_on(30, 20)], [Some((30, 19)), None]);
-        assert_eq!([goes_on(10, 7), goes_on(10, 8)], [Some((10, 7)), None]);
-        assert_eq!([goes_on(20, 1), goes_on(current.as_u64(), 1)], [None, None]);
+        assert_eq!([continued(30, 19), continued(30, 20)], [Some((30, 19)), None]);
+        assert_eq!([continued(10, 7), continued(10, 8)], [Some((10, 7)), None]);
+        assert_eq!([continued(20, 1), continued(current.as_u64(), 1)], [None, None]);
         let other = Life::new(LogId::from_bytes([2; 16]), Epoch::new(30), 8);
-        assert_eq!(openings.going_on_from(&life, &other), None);
+        assert_eq!(openings.continuing(&life, &other), None);
         // By an operator's word it takes the place of an opening that it knows nothing of.
         let restored = Life { replaces: log, ..life };
         let openings = openings.told(&restored);
-        let names =
-            openings.going_on_from(&restored, &Life::new(log, Epoch::new(20), 90)).expect("an operator said so");
+        let names = openings.continuing(&restored, &Life::new(log, Epoch::new(20), 90)).expect("an operator said so");
         assert_eq!((names.after.epoch, names.replaces), (Epoch::new(20), log));
-        assert_eq!(openings.going_on_from(&restored, &other), None);
+        assert_eq!(openings.continuing(&restored, &other), None);
     }
 
     #[test]

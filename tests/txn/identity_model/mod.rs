@@ -21,7 +21,7 @@ use std::{
 
 use ringpact::{
     Epoch, Fact, LogId, Lsn, Name, Record, TxnOrdinal,
-    participant::{Call, KnownLife, Life, ParticipantError},
+    participant::{Call, EndedOpening, KnownLife, Life, ParticipantError},
     txn::{Openings, Standing},
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -47,6 +47,9 @@ pub enum Mutant {
     ForgetsPositions,
     /// A restored log is treated as a complete one.
     TrustsRestored,
+    /// Participants accept a later opening if the log is longer now than they have heard. A copy grows
+    /// with each opening that is refused.
+    ComparesLengthsNow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -182,6 +185,14 @@ pub struct Found {
 }
 
 impl Participant {
+    /// Returns the life as this participant takes it: as one that continues what is known, if the log
+    /// is longer now.
+    fn by_length(&self, life: Life) -> Life {
+        let known = self.known.life();
+        let ended = EndedOpening { epoch: known.epoch, position: known.position };
+        life.continuing(if life.position > known.position { ended } else { EndedOpening::default() })
+    }
+
     /// Makes durable which life the participant has met, before it does anything for that life.
     fn notes(&mut self, mutant: Option<Mutant>) {
         let life = self.known.life();
@@ -202,8 +213,12 @@ impl World {
 
     /// Whether the participant accepts the life's message.
     fn hears(&mut self, at: usize, life: usize, mutant: Option<Mutant>) -> bool {
-        let call = self.call(life);
+        let mut call = self.call(life);
         let participant = &mut self.participants[at];
+        if mutant == Some(Mutant::ComparesLengthsNow) {
+            let life = Life::new(call.identity, call.epoch, call.position);
+            call.after = participant.by_length(life).after;
+        }
         let hears = mutant == Some(Mutant::HearsAnybody) || participant.known.hear(&SHOP, &call).is_ok();
         if hears {
             participant.notes(mutant);
@@ -234,7 +249,7 @@ impl World {
         written.position += 1;
         written.epochs.push((openings.current(), Lsn::new(written.position)));
         let openings = openings.numbered(&written.epochs);
-        let mut life = Life::new(written.id(), openings.current(), written.position).going_on_from(openings.before());
+        let mut life = Life::new(written.id(), openings.current(), written.position).continuing(openings.before());
         life.replaces = replaces;
         let told = if mutant == Some(Mutant::TrustsRestored) { openings } else { openings.told(&life) };
         next.lives.push(Coordinator {
@@ -373,13 +388,18 @@ impl World {
             return;
         }
         let participant = &mut world.participants[at];
+        let said = match mutant {
+            Some(Mutant::ComparesLengthsNow) => participant.by_length(coordinator.life),
+            _ => coordinator.life,
+        };
         let accepted = mutant == Some(Mutant::HearsAnybody)
-            || match participant.known.meet(&SHOP, &coordinator.life) {
+            || match participant.known.meet(&SHOP, &said) {
                 Ok(_) => true,
+                Err(ParticipantError::Superseded(_)) if mutant == Some(Mutant::ComparesLengthsNow) => false,
                 // It has missed the opening before; the coordinator's recovery does the same.
                 Err(ParticipantError::Superseded(mismatch)) => {
                     let openings = coordinator.openings.clone().told(&coordinator.life);
-                    let again = openings.going_on_from(&coordinator.life, &mismatch.known);
+                    let again = openings.continuing(&coordinator.life, &mismatch.known);
                     again.is_some_and(|life| participant.known.meet(&SHOP, &life).is_ok())
                 }
                 Err(ParticipantError::OtherLog(_)) => false,

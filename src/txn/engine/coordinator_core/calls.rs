@@ -33,9 +33,9 @@ impl CoordinatorCore {
 
     /// Returns the life as the coordinator introduces it to a participant that has refused it
     /// because the participant has missed the opening before.
-    pub(in crate::txn) fn going_on_from(&self, refusal: &ParticipantError) -> Option<Life> {
+    pub(in crate::txn) fn continuing(&self, refusal: &ParticipantError) -> Option<Life> {
         let ParticipantError::Superseded(mismatch) = refusal else { return None };
-        self.openings.going_on_from(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
+        self.openings.continuing(&self.life, &mismatch.known).filter(|life| life.after != mismatch.came.after)
     }
 
     /// Returns what a message to the participant carries. A commit carries how far the log is
