@@ -6,7 +6,7 @@
 //!
 //! | action | its result, as the next input |
 //! |---|---|
-//! | `Append` | `Appended`, `AppendRefused`, or `Unwritable` |
+//! | `Append` | `Appended`, `AppendRefused`, or `Unwritable`; for a promise also `ChangedNothing` |
 //! | `AwaitDurable` | `Durable`, or `LogFailed` |
 //! | `Confirm` | `Confirmed`, or `Failed` |
 //! | `Cancel` | `Cancelled`, or `Failed` |
@@ -169,6 +169,9 @@ pub enum BranchInput {
     Confirmed,
     /// The service has undone the work.
     Cancelled,
+    /// Instead of a promise there is nothing to promise: the branch has only read, which turned out
+    /// when it was asked.
+    ChangedNothing,
     /// The service could not confirm or cancel.
     Failed,
 }
@@ -278,6 +281,7 @@ impl BranchProtocol {
             In::Commit(sharing) => Some(self.commit(sharing)),
             In::CommitOnePhase => Some(self.commit_one_phase()),
             In::Rollback(sharing) => Some(self.rollback(sharing)),
+            In::ChangedNothing => self.changed_nothing(),
             In::Appended(_) | In::AppendRefused | In::Unwritable | In::Durable(_) | In::LogFailed => self.logged(input),
             In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
         }
@@ -400,6 +404,12 @@ impl BranchProtocol {
             BranchPhase::Committed => BranchReply::AlreadyCommitted,
             BranchPhase::Broken => BranchReply::LogFailed,
         })
+    }
+
+    fn changed_nothing(&mut self) -> Option<BranchAction> {
+        let BranchPhase::Preparing { .. } = self.phase else { return None };
+        self.phase = BranchPhase::ReadOnly;
+        Some(BranchAction::Reply(BranchReply::Voted(super::Vote::ReadOnly)))
     }
 
     fn logged(&mut self, input: BranchInput) -> Option<BranchAction> {

@@ -14,12 +14,15 @@
 //! | `mod.rs` | [`Participant`], what a coordinator says to it ([`Call`], [`Greeting`]), and its errors |
 //! | `service.rs` | [`Service`]: try, confirm, cancel |
 //! | `branch_protocol.rs` | [`BranchProtocol`]: what a branch does at each message, pure |
+//! | `branch_table/` | which branches and coordinators a participant remembers, and for how long |
+//! | `answers.rs` | the protocol's replies as a participant's answers |
 //! | `resource_manager/` | [`ResourceManager`]: carries out what the protocol decides |
 //! | `life.rs` | [`Life`]: which coordinator speaks, and whether it is the one known by that name; pure |
 //! | `last_resource.rs` | [`LastResource`]: a resource that can't promise |
 //! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
+//! | `xa/` | participants that keep their data in a database which can prepare |
 //! | `duplicates.rs` | requests for the same as one that is under way |
 //! | `wire.rs` | deadlines and errors as they are serialised |
 //! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
@@ -43,7 +46,9 @@ use crate::{
     log::{Heuristic, LogError, LogId},
 };
 
+mod answers;
 pub mod branch_protocol;
+mod branch_table;
 mod caller_span;
 pub mod conformance;
 mod duplicates;
@@ -56,10 +61,13 @@ mod service;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod wire;
+#[cfg(feature = "tokio")]
+pub mod xa;
 
 pub use branch_protocol::{
     BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, CommitVerb, LogSharing,
 };
+pub use branch_table::MAX_REMEMBERED_OUTCOMES;
 pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
@@ -69,7 +77,7 @@ pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives}
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
     BranchRefusal, BranchTrouble, DEFAULT_ABANDON_AFTER, DEFAULT_CHECKPOINT_EVERY, ExecuteError, InDoubtResolution,
-    MAX_REMEMBERED_OUTCOMES, MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+    MAX_WORK_BYTES, OpenError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
 };
 pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]

@@ -101,14 +101,14 @@ pub trait AsyncParticipant: Send + Sync + 'static {
     fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send;
 
     /// Checks how a coordinator introduces itself; see
-    /// [`Participant::meet`](super::Participant::meet). Must not block.
+    /// [`Participant::meet`](super::Participant::meet).
     ///
     /// # Errors
     ///
     /// As for [`Participant::meet`](super::Participant::meet).
-    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+    fn meet(&self, coordinator: &Name, life: &Life) -> impl Future<Output = Result<(), ParticipantError>> + Send {
         let _ = (coordinator, life);
-        Ok(())
+        async { Ok(()) }
     }
 
     /// Returns the participant's own name, if it has one; see
@@ -144,7 +144,7 @@ impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
     fn in_doubt(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<BranchId>, ParticipantError>> + Send {
         (**self).in_doubt(coordinator)
     }
-    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+    fn meet(&self, coordinator: &Name, life: &Life) -> impl Future<Output = Result<(), ParticipantError>> + Send {
         (**self).meet(coordinator, life)
     }
     fn own_name(&self) -> Option<Name> {
@@ -322,7 +322,7 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
         }
         Request::InDoubt { coordinator, life } => {
             if let Some(life) = life {
-                participant.meet(coordinator, life)?;
+                participant.meet(coordinator, life).await?;
             }
             participant.in_doubt(coordinator).await.map(Response::InDoubt)
         }

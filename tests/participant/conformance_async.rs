@@ -45,7 +45,7 @@ impl AsyncParticipant for Far {
     async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         self.participant.in_doubt(coordinator)
     }
-    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+    async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         self.participant.meet(coordinator, life)
     }
 }

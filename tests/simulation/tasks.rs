@@ -112,7 +112,7 @@ impl AsyncParticipant for Remote {
         }
     }
 
-    fn meet(&self, _: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
+    async fn meet(&self, _: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
         *self.met.lock() = Some(*life);
         Ok(())
     }

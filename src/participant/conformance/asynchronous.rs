@@ -130,7 +130,7 @@ impl<P: AsyncParticipant> Participant for Blocking<Arc<P>> {
         self.runtime.block_on(self.inner.in_doubt(coordinator))
     }
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.inner.meet(coordinator, life)
+        self.runtime.block_on(self.inner.meet(coordinator, life))
     }
     fn own_name(&self) -> Option<Name> {
         self.inner.own_name()

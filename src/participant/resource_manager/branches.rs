@@ -1,330 +1,35 @@
-//! [`Branches`]: which branches and coordinators a resource manager remembers, and for how long.
+//! [`Branches`]: the table of a resource manager's branches, and which of them wait to be mended.
 
 use std::{
     mem,
-    sync::{Arc, OnceLock},
+    ops::{Deref, DerefMut},
+    sync::Arc,
 };
 
-use super::{
-    entry::{BranchCell, BranchEntry, BranchRef},
-    ordinal_map::OrdinalMap,
-};
-use crate::{
-    id::{Epoch, Name, TxnId, TxnOrdinal},
-    log::LogId,
-    participant::{
-        BranchInput, BranchPhase, Call, Endpoint, Greeting, Introduction, KnownLife, Life, LogSharing, ParticipantError,
-    },
-};
-
-/// Maximum number of outcomes that are remembered for coordinators that do not say that they have
-/// ended: of commits, for all coordinators together; and for each coordinator up to twice as many
-/// that left nothing to do.
-///
-/// Beyond it the oldest are forgotten. A commit that is delivered again for one of them is answered
-/// by [`UnknownBranch`](crate::ParticipantError::UnknownBranch), and work that comes late for one
-/// that was rolled back is taken for new. The limit bounds memory and log while a transaction never
-/// ends.
-pub const MAX_REMEMBERED_OUTCOMES: usize = 1 << 16;
-
-/// Maximum number of cells that are kept for new branches: those of a few checkpoints at their
-/// default frequency.
-const MAX_SPARE: usize = 1 << 12;
+use super::entry::{BranchCell, BranchEntry, BranchRef};
+use crate::{id::TxnId, participant::branch_table::BranchTable};
 
 /// All branches that are remembered. The lock around it is never held while the service or the log
 /// is called.
 pub(super) struct Branches<W> {
-    /// All known coordinators, in the order of their names.
-    coordinators: Vec<(Name, KnownCoordinator<W>)>,
+    table: BranchTable<BranchCell<W>>,
     /// Branches that could not be restored in full at opening, and are not mended yet.
     troubled: Vec<TxnId>,
-    /// Number of branches.
-    count: usize,
-    /// Number of branches that the last sweep left. The next sweep comes when there are twice as
-    /// many.
-    swept_to: usize,
-    /// Cells of forgotten branches, to be used for new ones. Otherwise each cell would be allocated
-    /// by the thread that works under it and freed by the thread that takes a checkpoint, which is
-    /// the most expensive way to use an allocator.
-    spare: Vec<BranchRef<W>>,
     pub(super) last_checkpoint_error: Option<Arc<str>>,
-}
-
-/// What is known of one coordinator, with the branches of its transactions.
-pub(super) struct KnownCoordinator<W> {
-    /// All of its transactions below this one have ended.
-    ended_below: TxnOrdinal,
-    /// What is known of its lives.
-    pub(super) lives: KnownLife,
-    /// The epoch of the last life whose meeting is noted durably in the participant's log.
-    pub(super) noted: Epoch,
-    /// The epochs of all lives of which the log has such a note.
-    pub(super) notes: Vec<Epoch>,
-    /// Transactions from this one on began after this resource manager was opened, once that is
-    /// known.
-    pub(super) begins_at: Arc<OnceLock<TxnOrdinal>>,
-    /// The endpoint that answers for verdicts.
-    pub(super) verdicts: Option<Arc<dyn Endpoint>>,
-    /// Its branches, in the order of their transactions: what has ended comes first, what is new is
-    /// added at the end.
-    branches: OrdinalMap<BranchRef<W>>,
-}
-
-/// The result of looking for a branch, to work under it or to deliver a message.
-pub(super) enum BranchLookup<W> {
-    /// The branch; a new one if there was none.
-    Found(BranchRef<W>),
-    /// The branch is forgotten, because its transaction has ended.
-    Ended {
-        /// The epoch that the coordinator is in, as far as the participant has heard.
-        known: Epoch,
-    },
-    /// The branch has made no promise, and its coordinator was opened again since: it counts as
-    /// rolled back.
-    EarlierLife {
-        /// The epoch that the coordinator is in, as far as the participant has heard.
-        known: Epoch,
-    },
-    /// The coordinator is in another epoch, and has not announced the branch's epoch.
-    UnknownLife {
-        /// The epoch that the coordinator is in, as far as the participant has heard.
-        known: Epoch,
-    },
-}
-
-impl<W> Default for KnownCoordinator<W> {
-    fn default() -> Self {
-        Self {
-            ended_below: TxnOrdinal::default(),
-            lives: KnownLife::new(),
-            noted: Epoch::default(),
-            notes: Vec::new(),
-            begins_at: Arc::default(),
-            verdicts: None,
-            branches: OrdinalMap::default(),
-        }
-    }
-}
-
-impl<W> KnownCoordinator<W> {
-    /// Whether the log does not note yet that the present life was met.
-    fn is_unnoted(&self) -> bool {
-        let life = self.lives.life();
-        life.log != LogId::NONE && life.epoch != self.noted
-    }
 }
 
 impl<W> Branches<W> {
     /// Takes in what the log holds at opening.
     pub(super) fn found(entries: impl IntoIterator<Item = (TxnId, BranchEntry<W>)>) -> Self {
-        let (coordinators, troubled) = (Vec::new(), Vec::new());
-        let mut branches =
-            Self { coordinators, troubled, count: 0, swept_to: 0, spare: Vec::new(), last_checkpoint_error: None };
-        for (txn, entry) in entries {
+        let mut troubled = Vec::new();
+        let table = BranchTable::found(entries.into_iter().map(|(txn, entry)| {
             if entry.trouble.is_some() {
-                branches.troubled.push(txn.clone());
+                troubled.push(txn.clone());
             }
-            branches
-                .coordinator_mut(txn.coordinator())
-                .branches
-                .insert(txn.ordinal(), Arc::new(BranchCell::new(entry)));
-            branches.count += 1;
-        }
-        branches.troubled.sort_unstable();
-        branches.swept_to = branches.count;
-        branches
-    }
-
-    pub(super) fn coordinator(&self, coordinator: &Name) -> Option<&KnownCoordinator<W>> {
-        self.index_of(coordinator).ok().map(|index| &self.coordinators[index].1)
-    }
-
-    pub(super) fn coordinator_mut(&mut self, coordinator: &Name) -> &mut KnownCoordinator<W> {
-        let index = self.index_or_insert(coordinator);
-        &mut self.coordinators[index].1
-    }
-
-    fn index_or_insert(&mut self, coordinator: &Name) -> usize {
-        self.index_of(coordinator).unwrap_or_else(|index| {
-            self.coordinators.insert(index, (coordinator.clone(), KnownCoordinator::default()));
-            index
-        })
-    }
-
-    /// Returns the coordinator's index, or as an error the index at which to insert it.
-    fn index_of(&self, coordinator: &Name) -> Result<usize, usize> {
-        self.coordinators.binary_search_by(|(known, _)| known.cmp(coordinator))
-    }
-
-    /// Takes in what a call says of its coordinator, and finds the branch that it is about. Also
-    /// returns the first transaction that certainly began after this opening, if that is known, and
-    /// whether the life must still be noted. Returns an error if the message is not one of that
-    /// coordinator.
-    pub(super) fn called(
-        &mut self,
-        txn: &TxnId,
-        call: &Call,
-    ) -> Result<(BranchLookup<W>, Option<TxnOrdinal>, bool), ParticipantError> {
-        let known = self.coordinator_mut(txn.coordinator());
-        known.lives.hear(txn.coordinator(), call)?;
-        known.ended_below = known.ended_below.max(call.ended_below);
-        let (begins_at, is_unnoted) = (known.begins_at.get().copied(), known.is_unnoted());
-        let lookup = match known.branches.get(txn.ordinal()) {
-            Some(entry) => BranchLookup::Found(Arc::clone(entry)),
-            None => self.admit(txn),
-        };
-        Ok((lookup, begins_at, is_unnoted))
-    }
-
-    /// Checks and takes in how a coordinator introduces itself.
-    pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        let known = self.coordinator_mut(coordinator);
-        if known.lives.meet(coordinator, life)? == Introduction::Replaces {
-            // What the coordinator on the other log has said does not apply to this one. Promises
-            // to it stay.
-            (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
-        }
-        Ok(())
-    }
-
-    /// Like [`meet`](Self::meet), for a coordinator of the same process. A coordinator that is
-    /// refused learns it when it asks.
-    pub(super) fn greet(&mut self, greeting: &Greeting) {
-        let known = self.coordinator_mut(&greeting.coordinator).lives.life();
-        if self.meet(&greeting.coordinator, &greeting.life_after(known.epoch)).is_ok() {
-            let known = self.coordinator_mut(&greeting.coordinator);
-            known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
-            known.verdicts = Some(Arc::clone(&greeting.verdicts));
-        }
-    }
-
-    /// Returns the coordinator's life, if it has said which: a promise to the coordinator must note
-    /// it.
-    pub(super) fn life_of(&self, coordinator: &Name) -> Option<Life> {
-        Some(self.coordinator(coordinator)?.lives.life()).filter(|life| life.log != LogId::NONE)
-    }
-
-    /// Returns the coordinator's present life, if the log does not note yet that it was met. The
-    /// caller is to note it.
-    pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, own_log: LogId) -> Option<Life> {
-        let known = self.coordinator_mut(coordinator);
-        let life = known.lives.life();
-        if !known.is_unnoted() {
-            return None;
-        }
-        if life.log == own_log {
-            // It is known by the log that both write to, so there is nothing to note.
-            known.noted = life.epoch;
-            return None;
-        }
-        if !known.notes.contains(&life.epoch) {
-            known.notes.push(life.epoch);
-        }
-        Some(life)
-    }
-
-    /// Takes in that the note of the life of this epoch is durable. Returns the notes that are no
-    /// longer needed: those of all other lives, if this is still the present one. If it is not, its
-    /// own note is returned once that of the present life is durable.
-    pub(super) fn noted(&mut self, coordinator: &Name, epoch: Epoch) -> Vec<Epoch> {
-        let known = self.coordinator_mut(coordinator);
-        if known.lives.life().epoch != epoch {
-            return Vec::new();
-        }
-        known.noted = epoch;
-        mem::replace(&mut known.notes, vec![epoch])
-    }
-
-    /// Finds a branch, or makes a new one if that is still possible. At most O(log n) in the
-    /// coordinator's branches; amortised O(1) for those of new transactions.
-    pub(super) fn admit(&mut self, txn: &TxnId) -> BranchLookup<W> {
-        let index = self.index_or_insert(txn.coordinator());
-        let known = &mut self.coordinators[index].1;
-        if let Some(entry) = known.branches.get(txn.ordinal()) {
-            return BranchLookup::Found(Arc::clone(entry));
-        }
-        if txn.ordinal() < known.ended_below {
-            return BranchLookup::Ended { known: known.lives.life().epoch };
-        }
-        // Without a promise, a transaction of an earlier life can only be rolled back.
-        let life = known.lives.life();
-        if txn.epoch() < life.epoch {
-            return BranchLookup::EarlierLife { known: life.epoch };
-        }
-        if txn.epoch() > life.epoch && known.lives.is_heard() {
-            return BranchLookup::UnknownLife { known: life.epoch };
-        }
-        let entry = self.spare.pop().unwrap_or_default();
-        known.branches.insert(txn.ordinal(), Arc::clone(&entry));
-        self.count += 1;
-        self.sweep();
-        BranchLookup::Found(entry)
-    }
-
-    /// Leaves a tombstone for a branch that is unknown, and under which work was refused. The
-    /// client may commit all the same; so nothing may be promised there.
-    pub(super) fn refuse(&mut self, txn: &TxnId) {
-        let mut entry = BranchEntry::default();
-        entry.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
-        self.coordinator_mut(txn.coordinator()).branches.insert(txn.ordinal(), Arc::new(BranchCell::new(entry)));
-        self.count += 1;
-        self.sweep();
-    }
-
-    /// Drops the tombstones below `ended_below`, and the oldest of the others if they are too many:
-    /// `ended_below` does not move while a transaction stays open, or a participant is down.
-    /// Amortised O(1) for each new branch.
-    fn sweep(&mut self) {
-        const SMALLEST: usize = 1024;
-        const END: TxnOrdinal = TxnOrdinal { epoch: Epoch::new(u64::MAX), sequence: u64::MAX };
-        if self.count < SMALLEST.max(2 * self.swept_to) {
-            return;
-        }
-        for (_, known) in &mut self.coordinators {
-            let is_tombstone =
-                |entry: &BranchRef<W>| matches!(entry.phase(), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
-            drop(known.branches.take_below(known.ended_below, |_, entry| is_tombstone(entry)));
-            if known.branches.len() > MAX_REMEMBERED_OUTCOMES {
-                let tombstones = known.branches.iter().filter(|(_, entry)| is_tombstone(entry)).count();
-                let mut surplus = tombstones.saturating_sub(MAX_REMEMBERED_OUTCOMES);
-                let is_surplus = |_, entry: &BranchRef<W>| {
-                    let goes = surplus > 0 && is_tombstone(entry);
-                    surplus -= usize::from(goes);
-                    goes
-                };
-                drop(known.branches.take_below(END, is_surplus));
-            }
-        }
-        self.count = self.coordinators.iter().map(|(_, known)| known.branches.len()).sum();
-        self.swept_to = self.count;
-    }
-
-    /// Removes the empty branch that a commit for an unknown branch has made, unless another thread
-    /// uses it by now.
-    pub(super) fn discard_unknown(&mut self, txn: &TxnId, entry: &BranchRef<W>) {
-        // An unused branch has two references: in the map, and the caller's. No third can be made
-        // while the map is locked.
-        if Arc::strong_count(entry) == 2 && entry.phase() == Some(BranchPhase::Unknown) {
-            self.forget([txn]);
-        }
-    }
-
-    /// Forgets these branches.
-    pub(super) fn forget<'a>(&mut self, txns: impl IntoIterator<Item = &'a TxnId>) {
-        for txn in txns {
-            self.count -= usize::from(self.coordinator_mut(txn.coordinator()).branches.remove(txn.ordinal()).is_some());
-        }
-    }
-
-    /// Returns all branches, those of each coordinator in the order of their transactions.
-    pub(super) fn all(&self) -> impl Iterator<Item = (TxnId, &KnownCoordinator<W>, &BranchRef<W>)> {
-        self.coordinators.iter().flat_map(|(name, known)| of_coordinator(name, known))
-    }
-
-    /// Returns the branches of one coordinator, in the order of their transactions.
-    pub(super) fn of(&self, coordinator: &Name) -> Vec<(TxnId, BranchRef<W>)> {
-        let all = self.coordinator(coordinator).into_iter().flat_map(|known| of_coordinator(coordinator, known));
-        all.map(|(txn, _, entry)| (txn, Arc::clone(entry))).collect()
+            (txn, BranchCell::new(entry))
+        }));
+        troubled.sort_unstable();
+        Self { table, troubled, last_checkpoint_error: None }
     }
 
     /// Returns the branches that could not be restored in full at opening and are not locked now, and
@@ -333,8 +38,7 @@ impl<W> Branches<W> {
         let (mut found, mut is_any_left) = (Vec::new(), false);
         let mut troubled = mem::take(&mut self.troubled);
         troubled.retain(|txn| {
-            let entry = self.coordinator(txn.coordinator()).and_then(|known| known.branches.get(txn.ordinal()));
-            let Some(entry) = entry else { return false };
+            let Some(entry) = self.table.get(txn) else { return false };
             let Some(guard) = entry.try_lock() else {
                 is_any_left = true;
                 return true;
@@ -356,113 +60,18 @@ impl<W> Branches<W> {
             self.troubled[index..].rotate_left(1);
         }
     }
+}
 
-    /// Returns the branches whose transactions have ended. O(n) in them. The caller looks at their
-    /// phases without this lock.
-    pub(super) fn ended(&self) -> Vec<EndedBranches<W>> {
-        let ended = |(name, known): &(Name, KnownCoordinator<W>)| {
-            let entries = known.branches.below(known.ended_below).map(|(ordinal, entry)| (ordinal, Arc::clone(entry)));
-            EndedBranches { coordinator: name.clone(), below: known.ended_below, entries: entries.collect() }
-        };
-        self.coordinators.iter().map(ended).collect()
-    }
+impl<W> Deref for Branches<W> {
+    type Target = BranchTable<BranchCell<W>>;
 
-    /// Returns the surplus over the limit of committed branches whose transactions have not ended:
-    /// the oldest ones.
-    pub(super) fn surplus(&self) -> Vec<TxnId> {
-        if self.count <= MAX_REMEMBERED_OUTCOMES {
-            return Vec::new();
-        }
-        let committed = |entry: &BranchRef<W>| entry.phase() == Some(BranchPhase::Committed);
-        let kept = self.all().filter(|(txn, known, entry)| txn.ordinal() >= known.ended_below && committed(entry));
-        let mut kept: Vec<_> = kept.map(|(txn, ..)| txn).collect();
-        kept.sort_unstable_by_key(TxnId::ordinal);
-        kept.truncate(kept.len().saturating_sub(MAX_REMEMBERED_OUTCOMES));
-        kept
-    }
-
-    /// Forgets the branches that need not be remembered, and returns them. [`wipe`] them without
-    /// this lock.
-    pub(super) fn forget_ended(&mut self, sorted: &SortedBranches) -> Vec<BranchRef<W>> {
-        let known = self.coordinator_mut(&sorted.coordinator);
-        let mut forgettable = sorted.forgettable.iter().peekable();
-        let forgotten = known.branches.take_below(sorted.below, |ordinal, _| {
-            // Both are in order; but some that are to be forgotten may be gone already.
-            while forgettable.next_if(|first| **first < ordinal).is_some() {}
-            forgettable.next_if_eq(&&ordinal).is_some()
-        });
-        self.count -= forgotten.len();
-        forgotten
-    }
-
-    /// Takes in wiped cells for new branches, and returns those that are too many.
-    pub(super) fn reuse(&mut self, mut wiped: Vec<BranchRef<W>>) -> Vec<BranchRef<W>> {
-        let room = MAX_SPARE.saturating_sub(self.spare.len()).min(wiped.len());
-        self.spare.extend(wiped.drain(..room));
-        wiped
+    fn deref(&self) -> &Self::Target {
+        &self.table
     }
 }
 
-/// Makes cells for new branches of forgotten ones, except those to which another thread has a
-/// reference.
-pub(super) fn wipe<W>(forgotten: impl IntoIterator<Item = BranchRef<W>>) -> Vec<BranchRef<W>> {
-    let wiped = |mut branch: BranchRef<W>| {
-        Arc::get_mut(&mut branch)?.wipe();
-        Some(branch)
-    };
-    forgotten.into_iter().filter_map(wiped).take(MAX_SPARE).collect()
-}
-
-/// The branches of one coordinator whose transactions have ended.
-pub(super) struct EndedBranches<W> {
-    coordinator: Name,
-    below: TxnOrdinal,
-    entries: Vec<(TxnOrdinal, BranchRef<W>)>,
-}
-
-/// The branches of one coordinator whose transactions have ended, by what to do about them, each
-/// list in their order.
-pub(super) struct SortedBranches {
-    pub(super) coordinator: Name,
-    below: TxnOrdinal,
-    /// Committed branches: the log can forget them once the service has made that durable.
-    pub(super) committed: Vec<TxnId>,
-    /// Branches under which work was done. It came late, after a restart had lost the tombstone, so
-    /// no message will ever end them.
-    pub(super) overdue: Vec<TxnId>,
-    /// The committed branches, and tombstones.
-    forgettable: Vec<TxnOrdinal>,
-}
-
-impl<W> EndedBranches<W> {
-    pub(super) fn sort_out(self) -> SortedBranches {
-        let (coordinator, below) = (self.coordinator, self.below);
-        let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
-        for (ordinal, entry) in self.entries {
-            match entry.phase() {
-                Some(BranchPhase::Committed) => {
-                    committed.push(txn(&coordinator, ordinal));
-                    forgettable.push(ordinal);
-                }
-                Some(BranchPhase::RolledBack | BranchPhase::ReadOnly) => forgettable.push(ordinal),
-                Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
-                    overdue.push(txn(&coordinator, ordinal))
-                }
-                // It is not finished, or is locked.
-                _ => {}
-            }
-        }
-        SortedBranches { coordinator, below, committed, overdue, forgettable }
+impl<W> DerefMut for Branches<W> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.table
     }
-}
-
-fn txn(coordinator: &Name, ordinal: TxnOrdinal) -> TxnId {
-    TxnId::new(coordinator.clone(), ordinal.epoch, ordinal.sequence)
-}
-
-fn of_coordinator<'a, W>(
-    name: &'a Name,
-    known: &'a KnownCoordinator<W>,
-) -> impl Iterator<Item = (TxnId, &'a KnownCoordinator<W>, &'a BranchRef<W>)> {
-    known.branches.iter().map(move |(ordinal, entry)| (txn(name, ordinal), known, entry))
 }

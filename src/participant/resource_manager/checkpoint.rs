@@ -5,16 +5,15 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{
-    ResourceManager,
-    branches::{EndedBranches, wipe},
-    held_lock::HeldGuard,
-};
+use super::{ResourceManager, held_lock::HeldGuard};
 use crate::{
     error_chain,
     id::TxnId,
     log::{Fact, Record},
-    participant::{Call, Participant, ParticipantError, Service, ServiceError},
+    participant::{
+        Call, Participant, ParticipantError, Service, ServiceError,
+        branch_table::{EndedBranches, wipe},
+    },
 };
 
 impl<S: Service> ResourceManager<S> {

@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    BranchRefusal, BranchTrouble, ResourceManager, branches::BranchLookup, entry::BranchEntry, replay::restore,
-};
+use super::{BranchRefusal, BranchTrouble, ResourceManager, entry::BranchEntry, replay::restore};
 use crate::{
     id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
         BranchAction, BranchInput, BranchPhase, BranchReply, Call, CommitVerb, Decision, Effort, Greeting, Life,
         LogSharing, Participant, ParticipantError, Service, ServiceError, Vote,
+        answers::{after_the_end, answer},
+        branch_table::BranchLookup,
     },
 };
 
@@ -360,18 +360,6 @@ fn note_of(coordinator: &Name, epoch: Epoch) -> TxnId {
     TxnId::new(coordinator.clone(), Epoch::default(), epoch.as_u64())
 }
 
-/// Returns the answer about a branch that was forgotten because its transaction has ended.
-///
-/// No coordinator waits for it, with one exception. An operator may have a decision delivered again
-/// that this participant once knew nothing of; such a hazard does not hold `ended_below` back. The
-/// operator must hear that it is still unknown.
-const fn after_the_end(message: BranchInput) -> ParticipantError {
-    match message {
-        BranchInput::Commit(_) | BranchInput::Rollback(_) => ParticipantError::UnknownBranch,
-        _ => ParticipantError::Stale,
-    }
-}
-
 /// Calls the service. A panic is a failure of the service, and is tried again.
 fn guarded(call: impl FnOnce() -> Result<(), ServiceError>) -> Result<(), ParticipantError> {
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -395,17 +383,5 @@ fn with_reason<W>(
             Err(entry.refusal.clone().map_or(ParticipantError::Stale, |reason| ParticipantError::Refused(reason)))
         }
         result => result,
-    }
-}
-
-/// Turns the protocol's reply into the trait's answer; `error` is what went wrong before it.
-fn answer(reply: BranchReply, error: Option<ParticipantError>) -> Result<BranchReply, ParticipantError> {
-    match reply {
-        BranchReply::Voted(_) | BranchReply::Done | BranchReply::Decided(_) => Ok(reply),
-        BranchReply::UnknownBranch => Err(ParticipantError::UnknownBranch),
-        BranchReply::AlreadyRolledBack => Err(ParticipantError::AlreadyRolledBack),
-        BranchReply::AlreadyCommitted => Err(ParticipantError::AlreadyCommitted),
-        BranchReply::Stale => Err(ParticipantError::Stale),
-        BranchReply::Failed | BranchReply::LogFailed => Err(error.unwrap_or(LogError::Closed.into())),
     }
 }

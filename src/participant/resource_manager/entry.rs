@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{BranchRefusal, BranchTrouble, held_lock::HeldLock};
-use crate::participant::{BranchPhase, BranchProtocol};
+use crate::participant::{BranchInput, BranchPhase, BranchProtocol, LogSharing, branch_table::Cell};
 
 /// A handle to one branch.
 pub(super) type BranchRef<W> = Arc<BranchCell<W>>;
@@ -35,14 +35,20 @@ impl<W> BranchCell<W> {
     pub(super) fn is_doomed(&self) -> bool {
         self.doomed.load(Ordering::SeqCst)
     }
+}
 
-    /// Returns the branch's phase; `None` while it is locked.
-    pub(super) fn phase(&self) -> Option<BranchPhase> {
+impl<W> Cell for BranchCell<W> {
+    fn phase(&self) -> Option<BranchPhase> {
         self.entry.try_lock().map(|entry| entry.protocol.phase())
     }
 
-    /// Makes the cell one of a branch of which nothing is known.
-    pub(super) fn wipe(&mut self) {
+    fn tombstone() -> Self {
+        let mut entry = BranchEntry::default();
+        entry.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));
+        Self::new(entry)
+    }
+
+    fn wipe(&mut self) {
         *self.doomed.get_mut() = false;
         self.entry.get_mut().wipe();
     }

@@ -8,8 +8,7 @@
 //! | `deliver.rs` | what coordinators call |
 //! | `entry.rs` | what is kept of one branch, behind its lock |
 //! | `held_lock.rs` | a lock that knows which thread holds it |
-//! | `branches.rs` | which branches and coordinators are remembered, and for how long |
-//! | `ordinal_map.rs` | a map of one coordinator's branches, in the order of their transactions |
+//! | `branches.rs` | the table of branches, and which of them wait to be mended |
 //! | `replay.rs` | opening: the service is brought to the state that the log holds |
 //! | `mending.rs` | what could not be restored at opening is tried again |
 //! | `checkpoint.rs` | checkpoints: what the log forgets |
@@ -27,7 +26,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{BranchInput, BranchPhase, Effort, Service, ServiceError, wire::cut};
+use super::{BranchInput, BranchPhase, Effort, Service, ServiceError, branch_table::BranchLookup, wire::cut};
 use crate::{
     error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
@@ -44,13 +43,11 @@ mod error;
 mod held_lock;
 mod in_doubt;
 mod mending;
-mod ordinal_map;
 mod replay;
 
 pub use abandoned::DEFAULT_ABANDON_AFTER;
 use abandoned::Generations;
-pub use branches::MAX_REMEMBERED_OUTCOMES;
-use branches::{BranchLookup, Branches};
+use branches::Branches;
 use entry::BranchEntry;
 use error::CheckpointInside;
 pub use error::{BranchRefusal, BranchTrouble, ExecuteError, OpenError};
