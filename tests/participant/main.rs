@@ -13,6 +13,7 @@
 //! | `misbehaviour` | services that fail or panic, and messages that are wrong |
 //! | `restart` | what a resource manager restores after a restart |
 //! | `serialisation` | work that panics while it is serialised or read stays with its branch |
+//! | `xa` | participants that keep their data in a database (feature `tokio`) |
 //! | `checkpoint` | what a resource manager forgets, and when |
 
 #[path = "../txn/support/mod.rs"]
@@ -30,3 +31,5 @@ mod pool;
 mod restart;
 mod serialisation;
 mod wire;
+#[cfg(feature = "tokio")]
+mod xa;

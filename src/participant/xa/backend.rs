@@ -41,7 +41,7 @@ pub trait XaBackend: Send + Sync + 'static {
     /// Takes a connection and begins the branch's transaction.
     fn begin(&self, branch: &BranchId) -> impl Future<Output = Result<Self::Session, XaError>> + Send;
 
-    /// Returns what interrupts the session's statements while somebody else has the session.
+    /// Returns what interrupts the session's statements while another task has the session.
     fn interrupter(&self, session: &Self::Session) -> Self::Interrupt;
 
     /// Interrupts the statement under way, if there is one. The best effort is enough.
@@ -101,7 +101,8 @@ pub trait XaBackend: Send + Sync + 'static {
         session: &mut Option<Self::Session>,
     ) -> impl Future<Output = Result<(), XaError>> + Send;
 
-    /// Ends the session that works for the branch, whoever has it, and returns when it is gone.
+    /// Ends the session that works for the branch, also one of another process, and returns when it is
+    /// gone.
     fn fence(&self, branch: &BranchId) -> impl Future<Output = Result<(), XaError>> + Send;
 
     /// Ends all sessions that work for the coordinator's branches of earlier epochs, and returns when
@@ -115,7 +116,7 @@ pub trait XaBackend: Send + Sync + 'static {
     /// Returns the promises to this coordinator.
     fn promises(&self, coordinator: &Name) -> impl Future<Output = Result<Vec<XaPromise>, XaError>> + Send;
 
-    /// Returns every prepared transaction in the database, whoever made it.
+    /// Returns every prepared transaction in the database, also those of other programs.
     fn prepared(&self) -> impl Future<Output = Result<Vec<Prepared>, XaError>> + Send;
 
     /// Ends a prepared transaction by the id that the database has for it.
@@ -131,7 +132,7 @@ pub trait XaBackend: Send + Sync + 'static {
     fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> impl Future<Output = Result<(), XaError>> + Send;
 
     /// Whether an error of the client library, or of this backend, may pass if the whole transaction
-    /// is tried again: a deadlock, a serialization failure, a lock that was waited for in vain. The
+    /// is tried again: a deadlock, a serialization failure, a wait for a lock that took too long. The
     /// error may be a cause of the one that is passed.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         let mut cause = Some(error);

@@ -27,7 +27,7 @@ pub(super) type Reason = Arc<dyn StdError + Send + Sync>;
 /// One branch.
 pub(super) struct XaCell<B: XaBackend> {
     pub(super) state: Mutex<State>,
-    /// The branch's session, if it has one. Locked by whoever works with the branch: a client, or a
+    /// The branch's session, if it has one. Locked by the task that works with the branch: a client's, or a
     /// coordinator's message.
     session: Arc<AsyncMutex<Option<B::Session>>>,
     pub(super) interrupt: Mutex<Option<B::Interrupt>>,
@@ -53,12 +53,12 @@ pub(super) struct State {
 }
 
 impl<B: XaBackend> XaCell<B> {
-    /// Returns the session if nobody else has it.
+    /// Returns the session if no other task has it.
     pub(super) fn try_hold(&self) -> Option<HeldSession<B>> {
         Arc::clone(&self.session).try_lock_owned().ok()
     }
 
-    /// Waits until nobody else has the session.
+    /// Waits until no other task has the session.
     pub(super) async fn hold(&self) -> HeldSession<B> {
         Arc::clone(&self.session).lock_owned().await
     }
@@ -71,7 +71,7 @@ impl<B: XaBackend> XaCell<B> {
         self.is_at_work.store(is_at_work, Ordering::SeqCst);
     }
 
-    /// Notes that the branch is to be rolled back by whoever has the session. Returns whether that
+    /// Notes that the branch is to be rolled back by the task that has the session. Returns whether that
     /// was noted before.
     pub(super) fn doom(&self) -> bool {
         self.doomed.swap(true, Ordering::SeqCst)

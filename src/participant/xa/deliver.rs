@@ -368,7 +368,7 @@ impl<B: XaBackend> Inner<B> {
         match self.backend.outcome(branch).await.map_err(ParticipantError::resource)? {
             XaOutcome::Committed => Ok(()),
             XaOutcome::Promised(_) => Err(ParticipantError::Busy),
-            // The promise was there and is gone without a trace: somebody has rolled it back.
+            // The promise was there and is gone without a trace: an operator has rolled it back.
             XaOutcome::Unknown => Err(ParticipantError::Heuristic(Heuristic::RolledBack)),
         }
     }

@@ -88,7 +88,7 @@ impl<B: XaBackend> XaParticipant<B> {
         Ok(found)
     }
 
-    /// Ends a prepared transaction by an operator's decision, whoever has made it. The coordinator, if
+    /// Ends a prepared transaction by an operator's decision. The coordinator, if
     /// there still is one, hears of a heuristic outcome when it decides otherwise.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl<B: XaBackend> XaParticipant<B> {
 }
 
 impl<B: XaBackend> Inner<B> {
-    /// Rolls back a branch that has promised nothing, if nobody has it.
+    /// Rolls back a branch that has promised nothing, if no task has it.
     async fn roll_back_active(&self, branch: &BranchId, cell: &Arc<XaCell<B>>) {
         let Some(mut session) = cell.try_hold() else { return };
         if let BranchPhase::Active { .. } = cell.phase_now() {
