@@ -1,6 +1,6 @@
 //! The database as [`XaBackend`] has it: [`MySqlBackend`].
 
-use std::{collections::BTreeSet, error::Error as StdError};
+use std::{collections::BTreeSet, error::Error as StdError, fmt::Write as _};
 
 use mysql_async::{DriverError, Error, Pool};
 use parking_lot::Mutex;
@@ -19,11 +19,11 @@ use crate::{
     fence::Sessions,
     id::{MarkerId, NameHash, RawXid, Xid},
     link::Link,
-    session::{Session, SessionId, Undone},
+    session::{Session, Undone},
 };
 
-/// Maximum number of markers that one statement deletes, so that it stays short.
-const DELETED_AT_ONCE: u64 = 10_000;
+/// Maximum number of markers that one message deletes, so that it stays short.
+const DELETED_AT_ONCE: usize = 500;
 
 /// The check before a promise fails by this error; see `Session::mark`.
 const SUBQUERY_NO_1_ROW: u16 = 1242;
@@ -51,7 +51,7 @@ pub(crate) struct MySqlBackend {
 
 impl XaBackend for MySqlBackend {
     type Session = Session;
-    type Interrupt = SessionId;
+    type Interrupt = Xid;
 
     async fn begin(&self, branch: &BranchId) -> Result<Session, XaError> {
         let coordinator = branch.txn().coordinator();
@@ -73,60 +73,55 @@ impl XaBackend for MySqlBackend {
             only_reads: true,
             written_before: None,
         };
-        self.sessions.works_for(branch, session.id);
-        let begun = session.begin(is_new.then_some(&registration), coordinator.as_str()).await;
-        if let Err(error) = begun {
-            self.sessions.is_over(branch);
-            return Err(unavailable(error));
-        }
+        session.begin(is_new.then_some(&registration), coordinator.as_str()).await.map_err(unavailable)?;
         if is_new {
             self.sessions.registered(conn, registration);
         }
         Ok(session)
     }
 
-    fn interrupter(&self, session: &Session) -> SessionId {
-        session.id
+    fn interrupter(&self, session: &Session) -> Xid {
+        session.xid.clone()
     }
 
-    async fn interrupt(&self, session: SessionId) {
-        self.interrupt_session(session).await;
+    async fn interrupt(&self, branch: Xid) {
+        self.interrupt_session_of(&branch).await;
     }
 
     async fn prepare(&self, promise: &XaPromise, session: &mut Option<Session>) -> Result<XaVote, XaError> {
-        let work = self.sound(&promise.branch, session)?;
+        let work = sound(session)?;
         if work.has_changed_nothing().await {
             let ended = work.commit_one_phase(false).await;
             return match ended {
                 Ok(()) => {
-                    self.give_back(&promise.branch, session);
+                    give_back(session);
                     Ok(XaVote::ReadOnly)
                 }
-                Err(error) => Err(self.not_done(&promise.branch, session, error).await),
+                Err(error) => Err(self.not_done(session, error).await),
             };
         }
         match work.prepare(promise.position).await {
             Ok(()) => Ok(XaVote::Promised),
-            Err(error) => Err(self.not_done(&promise.branch, session, error).await),
+            Err(error) => Err(self.not_done(session, error).await),
         }
     }
 
-    async fn commit_one_phase(&self, branch: &BranchId, session: &mut Option<Session>) -> Result<(), XaError> {
-        let work = self.sound(branch, session)?;
+    async fn commit_one_phase(&self, _: &BranchId, session: &mut Option<Session>) -> Result<(), XaError> {
+        let work = sound(session)?;
         let has_marker = !work.has_changed_nothing().await;
         match work.commit_one_phase(has_marker).await {
             Ok(()) => {
-                self.give_back(branch, session);
+                give_back(session);
                 Ok(())
             }
-            Err(error) => Err(self.not_done(branch, session, error).await),
+            Err(error) => Err(self.not_done(session, error).await),
         }
     }
 
-    async fn rollback(&self, branch: &BranchId, mut session: Session) {
+    async fn rollback(&self, _: &BranchId, mut session: Session) {
         // If this fails, the connection is closed, and the server undoes the work.
         if session.undo().await.is_ok() {
-            self.give_back(branch, &mut Some(session));
+            session.link.release();
         }
     }
 
@@ -139,7 +134,7 @@ impl XaBackend for MySqlBackend {
     }
 
     async fn fence(&self, branch: &BranchId) -> Result<(), XaError> {
-        self.end_session_of(branch).await
+        self.end_session_of(&Xid::of(branch, self.hash)).await
     }
 
     async fn fence_earlier(&self, coordinator: &Name, before: Epoch) -> Result<(), XaError> {
@@ -182,20 +177,18 @@ impl XaBackend for MySqlBackend {
             prepared.branch = own.and_then(|xid| coordinators.iter().find_map(|name| xid.branch_of(name, &self.name)));
             prepared
         };
-        Ok(found.iter().map(prepared).collect())
+        let mut all: Vec<Prepared> = found.iter().map(prepared).collect();
+        all.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        Ok(all)
     }
 
     async fn settle(&self, id: &str, decision: Decision) -> Result<(), XaError> {
         let raw: RawXid = id.parse().map_err(|error| XaError::new(XaErrorKind::Refused, error))?;
-        let own = raw.own().filter(|xid| xid.participant == self.hash);
-        let branch = own.and_then(|xid| {
-            self.coordinators.lock().iter().find_map(|coordinator| xid.branch_of(coordinator, &self.name))
-        });
         let verb = match decision {
             Decision::Commit => "COMMIT",
             Decision::Rollback => "ROLLBACK",
         };
-        self.end_from_control(verb, &raw, branch.as_ref()).await
+        self.end_from_control(verb, &raw).await
     }
 
     async fn lives(&self) -> Result<Vec<(Name, Life)>, XaError> {
@@ -252,19 +245,24 @@ impl XaBackend for MySqlBackend {
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {
         let first = MarkerId::new(self.hash, NameHash::of(coordinator), TxnOrdinal::default());
         let end = MarkerId::new(self.hash, NameHash::of(coordinator), below);
-        let sql = format!(
-            "DELETE FROM {}.ringpact_marker WHERE id >= {first} AND id < {end} ORDER BY id LIMIT {DELETED_AT_ONCE}",
-            self.database
-        );
+        let table = format!("{}.ringpact_marker", self.database);
+        let list =
+            format!("SELECT id FROM {table} WHERE id >= {first} AND id < {end} ORDER BY id LIMIT {DELETED_AT_ONCE}");
         let mut control = self.control().await?;
         loop {
-            self.run(&mut control, sql.clone()).await.map_err(unavailable)?;
-            if control.conn().is_none_or(|conn| conn.affected_rows() < DELETED_AT_ONCE) {
+            let ids: Vec<Vec<u8>> = self.rows(&mut control, list.clone()).await.map_err(unavailable)?;
+            if ids.is_empty() {
                 break;
             }
+            // Row by row: a scan also locks the rows that it passes, among them those of promises.
+            let mut delete = "START TRANSACTION;".to_owned();
+            for id in ids.iter().filter_map(|id| MarkerId::from_bytes(id)) {
+                let _infallible = write!(delete, "DELETE FROM {table} WHERE id = {id};");
+            }
+            delete.push_str("COMMIT");
+            self.run(&mut control, delete).await.map_err(unavailable)?;
         }
         control.release();
-        self.sessions.forget(|branch| branch.txn().coordinator() == coordinator && branch.txn().ordinal() < below);
         Ok(())
     }
 
@@ -275,7 +273,7 @@ impl XaBackend for MySqlBackend {
 
 impl MySqlBackend {
     /// Takes in that there is a coordinator of this name.
-    fn knows(&self, coordinator: &Name) {
+    pub(crate) fn knows(&self, coordinator: &Name) {
         let mut coordinators = self.coordinators.lock();
         if !coordinators.contains(coordinator) {
             coordinators.insert(coordinator.clone());
@@ -303,28 +301,9 @@ impl MySqlBackend {
         }
     }
 
-    /// Returns the session, if all its statements were answered. Otherwise drops it: it has promised
-    /// nothing, and never will.
-    fn sound<'a>(&self, branch: &BranchId, session: &'a mut Option<Session>) -> Result<&'a mut Session, XaError> {
-        if session.as_ref().is_none_or(|session| !session.link.is_sound()) {
-            drop(session.take());
-            self.sessions.is_over(branch);
-        }
-        let closed = || XaError::new(XaErrorKind::Transient, Error::Driver(DriverError::ConnectionClosed));
-        session.as_mut().ok_or_else(closed)
-    }
-
-    /// Gives a session back whose branch has ended.
-    fn give_back(&self, branch: &BranchId, session: &mut Option<Session>) {
-        self.sessions.is_over(branch);
-        if let Some(session) = session.take() {
-            session.link.release();
-        }
-    }
-
     /// Makes sure that a promise or a commit which the server has refused does not exist, and returns
     /// what to answer.
-    async fn not_done(&self, branch: &BranchId, session: &mut Option<Session>, error: Error) -> XaError {
+    async fn not_done(&self, session: &mut Option<Session>, error: Error) -> XaError {
         let Some(mut work) = session.take() else { return lost(error) };
         if is_lost(&error) {
             return lost(error);
@@ -334,12 +313,12 @@ impl MySqlBackend {
         }
         match work.undo().await {
             Ok(Undone::RolledBack) => {
-                self.give_back(branch, &mut Some(work));
+                work.link.release();
                 fenced_or_refused(error)
             }
             // Rolled back by the server, or ended by the statement in spite of its error.
             Ok(Undone::WasGone) if is_rolled_back(&error) => {
-                self.give_back(branch, &mut Some(work));
+                work.link.release();
                 refused(error)
             }
             Ok(Undone::WasGone) | Err(_) => lost(error),
@@ -349,10 +328,9 @@ impl MySqlBackend {
     /// Ends a promise, on its own session if there is one.
     async fn end_promise(&self, verb: &str, branch: &BranchId, session: &mut Option<Session>) -> Result<(), XaError> {
         if let Some(work) = session.as_mut() {
-            let xid = work.xid.to_string();
-            match work.run(format!("XA {verb} {xid}")).await {
+            match work.end_promise(verb).await {
                 Ok(()) => {
-                    self.give_back(branch, session);
+                    give_back(session);
                     return Ok(());
                 }
                 Err(error) if server_code(&error) == Some(code::XAER_RMERR) => {
@@ -362,30 +340,27 @@ impl MySqlBackend {
                 Err(_) => drop(session.take()),
             }
         }
-        let xid: RawXid = Xid::of(branch, self.hash).raw();
-        self.end_from_control(verb, &xid, Some(branch)).await?;
-        self.sessions.is_over(branch);
-        Ok(())
+        self.end_from_control(verb, &Xid::of(branch, self.hash).raw()).await
     }
 
     /// Ends a promise from a control connection. The session that has made it may have to be ended
-    /// first.
-    async fn end_from_control(&self, verb: &str, xid: &RawXid, branch: Option<&BranchId>) -> Result<(), XaError> {
+    /// first: the promise stays.
+    async fn end_from_control(&self, verb: &str, raw: &RawXid) -> Result<(), XaError> {
         let mut control = self.control().await?;
-        let mut may_fence = branch.filter(|branch| self.sessions.of(branch).is_some());
+        let mut to_end = raw.own();
         loop {
-            let Err(error) = self.run(&mut control, format!("XA {verb} {xid}")).await else { break };
+            let Err(error) = self.run(&mut control, format!("XA {verb} {raw}")).await else { break };
             if server_code(&error) == Some(code::XAER_NOTA) {
                 // That may mean that another session has it.
-                if !self.recover(&mut control).await?.contains(xid) {
+                if !self.recover(&mut control).await?.contains(raw) {
                     control.release();
                     return Err(XaError::new(XaErrorKind::NotThere, error));
                 }
-                let Some(branch) = may_fence.take() else {
+                let Some(xid) = to_end.take() else {
                     control.release();
                     return Err(XaError::new(XaErrorKind::Busy, error));
                 };
-                self.end_session_of(branch).await?;
+                self.end_session_of(&xid).await?;
             } else if is_rolled_back(&error) {
                 control.release();
                 return Err(XaError::new(XaErrorKind::NotThere, error));
@@ -425,6 +400,23 @@ impl MySqlBackend {
             XaPromise::new(branch, row.map_or(0, |(_, position)| *position))
         };
         Ok(own.into_iter().map(promise).collect())
+    }
+}
+
+/// Returns the session, if all its statements were answered. Otherwise drops it: it has promised
+/// nothing, and never will.
+fn sound(session: &mut Option<Session>) -> Result<&mut Session, XaError> {
+    if session.as_ref().is_some_and(|session| !session.link.is_sound()) {
+        drop(session.take());
+    }
+    let closed = || XaError::new(XaErrorKind::Transient, Error::Driver(DriverError::ConnectionClosed));
+    session.as_mut().ok_or_else(closed)
+}
+
+/// Gives a session back whose branch has ended.
+fn give_back(session: &mut Option<Session>) {
+    if let Some(session) = session.take() {
+        session.link.release();
     }
 }
 

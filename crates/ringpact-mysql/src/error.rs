@@ -149,15 +149,28 @@ pub(crate) fn chain_may_pass(error: &(dyn StdError + 'static)) -> bool {
     while let Some(error) = cause {
         let passes = error.downcast_ref::<Error>().is_some_and(may_pass)
             || error.downcast_ref::<ServerError>().is_some_and(|error| may_pass(&Error::Server(error.clone())))
-            || error
-                .downcast_ref::<XaError>()
-                .is_some_and(|error| matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable));
+            || error.downcast_ref::<XaError>().is_some_and(database_may_pass)
+            || error.downcast_ref::<XaWorkError>().is_some_and(work_may_pass)
+            || matches!(error.downcast_ref(), Some(MySqlError::Work(error)) if work_may_pass(error));
         if passes {
             return true;
         }
         cause = error.source();
     }
     false
+}
+
+fn database_may_pass(error: &XaError) -> bool {
+    matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable)
+}
+
+/// Transparent errors are not among the causes, so this looks into them.
+fn work_may_pass(error: &XaWorkError) -> bool {
+    match error {
+        XaWorkError::Database(error) => database_may_pass(error),
+        XaWorkError::TooManyPromises { .. } => true,
+        _ => false,
+    }
 }
 
 /// An error after which there is certainly no promise and no commit.

@@ -1,14 +1,15 @@
 //! Which session works for which branch, and how such a session is ended for certain.
 //!
-//! A connection takes a lock of the server under a name of its own (`GET_LOCK`) before it begins a
-//! branch. The server frees the lock when the session is gone, after it has undone what was not
-//! promised. So a session is ended by `KILL` of the connection that has the lock, repeated until no
-//! connection has it. Numbers of connections are not kept, because they come again after a restart
-//! of the server.
+//! A connection takes two locks of the server (`GET_LOCK`) before it begins a branch: one under the
+//! branch's name, and one under its own. The server frees them when the session is gone, after it has
+//! undone what was not promised. So a session is ended by `KILL` of the connection that has the lock,
+//! repeated until no connection has it. Numbers of connections are not kept, because they come again
+//! after a restart of the server.
 //!
-//! Branches of this process are found in memory. For those of earlier processes a row in
-//! `ringpact_session` says for which coordinator and epoch a connection works. It is written when a
-//! connection first works for that epoch, not for each branch.
+//! The branch's lock leads to the session of one branch, also if another process has it. The
+//! connection's own lock leads to the sessions of an earlier epoch, of which the branches are not
+//! known: a row in `ringpact_session` says for which coordinator and epoch a connection works. It is
+//! written when a connection first works for that epoch, not for each branch.
 //!
 //! A process that was only slow must not begin or promise anything after its epoch was fenced. So:
 //!
@@ -23,7 +24,7 @@ use std::{collections::HashMap, time::Duration};
 use mysql_async::{Error, prelude::Queryable as _};
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Epoch, Name,
+    Epoch, Name,
     participant::xa::{XaError, XaErrorKind},
 };
 use tokio::time::{Instant, sleep};
@@ -31,7 +32,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     backend::MySqlBackend,
     error::{code, server_code, unavailable},
-    id::NameHash,
+    id::{NameHash, Xid},
     link::Link,
     session::{Registration, SessionId},
 };
@@ -48,8 +49,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub(crate) struct Sessions {
     /// The registration of each connection, by the server's number of it.
     registrations: Mutex<HashMap<u32, Registration>>,
-    /// The sessions that work for branches, or may still do so after their connection was lost.
-    branches: Mutex<HashMap<BranchId, SessionId>>,
 }
 
 impl Sessions {
@@ -77,34 +76,14 @@ impl Sessions {
     pub(crate) fn unregister(&self, id: SessionId) {
         self.registrations.lock().retain(|_, known| known.id != id);
     }
-
-    pub(crate) fn works_for(&self, branch: &BranchId, id: SessionId) {
-        self.branches.lock().insert(branch.clone(), id);
-    }
-
-    /// Takes in that no session works for the branch any more.
-    pub(crate) fn is_over(&self, branch: &BranchId) {
-        self.branches.lock().remove(branch);
-    }
-
-    pub(crate) fn of(&self, branch: &BranchId) -> Option<SessionId> {
-        self.branches.lock().get(branch).copied()
-    }
-
-    /// Forgets the branches for which this holds.
-    pub(crate) fn forget(&self, mut is_forgotten: impl FnMut(&BranchId) -> bool) {
-        self.branches.lock().retain(|branch, _| !is_forgotten(branch));
-    }
 }
 
 impl MySqlBackend {
-    /// Ends the session of a branch of this process, and returns when it is gone.
-    pub(crate) async fn end_session_of(&self, branch: &BranchId) -> Result<(), XaError> {
-        let Some(id) = self.sessions.of(branch) else { return Ok(()) };
+    /// Ends the session that works for this branch, and returns when it is gone.
+    pub(crate) async fn end_session_of(&self, branch: &Xid) -> Result<(), XaError> {
         let mut control = self.control().await?;
-        self.end_session(&mut control, id).await?;
+        self.end_session(&mut control, &branch.lock()).await?;
         control.release();
-        self.sessions.is_over(branch);
         Ok(())
     }
 
@@ -118,7 +97,7 @@ impl MySqlBackend {
         let list = format!("SELECT id FROM {database}.ringpact_session WHERE {rows}");
         let ids: Vec<Vec<u8>> = self.rows(&mut control, list).await.map_err(unavailable)?;
         for id in ids.iter().filter_map(|id| SessionId::from_bytes(id)) {
-            self.end_session(&mut control, id).await?;
+            self.end_session(&mut control, &id.lock()).await?;
             let delete = format!("DELETE FROM {database}.ringpact_session WHERE id = {} AND {rows}", id.key());
             self.run(&mut control, delete).await.map_err(unavailable)?;
         }
@@ -126,20 +105,20 @@ impl MySqlBackend {
         Ok(())
     }
 
-    /// Interrupts the statement of a session, if there is one.
-    pub(crate) async fn interrupt_session(&self, id: SessionId) {
+    /// Interrupts the statement of the session that works for this branch, if there is one.
+    pub(crate) async fn interrupt_session_of(&self, branch: &Xid) {
         let Ok(mut control) = self.control().await else { return };
-        let kill = format!("KILL QUERY IS_USED_LOCK({})", id.lock());
+        let kill = format!("KILL QUERY IS_USED_LOCK({})", branch.lock());
         if self.run(&mut control, kill).await.is_ok() || control.is_sound() {
             control.release();
         }
     }
 
-    /// Ends a session, and returns when the server has let go of it.
-    async fn end_session(&self, control: &mut Link, id: SessionId) -> Result<(), XaError> {
+    /// Ends the session that has this lock, and returns when the server has let go of it.
+    async fn end_session(&self, control: &mut Link, lock: &str) -> Result<(), XaError> {
         let deadline = Instant::now() + self.timeouts.answer();
         loop {
-            let kill = format!("KILL CONNECTION IS_USED_LOCK({})", id.lock());
+            let kill = format!("KILL CONNECTION IS_USED_LOCK({lock})");
             match self.run(control, kill).await {
                 Ok(()) => {}
                 // No connection has the lock.

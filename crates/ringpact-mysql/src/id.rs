@@ -73,6 +73,12 @@ impl Xid {
         MarkerId::new(self.participant, self.coordinator, self.ordinal)
     }
 
+    /// Returns the SQL literal of the name of the lock that the branch's session holds. Names of locks
+    /// have at most 64 characters.
+    pub(crate) fn lock(&self) -> String {
+        format!("'ringpact:{:032x}'", xxh3_128(self.marker().as_bytes()))
+    }
+
     pub(crate) fn raw(&self) -> RawXid {
         let mut gtrid = Vec::with_capacity(32);
         gtrid.extend_from_slice(&self.coordinator.0);
@@ -163,6 +169,10 @@ impl MarkerId {
         key[32..40].copy_from_slice(&ordinal.epoch.as_u64().to_be_bytes());
         key[40..].copy_from_slice(&ordinal.sequence.to_be_bytes());
         Self(key)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {

@@ -343,7 +343,7 @@ impl MySqlParticipant {
     }
 
     /// Like [`branch`](Self::branch), for the branch of a transaction whose coordinator is in another
-    /// process. All messages about the branch must reach this process.
+    /// process.
     ///
     /// # Errors
     ///
@@ -366,6 +366,9 @@ impl MySqlParticipant {
     ///
     /// The database could not be asked.
     pub async fn orphans(&self, coordinators: &[Name]) -> Result<Vec<Prepared>, XaError> {
+        for coordinator in coordinators {
+            self.0.backend().knows(coordinator);
+        }
         self.0.orphans(coordinators).await
     }
 
@@ -375,8 +378,8 @@ impl MySqlParticipant {
     ///
     /// # Errors
     ///
-    /// `NotThere` if there is none with this id. `Busy` if a session of another process has it: close
-    /// that session first, or wait until the server has seen that it is closed.
+    /// `NotThere` if there is none with this id. `Busy` if a session of another program has it: close
+    /// that session first.
     pub async fn settle(&self, id: &str, decision: Decision) -> Result<(), XaError> {
         self.0.settle(id, decision).await
     }

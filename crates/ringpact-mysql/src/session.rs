@@ -12,8 +12,10 @@ use crate::{
     link::Link,
 };
 
-/// Identity of a connection: the name of the lock that it holds while it works for a branch. Unlike
-/// the server's number of the connection, it never comes again.
+/// Frees the session's locks.
+const FREE: &str = "DO RELEASE_ALL_LOCKS()";
+
+/// Identity of a connection. Unlike the server's number of the connection, it never comes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId([u8; 16]);
 
@@ -38,7 +40,7 @@ impl SessionId {
         format!("X'{}'", self.hex())
     }
 
-    /// Returns the SQL literal of the lock's name.
+    /// Returns the SQL literal of the name of the lock that the connection holds at work.
     pub(crate) fn lock(self) -> String {
         format!("'ringpact:{}'", self.hex())
     }
@@ -83,7 +85,7 @@ impl Session {
     /// Begins the branch. Registers the session first, if `registration` is passed. One message, and
     /// another one for a session that is registered.
     pub(crate) async fn begin(&mut self, registration: Option<&Registration>, coordinator: &str) -> Result<(), Error> {
-        let (xid, lock) = (&self.xid, self.id.lock());
+        let (xid, own, branch) = (&self.xid, self.id.lock(), self.xid.lock());
         let mut sql = self.settings();
         if let Some(Registration { id, coordinator: hash, epoch }) = registration {
             let (database, participant) = (&self.database, xid.participant);
@@ -97,7 +99,7 @@ impl Session {
                 key = id.key()
             );
         }
-        let _infallible = write!(sql, "DO GET_LOCK({lock}, 0);XA START {xid}");
+        let _infallible = write!(sql, "DO GET_LOCK({own}, 0), GET_LOCK({branch}, 0);XA START {xid}");
         self.run(sql).await?;
         self.written_before = if registration.is_some() { self.rows_written().await } else { Some(0) };
         Ok(())
@@ -123,10 +125,12 @@ impl Session {
     /// Writes the marker, after a check that the session was not fenced. The check is a statement
     /// that fails, so that the statements after it in the same message are not carried out.
     fn mark(&self, position: u64) -> String {
-        let (database, lock, key, marker) = (&self.database, self.id.lock(), self.id.key(), self.xid.marker());
+        let (database, own, branch) = (&self.database, self.id.lock(), self.xid.lock());
+        let (key, marker) = (self.id.key(), self.xid.marker());
         let Xid { coordinator, ordinal, .. } = &self.xid;
         format!(
-            "SELECT IF(COALESCE(IS_USED_LOCK({lock}) = CONNECTION_ID(), 0) AND EXISTS (\
+            "SELECT IF(COALESCE(IS_USED_LOCK({own}) = CONNECTION_ID(), 0) \
+             AND COALESCE(IS_USED_LOCK({branch}) = CONNECTION_ID(), 0) AND EXISTS (\
              SELECT 1 FROM {database}.ringpact_session WHERE id = {key} AND coordinator = {coordinator} \
              AND epoch = {epoch} AND NOT fenced), 1, (SELECT 1 UNION SELECT 2));\
              INSERT INTO {database}.ringpact_marker (id, position) VALUES ({marker}, {position});",
@@ -140,23 +144,29 @@ impl Session {
         self.run(format!("{mark}XA END {xid};XA PREPARE {xid}")).await
     }
 
+    /// Ends the promise. One message. The locks are freed with it, so that they lead to no session that
+    /// works for another branch by then.
+    pub(crate) async fn end_promise(&mut self, verb: &str) -> Result<(), Error> {
+        self.run(format!("XA {verb} {xid};{FREE}", xid = self.xid)).await
+    }
+
     /// Commits without a promise, with a marker or without. One message.
     pub(crate) async fn commit_one_phase(&mut self, has_marker: bool) -> Result<(), Error> {
         let mark = if has_marker { self.mark(0) } else { String::new() };
         let xid = &self.xid;
-        self.run(format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE")).await
+        self.run(format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE;{FREE}")).await
     }
 
     /// Undoes the branch, in whatever state it is, and a promise, too.
     pub(crate) async fn undo(&mut self) -> Result<Undone, Error> {
         let xid = &self.xid;
-        match self.run(format!("XA END {xid};XA ROLLBACK {xid}")).await {
+        match self.run(format!("XA END {xid};XA ROLLBACK {xid};{FREE}")).await {
             Ok(()) => return Ok(Undone::RolledBack),
             Err(error) if !self.link.is_sound() => return Err(error),
             // `XA END` is refused in some states, among them that of a deadlock's victim.
             Err(_) => {}
         }
-        match self.run(format!("XA ROLLBACK {}", self.xid)).await {
+        match self.run(format!("XA ROLLBACK {};{FREE}", self.xid)).await {
             Ok(()) => Ok(Undone::RolledBack),
             Err(error) if server_code(&error) == Some(code::XAER_NOTA) => Ok(Undone::WasGone),
             Err(error) => Err(error),

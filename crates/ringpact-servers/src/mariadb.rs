@@ -51,10 +51,12 @@ impl MariaDb {
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", dir.path().join("data").display()))
             .arg(format!("--user={}", user()))
-            .arg("--innodb-log-file-size=8M")
+            .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
             .output()
             .expect("mariadb-install-db runs");
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stdout));
+        let said = |output: &[u8]| String::from_utf8_lossy(output).into_owned();
+        let success = installed.status.success();
+        assert!(success, "{}\n{}", said(&installed.stdout), said(&installed.stderr));
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let mut started = Self { dir, port, server, options, keeper: None };

@@ -11,5 +11,12 @@
 //! | `opening` | what a participant checks when it opens |
 //! | `transfers` | a coordinator over two databases, with an audit |
 
+mod clients;
 mod conformance;
+mod crashes;
+mod lost_sessions;
+mod opening;
+mod operators;
 mod support;
+mod transfers;
+mod traps;

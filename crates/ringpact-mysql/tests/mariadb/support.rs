@@ -148,23 +148,6 @@ impl Database {
             sleep(Duration::from_millis(5)).await;
         }
     }
-
-    /// Returns the number of the connection that has a branch's lock, if there is exactly one.
-    pub async fn branch_connection(&self) -> u64 {
-        let sql = format!("SELECT id FROM {}.ringpact_session", self.name);
-        let mut conn = self.conn().await;
-        let ids: Vec<Vec<u8>> = conn.query(sql).await.expect("the sessions");
-        let mut holders = Vec::new();
-        for id in ids {
-            let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-            let holder: Option<Option<u64>> =
-                conn.query_first(format!("SELECT IS_USED_LOCK('ringpact:{hex}')")).await.expect("an answer");
-            holders.extend(holder.flatten());
-        }
-        conn.disconnect().await.expect("it is closed");
-        assert_eq!(holders.len(), 1, "{holders:?}");
-        holders[0]
-    }
 }
 
 /// Returns a branch of a transaction of coordinator "shop".
@@ -226,7 +209,10 @@ pub async fn roll_back(participant: &MySqlParticipant, branch: &BranchId) {
 }
 
 pub async fn commit_alone(participant: &MySqlParticipant, branch: &BranchId) -> Decision {
-    repeated(async || participant.commit_one_phase(branch, &call()).await).await.expect("decided")
+    match repeated(async || participant.commit_one_phase(branch, &call()).await).await {
+        Err(ringpact::ParticipantError::Refused(_)) => Decision::Rollback,
+        answer => answer.expect("decided"),
+    }
 }
 
 /// Returns the texts of an error and its causes.
