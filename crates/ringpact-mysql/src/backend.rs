@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::{
     BranchTimeouts,
-    error::{chain_may_pass, code, is_lost, lost, refused, server_code, unavailable},
+    error::{chain_may_pass, code, is_lost, lost, not_begun, refused, server_code, unavailable},
     fence::Sessions,
     id::{MarkerId, NameHash, RawXid, Xid},
     link::Link,
@@ -24,9 +24,6 @@ use crate::{
 
 /// Maximum number of markers that one message deletes, so that it stays short.
 const DELETED_AT_ONCE: usize = 500;
-
-/// The check before a promise fails by this error; see `Session::mark`.
-const SUBQUERY_NO_1_ROW: u16 = 1242;
 
 /// A row of `XA RECOVER`.
 type RecoverRow = (i64, usize, usize, Vec<u8>);
@@ -73,7 +70,11 @@ impl XaBackend for MySqlBackend {
             only_reads: true,
             written_before: None,
         };
-        session.begin(is_new.then_some(&registration), coordinator.as_str()).await.map_err(unavailable)?;
+        if let Err(error) = session.begin(is_new.then_some(&registration), coordinator.as_str()).await {
+            // The row may be gone, or may not have been written.
+            self.sessions.unregister(registration.id);
+            return Err(not_begun(error));
+        }
         if is_new {
             self.sessions.registered(conn, registration);
         }
@@ -308,13 +309,10 @@ impl MySqlBackend {
         if is_lost(&error) {
             return lost(error);
         }
-        if server_code(&error) == Some(SUBQUERY_NO_1_ROW) {
-            self.sessions.unregister(work.id);
-        }
         match work.undo().await {
             Ok(Undone::RolledBack) => {
                 work.link.release();
-                fenced_or_refused(error)
+                refused(error)
             }
             // Rolled back by the server, or ended by the statement in spite of its error.
             Ok(Undone::WasGone) if is_rolled_back(&error) => {
@@ -360,7 +358,7 @@ impl MySqlBackend {
                     control.release();
                     return Err(XaError::new(XaErrorKind::Busy, error));
                 };
-                self.end_session_of(&xid).await?;
+                self.end_session(&mut control, &xid.lock()).await?;
             } else if is_rolled_back(&error) {
                 control.release();
                 return Err(XaError::new(XaErrorKind::NotThere, error));
@@ -426,13 +424,4 @@ fn is_rolled_back(error: &Error) -> bool {
         server_code(error),
         Some(code::XA_RBROLLBACK | code::XA_RBTIMEOUT | code::XA_RBDEADLOCK | code::LOCK_DEADLOCK)
     )
-}
-
-fn fenced_or_refused(error: Error) -> XaError {
-    if server_code(&error) == Some(SUBQUERY_NO_1_ROW) {
-        let text = "the session has lost its lock or its row in ringpact_session: the coordinator was opened again \
-                    meanwhile, or the branch's own SQL has freed all locks";
-        return XaError::new(XaErrorKind::Refused, text);
-    }
-    refused(error)
 }

@@ -117,7 +117,8 @@ async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> 
                 "SET GLOBAL sync_binlog = 1, also in the server's configuration file",
             );
         }
-        let format: String = value(conn, "@@GLOBAL.binlog_format").await?.unwrap_or_default();
+        // A server without this variable has no other format than ROW.
+        let format: String = value(conn, "@@GLOBAL.binlog_format").await.ok().flatten().unwrap_or_default();
         if format.eq_ignore_ascii_case("STATEMENT") {
             return misconfigured(
                 "binlog_format is STATEMENT, which can't log the statements of this crate",

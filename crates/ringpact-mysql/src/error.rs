@@ -20,6 +20,8 @@ pub(crate) mod code {
     pub(crate) const USER_LIMIT_REACHED: u16 = 1203;
     pub(crate) const LOCK_DEADLOCK: u16 = 1213;
     pub(crate) const RESOURCE_LIMIT: u16 = 1226;
+    /// A check of this crate has failed; see `fails_unless`.
+    pub(crate) const SUBQUERY_NO_1_ROW: u16 = 1242;
     pub(crate) const QUERY_INTERRUPTED: u16 = 1317;
     /// "Unknown XID": of another session, or of none.
     pub(crate) const XAER_NOTA: u16 = 1397;
@@ -175,8 +177,22 @@ fn work_may_pass(error: &XaWorkError) -> bool {
 
 /// An error after which there is certainly no promise and no commit.
 pub(crate) fn refused(error: Error) -> XaError {
+    if server_code(&error) == Some(code::SUBQUERY_NO_1_ROW) {
+        let text = "the session has lost its locks or its row in ringpact_session: the coordinator was opened again \
+                    meanwhile, or the branch's own SQL has freed all locks";
+        return XaError::new(XaErrorKind::Refused, text);
+    }
     let kind = if may_pass(&error) { XaErrorKind::Transient } else { XaErrorKind::Refused };
     XaError::new(kind, error)
+}
+
+/// An error after which a branch has not begun.
+pub(crate) fn not_begun(error: Error) -> XaError {
+    match server_code(&error) {
+        Some(code) if is_setting(code) => XaError::new(XaErrorKind::Misconfigured, error),
+        Some(_) => refused(error),
+        None => unavailable(error),
+    }
 }
 
 /// An error after which a promise or a commit may exist.

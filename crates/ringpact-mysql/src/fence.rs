@@ -15,9 +15,9 @@
 //!
 //! 1. The coordinator's later epoch is noted in `ringpact_coordinator`. From here on no row is
 //!    written for an earlier epoch.
-//! 2. The rows of earlier epochs are marked as *fenced*. A promise needs a row that is not: a session
-//!    that still sees its row as it was took its lock before the mark.
-//! 3. The holders of all their locks are ended. Then the rows are deleted.
+//! 2. The rows of earlier epochs are marked as *fenced*. A branch begins only if its session finds its
+//!    row unmarked, after it has taken its locks. So one that begins has taken them before the mark.
+//! 3. The holders of all these locks are ended. Then the rows are deleted.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -115,7 +115,7 @@ impl MySqlBackend {
     }
 
     /// Ends the session that has this lock, and returns when the server has let go of it.
-    async fn end_session(&self, control: &mut Link, lock: &str) -> Result<(), XaError> {
+    pub(crate) async fn end_session(&self, control: &mut Link, lock: &str) -> Result<(), XaError> {
         let deadline = Instant::now() + self.timeouts.answer();
         loop {
             let kill = format!("KILL CONNECTION IS_USED_LOCK({lock})");

@@ -99,7 +99,12 @@ impl Session {
                 key = id.key()
             );
         }
-        let _infallible = write!(sql, "DO GET_LOCK({own}, 0), GET_LOCK({branch}, 0);XA START {xid}");
+        // The row is looked at after the locks are taken: see `fence.rs`. Outside of the branch's own
+        // transaction, in which a look might lock the row.
+        let row = self.registration_row();
+        let locks = self.has_locks();
+        let check = fails_unless(&format!("{locks} AND EXISTS (SELECT 1 FROM {row} AND NOT fenced)"));
+        let _infallible = write!(sql, "DO GET_LOCK({own}, 0), GET_LOCK({branch}, 0);{check}XA START {xid}");
         self.run(sql).await?;
         self.written_before = if registration.is_some() { self.rows_written().await } else { Some(0) };
         Ok(())
@@ -122,20 +127,28 @@ impl Session {
         )
     }
 
-    /// Writes the marker, after a check that the session was not fenced. The check is a statement
-    /// that fails, so that the statements after it in the same message are not carried out.
+    /// Writes the marker, after a check that the session has its locks still: the branch's own SQL may
+    /// have freed them, and then the session could not be ended.
     fn mark(&self, position: u64) -> String {
-        let (database, own, branch) = (&self.database, self.id.lock(), self.xid.lock());
-        let (key, marker) = (self.id.key(), self.xid.marker());
+        let (check, database, marker) = (fails_unless(&self.has_locks()), &self.database, self.xid.marker());
+        format!("{check}INSERT INTO {database}.ringpact_marker (id, position) VALUES ({marker}, {position});")
+    }
+
+    /// Returns the table and the condition that select the session's row.
+    fn registration_row(&self) -> String {
         let Xid { coordinator, ordinal, .. } = &self.xid;
         format!(
-            "SELECT IF(COALESCE(IS_USED_LOCK({own}) = CONNECTION_ID(), 0) \
-             AND COALESCE(IS_USED_LOCK({branch}) = CONNECTION_ID(), 0) AND EXISTS (\
-             SELECT 1 FROM {database}.ringpact_session WHERE id = {key} AND coordinator = {coordinator} \
-             AND epoch = {epoch} AND NOT fenced), 1, (SELECT 1 UNION SELECT 2));\
-             INSERT INTO {database}.ringpact_marker (id, position) VALUES ({marker}, {position});",
+            "{database}.ringpact_session WHERE id = {key} AND coordinator = {coordinator} AND epoch = {epoch}",
+            database = self.database,
+            key = self.id.key(),
             epoch = ordinal.epoch
         )
+    }
+
+    /// Returns the condition that the session has both its locks.
+    fn has_locks(&self) -> String {
+        let has = |lock: String| format!("COALESCE(IS_USED_LOCK({lock}) = CONNECTION_ID(), 0)");
+        format!("{} AND {}", has(self.id.lock()), has(self.xid.lock()))
     }
 
     /// Makes the promise. One message.
@@ -193,6 +206,12 @@ impl Session {
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), Error> {
         self.link.run(self.timeouts.answer(), |conn| conn.query_drop(sql)).await
     }
+}
+
+/// Returns a statement that fails unless the condition holds, by [`code::SUBQUERY_NO_1_ROW`]. Then the
+/// statements after it in the same message are not carried out.
+fn fails_unless(condition: &str) -> String {
+    format!("SELECT IF({condition}, 1, (SELECT 1 UNION SELECT 2));")
 }
 
 /// Whether a statement can only read, unless it calls a function that writes. Locks that a read takes

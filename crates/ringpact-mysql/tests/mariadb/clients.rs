@@ -66,6 +66,29 @@ fn a_transaction_that_commits_while_a_handle_is_held_says_so() {
     });
 }
 
+/// The application asks the error of `commit` whether to try again.
+#[test]
+fn the_error_of_a_commit_tells_whether_it_may_pass() {
+    with_database(async |database| {
+        let payments = database.open_with(BranchTimeouts::default().lock(Duration::from_secs(1))).await;
+        let builder = Coordinator::builder(MemoryLog::new()).name("shop");
+        let shop = builder.async_participant("payments", payments.clone(), Handle::current()).open().expect("open");
+        database.sql("INSERT INTO account VALUES ('a', 1)").await;
+        let mut holder = payments.work(&crate::support::branch_of("another", 1, 1)).await.expect("a branch");
+        holder.query_drop("UPDATE account SET cents = 2").await.expect("it is free");
+        for (statement, may_pass) in
+            [("UPDATE account SET cents = 3", true), ("INSERT INTO account VALUES (NULL, 1)", false)]
+        {
+            let mut txn = shop.begin_async().await;
+            let mut work = payments.branch(&mut txn).await.expect("a branch");
+            let failed = work.query_drop(statement).await.expect_err("locked, and null");
+            drop(work);
+            let error = txn.commit().await.expect_err("it votes No");
+            assert_eq!((is_transient(&failed), is_transient(&error)), (may_pass, may_pass), "{}", chain(&error));
+        }
+    });
+}
+
 #[test]
 fn a_statement_whose_future_was_dropped_dooms_the_branch() {
     with_database(async |database| {
