@@ -55,6 +55,9 @@
 //!
 //! - **A promise holds its connection** until the decision is carried out. If the connection is lost,
 //!   the promise stays in the server, and a control connection ends it.
+//! - **A pool of [`mysql_async`] closes connections above its minimum** (10 by default) when they come
+//!   back. Set the minimum to the number of branches that are usually open at once, because the first
+//!   branch of a connection costs a row that is synced.
 //! - **Isolation**: a transaction is atomic, but its branches do not become visible at the same
 //!   moment. The databases find no deadlock that goes through two of them; the lock time-out of
 //!   [`BranchTimeouts`] ends it.
@@ -296,9 +299,10 @@ fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
         lock = timeouts.lock.as_secs().max(1)
     ));
     setup.push("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned());
-    // These connections carry out nothing of the user's, so there is no need to reset them.
+    // These connections carry out nothing of the user's, so there is no need to reset them. The pool
+    // keeps as many as its minimum.
     let pool = PoolOpts::default().with_reset_connection(false);
-    let pool = match PoolConstraints::new(0, CONTROL_CONNECTIONS) {
+    let pool = match PoolConstraints::new(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS) {
         Some(constraints) => pool.with_constraints(constraints),
         None => pool,
     };

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use mysql_async::{OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{Coordinator, MemoryLog, Vote, participant::AsyncParticipant as _};
-use ringpact_mysql::{BranchTimeouts, MySqlError, is_transient};
+use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant, is_transient};
 use tokio::{runtime::Handle, time::sleep};
 
 use crate::support::{branch, call, chain, commit, insert, promise, roll_back, with_database};
@@ -22,7 +23,13 @@ fn a_statement_under_way_is_interrupted_by_the_rollback() {
                 work.query_first::<u64>("SELECT SLEEP(9)").await
             }
         });
-        sleep(Duration::from_millis(200)).await;
+        let asleep = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' AND state = 'User sleep'",
+            database.name
+        );
+        while database.value::<u64>(&asleep).await != Some(1) {
+            sleep(Duration::from_millis(5)).await;
+        }
         roll_back(&payments, &branch(1)).await;
         let answer = client.await.expect("no panic");
         // SLEEP answers 1 when it is interrupted; other statements fail.
@@ -146,6 +153,44 @@ fn a_pool_without_a_free_connection_is_an_error_that_may_pass() {
         promise(&payments, &branch(14), "a").await;
         commit(&payments, &branch(14)).await;
         assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(1));
+    });
+}
+
+/// The participant's pool is the application's. A connection with a branch in it must not come back to
+/// it, also if the pool does not reset connections.
+#[test]
+fn connections_of_branches_that_are_dropped_do_not_come_back_to_the_pool() {
+    with_database(async |database| {
+        let constraints = PoolConstraints::new(4, 4).expect("valid");
+        let without_reset = PoolOpts::default().with_reset_connection(false).with_constraints(constraints);
+        let pool = Pool::new(OptsBuilder::from_opts(database.opts()).pool_opts(without_reset));
+        let open = async || {
+            let builder = MySqlParticipant::builder("payments").pool(pool.clone()).max_promises(3);
+            builder.open().await.expect("a participant")
+        };
+        let payments = open().await;
+        insert(&payments, &branch(1), "a").await;
+        promise(&payments, &branch(2), "b").await;
+        drop(payments);
+        // All that the pool has, at once.
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(pool.get_conn().await.expect("a connection"));
+        }
+        for (number, conn) in all.iter_mut().enumerate() {
+            let sql = format!("INSERT INTO account VALUES ('{number}', 1)");
+            conn.query_drop(sql).await.expect("no transaction is open in it");
+        }
+        drop(all);
+        assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(4));
+        // Such a pool serves branches one after the other, too.
+        let payments = open().await;
+        commit(&payments, &branch(2)).await;
+        for sequence in 3..9 {
+            promise(&payments, &branch(sequence), &format!("later {sequence}")).await;
+            commit(&payments, &branch(sequence)).await;
+        }
+        assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(11));
     });
 }
 

@@ -70,7 +70,7 @@ impl Database {
     }
 
     pub fn opts_as(&self, user: &str) -> OptsBuilder {
-        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(0, 12).expect("valid"));
+        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(12, 12).expect("valid"));
         let socket = Some(self.socket.display().to_string());
         OptsBuilder::default().user(Some(user)).socket(socket).db_name(Some(&self.name)).pool_opts(pool)
     }
