@@ -17,7 +17,7 @@ use fastrand::Rng;
 use ringpact::{
     BranchId, Epoch, LogId, Name, ParticipantError, TxnId, Vote,
     participant::{
-        AsyncParticipant, Call, Decision, EndedOpening, Life,
+        AsyncParticipant, Call, Decision, EndedOpening, Life, Verb,
         xa::{XaOptions, XaParticipant},
     },
 };
@@ -30,6 +30,9 @@ use super::{
 const SHOP: Name = Name::from_static("shop");
 const GOODS: Name = Name::from_static("goods");
 const LOG: LogId = LogId::from_bytes([7; 16]);
+
+/// More than a life has transactions.
+const MAX_PROMISES: usize = 20;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -48,8 +51,14 @@ struct Ledger {
 struct World {
     ledger: Rc<RefCell<Ledger>>,
     rng: Rc<RefCell<Rng>>,
-    goods: Goods,
+    service: Rc<RefCell<Service>>,
     life: Life,
+}
+
+/// The process that has the participant. It may be restarted while its coordinators live on.
+struct Service {
+    goods: Goods,
+    life: u32,
 }
 
 impl World {
@@ -57,11 +66,48 @@ impl World {
         self.rng.borrow_mut().u32(..times) == 0
     }
 
+    /// Returns what a call says now: the coordinator's log grows.
     fn call(&self) -> Call {
         let mut call = Call::new(LogId::NONE);
+        let position = self.life.position + self.ledger.borrow().begun.len() as u64;
         (call.identity, call.epoch, call.position, call.after) =
-            (self.life.log, self.life.epoch, self.life.position, self.life.after);
+            (self.life.log, self.life.epoch, position, self.life.after);
         call
+    }
+
+    /// Calls the participant. A call that is under way when the service is restarted is lost.
+    async fn ask<T, F>(&self, what: impl FnOnce(Goods) -> F) -> Option<T>
+    where
+        F: Future<Output = T>,
+    {
+        let (goods, life) = {
+            let service = self.service.borrow();
+            (service.goods.clone(), service.life)
+        };
+        let mut call = Box::pin(what(goods));
+        poll_fn(|context| {
+            if self.service.borrow().life != life {
+                return Poll::Ready(None);
+            }
+            call.as_mut().poll(context).map(Some)
+        })
+        .await
+    }
+
+    async fn about(&self, verb: Verb, branch: &BranchId) -> Result<Option<Decision>, ParticipantError> {
+        let (call, branch) = (self.call(), branch.clone());
+        let answer = self.ask(|goods| async move {
+            match verb {
+                Verb::Prepare => Ok(match goods.prepare(&branch, &call).await? {
+                    Vote::Yes => Some(Decision::Commit),
+                    _ => Some(Decision::Rollback),
+                }),
+                Verb::Commit => goods.commit(&branch, &call).await.map(|()| None),
+                Verb::Rollback => goods.rollback(&branch, &call).await.map(|()| None),
+                _ => goods.commit_one_phase(&branch, &call).await.map(Some),
+            }
+        });
+        answer.await.unwrap_or(Err(ParticipantError::Unreachable))
     }
 
     fn is_wrong(&self, what: String) {
@@ -80,18 +126,24 @@ impl World {
 
     async fn transaction(self, branch: BranchId) {
         self.ledger.borrow_mut().begun.insert(branch.clone());
-        if let Ok(work) = self.goods.work(&branch).await {
+        let (at_work, holds) = (branch.clone(), self.once_in(3));
+        let works = self.ask(|goods| async move {
+            let Ok(work) = goods.work(&at_work).await else { return };
             work.session().expect("it has begun").change(1);
-            if self.once_in(3) {
+            if holds {
                 pause(3).await;
             }
-        }
+        });
+        let _lost = works.await;
         if self.once_in(4) {
             return self.alone(branch).await;
         }
-        let vote = self.goods.prepare(&branch, &self.call()).await;
+        let mut vote = self.about(Verb::Prepare, &branch).await;
+        if self.once_in(6) {
+            vote = self.about(Verb::Prepare, &branch).await; // the message comes twice
+        }
         let decision = match vote {
-            Ok(Vote::Yes) if !self.once_in(3) => Decision::Commit,
+            Ok(Some(Decision::Commit)) if !self.once_in(3) => Decision::Commit,
             _ => Decision::Rollback,
         };
         self.decide(&branch, decision);
@@ -106,8 +158,9 @@ impl World {
 
     async fn alone(self, branch: BranchId) {
         loop {
-            match self.goods.commit_one_phase(&branch, &self.call()).await {
+            match self.about(Verb::CommitOnePhase, &branch).await {
                 Ok(decision) => {
+                    let decision = decision.unwrap_or(Decision::Rollback);
                     self.ledger.borrow_mut().delivered.insert(branch.clone());
                     return self.decide(&branch, decision);
                 }
@@ -123,12 +176,9 @@ impl World {
 
     async fn deliver(self, branch: BranchId, decision: Decision) {
         loop {
-            let answer = match decision {
-                Decision::Commit => self.goods.commit(&branch, &self.call()).await,
-                Decision::Rollback => self.goods.rollback(&branch, &self.call()).await,
-            };
-            match (answer, decision) {
-                (Ok(()), _) | (Err(ParticipantError::UnknownBranch), Decision::Rollback) => break,
+            let verb = if decision == Decision::Commit { Verb::Commit } else { Verb::Rollback };
+            match (self.about(verb, &branch).await, decision) {
+                (Ok(_), _) | (Err(ParticipantError::UnknownBranch), Decision::Rollback) => break,
                 (
                     Err(
                         error @ (ParticipantError::UnknownBranch
@@ -153,15 +203,16 @@ impl World {
     /// missed the opening before.
     async fn introduced(mut self) -> Self {
         loop {
-            match self.goods.meet(&SHOP, &self.life).await {
-                Ok(()) => return self,
-                Err(ParticipantError::Superseded(mismatch)) => {
+            let life = self.life;
+            match self.ask(|goods| async move { goods.meet(&SHOP, &life).await }).await {
+                Some(Ok(())) => return self,
+                Some(Err(ParticipantError::Superseded(mismatch))) => {
                     let EndedOpening { epoch, position } = self.life.after;
                     assert!(mismatch.known.epoch < epoch && mismatch.known.position <= position, "{mismatch:?}");
                     let known = EndedOpening { epoch: mismatch.known.epoch, position };
                     self.life = self.life.continuing(known);
                 }
-                Err(_) => pause(2).await,
+                _ => pause(2).await,
             }
         }
     }
@@ -169,9 +220,9 @@ impl World {
     /// What a coordinator does when it is opened and introduced: it settles what is left.
     async fn recover(self) {
         let listed = loop {
-            match self.goods.in_doubt(&SHOP).await {
-                Ok(listed) => break listed,
-                Err(_) => pause(2).await,
+            match self.ask(|goods| async move { goods.in_doubt(&SHOP).await }).await {
+                Some(Ok(listed)) => break listed,
+                _ => pause(2).await,
             }
         };
         let mut open: BTreeMap<_, _> = listed.into_iter().map(|branch| (branch, Decision::Rollback)).collect();
@@ -233,10 +284,25 @@ fn run_to_end<T: 'static>(rng: &Rc<RefCell<Rng>>, task: impl Future<Output = T> 
 
 async fn open(database: Database) -> Goods {
     loop {
-        if let Ok(goods) = XaParticipant::open("goods", database.clone(), XaOptions::default()).await {
+        let options = XaOptions::default().max_promises(MAX_PROMISES);
+        if let Ok(goods) = XaParticipant::open("goods", database.clone(), options).await {
             return goods;
         }
     }
+}
+
+/// Promises of branches that have ended count no longer, and each of the others counts once.
+async fn counts_promises(goods: Goods, world: World) -> Option<String> {
+    let (mut made, call) = (0, world.call());
+    for sequence in 100.. {
+        let branch = TxnId::new(SHOP, world.life.epoch, sequence).branch(&GOODS);
+        let Ok(work) = goods.work(&branch).await else { break };
+        work.session().expect("it has begun").change(1);
+        drop(work);
+        goods.prepare(&branch, &call).await.expect("nothing is lost any more");
+        made += 1;
+    }
+    (made != MAX_PROMISES).then(|| format!("{made} promises are made, and the limit is {MAX_PROMISES}"))
 }
 
 /// Returns what went wrong, if something did.
@@ -254,8 +320,9 @@ fn live(seed: u64, defect: Option<Defect>) -> Option<String> {
     for number in 1..=lives {
         let epoch = Epoch::new(number * 10);
         let goods = run_to_end(&rng, open(database.clone()));
+        let service = Rc::new(RefCell::new(Service { goods, life: 0 }));
         let life = Life::new(LOG, epoch, position).continuing(last);
-        let world = World { ledger: Rc::clone(&ledger), rng: Rc::clone(&rng), goods, life };
+        let world = World { ledger: Rc::clone(&ledger), rng: Rc::clone(&rng), service: Rc::clone(&service), life };
         let world = run_to_end(&rng, world.introduced());
         let mut tasks: Vec<Task> = vec![Box::pin(world.clone().recover())];
         for sequence in 1..=rng.borrow_mut().u64(1..8) {
@@ -267,6 +334,13 @@ fn live(seed: u64, defect: Option<Defect>) -> Option<String> {
             poll_some(&mut tasks, &rng, most);
             database.restart();
         }
+        if rng.borrow_mut().u32(..3) == 0 {
+            let most = rng.borrow_mut().usize(..60);
+            poll_some(&mut tasks, &rng, most);
+            let goods = run_to_end(&rng, open(database.clone()));
+            let life = service.borrow().life + 1;
+            *service.borrow_mut() = Service { goods, life };
+        }
         let is_last = number == lives;
         if is_last {
             poll_some(&mut tasks, &rng, 200);
@@ -277,7 +351,13 @@ fn live(seed: u64, defect: Option<Defect>) -> Option<String> {
         if is_last && !tasks.is_empty() {
             return Some(format!("{} tasks have no end; last error: {}", tasks.len(), ledger.borrow().last_error));
         }
-        position += 5;
+        if is_last {
+            let goods = service.borrow().goods.clone();
+            if let Some(wrong) = run_to_end(&rng, counts_promises(goods, world)) {
+                return Some(wrong);
+            }
+        }
+        position += 20;
         last = EndedOpening { epoch, position: position - 1 };
     }
     database.time_passes();
