@@ -46,6 +46,8 @@ pub(super) struct State {
     /// Whether a session may still be at work in the server, of which this process has lost the
     /// connection.
     pub(super) is_lost: bool,
+    /// Whether the branch is among the promises that the participant counts.
+    pub(super) is_counted: bool,
     /// Since when the branch is bound by a promise.
     pub(super) promised_at: Option<Instant>,
     /// The reason why the branch can only vote No, if that is so.

@@ -124,15 +124,21 @@ impl<B: XaBackend> Inner<B> {
         if is_unnoted {
             self.note_life(branch.txn().coordinator()).await?;
         }
-        let cell = match lookup {
-            BranchLookup::Found(cell) => cell,
+        let (cell, is_remembered) = match lookup {
+            BranchLookup::Found(cell) => (cell, true),
             BranchLookup::Ended { .. } => return Err(after_the_end(message)),
             // No coordinator sends this: its branches are of its own epoch or of an earlier one.
             BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
             // All that can be known of it is in the database.
-            BranchLookup::EarlierLife { .. } => Arc::default(),
+            BranchLookup::EarlierLife { .. } => (Arc::default(), false),
         };
+        let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call, message).await;
+        // A cell that is not remembered would be counted at each message, and never discounted.
+        if is_remembered {
+            self.count(&cell);
+        }
+        let result = with_reason(result, &cell, before);
         if cell.phase_now() == BranchPhase::Unknown {
             self.branches.lock().discard_unknown(branch.txn(), &cell);
         }
@@ -147,8 +153,7 @@ impl<B: XaBackend> Inner<B> {
         call: &Call,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
-        let before = cell.phase_now();
-        let result = match cell.try_hold() {
+        match cell.try_hold() {
             Some(mut session) => {
                 if cell.is_doomed() {
                     cell.refuse(|| Arc::new(BranchRefusal::RolledBack));
@@ -157,9 +162,7 @@ impl<B: XaBackend> Inner<B> {
             }
             None if !cell.is_at_work() => Err(ParticipantError::Busy),
             None => self.deliver_at_work(branch, cell, message).await,
-        };
-        self.count(cell, before);
-        with_reason(result, cell, before)
+        }
     }
 
     /// Delivers a message while a client has the branch.
@@ -206,7 +209,7 @@ impl<B: XaBackend> Inner<B> {
     ) -> Result<BranchReply, ParticipantError> {
         match cell.phase_now() {
             // The branch may be one of an earlier life of this process, or of another process.
-            BranchPhase::Unknown => self.recall(branch, cell).await?,
+            BranchPhase::Unknown => self.recall(branch, cell, message).await?,
             // The answer to a one-phase commit was lost.
             BranchPhase::Committing { .. } => {
                 let input = self.look_up_commit(branch, cell).await?;
@@ -214,7 +217,8 @@ impl<B: XaBackend> Inner<B> {
             }
             _ => {}
         }
-        if let BranchInput::Prepare(_) = message {
+        // The database has the position under which it was promised; a repeated message must not change it here.
+        if let (BranchInput::Prepare(_), BranchPhase::Active { .. }) = (message, cell.phase_now()) {
             let position = self.branches.lock().life_of(branch.txn().coordinator()).map_or(0, |life| life.position);
             cell.state.lock().position = position.max(call.position);
         }
@@ -222,8 +226,19 @@ impl<B: XaBackend> Inner<B> {
     }
 
     /// Takes in what the database knows of a branch of which this process knows nothing.
-    async fn recall(&self, branch: &BranchId, cell: &Arc<XaCell<B>>) -> Result<(), ParticipantError> {
-        let outcome = self.backend.outcome(branch).await.map_err(ParticipantError::resource)?;
+    async fn recall(
+        &self,
+        branch: &BranchId,
+        cell: &Arc<XaCell<B>>,
+        message: BranchInput,
+    ) -> Result<(), ParticipantError> {
+        let mut outcome = self.backend.outcome(branch).await.map_err(ParticipantError::resource)?;
+        if outcome == XaOutcome::Unknown && !matches!(message, BranchInput::Commit(_)) {
+            // A session of an earlier life of this process may be in the middle of a promise or of a one-phase commit. The
+            // answer now will be that there is none.
+            self.backend.fence(branch).await.map_err(ParticipantError::resource)?;
+            outcome = self.backend.outcome(branch).await.map_err(ParticipantError::resource)?;
+        }
         let mut state = cell.state.lock();
         match outcome {
             XaOutcome::Promised(promise) => {
@@ -381,7 +396,9 @@ impl<B: XaBackend> Inner<B> {
         session: &mut HeldSession<B>,
         before: BranchPhase,
     ) -> Result<(), ParticipantError> {
-        let is_promised = is_promised(before);
+        // A promise that the database has refused is none.
+        let is_refused = matches!(before, BranchPhase::Preparing { .. }) && !cell.state.lock().is_lost;
+        let is_promised = is_promised(before) && !is_refused;
         if !is_promised || (session.is_some() && !matches!(before, BranchPhase::Prepared)) {
             if let Some(session) = session.take() {
                 self.backend.rollback(branch, session).await;
@@ -408,13 +425,16 @@ impl<B: XaBackend> Inner<B> {
         Ok(())
     }
 
-    /// Counts the branch's promise, or no longer.
-    fn count(&self, cell: &XaCell<B>, before: BranchPhase) {
-        match (is_promised(before), is_promised(cell.phase_now())) {
+    /// Counts the branch's promise, or no longer. A call that was dropped in the middle has not counted; the next one does.
+    fn count(&self, cell: &XaCell<B>) {
+        let mut state = cell.state.lock();
+        let is_promised = is_promised(state.protocol.phase());
+        match (state.is_counted, is_promised) {
             (false, true) => drop(self.promises.fetch_add(1, Ordering::SeqCst)),
             (true, false) => drop(self.promises.fetch_sub(1, Ordering::SeqCst)),
             _ => {}
         }
+        state.is_counted = is_promised;
     }
 }
 
