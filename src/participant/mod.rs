@@ -23,6 +23,7 @@
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
 //! | `xa/` | participants that keep their data in a database which can prepare |
+//! | `tables/` | services that keep their reservations in a database's tables |
 //! | `duplicates.rs` | requests for the same as one that is under way |
 //! | `wire.rs` | deadlines and errors as they are serialised |
 //! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
@@ -58,6 +59,8 @@ mod life;
 mod pool;
 mod resource_manager;
 mod service;
+#[cfg(feature = "tokio")]
+pub mod tables;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod wire;
