@@ -52,6 +52,10 @@ impl PgBackend {
             }
             Ending::Commit(branch) => (branch, "COMMIT".to_owned(), true),
         };
+        if session.client().is_closed() {
+            // Nothing can have been sent, so there is no doubt.
+            return Err(XaError::new(XaErrorKind::Transient, PgFailure::NoSession));
+        }
         let (key, tag) = (self.key(branch), literal(session.tag()));
         let message = format!("SELECT {}.promise({tag}, {key}, {alone}); {statement}", self.schema);
         // Zero switches the server's own limit off; the coordinator's deadline then ends the call.

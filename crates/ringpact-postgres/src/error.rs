@@ -5,7 +5,7 @@ use std::{error::Error as StdError, time::Duration};
 use deadpool_postgres::PoolError;
 use ringpact::{
     IdError,
-    participant::xa::{XaError, XaErrorKind, XaOpenError},
+    participant::xa::{XaError, XaErrorKind, XaOpenError, causes},
 };
 use thiserror::Error;
 use tokio_postgres::{Error, error::Severity, error::SqlState};
@@ -53,8 +53,6 @@ pub enum PgOpenError {
 /// The cause of an [`XaError`].
 #[derive(Debug, Error)]
 pub(crate) enum PgFailure {
-    #[error(transparent)]
-    Plain(Error),
     #[error("{advice}")]
     Advised {
         advice: &'static str,
@@ -71,7 +69,9 @@ pub(crate) enum PgFailure {
     Pool(#[source] PoolError),
     #[error("{sessions} sessions that work for earlier branches have not ended within {waited:?}")]
     SessionsLeft { sessions: usize, waited: Duration },
-    #[error("the branch belongs to a transaction of the participant's that was lost from its connection")]
+    #[error(
+        "the branch's session was lost before the promise: its server or its time-out for idle transactions has ended it"
+    )]
     NoSession,
     #[error("the database answered in a form that was not expected: {0}")]
     Malformed(String),
@@ -89,7 +89,10 @@ pub(crate) enum During {
 /// Returns the error with its kind.
 pub(crate) fn failure(error: Error, during: During) -> XaError {
     let kind = kind_of(&error, during);
-    XaError::new(kind, advised(error))
+    match advice(&error) {
+        Some(advice) => XaError::new(kind, PgFailure::Advised { advice, source: error }),
+        None => XaError::new(kind, error),
+    }
 }
 
 /// Returns the error of a connection that did not answer in time.
@@ -115,16 +118,10 @@ pub(crate) fn ends_connection(error: &Error) -> bool {
 
 /// Whether the error, or one that it comes from, may pass if the whole transaction is tried again.
 pub(crate) fn is_transient(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let of_backend = error.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient);
-        let of_client = error.downcast_ref::<Error>().and_then(Error::code).is_some_and(may_pass);
-        if of_backend || of_client {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(|cause| {
+        let of_backend = cause.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient);
+        of_backend || cause.downcast_ref::<Error>().and_then(Error::code).is_some_and(may_pass)
+    })
 }
 
 /// Whether the error has this SQLSTATE.
@@ -181,9 +178,9 @@ fn is_set_up_wrongly(code: &SqlState) -> bool {
     .contains(code)
 }
 
-/// Adds what to do, if the server's own text does not say it.
-fn advised(error: Error) -> PgFailure {
-    let advice = match error.code().map(SqlState::code) {
+/// Returns what to do, if the server's own text does not say it.
+fn advice(error: &Error) -> Option<&'static str> {
+    Some(match error.code().map(SqlState::code) {
         Some(OTHER_TRANSACTION) => {
             "the work under the branch has ended the branch's transaction by itself, or has changed application_name; what \
              it did is committed or lost without the other branches"
@@ -202,9 +199,8 @@ fn advised(error: Error) -> PgFailure {
         Some("42501") => {
             "the role lacks a right: the promises of a branch can only be ended by the role that made them"
         }
-        _ => return PgFailure::Plain(error),
-    };
-    PgFailure::Advised { advice, source: error }
+        _ => return None,
+    })
 }
 
 /// Whether the branch has changed nothing, as the promise's function says.

@@ -14,14 +14,11 @@ use crate::{
     names::{literal, tag},
 };
 
-/// Time for which a branch waits for a connection of the pool.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
-
 /// Number of connections that a branch tries. After a restart of the server all of the pool are dead, and the pool learns it
 /// one by one.
 const CONNECTIONS_TRIED: usize = 5;
 
-/// How long a branch may keep its locks without a step forward. The server enforces each of them.
+/// How long a branch may keep its locks without a step forward. The server enforces each of them but the last.
 ///
 /// A prepared branch keeps its locks until its decision comes, whatever these times are. All values must fit in milliseconds
 /// of 31 bits; zero switches a limit off.
@@ -34,11 +31,18 @@ pub struct BranchTimeouts {
     pub statement: Duration,
     /// Maximum time for which a statement waits for a lock. 2 s, because no server sees a deadlock between two databases.
     pub lock: Duration,
+    /// Maximum time for which a branch waits for a connection of the pool before it begins. 10 s.
+    pub connection: Duration,
 }
 
 impl Default for BranchTimeouts {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(30), statement: Duration::from_secs(10), lock: Duration::from_secs(2) }
+        Self {
+            idle: Duration::from_secs(30),
+            statement: Duration::from_secs(10),
+            lock: Duration::from_secs(2),
+            connection: Duration::from_secs(10),
+        }
     }
 }
 
@@ -61,6 +65,13 @@ impl BranchTimeouts {
     #[must_use]
     pub const fn lock(mut self, lock: Duration) -> Self {
         self.lock = lock;
+        self
+    }
+
+    /// Returns these times with another maximum time for a connection of the pool.
+    #[must_use]
+    pub const fn connection(mut self, connection: Duration) -> Self {
+        self.connection = connection;
         self
     }
 
@@ -94,8 +105,8 @@ impl PgSession {
         let message = timeouts.begin(&tag);
         let mut tried = 0;
         loop {
-            let Ok(taken) = timeout(CONNECTION_WITHIN, pool.get()).await else {
-                let cause = PgFailure::NoConnection { waited: CONNECTION_WITHIN, size: pool.status().max_size };
+            let Ok(taken) = timeout(timeouts.connection, pool.get()).await else {
+                let cause = PgFailure::NoConnection { waited: timeouts.connection, size: pool.status().max_size };
                 return Err(XaError::new(XaErrorKind::Transient, cause));
             };
             let session = Self { client: Some(taken.map_err(no_connection)?), tag: tag.clone() };

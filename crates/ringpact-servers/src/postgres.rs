@@ -139,6 +139,16 @@ impl Postgres {
         self.run("pg_ctl", &["-D", &self.data(), "-l", &log.to_string_lossy(), "-o", &settings, "-w", "start"])
     }
 
+    /// Starts the server as a standby that follows no primary: it can only be read.
+    ///
+    /// # Errors
+    ///
+    /// As the server says.
+    pub fn start_as_standby(&self) -> io::Result<()> {
+        fs::write(self.dir.join("data/standby.signal"), "")?;
+        self.start_again()
+    }
+
     fn data(&self) -> String {
         self.dir.join("data").to_string_lossy().into_owned()
     }
