@@ -1,0 +1,426 @@
+//! MariaDB and MySQL databases as participants of [ringpact]'s two-phase commit, over
+//! [`mysql_async`].
+//!
+//! A [`MySqlParticipant`] stands for one database. Clients carry out their SQL in a
+//! [`MySqlBranch`]; the coordinator has the database promise, commit and roll back, by the `XA`
+//! statements of the server. No service code, no log and no other process is needed.
+//!
+//! ```no_run
+//! use mysql_async::Pool;
+//! use ringpact::{Coordinator, FileLog};
+//! use ringpact_mysql::MySqlParticipant;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let payments = MySqlParticipant::builder("payments").pool(Pool::new("mysql://shop@db1/payments")).open().await?;
+//! let goods = MySqlParticipant::builder("goods").pool(Pool::new("mysql://shop@db2/goods")).open().await?;
+//!
+//! let runtime = tokio::runtime::Handle::current();
+//! let shop = Coordinator::builder(FileLog::open("/var/lib/shop/log")?)
+//!     .name("shop")
+//!     .async_participant("payments", payments.clone(), runtime.clone())
+//!     .async_participant("goods", goods.clone(), runtime)
+//!     .open()?;
+//!
+//! let mut txn = shop.begin_async().await;
+//! let mut branch = payments.branch(&mut txn).await?;
+//! branch.exec_drop("INSERT INTO payment (order_id, cents) VALUES (?, ?)", (7, 4_200)).await?;
+//! drop(branch);
+//! let mut branch = goods.branch(&mut txn).await?;
+//! branch.exec_drop("UPDATE stock SET free = free - ? WHERE id = ?", (1, 42)).await?;
+//! drop(branch);
+//! txn.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Setting up
+//!
+//! Each participant's database needs three small tables. Carry out [`SETUP_SQL`] there once, or call
+//! [`setup`]. The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
+//! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*`.
+//!
+#![doc = concat!("```sql\n", include_str!("setup.sql"), "```")]
+//!
+//! [`open`](MySqlBuilder::open) checks what else promises depend on, and says what to change:
+//!
+//! | check | why |
+//! |---|---|
+//! | MariaDB 10.5 or later, MySQL 8.0.29 or later | older ones lose a promise with its connection |
+//! | `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log | otherwise a crash of the server loses promises and commits; see [`accept_loss`](MySqlBuilder::accept_loss) |
+//! | `binlog_format` is not `STATEMENT`; the server is writable and not part of a Galera cluster | the statements need it |
+//! | the pool has more connections than there may be promises, and the server allows them | each promise holds its connection |
+//! | tables, their engine and the privileges | |
+//!
+//! # What to know
+//!
+//! - **A promise holds its connection** until the decision is carried out. If the connection is lost,
+//!   the promise stays in the server, and a control connection ends it.
+//! - **Isolation**: a transaction is atomic, but its branches do not become visible at the same
+//!   moment. The databases find no deadlock that goes through two of them; the lock time-out of
+//!   [`BranchTimeouts`] ends it.
+//! - **Errors that may pass** (a deadlock, a lock that was not free in time, a lost connection) are
+//!   told apart by [`is_transient`]: begin a new transaction and do all of the work again.
+//! - **A branch that only reads** votes so, and writes nothing. It is one if all its statements begin
+//!   with `SELECT`, lock nothing, and the server has counted no written row.
+//! - **Tables** must be of an engine that can prepare: InnoDB. What is done in others is not undone.
+//! - **Replicas** see a promise as the primary's binary log has it. After a failover to a replica that
+//!   lags behind, promises may be gone: use semi-synchronous replication.
+//! - **TLS** is a feature of `mysql_async`: depend on it with `rustls-tls` and `ring`, or with
+//!   `native-tls-tls`. This crate enables none, so that no C library is needed.
+//! - MySQL itself is supported by its documentation; the tests of this crate run with MariaDB.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `lib.rs` | [`MySqlParticipant`] and its builder |
+//! | `branch.rs` | [`MySqlBranch`]: what clients call |
+//! | `check.rs` | what is checked at opening |
+//! | `backend.rs` | the steps of the protocol, and what each error of the server means in them |
+//! | `session.rs` | the statements that begin, promise and end a branch |
+//! | `fence.rs` | which session works for which branch, and how it is ended for certain |
+//! | `link.rs` | a connection that is closed if anything about it is in doubt |
+//! | `id.rs` | how a branch is named in the database |
+//! | `error.rs` | errors, and which of them may pass |
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
+
+use std::{error::Error as StdError, future::Future, time::Duration};
+
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
+use ringpact::{
+    BranchId, Name, ParticipantError, Transaction, Vote,
+    participant::{
+        AsyncParticipant, Call, Decision, Greeting, Life,
+        xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaOptions, XaParticipant, XaStatus},
+    },
+};
+
+mod backend;
+mod branch;
+mod check;
+mod error;
+mod fence;
+mod id;
+mod link;
+mod session;
+
+use backend::MySqlBackend;
+pub use branch::MySqlBranch;
+pub use error::{MySqlError, MySqlOpenError, StatementError};
+
+/// The statements that make the tables of a participant's database. They change nothing if the
+/// tables are there.
+pub const SETUP_SQL: &str = include_str!("setup.sql");
+
+/// Number of connections beside the pool's, on which promises are ended whose own connection was
+/// lost, sessions are ended, and markers are deleted.
+pub const CONTROL_CONNECTIONS: usize = 4;
+
+/// Time beyond the limit of a statement for which its answer is waited for: the server ends the
+/// statement itself, and its error says why.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Makes the tables of a participant's database, if they are not there. Needs a user that may create
+/// tables.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn setup(pool: &Pool) -> Result<(), StatementError> {
+    let made = async { pool.get_conn().await?.query_drop(SETUP_SQL).await };
+    made.await.map_err(StatementError::new)
+}
+
+/// Whether an error may pass if all of the transaction is tried again: a deadlock, a lock that was
+/// not free in time, a lost connection. Looks at its causes, too.
+#[must_use]
+pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
+    error::chain_may_pass(error)
+}
+
+/// For how long a branch may wait. The server keeps these limits, so they hold when the client is
+/// gone, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BranchTimeouts {
+    /// Time between two statements after which the server ends the session (`wait_timeout`, whole
+    /// seconds). 30 s by default. A promise survives that.
+    pub idle: Duration,
+    /// Duration of one statement (`max_statement_time`; in MySQL `max_execution_time`, which is for
+    /// `SELECT` only). 10 s by default. Five seconds later the client gives the connection up. Also
+    /// the time for which a branch waits for a connection of the pool.
+    pub statement: Duration,
+    /// Time for which a statement waits for a lock (`innodb_lock_wait_timeout`, `lock_wait_timeout`,
+    /// whole seconds). 2 s by default: short, because no server finds a deadlock of two databases.
+    pub lock: Duration,
+}
+
+impl Default for BranchTimeouts {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(30), statement: Duration::from_secs(10), lock: Duration::from_secs(2) }
+    }
+}
+
+impl BranchTimeouts {
+    /// Returns these limits with another [`idle`](Self::idle).
+    #[must_use]
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Returns these limits with another [`statement`](Self::statement).
+    #[must_use]
+    pub const fn statement(mut self, statement: Duration) -> Self {
+        self.statement = statement;
+        self
+    }
+
+    /// Returns these limits with another [`lock`](Self::lock).
+    #[must_use]
+    pub const fn lock(mut self, lock: Duration) -> Self {
+        self.lock = lock;
+        self
+    }
+
+    /// Returns for how long the answer to a statement is waited for.
+    fn answer(&self) -> Duration {
+        self.statement.saturating_add(GRACE)
+    }
+}
+
+/// A database's way into transactions. Cheap to clone: clones share one participant.
+///
+/// Register it with the coordinator by `async_participant`, under its own name, and on the runtime
+/// on which it was opened: connections belong to a runtime. The runtime needs its timers and I/O
+/// enabled. Each process that opens the same database under the same name is the same participant.
+#[derive(Clone, Debug)]
+pub struct MySqlParticipant(XaParticipant<MySqlBackend>);
+
+/// The place of a participant's connections.
+#[derive(Debug)]
+enum Database {
+    Pool(Pool),
+    Opts(Box<Opts>),
+}
+
+/// Options of a participant; see [`MySqlParticipant::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `open`"]
+pub struct MySqlBuilder {
+    name: String,
+    database: Option<Database>,
+    max_promises: usize,
+    timeouts: BranchTimeouts,
+    accepts_loss: bool,
+}
+
+impl MySqlBuilder {
+    /// Sets the pool whose connections branches use. Each has a default database, which is the
+    /// participant's. The pool may be used for other things, too.
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.database = Some(Database::Pool(pool));
+        self
+    }
+
+    /// Sets how to connect. The participant makes a pool of its own.
+    pub fn opts(mut self, opts: impl Into<Opts>) -> Self {
+        self.database = Some(Database::Opts(Box::new(opts.into())));
+        self
+    }
+
+    /// Sets the maximum number of promises that wait for their decision:
+    /// [`DEFAULT_MAX_PROMISES`] if nothing is said. Each of them holds a connection of the pool,
+    /// which must have more. Above the limit no branch begins, with an error that may pass.
+    pub const fn max_promises(mut self, promises: usize) -> Self {
+        self.max_promises = promises;
+        self
+    }
+
+    /// Sets for how long branches may wait.
+    pub const fn timeouts(mut self, timeouts: BranchTimeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Accepts a server that may lose promises and commits in a crash, because it does not write them
+    /// to disk at once. Transactions can then be torn: use it for tests only.
+    pub const fn accept_loss(mut self) -> Self {
+        self.accepts_loss = true;
+        self
+    }
+
+    /// Opens the participant: checks the database, and reads which coordinators it knows.
+    ///
+    /// # Errors
+    ///
+    /// [`MySqlOpenError::Misconfigured`] says what to change; the others say what failed.
+    pub async fn open(self) -> Result<MySqlParticipant, MySqlOpenError> {
+        let name = Name::new(&self.name)?;
+        let work = match self.database.ok_or(MySqlOpenError::NoDatabase)? {
+            Database::Pool(pool) => pool,
+            Database::Opts(opts) => Pool::new(*opts),
+        };
+        let mut conn = work.get_conn().await?;
+        let demands = check::Demands {
+            pool: conn.opts().pool_opts().constraints().max(),
+            max_promises: self.max_promises,
+            accepts_loss: self.accepts_loss,
+        };
+        let found = check::check(&mut conn, demands).await?;
+        let backend = MySqlBackend {
+            hash: id::NameHash::of_participant(&name, &found.database),
+            name,
+            database: check::quoted(&found.database),
+            is_mariadb: found.is_mariadb,
+            timeouts: self.timeouts,
+            control: control_pool(&conn, self.timeouts),
+            work,
+            sessions: fence::Sessions::default(),
+            coordinators: parking_lot::Mutex::default(),
+        };
+        drop(conn);
+        let options = XaOptions::default().max_promises(self.max_promises);
+        Ok(MySqlParticipant(XaParticipant::open(self.name, backend, options).await?))
+    }
+}
+
+/// Returns the pool of control connections, to the server of this connection.
+fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
+    let opts = conn.opts().clone();
+    let mut setup = opts.setup().to_vec();
+    // Under READ COMMITTED a deletion of markers locks no gaps, into which branches insert.
+    setup.push(format!(
+        "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}",
+        lock = timeouts.lock.as_secs().max(1)
+    ));
+    setup.push("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned());
+    // These connections carry out nothing of the user's, so there is no need to reset them.
+    let pool = PoolOpts::default().with_reset_connection(false);
+    let pool = match PoolConstraints::new(0, CONTROL_CONNECTIONS) {
+        Some(constraints) => pool.with_constraints(constraints),
+        None => pool,
+    };
+    Pool::new(OptsBuilder::from_opts(opts).setup(setup).pool_opts(pool))
+}
+
+impl MySqlParticipant {
+    /// Begins to make a participant of this name. The name is stable: a database that comes back
+    /// under another name is another participant.
+    pub fn builder(name: impl Into<String>) -> MySqlBuilder {
+        MySqlBuilder {
+            name: name.into(),
+            database: None,
+            max_promises: DEFAULT_MAX_PROMISES,
+            timeouts: BranchTimeouts::default(),
+            accepts_loss: false,
+        }
+    }
+
+    /// Returns the participant's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        self.0.name()
+    }
+
+    /// Lets this participant take part in the transaction, and begins its branch in the database, or
+    /// continues it. Waits while another task has the branch.
+    ///
+    /// Drop what is returned before the transaction commits: with it the branch is at work, and votes
+    /// No.
+    ///
+    /// # Errors
+    ///
+    /// [`MySqlError::Work`]. An error of the database leaves the transaction as it can only be rolled
+    /// back.
+    pub fn branch(
+        &self,
+        txn: &mut Transaction,
+    ) -> impl Future<Output = Result<MySqlBranch, MySqlError>> + Send + use<> {
+        let branch = self.0.branch(txn);
+        async move { Ok(MySqlBranch::new(branch.await?)) }
+    }
+
+    /// Like [`branch`](Self::branch), for the branch of a transaction whose coordinator is in another
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`branch`](Self::branch).
+    pub async fn work(&self, branch: &BranchId) -> Result<MySqlBranch, MySqlError> {
+        Ok(MySqlBranch::new(self.0.work(branch).await?))
+    }
+
+    /// Returns what this participant is doing, as far as this process knows. Does not ask the
+    /// database.
+    #[must_use]
+    pub fn status(&self) -> XaStatus {
+        self.0.status()
+    }
+
+    /// Returns the prepared transactions of this participant in the database that none of these
+    /// coordinators has made: promises that only a lost coordinator, or an operator, can end.
+    ///
+    /// # Errors
+    ///
+    /// The database could not be asked.
+    pub async fn orphans(&self, coordinators: &[Name]) -> Result<Vec<Prepared>, XaError> {
+        for coordinator in coordinators {
+            self.0.backend().knows(coordinator);
+        }
+        self.0.orphans(coordinators).await
+    }
+
+    /// Ends a prepared transaction by an operator's decision, by the id that
+    /// [`orphans`](Self::orphans) has for it. The coordinator, if there still is one, hears of a
+    /// heuristic outcome when it decides otherwise.
+    ///
+    /// # Errors
+    ///
+    /// `NotThere` if there is none with this id. `Busy` if a session of another program has it: close
+    /// that session first.
+    pub async fn settle(&self, id: &str, decision: Decision) -> Result<(), XaError> {
+        self.0.settle(id, decision).await
+    }
+
+    /// Begins no more branches, and rolls back those that have promised nothing, except those that a
+    /// client works under. Promises stay in the database, and the next opening settles them.
+    pub async fn shutdown(&self) {
+        self.0.shutdown().await;
+    }
+}
+
+impl AsyncParticipant for MySqlParticipant {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.0.prepare(branch, call).await
+    }
+
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.0.commit(branch, call).await
+    }
+
+    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.0.rollback(branch, call).await
+    }
+
+    async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.0.commit_one_phase(branch, call).await
+    }
+
+    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.0.in_doubt(coordinator).await
+    }
+
+    async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.0.meet(coordinator, life).await
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        self.0.own_name()
+    }
+
+    fn greet(&self, greeting: &Greeting) {
+        self.0.greet(greeting);
+    }
+}

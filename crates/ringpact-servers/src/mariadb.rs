@@ -1,0 +1,149 @@
+//! A private MariaDB server: [`MariaDb`].
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::TcpListener,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Places of the server beside those in `PATH`.
+const SERVERS: [&str; 3] = ["/usr/sbin/mariadbd", "/usr/local/sbin/mariadbd", "/usr/libexec/mariadbd"];
+
+/// Maximum duration of a start, with recovery, on a loaded machine.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs the server, and kills it when its own standard input ends. That is so at the latest when
+/// the test's process is gone, in whatever way. Then the directory is removed, unless a line came.
+const KEEPER: &str = r#"dir=$1; shift; "$@" & server=$!
+if read -r line; then kill -9 $server; wait $server; exit 0; fi
+kill -9 $server; wait $server; rm -rf "$dir""#;
+
+/// A MariaDB server on a Unix socket and a free port of the loopback interface. It writes to disk as
+/// a server in production does. User `root` has no password. Dropped, it is killed, and its
+/// directory is removed.
+#[derive(Debug)]
+pub struct MariaDb {
+    dir: TempDir,
+    port: u16,
+    server: PathBuf,
+    options: Vec<String>,
+    /// The shell that watches the server; `None` while it is killed.
+    keeper: Option<Child>,
+}
+
+impl MariaDb {
+    /// Starts a server with these options beside its own; `None` if MariaDB is not installed.
+    ///
+    /// # Panics
+    ///
+    /// If it is installed and does not start.
+    pub fn start(options: &[&str]) -> Option<Self> {
+        let server = SERVERS.iter().map(PathBuf::from).find(|path| path.exists()).or_else(|| in_path("mariadbd"))?;
+        let install = in_path("mariadb-install-db")?;
+        let dir = TempDir::with_prefix("ringpact-mariadb-").expect("a directory");
+        let installed = Command::new(install)
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={}", dir.path().join("data").display()))
+            .arg(format!("--user={}", user()))
+            .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
+            .output()
+            .expect("mariadb-install-db runs");
+        let said = |output: &[u8]| String::from_utf8_lossy(output).into_owned();
+        let success = installed.status.success();
+        assert!(success, "{}\n{}", said(&installed.stdout), said(&installed.stderr));
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut started = Self { dir, port, server, options, keeper: None };
+        started.restart();
+        Some(started)
+    }
+
+    /// Returns the path of the Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// Returns the port on 127.0.0.1.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills the server, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            if let Some(mut input) = keeper.stdin.take() {
+                input.write_all(b"keep\n").expect("the keeper listens");
+            }
+            keeper.wait().expect("the keeper ends");
+        }
+    }
+
+    /// Kills the server if it runs, and starts it on what it has left.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        let dir = self.dir.path();
+        let log = std::fs::File::create(dir.join("log")).expect("a log file");
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(dir)
+            .arg(&self.server)
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", dir.join("data").display()))
+            .arg(format!("--socket={}", self.socket().display()))
+            .arg(format!("--port={}", self.port))
+            .arg(format!("--user={}", user()))
+            .arg(format!("--pid-file={}", dir.join("pid").display()))
+            .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=400"])
+            .args(["--innodb-flush-log-at-trx-commit=1", "--log-bin=log", "--sync-binlog=1", "--server-id=1"])
+            .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--performance-schema=OFF"])
+            .args(&self.options)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("the log file again"))
+            .stderr(log)
+            .spawn()
+            .expect("sh runs");
+        self.keeper = Some(keeper);
+        let deadline = Instant::now() + START_WITHIN;
+        while let Err(error) = greeted(&self.socket()) {
+            let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "mariadbd has not started: {error}\n{}", log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The server is killed by its keeper, whose input ends. Waits for that, so that the directory is not
+/// in use when it is removed.
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Connects, and waits for the server's greeting.
+fn greeted(socket: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.read_exact(&mut [0; 5])
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.exists())
+}
+
+/// Returns the user that runs this; the server refuses to run as root unless it is told so.
+fn user() -> String {
+    let output = Command::new("id").arg("-un").output().expect("id runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
