@@ -240,8 +240,7 @@ impl Call {
 /// Takes part in transactions: a database, a queue, a service with a [`ResourceManager`]. Shared by
 /// [`Arc`], which is a participant itself.
 ///
-/// The coordinator calls. Each method may block, except [`meet`](Self::meet) and
-/// [`greet`](Self::greet). Several threads may call at once, also for one branch: a commit may be
+/// The coordinator calls. Each method may block, except [`greet`](Self::greet). Several threads may call at once, also for one branch: a commit may be
 /// delivered again while the first one is under way. Every call may be *repeated*; it then has the
 /// same answer and no second effect. A panic counts as [`ParticipantError::Panicked`].
 ///
@@ -317,7 +316,8 @@ pub trait Participant: Send + Sync + 'static {
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError>;
 
     /// Checks how a coordinator introduces itself, before it asks what is [in
-    /// doubt](Self::in_doubt). Must not block. The default implementation accepts everything.
+    /// doubt](Self::in_doubt). May block for one write: a participant with durable promises stores the
+    /// life before this returns. The default implementation accepts everything.
     ///
     /// A participant refuses if it has heard of another log under this name, or of more records
     /// than this log holds. Otherwise the coordinator would take promises for its own, or for
@@ -327,8 +327,9 @@ pub trait Participant: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]. The coordinator then
-    /// does not open; or, if the participant is far away, it shows the error in its status and
-    /// settles nothing at this participant.
+    /// does not open if the participant was registered with `participant`. With all other
+    /// registrations it opens, shows the error in its status, and settles nothing at this
+    /// participant.
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let _ = (coordinator, life);
         Ok(())

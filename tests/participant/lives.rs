@@ -368,7 +368,7 @@ pub fn live<S: Subject>(seed: u64, database: S) -> Option<String> {
         let fits = match decision {
             Some(Decision::Commit) => applied == 1,
             Some(Decision::Rollback) => applied == 0,
-            None => applied <= 1, // it committed alone, and nobody was told
+            None => applied <= 1, // it committed alone, and no client was told
         };
         if !fits {
             return Some(format!("{branch} was decided {decision:?} and is applied {applied} times"));

@@ -39,7 +39,7 @@ struct Tables {
 #[derive(Default)]
 struct Server {
     tables: Tables,
-    /// A commit that the server carries out, though nobody waits for the answer; it holds its locks.
+    /// A commit that the server carries out, though no client waits for the answer; it holds its locks.
     late: Option<(Tables, OwnedMutexGuard<()>)>,
     chance: Option<Rng>,
     defect: Option<Defect>,

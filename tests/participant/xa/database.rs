@@ -54,7 +54,7 @@ pub enum Fate {
 struct Session {
     branch: Option<BranchId>,
     changes: u32,
-    /// A statement that it still carries out, though nobody waits for the answer.
+    /// A statement that it still carries out, though no client waits for the answer.
     late: Option<Late>,
 }
 
