@@ -1,5 +1,7 @@
 //! A resource that can only commit or roll back.
 
+use std::error::Error as StdError;
+
 use super::{Call, Decision, Participant, ParticipantError, Vote};
 use crate::id::{BranchId, Name};
 
@@ -66,6 +68,13 @@ pub trait LastResource: Send + Sync + 'static {
     /// [`ParticipantError::AlreadyCommitted`] if the branch is committed after all. After any other
     /// error the coordinator repeats the call.
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
+
+    /// Whether this is an error of the participant's own kind that may not come again; see
+    /// [`Participant::is_transient`]. Must not block. The default implementation returns `false`.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 /// Makes a participant of a [`LastResource`].
@@ -98,5 +107,9 @@ impl<R: LastResource> Participant for LastResourceParticipant<R> {
 
     fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         Ok(Vec::new())
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.0.is_transient(error)
     }
 }

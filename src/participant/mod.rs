@@ -339,6 +339,19 @@ pub trait Participant: Send + Sync + 'static {
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
+
+    /// Whether this is an error of the participant's own kind that may not come again: a deadlock, or a
+    /// serialisation failure of a database. Must not block. [`Coordinator::run`](crate::Coordinator::run)
+    /// asks, and then tries the whole transaction again. The default implementation returns `false`.
+    ///
+    /// It asks about one error at a time: about the error of the work, or the reason of a
+    /// [`Refused`](ParticipantError::Refused), and about each of its sources. So look at this error only, by
+    /// `downcast_ref`, and return `false` for errors of other kinds. All participants of the coordinator are
+    /// asked. The transaction is rolled back by then, so a repeat does nothing twice.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 impl<P: Participant + ?Sized> Participant for Arc<P> {
@@ -365,6 +378,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
     }
 }
 

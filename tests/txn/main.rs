@@ -7,6 +7,7 @@
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `asynchronous` | asynchronous participants and others in one transaction |
+//! | `run` | `Coordinator::run` tries a transaction again while what fails is transient |
 //! | `async_calls` | the coordinator's calls for async code, on no runtime |
 //! | `answers` | errors say what to do: at the first work that is too large, and with a No's reason |
 //! | `delivered` | what `Commit::delivered` waits for |
@@ -65,6 +66,7 @@ mod log_faults;
 mod outlived_coordinator;
 mod parking;
 mod recovery;
+mod run;
 mod shapes;
 mod shutdown;
 mod status;

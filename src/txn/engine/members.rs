@@ -1,6 +1,6 @@
 //! The participants of a coordinator, and how it reaches each of them.
 
-use std::{collections::BTreeMap, ops::Index, sync::Arc};
+use std::{collections::BTreeMap, error::Error as StdError, ops::Index, sync::Arc};
 
 use crate::{
     id::Name,
@@ -54,6 +54,14 @@ impl Member {
         match &self.reach {
             Reach::AtOnce(participant) => participant.own_name(),
             Reach::Later(endpoint) => endpoint.own_name(),
+        }
+    }
+
+    /// Whether the participant says of an error that it may not come again.
+    pub(in crate::txn) fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.is_transient(error),
+            Reach::Later(endpoint) => endpoint.is_transient(error),
         }
     }
 

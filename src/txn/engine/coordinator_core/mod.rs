@@ -34,6 +34,7 @@ use crate::{
             lanes::Lane,
             members::Members,
             observe::{self, METERED},
+            pause::Sleeper,
             scheduler::{Runnable, Runner, Scheduler, Sweep},
             transaction_driver::TransactionDriver,
         },
@@ -123,7 +124,7 @@ pub(in crate::txn) struct Table {
     /// Transactions that a thread or task waits for in [`CoordinatorCore::settle`].
     awaited: Vec<TxnKey>,
     /// Tasks that wait until the coordinator is settled.
-    sleepers: Vec<Arc<settling::Sleeper>>,
+    sleepers: Vec<Arc<Sleeper>>,
     /// Participants that have not yet said which branches they hold of earlier epochs, with the
     /// query that asks them.
     in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
