@@ -1,6 +1,6 @@
 //! A resource that can only commit or roll back.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, sync::Arc};
 
 use super::{Call, Decision, Participant, ParticipantError, Vote};
 use crate::id::{BranchId, Name};
@@ -12,11 +12,11 @@ use crate::id::{BranchId, Name};
 /// Processing", 1993, call it the last transaction branch). The coordinator asks it once all others
 /// have promised; what it does decides the transaction.
 ///
-/// Examples are a message broker, and a database without two-phase commit. The window of
-/// uncertainty is described at
-/// [`CoordinatorBuilder::last_resource`](crate::txn::CoordinatorBuilder::last_resource). A resource
-/// that remembers which branches it has committed (a marker row, written along) makes repeats
-/// harmless, and should do so.
+/// Examples are a message broker, and a database without two-phase commit. A resource should remember
+/// which branches it has committed (a marker row, written along), and answer
+/// [`committed`](Self::committed) from that. Then a crash at any moment leaves the transaction whole.
+/// For a resource that does not remember, a window of uncertainty stays open; see
+/// [`CoordinatorBuilder::last_resource`](crate::txn::CoordinatorBuilder::last_resource).
 ///
 /// ```
 /// use std::{collections::BTreeSet, sync::Mutex};
@@ -69,6 +69,39 @@ pub trait LastResource: Send + Sync + 'static {
     /// error the coordinator repeats the call.
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
+    /// Returns whether the resource has committed this branch. May block. The coordinator asks
+    ///
+    /// - when it opens, about each branch that a participant holds and its log has no decision of;
+    ///   also about transactions that the resource took no part in, because no log knows which those
+    ///   are;
+    /// - when no answer to [`commit`](Self::commit) has come by the prepare time-out.
+    ///
+    /// Everything waits for the answer: the other branches stay in doubt until it comes. So the
+    /// resource answers from what is durable.
+    ///
+    /// # Duties of a resource that remembers
+    ///
+    /// - It writes the marker of a branch together with the branch's work, so that it has both or
+    ///   none.
+    /// - It keeps the marker until [`Call::ended_below`] of a later call has passed the branch's
+    ///   transaction.
+    /// - [`LastResourceAnswer::NotCommitted`] is a promise: *no later or repeated `commit` of the
+    ///   branch takes effect*, not even one that is still on its way. A database writes a second
+    ///   marker, "given up", under the same key; the insertion of the first one then fails. So does an
+    ///   answer that overtakes a `commit` under way: the one waits for the other.
+    ///
+    /// The default implementation returns [`LastResourceAnswer::Unknown`].
+    ///
+    /// # Errors
+    ///
+    /// After any error the coordinator asks again, with back-off, until there is an answer. The status
+    /// shows the transaction as [`AskingLastResource`](crate::TransactionState::AskingLastResource),
+    /// with the error.
+    fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        let _ = branch;
+        Ok(LastResourceAnswer::Unknown)
+    }
+
     /// Whether this is an error of the participant's own kind that may not come again; see
     /// [`Participant::is_transient`]. Must not block. The default implementation returns `false`.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
@@ -77,16 +110,44 @@ pub trait LastResource: Send + Sync + 'static {
     }
 }
 
-/// Makes a participant of a [`LastResource`].
-pub(crate) struct LastResourceParticipant<R>(R);
+/// Whether a last resource has committed a branch. Exhaustive on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol acts differently on each of them")]
+pub enum LastResourceAnswer {
+    /// It has committed the branch.
+    Committed,
+    /// It has not committed the branch, and never will; see [`LastResource::committed`].
+    NotCommitted,
+    /// It does not remember. The coordinator takes that for a rollback, as if it had not asked, and
+    /// the transaction may be torn.
+    Unknown,
+}
 
-impl<R: LastResource> LastResourceParticipant<R> {
-    pub(crate) const fn new(resource: R) -> Self {
+impl<R: LastResource + ?Sized> LastResource for Arc<R> {
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        (**self).commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        (**self).rollback(branch, call)
+    }
+    fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        (**self).committed(branch)
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
+    }
+}
+
+/// Makes a participant of a [`LastResource`].
+pub(crate) struct LastResourceParticipant(Arc<dyn LastResource>);
+
+impl LastResourceParticipant {
+    pub(crate) const fn new(resource: Arc<dyn LastResource>) -> Self {
         Self(resource)
     }
 }
 
-impl<R: LastResource> Participant for LastResourceParticipant<R> {
+impl Participant for LastResourceParticipant {
     /// Never called: the coordinator knows that the resource can't promise.
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         self.0.rollback(branch, call).map(|()| Vote::No)

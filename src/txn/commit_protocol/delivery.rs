@@ -208,6 +208,7 @@ impl CommitProtocol {
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 self.back_off(now, branch)
             }
+            Phase::Asking => self.is_not_told(now, branch),
             _ => {}
         }
     }
@@ -262,7 +263,7 @@ impl CommitProtocol {
             Decision::Commit => Phase::Committing { since: now },
             Decision::Rollback => Phase::RollingBack { since: now },
         };
-        self.answer = Some(answer);
+        self.tell(answer);
         self.end_if_all_out();
     }
 

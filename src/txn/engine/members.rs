@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, error::Error as StdError, ops::Index, sync::Arc
 
 use crate::{
     id::Name,
-    participant::{self, Endpoint, Greeting, Life, Participant, ParticipantError, Reply, Request},
+    participant::{self, Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Reply, Request},
 };
 
 /// One participant.
 #[derive(Clone)]
 pub(in crate::txn) struct Member {
     pub(in crate::txn) reach: Reach,
-    pub(in crate::txn) promises: Promises,
+    /// The participant as a last resource, if it is one: it cannot promise.
+    pub(in crate::txn) last_resource: Option<Arc<dyn LastResource>>,
 }
 
 /// How a participant is reached.
@@ -22,14 +23,6 @@ pub(in crate::txn) enum Reach {
     /// The coordinator sends it messages. Such participants are asked first, and work while the
     /// others are asked.
     Later(Arc<dyn Endpoint>),
-}
-
-/// Whether a participant can promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::txn) enum Promises {
-    Can,
-    /// A last resource cannot.
-    Cannot,
 }
 
 impl Member {
@@ -91,6 +84,11 @@ impl Members {
     /// `None` is a participant that does not exist: it cannot be reached, which is known at once.
     pub(in crate::txn) fn answers_at_once(&self, number: Option<usize>) -> bool {
         number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
+    }
+
+    /// Returns the names of the last resources.
+    pub(in crate::txn) fn last_resources(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().filter(|(_, member)| member.last_resource.is_some()).map(|(name, _)| name)
     }
 
     pub(in crate::txn) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
-    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response},
+    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response, Verdict},
     txn::{
         CommitProtocol, Remembered, Standing,
         engine::{
@@ -188,7 +188,7 @@ impl InDoubtReport {
         let Self { query, orphans } = self;
         for driver in &orphans {
             query.counts.rolled_back.fetch_add(1, Ordering::Relaxed);
-            query.core.resumed(Arc::clone(driver), vec![query.participant.clone()]);
+            query.core.resumed(Arc::clone(driver), query.core.rememberers(&query.participant));
         }
         query.core.in_doubt_query_ends(&query.participant);
         for driver in orphans {
@@ -249,12 +249,51 @@ impl InDoubtQuery {
                 Standing::Unclaimed => self.core.unclaimed.report(&branch, now),
             }
         }
-        let to_driver = |branch: BranchId| {
-            let participants = [self.participant.clone()];
-            let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.core.policy, now);
-            let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: self.number };
-            TransactionDriver::resumed(Arc::clone(&self.core), protocol, key, now)
-        };
-        orphans.into_values().map(to_driver).collect()
+        orphans.into_values().map(|branch| self.core.undecided(&branch, self.number)).collect()
+    }
+}
+
+impl CoordinatorCore {
+    /// Returns the driver of a branch without a decision in the log, of an earlier life: it asks the
+    /// last resources, if there are any, and else rolls the branch back. `number` is the participant's,
+    /// from 1 on.
+    fn undecided(self: &Arc<Self>, branch: &BranchId, number: usize) -> Arc<TransactionDriver> {
+        let now = self.platform.now();
+        let (participants, last_resources) = ([branch.participant().clone()], self.last_resources());
+        let protocol =
+            CommitProtocol::undecided(branch.txn().clone(), &participants, &last_resources, self.policy, now);
+        let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: number };
+        TransactionDriver::resumed(Arc::clone(self), protocol, key, now)
+    }
+
+    /// Returns the participants that must remember the transaction of such a branch until its driver
+    /// ends: the holder, and each last resource, which may have committed it.
+    fn rememberers(&self, participant: &Name) -> Vec<Name> {
+        let mut all = self.last_resources();
+        all.push(participant.clone());
+        all
+    }
+
+    fn last_resources(&self) -> Vec<Name> {
+        self.members.last_resources().cloned().collect()
+    }
+
+    /// Returns the verdict about a branch of an earlier life for which there is neither a decision nor a
+    /// driver. With last resources nothing is presumed before they are asked; then they are asked, and
+    /// the participant is told.
+    fn presumed_verdict(self: &Arc<Self>, branch: &BranchId) -> Verdict {
+        if self.members.last_resources().next().is_none() {
+            return Verdict::Rollback;
+        }
+        let member = self.members.find(branch.participant().as_str());
+        // A participant that has not reported yet will report the branch.
+        let is_reported = !self.table.lock().in_doubt_queries.contains_key(branch.participant());
+        if let Some(number) = member.filter(|_| is_reported) {
+            let driver = self.undecided(branch, number + 1);
+            if self.resumed_once(&driver, self.rememberers(branch.participant())) {
+                self.scheduler.enqueue(driver);
+            }
+        }
+        Verdict::Undecided
     }
 }

@@ -127,7 +127,7 @@ pub(in crate::txn) struct Table {
     sleepers: Vec<Arc<Sleeper>>,
     /// Participants that have not yet said which branches they hold of earlier epochs, with the
     /// query that asks them.
-    in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
+    pub(in crate::txn) in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// Whether the coordinator is gone. Then nothing more is taken in.
     abandoned: bool,
 }
@@ -244,6 +244,19 @@ impl CoordinatorCore {
         }
         let changed = table.parked.put(driver, owed, false);
         self.hold_back(&table, &changed);
+    }
+
+    /// As [`resumed`](Self::resumed), unless the transaction has a driver of this key already. Returns
+    /// whether it was added.
+    pub(in crate::txn) fn resumed_once(&self, driver: &Arc<TransactionDriver>, owed: Vec<Name>) -> bool {
+        let mut table = self.table.lock();
+        let is_known = table.parked.of(driver.key().ordinal).any(|other| other.key() == driver.key());
+        if table.abandoned || is_known {
+            return false;
+        }
+        let changed = table.parked.put(Arc::clone(driver), owed, false);
+        self.hold_back(&table, &changed);
+        true
     }
 
     /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
@@ -363,8 +376,17 @@ impl CoordinatorCore {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While the participant has not said what it holds of earlier epochs, it may have to be
             // told of any of them.
-            let unknown = table.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
+            let is_unknown = table.in_doubt_queries.contains_key(participant)
+                // A last resource may be asked about any branch that is reported yet.
+                || self.members[number].1.last_resource.is_some() && !table.in_doubt_queries.is_empty();
+            let unknown = is_unknown.then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
+        }
+    }
+
+    fn hold_back_last_resources(&self, table: &Table) {
+        for resource in self.members.last_resources() {
+            self.hold_back(table, std::slice::from_ref(resource));
         }
     }
 
@@ -372,12 +394,16 @@ impl CoordinatorCore {
         let mut table = self.table.lock();
         table.in_doubt_queries.insert(participant.clone(), query);
         self.hold_back(&table, &[participant]);
+        self.hold_back_last_resources(&table);
     }
 
     pub(in crate::txn) fn in_doubt_query_ends(&self, participant: &Name) {
         let mut table = self.table.lock();
         let query = table.in_doubt_queries.remove(participant);
         self.hold_back(&table, std::slice::from_ref(participant));
+        if table.in_doubt_queries.is_empty() {
+            self.hold_back_last_resources(&table);
+        }
         self.wake_settling(&table);
         drop(table);
         drop(query);

@@ -118,6 +118,12 @@ impl TransactionDriver {
                     // Also after a participant that is said to answer at once.
                     time_has_passed = true;
                 }
+                Some(Action::AskLastResource(branch)) => {
+                    let Some(member_branch) = member_branches.get(branch) else { continue };
+                    next = MutexGuard::unlocked(state, || self.ask_last_resource(branch, member_branch, by))
+                        .map(|answer| state.hears_last_resource(branch, answer));
+                    time_has_passed = true;
+                }
                 Some(Action::Append(Fact::Ended { .. }, _)) if self.core.collects_end_of(self.key) => {
                     state.end = EndRecord::Unwritten; // the protocol does not depend on it
                 }
@@ -197,7 +203,11 @@ impl TransactionDriver {
 
     /// Hands the transaction over to an operator.
     fn park(self: &Arc<Self>, state: &mut MutexGuard<'_, DriverState>, member_branches: &[MemberBranch]) {
-        let owed = state.protocol.owed().cloned().collect();
+        let mut owed: Vec<_> = state.protocol.owed().cloned().collect();
+        if state.protocol.is_unrecorded() {
+            // Only the last resource's memory says that it commits.
+            owed.extend(self.core.members.last_resources().cloned());
+        }
         let end = mem::take(&mut state.end);
         state.parked = true;
         let mut tickets = mem::take(&mut state.tickets);
@@ -346,7 +356,7 @@ impl TransactionDriver {
                     driver.deliver(index, answer);
                 }
             };
-            self.core.lanes[number].run(Some((self.key, index, verb)), send);
+            self.core.lanes[number].run(Some((self.key, index, Some(verb))), send);
             return None;
         }
         self.send_now(index, number, &member_branch.branch, verb, terms)

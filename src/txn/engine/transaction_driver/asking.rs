@@ -1,0 +1,49 @@
+//! Asks a last resource whether it has committed.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::{MemberBranch, TransactionDriver};
+use crate::{
+    id::BranchId,
+    participant::{LastResourceAnswer, ParticipantError},
+    txn::engine::scheduler::Runner,
+};
+
+type Answer = Result<LastResourceAnswer, ParticipantError>;
+
+impl TransactionDriver {
+    /// Asks on this thread, or from a worker on the resource's lane. Returns the answer, if it is there
+    /// already. No lock is held.
+    pub(super) fn ask_last_resource(
+        self: &Arc<Self>,
+        index: usize,
+        member_branch: &MemberBranch,
+        by: Runner,
+    ) -> Option<Answer> {
+        let Some(number) = member_branch.member else { return Some(Err(ParticipantError::NotRegistered)) };
+        if by == Runner::Caller {
+            return Some(self.ask_now(number, &member_branch.branch));
+        }
+        let (driver, branch) = (Arc::clone(self), member_branch.branch.clone());
+        let ask = move |over: &dyn Fn()| {
+            let answer = driver.ask_now(number, &branch);
+            over();
+            let mut state = driver.state.lock();
+            let input = state.hears_last_resource(index, answer);
+            driver.take_in(state, input, None);
+        };
+        self.core.lanes[number].run(Some((self.key, index, None)), ask);
+        None
+    }
+
+    fn ask_now(&self, number: usize, branch: &BranchId) -> Answer {
+        let Some(resource) = &self.core.members[number].1.last_resource else {
+            // Another life had a last resource of this name.
+            return Err(ParticipantError::NotRegistered);
+        };
+        catch_unwind(AssertUnwindSafe(|| resource.committed(branch))).unwrap_or(Err(ParticipantError::Panicked))
+    }
+}
