@@ -64,7 +64,7 @@ pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
 pub(crate) use last_resource::LastResourceParticipant;
-pub use last_resource::{LastResource, LastResourceAnswer};
+pub use last_resource::{CommitMemory, LastResource, LastResourceAnswer};
 pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{

@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use ringpact::{
     BranchId, CommitError, Coordinator, MemoryLog, Participant, ParticipantError, Policy, Transaction, TransactionLog,
     TransactionState, TxnOrdinal,
-    participant::{Call, Decision, Endpoint, LastResource, LastResourceAnswer, Reply, Request, Response, Verdict},
+    participant::{
+        Call, CommitMemory, Decision, Endpoint, LastResource, LastResourceAnswer, Reply, Request, Response, Verdict,
+    },
     txn::RollbackCause,
 };
 
@@ -41,6 +43,10 @@ struct Memory {
     /// The branches that it was asked about.
     asked: Vec<BranchId>,
     ended_below: TxnOrdinal,
+    /// The log with which the process crashes when it is told to commit.
+    crashes: Option<SlowLog>,
+    /// What is left of that log.
+    survives: Option<MemoryLog>,
 }
 
 impl Remembering {
@@ -59,6 +65,7 @@ impl LastResource for Remembering {
         if memory.is_down {
             return Err(ParticipantError::Unreachable);
         }
+        memory.survives = memory.crashes.take().map(|log| log.crash());
         memory.ended_below = memory.ended_below.max(call.ended_below);
         let decision = *memory.markers.entry(branch.clone()).or_insert(Decision::Commit);
         if memory.answers_are_lost { Err(ParticipantError::Unreachable) } else { Ok(decision) }
@@ -71,6 +78,12 @@ impl LastResource for Remembering {
         }
     }
 
+    fn memory(&self) -> Option<&dyn CommitMemory> {
+        Some(self)
+    }
+}
+
+impl CommitMemory for Remembering {
     fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
         let mut memory = self.0.lock();
         memory.asked.push(branch.clone());
@@ -85,7 +98,7 @@ impl LastResource for Remembering {
 }
 
 fn open(log: impl TransactionLog, a: &Manager, b: &Manager, mail: &Remembering) -> Coordinator {
-    let policy = Policy::default().prepare_timeout(Duration::from_millis(40));
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(200));
     let policy = policy.first_backoff(Duration::from_millis(2)).longest_backoff(Duration::from_millis(10));
     let builder = Coordinator::builder(log).name("c").policy(policy).last_resource("mail", mail.clone());
     builder.participant("a", a.clone()).participant("b", b.clone()).open().expect("the log opens")
@@ -128,6 +141,24 @@ fn the_window_is_closed() {
     assert_eq!(balances(&a, &b), (2, 4), "the others follow the resource");
     assert!(mail.asked().iter().all(|asked| *asked == branch) && !mail.asked().is_empty());
     assert_eq!(coordinator.status().heuristic, 0);
+}
+
+/// Found by the search of the protocol's states: on the coordinator's log no participant forced its
+/// promise, because the decision takes it along. But the resource commits before the decision, so a
+/// crash lost the promise, and the branch was not even in doubt.
+#[test]
+fn on_the_coordinators_log_the_promises_are_durable_before_it_is_told_to_commit() {
+    let (log, mail) = (SlowLog::new(Duration::from_millis(30)), Remembering::default());
+    let (a, b) = (manager("a", log.clone()), manager("b", log.clone()));
+    let coordinator = open(log.clone(), &a, &b, &mail);
+    mail.set(|memory| memory.crashes = Some(log.clone()));
+    drop(begin(&coordinator, &a, &b).commit());
+    let survives = mail.0.lock().survives.take().expect("it was told to commit");
+    drop((coordinator, a, b));
+    let (a, b) = (manager("a", survives.clone()), manager("b", survives.clone()));
+    let coordinator = open(survives, &a, &b, &mail);
+    assert!(coordinator.settle(SOON));
+    assert_eq!(balances(&a, &b), (2, 4), "all have committed");
 }
 
 #[test]
@@ -260,6 +291,11 @@ fn if_its_commit_never_arrived_the_client_hears_of_a_certain_rollback() {
         fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
             self.0.rollback(branch, call)
         }
+        fn memory(&self) -> Option<&dyn CommitMemory> {
+            Some(self)
+        }
+    }
+    impl CommitMemory for HalfDown {
         fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
             self.0.committed(branch)
         }
@@ -328,6 +364,11 @@ fn a_panic_of_the_question_is_an_error_like_others() {
         fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
             self.0.rollback(branch, call)
         }
+        fn memory(&self) -> Option<&dyn CommitMemory> {
+            Some(self)
+        }
+    }
+    impl CommitMemory for Panics {
         fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
             *self.1.lock() += 1;
             assert!(*self.1.lock() > 2, "the test wants this to panic");

@@ -138,16 +138,16 @@ impl CoordinatorBuilder {
     /// Adds a resource that cannot promise. A transaction can have at most one of them.
     ///
     /// It commits after all others have promised, and before the decision is logged. If this process
-    /// dies between the two, no log knows the outcome. So the next opening asks the resource
-    /// ([`LastResource::committed`](crate::participant::LastResource::committed)) before it rolls the
-    /// others back, and commits them if the resource has committed. Until it answers they stay in
-    /// doubt. **What this cannot guarantee:** a resource that does not remember leaves the transaction
-    /// torn then. So does an opening without the resource: register it, under the same name, for as
-    /// long as transactions with it may be in doubt. See [failures](crate::docs::failures).
+    /// dies between the two, no log knows the outcome. So the next opening asks a resource that
+    /// [remembers](crate::participant::CommitMemory) before it rolls the others back, and commits them
+    /// if the resource has committed. Until it answers they stay in doubt. **What this cannot
+    /// guarantee:** a resource without a memory leaves the transaction torn then. So does an opening
+    /// without the resource: register it, under the same name, for as long as transactions with it may
+    /// be in doubt. See [failures](crate::docs::failures).
     ///
-    /// What it costs: each opening asks each last resource about every branch that is in doubt without
-    /// a decision, because no record says which transactions had a last resource. Commits cost nothing
-    /// more.
+    /// What a memory costs: participants on the coordinator's log force their promises in transactions
+    /// with the resource. And each opening asks about every branch that is in doubt without a decision,
+    /// because no record says which transactions had a last resource.
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
         let resource: Arc<dyn LastResource> = Arc::new(resource);
         let participant = LastResourceParticipant::new(Arc::clone(&resource));

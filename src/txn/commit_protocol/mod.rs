@@ -29,14 +29,14 @@
 //! | | all votes are in, none of them No, and there is a last resource: to LastResource |
 //! | | a No, a failure or the time-out: to RollingBack, at once |
 //! | LastResource | it has committed: as if all votes were in; it has rolled back: to RollingBack |
-//! | | the time-out: to Asking |
+//! | | the time-out: to RollingBack, the client is told "indeterminate"; if it remembers: to Asking |
 //! | Asking | the last resource has committed: as if all votes were in; it has not, and never will: to RollingBack |
 //! | | it does not remember: to RollingBack, the client is told "indeterminate" |
 //! | | it does not answer: the client is told "indeterminate", and it is asked again |
 //! | Deciding | the decision's record is durable: to Committing |
 //! | | the log refuses the record: to RollingBack; the log fails, or has failed before: to Indeterminate |
 //! | | either, after a last resource has committed: to Committing, the client is told "indeterminate" |
-//! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate"; a last resource: to Asking |
+//! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate"; a last resource that remembers: to Asking |
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |
 //! | Indeterminate | nothing; reopening the log tells |
 //!
@@ -190,6 +190,8 @@ pub struct CommitProtocol {
     expires: Option<Instant>,
     /// The answer to the client, once it is known and until it is given.
     answer: Option<Outcome>,
+    /// Whether it has a last resource that remembers what it has committed.
+    remembers: bool,
     /// Whether a client waits for an answer, or has got one.
     has_client: bool,
     /// Whether the client has its answer, or is about to get it.
@@ -223,6 +225,7 @@ impl CommitProtocol {
             branches: Branches::new(),
             expires: None,
             answer: None,
+            remembers: false,
             has_client: true,
             is_answered: false,
             logged: false,
@@ -291,6 +294,15 @@ impl CommitProtocol {
     pub fn enlist_last_resource(&mut self, participant: Name) -> Option<usize> {
         let has_one = self.branches.iter().any(|branch| branch.role == Role::LastResource);
         (!has_one).then(|| self.enlist_as(participant, Role::LastResource))
+    }
+
+    /// As [`enlist_last_resource`](Self::enlist_last_resource), for one that remembers what it has
+    /// committed. It is asked about that before the outcome is called indeterminate, and after a crash.
+    /// So the others must [force](Self::forces_promises) their promises.
+    pub fn enlist_remembering_last_resource(&mut self, participant: Name) -> Option<usize> {
+        let index = self.enlist_last_resource(participant)?;
+        self.remembers = true;
+        Some(index)
     }
 
     fn enlist_as(&mut self, participant: Name, role: Role) -> usize {
@@ -495,10 +507,6 @@ impl CommitProtocol {
     /// Whether a last resource has committed: the one case in which the decision is known before it
     /// is durable. The others follow it, because any other end would be wrong.
     fn last_resource_has_committed(&self) -> bool {
-        self.has_last_resource()
-    }
-
-    fn has_last_resource(&self) -> bool {
         self.branches.iter().any(|branch| branch.role == Role::LastResource)
     }
 
@@ -511,7 +519,7 @@ impl CommitProtocol {
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
                 let is_unasked = |branch: &BranchProgress| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
                 let is_certain = self.branches.iter().any(is_unasked);
-                if !is_certain && self.has_last_resource() {
+                if !is_certain && self.remembers {
                     return self.ask_last_resource(now);
                 }
                 let answer = if is_certain { Outcome::RolledBack(Cause::TimedOut) } else { Outcome::Indeterminate };

@@ -199,6 +199,14 @@ impl CommitProtocol {
         self.unrecorded
     }
 
+    /// Whether participants must make their promises durable by themselves, even on the coordinator's
+    /// log, because a last resource that remembers commits before the decision is in that log. They
+    /// must be told so, by a [`Call`](crate::participant::Call) that names no log.
+    #[must_use]
+    pub const fn forces_promises(&self) -> bool {
+        self.remembers
+    }
+
     /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.
     #[must_use]
     pub const fn lies_still(&self) -> bool {

@@ -1,6 +1,12 @@
 //! The participants of a coordinator, and how it reaches each of them.
 
-use std::{collections::BTreeMap, error::Error as StdError, ops::Index, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    error::Error as StdError,
+    ops::Index,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crate::{
     id::Name,
@@ -40,6 +46,12 @@ impl Member {
             Reach::AtOnce(participant) => participant.meet(coordinator, life),
             Reach::Later(_) => Ok(()),
         }
+    }
+
+    /// Whether it is a last resource that remembers what it has committed. One that panics does not.
+    pub(in crate::txn) fn remembers(&self) -> bool {
+        let Some(resource) = &self.last_resource else { return false };
+        catch_unwind(AssertUnwindSafe(|| resource.memory().is_some())).unwrap_or(false)
     }
 
     /// The name that the participant knows itself by, if it says so.
@@ -86,9 +98,9 @@ impl Members {
         number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
     }
 
-    /// Returns the names of the last resources.
-    pub(in crate::txn) fn last_resources(&self) -> impl Iterator<Item = &Name> {
-        self.0.iter().filter(|(_, member)| member.last_resource.is_some()).map(|(name, _)| name)
+    /// Returns the names of the last resources that remember what they have committed.
+    pub(in crate::txn) fn rememberers(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().filter(|(_, member)| member.remembers()).map(|(name, _)| name)
     }
 
     pub(in crate::txn) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {

@@ -188,7 +188,7 @@ impl InDoubtReport {
         let Self { query, orphans } = self;
         for driver in &orphans {
             query.counts.rolled_back.fetch_add(1, Ordering::Relaxed);
-            query.core.resumed(Arc::clone(driver), query.core.rememberers(&query.participant));
+            query.core.resumed(Arc::clone(driver), query.core.must_remember(&query.participant));
         }
         query.core.in_doubt_query_ends(&query.participant);
         for driver in orphans {
@@ -255,11 +255,11 @@ impl InDoubtQuery {
 
 impl CoordinatorCore {
     /// Returns the driver of a branch without a decision in the log, of an earlier life: it asks the
-    /// last resources, if there are any, and else rolls the branch back. `number` is the participant's,
+    /// last resources that remember, if there are any, and else rolls the branch back. `number` is the participant's,
     /// from 1 on.
     fn undecided(self: &Arc<Self>, branch: &BranchId, number: usize) -> Arc<TransactionDriver> {
         let now = self.platform.now();
-        let (participants, last_resources) = ([branch.participant().clone()], self.last_resources());
+        let (participants, last_resources) = ([branch.participant().clone()], self.remembering());
         let protocol =
             CommitProtocol::undecided(branch.txn().clone(), &participants, &last_resources, self.policy, now);
         let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: number };
@@ -268,21 +268,22 @@ impl CoordinatorCore {
 
     /// Returns the participants that must remember the transaction of such a branch until its driver
     /// ends: the holder, and each last resource, which may have committed it.
-    fn rememberers(&self, participant: &Name) -> Vec<Name> {
-        let mut all = self.last_resources();
+    fn must_remember(&self, participant: &Name) -> Vec<Name> {
+        let mut all = self.remembering();
         all.push(participant.clone());
         all
     }
 
-    fn last_resources(&self) -> Vec<Name> {
-        self.members.last_resources().cloned().collect()
+    /// Returns the last resources that remember what they have committed.
+    fn remembering(&self) -> Vec<Name> {
+        self.members.rememberers().cloned().collect()
     }
 
     /// Returns the verdict about a branch of an earlier life for which there is neither a decision nor a
-    /// driver. With last resources nothing is presumed before they are asked; then they are asked, and
+    /// driver. With last resources that remember nothing is presumed before they are asked; then they are asked, and
     /// the participant is told.
     fn presumed_verdict(self: &Arc<Self>, branch: &BranchId) -> Verdict {
-        if self.members.last_resources().next().is_none() {
+        if self.members.rememberers().next().is_none() {
             return Verdict::Rollback;
         }
         let member = self.members.find(branch.participant().as_str());
@@ -290,7 +291,7 @@ impl CoordinatorCore {
         let is_reported = !self.table.lock().in_doubt_queries.contains_key(branch.participant());
         if let Some(number) = member.filter(|_| is_reported) {
             let driver = self.undecided(branch, number + 1);
-            if self.resumed_once(&driver, self.rememberers(branch.participant())) {
+            if self.resumed_once(&driver, self.must_remember(branch.participant())) {
                 self.scheduler.enqueue(driver);
             }
         }

@@ -378,14 +378,14 @@ impl CoordinatorCore {
             // told of any of them.
             let is_unknown = table.in_doubt_queries.contains_key(participant)
                 // A last resource may be asked about any branch that is reported yet.
-                || self.members[number].1.last_resource.is_some() && !table.in_doubt_queries.is_empty();
+                || !table.in_doubt_queries.is_empty() && self.members[number].1.last_resource.is_some();
             let unknown = is_unknown.then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
         }
     }
 
     fn hold_back_last_resources(&self, table: &Table) {
-        for resource in self.members.last_resources() {
+        for (resource, _) in self.members.iter().filter(|(_, member)| member.last_resource.is_some()) {
             self.hold_back(table, std::slice::from_ref(resource));
         }
     }

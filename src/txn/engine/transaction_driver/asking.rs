@@ -40,10 +40,11 @@ impl TransactionDriver {
     }
 
     fn ask_now(&self, number: usize, branch: &BranchId) -> Answer {
-        let Some(resource) = &self.core.members[number].1.last_resource else {
-            // Another life had a last resource of this name.
-            return Err(ParticipantError::NotRegistered);
+        let ask = || {
+            let memory = self.core.members[number].1.last_resource.as_ref().and_then(|resource| resource.memory());
+            // It had a memory when it was enlisted, and must always say the same.
+            memory.map_or(Ok(LastResourceAnswer::Unknown), |memory| memory.committed(branch))
         };
-        catch_unwind(AssertUnwindSafe(|| resource.committed(branch))).unwrap_or(Err(ParticipantError::Panicked))
+        catch_unwind(AssertUnwindSafe(ask)).unwrap_or(Err(ParticipantError::Panicked))
     }
 }

@@ -103,8 +103,12 @@ impl TransactionDriver {
                 None => break,
                 Some(Action::Send(branch, verb)) => {
                     let Some(member_branch) = member_branches.get(branch) else { continue };
-                    let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
-                    let terms = Terms { deadline, unrecorded, decided: state.decided, by };
+                    let deadline = state.protocol.answer_by(branch);
+                    let forced = match verb {
+                        Verb::Prepare => state.protocol.forces_promises(),
+                        _ => state.protocol.is_unrecorded(),
+                    };
+                    let terms = Terms { deadline, forced, decided: state.decided, by };
                     if state.protocol.failures(branch) > 0 {
                         self.look_for_stalled(state, [(branch, member_branch)]);
                     }
@@ -206,7 +210,7 @@ impl TransactionDriver {
         let mut owed: Vec<_> = state.protocol.owed().cloned().collect();
         if state.protocol.is_unrecorded() {
             // Only the last resource's memory says that it commits.
-            owed.extend(self.core.members.last_resources().cloned());
+            owed.extend(self.core.members.rememberers().cloned());
         }
         let end = mem::take(&mut state.end);
         state.parked = true;
@@ -372,7 +376,7 @@ impl TransactionDriver {
     ) -> Option<Result<Response, ParticipantError>> {
         let member = &self.core.members[number].1;
         let mut call = self.core.call(number, verb, terms.deadline, terms.decided);
-        if terms.unrecorded {
+        if terms.forced {
             call.log = LogId::NONE;
         }
         match &member.reach {
@@ -392,7 +396,8 @@ impl TransactionDriver {
 #[derive(Clone, Copy)]
 struct Terms {
     deadline: Option<Instant>,
-    unrecorded: bool,
+    /// Whether the participant must force its own record, also on the coordinator's log.
+    forced: bool,
     /// Number of the decision's record, if this life has appended it.
     decided: Lsn,
     by: Runner,

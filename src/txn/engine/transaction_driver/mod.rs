@@ -223,6 +223,7 @@ impl TransactionDriver {
     /// Adds a branch, while the client works under it. Returns its index.
     pub(in crate::txn) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
         let (name, member) = &self.core.members[number];
+        let remembers = member.remembers(); // foreign code, so not under the lock
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
             return Err(BranchError::Over { txn: self.txn.clone() });
@@ -230,7 +231,11 @@ impl TransactionDriver {
         match (&member.last_resource, &member.reach) {
             (Some(_), _) => {
                 let second = || BranchError::SecondLastResource { participant: name.clone() };
-                state.protocol.enlist_last_resource(name.clone()).ok_or_else(second)
+                let index = match remembers {
+                    true => state.protocol.enlist_remembering_last_resource(name.clone()),
+                    false => state.protocol.enlist_last_resource(name.clone()),
+                };
+                index.ok_or_else(second)
             }
             (None, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
             (None, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
