@@ -70,7 +70,7 @@ pub trait LastResource: Send + Sync + 'static {
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError>;
 
     /// Returns what the resource remembers of its commits, if it does: usually `Some(self)`. The default
-    /// implementation returns `None`. Must always return the same.
+    /// implementation returns `None`. The coordinator looks once, when it opens, whether there is one.
     fn memory(&self) -> Option<&dyn CommitMemory> {
         None
     }

@@ -3,13 +3,40 @@
 
 use std::time::Instant;
 
-use super::{Action, Cause, CommitProtocol, Outcome, Phase, Role, Step, is_over};
+use super::{Action, BranchProgress, Branches, Cause, CommitProtocol, Outcome, Phase, Role, Step, is_over};
 use crate::{
+    id::{Name, TxnId},
     participant::{Decision, LastResourceAnswer},
-    txn::policy::after,
+    txn::{Policy, policy::after},
 };
 
 impl CommitProtocol {
+    /// Returns a transaction of which participants hold branches and the log holds nothing, at a
+    /// coordinator with last resources: they are asked first whether they have committed it. Without
+    /// any, it is [presumed aborted](Self::presumed_abort).
+    #[must_use]
+    pub fn undecided(txn: TxnId, participants: &[Name], last_resources: &[Name], policy: Policy, now: Instant) -> Self {
+        if last_resources.is_empty() {
+            return Self::presumed_abort(txn, participants, policy, now);
+        }
+        let mut protocol = Self::new(txn, policy);
+        let voter = |name: &Name| BranchProgress::new(name.clone(), Role::Voter, Step::Yes);
+        let last = |name: &Name| BranchProgress::new(name.clone(), Role::LastResource, Step::Due(now));
+        protocol.branches = Branches::of(participants.iter().map(voter).chain(last_resources.iter().map(last)));
+        protocol.phase = Phase::Asking;
+        protocol.has_client = false;
+        protocol
+    }
+
+    /// As [`enlist_last_resource`](Self::enlist_last_resource), for one that remembers what it has
+    /// committed. It is asked about that before the outcome is called indeterminate, and after a crash.
+    /// So the others must [force](Self::forces_promises) their promises.
+    pub fn enlist_remembering_last_resource(&mut self, participant: Name) -> Option<usize> {
+        let index = self.enlist_last_resource(participant)?;
+        self.remembers = true;
+        Some(index)
+    }
+
     /// Begins to ask the last resource, because its answer is missing.
     pub(super) fn ask_last_resource(&mut self, now: Instant) {
         self.branches.change_all(|branch| {

@@ -48,12 +48,6 @@ impl Member {
         }
     }
 
-    /// Whether it is a last resource that remembers what it has committed. One that panics does not.
-    pub(in crate::txn) fn remembers(&self) -> bool {
-        let Some(resource) = &self.last_resource else { return false };
-        catch_unwind(AssertUnwindSafe(|| resource.memory().is_some())).unwrap_or(false)
-    }
-
     /// The name that the participant knows itself by, if it says so.
     pub(in crate::txn) fn own_name(&self) -> Option<Name> {
         match &self.reach {
@@ -80,16 +74,28 @@ impl Member {
 
 /// All participants, in the order of their names. Each has a number, so that a name is looked up
 /// only once.
-pub(in crate::txn) struct Members(Box<[(Name, Member)]>);
+pub(in crate::txn) struct Members {
+    all: Box<[(Name, Member)]>,
+    /// The last resources that remember what they have committed. They were asked once, because the
+    /// question is foreign code.
+    remembering: Box<[Name]>,
+}
 
 impl Members {
     pub(in crate::txn) fn new(members: BTreeMap<Name, Member>) -> Self {
-        Self(members.into_iter().collect())
+        // One that panics over the question does not remember.
+        let has_memory = |resource: &dyn LastResource| {
+            catch_unwind(AssertUnwindSafe(|| resource.memory().is_some())).unwrap_or(false)
+        };
+        let remembers = |member: &Member| member.last_resource.as_deref().is_some_and(has_memory);
+        let remembering =
+            members.iter().filter(|(_, member)| remembers(member)).map(|(name, _)| name.clone()).collect();
+        Self { all: members.into_iter().collect(), remembering }
     }
 
     /// Returns the number of the participant with this name. O(log n) in the participants.
     pub(in crate::txn) fn find(&self, name: &str) -> Option<usize> {
-        self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
+        self.all.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
     }
 
     /// Whether the caller of the participant with this number has its answer when the call returns.
@@ -99,12 +105,12 @@ impl Members {
     }
 
     /// Returns the names of the last resources that remember what they have committed.
-    pub(in crate::txn) fn rememberers(&self) -> impl Iterator<Item = &Name> {
-        self.0.iter().filter(|(_, member)| member.remembers()).map(|(name, _)| name)
+    pub(in crate::txn) const fn remembering(&self) -> &[Name] {
+        &self.remembering
     }
 
     pub(in crate::txn) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {
-        self.0.iter()
+        self.all.iter()
     }
 }
 
@@ -112,6 +118,6 @@ impl Index<usize> for Members {
     type Output = (Name, Member);
 
     fn index(&self, number: usize) -> &(Name, Member) {
-        &self.0[number]
+        &self.all[number]
     }
 }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `mod.rs` | what the log holds, and the question to each participant |
 //! | `introductions.rs` | holds back reports until all participants have met the coordinator |
+//! | `last_resources.rs` | asks last resources before anything is presumed |
 //! | `openings.rs` | which transactions are the coordinator's own, pure |
 //! | `verdict_endpoint.rs` | answers participants that ask how a branch ended |
 
 pub(super) mod introductions;
+mod last_resources;
 pub(super) mod openings;
 pub(super) mod verdict_endpoint;
 
@@ -26,9 +28,9 @@ use parking_lot::Mutex;
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
     log::Record,
-    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response, Verdict},
+    participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response},
     txn::{
-        CommitProtocol, Remembered, Standing,
+        Remembered, Standing,
         engine::{
             coordinator_core::CoordinatorCore,
             members::Member,
@@ -250,51 +252,5 @@ impl InDoubtQuery {
             }
         }
         orphans.into_values().map(|branch| self.core.undecided(&branch, self.number)).collect()
-    }
-}
-
-impl CoordinatorCore {
-    /// Returns the driver of a branch without a decision in the log, of an earlier life: it asks the
-    /// last resources that remember, if there are any, and else rolls the branch back. `number` is the participant's,
-    /// from 1 on.
-    fn undecided(self: &Arc<Self>, branch: &BranchId, number: usize) -> Arc<TransactionDriver> {
-        let now = self.platform.now();
-        let (participants, last_resources) = ([branch.participant().clone()], self.remembering());
-        let protocol =
-            CommitProtocol::undecided(branch.txn().clone(), &participants, &last_resources, self.policy, now);
-        let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: number };
-        TransactionDriver::resumed(Arc::clone(self), protocol, key, now)
-    }
-
-    /// Returns the participants that must remember the transaction of such a branch until its driver
-    /// ends: the holder, and each last resource, which may have committed it.
-    fn must_remember(&self, participant: &Name) -> Vec<Name> {
-        let mut all = self.remembering();
-        all.push(participant.clone());
-        all
-    }
-
-    /// Returns the last resources that remember what they have committed.
-    fn remembering(&self) -> Vec<Name> {
-        self.members.rememberers().cloned().collect()
-    }
-
-    /// Returns the verdict about a branch of an earlier life for which there is neither a decision nor a
-    /// driver. With last resources that remember nothing is presumed before they are asked; then they are asked, and
-    /// the participant is told.
-    fn presumed_verdict(self: &Arc<Self>, branch: &BranchId) -> Verdict {
-        if self.members.rememberers().next().is_none() {
-            return Verdict::Rollback;
-        }
-        let member = self.members.find(branch.participant().as_str());
-        // A participant that has not reported yet will report the branch.
-        let is_reported = !self.table.lock().in_doubt_queries.contains_key(branch.participant());
-        if let Some(number) = member.filter(|_| is_reported) {
-            let driver = self.undecided(branch, number + 1);
-            if self.resumed_once(&driver, self.must_remember(branch.participant())) {
-                self.scheduler.enqueue(driver);
-            }
-        }
-        Verdict::Undecided
     }
 }

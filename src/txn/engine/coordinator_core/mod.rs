@@ -118,7 +118,7 @@ pub(in crate::txn) struct Table {
     /// Number of threads that write ends, or are about to.
     writing: usize,
     /// Transactions that only some participants have to remember.
-    parked: ParkedTable,
+    pub(in crate::txn) parked: ParkedTable,
     /// State of the search for expired transactions.
     pub(in crate::txn) expiry: Expiry,
     /// Transactions that a thread or task waits for in [`CoordinatorCore::settle`].
@@ -129,7 +129,7 @@ pub(in crate::txn) struct Table {
     /// query that asks them.
     pub(in crate::txn) in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// Whether the coordinator is gone. Then nothing more is taken in.
-    abandoned: bool,
+    pub(in crate::txn) abandoned: bool,
 }
 
 /// A transaction number that was given out, and is not in the table yet. If the thread that has it
@@ -246,19 +246,6 @@ impl CoordinatorCore {
         self.hold_back(&table, &changed);
     }
 
-    /// As [`resumed`](Self::resumed), unless the transaction has a driver of this key already. Returns
-    /// whether it was added.
-    pub(in crate::txn) fn resumed_once(&self, driver: &Arc<TransactionDriver>, owed: Vec<Name>) -> bool {
-        let mut table = self.table.lock();
-        let is_known = table.parked.of(driver.key().ordinal).any(|other| other.key() == driver.key());
-        if table.abandoned || is_known {
-            return false;
-        }
-        let changed = table.parked.put(Arc::clone(driver), owed, false);
-        self.hold_back(&table, &changed);
-        true
-    }
-
     /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
     /// remember it. If it is parked, it waits for an operator.
     pub(in crate::txn) fn keep_parked(
@@ -371,7 +358,7 @@ impl CoordinatorCore {
     }
 
     /// Sets what holds back `ended_below` of these participants.
-    fn hold_back(&self, table: &Table, participants: &[Name]) {
+    pub(in crate::txn) fn hold_back(&self, table: &Table, participants: &[Name]) {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While the participant has not said what it holds of earlier epochs, it may have to be
@@ -381,12 +368,6 @@ impl CoordinatorCore {
                 || !table.in_doubt_queries.is_empty() && self.members[number].1.last_resource.is_some();
             let unknown = is_unknown.then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
-        }
-    }
-
-    fn hold_back_last_resources(&self, table: &Table) {
-        for (resource, _) in self.members.iter().filter(|(_, member)| member.last_resource.is_some()) {
-            self.hold_back(table, std::slice::from_ref(resource));
         }
     }
 

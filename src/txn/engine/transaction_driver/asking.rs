@@ -42,7 +42,7 @@ impl TransactionDriver {
     fn ask_now(&self, number: usize, branch: &BranchId) -> Answer {
         let ask = || {
             let memory = self.core.members[number].1.last_resource.as_ref().and_then(|resource| resource.memory());
-            // It had a memory when it was enlisted, and must always say the same.
+            // It had a memory when the coordinator was opened.
             memory.map_or(Ok(LastResourceAnswer::Unknown), |memory| memory.committed(branch))
         };
         catch_unwind(AssertUnwindSafe(ask)).unwrap_or(Err(ParticipantError::Panicked))

@@ -210,7 +210,7 @@ impl TransactionDriver {
         let mut owed: Vec<_> = state.protocol.owed().cloned().collect();
         if state.protocol.is_unrecorded() {
             // Only the last resource's memory says that it commits.
-            owed.extend(self.core.members.rememberers().cloned());
+            owed.extend(self.core.members.remembering().iter().cloned());
         }
         let end = mem::take(&mut state.end);
         state.parked = true;

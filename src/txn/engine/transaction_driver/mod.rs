@@ -223,7 +223,7 @@ impl TransactionDriver {
     /// Adds a branch, while the client works under it. Returns its index.
     pub(in crate::txn) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
         let (name, member) = &self.core.members[number];
-        let remembers = member.remembers(); // foreign code, so not under the lock
+        let remembers = member.last_resource.is_some() && self.core.members.remembering().contains(name);
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
             return Err(BranchError::Over { txn: self.txn.clone() });
