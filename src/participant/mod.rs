@@ -74,8 +74,8 @@ pub use branch_table::MAX_REMEMBERED_OUTCOMES;
 pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
-pub use last_resource::LastResource;
 pub(crate) use last_resource::LastResourceParticipant;
+pub use last_resource::{CommitMemory, LastResource, LastResourceAnswer};
 pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
@@ -351,6 +351,19 @@ pub trait Participant: Send + Sync + 'static {
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
+
+    /// Whether this is an error of the participant's own kind that may not come again: a deadlock, or a
+    /// serialisation failure of a database. Must not block. [`Coordinator::run`](crate::Coordinator::run)
+    /// asks, and then tries the whole transaction again. The default implementation returns `false`.
+    ///
+    /// It asks about one error at a time: about the error of the work, or the reason of a
+    /// [`Refused`](ParticipantError::Refused), and about each of its sources. So look at this error only, by
+    /// `downcast_ref`, and return `false` for errors of other kinds. All participants of the coordinator are
+    /// asked. The transaction is rolled back by then, so a repeat does nothing twice.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 impl<P: Participant + ?Sized> Participant for Arc<P> {
@@ -377,6 +390,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
     }
 }
 

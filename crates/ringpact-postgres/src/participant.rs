@@ -159,6 +159,10 @@ impl AsyncParticipant for PgParticipant {
     fn greet(&self, greeting: &Greeting) {
         self.0.greet(greeting);
     }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.0.is_transient(error)
+    }
 }
 
 impl fmt::Debug for PgParticipant {

@@ -1,6 +1,6 @@
 //! What a database must be able to do: [`TableBackend`], and the row that is kept for each branch.
 
-use std::future::Future;
+use std::{error::Error as StdError, future::Future};
 
 use crate::{
     id::{BranchId, Name, TxnOrdinal},
@@ -62,6 +62,13 @@ pub trait TableBackend: Send + Sync + 'static {
 
     /// Notes durably which life of a coordinator was met, in the place of the one before.
     fn note_life(&self, coordinator: &Name, life: &Life) -> impl Future<Output = Result<(), XaError>> + Send;
+
+    /// Whether an error of the client library may pass if the whole transaction is tried again: a
+    /// deadlock, a serialization failure. The default implementation returns `false`.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 
     /// Deletes the rows of the coordinator's branches below this transaction that have ended.
     fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> impl Future<Output = Result<(), XaError>> + Send;

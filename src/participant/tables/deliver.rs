@@ -1,7 +1,7 @@
 //! A coordinator's messages: [`BranchProtocol`](crate::participant::BranchProtocol) decides what they
 //! do, and all of it is one transaction of the database.
 
-use std::sync::Arc;
+use std::{error::Error as StdError, sync::Arc};
 
 use super::{AsyncService, BranchRow, Inner, MAX_TRIES, RowState, TableBackend, TableParticipant, read_works};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         AsyncParticipant, BranchAction, BranchInput, BranchRefusal, BranchReply, Call, Decision, Life, LogSharing,
         ParticipantError, Vote,
         answers::{after_the_end, answer},
-        xa::XaErrorKind,
+        xa::{XaError, XaErrorKind},
     },
 };
 
@@ -56,6 +56,11 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> AsyncParticipant for TableParticip
 
     fn own_name(&self) -> Option<Name> {
         Some(self.0.name.clone())
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let is_transient = |error: &XaError| error.kind() == XaErrorKind::Transient;
+        error.downcast_ref().is_some_and(is_transient) || self.0.backend.is_transient(error)
     }
 }
 
@@ -225,13 +230,13 @@ enum Served {
 /// Why a message was not carried out.
 enum Failure {
     /// The database failed; nothing was done, or the row tells what was.
-    Database(crate::participant::xa::XaError),
+    Database(XaError),
     /// The answer is an error.
     Answer(ParticipantError),
 }
 
-impl From<crate::participant::xa::XaError> for Failure {
-    fn from(error: crate::participant::xa::XaError) -> Self {
+impl From<XaError> for Failure {
+    fn from(error: XaError) -> Self {
         Self::Database(error)
     }
 }
