@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -56,7 +56,7 @@ const OF_FIRST_COMMITS: Odds =
     &[(Fate::LoseRequest, 4_000), (Fate::LoseAnswer, 4_000), (Fate::CrashBefore, 700), (Fate::CrashAfter, 700)];
 const OF_LONE_COMMITS: Odds = &[(Fate::LoseAnswer, 50_000)];
 // No crashes: on a background thread they would hit other transactions at moments that no seed
-// repeats.
+// repeats. Nor while what a shard has missed is settled; see `crashes`.
 const OF_OTHERS: Odds = &[(Fate::LoseRequest, 50_000), (Fate::LoseAnswer, 50_000)];
 
 /// A moment in a transaction's life at which the process can be made to abort.
@@ -93,6 +93,10 @@ struct Sent {
 pub struct Faults {
     seed: u64,
     odds: Enabled,
+    /// Whether shards may crash. Not while those that are down are started again: a decision that was
+    /// kept back while its shard was down is sent then for the first time. The wave is over by then,
+    /// so a shard that crashed once more would stay down.
+    may_crash: AtomicBool,
     crash_after: Option<u64>,
     transactions: AtomicU64,
     journeys: Mutex<HashMap<TxnOrdinal, Journey>>,
@@ -112,6 +116,7 @@ impl Faults {
         Self {
             seed,
             odds,
+            may_crash: AtomicBool::new(true),
             crash_after,
             transactions: AtomicU64::new(0),
             journeys: Mutex::default(),
@@ -125,6 +130,11 @@ impl Faults {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         let journey = Journey { number, order, step, attempt, prepares: 0, commits: 0, sent: HashMap::new() };
         self.journeys.lock().insert(ordinal, journey);
+    }
+
+    /// Says whether shards may crash from here on.
+    pub fn let_crash(&self, may_crash: bool) {
+        self.may_crash.store(may_crash, Ordering::SeqCst);
     }
 
     /// Forgets all transactions so far, because they are over.
@@ -155,7 +165,7 @@ impl Faults {
         sent.to_someone += 1;
         let odds = match verb {
             Verb::Prepare => OF_VOTES,
-            Verb::Commit if sent.in_all == 1 => OF_FIRST_COMMITS,
+            Verb::Commit if sent.in_all == 1 && self.may_crash.load(Ordering::SeqCst) => OF_FIRST_COMMITS,
             Verb::CommitOnePhase => OF_LONE_COMMITS,
             _ => OF_OTHERS,
         };

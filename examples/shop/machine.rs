@@ -187,7 +187,7 @@ impl Machine {
         if coordinator.settle(Duration::from_secs(30)) {
             return Ok(());
         }
-        Err(format!("still in doubt after 30 seconds: {:?}", coordinator.status()).into())
+        Err(format!("still in doubt after 30 seconds: {}", coordinator.status()).into())
     }
 
     pub fn recovered(&self) -> Result<Recovered, Failure> {

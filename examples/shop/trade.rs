@@ -266,9 +266,11 @@ impl<'a> Trade<'a> {
 
     /// Starts the shards that are down, and blocks until what they missed is settled.
     fn restart(&mut self) -> Result<(), Failure> {
+        self.faults.let_crash(false);
         let started = self.machine.start()?;
         self.tally.shard_crashes += started.len() as u64;
         self.machine.settle()?;
+        self.faults.let_crash(true);
         self.faults.all_over();
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! | you are | read |
 //! |---|---|
-//! | starting | [getting started](getting_started), [choose a participant](participants), [use it from async code](async_code) |
+//! | starting | [getting started](getting_started), [choose a participant](participants), [databases](databases), [use it from async code](async_code) |
 //! | operating it | [deploy], [backups and moving](backups), [runbook by symptom](runbook), [observing], [what happens when something fails](failures) |
 //! | looking something up | [the protocol](protocol), [where a key goes](placement), [balanced tokens](balance), [rings as other software has them](interop), [the log's format and its medium](media) |
 //! | wondering why | [how a key is looked up](lookup), [how fast the log is](log_speed), [what a transaction costs](txn_speed) |
@@ -12,6 +12,9 @@ pub mod getting_started {}
 
 #[doc = include_str!("participants.md")]
 pub mod participants {}
+
+#[doc = include_str!("databases.md")]
+pub mod databases {}
 
 #[doc = include_str!("async_code.md")]
 pub mod async_code {}

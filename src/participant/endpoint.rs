@@ -2,6 +2,7 @@
 //! with the [`Reply`] that its answer goes to.
 
 use std::{
+    error::Error as StdError,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -133,6 +134,14 @@ pub trait Endpoint: Send + Sync + 'static {
     fn stalled(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether this is an error of the participant's own kind that may not come again; see
+    /// [`Participant::is_transient`]. Must not block. The default implementation returns `false`: errors that
+    /// come from another process are text.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
@@ -147,6 +156,9 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     }
     fn stalled(&self) -> Option<Duration> {
         (**self).stalled()
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
     }
 }
 
@@ -277,6 +289,10 @@ impl<P: Participant> Endpoint for Inline<P> {
 
     fn greet(&self, greeting: &Greeting) {
         self.0.greet(greeting);
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.0.is_transient(error)
     }
 }
 

@@ -269,6 +269,19 @@ impl Lives {
         self.of(coordinator, |known| known.hear(coordinator, call))
     }
 
+    /// Takes in what the participant heard before it was opened, as it has stored it; see
+    /// [`KnownLife::remember`].
+    pub fn remember(&self, coordinator: &Name, heard: Life) {
+        self.of(coordinator, |known| known.remember(heard));
+    }
+
+    /// Returns the latest life of the coordinator that is known: what a participant with durable
+    /// promises stores with each of them. Its log is [`LogId::NONE`] if none is known.
+    #[must_use]
+    pub fn life(&self, coordinator: &Name) -> Life {
+        self.of(coordinator, |known| known.life())
+    }
+
     fn of<T>(&self, coordinator: &Name, does: impl FnOnce(&mut KnownLife) -> T) -> T {
         let mut lives = self.0.lock();
         match lives.get_mut(coordinator) {

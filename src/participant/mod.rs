@@ -23,6 +23,7 @@
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
 //! | `xa/` | participants that keep their data in a database which can prepare |
+//! | `tables/` | services that keep their reservations in a database's tables |
 //! | `duplicates.rs` | requests for the same as one that is under way |
 //! | `wire.rs` | deadlines and errors as they are serialised |
 //! | `caller_span.rs` | the caller's `tracing` span on the thread that carries a request out |
@@ -59,6 +60,8 @@ mod pool;
 mod resource_manager;
 mod service;
 #[cfg(feature = "tokio")]
+pub mod tables;
+#[cfg(feature = "tokio")]
 mod tokio;
 mod wire;
 #[cfg(feature = "tokio")]
@@ -71,8 +74,8 @@ pub use branch_table::MAX_REMEMBERED_OUTCOMES;
 pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
-pub use last_resource::LastResource;
 pub(crate) use last_resource::LastResourceParticipant;
+pub use last_resource::{CommitMemory, LastResource, LastResourceAnswer};
 pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{
@@ -237,8 +240,7 @@ impl Call {
 /// Takes part in transactions: a database, a queue, a service with a [`ResourceManager`]. Shared by
 /// [`Arc`], which is a participant itself.
 ///
-/// The coordinator calls. Each method may block, except [`meet`](Self::meet) and
-/// [`greet`](Self::greet). Several threads may call at once, also for one branch: a commit may be
+/// The coordinator calls. Each method may block, except [`greet`](Self::greet). Several threads may call at once, also for one branch: a commit may be
 /// delivered again while the first one is under way. Every call may be *repeated*; it then has the
 /// same answer and no second effect. A panic counts as [`ParticipantError::Panicked`].
 ///
@@ -314,7 +316,8 @@ pub trait Participant: Send + Sync + 'static {
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError>;
 
     /// Checks how a coordinator introduces itself, before it asks what is [in
-    /// doubt](Self::in_doubt). Must not block. The default implementation accepts everything.
+    /// doubt](Self::in_doubt). May block for one write: a participant with durable promises stores the
+    /// life before this returns. The default implementation accepts everything.
     ///
     /// A participant refuses if it has heard of another log under this name, or of more records
     /// than this log holds. Otherwise the coordinator would take promises for its own, or for
@@ -324,8 +327,9 @@ pub trait Participant: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]. The coordinator then
-    /// does not open; or, if the participant is far away, it shows the error in its status and
-    /// settles nothing at this participant.
+    /// does not open if the participant was registered with `participant`. With all other
+    /// registrations it opens, shows the error in its status, and settles nothing at this
+    /// participant.
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let _ = (coordinator, life);
         Ok(())
@@ -346,6 +350,19 @@ pub trait Participant: Send + Sync + 'static {
     /// promised to can only be rolled back.
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
+    }
+
+    /// Whether this is an error of the participant's own kind that may not come again: a deadlock, or a
+    /// serialisation failure of a database. Must not block. [`Coordinator::run`](crate::Coordinator::run)
+    /// asks, and then tries the whole transaction again. The default implementation returns `false`.
+    ///
+    /// It asks about one error at a time: about the error of the work, or the reason of a
+    /// [`Refused`](ParticipantError::Refused), and about each of its sources. So look at this error only, by
+    /// `downcast_ref`, and return `false` for errors of other kinds. All participants of the coordinator are
+    /// asked. The transaction is rolled back by then, so a repeat does nothing twice.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
     }
 }
 
@@ -373,6 +390,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
     }
 }
 

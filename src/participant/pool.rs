@@ -1,7 +1,7 @@
 //! [`Pooled`]: a bounded number of threads for one slow participant, so that it slows only the
 //! transactions that it takes part in.
 
-use std::{collections::VecDeque, io, num::NonZeroUsize, sync::Arc};
+use std::{collections::VecDeque, error::Error as StdError, io, num::NonZeroUsize, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -193,6 +193,10 @@ impl Endpoint for Pooled {
 
     fn greet(&self, greeting: &Greeting) {
         self.participant.greet(greeting);
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.participant.is_transient(error)
     }
 }
 

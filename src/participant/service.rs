@@ -81,6 +81,14 @@ pub trait Service: Send + Sync + 'static {
     /// The call is repeated until it succeeds.
     fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError>;
 
+    /// Whether this refusal may not come again if the transaction is tried again as a new one: work of
+    /// another branch is in the way, which ends soon. Must not block.
+    /// [`Coordinator::run`](crate::Coordinator::run) asks. The default implementation returns `false`.
+    fn is_transient(&self, refusal: &Self::Refusal) -> bool {
+        let _ = refusal;
+        false
+    }
+
     /// Sets aside again what a promised branch needs. Called after a restart, for each branch that
     /// had promised and waits for its decision.
     ///

@@ -1,6 +1,7 @@
 //! Participants whose methods are asynchronous, on a Tokio runtime. Only with the feature `tokio`.
 
 use std::{
+    error::Error as StdError,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -122,6 +123,14 @@ pub trait AsyncParticipant: Send + Sync + 'static {
     fn greet(&self, greeting: &Greeting) {
         let _ = greeting;
     }
+
+    /// Whether this is an error of the participant's own kind that may not come again; see
+    /// [`Participant::is_transient`](super::Participant::is_transient). Must not block. The default implementation returns
+    /// `false`.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let _ = error;
+        false
+    }
 }
 
 impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
@@ -152,6 +161,9 @@ impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        (**self).is_transient(error)
     }
 }
 
@@ -293,6 +305,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 
     fn greet(&self, greeting: &Greeting) {
         self.participant.greet(greeting);
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.participant.is_transient(error)
     }
 
     fn stalled(&self) -> Option<Duration> {

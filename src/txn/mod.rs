@@ -31,6 +31,7 @@ pub use client::builder::{CoordinatorBuilder, CoordinatorError};
 pub use client::commit::{Commit, CommitError, RollbackCause};
 pub use client::coordinator::{Coordinator, Recovered};
 pub use client::delivered::{Delivered, DeliveryError};
+pub use client::run::{Attempt, RunError, RunOptions, WorkError};
 pub use client::transaction::{BranchError, Transaction};
 pub use commit_protocol::{Action, BranchState, Cause, CommitProtocol, Input, Outcome, Remembered, TransactionState};
 pub use engine::circuit::{CircuitState, Refusal};

@@ -11,7 +11,7 @@ use crate::id::TxnId;
 
 /// Shortest pause of a coordinator, whatever the policy says. Without it, a participant that fails
 /// at once would be called again at once, and the calling thread would do nothing else.
-const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
+pub(super) const SHORTEST_BACKOFF: Duration = Duration::from_millis(1);
 
 /// Time-out that stands for those that are longer than the clock can count: no program runs that
 /// long.
@@ -148,12 +148,7 @@ impl Policy {
     /// the branch, not of chance, so that the protocol stays a pure function of its inputs.
     #[must_use]
     pub fn backoff(&self, txn: &TxnId, branch: usize, failures: u32) -> Duration {
-        let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        let whole = self.first_backoff.saturating_mul(doubled).min(self.longest_backoff);
-        let mut hasher = Xxh3Default::new();
-        (txn, branch, failures).hash(&mut hasher);
-        let sixteenths = u32::try_from(hasher.finish() & 0xF).unwrap_or(0);
-        whole / 2 + whole / 32 * sixteenths
+        jittered(self.first_backoff, self.longest_backoff, failures, (txn, branch, failures))
     }
 
     /// Returns the policy with no pause shorter than [`SHORTEST_BACKOFF`]. Only the driver needs
@@ -186,6 +181,17 @@ impl Policy {
             _ => failures,
         }
     }
+}
+
+/// Returns the pause after the `failures`-th failure: between half and all of a value that doubles
+/// from `first` to `longest`. The same seed gives the same pause.
+pub(super) fn jittered(first: Duration, longest: Duration, failures: u32, seed: impl Hash) -> Duration {
+    let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let whole = first.saturating_mul(doubled).min(longest);
+    let mut hasher = Xxh3Default::new();
+    seed.hash(&mut hasher);
+    let sixteenths = u32::try_from(hasher.finish() & 0xF).unwrap_or(0);
+    whole / 2 + whole / 32 * sixteenths
 }
 
 /// Returns `now + wait`, or a time far away if the clock cannot count that.

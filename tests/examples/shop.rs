@@ -40,6 +40,13 @@ fn a_generated_day_with_faults_keeps_the_invariants() {
     }
 }
 
+/// The README's first command. Among its 4,000 purchases some shards crash with decisions kept back,
+/// which are sent for the first time once the shard is up again.
+#[test]
+fn the_command_that_the_readme_names_ends_well() {
+    run(&[]).assert_settled(4_000);
+}
+
 #[test]
 fn the_same_seed_repeats_a_run_and_another_does_not() {
     let counts = |seed: &str| {

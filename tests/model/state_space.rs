@@ -37,9 +37,9 @@
 //! faults do to a branch.
 //!
 //! With a *last resource* and one participant that can promise there is no bound either; with two
-//! such participants the bound is one fault. If the last resource has committed and the client was
-//! told nothing for certain, the other branches may end in any way: that is the last resource's
-//! window. What an *operator* does by hand is searched with one fault, and with two faults by
+//! such participants the bound is one fault. If a last resource *that does not remember* has committed
+//! and the client was told nothing for certain, the other branches may end in any way: that is its
+//! window. With one that *remembers* all statements hold. What an *operator* does by hand is searched with one fault, and with two faults by
 //! `RINGPACT_LONG=1`.
 //!
 //! # What is not in it
@@ -136,9 +136,10 @@ fn caught(mutant: Mutant, by: &str, setting: Setting) {
 /// A search up to symmetry stands for exactly the states that a search without it counts.
 #[test]
 fn symmetry_loses_nothing() {
-    let last = Setting { last_resource: LastResource::Last, ..setting(3, OwnLog, 0) };
+    let last = Setting { last_resource: LastResource::Forgets, ..setting(3, OwnLog, 0) };
     let plain = [setting(2, OwnLog, 1), setting(2, SharedLog, 1), setting(3, OwnLog, 0), setting(3, SharedLog, 0)];
-    for setting in plain.into_iter().chain([last]) {
+    let remembers = Setting { last_resource: LastResource::Remembers, ..setting(3, SharedLog, 0) };
+    for setting in plain.into_iter().chain([last, remembers]) {
         let all = run(Setting { symmetry: Symmetry::Ignored, ..setting });
         let some = run(setting);
         assert!(all.verdict.is_ok() && some.verdict.is_ok());
@@ -205,7 +206,7 @@ fn parked_decisions_and_participants_that_ask() {
 /// open is the only one.
 #[test]
 fn with_a_last_resource() {
-    let with = |setting| Setting { last_resource: LastResource::Last, ..setting };
+    let with = |setting| Setting { last_resource: LastResource::Forgets, ..setting };
     let parks = |setting| with(Setting { parks: true, ..setting });
     holds(with(setting(1, OwnLog, UNBOUNDED)), 400);
     holds(with(setting(2, OwnLog, UNBOUNDED)), 284_844);
@@ -214,6 +215,42 @@ fn with_a_last_resource() {
     holds(with(setting(1, SharedLog, UNBOUNDED)), 446);
     holds(parks(setting(2, SharedLog, UNBOUNDED)), 208_670);
     holds(with(setting(3, SharedLog, 1)), 233_097);
+}
+
+/// A last resource that remembers what it has committed. Nothing is torn: when it is asked, by a
+/// coordinator that opened again or that waits for its answer, the others follow it.
+#[test]
+fn with_a_last_resource_that_remembers() {
+    let with = |setting| Setting { last_resource: LastResource::Remembers, ..setting };
+    let parks = |setting| with(Setting { parks: true, ..setting });
+    let asks = |setting| with(Setting { asks: true, ..setting });
+    holds(with(setting(1, OwnLog, UNBOUNDED)), 300);
+    holds(with(setting(2, OwnLog, UNBOUNDED)), 90_128);
+    holds(asks(setting(2, OwnLog, 2)), 31_511);
+    holds(parks(setting(2, OwnLog, 2)), 116_390);
+    holds(with(setting(3, OwnLog, 1)), 268_159);
+    holds(with(setting(1, SharedLog, UNBOUNDED)), 346);
+    holds(with(setting(2, SharedLog, UNBOUNDED)), 31_952);
+    holds(asks(setting(2, SharedLog, 2)), 22_925);
+    holds(with(setting(3, SharedLog, 1)), 214_489);
+}
+
+/// The window: without an answer, the same search finds the torn transaction at once.
+#[test]
+fn a_last_resource_that_forgets_what_it_committed_tears_the_transaction() {
+    let setting = Setting { last_resource: LastResource::Remembers, ..setting(2, OwnLog, 1) };
+    caught(Mutant::ForgetsItsCommit, names::TORN_TRANSACTION, setting);
+    caught(Mutant::PresumesWithoutAsking, names::TORN_TRANSACTION, setting);
+    caught(Mutant::PromisesLazily, names::TORN_TRANSACTION, Setting { sharing: SharedLog, ..setting });
+    caught(Mutant::AnswersWithoutAsking, names::TORN_TRANSACTION, Setting { asks: true, ..setting });
+}
+
+#[test]
+fn a_last_resource_that_commits_after_it_has_said_no_is_caught() {
+    let setting = Setting { last_resource: LastResource::Remembers, ..setting(2, OwnLog, 2) };
+    caught(Mutant::CommitsLater, names::FALSE_ROLLBACK, setting);
+    let beyond = Setting { overlooked: Some(names::FALSE_ROLLBACK), ..setting };
+    caught(Mutant::CommitsLater, names::SILENT, beyond);
 }
 
 /// What an operator does by hand, as decided or otherwise, and reports. None of it is forgotten
@@ -236,7 +273,7 @@ fn what_is_settled_by_hand() {
 
 #[test]
 fn a_last_resource_that_is_trusted_without_an_answer_is_caught() {
-    let setting = Setting { last_resource: LastResource::Last, ..setting(2, OwnLog, 1) };
+    let setting = Setting { last_resource: LastResource::Forgets, ..setting(2, OwnLog, 1) };
     caught(Mutant::TrustsTheLastResource, names::FALSE_COMMIT, setting);
 }
 

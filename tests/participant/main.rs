@@ -13,7 +13,8 @@
 //! | `misbehaviour` | services that fail or panic, and messages that are wrong |
 //! | `restart` | what a resource manager restores after a restart |
 //! | `serialisation` | work that panics while it is serialised or read stays with its branch |
-//! | `xa` | participants that keep their data in a database (feature `tokio`) |
+//! | `xa`, `tables` | participants that keep their data in a database, which can prepare or not (feature `tokio`) |
+//! | `lives` | random lives of such participants |
 //! | `checkpoint` | what a resource manager forgets, and when |
 
 #[path = "../txn/support/mod.rs"]
@@ -25,11 +26,15 @@ mod conformance;
 #[cfg(feature = "tokio")]
 mod conformance_async;
 mod inside;
+#[cfg(feature = "tokio")]
+mod lives;
 mod misbehaviour;
 mod names;
 mod pool;
 mod restart;
 mod serialisation;
+#[cfg(feature = "tokio")]
+mod tables;
 mod wire;
 #[cfg(feature = "tokio")]
 mod xa;

@@ -12,7 +12,7 @@ use crate::support::{
 use ringpact::{
     CommitError, Coordinator, Epoch, MemoryLog, Name, ParticipantError, Policy, TransactionLog, TxnId, Vote,
     log::Heuristic,
-    participant::{Decision, Verb},
+    participant::{Decision, LastResourceAnswer, Verb},
     txn::{Action, BranchError, Cause, CommitProtocol, Input, Outcome, RollbackCause, TransactionState},
 };
 
@@ -223,7 +223,8 @@ fn followers_do_not_forget_a_decision_that_a_failed_log_may_hold() {
 }
 
 /// The documented window: the process dies after the resource has committed and before the decision
-/// is durable. The others are rolled back, and no log knows that this differs.
+/// is durable, and the resource does not remember what it did. The others are rolled back, and no log
+/// knows that this differs. `last_resource_remembers` has the same with one that remembers.
 #[test]
 fn the_documented_window_exists() {
     let log = crate::support::logs::SlowLog::new(Duration::from_millis(150));
@@ -269,6 +270,9 @@ fn a_last_resource_has_no_more_time_than_its_transaction() {
                 match action {
                     Action::Answer(outcome) => assert_eq!(outcome, has_answer),
                     Action::Send(branch, verb) => sent.push((branch, verb)),
+                    Action::AskLastResource(branch) => {
+                        protocol.handle(now, Input::LastResource(branch, LastResourceAnswer::Unknown));
+                    }
                     other => panic!("{other:?}"),
                 }
             }

@@ -6,7 +6,9 @@
 //! | `commit` | a transaction commits at all participants or at none, for the forced writes that the design says |
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
+//! | `last_resource_remembers` | one that remembers what it has committed is asked, and the others follow it |
 //! | `asynchronous` | asynchronous participants and others in one transaction |
+//! | `run` | `Coordinator::run` tries a transaction again while what fails is transient |
 //! | `async_calls` | the coordinator's calls for async code, on no runtime |
 //! | `answers` | errors say what to do: at the first work that is too large, and with a No's reason |
 //! | `delivered` | what `Commit::delivered` waits for |
@@ -61,10 +63,12 @@ mod gone_branches;
 mod heuristics;
 mod identity;
 mod last_resource;
+mod last_resource_remembers;
 mod log_faults;
 mod outlived_coordinator;
 mod parking;
 mod recovery;
+mod run;
 mod shapes;
 mod shutdown;
 mod status;

@@ -427,4 +427,8 @@ impl AsyncParticipant for MySqlParticipant {
     fn greet(&self, greeting: &Greeting) {
         self.0.greet(greeting);
     }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        self.0.is_transient(error)
+    }
 }

@@ -1,18 +1,20 @@
-//! Private database servers for the tests of this workspace: each test binary starts its own, in a
-//! directory of its own, and nothing of it is left when the binary ends.
+//! Private database servers for the tests and examples of this workspace: each starts its own, in a
+//! directory of its own, and nothing of it is left at the end.
 //!
-//! The servers are those of the system's packages (on Debian `mariadb-server`). If one is not
-//! installed, its tests print `SKIPPED` and pass. With `RINGPACT_REQUIRE_SERVERS=1` they fail.
+//! The servers are those of the system's packages (on Debian `postgresql` and `mariadb-server`). If
+//! one is not installed, its tests print `SKIPPED` and pass. With `RINGPACT_REQUIRE_SERVERS=1` they
+//! fail.
 
 pub mod mariadb;
+pub mod postgres;
 
-/// Says that a test cannot run because a program is not installed.
+/// Says that a server is not installed, so that a test is skipped. Prints why.
 ///
 /// # Panics
 ///
 /// If `RINGPACT_REQUIRE_SERVERS=1` is set.
-pub fn missing(program: &str) {
-    let is_required = std::env::var("RINGPACT_REQUIRE_SERVERS").is_ok_and(|required| required == "1");
-    assert!(!is_required, "{program} is not installed, and RINGPACT_REQUIRE_SERVERS=1 asks for it");
-    eprintln!("SKIPPED: {program} is not installed");
+pub fn missing(server: &str, why: &str) {
+    let is_required = std::env::var("RINGPACT_REQUIRE_SERVERS").is_ok_and(|value| value == "1");
+    assert!(!is_required, "{server} is required, but {why}");
+    eprintln!("SKIPPED: {server}: {why}");
 }

@@ -51,6 +51,11 @@ pub trait AsyncHarness: Send + Sync {
         true
     }
 
+    /// See [`Harness::keeps_work`].
+    fn keeps_work(&self) -> bool {
+        false
+    }
+
     /// See [`Harness::coordinator_syncs`].
     fn coordinator_syncs(&self) -> impl Future<Output = ()> + Send {
         async {}
@@ -107,6 +112,9 @@ impl<H: AsyncHarness> Harness for Blocking<H> {
     }
     fn remembers_lives(&self) -> bool {
         self.inner.remembers_lives()
+    }
+    fn keeps_work(&self) -> bool {
+        self.inner.keeps_work()
     }
     fn coordinator_syncs(&self) {
         self.runtime.block_on(self.inner.coordinator_syncs());

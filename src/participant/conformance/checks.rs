@@ -100,7 +100,9 @@ fn no_promise_no_effect<H: Harness>(case: &mut Case<H>) -> Ran {
     let branch = case.worked();
     case.harness.crash();
     case.not_applied(&branch);
-    case.no_promise(&branch);
+    if !case.harness.keeps_work() {
+        case.no_promise(&branch);
+    }
     case.rollback(&branch);
     case.effect(&branch, Effect::Absent);
     case.in_doubt(&[]);

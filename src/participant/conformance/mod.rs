@@ -99,6 +99,13 @@ pub trait Harness {
         true
     }
 
+    /// Whether work that was answered survives a crash although nothing was promised, as rows in a
+    /// database do. Then a branch may still promise after a crash. The default implementation returns
+    /// `false`: such a branch must vote No, because its work may be lost.
+    fn keeps_work(&self) -> bool {
+        false
+    }
+
     /// Makes the coordinator's log durable, as its next decision would. Only a harness for
     /// participants that [share](super::Call::log) that log has something to do here: what they
     /// wrote there is durable when this returns.

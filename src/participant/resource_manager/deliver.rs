@@ -2,11 +2,12 @@
 //! they do, this carries it out.
 
 use std::{
+    error::Error as StdError,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
-use super::{BranchRefusal, BranchTrouble, ResourceManager, entry::BranchEntry, replay::restore};
+use super::{BranchRefusal, BranchTrouble, ExecuteError, ResourceManager, entry::BranchEntry, replay::restore};
 use crate::{
     id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn},
@@ -57,6 +58,20 @@ impl<S: Service> Participant for ResourceManager<S> {
 
     fn greet(&self, greeting: &Greeting) {
         self.branches.lock().greet(greeting);
+    }
+
+    /// Recognises a refusal that the service calls transient, and work that came at a bad moment or was
+    /// lost: a new transaction may have more luck.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        if let Some(error) = error.downcast_ref::<ExecuteError<S::Refusal>>() {
+            return match error {
+                ExecuteError::Refused(refusal) => self.service.is_transient(refusal),
+                ExecuteError::Closed { .. } | ExecuteError::UnknownEpoch { .. } => true,
+                _ => false,
+            };
+        }
+        let refusal = error.downcast_ref::<BranchRefusal>();
+        refusal.is_some_and(|refusal| matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned))
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {

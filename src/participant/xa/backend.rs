@@ -135,15 +135,26 @@ pub trait XaBackend: Send + Sync + 'static {
     /// is tried again: a deadlock, a serialization failure, a wait for a lock that took too long. The
     /// error may be a cause of the one that is passed.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            if error.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        causes(error)
+            .any(|cause| cause.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient))
     }
+}
+
+/// Returns an error and its causes, outermost first, at most 32. A cause that is shared by [`Arc`], as in
+/// [`ParticipantError`](crate::ParticipantError), comes as itself, so that it can be downcast.
+pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    /// An error that names itself as its cause would have no end.
+    const MAX_CAUSES: usize = 32;
+    fn opened<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+        error.downcast_ref::<Arc<dyn StdError + Send + Sync>>().map_or(error, |shared| &**shared)
+    }
+    let mut next = Some(error);
+    let step = move || {
+        let error = opened(next?);
+        next = error.source();
+        Some(error)
+    };
+    std::iter::from_fn(step).take(MAX_CAUSES)
 }
 
 /// A branch as it promises.
@@ -270,5 +281,19 @@ impl fmt::Display for XaError {
 impl StdError for XaError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&*self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParticipantError;
+
+    #[test]
+    fn a_shared_cause_is_found_as_itself() {
+        let error = ParticipantError::refused(XaError::new(XaErrorKind::Transient, "a deadlock"));
+        let found = causes(&error).find_map(|cause| cause.downcast_ref::<XaError>());
+        assert_eq!(found.map(XaError::kind), Some(XaErrorKind::Transient));
+        assert_eq!(causes(&error).count(), 3);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    Inner, XaBackend, XaErrorKind, XaOutcome, XaParticipant, XaVote,
+    Inner, XaBackend, XaErrorKind, XaOutcome, XaParticipant, XaVote, XaWorkError,
     cell::{HeldSession, XaCell, is_promised},
 };
 use crate::{
@@ -66,6 +66,10 @@ impl<B: XaBackend> AsyncParticipant for XaParticipant<B> {
 
     fn own_name(&self) -> Option<Name> {
         Some(self.0.name.clone())
+    }
+
+    fn is_transient(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        matches!(error.downcast_ref(), Some(XaWorkError::TooManyPromises { .. })) || self.0.backend.is_transient(error)
     }
 
     fn greet(&self, greeting: &Greeting) {

@@ -44,7 +44,7 @@ mod cell;
 mod deliver;
 mod operator;
 
-pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromise, XaVote};
+pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromise, XaVote, causes};
 use cell::{HeldSession, Reason, XaCell};
 pub use operator::XaStatus;
 
@@ -151,7 +151,7 @@ pub enum XaWorkError {
         participant: Name,
     },
     /// The database could not begin the branch.
-    #[error(transparent)]
+    #[error("the branch could not begin")]
     Database(#[from] XaError),
 }
 

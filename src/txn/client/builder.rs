@@ -21,7 +21,7 @@ use crate::{
         Coordinator, Limits, Openings, Policy,
         engine::{
             coordinator_core::{CoordinatorCore, CoreHandles},
-            members::{Member, Members, Promises, Reach},
+            members::{Member, Members, Reach},
             scheduler::{Runner, Sweep},
         },
         recovery,
@@ -103,7 +103,7 @@ impl CoordinatorBuilder {
     /// Adds a participant of this process that answers quickly and never blocks. The coordinator
     /// calls it on the thread that commits.
     pub fn participant(self, name: &str, participant: impl Participant) -> Self {
-        self.member(name, Reach::AtOnce(Arc::new(participant)), Promises::Can)
+        self.member(name, Reach::AtOnce(Arc::new(participant)), None)
     }
 
     /// Adds a participant that is slow or far away. It gets at most `threads` threads of its own,
@@ -132,17 +132,26 @@ impl CoordinatorBuilder {
     /// answered before it is carried out there; see
     /// [`Commit::delivered`](crate::txn::Commit::delivered).
     pub fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Self {
-        self.member(name, Reach::Later(Arc::new(endpoint)), Promises::Can)
+        self.member(name, Reach::Later(Arc::new(endpoint)), None)
     }
 
     /// Adds a resource that cannot promise. A transaction can have at most one of them.
     ///
-    /// It commits after all others have promised, and before the decision is logged. **What this
-    /// cannot guarantee:** if this process dies after the resource has committed and before the
-    /// decision is durable, the others are rolled back at the next opening, and no log knows that
-    /// the resource has committed. See [failures](crate::docs::failures).
+    /// It commits after all others have promised, and before the decision is logged. If this process
+    /// dies between the two, no log knows the outcome. So the next opening asks a resource that
+    /// [remembers](crate::participant::CommitMemory) before it rolls the others back, and commits them
+    /// if the resource has committed. Until it answers they stay in doubt. **What this cannot
+    /// guarantee:** a resource without a memory leaves the transaction torn then. So does an opening
+    /// without the resource: register it, under the same name, for as long as transactions with it may
+    /// be in doubt. See [failures](crate::docs::failures).
+    ///
+    /// What a memory costs: participants on the coordinator's log force their promises in transactions
+    /// with the resource. And each opening asks about every branch that is in doubt without a decision,
+    /// because no record says which transactions had a last resource.
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
-        self.member(name, Reach::AtOnce(Arc::new(LastResourceParticipant::new(resource))), Promises::Cannot)
+        let resource: Arc<dyn LastResource> = Arc::new(resource);
+        let participant = LastResourceParticipant::new(Arc::clone(&resource));
+        self.member(name, Reach::AtOnce(Arc::new(participant)), Some(resource))
     }
 
     /// Sets other threads and another clock than the system's.
@@ -152,8 +161,8 @@ impl CoordinatorBuilder {
         self
     }
 
-    fn member(mut self, name: &str, reach: Reach, promises: Promises) -> Self {
-        self.members.push((name.to_owned(), Member { reach, promises }));
+    fn member(mut self, name: &str, reach: Reach, last_resource: Option<Arc<dyn LastResource>>) -> Self {
+        self.members.push((name.to_owned(), Member { reach, last_resource }));
         self
     }
 

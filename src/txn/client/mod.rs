@@ -8,6 +8,7 @@
 //! | `transaction.rs` | [`Transaction`]: enlists branches, then commits or rolls back |
 //! | `commit.rs` | [`Commit`]: waits for the outcome |
 //! | `delivered.rs` | [`Delivered`]: waits until every branch has acknowledged |
+//! | `run/` | [`Coordinator::run`]: tries a transaction again while what fails is transient |
 //!
 //! [`Coordinator`]: coordinator::Coordinator
 //! [`CoordinatorBuilder`]: builder::CoordinatorBuilder
@@ -21,4 +22,5 @@ pub(super) mod builder;
 pub(super) mod commit;
 pub(super) mod coordinator;
 pub(super) mod delivered;
+pub(super) mod run;
 pub(super) mod transaction;

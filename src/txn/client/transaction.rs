@@ -91,6 +91,18 @@ impl Transaction {
         Ok(index)
     }
 
+    /// Moves the transaction out of a place that still has a drop to come. What is left does nothing.
+    pub(super) fn move_out(&mut self) -> Self {
+        let moved = Self {
+            driver: Arc::clone(&self.driver),
+            member_branches: mem::take(&mut self.member_branches),
+            indices: mem::take(&mut self.indices),
+            is_committed: self.is_committed,
+        };
+        self.is_committed = true;
+        moved
+    }
+
     /// Commits. Before this returns, it calls participants that answer at once for their votes, and
     /// appends the decision to the log. So it takes as long as these calls; it does not wait for
     /// the disk or for other participants. The [`Commit`] waits for the outcome.

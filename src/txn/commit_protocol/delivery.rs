@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::{
-    super::policy::after, Action, BranchProgress, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Step,
-    is_over,
+    super::policy::after, Action, BranchProgress, Cause, CommitProtocol, Narrowed, OnRecord, Outcome, Phase, Role,
+    Step, is_over,
 };
 use crate::{
     log::{Durability, Fact, Heuristic},
@@ -181,11 +181,18 @@ impl CommitProtocol {
         match (self.decision(), did) {
             // A branch that decides alone can be ahead of its coordinator. There is no other branch
             // to differ from, and the client was told "indeterminate".
-            (Some(Decision::Rollback), Decision::Commit) if self.branches.len() == 1 => self.done(branch),
+            (Some(Decision::Rollback), Decision::Commit) if self.is_of_one_branch() => self.done(branch),
             (Some(_), Decision::Commit) => self.ended_by_itself(now, branch, Heuristic::Committed),
             (Some(_), Decision::Rollback) => self.ended_by_itself(now, branch, Heuristic::RolledBack),
             (None, _) => self.failed(now, branch),
         }
+    }
+
+    /// Whether only one branch is known. The last resources that were asked about a branch that was
+    /// found in doubt need not have taken part.
+    fn is_of_one_branch(&self) -> bool {
+        let is_known = |branch: &&BranchProgress| self.has_client || branch.role != Role::LastResource;
+        self.branches.iter().filter(is_known).count() == 1
     }
 
     pub(super) fn ended_by_itself(&mut self, now: Instant, index: usize, outcome: Heuristic) {
@@ -208,6 +215,7 @@ impl CommitProtocol {
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 self.back_off(now, branch)
             }
+            Phase::Asking => self.is_not_told(now, branch),
             _ => {}
         }
     }
@@ -262,7 +270,7 @@ impl CommitProtocol {
             Decision::Commit => Phase::Committing { since: now },
             Decision::Rollback => Phase::RollingBack { since: now },
         };
-        self.answer = Some(answer);
+        self.tell(answer);
         self.end_if_all_out();
     }
 

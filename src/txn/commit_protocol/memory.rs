@@ -85,6 +85,7 @@ impl Remembered {
             Decision::Commit => Phase::Committing { since: now },
             Decision::Rollback => Phase::RollingBack { since: now },
         };
+        protocol.has_client = false;
         protocol.logged = self.decision == Decision::Commit || !self.heuristics.is_empty();
         protocol.parked_on_record = self.parked;
         protocol.told_once_more = self.parked;

@@ -2,7 +2,7 @@
 
 use crate::{
     log::{Durability, Fact, Heuristic, Lsn},
-    participant::{Decision, Verb, Vote},
+    participant::{Decision, LastResourceAnswer, Verb, Vote},
 };
 
 /// What happened. Branches are named by their index, in the order in which they were enlisted.
@@ -19,6 +19,8 @@ pub enum Input {
     Done(usize),
     /// The only branch, or the last resource, has decided.
     Decided(usize, Decision),
+    /// The last resource says whether it has committed.
+    LastResource(usize, LastResourceAnswer),
     /// The participant does not know the branch: a success for a rollback, a
     /// [hazard](Heuristic::Hazard) for a commit.
     Unknown(usize),
@@ -64,6 +66,9 @@ pub enum Input {
 pub enum Action {
     /// Send this to the branch.
     Send(usize, Verb),
+    /// Ask this branch, a last resource, whether it has committed. The answer comes back as
+    /// [`Input::LastResource`], or as [`Input::Failed`].
+    AskLastResource(usize),
     /// Append this to the log. The result comes back as [`Input::Appended`] or
     /// [`Input::AppendRefused`]; and, for a decision, as [`Input::Durable`] or
     /// [`Input::LogFailed`].

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `messages.rs` | [`Input`], [`Action`], [`Outcome`], [`Cause`] |
 //! | `mod.rs` | the machine, and the first phase |
+//! | `asking.rs` | a last resource is asked whether it has committed |
 //! | `delivery.rs` | the second phase: delivering, parking, heuristic outcomes |
 //! | `branches.rs` | the branches, with a tree for transactions with many of them |
 //! | `memory.rs` | what the log remembers, and how a transaction goes on from there |
@@ -28,13 +29,22 @@
 //! | | all votes are in, none of them No, and there is a last resource: to LastResource |
 //! | | a No, a failure or the time-out: to RollingBack, at once |
 //! | LastResource | it has committed: as if all votes were in; it has rolled back: to RollingBack |
-//! | | the time-out: to RollingBack, the client is told "indeterminate" |
+//! | | the time-out: to RollingBack, the client is told "indeterminate"; if it remembers: to Asking |
+//! | Asking | the last resource has committed: as if all votes were in; it has not, and never will: to RollingBack |
+//! | | it does not remember: to RollingBack, the client is told "indeterminate" |
+//! | | it does not answer: the client is told "indeterminate", and it is asked again |
 //! | Deciding | the decision's record is durable: to Committing |
 //! | | the log refuses the record: to RollingBack; the log fails, or has failed before: to Indeterminate |
 //! | | either, after a last resource has committed: to Committing, the client is told "indeterminate" |
-//! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate" |
+//! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate"; a last resource that remembers: to Asking |
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |
 //! | Indeterminate | nothing; reopening the log tells |
+//!
+//! A branch that was found in doubt, without a decision in the log, begins in Asking if there may have
+//! been a last resource: the transaction commits if one of them says so, and else rolls back. That
+//! commit is logged nowhere, because the last resource's own memory is its record: the next life asks
+//! again. (A record would have to name all participants, and one that is down has not said whether it
+//! holds a branch.)
 //!
 //! A decision is delivered to each branch until it acknowledges, or until it is *parked* by the
 //! [`Policy`]. Once all remaining branches have failed more than once, only their participants need
@@ -53,9 +63,10 @@ use super::{
 use crate::{
     id::{Name, TxnId},
     log::{Durability, Fact, Heuristic, Lsn},
-    participant::{Decision, Verb, Vote},
+    participant::{Decision, LastResourceAnswer, Verb, Vote},
 };
 
+mod asking;
 mod branches;
 mod delivery;
 mod memory;
@@ -131,6 +142,8 @@ enum Phase {
     LastResource {
         until: Instant,
     },
+    /// A last resource is asked whether it has committed.
+    Asking,
     /// `appended` is whether the driver got the record; `lsn` is its number, once it has one.
     Deciding {
         appended: bool,
@@ -177,6 +190,12 @@ pub struct CommitProtocol {
     expires: Option<Instant>,
     /// The answer to the client, once it is known and until it is given.
     answer: Option<Outcome>,
+    /// Whether it has a last resource that remembers what it has committed.
+    remembers: bool,
+    /// Whether a client waits for an answer, or has got one.
+    has_client: bool,
+    /// Whether the client has its answer, or is about to get it.
+    is_answered: bool,
     /// Whether the log holds, or may hold, a record of the transaction that must be ended.
     logged: bool,
     /// Whether it commits because a last resource has committed, while no record of the decision is
@@ -206,6 +225,9 @@ impl CommitProtocol {
             branches: Branches::new(),
             expires: None,
             answer: None,
+            remembers: false,
+            has_client: true,
+            is_answered: false,
             logged: false,
             unrecorded: false,
             narrowed: Narrowed::Not,
@@ -273,6 +295,7 @@ impl CommitProtocol {
             Input::Rollback => {}
             Input::Voted(branch, vote) => self.voted(now, branch, vote),
             Input::Decided(branch, decision) => self.decided_alone(now, branch, decision),
+            Input::LastResource(branch, answer) => self.last_resource_says(now, branch, answer),
             Input::Done(branch) => self.done(branch),
             Input::Unknown(branch) => self.unknown(now, branch),
             Input::AlreadyCommitted(branch) => self.already(now, branch, Decision::Commit),
@@ -323,6 +346,7 @@ impl CommitProtocol {
             }
             Phase::Deciding { .. } => None,
             Phase::Alone { .. } | Phase::LastResource { .. } => self.send_due(now, Verb::CommitOnePhase),
+            Phase::Asking => self.ask_due(now).or_else(|| self.take_answer()),
             // The client hears the outcome after each branch was told for the first time: a
             // participant that answers at once has carried it out by then, so that a client reads
             // its own writes.
@@ -402,6 +426,17 @@ impl CommitProtocol {
     }
 
     fn decided_alone(&mut self, now: Instant, branch: usize, decision: Decision) {
+        if self.phase == Phase::Asking {
+            // The late answer to an earlier message.
+            return self.last_resource_says(
+                now,
+                branch,
+                match decision {
+                    Decision::Commit => LastResourceAnswer::Committed,
+                    Decision::Rollback => LastResourceAnswer::NotCommitted,
+                },
+            );
+        }
         let (Phase::Alone { .. } | Phase::LastResource { .. }) = self.phase else { return };
         if !self.branches.step(branch, Step::awaits_answer, Step::Out) {
             return;
@@ -438,7 +473,7 @@ impl CommitProtocol {
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
                 self.phase = Phase::Indeterminate;
-                self.answer = Some(Outcome::Indeterminate);
+                self.tell(Outcome::Indeterminate);
             }
         }
     }
@@ -458,9 +493,13 @@ impl CommitProtocol {
             Phase::Alone { until } | Phase::LastResource { until } if until <= now => {
                 let is_unasked = |branch: &BranchProgress| matches!(branch.step, Step::Due(_)) && branch.failures == 0;
                 let is_certain = self.branches.iter().any(is_unasked);
+                if !is_certain && self.remembers {
+                    return self.ask_last_resource(now);
+                }
                 let answer = if is_certain { Outcome::RolledBack(Cause::TimedOut) } else { Outcome::Indeterminate };
                 self.carry_out(now, Decision::Rollback, answer);
             }
+            Phase::Asking => self.tick_while_asking(now),
             Phase::Alone { .. } | Phase::LastResource { .. } | Phase::Committing { .. } | Phase::RollingBack { .. } => {
                 while let Some(branch) = self.branches.first(|some| is_over(some.lapses, now)) {
                     if matches!(self.branches[branch].on_record, OnRecord::Unwritten(again) if again <= now) {
@@ -479,8 +518,15 @@ impl CommitProtocol {
         self.carry_out(now, Decision::Rollback, Outcome::RolledBack(cause));
     }
 
+    /// Sets the answer to the client, if there is a client without one.
+    fn tell(&mut self, answer: Outcome) {
+        if self.has_client && !std::mem::replace(&mut self.is_answered, true) {
+            self.answer = Some(answer);
+        }
+    }
+
     fn end(&mut self, answer: Outcome) {
-        self.answer = Some(answer);
+        self.tell(answer);
         self.phase = Phase::Ended;
     }
 }

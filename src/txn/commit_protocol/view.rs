@@ -19,6 +19,9 @@ pub enum TransactionState {
     Preparing,
     /// The only participant, or the last resource, was asked to decide.
     Delegated,
+    /// A last resource is asked whether it has committed, because its answer got lost or an earlier
+    /// life has left branches in doubt. The other branches stay in doubt until it answers.
+    AskingLastResource,
     /// All participants have agreed; the decision is on its way to the disk.
     Deciding,
     /// It commits, and not all participants have acknowledged.
@@ -44,6 +47,7 @@ impl fmt::Display for TransactionState {
             Self::Active => f.write_str("active"),
             Self::Preparing => f.write_str("preparing"),
             Self::Delegated => f.write_str("delegated"),
+            Self::AskingLastResource => f.write_str("asking the last resource whether it has committed"),
             Self::Deciding => f.write_str("deciding"),
             Self::Committing => f.write_str("committing"),
             Self::RollingBack => f.write_str("rolling back"),
@@ -136,7 +140,7 @@ impl CommitProtocol {
             Phase::Alone { until } | Phase::LastResource { until } => {
                 Some(self.branches.deadline().map_or(until, |at| at.min(until)))
             }
-            Phase::Committing { .. } | Phase::RollingBack { .. } => self.branches.deadline(),
+            Phase::Committing { .. } | Phase::RollingBack { .. } | Phase::Asking => self.branches.deadline(),
             _ => None,
         }
     }
@@ -195,6 +199,14 @@ impl CommitProtocol {
         self.unrecorded
     }
 
+    /// Whether participants must make their promises durable by themselves, even on the coordinator's
+    /// log, because a last resource that remembers commits before the decision is in that log. They
+    /// must be told so, by a [`Call`](crate::participant::Call) that names no log.
+    #[must_use]
+    pub const fn forces_promises(&self) -> bool {
+        self.remembers
+    }
+
     /// Whether [`Action::Park`](super::Action::Park) has come out, and no operator has acted since.
     #[must_use]
     pub const fn lies_still(&self) -> bool {
@@ -237,6 +249,7 @@ impl CommitProtocol {
             Phase::Active => TransactionState::Active,
             Phase::Preparing { .. } => TransactionState::Preparing,
             Phase::Alone { .. } | Phase::LastResource { .. } => TransactionState::Delegated,
+            Phase::Asking => TransactionState::AskingLastResource,
             Phase::Deciding { .. } => TransactionState::Deciding,
             Phase::Ended | Phase::Finished => TransactionState::Ended,
             Phase::Indeterminate => TransactionState::Indeterminate,

@@ -28,9 +28,9 @@ const MAX_THREADS: usize = 2;
 /// Time without work after which a thread ends.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Subject of an errand: a branch of an open transaction and the message to it; or `None` for the
-/// question at opening.
-pub(in crate::txn) type About = Option<(TxnKey, usize, Verb)>;
+/// Subject of an errand: a branch of an open transaction and the message to it, `None` for the question
+/// whether a last resource has committed; or `None` for the question at opening.
+pub(in crate::txn) type About = Option<(TxnKey, usize, Option<Verb>)>;
 
 /// A call of the participant. It must call its argument when it is over, before it passes the
 /// answer on: the receiver of the answer may run the next errand about the same branch.
@@ -138,7 +138,7 @@ mod tests {
     use crate::id::{Epoch, TxnOrdinal};
 
     fn about(sequence: u64, verb: Verb) -> About {
-        Some((TxnKey::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, verb))
+        Some((TxnKey::of(TxnOrdinal { epoch: Epoch::new(1), sequence }), 0, Some(verb)))
     }
 
     #[test]

@@ -1,17 +1,24 @@
 //! The participants of a coordinator, and how it reaches each of them.
 
-use std::{collections::BTreeMap, ops::Index, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    error::Error as StdError,
+    ops::Index,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crate::{
     id::Name,
-    participant::{self, Endpoint, Greeting, Life, Participant, ParticipantError, Reply, Request},
+    participant::{self, Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Reply, Request},
 };
 
 /// One participant.
 #[derive(Clone)]
 pub(in crate::txn) struct Member {
     pub(in crate::txn) reach: Reach,
-    pub(in crate::txn) promises: Promises,
+    /// The participant as a last resource, if it is one: it cannot promise.
+    pub(in crate::txn) last_resource: Option<Arc<dyn LastResource>>,
 }
 
 /// How a participant is reached.
@@ -22,14 +29,6 @@ pub(in crate::txn) enum Reach {
     /// The coordinator sends it messages. Such participants are asked first, and work while the
     /// others are asked.
     Later(Arc<dyn Endpoint>),
-}
-
-/// Whether a participant can promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::txn) enum Promises {
-    Can,
-    /// A last resource cannot.
-    Cannot,
 }
 
 impl Member {
@@ -57,6 +56,14 @@ impl Member {
         }
     }
 
+    /// Whether the participant says of an error that it may not come again.
+    pub(in crate::txn) fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        match &self.reach {
+            Reach::AtOnce(participant) => participant.is_transient(error),
+            Reach::Later(endpoint) => endpoint.is_transient(error),
+        }
+    }
+
     pub(in crate::txn) fn greet(&self, greeting: &Greeting) {
         match &self.reach {
             Reach::AtOnce(participant) => participant.greet(greeting),
@@ -67,16 +74,28 @@ impl Member {
 
 /// All participants, in the order of their names. Each has a number, so that a name is looked up
 /// only once.
-pub(in crate::txn) struct Members(Box<[(Name, Member)]>);
+pub(in crate::txn) struct Members {
+    all: Box<[(Name, Member)]>,
+    /// The last resources that remember what they have committed. They were asked once, because the
+    /// question is foreign code.
+    remembering: Box<[Name]>,
+}
 
 impl Members {
     pub(in crate::txn) fn new(members: BTreeMap<Name, Member>) -> Self {
-        Self(members.into_iter().collect())
+        // One that panics over the question does not remember.
+        let has_memory = |resource: &dyn LastResource| {
+            catch_unwind(AssertUnwindSafe(|| resource.memory().is_some())).unwrap_or(false)
+        };
+        let remembers = |member: &Member| member.last_resource.as_deref().is_some_and(has_memory);
+        let remembering =
+            members.iter().filter(|(_, member)| remembers(member)).map(|(name, _)| name.clone()).collect();
+        Self { all: members.into_iter().collect(), remembering }
     }
 
     /// Returns the number of the participant with this name. O(log n) in the participants.
     pub(in crate::txn) fn find(&self, name: &str) -> Option<usize> {
-        self.0.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
+        self.all.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()
     }
 
     /// Whether the caller of the participant with this number has its answer when the call returns.
@@ -85,8 +104,13 @@ impl Members {
         number.is_none_or(|number| matches!(self[number].1.reach, Reach::AtOnce(_)))
     }
 
+    /// Returns the names of the last resources that remember what they have committed.
+    pub(in crate::txn) const fn remembering(&self) -> &[Name] {
+        &self.remembering
+    }
+
     pub(in crate::txn) fn iter(&self) -> impl Iterator<Item = &(Name, Member)> {
-        self.0.iter()
+        self.all.iter()
     }
 }
 
@@ -94,6 +118,6 @@ impl Index<usize> for Members {
     type Output = (Name, Member);
 
     fn index(&self, number: usize) -> &(Name, Member) {
-        &self.0[number]
+        &self.all[number]
     }
 }

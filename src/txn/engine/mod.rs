@@ -7,6 +7,7 @@
 //! | `transaction_driver/` | one transaction under way: the thin driver around its protocol |
 //! | `coordinator_core/` | what all transactions of a coordinator share |
 //! | `scheduler.rs` | the coordinator's threads: a clock, and workers |
+//! | `pause.rs` | waits by the coordinator's clock |
 //! | `lanes.rs` | the threads on which the coordinator calls one participant |
 //! | `members.rs` | the participants, and how each is reached |
 //! | `circuit/` | one participant's circuit, pure |
@@ -19,5 +20,6 @@ pub(super) mod coordinator_core;
 pub(super) mod lanes;
 pub(super) mod members;
 pub(super) mod observe;
+pub(super) mod pause;
 pub(super) mod scheduler;
 pub(super) mod transaction_driver;

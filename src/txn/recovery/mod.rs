@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `mod.rs` | what the log holds, and the question to each participant |
 //! | `introductions.rs` | holds back reports until all participants have met the coordinator |
+//! | `last_resources.rs` | asks last resources before anything is presumed |
 //! | `openings.rs` | which transactions are the coordinator's own, pure |
 //! | `verdict_endpoint.rs` | answers participants that ask how a branch ended |
 
 pub(super) mod introductions;
+mod last_resources;
 pub(super) mod openings;
 pub(super) mod verdict_endpoint;
 
@@ -28,7 +30,7 @@ use crate::{
     log::Record,
     participant::{Decision, Life, ParticipantError, Reply, ReplySink, Request, Response},
     txn::{
-        CommitProtocol, Remembered, Standing,
+        Remembered, Standing,
         engine::{
             coordinator_core::CoordinatorCore,
             members::Member,
@@ -188,7 +190,7 @@ impl InDoubtReport {
         let Self { query, orphans } = self;
         for driver in &orphans {
             query.counts.rolled_back.fetch_add(1, Ordering::Relaxed);
-            query.core.resumed(Arc::clone(driver), vec![query.participant.clone()]);
+            query.core.resumed(Arc::clone(driver), query.core.must_remember(&query.participant));
         }
         query.core.in_doubt_query_ends(&query.participant);
         for driver in orphans {
@@ -249,12 +251,6 @@ impl InDoubtQuery {
                 Standing::Unclaimed => self.core.unclaimed.report(&branch, now),
             }
         }
-        let to_driver = |branch: BranchId| {
-            let participants = [self.participant.clone()];
-            let protocol = CommitProtocol::presumed_abort(branch.txn().clone(), &participants, self.core.policy, now);
-            let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: self.number };
-            TransactionDriver::resumed(Arc::clone(&self.core), protocol, key, now)
-        };
-        orphans.into_values().map(to_driver).collect()
+        orphans.into_values().map(|branch| self.core.undecided(&branch, self.number)).collect()
     }
 }

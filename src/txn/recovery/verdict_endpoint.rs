@@ -76,7 +76,12 @@ impl VerdictEndpoint {
         }
         // Presumed abort. Nothing is presumed of a log that may have forgotten decisions.
         let is_presumed = asks_for_time || openings.presumes_abort_of(txn.ordinal(), next_number);
-        let verdict = verdict.unwrap_or(if is_presumed { Verdict::Rollback } else { Verdict::Undecided });
+        let is_earlier = !asks_for_time && txn.epoch() != self.epoch;
+        let verdict = verdict.unwrap_or_else(|| match is_presumed {
+            true if is_earlier => core.presumed_verdict(branch),
+            true => Verdict::Rollback,
+            false => Verdict::Undecided,
+        });
         let begun_below: TxnOrdinal = next;
         Ok(Response::Verdict { verdict, begun_below })
     }

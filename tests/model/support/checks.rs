@@ -3,7 +3,7 @@
 use ringpact::participant::{BranchPhase, LogSharing};
 
 use super::{
-    CommitRun, Model,
+    CommitRun, LastResource, Model,
     world::{Fate, Life, Told, World},
 };
 
@@ -33,9 +33,10 @@ impl Model {
         let main = self.protocol(world, CommitRun::Main);
         let ended = main.is_some_and(ringpact::txn::CommitProtocol::is_finished);
         let heuristic = |run| self.protocol(world, run).is_some_and(|protocol| protocol.heuristic().is_some());
-        // A last resource's window: if it has committed, and the client was told nothing for
-        // certain, the other branches may have ended in any way.
-        let unsure = last_applied && !matches!(world.told, Told::Committed | Told::RolledBack);
+        // The window of a last resource that does not remember: if it has committed, and the client
+        // was told nothing for certain, the other branches may have ended in any way.
+        let remembers = self.setting.last_resource == LastResource::Remembers;
+        let unsure = !remembers && last_applied && !matches!(world.told, Told::Committed | Told::RolledBack);
         // Or an operator has decided so.
         let may_differ = unsure || world.overruled;
         let false_commit = world.told == Told::Committed && all_undone;
@@ -63,12 +64,16 @@ impl Model {
             (names::SILENT, ended && !world.seen && (all_applied && all_undone || false_commit || false_rollback)),
             // A single participant decides itself, and applies its commit after its record is
             // durable. A last resource commits before the decision, and the others follow it even
-            // if the log fails.
+            // if the log fails, or if the next life hears from it what it did.
             (
                 names::EARLY_EFFECT,
                 match self.setting.participants {
                     1 => world.told == Told::Committed && any(Fate::Open),
-                    _ => !world.decided && (applied && !may_differ || promised && world.told == Told::Committed),
+                    _ => {
+                        !world.decided
+                            && (applied && !may_differ && !(remembers && last_applied)
+                                || promised && world.told == Told::Committed)
+                    }
                 },
             ),
         ];

@@ -3,15 +3,15 @@
 use ringpact::{
     Lsn,
     log::Fact,
-    participant::{BranchPhase, BranchReply, Decision},
-    txn::{Action, CommitProtocol, Input, Outcome, Remembered},
+    participant::{BranchPhase, BranchReply, Decision, LastResourceAnswer},
+    txn::{Action, CommitProtocol, Input, Outcome, Remembered, TransactionState},
 };
 
 use super::{
-    CommitRun, LogOf, Model, Mutant, Trouble,
+    CommitRun, LastResource, LogOf, Model, Mutant, Trouble,
     machine::Id,
     symmetry::{History, Memory},
-    world::{Entry, InDoubtQuery, Life, MAX_PARTICIPANTS, Message, Place, Replies, Told, World},
+    world::{Entry, Fate, InDoubtQuery, Life, MAX_PARTICIPANTS, Message, Place, Replies, Told, World},
 };
 
 impl Model {
@@ -41,6 +41,7 @@ impl Model {
                     let to = self.cast.number(name);
                     world.parties[to].requests.put(Message::of(verb), Place::OnItsWay);
                 }
+                Action::AskLastResource(branch) => self.ask_at_once(&mut id, branch),
                 Action::Append(fact, _) => {
                     let result = self.append_decision(world, &fact, trouble);
                     appended = Some(result);
@@ -58,6 +59,32 @@ impl Model {
             CommitRun::Main => world.main = Some(id),
             CommitRun::Orphan(number) => world.orphans[number] = Some(id),
         }
+    }
+
+    /// A last resource that has lost its memory says so at once. One that remembers takes its time.
+    pub(super) fn ask_at_once(&mut self, id: &mut Id, branch: usize) {
+        if self.is(Mutant::ForgetsItsCommit) {
+            self.commit.step(id, Some(Input::LastResource(branch, LastResourceAnswer::Unknown)));
+        }
+    }
+
+    /// The index of the last resource's branch in a protocol that asks it and awaits the answer.
+    pub(super) fn asks(&self, world: &World, run: CommitRun) -> Option<usize> {
+        let protocol = self.protocol(world, run)?;
+        let is_asked = protocol.state() == TransactionState::AskingLastResource;
+        protocol.branch_of(&self.cast.names[self.setting.promisers()]).filter(|_| is_asked)
+    }
+
+    /// The last resource answers from what it has done. If it has done nothing, it gives the work up.
+    pub(super) fn last_resource_answers(&mut self, world: &mut World, run: CommitRun) {
+        let Some(index) = self.asks(world, run) else { return };
+        let fate = &mut world.parties[self.setting.promisers()].fate;
+        let answer =
+            if *fate == Fate::Applied { LastResourceAnswer::Committed } else { LastResourceAnswer::NotCommitted };
+        if answer == LastResourceAnswer::NotCommitted && !self.is(Mutant::CommitsLater) {
+            fate.undo();
+        }
+        self.drive(world, run, Some(Input::LastResource(index, answer)), Trouble::None);
     }
 
     /// Appends a decision or its end, if the log takes it. As in production, a log that has failed
@@ -196,19 +223,40 @@ impl Model {
         }
     }
 
-    /// Whether this life of the coordinator has decided to commit.
-    pub(super) fn is_committing(&self, world: &World) -> bool {
-        self.protocol(world, CommitRun::Main).is_some_and(|main| main.decision() == Some(Decision::Commit))
+    /// Whether this life of the coordinator has decided to commit, or has heard from a last resource
+    /// that the participant's branch is committed.
+    pub(super) fn is_committing(&self, world: &World, number: usize) -> bool {
+        let commits = |protocol: &CommitProtocol| protocol.decision() == Some(Decision::Commit);
+        [CommitRun::Main, CommitRun::Orphan(number)]
+            .into_iter()
+            .any(|run| self.protocol(world, run).is_some_and(commits))
     }
 
     /// What a participant that asks is told; `None` if it has to wait.
     pub(super) fn verdict(&self, world: &World) -> Option<Decision> {
+        let may_presume = self.setting.last_resource != LastResource::Remembers
+            || world.life == Life::First
+            || self.is(Mutant::AnswersWithoutAsking);
+        if !may_presume {
+            return self.verdict_of_open_ones(world);
+        }
         match self.protocol(world, CommitRun::Main) {
             // Presumed abort: the coordinator knows nothing of it any more.
             None => Some(Decision::Rollback),
             Some(main) if main.is_finished() => Some(Decision::Rollback),
             Some(main) => main.decision(),
         }
+    }
+
+    /// What a participant is told in a life in which nothing is presumed before the last resource was
+    /// asked.
+    fn verdict_of_open_ones(&self, world: &World) -> Option<Decision> {
+        let runs = self.participants().map(CommitRun::Orphan).chain([CommitRun::Main]);
+        let open = runs.filter_map(|run| self.protocol(world, run)).filter(|protocol| !protocol.is_finished());
+        let decisions: Vec<_> = open.map(CommitProtocol::decision).collect();
+        let is_commit = decisions.contains(&Some(Decision::Commit));
+        let all_roll_back = !decisions.is_empty() && decisions.iter().all(|known| *known == Some(Decision::Rollback));
+        if is_commit { Some(Decision::Commit) } else { all_roll_back.then_some(Decision::Rollback) }
     }
 
     /// The participants, as bits, that may be sent an `ended_below` above this transaction: all of

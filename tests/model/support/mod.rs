@@ -15,7 +15,7 @@
 //! | a process that crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
 //! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
 //! | an operator | has what is parked delivered again; settles it by hand, as decided or otherwise, and says so; sees what has ended otherwise, and lets that be |
-//! | a last resource | does what it is told first, commit or roll back, and answers ever after that it has |
+//! | a last resource | does what it is told first, commit or roll back, and answers ever after that it has; says whether it has committed, if it remembers, and commits nothing after a No |
 //! | a participant that has not heard the decision | asks for it |
 //! | `ended_below` | tells a participant that the transaction has ended; the participant forgets it |
 //!
@@ -94,7 +94,7 @@ pub struct Setting {
 
 impl Setting {
     fn promisers(&self) -> usize {
-        self.participants - usize::from(self.last_resource == LastResource::Last)
+        self.participants - usize::from(self.last_resource != LastResource::None)
     }
 }
 
@@ -112,12 +112,14 @@ pub enum Role {
 }
 
 /// Whether there is a last resource: a participant that commits or rolls back when it is told to,
-/// remembers what it did, and loses nothing by crashes.
+/// and loses nothing by crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastResource {
     None,
-    /// The participant with the highest number.
-    Last,
+    /// The participant with the highest number. Asked whether it has committed, it does not know.
+    Forgets,
+    /// The same participant, which knows. If it has not committed, it never will once it was asked.
+    Remembers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,17 @@ pub enum Mutant {
     EndedBelowRunsAhead,
     /// The coordinator assumes that a last resource that did not answer has committed.
     TrustsTheLastResource,
+    /// A last resource that is asked whether it has committed does not remember.
+    ForgetsItsCommit,
+    /// A last resource that says that it has not committed commits later all the same.
+    CommitsLater,
+    /// Participants do not force their promises on the coordinator's log, as if there were no last
+    /// resource.
+    PromisesLazily,
+    /// A coordinator that opens rolls back what is in doubt, and does not ask the last resource.
+    PresumesWithoutAsking,
+    /// A participant that asks is told of a rollback before the last resource was asked.
+    AnswersWithoutAsking,
     /// The coordinator takes an operator's word for the decision, whatever the word is.
     BelievesOperators,
 }
@@ -188,6 +201,10 @@ pub enum Move {
     LetBe(CommitRun),
     /// A participant asks what became of its branch.
     Ask(usize),
+    /// The last resource answers whether it has committed.
+    LastResourceAnswers(CommitRun),
+    /// The question, or the answer, gets lost.
+    QuestionFails(CommitRun),
 }
 
 /// What goes wrong while a message is handled.
@@ -291,7 +308,10 @@ impl Model {
         for (number, role) in roles.iter().enumerate() {
             let (name, party) = (self.cast.names[number].clone(), &mut parties[number]);
             if self.is_last_resource(number) {
-                protocol.enlist_last_resource(name);
+                match self.setting.last_resource {
+                    LastResource::Remembers => protocol.enlist_remembering_last_resource(name),
+                    _ => protocol.enlist_last_resource(name),
+                };
                 // A last resource that refuses gives its work up right away.
                 party.fate = if *role == Role::Refuses { Fate::Undone } else { Fate::Open };
                 continue;

@@ -6,7 +6,7 @@ use ringpact::{
 };
 
 use super::{
-    CommitRun, Crashes, LogOf, Model, Move, Mutant, Symmetry, Trouble,
+    CommitRun, Crashes, LastResource, LogOf, Model, Move, Mutant, Symmetry, Trouble,
     search::{Luck, Space, Successor},
     world::{Entry, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
@@ -26,6 +26,9 @@ impl Space for Model {
         all.of_the_clock();
         all.of_the_logs();
         all.of_recovery();
+        if all.model.setting.last_resource == LastResource::Remembers {
+            all.of_the_last_resource();
+        }
         all.of_operators();
         if all.model.setting.asks {
             all.of_asking_participants();
@@ -207,6 +210,20 @@ impl Moves<'_> {
                 }
                 InDoubtQuery::Over => {}
             }
+        }
+    }
+
+    /// The last resource is asked whether it has committed. It answers at some time, from what it has
+    /// done until then.
+    fn of_the_last_resource(&mut self) {
+        for run in self.model.participants().map(CommitRun::Orphan).chain([CommitRun::Main]) {
+            let Some(index) = self.model.asks(&self.from, run) else { continue };
+            self.make(Move::LastResourceAnswers(run), Kind::Fair, |model, world| {
+                model.last_resource_answers(world, run)
+            });
+            self.make(Move::QuestionFails(run), Kind::Fault, |model, world| {
+                model.drive(world, run, Some(Input::Failed(index)), Trouble::None);
+            });
         }
     }
 

@@ -35,7 +35,7 @@ impl Model {
             return;
         }
         let input = match message {
-            Message::Prepare => BranchInput::Prepare(self.setting.sharing),
+            Message::Prepare => BranchInput::Prepare(self.sharing_of_promise()),
             Message::Commit => BranchInput::Commit(self.sharing_of_commit(world)),
             Message::Rollback => BranchInput::Rollback(self.setting.sharing),
             Message::CommitOnePhase => BranchInput::CommitOnePhase,
@@ -43,13 +43,20 @@ impl Model {
         };
         let replies = world.parties[number].replies;
         self.exchange(world, number, input, trouble);
-        if message == Message::Commit && !self.is_committing(world) {
+        if message == Message::Commit && !self.is_committing(world, number) {
             // An earlier life has sent it, and what waited for the answer is gone.
             world.parties[number].replies = replies;
         }
         if self.is(Mutant::LeavesNoTombstone) && before == BranchPhase::Unknown && message == Message::Rollback {
             world.parties[number].branch = self.branch.intern(BranchProtocol::new());
         }
+    }
+
+    /// A last resource that remembers commits before the decision, which therefore takes no promise
+    /// along; and each message says so.
+    fn sharing_of_promise(&self) -> LogSharing {
+        let forced = self.setting.last_resource == LastResource::Remembers && !self.is(Mutant::PromisesLazily);
+        if forced { LogSharing::OwnLog } else { self.setting.sharing }
     }
 
     /// A decision that the log has not taken makes no promise durable with it, and the message says

@@ -16,7 +16,7 @@ use ringpact::{
 };
 
 use super::{
-    Model, Mutant,
+    LastResource, Model, Mutant,
     machine::Id,
     world::{Entry, Log, MAX_PARTICIPANTS, World},
 };
@@ -153,6 +153,7 @@ impl Model {
         match input {
             Input::Voted(old, vote) => Input::Voted(index(old), vote),
             Input::Done(old) => Input::Done(index(old)),
+            Input::LastResource(old, answer) => Input::LastResource(index(old), answer),
             Input::Decided(old, decision) => Input::Decided(index(old), decision),
             Input::AlreadyCommitted(old) => Input::AlreadyCommitted(index(old)),
             Input::AlreadyRolledBack(old) => Input::AlreadyRolledBack(index(old)),
@@ -169,8 +170,10 @@ impl Model {
             self.commit.step(&mut id, input);
         }
         while let Some(action) = self.commit.step(&mut id, None) {
-            if let (Action::Append(..), Some(appended)) = (action, appended) {
-                self.append_result(&mut id, appended);
+            match (action, appended) {
+                (Action::Append(..), Some(appended)) => self.append_result(&mut id, appended),
+                (Action::AskLastResource(branch), _) => self.ask_at_once(&mut id, branch),
+                _ => {}
             }
         }
         self.renumbering.note(id, history);
@@ -201,7 +204,10 @@ impl Model {
     /// The protocol of a branch that only its participant knows of, not yet driven.
     pub(super) fn orphan(&mut self, number: usize) -> Id {
         let (txn, names) = (self.cast.txn.clone(), [self.cast.names[number].clone()]);
-        let id = self.commit.intern(CommitProtocol::presumed_abort(txn, &names, self.policy, self.now));
+        // The last resource keeps its number.
+        let asks = self.setting.last_resource == LastResource::Remembers && !self.is(Mutant::PresumesWithoutAsking);
+        let last = if asks { &self.cast.names[self.setting.promisers()..] } else { &[] };
+        let id = self.commit.intern(CommitProtocol::undecided(txn, &names, last, self.policy, self.now));
         self.renumbering.note(id, History::Orphan(number));
         id
     }

@@ -45,6 +45,8 @@ pub enum Fate {
     Late,
     /// The server refuses it.
     Refused,
+    /// It is not carried out, and the caller waits until it gives up.
+    Unanswered,
 }
 
 /// What the server has of a session.
@@ -52,7 +54,7 @@ pub enum Fate {
 struct Session {
     branch: Option<BranchId>,
     changes: u32,
-    /// A statement that it still carries out, though nobody waits for the answer.
+    /// A statement that it still carries out, though no client waits for the answer.
     late: Option<Late>,
 }
 
@@ -129,6 +131,14 @@ impl Tables {
             Some(Late::Prepare(promise)) => drop(self.promises.insert(branch, (promise, session.changes))),
             Some(Late::Commit) => self.apply(branch, session.changes),
             None => {}
+        }
+    }
+
+    /// Takes the promise out. Its position is part of the id that the database has for it.
+    fn take(&mut self, promise: &XaPromise) -> Result<(XaPromise, u32), XaError> {
+        match self.promises.get(&promise.branch) {
+            Some((held, _)) if held == promise => Ok(self.promises.remove(&promise.branch).expect("it was found")),
+            _ => Err(not_there()),
         }
     }
 
@@ -231,6 +241,9 @@ impl Database {
         for _ in 0..pauses {
             pause().await;
         }
+        if fate == Fate::Unanswered {
+            std::future::pending::<()>().await;
+        }
         let mut tables = self.0.lock();
         if tables.chance.as_mut().is_some_and(|chance| chance.u32(..8) == 0) {
             let late = tables.sessions.iter().find(|(_, session)| session.late.is_some()).map(|(number, _)| *number);
@@ -254,7 +267,9 @@ impl Database {
                 drop(unheard);
                 Err(XaError::new(XaErrorKind::Unavailable, "the answer is lost"))
             }
-            Fate::LostBefore | Fate::Refused => Err(XaError::new(XaErrorKind::Unavailable, "no connection")),
+            Fate::LostBefore | Fate::Refused | Fate::Unanswered => {
+                Err(XaError::new(XaErrorKind::Unavailable, "no connection"))
+            }
         }
     }
 
@@ -296,7 +311,7 @@ impl Database {
                 *session = Some(connection);
                 Err(XaError::new(XaErrorKind::Refused, "a constraint is violated"))
             }
-            Fate::LostBefore => Err(self.lost()),
+            Fate::LostBefore | Fate::Unanswered => Err(self.lost()),
             fate => {
                 {
                     let mut tables = self.0.lock();
@@ -369,7 +384,7 @@ impl XaBackend for Database {
 
     async fn commit_prepared(&self, promise: &XaPromise, _: &mut Option<Connection>) -> Result<(), XaError> {
         self.plain(Statement::CommitPrepared, |tables| {
-            let (_, changes) = tables.promises.remove(&promise.branch).ok_or_else(not_there)?;
+            let (_, changes) = tables.take(promise)?;
             tables.apply(promise.branch.clone(), changes);
             Ok(())
         })
@@ -377,10 +392,7 @@ impl XaBackend for Database {
     }
 
     async fn rollback_prepared(&self, promise: &XaPromise, _: &mut Option<Connection>) -> Result<(), XaError> {
-        self.plain(Statement::RollbackPrepared, |tables| {
-            tables.promises.remove(&promise.branch).map(drop).ok_or_else(not_there)
-        })
-        .await
+        self.plain(Statement::RollbackPrepared, |tables| tables.take(promise).map(drop)).await
     }
 
     async fn fence(&self, branch: &BranchId) -> Result<(), XaError> {

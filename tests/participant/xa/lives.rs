@@ -1,23 +1,10 @@
-//! Random lives of a participant on a database that loses connections in the middle of statements,
-//! carries lost statements out late, and restarts. After all of it, each branch has ended as it was
-//! decided, once, and nothing is left behind.
-//!
-//! Everything runs on one thread, in an order drawn from the seed, so a failure can be repeated.
-
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    future::{Future, poll_fn},
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
-};
+//! Random lives of a participant on a database that can prepare.
 
 use fastrand::Rng;
 use ringpact::{
-    BranchId, Epoch, LogId, Name, ParticipantError, TxnId, Vote,
+    BranchId, Name, TxnId,
     participant::{
-        AsyncParticipant, Call, Decision, EndedOpening, Life,
+        AsyncParticipant, Call,
         xa::{XaOptions, XaParticipant},
     },
 };
@@ -26,290 +13,56 @@ use super::{
     Goods,
     database::{Database, Defect},
 };
+use crate::lives::{Subject, every_branch_ends_as_decided, is_found, pause};
 
-const SHOP: Name = Name::from_static("shop");
-const GOODS: Name = Name::from_static("goods");
-const LOG: LogId = LogId::from_bytes([7; 16]);
+/// More than a life has transactions.
+const MAX_PROMISES: usize = 20;
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+impl Subject for Database {
+    type Goods = Goods;
 
-/// What the coordinators know, and what went wrong.
-#[derive(Default)]
-struct Ledger {
-    /// The decisions that are in the coordinator's log, or that a client was told.
-    decisions: BTreeMap<BranchId, Decision>,
-    delivered: BTreeSet<BranchId>,
-    begun: BTreeSet<BranchId>,
-    wrong: Option<String>,
-    last_error: String,
-}
-
-#[derive(Clone)]
-struct World {
-    ledger: Rc<RefCell<Ledger>>,
-    rng: Rc<RefCell<Rng>>,
-    goods: Goods,
-    life: Life,
-}
-
-impl World {
-    fn once_in(&self, times: u32) -> bool {
-        self.rng.borrow_mut().u32(..times) == 0
+    async fn open(&self) -> Option<Goods> {
+        let options = XaOptions::default().max_promises(MAX_PROMISES);
+        XaParticipant::open("goods", self.clone(), options).await.ok()
     }
-
-    fn call(&self) -> Call {
-        let mut call = Call::new(LogId::NONE);
-        (call.identity, call.epoch, call.position, call.after) =
-            (self.life.log, self.life.epoch, self.life.position, self.life.after);
-        call
+    async fn work(goods: &Goods, branch: &BranchId, steps: u32) {
+        let Ok(work) = goods.work(branch).await else { return };
+        work.session().expect("it has begun").change(1);
+        pause(steps).await;
     }
-
-    fn is_wrong(&self, what: String) {
-        self.ledger.borrow_mut().wrong.get_or_insert(what);
+    fn chance(&self, chance: Option<Rng>) {
+        Self::chance(self, chance);
     }
-
-    fn decide(&self, branch: &BranchId, decision: Decision) {
-        self.ledger.borrow_mut().decisions.insert(branch.clone(), decision);
+    fn restart(&self) {
+        Self::restart(self);
     }
-
-    /// Remembers the last error of a branch, for what is said of tasks that have no end.
-    fn note(&self, branch: &BranchId, error: &ParticipantError) {
-        let text = format!("{branch}: {}", ringpact::error_chain(error));
-        self.ledger.borrow_mut().last_error = text;
+    fn time_passes(&self) {
+        Self::time_passes(self);
     }
-
-    async fn transaction(self, branch: BranchId) {
-        self.ledger.borrow_mut().begun.insert(branch.clone());
-        if let Ok(work) = self.goods.work(&branch).await {
+    fn applied(&self, branch: &BranchId) -> u32 {
+        Self::applied(self, branch)
+    }
+    fn is_held(&self, branch: &BranchId) -> bool {
+        self.is_promised(branch) || self.is_worked_on(branch)
+    }
+    /// Promises of branches that have ended count no longer, and each of the others counts once.
+    async fn look_back(&self, goods: Goods, call: Call, txn: impl Fn(u64) -> TxnId) -> Option<String> {
+        let mut made = 0;
+        for sequence in 100.. {
+            let branch = txn(sequence).branch(&Name::from_static("goods"));
+            let Ok(work) = goods.work(&branch).await else { break };
             work.session().expect("it has begun").change(1);
-            if self.once_in(3) {
-                pause(3).await;
-            }
+            drop(work);
+            goods.prepare(&branch, &call).await.expect("nothing is lost any more");
+            made += 1;
         }
-        if self.once_in(4) {
-            return self.alone(branch).await;
-        }
-        let vote = self.goods.prepare(&branch, &self.call()).await;
-        let decision = match vote {
-            Ok(Vote::Yes) if !self.once_in(3) => Decision::Commit,
-            _ => Decision::Rollback,
-        };
-        self.decide(&branch, decision);
-        if self.once_in(5) {
-            // The message comes twice, and the first one is still under way.
-            let other = self.clone().deliver(branch.clone(), decision);
-            both(self.deliver(branch, decision), other).await;
-        } else {
-            self.deliver(branch, decision).await;
-        }
+        (made != MAX_PROMISES).then(|| format!("{made} promises are made, and the limit is {MAX_PROMISES}"))
     }
-
-    async fn alone(self, branch: BranchId) {
-        loop {
-            match self.goods.commit_one_phase(&branch, &self.call()).await {
-                Ok(decision) => {
-                    self.ledger.borrow_mut().delivered.insert(branch.clone());
-                    return self.decide(&branch, decision);
-                }
-                Err(ParticipantError::Refused(_)) => return self.decide(&branch, Decision::Rollback),
-                Err(ParticipantError::Stale) => return self.is_wrong(format!("{branch} has no answer")),
-                Err(error) => {
-                    self.note(&branch, &error);
-                    pause(2).await;
-                }
-            }
-        }
-    }
-
-    async fn deliver(self, branch: BranchId, decision: Decision) {
-        loop {
-            let answer = match decision {
-                Decision::Commit => self.goods.commit(&branch, &self.call()).await,
-                Decision::Rollback => self.goods.rollback(&branch, &self.call()).await,
-            };
-            match (answer, decision) {
-                (Ok(()), _) | (Err(ParticipantError::UnknownBranch), Decision::Rollback) => break,
-                (
-                    Err(
-                        error @ (ParticipantError::UnknownBranch
-                        | ParticipantError::AlreadyCommitted
-                        | ParticipantError::AlreadyRolledBack
-                        | ParticipantError::Heuristic(_)
-                        | ParticipantError::OtherLog(_)
-                        | ParticipantError::Superseded(_)),
-                    ),
-                    _,
-                ) => return self.is_wrong(format!("{branch} was to end by {decision:?}: {error}")),
-                (Err(error), _) => {
-                    self.note(&branch, &error);
-                    pause(2).await;
-                }
-            }
-        }
-        self.ledger.borrow_mut().delivered.insert(branch);
-    }
-
-    /// Introduces the coordinator, as one that continues what the participant knows: it may have
-    /// missed the opening before.
-    async fn introduced(mut self) -> Self {
-        loop {
-            match self.goods.meet(&SHOP, &self.life).await {
-                Ok(()) => return self,
-                Err(ParticipantError::Superseded(mismatch)) => {
-                    let EndedOpening { epoch, position } = self.life.after;
-                    assert!(mismatch.known.epoch < epoch && mismatch.known.position <= position, "{mismatch:?}");
-                    let known = EndedOpening { epoch: mismatch.known.epoch, position };
-                    self.life = self.life.continuing(known);
-                }
-                Err(_) => pause(2).await,
-            }
-        }
-    }
-
-    /// What a coordinator does when it is opened and introduced: it settles what is left.
-    async fn recover(self) {
-        let listed = loop {
-            match self.goods.in_doubt(&SHOP).await {
-                Ok(listed) => break listed,
-                Err(_) => pause(2).await,
-            }
-        };
-        let mut open: BTreeMap<_, _> = listed.into_iter().map(|branch| (branch, Decision::Rollback)).collect();
-        open.retain(|branch, _| branch.txn().epoch() < self.life.epoch);
-        {
-            let ledger = self.ledger.borrow();
-            let owed = ledger
-                .decisions
-                .iter()
-                .filter(|(branch, decision)| **decision == Decision::Commit && !ledger.delivered.contains(branch));
-            open.extend(owed.map(|(branch, _)| (branch.clone(), Decision::Commit)));
-        }
-        for (branch, decision) in open {
-            self.decide(&branch, decision);
-            self.clone().deliver(branch, decision).await;
-        }
-    }
-}
-
-async fn pause(times: u32) {
-    for _ in 0..times {
-        let mut has_paused = false;
-        poll_fn(|_| if std::mem::replace(&mut has_paused, true) { Poll::Ready(()) } else { Poll::Pending }).await;
-    }
-}
-
-async fn both(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
-    let (mut one, mut other) = (Box::pin(one), Box::pin(other));
-    let (mut is_one_done, mut is_other_done) = (false, false);
-    poll_fn(|context| {
-        is_one_done = is_one_done || one.as_mut().poll(context).is_ready();
-        is_other_done = is_other_done || other.as_mut().poll(context).is_ready();
-        if is_one_done && is_other_done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// Polls the tasks in random order, this many times or until all are done.
-fn poll_some(tasks: &mut Vec<Task>, rng: &Rc<RefCell<Rng>>, most: usize) {
-    let mut context = Context::from_waker(Waker::noop());
-    for _ in 0..most {
-        if tasks.is_empty() {
-            return;
-        }
-        let chosen = rng.borrow_mut().usize(..tasks.len());
-        if tasks[chosen].as_mut().poll(&mut context).is_ready() {
-            drop(tasks.swap_remove(chosen));
-        }
-    }
-}
-
-fn run_to_end<T: 'static>(rng: &Rc<RefCell<Rng>>, task: impl Future<Output = T> + 'static) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let told = Rc::clone(&result);
-    let mut tasks: Vec<Task> = vec![Box::pin(async move { *told.borrow_mut() = Some(task.await) })];
-    poll_some(&mut tasks, rng, 1_000_000);
-    result.take().expect("it ends")
-}
-
-async fn open(database: Database) -> Goods {
-    loop {
-        if let Ok(goods) = XaParticipant::open("goods", database.clone(), XaOptions::default()).await {
-            return goods;
-        }
-    }
-}
-
-/// Returns what went wrong, if something did.
-fn live(seed: u64, defect: Option<Defect>) -> Option<String> {
-    let rng = Rc::new(RefCell::new(Rng::with_seed(seed)));
-    let mut database = Database::default();
-    if let Some(defect) = defect {
-        database = database.with_defect(defect);
-    }
-    let chance = rng.borrow_mut().fork();
-    database.chance(Some(chance));
-    let ledger = Rc::new(RefCell::new(Ledger::default()));
-    let (mut last, mut position) = (EndedOpening::default(), 1);
-    let lives = rng.borrow_mut().u64(1..5);
-    for number in 1..=lives {
-        let epoch = Epoch::new(number * 10);
-        let goods = run_to_end(&rng, open(database.clone()));
-        let life = Life::new(LOG, epoch, position).continuing(last);
-        let world = World { ledger: Rc::clone(&ledger), rng: Rc::clone(&rng), goods, life };
-        let world = run_to_end(&rng, world.introduced());
-        let mut tasks: Vec<Task> = vec![Box::pin(world.clone().recover())];
-        for sequence in 1..=rng.borrow_mut().u64(1..8) {
-            let branch = TxnId::new(SHOP, epoch, sequence).branch(&GOODS);
-            tasks.push(Box::pin(world.clone().transaction(branch)));
-        }
-        if rng.borrow_mut().u32(..4) == 0 {
-            let most = rng.borrow_mut().usize(..60);
-            poll_some(&mut tasks, &rng, most);
-            database.restart();
-        }
-        let is_last = number == lives;
-        if is_last {
-            poll_some(&mut tasks, &rng, 200);
-            database.chance(None);
-        }
-        let most = if is_last { 100_000 } else { rng.borrow_mut().usize(..120) };
-        poll_some(&mut tasks, &rng, most);
-        if is_last && !tasks.is_empty() {
-            return Some(format!("{} tasks have no end; last error: {}", tasks.len(), ledger.borrow().last_error));
-        }
-        position += 5;
-        last = EndedOpening { epoch, position: position - 1 };
-    }
-    database.time_passes();
-    let ledger = ledger.borrow();
-    if ledger.wrong.is_some() {
-        return ledger.wrong.clone();
-    }
-    for branch in &ledger.begun {
-        let (applied, decision) = (database.applied(branch), ledger.decisions.get(branch));
-        let fits = match decision {
-            Some(Decision::Commit) => applied == 1,
-            Some(Decision::Rollback) => applied == 0,
-            None => applied <= 1, // it committed alone, and nobody was told
-        };
-        if !fits {
-            return Some(format!("{branch} was decided {decision:?} and is applied {applied} times"));
-        }
-        if database.is_promised(branch) || database.is_worked_on(branch) {
-            return Some(format!("{branch} was decided {decision:?} and is still held"));
-        }
-    }
-    None
 }
 
 #[test]
 fn every_branch_ends_as_decided_and_leaves_nothing_behind() {
-    let seeds = if std::env::var_os("RINGPACT_LONG").is_some() { 200_000 } else { 4_000 };
-    for seed in 0..seeds {
-        if let Some(wrong) = live(seed, None) {
-            panic!("seed {seed}: {wrong}");
-        }
-    }
+    every_branch_ends_as_decided(Database::default);
 }
 
 #[test]
@@ -317,8 +70,6 @@ fn what_is_wrong_with_a_database_is_found() {
     for defect in
         [Defect::FencesNothing, Defect::LetsEarlierLivesGoOn, Defect::LeavesNoMarker, Defect::TakesLostForRefused]
     {
-        let found = (0..4_000).find_map(|seed| Some((seed, live(seed, Some(defect))?)));
-        let (seed, wrong) = found.unwrap_or_else(|| panic!("{defect:?} is found by no seed"));
-        println!("{defect:?}: seed {seed}: {wrong}");
+        println!("{defect:?}: {}", is_found(|| Database::default().with_defect(defect)));
     }
 }

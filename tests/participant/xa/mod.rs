@@ -149,6 +149,62 @@ fn a_promise_that_comes_late_is_found_by_the_next_life() {
     });
 }
 
+/// As before, but the coordinator lives on, and its messages come to the next life of the participant.
+#[test]
+fn the_next_life_answers_for_no_branch_whose_session_lives_on() {
+    run(async {
+        for verb in ["prepare", "rollback", "one-phase"] {
+            let (database, branch) = (Database::default(), branch(1));
+            let goods = open(&database).await;
+            drop(change(&goods, &branch).await);
+            database.next(Statement::Prepare, Fate::Late);
+            goods.prepare(&branch, &call()).await.expect_err("the answer is lost");
+            drop(goods);
+            let goods = open(&database).await;
+            let is_void = match verb {
+                "prepare" => !matches!(goods.prepare(&branch, &call()).await, Ok(Vote::Yes)),
+                "rollback" => goods.rollback(&branch, &call()).await.is_ok(),
+                _ => !matches!(goods.commit_one_phase(&branch, &call()).await, Ok(Decision::Commit)),
+            };
+            database.time_passes();
+            assert_eq!(database.is_promised(&branch), !is_void, "{verb}");
+        }
+    });
+}
+
+/// The position is part of the id that the database has for the promise.
+#[test]
+fn a_repeated_prepare_leaves_the_promise_as_it_is() {
+    run(async {
+        let database = Database::default();
+        let goods = open(&database).await;
+        promised(&goods, &branch(1)).await;
+        let mut later = call();
+        later.position = 70;
+        assert_eq!(goods.prepare(&branch(1), &later).await.expect("it has promised"), Vote::Yes);
+        goods.commit(&branch(1), &later).await.expect("it is promised");
+    });
+}
+
+#[test]
+fn promises_of_calls_that_were_dropped_are_counted_right() {
+    run(async {
+        let database = Database::default();
+        let options = XaOptions::default().max_promises(1);
+        let goods = XaParticipant::open("goods", database.clone(), options).await.expect("it answers");
+        for sequence in 1..=3 {
+            let branch = branch(sequence);
+            drop(change(&goods, &branch).await);
+            database.next(Statement::Prepare, Fate::Unanswered);
+            let dropped = tokio::time::timeout(Duration::from_millis(1), goods.prepare(&branch, &call())).await;
+            assert!(dropped.is_err());
+            goods.rollback(&branch, &call()).await.expect("the fence holds");
+        }
+        promised(&goods, &branch(4)).await;
+        assert!(matches!(goods.work(&branch(5)).await, Err(XaWorkError::TooManyPromises { promises: 1, .. })));
+    });
+}
+
 #[test]
 fn a_repeated_commit_is_told_from_a_lost_promise_by_the_marker() {
     run(async {
@@ -204,7 +260,7 @@ fn a_branch_that_is_still_held_votes_no_and_says_why() {
         let error = goods.prepare(&branch, &call()).await.expect_err("it is at work");
         assert!(ringpact::error_chain(&error).to_string().contains("drop what `branch` returned"), "{error}");
         drop(work);
-        goods.rollback(&branch, &call()).await.expect("nobody has it");
+        goods.rollback(&branch, &call()).await.expect("no client has it");
         assert!(!database.is_worked_on(&branch));
     });
 }

@@ -10,7 +10,7 @@ use crate::support::{Database, branch, call, commit, insert, promise, roll_back,
 
 #[test]
 fn promises_survive_the_server() {
-    let Some(mut server) = MariaDb::start(&[]) else { return missing("mariadbd") };
+    let Some(mut server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
     runtime().block_on(async {
         let database = Database::make(&server.socket()).await;
         let payments = database.open().await;
@@ -41,7 +41,7 @@ fn promises_survive_the_server() {
 /// The promise carries how far the coordinator's log had come, also through a crash of both.
 #[test]
 fn a_promise_survives_server_and_process_with_its_position() {
-    let Some(mut server) = MariaDb::start(&[]) else { return missing("mariadbd") };
+    let Some(mut server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
     runtime().block_on(async {
         let database = Database::make(&server.socket()).await;
         let payments = database.open().await;

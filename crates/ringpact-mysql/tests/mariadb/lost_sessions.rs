@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 fn with_own_server(test: impl AsyncFnOnce(Database)) {
-    let Some(server) = MariaDb::start(&[]) else { return missing("mariadbd") };
+    let Some(server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
     runtime().block_on(async { test(Database::make(&server.socket()).await).await });
 }
 

@@ -90,7 +90,9 @@ fn names_and_connections_are_checked() {
 
 #[test]
 fn a_server_that_may_lose_promises_is_refused() {
-    let Some(server) = MariaDb::start(&["--innodb-flush-log-at-trx-commit=2"]) else { return missing("mariadbd") };
+    let Some(server) = MariaDb::start(&["--innodb-flush-log-at-trx-commit=2"]) else {
+        return missing("MariaDB", "mariadbd is not installed");
+    };
     runtime().block_on(async {
         let database = Database::make(&server.socket()).await;
         is_refused(&database, "root", &["innodb_flush_log_at_trx_commit is 2", "SET GLOBAL"]).await;

@@ -35,7 +35,7 @@ pub fn runtime() -> Runtime {
 pub fn server() -> Option<&'static MariaDb> {
     let server = SERVER.get_or_init(|| MariaDb::start(&[])).as_ref();
     if server.is_none() {
-        missing("mariadbd");
+        missing("MariaDB", "mariadbd is not installed");
     }
     server
 }

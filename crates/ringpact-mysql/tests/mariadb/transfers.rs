@@ -207,7 +207,7 @@ fn transfers_lose_nothing_while_connections_are_killed_and_the_coordinator_is_op
 
 #[test]
 fn transfers_lose_nothing_while_the_server_is_killed() {
-    let Some(mut server) = MariaDb::start(&[]) else { return missing("mariadbd") };
+    let Some(mut server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
     let log = tempfile::tempdir().expect("a directory");
     runtime().block_on(async {
         let banks = Banks::make(&server.socket()).await;

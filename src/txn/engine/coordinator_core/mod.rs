@@ -34,6 +34,7 @@ use crate::{
             lanes::Lane,
             members::Members,
             observe::{self, METERED},
+            pause::Sleeper,
             scheduler::{Runnable, Runner, Scheduler, Sweep},
             transaction_driver::TransactionDriver,
         },
@@ -117,18 +118,18 @@ pub(in crate::txn) struct Table {
     /// Number of threads that write ends, or are about to.
     writing: usize,
     /// Transactions that only some participants have to remember.
-    parked: ParkedTable,
+    pub(in crate::txn) parked: ParkedTable,
     /// State of the search for expired transactions.
     pub(in crate::txn) expiry: Expiry,
     /// Transactions that a thread or task waits for in [`CoordinatorCore::settle`].
     awaited: Vec<TxnKey>,
     /// Tasks that wait until the coordinator is settled.
-    sleepers: Vec<Arc<settling::Sleeper>>,
+    sleepers: Vec<Arc<Sleeper>>,
     /// Participants that have not yet said which branches they hold of earlier epochs, with the
     /// query that asks them.
-    in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
+    pub(in crate::txn) in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
     /// Whether the coordinator is gone. Then nothing more is taken in.
-    abandoned: bool,
+    pub(in crate::txn) abandoned: bool,
 }
 
 /// A transaction number that was given out, and is not in the table yet. If the thread that has it
@@ -357,12 +358,15 @@ impl CoordinatorCore {
     }
 
     /// Sets what holds back `ended_below` of these participants.
-    fn hold_back(&self, table: &Table, participants: &[Name]) {
+    pub(in crate::txn) fn hold_back(&self, table: &Table, participants: &[Name]) {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
             // While the participant has not said what it holds of earlier epochs, it may have to be
             // told of any of them.
-            let unknown = table.in_doubt_queries.contains_key(participant).then(TxnOrdinal::default);
+            let is_unknown = table.in_doubt_queries.contains_key(participant)
+                // A last resource may be asked about any branch that is reported yet.
+                || !table.in_doubt_queries.is_empty() && self.members[number].1.last_resource.is_some();
+            let unknown = is_unknown.then(TxnOrdinal::default);
             self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
         }
     }
@@ -371,12 +375,16 @@ impl CoordinatorCore {
         let mut table = self.table.lock();
         table.in_doubt_queries.insert(participant.clone(), query);
         self.hold_back(&table, &[participant]);
+        self.hold_back_last_resources(&table);
     }
 
     pub(in crate::txn) fn in_doubt_query_ends(&self, participant: &Name) {
         let mut table = self.table.lock();
         let query = table.in_doubt_queries.remove(participant);
         self.hold_back(&table, std::slice::from_ref(participant));
+        if table.in_doubt_queries.is_empty() {
+            self.hold_back_last_resources(&table);
+        }
         self.wake_settling(&table);
         drop(table);
         drop(query);

@@ -8,21 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::MutexGuard;
 
-use super::{CoordinatorCore, Runnable, Runner, Table, TxnKey};
-use crate::{foreign, platform::Woken, txn::policy::after};
-
-/// A task that waits in [`CoordinatorCore::settle_async`]. A worker runs it to wake the task: when
-/// a transaction that the task waits for has ended, and at its time-out.
-pub(super) struct Sleeper(Mutex<Option<Waker>>);
-
-impl Runnable for Sleeper {
-    fn run(self: Arc<Self>, _: Runner) {
-        let waker = self.0.lock().take();
-        waker.into_iter().for_each(foreign::wake);
-    }
-}
+use super::{CoordinatorCore, Runnable, Sleeper, Table, TxnKey};
+use crate::{platform::Woken, txn::policy::after};
 
 impl CoordinatorCore {
     /// Blocks until only clients and operators have work left, or until `timeout` has passed.
@@ -105,7 +94,8 @@ pub(in crate::txn) struct Settling<'a> {
     until: Instant,
     /// The transaction that it waits for.
     awaited: Option<TxnKey>,
-    /// What wakes the task, once it has been pending.
+    /// What wakes the task, once it has been pending: when a transaction that it waits for has ended, and
+    /// at its time-out.
     sleeper: Option<Arc<Sleeper>>,
 }
 
@@ -114,10 +104,10 @@ impl Settling<'_> {
     /// wake-up is lost in between.
     fn register(&mut self, waker: Waker) {
         if let Some(sleeper) = &self.sleeper {
-            let old = sleeper.0.lock().replace(waker);
-            return foreign::drop_value(old);
+            return sleeper.set(Some(waker));
         }
-        let sleeper = Arc::new(Sleeper(Mutex::new(Some(waker))));
+        let sleeper = Arc::new(Sleeper::default());
+        sleeper.set(Some(waker));
         self.core.table.lock().sleepers.push(Arc::clone(&sleeper));
         let weak = Arc::downgrade(&sleeper);
         let timed: Weak<dyn Runnable> = weak;
@@ -154,7 +144,6 @@ impl Drop for Settling<'_> {
         table.sleepers.retain(|other| !Arc::ptr_eq(other, &sleeper));
         drop(table);
         // A worker may still have it in its queue: without the waker it does nothing.
-        let waker = sleeper.0.lock().take();
-        foreign::drop_value(waker);
+        sleeper.set(None);
     }
 }

@@ -197,6 +197,7 @@ const fn phase_name(state: TransactionState) -> &'static str {
         TransactionState::Active => "active",
         TransactionState::Preparing => "prepare",
         TransactionState::Delegated => "delegate",
+        TransactionState::AskingLastResource => "ask_last_resource",
         TransactionState::Deciding => "decide",
         TransactionState::Committing => "commit",
         TransactionState::RollingBack => "rollback",

@@ -103,8 +103,12 @@ impl TransactionDriver {
                 None => break,
                 Some(Action::Send(branch, verb)) => {
                     let Some(member_branch) = member_branches.get(branch) else { continue };
-                    let (deadline, unrecorded) = (state.protocol.answer_by(branch), state.protocol.is_unrecorded());
-                    let terms = Terms { deadline, unrecorded, decided: state.decided, by };
+                    let deadline = state.protocol.answer_by(branch);
+                    let forced = match verb {
+                        Verb::Prepare => state.protocol.forces_promises(),
+                        _ => state.protocol.is_unrecorded(),
+                    };
+                    let terms = Terms { deadline, forced, decided: state.decided, by };
                     if state.protocol.failures(branch) > 0 {
                         self.look_for_stalled(state, [(branch, member_branch)]);
                     }
@@ -116,6 +120,12 @@ impl TransactionDriver {
                     }
                     next = self.exchange(state, branch, member_branch, verb, terms, calm);
                     // Also after a participant that is said to answer at once.
+                    time_has_passed = true;
+                }
+                Some(Action::AskLastResource(branch)) => {
+                    let Some(member_branch) = member_branches.get(branch) else { continue };
+                    next = MutexGuard::unlocked(state, || self.ask_last_resource(branch, member_branch, by))
+                        .map(|answer| state.hears_last_resource(branch, answer));
                     time_has_passed = true;
                 }
                 Some(Action::Append(Fact::Ended { .. }, _)) if self.core.collects_end_of(self.key) => {
@@ -197,7 +207,11 @@ impl TransactionDriver {
 
     /// Hands the transaction over to an operator.
     fn park(self: &Arc<Self>, state: &mut MutexGuard<'_, DriverState>, member_branches: &[MemberBranch]) {
-        let owed = state.protocol.owed().cloned().collect();
+        let mut owed: Vec<_> = state.protocol.owed().cloned().collect();
+        if state.protocol.is_unrecorded() {
+            // Only the last resource's memory says that it commits.
+            owed.extend(self.core.members.remembering().iter().cloned());
+        }
         let end = mem::take(&mut state.end);
         state.parked = true;
         let mut tickets = mem::take(&mut state.tickets);
@@ -346,7 +360,7 @@ impl TransactionDriver {
                     driver.deliver(index, answer);
                 }
             };
-            self.core.lanes[number].run(Some((self.key, index, verb)), send);
+            self.core.lanes[number].run(Some((self.key, index, Some(verb))), send);
             return None;
         }
         self.send_now(index, number, &member_branch.branch, verb, terms)
@@ -362,7 +376,7 @@ impl TransactionDriver {
     ) -> Option<Result<Response, ParticipantError>> {
         let member = &self.core.members[number].1;
         let mut call = self.core.call(number, verb, terms.deadline, terms.decided);
-        if terms.unrecorded {
+        if terms.forced {
             call.log = LogId::NONE;
         }
         match &member.reach {
@@ -382,7 +396,8 @@ impl TransactionDriver {
 #[derive(Clone, Copy)]
 struct Terms {
     deadline: Option<Instant>,
-    unrecorded: bool,
+    /// Whether the participant must force its own record, also on the coordinator's log.
+    forced: bool,
     /// Number of the decision's record, if this life has appended it.
     decided: Lsn,
     by: Runner,

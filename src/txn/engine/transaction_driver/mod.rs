@@ -13,7 +13,7 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     foreign,
@@ -24,8 +24,9 @@ use crate::{
         BranchError, BranchState, BranchStatus, CommitProtocol, Input, TransactionState, TransactionStatus,
         client::delivered::Delivery,
         engine::{
+            breakers::Report,
             coordinator_core::{CoordinatorCore, CoreHandle},
-            members::{Promises, Reach},
+            members::Reach,
             observe::Watch,
             scheduler::Runnable,
         },
@@ -33,6 +34,7 @@ use crate::{
     },
 };
 
+mod asking;
 mod drive;
 mod state;
 
@@ -221,17 +223,22 @@ impl TransactionDriver {
     /// Adds a branch, while the client works under it. Returns its index.
     pub(in crate::txn) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
         let (name, member) = &self.core.members[number];
+        let remembers = member.last_resource.is_some() && self.core.members.remembering().contains(name);
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
             return Err(BranchError::Over { txn: self.txn.clone() });
         }
-        match (member.promises, &member.reach) {
-            (Promises::Cannot, _) => {
+        match (&member.last_resource, &member.reach) {
+            (Some(_), _) => {
                 let second = || BranchError::SecondLastResource { participant: name.clone() };
-                state.protocol.enlist_last_resource(name.clone()).ok_or_else(second)
+                let index = match remembers {
+                    true => state.protocol.enlist_remembering_last_resource(name.clone()),
+                    false => state.protocol.enlist_last_resource(name.clone()),
+                };
+                index.ok_or_else(second)
             }
-            (Promises::Can, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
-            (Promises::Can, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
+            (None, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
+            (None, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
         }
     }
 
@@ -351,6 +358,13 @@ impl ReplySink for TransactionDriver {
         let mut state = self.state.lock();
         let report = state.tickets.answered((self.key, branch), None, &self.core.breakers, None, &result);
         let input = state.hears(branch, result);
+        self.take_in(state, input, report);
+    }
+}
+
+impl TransactionDriver {
+    /// Queues an input that came on another thread, and has the transaction driven.
+    fn take_in(self: &Arc<Self>, mut state: MutexGuard<'_, DriverState>, input: Input, report: Option<Report>) {
         state.inbox.push_back(input);
         let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
         let is_driven = waker.is_some() && !state.is_listened_to();
@@ -362,7 +376,7 @@ impl ReplySink for TransactionDriver {
             return;
         }
         if !is_driven {
-            self.core.scheduler.enqueue(Arc::clone(&self) as Arc<dyn Runnable>);
+            self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
         }
         if let Some(waker) = waker {
             foreign::wake(waker);

@@ -12,7 +12,7 @@ use std::{
 use super::MemberBranch;
 use crate::{
     log::{Heuristic, LogError, Lsn},
-    participant::{Decision, ParticipantError, Response, Vote},
+    participant::{Decision, LastResourceAnswer, ParticipantError, Response, Vote},
     txn::{
         BranchState, CommitProtocol, Input, Outcome, TransactionState,
         client::delivered::{Delivery, Listeners},
@@ -155,6 +155,21 @@ impl DriverState {
                 };
                 self.note(branch, error);
                 input
+            }
+        }
+    }
+
+    /// Takes in whether a last resource has committed, and returns it in the protocol's terms.
+    pub(super) fn hears_last_resource(
+        &mut self,
+        branch: usize,
+        answer: Result<LastResourceAnswer, ParticipantError>,
+    ) -> Input {
+        match answer {
+            Ok(answer) => Input::LastResource(branch, answer),
+            Err(error) => {
+                self.note(branch, error);
+                Input::Failed(branch)
             }
         }
     }

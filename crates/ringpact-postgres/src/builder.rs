@@ -1,0 +1,137 @@
+//! Options of a participant, and its opening: [`PgBuilder`].
+
+use std::fmt;
+
+use deadpool_postgres::{Manager, Pool};
+use ringpact::{
+    Name,
+    participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+};
+use tokio_postgres::{Config, NoTls};
+
+use crate::{
+    PgParticipant,
+    backend::PgBackend,
+    check::{Wanted, check},
+    control::{Control, DEFAULT_CONNECTIONS},
+    error::PgOpenError,
+    session::BranchTimeouts,
+    setup::{DEFAULT_SCHEMA, check_schema},
+};
+
+/// Number of connections of a pool that the participant makes itself.
+const DEFAULT_POOL: usize = 16;
+
+/// Options of a participant that is to be opened; see [`PgParticipant::builder`].
+#[must_use = "a builder does nothing until `open`"]
+pub struct PgBuilder {
+    name: String,
+    pool: Option<Pool>,
+    config: Option<Config>,
+    connections: usize,
+    control_connections: usize,
+    max_promises: usize,
+    timeouts: BranchTimeouts,
+    schema: String,
+    may_lose_promises: bool,
+}
+
+impl PgBuilder {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            pool: None,
+            config: None,
+            connections: DEFAULT_POOL,
+            control_connections: DEFAULT_CONNECTIONS,
+            max_promises: DEFAULT_MAX_PROMISES,
+            timeouts: BranchTimeouts::default(),
+            schema: DEFAULT_SCHEMA.to_owned(),
+            may_lose_promises: false,
+        }
+    }
+
+    /// Takes the branches' connections from this pool: the way to TLS. Its `recycling_method` may stay `Fast`.
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Makes a pool of connections without TLS by this configuration, if no pool is given.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Number of connections of the pool that the participant makes itself; 16 if nothing else is said.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Number of connections that end promises and sessions, besides the pool's; 4 if nothing else is said. More help when
+    /// very many branches commit at once.
+    pub fn control_connections(mut self, connections: usize) -> Self {
+        self.control_connections = connections;
+        self
+    }
+
+    /// Maximum number of promises of this process that wait for their decision. The server's `max_prepared_transactions` must
+    /// be at least as high: add up all processes and participants of one server. [`DEFAULT_MAX_PROMISES`] if nothing else is
+    /// said.
+    pub fn max_promises(mut self, promises: usize) -> Self {
+        self.max_promises = promises;
+        self
+    }
+
+    /// How long a branch may keep its locks without a step forward.
+    pub fn timeouts(mut self, timeouts: BranchTimeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Name of the schema with the participant's own tables; `ringpact` if nothing else is said.
+    pub fn schema(mut self, schema: &str) -> Self {
+        schema.clone_into(&mut self.schema);
+        self
+    }
+
+    /// Opens even if the server does not sync what it writes, so that a crash of its machine loses promises. For tests.
+    pub fn accept_fsync_off(mut self) -> Self {
+        self.may_lose_promises = true;
+        self
+    }
+
+    /// Opens the participant: checks the server, the database and the role, and asks which coordinators are known.
+    ///
+    /// # Errors
+    ///
+    /// As [`PgOpenError`] lists. Each says what to change.
+    pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
+        let participant = Name::new(&self.name)?;
+        check_schema(&self.schema)?;
+        let pool = match (self.pool, self.config) {
+            (Some(pool), _) => pool,
+            (None, Some(config)) => Pool::builder(Manager::new(config, NoTls))
+                .max_size(self.connections)
+                .build()
+                .map_err(|error| PgOpenError::Pool(Box::new(error)))?,
+            (None, None) => return Err(PgOpenError::NoDatabase { participant: self.name }),
+        };
+        let control = Control::beside(pool.clone(), self.control_connections)?;
+        let wanted =
+            Wanted { schema: &self.schema, max_promises: self.max_promises, may_lose_promises: self.may_lose_promises };
+        check(&pool, &control, &wanted).await?;
+        let (timeouts, schema) = (self.timeouts, self.schema);
+        let backend = PgBackend { participant, pool, control, timeouts, schema };
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let opened = XaParticipant::open(&self.name, backend, options).await;
+        opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
+    }
+}
+
+impl fmt::Debug for PgBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgBuilder").field("name", &self.name).field("schema", &self.schema).finish_non_exhaustive()
+    }
+}

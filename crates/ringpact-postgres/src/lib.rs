@@ -1,0 +1,96 @@
+//! PostgreSQL databases as participants of [ringpact](ringpact)'s transactions: a commit in two databases, or in a database and
+//! a service, happens everywhere or nowhere.
+//!
+//! A branch is a transaction of the database's own. The participant begins it, the caller works in it with the methods of
+//! `tokio_postgres`, and the coordinator has it prepared (`PREPARE TRANSACTION`) and then committed or rolled back. What the
+//! participant must know after a crash is in the database.
+//!
+//! ```no_run
+//! use ringpact::{Coordinator, FileLog};
+//! use ringpact_postgres::PgParticipant;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let goods = PgParticipant::builder("goods").config("host=db1 user=shop dbname=goods".parse()?).open().await?;
+//! let money = PgParticipant::builder("money").config("host=db2 user=shop dbname=money".parse()?).open().await?;
+//! let runtime = tokio::runtime::Handle::current();
+//! let shop = Coordinator::builder(FileLog::open("shop.log")?)
+//!     .name("shop")
+//!     .async_participant("goods", goods.clone(), runtime.clone())
+//!     .async_participant("money", money.clone(), runtime)
+//!     .open()?;
+//!
+//! let mut txn = shop.begin_async().await;
+//! goods.branch(&mut txn).await?.execute("UPDATE stock SET free = free - 1 WHERE id = $1", &[&7_i64]).await?;
+//! money.branch(&mut txn).await?.execute("INSERT INTO payment (cents) VALUES ($1)", &[&995_i64]).await?;
+//! txn.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Setting a database up
+//!
+//! | what | how |
+//! |---|---|
+//! | prepared transactions | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
+//! | the participant's tables | run [`PgParticipant::SETUP_SQL`] in each database, or call [`PgParticipant::setup`] |
+//! | a role that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` |
+//! | standbys | `synchronous_standby_names`, with `synchronous_commit = on`: else a failover loses promises |
+//!
+//! PostgreSQL 13 or later. [`PgBuilder::open`] checks all of this but the standbys.
+//!
+//! # What PostgreSQL does not do
+//!
+//! - **Isolation across databases.** For milliseconds a reader can see one database committed and the other not yet.
+//! - **Deadlocks across databases** are not detected. The time-out for locks ends them; it is 2 s, see [`BranchTimeouts`].
+//! - **Temporary tables, `NOTIFY`, `WITH HOLD` cursors, exported snapshots** can't be prepared: the branch votes No and says why.
+//!   Instead of `NOTIFY` write a row to a table that a job reads. A branch that does nothing but `NOTIFY` counts as read-only
+//!   and its notification is dropped.
+//! - **Session-level state** (`SET` without `LOCAL`, `pg_advisory_lock`) outlives the branch and goes back to the pool with the
+//!   connection. Use `SET LOCAL` and `pg_advisory_xact_lock`.
+//!
+//! A branch that has changed nothing votes read-only: PostgreSQL logs that as an error with SQLSTATE `RP002`. A *serializable*
+//! branch always promises, because what it has read must be certified.
+//!
+//! # Behind pgbouncer
+//!
+//! Transaction pooling works: the participant sends no prepared statements and sets nothing outside of transactions. The
+//! caller's own statements must keep to pgbouncer's rules.
+//!
+//! # Several processes
+//!
+//! Processes that open the same participant's name on the same database are one participant; each has a coordinator of its own
+//! name. Two participants in one database need two names.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `participant.rs`, `branch.rs` | what applications hold |
+//! | `builder.rs`, `check.rs` | options, and what is checked at opening |
+//! | `setup.rs`, `setup.sql` | the tables and the function that makes promises |
+//! | `backend.rs` | each step of the protocol as SQL |
+//! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
+//! | `names.rs` | ids of prepared transactions, and tags of sessions |
+//! | `error.rs` | what SQLSTATEs mean |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
+#![forbid(unsafe_code)]
+
+mod backend;
+mod branch;
+mod builder;
+mod check;
+mod control;
+mod error;
+mod names;
+mod participant;
+mod session;
+mod setup;
+
+pub use branch::PgBranch;
+pub use builder::PgBuilder;
+pub use deadpool_postgres;
+pub use error::PgOpenError;
+pub use participant::PgParticipant;
+pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
+pub use session::BranchTimeouts;
+pub use tokio_postgres;

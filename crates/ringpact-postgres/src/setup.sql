@@ -1,0 +1,51 @@
+-- What ringpact-postgres needs in a database. It may be run again at any time, by the role that ran it first.
+SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
+CREATE SCHEMA IF NOT EXISTS ringpact;
+
+-- A branch's marker: written in the branch's own transaction, so it is there exactly if the branch is committed.
+CREATE TABLE IF NOT EXISTS ringpact.marker (
+    participant text COLLATE "C" NOT NULL,
+    coordinator text COLLATE "C" NOT NULL,
+    epoch numeric(20) NOT NULL,
+    sequence numeric(20) NOT NULL,
+    PRIMARY KEY (participant, coordinator, epoch, sequence)
+);
+
+-- Which coordinators were met, and which log each of them decides in.
+CREATE TABLE IF NOT EXISTS ringpact.life (
+    participant text COLLATE "C" NOT NULL,
+    coordinator text COLLATE "C" NOT NULL,
+    log bytea NOT NULL,
+    epoch numeric(20) NOT NULL,
+    position numeric(20) NOT NULL,
+    PRIMARY KEY (participant, coordinator)
+);
+
+-- Writes the marker, or stops the message that it comes in, so that the PREPARE or COMMIT behind it does not run.
+CREATE OR REPLACE FUNCTION ringpact.promise(
+    tag text, participant text, coordinator text, epoch numeric, sequence numeric, alone boolean
+) RETURNS void LANGUAGE plpgsql AS $ringpact$
+BEGIN
+    -- SET LOCAL ends with its transaction. PREPARE and COMMIT would succeed without one, and do nothing.
+    IF current_setting('application_name') <> tag THEN
+        RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
+            HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
+    END IF;
+    IF pg_current_xact_id_if_assigned() IS NULL THEN
+        IF alone THEN
+            RETURN;
+        END IF;
+        IF current_setting('transaction_isolation') <> 'serializable' THEN
+            RAISE EXCEPTION 'the branch has changed nothing' USING ERRCODE = 'RP002';
+        END IF;
+        -- What a serializable transaction has read counts only once it is certified, which a promise does.
+        IF current_setting('transaction_read_only') = 'on' THEN
+            RAISE EXCEPTION 'a serializable branch in READ ONLY mode cannot promise' USING ERRCODE = 'RP003',
+                HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
+        END IF;
+    END IF;
+    INSERT INTO ringpact.marker VALUES (participant, coordinator, epoch, sequence);
+END
+$ringpact$;
+
+CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';

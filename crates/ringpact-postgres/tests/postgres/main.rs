@@ -1,0 +1,15 @@
+//! `PgParticipant` against a private PostgreSQL server, one behaviour a file. Skipped if PostgreSQL is not installed, unless
+//! `RINGPACT_REQUIRE_SERVERS=1`.
+
+mod conformance;
+mod locks;
+mod lost_sessions;
+mod one_phase;
+mod opening;
+mod operator;
+mod pool;
+mod promises;
+mod refused_work;
+mod restart;
+mod support;
+mod transfers;

@@ -1,0 +1,165 @@
+//! One server for all tests, and a database for each.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ringpact::{
+    BranchId, Call, Epoch, LogId, Name, ParticipantError, TxnId, Vote, error_chain, participant::AsyncParticipant,
+};
+use ringpact_postgres::{
+    BranchTimeouts, PgBuilder, PgParticipant,
+    tokio_postgres::{Client, NoTls, connect},
+};
+use ringpact_servers::postgres::{Options, Postgres};
+use tokio::{spawn, time::sleep};
+
+/// Name of the participant of most tests.
+pub(crate) const GOODS: &str = "goods";
+
+/// Time after which a test gives a condition up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Returns the server that all tests of this binary share.
+pub(crate) fn server() -> Option<&'static Postgres> {
+    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
+    SERVER.get_or_init(|| Postgres::start(Options::default())).as_ref()
+}
+
+/// A database of a test's own, set up, with the table `stock (id, free)` and a hundred pieces of each of ten goods.
+pub(crate) struct Db {
+    pub(crate) url: String,
+    pub(crate) admin: Client,
+    /// Ids of prepared transactions are unique in a server, so each database has a coordinator of its own.
+    pub(crate) shop: Name,
+}
+
+impl Db {
+    /// Creates a database on the shared server; `None` if there is no server.
+    pub(crate) async fn new() -> Option<Self> {
+        Some(Self::on(server()?).await)
+    }
+
+    pub(crate) async fn on(server: &Postgres) -> Self {
+        static CREATED: AtomicUsize = AtomicUsize::new(0);
+        let number = CREATED.fetch_add(1, Ordering::SeqCst);
+        let name = format!("test_{number}");
+        let postgres = client(&server.url("postgres")).await;
+        postgres.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
+        let url = server.url(&name);
+        let admin = client(&url).await;
+        PgParticipant::setup(&admin).await.expect("the set-up");
+        let stock = "CREATE TABLE stock (id bigint PRIMARY KEY, free bigint NOT NULL CHECK (free >= 0)); \
+                     INSERT INTO stock SELECT id, 100 FROM generate_series(0, 9) AS id";
+        admin.batch_execute(stock).await.expect("a table");
+        Self { url, admin, shop: Name::new(&format!("shop-{number}")).expect("a name") }
+    }
+
+    /// Returns the options of the participant of most tests, with short time-outs.
+    pub(crate) fn builder(&self) -> PgBuilder {
+        self.builder_of(GOODS)
+    }
+
+    pub(crate) fn builder_of(&self, participant: &str) -> PgBuilder {
+        let timeouts = BranchTimeouts::default().lock(Duration::from_millis(500));
+        PgParticipant::builder(participant)
+            .config(self.url.parse().expect("a configuration"))
+            .timeouts(timeouts)
+            .accept_fsync_off()
+    }
+
+    pub(crate) async fn goods(&self) -> PgParticipant {
+        self.builder().open().await.expect("a participant")
+    }
+
+    /// Returns the branch of most tests' participant in the transaction of this number.
+    pub(crate) fn branch(&self, sequence: u64) -> BranchId {
+        self.branch_of(GOODS, sequence)
+    }
+
+    pub(crate) fn branch_of(&self, participant: &str, sequence: u64) -> BranchId {
+        TxnId::new(self.shop.clone(), Epoch::new(1), sequence).branch(&Name::new(participant).expect("a name"))
+    }
+
+    /// Returns a branch that has taken a piece and promised.
+    pub(crate) async fn promised(&self, goods: &PgParticipant, sequence: u64) -> BranchId {
+        let branch = self.branch(sequence);
+        work(goods, &branch, TAKE).await;
+        assert_eq!(goods.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
+        branch
+    }
+
+    /// Opens another client of the database.
+    pub(crate) async fn client(&self) -> Client {
+        client(&self.url).await
+    }
+
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        self.admin.query_one(query, &[]).await.expect("a row").get(0)
+    }
+
+    pub(crate) async fn free(&self, id: i64) -> i64 {
+        self.number(&format!("SELECT free FROM stock WHERE id = {id}")).await
+    }
+
+    /// Returns the number of prepared transactions in this database.
+    pub(crate) async fn prepared(&self) -> i64 {
+        self.number("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()").await
+    }
+
+    /// Returns the number of markers.
+    pub(crate) async fn markers(&self) -> i64 {
+        self.number("SELECT count(*) FROM ringpact.marker").await
+    }
+
+    /// Waits until a query counts this number.
+    pub(crate) async fn until(&self, query: &str, expected: i64) {
+        let begun = Instant::now();
+        loop {
+            let found = self.number(query).await;
+            if found == expected {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{query} stays {found}, should become {expected}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The SQL that takes one piece of the first of the goods.
+pub(crate) const TAKE: &str = "UPDATE stock SET free = free - 1 WHERE id = 0";
+
+pub(crate) async fn client(url: &str) -> Client {
+    let (client, connection) = connect(url, NoTls).await.expect("a connection");
+    spawn(connection);
+    client
+}
+
+/// A coordinator's call that says nothing of its life.
+pub(crate) fn call() -> Call {
+    Call::new(LogId::NONE)
+}
+
+/// The same call with this changed.
+pub(crate) fn call_with(change: impl FnOnce(&mut Call)) -> Call {
+    let mut call = call();
+    change(&mut call);
+    call
+}
+
+/// Works under a branch with one statement.
+pub(crate) async fn work(goods: &PgParticipant, branch: &BranchId, sql: &str) {
+    goods.work(branch).await.expect("the branch takes work").batch_execute(sql).await.expect("the statement succeeds");
+}
+
+/// Prepares, and returns the reason of the No that comes.
+pub(crate) async fn no(goods: &PgParticipant, branch: &BranchId) -> String {
+    match goods.prepare(branch, &call()).await {
+        Err(error @ ParticipantError::Refused(_)) => error_chain(&error).to_string(),
+        answer => panic!("a No was expected, and {answer:?} came"),
+    }
+}

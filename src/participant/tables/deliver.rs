@@ -1,0 +1,266 @@
+//! A coordinator's messages: [`BranchProtocol`](crate::participant::BranchProtocol) decides what they
+//! do, and all of it is one transaction of the database.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use super::{AsyncService, BranchRow, Inner, MAX_TRIES, RowState, TableBackend, TableParticipant, read_works};
+use crate::{
+    id::{BranchId, Name, TxnOrdinal},
+    log::{LogId, Lsn},
+    participant::{
+        AsyncParticipant, BranchAction, BranchInput, BranchRefusal, BranchReply, Call, Decision, Life, LogSharing,
+        ParticipantError, Vote,
+        answers::{after_the_end, answer},
+        xa::{XaError, XaErrorKind},
+    },
+};
+
+/// The row is the participant's log; the protocol counts records, and this one stands for each.
+const WRITTEN: Lsn = Lsn::new(1);
+
+/// Number of a coordinator's transactions after which the rows of those that have ended are deleted.
+const SWEEP_EVERY: u64 = 512;
+
+impl<B: TableBackend, S: AsyncService<B::Tx>> AsyncParticipant for TableParticipant<B, S> {
+    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        match self.0.deliver(branch, call, BranchInput::Prepare(LogSharing::OwnLog)).await? {
+            BranchReply::Voted(vote) => Ok(vote),
+            _ => Err(ParticipantError::Stale),
+        }
+    }
+
+    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.0.deliver(branch, call, BranchInput::Commit(LogSharing::OwnLog)).await.map(drop)
+    }
+
+    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.0.deliver(branch, call, BranchInput::Rollback(LogSharing::OwnLog)).await.map(drop)
+    }
+
+    async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        match self.0.deliver(branch, call, BranchInput::CommitOnePhase).await? {
+            BranchReply::Decided(decision) => Ok(decision),
+            _ => Err(ParticipantError::Stale),
+        }
+    }
+
+    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        let rows = self.0.backend.open_rows(coordinator).await.map_err(ParticipantError::resource)?;
+        Ok(rows.into_iter().map(|(branch, _)| branch).collect())
+    }
+
+    async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.0.met(coordinator, life)?;
+        self.0.note_life(coordinator).await
+    }
+
+    fn own_name(&self) -> Option<Name> {
+        Some(self.0.name.clone())
+    }
+
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let is_transient = |error: &XaError| error.kind() == XaErrorKind::Transient;
+        error.downcast_ref().is_some_and(is_transient) || self.0.backend.is_transient(error)
+    }
+}
+
+impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
+    /// Makes durable which life of the coordinator was met, before anything is done or answered for
+    /// it.
+    async fn note_life(&self, coordinator: &Name) -> Result<(), ParticipantError> {
+        let unnoted = {
+            let mut coordinators = self.coordinators.lock();
+            let known = coordinators.entry(coordinator.clone()).or_default();
+            let life = known.life.life();
+            (life.log != LogId::NONE && life.epoch != known.noted).then_some(life)
+        };
+        let Some(life) = unnoted else { return Ok(()) };
+        self.backend.note_life(coordinator, &life).await.map_err(ParticipantError::resource)?;
+        self.coordinators.lock().entry(coordinator.clone()).or_default().noted = life.epoch;
+        Ok(())
+    }
+
+    /// Takes in what the call says of its coordinator. Returns how far the coordinator's log is as far
+    /// as that is known, and whether the branch's transaction has ended.
+    fn called(&self, branch: &BranchId, call: &Call) -> Result<(u64, bool), ParticipantError> {
+        let coordinator = branch.txn().coordinator();
+        let mut coordinators = self.coordinators.lock();
+        let known = coordinators.entry(coordinator.clone()).or_default();
+        known.life.hear(coordinator, call)?;
+        known.ended_below = known.ended_below.max(call.ended_below);
+        Ok((known.life.life().position.max(call.position), branch.txn().ordinal() < known.ended_below))
+    }
+
+    async fn deliver(
+        &self,
+        branch: &BranchId,
+        call: &Call,
+        message: BranchInput,
+    ) -> Result<BranchReply, ParticipantError> {
+        if branch.participant() != &self.name {
+            return Err(ParticipantError::Misrouted {
+                branch: Box::new(branch.clone()),
+                participant: self.name.clone(),
+            });
+        }
+        let (position, has_ended) = self.called(branch, call)?;
+        self.note_life(branch.txn().coordinator()).await?;
+        if has_ended {
+            return Err(after_the_end(message));
+        }
+        let mut tries = 1;
+        let result = loop {
+            match self.carry_out(branch, message, position).await {
+                Err(Failure::Database(error)) if error.kind() == XaErrorKind::Transient && tries < MAX_TRIES => {
+                    tries += 1;
+                }
+                Err(Failure::Database(error)) => break Err(ParticipantError::resource(error)),
+                Err(Failure::Answer(error)) => break Err(error),
+                Ok(reply) => break Ok(reply),
+            }
+        };
+        self.sweep_if_due(branch.txn().coordinator()).await;
+        result
+    }
+
+    /// Carries out a message in one transaction of the database.
+    async fn carry_out(&self, branch: &BranchId, message: BranchInput, position: u64) -> Result<BranchReply, Failure> {
+        let mut tx = self.backend.begin().await?;
+        let mut row = self.backend.row(&mut tx, branch).await?;
+        if let (Some(row), Some(reason)) = (&mut row, self.doomed.lock().get(branch)) {
+            if row.state == RowState::Reserved {
+                (row.state, row.refusal) = (RowState::Doomed, Some(reason.clone()));
+            }
+        }
+        let refusal = row.as_mut().and_then(|row| row.refusal.take());
+        let before = row.as_ref().map(|row| row.state);
+        let mut protocol = RowState::protocol(before);
+        let (mut input, mut error) = (message, None);
+        let reply = loop {
+            let Some(action) = protocol.handle(input) else { return Err(ParticipantError::Stale.into()) };
+            let (failed, failure) = match action {
+                BranchAction::Reply(reply) => break reply,
+                BranchAction::AwaitDurable(lsn) => {
+                    input = BranchInput::Durable(lsn);
+                    continue;
+                }
+                // All is written with the row, at the end.
+                BranchAction::AppendPrepared(_)
+                | BranchAction::AppendCommitted { .. }
+                | BranchAction::AppendEnded(_) => {
+                    input = BranchInput::Appended(WRITTEN);
+                    continue;
+                }
+                BranchAction::Confirm => match self.serve(&mut tx, branch, row.as_ref(), Served::Confirm).await {
+                    Ok(()) => {
+                        input = BranchInput::Confirmed;
+                        continue;
+                    }
+                    Err(failure) => (BranchInput::Failed, failure),
+                },
+                BranchAction::Cancel => match self.serve(&mut tx, branch, row.as_ref(), Served::Cancel).await {
+                    Ok(()) => {
+                        input = BranchInput::Cancelled;
+                        continue;
+                    }
+                    Err(failure) => (BranchInput::Failed, failure),
+                },
+            };
+            (input, error) = (failed, Some(failure));
+        };
+        let is_unanswered = error.is_some();
+        let reply = answer(reply, error)?;
+        let after = RowState::of_phase(protocol.phase());
+        if let (false, Some(after)) = (is_unanswered || after == before, after) {
+            let works =
+                row.map_or_else(Vec::new, |row| if after == RowState::Promised { row.works } else { Vec::new() });
+            let row = BranchRow::new(after, works, position);
+            match before {
+                None => self.backend.insert(&mut tx, branch, &row).await?,
+                Some(_) => self.backend.update(&mut tx, branch, &row).await?,
+            }
+            self.backend.commit(tx).await?;
+            self.doomed.lock().remove(branch);
+        }
+        with_reason(reply, before, refusal).map_err(Failure::Answer)
+    }
+
+    /// Has the service carry out or give back what the row says.
+    async fn serve(
+        &self,
+        tx: &mut B::Tx,
+        branch: &BranchId,
+        row: Option<&BranchRow>,
+        what: Served,
+    ) -> Result<(), ParticipantError> {
+        let works = read_works(row.map_or(&[], |row| &row.works)).map_err(ParticipantError::resource)?;
+        let served = match what {
+            Served::Confirm => self.service.confirm(tx, branch, &works).await,
+            Served::Cancel => self.service.cancel(tx, branch, &works).await,
+        };
+        served.map_err(ParticipantError::resource)
+    }
+
+    /// Deletes the rows of ended branches if there are enough of them. One call in [`SWEEP_EVERY`]
+    /// pays for it.
+    async fn sweep_if_due(&self, coordinator: &Name) {
+        let below = {
+            let coordinators = self.coordinators.lock();
+            let Some(known) = coordinators.get(coordinator) else { return };
+            let (below, last): (TxnOrdinal, TxnOrdinal) = (known.ended_below, known.swept);
+            if below.epoch <= last.epoch && below.sequence < last.sequence.saturating_add(SWEEP_EVERY) {
+                return;
+            }
+            below
+        };
+        let Ok(_one_at_a_time) = self.sweep.try_lock() else { return };
+        // What fails is tried again at the next message.
+        if self.backend.forget_below(coordinator, below).await.is_ok() {
+            self.coordinators.lock().entry(coordinator.clone()).or_default().swept = below;
+        }
+    }
+}
+
+/// What a service is called for.
+enum Served {
+    Confirm,
+    Cancel,
+}
+
+/// Why a message was not carried out.
+enum Failure {
+    /// The database failed; nothing was done, or the row tells what was.
+    Database(XaError),
+    /// The answer is an error.
+    Answer(ParticipantError),
+}
+
+impl From<XaError> for Failure {
+    fn from(error: XaError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<ParticipantError> for Failure {
+    fn from(error: ParticipantError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+/// Adds the reason to a No. `before` is the state of the branch when it was asked.
+fn with_reason(
+    reply: BranchReply,
+    before: Option<RowState>,
+    refusal: Option<String>,
+) -> Result<BranchReply, ParticipantError> {
+    match reply {
+        BranchReply::Voted(Vote::No) | BranchReply::Decided(Decision::Rollback) => {
+            Err(ParticipantError::Refused(Arc::new(match (before, refusal) {
+                (None, _) => BranchRefusal::Unknown,
+                (_, Some(reason)) => BranchRefusal::Work { reason: reason.into() },
+                _ => BranchRefusal::RolledBack,
+            })))
+        }
+        reply => Ok(reply),
+    }
+}

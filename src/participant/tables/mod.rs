@@ -1,0 +1,362 @@
+//! Services that keep their reservations in a database's tables: [`TableParticipant`].
+//!
+//! For databases that cannot prepare, and for services that do not want prepared transactions to
+//! hold locks. The service implements try, confirm and cancel in SQL ([`AsyncService`]). Each runs in
+//! a transaction of the database's own, and in the same transaction this participant writes what has
+//! become of the branch, in one row for each branch. So each of them has its effect exactly once,
+//! however often a message comes and whatever is lost: the service need not be idempotent.
+//!
+//! The participant keeps nothing in memory that a restart could lose. Several processes can serve one
+//! database under one participant's name: the lock of the branch's row orders what they do.
+//! [`BranchProtocol`](super::BranchProtocol) decides what each message does.
+//!
+//! | file, in reading order | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`AsyncService`], and what clients call: [`TableParticipant`] |
+//! | `backend.rs` | [`TableBackend`]: what a database must be able to do; the row of a branch |
+//! | `deliver.rs` | what coordinators call |
+
+use std::{collections::BTreeMap, error::Error as StdError, fmt, future::Future, sync::Arc};
+
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use super::{
+    BranchRefusal, Introduction, KnownLife, Life, MAX_WORK_BYTES, ParticipantError, ServiceError,
+    wire::cut,
+    xa::{XaError, XaErrorKind},
+};
+use crate::{
+    error_chain,
+    id::{BranchId, Epoch, Name, TxnOrdinal},
+    participant::xa::XaOpenError,
+    txn::{BranchError, Transaction},
+};
+
+mod backend;
+mod deliver;
+
+pub use backend::{BranchRow, RowState, TableBackend};
+
+/// Number of times that a step is tried in which another transaction comes first.
+const MAX_TRIES: u32 = 5;
+
+/// A service's side of *try / confirm / cancel*, in a database's transactions. `Tx` is the
+/// transaction of the [`TableBackend`].
+///
+/// [`TableParticipant`] calls these methods, and commits what they did together with the state of the
+/// branch. None of them commits. What a method did before it returned an error is rolled back.
+pub trait AsyncService<Tx>: Send + Sync + 'static {
+    /// A piece of work: small, with all that is needed to carry it out.
+    type Work: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// *Try*: checks the work and sets aside what it needs, so that a later confirm can't lack it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is set aside, and the transaction can only be rolled back.
+    fn try_reserve(
+        &self,
+        tx: &mut Tx,
+        branch: &BranchId,
+        work: &Self::Work,
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// *Confirm*: carries out all of the branch's work, in order.
+    ///
+    /// # Errors
+    ///
+    /// The call is repeated until it succeeds, because the transaction is committed.
+    fn confirm(
+        &self,
+        tx: &mut Tx,
+        branch: &BranchId,
+        works: &[Self::Work],
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// *Cancel*: gives back what was set aside.
+    ///
+    /// # Errors
+    ///
+    /// The call is repeated until it succeeds.
+    fn cancel(
+        &self,
+        tx: &mut Tx,
+        branch: &BranchId,
+        works: &[Self::Work],
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send;
+}
+
+/// How a service takes part that keeps its reservations in tables. Cheap to clone: clones share one
+/// participant, which is an [`AsyncParticipant`](super::AsyncParticipant).
+pub struct TableParticipant<B, S>(Arc<Inner<B, S>>);
+
+struct Inner<B, S> {
+    name: Name,
+    backend: B,
+    service: S,
+    coordinators: Mutex<BTreeMap<Name, Known>>,
+    /// Branches that can only be rolled back, of which the database could not be told, and why.
+    doomed: Mutex<BTreeMap<BranchId, String>>,
+    sweep: ::tokio::sync::Mutex<()>,
+}
+
+/// What is known of one coordinator.
+#[derive(Default)]
+struct Known {
+    life: KnownLife,
+    /// The epoch of the last life whose meeting is noted in the database.
+    noted: Epoch,
+    /// All of its transactions below this one have ended.
+    ended_below: TxnOrdinal,
+    /// The rows below this transaction are deleted.
+    swept: TxnOrdinal,
+}
+
+/// Why a piece of work was not done. The transaction can only be rolled back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TableWorkError {
+    /// The transaction does not take the branch.
+    #[error(transparent)]
+    Branch(#[from] BranchError),
+    /// The service has refused the work, or failed in it.
+    #[error("the service has not reserved what the work needs; the transaction can only be rolled back")]
+    Service(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The branch takes no more work.
+    #[error("branch {branch} takes no more work")]
+    Over {
+        /// The branch.
+        branch: Box<BranchId>,
+        /// Why.
+        #[source]
+        reason: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The work of the branch is too large for a row.
+    #[error(
+        "the work of branch {branch} would take {length} bytes, and the limit is {MAX_WORK_BYTES}: name large data in the \
+         work, and keep the data elsewhere; or divide the work among several transactions"
+    )]
+    TooMuchWork {
+        /// The branch.
+        branch: Box<BranchId>,
+        /// Encoded length of the branch's work with this piece, in bytes.
+        length: usize,
+    },
+    /// The work can't be encoded, or what the row has can't be read.
+    #[error("the work of branch {branch} can't be encoded or read; correct how the service's work is serialised")]
+    Unencodable {
+        /// The branch.
+        branch: Box<BranchId>,
+        /// What the encoder said.
+        #[source]
+        error: Arc<dyn StdError + Send + Sync>,
+    },
+    /// The branch names another participant.
+    #[error("branch {branch} is not for participant {participant}; pass the id that the transaction gave for it")]
+    Misrouted {
+        /// The branch as it came.
+        branch: Box<BranchId>,
+        /// The participant that got it.
+        participant: Name,
+    },
+    /// The database could not do it.
+    #[error(transparent)]
+    Database(#[from] XaError),
+}
+
+impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
+    /// Opens the participant of this name. Asks the database which coordinators it knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`XaOpenError`] lists.
+    pub async fn open(name: impl AsRef<str>, backend: B, service: S) -> Result<Self, XaOpenError> {
+        let name = Name::new(name.as_ref())?;
+        let mut coordinators = BTreeMap::new();
+        for (coordinator, life) in backend.lives().await? {
+            let rows = backend.open_rows(&coordinator).await?;
+            let heard = rows.iter().filter(|(branch, _)| branch.txn().epoch() == life.epoch);
+            let position = heard.map(|(_, row)| row.position).fold(life.position, u64::max);
+            let mut known = Known { noted: life.epoch, ..Known::default() };
+            known.life.remember(Life { position, ..life });
+            coordinators.insert(coordinator, known);
+        }
+        let (coordinators, doomed, sweep) = (Mutex::new(coordinators), Mutex::default(), ::tokio::sync::Mutex::new(()));
+        Ok(Self(Arc::new(Inner { name, backend, service, coordinators, doomed, sweep })))
+    }
+
+    /// Returns the participant's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.0.name
+    }
+
+    /// Returns the service.
+    #[must_use]
+    pub fn service(&self) -> &S {
+        &self.0.service
+    }
+
+    /// Lets this participant take part in the transaction, and does a piece of work under its branch.
+    ///
+    /// # Errors
+    ///
+    /// As [`TableWorkError`] lists.
+    pub fn execute(
+        &self,
+        txn: &mut Transaction,
+        work: S::Work,
+    ) -> impl Future<Output = Result<(), TableWorkError>> + Send + use<B, S> {
+        let (participant, branch) = (self.clone(), txn.branch(&self.0.name).cloned());
+        async move { participant.execute_under(&branch?, &work).await }
+    }
+
+    /// Like [`execute`](Self::execute), for the branch of a transaction whose coordinator is in
+    /// another process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`execute`](Self::execute).
+    pub async fn execute_under(&self, branch: &BranchId, work: &S::Work) -> Result<(), TableWorkError> {
+        let inner = &self.0;
+        if branch.participant() != &inner.name {
+            let participant = inner.name.clone();
+            return Err(TableWorkError::Misrouted { branch: Box::new(branch.clone()), participant });
+        }
+        inner.admits(branch)?;
+        let result = inner.attempt(|| inner.try_work(branch, work)).await;
+        let Err(error) = &result else { return result };
+        // Nothing of the work is there, so the rest must not be committed without it.
+        if !matches!(error, TableWorkError::Over { .. }) {
+            let reason = cut(error_chain(error).to_string());
+            if inner.attempt(|| inner.doom(branch, &reason)).await.is_err() {
+                inner.doomed.lock().insert(branch.clone(), reason);
+            }
+        }
+        result
+    }
+}
+
+impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
+    /// Checks that the branch's transaction can still take work, as far as it is known.
+    fn admits(&self, branch: &BranchId) -> Result<(), TableWorkError> {
+        let mut coordinators = self.coordinators.lock();
+        let known = coordinators.entry(branch.txn().coordinator().clone()).or_default();
+        let (epoch, now) = (branch.txn().epoch(), known.life.life().epoch);
+        let refusal = if branch.txn().ordinal() < known.ended_below {
+            BranchRefusal::RolledBack
+        } else if epoch < now {
+            BranchRefusal::EarlierLife
+        } else if epoch > now && known.life.is_heard() {
+            BranchRefusal::Unknown
+        } else {
+            return Ok(());
+        };
+        Err(TableWorkError::Over { branch: Box::new(branch.clone()), reason: Arc::new(refusal) })
+    }
+
+    /// Tries a step again while another transaction comes first.
+    async fn attempt<T, F>(&self, step: impl Fn() -> F) -> Result<T, TableWorkError>
+    where
+        F: Future<Output = Result<T, TableWorkError>>,
+    {
+        let mut tries = 1;
+        loop {
+            match step().await {
+                Err(TableWorkError::Database(error)) if error.kind() == XaErrorKind::Transient && tries < MAX_TRIES => {
+                    tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_work(&self, branch: &BranchId, work: &S::Work) -> Result<(), TableWorkError> {
+        let mut tx = self.backend.begin().await?;
+        let row = self.backend.row(&mut tx, branch).await?;
+        let state = row.as_ref().map(|row| row.state);
+        if !matches!(state, None | Some(RowState::Reserved)) {
+            let reason = Arc::new(BranchRefusal::RolledBack);
+            return Err(TableWorkError::Over { branch: Box::new(branch.clone()), reason });
+        }
+        let mut works = row.map_or_else(Vec::new, |row| row.works);
+        push_work(&mut works, work).map_err(|error| TableWorkError::Unencodable {
+            branch: Box::new(branch.clone()),
+            error: Arc::new(error),
+        })?;
+        if works.len() > MAX_WORK_BYTES {
+            return Err(TableWorkError::TooMuchWork { branch: Box::new(branch.clone()), length: works.len() });
+        }
+        let row = BranchRow::new(RowState::Reserved, works, 0);
+        // The row first: another transaction that has it is waited for before the service works.
+        match state {
+            None => self.backend.insert(&mut tx, branch, &row).await?,
+            Some(_) => self.backend.update(&mut tx, branch, &row).await?,
+        }
+        let tried = self.service.try_reserve(&mut tx, branch, work).await;
+        tried.map_err(|error| TableWorkError::Service(Arc::from(error)))?;
+        Ok(self.backend.commit(tx).await?)
+    }
+
+    /// Notes that the branch can only be rolled back.
+    async fn doom(&self, branch: &BranchId, reason: &str) -> Result<(), TableWorkError> {
+        let refusal = Some(reason.to_owned());
+        let mut tx = self.backend.begin().await?;
+        match self.backend.row(&mut tx, branch).await? {
+            None => {
+                let row = BranchRow { refusal, ..BranchRow::new(RowState::Doomed, Vec::new(), 0) };
+                self.backend.insert(&mut tx, branch, &row).await?;
+            }
+            Some(row) if row.state == RowState::Reserved => {
+                let row = BranchRow { state: RowState::Doomed, refusal, ..row };
+                self.backend.update(&mut tx, branch, &row).await?;
+            }
+            Some(_) => return Ok(()),
+        }
+        Ok(self.backend.commit(tx).await?)
+    }
+
+    /// Takes in how a coordinator introduces itself.
+    fn met(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        let mut coordinators = self.coordinators.lock();
+        let known = coordinators.entry(coordinator.clone()).or_default();
+        if known.life.meet(coordinator, life)? == Introduction::Replaces {
+            (known.ended_below, known.swept) = (TxnOrdinal::default(), TxnOrdinal::default());
+        }
+        Ok(())
+    }
+}
+
+/// Appends a piece of work to encoded works: its length, and then itself.
+fn push_work(works: &mut Vec<u8>, work: &impl Serialize) -> Result<(), postcard::Error> {
+    let encoded = postcard::to_stdvec(work)?;
+    works.extend(postcard::to_stdvec(&encoded.len())?);
+    works.extend(encoded);
+    Ok(())
+}
+
+/// Returns the pieces of work that [`push_work`] has encoded.
+fn read_works<W: DeserializeOwned>(mut encoded: &[u8]) -> Result<Vec<W>, postcard::Error> {
+    let mut works = Vec::new();
+    while !encoded.is_empty() {
+        let (length, rest) = postcard::take_from_bytes::<usize>(encoded)?;
+        let (work, rest) = rest.split_at_checked(length).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        works.push(postcard::from_bytes(work)?);
+        encoded = rest;
+    }
+    Ok(works)
+}
+
+impl<B, S> Clone for TableParticipant<B, S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B, S> fmt::Debug for TableParticipant<B, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableParticipant").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
