@@ -17,7 +17,7 @@ use ringpact::{
     BranchId, LogId, Name,
     participant::{AsyncParticipant as _, Call, Decision},
 };
-use ringpact_mysql::{BranchTimeouts, MySqlParticipant, setup};
+use ringpact_mysql::{BranchTimeouts, MySqlParticipant};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Runtime, time::sleep};
 
@@ -63,7 +63,7 @@ impl Database {
         conn.query_drop(format!("CREATE DATABASE {}", database.name)).await.expect("a database");
         conn.disconnect().await.expect("it is closed");
         let pool = database.pool();
-        setup(&pool).await.expect("the tables");
+        MySqlParticipant::setup(&pool).await.expect("the tables");
         pool.disconnect().await.expect("it is closed");
         database.sql("CREATE TABLE account (id VARCHAR(64) PRIMARY KEY, cents BIGINT NOT NULL) ENGINE = InnoDB").await;
         database
