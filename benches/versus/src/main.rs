@@ -4,11 +4,12 @@
 //! cargo run --release --manifest-path benches/versus/Cargo.toml -- ring
 //! ```
 //!
-//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn` and
-//! `strain` do the same. `-- faults` prints what logs do when something goes wrong.
+//! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn`,
+//! `strain` and `databases` do the same. `-- faults` prints what logs do when something goes wrong.
 #![warn(missing_docs)]
 
 mod counting;
+mod databases;
 mod faults;
 mod log;
 mod report;
@@ -33,6 +34,8 @@ struct Arguments {
 enum Work {
     /// Placing keys on nodes.
     Ring(ring::Options),
+    /// Changing two databases together.
+    Databases(databases::Options),
     /// What logs do when a sync fails or a file is damaged.
     Faults(faults::Options),
     /// Making records durable.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             counting::start();
             ring::run(&options)
         }
+        Work::Databases(options) => databases::run(&options),
         Work::Log(options) => log::run(&options),
         Work::Strain(options) => strain::run(&options),
         Work::Txn(options) => txn::run(&options),

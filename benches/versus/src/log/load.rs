@@ -158,7 +158,7 @@ pub fn tasks<T: Tasks>(log: &T, clients: usize, time: Duration) -> (f64, f64) {
 }
 
 /// Returns the processor time of this process so far; NaN if the system does not tell it.
-fn processor_seconds() -> f64 {
+pub fn processor_seconds() -> f64 {
     /// Linux gives these times in hundredths of a second, whatever its own clock is.
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
