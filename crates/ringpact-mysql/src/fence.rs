@@ -94,13 +94,17 @@ impl MySqlBackend {
         let mut control = self.control().await?;
         let mark = format!("UPDATE {database}.ringpact_session SET fenced = 1 WHERE {rows}");
         self.run(&mut control, mark).await.map_err(unavailable)?;
-        let list = format!("SELECT id FROM {database}.ringpact_session WHERE {rows}");
-        let ids: Vec<Vec<u8>> = self.rows(&mut control, list).await.map_err(unavailable)?;
+        // Most of the rows are of connections that are closed.
+        let held = format!(
+            "SELECT id FROM {database}.ringpact_session \
+             WHERE {rows} AND IS_USED_LOCK(CONCAT('ringpact:', LOWER(HEX(id)))) IS NOT NULL"
+        );
+        let ids: Vec<Vec<u8>> = self.rows(&mut control, held).await.map_err(unavailable)?;
         for id in ids.iter().filter_map(|id| SessionId::from_bytes(id)) {
             self.end_session(&mut control, &id.lock()).await?;
-            let delete = format!("DELETE FROM {database}.ringpact_session WHERE id = {} AND {rows}", id.key());
-            self.run(&mut control, delete).await.map_err(unavailable)?;
         }
+        let delete = format!("DELETE FROM {database}.ringpact_session WHERE {rows} AND fenced");
+        self.run(&mut control, delete).await.map_err(unavailable)?;
         control.release();
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! back (`BACKUP STAGE BLOCK_COMMIT`), so that a statement is under way for as long as they want. That
 //! stops the whole server, so each has its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::{Conn, OptsBuilder, prelude::Queryable as _};
 use ringpact::{
@@ -191,6 +191,31 @@ fn promises_of_a_serializable_session_do_not_hold_a_later_life_up() {
         let second = Life::new(log, Epoch::new(2), 9).continuing(EndedOpening { epoch: Epoch::new(1), position: 8 });
         payments.meet(&shop(), &second).await.expect("the second life");
         assert_eq!(payments.in_doubt(&shop()).await.expect("a list"), [branch(1)]);
+        commit(&payments, &branch(1)).await;
+        assert_eq!(database.committed("a").await, 1);
+    });
+}
+
+/// A day's connections have left their rows.
+#[test]
+fn rows_of_connections_that_are_closed_cost_a_later_life_little() {
+    with_database(async |database| {
+        let payments = database.open().await;
+        let log = LogId::from_bytes(*b"the log of shop.");
+        payments.meet(&shop(), &Life::new(log, Epoch::new(1), 1)).await.expect("the first life");
+        promise(&payments, &branch(1), "a").await;
+        database
+            .sql(
+                "INSERT INTO ringpact_session SELECT UNHEX(MD5(seq)), participant, coordinator, epoch, 0 \
+                 FROM ringpact_session, seq_1_to_20000",
+            )
+            .await;
+        let second = Life::new(log, Epoch::new(2), 9).continuing(EndedOpening { epoch: Epoch::new(1), position: 8 });
+        payments.meet(&shop(), &second).await.expect("the second life");
+        let began = Instant::now();
+        assert_eq!(payments.in_doubt(&shop()).await.expect("a list"), [branch(1)]);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM ringpact_session").await, Some(0));
         commit(&payments, &branch(1)).await;
         assert_eq!(database.committed("a").await, 1);
     });
