@@ -196,6 +196,23 @@ fn promises_of_a_serializable_session_do_not_hold_a_later_life_up() {
     });
 }
 
+/// Between the mark and the end of its session, a connection must begin nothing.
+#[test]
+fn a_connection_whose_row_is_marked_begins_nothing() {
+    with_database(async |database| {
+        let payments = database.open().await;
+        insert(&payments, &branch(1), "a").await;
+        roll_back(&payments, &branch(1)).await;
+        database.sql("UPDATE ringpact_session SET fenced = 1").await;
+        let error = payments.work(&branch(2)).await.expect_err("its row is marked");
+        assert!(chain(&error).contains("ringpact_session"), "{}", chain(&error));
+        // No later epoch is noted, so the connection that comes next has a row of its own.
+        promise(&payments, &branch(3), "b").await;
+        commit(&payments, &branch(3)).await;
+        assert_eq!((database.committed("a").await, database.committed("b").await), (0, 1));
+    });
+}
+
 /// A day's connections have left their rows.
 #[test]
 fn rows_of_connections_that_are_closed_cost_a_later_life_little() {
