@@ -130,7 +130,8 @@ impl Ledger {
     ///
     /// So has the letter about it been sent or not. The exception is what a last resource can't be made sure of: where no
     /// client was told anything for certain, the letter may have gone out and the services have ended in any way.
-    pub fn audit(&mut self, when: &str, books: &Books, letters: &BTreeSet<BranchId>) {
+    /// There is no exception if the post `remembers`.
+    pub fn audit(&mut self, when: &str, books: &Books, letters: &BTreeSet<BranchId>, remembers: bool) {
         let mut wrong = Vec::new();
         let (mut known, mut unsure) = (BTreeSet::new(), BTreeSet::new());
         for (txn, purchase) in &self.purchases {
@@ -156,7 +157,7 @@ impl Ledger {
             if !is_sent && purchase.letter.is_some() && !there.is_empty() {
                 wrong.push(format!("{txn} has happened at {there:?} without its letter"));
             }
-            if purchase.is_unsure(is_sent) {
+            if purchase.is_unsure(is_sent) && !remembers {
                 unsure.insert(txn);
                 continue;
             }
