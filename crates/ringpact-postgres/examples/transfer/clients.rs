@@ -34,7 +34,7 @@ struct Bank {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    let open = |name, url: &Option<String>| open(name, url.clone().unwrap_or_default(), arguments.clients);
+    let open = |name, url: &Option<String>| open(name, url.clone().unwrap_or_default(), arguments);
     let (from, to) = (open("from", &arguments.from).await?, open("to", &arguments.to).await?);
     let log = FileLog::open(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))?;
     let coordinator = Coordinator::builder(log)
@@ -65,14 +65,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Opens a participant. Its server may be starting.
-async fn open(name: &str, url: String, clients: u64) -> Result<PgParticipant> {
+async fn open(name: &str, url: String, arguments: &Arguments) -> Result<PgParticipant> {
     let opened = timeout(PATIENCE, async {
         let mut tried = 0;
         loop {
-            let connections = usize::try_from(clients)?;
+            let connections = usize::try_from(arguments.clients)?;
             let builder = PgParticipant::builder(name)
                 .config(url.parse()?)
                 .connections(connections)
+                .control_connections(arguments.control_connections)
                 .timeouts(BranchTimeouts::default())
                 .max_promises(2 * connections);
             match builder.open().await {

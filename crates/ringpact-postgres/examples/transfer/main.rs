@@ -43,6 +43,9 @@ struct Arguments {
     /// Number of accounts in each database.
     #[arg(long, default_value_t = 100)]
     accounts: u64,
+    /// Number of connections to each database that end promises.
+    #[arg(long, default_value_t = 4)]
+    control_connections: usize,
     /// How often the clients' process is killed and started again.
     #[arg(long, default_value_t = 2)]
     client_kills: u64,
@@ -144,6 +147,7 @@ fn watch(
     let mut process = Command::new(env::current_exe()?)
         .args(["--transfers", &left.to_string(), "--first-id", &first_id.to_string()])
         .args(["--clients", &arguments.clients.to_string(), "--accounts", &arguments.accounts.to_string()])
+        .args(["--control-connections", &arguments.control_connections.to_string()])
         .args(["--from", &of(&arguments.from), "--to", &of(&arguments.to)])
         .arg("--log")
         .arg(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))
