@@ -54,7 +54,8 @@
 //! # Behind pgbouncer
 //!
 //! Transaction pooling works: the participant sends no prepared statements and sets nothing outside of transactions. The
-//! caller's own statements must keep to pgbouncer's rules.
+//! caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections than branches can be at
+//! work, because the statements that end promises wait for one, too.
 //!
 //! # Several processes
 //!
