@@ -1,4 +1,4 @@
-//! PostgreSQL databases as participants of [ringpact](ringpact)'s transactions: a commit in two databases, or in a database and
+//! PostgreSQL databases as participants of [ringpact]'s transactions: a commit in two databases, or in a database and
 //! a service, happens everywhere or nowhere.
 //!
 //! A branch is a transaction of the database's own. The participant begins it, the caller works in it with the methods of
