@@ -69,3 +69,25 @@ async fn a_pool_of_the_applications_own_is_used_and_its_functions_work_under_a_b
     goods.commit(&branch, &call()).await.expect("a commit");
     assert_eq!(take(&**pool.get().await.expect("a connection"), 1).await, 1);
 }
+
+/// Promises are ended on idle connections of the pool, and what an application has left in those must not be in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_in_a_connection_of_the_pool_does_not_keep_a_promise_from_its_end() {
+    let Some(db) = Db::new().await else { return };
+    let manager = Manager::new(db.url.parse().expect("a configuration"), NoTls);
+    let pool = Pool::builder(manager).max_size(1).build().expect("a pool");
+    let goods =
+        PgParticipant::builder(GOODS).pool(pool.clone()).accept_fsync_off().open().await.expect("a participant");
+    let left = ["SET ROLE pg_monitor", "BEGIN", "SELECT nothing", "SET default_transaction_read_only = on"];
+    for (sequence, left) in (1..).zip(left) {
+        let branch = db.promised(&goods, sequence).await;
+        let client = pool.get().await.expect("a connection");
+        drop(client.batch_execute(left).await);
+        drop(client);
+        goods.commit(&branch, &call()).await.expect("a commit");
+        let client = pool.get().await.expect("a connection");
+        client.batch_execute("ROLLBACK").await.expect("no transaction");
+        client.batch_execute("DISCARD ALL").await.expect("nothing is set");
+    }
+    assert_eq!((db.free(0).await, db.prepared().await), (96, 0));
+}
