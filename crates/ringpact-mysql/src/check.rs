@@ -7,7 +7,7 @@ use crate::{
     error::{MySqlOpenError, server_code},
 };
 
-/// The tables that [`SETUP_SQL`](crate::SETUP_SQL) makes, each with its columns.
+/// The tables that [`SETUP_SQL`](crate::MySqlParticipant::SETUP_SQL) makes, each with its columns.
 const TABLES: [(&str, &str); 3] = [
     ("ringpact_marker", "id, position"),
     ("ringpact_session", "id, participant, coordinator, epoch, fenced"),

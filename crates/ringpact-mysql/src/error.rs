@@ -6,7 +6,7 @@ use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 use mysql_async::{DriverError, Error, IoError, ServerError};
 use ringpact::{
     IdError,
-    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError},
+    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError, causes},
 };
 use thiserror::Error;
 
@@ -147,32 +147,17 @@ pub(crate) fn may_pass(error: &Error) -> bool {
 
 /// Like [`may_pass`], for an error that may have the database's as a cause.
 pub(crate) fn chain_may_pass(error: &(dyn StdError + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let passes = error.downcast_ref::<Error>().is_some_and(may_pass)
-            || error.downcast_ref::<ServerError>().is_some_and(|error| may_pass(&Error::Server(error.clone())))
-            || error.downcast_ref::<XaError>().is_some_and(database_may_pass)
-            || error.downcast_ref::<XaWorkError>().is_some_and(work_may_pass)
-            || matches!(error.downcast_ref(), Some(MySqlError::Work(error)) if work_may_pass(error));
-        if passes {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(|cause| {
+        cause.downcast_ref::<Error>().is_some_and(may_pass)
+            || cause.downcast_ref::<ServerError>().is_some_and(|error| may_pass(&Error::Server(error.clone())))
+            || cause.downcast_ref::<XaError>().is_some_and(database_may_pass)
+            || matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }))
+            || matches!(cause.downcast_ref(), Some(MySqlError::Work(XaWorkError::TooManyPromises { .. })))
+    })
 }
 
 fn database_may_pass(error: &XaError) -> bool {
     matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable)
-}
-
-/// Transparent errors are not among the causes, so this looks into them.
-fn work_may_pass(error: &XaWorkError) -> bool {
-    match error {
-        XaWorkError::Database(error) => database_may_pass(error),
-        XaWorkError::TooManyPromises { .. } => true,
-        _ => false,
-    }
 }
 
 /// An error after which there is certainly no promise and no commit.

@@ -21,22 +21,23 @@
 //!     .async_participant("goods", goods.clone(), runtime)
 //!     .open()?;
 //!
-//! let mut txn = shop.begin_async().await;
-//! let mut branch = payments.branch(&mut txn).await?;
-//! branch.exec_drop("INSERT INTO payment (order_id, cents) VALUES (?, ?)", (7, 4_200)).await?;
-//! drop(branch);
-//! let mut branch = goods.branch(&mut txn).await?;
-//! branch.exec_drop("UPDATE stock SET free = free - ? WHERE id = ?", (1, 42)).await?;
-//! drop(branch);
-//! txn.commit().await?;
+//! // Tries again, all of it, after a deadlock and the like.
+//! shop.run(async |mut txn| {
+//!     let mut branch = payments.branch(&mut txn).await?;
+//!     branch.exec_drop("INSERT INTO payment (order_id, cents) VALUES (?, ?)", (7, 4_200)).await?;
+//!     drop(branch);
+//!     let mut branch = goods.branch(&mut txn).await?;
+//!     branch.exec_drop("UPDATE stock SET free = free - ? WHERE id = ?", (1, 42)).await
+//! })
+//! .await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Setting up
 //!
-//! Each participant's database needs three small tables. Carry out [`SETUP_SQL`] there once, or call
-//! [`setup`]. The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
+//! Each participant's database needs three small tables. Carry out
+//! [`SETUP_SQL`](MySqlParticipant::SETUP_SQL) there once, or call [`setup`](MySqlParticipant::setup). The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
 //! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*`.
 //!
 #![doc = concat!("```sql\n", include_str!("setup.sql"), "```")]
@@ -55,11 +56,15 @@
 //!
 //! - **A promise holds its connection** until the decision is carried out. If the connection is lost,
 //!   the promise stays in the server, and a control connection ends it.
+//! - **A pool of [`mysql_async`] closes connections above its minimum** (10 by default) when they come
+//!   back. Set the minimum to the number of branches that are usually open at once, because the first
+//!   branch of a connection costs a row that is synced.
 //! - **Isolation**: a transaction is atomic, but its branches do not become visible at the same
 //!   moment. The databases find no deadlock that goes through two of them; the lock time-out of
 //!   [`BranchTimeouts`] ends it.
 //! - **Errors that may pass** (a deadlock, a lock that was not free in time, a lost connection) are
-//!   told apart by [`is_transient`]: begin a new transaction and do all of the work again.
+//!   told apart by [`is_transient`](MySqlParticipant::is_transient).
+//!   [`Coordinator::run`](ringpact::Coordinator::run) asks it, and does all of the work again.
 //! - **A branch that only reads** votes so, and writes nothing. It is one if all its statements begin
 //!   with `SELECT`, lock nothing, and the server has counted no written row.
 //! - **Tables** must be of an engine that can prepare: InnoDB. What is done in others is not undone.
@@ -109,10 +114,6 @@ use backend::MySqlBackend;
 pub use branch::MySqlBranch;
 pub use error::{MySqlError, MySqlOpenError, StatementError};
 
-/// The statements that make the tables of a participant's database. They change nothing if the
-/// tables are there.
-pub const SETUP_SQL: &str = include_str!("setup.sql");
-
 /// Number of connections beside the pool's, on which promises are ended whose own connection was
 /// lost, sessions are ended, and markers are deleted.
 pub const CONTROL_CONNECTIONS: usize = 4;
@@ -120,24 +121,6 @@ pub const CONTROL_CONNECTIONS: usize = 4;
 /// Time beyond the limit of a statement for which its answer is waited for: the server ends the
 /// statement itself, and its error says why.
 const GRACE: Duration = Duration::from_secs(5);
-
-/// Makes the tables of a participant's database, if they are not there. Needs a user that may create
-/// tables.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn setup(pool: &Pool) -> Result<(), StatementError> {
-    let made = async { pool.get_conn().await?.query_drop(SETUP_SQL).await };
-    made.await.map_err(StatementError::new)
-}
-
-/// Whether an error may pass if all of the transaction is tried again: a deadlock, a lock that was
-/// not free in time, a lost connection. Looks at its causes, too.
-#[must_use]
-pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
-    error::chain_may_pass(error)
-}
 
 /// For how long a branch may wait. The server keeps these limits, so they hold when the client is
 /// gone, too.
@@ -296,9 +279,10 @@ fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
         lock = timeouts.lock.as_secs().max(1)
     ));
     setup.push("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned());
-    // These connections carry out nothing of the user's, so there is no need to reset them.
+    // These connections carry out nothing of the user's, so there is no need to reset them. The pool
+    // keeps as many as its minimum.
     let pool = PoolOpts::default().with_reset_connection(false);
-    let pool = match PoolConstraints::new(0, CONTROL_CONNECTIONS) {
+    let pool = match PoolConstraints::new(CONTROL_CONNECTIONS, CONTROL_CONNECTIONS) {
         Some(constraints) => pool.with_constraints(constraints),
         None => pool,
     };
@@ -306,6 +290,28 @@ fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
 }
 
 impl MySqlParticipant {
+    /// The statements that make the tables of a participant's database. They change nothing if the
+    /// tables are there.
+    pub const SETUP_SQL: &str = include_str!("setup.sql");
+
+    /// Makes the tables of a participant's database, if they are not there. Needs a user that may
+    /// create tables.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn setup(pool: &Pool) -> Result<(), StatementError> {
+        let made = async { pool.get_conn().await?.query_drop(Self::SETUP_SQL).await };
+        made.await.map_err(StatementError::new)
+    }
+
+    /// Whether an error may pass if all of the transaction is tried again: a deadlock, a lock that was
+    /// not free in time, a lost connection, no free connection. Looks at its causes, too.
+    #[must_use]
+    pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
+        error::chain_may_pass(error)
+    }
+
     /// Begins to make a participant of this name. The name is stable: a database that comes back
     /// under another name is another participant.
     pub fn builder(name: impl Into<String>) -> MySqlBuilder {

@@ -47,9 +47,12 @@ impl MariaDb {
         let server = SERVERS.iter().map(PathBuf::from).find(|path| path.exists()).or_else(|| in_path("mariadbd"))?;
         let install = in_path("mariadb-install-db")?;
         let dir = TempDir::with_prefix("ringpact-mariadb-").expect("a directory");
+        // A server that starts removes the temporary tables that it finds, also those of other servers.
+        std::fs::create_dir(dir.path().join("tmp")).expect("a directory for temporary tables");
         let installed = Command::new(install)
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", dir.path().join("data").display()))
+            .arg(format!("--tmpdir={}", dir.path().join("tmp").display()))
             .arg(format!("--user={}", user()))
             .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
             .output()
@@ -99,6 +102,7 @@ impl MariaDb {
             .arg(&self.server)
             .arg("--no-defaults")
             .arg(format!("--datadir={}", dir.join("data").display()))
+            .arg(format!("--tmpdir={}", dir.join("tmp").display()))
             .arg(format!("--socket={}", self.socket().display()))
             .arg(format!("--port={}", self.port))
             .arg(format!("--user={}", user()))

@@ -127,10 +127,10 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
     async fn carry_out(&self, branch: &BranchId, message: BranchInput, position: u64) -> Result<BranchReply, Failure> {
         let mut tx = self.backend.begin().await?;
         let mut row = self.backend.row(&mut tx, branch).await?;
-        if let (Some(row), Some(reason)) = (&mut row, self.doomed.lock().get(branch)) {
-            if row.state == RowState::Reserved {
-                (row.state, row.refusal) = (RowState::Doomed, Some(reason.clone()));
-            }
+        if let (Some(row), Some(reason)) = (&mut row, self.doomed.lock().get(branch))
+            && row.state == RowState::Reserved
+        {
+            (row.state, row.refusal) = (RowState::Doomed, Some(reason.clone()));
         }
         let refusal = row.as_mut().and_then(|row| row.refusal.take());
         let before = row.as_ref().map(|row| row.state);

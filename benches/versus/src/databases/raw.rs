@@ -26,7 +26,7 @@ pub async fn set_up(server: &Server) -> Result<(), Failure> {
                 .await?;
         }
         Server::MariaDb { opts, .. } => {
-            ringpact_mysql::setup(&Pool::new(opts.clone())).await?;
+            ringpact_mysql::MySqlParticipant::setup(&Pool::new(opts.clone())).await?;
             let mut conn = Conn::new(opts.clone()).await?;
             conn.query_drop(TABLE).await?;
             conn.query_drop(MARKERS).await?;

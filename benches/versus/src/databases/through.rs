@@ -34,7 +34,9 @@ impl Party {
                 Self::Postgres(builder.max_promises(CONNECTIONS + 64).open().await?)
             }
             Server::MariaDb { opts, .. } => {
-                let constraints = mysql_async::PoolConstraints::new(0, 2 * CONNECTIONS).expect("0 is less");
+                // The pool closes connections above its minimum when they come back.
+                let constraints =
+                    mysql_async::PoolConstraints::new(2 * CONNECTIONS, 2 * CONNECTIONS).expect("they are equal");
                 let pool = mysql_async::PoolOpts::default().with_constraints(constraints);
                 let opts = mysql_async::OptsBuilder::from_opts(opts.clone()).pool_opts(pool);
                 Self::MariaDb(

@@ -1,10 +1,14 @@
 //! What clients of a branch meet: statements that are interrupted or dropped, limits, time-outs, and
 //! a handle that is still held.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
-use ringpact::{Coordinator, MemoryLog, Vote, participant::AsyncParticipant as _};
-use ringpact_mysql::{BranchTimeouts, MySqlError, is_transient};
+use mysql_async::{OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
+use ringpact::{Coordinator, MemoryLog, Vote, participant::AsyncParticipant as _, txn::Attempt};
+use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant};
 use tokio::{runtime::Handle, time::sleep};
 
 use crate::support::{branch, call, chain, commit, insert, promise, roll_back, with_database};
@@ -22,7 +26,13 @@ fn a_statement_under_way_is_interrupted_by_the_rollback() {
                 work.query_first::<u64>("SELECT SLEEP(9)").await
             }
         });
-        sleep(Duration::from_millis(200)).await;
+        let asleep = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' AND state = 'User sleep'",
+            database.name
+        );
+        while database.value::<u64>(&asleep).await != Some(1) {
+            sleep(Duration::from_millis(5)).await;
+        }
         roll_back(&payments, &branch(1)).await;
         let answer = client.await.expect("no panic");
         // SLEEP answers 1 when it is interrupted; other statements fail.
@@ -84,8 +94,44 @@ fn the_error_of_a_commit_tells_whether_it_may_pass() {
             let failed = work.query_drop(statement).await.expect_err("locked, and null");
             drop(work);
             let error = txn.commit().await.expect_err("it votes No");
-            assert_eq!((is_transient(&failed), is_transient(&error)), (may_pass, may_pass), "{}", chain(&error));
+            assert_eq!(
+                (MySqlParticipant::is_transient(&failed), MySqlParticipant::is_transient(&error)),
+                (may_pass, may_pass),
+                "{}",
+                chain(&error)
+            );
         }
+    });
+}
+
+/// Two transactions lock the same rows in opposite orders, over and over.
+#[test]
+fn run_tries_victims_of_deadlocks_again_until_they_commit() {
+    with_database(async |database| {
+        let payments = database.open().await;
+        let builder = Coordinator::builder(MemoryLog::new()).name("shop");
+        let shop = builder.async_participant("payments", payments.clone(), Handle::current()).open().expect("open");
+        database.sql("INSERT INTO account VALUES ('a', 0), ('b', 0)").await;
+        let tries = AtomicU64::new(0);
+        let add = async |order: [&'static str; 2]| {
+            for _ in 0..10 {
+                let payments = payments.clone();
+                let work = async |mut txn: Attempt| {
+                    tries.fetch_add(1, Ordering::SeqCst);
+                    let mut branch = payments.branch(&mut txn).await?;
+                    for account in order {
+                        let update = "UPDATE account SET cents = cents + 1 WHERE id = ?";
+                        branch.exec_drop(update, (account,)).await?;
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                    Ok::<(), MySqlError>(())
+                };
+                shop.run(work).await.expect("it commits in the end");
+            }
+        };
+        tokio::join!(add(["a", "b"]), add(["b", "a"]));
+        assert_eq!(database.value::<i64>("SELECT SUM(cents) FROM account").await, Some(40));
+        assert!(tries.into_inner() > 20, "there was no deadlock");
     });
 }
 
@@ -123,7 +169,7 @@ fn statements_and_pauses_that_take_too_long_doom_the_branch() {
         promise(&payments, &branch(3), "b").await;
         sleep(Duration::from_millis(2_500)).await;
         let no = payments.prepare(&branch(2), &call()).await.expect_err("a No");
-        assert!(is_transient(&no), "{}", chain(&no));
+        assert!(MySqlParticipant::is_transient(&no), "{}", chain(&no));
         // A promise outlives the connection.
         commit(&payments, &branch(3)).await;
         assert_eq!((database.committed("a").await, database.committed("b").await), (0, 1));
@@ -138,7 +184,11 @@ fn a_pool_without_a_free_connection_is_an_error_that_may_pass() {
             insert(&payments, &branch(sequence), &sequence.to_string()).await;
         }
         let error = payments.work(&branch(13)).await.expect_err("all connections are taken");
-        assert!(is_transient(&error) && chain(&error).contains("no connection was free"), "{}", chain(&error));
+        assert!(
+            MySqlParticipant::is_transient(&error) && chain(&error).contains("no connection was free"),
+            "{}",
+            chain(&error)
+        );
         // Branches that are there go on, and those that end make room.
         for sequence in 1..=12 {
             roll_back(&payments, &branch(sequence)).await;
@@ -146,6 +196,44 @@ fn a_pool_without_a_free_connection_is_an_error_that_may_pass() {
         promise(&payments, &branch(14), "a").await;
         commit(&payments, &branch(14)).await;
         assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(1));
+    });
+}
+
+/// The participant's pool is the application's. A connection with a branch in it must not come back to
+/// it, also if the pool does not reset connections.
+#[test]
+fn connections_of_branches_that_are_dropped_do_not_come_back_to_the_pool() {
+    with_database(async |database| {
+        let constraints = PoolConstraints::new(4, 4).expect("valid");
+        let without_reset = PoolOpts::default().with_reset_connection(false).with_constraints(constraints);
+        let pool = Pool::new(OptsBuilder::from_opts(database.opts()).pool_opts(without_reset));
+        let open = async || {
+            let builder = MySqlParticipant::builder("payments").pool(pool.clone()).max_promises(3);
+            builder.open().await.expect("a participant")
+        };
+        let payments = open().await;
+        insert(&payments, &branch(1), "a").await;
+        promise(&payments, &branch(2), "b").await;
+        drop(payments);
+        // All that the pool has, at once.
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(pool.get_conn().await.expect("a connection"));
+        }
+        for (number, conn) in all.iter_mut().enumerate() {
+            let sql = format!("INSERT INTO account VALUES ('{number}', 1)");
+            conn.query_drop(sql).await.expect("no transaction is open in it");
+        }
+        drop(all);
+        assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(4));
+        // Such a pool serves branches one after the other, too.
+        let payments = open().await;
+        commit(&payments, &branch(2)).await;
+        for sequence in 3..9 {
+            promise(&payments, &branch(sequence), &format!("later {sequence}")).await;
+            commit(&payments, &branch(sequence)).await;
+        }
+        assert_eq!(database.value::<u64>("SELECT COUNT(*) FROM account").await, Some(11));
     });
 }
 
@@ -157,7 +245,7 @@ fn above_the_limit_of_promises_no_branch_begins() {
             promise(&payments, &branch(sequence), &sequence.to_string()).await;
         }
         let error = payments.work(&branch(9)).await.expect_err("the limit is reached");
-        assert!(is_transient(&error), "{error:?}");
+        assert!(MySqlParticipant::is_transient(&error), "{error:?}");
         assert!(matches!(error, MySqlError::Work(_)) && chain(&error).contains("the limit is 8"), "{}", chain(&error));
         commit(&payments, &branch(1)).await;
         insert(&payments, &branch(10), "a").await;

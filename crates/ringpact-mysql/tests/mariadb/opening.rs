@@ -1,7 +1,7 @@
 //! What a participant checks when it opens: each refusal says what to change.
 
 use mysql_async::{OptsBuilder, PoolConstraints, PoolOpts, prelude::Queryable as _};
-use ringpact_mysql::{MySqlOpenError, MySqlParticipant, SETUP_SQL};
+use ringpact_mysql::{MySqlOpenError, MySqlParticipant};
 use ringpact_servers::{mariadb::MariaDb, missing};
 
 use crate::support::{Database, chain, runtime, with_database};
@@ -27,8 +27,8 @@ fn tables_must_be_there_and_able_to_prepare() {
         is_refused(&database, "root", &["other columns than id, position"]).await;
         database.sql("DROP TABLE ringpact_marker").await;
         is_refused(&database, "root", &["ringpact_marker is missing", "SETUP_SQL"]).await;
-        database.sql(SETUP_SQL).await;
-        database.sql(SETUP_SQL).await; // twice changes nothing
+        database.sql(MySqlParticipant::SETUP_SQL).await;
+        database.sql(MySqlParticipant::SETUP_SQL).await; // twice changes nothing
         database.open().await;
     });
 }

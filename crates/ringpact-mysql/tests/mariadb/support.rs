@@ -17,7 +17,7 @@ use ringpact::{
     BranchId, LogId, Name,
     participant::{AsyncParticipant as _, Call, Decision},
 };
-use ringpact_mysql::{BranchTimeouts, MySqlParticipant, setup};
+use ringpact_mysql::{BranchTimeouts, MySqlParticipant};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Runtime, time::sleep};
 
@@ -63,14 +63,14 @@ impl Database {
         conn.query_drop(format!("CREATE DATABASE {}", database.name)).await.expect("a database");
         conn.disconnect().await.expect("it is closed");
         let pool = database.pool();
-        setup(&pool).await.expect("the tables");
+        MySqlParticipant::setup(&pool).await.expect("the tables");
         pool.disconnect().await.expect("it is closed");
         database.sql("CREATE TABLE account (id VARCHAR(64) PRIMARY KEY, cents BIGINT NOT NULL) ENGINE = InnoDB").await;
         database
     }
 
     pub fn opts_as(&self, user: &str) -> OptsBuilder {
-        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(0, 12).expect("valid"));
+        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(12, 12).expect("valid"));
         let socket = Some(self.socket.display().to_string());
         OptsBuilder::default().user(Some(user)).socket(socket).db_name(Some(&self.name)).pool_opts(pool)
     }

@@ -48,7 +48,7 @@ impl Banks {
     async fn open(&mut self) {
         self.participants.clear();
         for (name, database) in NAMES.iter().zip(&self.databases) {
-            let pool = PoolOpts::default().with_constraints(PoolConstraints::new(0, 24).expect("valid"));
+            let pool = PoolOpts::default().with_constraints(PoolConstraints::new(24, 24).expect("valid"));
             let opts = OptsBuilder::from_opts(database.opts()).pool_opts(pool);
             let timeouts = BranchTimeouts::default().lock(Duration::from_secs(1)).statement(Duration::from_secs(5));
             let builder = MySqlParticipant::builder(*name).opts(opts).max_promises(16).timeouts(timeouts);

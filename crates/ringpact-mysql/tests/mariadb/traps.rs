@@ -3,7 +3,7 @@
 
 use mysql_async::{Error, prelude::Queryable as _};
 use ringpact::{Vote, participant::AsyncParticipant as _};
-use ringpact_mysql::{BranchTimeouts, MySqlError, is_transient};
+use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant};
 use std::time::Duration;
 
 use crate::support::{branch, branch_of, call, chain, commit, insert, promise, roll_back, shop, with_database};
@@ -84,7 +84,7 @@ fn a_failed_statement_dooms_the_branch_though_the_database_would_commit_the_rest
         let mut work = payments.work(&branch(1)).await.expect("a branch");
         let statement = "INSERT INTO account VALUES (?, 1)";
         let error = work.exec_drop(statement, ("a",)).await.expect_err("a duplicate key");
-        assert!(!is_transient(&error) && chain(&error).contains("1062"), "{}", chain(&error));
+        assert!(!MySqlParticipant::is_transient(&error) && chain(&error).contains("1062"), "{}", chain(&error));
         // Neither this handle nor another one takes more work.
         assert!(matches!(work.exec_drop(statement, ("b",)).await, Err(MySqlError::Over)));
         drop(work);
@@ -106,10 +106,10 @@ fn a_lock_that_is_not_free_in_time_dooms_the_branch_and_may_pass() {
         insert(&payments, &branch(2), "b").await;
         let mut second = payments.work(&branch(2)).await.expect("a branch");
         let error = second.query_drop(update).await.expect_err("it is locked");
-        assert!(is_transient(&error) && chain(&error).contains("1205"), "{}", chain(&error));
+        assert!(MySqlParticipant::is_transient(&error) && chain(&error).contains("1205"), "{}", chain(&error));
         drop((first, second));
         let no = payments.prepare(&branch(2), &call()).await.expect_err("a No");
-        assert!(is_transient(&no), "{}", chain(&no));
+        assert!(MySqlParticipant::is_transient(&no), "{}", chain(&no));
         assert_eq!(payments.prepare(&branch(1), &call()).await.expect("a vote"), Vote::Yes);
         commit(&payments, &branch(1)).await;
         assert_eq!(database.value::<i64>("SELECT SUM(cents) FROM account").await, Some(2));
@@ -130,7 +130,7 @@ fn the_victim_of_a_deadlock_is_rolled_back_and_may_pass() {
         drop((first, second));
         let (victim, survivor) = if one.is_err() { (1, 2) } else { (2, 1) };
         let error = one.and(other).expect_err("one of them is the victim");
-        assert!(is_transient(&error) && chain(&error).contains("1213"), "{}", chain(&error));
+        assert!(MySqlParticipant::is_transient(&error) && chain(&error).contains("1213"), "{}", chain(&error));
         payments.prepare(&branch(victim), &call()).await.expect_err("a No");
         roll_back(&payments, &branch(victim)).await;
         assert_eq!(payments.prepare(&branch(survivor), &call()).await.expect("a vote"), Vote::Yes);
