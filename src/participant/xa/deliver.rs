@@ -131,10 +131,15 @@ impl<B: XaBackend> Inner<B> {
         let (cell, is_remembered) = match lookup {
             BranchLookup::Found(cell) => (cell, true),
             BranchLookup::Ended { .. } => return Err(after_the_end(message)),
-            // No coordinator sends this: its branches are of its own epoch or of an earlier one.
-            BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
+            // An operator ends transactions of a log that the coordinator's present one replaces, and
+            // their epochs may be later ones. No other message comes for them.
+            BranchLookup::UnknownLife { .. }
+                if !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) =>
+            {
+                return Err(ParticipantError::Stale);
+            }
             // All that can be known of it is in the database.
-            BranchLookup::EarlierLife { .. } => (Arc::default(), false),
+            BranchLookup::EarlierLife { .. } | BranchLookup::UnknownLife { .. } => (Arc::default(), false),
         };
         let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call, message).await;
