@@ -7,7 +7,7 @@ use ringpact::{
     SharedRing, Transaction, TransactionLog, TxnId,
     participant::{Call, Endpoint, Greeting, LastResource, Reply, Request, Response},
     ring::{BoundedLoads, ReplicaIndex, SharedRing as Shared},
-    txn::{CoordinatorBuilder, CoordinatorStatus, Delivered, VerdictEndpoint},
+    txn::{CoordinatorBuilder, CoordinatorStatus, Delivered, RunError, VerdictEndpoint},
 };
 
 const fn is_shared<T: Send + Sync + 'static>() {}
@@ -46,6 +46,7 @@ fn what_one_thread_or_task_waits_with_can_be_sent_to_another() {
 fn errors_can_be_boxed_and_sent() {
     is_error::<LogError>();
     is_error::<CommitError>();
+    is_error::<RunError>();
     is_error::<CoordinatorError>();
     is_error::<ParticipantError>();
 }

@@ -70,8 +70,9 @@ pub fn check_now(world: &World) {
 /// Once all has ended, and the services have written down what they did.
 pub fn check_in_the_end(world: &World) {
     for life in world.hosts.iter().filter_map(Host::life) {
-        if let Some(bytes) = life.disk_bytes().into_iter().find(|bytes| *bytes > most_bytes(0)) {
-            world.is_wrong(format_args!("{life}: a log takes {bytes} bytes on disk"));
+        let logs = life.disk_bytes().into_iter().zip(life.growth.grown_to(&[]));
+        for (bytes, live) in logs.filter(|(bytes, live)| *bytes > most_bytes(*live)) {
+            world.is_wrong(format_args!("{life}: a log takes {bytes} bytes on disk, and has had {live} live records"));
         }
         let plan = &world.hosts[life.host].plan;
         let owners = plan.managers.iter().chain(&plan.coordinator);
@@ -120,9 +121,17 @@ pub struct Growth {
 }
 
 impl Growth {
+    /// A log was opened with this number of live records. They may have ended before anything looks at them, and the segment that
+    /// was made for them stays until the next one is needed.
+    pub fn begins(&self, log: usize, live: usize) {
+        let mut most = self.most_live.lock();
+        most.resize(log + 1, 0);
+        most[log] = live;
+    }
+
+    /// How many records of each log were live at once, and of these now.
     fn grown_to(&self, live: &[usize]) -> Vec<usize> {
         let mut most = self.most_live.lock();
-        most.resize(live.len(), 0);
         most.iter_mut().zip(live).for_each(|(most, live)| *most = (*most).max(*live));
         most.clone()
     }

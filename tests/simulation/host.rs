@@ -254,7 +254,10 @@ impl Life {
             let disk = Disk { life: Arc::clone(self), storage: storage.clone() };
             let options = FileLog::options().segment_bytes(0).seal_after(self.world.plan.seal_after);
             let options = options.storage(disk).platform(self.world.clock.platform());
-            let log = options.open(format!("/{}-{number}", self.host))?;
+            // A copy has the files of what it is a copy of, wherever it is opened.
+            let [host, log, _] = self.ids[number].map(usize::from);
+            let log = options.open(format!("/{}-{}", host - 1, log - 1))?;
+            self.growth.begins(number, log.recovery().live);
             let log = Arc::new(log);
             self.keep(log, |running, log| running.logs.push(log))?;
         }

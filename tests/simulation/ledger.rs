@@ -17,6 +17,9 @@ pub struct Ledger {
     /// Purchases whose decisions nothing can tell of any more: the coordinator's log is gone, and no participant had carried
     /// them out by then.
     untold: BTreeSet<TxnId>,
+    /// Purchases that no participant had carried out when a copy of the coordinator's log was opened in its place, or as long as one
+    /// was open beside it.
+    overtaken: BTreeSet<TxnId>,
     /// Purchases that some participant has said to be committed there. So that is durable.
     acknowledged: BTreeSet<TxnId>,
     pub wrong: Vec<String>,
@@ -117,6 +120,17 @@ impl Ledger {
         self.untold.extend(lost);
     }
 
+    /// A copy of a coordinator's log is opened, although the log is still there.
+    pub fn is_copied_over(&mut self, coordinator: &str) {
+        let of_it = self.purchases.keys().filter(|txn| txn.coordinator().as_str() == coordinator);
+        self.overtaken.extend(of_it.filter(|txn| !self.acknowledged.contains(txn)).cloned());
+    }
+
+    /// Whether a copy may have rolled the purchase back, although its coordinator had decided to commit it.
+    pub fn was_overtaken(&self, txn: &TxnId) -> bool {
+        self.overtaken.contains(txn)
+    }
+
     /// A participant says that it has committed its branch.
     pub fn acknowledged(&mut self, txn: &TxnId) {
         self.acknowledged.insert(txn.clone());
@@ -130,7 +144,8 @@ impl Ledger {
     ///
     /// So has the letter about it been sent or not. The exception is what a last resource can't be made sure of: where no
     /// client was told anything for certain, the letter may have gone out and the services have ended in any way.
-    pub fn audit(&mut self, when: &str, books: &Books, letters: &BTreeSet<BranchId>) {
+    /// There is no exception if the post `remembers`.
+    pub fn audit(&mut self, when: &str, books: &Books, letters: &BTreeSet<BranchId>, remembers: bool) {
         let mut wrong = Vec::new();
         let (mut known, mut unsure) = (BTreeSet::new(), BTreeSet::new());
         for (txn, purchase) in &self.purchases {
@@ -156,7 +171,7 @@ impl Ledger {
             if !is_sent && purchase.letter.is_some() && !there.is_empty() {
                 wrong.push(format!("{txn} has happened at {there:?} without its letter"));
             }
-            if purchase.is_unsure(is_sent) {
+            if purchase.is_unsure(is_sent) && !remembers {
                 unsure.insert(txn);
                 continue;
             }
@@ -169,7 +184,9 @@ impl Ledger {
             if !there.is_empty() && (!purchase.committing || purchase.told == Some(Told::RolledBack)) {
                 wrong.push(format!("{txn} has happened at {there:?}; its client: {:?}", purchase.told));
             }
-            let is_untold = there.is_empty() && !is_sent && self.untold.contains(txn);
+            // A copy of the log that takes over rolls back what it knows no decision of, and no operator looks for a letter then.
+            let is_lost = self.overtaken.contains(txn) || !is_sent && self.untold.contains(txn);
+            let is_untold = there.is_empty() && is_lost;
             if !missing.is_empty() && purchase.told == Some(Told::Committed) && !is_untold {
                 wrong.push(format!("{txn} is missing at {missing:?}; its client was told that it has committed"));
             }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, ParticipantError,
-    participant::{Call, Decision, LastResource},
+    participant::{Call, CommitMemory, Decision, LastResource, LastResourceAnswer},
 };
 
 use super::{host::Life, mutants::Mutant};
@@ -44,6 +44,10 @@ impl Mailer {
 }
 
 impl LastResource for Mailer {
+    fn memory(&self) -> Option<&dyn CommitMemory> {
+        self.0.world.plan.remembers.then_some(self)
+    }
+
     fn commit(&self, branch: &BranchId, _: &Call) -> Result<Decision, ParticipantError> {
         self.0.world.clock.note(format_args!("{} sends the letter of {branch}", self.0));
         let gone = self.go(|letters| {
@@ -68,6 +72,20 @@ impl LastResource for Mailer {
             }
             letters.torn_up.insert(branch.clone());
             Ok(())
+        })
+    }
+}
+
+/// Letters are marked, so the post remembers which were sent. One that was not is never sent from then on.
+impl CommitMemory for Mailer {
+    fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        self.0.world.clock.note(format_args!("{} asks for the letter of {branch}", self.0));
+        self.go(|letters| {
+            if letters.sent.contains(branch) {
+                return Ok(LastResourceAnswer::Committed);
+            }
+            letters.torn_up.insert(branch.clone());
+            Ok(LastResourceAnswer::NotCommitted)
         })
     }
 }

@@ -229,5 +229,7 @@ fn is_quiet(world: &World, limit: Duration) -> bool {
 fn audit(world: &World, when: &str) {
     let lives: Vec<_> = world.hosts.iter().filter_map(host::Host::life).collect();
     let books = lives.iter().flat_map(|life| life.books()).collect();
-    world.ledger.lock().audit(when, &books, &world.letters.lock().sent);
+    // A lost or older log forgets decisions, whatever the post remembers, and an operator settles what is left.
+    let remembers = world.plan.remembers && world.plan.log_fault.is_none();
+    world.ledger.lock().audit(when, &books, &world.letters.lock().sent, remembers);
 }

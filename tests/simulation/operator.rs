@@ -1,7 +1,7 @@
 //! What becomes of a coordinator's log, and the operator that follows `src/docs/backups.md` about it.
 //!
-//! The world's exemptions are the page's own: of a log that is gone for good, or set aside, a client may have been told of a
-//! commit that no participant has carried out. Nothing can tell of such a one any more, so it is rolled back everywhere.
+//! The world's exemptions are the page's own: of a log that is gone for good, or set aside, or overtaken by a copy, a client may have
+//! been told of a commit that no participant has carried out. It is rolled back everywhere.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -112,6 +112,9 @@ fn happen(world: &Arc<World>, fault: LogFault) {
     };
     // What participants have durably carried out they tell of.
     let loses = |is_lost: &dyn Fn(&TxnId, usize) -> bool| world.ledger.lock().loses(name, is_lost);
+    if matches!(kind, SwappedForCopy | SecondOnCopy) {
+        world.ledger.lock().is_copied_over(name);
+    }
     match kind {
         Lost => {
             loses(&|_, _| true);
@@ -148,6 +151,8 @@ fn happen(world: &Arc<World>, fault: LogFault) {
             loses(&|_, host| host == number);
             if kind == SecondOnEmpty {
                 gone(second.log_id(0));
+            } else {
+                world.ledger.lock().is_copied_over(name);
             }
             second.retire();
         }
@@ -168,7 +173,9 @@ fn look(world: &Arc<World>, host: &Host, fault: LogFault) {
         let status = status.as_ref()?;
         // When it is opened, or later, by each message.
         let circuits = status.circuits.iter().filter_map(|circuit| circuit.last_error.as_ref());
-        status.unanswered_by.values().flatten().chain(circuits).find(|error| is_refusal(error)).cloned()
+        let branches = status.transactions.iter().flat_map(|transaction| &transaction.branches);
+        let told = circuits.chain(branches.filter_map(|branch| branch.last_error.as_ref()));
+        status.unanswered_by.values().flatten().chain(told).find(|error| is_refusal(error)).cloned()
     });
     if let Some(word) = refused.and_then(|error| word_for(world, &error)).filter(|word| *word != host.word()) {
         world.clock.note(format_args!("the operator says of {:?}: {word:?}", host.plan.coordinator));
@@ -207,15 +214,18 @@ fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: 
 
 /// An operator reads which letters went out although the purchase did not, and lets that be. And where a log was lost, or was
 /// not the one that participants knew, a decision may be delivered again after they have forgotten that they carried it out.
-/// Their services' books say that they did. Nothing else may have ended otherwise than decided.
+/// Their services' books say that they did. And a copy of a log takes over if no participant has heard of what was decided since it
+/// was made (`src/docs/backups.md` says so): it rolls that back everywhere. Nothing else may have ended otherwise than decided.
 pub fn forget_heuristics(world: &World, coordinator: &Coordinator) {
     let fault = world.plan.log_fault.and_then(|fault| world.hosts[fault.host].plan.coordinator);
     let books: Books = world.hosts.iter().filter_map(Host::life).flat_map(|life| life.books()).collect();
     for transaction in coordinator.status().transactions {
         let txn = &transaction.txn;
+        let was_overtaken = world.ledger.lock().was_overtaken(txn) && books.keys().all(|branch| branch.txn() != txn);
         let is_understood = |branch: &BranchStatus| {
             let had_fault = fault.is_some_and(|(name, _)| txn.coordinator().as_str() == name);
-            branch.participant.as_str() == MAIL || had_fault && books.contains_key(&txn.branch(&branch.participant))
+            let is_booked = books.contains_key(&txn.branch(&branch.participant));
+            branch.participant.as_str() == MAIL || had_fault && (is_booked || was_overtaken)
         };
         let is_heuristic = |branch: &&BranchStatus| matches!(branch.state, BranchState::Heuristic(_));
         let mut branches = transaction.branches.iter().filter(is_heuristic).peekable();

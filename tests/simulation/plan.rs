@@ -94,6 +94,8 @@ pub struct Plan {
     pub wakers: Wakers,
     /// How long a client pauses between two purchases.
     pub pause: Duration,
+    /// Whether the post remembers which letters were sent.
+    pub remembers: bool,
 }
 
 /// What the wakers of clients that await something do.
@@ -159,6 +161,7 @@ impl Plan {
             log_fault: None,
             wakers: Wakers::Notify,
             pause: MS(20),
+            remembers: false,
             network,
             disk,
             crash_at_message,
@@ -195,6 +198,7 @@ impl Plan {
             *time *= 5;
             plan.pause = MS(400);
         }
+        plan.remembers = random.bool();
         plan
     }
 

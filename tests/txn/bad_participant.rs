@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    num::NonZeroUsize,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -316,6 +317,45 @@ fn a_rollback_that_cannot_be_delivered_holds_back_ended_below_of_its_own_partici
     assert!(bad.last_call().ended_below <= id.ordinal(), "it must not forget what it has not done");
     bad.mend();
     assert!(coordinator.settle(SOON), "{}", coordinator.status());
+}
+
+/// Found by simulation. A bug: the coordinator looked which participants owe when the decision was
+/// kept back. Another one had not answered then, and its answer was the last event for as long as
+/// the probes of the circuit took: until then the transaction held back `ended_below` of all.
+#[test]
+fn a_decision_that_is_kept_back_holds_back_ended_below_of_its_own_participant_only() {
+    let (bad, good) = (Scripted::failing(Verb::Rollback, ParticipantError::Unreachable), Scripted::new());
+    let gate = Arc::new(Gate::default());
+    let _opens = Opens(&gate);
+    // The first probe comes after a minute, and the transaction is the last to be one.
+    let pause = Duration::from_secs(60);
+    let policy = Policy::default().first_backoff(pause).longest_backoff(pause);
+    let builder = Coordinator::builder(MemoryLog::new()).policy(policy).participant("bad", bad.clone());
+    let builder = builder.participant("good", good.clone());
+    let builder = builder.slow_participant("slow", Gated(Arc::clone(&gate)), NonZeroUsize::new(2).unwrap());
+    let coordinator = builder.open().unwrap();
+    // Those that open the circuit come later, so that only this one can hold what is below it.
+    let mut kept = coordinator.begin();
+    let id = kept.id().clone();
+    kept.branch("slow").unwrap();
+    kept.branch("bad").unwrap();
+    let failing = (0..8).map(|_| {
+        let mut txn = coordinator.begin();
+        txn.branch("bad").unwrap();
+        txn
+    });
+    failing.collect::<Vec<_>>().into_iter().for_each(ringpact::Transaction::rollback);
+    kept.rollback();
+    eventually("one is told, the other is not", SOON, || gate.waiting() == 1);
+    assert_eq!(bad.times_told(Verb::Rollback), 8);
+    gate.open();
+    eventually("it is forgotten by those that owe nothing", SOON, || {
+        let mut txn = coordinator.begin();
+        txn.branch("good").unwrap();
+        txn.rollback();
+        good.last_call().ended_below > id.ordinal()
+    });
+    assert_eq!(bad.times_told(Verb::Rollback), 8, "nothing else has happened meanwhile");
 }
 
 /// If a commit is owed, the log must first say to which participants. A bug: the next life told

@@ -436,6 +436,34 @@ fn a_participant_far_away_that_refuses_is_shown_in_the_status() {
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "the promise is not touched");
 }
 
+/// Found by simulation. A bug: the participant had forgotten the work, and answered each rollback that
+/// it came too late, because the lost log's epoch was later than that of the log in its place. The
+/// transaction never ended.
+#[test]
+fn work_of_a_lost_log_that_the_participant_has_forgotten_can_be_rolled_back() {
+    let (mut shop, shops) = (Shop::new(), name("shop"));
+    let life = |log, epoch| Life::new(LogId::from_bytes([log; 16]), Epoch::new(epoch), 10);
+    shop.goods.meet(&shops, &life(1, 9)).unwrap();
+    let branches = [1, 2].map(|sequence| TxnId::new(shops.clone(), Epoch::new(9), sequence).branch(&name("goods")));
+    branches.iter().for_each(|branch| shop.goods.execute(branch, 6).unwrap());
+    let mut replacing = life(2, 5);
+    replacing.replaces = LogId::from_bytes([1; 16]);
+    shop.goods.meet(&shops, &replacing).unwrap();
+    assert_eq!(shop.goods.in_doubt(&shops).unwrap(), branches);
+    shop.restart_goods();
+    let mut call = Call::new(LogId::from_bytes([3; 16]));
+    (call.identity, call.epoch, call.position) = (LogId::from_bytes([2; 16]), Epoch::new(5), 11);
+    let asked = shop.goods.prepare(&branches[0], &call);
+    assert!(matches!(asked, Err(ParticipantError::Stale)), "no coordinator asks that: {asked:?}");
+    for _ in 0..2 {
+        shop.goods.rollback(&branches[0], &call).unwrap();
+        let committed = shop.goods.commit(&branches[1], &call);
+        assert!(matches!(committed, Err(ParticipantError::UnknownBranch)), "{committed:?}");
+    }
+    assert!(shop.goods.execute(&branches[0], 2).is_err(), "late work of the lost log is refused");
+    assert_eq!(shop.goods.in_doubt(&shops).unwrap(), []);
+}
+
 /// Lives are compared first, and a repeated introduction changes nothing.
 #[test]
 fn an_introduction_may_come_twice() {

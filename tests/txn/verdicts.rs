@@ -9,9 +9,10 @@ use crate::support::{
 };
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, CommitError, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, TxnId,
-    participant::{Call, Decision, Endpoint, InDoubtResolution, Reply, Request, Response, Verb, Verdict},
-    txn::RollbackCause,
+    BranchId, CommitError, Coordinator, Durability, Epoch, Fact, MemoryLog, Participant, ParticipantError, Policy,
+    Record, TransactionLog, TxnId,
+    participant::{Call, Decision, Endpoint, InDoubtResolution, Life, Reply, Request, Response, Verb, Verdict},
+    txn::{CoordinatorBuilder, RollbackCause},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -165,6 +166,9 @@ impl Restarted {
 }
 
 impl Participant for Restarted {
+    fn meet(&self, coordinator: &ringpact::Name, life: &Life) -> Result<(), ParticipantError> {
+        self.now().meet(coordinator, life)
+    }
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<ringpact::Vote, ParticipantError> {
         self.now().prepare(branch, call)
     }
@@ -250,6 +254,70 @@ fn a_transaction_does_not_commit_without_the_work_that_a_restart_has_lost() {
         assert_eq!((a.service().balance(), b.now().service().balance()), (0, 0));
         assert!(b.now().service().reserved.lock().is_empty());
     }
+}
+
+/// A coordinator of this name on a log of its own, whose epochs are later than this one.
+fn on_a_log_after(epoch: u64) -> (MemoryLog, CoordinatorBuilder) {
+    let log = MemoryLog::new();
+    let opened = Record { owner: name("c"), fact: Fact::Opened { epoch: Epoch::new(epoch) } };
+    log.append(opened, Durability::Forced).unwrap();
+    (log.clone(), Coordinator::builder(log).name("c"))
+}
+
+/// Found by simulation. An empty log was opened by mistake under the coordinator's name, and its
+/// coordinator answered the participant which transactions have begun. A bug: from then on that was
+/// true for the right one, too. It had earlier epochs, so the participant voted No for good.
+#[test]
+fn what_another_log_has_begun_says_nothing_of_the_right_ones_transactions() {
+    const LATE: u64 = 1 << 60;
+    for (right, wrong) in [(1, LATE), (LATE, 1)] {
+        let b = Restarted::new();
+        let (_log, builder) = on_a_log_after(right);
+        let coordinator = builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap();
+        let mistaken = on_a_log_after(wrong).1.open().unwrap();
+        (0..5).for_each(|_| mistaken.begin().rollback());
+        let mut torn = coordinator.begin();
+        let branch = torn.branch("b").unwrap().clone();
+        b.now().execute(&branch, 2).unwrap();
+        b.restart();
+        b.now().set_verdict_endpoint(name("c"), mistaken.verdict_endpoint());
+        b.now().set_verdict_endpoint(name("c"), coordinator.verdict_endpoint());
+        b.now().execute(&branch, 4).unwrap();
+        let error = torn.commit().wait().unwrap_err();
+        assert!(matches!(&error, CommitError::RolledBack { cause: RollbackCause::VotedNo { .. }, .. }), "{error}");
+        for bought in 1..=3 {
+            let mut txn = coordinator.begin();
+            b.now().execute(txn.branch("b").unwrap(), 8).unwrap();
+            txn.commit().wait().unwrap();
+            assert_eq!(b.now().service().balance(), 8 * bought);
+        }
+    }
+}
+
+/// A coordinator that is opened again goes on from what its last opening has said, and no
+/// transaction is lost for another question.
+#[test]
+fn the_next_opening_of_the_same_log_needs_no_other_question() {
+    let b = Restarted::new();
+    let log = MemoryLog::new();
+    let open = || {
+        let builder = Coordinator::builder(log.clone()).name("c");
+        builder.endpoint("b", Wire::new(b.clone(), |_| Fate::Deliver)).open().unwrap()
+    };
+    let first = open();
+    b.now().set_verdict_endpoint(name("c"), first.verdict_endpoint());
+    let buy = |coordinator: &Coordinator| {
+        let mut txn = coordinator.begin();
+        b.now().execute(txn.branch("b").unwrap(), 2).unwrap();
+        txn.commit().wait()
+    };
+    buy(&first).unwrap();
+    drop(first);
+    // The old endpoint answers nothing any more, and there is no new one.
+    for _ in 0..2 {
+        buy(&open()).unwrap();
+    }
+    assert_eq!(b.now().service().balance(), 6);
 }
 
 /// A transaction that certainly began after the participant was opened needs no question; one that

@@ -86,9 +86,9 @@ impl PgBackend {
         }
     }
 
-    /// Ends a promise, on a connection for control: as a statement alone, because it can't be part of anything.
+    /// Ends a promise: as a statement alone, because it can't be part of anything.
     async fn end_promise(&self, how: &str, id: &str) -> Result<(), XaError> {
-        self.control.ask(&format!("{how} PREPARED {}", literal(id))).await.map(drop)
+        self.control.end_promise(&format!("{how} PREPARED {}", literal(id))).await
     }
 
     /// Returns the branch's key, as arguments of the promise's function and as values of a row.

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use deadpool::managed;
-use deadpool_postgres::{ClientWrapper, Manager, Metrics, Pool};
+use deadpool_postgres::{ClientWrapper, Manager, Metrics, Pool, Timeouts};
 use ringpact::participant::xa::{XaError, XaErrorKind};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Error, SimpleQueryMessage, SimpleQueryRow};
@@ -27,6 +27,9 @@ const SESSIONS_END_WITHIN: Duration = Duration::from_secs(10);
 
 /// Shortest and longest pause between looks at the sessions.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+
+/// Takes a connection only if that needs no wait.
+const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
 
 /// Connections of the same kind as a pool's, outside of its limit.
 #[derive(Clone)]
@@ -85,6 +88,23 @@ impl Control {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
+    /// Ends a promise, by a statement that may be repeated. It goes to a connection of the branches' pool if one is idle: the
+    /// syncs of many commits are then shared. A branch's locks come free by it, so it comes before new branches.
+    pub(crate) async fn end_promise(&self, statement: &str) -> Result<(), XaError> {
+        let pool = &self.0.manager().0;
+        if pool.status().available > 0
+            && let Ok(idle) = pool.timeout_get(&AT_ONCE).await
+        {
+            let mut client = InUse(Some(idle));
+            if timeout(ANSWER_WITHIN, client.query(statement)).await.is_ok_and(|answer| answer.is_ok()) {
+                drop(client.0.take());
+                return Ok(());
+            }
+            // What the work has set in that session may be in the way. The others have nothing set.
+        }
+        self.ask(statement).await.map(drop)
+    }
+
     /// Interrupts the statement that the session with this tag carries out.
     pub(crate) async fn cancel(&self, tag: &str) -> Result<(), XaError> {
         let of = sessions(&format!("application_name = {}", literal(tag)));
@@ -129,10 +149,10 @@ fn sessions(which: &str) -> String {
     )
 }
 
-/// A connection for control. It goes back to the others only when its statement has been answered.
-struct InUse(Option<managed::Object<BesideOf>>);
+/// A connection. It goes back to the others only when its statement has been answered.
+struct InUse<M: managed::Manager<Type = ClientWrapper>>(Option<managed::Object<M>>);
 
-impl InUse {
+impl<M: managed::Manager<Type = ClientWrapper>> InUse<M> {
     async fn query(&self, statement: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         match &self.0 {
             Some(client) => client.simple_query(statement).await,
@@ -141,7 +161,7 @@ impl InUse {
     }
 }
 
-impl Drop for InUse {
+impl<M: managed::Manager<Type = ClientWrapper>> Drop for InUse<M> {
     fn drop(&mut self) {
         if let Some(client) = self.0.take() {
             drop(managed::Object::take(client));

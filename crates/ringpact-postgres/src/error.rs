@@ -5,7 +5,7 @@ use std::{error::Error as StdError, time::Duration};
 use deadpool_postgres::PoolError;
 use ringpact::{
     IdError,
-    participant::xa::{XaError, XaErrorKind, XaOpenError, causes},
+    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError, causes},
 };
 use thiserror::Error;
 use tokio_postgres::{Error, error::Severity, error::SqlState};
@@ -120,7 +120,8 @@ pub(crate) fn ends_connection(error: &Error) -> bool {
 pub(crate) fn is_transient(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
         let of_backend = cause.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient);
-        of_backend || cause.downcast_ref::<Error>().and_then(Error::code).is_some_and(may_pass)
+        let is_full = matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }));
+        of_backend || is_full || cause.downcast_ref::<Error>().and_then(Error::code).is_some_and(may_pass)
     })
 }
 

@@ -1,4 +1,4 @@
-//! PostgreSQL databases as participants of [ringpact](ringpact)'s transactions: a commit in two databases, or in a database and
+//! PostgreSQL databases as participants of [ringpact]'s transactions: a commit in two databases, or in a database and
 //! a service, happens everywhere or nowhere.
 //!
 //! A branch is a transaction of the database's own. The participant begins it, the caller works in it with the methods of
@@ -54,7 +54,8 @@
 //! # Behind pgbouncer
 //!
 //! Transaction pooling works: the participant sends no prepared statements and sets nothing outside of transactions. The
-//! caller's own statements must keep to pgbouncer's rules.
+//! caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections than branches can be at
+//! work, because the statements that end promises wait for one, too.
 //!
 //! # Several processes
 //!

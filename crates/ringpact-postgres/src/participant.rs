@@ -79,6 +79,9 @@ impl PgParticipant {
 
     /// Like [`branch`](Self::branch), for the branch of a transaction whose coordinator is in another process.
     ///
+    /// Do all work of a branch in one life of this process. If the process is restarted in the middle, the database undoes
+    /// the work done so far, and a later call begins the branch again without a word: it can't tell.
+    ///
     /// # Errors
     ///
     /// As for [`branch`](Self::branch).

@@ -68,8 +68,11 @@ pub(super) struct KnownCoordinator<C> {
     /// The epochs of all lives of which the log has such a note.
     pub(super) notes: Vec<Epoch>,
     /// Transactions from this one on began after this resource manager was opened, once that is
-    /// known.
-    pub(super) begins_at: Arc<OnceLock<TxnOrdinal>>,
+    /// known. It holds for the life that said so, and for those that [continue](Self::begins_at) it.
+    pub(super) begun_below: Arc<OnceLock<TxnOrdinal>>,
+    /// Epoch of the life for which that holds, too, because the life continues the one that said
+    /// so.
+    holds_in: Epoch,
     /// The endpoint that answers for verdicts.
     pub(super) verdicts: Option<Arc<dyn Endpoint>>,
     /// Its branches, in the order of their transactions: what has ended comes first, what is new is
@@ -112,7 +115,8 @@ impl<C> Default for KnownCoordinator<C> {
             lives: KnownLife::new(),
             noted: Epoch::default(),
             notes: Vec::new(),
-            begins_at: Arc::default(),
+            begun_below: Arc::default(),
+            holds_in: Epoch::default(),
             verdicts: None,
             branches: OrdinalMap::default(),
         }
@@ -124,6 +128,31 @@ impl<C> KnownCoordinator<C> {
     fn is_unnoted(&self) -> bool {
         let life = self.lives.life();
         life.log != LogId::NONE && life.epoch != self.noted
+    }
+
+    /// Returns the first transaction of this epoch that certainly began after this resource manager
+    /// was opened, if that is known.
+    ///
+    /// A coordinator on another log may have said it, which was there for a while by mistake: its
+    /// epochs are in no order with those of this one. So it holds only for that coordinator's own
+    /// epoch, and for those that continue it in the same log.
+    pub(super) fn begins_at(&self, epoch: Epoch) -> Option<TxnOrdinal> {
+        self.begun_below.get().copied().filter(|said| said.epoch == epoch || self.holds_in == epoch)
+    }
+
+    /// Takes in that transactions from this one on began after this resource manager was opened.
+    pub(super) fn begins_at_least(&mut self, begun_below: TxnOrdinal) {
+        if self.begins_at(begun_below.epoch).is_none() {
+            (self.begun_below, self.holds_in) = (Arc::new(begun_below.into()), Epoch::default());
+        }
+    }
+
+    /// Notes that the coordinator's life may have become another one, which continues this one.
+    fn continues(&mut self, before: Life) {
+        let after = self.lives.life();
+        if before.epoch != after.epoch && before.log != LogId::NONE && self.begins_at(before.epoch).is_some() {
+            self.holds_in = after.epoch;
+        }
     }
 }
 
@@ -183,9 +212,11 @@ impl<C: Cell> BranchTable<C> {
         call: &Call,
     ) -> Result<(BranchLookup<C>, Option<TxnOrdinal>, bool), ParticipantError> {
         let known = self.coordinator_mut(txn.coordinator());
+        let before = known.lives.life();
         known.lives.hear(txn.coordinator(), call)?;
+        known.continues(before);
         known.ended_below = known.ended_below.max(call.ended_below);
-        let (begins_at, is_unnoted) = (known.begins_at.get().copied(), known.is_unnoted());
+        let (begins_at, is_unnoted) = (known.begins_at(txn.epoch()), known.is_unnoted());
         let lookup = match known.branches.get(txn.ordinal()) {
             Some(entry) => BranchLookup::Found(Arc::clone(entry)),
             None => self.admit(txn),
@@ -196,10 +227,15 @@ impl<C: Cell> BranchTable<C> {
     /// Checks and takes in how a coordinator introduces itself.
     pub(super) fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         let known = self.coordinator_mut(coordinator);
-        if known.lives.meet(coordinator, life)? == Introduction::Replaces {
+        let before = known.lives.life();
+        match known.lives.meet(coordinator, life)? {
+            Introduction::Continues => known.continues(before),
             // What the coordinator on the other log has said does not apply to this one. Promises
             // to it stay.
-            (known.ended_below, known.begins_at, known.verdicts) = (TxnOrdinal::default(), Arc::default(), None);
+            Introduction::Replaces => {
+                (known.ended_below, known.verdicts) = (TxnOrdinal::default(), None);
+                (known.begun_below, known.holds_in) = (Arc::default(), Epoch::default());
+            }
         }
         Ok(())
     }
@@ -210,7 +246,7 @@ impl<C: Cell> BranchTable<C> {
         let known = self.coordinator_mut(&greeting.coordinator).lives.life();
         if self.meet(&greeting.coordinator, &greeting.life_after(known.epoch)).is_ok() {
             let known = self.coordinator_mut(&greeting.coordinator);
-            known.begins_at.get_or_init(|| TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
+            known.begins_at_least(TxnOrdinal { epoch: greeting.life.epoch, sequence: 0 });
             known.verdicts = Some(Arc::clone(&greeting.verdicts));
         }
     }

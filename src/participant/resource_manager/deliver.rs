@@ -132,9 +132,14 @@ impl<S: Service> ResourceManager<S> {
         let entry = match entry {
             BranchLookup::Found(entry) => entry,
             BranchLookup::Ended { .. } => return Err(after_the_end(message)),
-            // No coordinator sends this: its branches are of its own epoch or of an earlier one.
-            BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
-            BranchLookup::EarlierLife { .. } => {
+            // An operator ends transactions of a log that the coordinator's present one replaces, and
+            // their epochs may be later ones. No other message comes for them.
+            BranchLookup::UnknownLife { .. }
+                if !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) =>
+            {
+                return Err(ParticipantError::Stale);
+            }
+            BranchLookup::EarlierLife { .. } | BranchLookup::UnknownLife { .. } => {
                 let mut entry = BranchEntry::default();
                 entry.refuse(|| BranchRefusal::EarlierLife);
                 let result = self.carry_out(branch, &mut entry, message);

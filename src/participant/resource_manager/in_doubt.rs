@@ -44,17 +44,17 @@ impl<S: Service> ResourceManager<S> {
     /// work is done.
     pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
         let endpoint: Arc<dyn Endpoint> = Arc::new(endpoint);
-        let begins_at = {
+        let known_below = {
             let mut branches = self.branches.lock();
             let known = branches.coordinator_mut(&coordinator);
             known.verdicts = Some(Arc::clone(&endpoint));
-            Arc::clone(&known.begins_at)
+            Arc::clone(&known.begun_below)
         };
         // No transaction has epoch 0. Its id stands for the question which transactions have begun.
         let branch = TxnId::new(coordinator, Epoch::default(), 0).branch(&self.name);
         let learn = move |answer| {
             if let Ok(Response::Verdict { begun_below, .. }) = answer {
-                begins_at.get_or_init(|| begun_below);
+                known_below.get_or_init(|| begun_below);
             }
         };
         endpoint.send(Request::Verdict { branch }, Reply::new(learn));
@@ -143,20 +143,20 @@ impl<S: Service> ResourceManager<S> {
 
     /// Whether no work of the branch can have been lost, or be a late repeat: its transaction
     /// certainly began after this opening, and what was done under it since is not forgotten.
-    /// Blocks until the coordinator has answered, once for each coordinator.
+    /// Blocks until the coordinator has answered, as a rule once for each coordinator.
     ///
     /// Without a [verdict endpoint](Self::set_verdict_endpoint) there is no way to tell, and it is
     /// assumed.
     pub(super) fn has_all_work(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
-        let coordinator = branch.txn().coordinator();
-        let (endpoint, begins_at) = {
+        let (coordinator, ordinal) = (branch.txn().coordinator(), branch.txn().ordinal());
+        let endpoint = {
             let branches = self.branches.lock();
             let Some(known) = branches.coordinator(coordinator) else { return Ok(true) };
-            if let Some(ordinal) = known.begins_at.get() {
-                return Ok(*ordinal <= branch.txn().ordinal());
+            if let Some(first) = known.begins_at(ordinal.epoch) {
+                return Ok(first <= ordinal);
             }
             let Some(endpoint) = known.verdicts.clone() else { return Ok(true) };
-            (endpoint, Arc::clone(&known.begins_at))
+            endpoint
         };
         let answers = self.options.platform.mailbox();
         let told = answers.clone();
@@ -165,8 +165,16 @@ impl<S: Service> ResourceManager<S> {
         let until = self.options.platform.now() + VERDICT_WITHIN;
         let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
         let Response::Verdict { begun_below, .. } = answer else { return Err(ParticipantError::Misdirected) };
+        // A later opening of the coordinator has answered, which rolls the transaction back; or one
+        // on another log, which knows nothing of it.
+        if begun_below.epoch != ordinal.epoch {
+            return Ok(false);
+        }
         // The answer is later than the opening, so transactions from here on certainly began after
         // the opening. Those before it may have begun earlier.
-        Ok(*begins_at.get_or_init(|| begun_below) <= branch.txn().ordinal())
+        let mut branches = self.branches.lock();
+        let known = branches.coordinator_mut(coordinator);
+        known.begins_at_least(begun_below);
+        Ok(known.begins_at(ordinal.epoch).is_some_and(|first| first <= ordinal))
     }
 }

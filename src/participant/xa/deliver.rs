@@ -131,10 +131,15 @@ impl<B: XaBackend> Inner<B> {
         let (cell, is_remembered) = match lookup {
             BranchLookup::Found(cell) => (cell, true),
             BranchLookup::Ended { .. } => return Err(after_the_end(message)),
-            // No coordinator sends this: its branches are of its own epoch or of an earlier one.
-            BranchLookup::UnknownLife { .. } => return Err(ParticipantError::Stale),
+            // An operator ends transactions of a log that the coordinator's present one replaces, and
+            // their epochs may be later ones. No other message comes for them.
+            BranchLookup::UnknownLife { .. }
+                if !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) =>
+            {
+                return Err(ParticipantError::Stale);
+            }
             // All that can be known of it is in the database.
-            BranchLookup::EarlierLife { .. } => (Arc::default(), false),
+            BranchLookup::EarlierLife { .. } | BranchLookup::UnknownLife { .. } => (Arc::default(), false),
         };
         let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call, message).await;
@@ -178,6 +183,10 @@ impl<B: XaBackend> Inner<B> {
     ) -> Result<BranchReply, ParticipantError> {
         if !matches!(message, BranchInput::Rollback(_)) {
             cell.refuse(|| Arc::new(AtWork));
+            if matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase) {
+                // No message follows a No, so the branch is over. Its session ends when the client drops it.
+                roll_back_at_work(cell, message)?;
+            }
             return Err(ParticipantError::refused(AtWork));
         }
         if !cell.doom() {
@@ -190,17 +199,7 @@ impl<B: XaBackend> Inner<B> {
         }
         // The client has had its time. The session is ended at the server.
         self.backend.fence(branch).await.map_err(ParticipantError::resource)?;
-        let mut state = cell.state.lock();
-        let mut input = message;
-        while let Some(action) = state.protocol.handle(input) {
-            input = match action {
-                BranchAction::Reply(reply) => return answer(reply, None),
-                BranchAction::Cancel => BranchInput::Cancelled,
-                BranchAction::AwaitDurable(lsn) => BranchInput::Durable(lsn),
-                _ => BranchInput::Appended(WRITTEN),
-            };
-        }
-        Err(ParticipantError::Stale)
+        roll_back_at_work(cell, message)
     }
 
     async fn deliver_held(
@@ -440,6 +439,25 @@ impl<B: XaBackend> Inner<B> {
         }
         state.is_counted = is_promised;
     }
+}
+
+/// Ends a branch that has promised nothing, while a client still has its session.
+fn roll_back_at_work<B: XaBackend>(cell: &XaCell<B>, message: BranchInput) -> Result<BranchReply, ParticipantError> {
+    let mut state = cell.state.lock();
+    if !cell.is_at_work() {
+        // The client is just giving the session back, to be ended by the next message.
+        return Err(ParticipantError::Busy);
+    }
+    let mut input = message;
+    while let Some(action) = state.protocol.handle(input) {
+        input = match action {
+            BranchAction::Reply(reply) => return answer(reply, None),
+            BranchAction::Cancel => BranchInput::Cancelled,
+            BranchAction::AwaitDurable(lsn) => BranchInput::Durable(lsn),
+            _ => BranchInput::Appended(WRITTEN),
+        };
+    }
+    Err(ParticipantError::Stale)
 }
 
 /// Adds the reason to a No. `before` is the phase of the branch when it was asked.

@@ -304,11 +304,16 @@ impl<B: XaBackend> Drop for XaBranch<B> {
         if std::thread::panicking() {
             self.doom("the code that worked under the branch panicked");
         }
-        if self.cell.phase_now() == super::BranchPhase::RolledBack {
-            // It was rolled back while this value had the session, which is ended at the server.
+        // Under one lock: either the message that ends the branch sees that it is at work, or this sees that it is over.
+        let is_over = {
+            let state = self.cell.state.lock();
+            self.cell.set_at_work(false);
+            state.protocol.phase() == super::BranchPhase::RolledBack
+        };
+        if is_over {
+            // It was rolled back while this value had the session.
             drop(self.session.take());
         }
-        self.cell.set_at_work(false);
     }
 }
 

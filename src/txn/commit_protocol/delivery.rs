@@ -106,21 +106,24 @@ impl CommitProtocol {
     /// transaction: those that have acknowledged, and those that take no part. It does so again
     /// when half of the remaining ones have acknowledged.
     fn narrow(&mut self) -> Option<Action> {
-        if let Narrowed::Written(owing) = self.narrowed {
-            self.narrowed = Narrowed::To(owing);
-            return Some(Action::Narrow);
-        }
-        if !self.is_stuck || self.unrecorded {
+        let before = match self.narrowed {
+            Narrowed::Written(owing) => {
+                self.narrowed = Narrowed::To(owing);
+                return Some(Action::Narrow);
+            }
+            Narrowed::Writing(_) => return None,
+            Narrowed::Not => None,
+            Narrowed::To(before) => Some(before),
+        };
+        // While a branch is slow, the next event looks again: that may be the branch's acknowledgement,
+        // and the last event for long. A decision that is kept back fails only once it is the probe.
+        // What lies still has been handed over, for those that owe.
+        if !self.is_stuck || self.unrecorded || self.lies_still || self.branches.any(|some| some.is_slow) {
             return None;
         }
-        self.is_stuck = false; // until the next failure
+        self.is_stuck = false; // until the next failure or acknowledgement
         let owing = self.branches.owing();
-        let is_news = match self.narrowed {
-            Narrowed::Not => true,
-            Narrowed::To(before) => owing <= before / 2,
-            Narrowed::Writing(_) | Narrowed::Written(_) => false,
-        };
-        if owing == 0 || !is_news || self.branches.any(|some| some.is_slow) {
+        if owing == 0 || before.is_some_and(|before| owing > before / 2) {
             return None;
         }
         if self.decision() == Some(Decision::Commit) {
@@ -162,8 +165,14 @@ impl CommitProtocol {
 
     pub(super) fn done(&mut self, index: usize) {
         if self.decision().is_some() && self.branches.step(index, Step::owes_answer, Step::Out) {
+            self.looks_for_fewer();
             self.end_if_all_out();
         }
+    }
+
+    /// Has it looked whether fewer participants need to remember the transaction than before.
+    fn looks_for_fewer(&mut self) {
+        self.is_stuck |= self.narrowed != Narrowed::Not;
     }
 
     /// Takes in that a participant does not know the branch.
@@ -204,7 +213,9 @@ impl CommitProtocol {
         if agrees {
             return self.done(index);
         }
-        self.branches.step(index, Step::owes_answer, Step::Heuristic(outcome));
+        if self.branches.step(index, Step::owes_answer, Step::Heuristic(outcome)) {
+            self.looks_for_fewer();
+        }
     }
 
     pub(super) fn failed(&mut self, now: Instant, branch: usize) {

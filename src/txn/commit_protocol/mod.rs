@@ -203,7 +203,8 @@ pub struct CommitProtocol {
     unrecorded: bool,
     /// Whether participants that owe no acknowledgement need to remember it.
     narrowed: Narrowed,
-    /// Whether a branch has failed often enough to look whether only some need to remember it.
+    /// Whether to look whether only some need to remember it: a branch has failed often enough, or
+    /// is kept back.
     is_stuck: bool,
     /// Whether the log says that it is parked, and names the participants that owe.
     parked_on_record: bool,

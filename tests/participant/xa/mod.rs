@@ -260,6 +260,9 @@ fn a_branch_that_is_still_held_votes_no_and_says_why() {
         let error = goods.prepare(&branch, &call()).await.expect_err("it is at work");
         assert!(ringpact::error_chain(&error).to_string().contains("drop what `branch` returned"), "{error}");
         drop(work);
+        // No message follows a No.
+        assert!(!database.is_worked_on(&branch));
+        assert_eq!((goods.status().sessions, goods.status().active), (0, 0));
         goods.rollback(&branch, &call()).await.expect("no client has it");
         assert!(!database.is_worked_on(&branch));
     });

@@ -5,11 +5,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringpact::{CommitError, Coordinator, FileLog};
-use ringpact_postgres::{BranchTimeouts, PgParticipant};
+use ringpact_postgres::{BranchTimeouts, PgBranch, PgParticipant, XaWorkError};
 use tokio::{
     runtime::Handle,
     task::JoinSet,
@@ -34,11 +34,11 @@ struct Bank {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
-    let open = |name, url: &Option<String>| open(name, url.clone().unwrap_or_default(), arguments.clients);
+    let open = |name, url: &Option<String>| open(name, url.clone().unwrap_or_default(), arguments);
     let (from, to) = (open("from", &arguments.from).await?, open("to", &arguments.to).await?);
     let log = FileLog::open(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))?;
     let coordinator = Coordinator::builder(log)
-        .name("bank")
+        .name(&arguments.coordinator)
         .async_participant("from", from.clone(), Handle::current())
         .async_participant("to", to.clone(), Handle::current())
         .open()?;
@@ -55,7 +55,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         clients.spawn(client(Arc::clone(&bank)));
     }
     while let Some(client) = clients.join_next().await {
-        client?;
+        client??;
     }
     if !bank.coordinator.settle_async(PATIENCE).await {
         return Err(format!("not everything was settled: {:?}", bank.coordinator.status()).into());
@@ -65,14 +65,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Opens a participant. Its server may be starting.
-async fn open(name: &str, url: String, clients: u64) -> Result<PgParticipant> {
+async fn open(name: &str, url: String, arguments: &Arguments) -> Result<PgParticipant> {
     let opened = timeout(PATIENCE, async {
         let mut tried = 0;
         loop {
-            let connections = usize::try_from(clients)?;
+            let connections = usize::try_from(arguments.clients)?;
             let builder = PgParticipant::builder(name)
                 .config(url.parse()?)
                 .connections(connections)
+                .control_connections(arguments.control_connections)
                 .timeouts(BranchTimeouts::default())
                 .max_promises(2 * connections);
             match builder.open().await {
@@ -87,71 +88,72 @@ async fn open(name: &str, url: String, clients: u64) -> Result<PgParticipant> {
     opened.await?
 }
 
-/// Transfers until enough transfers have an end that is known.
-async fn client(bank: Arc<Bank>) {
-    let mut failed = 0;
+/// Transfers until enough transfers have an end that is known. Gives up if for some time none has one.
+async fn client(bank: Arc<Bank>) -> Result<()> {
+    let (mut failed, mut last_end) = (0, Instant::now());
     while bank.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
         let id = bank.next.fetch_add(1, Ordering::SeqCst);
-        match bank.transfer(id).await {
-            Ok(()) => {
-                println!("committed {id}");
-                failed = 0;
+        let error = match bank.transfer(id).await {
+            Ok(is_committed) => {
+                println!("{} {id}", if is_committed { "committed" } else { "rolled_back" });
+                (failed, last_end) = (0, Instant::now());
                 continue;
             }
-            Err(Failure::RolledBack) => {
-                println!("rolled_back {id}");
-                failed = 0;
-            }
-            // A server is away, or the end is not known: another transfer takes its place.
-            Err(Failure::Unavailable) => {
-                bank.left.fetch_add(1, Ordering::SeqCst);
-                failed += 1;
-                sleep(pause(failed)).await;
-            }
+            Err(error) => error,
+        };
+        // A server is away, or the end is not known: another transfer takes its place.
+        bank.left.fetch_add(1, Ordering::SeqCst);
+        if last_end.elapsed() > PATIENCE {
+            return Err(error);
         }
+        failed += 1;
+        sleep(pause(failed)).await;
     }
-}
-
-enum Failure {
-    /// The client was told that nothing has happened.
-    RolledBack,
-    /// The client was told nothing certain.
-    Unavailable,
+    Ok(())
 }
 
 impl Bank {
-    /// Moves money from one account to an account in the other database, with a row in each that says so.
-    async fn transfer(&self, id: u64) -> std::result::Result<(), Failure> {
+    /// Moves money from one account to an account in the other database, with a row in each that says so. Returns whether it
+    /// was committed, or as an error why nothing certain is known.
+    async fn transfer(&self, id: u64) -> Result<bool> {
         let (payer, payee) = (fastrand::u64(..self.accounts), fastrand::u64(..self.accounts));
         let cents = if fastrand::u64(..TOO_MUCH_IN) == 0 { 1_000_000_000 } else { fastrand::i64(1..100) };
         let mut txn = self.coordinator.begin_async().await;
         let (paying, paid) = (self.from.branch(&mut txn), self.to.branch(&mut txn));
         // Both databases work at the same time.
         let (paying, paid) = tokio::join!(book(paying, id, payer, -cents), book(paid, id, payee, cents));
-        if let Err(failure) = paying.and(paid) {
-            txn.rollback();
-            return Err(failure);
+        match (paying, paid) {
+            (Ok(true), Ok(true)) => {}
+            (Err(error), _) | (_, Err(error)) => {
+                txn.rollback();
+                return Err(error);
+            }
+            _ => {
+                txn.rollback();
+                return Ok(false);
+            }
         }
         match txn.commit().await {
-            Ok(()) => Ok(()),
-            Err(CommitError::RolledBack { .. }) => Err(Failure::RolledBack),
-            Err(_) => Err(Failure::Unavailable),
+            Ok(()) => Ok(true),
+            Err(CommitError::RolledBack { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
+/// Works under a branch. Returns whether the database accepts the work.
 async fn book(
-    branch: impl Future<Output = std::result::Result<ringpact_postgres::PgBranch, ringpact_postgres::XaWorkError>>,
+    branch: impl Future<Output = std::result::Result<PgBranch, XaWorkError>>,
     id: u64,
     account: u64,
     cents: i64,
-) -> std::result::Result<(), Failure> {
-    let branch = branch.await.map_err(|_| Failure::Unavailable)?;
+) -> Result<bool> {
     let statements = format!(
         "UPDATE account SET cents = cents + {cents} WHERE id = {account}; INSERT INTO moved VALUES ({id}, {account}, {cents})"
     );
-    branch.batch_execute(&statements).await.map_err(|error| match error.as_db_error() {
-        Some(_) => Failure::RolledBack,
-        None => Failure::Unavailable,
-    })
+    match branch.await?.batch_execute(&statements).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.as_db_error().is_some() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

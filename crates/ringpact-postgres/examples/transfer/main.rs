@@ -43,6 +43,9 @@ struct Arguments {
     /// Number of accounts in each database.
     #[arg(long, default_value_t = 100)]
     accounts: u64,
+    /// Number of connections to each database that end promises.
+    #[arg(long, default_value_t = 4)]
+    control_connections: usize,
     /// How often the clients' process is killed and started again.
     #[arg(long, default_value_t = 2)]
     client_kills: u64,
@@ -55,6 +58,9 @@ struct Arguments {
     /// Connections to the other database.
     #[arg(long, value_name = "URL", requires = "from")]
     to: Option<String>,
+    /// Name of the coordinator. A name belongs to a log: with a temporary log it is drawn at random if nothing is said.
+    #[arg(long, default_value = "bank")]
+    coordinator: String,
     /// Directory of the coordinator's log; a temporary one if nothing is said.
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -102,7 +108,10 @@ fn supervise(mut arguments: Arguments) -> Result<bool> {
         (arguments.from, arguments.to) = (Some(servers[0].0.url("one")), Some(servers[1].0.url("other")));
     }
     let temporary = tempfile::tempdir()?;
-    arguments.log.get_or_insert_with(|| temporary.path().to_path_buf());
+    if arguments.log.is_none() {
+        arguments.log = Some(temporary.path().to_path_buf());
+        arguments.coordinator = format!("{}-{:x}", arguments.coordinator, fastrand::u32(..));
+    }
     let runtime = Runtime::new()?;
     runtime.block_on(audit::prepare(&arguments))?;
 
@@ -144,7 +153,9 @@ fn watch(
     let mut process = Command::new(env::current_exe()?)
         .args(["--transfers", &left.to_string(), "--first-id", &first_id.to_string()])
         .args(["--clients", &arguments.clients.to_string(), "--accounts", &arguments.accounts.to_string()])
+        .args(["--control-connections", &arguments.control_connections.to_string()])
         .args(["--from", &of(&arguments.from), "--to", &of(&arguments.to)])
+        .args(["--coordinator", &arguments.coordinator])
         .arg("--log")
         .arg(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))
         .stdin(Stdio::null())

@@ -106,6 +106,7 @@ async fn a_server_with_room_for_too_few_promises_is_refused() {
     }
     let full = one.work(&db.branch_of("one", 3)).await.expect_err("the participant's own limit");
     assert!(full.to_string().contains("2 promises of participant one wait"), "{full}");
+    assert!(PgParticipant::is_transient(&full));
     let branch = db.branch_of("other", 1);
     work(&other, &branch, TAKE).await;
     let error = other.prepare(&branch, &call()).await.expect_err("no room");

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use ringpact::{Vote, error_chain, participant::AsyncParticipant};
+use ringpact::{Coordinator, MemoryLog, Vote, error_chain, participant::AsyncParticipant};
 use ringpact_postgres::{
     BranchTimeouts, PgParticipant, XaErrorKind, XaWorkError,
     deadpool_postgres::{Manager, Pool},
     tokio_postgres::{GenericClient, NoTls},
 };
+
+use tokio::runtime::Handle;
 
 use crate::support::{Db, GOODS, TAKE, call, work};
 
@@ -68,4 +70,46 @@ async fn a_pool_of_the_applications_own_is_used_and_its_functions_work_under_a_b
     assert_eq!(pool.status().available, pool.status().size);
     goods.commit(&branch, &call()).await.expect("a commit");
     assert_eq!(take(&**pool.get().await.expect("a connection"), 1).await, 1);
+}
+
+/// Promises are ended on idle connections of the pool, and what an application has left in those must not be in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_in_a_connection_of_the_pool_does_not_keep_a_promise_from_its_end() {
+    let Some(db) = Db::new().await else { return };
+    let manager = Manager::new(db.url.parse().expect("a configuration"), NoTls);
+    let pool = Pool::builder(manager).max_size(1).build().expect("a pool");
+    let goods =
+        PgParticipant::builder(GOODS).pool(pool.clone()).accept_fsync_off().open().await.expect("a participant");
+    let left = ["SET ROLE pg_monitor", "BEGIN", "SELECT nothing", "SET default_transaction_read_only = on"];
+    for (sequence, left) in (1..).zip(left) {
+        let branch = db.promised(&goods, sequence).await;
+        let client = pool.get().await.expect("a connection");
+        drop(client.batch_execute(left).await);
+        drop(client);
+        goods.commit(&branch, &call()).await.expect("a commit");
+        let client = pool.get().await.expect("a connection");
+        client.batch_execute("ROLLBACK").await.expect("no transaction");
+        client.batch_execute("DISCARD ALL").await.expect("nothing is set");
+    }
+    assert_eq!((db.free(0).await, db.prepared().await), (96, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_that_was_held_at_its_commit_is_over_when_it_is_dropped() {
+    let Some(db) = Db::new().await else { return };
+    let goods = db.builder().connections(1).open().await.expect("a participant");
+    let shop = Coordinator::builder(MemoryLog::new())
+        .name("holder")
+        .async_participant(GOODS, goods.clone(), Handle::current())
+        .open()
+        .expect("a coordinator");
+    for _ in 0..3 {
+        let mut txn = shop.begin_async().await;
+        let held = goods.branch(&mut txn).await.expect("work");
+        held.batch_execute(TAKE).await.expect("the row and the only connection are free");
+        let error = txn.commit().await.expect_err("the branch is at work");
+        assert!(error_chain(&error).contains("drop what `branch` returned"), "{}", error_chain(&error));
+        drop(held);
+        assert_eq!((goods.status().sessions, goods.status().active), (0, 0));
+    }
 }

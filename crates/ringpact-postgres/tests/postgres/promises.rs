@@ -38,7 +38,9 @@ async fn a_branch_that_only_reads_leaves_the_transaction_and_its_locks() {
     work(&goods, &branch, "SELECT free FROM stock; SELECT pg_advisory_xact_lock(3)").await;
     assert_eq!(goods.prepare(&branch, &call()).await.expect("a vote"), Vote::ReadOnly);
     assert_eq!((db.prepared().await, db.markers().await), (0, 0));
-    assert_eq!(db.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").await, 0);
+    let locks = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+                 WHERE locktype = 'advisory' AND datname = current_database()";
+    assert_eq!(db.number(locks).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
