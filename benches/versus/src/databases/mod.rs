@@ -259,7 +259,9 @@ async fn one_round(
     }
     if let Some(shop) = shop {
         // All of it counts: decisions that are not delivered yet would be work that was put off.
-        shop.coordinator.settle_async(Duration::from_secs(30)).await;
+        if !shop.coordinator.settle_async(Duration::from_secs(30)).await {
+            return Err(shop.coordinator.status().to_string().into());
+        }
         shop.coordinator.shutdown_async(Duration::from_secs(30)).await;
     }
     latencies.sort_by(f64::total_cmp);
