@@ -105,7 +105,8 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         }
         let (position, has_ended) = self.called(branch, call)?;
         self.note_life(branch.txn().coordinator()).await?;
-        if has_ended {
+        // An operator's decision may come for a promise to a lost log, whose row is still open.
+        if has_ended && !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) {
             return Err(after_the_end(message));
         }
         let mut tries = 1;

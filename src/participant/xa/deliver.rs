@@ -130,16 +130,21 @@ impl<B: XaBackend> Inner<B> {
         }
         let (cell, is_remembered) = match lookup {
             BranchLookup::Found(cell) => (cell, true),
-            BranchLookup::Ended { .. } => return Err(after_the_end(message)),
-            // An operator ends transactions of a log that the coordinator's present one replaces, and
-            // their epochs may be later ones. No other message comes for them.
+            // An operator ends transactions of a log that the coordinator's present one replaces. Their
+            // epochs may be later ones, and `ended_below` of the present log may have passed them. No
+            // other message comes for them.
+            BranchLookup::Ended { .. } if !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) => {
+                return Err(after_the_end(message));
+            }
             BranchLookup::UnknownLife { .. }
                 if !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) =>
             {
                 return Err(ParticipantError::Stale);
             }
             // All that can be known of it is in the database.
-            BranchLookup::EarlierLife { .. } | BranchLookup::UnknownLife { .. } => (Arc::default(), false),
+            BranchLookup::Ended { .. } | BranchLookup::EarlierLife { .. } | BranchLookup::UnknownLife { .. } => {
+                (Arc::default(), false)
+            }
         };
         let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call, message).await;

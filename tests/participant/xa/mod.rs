@@ -318,6 +318,20 @@ fn markers_of_ended_transactions_are_deleted() {
     });
 }
 
+/// An operator ends a promise to a lost log, and `ended_below` of the present log has passed it.
+#[test]
+fn a_promise_below_ended_below_is_looked_up() {
+    run(async {
+        let database = Database::default();
+        promised(&open(&database).await, &branch(1)).await;
+        let goods = open(&database).await;
+        let mut later = call();
+        later.ended_below = TxnOrdinal { epoch: Epoch::new(9), sequence: 0 };
+        goods.commit(&branch(1), &later).await.expect("the database has the promise");
+        assert_eq!(database.applied(&branch(1)), 1);
+    });
+}
+
 #[test]
 fn promises_that_no_coordinator_claims_are_listed_and_settled() {
     run(async {
