@@ -1,5 +1,7 @@
 //! The same work through ringpact.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use mysql_async::Pool;
 use ringpact::{AsyncParticipant, Coordinator, FileLog, Transaction};
 use ringpact_mysql::MySqlParticipant;
@@ -22,6 +24,9 @@ pub struct Shop {
     pub parties: [Party; 2],
     _log: TempDir,
 }
+
+/// Number of shops so far.
+static SHOPS: AtomicU64 = AtomicU64::new(0);
 
 /// Number of connections that each participant has for branches.
 const CONNECTIONS: usize = 80;
@@ -91,7 +96,9 @@ impl Shop {
     pub async fn open(servers: [&Server; 2]) -> Result<Self, Failure> {
         let log = fresh_dir()?;
         let parties = [Party::open("first", servers[0]).await?, Party::open("second", servers[1]).await?];
-        let mut builder = Coordinator::builder(FileLog::open(log.path())?).name("versus");
+        // Each has a log of its own, and databases refuse another log under a name that they know.
+        let name = format!("versus-{}", SHOPS.fetch_add(1, Ordering::Relaxed));
+        let mut builder = Coordinator::builder(FileLog::open(log.path())?).name(&name);
         for (name, party) in ["first", "second"].into_iter().zip(&parties) {
             let runtime = Handle::current();
             builder = match party {
@@ -110,15 +117,23 @@ impl Shop {
         let (one, other) = tokio::join!(one, other);
         one?;
         other?;
-        Ok(txn.commit().await?)
+        committed(txn).await
     }
 
     /// Changes a row in the first database alone.
     pub async fn one(&self, row: i32) -> Result<(), Failure> {
         let mut txn = self.coordinator.begin_async().await;
         self.parties[0].work(&mut txn, row, false).await?;
-        Ok(txn.commit().await?)
+        committed(txn).await
     }
+}
+
+/// Commits, and waits until both databases have carried it out, as the commits by hand do.
+async fn committed(txn: Transaction) -> Result<(), Failure> {
+    let commit = txn.commit();
+    let delivered = commit.delivered();
+    commit.await?;
+    Ok(delivered.await?)
 }
 
 /// What a participant must be to be registered.
