@@ -130,6 +130,8 @@ fn checkpoints_and_questions_at_once_with_commits_do_not_deadlock() {
             assert!(a.status().active <= workers);
         }
     });
+    // A rollback that met a question is repeated.
+    assert!(coordinator.settle(Duration::from_secs(30)));
     let committed = workers * (per_worker - per_worker.div_ceil(4));
     assert_eq!(a.service().balance(), 2 * i64::try_from(committed).unwrap());
     assert_eq!(a.service().asked(Op::Confirm).len(), committed);

@@ -402,7 +402,7 @@ fn a_participant_on_a_clone_of_the_coordinators_log_forces_its_own_records() {
     near.execute(txn.branch("near").unwrap(), 2).unwrap();
     far.execute(txn.branch("far").unwrap(), 2).unwrap();
     txn.commit().wait().unwrap();
-    assert_eq!(clone.stats().forced, 2, "a promise and a commit of its own");
+    assert_eq!(clone.stats().forced, 3, "which life it has met, a promise and a commit of its own");
 }
 
 /// A participant in another process refuses when it is asked; the coordinator shows that and
@@ -462,6 +462,21 @@ fn work_of_a_lost_log_that_the_participant_has_forgotten_can_be_rolled_back() {
     }
     assert!(shop.goods.execute(&branches[0], 2).is_err(), "late work of the lost log is refused");
     assert_eq!(shop.goods.in_doubt(&shops).unwrap(), []);
+}
+
+/// A live copy of the log that the participant shares with its coordinator has the same id. The
+/// participant used to forget that it had listened to the copy, and then listened to the original.
+#[test]
+fn a_participant_remembers_a_copy_of_its_own_log_over_a_restart() {
+    let log = MemoryLog::new();
+    let goods = manager("goods", log.clone());
+    let copy = Life::new(log.id(), Epoch::new(20), 9);
+    goods.meet(&name("shop"), &copy).unwrap();
+    drop(goods);
+    let goods = manager("goods", log.crash());
+    let original = Life::new(copy.log, Epoch::new(10), 5);
+    let refused = goods.meet(&name("shop"), &original);
+    assert!(matches!(refused, Err(ParticipantError::Superseded(_))), "{refused:?}");
 }
 
 /// Lives are compared first, and a repeated introduction changes nothing.

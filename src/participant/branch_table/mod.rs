@@ -259,13 +259,14 @@ impl<C: Cell> BranchTable<C> {
 
     /// Returns the coordinator's present life, if the log does not note yet that it was met. The
     /// caller is to note it.
-    pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, own_log: LogId) -> Option<Life> {
+    /// `is_own` says whether the participant's own log has that opening.
+    pub(super) fn unnoted_life_of(&mut self, coordinator: &Name, is_own: impl FnOnce(&Life) -> bool) -> Option<Life> {
         let known = self.coordinator_mut(coordinator);
         let life = known.lives.life();
         if !known.is_unnoted() {
             return None;
         }
-        if life.log == own_log {
+        if is_own(&life) {
             // It is known by the log that both write to, so there is nothing to note.
             known.noted = life.epoch;
             return None;

@@ -337,9 +337,12 @@ impl<S: Service> ResourceManager<S> {
     /// The new life may conclude from the answers that a transaction is rolled back. So the
     /// participant must never again listen to an earlier life, which may still run on a copy of the
     /// log; not even after a restart. A coordinator on this participant's own log is known by that
-    /// log.
+    /// log, if the log has its opening: a live copy of the log has the same id.
     fn note_introduction(&self, coordinator: &Name) -> Result<(), LogError> {
-        let Some(life) = self.branches.lock().unnoted_life_of(coordinator, self.log.id()) else { return Ok(()) };
+        // A copy of the log has the same id, and openings of its own. Those must be noted.
+        let own = self.log.openings(coordinator)?;
+        let is_own = |life: &Life| life.log == self.log.id() && own.iter().any(|(epoch, _)| *epoch == life.epoch);
+        let Some(life) = self.branches.lock().unnoted_life_of(coordinator, is_own) else { return Ok(()) };
         let Life { log, epoch, position, .. } = life;
         let note = Fact::Heard { txn: note_of(coordinator, epoch), log, epoch, position };
         let lsn = self.append(note, Durability::Forced)?;

@@ -102,7 +102,7 @@ impl<B: XaBackend> Inner<B> {
     /// Makes durable which life of the coordinator was met, before anything is done or answered for
     /// it. One statement for each opening of a coordinator.
     async fn note_life(&self, coordinator: &Name) -> Result<(), ParticipantError> {
-        let unnoted = self.branches.lock().unnoted_life_of(coordinator, crate::LogId::NONE);
+        let unnoted = self.branches.lock().unnoted_life_of(coordinator, |_| false);
         if let Some(life) = unnoted {
             self.backend.note_life(coordinator, &life).await.map_err(ParticipantError::resource)?;
             drop(self.branches.lock().noted(coordinator, life.epoch));
