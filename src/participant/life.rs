@@ -180,7 +180,7 @@ impl KnownLife {
     ///
     /// As for [`meet`](Self::meet).
     pub fn hear(&mut self, coordinator: &Name, call: &Call) -> Result<(), ParticipantError> {
-        let said = Life::new(call.identity, call.epoch, call.position).continuing(call.after);
+        let said = call.life();
         if said.log != LogId::NONE {
             return self.continue_with(coordinator, &said);
         }

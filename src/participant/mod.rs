@@ -18,6 +18,7 @@
 //! | `answers.rs` | the protocol's replies as a participant's answers |
 //! | `resource_manager/` | [`ResourceManager`]: carries out what the protocol decides |
 //! | `life.rs` | [`Life`]: which coordinator speaks, and whether it is the one known by that name; pure |
+//! | `life_notes.rs` | which lives a participant has noted in its database |
 //! | `last_resource.rs` | [`LastResource`]: a resource that can't promise |
 //! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
@@ -56,6 +57,8 @@ mod duplicates;
 mod endpoint;
 mod last_resource;
 mod life;
+#[cfg(feature = "tokio")]
+mod life_notes;
 mod pool;
 mod resource_manager;
 mod service;
@@ -234,6 +237,14 @@ impl Call {
             position: 0,
             after: Life::new(log, epoch, 0).after,
         }
+    }
+}
+
+impl Call {
+    /// Returns the life that the call names. Its log is [`LogId::NONE`] if the call names none.
+    #[must_use]
+    pub const fn life(&self) -> Life {
+        Life { after: self.after, ..Life::new(self.identity, self.epoch, self.position) }
     }
 }
 

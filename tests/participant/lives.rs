@@ -308,7 +308,7 @@ pub fn live<S: Subject>(seed: u64, database: S) -> Option<String> {
     let chance = rng.borrow_mut().fork();
     database.chance(Some(chance));
     let ledger = Rc::new(RefCell::new(Ledger::default()));
-    let (mut last, mut position) = (EndedOpening::default(), 1);
+    let (mut last, mut position, mut earlier) = (EndedOpening::default(), 1, None::<Life>);
     let lives = rng.borrow_mut().u64(1..5);
     for number in 1..=lives {
         let epoch = Epoch::new(number * 10);
@@ -334,7 +334,18 @@ pub fn live<S: Subject>(seed: u64, database: S) -> Option<String> {
             let life = service.borrow().life + 1;
             *service.borrow_mut() = Service { goods: None, life };
             tasks.retain_mut(|task| task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            if rng.borrow_mut().bool() {
+                database.time_passes();
+            }
             service.borrow_mut().goods = Some(run_to_end(&rng, open(database.clone())));
+            // The coordinator's earlier life may still be alive. The participant has listened to this one.
+            if let Some(earlier) = earlier {
+                let goods = service.borrow().goods.clone().expect("it is up");
+                let heard = async move { goods.meet(&SHOP, &earlier).await.is_ok() };
+                if run_to_end(&rng, heard) {
+                    return Some(format!("it listens to {earlier} after {}", world.life));
+                }
+            }
         }
         let is_last = number == lives;
         if is_last {
@@ -355,6 +366,7 @@ pub fn live<S: Subject>(seed: u64, database: S) -> Option<String> {
                 return Some(wrong);
             }
         }
+        earlier = Some(life);
         position += 100; // more than the transactions of all lives
         last = EndedOpening { epoch, position: position - 1 };
     }

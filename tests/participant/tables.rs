@@ -195,21 +195,31 @@ impl TableBackend for Database {
     }
 
     async fn open_rows(&self, coordinator: &Name) -> Result<Vec<(BranchId, BranchRow)>, XaError> {
-        let tx = self.begin().await?;
+        if !matches!(self.step().await, Fate::Answered) {
+            return Err(unavailable());
+        }
+        // It waits for no lock, so it does not see work that is under way.
+        let tables = self.server.lock().tables.clone();
         let is_open = |(branch, row): &(&BranchId, &BranchRow)| {
             branch.txn().coordinator() == coordinator && !row.state.is_final()
         };
-        Ok(tx.tables.rows.iter().filter(is_open).map(|(branch, row)| (branch.clone(), row.clone())).collect())
+        Ok(tables.rows.iter().filter(is_open).map(|(branch, row)| (branch.clone(), row.clone())).collect())
     }
 
     async fn lives(&self) -> Result<Vec<(Name, Life)>, XaError> {
         Ok(self.begin().await?.tables.lives.into_iter().collect())
     }
 
-    async fn note_life(&self, coordinator: &Name, life: &Life) -> Result<(), XaError> {
+    async fn note_life(&self, coordinator: &Name, life: &Life, before: Option<&Life>) -> Result<bool, XaError> {
+        let identity = |life: &Life| (life.log, life.epoch);
         let mut tx = self.begin().await?;
-        tx.tables.lives.insert(coordinator.clone(), *life);
-        self.commit(tx).await
+        let found = tx.tables.lives.get(coordinator).map(identity);
+        let is_due = found == before.map(identity) || found == Some(identity(life));
+        if is_due {
+            tx.tables.lives.insert(coordinator.clone(), *life);
+            self.commit(tx).await?;
+        }
+        Ok(is_due)
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {
@@ -273,7 +283,12 @@ impl Subject for Database {
     fn is_held(&self, branch: &BranchId) -> bool {
         self.server.lock().tables.reserved.contains_key(branch)
     }
-    async fn look_back(&self, _: Goods, _: Call, _: impl Fn(u64) -> TxnId) -> Option<String> {
+    /// Work that came late is given back once its transaction has ended.
+    async fn look_back(&self, goods: Goods, mut call: Call, txn: impl Fn(u64) -> TxnId) -> Option<String> {
+        self.finish_late();
+        call.ended_below = txn(1_000).ordinal();
+        let unused = txn(1_001).branch(&Name::from_static("goods"));
+        goods.rollback(&unused, &call).await.expect("nothing is lost any more");
         let server = self.server.lock();
         let open = server.tables.rows.iter().find(|(_, row)| !row.state.is_final());
         open.filter(|(branch, _)| server.tables.reserved.contains_key(branch))
@@ -399,5 +414,20 @@ fn a_branch_of_another_participant_is_refused() {
         assert!(matches!(goods.execute_under(&other, &1).await, Err(TableWorkError::Misrouted { .. })));
         let error = goods.commit(&other, &call()).await.expect_err("it is not for it");
         assert!(matches!(error, ParticipantError::Misrouted { .. }));
+    });
+}
+
+/// The work's transaction of the database was still under way when the coordinator asked what is in
+/// doubt. No message ends the branch.
+#[test]
+fn work_that_came_late_is_given_back_once_its_transaction_has_ended() {
+    run(async {
+        let database = Database::default();
+        let goods = database.open().await.expect("it answers");
+        goods.execute_under(&branch(1), &2).await.expect("there are enough");
+        let mut later = call();
+        later.ended_below = TxnOrdinal { epoch: Epoch::new(1), sequence: 2 };
+        goods.rollback(&branch(2), &later).await.expect("there is nothing");
+        assert!(!database.is_held(&branch(1)));
     });
 }

@@ -221,26 +221,34 @@ impl XaBackend for MySqlBackend {
         Ok(lives)
     }
 
-    async fn note_life(&self, coordinator: &Name, life: &Life) -> Result<(), XaError> {
+    async fn note_life(&self, coordinator: &Name, life: &Life, before: Option<&Life>) -> Result<bool, XaError> {
         self.knows(coordinator);
         let hex = |log: LogId| format!("X'{:032X}'", u128::from_be_bytes(log.to_bytes()));
-        let sql = format!(
-            "REPLACE INTO {database}.ringpact_coordinator \
-             (participant, name, log, epoch, position, replaces, after_epoch, after_position) \
-             VALUES ({participant}, '{coordinator}', {log}, {epoch}, {position}, {replaces}, {after_epoch}, {after_position})",
-            database = self.database,
-            participant = self.hash,
-            log = hex(life.log),
-            epoch = life.epoch,
-            position = life.position,
-            replaces = hex(life.replaces),
-            after_epoch = life.after.epoch,
-            after_position = life.after.position,
-        );
+        let table = format!("{}.ringpact_coordinator", self.database);
+        let row = format!("participant = {} AND name = '{coordinator}'", self.hash);
+        let is = |life: &Life| format!("(log = {} AND epoch = {})", hex(life.log), life.epoch);
+        let (log, replaces) = (hex(life.log), hex(life.replaces));
+        let (epoch, position) = (life.epoch, life.position);
+        let (after_epoch, after_position) = (life.after.epoch, life.after.position);
+        let sql = match before {
+            None => format!(
+                "INSERT IGNORE INTO {table} \
+                 (participant, name, log, epoch, position, replaces, after_epoch, after_position) \
+                 VALUES ({}, '{coordinator}', {log}, {epoch}, {position}, {replaces}, {after_epoch}, {after_position})",
+                self.hash
+            ),
+            Some(before) => format!(
+                "UPDATE {table} SET log = {log}, epoch = {epoch}, position = {position}, replaces = {replaces}, \
+                 after_epoch = {after_epoch}, after_position = {after_position} WHERE {row} AND {}",
+                is(before)
+            ),
+        };
         let mut control = self.control().await?;
         self.run(&mut control, sql).await.map_err(unavailable)?;
+        let sql = format!("SELECT 1 FROM {table} WHERE {row} AND {}", is(life));
+        let found: Vec<u8> = self.rows(&mut control, sql).await.map_err(unavailable)?;
         control.release();
-        Ok(())
+        Ok(!found.is_empty())
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {

@@ -214,18 +214,23 @@ impl XaBackend for PgBackend {
         rows.iter().map(|row| life(row).ok_or_else(|| malformed(row))).collect()
     }
 
-    async fn note_life(&self, coordinator: &Name, life: &Life) -> Result<(), XaError> {
-        let log = u128::from_be_bytes(life.log.to_bytes());
+    async fn note_life(&self, coordinator: &Name, life: &Life, before: Option<&Life>) -> Result<bool, XaError> {
+        let decoded = |life: &Life| format!("decode('{:032x}', 'hex')", u128::from_be_bytes(life.log.to_bytes()));
+        let log = decoded(life);
         let (participant, name) = (literal(self.participant.as_str()), literal(coordinator.as_str()));
         let (epoch, position) = (life.epoch.as_u64(), life.position);
-        // Another process of this participant may have met a later life of that log.
+        let expected = before.map_or_else(
+            || "false".to_owned(),
+            |before| format!("(met.log, met.epoch) = ({}, {})", decoded(before), before.epoch.as_u64()),
+        );
         let statement = format!(
-            "INSERT INTO {}.life AS met VALUES ({participant}, {name}, decode('{log:032x}', 'hex'), {epoch}, {position}) \
+            "INSERT INTO {}.life AS met VALUES ({participant}, {name}, {log}, {epoch}, {position}) \
              ON CONFLICT (participant, coordinator) DO UPDATE SET log = excluded.log, epoch = excluded.epoch, \
-             position = excluded.position WHERE met.log <> excluded.log OR met.epoch <= excluded.epoch",
+             position = excluded.position \
+             WHERE {expected} OR (met.log, met.epoch) = (excluded.log, excluded.epoch) RETURNING 1",
             self.schema
         );
-        self.control.ask(&statement).await.map(drop)
+        self.control.ask(&statement).await.map(|rows| !rows.is_empty())
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {

@@ -61,6 +61,9 @@ pub(super) struct BranchTable<C> {
 pub(super) struct KnownCoordinator<C> {
     /// All of its transactions below this one have ended.
     ended_below: TxnOrdinal,
+    /// Its markers below this transaction are deleted, at participants that have such.
+    #[cfg(feature = "tokio")]
+    swept: TxnOrdinal,
     /// What is known of its lives.
     pub(super) lives: KnownLife,
     /// The epoch of the last life whose meeting is noted durably in the participant's log.
@@ -112,6 +115,8 @@ impl<C> Default for KnownCoordinator<C> {
     fn default() -> Self {
         Self {
             ended_below: TxnOrdinal::default(),
+            #[cfg(feature = "tokio")]
+            swept: TxnOrdinal::default(),
             lives: KnownLife::new(),
             noted: Epoch::default(),
             notes: Vec::new(),
@@ -176,6 +181,20 @@ impl<C: Cell> BranchTable<C> {
         known.noted = life.epoch;
     }
 
+    /// Returns up to where the coordinator's markers can be deleted, if `every` more transactions have
+    /// ended since some were.
+    #[cfg(feature = "tokio")]
+    pub(super) fn sweep_due(&self, coordinator: &Name, every: u64) -> Option<TxnOrdinal> {
+        let known = self.coordinator(coordinator)?;
+        sweep_due(known.ended_below, known.swept, every)
+    }
+
+    /// Takes in that the coordinator's markers below this transaction are deleted.
+    #[cfg(feature = "tokio")]
+    pub(super) fn swept(&mut self, coordinator: &Name, below: TxnOrdinal) {
+        self.coordinator_mut(coordinator).swept = below;
+    }
+
     /// Returns the branch, if it is remembered.
     pub(super) fn get(&self, txn: &TxnId) -> Option<&Arc<C>> {
         self.coordinator(txn.coordinator())?.branches.get(txn.ordinal())
@@ -235,6 +254,10 @@ impl<C: Cell> BranchTable<C> {
             Introduction::Replaces => {
                 (known.ended_below, known.verdicts) = (TxnOrdinal::default(), None);
                 (known.begun_below, known.holds_in) = (Arc::default(), Epoch::default());
+                #[cfg(feature = "tokio")]
+                {
+                    known.swept = TxnOrdinal::default();
+                }
             }
         }
         Ok(())
@@ -423,6 +446,14 @@ impl<C: Cell> BranchTable<C> {
         self.spare.extend(wiped.drain(..room));
         wiped
     }
+}
+
+/// Returns `ended_below` if it is due to delete what lies below it: `swept` is up to where that was
+/// done.
+#[cfg(feature = "tokio")]
+pub(super) fn sweep_due(ended_below: TxnOrdinal, swept: TxnOrdinal, every: u64) -> Option<TxnOrdinal> {
+    let is_due = ended_below.epoch > swept.epoch || ended_below.sequence >= swept.sequence.saturating_add(every);
+    (ended_below > swept && is_due).then_some(ended_below)
 }
 
 /// Makes cells for new branches of forgotten ones, except those to which another thread has a

@@ -60,8 +60,16 @@ pub trait TableBackend: Send + Sync + 'static {
     /// Returns the last life of each coordinator that was noted.
     fn lives(&self) -> impl Future<Output = Result<Vec<(Name, Life)>, XaError>> + Send;
 
-    /// Notes durably which life of a coordinator was met, in the place of the one before.
-    fn note_life(&self, coordinator: &Name, life: &Life) -> impl Future<Output = Result<(), XaError>> + Send;
+    /// Notes durably which life of a coordinator was met, in the place of `before`, which has the same
+    /// log id and epoch as the note that is there; `None` if there is none. Returns whether the life is
+    /// noted now. If another note is there, the statement has no effect: it may come late, and other
+    /// processes note lives, too. May be repeated.
+    fn note_life(
+        &self,
+        coordinator: &Name,
+        life: &Life,
+        before: Option<&Life>,
+    ) -> impl Future<Output = Result<bool, XaError>> + Send;
 
     /// Whether an error of the client library may pass if the whole transaction is tried again: a
     /// deadlock, a serialization failure. The default implementation returns `false`.

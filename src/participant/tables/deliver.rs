@@ -11,6 +11,7 @@ use crate::{
         AsyncParticipant, BranchAction, BranchInput, BranchRefusal, BranchReply, Call, Decision, Life, LogSharing,
         ParticipantError, Vote,
         answers::{after_the_end, answer},
+        branch_table::sweep_due,
         xa::{XaError, XaErrorKind},
     },
 };
@@ -51,7 +52,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> AsyncParticipant for TableParticip
 
     async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         self.0.met(coordinator, life)?;
-        self.0.note_life(coordinator).await
+        self.0.note_life(coordinator, *life).await
     }
 
     fn own_name(&self) -> Option<Name> {
@@ -67,17 +68,14 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> AsyncParticipant for TableParticip
 impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
     /// Makes durable which life of the coordinator was met, before anything is done or answered for
     /// it.
-    async fn note_life(&self, coordinator: &Name) -> Result<(), ParticipantError> {
-        let unnoted = {
-            let mut coordinators = self.coordinators.lock();
-            let known = coordinators.entry(coordinator.clone()).or_default();
-            let life = known.life.life();
-            (life.log != LogId::NONE && life.epoch != known.noted).then_some(life)
+    async fn note_life(&self, coordinator: &Name, life: Life) -> Result<(), ParticipantError> {
+        if life.log == LogId::NONE {
+            return Ok(()); // the message says nothing of its coordinator
+        }
+        let write = |life, before: Option<Life>| async move {
+            self.backend.note_life(coordinator, &life, before.as_ref()).await
         };
-        let Some(life) = unnoted else { return Ok(()) };
-        self.backend.note_life(coordinator, &life).await.map_err(ParticipantError::resource)?;
-        self.coordinators.lock().entry(coordinator.clone()).or_default().noted = life.epoch;
-        Ok(())
+        self.notes.note(coordinator, life, write, || self.backend.lives()).await
     }
 
     /// Takes in what the call says of its coordinator. Returns how far the coordinator's log is as far
@@ -104,7 +102,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
             });
         }
         let (position, has_ended) = self.called(branch, call)?;
-        self.note_life(branch.txn().coordinator()).await?;
+        self.note_life(branch.txn().coordinator(), call.life()).await?;
         // An operator's decision may come for a promise to a lost log, whose row is still open.
         if has_ended && !matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_)) {
             return Err(after_the_end(message));
@@ -202,19 +200,31 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         served.map_err(ParticipantError::resource)
     }
 
+    /// Rolls back the branches below this transaction that have promised nothing. Their work came late:
+    /// its transaction of the database was still under way when the coordinator asked what is in
+    /// doubt. No message will ever end them.
+    async fn roll_back_overdue(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), Failure> {
+        for (branch, row) in self.backend.open_rows(coordinator).await? {
+            if branch.txn().ordinal() < below && row.state != RowState::Promised {
+                self.carry_out(&branch, BranchInput::Rollback(LogSharing::OwnLog), row.position).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the rows of ended branches if there are enough of them. One call in [`SWEEP_EVERY`]
     /// pays for it.
     async fn sweep_if_due(&self, coordinator: &Name) {
         let below = {
             let coordinators = self.coordinators.lock();
             let Some(known) = coordinators.get(coordinator) else { return };
-            let (below, last): (TxnOrdinal, TxnOrdinal) = (known.ended_below, known.swept);
-            if below.epoch <= last.epoch && below.sequence < last.sequence.saturating_add(SWEEP_EVERY) {
-                return;
-            }
+            let Some(below) = sweep_due(known.ended_below, known.swept, SWEEP_EVERY) else { return };
             below
         };
         let Ok(_one_at_a_time) = self.sweep.try_lock() else { return };
+        if self.roll_back_overdue(coordinator, below).await.is_err() {
+            return;
+        }
         // What fails is tried again at the next message.
         if self.backend.forget_below(coordinator, below).await.is_ok() {
             self.coordinators.lock().entry(coordinator.clone()).or_default().swept = below;

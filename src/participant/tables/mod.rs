@@ -24,12 +24,13 @@ use thiserror::Error;
 
 use super::{
     BranchRefusal, Introduction, KnownLife, Life, MAX_WORK_BYTES, ParticipantError, ServiceError,
+    life_notes::LifeNotes,
     wire::cut,
     xa::{XaError, XaErrorKind},
 };
 use crate::{
     error_chain,
-    id::{BranchId, Epoch, Name, TxnOrdinal},
+    id::{BranchId, Name, TxnOrdinal},
     participant::xa::XaOpenError,
     txn::{BranchError, Transaction},
 };
@@ -97,6 +98,7 @@ struct Inner<B, S> {
     backend: B,
     service: S,
     coordinators: Mutex<BTreeMap<Name, Known>>,
+    notes: LifeNotes,
     /// Branches that can only be rolled back, of which the database could not be told, and why.
     doomed: Mutex<BTreeMap<BranchId, String>>,
     sweep: ::tokio::sync::Mutex<()>,
@@ -106,8 +108,6 @@ struct Inner<B, S> {
 #[derive(Default)]
 struct Known {
     life: KnownLife,
-    /// The epoch of the last life whose meeting is noted in the database.
-    noted: Epoch,
     /// All of its transactions below this one have ended.
     ended_below: TxnOrdinal,
     /// The rows below this transaction are deleted.
@@ -175,16 +175,18 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
     pub async fn open(name: impl AsRef<str>, backend: B, service: S) -> Result<Self, XaOpenError> {
         let name = Name::new(name.as_ref())?;
         let mut coordinators = BTreeMap::new();
-        for (coordinator, life) in backend.lives().await? {
-            let rows = backend.open_rows(&coordinator).await?;
+        let lives = backend.lives().await?;
+        for (coordinator, life) in &lives {
+            let rows = backend.open_rows(coordinator).await?;
             let heard = rows.iter().filter(|(branch, _)| branch.txn().epoch() == life.epoch);
             let position = heard.map(|(_, row)| row.position).fold(life.position, u64::max);
-            let mut known = Known { noted: life.epoch, ..Known::default() };
-            known.life.remember(Life { position, ..life });
-            coordinators.insert(coordinator, known);
+            let mut known = Known::default();
+            known.life.remember(Life { position, ..*life });
+            coordinators.insert(coordinator.clone(), known);
         }
         let (coordinators, doomed, sweep) = (Mutex::new(coordinators), Mutex::default(), ::tokio::sync::Mutex::new(()));
-        Ok(Self(Arc::new(Inner { name, backend, service, coordinators, doomed, sweep })))
+        let notes = LifeNotes::found(lives);
+        Ok(Self(Arc::new(Inner { name, backend, service, coordinators, notes, doomed, sweep })))
     }
 
     /// Returns the participant's name.

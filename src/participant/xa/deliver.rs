@@ -61,7 +61,7 @@ impl<B: XaBackend> AsyncParticipant for XaParticipant<B> {
 
     async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
         self.0.branches.lock().meet(coordinator, life)?;
-        self.0.note_life(coordinator).await
+        self.0.note_life(coordinator, *life).await
     }
 
     fn own_name(&self) -> Option<Name> {
@@ -101,12 +101,15 @@ impl<B: XaBackend> Inner<B> {
 
     /// Makes durable which life of the coordinator was met, before anything is done or answered for
     /// it. One statement for each opening of a coordinator.
-    async fn note_life(&self, coordinator: &Name) -> Result<(), ParticipantError> {
-        let unnoted = self.branches.lock().unnoted_life_of(coordinator, |_| false);
-        if let Some(life) = unnoted {
-            self.backend.note_life(coordinator, &life).await.map_err(ParticipantError::resource)?;
-            drop(self.branches.lock().noted(coordinator, life.epoch));
-        }
+    async fn note_life(&self, coordinator: &Name, life: Life) -> Result<(), ParticipantError> {
+        let Some(present) = self.branches.lock().unnoted_life_of(coordinator, |_| false) else { return Ok(()) };
+        // The message also says what the life continues; if it is one of another life, that is not known.
+        let life = if (life.log, life.epoch) == (present.log, present.epoch) { life } else { present };
+        let write = |life, before: Option<Life>| async move {
+            self.backend.note_life(coordinator, &life, before.as_ref()).await
+        };
+        self.notes.note(coordinator, life, write, || self.backend.lives()).await?;
+        drop(self.branches.lock().noted(coordinator, life.epoch));
         Ok(())
     }
 
@@ -126,7 +129,7 @@ impl<B: XaBackend> Inner<B> {
         }
         let (lookup, _, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
-            self.note_life(branch.txn().coordinator()).await?;
+            self.note_life(branch.txn().coordinator(), call.life()).await?;
         }
         let (cell, is_remembered) = match lookup {
             BranchLookup::Found(cell) => (cell, true),
@@ -156,7 +159,7 @@ impl<B: XaBackend> Inner<B> {
         if cell.phase_now() == BranchPhase::Unknown {
             self.branches.lock().discard_unknown(branch.txn(), &cell);
         }
-        self.sweep_if_due(branch.txn().coordinator(), call.ended_below).await;
+        self.sweep_if_due(branch.txn().coordinator()).await;
         result
     }
 

@@ -33,6 +33,7 @@ use thiserror::Error;
 use super::{
     BranchInput, BranchRefusal, Effort, Life,
     branch_table::{BranchLookup, BranchTable},
+    life_notes::LifeNotes,
 };
 use crate::{
     id::{BranchId, IdError, Name},
@@ -48,8 +49,9 @@ pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromis
 use cell::{HeldSession, Reason, XaCell};
 pub use operator::XaStatus;
 
-/// Default maximum number of promises that wait for their decision: that of the databases' own
-/// defaults of connections, so that a coordinator that is away does not take them all.
+/// Default maximum number of promises that wait for their decision. Below the number of connections
+/// that PostgreSQL (100) and MariaDB (151) allow by default, so that a coordinator that is away leaves
+/// room for other work.
 pub const DEFAULT_MAX_PROMISES: usize = 64;
 
 /// How a database takes part in transactions. Cheap to clone: clones share one participant, which
@@ -71,7 +73,9 @@ struct Inner<B: XaBackend> {
     /// Number of branches that are bound by a promise.
     promises: AtomicUsize,
     is_closed: AtomicBool,
-    sweeps: operator::Sweeps,
+    notes: LifeNotes,
+    /// Held by the task that deletes markers.
+    sweep: ::tokio::sync::Mutex<()>,
 }
 
 /// Options of a participant; see [`XaParticipant::open`].
@@ -164,11 +168,12 @@ impl<B: XaBackend> XaParticipant<B> {
     pub async fn open(name: impl AsRef<str>, backend: B, options: XaOptions) -> Result<Self, XaOpenError> {
         let name = Name::new(name.as_ref())?;
         let mut branches = BranchTable::default();
-        for (coordinator, life) in backend.lives().await? {
-            let promises = backend.promises(&coordinator).await?;
+        let lives = backend.lives().await?;
+        for (coordinator, life) in &lives {
+            let promises = backend.promises(coordinator).await?;
             let positions = promises.iter().filter(|promise| promise.branch.txn().epoch() == life.epoch);
             let position = positions.map(|promise| promise.position).fold(life.position, u64::max);
-            branches.recall(&coordinator, Life { position, ..life });
+            branches.recall(coordinator, Life { position, ..*life });
         }
         Ok(Self(Arc::new(Inner {
             name,
@@ -177,7 +182,8 @@ impl<B: XaBackend> XaParticipant<B> {
             branches: Mutex::new(branches),
             promises: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
-            sweeps: operator::Sweeps::default(),
+            notes: LifeNotes::found(lives),
+            sweep: ::tokio::sync::Mutex::default(),
         })))
     }
 
@@ -282,13 +288,13 @@ pub struct XaBranch<B: XaBackend> {
 }
 
 impl<B: XaBackend> XaBranch<B> {
-    /// Returns the session; `None` if the branch was rolled back meanwhile.
+    /// Returns the session. There is one for as long as this value lives; the server may have ended it.
     #[must_use]
     pub fn session(&self) -> Option<&B::Session> {
         self.session.as_ref()
     }
 
-    /// Returns the session; `None` if the branch was rolled back meanwhile.
+    /// As [`session`](Self::session).
     pub fn session_mut(&mut self) -> Option<&mut B::Session> {
         self.session.as_mut()
     }

@@ -1,34 +1,23 @@
 //! What an operator sees and does: status, promises that no coordinator claims, and the end.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-
-use ::tokio::sync::Mutex as AsyncMutex;
-use parking_lot::Mutex;
 
 use super::{
     Inner, Prepared, XaBackend, XaError, XaParticipant,
     cell::{XaCell, is_promised},
 };
 use crate::{
-    id::{BranchId, Name, TxnOrdinal},
+    id::{BranchId, Name},
     participant::{BranchInput, BranchPhase, Decision, LogSharing, branch_table::EndedBranches},
 };
 
 /// Number of a coordinator's transactions after which the markers of those that have ended are
-/// deleted: often enough that the table stays in memory, and so rarely that a statement for many is
-/// nothing for each.
+/// deleted: so often that the table stays in memory, and so rarely that the statement's cost
+/// is shared by many.
 const SWEEP_EVERY: u64 = 512;
-
-/// Up to where each coordinator's branches are forgotten.
-#[derive(Default)]
-pub(super) struct Sweeps {
-    up_to: Mutex<BTreeMap<Name, TxnOrdinal>>,
-    one_at_a_time: AsyncMutex<()>,
-}
 
 /// What a participant of this process is doing; see [`XaParticipant::status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,13 +118,10 @@ impl<B: XaBackend> Inner<B> {
 
     /// Forgets the coordinator's branches below `ended_below`, here and in the database, if there are
     /// enough of them. One call in [`SWEEP_EVERY`] pays for it.
-    pub(super) async fn sweep_if_due(&self, coordinator: &Name, ended_below: TxnOrdinal) {
-        let last = self.sweeps.up_to.lock().get(coordinator).copied().unwrap_or_default();
-        let is_due = ended_below.epoch > last.epoch || ended_below.sequence >= last.sequence + SWEEP_EVERY;
-        if ended_below <= last || !is_due {
-            return;
-        }
-        let Ok(_one_at_a_time) = self.sweeps.one_at_a_time.try_lock() else { return };
+    pub(super) async fn sweep_if_due(&self, coordinator: &Name) {
+        let due = self.branches.lock().sweep_due(coordinator, SWEEP_EVERY);
+        let Some(ended_below) = due else { return };
+        let Ok(_one_at_a_time) = self.sweep.try_lock() else { return };
         // The branches here first: a late message must not find the marker gone while the branch is
         // still remembered as open.
         let ended = self.branches.lock().ended();
@@ -148,10 +134,13 @@ impl<B: XaBackend> Inner<B> {
             }
             drop(self.branches.lock().forget_ended(&sorted));
         }
-        let surplus = self.branches.lock().surplus();
-        self.branches.lock().forget(&surplus);
+        {
+            let mut branches = self.branches.lock();
+            let surplus = branches.surplus();
+            branches.forget(&surplus);
+        }
         if self.backend.forget_below(coordinator, ended_below).await.is_ok() {
-            self.sweeps.up_to.lock().insert(coordinator.clone(), ended_below);
+            self.branches.lock().swept(coordinator, ended_below);
         }
     }
 }

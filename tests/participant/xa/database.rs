@@ -72,6 +72,8 @@ struct Tables {
     markers: BTreeSet<BranchId>,
     applied: BTreeMap<BranchId, u32>,
     lives: BTreeMap<Name, Life>,
+    /// Notes of lives that the server still carries out.
+    late_notes: Vec<(Name, Life, Option<Life>)>,
     /// What happens to the next statements of a kind, before chance decides.
     script: VecDeque<(Statement, Fate)>,
     chance: Option<Rng>,
@@ -91,6 +93,8 @@ pub enum Defect {
     LeavesNoMarker,
     /// A lost statement is taken for one that was refused.
     TakesLostForRefused,
+    /// A note of a life replaces whatever note is there.
+    NotesBlindly,
 }
 
 /// The database, and a backend for it. Clones share it, as connections share a server.
@@ -142,6 +146,17 @@ impl Tables {
         }
     }
 
+    /// Carries out the note of a life. Returns whether it is there now.
+    fn note(&mut self, (coordinator, life, before): (Name, Life, Option<Life>)) -> bool {
+        let identity = |life: &Life| (life.log, life.epoch);
+        let found = self.lives.get(&coordinator).map(identity);
+        let is_due = found == before.as_ref().map(identity) || found == Some(identity(&life));
+        if is_due || self.defect == Some(Defect::NotesBlindly) {
+            self.lives.insert(coordinator, life);
+        }
+        is_due
+    }
+
     fn apply(&mut self, branch: BranchId, changes: u32) {
         if self.defect != Some(Defect::LeavesNoMarker) {
             self.markers.insert(branch.clone());
@@ -156,6 +171,10 @@ impl Tables {
 
 fn lost() -> XaError {
     XaError::new(XaErrorKind::Lost, "the connection is gone")
+}
+
+fn unavailable() -> XaError {
+    XaError::new(XaErrorKind::Unavailable, "no connection")
 }
 
 fn not_there() -> XaError {
@@ -207,6 +226,9 @@ impl Database {
         let late: Vec<_> =
             tables.sessions.iter().filter(|(_, session)| session.late.is_some()).map(|(n, _)| *n).collect();
         late.into_iter().for_each(|number| tables.finish(number));
+        for note in std::mem::take(&mut tables.late_notes) {
+            tables.note(note);
+        }
     }
 
     /// The server is stopped at once and started again: sessions are gone, promises stay.
@@ -248,6 +270,9 @@ impl Database {
         if tables.chance.as_mut().is_some_and(|chance| chance.u32(..8) == 0) {
             let late = tables.sessions.iter().find(|(_, session)| session.late.is_some()).map(|(number, _)| *number);
             late.into_iter().for_each(|number| tables.finish(number));
+            if let Some(note) = tables.late_notes.pop() {
+                tables.note(note);
+            }
         }
         tables.carried_out.push(statement);
         fate
@@ -458,12 +483,19 @@ impl XaBackend for Database {
         self.plain(Statement::Ask, |tables| Ok(tables.lives.clone().into_iter().collect())).await
     }
 
-    async fn note_life(&self, coordinator: &Name, life: &Life) -> Result<(), XaError> {
-        self.plain(Statement::NoteLife, |tables| {
-            tables.lives.insert(coordinator.clone(), *life);
-            Ok(())
-        })
-        .await
+    async fn note_life(&self, coordinator: &Name, life: &Life, before: Option<&Life>) -> Result<bool, XaError> {
+        let note = (coordinator.clone(), *life, before.copied());
+        match self.step(Statement::NoteLife).await {
+            Fate::LostBefore | Fate::Refused => Err(unavailable()),
+            Fate::Late => {
+                self.0.lock().late_notes.push(note);
+                Err(unavailable())
+            }
+            fate => {
+                let is_noted = self.0.lock().note(note);
+                if fate == Fate::Answered { Ok(is_noted) } else { Err(unavailable()) }
+            }
+        }
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {

@@ -67,9 +67,13 @@ fn every_branch_ends_as_decided_and_leaves_nothing_behind() {
 
 #[test]
 fn what_is_wrong_with_a_database_is_found() {
-    for defect in
-        [Defect::FencesNothing, Defect::LetsEarlierLivesGoOn, Defect::LeavesNoMarker, Defect::TakesLostForRefused]
-    {
+    for defect in [
+        Defect::FencesNothing,
+        Defect::LetsEarlierLivesGoOn,
+        Defect::LeavesNoMarker,
+        Defect::TakesLostForRefused,
+        Defect::NotesBlindly,
+    ] {
         println!("{defect:?}: {}", is_found(|| Database::default().with_defect(defect)));
     }
 }

@@ -3,9 +3,9 @@
 
 use mysql_async::prelude::Queryable as _;
 use ringpact::{
-    Epoch, Name, ParticipantError, TxnOrdinal, Vote,
+    Epoch, LogId, Name, ParticipantError, TxnOrdinal, Vote,
     log::Heuristic,
-    participant::{AsyncParticipant as _, Decision, xa::XaErrorKind},
+    participant::{AsyncParticipant as _, Decision, EndedOpening, Life, xa::XaErrorKind},
 };
 
 use crate::support::{branch, branch_of, call, commit, insert, promise, roll_back, shop, with_database};
@@ -122,5 +122,26 @@ fn a_participant_that_is_shut_down_begins_nothing_and_keeps_its_promises() {
         commit(&reopened, &branch(1)).await;
         roll_back(&reopened, &branch(2)).await;
         assert_eq!((database.committed("a").await, database.committed("b").await), (1, 0));
+    });
+}
+
+/// Another process of the participant has met a later life of the coordinator, and a restored log.
+#[test]
+fn a_life_that_another_process_has_met_is_not_overtaken() {
+    with_database(async |database| {
+        let (first, second) = (database.open().await, database.open().await);
+        let log = LogId::from_bytes([7; 16]);
+        let (early, late) = (Life::new(log, Epoch::new(10), 5), Life::new(log, Epoch::new(20), 9));
+        second.meet(&shop(), &late).await.expect("nothing is known");
+        let error = first.meet(&shop(), &early).await.expect_err("another process knows a later life");
+        assert!(matches!(error, ParticipantError::Superseded(_)), "{error}");
+        // An operator has restored an older copy of the log. It stays accepted after a restart.
+        let mut restored = early.continuing(EndedOpening { epoch: late.epoch, position: 9 });
+        restored.replaces = log;
+        second.meet(&shop(), &restored).await.expect("an operator said so");
+        let third = database.open().await;
+        third.meet(&shop(), &early).await.expect("it is what was noted");
+        let error = third.meet(&shop(), &late).await.expect_err("it does not continue the restored one");
+        assert!(matches!(error, ParticipantError::Superseded(_)), "{error}");
     });
 }

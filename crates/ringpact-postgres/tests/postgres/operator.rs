@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use ringpact::{
-    Epoch, LogId, ParticipantError,
-    participant::{AsyncParticipant, Decision, Life},
+    Epoch, LogId, Name, ParticipantError,
+    participant::{AsyncParticipant, Decision, EndedOpening, Life},
 };
 use ringpact_postgres::XaErrorKind;
 
@@ -68,4 +68,24 @@ async fn the_status_counts_branches_and_a_shutdown_rolls_back_what_has_not_promi
     assert_eq!((status.active, status.promised, status.sessions), (0, 1, 0));
     assert!(goods.work(&db.branch(3)).await.is_err());
     assert_eq!((db.prepared().await, db.free(1).await), (1, 100));
+}
+
+/// Another process of the participant has met a later life of the coordinator, and a restored log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_that_another_process_has_met_is_not_overtaken() {
+    let Some(db) = Db::new().await else { return };
+    let (first, second) = (db.goods().await, db.goods().await);
+    let (shop, log) = (Name::from_static("shop"), LogId::from_bytes([7; 16]));
+    let (early, late) = (Life::new(log, Epoch::new(10), 5), Life::new(log, Epoch::new(20), 9));
+    second.meet(&shop, &late).await.expect("nothing is known");
+    let error = first.meet(&shop, &early).await.expect_err("another process knows a later life");
+    assert!(matches!(error, ParticipantError::Superseded(_)), "{error}");
+    // An operator has restored an older copy of the log. It stays accepted after a restart.
+    let mut restored = early.continuing(EndedOpening { epoch: late.epoch, position: 9 });
+    restored.replaces = log;
+    second.meet(&shop, &restored).await.expect("an operator said so");
+    let third = db.goods().await;
+    third.meet(&shop, &early).await.expect("it is what was noted");
+    let error = third.meet(&shop, &late).await.expect_err("it does not continue the restored one");
+    assert!(matches!(error, ParticipantError::Superseded(_)), "{error}");
 }
