@@ -1,10 +1,33 @@
 //! Errors as text, with their causes.
 
-use std::error::Error;
+use std::{error::Error, io, iter, sync::Arc};
 
-/// Maximum number of causes that are written. An error that names itself as its cause would have no
+/// Maximum number of causes that are looked at. An error that names itself as its cause would have no
 /// end.
 const MAX_CAUSES: usize = 32;
+
+/// Returns an error and its causes, outermost first, at most 32. A cause that its error holds in an
+/// [`Arc`], as [`ParticipantError`](crate::ParticipantError) does, or in an [`io::Error`] comes as itself,
+/// so that it can be downcast.
+///
+/// ```
+/// use ringpact::{ParticipantError, causes};
+///
+/// let error = ParticipantError::refused("sold out".parse::<u32>().expect_err("no number"));
+/// assert!(causes(&error).any(|cause| cause.is::<std::num::ParseIntError>()));
+/// ```
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    fn opened<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+        error.downcast_ref::<Arc<dyn Error + Send + Sync>>().map_or(error, |shared| &**shared)
+    }
+    fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    }
+    iter::successors(Some(opened(error)), |error| cause(*error).map(opened)).take(MAX_CAUSES)
+}
 
 /// Returns an error and its causes as one line of text, outermost first: `"a: b: c"`.
 ///
@@ -53,6 +76,14 @@ mod tests {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             self.1.as_deref().map(|cause| cause as _)
         }
+    }
+
+    #[test]
+    fn a_cause_that_is_shared_or_wrapped_comes_as_itself() {
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(Link("deadlock", None));
+        let wrapped = io::Error::other(shared);
+        let found = causes(&wrapped).find_map(|cause| cause.downcast_ref::<Link>());
+        assert_eq!(found.map(|link| link.0), Some("deadlock"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ mod striped;
 #[cfg(feature = "transactions")]
 pub mod txn;
 
-pub use error_chain::error_chain;
+pub use error_chain::{causes, error_chain};
 #[cfg(feature = "transactions")]
 pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
 #[cfg(feature = "transactions")]

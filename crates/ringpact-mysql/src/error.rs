@@ -5,8 +5,8 @@ use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
 use mysql_async::{DriverError, Error, IoError, ServerError};
 use ringpact::{
-    IdError,
-    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError, causes},
+    IdError, causes,
+    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError},
 };
 use thiserror::Error;
 

@@ -4,8 +4,8 @@ use std::{error::Error as StdError, time::Duration};
 
 use deadpool_postgres::PoolError;
 use ringpact::{
-    IdError,
-    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError, causes},
+    IdError, causes,
+    participant::xa::{XaError, XaErrorKind, XaOpenError, XaWorkError},
 };
 use thiserror::Error;
 use tokio_postgres::{Error, error::Severity, error::SqlState};

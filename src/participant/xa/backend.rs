@@ -3,6 +3,7 @@
 use std::{error::Error as StdError, fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    causes,
     id::{BranchId, Epoch, Name, TxnOrdinal},
     participant::{Decision, Life},
 };
@@ -148,23 +149,6 @@ pub trait XaBackend: Send + Sync + 'static {
     }
 }
 
-/// Returns an error and its causes, outermost first, at most 32. A cause that is shared by [`Arc`], as in
-/// [`ParticipantError`](crate::ParticipantError), comes as itself, so that it can be downcast.
-pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    /// An error that names itself as its cause would have no end.
-    const MAX_CAUSES: usize = 32;
-    fn opened<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
-        error.downcast_ref::<Arc<dyn StdError + Send + Sync>>().map_or(error, |shared| &**shared)
-    }
-    let mut next = Some(error);
-    let step = move || {
-        let error = opened(next?);
-        next = error.source();
-        Some(error)
-    };
-    std::iter::from_fn(step).take(MAX_CAUSES)
-}
-
 /// A branch as it promises.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -289,19 +273,5 @@ impl fmt::Display for XaError {
 impl StdError for XaError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&*self.cause)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ParticipantError;
-
-    #[test]
-    fn a_shared_cause_is_found_as_itself() {
-        let error = ParticipantError::refused(XaError::new(XaErrorKind::Transient, "a deadlock"));
-        let found = causes(&error).find_map(|cause| cause.downcast_ref::<XaError>());
-        assert_eq!(found.map(XaError::kind), Some(XaErrorKind::Transient));
-        assert_eq!(causes(&error).count(), 3);
     }
 }

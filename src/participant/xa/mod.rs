@@ -45,7 +45,7 @@ mod cell;
 mod deliver;
 mod operator;
 
-pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromise, XaVote, causes};
+pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromise, XaVote};
 use cell::{HeldSession, Reason, XaCell};
 pub use operator::XaStatus;
 

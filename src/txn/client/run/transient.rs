@@ -2,20 +2,15 @@
 
 use std::{
     error::Error as StdError,
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
 };
 
 use super::RunError;
 use crate::{
+    causes,
     participant::ParticipantError,
     txn::{BeginError, BranchError, CommitError, DeliveryError, RollbackCause},
 };
-
-/// Maximum number of links of a chain of errors that are looked at. An error that names itself as its
-/// source would have no end.
-const MAX_LINKS: usize = 32;
 
 type Link<'a> = &'a (dyn StdError + 'static);
 
@@ -51,20 +46,20 @@ impl<A: Fn(Link<'_>) -> bool> Judge<A> {
     /// Looks at an error and its sources. One that is final decides, wherever it is.
     fn is_chain_transient(&self, error: Link<'_>) -> bool {
         let mut is_transient = false;
-        let mut link = Some(error);
-        for _ in 0..MAX_LINKS {
-            let Some(error) = link else { break };
-            match self.sign(error) {
+        for link in causes(error) {
+            match self.sign(link) {
                 Sign::Transient => is_transient = true,
                 Sign::Final => return false,
                 Sign::Unknown => {}
             }
-            link = next(error);
         }
         is_transient
     }
 
     fn sign(&self, error: Link<'_>) -> Sign {
+        if let Some(CommitError::RolledBack { cause: RollbackCause::Failed { error, .. }, .. }) = error.downcast_ref() {
+            return self.sign(error); // the text of the whole includes it, so it is no cause
+        }
         if error.is::<RunError>() {
             // It has been tried again already. Attempts inside attempts would multiply.
             return Sign::Final;
@@ -86,29 +81,11 @@ impl<A: Fn(Link<'_>) -> bool> Judge<A> {
     }
 }
 
-/// Returns the source of an error: as its own type, if the error holds it in a pointer that would hide
-/// that.
-fn next(error: Link<'_>) -> Option<Link<'_>> {
-    if let Some(CommitError::RolledBack { cause: RollbackCause::Failed { error, .. }, .. }) = error.downcast_ref() {
-        return Some(error);
-    }
-    if let Some(ParticipantError::Resource(source) | ParticipantError::Refused(source)) = error.downcast_ref() {
-        return Some(&**source);
-    }
-    if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
-        return Some(&**shared);
-    }
-    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        return Some(inner);
-    }
-    error.source()
-}
-
 fn of_commit(error: &CommitError) -> Sign {
     let CommitError::RolledBack { cause, .. } = error else { return Sign::Final };
     match cause {
         RollbackCause::TimedOut | RollbackCause::Expired => Sign::Transient,
-        // The reason and the participant's error are looked at as the next link.
+        // The reason is looked at as the next link.
         RollbackCause::VotedNo { .. } | RollbackCause::Failed { .. } => Sign::Unknown,
         RollbackCause::Requested | RollbackCause::LogRefused { .. } => Sign::Final,
     }
@@ -141,7 +118,7 @@ const fn of_participant(error: &ParticipantError) -> Sign {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt;
+    use std::{fmt, io, sync::Arc};
 
     use super::*;
     use crate::id::{Epoch, Name, TxnId};
