@@ -104,6 +104,13 @@ impl Postgres {
         self.port
     }
 
+    /// Returns the id of the server's first process, the parent of all others. `None` while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
+
     /// Creates a database.
     ///
     /// # Errors
