@@ -7,16 +7,16 @@ use ringpact::{
     Name,
     participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
 };
+use ringpact_sql::{
+    BranchTimeouts,
+    postgres::{DEFAULT_SCHEMA, Wanted, check, check_schema},
+};
 use tokio_postgres::{Config, NoTls};
 
 use crate::{
-    PgParticipant,
-    backend::PgBackend,
-    check::{Wanted, check},
+    PgBackend, PgParticipant,
     control::{Control, DEFAULT_CONNECTIONS},
     error::PgOpenError,
-    session::BranchTimeouts,
-    setup::{DEFAULT_SCHEMA, check_schema},
 };
 
 /// Number of connections of a pool that the participant makes itself.
@@ -118,12 +118,15 @@ impl PgBuilder {
                 .map_err(|error| PgOpenError::Pool(Box::new(error)))?,
             (None, None) => return Err(PgOpenError::NoDatabase { participant: self.name }),
         };
-        let control = Control::beside(pool.clone(), self.control_connections)?;
-        let wanted =
-            Wanted { schema: &self.schema, max_promises: self.max_promises, may_lose_promises: self.may_lose_promises };
-        check(&pool, &control, &wanted).await?;
-        let (timeouts, schema) = (self.timeouts, self.schema);
-        let backend = PgBackend { participant, pool, control, timeouts, schema };
+        let control = Control::beside(pool, self.control_connections)?;
+        let wanted = Wanted {
+            schema: &self.schema,
+            max_promises: self.max_promises,
+            may_lose_promises: self.may_lose_promises,
+            connection: self.timeouts.connection,
+        };
+        check(&control, &wanted).await?;
+        let backend = PgBackend::new(participant, control, self.timeouts, self.schema);
         let options = XaOptions::default().max_promises(self.max_promises);
         let opened = XaParticipant::open(&self.name, backend, options).await;
         opened.map(PgParticipant::new).map_err(PgOpenError::Participant)

@@ -65,27 +65,23 @@
 //! | file, in reading order | what is in it |
 //! |---|---|
 //! | `participant.rs`, `branch.rs` | what applications hold |
-//! | `builder.rs`, `check.rs` | options, and what is checked at opening |
-//! | `setup.rs`, `setup.sql` | the tables and the function that makes promises |
-//! | `backend.rs` | each step of the protocol as SQL |
+//! | `builder.rs` | options |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
-//! | `names.rs` | ids of prepared transactions, and tags of sessions |
-//! | `error.rs` | what SQLSTATEs mean |
+//! | `error.rs` | errors of opening, and the client library's |
+//!
+//! The SQL, the set-up, the checks at opening and the meaning of SQLSTATEs are in the crate [`ringpact_sql`], which has no client
+//! library.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 #![forbid(unsafe_code)]
 
-mod backend;
 mod branch;
 mod builder;
-mod check;
 mod control;
 mod error;
-mod names;
 mod participant;
 mod session;
-mod setup;
 
 pub use branch::PgBranch;
 pub use builder::PgBuilder;
@@ -93,5 +89,8 @@ pub use deadpool_postgres;
 pub use error::PgOpenError;
 pub use participant::PgParticipant;
 pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
-pub use session::BranchTimeouts;
+pub use ringpact_sql::{BranchTimeouts, postgres::SchemaNameError};
 pub use tokio_postgres;
+
+/// The database, by the client library of this crate.
+pub(crate) type PgBackend = ringpact_sql::postgres::PgBackend<control::Control>;

@@ -72,7 +72,7 @@ async fn a_server_that_may_lose_promises_is_refused_unless_that_is_accepted() {
 async fn a_builder_without_a_database_or_with_bad_names_is_refused() {
     assert!(matches!(PgParticipant::builder(GOODS).open().await, Err(PgOpenError::NoDatabase { .. })));
     assert!(matches!(PgParticipant::builder("a b").open().await, Err(PgOpenError::Name(_))));
-    assert!(matches!(PgParticipant::builder(GOODS).schema("A").open().await, Err(PgOpenError::Schema { .. })));
+    assert!(matches!(PgParticipant::builder(GOODS).schema("A").open().await, Err(PgOpenError::Schema(_))));
     let nowhere = "host=127.0.0.1 port=1 user=x connect_timeout=1".parse().expect("a configuration");
     assert!(matches!(PgParticipant::builder(GOODS).config(nowhere).open().await, Err(PgOpenError::Database(_))));
 }

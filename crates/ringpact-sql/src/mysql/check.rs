@@ -1,13 +1,18 @@
 //! What a database must be like, checked when a participant opens.
 
-use mysql_async::{Conn, Error, prelude::Queryable as _};
+use std::{str::FromStr, time::Duration};
 
-use crate::{
+use super::{
     CONTROL_CONNECTIONS,
-    error::{MySqlOpenError, server_code},
+    client::{ByteRow, MySqlLink},
+    error::{StatementFailure, unavailable},
 };
+use crate::UnsuitableError;
 
-/// The tables that [`SETUP_SQL`](crate::MySqlParticipant::SETUP_SQL) makes, each with its columns.
+/// Time for one statement.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// The tables that [`SETUP_SQL`](super::SETUP_SQL) makes, each with its columns.
 const TABLES: [(&str, &str); 3] = [
     ("ringpact_marker", "id, position"),
     ("ringpact_session", "id, participant, coordinator, epoch, fenced"),
@@ -20,30 +25,38 @@ const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 29);
 
 /// What the builder asks for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Demands {
+#[expect(clippy::exhaustive_structs, reason = "a check that is not known to the builder would not be made")]
+pub struct Demands {
     /// Maximum number of connections for branches.
-    pub(crate) pool: usize,
-    pub(crate) max_promises: usize,
+    pub pool: usize,
+    /// Maximum number of promises of this process.
+    pub max_promises: usize,
     /// Whether promises may be lost in a crash of the server.
-    pub(crate) accepts_loss: bool,
+    pub accepts_loss: bool,
 }
 
 /// What the checks found.
-#[derive(Debug)]
-pub(crate) struct Found {
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
     /// The database's name.
-    pub(crate) database: String,
-    pub(crate) is_mariadb: bool,
+    pub database: String,
+    /// Whether the server is MariaDB.
+    pub is_mariadb: bool,
 }
 
-type Checked<T = ()> = Result<T, MySqlOpenError>;
+type Checked<T = ()> = Result<T, UnsuitableError>;
 
 fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Checked<T> {
-    Err(MySqlOpenError::Misconfigured { problem: problem.into(), remedy: remedy.into() })
+    UnsuitableError::of(problem, remedy)
 }
 
-/// Runs all checks, the cheapest first.
-pub(crate) async fn check(conn: &mut Conn, demands: Demands) -> Checked<Found> {
+/// Runs all checks, the cheapest first, on a connection of the pool.
+///
+/// # Errors
+///
+/// The first thing that is unsuitable, as an error that says what to change.
+pub async fn check(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
     check_pool(demands)?;
     let version: String = value(conn, "VERSION()").await?.unwrap_or_default();
     let is_mariadb = check_version(&version)?;
@@ -97,7 +110,7 @@ fn check_version(version: &str) -> Checked<bool> {
     )
 }
 
-async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> Checked {
+async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: Demands) -> Checked {
     if !demands.accepts_loss {
         let flush: u64 = value(conn, "@@GLOBAL.innodb_flush_log_at_trx_commit").await?.unwrap_or(0);
         if flush != 1 {
@@ -144,7 +157,7 @@ async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> 
     Ok(())
 }
 
-async fn check_connections(conn: &mut Conn, demands: Demands) -> Checked {
+async fn check_connections(conn: &mut impl MySqlLink, demands: Demands) -> Checked {
     let needed = demands.pool + CONTROL_CONNECTIONS;
     for variable in ["max_connections", "max_user_connections"] {
         let limit: u64 = value(conn, &format!("@@GLOBAL.{variable}")).await?.unwrap_or(0);
@@ -164,18 +177,16 @@ async fn check_connections(conn: &mut Conn, demands: Demands) -> Checked {
     Ok(())
 }
 
-async fn check_tables(conn: &mut Conn) -> Checked {
+async fn check_tables(conn: &mut impl MySqlLink) -> Checked {
     for (table, columns) in TABLES {
-        let engine: Option<String> = conn
-            .exec_first(
-                "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
-                (table,),
-            )
-            .await?;
-        let Some(engine) = engine else {
+        let sql = format!(
+            "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
+        );
+        let found = rows(conn, sql).await?;
+        let Some(engine) = found.first().and_then(|row| row.text(0)) else {
             return misconfigured(
                 format!("table {table} is missing in the participant's database, or the user may not see it"),
-                "Carry out SETUP_SQL of this crate once in that database, or call `setup`",
+                "Carry out the participant's SETUP_SQL once in that database, or call `setup`",
             );
         };
         if !engine.eq_ignore_ascii_case("InnoDB") {
@@ -184,9 +195,9 @@ async fn check_tables(conn: &mut Conn) -> Checked {
                 format!("ALTER TABLE {table} ENGINE = InnoDB"),
             );
         }
-        if let Err(error) = conn.query_drop(format!("SELECT {columns} FROM {table} LIMIT 0")).await {
+        if let Err(error) = run(conn, format!("SELECT {columns} FROM {table} LIMIT 0")).await {
             const UNKNOWN_COLUMN: u16 = 1054;
-            if server_code(&error) == Some(UNKNOWN_COLUMN) {
+            if error.code == Some(UNKNOWN_COLUMN) {
                 return misconfigured(
                     format!("table {table} has other columns than {columns}"),
                     format!("DROP TABLE {table} while no branch is promised, then carry out SETUP_SQL again"),
@@ -202,43 +213,49 @@ async fn check_tables(conn: &mut Conn) -> Checked {
     Ok(())
 }
 
-async fn check_privileges(conn: &mut Conn, database: &str) -> Checked {
+async fn check_privileges(conn: &mut impl MySqlLink, database: &str) -> Checked {
     for (table, columns) in TABLES {
         let rights = [
             ("INSERT", format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0")),
             ("DELETE", format!("DELETE FROM {table} WHERE 1 = 0")),
         ];
         for (right, statement) in rights {
-            if let Err(error) = conn.query_drop(statement).await {
+            if let Err(error) = run(conn, statement).await {
                 let grant = format!("GRANT {right} ON {database}.{table} TO the participant's user");
                 return denied(error, &format!("{right} in {table}"), &grant);
             }
         }
     }
-    if let Err(error) = conn.query_drop("UPDATE ringpact_session SET fenced = 1 WHERE 1 = 0").await {
+    if let Err(error) = run(conn, "UPDATE ringpact_session SET fenced = 1 WHERE 1 = 0").await {
         let grant = format!("GRANT UPDATE ON {database}.ringpact_session TO the participant's user");
         return denied(error, "UPDATE in ringpact_session", &grant);
     }
-    if let Err(error) = conn.query_drop("XA RECOVER").await {
+    if let Err(error) = run(conn, "XA RECOVER").await {
         return denied(error, "list prepared transactions", "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user");
     }
     Ok(())
 }
 
 /// Tells a missing privilege from a failure of the connection.
-fn denied(error: Error, action: &str, remedy: &str) -> Checked {
-    match &error {
-        Error::Server(refusal) => misconfigured(format!("the participant's user can't {action}: {refusal}"), remedy),
-        _ => Err(error.into()),
+fn denied(error: StatementFailure, action: &str, remedy: &str) -> Checked {
+    match error.code {
+        Some(_) => misconfigured(format!("the participant's user can't {action}: {}", error.source), remedy),
+        None => Err(unavailable(error).into()),
     }
 }
 
 /// Returns the value of an expression.
-async fn value<T>(conn: &mut Conn, expression: &str) -> Checked<Option<T>>
-where
-    T: mysql_async::prelude::FromValue + Send + 'static,
-{
-    Ok(conn.query_first::<Option<T>, _>(format!("SELECT {expression}")).await?.flatten())
+async fn value<T: FromStr>(conn: &mut impl MySqlLink, expression: &str) -> Checked<Option<T>> {
+    let rows = rows(conn, format!("SELECT {expression}")).await?;
+    Ok(rows.first().and_then(|row| row.number(0)))
+}
+
+async fn rows(conn: &mut impl MySqlLink, sql: String) -> Checked<Vec<ByteRow>> {
+    Ok(conn.rows(ANSWER_WITHIN, sql).await.map_err(unavailable)?)
+}
+
+async fn run(conn: &mut impl MySqlLink, sql: impl Into<String>) -> Result<(), StatementFailure> {
+    conn.run(ANSWER_WITHIN, sql.into()).await
 }
 
 #[cfg(test)]
@@ -256,7 +273,7 @@ mod tests {
             assert_eq!(check_version(version).expect("accepted"), is_mariadb, "{version}");
         }
         for version in ["10.4.30-MariaDB", "8.0.28", "5.7.44-log", ""] {
-            assert!(matches!(check_version(version), Err(MySqlOpenError::Misconfigured { .. })), "{version}");
+            assert!(matches!(check_version(version), Err(UnsuitableError::SetUp { .. })), "{version}");
         }
     }
 

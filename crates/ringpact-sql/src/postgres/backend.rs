@@ -2,7 +2,6 @@
 
 use std::{error::Error as StdError, time::Duration};
 
-use deadpool_postgres::Pool;
 use ringpact::{
     BranchId, Epoch, LogId, Name,
     id::TxnOrdinal,
@@ -12,14 +11,18 @@ use ringpact::{
     },
 };
 use tokio::time::timeout;
-use tokio_postgres::SimpleQueryRow;
 
-use crate::{
-    control::Control,
-    error::{During, PgFailure, ends_connection, failure, has_changed_nothing, is_transient, no_answer},
+use super::{
+    client::{PgClient, PgLink, TextRow},
+    error::{During, PgFailure, failure, has_changed_nothing, is_transient, no_answer},
     names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_prefix},
-    session::{BranchTimeouts, PgSession},
+    sessions::{cancel, end_sessions, end_sessions_below},
 };
+use crate::BranchTimeouts;
+
+/// Number of connections that a branch tries. After a restart of the server all of the pool are dead, and the pool learns it
+/// one by one.
+const CONNECTIONS_TRIED: usize = 5;
 
 /// Time beyond the statement's own within which a promise must be answered.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
@@ -28,12 +31,20 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 const ROLLBACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// One database of PostgreSQL, for one participant.
-pub(crate) struct PgBackend {
-    pub(crate) participant: Name,
-    pub(crate) pool: Pool,
-    pub(crate) control: Control,
-    pub(crate) timeouts: BranchTimeouts,
-    pub(crate) schema: String,
+#[derive(Debug)]
+pub struct PgBackend<C> {
+    participant: Name,
+    client: C,
+    timeouts: BranchTimeouts,
+    schema: String,
+}
+
+/// A connection with a branch's transaction open in it. If it is dropped, the connection is closed.
+#[derive(Debug)]
+pub struct PgWork<L> {
+    /// The connection. Its transaction is the branch's: `COMMIT` and `ROLLBACK` are the participant's.
+    pub link: L,
+    tag: String,
 }
 
 /// What follows the marker in a message.
@@ -42,53 +53,59 @@ enum Ending<'a> {
     Commit(&'a BranchId),
 }
 
-impl PgBackend {
+impl<C: PgClient> PgBackend<C> {
+    /// Returns the backend of the participant of this name. The schema's name needs no quotes; see
+    /// [`check_schema`](super::check_schema).
+    pub const fn new(participant: Name, client: C, timeouts: BranchTimeouts, schema: String) -> Self {
+        Self { participant, client, timeouts, schema }
+    }
+
     /// Writes the marker and ends the transaction with it, in one message: `false` if nothing was changed. The connection
     /// goes back to the pool if its transaction is over for certain.
-    async fn end_work(&self, session: PgSession, ending: Ending<'_>) -> Result<bool, XaError> {
+    async fn end_work(&self, mut work: PgWork<C::Link>, ending: Ending<'_>) -> Result<bool, XaError> {
         let (branch, statement, alone) = match ending {
             Ending::Prepare(promise) => {
                 (&promise.branch, format!("PREPARE TRANSACTION {}", literal(&gid(promise))), false)
             }
             Ending::Commit(branch) => (branch, "COMMIT".to_owned(), true),
         };
-        if session.client().is_closed() {
+        if work.link.is_closed() {
             // Nothing can have been sent, so there is no doubt.
             return Err(XaError::new(XaErrorKind::Transient, PgFailure::NoSession));
         }
-        let (key, tag) = (self.key(branch), literal(session.tag()));
-        let message = format!("SELECT {}.promise({tag}, {key}, {alone}); {statement}", self.schema);
+        let (key, tag) = (self.key(branch), literal(&work.tag));
+        let check = format!("SELECT {}.promise({tag}, {key}, {alone})", self.schema);
         // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
         let limit = self.timeouts.statement;
         let within =
             if limit.is_zero() { Duration::MAX } else { limit.saturating_mul(2).saturating_add(ANSWER_MARGIN) };
-        let answer = match timeout(within, session.client().batch_execute(&message)).await {
+        let answer = match timeout(within, work.link.end(&check, &statement)).await {
             Ok(answer) => answer,
             Err(_) => return Err(no_answer(within, During::Promise)),
         };
         let Err(error) = answer else {
-            session.give_back();
+            work.link.give_back();
             return Ok(true);
         };
-        if !ends_connection(&error) {
-            self.undo(session).await;
+        if !error.ends_connection {
+            self.undo(work).await;
         }
         if !alone && has_changed_nothing(&error) { Ok(false) } else { Err(failure(error, During::Promise)) }
     }
 
     /// Rolls back, and gives the connection back if that was answered.
-    async fn undo(&self, session: PgSession) {
-        match timeout(ROLLBACK_WITHIN, session.client().batch_execute("ROLLBACK")).await {
-            Ok(Ok(())) => session.give_back(),
+    async fn undo(&self, mut work: PgWork<C::Link>) {
+        match timeout(ROLLBACK_WITHIN, work.link.rollback()).await {
+            Ok(Ok(())) => work.link.give_back(),
             Ok(Err(_)) => {}
             // A statement that a client no longer waits for. It would keep its locks until its end.
-            Err(_) => drop(self.control.end_sessions(session.tag()).await),
+            Err(_) => drop(end_sessions(&self.client, &work.tag).await),
         }
     }
 
     /// Ends a promise: as a statement alone, because it can't be part of anything.
     async fn end_promise(&self, how: &str, id: &str) -> Result<(), XaError> {
-        self.control.end_promise(&format!("{how} PREPARED {}", literal(id))).await
+        self.client.end_promise(&format!("{how} PREPARED {}", literal(id))).await
     }
 
     /// Returns the branch's key, as arguments of the promise's function and as values of a row.
@@ -109,58 +126,70 @@ impl PgBackend {
             "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
             literal(prefix)
         );
-        let rows = self.control.ask(&statement).await?;
+        let rows = self.client.ask(&statement).await?;
         let own = |promise: &XaPromise| *promise.branch.participant() == self.participant;
         Ok(rows.iter().filter_map(|row| parse_gid(row.get(0)?)).filter(own).collect())
     }
 }
 
-impl XaBackend for PgBackend {
-    type Session = PgSession;
+impl<C: PgClient> XaBackend for PgBackend<C> {
+    type Session = PgWork<C::Link>;
     type Interrupt = String;
 
-    async fn begin(&self, branch: &BranchId) -> Result<PgSession, XaError> {
-        PgSession::begin(&self.pool, branch, &self.timeouts).await
+    async fn begin(&self, branch: &BranchId) -> Result<PgWork<C::Link>, XaError> {
+        let tag = tag(branch);
+        let message = begin(&self.timeouts, &tag);
+        let mut tried = 0;
+        loop {
+            let mut link = self.client.connect(self.timeouts.connection).await?;
+            tried += 1;
+            match link.begin(message.clone()).await {
+                Ok(()) => return Ok(PgWork { link, tag }),
+                // Nothing was done under the branch yet, so another connection does as well.
+                Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
+                Err(error) => return Err(failure(error, During::Repeatable)),
+            }
+        }
     }
 
-    fn interrupter(&self, session: &PgSession) -> String {
-        session.tag().to_owned()
+    fn interrupter(&self, session: &PgWork<C::Link>) -> String {
+        session.tag.clone()
     }
 
     async fn interrupt(&self, tag: String) {
-        drop(self.control.cancel(&tag).await);
+        drop(cancel(&self.client, &tag).await);
     }
 
-    async fn prepare(&self, promise: &XaPromise, session: &mut Option<PgSession>) -> Result<XaVote, XaError> {
+    async fn prepare(&self, promise: &XaPromise, session: &mut Option<PgWork<C::Link>>) -> Result<XaVote, XaError> {
         let session = session.take().ok_or_else(|| XaError::new(XaErrorKind::Refused, PgFailure::NoSession))?;
         let is_promised = self.end_work(session, Ending::Prepare(promise)).await?;
         Ok(if is_promised { XaVote::Promised } else { XaVote::ReadOnly })
     }
 
-    async fn commit_one_phase(&self, branch: &BranchId, session: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn commit_one_phase(&self, branch: &BranchId, session: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         let session = session.take().ok_or_else(|| XaError::new(XaErrorKind::Refused, PgFailure::NoSession))?;
         self.end_work(session, Ending::Commit(branch)).await.map(drop)
     }
 
-    async fn rollback(&self, _: &BranchId, session: PgSession) {
+    async fn rollback(&self, _: &BranchId, session: PgWork<C::Link>) {
         self.undo(session).await;
     }
 
-    async fn commit_prepared(&self, promise: &XaPromise, _: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn commit_prepared(&self, promise: &XaPromise, _: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         self.end_promise("COMMIT", &gid(promise)).await
     }
 
-    async fn rollback_prepared(&self, promise: &XaPromise, _: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn rollback_prepared(&self, promise: &XaPromise, _: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         self.end_promise("ROLLBACK", &gid(promise)).await
     }
 
     async fn fence(&self, branch: &BranchId) -> Result<(), XaError> {
-        self.control.end_sessions(&tag(branch)).await
+        end_sessions(&self.client, &tag(branch)).await
     }
 
     async fn fence_earlier(&self, coordinator: &Name, before: Epoch) -> Result<(), XaError> {
         let prefix = tag_prefix(&self.participant, coordinator);
-        self.control.end_sessions_below(&prefix, &format!("{prefix}{:016x}", before.as_u64())).await
+        end_sessions_below(&self.client, &prefix, &format!("{prefix}{:016x}", before.as_u64())).await
     }
 
     async fn outcome(&self, branch: &BranchId) -> Result<XaOutcome, XaError> {
@@ -174,7 +203,7 @@ impl XaBackend for PgBackend {
             self.schema,
             self.key(branch)
         );
-        let is_committed = !self.control.ask(&statement).await?.is_empty();
+        let is_committed = !self.client.ask(&statement).await?.is_empty();
         Ok(if is_committed { XaOutcome::Committed } else { XaOutcome::Unknown })
     }
 
@@ -185,7 +214,7 @@ impl XaBackend for PgBackend {
     async fn prepared(&self) -> Result<Vec<Prepared>, XaError> {
         let statement = "SELECT gid, greatest(0, extract(epoch FROM clock_timestamp() - prepared)) \
                          FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
-        let rows = self.control.ask(statement).await?;
+        let rows = self.client.ask(statement).await?;
         let prepared = rows.iter().filter_map(|row| {
             let mut prepared = Prepared::new(row.get(0)?.to_owned());
             let seconds = row.get(1).and_then(|age| age.parse().ok());
@@ -208,7 +237,7 @@ impl XaBackend for PgBackend {
             self.schema,
             literal(self.participant.as_str())
         );
-        let rows = self.control.ask(&statement).await?;
+        let rows = self.client.ask(&statement).await?;
         let malformed =
             |row| XaError::new(XaErrorKind::Misconfigured, PgFailure::Malformed(format!("a life: {row:?}")));
         rows.iter().map(|row| life(row).ok_or_else(|| malformed(row))).collect()
@@ -230,7 +259,7 @@ impl XaBackend for PgBackend {
              WHERE {expected} OR (met.log, met.epoch) = (excluded.log, excluded.epoch) RETURNING 1",
             self.schema
         );
-        self.control.ask(&statement).await.map(|rows| !rows.is_empty())
+        self.client.ask(&statement).await.map(|rows| !rows.is_empty())
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {
@@ -241,16 +270,31 @@ impl XaBackend for PgBackend {
             below.epoch.as_u64(),
             below.sequence
         );
-        self.control.ask(&statement).await.map(drop)
+        self.client.ask(&statement).await.map(drop)
     }
 
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        is_transient(error)
+        is_transient::<C>(error)
     }
 }
 
+/// Returns the message that begins a branch's transaction.
+///
+/// `SET LOCAL` takes no snapshot, so the work may still choose its isolation level.
+fn begin(timeouts: &BranchTimeouts, tag: &str) -> String {
+    let milliseconds = |time: Duration| time.as_millis().min(i32::MAX as u128);
+    format!(
+        "BEGIN; SET LOCAL application_name = {}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
+         SET LOCAL idle_in_transaction_session_timeout = {}",
+        literal(tag),
+        milliseconds(timeouts.lock),
+        milliseconds(timeouts.statement),
+        milliseconds(timeouts.idle)
+    )
+}
+
 /// Reads a row of the lives.
-fn life(row: &SimpleQueryRow) -> Option<(Name, Life)> {
+fn life(row: &TextRow) -> Option<(Name, Life)> {
     let coordinator = Name::new(row.get(0)?).ok()?;
     let hexadecimal = row.get(1)?;
     let log = u128::from_str_radix(hexadecimal, 16).ok().filter(|_| hexadecimal.len() == 32)?;

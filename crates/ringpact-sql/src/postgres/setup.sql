@@ -1,4 +1,4 @@
--- What ringpact-postgres needs in a database. It may be run again at any time, by the role that ran it first.
+-- What a participant needs in a database. It may be run again at any time, by the role that ran it first.
 SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
 CREATE SCHEMA IF NOT EXISTS ringpact;
 

@@ -1,36 +1,48 @@
 //! What must be true of a server, a database and a role before a participant opens on them.
 
-use deadpool_postgres::Pool;
-use ringpact::participant::xa::{XaError, XaErrorKind};
-use tokio_postgres::SimpleQueryRow;
+use std::time::Duration;
 
-use crate::{
-    control::Control,
-    error::{During, PgFailure, PgOpenError, failure, no_connection},
+use ringpact::participant::xa::{XaError, XaErrorKind};
+
+use super::{
+    client::{PgClient, PgLink, TextRow},
+    error::{During, PgFailure, failure},
     names::literal,
     setup::{PROMISE_ARGUMENTS, VERSION},
 };
+use crate::UnsuitableError;
 
 /// The first version that has `pg_current_xact_id_if_assigned`.
 const OLDEST_VERSION: u32 = 130_000;
 
 /// What the options of a participant ask of its server.
-pub(crate) struct Wanted<'a> {
-    pub(crate) schema: &'a str,
-    pub(crate) max_promises: usize,
-    pub(crate) may_lose_promises: bool,
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a check that is not known to the builder would not be made")]
+pub struct Wanted<'a> {
+    /// Name of the schema.
+    pub schema: &'a str,
+    /// Maximum number of promises of this process.
+    pub max_promises: usize,
+    /// Whether a server that does not sync is accepted.
+    pub may_lose_promises: bool,
+    /// Maximum time for which a connection of the pool is waited for.
+    pub connection: Duration,
 }
 
-/// Returns the first thing that is unsuitable, as an error that says what to change.
-pub(crate) async fn check(pool: &Pool, control: &Control, wanted: &Wanted<'_>) -> Result<(), PgOpenError> {
-    server(control, wanted).await?;
-    let role = role(pool, control).await?;
-    set_up(control, wanted, &role).await
+/// Checks the server, the database and the role.
+///
+/// # Errors
+///
+/// The first thing that is unsuitable, as an error that says what to change.
+pub async fn check(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), UnsuitableError> {
+    server(client, wanted).await?;
+    let role = role(client, wanted.connection).await?;
+    set_up(client, wanted, &role).await
 }
 
-async fn server(control: &Control, wanted: &Wanted<'_>) -> Result<(), PgOpenError> {
+async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), UnsuitableError> {
     let row = one_row(
-        control,
+        client,
         "SELECT current_setting('server_version_num'), current_setting('max_prepared_transactions'), \
          current_setting('fsync'), pg_is_in_recovery(), current_setting('server_version')",
     )
@@ -66,12 +78,14 @@ async fn server(control: &Control, wanted: &Wanted<'_>) -> Result<(), PgOpenErro
 }
 
 /// Checks that branches and control have one role: PostgreSQL lets only the role that made a promise end it.
-async fn role(pool: &Pool, control: &Control) -> Result<String, PgOpenError> {
+async fn role(client: &impl PgClient, within: Duration) -> Result<String, UnsuitableError> {
     const ROLES: &str = "SELECT current_user, session_user";
-    let of_control = one_row(control, ROLES).await?;
-    let client = pool.get().await.map_err(no_connection)?;
-    let of_branches = client.query_typed_one(ROLES, &[]).await.map_err(|error| failure(error, During::Repeatable))?;
-    let [current, session] = [0, 1].map(|index| of_branches.try_get::<_, &str>(index).unwrap_or_default().to_owned());
+    let of_control = one_row(client, ROLES).await?;
+    let mut link = client.connect(within).await?;
+    let of_branches = link.ask(ROLES).await.map_err(|error| failure(error, During::Repeatable))?;
+    link.give_back();
+    let of_branches = of_branches.into_iter().next().unwrap_or_default();
+    let [current, session] = [0, 1].map(|index| of_branches.get(index).unwrap_or_default().to_owned());
     let own = [text(&of_control, 0)?, text(&of_control, 1)?];
     if [current.as_str(), session.as_str()] != own || current != session {
         let problem = format!(
@@ -86,13 +100,13 @@ async fn role(pool: &Pool, control: &Control) -> Result<String, PgOpenError> {
     Ok(current)
 }
 
-async fn set_up(control: &Control, wanted: &Wanted<'_>, role: &str) -> Result<(), PgOpenError> {
+async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Result<(), UnsuitableError> {
     let schema = wanted.schema;
     let quoted_role = format!("\"{}\"", role.replace('"', "\"\""));
-    let run = "Run PgParticipant::SETUP_SQL in the database as its owner, or call PgParticipant::setup";
+    let run = "Run the participant's SETUP_SQL in the database as its owner, or call its function `setup`";
     let name = literal(schema);
     let row = one_row(
-        control,
+        client,
         &format!(
             "SELECT current_database(), to_regnamespace({name}) IS NULL, \
              CASE WHEN to_regnamespace({name}) IS NOT NULL THEN has_schema_privilege({name}, 'USAGE') END"
@@ -116,7 +130,7 @@ async fn set_up(control: &Control, wanted: &Wanted<'_>, role: &str) -> Result<()
         "SELECT to_regprocedure({function}) IS NOT NULL AND to_regclass('{schema}.marker') IS NOT NULL \
          AND to_regclass('{schema}.life') IS NOT NULL AND to_regprocedure('{schema}.setup_version()') IS NOT NULL"
     );
-    if text(&one_row(control, &exists).await?, 0)? != "t" {
+    if text(&one_row(client, &exists).await?, 0)? != "t" {
         return unsuitable(format!("schema {schema} of database {database} is incomplete"), run);
     }
     let rights = format!(
@@ -125,10 +139,10 @@ async fn set_up(control: &Control, wanted: &Wanted<'_>, role: &str) -> Result<()
          AND has_table_privilege('{schema}.life', 'INSERT') AND has_table_privilege('{schema}.life', 'UPDATE') \
          AND has_function_privilege({function}, 'EXECUTE') AND has_function_privilege('{schema}.setup_version()', 'EXECUTE')"
     );
-    if text(&one_row(control, &rights).await?, 0)? != "t" {
+    if text(&one_row(client, &rights).await?, 0)? != "t" {
         return unsuitable(no_rights(), &grant);
     }
-    let found: u32 = number(&one_row(control, &format!("SELECT {schema}.setup_version()")).await?, 0)?;
+    let found: u32 = number(&one_row(client, &format!("SELECT {schema}.setup_version()")).await?, 0)?;
     if found != VERSION {
         let problem = format!("schema {schema} has version {found}, and this program needs version {VERSION}");
         return unsuitable(problem, run);
@@ -136,19 +150,19 @@ async fn set_up(control: &Control, wanted: &Wanted<'_>, role: &str) -> Result<()
     Ok(())
 }
 
-fn unsuitable<T>(problem: String, change: &str) -> Result<T, PgOpenError> {
-    Err(PgOpenError::Unsuitable { problem, change: change.to_owned() })
+fn unsuitable<T>(problem: String, change: &str) -> Result<T, UnsuitableError> {
+    UnsuitableError::of(problem, change)
 }
 
-async fn one_row(control: &Control, statement: &str) -> Result<SimpleQueryRow, PgOpenError> {
-    Ok(control.ask(statement).await?.pop().ok_or_else(|| malformed(statement))?)
+async fn one_row(client: &impl PgClient, statement: &str) -> Result<TextRow, UnsuitableError> {
+    Ok(client.ask(statement).await?.pop().ok_or_else(|| malformed(statement))?)
 }
 
-fn text(row: &SimpleQueryRow, index: usize) -> Result<&str, PgOpenError> {
-    Ok(row.try_get(index).ok().flatten().ok_or_else(|| malformed("a value is missing"))?)
+fn text(row: &TextRow, index: usize) -> Result<&str, UnsuitableError> {
+    Ok(row.get(index).ok_or_else(|| malformed("a value is missing"))?)
 }
 
-fn number<T: std::str::FromStr>(row: &SimpleQueryRow, index: usize) -> Result<T, PgOpenError> {
+fn number<T: std::str::FromStr>(row: &TextRow, index: usize) -> Result<T, UnsuitableError> {
     let text = text(row, index)?;
     Ok(text.parse().map_err(|_| malformed(text))?)
 }

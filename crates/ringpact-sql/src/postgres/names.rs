@@ -1,4 +1,4 @@
-//! What this crate writes into the database for a branch: the id of its prepared transaction, and the tag of its session.
+//! What participants write into the database for a branch: the id of its prepared transaction, and the tag of its session.
 
 use ringpact::{BranchId, Name, participant::xa::XaPromise};
 use xxhash_rust::xxh3::xxh3_64;
