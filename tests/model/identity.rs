@@ -15,11 +15,8 @@ fn in_no_order_of_events_does_one_log_end_what_another_has_begun() {
     assert_eq!(found.torn, None, "{}", found.torn.as_deref().unwrap_or_default());
     println!("{} states, {} with unclaimed branches, {} refused", found.states, found.unclaimed, found.refused);
     assert!(found.unclaimed > 0 && found.refused > 0, "it has seen too little");
-    let mut mutants = vec![
-        (Mutant::HearsAnybody, bounds),
-        (Mutant::PresumesByOrder, bounds),
-        (Mutant::SettlesAtOnce, bounds),
-    ];
+    let mut mutants =
+        vec![(Mutant::HearsAnybody, bounds), (Mutant::PresumesByOrder, bounds), (Mutant::SettlesAtOnce, bounds)];
     if long_form() {
         let restarts = [Mutant::ForgetsLives, Mutant::ForgetsPositions, Mutant::TrustsRestored];
         mutants.extend(restarts.map(|mutant| (mutant, Bounds { restarts: 1, ..bounds })));

@@ -1,15 +1,22 @@
 //! Options of a participant, and its opening: [`PgBuilder`].
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use deadpool_postgres::{Manager, Pool};
+use deadpool::managed::QueueMode;
+use deadpool_postgres::{Hook, HookError, Manager, Pool};
 use ringpact::{
     Name,
     participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
 };
 use ringpact_sql::{
     BranchTimeouts,
-    postgres::{DEFAULT_SCHEMA, Wanted, check, check_schema},
+    postgres::{DEFAULT_SCHEMA, Wanted, check, check_schema, presets},
 };
 use tokio_postgres::{Config, NoTls};
 
@@ -110,12 +117,13 @@ impl PgBuilder {
     pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
         let participant = Name::new(&self.name)?;
         check_schema(&self.schema)?;
-        let pool = match (self.pool, self.config) {
-            (Some(pool), _) => pool,
-            (None, Some(config)) => Pool::builder(Manager::new(config, NoTls))
-                .max_size(self.connections)
-                .build()
-                .map_err(|error| PgOpenError::Pool(Box::new(error)))?,
+        let sets_up = Arc::new(AtomicBool::new(false));
+        let (pool, is_own) = match (self.pool, self.config) {
+            (Some(pool), _) => (pool, false),
+            (None, Some(config)) => {
+                let message = presets(&self.timeouts, &self.schema);
+                (own_pool(config, self.connections, message, Arc::clone(&sets_up))?, true)
+            }
             (None, None) => return Err(PgOpenError::NoDatabase { participant: self.name }),
         };
         let control = Control::beside(pool, self.control_connections)?;
@@ -126,11 +134,42 @@ impl PgBuilder {
             connection: self.timeouts.connection,
         };
         check(&control, &wanted).await?;
+        let can_preset = is_own && control.leads_to_one_session().await;
+        if can_preset {
+            // The checks may have left a connection without presets in the pool.
+            sets_up.store(true, Ordering::Relaxed);
+            control.empty_pool();
+        }
         let backend = PgBackend::new(participant, control, self.timeouts, self.schema);
+        if can_preset {
+            backend.set_preset();
+        }
         let options = XaOptions::default().max_promises(self.max_promises);
         let opened = XaParticipant::open(&self.name, backend, options).await;
         opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
     }
+}
+
+/// Returns a pool whose connections are sent this message when they are made, as soon as the flag says so. The connection that
+/// was used last comes first, because its session has the most in its caches.
+fn own_pool(
+    config: Config,
+    connections: usize,
+    message: String,
+    sets_up: Arc<AtomicBool>,
+) -> Result<Pool, PgOpenError> {
+    let message: Arc<str> = message.into();
+    let hook = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        let (message, sets_up) = (Arc::clone(&message), sets_up.load(Ordering::Relaxed));
+        Box::pin(async move {
+            if !sets_up {
+                return Ok(());
+            }
+            client.batch_execute(&message).await.map_err(HookError::Backend)
+        })
+    });
+    let builder = Pool::builder(Manager::new(config, NoTls)).max_size(connections).queue_mode(QueueMode::Lifo);
+    builder.post_create(hook).build().map_err(|error| PgOpenError::Pool(Box::new(error)))
 }
 
 impl fmt::Debug for PgBuilder {

@@ -5,7 +5,9 @@ use std::{error::Error as StdError, time::Duration};
 use deadpool::managed;
 use deadpool_postgres::{ClientWrapper, Manager, Metrics, Pool, Timeouts};
 use ringpact::participant::xa::{XaError, XaErrorKind};
-use ringpact_sql::postgres::{ANSWER_WITHIN, During, PgClient, TextRow, no_answer, no_free_connection};
+use ringpact_sql::postgres::{
+    ANSWER_WITHIN, During, PgClient, TextRow, leads_to_one_session, no_answer, no_free_connection,
+};
 use tokio::time::timeout;
 use tokio_postgres::{Error, SimpleQueryMessage};
 
@@ -16,6 +18,9 @@ use crate::{
 
 /// Default number of connections for control. Each of them waits for a sync of the server's log, and these syncs are shared.
 pub(crate) const DEFAULT_CONNECTIONS: usize = 4;
+
+/// Time for finding out whether a proxy is in between. One with a single session keeps the second connection waiting.
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Takes a connection only if that needs no wait.
 const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
@@ -48,6 +53,28 @@ impl Control {
     pub(crate) fn beside(pool: Pool, connections: usize) -> Result<Self, PgOpenError> {
         let built = managed::Pool::builder(BesideOf(pool)).max_size(connections.max(1)).build();
         built.map(Self).map_err(|error| PgOpenError::Pool(Box::new(error)))
+    }
+
+    /// Whether each connection has a session of the server to itself; see
+    /// [`leads_to_one_session`](ringpact_sql::postgres::leads_to_one_session).
+    pub(crate) async fn leads_to_one_session(&self) -> bool {
+        let pool = &self.0.manager().0;
+        if pool.status().max_size < 2 {
+            return false; // it takes two connections to find out, and not to find out is safe
+        }
+        let answer = async {
+            let first = pool.get().await.ok()?;
+            let second = pool.get().await.ok()?;
+            let (mut first, mut second) = (PgSession::new(first), PgSession::new(second));
+            // They are closed afterwards: nothing that was set in them stays.
+            leads_to_one_session(&mut first, &mut second).await.ok()
+        };
+        timeout(PROBE_WITHIN, answer).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Closes the idle connections of the branches' pool.
+    pub(crate) fn empty_pool(&self) {
+        drop(self.0.manager().0.retain(|_, _| false));
     }
 
     async fn ask_once(&self, statement: &str) -> Result<Vec<TextRow>, XaError> {

@@ -1,6 +1,10 @@
 //! PostgreSQL as a database that can prepare: [`PgBackend`].
 
-use std::{error::Error as StdError, time::Duration};
+use std::{
+    error::Error as StdError,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use ringpact::{
     BranchId, Epoch, LogId, Name,
@@ -14,8 +18,9 @@ use tokio::time::timeout;
 
 use super::{
     client::{PgClient, PgLink, TextRow},
-    error::{During, PgFailure, failure, has_changed_nothing, is_transient, no_answer},
-    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_prefix},
+    error::{During, PgFailure, failure, has_changed_nothing, has_lost_presets, is_transient, no_answer},
+    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_of, tag_prefix},
+    presets::{begin, promise},
     sessions::{cancel, end_sessions, end_sessions_below},
 };
 use crate::BranchTimeouts;
@@ -37,6 +42,7 @@ pub struct PgBackend<C> {
     client: C,
     timeouts: BranchTimeouts,
     schema: String,
+    is_preset: AtomicBool,
 }
 
 /// A connection with a branch's transaction open in it. If it is dropped, the connection is closed.
@@ -45,36 +51,39 @@ pub struct PgWork<L> {
     /// The connection. Its transaction is the branch's: `COMMIT` and `ROLLBACK` are the participant's.
     pub link: L,
     tag: String,
+    is_preset: bool,
 }
 
 /// What follows the marker in a message.
 enum Ending<'a> {
     Prepare(&'a XaPromise),
-    Commit(&'a BranchId),
+    Commit,
 }
 
 impl<C: PgClient> PgBackend<C> {
     /// Returns the backend of the participant of this name. The schema's name needs no quotes; see
     /// [`check_schema`](super::check_schema).
     pub const fn new(participant: Name, client: C, timeouts: BranchTimeouts, schema: String) -> Self {
-        Self { participant, client, timeouts, schema }
+        Self { participant, client, timeouts, schema, is_preset: AtomicBool::new(false) }
+    }
+
+    /// Says that all connections of the pool have the [`presets`](super::presets).
+    pub fn set_preset(&self) {
+        self.is_preset.store(true, Ordering::Relaxed);
     }
 
     /// Writes the marker and ends the transaction with it, in one message: `false` if nothing was changed. The connection
     /// goes back to the pool if its transaction is over for certain.
     async fn end_work(&self, mut work: PgWork<C::Link>, ending: Ending<'_>) -> Result<bool, XaError> {
-        let (branch, statement, alone) = match ending {
-            Ending::Prepare(promise) => {
-                (&promise.branch, format!("PREPARE TRANSACTION {}", literal(&gid(promise))), false)
-            }
-            Ending::Commit(branch) => (branch, "COMMIT".to_owned(), true),
+        let (statement, alone) = match ending {
+            Ending::Prepare(promise) => (format!("PREPARE TRANSACTION {}", literal(&gid(promise))), false),
+            Ending::Commit => ("COMMIT".to_owned(), true),
         };
         if work.link.is_closed() {
             // Nothing can have been sent, so there is no doubt.
             return Err(XaError::new(XaErrorKind::Transient, PgFailure::NoSession));
         }
-        let (key, tag) = (self.key(branch), literal(&work.tag));
-        let check = format!("SELECT {}.promise({tag}, {key}, {alone})", self.schema);
+        let check = promise(&self.schema, &work.tag, alone, work.is_preset);
         // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
         let limit = self.timeouts.statement;
         let within =
@@ -87,7 +96,10 @@ impl<C: PgClient> PgBackend<C> {
             work.link.give_back();
             return Ok(true);
         };
-        if !error.ends_connection {
+        if has_lost_presets(&error) {
+            // The session is not the one that was set up: a proxy is in between after all, or the work has discarded them.
+            self.is_preset.store(false, Ordering::Relaxed);
+        } else if !error.ends_connection {
             self.undo(work).await;
         }
         if !alone && has_changed_nothing(&error) { Ok(false) } else { Err(failure(error, During::Promise)) }
@@ -108,19 +120,6 @@ impl<C: PgClient> PgBackend<C> {
         self.client.end_promise(&format!("{how} PREPARED {}", literal(id))).await
     }
 
-    /// Returns the branch's key, as arguments of the promise's function and as values of a row.
-    fn key(&self, branch: &BranchId) -> String {
-        let (participant, txn) = (literal(branch.participant().as_str()), branch.txn());
-        let coordinator = literal(txn.coordinator().as_str());
-        format!("{participant}, {coordinator}, {}, {}", txn.epoch().as_u64(), txn.sequence())
-    }
-
-    /// Returns the condition on the rows of this participant about this coordinator.
-    fn rows_of(&self, coordinator: &Name) -> String {
-        let (participant, coordinator) = (literal(self.participant.as_str()), literal(coordinator.as_str()));
-        format!("participant = {participant} AND coordinator = {coordinator}")
-    }
-
     async fn promises_beginning(&self, prefix: &str) -> Result<Vec<XaPromise>, XaError> {
         let statement = format!(
             "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
@@ -138,13 +137,14 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
 
     async fn begin(&self, branch: &BranchId) -> Result<PgWork<C::Link>, XaError> {
         let tag = tag(branch);
-        let message = begin(&self.timeouts, &tag);
+        let is_preset = self.is_preset.load(Ordering::Relaxed);
+        let message = begin(&self.timeouts, &tag, is_preset);
         let mut tried = 0;
         loop {
             let mut link = self.client.connect(self.timeouts.connection).await?;
             tried += 1;
             match link.begin(message.clone()).await {
-                Ok(()) => return Ok(PgWork { link, tag }),
+                Ok(()) => return Ok(PgWork { link, tag, is_preset }),
                 // Nothing was done under the branch yet, so another connection does as well.
                 Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
                 Err(error) => return Err(failure(error, During::Repeatable)),
@@ -166,9 +166,9 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
         Ok(if is_promised { XaVote::Promised } else { XaVote::ReadOnly })
     }
 
-    async fn commit_one_phase(&self, branch: &BranchId, session: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
+    async fn commit_one_phase(&self, _: &BranchId, session: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         let session = session.take().ok_or_else(|| XaError::new(XaErrorKind::Refused, PgFailure::NoSession))?;
-        self.end_work(session, Ending::Commit(branch)).await.map(drop)
+        self.end_work(session, Ending::Commit).await.map(drop)
     }
 
     async fn rollback(&self, _: &BranchId, session: PgWork<C::Link>) {
@@ -198,11 +198,7 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
         if let Some(promise) = self.promises_beginning(&gid_prefix(branch)).await?.pop() {
             return Ok(XaOutcome::Promised(promise));
         }
-        let statement = format!(
-            "SELECT FROM {}.marker WHERE (participant, coordinator, epoch, sequence) = ({})",
-            self.schema,
-            self.key(branch)
-        );
+        let statement = format!("SELECT FROM {}.marker WHERE branch = {}", self.schema, literal(&tag(branch)));
         let is_committed = !self.client.ask(&statement).await?.is_empty();
         Ok(if is_committed { XaOutcome::Committed } else { XaOutcome::Unknown })
     }
@@ -263,12 +259,13 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {
+        // Tags sort as their numbers do.
+        let (first, end) = (tag_prefix(&self.participant, coordinator), tag_of(&self.participant, coordinator, below));
         let statement = format!(
-            "DELETE FROM {}.marker WHERE {} AND (epoch, sequence) < ({}, {})",
+            "DELETE FROM {}.marker WHERE branch >= {} AND branch < {}",
             self.schema,
-            self.rows_of(coordinator),
-            below.epoch.as_u64(),
-            below.sequence
+            literal(&first),
+            literal(&end)
         );
         self.client.ask(&statement).await.map(drop)
     }
@@ -276,21 +273,6 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         is_transient::<C>(error)
     }
-}
-
-/// Returns the message that begins a branch's transaction.
-///
-/// `SET LOCAL` takes no snapshot, so the work may still choose its isolation level.
-fn begin(timeouts: &BranchTimeouts, tag: &str) -> String {
-    let milliseconds = |time: Duration| time.as_millis().min(i32::MAX as u128);
-    format!(
-        "BEGIN; SET LOCAL application_name = {}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = {}",
-        literal(tag),
-        milliseconds(timeouts.lock),
-        milliseconds(timeouts.statement),
-        milliseconds(timeouts.idle)
-    )
 }
 
 /// Reads a row of the lives.

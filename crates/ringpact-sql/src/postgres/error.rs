@@ -148,6 +148,7 @@ mod code {
     pub(super) const UNDEFINED_OBJECT: &str = "42704";
     pub(super) const UNDEFINED_FUNCTION: &str = "42883";
     pub(super) const UNDEFINED_TABLE: &str = "42P01";
+    pub(super) const UNDEFINED_PSTATEMENT: &str = "26000";
     pub(super) const IN_FAILED_TRANSACTION: &str = "25P02";
     pub(super) const OUT_OF_MEMORY: &str = "53200";
     pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
@@ -163,6 +164,8 @@ fn may_pass(code: &str) -> bool {
         code::LOCK_NOT_AVAILABLE,
         code::OUT_OF_MEMORY,
         code::TOO_MANY_CONNECTIONS,
+        // The next branch does without the statement that was missing.
+        code::UNDEFINED_PSTATEMENT,
     ]
     .contains(&code)
 }
@@ -191,6 +194,9 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
             "a statement under the branch has failed, so that its transaction can only be rolled back; return that \
              statement's error instead of committing"
         }
+        code::UNDEFINED_PSTATEMENT => {
+            "the session lacks what was set up in it: a proxy pools transactions, or the work has run DEALLOCATE or DISCARD"
+        }
         SERIALIZABLE_READ_ONLY => "leave READ ONLY out of the branch's isolation level",
         code::OUT_OF_MEMORY => {
             "the server has no room for another prepared transaction: raise max_prepared_transactions, or see why decisions \
@@ -207,6 +213,11 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+/// Whether the session has not, or no longer, what was set up in it.
+pub(crate) fn has_lost_presets(error: &StatementFailure) -> bool {
+    error.code.as_deref() == Some(code::UNDEFINED_PSTATEMENT)
 }
 
 /// Whether the branch has changed nothing, as the promise's function says.

@@ -6,6 +6,7 @@
 //! | `check.rs` | what is checked at opening |
 //! | `setup.rs`, `setup.sql` | the tables and the function that makes promises |
 //! | `backend.rs` | each step of the protocol as SQL |
+//! | `presets.rs` | what is set once for each connection |
 //! | `sessions.rs` | how sessions are interrupted and ended |
 //! | `names.rs` | ids of prepared transactions, and tags of sessions |
 //! | `error.rs` | what SQLSTATEs mean |
@@ -15,6 +16,7 @@ mod check;
 mod client;
 mod error;
 mod names;
+mod presets;
 mod sessions;
 mod setup;
 
@@ -22,4 +24,5 @@ pub use backend::{PgBackend, PgWork};
 pub use check::{Wanted, check};
 pub use client::{ANSWER_WITHIN, PgClient, PgLink, TextRow};
 pub use error::{During, StatementFailure, failure, is_transient, no_answer, no_free_connection, no_pool_connection};
+pub use presets::{leads_to_one_session, presets};
 pub use setup::{DEFAULT_SCHEMA, SETUP_SQL, SchemaNameError, check_schema, setup_sql};

@@ -9,7 +9,7 @@ pub(crate) const VERSION: u32 = 1;
 pub const DEFAULT_SCHEMA: &str = "ringpact";
 
 /// Arguments of the function that makes promises, to look it up by.
-pub(crate) const PROMISE_ARGUMENTS: &str = "text,text,text,numeric,numeric,boolean";
+pub(crate) const PROMISE_ARGUMENTS: &str = "text,boolean";
 
 /// SQLSTATE of a promise whose transaction is not the branch's any more.
 pub(crate) const OTHER_TRANSACTION: &str = "RP001";

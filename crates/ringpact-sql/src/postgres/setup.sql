@@ -3,13 +3,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
 CREATE SCHEMA IF NOT EXISTS ringpact;
 
 -- A branch's marker: written in the branch's own transaction, so it is there exactly if the branch is committed.
-CREATE TABLE IF NOT EXISTS ringpact.marker (
-    participant text COLLATE "C" NOT NULL,
-    coordinator text COLLATE "C" NOT NULL,
-    epoch numeric(20) NOT NULL,
-    sequence numeric(20) NOT NULL,
-    PRIMARY KEY (participant, coordinator, epoch, sequence)
-);
+-- Its key is the tag that the branch's session has as its application_name: one column that is sent and compared quickly.
+CREATE TABLE IF NOT EXISTS ringpact.marker (branch text COLLATE "C" PRIMARY KEY);
 
 -- Which coordinators were met, and which log each of them decides in.
 CREATE TABLE IF NOT EXISTS ringpact.life (
@@ -22,9 +17,8 @@ CREATE TABLE IF NOT EXISTS ringpact.life (
 );
 
 -- Writes the marker, or stops the message that it comes in, so that the PREPARE or COMMIT behind it does not run.
-CREATE OR REPLACE FUNCTION ringpact.promise(
-    tag text, participant text, coordinator text, epoch numeric, sequence numeric, alone boolean
-) RETURNS void LANGUAGE plpgsql AS $ringpact$
+CREATE OR REPLACE FUNCTION ringpact.promise(tag text, alone boolean)
+RETURNS void LANGUAGE plpgsql AS $ringpact$
 BEGIN
     -- SET LOCAL ends with its transaction. PREPARE and COMMIT would succeed without one, and do nothing.
     IF current_setting('application_name') <> tag THEN
@@ -44,7 +38,7 @@ BEGIN
                 HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
         END IF;
     END IF;
-    INSERT INTO ringpact.marker VALUES (participant, coordinator, epoch, sequence);
+    INSERT INTO ringpact.marker VALUES (tag);
 END
 $ringpact$;
 
