@@ -18,6 +18,8 @@ const OLDEST_VERSION: u32 = 130_000;
 pub(crate) struct Wanted<'a> {
     pub(crate) schema: &'a str,
     pub(crate) max_promises: usize,
+    /// Whether the participant makes no promises.
+    pub(crate) is_last_resource: bool,
     pub(crate) may_lose_promises: bool,
 }
 
@@ -48,12 +50,13 @@ async fn server(control: &Control, wanted: &Wanted<'_>) -> Result<(), PgOpenErro
         return unsuitable(problem, "Connect to the primary, for example with target_session_attrs=read-write");
     }
     let (prepared, wants): (usize, usize) = (number(&row, 1)?, wanted.max_promises);
-    if prepared < wants {
+    if prepared < wants && !wanted.is_last_resource {
         let problem =
             format!("max_prepared_transactions is {prepared}, and the participant may hold {wants} promises at once");
         let change = format!(
             "Run ALTER SYSTEM SET max_prepared_transactions = {wants} (more if other participants share the server) and restart \
-             the server, or lower the builder's max_promises"
+             the server, or lower the builder's max_promises. Without prepared transactions the database takes part as a last \
+             resource: see the builder's last_resource"
         );
         return unsuitable(problem, &change);
     }

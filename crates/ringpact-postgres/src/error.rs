@@ -10,7 +10,7 @@ use ringpact::{
 use thiserror::Error;
 use tokio_postgres::{Error, error::Severity, error::SqlState};
 
-use crate::setup::{CHANGED_NOTHING, OTHER_TRANSACTION, SCHEMA_NAME_RULE, SERIALIZABLE_READ_ONLY};
+use crate::setup::{CHANGED_NOTHING, LATER_LIFE, OTHER_TRANSACTION, SCHEMA_NAME_RULE, SERIALIZABLE_READ_ONLY};
 
 /// Why a participant could not be opened.
 #[derive(Debug, Error)]
@@ -191,6 +191,10 @@ fn advice(error: &Error) -> Option<&'static str> {
              statement's error instead of committing"
         }
         Some(SERIALIZABLE_READ_ONLY) => "leave READ ONLY out of the branch's isolation level",
+        Some(LATER_LIFE) => {
+            "the branch's coordinator was opened again since, and has rolled the branch back; end the process of its earlier \
+             life"
+        }
         Some("53200") => {
             "the server has no room for another prepared transaction: raise max_prepared_transactions, or see why decisions \
              are not delivered"

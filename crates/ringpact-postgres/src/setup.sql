@@ -44,8 +44,17 @@ BEGIN
                 HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
         END IF;
     END IF;
+    -- A last resource that has answered a later life that it has not committed must never commit. The life is noted before the
+    -- answer, and the sessions that were there by then are ended.
+    IF alone AND EXISTS (
+        SELECT FROM ringpact.life AS met WHERE met.participant = promise.participant
+        AND met.coordinator = promise.coordinator AND met.epoch > promise.epoch
+    ) THEN
+        RAISE EXCEPTION 'the coordinator of this branch was opened again' USING ERRCODE = 'RP004',
+            HINT = 'End the process of the coordinator''s earlier life.';
+    END IF;
     INSERT INTO ringpact.marker VALUES (participant, coordinator, epoch, sequence);
 END
 $ringpact$;
 
-CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 2';

@@ -104,6 +104,12 @@ impl Postgres {
         self.port
     }
 
+    /// Returns the maximum number of prepared transactions.
+    #[must_use]
+    pub const fn prepares(&self) -> usize {
+        self.options.max_prepared_transactions
+    }
+
     /// Creates a database.
     ///
     /// # Errors
