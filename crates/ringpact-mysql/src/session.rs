@@ -163,11 +163,20 @@ impl Session {
         self.run(format!("XA {verb} {xid};{FREE}", xid = self.xid)).await
     }
 
-    /// Commits without a promise, with a marker or without. One message.
+    /// Commits alone, with a marker or without. One message.
+    ///
+    /// MariaDB with a binary log loses `XA COMMIT .. ONE PHASE` in a crash after it was answered: it
+    /// comes back as a promise. So a branch that changed something promises first, also there; the
+    /// coordinator need not know.
     pub(crate) async fn commit_one_phase(&mut self, has_marker: bool) -> Result<(), Error> {
         let mark = if has_marker { self.mark(0) } else { String::new() };
         let xid = &self.xid;
-        self.run(format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE;{FREE}")).await
+        let commit = if has_marker && self.is_mariadb {
+            format!("XA PREPARE {xid};XA COMMIT {xid}")
+        } else {
+            format!("XA COMMIT {xid} ONE PHASE")
+        };
+        self.run(format!("{mark}XA END {xid};{commit};{FREE}")).await
     }
 
     /// Undoes the branch, in whatever state it is, and a promise, too.
