@@ -36,6 +36,8 @@ pub(crate) struct MySqlBackend {
     /// The database's name, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Whether the user may list the server's prepared transactions. A last resource has none.
+    pub(crate) lists_promises: bool,
     pub(crate) timeouts: BranchTimeouts,
     /// Connections for branches.
     pub(crate) work: Pool,
@@ -380,6 +382,9 @@ impl MySqlBackend {
 
     /// Returns all prepared transactions of the server.
     async fn recover(&self, control: &mut Link) -> Result<Vec<RawXid>, XaError> {
+        if !self.lists_promises {
+            return Ok(Vec::new());
+        }
         let rows: Vec<RecoverRow> = self.rows(control, "XA RECOVER".to_owned()).await.map_err(unavailable)?;
         Ok(rows.into_iter().filter_map(RawXid::of_row).collect())
     }
