@@ -52,6 +52,31 @@
 //! | the pool has more connections than there may be promises, and the server allows them | each promise holds its connection |
 //! | tables, their engine and the privileges | |
 //!
+//! # A database that makes no promises
+//!
+//! A participant that is opened with [`last_resource`](MySqlBuilder::last_resource), and registered with
+//! `async_last_resource`, commits without a promise, once all others have promised: one in a
+//! transaction. Its pool may be small, and MySQL wants no `XA_RECOVER_ADMIN`. Its marker is its memory,
+//! by which the coordinator learns after a crash whether it has committed.
+//!
+//! ```no_run
+//! # use mysql_async::Pool;
+//! # use ringpact::{Coordinator, FileLog};
+//! # use ringpact_mysql::MySqlParticipant;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # let goods = MySqlParticipant::builder("goods").pool(Pool::new("mysql://shop@db2/goods")).open().await?;
+//! let pool = Pool::new("mysql://shop@managed.example/payments");
+//! let payments = MySqlParticipant::builder("payments").pool(pool).last_resource().open().await?;
+//! let runtime = tokio::runtime::Handle::current();
+//! let shop = Coordinator::builder(FileLog::open("/var/lib/shop/log")?)
+//!     .name("shop")
+//!     .async_participant("goods", goods.clone(), runtime.clone())
+//!     .async_last_resource("payments", payments.clone(), runtime)
+//!     .open()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What to know
 //!
 //! - **A promise holds its connection** until the decision is carried out. If the connection is lost,
@@ -78,6 +103,7 @@
 //! |---|---|
 //! | `lib.rs` | [`MySqlParticipant`] and its builder |
 //! | `branch.rs` | [`MySqlBranch`]: what clients call |
+//! | `last_resource.rs` | the participant as a last resource |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
 //! | `error.rs` | errors, and which of them may pass |
 //!
@@ -101,6 +127,7 @@ use ringpact::{
 
 mod branch;
 mod error;
+mod last_resource;
 mod link;
 
 pub use branch::MySqlBranch;
@@ -115,7 +142,8 @@ type MySqlBackend = ringpact_sql::mysql::MySqlBackend<link::Pools>;
 /// A database's way into transactions. Cheap to clone: clones share one participant.
 ///
 /// Register it with the coordinator by `async_participant`, under its own name, and on the runtime
-/// on which it was opened: connections belong to a runtime. The runtime needs its timers and I/O
+/// on which it was opened: connections belong to a runtime. With `async_last_resource` instead it
+/// commits without a promise, once all others have promised. The runtime needs its timers and I/O
 /// enabled. Each process that opens the same database under the same name is the same participant.
 #[derive(Clone, Debug)]
 pub struct MySqlParticipant(XaParticipant<MySqlBackend>);
@@ -134,6 +162,7 @@ pub struct MySqlBuilder {
     name: String,
     database: Option<Database>,
     max_promises: usize,
+    is_last_resource: bool,
     timeouts: BranchTimeouts,
     accepts_loss: bool,
 }
@@ -157,6 +186,15 @@ impl MySqlBuilder {
     /// which must have more. Above the limit no branch begins, with an error that may pass.
     pub const fn max_promises(mut self, promises: usize) -> Self {
         self.max_promises = promises;
+        self
+    }
+
+    /// Opens the participant as a last resource only, which makes no promises. Its pool may be small,
+    /// and MySQL does not want the privilege `XA_RECOVER_ADMIN`. A transaction can have one such
+    /// participant. Register it with `async_last_resource`; a coordinator does not open with it as an
+    /// ordinary participant, and it votes No on each prepare.
+    pub const fn last_resource(mut self) -> Self {
+        self.is_last_resource = true;
         self
     }
 
@@ -188,6 +226,7 @@ impl MySqlBuilder {
         let demands = Demands {
             pool: conn.opts().pool_opts().constraints().max(),
             max_promises: self.max_promises,
+            is_last_resource: self.is_last_resource,
             accepts_loss: self.accepts_loss,
         };
         let control = control_pool(&conn, self.timeouts);
@@ -196,6 +235,7 @@ impl MySqlBuilder {
         link.release();
         let backend = MySqlBackend::new(name, Pools { work, control }, self.timeouts, &found);
         let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
         Ok(MySqlParticipant(XaParticipant::open(self.name, backend, options).await?))
     }
 }
@@ -245,6 +285,7 @@ impl MySqlParticipant {
             name: name.into(),
             database: None,
             max_promises: DEFAULT_MAX_PROMISES,
+            is_last_resource: false,
             timeouts: BranchTimeouts::default(),
             accepts_loss: false,
         }
@@ -350,6 +391,10 @@ impl AsyncParticipant for MySqlParticipant {
 
     fn own_name(&self) -> Option<Name> {
         self.0.own_name()
+    }
+
+    fn can_promise(&self) -> bool {
+        self.0.can_promise()
     }
 
     fn greet(&self, greeting: &Greeting) {

@@ -38,6 +38,7 @@ pub struct PgBuilder {
     connections: usize,
     control_connections: usize,
     max_promises: usize,
+    is_last_resource: bool,
     timeouts: BranchTimeouts,
     schema: String,
     may_lose_promises: bool,
@@ -52,6 +53,7 @@ impl PgBuilder {
             connections: DEFAULT_POOL,
             control_connections: DEFAULT_CONNECTIONS,
             max_promises: DEFAULT_MAX_PROMISES,
+            is_last_resource: false,
             timeouts: BranchTimeouts::default(),
             schema: DEFAULT_SCHEMA.to_owned(),
             may_lose_promises: false,
@@ -88,6 +90,15 @@ impl PgBuilder {
     /// said.
     pub fn max_promises(mut self, promises: usize) -> Self {
         self.max_promises = promises;
+        self
+    }
+
+    /// Opens the participant as a last resource only, for a database without prepared transactions
+    /// (`max_prepared_transactions = 0`). A transaction can have one such participant. Register it with
+    /// [`async_last_resource`](ringpact::txn::CoordinatorBuilder::async_last_resource); a coordinator does not open with it as
+    /// an ordinary participant, and it votes No on each prepare.
+    pub fn last_resource(mut self) -> Self {
+        self.is_last_resource = true;
         self
     }
 
@@ -130,6 +141,7 @@ impl PgBuilder {
         let wanted = Wanted {
             schema: &self.schema,
             max_promises: self.max_promises,
+            is_last_resource: self.is_last_resource,
             may_lose_promises: self.may_lose_promises,
             connection: self.timeouts.connection,
         };
@@ -145,6 +157,7 @@ impl PgBuilder {
             backend.set_preset();
         }
         let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
         let opened = XaParticipant::open(&self.name, backend, options).await;
         opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
     }

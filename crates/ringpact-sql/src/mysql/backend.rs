@@ -34,6 +34,8 @@ pub struct MySqlBackend<C> {
     /// The database's name, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Whether the user may list the server's prepared transactions. A last resource has none.
+    pub(crate) lists_promises: bool,
     pub(crate) timeouts: BranchTimeouts,
     pub(crate) client: C,
     pub(crate) sessions: Sessions,
@@ -285,6 +287,7 @@ impl<C: MySqlClient> MySqlBackend<C> {
             name,
             database: super::check::quoted(&found.database),
             is_mariadb: found.is_mariadb,
+            lists_promises: found.lists_promises,
             timeouts,
             client,
             sessions: Sessions::default(),
@@ -390,6 +393,9 @@ impl<C: MySqlClient> MySqlBackend<C> {
 
     /// Returns all prepared transactions of the server.
     async fn recover(&self, control: &mut C::Link) -> Result<Vec<RawXid>, XaError> {
+        if !self.lists_promises {
+            return Ok(Vec::new());
+        }
         let rows = self.rows(control, "XA RECOVER".to_owned()).await.map_err(unavailable)?;
         let raw =
             |row: &ByteRow| RawXid::of_row((row.number(0)?, row.number(1)?, row.number(2)?, row.bytes(3)?.to_vec()));

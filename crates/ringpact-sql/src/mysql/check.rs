@@ -31,6 +31,8 @@ pub struct Demands {
     pub pool: usize,
     /// Maximum number of promises of this process.
     pub max_promises: usize,
+    /// Whether the participant makes no promises.
+    pub is_last_resource: bool,
     /// Whether promises may be lost in a crash of the server.
     pub accepts_loss: bool,
 }
@@ -43,6 +45,8 @@ pub struct Found {
     pub database: String,
     /// Whether the server is MariaDB.
     pub is_mariadb: bool,
+    /// Whether the user may list the server's prepared transactions.
+    pub lists_promises: bool,
 }
 
 type Checked<T = ()> = Result<T, UnsuitableError>;
@@ -67,7 +71,8 @@ pub async fn check(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found
     check_connections(conn, demands).await?;
     check_tables(conn).await?;
     check_privileges(conn, &quoted(&database)).await?;
-    Ok(Found { database, is_mariadb })
+    let lists_promises = check_list(conn, demands).await?;
+    Ok(Found { database, is_mariadb, lists_promises })
 }
 
 /// Returns the name as statements take it.
@@ -75,8 +80,8 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn check_pool(Demands { pool, max_promises, .. }: Demands) -> Checked {
-    if max_promises < pool {
+fn check_pool(Demands { pool, max_promises, is_last_resource, .. }: Demands) -> Checked {
+    if max_promises < pool || is_last_resource {
         return Ok(());
     }
     misconfigured(
@@ -230,10 +235,17 @@ async fn check_privileges(conn: &mut impl MySqlLink, database: &str) -> Checked 
         let grant = format!("GRANT UPDATE ON {database}.ringpact_session TO the participant's user");
         return denied(error, "UPDATE in ringpact_session", &grant);
     }
-    if let Err(error) = run(conn, "XA RECOVER").await {
-        return denied(error, "list prepared transactions", "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user");
-    }
     Ok(())
+}
+
+/// Returns whether the user may list the server's prepared transactions. Only a last resource need not.
+async fn check_list(conn: &mut impl MySqlLink, demands: Demands) -> Checked<bool> {
+    let Err(error) = run(conn, "XA RECOVER").await else { return Ok(true) };
+    if demands.is_last_resource && error.code.is_some() {
+        return Ok(false);
+    }
+    let grant = "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user, or open it as a last resource";
+    denied(error, "list prepared transactions", grant).map(|()| false)
 }
 
 /// Tells a missing privilege from a failure of the connection.
@@ -279,9 +291,10 @@ mod tests {
 
     #[test]
     fn a_pool_must_be_larger_than_the_number_of_promises() {
-        let demands = |pool, max_promises| Demands { pool, max_promises, accepts_loss: false };
+        let demands = |pool, max_promises| Demands { pool, max_promises, is_last_resource: false, accepts_loss: false };
         check_pool(demands(65, 64)).expect("one is left for work");
         let error = check_pool(demands(64, 64)).expect_err("none is left for work").to_string();
         assert!(error.contains("64 promises") && error.contains("65 connections"), "{error}");
+        check_pool(Demands { is_last_resource: true, ..demands(1, 64) }).expect("a last resource makes no promises");
     }
 }

@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS ringpact.life (
     log bytea NOT NULL,
     epoch numeric(20) NOT NULL,
     position numeric(20) NOT NULL,
+    -- What the tags of this life's branches begin with.
+    tag text COLLATE "C" NOT NULL,
     PRIMARY KEY (participant, coordinator)
 );
 
@@ -38,8 +40,17 @@ BEGIN
                 HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
         END IF;
     END IF;
+    -- A last resource that has answered a later life that it has not committed must never commit. The life is noted before the
+    -- answer, and the sessions that were there by then are ended. A tag begins with 26 characters for the two names.
+    IF alone AND EXISTS (
+        SELECT FROM ringpact.life AS met WHERE met.tag > promise.tag AND left(met.tag, 26) = left(promise.tag, 26)
+        AND left(met.tag, 42) <> left(promise.tag, 42)
+    ) THEN
+        RAISE EXCEPTION 'the coordinator of this branch was opened again' USING ERRCODE = 'RP004',
+            HINT = 'End the process of the coordinator''s earlier life.';
+    END IF;
     INSERT INTO ringpact.marker VALUES (tag);
 END
 $ringpact$;
 
-CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 2';
