@@ -9,10 +9,9 @@ use ringpact::{
     BranchId, Name,
     participant::conformance::{AsyncHarness, Effect, Worked, check_async},
 };
-use ringpact_postgres::PgParticipant;
 use tokio::runtime::Builder;
 
-use crate::support::{Db, server};
+use crate::support::{Db, PgParticipant, attempt, server};
 
 /// One participant of many in one database.
 struct PgHarness {
@@ -32,8 +31,8 @@ impl PgHarness {
 
     async fn execute(&self, branch: &BranchId, sql: &str) -> Worked {
         match self.now().work(branch).await {
-            Ok(work) => {
-                drop(work.batch_execute(sql).await);
+            Ok(mut work) => {
+                drop(attempt(&mut work, sql).await);
                 Worked::Done
             }
             Err(_) => Worked::Refused,
