@@ -147,7 +147,15 @@ impl Link<MySql> {
             return Ok(());
         }
         let word = format!("ringpact {}", ASKED.fetch_add(1, Ordering::Relaxed));
-        let rows = self.rows(IN_STEP_WITHIN, format!("SELECT '{word}'")).await?;
+        let rows = match self.rows(IN_STEP_WITHIN, format!("SELECT '{word}'")).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                // The error of a dropped statement, or of this one in a branch that can only be rolled back. All before it was
+                // read.
+                self.is_in_step = error.code.is_some();
+                return Err(error);
+            }
+        };
         if rows.len() != 1 || rows[0].text(0) != Some(&word) {
             self.is_sound = false;
             return Err(out_of_step());

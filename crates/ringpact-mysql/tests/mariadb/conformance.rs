@@ -27,7 +27,11 @@ impl Payments {
         let Ok(mut work) = participant.work(branch).await else { return Worked::Refused };
         match attempt(&mut work, statement).await {
             Ok(()) => Worked::Done,
-            Err(_) => Worked::Refused,
+            Err(error) => {
+                // Over sqlx that is the caller's part.
+                work.doom(error);
+                Worked::Refused
+            }
         }
     }
 }
