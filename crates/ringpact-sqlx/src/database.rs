@@ -1,6 +1,6 @@
 //! What differs between the databases of sqlx: [`SqlxDatabase`].
 
-use std::{error::Error as StdError, future::Future, time::Duration};
+use std::{error::Error as StdError, future::Future};
 
 use ringpact::{Name, participant::xa::XaBackend};
 use ringpact_sql::BranchTimeouts;
@@ -47,7 +47,6 @@ pub trait SqlxDatabase: Database + sealed::Sealed {
 
 /// What the options of a participant ask of its database.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "only this crate can name it")]
 pub struct Wanted<DB: Database> {
     /// The participant's name.
     pub participant: Name,
@@ -64,9 +63,6 @@ pub struct Wanted<DB: Database> {
     /// Name of the schema with the participant's tables, in PostgreSQL.
     pub schema: String,
 }
-
-/// Time for which a control connection is waited for.
-pub(crate) const CONTROL_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) mod sealed {
     /// Keeps [`SqlxDatabase`](super::SqlxDatabase) to this crate.

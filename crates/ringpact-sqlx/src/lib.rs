@@ -72,7 +72,7 @@
 //! | | what to know |
 //! |---|---|
 //! | a statement fails | PostgreSQL: the branch can only be rolled back, unless a savepoint came first. MariaDB and MySQL: only the statement is undone, and **a branch whose caller goes on commits the rest**. Return the error, or call [`doom`](SqlxBranch::doom). `ringpact-mysql` dooms the branch by itself; sqlx hands out its connection, on which this crate sees no errors. |
-//! | a future is dropped in the middle of a statement | The server carries the statement out, or refuses it and the branch votes No. In MariaDB and MySQL, sqlx can then take one answer for another, so the participant tries the connection before each promise. |
+//! | a future is dropped in the middle of a statement | The server carries the statement out, or refuses it and the branch votes No. In MariaDB and MySQL, sqlx can then lose count of the server's answers, so the participant tries the connection before each promise and closes it if it is out of step. |
 //! | a branch only reads | PostgreSQL: it votes read-only. MariaDB and MySQL: it promises, because nothing tells whether it has locked rows. |
 //! | connections | One with an open or doubtful transaction is closed, and never comes back to the pool. The pool's `max_connections` can be exceeded for the moment in which it closes. |
 //! | the pool's `acquire_timeout` | The shorter of it and of [`BranchTimeouts::connection`] holds. Both end in an error that may pass. |

@@ -1,8 +1,11 @@
 //! A connection that is closed if anything about it is in doubt: [`Link`].
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use sqlx::{Database, TransactionManager, pool::PoolConnection};
+
+/// Time for which a control connection is waited for.
+pub(crate) const CONTROL_WITHIN: Duration = Duration::from_secs(10);
 
 /// A connection of a pool. If it is dropped, it is closed; only [`release`](Self::release) gives it back.
 ///

@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use crate::{
     SqlxDatabase, SqlxOpenError,
-    database::{CONTROL_WITHIN, Wanted, sealed::Sealed},
-    link::Link,
+    database::{Wanted, sealed::Sealed},
+    link::{CONTROL_WITHIN, Link},
 };
 
 /// Time within which a connection must show that its answers are in step. A statement that a client no longer waits for may
@@ -140,7 +140,7 @@ impl Link<MySql> {
     }
 
     /// Makes sure that the next answer is that of the next statement. sqlx loses count when a future is dropped while a
-    /// statement is prepared, and would then take another statement's answer for that of `XA PREPARE`.
+    /// statement is prepared, and an answer that it takes for that of `XA PREPARE` would be a Yes without a promise.
     async fn come_into_step(&mut self) -> Result<(), StatementFailure> {
         static ASKED: AtomicU64 = AtomicU64::new(0);
         if self.is_in_step {

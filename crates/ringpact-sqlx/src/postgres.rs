@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use crate::{
     SqlxDatabase, SqlxOpenError,
-    database::{CONTROL_WITHIN, Wanted, sealed::Sealed},
-    link::Link,
+    database::{Wanted, sealed::Sealed},
+    link::{CONTROL_WITHIN, Link},
 };
 
 /// The connections of a participant.

@@ -1,7 +1,11 @@
 //! A future of sqlx is dropped in the middle of a statement. sqlx then loses count of the server's answers, and takes one for
 //! another.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::poll_fn,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use ringpact::{Vote, participant::AsyncParticipant as _};
 use sqlx::query;
@@ -70,6 +74,41 @@ fn a_statement_that_is_dropped_at_any_step_leaves_no_false_promise() {
         }
         for sequence in 1_000..1_008 {
             commit(&payments, &branch(sequence)).await;
+        }
+    });
+}
+
+/// Statements of any number of parameters and columns, dropped before the server has answered that they are prepared. What sqlx
+/// then reads may look like a whole answer, and must not be taken for that of `XA PREPARE`. Here the server refuses it.
+#[test]
+fn the_answer_of_another_statement_is_not_taken_for_that_of_the_promise() {
+    with_database(async |database| {
+        let payments = database.open().await;
+        let shapes = (0..8_u64).flat_map(|params| (0..5_u64).map(move |columns| (params, columns)));
+        for (sequence, (params, columns)) in (1..).zip(shapes) {
+            insert(&payments, &branch(sequence), "a").await;
+            let mut work = payments.work(&branch(sequence)).await.expect("a branch");
+            // From here on the promise fails.
+            attempt(&mut work, "DO RELEASE_ALL_LOCKS()").await.expect("they are free");
+            let list = |count: u64, item: &str| vec![item; usize::try_from(count).expect("a few")].join(", ");
+            let values = if params == 0 { "0".to_owned() } else { list(params, "?") };
+            let sql = if columns == 0 {
+                format!("UPDATE account SET cents = 1 WHERE cents IN ({values}) /* {sequence} */")
+            } else {
+                format!("SELECT {} FROM account WHERE cents IN ({values}) /* {sequence} */", list(columns, "cents"))
+            };
+            let mut statement = query(&sql);
+            for number in 0..params {
+                statement = statement.bind(number);
+            }
+            let mut statement = Box::pin(statement.fetch_all(&mut *work));
+            let _polled = poll_fn(|context| Poll::Ready(statement.as_mut().poll(context).is_ready())).await;
+            drop(statement);
+            drop(work);
+            let vote = payments.prepare(&branch(sequence), &call()).await;
+            assert!(vote.is_err(), "{params} and {columns}: {vote:?}");
+            roll_back(&payments, &branch(sequence)).await;
+            assert_eq!((database.committed("a").await, database.prepared(&payments).await), (0, 0));
         }
     });
 }
