@@ -187,6 +187,7 @@ impl MySqlBuilder {
         let conn = work.get_conn().await.map_err(|error| unavailable(error::of_statement(error)))?;
         let demands = Demands {
             pool: conn.opts().pool_opts().constraints().max(),
+            control: CONTROL_CONNECTIONS,
             max_promises: self.max_promises,
             accepts_loss: self.accepts_loss,
         };

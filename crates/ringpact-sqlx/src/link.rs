@@ -45,6 +45,9 @@ impl<DB: Database> Link<DB> {
 
     /// Begins a transaction by this message. sqlx then knows that there is one, so `begin` under the branch makes a savepoint,
     /// and the end of that leaves the branch open.
+    ///
+    /// `TransactionManager` is public and not on sqlx's pages. `Connection::begin_with` does the same, but what it returns
+    /// borrows the connection and rolls back when it is dropped.
     pub(crate) async fn begin_with(&mut self, message: String) -> Result<(), sqlx::Error> {
         self.is_in_step = false;
         DB::TransactionManager::begin(self.conn_mut(), Some(message.into())).await

@@ -58,6 +58,7 @@ impl SqlxDatabase for MySql {
             .connect_lazy_with((*pool.connect_options()).clone());
         let demands = Demands {
             pool: pool.options().get_max_connections() as usize,
+            control: wanted.control_connections as usize,
             max_promises: wanted.max_promises,
             accepts_loss: wanted.accepts_loss,
         };

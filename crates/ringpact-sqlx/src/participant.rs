@@ -18,6 +18,9 @@ use crate::{SqlxBranch, SqlxBuilder, SqlxDatabase};
 /// Register it with [`async_participant`](ringpact::txn::CoordinatorBuilder::async_participant) under its own name, and work
 /// through [`branch`](Self::branch).
 ///
+/// Register it on the runtime on which it was opened, and drop it and its branches there: connections belong to a runtime. Each
+/// process that opens the same database under the same name is the same participant. Two participants need two names.
+///
 /// ```no_run
 /// # #[cfg(feature = "postgres")]
 /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
