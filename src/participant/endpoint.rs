@@ -125,6 +125,12 @@ pub trait Endpoint: Send + Sync + 'static {
         true
     }
 
+    /// Whether [`send`](Self::send) only hands the request on, and never waits. A coordinator calls such an endpoint on any of
+    /// its threads, and others on threads that the participant has to itself. The default implementation returns `false`.
+    fn sends_at_once(&self) -> bool {
+        false
+    }
+
     /// Takes in that a coordinator was opened.
     ///
     /// The default implementation does nothing. A participant far away learns of the coordinator
@@ -157,6 +163,9 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     fn own_name(&self) -> Option<Name> {
         (**self).own_name()
     }
+    fn sends_at_once(&self) -> bool {
+        (**self).sends_at_once()
+    }
     fn can_promise(&self) -> bool {
         (**self).can_promise()
     }
@@ -175,6 +184,12 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
 pub(crate) trait ReplySink: Send + Sync {
     /// Takes in the answer to the request that `tag` stands for.
     fn deliver(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>);
+
+    /// Takes in the answer, and does what follows from it on this thread, where [`deliver`](Self::deliver) may leave it to
+    /// another one. For threads that belong to no caller.
+    fn deliver_here(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>) {
+        self.deliver(tag, result);
+    }
 
     /// Whether the sender still waits for the answer.
     fn is_awaited(&self) -> bool {
@@ -234,6 +249,14 @@ impl Reply {
     pub fn send(mut self, result: Result<Response, ParticipantError>) {
         if let Some(sink) = self.sink.take() {
             sink.deliver(self.tag, result);
+        }
+    }
+
+    /// Sends the answer from a task that has nothing else to do; see [`ReplySink::deliver_here`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn send_here(mut self, result: Result<Response, ParticipantError>) {
+        if let Some(sink) = self.sink.take() {
+            sink.deliver_here(self.tag, result);
         }
     }
 }

@@ -316,7 +316,7 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
             // Before the answer is sent: a client may drop everything and open it again at the last
             // answer.
             drop(participant);
-            reply.send(result);
+            reply.send_here(result);
         });
     }
 
@@ -334,6 +334,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         self.participant.is_transient(error)
+    }
+
+    fn sends_at_once(&self) -> bool {
+        true
     }
 
     fn stalled(&self) -> Option<Duration> {

@@ -300,7 +300,7 @@ fn if_its_commit_never_arrived_the_client_hears_of_a_certain_rollback() {
             self.0.committed(branch)
         }
     }
-    let policy = Policy::default().prepare_timeout(Duration::from_millis(20));
+    let policy = Policy::default().prepare_timeout(Duration::from_millis(200));
     let builder = Coordinator::builder(MemoryLog::new()).policy(policy);
     let builder = builder.last_resource("mail", HalfDown(Remembering::default()));
     let coordinator = builder.participant("a", a.clone()).participant("b", b.clone()).open().expect("it opens");

@@ -116,7 +116,7 @@ fn an_operator_forces_what_was_decided_and_it_ends() {
         let id = parked(&coordinator, decision);
         assert!(matches!(coordinator.forget(&id), Err(OperatorError::NotHeuristic { .. })));
         coordinator.force(&id, decision).unwrap();
-        assert_eq!(coordinator.status().in_doubt(), 0);
+        eventually("it has ended", SOON, || coordinator.status().in_doubt() == 0);
         assert_eq!((log.live(&name("c")).unwrap().len(), b.times_told(verb(decision))), (1, 3));
     }
 }

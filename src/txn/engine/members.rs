@@ -56,6 +56,14 @@ impl Member {
         }
     }
 
+    /// Whether a message to the participant is sent without a wait for anything of the participant's.
+    pub(in crate::txn) fn sends_at_once(&self) -> bool {
+        match &self.reach {
+            Reach::AtOnce(_) => false,
+            Reach::Later(endpoint) => catch_unwind(AssertUnwindSafe(|| endpoint.sends_at_once())).unwrap_or(false),
+        }
+    }
+
     /// Whether the participant can promise, or need not: a last resource is never asked to.
     pub(in crate::txn) fn may_take_part(&self) -> bool {
         match &self.reach {

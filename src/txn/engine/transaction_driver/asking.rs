@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{MemberBranch, TransactionDriver};
+use super::{Driving, MemberBranch, TransactionDriver};
 #[cfg(feature = "tokio")]
 use crate::participant::{CommitQuery, CommitReply};
 use crate::{
@@ -76,7 +76,7 @@ impl TransactionDriver {
     fn hear_last_resource(self: &Arc<Self>, index: usize, answer: CommitAnswer) {
         let mut state = self.state.lock();
         let input = state.hears_last_resource(index, answer);
-        self.take_in(state, input, None);
+        self.take_in(state, input, None, Driving::Elsewhere);
     }
 }
 

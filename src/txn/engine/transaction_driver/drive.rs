@@ -67,6 +67,7 @@ impl TransactionDriver {
             return Waiting::OtherThread;
         }
         state.driving = true;
+        state.is_woken &= by == Runner::Worker;
         let member_branches = self.member_branches(state);
         let all_at_once = by == Runner::Caller
             && member_branches.iter().all(|member_branch| self.core.members.answers_at_once(member_branch.member));
@@ -347,7 +348,7 @@ impl TransactionDriver {
             // opened since, if there is one, has already asked what is in doubt.
             return Some(Err(ParticipantError::Unreachable));
         }
-        if terms.by == Runner::Worker {
+        if terms.by == Runner::Worker && !self.core.members[number].1.sends_at_once() {
             let (driver, branch, caller_span) = (Arc::clone(self), member_branch.branch.clone(), CallerSpan::current());
             let send = move |over: &dyn Fn()| {
                 if !driver.core.members.answers_at_once(Some(number)) {

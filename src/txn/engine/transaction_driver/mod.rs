@@ -28,7 +28,7 @@ use crate::{
             coordinator_core::{CoordinatorCore, CoreHandle},
             members::Reach,
             observe::Watch,
-            scheduler::Runnable,
+            scheduler::{Runnable, Runner},
         },
         table::key::TxnKey,
     },
@@ -286,10 +286,13 @@ impl TransactionDriver {
     pub(in crate::txn) fn leave(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.driven_by_commit = false;
+        state.is_woken = false;
+        // What waits for answers and has none is driven when one comes, or at its time-out.
+        let goes_on = state.driving || !state.inbox.is_empty() || state.waiting() != Waiting::Answers;
         let (waker, over) = (state.waker.take(), state.protocol.is_finished());
         drop(state);
         foreign::drop_value(waker);
-        if !over {
+        if !over && goes_on {
             self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
         }
     }
@@ -305,6 +308,7 @@ impl TransactionDriver {
         if state.outcome.is_some() || state.is_lost() || moved_on {
             return Wakeable::Now;
         }
+        state.is_woken = false;
         let old = state.waker.replace(waker);
         drop(state);
         foreign::drop_value(old);
@@ -342,6 +346,15 @@ fn wake_all(listeners: Vec<(u64, Waker)>) {
     listeners.into_iter().for_each(|(_, waker)| foreign::wake(waker));
 }
 
+/// Where a transaction is driven for an input that nobody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driving {
+    /// On a worker: the thread is a caller's or a transport's, and has its own work to do.
+    Elsewhere,
+    /// On this thread. That saves the wake-up of a worker.
+    Here,
+}
+
 /// Whether there is something to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::txn) enum Wakeable {
@@ -355,28 +368,47 @@ impl ReplySink for TransactionDriver {
     }
 
     fn deliver(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
-        let mut state = self.state.lock();
-        let report = state.tickets.answered((self.key, branch), None, &self.core.breakers, None, &result);
-        let input = state.hears(branch, result);
-        self.take_in(state, input, report);
+        self.hear(branch, result, Driving::Elsewhere);
+    }
+
+    fn deliver_here(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
+        self.hear(branch, result, Driving::Here);
     }
 }
 
 impl TransactionDriver {
+    fn hear(self: &Arc<Self>, branch: usize, result: Result<Response, ParticipantError>, driving: Driving) {
+        let mut state = self.state.lock();
+        let report = state.tickets.answered((self.key, branch), None, &self.core.breakers, None, &result);
+        let input = state.hears(branch, result);
+        self.take_in(state, input, report, driving);
+    }
+
     /// Queues an input that came on another thread, and has the transaction driven.
-    fn take_in(self: &Arc<Self>, mut state: MutexGuard<'_, DriverState>, input: Input, report: Option<Report>) {
+    fn take_in(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, DriverState>,
+        input: Input,
+        report: Option<Report>,
+        driving: Driving,
+    ) {
         state.inbox.push_back(input);
-        let (driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
-        let is_driven = waker.is_some() && !state.is_listened_to();
+        let (is_driving, waker) = (state.driving, if state.driving { None } else { state.waker.take() });
+        state.is_woken |= waker.is_some();
+        // The holder of the `Commit` drives, for all that has come in until it does. One that does not is noticed by the sweep.
+        let is_driven = state.is_woken && !state.is_listened_to();
         drop(state);
         if let Some(report) = report {
             self.core.report(report);
         }
-        if driving {
+        if is_driving {
             return;
         }
-        if !is_driven {
-            self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
+        match driving {
+            _ if is_driven => {}
+            Driving::Elsewhere => self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>),
+            // As a worker would: participants that may block are called on their lanes.
+            Driving::Here => foreign::catch_panic(|| Arc::clone(self).run(Runner::Worker)),
         }
         if let Some(waker) = waker {
             foreign::wake(waker);

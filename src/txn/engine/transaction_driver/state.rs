@@ -38,6 +38,8 @@ pub(super) struct DriverState {
     pub(super) driven_by_commit: bool,
     /// Waker of the `Commit`'s holder, for when there is something to drive.
     pub(super) waker: Option<Waker>,
+    /// Whether that holder was woken, and has not come to drive yet.
+    pub(super) is_woken: bool,
     /// Tasks and threads that wait until all branches have acknowledged, if there are any.
     pub(super) listeners: Option<Box<Listeners>>,
     pub(super) outcome: Option<Outcome>,
@@ -92,6 +94,7 @@ impl DriverState {
             abandoned: false,
             driven_by_commit: false,
             waker: None,
+            is_woken: false,
             listeners: None,
             outcome: None,
             trouble: None,
