@@ -58,10 +58,7 @@ impl PgBackend {
         }
         let (key, tag) = (self.key(branch), literal(session.tag()));
         let message = format!("SELECT {}.promise({tag}, {key}, {alone}); {statement}", self.schema);
-        // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
-        let limit = self.timeouts.statement;
-        let within =
-            if limit.is_zero() { Duration::MAX } else { limit.saturating_mul(2).saturating_add(ANSWER_MARGIN) };
+        let within = self.answer_within();
         let answer = match timeout(within, session.client().batch_execute(&message)).await {
             Ok(answer) => answer,
             Err(_) => return Err(no_answer(within, During::Promise)),
@@ -76,8 +73,15 @@ impl PgBackend {
         if !alone && has_changed_nothing(&error) { Ok(false) } else { Err(failure(error, During::Promise)) }
     }
 
+    /// Returns for how long the answer to a message of two statements is waited for.
+    pub(crate) fn answer_within(&self) -> Duration {
+        // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
+        let limit = self.timeouts.statement;
+        if limit.is_zero() { Duration::MAX } else { limit.saturating_mul(2).saturating_add(ANSWER_MARGIN) }
+    }
+
     /// Rolls back, and gives the connection back if that was answered.
-    async fn undo(&self, session: PgSession) {
+    pub(crate) async fn undo(&self, session: PgSession) {
         match timeout(ROLLBACK_WITHIN, session.client().batch_execute("ROLLBACK")).await {
             Ok(Ok(())) => session.give_back(),
             Ok(Err(_)) => {}
@@ -92,14 +96,14 @@ impl PgBackend {
     }
 
     /// Returns the branch's key, as arguments of the promise's function and as values of a row.
-    fn key(&self, branch: &BranchId) -> String {
+    pub(crate) fn key(&self, branch: &BranchId) -> String {
         let (participant, txn) = (literal(branch.participant().as_str()), branch.txn());
         let coordinator = literal(txn.coordinator().as_str());
         format!("{participant}, {coordinator}, {}, {}", txn.epoch().as_u64(), txn.sequence())
     }
 
     /// Returns the condition on the rows of this participant about this coordinator.
-    fn rows_of(&self, coordinator: &Name) -> String {
+    pub(crate) fn rows_of(&self, coordinator: &Name) -> String {
         let (participant, coordinator) = (literal(self.participant.as_str()), literal(coordinator.as_str()));
         format!("participant = {participant} AND coordinator = {coordinator}")
     }

@@ -5,7 +5,10 @@ use std::fmt;
 use deadpool_postgres::{Manager, Pool};
 use ringpact::{
     Name,
-    participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    participant::{
+        tables::{AsyncService, TableParticipant},
+        xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    },
 };
 use tokio_postgres::{Config, NoTls};
 
@@ -17,6 +20,7 @@ use crate::{
     error::PgOpenError,
     session::BranchTimeouts,
     setup::{DEFAULT_SCHEMA, check_schema},
+    tables::{self, PgTables, PgTx},
 };
 
 /// Number of connections of a pool that the participant makes itself.
@@ -108,6 +112,41 @@ impl PgBuilder {
     ///
     /// As [`PgOpenError`] lists. Each says what to change.
     pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
+        let name = self.name.clone();
+        let (max_promises, may_lose_promises) = (self.max_promises, self.may_lose_promises);
+        let backend = self.backend()?;
+        let wanted = Wanted { schema: &backend.schema, max_promises, may_lose_promises };
+        check(&backend.pool, &backend.control, &wanted).await?;
+        let options = XaOptions::default().max_promises(max_promises);
+        let opened = XaParticipant::open(name, backend, options).await;
+        opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
+    }
+
+    /// Opens a participant whose service has its reservations in tables of the database, instead of prepared transactions. See
+    /// [`PgTables`] for an example.
+    ///
+    /// The server need not allow prepared transactions, so [`max_promises`](Self::max_promises) says nothing here: a promise is
+    /// a row, and holds neither a connection nor a lock. Checks the rest as [`open`](Self::open) does, and
+    /// `synchronous_commit`. Tells the service what is promised ([`AsyncService::opened`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`PgOpenError`] lists. Each says what to change.
+    pub async fn open_tables<S: AsyncService<PgTx>>(
+        self,
+        service: S,
+    ) -> Result<TableParticipant<PgTables, S>, PgOpenError> {
+        let (name, may_lose_promises) = (self.name.clone(), self.may_lose_promises);
+        let backend = self.backend()?;
+        let wanted = Wanted { schema: &backend.schema, max_promises: 0, may_lose_promises };
+        check(&backend.pool, &backend.control, &wanted).await?;
+        tables::check(&backend.control, &wanted).await?;
+        let opened = TableParticipant::open(name, PgTables::new(backend), service).await;
+        opened.map_err(PgOpenError::Participant)
+    }
+
+    /// Makes the connections' pools, and checks the names.
+    fn backend(self) -> Result<PgBackend, PgOpenError> {
         let participant = Name::new(&self.name)?;
         check_schema(&self.schema)?;
         let pool = match (self.pool, self.config) {
@@ -119,14 +158,7 @@ impl PgBuilder {
             (None, None) => return Err(PgOpenError::NoDatabase { participant: self.name }),
         };
         let control = Control::beside(pool.clone(), self.control_connections)?;
-        let wanted =
-            Wanted { schema: &self.schema, max_promises: self.max_promises, may_lose_promises: self.may_lose_promises };
-        check(&pool, &control, &wanted).await?;
-        let (timeouts, schema) = (self.timeouts, self.schema);
-        let backend = PgBackend { participant, pool, control, timeouts, schema };
-        let options = XaOptions::default().max_promises(self.max_promises);
-        let opened = XaParticipant::open(&self.name, backend, options).await;
-        opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
+        Ok(PgBackend { participant, pool, control, timeouts: self.timeouts, schema: self.schema })
     }
 }
 

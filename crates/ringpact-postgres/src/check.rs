@@ -136,15 +136,15 @@ async fn set_up(control: &Control, wanted: &Wanted<'_>, role: &str) -> Result<()
     Ok(())
 }
 
-fn unsuitable<T>(problem: String, change: &str) -> Result<T, PgOpenError> {
+pub(crate) fn unsuitable<T>(problem: String, change: &str) -> Result<T, PgOpenError> {
     Err(PgOpenError::Unsuitable { problem, change: change.to_owned() })
 }
 
-async fn one_row(control: &Control, statement: &str) -> Result<SimpleQueryRow, PgOpenError> {
+pub(crate) async fn one_row(control: &Control, statement: &str) -> Result<SimpleQueryRow, PgOpenError> {
     Ok(control.ask(statement).await?.pop().ok_or_else(|| malformed(statement))?)
 }
 
-fn text(row: &SimpleQueryRow, index: usize) -> Result<&str, PgOpenError> {
+pub(crate) fn text(row: &SimpleQueryRow, index: usize) -> Result<&str, PgOpenError> {
     Ok(row.try_get(index).ok().flatten().ok_or_else(|| malformed("a value is missing"))?)
 }
 

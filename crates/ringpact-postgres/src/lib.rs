@@ -27,16 +27,22 @@
 //! # }
 //! ```
 //!
+//! # Services with tables
+//!
+//! [`PgBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what it needs in rows of its own,
+//! and confirms or cancels that by the decision. See [`PgTables`] for an example, and the page on databases of [ringpact] for
+//! which way to take.
+//!
 //! # Setting a database up
 //!
 //! | what | how |
 //! |---|---|
-//! | prepared transactions | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
+//! | prepared transactions (not for services with tables) | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
 //! | the participant's tables | run [`PgParticipant::SETUP_SQL`] in each database, or call [`PgParticipant::setup`] |
 //! | a role that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` |
 //! | standbys | `synchronous_standby_names`, with `synchronous_commit = on`: else a failover loses promises |
 //!
-//! PostgreSQL 13 or later. [`PgBuilder::open`] checks all of this but the standbys.
+//! PostgreSQL 13 or later. [`PgBuilder::open`] and [`PgBuilder::open_tables`] check all of this but the standbys.
 //!
 //! # What PostgreSQL does not do
 //!
@@ -70,6 +76,7 @@
 //! | `backend.rs` | each step of the protocol as SQL |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
 //! | `names.rs` | ids of prepared transactions, and tags of sessions |
+//! | `tables.rs` | services with tables: the branch's row, and the transactions that keep it |
 //! | `error.rs` | what SQLSTATEs mean |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -86,12 +93,15 @@ mod names;
 mod participant;
 mod session;
 mod setup;
+mod tables;
 
 pub use branch::PgBranch;
 pub use builder::PgBuilder;
 pub use deadpool_postgres;
 pub use error::PgOpenError;
 pub use participant::PgParticipant;
+pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
 pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
 pub use session::BranchTimeouts;
+pub use tables::{PgTables, PgTx};
 pub use tokio_postgres;

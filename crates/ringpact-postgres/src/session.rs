@@ -101,7 +101,11 @@ pub struct PgSession {
 impl PgSession {
     /// Takes a connection and begins the branch's transaction in it.
     pub(crate) async fn begin(pool: &Pool, branch: &BranchId, timeouts: &BranchTimeouts) -> Result<Self, XaError> {
-        let tag = tag(branch);
+        Self::begin_tagged(pool, tag(branch), timeouts).await
+    }
+
+    /// Takes a connection and begins a transaction in it, under this tag.
+    pub(crate) async fn begin_tagged(pool: &Pool, tag: String, timeouts: &BranchTimeouts) -> Result<Self, XaError> {
         let message = timeouts.begin(&tag);
         let mut tried = 0;
         loop {

@@ -1,9 +1,9 @@
-//! What a database needs before it takes part: a schema with two tables and two functions.
+//! What a database needs before it takes part: a schema with three tables and three functions.
 
 use crate::error::PgOpenError;
 
 /// Version of what [`SETUP_SQL`] sets up. It grows when an older set-up no longer does.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Name of the schema, if nothing else is said.
 pub(crate) const DEFAULT_SCHEMA: &str = "ringpact";

@@ -21,6 +21,20 @@ CREATE TABLE IF NOT EXISTS ringpact.life (
     PRIMARY KEY (participant, coordinator)
 );
 
+-- What has become of each branch of a service with tables (`open_tables`), in the same transaction as the branch's work.
+-- state: 1 reserved, 2 doomed, 3 promised, 4 confirmed, 5 cancelled. The refusal is text in UTF-8: convert_from(refusal, 'UTF8').
+CREATE TABLE IF NOT EXISTS ringpact.branch (
+    participant text COLLATE "C" NOT NULL,
+    coordinator text COLLATE "C" NOT NULL,
+    epoch numeric(20) NOT NULL,
+    sequence numeric(20) NOT NULL,
+    state smallint NOT NULL CHECK (state BETWEEN 1 AND 5),
+    position numeric(20) NOT NULL,
+    works bytea NOT NULL,
+    refusal bytea,
+    PRIMARY KEY (participant, coordinator, epoch, sequence)
+);
+
 -- Writes the marker, or stops the message that it comes in, so that the PREPARE or COMMIT behind it does not run.
 CREATE OR REPLACE FUNCTION ringpact.promise(
     tag text, participant text, coordinator text, epoch numeric, sequence numeric, alone boolean
@@ -48,4 +62,15 @@ BEGIN
 END
 $ringpact$;
 
-CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+-- Stops the message that it comes in, so that the COMMIT behind it does not run, unless the transaction is the one that was begun
+-- under this tag. COMMIT would succeed without one, and after a failed statement, and keep nothing.
+CREATE OR REPLACE FUNCTION ringpact.same_transaction(tag text) RETURNS void LANGUAGE plpgsql AS $ringpact$
+BEGIN
+    IF current_setting('application_name') <> tag THEN
+        RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
+            HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
+    END IF;
+END
+$ringpact$;
+
+CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 2';

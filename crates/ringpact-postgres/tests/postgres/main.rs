@@ -12,4 +12,5 @@ mod promises;
 mod refused_work;
 mod restart;
 mod support;
+mod tables;
 mod transfers;
