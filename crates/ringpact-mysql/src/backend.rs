@@ -36,6 +36,8 @@ pub(crate) struct MySqlBackend {
     /// The database's name, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Maximum length of a message to the server, in bytes.
+    pub(crate) max_packet: u64,
     pub(crate) timeouts: BranchTimeouts,
     /// Connections for branches.
     pub(crate) work: Pool,
@@ -295,7 +297,7 @@ impl MySqlBackend {
     }
 
     /// Takes a connection, or gives up after the time that a statement may take.
-    async fn connect(&self, pool: &Pool) -> Result<Link, XaError> {
+    pub(crate) async fn connect(&self, pool: &Pool) -> Result<Link, XaError> {
         let within = self.timeouts.statement;
         match timeout(within, pool.get_conn()).await {
             Ok(Ok(conn)) => Ok(Link::new(conn)),

@@ -7,12 +7,22 @@ use crate::{
     error::{MySqlOpenError, server_code},
 };
 
-/// The tables that [`SETUP_SQL`](crate::MySqlParticipant::SETUP_SQL) makes, each with its columns.
-const TABLES: [(&str, &str); 3] = [
+/// A table that [`SETUP_SQL`](crate::MySqlParticipant::SETUP_SQL) makes, with its columns.
+type Table = (&'static str, &'static str);
+
+const COORDINATOR: Table =
+    ("ringpact_coordinator", "participant, name, log, epoch, position, replaces, after_epoch, after_position");
+
+/// The tables of participants that prepare.
+const TABLES: [Table; 3] = [
     ("ringpact_marker", "id, position"),
     ("ringpact_session", "id, participant, coordinator, epoch, fenced"),
-    ("ringpact_coordinator", "participant, name, log, epoch, position, replaces, after_epoch, after_position"),
+    COORDINATOR,
 ];
+
+/// The tables of participants whose service has its reservations in tables.
+const TABLES_OF_SERVICES: [Table; 2] =
+    [("ringpact_branch", "participant, coordinator, epoch, sequence, state, position, works, refusal"), COORDINATOR];
 
 /// Oldest versions in which a prepared transaction survives the loss of its connection.
 const OLDEST_MARIADB: (u32, u32, u32) = (10, 5, 0);
@@ -23,9 +33,18 @@ const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 29);
 pub(crate) struct Demands {
     /// Maximum number of connections for branches.
     pub(crate) pool: usize,
-    pub(crate) max_promises: usize,
+    pub(crate) way: Way,
     /// Whether promises may be lost in a crash of the server.
     pub(crate) accepts_loss: bool,
+}
+
+/// In which way a participant takes part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// By transactions that are prepared. Each promise holds a connection.
+    Prepares { max_promises: usize },
+    /// By rows.
+    Tables,
 }
 
 /// What the checks found.
@@ -34,6 +53,8 @@ pub(crate) struct Found {
     /// The database's name.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Maximum length of a message, in bytes.
+    pub(crate) max_packet: u64,
 }
 
 type Checked<T = ()> = Result<T, MySqlOpenError>;
@@ -44,17 +65,28 @@ fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Ch
 
 /// Runs all checks, the cheapest first.
 pub(crate) async fn check(conn: &mut Conn, demands: Demands) -> Checked<Found> {
-    check_pool(demands)?;
+    if let Way::Prepares { max_promises } = demands.way {
+        check_pool(demands.pool, max_promises)?;
+    }
     let version: String = value(conn, "VERSION()").await?.unwrap_or_default();
-    let is_mariadb = check_version(&version)?;
+    let is_mariadb = check_version(&version, demands.way)?;
     let Some(database) = value::<String>(conn, "DATABASE()").await? else {
         return misconfigured("the connection has no default database", "Name one in the URL: mysql://host/database");
     };
     check_settings(conn, is_mariadb, demands).await?;
     check_connections(conn, demands).await?;
-    check_tables(conn).await?;
-    check_privileges(conn, &quoted(&database)).await?;
-    Ok(Found { database, is_mariadb })
+    match demands.way {
+        Way::Prepares { .. } => {
+            check_tables(conn, &TABLES).await?;
+            check_privileges(conn, &quoted(&database)).await?;
+        }
+        Way::Tables => {
+            check_tables(conn, &TABLES_OF_SERVICES).await?;
+            check_privileges_for_tables(conn, &quoted(&database)).await?;
+        }
+    }
+    let max_packet = value(conn, "@@max_allowed_packet").await?.unwrap_or(u64::MAX);
+    Ok(Found { database, is_mariadb, max_packet })
 }
 
 /// Returns the name as statements take it.
@@ -62,7 +94,7 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn check_pool(Demands { pool, max_promises, .. }: Demands) -> Checked {
+fn check_pool(pool: usize, max_promises: usize) -> Checked {
     if max_promises < pool {
         return Ok(());
     }
@@ -79,7 +111,7 @@ fn check_pool(Demands { pool, max_promises, .. }: Demands) -> Checked {
 }
 
 /// Returns whether the server is MariaDB.
-fn check_version(version: &str) -> Checked<bool> {
+fn check_version(version: &str, way: Way) -> Checked<bool> {
     let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
     // Some proxies put this before MariaDB's version.
     let numbers = version.strip_prefix("5.5.5-").unwrap_or(version);
@@ -91,10 +123,11 @@ fn check_version(version: &str) -> Checked<bool> {
         return Ok(is_mariadb);
     }
     let (major, minor, patch) = oldest;
-    misconfigured(
-        format!("the server is {version}, which loses promises when their connection is lost"),
-        format!("Use {product} {major}.{minor}.{patch} or later"),
-    )
+    let why = match way {
+        Way::Prepares { .. } => "which loses promises when their connection is lost",
+        Way::Tables => "which is older than what this crate supports",
+    };
+    misconfigured(format!("the server is {version}, {why}"), format!("Use {product} {major}.{minor}.{patch} or later"))
 }
 
 async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> Checked {
@@ -136,10 +169,11 @@ async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> 
         }
     }
     if is_mariadb && value::<u64>(conn, "@@GLOBAL.wsrep_on").await.ok().flatten().unwrap_or(0) != 0 {
-        return misconfigured(
-            "wsrep_on is on, and a Galera cluster has no XA transactions",
-            "Use a server that is not part of a Galera cluster",
-        );
+        let problem = match demands.way {
+            Way::Prepares { .. } => "wsrep_on is on, and a Galera cluster has no XA transactions",
+            Way::Tables => "wsrep_on is on, and the servers of a Galera cluster do not wait for each other's locks",
+        };
+        return misconfigured(problem, "Use a server that is not part of a Galera cluster");
     }
     Ok(())
 }
@@ -164,8 +198,8 @@ async fn check_connections(conn: &mut Conn, demands: Demands) -> Checked {
     Ok(())
 }
 
-async fn check_tables(conn: &mut Conn) -> Checked {
-    for (table, columns) in TABLES {
+async fn check_tables(conn: &mut Conn, tables: &[Table]) -> Checked {
+    for (table, columns) in tables {
         let engine: Option<String> = conn
             .exec_first(
                 "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
@@ -180,7 +214,7 @@ async fn check_tables(conn: &mut Conn) -> Checked {
         };
         if !engine.eq_ignore_ascii_case("InnoDB") {
             return misconfigured(
-                format!("table {table} has the engine {engine}, which can't prepare"),
+                format!("table {table} has the engine {engine}, which keeps no promises"),
                 format!("ALTER TABLE {table} ENGINE = InnoDB"),
             );
         }
@@ -225,6 +259,28 @@ async fn check_privileges(conn: &mut Conn, database: &str) -> Checked {
     Ok(())
 }
 
+async fn check_privileges_for_tables(conn: &mut Conn, database: &str) -> Checked {
+    let rights = [
+        ("ringpact_branch", "INSERT"),
+        ("ringpact_branch", "UPDATE"),
+        ("ringpact_branch", "DELETE"),
+        ("ringpact_coordinator", "INSERT"),
+        ("ringpact_coordinator", "UPDATE"),
+    ];
+    for (table, right) in rights {
+        let statement = match right {
+            "INSERT" => format!("INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"),
+            "UPDATE" => format!("UPDATE {table} SET position = 0 WHERE 1 = 0"),
+            _ => format!("DELETE FROM {table} WHERE 1 = 0"),
+        };
+        if let Err(error) = conn.query_drop(statement).await {
+            let grant = format!("GRANT {right} ON {database}.{table} TO the participant's user");
+            return denied(error, &format!("{right} in {table}"), &grant);
+        }
+    }
+    Ok(())
+}
+
 /// Tells a missing privilege from a failure of the connection.
 fn denied(error: Error, action: &str, remedy: &str) -> Checked {
     match &error {
@@ -245,6 +301,8 @@ where
 mod tests {
     use super::*;
 
+    const PREPARES: Way = Way::Prepares { max_promises: 64 };
+
     #[test]
     fn versions_that_lose_promises_are_refused() {
         for (version, is_mariadb) in [
@@ -253,18 +311,17 @@ mod tests {
             ("8.0.29", false),
             ("8.4.0-log", false),
         ] {
-            assert_eq!(check_version(version).expect("accepted"), is_mariadb, "{version}");
+            assert_eq!(check_version(version, PREPARES).expect("accepted"), is_mariadb, "{version}");
         }
         for version in ["10.4.30-MariaDB", "8.0.28", "5.7.44-log", ""] {
-            assert!(matches!(check_version(version), Err(MySqlOpenError::Misconfigured { .. })), "{version}");
+            assert!(matches!(check_version(version, PREPARES), Err(MySqlOpenError::Misconfigured { .. })), "{version}");
         }
     }
 
     #[test]
     fn a_pool_must_be_larger_than_the_number_of_promises() {
-        let demands = |pool, max_promises| Demands { pool, max_promises, accepts_loss: false };
-        check_pool(demands(65, 64)).expect("one is left for work");
-        let error = check_pool(demands(64, 64)).expect_err("none is left for work").to_string();
+        check_pool(65, 64).expect("one is left for work");
+        let error = check_pool(64, 64).expect_err("none is left for work").to_string();
         assert!(error.contains("64 promises") && error.contains("65 connections"), "{error}");
     }
 }

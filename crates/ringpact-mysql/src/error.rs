@@ -15,6 +15,8 @@ pub(crate) mod code {
     /// Too many connections.
     pub(crate) const CON_COUNT_ERROR: u16 = 1040;
     pub(crate) const SERVER_SHUTDOWN: u16 = 1053;
+    /// A row with this key is there.
+    pub(crate) const DUP_ENTRY: u16 = 1062;
     pub(crate) const NO_SUCH_THREAD: u16 = 1094;
     pub(crate) const LOCK_WAIT_TIMEOUT: u16 = 1205;
     pub(crate) const USER_LIMIT_REACHED: u16 = 1203;
@@ -149,6 +151,7 @@ pub(crate) fn may_pass(error: &Error) -> bool {
 pub(crate) fn chain_may_pass(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.downcast_ref::<Error>().is_some_and(may_pass)
+            || cause.downcast_ref::<StatementError>().is_some_and(|error| may_pass(error.error()))
             || cause.downcast_ref::<ServerError>().is_some_and(|error| may_pass(&Error::Server(error.clone())))
             || cause.downcast_ref::<XaError>().is_some_and(database_may_pass)
             || matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }))

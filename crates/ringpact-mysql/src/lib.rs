@@ -34,11 +34,17 @@
 //! # }
 //! ```
 //!
+//! # Services with tables
+//!
+//! [`MySqlBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what
+//! it needs in rows of its own, and confirms or cancels that by the decision. See [`MySqlTables`] for an
+//! example, and the page on databases of [ringpact] for which way to take.
+//!
 //! # Setting up
 //!
-//! Each participant's database needs three small tables. Carry out
+//! Each participant's database needs four small tables. Carry out
 //! [`SETUP_SQL`](MySqlParticipant::SETUP_SQL) there once, or call [`setup`](MySqlParticipant::setup). The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
-//! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*`.
+//! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` (not for services with tables).
 //!
 #![doc = concat!("```sql\n", include_str!("setup.sql"), "```")]
 //!
@@ -82,6 +88,8 @@
 //! | `backend.rs` | the steps of the protocol, and what each error of the server means in them |
 //! | `session.rs` | the statements that begin, promise and end a branch |
 //! | `fence.rs` | which session works for which branch, and how it is ended for certain |
+//! | `statements.rs` | the query methods of branches and of a service's transactions |
+//! | `tables.rs` | services with tables: the branch's row, and the transactions that keep it |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
 //! | `id.rs` | how a branch is named in the database |
 //! | `error.rs` | errors, and which of them may pass |
@@ -109,10 +117,14 @@ mod fence;
 mod id;
 mod link;
 mod session;
+mod statements;
+mod tables;
 
 use backend::MySqlBackend;
 pub use branch::MySqlBranch;
 pub use error::{MySqlError, MySqlOpenError, StatementError};
+pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
+pub use tables::{MySqlTables, MySqlTx};
 
 /// Number of connections beside the pool's, on which promises are ended whose own connection was
 /// lost, sessions are ended, and markers are deleted.
@@ -240,32 +252,34 @@ impl MySqlBuilder {
     ///
     /// [`MySqlOpenError::Misconfigured`] says what to change; the others say what failed.
     pub async fn open(self) -> Result<MySqlParticipant, MySqlOpenError> {
+        let (name, max_promises) = (self.name.clone(), self.max_promises);
+        let backend = self.backend(check::Way::Prepares { max_promises }).await?;
+        let options = XaOptions::default().max_promises(max_promises);
+        Ok(MySqlParticipant(XaParticipant::open(name, backend, options).await?))
+    }
+
+    /// Connects, and checks what a participant that takes part in this way needs.
+    async fn backend(self, way: check::Way) -> Result<MySqlBackend, MySqlOpenError> {
         let name = Name::new(&self.name)?;
         let work = match self.database.ok_or(MySqlOpenError::NoDatabase)? {
             Database::Pool(pool) => pool,
             Database::Opts(opts) => Pool::new(*opts),
         };
         let mut conn = work.get_conn().await?;
-        let demands = check::Demands {
-            pool: conn.opts().pool_opts().constraints().max(),
-            max_promises: self.max_promises,
-            accepts_loss: self.accepts_loss,
-        };
-        let found = check::check(&mut conn, demands).await?;
-        let backend = MySqlBackend {
+        let pool = conn.opts().pool_opts().constraints().max();
+        let found = check::check(&mut conn, check::Demands { pool, way, accepts_loss: self.accepts_loss }).await?;
+        Ok(MySqlBackend {
             hash: id::NameHash::of_participant(&name, &found.database),
             name,
             database: check::quoted(&found.database),
             is_mariadb: found.is_mariadb,
+            max_packet: found.max_packet,
             timeouts: self.timeouts,
             control: control_pool(&conn, self.timeouts),
             work,
             sessions: fence::Sessions::default(),
             coordinators: parking_lot::Mutex::default(),
-        };
-        drop(conn);
-        let options = XaOptions::default().max_promises(self.max_promises);
-        Ok(MySqlParticipant(XaParticipant::open(self.name, backend, options).await?))
+        })
     }
 }
 

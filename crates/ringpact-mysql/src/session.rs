@@ -86,7 +86,7 @@ impl Session {
     /// another one for a session that is registered.
     pub(crate) async fn begin(&mut self, registration: Option<&Registration>, coordinator: &str) -> Result<(), Error> {
         let (xid, own, branch) = (&self.xid, self.id.lock(), self.xid.lock());
-        let mut sql = self.settings();
+        let mut sql = settings(&self.timeouts, self.is_mariadb);
         if let Some(Registration { id, coordinator: hash, epoch }) = registration {
             let (database, participant) = (&self.database, xid.participant);
             // Not for an epoch that is over: its sessions may have been ended already. See `fence.rs`.
@@ -108,23 +108,6 @@ impl Session {
         self.run(sql).await?;
         self.written_before = if registration.is_some() { self.rows_written().await } else { Some(0) };
         Ok(())
-    }
-
-    /// Returns the statement that limits for how long locks are waited for and statements run. The
-    /// pool's reset undoes it.
-    fn settings(&self) -> String {
-        let BranchTimeouts { idle, statement, lock } = self.timeouts;
-        // Whole seconds, and at least one: zero means "no limit", or is refused.
-        let (lock, idle) = (lock.as_secs().max(1), idle.as_secs().max(1));
-        let limit = if self.is_mariadb {
-            format!("max_statement_time = {:.3}", statement.as_secs_f64())
-        } else {
-            format!("max_execution_time = {}", statement.as_millis())
-        };
-        format!(
-            "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}, \
-             wait_timeout = {idle}, {limit};"
-        )
     }
 
     /// Writes the marker, after a check that the session has its locks still: the branch's own SQL may
@@ -206,6 +189,23 @@ impl Session {
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), Error> {
         self.link.run(self.timeouts.answer(), |conn| conn.query_drop(sql)).await
     }
+}
+
+/// Returns the statement that limits for how long locks are waited for and statements run. The pool's
+/// reset undoes it.
+pub(crate) fn settings(timeouts: &BranchTimeouts, is_mariadb: bool) -> String {
+    let BranchTimeouts { idle, statement, lock } = timeouts;
+    // Whole seconds, and at least one: zero means "no limit", or is refused.
+    let (lock, idle) = (lock.as_secs().max(1), idle.as_secs().max(1));
+    let limit = if is_mariadb {
+        format!("max_statement_time = {:.3}", statement.as_secs_f64())
+    } else {
+        format!("max_execution_time = {}", statement.as_millis())
+    };
+    format!(
+        "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}, \
+         wait_timeout = {idle}, {limit};"
+    )
 }
 
 /// Returns a statement that fails unless the condition holds, by [`code::SUBQUERY_NO_1_ROW`]. Then the
