@@ -17,7 +17,7 @@ const DIR: &str = "FAILING_SYNC";
 
 /// Compiles the library. Prints a notice and returns `None` if there is no C compiler.
 fn compile(dir: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/log/support/failing_sync.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("log/support/failing_sync.c");
     let library = dir.join("failing_sync.so");
     match Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status() {
         Ok(status) => {

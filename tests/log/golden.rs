@@ -15,11 +15,11 @@ use ringpact::{
 };
 
 fn golden_dir() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v1"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/log-v1"))
 }
 
 fn reused_dir() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v1-reused"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/log-v1-reused"))
 }
 
 /// Returns a copy of a golden directory, because opening a log writes to its directory.

@@ -4,8 +4,6 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::common::long_form;
-use crate::identity_model::{Bounds, Mutant, search};
 use crate::support::{Account, Disk, Manager, Op, copies::Copy, eventually, manager, manager_on, name};
 use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
@@ -486,32 +484,5 @@ fn an_introduction_may_come_twice() {
     let life = Life::new(LogId::from_bytes([7; 16]), Epoch::new(5), 10);
     for _ in 0..2 {
         goods.meet(&name("shop"), &life).unwrap();
-    }
-}
-
-/// Searches every order of copying, losing, restoring and opening logs, and of messages between
-/// them; with `RINGPACT_LONG=1` of restarts of participants, too (1.2 million states, minutes). The
-/// search for planted defects includes restarts and a third life if the defect needs them.
-#[test]
-fn in_no_order_of_events_does_one_log_end_what_another_has_begun() {
-    let bounds = Bounds { logs: 2, lives: 2, transactions: 1, restarts: 0 };
-    let found = search(&Bounds { restarts: u8::from(long_form()), ..bounds }, None);
-    assert_eq!(found.torn, None, "{}", found.torn.as_deref().unwrap_or_default());
-    println!("{} states, {} with unclaimed branches, {} refused", found.states, found.unclaimed, found.refused);
-    assert!(found.unclaimed > 0 && found.refused > 0, "it has seen too little");
-    let mut mutants = vec![
-        (Mutant::HearsAnybody, bounds),
-        (Mutant::PresumesByOrder, bounds),
-        (Mutant::SettlesAtOnce, bounds),
-        (Mutant::ForgetsLives, Bounds { restarts: 1, ..bounds }),
-        (Mutant::ForgetsPositions, Bounds { restarts: 1, ..bounds }),
-        (Mutant::TrustsRestored, Bounds { restarts: 1, ..bounds }),
-    ];
-    if long_form() {
-        mutants.push((Mutant::ComparesLengthsNow, Bounds { lives: 3, ..bounds })); // 2 million states
-    }
-    for (mutant, bounds) in mutants {
-        let found = search(&bounds, Some(mutant));
-        assert!(found.torn.is_some(), "{mutant:?} tears nothing in {} states", found.states);
     }
 }

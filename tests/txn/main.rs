@@ -39,7 +39,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod identity_model;
 mod support;
 
 #[cfg(feature = "tokio")]

@@ -7,11 +7,10 @@ use mysql_async::{
 use ringpact::participant::xa::XaBranch;
 
 use crate::{
-    backend::MySqlBackend,
+    MySqlBackend,
     error::{MySqlError, StatementError},
     link::Answer,
-    session::is_plain_read,
-    statements::query_methods,
+    statements::{is_plain_read, query_methods},
 };
 
 /// A branch at work: the statements that clients carry out in it.
@@ -54,7 +53,8 @@ impl MySqlBranch {
     ) -> Result<T, MySqlError> {
         let session = self.branch.session_mut().filter(|_| !self.has_failed).ok_or(MySqlError::Over)?;
         session.only_reads &= is_plain_read;
-        match session.link.run(session.timeouts.answer(), statement).await {
+        let within = session.answer_within();
+        match session.link.carry_out(within, statement).await {
             Ok(result) => Ok(result),
             Err(error) => {
                 let error = StatementError::new(error);

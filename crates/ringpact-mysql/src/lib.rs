@@ -46,7 +46,7 @@
 //! [`SETUP_SQL`](MySqlParticipant::SETUP_SQL) there once, or call [`setup`](MySqlParticipant::setup). The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
 //! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` (not for services with tables).
 //!
-#![doc = concat!("```sql\n", include_str!("setup.sql"), "```")]
+//! The statements are in [`ringpact_sql::mysql::SETUP_SQL`].
 //!
 //! [`open`](MySqlBuilder::open) checks what else promises depend on, and says what to change:
 //!
@@ -84,21 +84,19 @@
 //! |---|---|
 //! | `lib.rs` | [`MySqlParticipant`] and its builder |
 //! | `branch.rs` | [`MySqlBranch`]: what clients call |
-//! | `check.rs` | what is checked at opening |
-//! | `backend.rs` | the steps of the protocol, and what each error of the server means in them |
-//! | `session.rs` | the statements that begin, promise and end a branch |
-//! | `fence.rs` | which session works for which branch, and how it is ended for certain |
 //! | `statements.rs` | the query methods of branches and of a service's transactions |
-//! | `tables.rs` | services with tables: the branch's row, and the transactions that keep it |
+//! | `tables.rs` | services with tables |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
-//! | `id.rs` | how a branch is named in the database |
 //! | `error.rs` | errors, and which of them may pass |
+//!
+//! The SQL, the tables, the checks at opening and the meaning of the server's errors are in the crate [`ringpact_sql`], which has no
+//! client library.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 
-use std::{error::Error as StdError, future::Future, time::Duration};
+use std::{error::Error as StdError, future::Future};
 
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{
@@ -109,81 +107,24 @@ use ringpact::{
     },
 };
 
-mod backend;
 mod branch;
-mod check;
 mod error;
-mod fence;
-mod id;
 mod link;
-mod session;
 mod statements;
 mod tables;
 
-use backend::MySqlBackend;
 pub use branch::MySqlBranch;
 pub use error::{MySqlError, MySqlOpenError, StatementError};
+use link::{Link, Pools};
 pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
+use ringpact_sql::mysql::{
+    Demands, MySqlLink as _, SETUP_SQL, check, check_for_tables, control_setup, is_transient, unavailable,
+};
+pub use ringpact_sql::{BranchTimeouts, mysql::CONTROL_CONNECTIONS};
 pub use tables::{MySqlTables, MySqlTx};
 
-/// Number of connections beside the pool's, on which promises are ended whose own connection was
-/// lost, sessions are ended, and markers are deleted.
-pub const CONTROL_CONNECTIONS: usize = 4;
-
-/// Time beyond the limit of a statement for which its answer is waited for: the server ends the
-/// statement itself, and its error says why.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// For how long a branch may wait. The server keeps these limits, so they hold when the client is
-/// gone, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BranchTimeouts {
-    /// Time between two statements after which the server ends the session (`wait_timeout`, whole
-    /// seconds). 30 s by default. A promise survives that.
-    pub idle: Duration,
-    /// Duration of one statement (`max_statement_time`; in MySQL `max_execution_time`, which is for
-    /// `SELECT` only). 10 s by default. Five seconds later the client gives the connection up. Also
-    /// the time for which a branch waits for a connection of the pool.
-    pub statement: Duration,
-    /// Time for which a statement waits for a lock (`innodb_lock_wait_timeout`, `lock_wait_timeout`,
-    /// whole seconds). 2 s by default: short, because no server finds a deadlock of two databases.
-    pub lock: Duration,
-}
-
-impl Default for BranchTimeouts {
-    fn default() -> Self {
-        Self { idle: Duration::from_secs(30), statement: Duration::from_secs(10), lock: Duration::from_secs(2) }
-    }
-}
-
-impl BranchTimeouts {
-    /// Returns these limits with another [`idle`](Self::idle).
-    #[must_use]
-    pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
-    }
-
-    /// Returns these limits with another [`statement`](Self::statement).
-    #[must_use]
-    pub const fn statement(mut self, statement: Duration) -> Self {
-        self.statement = statement;
-        self
-    }
-
-    /// Returns these limits with another [`lock`](Self::lock).
-    #[must_use]
-    pub const fn lock(mut self, lock: Duration) -> Self {
-        self.lock = lock;
-        self
-    }
-
-    /// Returns for how long the answer to a statement is waited for.
-    fn answer(&self) -> Duration {
-        self.statement.saturating_add(GRACE)
-    }
-}
+/// The database, by the client library of this crate.
+type MySqlBackend = ringpact_sql::mysql::MySqlBackend<link::Pools>;
 
 /// A database's way into transactions. Cheap to clone: clones share one participant.
 ///
@@ -253,33 +194,30 @@ impl MySqlBuilder {
     /// [`MySqlOpenError::Misconfigured`] says what to change; the others say what failed.
     pub async fn open(self) -> Result<MySqlParticipant, MySqlOpenError> {
         let (name, max_promises) = (self.name.clone(), self.max_promises);
-        let backend = self.backend(check::Way::Prepares { max_promises }).await?;
+        let backend = self.backend(false).await?;
         let options = XaOptions::default().max_promises(max_promises);
         Ok(MySqlParticipant(XaParticipant::open(name, backend, options).await?))
     }
 
-    /// Connects, and checks what a participant that takes part in this way needs.
-    async fn backend(self, way: check::Way) -> Result<MySqlBackend, MySqlOpenError> {
+    /// Connects, and checks the database.
+    async fn backend(self, is_for_tables: bool) -> Result<MySqlBackend, MySqlOpenError> {
         let name = Name::new(&self.name)?;
         let work = match self.database.ok_or(MySqlOpenError::NoDatabase)? {
             Database::Pool(pool) => pool,
             Database::Opts(opts) => Pool::new(*opts),
         };
-        let mut conn = work.get_conn().await?;
-        let pool = conn.opts().pool_opts().constraints().max();
-        let found = check::check(&mut conn, check::Demands { pool, way, accepts_loss: self.accepts_loss }).await?;
-        Ok(MySqlBackend {
-            hash: id::NameHash::of_participant(&name, &found.database),
-            name,
-            database: check::quoted(&found.database),
-            is_mariadb: found.is_mariadb,
-            max_packet: found.max_packet,
-            timeouts: self.timeouts,
-            control: control_pool(&conn, self.timeouts),
-            work,
-            sessions: fence::Sessions::default(),
-            coordinators: parking_lot::Mutex::default(),
-        })
+        let conn = work.get_conn().await.map_err(|error| unavailable(error::of_statement(error)))?;
+        let demands = Demands {
+            pool: conn.opts().pool_opts().constraints().max(),
+            max_promises: self.max_promises,
+            accepts_loss: self.accepts_loss,
+        };
+        let control = control_pool(&conn, self.timeouts);
+        let mut link = Link::new(conn);
+        let found =
+            if is_for_tables { check_for_tables(&mut link, demands).await? } else { check(&mut link, demands).await? };
+        link.release();
+        Ok(MySqlBackend::new(name, Pools { work, control }, self.timeouts, &found))
     }
 }
 
@@ -287,12 +225,7 @@ impl MySqlBuilder {
 fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
     let opts = conn.opts().clone();
     let mut setup = opts.setup().to_vec();
-    // Under READ COMMITTED a deletion of markers locks no gaps, into which branches insert.
-    setup.push(format!(
-        "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}",
-        lock = timeouts.lock.as_secs().max(1)
-    ));
-    setup.push("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned());
+    setup.extend(control_setup(&timeouts));
     // These connections carry out nothing of the user's, so there is no need to reset them. The pool
     // keeps as many as its minimum.
     let pool = PoolOpts::default().with_reset_connection(false);
@@ -306,7 +239,7 @@ fn control_pool(conn: &Conn, timeouts: BranchTimeouts) -> Pool {
 impl MySqlParticipant {
     /// The statements that make the tables of a participant's database. They change nothing if the
     /// tables are there.
-    pub const SETUP_SQL: &str = include_str!("setup.sql");
+    pub const SETUP_SQL: &str = SETUP_SQL;
 
     /// Makes the tables of a participant's database, if they are not there. Needs a user that may
     /// create tables.
@@ -323,7 +256,7 @@ impl MySqlParticipant {
     /// not free in time, a lost connection, no free connection. Looks at its causes, too.
     #[must_use]
     pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
-        error::chain_may_pass(error)
+        is_transient::<Pools>(error)
     }
 
     /// Begins to make a participant of this name. The name is stable: a database that comes back

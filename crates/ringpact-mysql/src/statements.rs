@@ -152,3 +152,39 @@ macro_rules! query_methods {
 }
 
 pub(crate) use query_methods;
+
+/// Whether a statement can only read, unless it calls a function that writes. Locks that a read takes
+/// must stay until the transaction ends, so locking reads do not count.
+pub(crate) fn is_plain_read(sql: &[u8]) -> bool {
+    let Ok(sql) = std::str::from_utf8(sql) else { return false };
+    let mut words = sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
+    sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"))
+        && !sql.contains([';', '#'])
+        && !sql.contains("/*")
+        && !sql.contains("--")
+        && !words.any(|word| ["for", "lock", "into"].iter().any(|locking| word.eq_ignore_ascii_case(locking)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain_read;
+
+    #[test]
+    fn only_a_plain_select_is_taken_for_a_read() {
+        for read in ["SELECT 1", "  select *\nfrom t", "SELECT(1)", "SELECT before_it FROM t"] {
+            assert!(is_plain_read(read.as_bytes()), "{read}");
+        }
+        for other in [
+            "INSERT INTO t VALUES (1)",
+            "SELECT * FROM t FOR UPDATE",
+            "SELECT * FROM t LOCK IN SHARE MODE",
+            "SELECT 1 INTO @x",
+            "SELECT 1; DELETE FROM t",
+            "SELECT /*!50000 1 */",
+            "WITH x AS (SELECT 1) SELECT * FROM x",
+            "",
+        ] {
+            assert!(!is_plain_read(other.as_bytes()), "{other}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, ops::Deref};
 use deadpool_postgres::ClientWrapper;
 use ringpact::participant::xa::XaBranch;
 
-use crate::backend::PgBackend;
+use crate::PgBackend;
 
 /// A branch at work: its connection, with the branch's transaction open.
 ///
@@ -30,7 +30,7 @@ impl Deref for PgBranch {
 
     fn deref(&self) -> &ClientWrapper {
         match self.0.session() {
-            Some(session) => session.client(),
+            Some(session) => session.link.client(),
             None => unreachable!("only the drop of the branch takes its session"),
         }
     }

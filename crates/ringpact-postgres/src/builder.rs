@@ -1,8 +1,15 @@
 //! Options of a participant, and its opening: [`PgBuilder`].
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use deadpool_postgres::{Manager, Pool};
+use deadpool::managed::QueueMode;
+use deadpool_postgres::{Hook, HookError, Manager, Pool};
 use ringpact::{
     Name,
     participant::{
@@ -10,17 +17,16 @@ use ringpact::{
         xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
     },
 };
+use ringpact_sql::{
+    BranchTimeouts,
+    postgres::{DEFAULT_SCHEMA, Wanted, check, check_for_tables, check_schema, presets},
+};
 use tokio_postgres::{Config, NoTls};
 
 use crate::{
-    PgParticipant,
-    backend::PgBackend,
-    check::{Wanted, check},
+    PgBackend, PgParticipant, PgTables, PgTx,
     control::{Control, DEFAULT_CONNECTIONS},
     error::PgOpenError,
-    session::BranchTimeouts,
-    setup::{DEFAULT_SCHEMA, check_schema},
-    tables::{self, PgTables, PgTx},
 };
 
 /// Number of connections of a pool that the participant makes itself.
@@ -112,13 +118,10 @@ impl PgBuilder {
     ///
     /// As [`PgOpenError`] lists. Each says what to change.
     pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
-        let name = self.name.clone();
-        let (max_promises, may_lose_promises) = (self.max_promises, self.may_lose_promises);
-        let backend = self.backend()?;
-        let wanted = Wanted { schema: &backend.schema, max_promises, may_lose_promises };
-        check(&backend.pool, &backend.control, &wanted).await?;
+        let (name, max_promises) = (self.name.clone(), self.max_promises);
+        let backend = self.backend(false).await?;
         let options = XaOptions::default().max_promises(max_promises);
-        let opened = XaParticipant::open(name, backend, options).await;
+        let opened = XaParticipant::open(&name, backend, options).await;
         opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
     }
 
@@ -126,8 +129,8 @@ impl PgBuilder {
     /// [`PgTables`] for an example.
     ///
     /// The server need not allow prepared transactions, so [`max_promises`](Self::max_promises) says nothing here: a promise is
-    /// a row, and holds neither a connection nor a lock. Checks the rest as [`open`](Self::open) does, and
-    /// `synchronous_commit`. Tells the service what is promised ([`AsyncService::opened`]).
+    /// a row, and holds neither a connection nor a lock. Checks the rest as [`open`](Self::open) does. Tells the service what is
+    /// promised ([`AsyncService::opened`]).
     ///
     /// # Errors
     ///
@@ -136,30 +139,71 @@ impl PgBuilder {
         self,
         service: S,
     ) -> Result<TableParticipant<PgTables, S>, PgOpenError> {
-        let (name, may_lose_promises) = (self.name.clone(), self.may_lose_promises);
-        let backend = self.backend()?;
-        let wanted = Wanted { schema: &backend.schema, max_promises: 0, may_lose_promises };
-        check(&backend.pool, &backend.control, &wanted).await?;
-        tables::check(&backend.control, &wanted).await?;
+        let name = self.name.clone();
+        let backend = self.max_promises(0).backend(true).await?;
         let opened = TableParticipant::open(name, PgTables::new(backend), service).await;
         opened.map_err(PgOpenError::Participant)
     }
 
-    /// Makes the connections' pools, and checks the names.
-    fn backend(self) -> Result<PgBackend, PgOpenError> {
+    /// Makes the connections' pools, and checks the names, the database, and what the connections lead to.
+    async fn backend(self, is_for_tables: bool) -> Result<PgBackend, PgOpenError> {
         let participant = Name::new(&self.name)?;
         check_schema(&self.schema)?;
-        let pool = match (self.pool, self.config) {
-            (Some(pool), _) => pool,
-            (None, Some(config)) => Pool::builder(Manager::new(config, NoTls))
-                .max_size(self.connections)
-                .build()
-                .map_err(|error| PgOpenError::Pool(Box::new(error)))?,
+        let sets_up = Arc::new(AtomicBool::new(false));
+        let (pool, is_own) = match (self.pool, self.config) {
+            (Some(pool), _) => (pool, false),
+            (None, Some(config)) => {
+                let message = presets(&self.timeouts, &self.schema);
+                (own_pool(config, self.connections, message, Arc::clone(&sets_up))?, true)
+            }
             (None, None) => return Err(PgOpenError::NoDatabase { participant: self.name }),
         };
-        let control = Control::beside(pool.clone(), self.control_connections)?;
-        Ok(PgBackend { participant, pool, control, timeouts: self.timeouts, schema: self.schema })
+        let control = Control::beside(pool, self.control_connections)?;
+        let wanted = Wanted {
+            schema: &self.schema,
+            max_promises: self.max_promises,
+            may_lose_promises: self.may_lose_promises,
+            connection: self.timeouts.connection,
+        };
+        if is_for_tables {
+            check_for_tables(&control, &wanted).await?;
+        } else {
+            check(&control, &wanted).await?;
+        }
+        let can_preset = is_own && control.leads_to_one_session().await;
+        if can_preset {
+            // The checks may have left a connection without presets in the pool.
+            sets_up.store(true, Ordering::Relaxed);
+            control.empty_pool();
+        }
+        let backend = PgBackend::new(participant, control, self.timeouts, self.schema);
+        if can_preset {
+            backend.set_preset();
+        }
+        Ok(backend)
     }
+}
+
+/// Returns a pool whose connections are sent this message when they are made, as soon as the flag says so. The connection that
+/// was used last comes first, because its session has the most in its caches.
+fn own_pool(
+    config: Config,
+    connections: usize,
+    message: String,
+    sets_up: Arc<AtomicBool>,
+) -> Result<Pool, PgOpenError> {
+    let message: Arc<str> = message.into();
+    let hook = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        let (message, sets_up) = (Arc::clone(&message), sets_up.load(Ordering::Relaxed));
+        Box::pin(async move {
+            if !sets_up {
+                return Ok(());
+            }
+            client.batch_execute(&message).await.map_err(HookError::Backend)
+        })
+    });
+    let builder = Pool::builder(Manager::new(config, NoTls)).max_size(connections).queue_mode(QueueMode::Lifo);
+    builder.post_create(hook).build().map_err(|error| PgOpenError::Pool(Box::new(error)))
 }
 
 impl fmt::Debug for PgBuilder {

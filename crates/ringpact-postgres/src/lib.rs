@@ -41,6 +41,7 @@
 //! | the participant's tables | run [`PgParticipant::SETUP_SQL`] in each database, or call [`PgParticipant::setup`] |
 //! | a role that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` |
 //! | standbys | `synchronous_standby_names`, with `synchronous_commit = on`: else a failover loses promises |
+//! | durability | `fsync = on`, and `synchronous_commit` not `off` for the role and the database: else a crash loses commits |
 //!
 //! PostgreSQL 13 or later. [`PgBuilder::open`] and [`PgBuilder::open_tables`] check all of this but the standbys.
 //!
@@ -59,9 +60,9 @@
 //!
 //! # Behind pgbouncer
 //!
-//! Transaction pooling works: the participant sends no prepared statements and sets nothing outside of transactions. The
-//! caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections than branches can be at
-//! work, because the statements that end promises wait for one, too.
+//! Transaction pooling works, for services with tables, too: the participant sends no prepared statements and sets nothing
+//! outside of transactions. The caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections
+//! than branches can be at work, because the statements that end promises wait for one, too.
 //!
 //! # Several processes
 //!
@@ -71,28 +72,24 @@
 //! | file, in reading order | what is in it |
 //! |---|---|
 //! | `participant.rs`, `branch.rs` | what applications hold |
-//! | `builder.rs`, `check.rs` | options, and what is checked at opening |
-//! | `setup.rs`, `setup.sql` | the tables and the function that makes promises |
-//! | `backend.rs` | each step of the protocol as SQL |
+//! | `builder.rs` | options |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
-//! | `names.rs` | ids of prepared transactions, and tags of sessions |
-//! | `tables.rs` | services with tables: the branch's row, and the transactions that keep it |
-//! | `error.rs` | what SQLSTATEs mean |
+//! | `tables.rs` | services with tables |
+//! | `error.rs` | errors of opening, and the client library's |
+//!
+//! The SQL, the set-up, the checks at opening and the meaning of SQLSTATEs are in the crate [`ringpact_sql`], which has no client
+//! library.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
 #![forbid(unsafe_code)]
 
-mod backend;
 mod branch;
 mod builder;
-mod check;
 mod control;
 mod error;
-mod names;
 mod participant;
 mod session;
-mod setup;
 mod tables;
 
 pub use branch::PgBranch;
@@ -102,6 +99,9 @@ pub use error::PgOpenError;
 pub use participant::PgParticipant;
 pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
 pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
-pub use session::BranchTimeouts;
+pub use ringpact_sql::{BranchTimeouts, postgres::SchemaNameError};
 pub use tables::{PgTables, PgTx};
 pub use tokio_postgres;
+
+/// The database, by the client library of this crate.
+pub(crate) type PgBackend = ringpact_sql::postgres::PgBackend<control::Control>;

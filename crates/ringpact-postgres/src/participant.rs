@@ -9,14 +9,15 @@ use ringpact::{
         xa::{Prepared, XaError, XaParticipant, XaStatus, XaWorkError},
     },
 };
+use ringpact_sql::postgres::{During, SETUP_SQL, is_transient, setup_sql};
 use tokio_postgres::Client;
 
 use crate::{
-    backend::PgBackend,
+    PgBackend,
     branch::PgBranch,
     builder::PgBuilder,
-    error::{During, PgOpenError, failure, is_transient},
-    setup::{SETUP_SQL, setup_sql},
+    control::Control,
+    error::{PgOpenError, failure},
 };
 
 /// A database of PostgreSQL as a participant. Cheap to clone: clones share one participant.
@@ -55,7 +56,7 @@ impl PgParticipant {
     ///
     /// [`PgOpenError::Schema`] if the name would need quotes.
     pub fn setup_sql_for(schema: &str) -> Result<String, PgOpenError> {
-        setup_sql(schema)
+        Ok(setup_sql(schema)?)
     }
 
     /// Returns the participant's name.
@@ -93,7 +94,7 @@ impl PgParticipant {
     /// failure, a deadlock, a lock that did not come free in time, a lack of room.
     #[must_use]
     pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
-        is_transient(error)
+        is_transient::<Control>(error)
     }
 
     /// Returns what this participant is doing, as far as this process knows. Does not ask the database.

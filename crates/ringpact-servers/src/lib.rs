@@ -1,12 +1,13 @@
 //! Private database servers for the tests and examples of this workspace: each starts its own, in a
 //! directory of its own, and nothing of it is left at the end.
 //!
-//! The servers are those of the system's packages (on Debian `postgresql` and `mariadb-server`). If
+//! The servers are those of the system's packages (on Debian `postgresql`, `pgbouncer` and `mariadb-server`). If
 //! one is not installed, its tests print `SKIPPED` and pass. With `RINGPACT_REQUIRE_SERVERS=1` they
 //! fail.
 
 pub mod cutter;
 pub mod mariadb;
+pub mod pgbouncer;
 pub mod postgres;
 
 /// Says that a server is not installed, so that a test is skipped. Prints why.

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const VERSIONS: &str = "/usr/lib/postgresql";
 
 /// The user that the server runs as when the caller is root, because it refuses root.
-const USER: &str = "postgres";
+pub(crate) const USER: &str = "postgres";
 
 /// Waits until the pipe from the process that started the server closes, however that process ends, and then stops the server
 /// and removes its directory.
@@ -102,6 +102,13 @@ impl Postgres {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns the id of the server's first process, the parent of all others. `None` while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
     }
 
     /// Creates a database.
@@ -200,7 +207,7 @@ fn programs() -> Option<PathBuf> {
     Some(newest.join("bin"))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     id(&["-u"]).is_ok_and(|user| user == 0)
 }
 

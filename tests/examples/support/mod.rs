@@ -31,7 +31,9 @@ impl Example {
             let profile = test.parent().and_then(Path::parent).expect("cargo's layout of the target directory");
             // `cargo test --test NAME` alone does not build examples, or leaves an old one.
             let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--example", self.name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            build
+                .args(["build", "--quiet", "--example", self.name])
+                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
             if profile.ends_with("release") {
                 build.arg("--release");
             }

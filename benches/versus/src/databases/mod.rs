@@ -26,7 +26,7 @@ use ringpact_servers::{
 };
 
 use crate::{
-    log::{load::processor_seconds, turns},
+    log::{load::{processor_seconds, processor_seconds_of}, turns},
     report::Report,
 };
 use raw::{Failure, Link};
@@ -70,7 +70,7 @@ pub struct Options {
 
 /// A private server, and how to reach its database.
 pub enum Server {
-    Postgres { url: String, _server: Box<Postgres> },
+    Postgres { url: String, server: Box<Postgres> },
     MariaDb { opts: Opts, _server: Box<MariaDb> },
 }
 
@@ -79,7 +79,7 @@ impl Server {
         let options = PostgresOptions { fsync: true, max_prepared_transactions: 400 };
         let server = Postgres::start(options).ok_or("PostgreSQL is not installed")?;
         server.create_database("versus")?;
-        Ok(Self::Postgres { url: server.url("versus"), _server: Box::new(server) })
+        Ok(Self::Postgres { url: server.url("versus"), server: Box::new(server) })
     }
 
     async fn mariadb() -> Result<Self, Failure> {
@@ -89,6 +89,14 @@ impl Server {
         let mut conn = mysql_async::Conn::new(opts.clone()).await?;
         conn.query_drop("CREATE DATABASE versus").await?;
         Ok(Self::MariaDb { opts: opts.db_name(Some("versus")).into(), _server: Box::new(server) })
+    }
+
+    /// Returns the processor time of all of its processes so far, in seconds, if the server tells its process.
+    fn processor_seconds(&self) -> Option<f64> {
+        match self {
+            Self::Postgres { server, .. } => server.pid().map(processor_seconds_of),
+            Self::MariaDb { .. } => None,
+        }
     }
 
     /// Returns the number of syncs of its log so far, if the server says it.
@@ -110,6 +118,8 @@ struct Round {
     p50_us: f64,
     p99_us: f64,
     cpu_us: f64,
+    /// Processor time of both servers, if both tell it.
+    server_cpu_us: Option<f64>,
     flushes: Option<f64>,
 }
 
@@ -193,6 +203,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
                 add("p50_us", "us", false, &|round| Some(round.p50_us));
                 add("p99_us", "us", false, &|round| Some(round.p99_us));
                 add("cpu_us", "us", false, &|round| Some(round.cpu_us));
+                add("server_cpu_us", "us", false, &|round| round.server_cpu_us);
                 add("flushes_per_tx", "syncs", false, &|round| round.flushes);
             }
         }
@@ -202,6 +213,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
             .into(),
     );
     report.skip("cpu_us is the processor time of the client's process for one transaction.".into());
+    report.skip("server_cpu_us is that of all processes of both servers.".into());
     report.skip("flushes_per_tx counts the syncs of both logs of a pair of PostgreSQL servers.".into());
     println!("{}", report.markdown());
     eprintln!("{}", report.write_csv("databases")?.display());
@@ -246,11 +258,13 @@ async fn one_round(
         .collect();
     tokio::time::sleep(time / 5).await;
     let flushed = (servers[0].flushes().await, servers[1].flushes().await);
-    let (begun, processor) = (Instant::now(), processor_seconds());
+    let of_servers = || Some(servers[0].processor_seconds()? + servers[1].processor_seconds()?);
+    let (begun, processor, served) = (Instant::now(), processor_seconds(), of_servers());
     counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(time).await;
     counting.store(false, Ordering::Relaxed);
     let (elapsed, processor) = (begun.elapsed().as_secs_f64(), processor_seconds() - processor);
+    let served = of_servers().zip(served).map(|(then, before)| then - before);
     let flushed_then = (servers[0].flushes().await, servers[1].flushes().await);
     done.store(true, Ordering::Relaxed);
     let mut latencies = Vec::new();
@@ -273,5 +287,5 @@ async fn one_round(
         }
         _ => None,
     };
-    Ok(Round { per_s: count / elapsed, p50_us: at(0.5), p99_us: at(0.99), cpu_us: processor * 1e6 / count, flushes })
+    Ok(Round { per_s: count / elapsed, p50_us: at(0.5), p99_us: at(0.99), cpu_us: processor * 1e6 / count, server_cpu_us: served.map(|seconds| seconds * 1e6 / count), flushes })
 }

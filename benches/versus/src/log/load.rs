@@ -159,12 +159,27 @@ pub fn tasks<T: Tasks>(log: &T, clients: usize, time: Duration) -> (f64, f64) {
 
 /// Returns the processor time of this process so far; NaN if the system does not tell it.
 pub fn processor_seconds() -> f64 {
-    /// Linux gives these times in hundredths of a second, whatever its own clock is.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name is field 2, in parentheses; the times in user and system mode are fields
-    // 14 and 15.
-    let behind_name = stat.rsplit(')').next().unwrap_or_default();
-    let mut ticks = behind_name.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(f64::NAN));
-    (ticks.next().unwrap_or(f64::NAN) + ticks.next().unwrap_or(f64::NAN)) / TICKS_PER_SECOND
+    ticks_of("self").map_or(f64::NAN, |(_, ticks)| ticks / TICKS_PER_SECOND)
+}
+
+/// Returns the processor time of a process and of its children so far, also of those that have ended.
+pub fn processor_seconds_of(pid: u32) -> f64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let all = ids.filter_map(|id| Some((id, ticks_of(&id.to_string())?)));
+    let ticks: f64 = all.filter(|(id, (parent, _))| *id == pid || *parent == pid).map(|(_, (_, ticks))| ticks).sum();
+    ticks / TICKS_PER_SECOND
+}
+
+/// Linux gives these times in hundredths of a second, whatever its own clock is.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Returns the parent of a process, and its processor time with that of its ended children.
+fn ticks_of(process: &str) -> Option<(u32, f64)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The program's name is field 2, in parentheses. The parent is field 4; the times in user and system mode are fields 14
+    // and 15, those of ended children 16 and 17.
+    let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<f64>().ok()).sum();
+    Some((fields.get(1)?.parse().ok()?, ticks))
 }

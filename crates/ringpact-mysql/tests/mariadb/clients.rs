@@ -179,7 +179,7 @@ fn statements_and_pauses_that_take_too_long_doom_the_branch() {
 #[test]
 fn a_pool_without_a_free_connection_is_an_error_that_may_pass() {
     with_database(async |database| {
-        let payments = database.open_with(BranchTimeouts::default().statement(Duration::from_secs(1))).await;
+        let payments = database.open_with(BranchTimeouts::default().connection(Duration::from_secs(1))).await;
         for sequence in 1..=12 {
             insert(&payments, &branch(sequence), &sequence.to_string()).await;
         }

@@ -8,6 +8,7 @@ mod one_phase;
 mod opening;
 mod operator;
 mod pool;
+mod presets;
 mod promises;
 mod refused_work;
 mod restart;

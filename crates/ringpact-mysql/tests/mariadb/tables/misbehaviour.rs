@@ -70,7 +70,7 @@ fn a_pool_without_a_free_connection_is_waited_for_for_a_limited_time() {
     with_stock(async |database| {
         let pool = PoolOpts::default().with_constraints(PoolConstraints::new(1, 1).expect("valid"));
         let pool = Pool::new(OptsBuilder::from_opts(database.opts()).pool_opts(pool));
-        let timeouts = BranchTimeouts::default().statement(Duration::from_millis(500));
+        let timeouts = BranchTimeouts::default().connection(Duration::from_millis(500));
         let goods = stock(database.tables().pool(pool.clone()).timeouts(timeouts)).await;
         goods.execute_under(&branch(1), &take(1, 1)).await.expect("there are enough");
         let held = pool.get_conn().await.expect("the connection");

@@ -20,6 +20,7 @@ mod lost_answers;
 mod misbehaviour;
 mod opening;
 mod processes;
+mod proxies;
 mod sweeping;
 
 pub(crate) type Goods = TableParticipant<PgTables, Stock>;
@@ -55,6 +56,7 @@ impl ringpact_postgres::AsyncService<PgTx> for Stock {
             "commits" => tx.batch_execute("COMMIT").await?,
             "rolls back" => tx.batch_execute("ROLLBACK; BEGIN").await?,
             "loses its session" => drop(tx.query("SELECT pg_terminate_backend(pg_backend_pid())", &[]).await?),
+            "drops what was set up" => tx.batch_execute("DEALLOCATE ALL").await?,
             "waits" => drop(tx.query("SELECT pg_sleep(3)", &[]).await?),
             _ => {}
         }

@@ -1,11 +1,11 @@
 //! What a service with tables refuses to open on, and that the refusal says what to change.
 
-use ringpact::error_chain;
+use ringpact::{Vote, error_chain, participant::AsyncParticipant};
 use ringpact_postgres::{PgBuilder, PgOpenError, PgParticipant};
 use ringpact_servers::postgres::{Options, Postgres};
 
 use super::{Stock, stock, take};
-use crate::support::{Db, GOODS};
+use crate::support::{Db, GOODS, call, work};
 
 async fn is_refused(builder: PgBuilder, says: &str) {
     let error = builder.open_tables(Stock::default()).await.expect_err("unsuitable");
@@ -13,20 +13,27 @@ async fn is_refused(builder: PgBuilder, says: &str) {
     assert!(matches!(error, PgOpenError::Unsuitable { .. }) && text.contains(says), "{text}");
 }
 
-/// What version 1 had: no table of branches.
+/// What version 1 had: no table of branches, and markers with four columns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_set_up_is_refused_and_brought_up_in_place() {
     let Some(db) = Db::with_stock().await else { return };
-    let old = "DROP TABLE ringpact.branch; DROP FUNCTION ringpact.same_transaction; \
+    let old = "DROP TABLE ringpact.branch, ringpact.marker; CREATE TABLE ringpact.marker (participant text, coordinator text, \
+               epoch numeric(20), sequence numeric(20), PRIMARY KEY (participant, coordinator, epoch, sequence)); \
                CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql AS 'SELECT 1'";
     db.admin.batch_execute(old).await.expect("an old set-up");
     is_refused(db.builder(), "version 1").await;
     is_refused(db.builder(), "SETUP_SQL").await;
     PgParticipant::setup(&db.admin).await.expect("a set-up");
+    // Prepared transactions go on as well.
+    let prepares = db.builder_of("prepares").open().await.expect("a participant");
+    let branch = db.branch_of("prepares", 1);
+    work(&prepares, &branch, "SELECT pg_current_xact_id()").await;
+    assert_eq!(prepares.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
+    prepares.commit(&branch, &call()).await.expect("a commit");
     let goods = db.stock().await;
     goods.execute_under(&db.branch(1), &take(1, 1)).await.expect("there are enough");
     PgParticipant::setup(&db.admin).await.expect("a set-up may be repeated");
-    assert_eq!(db.rows().await, 1, "what is there stays");
+    assert_eq!((db.rows().await, db.markers().await), (1, 1), "what is there stays");
     db.admin.batch_execute("DROP TABLE ringpact.branch").await.expect("an incomplete set-up");
     is_refused(db.builder(), "SETUP_SQL").await;
 }

@@ -1,19 +1,22 @@
 //! One session with a branch: [`Session`], and the statements that begin, promise and end the branch.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use mysql_async::{Error, prelude::Queryable as _};
 use ringpact::Epoch;
 
-use crate::{
-    BranchTimeouts,
-    error::{code, server_code},
+use super::{
+    answer_within,
+    client::MySqlLink,
+    error::{StatementFailure, code},
     id::{NameHash, Xid},
-    link::Link,
 };
+use crate::BranchTimeouts;
 
 /// Frees the session's locks.
 const FREE: &str = "DO RELEASE_ALL_LOCKS()";
+
+/// What a branch sets of its session, beside the limit of a statement's duration.
+const SETTINGS: [&str; 4] = ["autocommit", "innodb_lock_wait_timeout", "lock_wait_timeout", "wait_timeout"];
 
 /// Identity of a connection. Unlike the server's number of the connection, it never comes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,28 +68,42 @@ pub(crate) enum Undone {
 
 /// A connection that works for a branch.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) link: Link,
+#[non_exhaustive]
+pub struct Session<L> {
+    /// The connection.
+    pub link: L,
     pub(crate) xid: Xid,
     pub(crate) id: SessionId,
     pub(crate) timeouts: BranchTimeouts,
     /// The participant's database, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Whether the session's settings are put back when the branch ends, because the pool does not do it.
+    pub(crate) puts_back: bool,
     /// Whether each statement of the branch so far is one that only reads, unless it calls a
     /// function that writes.
-    pub(crate) only_reads: bool,
+    pub only_reads: bool,
     /// Number of rows that the connection had written when the branch began: those of its
     /// registration. The pool's reset sets the server's count to zero.
     pub(crate) written_before: Option<u64>,
 }
 
-impl Session {
+impl<L: MySqlLink> Session<L> {
+    /// Returns for how long the answer to a statement is waited for.
+    #[must_use]
+    pub fn answer_within(&self) -> Duration {
+        answer_within(&self.timeouts)
+    }
+
     /// Begins the branch. Registers the session first, if `registration` is passed. One message, and
     /// another one for a session that is registered.
-    pub(crate) async fn begin(&mut self, registration: Option<&Registration>, coordinator: &str) -> Result<(), Error> {
+    pub(crate) async fn begin(
+        &mut self,
+        registration: Option<&Registration>,
+        coordinator: &str,
+    ) -> Result<(), StatementFailure> {
         let (xid, own, branch) = (&self.xid, self.id.lock(), self.xid.lock());
-        let mut sql = settings(&self.timeouts, self.is_mariadb);
+        let mut sql = settings(&self.timeouts, self.is_mariadb, self.puts_back);
         if let Some(Registration { id, coordinator: hash, epoch }) = registration {
             let (database, participant) = (&self.database, xid.participant);
             // Not for an epoch that is over: its sessions may have been ended already. See `fence.rs`.
@@ -105,9 +122,16 @@ impl Session {
         let locks = self.has_locks();
         let check = fails_unless(&format!("{locks} AND EXISTS (SELECT 1 FROM {row} AND NOT fenced)"));
         let _infallible = write!(sql, "DO GET_LOCK({own}, 0), GET_LOCK({branch}, 0);{check}XA START {xid}");
-        self.run(sql).await?;
-        self.written_before = if registration.is_some() { self.rows_written().await } else { Some(0) };
+        self.link.begin(self.answer_within(), sql).await?;
+        if self.only_reads {
+            self.written_before = if registration.is_some() { self.rows_written().await } else { Some(0) };
+        }
         Ok(())
+    }
+
+    /// Returns the statements that free the session's locks, and put its settings back.
+    fn free(&self) -> String {
+        format!("{FREE}{}", put_back(self.is_mariadb, self.puts_back))
     }
 
     /// Writes the marker, after a check that the session has its locks still: the branch's own SQL may
@@ -135,36 +159,39 @@ impl Session {
     }
 
     /// Makes the promise. One message.
-    pub(crate) async fn prepare(&mut self, position: u64) -> Result<(), Error> {
+    pub(crate) async fn prepare(&mut self, position: u64) -> Result<(), StatementFailure> {
         let (mark, xid) = (self.mark(position), &self.xid);
-        self.run(format!("{mark}XA END {xid};XA PREPARE {xid}")).await
+        let sql = format!("{mark}XA END {xid};XA PREPARE {xid}");
+        self.link.end(self.answer_within(), sql).await
     }
 
     /// Ends the promise. One message. The locks are freed with it, so that they lead to no session that
     /// works for another branch by then.
-    pub(crate) async fn end_promise(&mut self, verb: &str) -> Result<(), Error> {
-        self.run(format!("XA {verb} {xid};{FREE}", xid = self.xid)).await
+    pub(crate) async fn end_promise(&mut self, verb: &str) -> Result<(), StatementFailure> {
+        self.run(format!("XA {verb} {xid};{free}", xid = self.xid, free = self.free())).await
     }
 
     /// Commits without a promise, with a marker or without. One message.
-    pub(crate) async fn commit_one_phase(&mut self, has_marker: bool) -> Result<(), Error> {
+    pub(crate) async fn commit_one_phase(&mut self, has_marker: bool) -> Result<(), StatementFailure> {
         let mark = if has_marker { self.mark(0) } else { String::new() };
-        let xid = &self.xid;
-        self.run(format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE;{FREE}")).await
+        let (xid, free) = (&self.xid, self.free());
+        let sql = format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE;{free}");
+        self.link.end(self.answer_within(), sql).await
     }
 
     /// Undoes the branch, in whatever state it is, and a promise, too.
-    pub(crate) async fn undo(&mut self) -> Result<Undone, Error> {
-        let xid = &self.xid;
-        match self.run(format!("XA END {xid};XA ROLLBACK {xid};{FREE}")).await {
+    pub(crate) async fn undo(&mut self) -> Result<Undone, StatementFailure> {
+        let (xid, free) = (&self.xid, self.free());
+        let sql = format!("XA END {xid};XA ROLLBACK {xid};{free}");
+        match self.link.end(self.answer_within(), sql).await {
             Ok(()) => return Ok(Undone::RolledBack),
             Err(error) if !self.link.is_sound() => return Err(error),
             // `XA END` is refused in some states, among them that of a deadlock's victim.
             Err(_) => {}
         }
-        match self.run(format!("XA ROLLBACK {};{FREE}", self.xid)).await {
+        match self.run(format!("XA ROLLBACK {};{}", self.xid, self.free())).await {
             Ok(()) => Ok(Undone::RolledBack),
-            Err(error) if server_code(&error) == Some(code::XAER_NOTA) => Ok(Undone::WasGone),
+            Err(error) if error.code == Some(code::XAER_NOTA) => Ok(Undone::WasGone),
             Err(error) => Err(error),
         }
     }
@@ -182,70 +209,56 @@ impl Session {
             "SELECT CAST(SUM(VARIABLE_VALUE) AS UNSIGNED) FROM {schema}.session_status \
              WHERE VARIABLE_NAME IN ('Handler_write', 'Handler_update', 'Handler_delete')"
         );
-        let within = self.timeouts.answer();
-        self.link.run(within, |conn| conn.query_first::<Option<u64>, _>(sql)).await.ok()??
+        self.link.rows(self.answer_within(), sql).await.ok()?.first()?.number(0)
     }
 
-    pub(crate) async fn run(&mut self, sql: String) -> Result<(), Error> {
-        self.link.run(self.timeouts.answer(), |conn| conn.query_drop(sql)).await
+    pub(crate) async fn run(&mut self, sql: String) -> Result<(), StatementFailure> {
+        self.link.run(self.answer_within(), sql).await
     }
 }
 
-/// Returns the statement that limits for how long locks are waited for and statements run. The pool's
-/// reset undoes it.
-pub(crate) fn settings(timeouts: &BranchTimeouts, is_mariadb: bool) -> String {
-    let BranchTimeouts { idle, statement, lock } = timeouts;
+/// Returns the statements that limit for how long locks are waited for and statements run. The pool's reset undoes them, or
+/// [`put_back`].
+pub(super) fn settings(timeouts: &BranchTimeouts, is_mariadb: bool, puts_back: bool) -> String {
+    let BranchTimeouts { idle, statement, lock, .. } = timeouts;
     // Whole seconds, and at least one: zero means "no limit", or is refused.
     let (lock, idle) = (lock.as_secs().max(1), idle.as_secs().max(1));
-    let limit = if is_mariadb {
-        format!("max_statement_time = {:.3}", statement.as_secs_f64())
-    } else {
-        format!("max_execution_time = {}", statement.as_millis())
-    };
-    format!(
+    let limit = if is_mariadb { format!("{:.3}", statement.as_secs_f64()) } else { statement.as_millis().to_string() };
+    let mut sql = String::new();
+    if puts_back {
+        sql = set(is_mariadb, |name| format!("@ringpact_{name} = @@SESSION.{name}"));
+        sql.push(';');
+    }
+    let _infallible = write!(
+        sql,
         "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}, \
-         wait_timeout = {idle}, {limit};"
-    )
+         wait_timeout = {idle}, {} = {limit};",
+        limit_name(is_mariadb)
+    );
+    sql
+}
+
+/// Returns the statement that puts the settings back, with a semicolon before it; nothing if the pool does it.
+pub(super) fn put_back(is_mariadb: bool, puts_back: bool) -> String {
+    if !puts_back {
+        return String::new();
+    }
+    format!(";{}", set(is_mariadb, |name| format!("SESSION {name} = @ringpact_{name}")))
+}
+
+/// Returns the statement that does this with each of the settings.
+fn set(is_mariadb: bool, assign: impl Fn(&str) -> String) -> String {
+    let all: Vec<String> = SETTINGS.into_iter().chain([limit_name(is_mariadb)]).map(assign).collect();
+    format!("SET {}", all.join(", "))
+}
+
+/// Returns the variable that limits a statement's duration.
+const fn limit_name(is_mariadb: bool) -> &'static str {
+    if is_mariadb { "max_statement_time" } else { "max_execution_time" }
 }
 
 /// Returns a statement that fails unless the condition holds, by [`code::SUBQUERY_NO_1_ROW`]. Then the
 /// statements after it in the same message are not carried out.
 fn fails_unless(condition: &str) -> String {
     format!("SELECT IF({condition}, 1, (SELECT 1 UNION SELECT 2));")
-}
-
-/// Whether a statement can only read, unless it calls a function that writes. Locks that a read takes
-/// must stay until the transaction ends, so locking reads do not count.
-pub(crate) fn is_plain_read(sql: &[u8]) -> bool {
-    let Ok(sql) = std::str::from_utf8(sql) else { return false };
-    let mut words = sql.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
-    sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"))
-        && !sql.contains([';', '#'])
-        && !sql.contains("/*")
-        && !sql.contains("--")
-        && !words.any(|word| ["for", "lock", "into"].iter().any(|locking| word.eq_ignore_ascii_case(locking)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_plain_read;
-
-    #[test]
-    fn only_a_plain_select_is_taken_for_a_read() {
-        for read in ["SELECT 1", "  select *\nfrom t", "SELECT(1)", "SELECT before_it FROM t"] {
-            assert!(is_plain_read(read.as_bytes()), "{read}");
-        }
-        for other in [
-            "INSERT INTO t VALUES (1)",
-            "SELECT * FROM t FOR UPDATE",
-            "SELECT * FROM t LOCK IN SHARE MODE",
-            "SELECT 1 INTO @x",
-            "SELECT 1; DELETE FROM t",
-            "SELECT /*!50000 1 */",
-            "WITH x AS (SELECT 1) SELECT * FROM x",
-            "",
-        ] {
-            assert!(!is_plain_read(other.as_bytes()), "{other}");
-        }
-    }
 }

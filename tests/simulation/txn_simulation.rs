@@ -1,13 +1,11 @@
-//! Whole runs of the production code in a simulated world; see `simulation/mod.rs`.
+//! Whole runs of the production code in a simulated world; see `lib.rs`.
 //!
-//! A seed that fails is printed, and `cargo run --release --example simulate -- --seed N` shows
+//! A seed that fails is printed, and `cargo run --release --bin simulate -- --seed N` shows
 //! everything that happens in it. The same example runs as many seeds as one likes.
-
-mod simulation;
 
 use std::{collections::BTreeMap, sync::Mutex, thread};
 
-use simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
+use ringpact_simulation::{OVERGROWN, Report, mutants::Mutant, run, run_in_time};
 
 /// How many seeds are run each time. More of them are for the example.
 const SEEDS: u64 = 1_000;
@@ -25,7 +23,7 @@ fn nothing_is_lost_torn_or_stuck() {
     let mut sums = BTreeMap::<&str, u64>::new();
     for seed in 0..SEEDS {
         let Report { counts, wrong, .. } = run_in_time(seed, None);
-        assert!(wrong.is_empty(), "cargo run --release --example simulate{FEATURES} -- --seed {seed}\n{wrong:#?}");
+        assert!(wrong.is_empty(), "cargo run --release --bin simulate{FEATURES} -- --seed {seed}\n{wrong:#?}");
         for (what, count) in counts.by_name() {
             *sums.entry(what).or_default() += count;
         }

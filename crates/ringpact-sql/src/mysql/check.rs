@@ -1,28 +1,55 @@
 //! What a database must be like, checked when a participant opens.
 
-use mysql_async::{Conn, Error, prelude::Queryable as _};
+use std::{str::FromStr, time::Duration};
 
-use crate::{
+use super::{
     CONTROL_CONNECTIONS,
-    error::{MySqlOpenError, server_code},
+    client::{ByteRow, MySqlLink},
+    error::{StatementFailure, unavailable},
 };
+use crate::UnsuitableError;
 
-/// A table that [`SETUP_SQL`](crate::MySqlParticipant::SETUP_SQL) makes, with its columns.
-type Table = (&'static str, &'static str);
+/// Time for one statement.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-const COORDINATOR: Table =
-    ("ringpact_coordinator", "participant, name, log, epoch, position, replaces, after_epoch, after_position");
+/// A table that [`SETUP_SQL`](super::SETUP_SQL) makes.
+struct Table {
+    name: &'static str,
+    columns: &'static str,
+    /// What its rows are given by an `UPDATE`, as an assignment. `None` if they are not changed.
+    updated: Option<&'static str>,
+    is_deleted_from: bool,
+}
+
+const COORDINATOR: Table = Table {
+    name: "ringpact_coordinator",
+    columns: "participant, name, log, epoch, position, replaces, after_epoch, after_position",
+    updated: Some("position = 0"),
+    is_deleted_from: false,
+};
 
 /// The tables of participants that prepare.
 const TABLES: [Table; 3] = [
-    ("ringpact_marker", "id, position"),
-    ("ringpact_session", "id, participant, coordinator, epoch, fenced"),
+    Table { name: "ringpact_marker", columns: "id, position", updated: None, is_deleted_from: true },
+    Table {
+        name: "ringpact_session",
+        columns: "id, participant, coordinator, epoch, fenced",
+        updated: Some("fenced = 1"),
+        is_deleted_from: true,
+    },
     COORDINATOR,
 ];
 
 /// The tables of participants whose service has its reservations in tables.
-const TABLES_OF_SERVICES: [Table; 2] =
-    [("ringpact_branch", "participant, coordinator, epoch, sequence, state, position, works, refusal"), COORDINATOR];
+const TABLES_OF_SERVICES: [Table; 2] = [
+    Table {
+        name: "ringpact_branch",
+        columns: "participant, coordinator, epoch, sequence, state, position, works, refusal",
+        updated: Some("position = 0"),
+        is_deleted_from: true,
+    },
+    COORDINATOR,
+];
 
 /// Oldest versions in which a prepared transaction survives the loss of its connection.
 const OLDEST_MARIADB: (u32, u32, u32) = (10, 5, 0);
@@ -30,61 +57,79 @@ const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 29);
 
 /// What the builder asks for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Demands {
+#[expect(clippy::exhaustive_structs, reason = "a check that is not known to the builder would not be made")]
+pub struct Demands {
     /// Maximum number of connections for branches.
-    pub(crate) pool: usize,
-    pub(crate) way: Way,
+    pub pool: usize,
+    /// Maximum number of promises of this process that hold a connection; nothing to a service with tables.
+    pub max_promises: usize,
     /// Whether promises may be lost in a crash of the server.
-    pub(crate) accepts_loss: bool,
+    pub accepts_loss: bool,
+}
+
+/// What the checks found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Found {
+    /// The database's name.
+    pub database: String,
+    /// Whether the server is MariaDB.
+    pub is_mariadb: bool,
+    /// Maximum length of a message to the server, in bytes.
+    pub max_packet: u64,
+}
+
+type Checked<T = ()> = Result<T, UnsuitableError>;
+
+fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Checked<T> {
+    UnsuitableError::of(problem, remedy)
+}
+
+/// Runs all checks, the cheapest first, on a connection of the pool.
+///
+/// # Errors
+///
+/// The first thing that is unsuitable, as an error that says what to change.
+pub async fn check(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
+    check_pool(demands)?;
+    let found = check_server(conn, demands, Way::Prepares).await?;
+    check_tables(conn, &TABLES).await?;
+    check_privileges(conn, &TABLES, &quoted(&found.database)).await?;
+    if let Err(error) = run(conn, "XA RECOVER").await {
+        denied(error, "list prepared transactions", "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user")?;
+    }
+    Ok(found)
+}
+
+/// Like [`check()`], for a service with tables, which needs other tables and no right to see prepared transactions.
+///
+/// # Errors
+///
+/// As for [`check()`].
+pub async fn check_for_tables(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
+    let found = check_server(conn, demands, Way::Tables).await?;
+    check_tables(conn, &TABLES_OF_SERVICES).await?;
+    check_privileges(conn, &TABLES_OF_SERVICES, &quoted(&found.database)).await?;
+    Ok(found)
 }
 
 /// In which way a participant takes part.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
+#[derive(Clone, Copy)]
+enum Way {
     /// By transactions that are prepared. Each promise holds a connection.
-    Prepares { max_promises: usize },
+    Prepares,
     /// By rows.
     Tables,
 }
 
-/// What the checks found.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// The database's name.
-    pub(crate) database: String,
-    pub(crate) is_mariadb: bool,
-    /// Maximum length of a message, in bytes.
-    pub(crate) max_packet: u64,
-}
-
-type Checked<T = ()> = Result<T, MySqlOpenError>;
-
-fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Checked<T> {
-    Err(MySqlOpenError::Misconfigured { problem: problem.into(), remedy: remedy.into() })
-}
-
-/// Runs all checks, the cheapest first.
-pub(crate) async fn check(conn: &mut Conn, demands: Demands) -> Checked<Found> {
-    if let Way::Prepares { max_promises } = demands.way {
-        check_pool(demands.pool, max_promises)?;
-    }
+async fn check_server(conn: &mut impl MySqlLink, demands: Demands, way: Way) -> Checked<Found> {
     let version: String = value(conn, "VERSION()").await?.unwrap_or_default();
-    let is_mariadb = check_version(&version, demands.way)?;
+    let is_mariadb = check_version(&version, way)?;
     let Some(database) = value::<String>(conn, "DATABASE()").await? else {
         return misconfigured("the connection has no default database", "Name one in the URL: mysql://host/database");
     };
-    check_settings(conn, is_mariadb, demands).await?;
+    check_settings(conn, is_mariadb, demands, way).await?;
     check_connections(conn, demands).await?;
-    match demands.way {
-        Way::Prepares { .. } => {
-            check_tables(conn, &TABLES).await?;
-            check_privileges(conn, &quoted(&database)).await?;
-        }
-        Way::Tables => {
-            check_tables(conn, &TABLES_OF_SERVICES).await?;
-            check_privileges_for_tables(conn, &quoted(&database)).await?;
-        }
-    }
     let max_packet = value(conn, "@@max_allowed_packet").await?.unwrap_or(u64::MAX);
     Ok(Found { database, is_mariadb, max_packet })
 }
@@ -94,7 +139,7 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn check_pool(pool: usize, max_promises: usize) -> Checked {
+fn check_pool(Demands { pool, max_promises, .. }: Demands) -> Checked {
     if max_promises < pool {
         return Ok(());
     }
@@ -124,13 +169,13 @@ fn check_version(version: &str, way: Way) -> Checked<bool> {
     }
     let (major, minor, patch) = oldest;
     let why = match way {
-        Way::Prepares { .. } => "which loses promises when their connection is lost",
+        Way::Prepares => "which loses promises when their connection is lost",
         Way::Tables => "which is older than what this crate supports",
     };
     misconfigured(format!("the server is {version}, {why}"), format!("Use {product} {major}.{minor}.{patch} or later"))
 }
 
-async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> Checked {
+async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: Demands, way: Way) -> Checked {
     if !demands.accepts_loss {
         let flush: u64 = value(conn, "@@GLOBAL.innodb_flush_log_at_trx_commit").await?.unwrap_or(0);
         if flush != 1 {
@@ -169,8 +214,8 @@ async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> 
         }
     }
     if is_mariadb && value::<u64>(conn, "@@GLOBAL.wsrep_on").await.ok().flatten().unwrap_or(0) != 0 {
-        let problem = match demands.way {
-            Way::Prepares { .. } => "wsrep_on is on, and a Galera cluster has no XA transactions",
+        let problem = match way {
+            Way::Prepares => "wsrep_on is on, and a Galera cluster has no XA transactions",
             Way::Tables => "wsrep_on is on, and the servers of a Galera cluster do not wait for each other's locks",
         };
         return misconfigured(problem, "Use a server that is not part of a Galera cluster");
@@ -178,7 +223,7 @@ async fn check_settings(conn: &mut Conn, is_mariadb: bool, demands: Demands) -> 
     Ok(())
 }
 
-async fn check_connections(conn: &mut Conn, demands: Demands) -> Checked {
+async fn check_connections(conn: &mut impl MySqlLink, demands: Demands) -> Checked {
     let needed = demands.pool + CONTROL_CONNECTIONS;
     for variable in ["max_connections", "max_user_connections"] {
         let limit: u64 = value(conn, &format!("@@GLOBAL.{variable}")).await?.unwrap_or(0);
@@ -198,18 +243,16 @@ async fn check_connections(conn: &mut Conn, demands: Demands) -> Checked {
     Ok(())
 }
 
-async fn check_tables(conn: &mut Conn, tables: &[Table]) -> Checked {
-    for (table, columns) in tables {
-        let engine: Option<String> = conn
-            .exec_first(
-                "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
-                (table,),
-            )
-            .await?;
-        let Some(engine) = engine else {
+async fn check_tables(conn: &mut impl MySqlLink, tables: &[Table]) -> Checked {
+    for Table { name: table, columns, .. } in tables {
+        let sql = format!(
+            "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
+        );
+        let found = rows(conn, sql).await?;
+        let Some(engine) = found.first().and_then(|row| row.text(0)) else {
             return misconfigured(
                 format!("table {table} is missing in the participant's database, or the user may not see it"),
-                "Carry out SETUP_SQL of this crate once in that database, or call `setup`",
+                "Carry out the participant's SETUP_SQL once in that database, or call `setup`",
             );
         };
         if !engine.eq_ignore_ascii_case("InnoDB") {
@@ -218,9 +261,9 @@ async fn check_tables(conn: &mut Conn, tables: &[Table]) -> Checked {
                 format!("ALTER TABLE {table} ENGINE = InnoDB"),
             );
         }
-        if let Err(error) = conn.query_drop(format!("SELECT {columns} FROM {table} LIMIT 0")).await {
+        if let Err(error) = run(conn, format!("SELECT {columns} FROM {table} LIMIT 0")).await {
             const UNKNOWN_COLUMN: u16 = 1054;
-            if server_code(&error) == Some(UNKNOWN_COLUMN) {
+            if error.code == Some(UNKNOWN_COLUMN) {
                 return misconfigured(
                     format!("table {table} has other columns than {columns}"),
                     format!("DROP TABLE {table} while no branch is promised, then carry out SETUP_SQL again"),
@@ -236,72 +279,47 @@ async fn check_tables(conn: &mut Conn, tables: &[Table]) -> Checked {
     Ok(())
 }
 
-async fn check_privileges(conn: &mut Conn, database: &str) -> Checked {
-    for (table, columns) in TABLES {
-        let rights = [
-            ("INSERT", format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0")),
-            ("DELETE", format!("DELETE FROM {table} WHERE 1 = 0")),
-        ];
-        for (right, statement) in rights {
-            if let Err(error) = conn.query_drop(statement).await {
+async fn check_privileges(conn: &mut impl MySqlLink, tables: &[Table], database: &str) -> Checked {
+    for Table { name: table, columns, updated, is_deleted_from } in tables {
+        let insert = format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0");
+        let update = updated.map(|updated| format!("UPDATE {table} SET {updated} WHERE 1 = 0"));
+        let delete = is_deleted_from.then(|| format!("DELETE FROM {table} WHERE 1 = 0"));
+        for (right, statement) in [("INSERT", Some(insert)), ("UPDATE", update), ("DELETE", delete)] {
+            let Some(statement) = statement else { continue };
+            if let Err(error) = run(conn, statement).await {
                 let grant = format!("GRANT {right} ON {database}.{table} TO the participant's user");
                 return denied(error, &format!("{right} in {table}"), &grant);
             }
-        }
-    }
-    if let Err(error) = conn.query_drop("UPDATE ringpact_session SET fenced = 1 WHERE 1 = 0").await {
-        let grant = format!("GRANT UPDATE ON {database}.ringpact_session TO the participant's user");
-        return denied(error, "UPDATE in ringpact_session", &grant);
-    }
-    if let Err(error) = conn.query_drop("XA RECOVER").await {
-        return denied(error, "list prepared transactions", "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user");
-    }
-    Ok(())
-}
-
-async fn check_privileges_for_tables(conn: &mut Conn, database: &str) -> Checked {
-    let rights = [
-        ("ringpact_branch", "INSERT"),
-        ("ringpact_branch", "UPDATE"),
-        ("ringpact_branch", "DELETE"),
-        ("ringpact_coordinator", "INSERT"),
-        ("ringpact_coordinator", "UPDATE"),
-    ];
-    for (table, right) in rights {
-        let statement = match right {
-            "INSERT" => format!("INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"),
-            "UPDATE" => format!("UPDATE {table} SET position = 0 WHERE 1 = 0"),
-            _ => format!("DELETE FROM {table} WHERE 1 = 0"),
-        };
-        if let Err(error) = conn.query_drop(statement).await {
-            let grant = format!("GRANT {right} ON {database}.{table} TO the participant's user");
-            return denied(error, &format!("{right} in {table}"), &grant);
         }
     }
     Ok(())
 }
 
 /// Tells a missing privilege from a failure of the connection.
-fn denied(error: Error, action: &str, remedy: &str) -> Checked {
-    match &error {
-        Error::Server(refusal) => misconfigured(format!("the participant's user can't {action}: {refusal}"), remedy),
-        _ => Err(error.into()),
+fn denied(error: StatementFailure, action: &str, remedy: &str) -> Checked {
+    match error.code {
+        Some(_) => misconfigured(format!("the participant's user can't {action}: {}", error.source), remedy),
+        None => Err(unavailable(error).into()),
     }
 }
 
 /// Returns the value of an expression.
-async fn value<T>(conn: &mut Conn, expression: &str) -> Checked<Option<T>>
-where
-    T: mysql_async::prelude::FromValue + Send + 'static,
-{
-    Ok(conn.query_first::<Option<T>, _>(format!("SELECT {expression}")).await?.flatten())
+async fn value<T: FromStr>(conn: &mut impl MySqlLink, expression: &str) -> Checked<Option<T>> {
+    let rows = rows(conn, format!("SELECT {expression}")).await?;
+    Ok(rows.first().and_then(|row| row.number(0)))
+}
+
+async fn rows(conn: &mut impl MySqlLink, sql: String) -> Checked<Vec<ByteRow>> {
+    Ok(conn.rows(ANSWER_WITHIN, sql).await.map_err(unavailable)?)
+}
+
+async fn run(conn: &mut impl MySqlLink, sql: impl Into<String>) -> Result<(), StatementFailure> {
+    conn.run(ANSWER_WITHIN, sql.into()).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PREPARES: Way = Way::Prepares { max_promises: 64 };
 
     #[test]
     fn versions_that_lose_promises_are_refused() {
@@ -311,17 +329,18 @@ mod tests {
             ("8.0.29", false),
             ("8.4.0-log", false),
         ] {
-            assert_eq!(check_version(version, PREPARES).expect("accepted"), is_mariadb, "{version}");
+            assert_eq!(check_version(version, Way::Prepares).expect("accepted"), is_mariadb, "{version}");
         }
         for version in ["10.4.30-MariaDB", "8.0.28", "5.7.44-log", ""] {
-            assert!(matches!(check_version(version, PREPARES), Err(MySqlOpenError::Misconfigured { .. })), "{version}");
+            assert!(matches!(check_version(version, Way::Prepares), Err(UnsuitableError::SetUp { .. })), "{version}");
         }
     }
 
     #[test]
     fn a_pool_must_be_larger_than_the_number_of_promises() {
-        check_pool(65, 64).expect("one is left for work");
-        let error = check_pool(64, 64).expect_err("none is left for work").to_string();
+        let demands = |pool, max_promises| Demands { pool, max_promises, accepts_loss: false };
+        check_pool(demands(65, 64)).expect("one is left for work");
+        let error = check_pool(demands(64, 64)).expect_err("none is left for work").to_string();
         assert!(error.contains("64 promises") && error.contains("65 connections"), "{error}");
     }
 }

@@ -1,8 +1,7 @@
 //! The database as [`XaBackend`] has it: [`MySqlBackend`].
 
-use std::{collections::BTreeSet, error::Error as StdError, fmt::Write as _};
+use std::{collections::BTreeSet, error::Error as StdError, fmt::Write as _, time::Duration};
 
-use mysql_async::{DriverError, Error, Pool};
 use parking_lot::Mutex;
 use ringpact::{
     BranchId, Epoch, LogId, Name, TxnOrdinal,
@@ -13,50 +12,46 @@ use ringpact::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    BranchTimeouts,
-    error::{chain_may_pass, code, is_lost, lost, not_begun, refused, server_code, unavailable},
+use super::{
+    answer_within,
+    check::Found,
+    client::{ByteRow, MySqlClient, MySqlLink},
+    error::{StatementFailure, code, is_transient, lost, not_begun, refused, unavailable},
     fence::Sessions,
     id::{MarkerId, NameHash, RawXid, Xid},
-    link::Link,
     session::{Session, Undone},
 };
+use crate::BranchTimeouts;
 
-/// Maximum number of markers that one message deletes, so that it stays short.
-const DELETED_AT_ONCE: usize = 500;
-
-/// A row of `XA RECOVER`.
-type RecoverRow = (i64, usize, usize, Vec<u8>);
+/// Maximum number of rows that one message deletes, so that it stays short.
+pub(super) const DELETED_AT_ONCE: usize = 500;
 
 /// One participant's database.
 #[derive(Debug)]
-pub(crate) struct MySqlBackend {
+pub struct MySqlBackend<C> {
     pub(crate) name: Name,
     pub(crate) hash: NameHash,
     /// The database's name, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
     /// Maximum length of a message to the server, in bytes.
-    pub(crate) max_packet: u64,
+    pub(super) max_packet: u64,
     pub(crate) timeouts: BranchTimeouts,
-    /// Connections for branches.
-    pub(crate) work: Pool,
-    /// Connections for all else, so that it need not wait for branches to end.
-    pub(crate) control: Pool,
+    pub(crate) client: C,
     pub(crate) sessions: Sessions,
     /// Names of coordinators that were met, by which their hashes are recognised.
     pub(crate) coordinators: Mutex<BTreeSet<Name>>,
 }
 
-impl XaBackend for MySqlBackend {
-    type Session = Session;
+impl<C: MySqlClient> XaBackend for MySqlBackend<C> {
+    type Session = Session<C::Link>;
     type Interrupt = Xid;
 
-    async fn begin(&self, branch: &BranchId) -> Result<Session, XaError> {
+    async fn begin(&self, branch: &BranchId) -> Result<Session<C::Link>, XaError> {
         let coordinator = branch.txn().coordinator();
         self.knows(coordinator);
-        let link = self.connect(&self.work).await?;
-        let conn = link.conn().map_or(0, mysql_async::Conn::id);
+        let link = connected(self.timeouts.connection, self.client.connect()).await?;
+        let conn = link.id();
         let xid = Xid::of(branch, self.hash);
         let (registration, is_new) = self
             .sessions
@@ -69,7 +64,8 @@ impl XaBackend for MySqlBackend {
             timeouts: self.timeouts,
             database: self.database.clone(),
             is_mariadb: self.is_mariadb,
-            only_reads: true,
+            puts_back: !C::RESETS_CONNECTIONS,
+            only_reads: C::SEES_STATEMENTS,
             written_before: None,
         };
         if let Err(error) = session.begin(is_new.then_some(&registration), coordinator.as_str()).await {
@@ -83,7 +79,7 @@ impl XaBackend for MySqlBackend {
         Ok(session)
     }
 
-    fn interrupter(&self, session: &Session) -> Xid {
+    fn interrupter(&self, session: &Session<C::Link>) -> Xid {
         session.xid.clone()
     }
 
@@ -91,7 +87,7 @@ impl XaBackend for MySqlBackend {
         self.interrupt_session_of(&branch).await;
     }
 
-    async fn prepare(&self, promise: &XaPromise, session: &mut Option<Session>) -> Result<XaVote, XaError> {
+    async fn prepare(&self, promise: &XaPromise, session: &mut Option<Session<C::Link>>) -> Result<XaVote, XaError> {
         let work = sound(session)?;
         if work.has_changed_nothing().await {
             let ended = work.commit_one_phase(false).await;
@@ -109,7 +105,7 @@ impl XaBackend for MySqlBackend {
         }
     }
 
-    async fn commit_one_phase(&self, _: &BranchId, session: &mut Option<Session>) -> Result<(), XaError> {
+    async fn commit_one_phase(&self, _: &BranchId, session: &mut Option<Session<C::Link>>) -> Result<(), XaError> {
         let work = sound(session)?;
         let has_marker = !work.has_changed_nothing().await;
         match work.commit_one_phase(has_marker).await {
@@ -121,18 +117,26 @@ impl XaBackend for MySqlBackend {
         }
     }
 
-    async fn rollback(&self, _: &BranchId, mut session: Session) {
+    async fn rollback(&self, _: &BranchId, mut session: Session<C::Link>) {
         // If this fails, the connection is closed, and the server undoes the work.
         if session.undo().await.is_ok() {
             session.link.release();
         }
     }
 
-    async fn commit_prepared(&self, promise: &XaPromise, session: &mut Option<Session>) -> Result<(), XaError> {
+    async fn commit_prepared(
+        &self,
+        promise: &XaPromise,
+        session: &mut Option<Session<C::Link>>,
+    ) -> Result<(), XaError> {
         self.end_promise("COMMIT", &promise.branch, session).await
     }
 
-    async fn rollback_prepared(&self, promise: &XaPromise, session: &mut Option<Session>) -> Result<(), XaError> {
+    async fn rollback_prepared(
+        &self,
+        promise: &XaPromise,
+        session: &mut Option<Session<C::Link>>,
+    ) -> Result<(), XaError> {
         self.end_promise("ROLLBACK", &promise.branch, session).await
     }
 
@@ -155,7 +159,7 @@ impl XaBackend for MySqlBackend {
         }
         let marker = Xid::of(branch, self.hash).marker();
         let sql = format!("SELECT 1 FROM {}.ringpact_marker WHERE id = {marker}", self.database);
-        let found: Vec<u8> = self.rows(&mut control, sql).await.map_err(unavailable)?;
+        let found = self.rows(&mut control, sql).await.map_err(unavailable)?;
         control.release();
         Ok(if found.is_empty() { XaOutcome::Unknown } else { XaOutcome::Committed })
     }
@@ -195,28 +199,21 @@ impl XaBackend for MySqlBackend {
     }
 
     async fn lives(&self) -> Result<Vec<(Name, Life)>, XaError> {
-        type Row = (String, Vec<u8>, u64, u64, Vec<u8>, u64, u64);
         let sql = format!(
             "SELECT name, log, epoch, position, replaces, after_epoch, after_position \
              FROM {}.ringpact_coordinator WHERE participant = {}",
             self.database, self.hash
         );
         let mut control = self.control().await?;
-        let rows: Vec<Row> = self.rows(&mut control, sql).await.map_err(unavailable)?;
+        let rows = self.rows(&mut control, sql).await.map_err(unavailable)?;
         control.release();
         let mut lives = Vec::with_capacity(rows.len());
-        for (name, log, epoch, position, replaces, after_epoch, after_position) in rows {
-            let damaged = || {
-                XaError::new(
-                    XaErrorKind::Misconfigured,
-                    format!("the row of \"{name}\" in ringpact_coordinator is damaged"),
-                )
-            };
-            let log_id = |bytes: Vec<u8>| bytes.try_into().map(LogId::from_bytes).map_err(|_| damaged());
-            let coordinator = Name::new(&name).map_err(|_| damaged())?;
-            let mut life = Life::new(log_id(log)?, Epoch::new(epoch), position);
-            life.replaces = log_id(replaces)?;
-            life.after = EndedOpening { epoch: Epoch::new(after_epoch), position: after_position };
+        for row in &rows {
+            let (coordinator, life) = life(row).ok_or_else(|| {
+                let name = row.text(0).unwrap_or_default();
+                let text = format!("the row of \"{name}\" in ringpact_coordinator is damaged");
+                XaError::new(XaErrorKind::Misconfigured, text)
+            })?;
             self.knows(&coordinator);
             lives.push((coordinator, life));
         }
@@ -248,7 +245,7 @@ impl XaBackend for MySqlBackend {
         let mut control = self.control().await?;
         self.run(&mut control, sql).await.map_err(unavailable)?;
         let sql = format!("SELECT 1 FROM {table} WHERE {row} AND {}", is(life));
-        let found: Vec<u8> = self.rows(&mut control, sql).await.map_err(unavailable)?;
+        let found = self.rows(&mut control, sql).await.map_err(unavailable)?;
         control.release();
         Ok(!found.is_empty())
     }
@@ -261,13 +258,13 @@ impl XaBackend for MySqlBackend {
             format!("SELECT id FROM {table} WHERE id >= {first} AND id < {end} ORDER BY id LIMIT {DELETED_AT_ONCE}");
         let mut control = self.control().await?;
         loop {
-            let ids: Vec<Vec<u8>> = self.rows(&mut control, list.clone()).await.map_err(unavailable)?;
+            let ids = self.rows(&mut control, list.clone()).await.map_err(unavailable)?;
             if ids.is_empty() {
                 break;
             }
             // Row by row: a scan also locks the rows that it passes, among them those of promises.
             let mut delete = "START TRANSACTION;".to_owned();
-            for id in ids.iter().filter_map(|id| MarkerId::from_bytes(id)) {
+            for id in ids.iter().filter_map(|row| MarkerId::from_bytes(row.bytes(0)?)) {
                 let _infallible = write!(delete, "DELETE FROM {table} WHERE id = {id};");
             }
             delete.push_str("COMMIT");
@@ -278,13 +275,28 @@ impl XaBackend for MySqlBackend {
     }
 
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        chain_may_pass(error)
+        is_transient::<C>(error)
     }
 }
 
-impl MySqlBackend {
+impl<C: MySqlClient> MySqlBackend<C> {
+    /// Returns the backend of the participant of this name, in the database that [`check`](super::check()) has found.
+    pub fn new(name: Name, client: C, timeouts: BranchTimeouts, found: &Found) -> Self {
+        Self {
+            hash: NameHash::of_participant(&name, &found.database),
+            name,
+            database: super::check::quoted(&found.database),
+            is_mariadb: found.is_mariadb,
+            max_packet: found.max_packet,
+            timeouts,
+            client,
+            sessions: Sessions::default(),
+            coordinators: Mutex::default(),
+        }
+    }
+
     /// Takes in that there is a coordinator of this name.
-    pub(crate) fn knows(&self, coordinator: &Name) {
+    pub fn knows(&self, coordinator: &Name) {
         let mut coordinators = self.coordinators.lock();
         if !coordinators.contains(coordinator) {
             coordinators.insert(coordinator.clone());
@@ -292,31 +304,25 @@ impl MySqlBackend {
     }
 
     /// Returns a control connection.
-    pub(crate) async fn control(&self) -> Result<Link, XaError> {
-        self.connect(&self.control).await
+    pub(crate) async fn control(&self) -> Result<C::Link, XaError> {
+        connected(self.timeouts.statement, self.client.control()).await
     }
 
-    /// Takes a connection, or gives up after the time that a statement may take.
-    pub(crate) async fn connect(&self, pool: &Pool) -> Result<Link, XaError> {
-        let within = self.timeouts.statement;
-        match timeout(within, pool.get_conn()).await {
-            Ok(Ok(conn)) => Ok(Link::new(conn)),
-            Ok(Err(error)) => Err(XaError::new(XaErrorKind::Unavailable, error)),
-            Err(_) => {
-                let text = format!(
-                    "no connection was free within {within:?}: branches have them, or the server does not answer; \
-                     allow the pool more connections, or begin fewer transactions at once"
-                );
-                Err(XaError::new(XaErrorKind::Unavailable, text))
-            }
-        }
+    /// Carries out a statement on a control connection.
+    pub(crate) async fn run(&self, control: &mut C::Link, sql: String) -> Result<(), StatementFailure> {
+        control.run(answer_within(&self.timeouts), sql).await
+    }
+
+    /// Carries out a query on a control connection.
+    pub(crate) async fn rows(&self, control: &mut C::Link, sql: String) -> Result<Vec<ByteRow>, StatementFailure> {
+        control.rows(answer_within(&self.timeouts), sql).await
     }
 
     /// Makes sure that a promise or a commit which the server has refused does not exist, and returns
     /// what to answer.
-    async fn not_done(&self, session: &mut Option<Session>, error: Error) -> XaError {
+    async fn not_done(&self, session: &mut Option<Session<C::Link>>, error: StatementFailure) -> XaError {
         let Some(mut work) = session.take() else { return lost(error) };
-        if is_lost(&error) {
+        if error.is_lost() {
             return lost(error);
         }
         match work.undo().await {
@@ -334,15 +340,20 @@ impl MySqlBackend {
     }
 
     /// Ends a promise, on its own session if there is one.
-    async fn end_promise(&self, verb: &str, branch: &BranchId, session: &mut Option<Session>) -> Result<(), XaError> {
+    async fn end_promise(
+        &self,
+        verb: &str,
+        branch: &BranchId,
+        session: &mut Option<Session<C::Link>>,
+    ) -> Result<(), XaError> {
         if let Some(work) = session.as_mut() {
             match work.end_promise(verb).await {
                 Ok(()) => {
                     give_back(session);
                     return Ok(());
                 }
-                Err(error) if server_code(&error) == Some(code::XAER_RMERR) => {
-                    return Err(XaError::new(XaErrorKind::Busy, error));
+                Err(error) if error.code == Some(code::XAER_RMERR) => {
+                    return Err(XaError::new(XaErrorKind::Busy, error.source));
                 }
                 // What became of it is seen from outside.
                 Err(_) => drop(session.take()),
@@ -358,20 +369,20 @@ impl MySqlBackend {
         let mut to_end = raw.own();
         loop {
             let Err(error) = self.run(&mut control, format!("XA {verb} {raw}")).await else { break };
-            if server_code(&error) == Some(code::XAER_NOTA) {
+            if error.code == Some(code::XAER_NOTA) {
                 // That may mean that another session has it.
                 if !self.recover(&mut control).await?.contains(raw) {
                     control.release();
-                    return Err(XaError::new(XaErrorKind::NotThere, error));
+                    return Err(XaError::new(XaErrorKind::NotThere, error.source));
                 }
                 let Some(xid) = to_end.take() else {
                     control.release();
-                    return Err(XaError::new(XaErrorKind::Busy, error));
+                    return Err(XaError::new(XaErrorKind::Busy, error.source));
                 };
                 self.end_session(&mut control, &xid.lock()).await?;
             } else if is_rolled_back(&error) {
                 control.release();
-                return Err(XaError::new(XaErrorKind::NotThere, error));
+                return Err(XaError::new(XaErrorKind::NotThere, error.source));
             } else {
                 return Err(unavailable(error));
             }
@@ -381,12 +392,14 @@ impl MySqlBackend {
     }
 
     /// Returns all prepared transactions of the server.
-    async fn recover(&self, control: &mut Link) -> Result<Vec<RawXid>, XaError> {
-        let rows: Vec<RecoverRow> = self.rows(control, "XA RECOVER".to_owned()).await.map_err(unavailable)?;
-        Ok(rows.into_iter().filter_map(RawXid::of_row).collect())
+    async fn recover(&self, control: &mut C::Link) -> Result<Vec<RawXid>, XaError> {
+        let rows = self.rows(control, "XA RECOVER".to_owned()).await.map_err(unavailable)?;
+        let raw =
+            |row: &ByteRow| RawXid::of_row((row.number(0)?, row.number(1)?, row.number(2)?, row.bytes(3)?.to_vec()));
+        Ok(rows.iter().filter_map(raw).collect())
     }
 
-    async fn promises_in(&self, control: &mut Link, coordinator: &Name) -> Result<Vec<XaPromise>, XaError> {
+    async fn promises_in(&self, control: &mut C::Link, coordinator: &Name) -> Result<Vec<XaPromise>, XaError> {
         let found = self.recover(control).await?;
         let own = |raw: &RawXid| {
             let xid = raw.own().filter(|xid| xid.participant == self.hash)?;
@@ -402,36 +415,60 @@ impl MySqlBackend {
         self.run(control, dirty).await.map_err(unavailable)?;
         let sql =
             format!("SELECT id, position FROM {}.ringpact_marker WHERE id IN ({})", self.database, literals.join(","));
-        let positions: Vec<(Vec<u8>, u64)> = self.rows(control, sql).await.map_err(unavailable)?;
+        let positions = self.rows(control, sql).await.map_err(unavailable)?;
         let promise = |(branch, marker): (BranchId, MarkerId)| {
-            let row = positions.iter().find(|(id, _)| id == marker.as_bytes());
-            XaPromise::new(branch, row.map_or(0, |(_, position)| *position))
+            let row = positions.iter().find(|row| row.bytes(0) == Some(marker.as_bytes()));
+            XaPromise::new(branch, row.and_then(|row| row.number(1)).unwrap_or(0))
         };
         Ok(own.into_iter().map(promise).collect())
     }
 }
 
+/// Waits for a connection, and gives up after this time.
+pub(super) async fn connected<L>(
+    within: Duration,
+    connection: impl Future<Output = Result<L, StatementFailure>>,
+) -> Result<L, XaError> {
+    match timeout(within, connection).await {
+        Ok(Ok(link)) => Ok(link),
+        Ok(Err(error)) => Err(XaError::new(XaErrorKind::Unavailable, error.source)),
+        Err(_) => {
+            let text = format!(
+                "no connection was free within {within:?}: branches have them, or the server does not answer; \
+                 allow the pool more connections, or begin fewer transactions at once"
+            );
+            Err(XaError::new(XaErrorKind::Unavailable, text))
+        }
+    }
+}
+
+/// Reads a row of the coordinators.
+fn life(row: &ByteRow) -> Option<(Name, Life)> {
+    let log_id = |column| row.bytes(column)?.try_into().ok().map(LogId::from_bytes);
+    let mut life = Life::new(log_id(1)?, Epoch::new(row.number(2)?), row.number(3)?);
+    life.replaces = log_id(4)?;
+    life.after = EndedOpening { epoch: Epoch::new(row.number(5)?), position: row.number(6)? };
+    Some((Name::new(row.text(0)?).ok()?, life))
+}
+
 /// Returns the session, if all its statements were answered. Otherwise drops it: it has promised
 /// nothing, and never will.
-fn sound(session: &mut Option<Session>) -> Result<&mut Session, XaError> {
+fn sound<L: MySqlLink>(session: &mut Option<Session<L>>) -> Result<&mut Session<L>, XaError> {
     if session.as_ref().is_some_and(|session| !session.link.is_sound()) {
         drop(session.take());
     }
-    let closed = || XaError::new(XaErrorKind::Transient, Error::Driver(DriverError::ConnectionClosed));
+    let closed = || XaError::new(XaErrorKind::Transient, "the branch's connection was lost before the promise");
     session.as_mut().ok_or_else(closed)
 }
 
 /// Gives a session back whose branch has ended.
-fn give_back(session: &mut Option<Session>) {
+fn give_back<L: MySqlLink>(session: &mut Option<Session<L>>) {
     if let Some(session) = session.take() {
         session.link.release();
     }
 }
 
 /// Whether the server says that it has rolled the branch back.
-fn is_rolled_back(error: &Error) -> bool {
-    matches!(
-        server_code(error),
-        Some(code::XA_RBROLLBACK | code::XA_RBTIMEOUT | code::XA_RBDEADLOCK | code::LOCK_DEADLOCK)
-    )
+const fn is_rolled_back(error: &StatementFailure) -> bool {
+    matches!(error.code, Some(code::XA_RBROLLBACK | code::XA_RBTIMEOUT | code::XA_RBDEADLOCK | code::LOCK_DEADLOCK))
 }

@@ -21,7 +21,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mysql_async::{Error, prelude::Queryable as _};
 use parking_lot::Mutex;
 use ringpact::{
     Epoch, Name,
@@ -29,11 +28,12 @@ use ringpact::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::{
+use super::{
+    answer_within,
     backend::MySqlBackend,
-    error::{code, server_code, unavailable},
+    client::{MySqlClient, MySqlLink as _},
+    error::{code, unavailable},
     id::{NameHash, Xid},
-    link::Link,
     session::{Registration, SessionId},
 };
 
@@ -48,13 +48,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     /// The registration of each connection, by the server's number of it.
-    registrations: Mutex<HashMap<u32, Registration>>,
+    registrations: Mutex<HashMap<u64, Registration>>,
 }
 
 impl Sessions {
     /// Returns how a connection is registered once it works for this coordinator and epoch, and
     /// whether a row must be written for that. `None` if the system gives no random numbers.
-    pub(crate) fn register(&self, conn: u32, coordinator: NameHash, epoch: Epoch) -> Option<(Registration, bool)> {
+    pub(crate) fn register(&self, conn: u64, coordinator: NameHash, epoch: Epoch) -> Option<(Registration, bool)> {
         let known = self.registrations.lock().get(&conn).copied();
         match known {
             Some(known) if known.coordinator == coordinator && known.epoch == epoch => Some((known, false)),
@@ -64,7 +64,7 @@ impl Sessions {
     }
 
     /// Takes in that the row of a connection is written.
-    pub(crate) fn registered(&self, conn: u32, registration: Registration) {
+    pub(crate) fn registered(&self, conn: u64, registration: Registration) {
         let mut registrations = self.registrations.lock();
         if registrations.len() >= MAX_REGISTRATIONS {
             registrations.clear();
@@ -78,7 +78,7 @@ impl Sessions {
     }
 }
 
-impl MySqlBackend {
+impl<C: MySqlClient> MySqlBackend<C> {
     /// Ends the session that works for this branch, and returns when it is gone.
     pub(crate) async fn end_session_of(&self, branch: &Xid) -> Result<(), XaError> {
         let mut control = self.control().await?;
@@ -99,8 +99,8 @@ impl MySqlBackend {
             "SELECT id FROM {database}.ringpact_session \
              WHERE {rows} AND IS_USED_LOCK(CONCAT('ringpact:', LOWER(HEX(id)))) IS NOT NULL"
         );
-        let ids: Vec<Vec<u8>> = self.rows(&mut control, held).await.map_err(unavailable)?;
-        for id in ids.iter().filter_map(|id| SessionId::from_bytes(id)) {
+        let ids = self.rows(&mut control, held).await.map_err(unavailable)?;
+        for id in ids.iter().filter_map(|row| SessionId::from_bytes(row.bytes(0)?)) {
             self.end_session(&mut control, &id.lock()).await?;
         }
         let delete = format!("DELETE FROM {database}.ringpact_session WHERE {rows} AND fenced");
@@ -119,14 +119,14 @@ impl MySqlBackend {
     }
 
     /// Ends the session that has this lock, and returns when the server has let go of it.
-    pub(crate) async fn end_session(&self, control: &mut Link, lock: &str) -> Result<(), XaError> {
-        let deadline = Instant::now() + self.timeouts.answer();
+    pub(crate) async fn end_session(&self, control: &mut C::Link, lock: &str) -> Result<(), XaError> {
+        let deadline = Instant::now() + answer_within(&self.timeouts);
         loop {
             let kill = format!("KILL CONNECTION IS_USED_LOCK({lock})");
             match self.run(control, kill).await {
                 Ok(()) => {}
                 // No connection has the lock.
-                Err(error) if server_code(&error) == Some(code::NO_SUCH_THREAD) => return Ok(()),
+                Err(error) if error.code == Some(code::NO_SUCH_THREAD) => return Ok(()),
                 Err(error) => return Err(unavailable(error)),
             }
             if Instant::now() >= deadline {
@@ -136,18 +136,5 @@ impl MySqlBackend {
             }
             sleep(LOOK_EVERY).await;
         }
-    }
-
-    /// Carries out a statement on a control connection.
-    pub(crate) async fn run(&self, control: &mut Link, sql: String) -> Result<(), Error> {
-        control.run(self.timeouts.answer(), |conn| conn.query_drop(sql)).await
-    }
-
-    /// Carries out a query on a control connection.
-    pub(crate) async fn rows<T>(&self, control: &mut Link, sql: String) -> Result<Vec<T>, Error>
-    where
-        T: mysql_async::prelude::FromRow + Send + 'static,
-    {
-        control.run(self.timeouts.answer(), |conn| conn.query(sql)).await
     }
 }

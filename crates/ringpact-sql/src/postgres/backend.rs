@@ -1,8 +1,11 @@
 //! PostgreSQL as a database that can prepare: [`PgBackend`].
 
-use std::{error::Error as StdError, time::Duration};
+use std::{
+    error::Error as StdError,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use deadpool_postgres::Pool;
 use ringpact::{
     BranchId, Epoch, LogId, Name,
     id::TxnOrdinal,
@@ -12,14 +15,19 @@ use ringpact::{
     },
 };
 use tokio::time::timeout;
-use tokio_postgres::SimpleQueryRow;
 
-use crate::{
-    control::Control,
-    error::{During, PgFailure, ends_connection, failure, has_changed_nothing, is_transient, no_answer},
-    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_prefix},
-    session::{BranchTimeouts, PgSession},
+use super::{
+    client::{PgClient, PgLink, TextRow},
+    error::{During, PgFailure, failure, has_changed_nothing, has_lost_presets, is_transient, no_answer},
+    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_of, tag_prefix},
+    presets::{Marker, begin, promise},
+    sessions::{cancel, end_sessions, end_sessions_below},
 };
+use crate::BranchTimeouts;
+
+/// Number of connections that a branch tries. After a restart of the server all of the pool are dead, and the pool learns it
+/// one by one.
+const CONNECTIONS_TRIED: usize = 5;
 
 /// Time beyond the statement's own within which a promise must be answered.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
@@ -28,84 +36,115 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 const ROLLBACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// One database of PostgreSQL, for one participant.
-pub(crate) struct PgBackend {
-    pub(crate) participant: Name,
-    pub(crate) pool: Pool,
-    pub(crate) control: Control,
-    pub(crate) timeouts: BranchTimeouts,
-    pub(crate) schema: String,
+#[derive(Debug)]
+pub struct PgBackend<C> {
+    pub(super) participant: Name,
+    pub(super) client: C,
+    timeouts: BranchTimeouts,
+    pub(super) schema: String,
+    is_preset: AtomicBool,
 }
 
-/// What follows the marker in a message.
-enum Ending<'a> {
+/// A connection with a branch's transaction open in it. If it is dropped, the connection is closed.
+#[derive(Debug)]
+pub struct PgWork<L> {
+    /// The connection. Its transaction is the branch's: `COMMIT` and `ROLLBACK` are the participant's.
+    pub link: L,
+    tag: String,
+    is_preset: bool,
+}
+
+/// What follows the check of a transaction in a message.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
     Prepare(&'a XaPromise),
-    Commit(&'a BranchId),
+    Commit,
+    /// Of a transaction that has the branch's row, and so needs no marker.
+    CommitRow,
 }
 
-impl PgBackend {
-    /// Writes the marker and ends the transaction with it, in one message: `false` if nothing was changed. The connection
-    /// goes back to the pool if its transaction is over for certain.
-    async fn end_work(&self, session: PgSession, ending: Ending<'_>) -> Result<bool, XaError> {
-        let (branch, statement, alone) = match ending {
-            Ending::Prepare(promise) => {
-                (&promise.branch, format!("PREPARE TRANSACTION {}", literal(&gid(promise))), false)
+impl<C: PgClient> PgBackend<C> {
+    /// Returns the backend of the participant of this name. The schema's name needs no quotes; see
+    /// [`check_schema`](super::check_schema).
+    pub const fn new(participant: Name, client: C, timeouts: BranchTimeouts, schema: String) -> Self {
+        Self { participant, client, timeouts, schema, is_preset: AtomicBool::new(false) }
+    }
+
+    /// Says that all connections of the pool have the [`presets`](super::presets).
+    pub fn set_preset(&self) {
+        self.is_preset.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes a connection and begins a transaction in it, under this tag.
+    pub(super) async fn begin_work(&self, tag: String) -> Result<PgWork<C::Link>, XaError> {
+        let is_preset = self.is_preset.load(Ordering::Relaxed);
+        let message = begin(&self.timeouts, &tag, is_preset);
+        let mut tried = 0;
+        loop {
+            let mut link = self.client.connect(self.timeouts.connection).await?;
+            tried += 1;
+            match link.begin(message.clone()).await {
+                Ok(()) => return Ok(PgWork { link, tag, is_preset }),
+                // Nothing was done in it yet, so another connection does as well.
+                Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
+                Err(error) => return Err(failure(error, During::Repeatable)),
             }
-            Ending::Commit(branch) => (branch, "COMMIT".to_owned(), true),
+        }
+    }
+
+    /// Checks the transaction, writes its marker and ends it, in one message: `false` if nothing was changed. The connection
+    /// goes back to the pool if its transaction is over for certain.
+    pub(super) async fn end_work(&self, mut work: PgWork<C::Link>, ending: Ending<'_>) -> Result<bool, XaError> {
+        let (statement, marker) = match ending {
+            Ending::Prepare(promise) => {
+                (format!("PREPARE TRANSACTION {}", literal(&gid(promise))), Marker::BeforePrepare)
+            }
+            Ending::Commit => ("COMMIT".to_owned(), Marker::BeforeCommit),
+            Ending::CommitRow => ("COMMIT".to_owned(), Marker::None),
         };
-        if session.client().is_closed() {
+        if work.link.is_closed() {
             // Nothing can have been sent, so there is no doubt.
             return Err(XaError::new(XaErrorKind::Transient, PgFailure::NoSession));
         }
-        let (key, tag) = (self.key(branch), literal(session.tag()));
-        let message = format!("SELECT {}.promise({tag}, {key}, {alone}); {statement}", self.schema);
-        let within = self.answer_within();
-        let answer = match timeout(within, session.client().batch_execute(&message)).await {
+        let check = promise(&self.schema, &work.tag, marker, work.is_preset);
+        // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
+        let limit = self.timeouts.statement;
+        let within =
+            if limit.is_zero() { Duration::MAX } else { limit.saturating_mul(2).saturating_add(ANSWER_MARGIN) };
+        let answer = match timeout(within, work.link.end(&check, &statement)).await {
             Ok(answer) => answer,
             Err(_) => return Err(no_answer(within, During::Promise)),
         };
         let Err(error) = answer else {
-            session.give_back();
+            work.link.give_back();
             return Ok(true);
         };
-        if !ends_connection(&error) {
-            self.undo(session).await;
+        if has_lost_presets(&error) {
+            // The session is not the one that was set up: a proxy is in between after all, or the work has discarded them.
+            self.is_preset.store(false, Ordering::Relaxed);
+        } else if !error.ends_connection {
+            self.undo(work).await;
         }
-        if !alone && has_changed_nothing(&error) { Ok(false) } else { Err(failure(error, During::Promise)) }
-    }
-
-    /// Returns for how long the answer to a message of two statements is waited for.
-    pub(crate) fn answer_within(&self) -> Duration {
-        // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
-        let limit = self.timeouts.statement;
-        if limit.is_zero() { Duration::MAX } else { limit.saturating_mul(2).saturating_add(ANSWER_MARGIN) }
+        if marker == Marker::BeforePrepare && has_changed_nothing(&error) {
+            Ok(false)
+        } else {
+            Err(failure(error, During::Promise))
+        }
     }
 
     /// Rolls back, and gives the connection back if that was answered.
-    pub(crate) async fn undo(&self, session: PgSession) {
-        match timeout(ROLLBACK_WITHIN, session.client().batch_execute("ROLLBACK")).await {
-            Ok(Ok(())) => session.give_back(),
+    pub(super) async fn undo(&self, mut work: PgWork<C::Link>) {
+        match timeout(ROLLBACK_WITHIN, work.link.rollback()).await {
+            Ok(Ok(())) => work.link.give_back(),
             Ok(Err(_)) => {}
             // A statement that a client no longer waits for. It would keep its locks until its end.
-            Err(_) => drop(self.control.end_sessions(session.tag()).await),
+            Err(_) => drop(end_sessions(&self.client, &work.tag).await),
         }
     }
 
     /// Ends a promise: as a statement alone, because it can't be part of anything.
     async fn end_promise(&self, how: &str, id: &str) -> Result<(), XaError> {
-        self.control.end_promise(&format!("{how} PREPARED {}", literal(id))).await
-    }
-
-    /// Returns the branch's key, as arguments of the promise's function and as values of a row.
-    pub(crate) fn key(&self, branch: &BranchId) -> String {
-        let (participant, txn) = (literal(branch.participant().as_str()), branch.txn());
-        let coordinator = literal(txn.coordinator().as_str());
-        format!("{participant}, {coordinator}, {}, {}", txn.epoch().as_u64(), txn.sequence())
-    }
-
-    /// Returns the condition on the rows of this participant about this coordinator.
-    pub(crate) fn rows_of(&self, coordinator: &Name) -> String {
-        let (participant, coordinator) = (literal(self.participant.as_str()), literal(coordinator.as_str()));
-        format!("participant = {participant} AND coordinator = {coordinator}")
+        self.client.end_promise(&format!("{how} PREPARED {}", literal(id))).await
     }
 
     async fn promises_beginning(&self, prefix: &str) -> Result<Vec<XaPromise>, XaError> {
@@ -113,58 +152,58 @@ impl PgBackend {
             "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
             literal(prefix)
         );
-        let rows = self.control.ask(&statement).await?;
+        let rows = self.client.ask(&statement).await?;
         let own = |promise: &XaPromise| *promise.branch.participant() == self.participant;
         Ok(rows.iter().filter_map(|row| parse_gid(row.get(0)?)).filter(own).collect())
     }
 }
 
-impl XaBackend for PgBackend {
-    type Session = PgSession;
+impl<C: PgClient> XaBackend for PgBackend<C> {
+    type Session = PgWork<C::Link>;
     type Interrupt = String;
 
-    async fn begin(&self, branch: &BranchId) -> Result<PgSession, XaError> {
-        PgSession::begin(&self.pool, branch, &self.timeouts).await
+    async fn begin(&self, branch: &BranchId) -> Result<PgWork<C::Link>, XaError> {
+        self.begin_work(tag(branch)).await
     }
 
-    fn interrupter(&self, session: &PgSession) -> String {
-        session.tag().to_owned()
+    fn interrupter(&self, session: &PgWork<C::Link>) -> String {
+        session.tag.clone()
     }
 
     async fn interrupt(&self, tag: String) {
-        drop(self.control.cancel(&tag).await);
+        drop(cancel(&self.client, &tag).await);
     }
 
-    async fn prepare(&self, promise: &XaPromise, session: &mut Option<PgSession>) -> Result<XaVote, XaError> {
+    async fn prepare(&self, promise: &XaPromise, session: &mut Option<PgWork<C::Link>>) -> Result<XaVote, XaError> {
         let session = session.take().ok_or_else(|| XaError::new(XaErrorKind::Refused, PgFailure::NoSession))?;
         let is_promised = self.end_work(session, Ending::Prepare(promise)).await?;
         Ok(if is_promised { XaVote::Promised } else { XaVote::ReadOnly })
     }
 
-    async fn commit_one_phase(&self, branch: &BranchId, session: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn commit_one_phase(&self, _: &BranchId, session: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         let session = session.take().ok_or_else(|| XaError::new(XaErrorKind::Refused, PgFailure::NoSession))?;
-        self.end_work(session, Ending::Commit(branch)).await.map(drop)
+        self.end_work(session, Ending::Commit).await.map(drop)
     }
 
-    async fn rollback(&self, _: &BranchId, session: PgSession) {
+    async fn rollback(&self, _: &BranchId, session: PgWork<C::Link>) {
         self.undo(session).await;
     }
 
-    async fn commit_prepared(&self, promise: &XaPromise, _: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn commit_prepared(&self, promise: &XaPromise, _: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         self.end_promise("COMMIT", &gid(promise)).await
     }
 
-    async fn rollback_prepared(&self, promise: &XaPromise, _: &mut Option<PgSession>) -> Result<(), XaError> {
+    async fn rollback_prepared(&self, promise: &XaPromise, _: &mut Option<PgWork<C::Link>>) -> Result<(), XaError> {
         self.end_promise("ROLLBACK", &gid(promise)).await
     }
 
     async fn fence(&self, branch: &BranchId) -> Result<(), XaError> {
-        self.control.end_sessions(&tag(branch)).await
+        end_sessions(&self.client, &tag(branch)).await
     }
 
     async fn fence_earlier(&self, coordinator: &Name, before: Epoch) -> Result<(), XaError> {
         let prefix = tag_prefix(&self.participant, coordinator);
-        self.control.end_sessions_below(&prefix, &format!("{prefix}{:016x}", before.as_u64())).await
+        end_sessions_below(&self.client, &prefix, &format!("{prefix}{:016x}", before.as_u64())).await
     }
 
     async fn outcome(&self, branch: &BranchId) -> Result<XaOutcome, XaError> {
@@ -173,12 +212,8 @@ impl XaBackend for PgBackend {
         if let Some(promise) = self.promises_beginning(&gid_prefix(branch)).await?.pop() {
             return Ok(XaOutcome::Promised(promise));
         }
-        let statement = format!(
-            "SELECT FROM {}.marker WHERE (participant, coordinator, epoch, sequence) = ({})",
-            self.schema,
-            self.key(branch)
-        );
-        let is_committed = !self.control.ask(&statement).await?.is_empty();
+        let statement = format!("SELECT FROM {}.marker WHERE branch = {}", self.schema, literal(&tag(branch)));
+        let is_committed = !self.client.ask(&statement).await?.is_empty();
         Ok(if is_committed { XaOutcome::Committed } else { XaOutcome::Unknown })
     }
 
@@ -189,7 +224,7 @@ impl XaBackend for PgBackend {
     async fn prepared(&self) -> Result<Vec<Prepared>, XaError> {
         let statement = "SELECT gid, greatest(0, extract(epoch FROM clock_timestamp() - prepared)) \
                          FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared";
-        let rows = self.control.ask(statement).await?;
+        let rows = self.client.ask(statement).await?;
         let prepared = rows.iter().filter_map(|row| {
             let mut prepared = Prepared::new(row.get(0)?.to_owned());
             let seconds = row.get(1).and_then(|age| age.parse().ok());
@@ -212,7 +247,7 @@ impl XaBackend for PgBackend {
             self.schema,
             literal(self.participant.as_str())
         );
-        let rows = self.control.ask(&statement).await?;
+        let rows = self.client.ask(&statement).await?;
         let malformed =
             |row| XaError::new(XaErrorKind::Misconfigured, PgFailure::Malformed(format!("a life: {row:?}")));
         rows.iter().map(|row| life(row).ok_or_else(|| malformed(row))).collect()
@@ -234,27 +269,28 @@ impl XaBackend for PgBackend {
              WHERE {expected} OR (met.log, met.epoch) = (excluded.log, excluded.epoch) RETURNING 1",
             self.schema
         );
-        self.control.ask(&statement).await.map(|rows| !rows.is_empty())
+        self.client.ask(&statement).await.map(|rows| !rows.is_empty())
     }
 
     async fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) -> Result<(), XaError> {
+        // Tags sort as their numbers do.
+        let (first, end) = (tag_prefix(&self.participant, coordinator), tag_of(&self.participant, coordinator, below));
         let statement = format!(
-            "DELETE FROM {}.marker WHERE {} AND (epoch, sequence) < ({}, {})",
+            "DELETE FROM {}.marker WHERE branch >= {} AND branch < {}",
             self.schema,
-            self.rows_of(coordinator),
-            below.epoch.as_u64(),
-            below.sequence
+            literal(&first),
+            literal(&end)
         );
-        self.control.ask(&statement).await.map(drop)
+        self.client.ask(&statement).await.map(drop)
     }
 
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        is_transient(error)
+        is_transient::<C>(error)
     }
 }
 
 /// Reads a row of the lives.
-fn life(row: &SimpleQueryRow) -> Option<(Name, Life)> {
+fn life(row: &TextRow) -> Option<(Name, Life)> {
     let coordinator = Name::new(row.get(0)?).ok()?;
     let hexadecimal = row.get(1)?;
     let log = u128::from_str_radix(hexadecimal, 16).ok().filter(|_| hexadecimal.len() == 32)?;

@@ -1,15 +1,15 @@
-//! What a database needs before it takes part: a schema with three tables and three functions.
+//! What a database needs before it takes part: a schema with three tables and two functions.
 
-use crate::error::PgOpenError;
+use thiserror::Error;
 
 /// Version of what [`SETUP_SQL`] sets up. It grows when an older set-up no longer does.
 pub(crate) const VERSION: u32 = 2;
 
 /// Name of the schema, if nothing else is said.
-pub(crate) const DEFAULT_SCHEMA: &str = "ringpact";
+pub const DEFAULT_SCHEMA: &str = "ringpact";
 
 /// Arguments of the function that makes promises, to look it up by.
-pub(crate) const PROMISE_ARGUMENTS: &str = "text,text,text,numeric,numeric,boolean";
+pub(crate) const PROMISE_ARGUMENTS: &str = "text,boolean";
 
 /// SQLSTATE of a promise whose transaction is not the branch's any more.
 pub(crate) const OTHER_TRANSACTION: &str = "RP001";
@@ -20,31 +20,47 @@ pub(crate) const CHANGED_NOTHING: &str = "RP002";
 /// SQLSTATE of a promise that can't be made: a serializable transaction that may not write the marker.
 pub(crate) const SERIALIZABLE_READ_ONLY: &str = "RP003";
 
-/// What a name must be to need no quotes.
-pub(crate) const SCHEMA_NAME_RULE: &str =
-    "use 1 to 63 characters out of a-z, 0-9 and _, not a digit first, and not pg_ in front";
-
 /// Maximum length of a schema's name, in bytes (PostgreSQL's `NAMEDATALEN` less the terminator).
 const MAX_SCHEMA_BYTES: usize = 63;
 
-/// See [`PgParticipant::SETUP_SQL`](crate::PgParticipant::SETUP_SQL).
-pub(crate) const SETUP_SQL: &str = include_str!("setup.sql");
+/// The statements that prepare a database, for the schema [`DEFAULT_SCHEMA`]. They may be run again at any time.
+pub const SETUP_SQL: &str = include_str!("setup.sql");
+
+/// The schema's name would need quotes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{name:?} can't be the name of the schema: use 1 to 63 characters out of a-z, 0-9 and _, not a digit first, and not pg_ \
+     in front"
+)]
+#[non_exhaustive]
+pub struct SchemaNameError {
+    /// The name as given.
+    pub name: String,
+}
 
 /// Returns [`SETUP_SQL`] for a schema of this name.
-pub(crate) fn setup_sql(schema: &str) -> Result<String, PgOpenError> {
+///
+/// # Errors
+///
+/// The name would need quotes.
+pub fn setup_sql(schema: &str) -> Result<String, SchemaNameError> {
     check_schema(schema)?;
     Ok(SETUP_SQL.replace("ringpact.", &format!("{schema}.")).replace("EXISTS ringpact;", &format!("EXISTS {schema};")))
 }
 
 /// Checks that a schema's name needs no quotes.
-pub(crate) fn check_schema(schema: &str) -> Result<(), PgOpenError> {
+///
+/// # Errors
+///
+/// The name would need them.
+pub fn check_schema(schema: &str) -> Result<(), SchemaNameError> {
     let begins_well = schema.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     let is_plain = schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     let is_reserved = schema.starts_with("pg_");
     if begins_well && is_plain && !is_reserved && schema.len() <= MAX_SCHEMA_BYTES {
         return Ok(());
     }
-    Err(PgOpenError::Schema { name: schema.to_owned() })
+    Err(SchemaNameError { name: schema.to_owned() })
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ impl fmt::Display for NameHash {
 
 /// The `XA` id of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Xid {
+#[non_exhaustive]
+pub struct Xid {
     pub(crate) coordinator: NameHash,
     pub(crate) ordinal: TxnOrdinal,
     pub(crate) participant: NameHash,

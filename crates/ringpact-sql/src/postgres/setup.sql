@@ -1,15 +1,18 @@
--- What ringpact-postgres needs in a database. It may be run again at any time, by the role that ran it first.
+-- What a participant needs in a database. It may be run again at any time, by the role that ran it first.
 SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
 CREATE SCHEMA IF NOT EXISTS ringpact;
 
+-- Version 1 had four columns in its markers, and a promise with six arguments.
+DO $ringpact$ BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('ringpact.marker') AND attname = 'sequence') THEN
+        DROP TABLE ringpact.marker;
+    END IF;
+END $ringpact$;
+DROP FUNCTION IF EXISTS ringpact.promise(text, text, text, numeric, numeric, boolean);
+
 -- A branch's marker: written in the branch's own transaction, so it is there exactly if the branch is committed.
-CREATE TABLE IF NOT EXISTS ringpact.marker (
-    participant text COLLATE "C" NOT NULL,
-    coordinator text COLLATE "C" NOT NULL,
-    epoch numeric(20) NOT NULL,
-    sequence numeric(20) NOT NULL,
-    PRIMARY KEY (participant, coordinator, epoch, sequence)
-);
+-- Its key is the tag that the branch's session has as its application_name: one column that is sent and compared quickly.
+CREATE TABLE IF NOT EXISTS ringpact.marker (branch text COLLATE "C" PRIMARY KEY);
 
 -- Which coordinators were met, and which log each of them decides in.
 CREATE TABLE IF NOT EXISTS ringpact.life (
@@ -36,14 +39,17 @@ CREATE TABLE IF NOT EXISTS ringpact.branch (
 );
 
 -- Writes the marker, or stops the message that it comes in, so that the PREPARE or COMMIT behind it does not run.
-CREATE OR REPLACE FUNCTION ringpact.promise(
-    tag text, participant text, coordinator text, epoch numeric, sequence numeric, alone boolean
-) RETURNS void LANGUAGE plpgsql AS $ringpact$
+-- alone: true before a COMMIT, false before a PREPARE, null before a COMMIT of the branch's row, which needs no marker.
+CREATE OR REPLACE FUNCTION ringpact.promise(tag text, alone boolean)
+RETURNS void LANGUAGE plpgsql AS $ringpact$
 BEGIN
     -- SET LOCAL ends with its transaction. PREPARE and COMMIT would succeed without one, and do nothing.
     IF current_setting('application_name') <> tag THEN
         RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
             HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
+    END IF;
+    IF alone IS NULL THEN
+        RETURN;
     END IF;
     IF pg_current_xact_id_if_assigned() IS NULL THEN
         IF alone THEN
@@ -58,18 +64,7 @@ BEGIN
                 HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
         END IF;
     END IF;
-    INSERT INTO ringpact.marker VALUES (participant, coordinator, epoch, sequence);
-END
-$ringpact$;
-
--- Stops the message that it comes in, so that the COMMIT behind it does not run, unless the transaction is the one that was begun
--- under this tag. COMMIT would succeed without one, and after a failed statement, and keep nothing.
-CREATE OR REPLACE FUNCTION ringpact.same_transaction(tag text) RETURNS void LANGUAGE plpgsql AS $ringpact$
-BEGIN
-    IF current_setting('application_name') <> tag THEN
-        RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
-            HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
-    END IF;
+    INSERT INTO ringpact.marker VALUES (tag);
 END
 $ringpact$;
 

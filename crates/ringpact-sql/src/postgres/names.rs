@@ -1,6 +1,6 @@
-//! What this crate writes into the database for a branch: the id of its prepared transaction, and the tag of its session.
+//! What participants write into the database for a branch: the id of its prepared transaction, and the tag of its session.
 
-use ringpact::{BranchId, Name, participant::xa::XaPromise};
+use ringpact::{BranchId, Name, TxnOrdinal, participant::xa::XaPromise};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Maximum length of a prepared transaction's id in PostgreSQL, in bytes (its `GIDSIZE` less the terminator).
@@ -35,10 +35,16 @@ pub(crate) fn parse_gid(text: &str) -> Option<XaPromise> {
 /// Returns the tag that the branch's session carries as its `application_name`: 59 bytes of the 63 that PostgreSQL keeps.
 ///
 /// The names don't fit, so a hash stands for them: XXH3-64 of the participant, a zero byte and the coordinator, with seed 0.
+/// The tag is also the key of the branch's marker, so two pairs of names with one hash would be confused: one chance in 2^64
+/// for each two pairs of one database.
 pub(crate) fn tag(branch: &BranchId) -> String {
-    let txn = branch.txn();
-    let prefix = tag_prefix(branch.participant(), txn.coordinator());
-    format!("{prefix}{:016x} {:016x}", txn.epoch().as_u64(), txn.sequence())
+    tag_of(branch.participant(), branch.txn().coordinator(), branch.txn().ordinal())
+}
+
+/// Returns the tag of the participant's branch of the coordinator's transaction with this number.
+pub(crate) fn tag_of(participant: &Name, coordinator: &Name, txn: TxnOrdinal) -> String {
+    let prefix = tag_prefix(participant, coordinator);
+    format!("{prefix}{:016x} {:016x}", txn.epoch.as_u64(), txn.sequence)
 }
 
 /// Returns what the tags of all the coordinator's branches begin with.

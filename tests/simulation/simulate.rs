@@ -1,7 +1,7 @@
-//! Runs the simulation of `tests/simulation` for any number of seeds.
+//! Runs the simulation for any number of seeds.
 //!
 //! ```text
-//! cargo run --release --example simulate --features tokio -- --seeds 100000
+//! cargo run --release --bin simulate --features tokio -- --seeds 100000
 //!     -- --seed 42              # one seed; prints everything that happens
 //!     -- --mutant ForgetsEarly  # plants a bug, which the runs must find
 //!     -- --mutants --seeds 300  # plants each bug in turn, and counts how often it is found
@@ -9,9 +9,6 @@
 //!
 //! Without the feature `tokio` no participant is asynchronous. So a seed that has an asynchronous
 //! participant with the feature is another run without it.
-
-#[path = "../tests/simulation/mod.rs"]
-mod simulation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +20,7 @@ use std::{
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
-use simulation::{Report, mutants::Mutant};
+use ringpact_simulation::{self as simulation, Report, mutants::Mutant};
 
 /// Runs the shop in a simulated world.
 #[derive(Parser)]
