@@ -62,8 +62,8 @@ impl From<UnsuitableError> for PgOpenError {
 /// Returns what `ringpact-sql` must know of the error.
 pub(crate) fn of_statement(error: Error) -> StatementFailure {
     let Some(answer) = error.as_db_error() else { return StatementFailure::of_connection(error) };
-    let is_error = matches!(answer.parsed_severity(), Some(Severity::Error));
-    StatementFailure::of_server(&answer.code().code().to_owned(), is_error, error)
+    let (code, is_error) = (answer.code().clone(), matches!(answer.parsed_severity(), Some(Severity::Error)));
+    StatementFailure::of_server(code.code(), is_error, error)
 }
 
 /// Returns the error with its kind.
