@@ -119,6 +119,12 @@ pub trait Endpoint: Send + Sync + 'static {
         None
     }
 
+    /// Whether the participant can promise. If not, no coordinator opens with it, except as a last
+    /// resource. The default implementation returns `true`.
+    fn can_promise(&self) -> bool {
+        true
+    }
+
     /// Takes in that a coordinator was opened.
     ///
     /// The default implementation does nothing. A participant far away learns of the coordinator
@@ -150,6 +156,9 @@ impl<E: Endpoint + ?Sized> Endpoint for Arc<E> {
     }
     fn own_name(&self) -> Option<Name> {
         (**self).own_name()
+    }
+    fn can_promise(&self) -> bool {
+        (**self).can_promise()
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);

@@ -12,7 +12,9 @@ use crate::id::{BranchId, Name};
 /// Processing", 1993, call it the last transaction branch). The coordinator asks it once all others
 /// have promised; what it does decides the transaction.
 ///
-/// Examples are a message broker, and a database without two-phase commit. A resource should remember
+/// Examples are a message broker, and a database without two-phase commit. `AsyncLastResource` (feature
+/// `tokio`) is the same with asynchronous methods, and the database participants of this library are
+/// resources of that kind. A resource should remember
 /// which branches it has committed (a marker row, written along), and have a
 /// [`memory`](Self::memory). Then a crash at any moment leaves the transaction whole.
 /// For a resource that does not remember, a window of uncertainty stays open; see
@@ -184,6 +186,65 @@ impl<R: LastResource + ?Sized> LastResource for Arc<R> {
     }
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         (**self).is_transient(error)
+    }
+}
+
+/// A last resource, as the coordinator asks it whether it has committed.
+#[derive(Clone)]
+pub(crate) enum LastResourceMemory {
+    /// It is called on a thread of the coordinator.
+    AtOnce(Arc<dyn LastResource>),
+    /// It is sent the question, and answers later.
+    #[cfg(feature = "tokio")]
+    Later(Arc<dyn CommitQuery>),
+}
+
+impl LastResourceMemory {
+    /// Whether the resource remembers what it has committed. Calls foreign code.
+    pub(crate) fn remembers(&self) -> bool {
+        match self {
+            Self::AtOnce(resource) => resource.memory().is_some(),
+            #[cfg(feature = "tokio")]
+            Self::Later(query) => query.remembers(),
+        }
+    }
+}
+
+/// Sends a last resource the question whether it has committed.
+#[cfg(feature = "tokio")]
+pub(crate) trait CommitQuery: Send + Sync {
+    fn remembers(&self) -> bool;
+
+    /// Sends the question. Does not block.
+    fn ask(&self, branch: BranchId, reply: CommitReply);
+}
+
+/// What takes the answer to a [`CommitQuery`]. Dropped without one, it says that there is none.
+#[cfg(feature = "tokio")]
+pub(crate) struct CommitReply(Option<Box<dyn FnOnce(CommitAnswer) + Send>>);
+
+/// The answer to the question whether a last resource has committed.
+pub(crate) type CommitAnswer = Result<LastResourceAnswer, ParticipantError>;
+
+#[cfg(feature = "tokio")]
+impl CommitReply {
+    pub(crate) fn to(receiver: impl FnOnce(CommitAnswer) + Send + 'static) -> Self {
+        Self(Some(Box::new(receiver)))
+    }
+
+    pub(crate) fn send(mut self, answer: CommitAnswer) {
+        if let Some(receiver) = self.0.take() {
+            receiver(answer);
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for CommitReply {
+    fn drop(&mut self) {
+        if let Some(receiver) = self.0.take() {
+            receiver(Err(ParticipantError::Unreachable));
+        }
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `life.rs` | [`Life`]: which coordinator speaks, and whether it is the one known by that name; pure |
 //! | `life_notes.rs` | which lives a participant has noted in its database |
 //! | `last_resource.rs` | [`LastResource`]: a resource that can't promise |
+//! | `async_last_resource.rs` | the same with asynchronous methods |
 //! | `endpoint.rs` | [`Endpoint`], and calls on the sender's own thread |
 //! | `pool.rs` | [`Pooled`]: calls on threads of the participant's own |
 //! | `tokio.rs` | participants whose methods are asynchronous, each call a task |
@@ -49,6 +50,8 @@ use crate::{
 };
 
 mod answers;
+#[cfg(feature = "tokio")]
+mod async_last_resource;
 pub mod branch_protocol;
 mod branch_table;
 mod caller_span;
@@ -70,6 +73,10 @@ mod wire;
 #[cfg(feature = "tokio")]
 pub mod xa;
 
+#[cfg(feature = "tokio")]
+pub use async_last_resource::AsyncLastResource;
+#[cfg(feature = "tokio")]
+pub(crate) use async_last_resource::AsyncLastResourceParticipant;
 pub use branch_protocol::{
     BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, CommitVerb, LogSharing,
 };
@@ -77,8 +84,10 @@ pub use branch_table::MAX_REMEMBERED_OUTCOMES;
 pub(crate) use caller_span::CallerSpan;
 pub use endpoint::{Endpoint, Inline, Reply, Request, Response, Verb};
 pub(crate) use endpoint::{ReplySink, call, call_about};
-pub(crate) use last_resource::LastResourceParticipant;
+pub(crate) use last_resource::{CommitAnswer, LastResourceMemory, LastResourceParticipant};
 pub use last_resource::{CommitMemory, LastResource, LastResourceAnswer};
+#[cfg(feature = "tokio")]
+pub(crate) use last_resource::{CommitQuery, CommitReply};
 pub use life::{EndedOpening, Introduction, KnownLife, Life, LifeMismatch, Lives};
 pub use pool::{MAX_QUEUED_REQUESTS, Pooled};
 pub use resource_manager::{

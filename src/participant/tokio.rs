@@ -17,7 +17,10 @@ use ::tokio::runtime::Handle;
 
 use super::{
     Call, Decision, Endpoint, Greeting, Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb,
-    Vote, caller_span::CallerSpan,
+    Vote,
+    async_last_resource::{AsyncLastResource, AsyncLastResourceParticipant},
+    caller_span::CallerSpan,
+    last_resource::{CommitQuery, CommitReply},
 };
 use crate::{
     id::{BranchId, Name},
@@ -118,6 +121,13 @@ pub trait AsyncParticipant: Send + Sync + 'static {
         None
     }
 
+    /// Whether the participant can promise. If not, no coordinator opens with it, except as a
+    /// [last resource](super::AsyncLastResource). The default implementation returns `true`. Must not
+    /// block.
+    fn can_promise(&self) -> bool {
+        true
+    }
+
     /// Takes in that a coordinator of the same process was opened; see
     /// [`Participant::greet`](super::Participant::greet). Must not block.
     fn greet(&self, greeting: &Greeting) {
@@ -158,6 +168,9 @@ impl<P: AsyncParticipant> AsyncParticipant for Arc<P> {
     }
     fn own_name(&self) -> Option<Name> {
         (**self).own_name()
+    }
+    fn can_promise(&self) -> bool {
+        (**self).can_promise()
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
@@ -252,6 +265,17 @@ impl<P: AsyncParticipant> Spawned<P> {
     fn on(participant: P, runtime: Runtime) -> Self {
         Self { participant: Arc::new(participant), runtime, unbegun: Arc::new(UnbegunCalls::new()) }
     }
+
+    /// Counts a call that is to begin. Returns `None` if too many are under way.
+    fn begin(&self) -> Option<(Arc<P>, Option<UnbegunCall>)> {
+        // One reference for each task, and one for this endpoint.
+        if Arc::strong_count(&self.participant) > MAX_QUEUED_REQUESTS {
+            return None;
+        }
+        // A simulated runtime begins each call at once, and its clock is not the system's.
+        let unbegun = matches!(self.runtime, Runtime::Tokio(_)).then(|| UnbegunCall::new(&self.unbegun));
+        Some((Arc::clone(&self.participant), unbegun))
+    }
 }
 
 impl Runtime {
@@ -279,14 +303,11 @@ fn run(platform: &Platform, task: impl Future<Output = ()>) {
 
 impl<P: AsyncParticipant> Endpoint for Spawned<P> {
     fn send(&self, request: Request, reply: Reply) {
-        // One reference for each task, and one for this endpoint.
-        if Arc::strong_count(&self.participant) > MAX_QUEUED_REQUESTS {
+        let Some((participant, unbegun)) = self.begin() else {
             reply.send(Err(ParticipantError::Unreachable));
             return;
-        }
-        let (participant, caller_span) = (Arc::clone(&self.participant), CallerSpan::current());
-        // A simulated runtime begins each call at once, and its clock is not the system's.
-        let unbegun = matches!(self.runtime, Runtime::Tokio(_)).then(|| UnbegunCall::new(&self.unbegun));
+        };
+        let caller_span = CallerSpan::current();
         // If the runtime drops the task, the task drops the reply, which reports that the call
         // failed.
         self.runtime.spawn(async move {
@@ -303,6 +324,10 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
         self.participant.own_name()
     }
 
+    fn can_promise(&self) -> bool {
+        self.participant.can_promise()
+    }
+
     fn greet(&self, greeting: &Greeting) {
         self.participant.greet(greeting);
     }
@@ -313,6 +338,27 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
 
     fn stalled(&self) -> Option<Duration> {
         self.unbegun.stalled()
+    }
+}
+
+/// Each question is a task, as each call is.
+impl<R: AsyncLastResource> CommitQuery for Spawned<AsyncLastResourceParticipant<R>> {
+    fn remembers(&self) -> bool {
+        self.participant.0.remembers()
+    }
+
+    fn ask(&self, branch: BranchId, reply: CommitReply) {
+        let Some((participant, unbegun)) = self.begin() else {
+            reply.send(Err(ParticipantError::Unreachable));
+            return;
+        };
+        let caller_span = CallerSpan::current();
+        self.runtime.spawn(async move {
+            drop(unbegun);
+            let answer = caught(participant.0.committed(&branch), caller_span).await;
+            drop(participant);
+            reply.send(answer);
+        });
     }
 }
 

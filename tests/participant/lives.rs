@@ -16,7 +16,7 @@ use std::{
 use fastrand::Rng;
 use ringpact::{
     BranchId, Epoch, LogId, Name, ParticipantError, TxnId, Vote,
-    participant::{AsyncParticipant, Call, Decision, EndedOpening, Life, Verb},
+    participant::{AsyncParticipant, Call, Decision, EndedOpening, LastResourceAnswer, Life, Verb},
 };
 
 const SHOP: Name = Name::from_static("shop");
@@ -27,10 +27,18 @@ const LOG: LogId = LogId::from_bytes([7; 16]);
 pub trait Subject: Clone + 'static {
     type Goods: AsyncParticipant + Clone;
 
+    /// Whether some transactions have it as their last resource.
+    const IS_LAST_RESOURCE: bool = false;
+
     /// Opens the participant `goods`; `None` if the database does not answer.
     async fn open(&self) -> Option<Self::Goods>;
     /// Does work that changes something, and keeps the branch for some steps.
     async fn work(goods: &Self::Goods, branch: &BranchId, steps: u32);
+    /// Asks the participant, as a last resource, whether it has committed.
+    async fn committed(goods: &Self::Goods, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        let _ = (goods, branch);
+        Ok(LastResourceAnswer::Unknown)
+    }
     /// Lets chance decide what becomes of statements from here on; never with `None`.
     fn chance(&self, chance: Option<Rng>);
     /// The server is stopped at once and started again.
@@ -54,6 +62,8 @@ struct Ledger {
     decisions: BTreeMap<BranchId, Decision>,
     delivered: BTreeSet<BranchId>,
     begun: BTreeSet<BranchId>,
+    /// The branches of a last resource. It decides them, and the log may not have heard how.
+    of_last_resource: BTreeSet<BranchId>,
     wrong: Option<String>,
     last_error: String,
 }
@@ -150,6 +160,9 @@ impl<S: Subject> World<S> {
         if self.once_in(4) {
             return self.alone(branch).await;
         }
+        if S::IS_LAST_RESOURCE && self.once_in(5) {
+            return self.last(branch).await;
+        }
         let mut vote = self.about(Verb::Prepare, &branch).await;
         if self.once_in(6) {
             vote = self.about(Verb::Prepare, &branch).await; // the message comes twice
@@ -183,6 +196,66 @@ impl<S: Subject> World<S> {
                     pause(2).await;
                 }
             }
+        }
+    }
+
+    /// The participant decides, as the last resource. The coordinator asks it when no answer comes.
+    async fn last(self, branch: BranchId) {
+        self.ledger.borrow_mut().of_last_resource.insert(branch.clone());
+        let attempts = self.rng.borrow_mut().u32(..3);
+        for _ in 0..attempts {
+            if let Some(decision) = self.commits_last(&branch).await {
+                return self.has_decided(&branch, decision);
+            }
+            pause(2).await;
+        }
+        let mut late = None;
+        if self.once_in(2) {
+            // A commit is under way while the coordinator asks.
+            let commit = async { late = self.commits_last(&branch).await };
+            both(self.clone().asks_last(branch.clone()), commit).await;
+        } else {
+            self.clone().asks_last(branch.clone()).await;
+            late = self.commits_last(&branch).await;
+        }
+        if let Some(decision) = late {
+            self.has_decided(&branch, decision);
+        }
+    }
+
+    async fn commits_last(&self, branch: &BranchId) -> Option<Decision> {
+        match self.about(Verb::CommitOnePhase, branch).await {
+            Ok(decision) => decision,
+            Err(ParticipantError::Refused(_)) => Some(Decision::Rollback),
+            Err(error) => {
+                self.note(branch, &error);
+                None
+            }
+        }
+    }
+
+    async fn asks_last(self, branch: BranchId) {
+        let decision = loop {
+            let asked = branch.clone();
+            match self.ask(|goods| async move { S::committed(&goods, &asked).await }).await {
+                Some(Ok(LastResourceAnswer::Committed)) => break Decision::Commit,
+                Some(Ok(LastResourceAnswer::NotCommitted)) => break Decision::Rollback,
+                Some(Ok(LastResourceAnswer::Unknown)) => return self.is_wrong(format!("{branch} is forgotten")),
+                Some(Err(error)) => self.note(&branch, &error),
+                None => {}
+            }
+            pause(2).await;
+        };
+        self.has_decided(&branch, decision);
+    }
+
+    /// Takes in what the last resource has said. It never says anything else.
+    fn has_decided(&self, branch: &BranchId, decision: Decision) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.delivered.insert(branch.clone());
+        let before = ledger.decisions.insert(branch.clone(), decision);
+        if before.is_some_and(|before| before != decision) {
+            ledger.wrong.get_or_insert(format!("{branch} was decided {before:?}, and then {decision:?}"));
         }
     }
 
@@ -239,6 +312,16 @@ impl<S: Subject> World<S> {
         };
         let mut open: BTreeMap<_, _> = listed.into_iter().map(|branch| (branch, Decision::Rollback)).collect();
         open.retain(|branch, _| branch.txn().epoch() < self.life.epoch);
+        // No log has what the last resource did, so it is asked, also about branches that it does not list.
+        let unknown: Vec<_> = {
+            let ledger = self.ledger.borrow();
+            open.retain(|branch, _| !ledger.of_last_resource.contains(branch));
+            let unknown = ledger.of_last_resource.iter().filter(|branch| !ledger.decisions.contains_key(*branch));
+            unknown.filter(|branch| branch.txn().epoch() < self.life.epoch).cloned().collect()
+        };
+        for branch in unknown {
+            self.clone().asks_last(branch).await;
+        }
         {
             let ledger = self.ledger.borrow();
             let owed = ledger
@@ -408,7 +491,7 @@ pub fn every_branch_ends_as_decided<S: Subject>(make: impl Fn() -> S) {
 
 /// Runs seeds until one finds what is wrong with the subject.
 pub fn is_found<S: Subject>(make: impl Fn() -> S) -> String {
-    let found = (0..4_000).find_map(|seed| Some((seed, live(seed, make())?)));
+    let found = (0..16_000).find_map(|seed| Some((seed, live(seed, make())?)));
     let (seed, wrong) = found.expect("some seed finds it");
     format!("seed {seed}: {wrong}")
 }

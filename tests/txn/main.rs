@@ -7,6 +7,7 @@
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `last_resource_remembers` | one that remembers what it has committed is asked, and the others follow it |
+//! | `last_resource_async` | the same of one with asynchronous methods |
 //! | `asynchronous` | asynchronous participants and others in one transaction |
 //! | `run` | `Coordinator::run` tries a transaction again while what fails is transient |
 //! | `async_calls` | the coordinator's calls for async code, on no runtime |
@@ -62,6 +63,8 @@ mod gone_branches;
 mod heuristics;
 mod identity;
 mod last_resource;
+#[cfg(feature = "tokio")]
+mod last_resource_async;
 mod last_resource_remembers;
 mod log_faults;
 mod outlived_coordinator;

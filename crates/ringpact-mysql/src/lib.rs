@@ -58,6 +58,31 @@
 //! | the pool has more connections than there may be promises, and the server allows them | each promise holds its connection |
 //! | tables, their engine and the privileges | |
 //!
+//! # A database that makes no promises
+//!
+//! A participant that is opened with [`last_resource`](MySqlBuilder::last_resource), and registered with
+//! `async_last_resource`, commits without a promise, once all others have promised: one in a
+//! transaction. Its pool may be small, and MySQL wants no `XA_RECOVER_ADMIN`. Its marker is its memory,
+//! by which the coordinator learns after a crash whether it has committed.
+//!
+//! ```no_run
+//! # use mysql_async::Pool;
+//! # use ringpact::{Coordinator, FileLog};
+//! # use ringpact_mysql::MySqlParticipant;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # let goods = MySqlParticipant::builder("goods").pool(Pool::new("mysql://shop@db2/goods")).open().await?;
+//! let pool = Pool::new("mysql://shop@managed.example/payments");
+//! let payments = MySqlParticipant::builder("payments").pool(pool).last_resource().open().await?;
+//! let runtime = tokio::runtime::Handle::current();
+//! let shop = Coordinator::builder(FileLog::open("/var/lib/shop/log")?)
+//!     .name("shop")
+//!     .async_participant("goods", goods.clone(), runtime.clone())
+//!     .async_last_resource("payments", payments.clone(), runtime)
+//!     .open()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What to know
 //!
 //! - **A promise holds its connection** until the decision is carried out. If the connection is lost,
@@ -84,6 +109,7 @@
 //! |---|---|
 //! | `lib.rs` | [`MySqlParticipant`] and its builder |
 //! | `branch.rs` | [`MySqlBranch`]: what clients call |
+//! | `last_resource.rs` | the participant as a last resource |
 //! | `statements.rs` | the query methods of branches and of a service's transactions |
 //! | `tables.rs` | services with tables |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
@@ -109,6 +135,7 @@ use ringpact::{
 
 mod branch;
 mod error;
+mod last_resource;
 mod link;
 mod statements;
 mod tables;
@@ -129,7 +156,8 @@ type MySqlBackend = ringpact_sql::mysql::MySqlBackend<link::Pools>;
 /// A database's way into transactions. Cheap to clone: clones share one participant.
 ///
 /// Register it with the coordinator by `async_participant`, under its own name, and on the runtime
-/// on which it was opened: connections belong to a runtime. The runtime needs its timers and I/O
+/// on which it was opened: connections belong to a runtime. With `async_last_resource` instead it
+/// commits without a promise, once all others have promised. The runtime needs its timers and I/O
 /// enabled. Each process that opens the same database under the same name is the same participant.
 #[derive(Clone, Debug)]
 pub struct MySqlParticipant(XaParticipant<MySqlBackend>);
@@ -148,6 +176,7 @@ pub struct MySqlBuilder {
     name: String,
     database: Option<Database>,
     max_promises: usize,
+    is_last_resource: bool,
     timeouts: BranchTimeouts,
     accepts_loss: bool,
 }
@@ -174,6 +203,15 @@ impl MySqlBuilder {
         self
     }
 
+    /// Opens the participant as a last resource only, which makes no promises. Its pool may be small,
+    /// and MySQL does not want the privilege `XA_RECOVER_ADMIN`. A transaction can have one such
+    /// participant. Register it with `async_last_resource`; a coordinator does not open with it as an
+    /// ordinary participant, and it votes No on each prepare.
+    pub const fn last_resource(mut self) -> Self {
+        self.is_last_resource = true;
+        self
+    }
+
     /// Sets for how long branches may wait.
     pub const fn timeouts(mut self, timeouts: BranchTimeouts) -> Self {
         self.timeouts = timeouts;
@@ -193,9 +231,10 @@ impl MySqlBuilder {
     ///
     /// [`MySqlOpenError::Misconfigured`] says what to change; the others say what failed.
     pub async fn open(self) -> Result<MySqlParticipant, MySqlOpenError> {
-        let (name, max_promises) = (self.name.clone(), self.max_promises);
+        let name = self.name.clone();
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
         let backend = self.backend(false).await?;
-        let options = XaOptions::default().max_promises(max_promises);
         Ok(MySqlParticipant(XaParticipant::open(name, backend, options).await?))
     }
 
@@ -210,6 +249,7 @@ impl MySqlBuilder {
         let demands = Demands {
             pool: conn.opts().pool_opts().constraints().max(),
             max_promises: self.max_promises,
+            is_last_resource: self.is_last_resource,
             accepts_loss: self.accepts_loss,
         };
         let control = control_pool(&conn, self.timeouts);
@@ -266,6 +306,7 @@ impl MySqlParticipant {
             name: name.into(),
             database: None,
             max_promises: DEFAULT_MAX_PROMISES,
+            is_last_resource: false,
             timeouts: BranchTimeouts::default(),
             accepts_loss: false,
         }
@@ -371,6 +412,10 @@ impl AsyncParticipant for MySqlParticipant {
 
     fn own_name(&self) -> Option<Name> {
         self.0.own_name()
+    }
+
+    fn can_promise(&self) -> bool {
+        self.0.can_promise()
     }
 
     fn greet(&self, greeting: &Greeting) {

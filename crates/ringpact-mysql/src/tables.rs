@@ -153,8 +153,8 @@ impl MySqlBuilder {
     /// Opens a participant whose service has its reservations in tables of the database, instead of
     /// `XA` transactions. See [`MySqlTables`] for an example.
     ///
-    /// [`max_promises`](Self::max_promises) says nothing here: a promise is a row, and holds neither a
-    /// connection nor a lock. The user needs no `XA_RECOVER_ADMIN`. Checks the rest as
+    /// [`max_promises`](Self::max_promises) and [`last_resource`](Self::last_resource) say nothing here: a
+    /// promise is a row, and holds neither a connection nor a lock. The user needs no `XA_RECOVER_ADMIN`. Checks the rest as
     /// [`open`](Self::open) does, and table `ringpact_branch`. Tells the service what is promised
     /// ([`AsyncService::opened`]).
     ///

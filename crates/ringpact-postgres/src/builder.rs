@@ -41,6 +41,7 @@ pub struct PgBuilder {
     connections: usize,
     control_connections: usize,
     max_promises: usize,
+    is_last_resource: bool,
     timeouts: BranchTimeouts,
     schema: String,
     may_lose_promises: bool,
@@ -55,6 +56,7 @@ impl PgBuilder {
             connections: DEFAULT_POOL,
             control_connections: DEFAULT_CONNECTIONS,
             max_promises: DEFAULT_MAX_PROMISES,
+            is_last_resource: false,
             timeouts: BranchTimeouts::default(),
             schema: DEFAULT_SCHEMA.to_owned(),
             may_lose_promises: false,
@@ -94,6 +96,15 @@ impl PgBuilder {
         self
     }
 
+    /// Opens the participant as a last resource only, for a database without prepared transactions
+    /// (`max_prepared_transactions = 0`). A transaction can have one such participant. Register it with
+    /// [`async_last_resource`](ringpact::txn::CoordinatorBuilder::async_last_resource); a coordinator does not open with it as
+    /// an ordinary participant, and it votes No on each prepare.
+    pub fn last_resource(mut self) -> Self {
+        self.is_last_resource = true;
+        self
+    }
+
     /// How long a branch may keep its locks without a step forward.
     pub fn timeouts(mut self, timeouts: BranchTimeouts) -> Self {
         self.timeouts = timeouts;
@@ -118,9 +129,10 @@ impl PgBuilder {
     ///
     /// As [`PgOpenError`] lists. Each says what to change.
     pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
-        let (name, max_promises) = (self.name.clone(), self.max_promises);
+        let name = self.name.clone();
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
         let backend = self.backend(false).await?;
-        let options = XaOptions::default().max_promises(max_promises);
         let opened = XaParticipant::open(&name, backend, options).await;
         opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
     }
@@ -128,9 +140,9 @@ impl PgBuilder {
     /// Opens a participant whose service has its reservations in tables of the database, instead of prepared transactions. See
     /// [`PgTables`] for an example.
     ///
-    /// The server need not allow prepared transactions, so [`max_promises`](Self::max_promises) says nothing here: a promise is
-    /// a row, and holds neither a connection nor a lock. Checks the rest as [`open`](Self::open) does. Tells the service what is
-    /// promised ([`AsyncService::opened`]).
+    /// The server need not allow prepared transactions, so [`max_promises`](Self::max_promises) and
+    /// [`last_resource`](Self::last_resource) say nothing here: a promise is a row, and holds neither a connection nor a lock.
+    /// Checks the rest as [`open`](Self::open) does. Tells the service what is promised ([`AsyncService::opened`]).
     ///
     /// # Errors
     ///
@@ -162,6 +174,7 @@ impl PgBuilder {
         let wanted = Wanted {
             schema: &self.schema,
             max_promises: self.max_promises,
+            is_last_resource: self.is_last_resource,
             may_lose_promises: self.may_lose_promises,
             connection: self.timeouts.connection,
         };

@@ -45,6 +45,28 @@
 //!
 //! PostgreSQL 13 or later. [`PgBuilder::open`] and [`PgBuilder::open_tables`] check all of this but the standbys.
 //!
+//! # A database without prepared transactions
+//!
+//! A managed database with `max_prepared_transactions = 0` takes part as the *last resource*, one in a transaction. It commits,
+//! with its marker, once all others have promised, and the coordinator asks it after a crash:
+//!
+//! ```no_run
+//! # use ringpact::{Coordinator, FileLog};
+//! # use ringpact_postgres::PgParticipant;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let goods = PgParticipant::builder("goods").config("host=db1 user=shop dbname=goods".parse()?).open().await?;
+//! let managed = "host=managed.example user=shop dbname=money".parse()?;
+//! let money = PgParticipant::builder("money").config(managed).last_resource().open().await?;
+//! let runtime = tokio::runtime::Handle::current();
+//! let shop = Coordinator::builder(FileLog::open("shop.log")?)
+//!     .name("shop")
+//!     .async_participant("goods", goods.clone(), runtime.clone())
+//!     .async_last_resource("money", money.clone(), runtime)
+//!     .open()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What PostgreSQL does not do
 //!
 //! - **Isolation across databases.** For milliseconds a reader can see one database committed and the other not yet.
@@ -73,6 +95,7 @@
 //! |---|---|
 //! | `participant.rs`, `branch.rs` | what applications hold |
 //! | `builder.rs` | options |
+//! | `last_resource.rs` | the participant as a last resource |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
 //! | `tables.rs` | services with tables |
 //! | `error.rs` | errors of opening, and the client library's |
@@ -88,6 +111,7 @@ mod branch;
 mod builder;
 mod control;
 mod error;
+mod last_resource;
 mod participant;
 mod session;
 mod tables;

@@ -23,9 +23,11 @@ use crate::{
 /// A database of PostgreSQL as a participant. Cheap to clone: clones share one participant.
 ///
 /// Register it with [`async_participant`](ringpact::txn::CoordinatorBuilder::async_participant) under its own name, and work
-/// through [`branch`](Self::branch). See the [crate's page](crate) for a whole transaction.
+/// through [`branch`](Self::branch). See the [crate's page](crate) for a whole transaction. With
+/// [`async_last_resource`](ringpact::txn::CoordinatorBuilder::async_last_resource) instead it commits without a promise, once
+/// all others have promised.
 #[derive(Clone)]
-pub struct PgParticipant(XaParticipant<PgBackend>);
+pub struct PgParticipant(pub(crate) XaParticipant<PgBackend>);
 
 impl PgParticipant {
     /// The statements that prepare a database, for the schema `ringpact`. They may be run again at any time.
@@ -158,6 +160,10 @@ impl AsyncParticipant for PgParticipant {
 
     fn own_name(&self) -> Option<Name> {
         self.0.own_name()
+    }
+
+    fn can_promise(&self) -> bool {
+        self.0.can_promise()
     }
 
     fn greet(&self, greeting: &Greeting) {

@@ -111,6 +111,12 @@ impl Postgres {
         file.lines().next()?.trim().parse().ok()
     }
 
+    /// Returns the maximum number of prepared transactions.
+    #[must_use]
+    pub const fn prepares(&self) -> usize {
+        self.options.max_prepared_transactions
+    }
+
     /// Creates a database.
     ///
     /// # Errors

@@ -4,11 +4,14 @@ use std::{future::Future, sync::Arc};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{Effect, Harness, Report, Worked, check};
+use super::{Effect, Harness, LastResourceHarness, Report, Worked, check, check_last_resource};
 use crate::{
     id::{BranchId, Name},
     log::LogId,
-    participant::{AsyncParticipant, Call, Decision, Greeting, Life, Participant, ParticipantError, Vote},
+    participant::{
+        AsyncLastResource, AsyncParticipant, Call, CommitMemory, Decision, Greeting, LastResource, LastResourceAnswer,
+        Life, Participant, ParticipantError, Vote,
+    },
 };
 
 /// How the suite handles an [`AsyncParticipant`]. Each method is that of [`Harness`], as a future
@@ -79,6 +82,25 @@ pub fn check_async<H: AsyncHarness>(runtime: &Handle, make: impl Fn() -> H) -> R
     check(|| Blocking { runtime: runtime.clone(), inner: make() })
 }
 
+/// Runs the checks of [`check_last_resource`] for an asynchronous last resource, each against a fresh
+/// one from `make`, with its futures on `runtime`. A harness for [`check_async`] serves for both.
+///
+/// Blocks until all checks have run. Call it as [`check_async`] is called.
+///
+/// # Panics
+///
+/// As [`check_async`].
+pub fn check_async_last_resource<H>(runtime: &Handle, make: impl Fn() -> H) -> Report
+where
+    H: AsyncHarness<Participant: AsyncLastResource>,
+{
+    assert!(
+        runtime.runtime_flavor() != RuntimeFlavor::CurrentThread,
+        "the conformance suite needs a multi-thread runtime: a current-thread runtime drives nothing while a check waits"
+    );
+    check_last_resource(|| Blocking { runtime: runtime.clone(), inner: make() })
+}
+
 /// An asynchronous harness, or an asynchronous participant, on the thread that calls.
 struct Blocking<T> {
     runtime: Handle,
@@ -118,6 +140,46 @@ impl<H: AsyncHarness> Harness for Blocking<H> {
     }
     fn coordinator_syncs(&self) {
         self.runtime.block_on(self.inner.coordinator_syncs());
+    }
+}
+
+impl<H: AsyncHarness<Participant: AsyncLastResource>> LastResourceHarness for Blocking<H> {
+    fn name(&self) -> Name {
+        self.inner.name()
+    }
+    fn resource(&self) -> Arc<dyn LastResource> {
+        Arc::new(Blocking { runtime: self.runtime.clone(), inner: self.inner.participant() })
+    }
+    fn work(&self, branch: &BranchId) -> Worked {
+        self.runtime.block_on(self.inner.work(branch))
+    }
+    fn refused_work(&self, branch: &BranchId) -> bool {
+        self.runtime.block_on(self.inner.refused_work(branch));
+        true
+    }
+    fn effect(&self, branch: &BranchId) -> Effect {
+        self.runtime.block_on(self.inner.effect(branch))
+    }
+    fn crash(&mut self) {
+        self.runtime.block_on(self.inner.crash());
+    }
+}
+
+impl<R: AsyncLastResource> LastResource for Blocking<Arc<R>> {
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.runtime.block_on(self.inner.commit(branch, call))
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.runtime.block_on(self.inner.rollback(branch, call))
+    }
+    fn memory(&self) -> Option<&dyn CommitMemory> {
+        self.inner.remembers().then_some(self)
+    }
+}
+
+impl<R: AsyncLastResource> CommitMemory for Blocking<Arc<R>> {
+    fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        self.runtime.block_on(self.inner.committed(branch))
     }
 }
 

@@ -30,7 +30,8 @@
 //! | `case.rs` | the steps that the checks are made of |
 //! | `checks.rs` | the checks, and the table of their names |
 //! | `lives.rs` | the checks of lives: which coordinator the participant listens to |
-//! | `asynchronous.rs` | the same suite for asynchronous participants |
+//! | `last_resource.rs` | the suite for last resources: [`check_last_resource`] |
+//! | `asynchronous.rs` | the same suites for asynchronous participants and last resources |
 
 use std::sync::Arc;
 
@@ -44,12 +45,14 @@ use crate::{
 mod asynchronous;
 mod case;
 mod checks;
+mod last_resource;
 mod lives;
 
 #[cfg(feature = "tokio")]
-pub use asynchronous::{AsyncHarness, check_async};
+pub use asynchronous::{AsyncHarness, check_async, check_async_last_resource};
 use case::Case;
 use checks::{Ran, checks};
+pub use last_resource::{LastResourceHarness, check_last_resource};
 
 /// A coordinator's log that no participant shares.
 const SEPARATE_LOG: LogId = LogId::from_bytes(*b"conformance-test");

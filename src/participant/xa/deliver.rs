@@ -32,6 +32,14 @@ const WRITTEN: Lsn = Lsn::new(1);
 #[error("work is still under way under the branch: drop what `branch` returned before the transaction commits")]
 struct AtWork;
 
+/// The participant is registered as an ordinary one.
+#[derive(Debug, Error)]
+#[error(
+    "this participant was opened as a last resource, and makes no promises: register it with async_last_resource, or \
+     open it as an ordinary participant"
+)]
+struct NotToPromise;
+
 impl<B: XaBackend> AsyncParticipant for XaParticipant<B> {
     async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
         match self.0.deliver(branch, call, BranchInput::Prepare(LogSharing::OwnLog)).await? {
@@ -68,6 +76,10 @@ impl<B: XaBackend> AsyncParticipant for XaParticipant<B> {
         Some(self.0.name.clone())
     }
 
+    fn can_promise(&self) -> bool {
+        !self.0.is_last_resource
+    }
+
     fn is_transient(&self, error: &(dyn std::error::Error + 'static)) -> bool {
         matches!(error.downcast_ref(), Some(XaWorkError::TooManyPromises { .. })) || self.0.backend.is_transient(error)
     }
@@ -101,7 +113,7 @@ impl<B: XaBackend> Inner<B> {
 
     /// Makes durable which life of the coordinator was met, before anything is done or answered for
     /// it. One statement for each opening of a coordinator.
-    async fn note_life(&self, coordinator: &Name, life: Life) -> Result<(), ParticipantError> {
+    pub(super) async fn note_life(&self, coordinator: &Name, life: Life) -> Result<(), ParticipantError> {
         let Some(present) = self.branches.lock().unnoted_life_of(coordinator, |_| false) else { return Ok(()) };
         // The message also says what the life continues; if it is one of another life, that is not known.
         let life = if (life.log, life.epoch) == (present.log, present.epoch) { life } else { present };
@@ -121,12 +133,7 @@ impl<B: XaBackend> Inner<B> {
         call: &Call,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
-        if branch.participant() != &self.name {
-            return Err(ParticipantError::Misrouted {
-                branch: Box::new(branch.clone()),
-                participant: self.name.clone(),
-            });
-        }
+        self.check_name(branch)?;
         let (lookup, _, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
             self.note_life(branch.txn().coordinator(), call.life()).await?;
@@ -149,8 +156,11 @@ impl<B: XaBackend> Inner<B> {
                 (Arc::default(), false)
             }
         };
+        if matches!(message, BranchInput::Prepare(_)) && self.is_last_resource {
+            cell.refuse(|| Arc::new(NotToPromise));
+        }
         let before = cell.phase_now();
-        let result = self.deliver_to(branch, &cell, call, message).await;
+        let result = self.deliver_to(branch, &cell, call.position, message).await;
         // A cell that is not remembered would be counted at each message, and never discounted.
         if is_remembered {
             self.count(&cell);
@@ -163,27 +173,30 @@ impl<B: XaBackend> Inner<B> {
         result
     }
 
+    pub(super) fn check_name(&self, branch: &BranchId) -> Result<(), ParticipantError> {
+        if branch.participant() == &self.name {
+            return Ok(());
+        }
+        Err(ParticipantError::Misrouted { branch: Box::new(branch.clone()), participant: self.name.clone() })
+    }
+
+    /// Delivers a message to a branch. `position` is how far the coordinator's log has come.
     async fn deliver_to(
         &self,
         branch: &BranchId,
         cell: &Arc<XaCell<B>>,
-        call: &Call,
+        position: u64,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
         match cell.try_hold() {
-            Some(mut session) => {
-                if cell.is_doomed() {
-                    cell.refuse(|| Arc::new(BranchRefusal::RolledBack));
-                }
-                self.deliver_held(branch, cell, &mut session, call, message).await
-            }
+            Some(mut session) => self.deliver_held(branch, cell, &mut session, position, message).await,
             None if !cell.is_at_work() => Err(ParticipantError::Busy),
             None => self.deliver_at_work(branch, cell, message).await,
         }
     }
 
     /// Delivers a message while a client has the branch.
-    async fn deliver_at_work(
+    pub(super) async fn deliver_at_work(
         &self,
         branch: &BranchId,
         cell: &Arc<XaCell<B>>,
@@ -210,14 +223,17 @@ impl<B: XaBackend> Inner<B> {
         roll_back_at_work(cell, message)
     }
 
-    async fn deliver_held(
+    pub(super) async fn deliver_held(
         &self,
         branch: &BranchId,
         cell: &Arc<XaCell<B>>,
         session: &mut HeldSession<B>,
-        call: &Call,
+        position: u64,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
+        if cell.is_doomed() {
+            cell.refuse(|| Arc::new(BranchRefusal::RolledBack));
+        }
         match cell.phase_now() {
             // The branch may be one of an earlier life of this process, or of another process.
             BranchPhase::Unknown => self.recall(branch, cell, message).await?,
@@ -230,8 +246,8 @@ impl<B: XaBackend> Inner<B> {
         }
         // The database has the position under which it was promised; a repeated message must not change it here.
         if let (BranchInput::Prepare(_), BranchPhase::Active { .. }) = (message, cell.phase_now()) {
-            let position = self.branches.lock().life_of(branch.txn().coordinator()).map_or(0, |life| life.position);
-            cell.state.lock().position = position.max(call.position);
+            let known = self.branches.lock().life_of(branch.txn().coordinator()).map_or(0, |life| life.position);
+            cell.state.lock().position = known.max(position);
         }
         self.carry_out(branch, cell, session, message).await
     }
@@ -437,7 +453,7 @@ impl<B: XaBackend> Inner<B> {
     }
 
     /// Counts the branch's promise, or no longer. A call that was dropped in the middle has not counted; the next one does.
-    fn count(&self, cell: &XaCell<B>) {
+    pub(super) fn count(&self, cell: &XaCell<B>) {
         let mut state = cell.state.lock();
         let is_promised = is_promised(state.protocol.phase());
         match (state.is_counted, is_promised) {

@@ -17,6 +17,7 @@
 //! | `backend.rs` | [`XaBackend`]: what a database must be able to do; its errors |
 //! | `cell.rs` | what is kept of one branch |
 //! | `deliver.rs` | what coordinators call |
+//! | `last_resource.rs` | the participant as a last resource, which commits without a promise |
 //! | `operator.rs` | status, orphans, shutdown |
 
 use std::{
@@ -43,6 +44,7 @@ use crate::{
 mod backend;
 mod cell;
 mod deliver;
+mod last_resource;
 mod operator;
 
 pub use backend::{Prepared, XaBackend, XaError, XaErrorKind, XaOutcome, XaPromise, XaVote};
@@ -60,6 +62,11 @@ pub const DEFAULT_MAX_PROMISES: usize = 64;
 /// Register it with [`async_participant`](crate::txn::CoordinatorBuilder::async_participant), under
 /// its own name. Clients work through [`branch`](Self::branch).
 ///
+/// It is an [`AsyncLastResource`](super::AsyncLastResource), too. Registered with
+/// [`async_last_resource`](crate::txn::CoordinatorBuilder::async_last_resource) it makes no promises:
+/// it commits, with its marker, once all others have promised. A transaction can have one such
+/// participant. [`XaOptions::last_resource`] is for a database that can't prepare.
+///
 /// Every process that works in the same database under the same participant's name is the same
 /// participant: that is right for several processes of one service, each with a coordinator of its
 /// own name. Two participants need two names.
@@ -69,6 +76,7 @@ struct Inner<B: XaBackend> {
     name: Name,
     backend: B,
     max_promises: usize,
+    is_last_resource: bool,
     branches: Mutex<BranchTable<XaCell<B>>>,
     /// Number of branches that are bound by a promise.
     promises: AtomicUsize,
@@ -85,11 +93,14 @@ pub struct XaOptions {
     /// Maximum number of promises that wait for their decision. Above it no branch begins, with an
     /// error that may pass. [`DEFAULT_MAX_PROMISES`] if nothing else is said.
     pub max_promises: usize,
+    /// Whether the participant is a last resource only, and makes no promises. `false` if nothing else
+    /// is said.
+    pub is_last_resource: bool,
 }
 
 impl Default for XaOptions {
     fn default() -> Self {
-        Self { max_promises: DEFAULT_MAX_PROMISES }
+        Self { max_promises: DEFAULT_MAX_PROMISES, is_last_resource: false }
     }
 }
 
@@ -98,6 +109,15 @@ impl XaOptions {
     #[must_use]
     pub const fn max_promises(mut self, promises: usize) -> Self {
         self.max_promises = promises;
+        self
+    }
+
+    /// Returns these options for a participant that is a last resource only: its database need not be
+    /// able to prepare. It votes No on each prepare, and no coordinator opens with it as an ordinary
+    /// participant.
+    #[must_use]
+    pub const fn last_resource(mut self) -> Self {
+        self.is_last_resource = true;
         self
     }
 }
@@ -183,6 +203,7 @@ impl<B: XaBackend> XaParticipant<B> {
             name,
             backend,
             max_promises: options.max_promises,
+            is_last_resource: options.is_last_resource,
             branches: Mutex::new(branches),
             promises: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),

@@ -14,7 +14,8 @@ use crate::{
     id::{IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{
-        Endpoint, Greeting, LastResource, LastResourceParticipant, Life, Participant, ParticipantError, Pooled,
+        Endpoint, Greeting, LastResource, LastResourceMemory, LastResourceParticipant, Life, Participant,
+        ParticipantError, Pooled,
     },
     platform::Platform,
     txn::{
@@ -151,7 +152,27 @@ impl CoordinatorBuilder {
     pub fn last_resource(self, name: &str, resource: impl LastResource) -> Self {
         let resource: Arc<dyn LastResource> = Arc::new(resource);
         let participant = LastResourceParticipant::new(Arc::clone(&resource));
-        self.member(name, Reach::AtOnce(Arc::new(participant)), Some(resource))
+        self.member(name, Reach::AtOnce(Arc::new(participant)), Some(LastResourceMemory::AtOnce(resource)))
+    }
+
+    /// Like [`last_resource`](Self::last_resource), for a resource with asynchronous methods: each call
+    /// is a task on `runtime`, and no thread waits for it. So is the question at an opening, and the
+    /// branches that wait for its answer may be settled after [`open`](Self::open) has returned.
+    ///
+    /// A database without prepared transactions takes part this way, beside others that can promise:
+    /// every [`XaParticipant`](crate::participant::xa::XaParticipant) is such a resource. While it is
+    /// one it makes no promises. What it promised as an ordinary participant before is settled.
+    #[cfg(feature = "tokio")]
+    pub fn async_last_resource(
+        self,
+        name: &str,
+        resource: impl crate::participant::AsyncLastResource,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let participant = crate::participant::AsyncLastResourceParticipant::new(resource);
+        let endpoint = Arc::new(crate::participant::Spawned::new(participant, runtime));
+        let memory = LastResourceMemory::Later(Arc::clone(&endpoint) as Arc<dyn crate::participant::CommitQuery>);
+        self.member(name, Reach::Later(endpoint), Some(memory))
     }
 
     /// Sets other threads and another clock than the system's.
@@ -161,7 +182,7 @@ impl CoordinatorBuilder {
         self
     }
 
-    fn member(mut self, name: &str, reach: Reach, last_resource: Option<Arc<dyn LastResource>>) -> Self {
+    fn member(mut self, name: &str, reach: Reach, last_resource: Option<LastResourceMemory>) -> Self {
         self.members.push((name.to_owned(), Member { reach, last_resource }));
         self
     }
@@ -194,6 +215,9 @@ impl CoordinatorBuilder {
             let own_name = catch_unwind(AssertUnwindSafe(|| member.own_name())).unwrap_or(None);
             if let Some(own) = own_name.filter(|own| *own != member_name) {
                 return Err(CoordinatorError::WrongName { registered: member_name, own });
+            }
+            if !catch_unwind(AssertUnwindSafe(|| member.may_take_part())).unwrap_or(true) {
+                return Err(CoordinatorError::CannotPromise { participant: member_name });
             }
             if members.insert(member_name.clone(), member).is_some() {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
@@ -286,6 +310,16 @@ pub enum CoordinatorError {
         registered: Name,
         /// The name that it knows itself by.
         own: Name,
+    },
+    /// A participant that cannot promise is registered as one that can. All of its transactions would be
+    /// rolled back.
+    #[error(
+        "participant {participant} cannot promise, because it was opened as a last resource: register it with \
+         async_last_resource, or open it as an ordinary participant"
+    )]
+    CannotPromise {
+        /// The participant.
+        participant: Name,
     },
     /// The log could not be read or written.
     #[error(transparent)]

@@ -10,15 +10,15 @@ use std::{
 
 use crate::{
     id::Name,
-    participant::{self, Endpoint, Greeting, LastResource, Life, Participant, ParticipantError, Reply, Request},
+    participant::{self, Endpoint, Greeting, LastResourceMemory, Life, Participant, ParticipantError, Reply, Request},
 };
 
 /// One participant.
 #[derive(Clone)]
 pub(in crate::txn) struct Member {
     pub(in crate::txn) reach: Reach,
-    /// The participant as a last resource, if it is one: it cannot promise.
-    pub(in crate::txn) last_resource: Option<Arc<dyn LastResource>>,
+    /// The participant as a last resource, if it is one: it commits once all others have promised.
+    pub(in crate::txn) last_resource: Option<LastResourceMemory>,
 }
 
 /// How a participant is reached.
@@ -56,6 +56,14 @@ impl Member {
         }
     }
 
+    /// Whether the participant can promise, or need not: a last resource is never asked to.
+    pub(in crate::txn) fn may_take_part(&self) -> bool {
+        match &self.reach {
+            Reach::Later(endpoint) if self.last_resource.is_none() => endpoint.can_promise(),
+            Reach::Later(_) | Reach::AtOnce(_) => true,
+        }
+    }
+
     /// Whether the participant says of an error that it may not come again.
     pub(in crate::txn) fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         match &self.reach {
@@ -84,10 +92,9 @@ pub(in crate::txn) struct Members {
 impl Members {
     pub(in crate::txn) fn new(members: BTreeMap<Name, Member>) -> Self {
         // One that panics over the question does not remember.
-        let has_memory = |resource: &dyn LastResource| {
-            catch_unwind(AssertUnwindSafe(|| resource.memory().is_some())).unwrap_or(false)
-        };
-        let remembers = |member: &Member| member.last_resource.as_deref().is_some_and(has_memory);
+        let has_memory =
+            |resource: &LastResourceMemory| catch_unwind(AssertUnwindSafe(|| resource.remembers())).unwrap_or(false);
+        let remembers = |member: &Member| member.last_resource.as_ref().is_some_and(has_memory);
         let remembering =
             members.iter().filter(|(_, member)| remembers(member)).map(|(name, _)| name.clone()).collect();
         Self { all: members.into_iter().collect(), remembering }

@@ -95,6 +95,8 @@ pub enum Defect {
     TakesLostForRefused,
     /// A note of a life replaces whatever note is there.
     NotesBlindly,
+    /// A last resource looks for the marker, and ends no session.
+    AnswersWithoutAFence,
 }
 
 /// The database, and a backend for it. Clones share it, as connections share a server.
@@ -185,6 +187,10 @@ impl Database {
     pub fn with_defect(self, defect: Defect) -> Self {
         self.0.lock().defect = Some(defect);
         self
+    }
+
+    pub fn has(&self, defect: Defect) -> bool {
+        self.0.lock().defect == Some(defect)
     }
 
     /// Lets chance decide what becomes of statements from here on; never with `None`.

@@ -2,10 +2,10 @@
 
 use fastrand::Rng;
 use ringpact::{
-    BranchId, Name, TxnId,
+    BranchId, Name, ParticipantError, TxnId,
     participant::{
-        AsyncParticipant, Call,
-        xa::{XaOptions, XaParticipant},
+        AsyncLastResource, AsyncParticipant, Call, LastResourceAnswer,
+        xa::{XaBackend, XaOptions, XaOutcome, XaParticipant},
     },
 };
 
@@ -20,6 +20,7 @@ const MAX_PROMISES: usize = 20;
 
 impl Subject for Database {
     type Goods = Goods;
+    const IS_LAST_RESOURCE: bool = true;
 
     async fn open(&self) -> Option<Goods> {
         let options = XaOptions::default().max_promises(MAX_PROMISES);
@@ -29,6 +30,14 @@ impl Subject for Database {
         let Ok(work) = goods.work(branch).await else { return };
         work.session().expect("it has begun").change(1);
         pause(steps).await;
+    }
+    async fn committed(goods: &Goods, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        if goods.backend().has(Defect::AnswersWithoutAFence) {
+            let outcome = goods.backend().outcome(branch).await.map_err(ParticipantError::resource)?;
+            let is_committed = outcome == XaOutcome::Committed;
+            return Ok(if is_committed { LastResourceAnswer::Committed } else { LastResourceAnswer::NotCommitted });
+        }
+        goods.committed(branch).await
     }
     fn chance(&self, chance: Option<Rng>) {
         Self::chance(self, chance);
@@ -73,6 +82,7 @@ fn what_is_wrong_with_a_database_is_found() {
         Defect::LeavesNoMarker,
         Defect::TakesLostForRefused,
         Defect::NotesBlindly,
+        Defect::AnswersWithoutAFence,
     ] {
         println!("{defect:?}: {}", is_found(|| Database::default().with_defect(defect)));
     }

@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use database::{Database, Fate, Statement};
 
 mod database;
+mod last_resource;
 mod lives;
 
 type Goods = XaParticipant<Database>;

@@ -3,7 +3,8 @@
 //! Each client changes one random row on each of two private servers, which sync what they write.
 //! `local-commits` commits on each server alone, so it is a bound and no transaction; `raw-2pc` sends
 //! `PREPARE TRANSACTION` and `COMMIT PREPARED` (or `XA ..`) by hand, and `raw-2pc-marker` also writes the
-//! row by which a repeated commit can be told from a lost one. Neither logs a decision.
+//! row by which a repeated commit can be told from a lost one. Neither logs a decision. In
+//! `ringpact-last-resource` the first database promises, and the second commits without a promise.
 
 mod raw;
 mod through;
@@ -42,7 +43,8 @@ const MARKED: &str = "raw-2pc-marker";
 const RINGPACT: &str = "ringpact";
 const READS: &str = "ringpact-read-only";
 const ALONE: &str = "ringpact-one-phase";
-const ALL: [&str; 7] = [LOCAL, ONE, RAW, MARKED, RINGPACT, READS, ALONE];
+const LAST: &str = "ringpact-last-resource";
+const ALL: [&str; 8] = [LOCAL, ONE, RAW, MARKED, RINGPACT, READS, ALONE, LAST];
 
 /// How to measure.
 #[derive(Args)]
@@ -226,8 +228,9 @@ async fn one_round(
     clients: usize,
     time: Duration,
 ) -> Result<Round, Failure> {
-    let is_through = matches!(kind, RINGPACT | READS | ALONE);
-    let shop = if is_through { Some(Arc::new(Shop::open([&servers[0], &servers[1]]).await?)) } else { None };
+    let is_through = matches!(kind, RINGPACT | READS | ALONE | LAST);
+    let shop =
+        if is_through { Some(Arc::new(Shop::open([&servers[0], &servers[1]], kind == LAST).await?)) } else { None };
     let mut all = Vec::with_capacity(clients);
     for number in 0..clients {
         all.push(match &shop {

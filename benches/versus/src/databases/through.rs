@@ -93,7 +93,8 @@ impl Party {
 }
 
 impl Shop {
-    pub async fn open(servers: [&Server; 2]) -> Result<Self, Failure> {
+    /// Opens a coordinator with both databases. The second one is a last resource, or promises.
+    pub async fn open(servers: [&Server; 2], has_last_resource: bool) -> Result<Self, Failure> {
         let log = fresh_dir()?;
         let parties = [Party::open("first", servers[0]).await?, Party::open("second", servers[1]).await?];
         // Each has a log of its own, and databases refuse another log under a name that they know.
@@ -101,9 +102,11 @@ impl Shop {
         let mut builder = Coordinator::builder(FileLog::open(log.path())?).name(&name);
         for (name, party) in ["first", "second"].into_iter().zip(&parties) {
             let runtime = Handle::current();
-            builder = match party {
-                Party::Postgres(party) => builder.async_participant(name, party.clone(), runtime),
-                Party::MariaDb(party) => builder.async_participant(name, party.clone(), runtime),
+            builder = match (party, has_last_resource && name == "second") {
+                (Party::Postgres(party), false) => builder.async_participant(name, party.clone(), runtime),
+                (Party::MariaDb(party), false) => builder.async_participant(name, party.clone(), runtime),
+                (Party::Postgres(party), true) => builder.async_last_resource(name, party.clone(), runtime),
+                (Party::MariaDb(party), true) => builder.async_last_resource(name, party.clone(), runtime),
             };
         }
         Ok(Self { coordinator: builder.open()?, parties, _log: log })

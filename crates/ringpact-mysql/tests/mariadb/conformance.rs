@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ringpact::{
     BranchId, Name,
-    participant::conformance::{self, AsyncHarness, Effect, Worked},
+    participant::conformance::{self, AsyncHarness, Effect, Report, Worked},
 };
 use ringpact_mysql::MySqlParticipant;
+use tokio::runtime::Runtime;
 
 use crate::support::{Database, runtime, server};
 
@@ -73,11 +74,21 @@ impl AsyncHarness for Payments {
     }
 }
 
-#[test]
-fn the_participant_conforms() {
+/// Runs a suite with harnesses of the shared server.
+fn conforms(check: impl FnOnce(&Runtime, &dyn Fn() -> Payments) -> Report) {
     let Some(server) = server() else { return };
     let runtime = runtime();
     let make = || runtime.block_on(async { Payments::new(Database::make(&server.socket()).await).await });
-    let report = conformance::check_async(runtime.handle(), make);
+    let report = check(&runtime, &make);
     assert_eq!(report.skipped, Vec::<&str>::new());
+}
+
+#[test]
+fn the_participant_conforms() {
+    conforms(|runtime, make| conformance::check_async(runtime.handle(), make));
+}
+
+#[test]
+fn it_conforms_as_a_last_resource() {
+    conforms(|runtime, make| conformance::check_async_last_resource(runtime.handle(), make));
 }

@@ -2,11 +2,11 @@
 
 use ringpact::{
     Epoch, LogId,
-    participant::{AsyncParticipant as _, EndedOpening, Life},
+    participant::{AsyncParticipant as _, Decision, EndedOpening, Life},
 };
 use ringpact_servers::{mariadb::MariaDb, missing};
 
-use crate::support::{Database, branch, call, commit, insert, promise, roll_back, runtime, shop};
+use crate::support::{Database, branch, call, commit, commit_alone, insert, promise, roll_back, runtime, shop};
 
 #[test]
 fn promises_survive_the_server() {
@@ -65,5 +65,32 @@ fn a_promise_survives_server_and_process_with_its_position() {
         assert_eq!(payments.in_doubt(&shop()).await.expect("a list"), [branch(1)]);
         commit(&payments, &branch(1)).await;
         assert_eq!(database.committed("a").await, 1);
+    });
+}
+
+/// `XA COMMIT .. ONE PHASE` was answered, and came back as a promise: no coordinator would have committed it.
+#[test]
+fn what_was_answered_as_committed_is_so_after_a_crash() {
+    let Some(mut server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
+    runtime().block_on(async {
+        let database = Database::make(&server.socket()).await;
+        let payments = database.open().await;
+        for round in 0..5 {
+            let (alone, promised) = (branch(2 * round + 1), branch(2 * round + 2));
+            promise(&payments, &promised, &promised.to_string()).await;
+            insert(&payments, &alone, &alone.to_string()).await;
+            if round % 2 == 0 {
+                commit(&payments, &promised).await;
+                assert_eq!(commit_alone(&payments, &alone).await, Decision::Commit);
+            } else {
+                assert_eq!(commit_alone(&payments, &alone).await, Decision::Commit);
+                commit(&payments, &promised).await;
+            }
+            server.restart();
+            for account in [&alone, &promised] {
+                assert_eq!(database.committed(&account.to_string()).await, 1, "{account}, round {round}");
+            }
+            assert_eq!(database.prepared(&payments).await, 0);
+        }
     });
 }

@@ -18,13 +18,13 @@ use crate::support::{
     with_database,
 };
 
-fn with_own_server(test: impl AsyncFnOnce(Database)) {
+pub fn with_own_server(test: impl AsyncFnOnce(Database)) {
     let Some(server) = MariaDb::start(&[]) else { return missing("MariaDB", "mariadbd is not installed") };
     runtime().block_on(async { test(Database::make(&server.socket()).await).await });
 }
 
 /// Holds all commits back, until the connection is closed.
-async fn hold_commits(database: &Database) -> Conn {
+pub async fn hold_commits(database: &Database) -> Conn {
     let mut conn = database.conn().await;
     for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
         conn.query_drop(format!("BACKUP STAGE {stage}")).await.expect("a stage");
@@ -32,13 +32,13 @@ async fn hold_commits(database: &Database) -> Conn {
     conn
 }
 
-async fn let_commits_go(mut conn: Conn) {
+pub async fn let_commits_go(mut conn: Conn) {
     conn.query_drop("BACKUP STAGE END").await.expect("the last stage");
     conn.disconnect().await.expect("it is closed");
 }
 
 /// Waits until a connection waits to carry out a statement that begins so.
-async fn is_held(database: &Database, statement: &str) {
+pub async fn is_held(database: &Database, statement: &str) {
     let sql = format!(
         "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' AND state LIKE 'Waiting for backup%' \
          AND info LIKE '{statement}%'",
@@ -93,7 +93,7 @@ fn a_one_phase_commit_whose_answer_was_lost_is_answered_as_it_ended() {
                 let payments = payments.clone();
                 async move { payments.commit_one_phase(&branch(round), &call()).await }
             });
-            is_held(&database, "XA COMMIT").await;
+            is_held(&database, "XA PREPARE").await;
             task.abort();
             assert!(task.await.expect_err("it was aborted").is_cancelled());
             let decision = if round % 2 == 0 {

@@ -69,6 +69,10 @@ impl Database {
         database
     }
 
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub fn opts_as(&self, user: &str) -> OptsBuilder {
         let pool = PoolOpts::default().with_constraints(PoolConstraints::new(12, 12).expect("valid"));
         let socket = Some(self.socket.display().to_string());

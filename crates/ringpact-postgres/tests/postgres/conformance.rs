@@ -7,23 +7,27 @@ use std::sync::{
 
 use ringpact::{
     BranchId, Name,
-    participant::conformance::{AsyncHarness, Effect, Worked, check_async},
+    participant::conformance::{AsyncHarness, Effect, Report, Worked, check_async, check_async_last_resource},
 };
 use ringpact_postgres::PgParticipant;
-use tokio::runtime::Builder;
+use ringpact_servers::postgres::Postgres;
+use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Db, server};
+use crate::support::{Db, server, unprepared};
 
 /// One participant of many in one database.
 struct PgHarness {
     db: Arc<Db>,
     name: Name,
+    is_last_resource: bool,
     participant: Option<PgParticipant>,
 }
 
 impl PgHarness {
     async fn open(&mut self) {
-        self.participant = Some(self.db.builder_of(self.name.as_str()).open().await.expect("a participant"));
+        let builder = self.db.builder_of(self.name.as_str());
+        let builder = if self.is_last_resource { builder.last_resource() } else { builder };
+        self.participant = Some(builder.open().await.expect("a participant"));
     }
 
     fn now(&self) -> &PgParticipant {
@@ -74,21 +78,30 @@ impl AsyncHarness for PgHarness {
     }
 }
 
-#[test]
-fn a_database_of_postgresql_conforms() {
-    if server().is_none() {
-        return;
-    }
+/// Runs a suite with harnesses of one database.
+fn conforms(server: Option<&Postgres>, check: impl FnOnce(&Runtime, &dyn Fn() -> PgHarness) -> Report) {
+    let Some(server) = server else { return };
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let db = Arc::new(runtime.block_on(Db::new()).expect("a server"));
+    let db = Arc::new(runtime.block_on(Db::on(server)));
+    let is_last_resource = server.prepares() == 0;
     runtime.block_on(db.admin.batch_execute("CREATE TABLE effect (branch text)")).expect("a table");
     let made = AtomicUsize::new(0);
-    let report = check_async(runtime.handle(), || {
+    let report = check(&runtime, &|| {
         let name = format!("p{}", made.fetch_add(1, Ordering::SeqCst));
         let name = Name::new(&name).expect("a name");
-        let mut harness = PgHarness { db: Arc::clone(&db), name, participant: None };
+        let mut harness = PgHarness { db: Arc::clone(&db), name, is_last_resource, participant: None };
         runtime.block_on(harness.open());
         harness
     });
     assert!(report.skipped.is_empty(), "skipped: {:?}", report.skipped);
+}
+
+#[test]
+fn a_database_of_postgresql_conforms() {
+    conforms(server(), |runtime, make| check_async(runtime.handle(), make));
+}
+
+#[test]
+fn a_database_that_cannot_prepare_conforms_as_a_last_resource() {
+    conforms(unprepared(), |runtime, make| check_async_last_resource(runtime.handle(), make));
 }

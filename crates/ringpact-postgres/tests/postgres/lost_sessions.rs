@@ -17,23 +17,26 @@ const GATE: &str = "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS \
      'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'; \
      CREATE CONSTRAINT TRIGGER gate AFTER UPDATE ON stock DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pass()";
 
-const AT_THE_GATE: &str =
+pub(crate) const AT_THE_GATE: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
 
 /// A database at whose gate promises and commits wait.
-struct Gated {
-    db: Db,
+pub(crate) struct Gated {
+    pub(crate) db: Db,
     gate: Client,
 }
 
 impl Gated {
     async fn new() -> Option<Self> {
-        let db = Db::new().await?;
+        Some(Self::on(Db::new().await?).await)
+    }
+
+    pub(crate) async fn on(db: Db) -> Self {
         db.admin.batch_execute(GATE).await.expect("a gate");
         let gate = db.client().await;
         let gated = Self { db, gate };
         gated.close().await;
-        Some(gated)
+        gated
     }
 
     async fn goods(&self) -> PgParticipant {
@@ -41,11 +44,11 @@ impl Gated {
         self.db.builder().timeouts(timeouts).open().await.expect("a participant")
     }
 
-    async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.gate.batch_execute("SELECT pg_advisory_lock(1)").await.expect("a closed gate");
     }
 
-    async fn open(&self) {
+    pub(crate) async fn open(&self) {
         self.gate.batch_execute("SELECT pg_advisory_unlock(1)").await.expect("an open gate");
     }
 

@@ -2,6 +2,7 @@
 //! `RINGPACT_REQUIRE_SERVERS=1`.
 
 mod conformance;
+mod last_resource;
 mod locks;
 mod lost_sessions;
 mod one_phase;

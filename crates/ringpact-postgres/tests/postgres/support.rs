@@ -30,6 +30,13 @@ pub(crate) fn server() -> Option<&'static Postgres> {
     SERVER.get_or_init(|| Postgres::start(Options::default())).as_ref()
 }
 
+/// Returns the server that tests of last resources share: it can't prepare.
+pub(crate) fn unprepared() -> Option<&'static Postgres> {
+    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
+    let options = Options { max_prepared_transactions: 0, ..Options::default() };
+    SERVER.get_or_init(|| Postgres::start(options)).as_ref()
+}
+
 /// A database of a test's own, set up, with the table `stock (id, free)` and a hundred pieces of each of ten goods.
 pub(crate) struct Db {
     pub(crate) url: String,
@@ -91,6 +98,11 @@ impl Db {
         work(goods, &branch, TAKE).await;
         assert_eq!(goods.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
         branch
+    }
+
+    /// Returns the same database, with another client.
+    pub(crate) async fn again(&self) -> Self {
+        Self { url: self.url.clone(), admin: self.client().await, shop: self.shop.clone() }
     }
 
     /// Opens another client of the database.

@@ -36,6 +36,8 @@ pub struct MySqlBackend<C> {
     pub(crate) is_mariadb: bool,
     /// Maximum length of a message to the server, in bytes.
     pub(super) max_packet: u64,
+    /// Whether the user may list the server's prepared transactions. A last resource has none.
+    pub(crate) lists_promises: bool,
     pub(crate) timeouts: BranchTimeouts,
     pub(crate) client: C,
     pub(crate) sessions: Sessions,
@@ -288,6 +290,7 @@ impl<C: MySqlClient> MySqlBackend<C> {
             database: super::check::quoted(&found.database),
             is_mariadb: found.is_mariadb,
             max_packet: found.max_packet,
+            lists_promises: found.lists_promises,
             timeouts,
             client,
             sessions: Sessions::default(),
@@ -393,6 +396,9 @@ impl<C: MySqlClient> MySqlBackend<C> {
 
     /// Returns all prepared transactions of the server.
     async fn recover(&self, control: &mut C::Link) -> Result<Vec<RawXid>, XaError> {
+        if !self.lists_promises {
+            return Ok(Vec::new());
+        }
         let rows = self.rows(control, "XA RECOVER".to_owned()).await.map_err(unavailable)?;
         let raw =
             |row: &ByteRow| RawXid::of_row((row.number(0)?, row.number(1)?, row.number(2)?, row.bytes(3)?.to_vec()));

@@ -63,6 +63,8 @@ pub struct Demands {
     pub pool: usize,
     /// Maximum number of promises of this process that hold a connection; nothing to a service with tables.
     pub max_promises: usize,
+    /// Whether the participant makes no promises.
+    pub is_last_resource: bool,
     /// Whether promises may be lost in a crash of the server.
     pub accepts_loss: bool,
 }
@@ -77,6 +79,8 @@ pub struct Found {
     pub is_mariadb: bool,
     /// Maximum length of a message to the server, in bytes.
     pub max_packet: u64,
+    /// Whether the user may list the server's prepared transactions.
+    pub lists_promises: bool,
 }
 
 type Checked<T = ()> = Result<T, UnsuitableError>;
@@ -92,12 +96,10 @@ fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Ch
 /// The first thing that is unsuitable, as an error that says what to change.
 pub async fn check(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
     check_pool(demands)?;
-    let found = check_server(conn, demands, Way::Prepares).await?;
+    let mut found = check_server(conn, demands, Way::Prepares).await?;
     check_tables(conn, &TABLES).await?;
     check_privileges(conn, &TABLES, &quoted(&found.database)).await?;
-    if let Err(error) = run(conn, "XA RECOVER").await {
-        denied(error, "list prepared transactions", "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user")?;
-    }
+    found.lists_promises = check_list(conn, demands).await?;
     Ok(found)
 }
 
@@ -131,7 +133,7 @@ async fn check_server(conn: &mut impl MySqlLink, demands: Demands, way: Way) -> 
     check_settings(conn, is_mariadb, demands, way).await?;
     check_connections(conn, demands).await?;
     let max_packet = value(conn, "@@max_allowed_packet").await?.unwrap_or(u64::MAX);
-    Ok(Found { database, is_mariadb, max_packet })
+    Ok(Found { database, is_mariadb, max_packet, lists_promises: false })
 }
 
 /// Returns the name as statements take it.
@@ -139,8 +141,8 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-fn check_pool(Demands { pool, max_promises, .. }: Demands) -> Checked {
-    if max_promises < pool {
+fn check_pool(Demands { pool, max_promises, is_last_resource, .. }: Demands) -> Checked {
+    if max_promises < pool || is_last_resource {
         return Ok(());
     }
     misconfigured(
@@ -295,6 +297,16 @@ async fn check_privileges(conn: &mut impl MySqlLink, tables: &[Table], database:
     Ok(())
 }
 
+/// Returns whether the user may list the server's prepared transactions. Only a last resource need not.
+async fn check_list(conn: &mut impl MySqlLink, demands: Demands) -> Checked<bool> {
+    let Err(error) = run(conn, "XA RECOVER").await else { return Ok(true) };
+    if demands.is_last_resource && error.code.is_some() {
+        return Ok(false);
+    }
+    let grant = "GRANT XA_RECOVER_ADMIN ON *.* TO the participant's user, or open it as a last resource";
+    denied(error, "list prepared transactions", grant).map(|()| false)
+}
+
 /// Tells a missing privilege from a failure of the connection.
 fn denied(error: StatementFailure, action: &str, remedy: &str) -> Checked {
     match error.code {
@@ -338,9 +350,10 @@ mod tests {
 
     #[test]
     fn a_pool_must_be_larger_than_the_number_of_promises() {
-        let demands = |pool, max_promises| Demands { pool, max_promises, accepts_loss: false };
+        let demands = |pool, max_promises| Demands { pool, max_promises, is_last_resource: false, accepts_loss: false };
         check_pool(demands(65, 64)).expect("one is left for work");
         let error = check_pool(demands(64, 64)).expect_err("none is left for work").to_string();
         assert!(error.contains("64 promises") && error.contains("65 connections"), "{error}");
+        check_pool(Demands { is_last_resource: true, ..demands(1, 64) }).expect("a last resource makes no promises");
     }
 }

@@ -171,11 +171,19 @@ impl<L: MySqlLink> Session<L> {
         self.run(format!("XA {verb} {xid};{free}", xid = self.xid, free = self.free())).await
     }
 
-    /// Commits without a promise, with a marker or without. One message.
+    /// Commits alone, with a marker or without. One message.
+    ///
+    /// MariaDB with a binary log loses `XA COMMIT .. ONE PHASE` in a crash after it was answered: it comes back as a promise. So
+    /// a branch that changed something promises first, also there; the coordinator need not know.
     pub(crate) async fn commit_one_phase(&mut self, has_marker: bool) -> Result<(), StatementFailure> {
         let mark = if has_marker { self.mark(0) } else { String::new() };
         let (xid, free) = (&self.xid, self.free());
-        let sql = format!("{mark}XA END {xid};XA COMMIT {xid} ONE PHASE;{free}");
+        let commit = if has_marker && self.is_mariadb {
+            format!("XA PREPARE {xid};XA COMMIT {xid}")
+        } else {
+            format!("XA COMMIT {xid} ONE PHASE")
+        };
+        let sql = format!("{mark}XA END {xid};{commit};{free}");
         self.link.end(self.answer_within(), sql).await
     }
 

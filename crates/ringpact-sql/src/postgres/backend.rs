@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{
     client::{PgClient, PgLink, TextRow},
     error::{During, PgFailure, failure, has_changed_nothing, has_lost_presets, is_transient, no_answer},
-    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_of, tag_prefix},
+    names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_of, tag_of_life, tag_prefix},
     presets::{Marker, begin, promise},
     sessions::{cancel, end_sessions, end_sessions_below},
 };
@@ -203,7 +203,7 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
 
     async fn fence_earlier(&self, coordinator: &Name, before: Epoch) -> Result<(), XaError> {
         let prefix = tag_prefix(&self.participant, coordinator);
-        end_sessions_below(&self.client, &prefix, &format!("{prefix}{:016x}", before.as_u64())).await
+        end_sessions_below(&self.client, &prefix, &tag_of_life(&self.participant, coordinator, before)).await
     }
 
     async fn outcome(&self, branch: &BranchId) -> Result<XaOutcome, XaError> {
@@ -258,14 +258,15 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
         let log = decoded(life);
         let (participant, name) = (literal(self.participant.as_str()), literal(coordinator.as_str()));
         let (epoch, position) = (life.epoch.as_u64(), life.position);
+        let tag = literal(&tag_of_life(&self.participant, coordinator, life.epoch));
         let expected = before.map_or_else(
             || "false".to_owned(),
             |before| format!("(met.log, met.epoch) = ({}, {})", decoded(before), before.epoch.as_u64()),
         );
         let statement = format!(
-            "INSERT INTO {}.life AS met VALUES ({participant}, {name}, {log}, {epoch}, {position}) \
+            "INSERT INTO {}.life AS met VALUES ({participant}, {name}, {log}, {epoch}, {position}, {tag}) \
              ON CONFLICT (participant, coordinator) DO UPDATE SET log = excluded.log, epoch = excluded.epoch, \
-             position = excluded.position \
+             position = excluded.position, tag = excluded.tag \
              WHERE {expected} OR (met.log, met.epoch) = (excluded.log, excluded.epoch) RETURNING 1",
             self.schema
         );

@@ -25,6 +25,8 @@ pub struct Wanted<'a> {
     pub schema: &'a str,
     /// Maximum number of prepared transactions of this process; 0 for a service with tables.
     pub max_promises: usize,
+    /// Whether the participant makes no promises.
+    pub is_last_resource: bool,
     /// Whether a server that does not sync is accepted.
     pub may_lose_promises: bool,
     /// Maximum time for which a connection of the pool is waited for.
@@ -89,12 +91,13 @@ async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), Unsui
         return unsuitable(problem, "Connect to the primary, for example with target_session_attrs=read-write");
     }
     let (prepared, wants): (usize, usize) = (number(&row, 1)?, wanted.max_promises);
-    if prepared < wants {
+    if prepared < wants && !wanted.is_last_resource {
         let problem =
             format!("max_prepared_transactions is {prepared}, and the participant may hold {wants} promises at once");
         let change = format!(
             "Run ALTER SYSTEM SET max_prepared_transactions = {wants} (more if other participants share the server) and restart \
-             the server, or lower the builder's max_promises"
+             the server, or lower the builder's max_promises. Without prepared transactions the database takes part as a last \
+             resource: see the builder's last_resource"
         );
         return unsuitable(problem, &change);
     }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::{
     client::PgClient,
-    setup::{CHANGED_NOTHING, OTHER_TRANSACTION, SERIALIZABLE_READ_ONLY},
+    setup::{CHANGED_NOTHING, LATER_LIFE, OTHER_TRANSACTION, SERIALIZABLE_READ_ONLY},
 };
 
 /// An error of a client library, with what this crate must know of it.
@@ -196,6 +196,10 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
         }
         code::UNDEFINED_PSTATEMENT => {
             "the session lacks what was set up in it: a proxy pools transactions, or the work has run DEALLOCATE or DISCARD"
+        }
+        LATER_LIFE => {
+            "the branch's coordinator was opened again since, and has rolled the branch back; end the process of its earlier \
+             life"
         }
         SERIALIZABLE_READ_ONLY => "leave READ ONLY out of the branch's isolation level",
         code::OUT_OF_MEMORY => {

@@ -1,6 +1,6 @@
 //! What participants write into the database for a branch: the id of its prepared transaction, and the tag of its session.
 
-use ringpact::{BranchId, Name, TxnOrdinal, participant::xa::XaPromise};
+use ringpact::{BranchId, Epoch, Name, TxnOrdinal, participant::xa::XaPromise};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Maximum length of a prepared transaction's id in PostgreSQL, in bytes (its `GIDSIZE` less the terminator).
@@ -47,6 +47,11 @@ pub(crate) fn tag_of(participant: &Name, coordinator: &Name, txn: TxnOrdinal) ->
     format!("{prefix}{:016x} {:016x}", txn.epoch.as_u64(), txn.sequence)
 }
 
+/// Returns what the tags of all branches of this life of the coordinator begin with.
+pub(crate) fn tag_of_life(participant: &Name, coordinator: &Name, epoch: Epoch) -> String {
+    format!("{}{:016x}", tag_prefix(participant, coordinator), epoch.as_u64())
+}
+
 /// Returns what the tags of all the coordinator's branches begin with.
 pub(crate) fn tag_prefix(participant: &Name, coordinator: &Name) -> String {
     let hash = xxh3_64(format!("{participant}\0{coordinator}").as_bytes());
@@ -67,7 +72,7 @@ pub(crate) fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ringpact::{Epoch, TxnId};
+    use ringpact::TxnId;
 
     use super::*;
 

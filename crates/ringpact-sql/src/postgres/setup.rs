@@ -20,6 +20,9 @@ pub(crate) const CHANGED_NOTHING: &str = "RP002";
 /// SQLSTATE of a promise that can't be made: a serializable transaction that may not write the marker.
 pub(crate) const SERIALIZABLE_READ_ONLY: &str = "RP003";
 
+/// SQLSTATE of a one-phase commit whose coordinator was opened again since.
+pub(crate) const LATER_LIFE: &str = "RP004";
+
 /// Maximum length of a schema's name, in bytes (PostgreSQL's `NAMEDATALEN` less the terminator).
 const MAX_SCHEMA_BYTES: usize = 63;
 

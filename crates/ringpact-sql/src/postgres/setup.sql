@@ -2,7 +2,7 @@
 SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
 CREATE SCHEMA IF NOT EXISTS ringpact;
 
--- Version 1 had four columns in its markers, and a promise with six arguments.
+-- Version 1 had four columns in its markers, a promise with six arguments, and lives without a tag.
 DO $ringpact$ BEGIN
     IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('ringpact.marker') AND attname = 'sequence') THEN
         DROP TABLE ringpact.marker;
@@ -21,8 +21,12 @@ CREATE TABLE IF NOT EXISTS ringpact.life (
     log bytea NOT NULL,
     epoch numeric(20) NOT NULL,
     position numeric(20) NOT NULL,
+    -- What the tags of this life's branches begin with.
+    tag text COLLATE "C" NOT NULL,
     PRIMARY KEY (participant, coordinator)
 );
+-- Rows of version 1 have an empty one until the coordinator is opened again. There was no last resource then.
+ALTER TABLE ringpact.life ADD COLUMN IF NOT EXISTS tag text COLLATE "C" NOT NULL DEFAULT '';
 
 -- What has become of each branch of a service with tables (`open_tables`), in the same transaction as the branch's work.
 -- state: 1 reserved, 2 doomed, 3 promised, 4 confirmed, 5 cancelled. The refusal is text in UTF-8: convert_from(refusal, 'UTF8').
@@ -63,6 +67,15 @@ BEGIN
             RAISE EXCEPTION 'a serializable branch in READ ONLY mode cannot promise' USING ERRCODE = 'RP003',
                 HINT = 'Leave out READ ONLY, or use REPEATABLE READ.';
         END IF;
+    END IF;
+    -- A last resource that has answered a later life that it has not committed must never commit. The life is noted before the
+    -- answer, and the sessions that were there by then are ended. A tag begins with 26 characters for the two names.
+    IF alone AND EXISTS (
+        SELECT FROM ringpact.life AS met WHERE met.tag > promise.tag AND left(met.tag, 26) = left(promise.tag, 26)
+        AND left(met.tag, 42) <> left(promise.tag, 42)
+    ) THEN
+        RAISE EXCEPTION 'the coordinator of this branch was opened again' USING ERRCODE = 'RP004',
+            HINT = 'End the process of the coordinator''s earlier life.';
     END IF;
     INSERT INTO ringpact.marker VALUES (tag);
 END

@@ -179,7 +179,10 @@ impl DriverState {
     pub(super) fn no(&self, branch: usize) -> Input {
         match self.protocol.state() {
             TransactionState::Preparing => Input::Voted(branch, Vote::No),
-            TransactionState::Delegated => Input::Decided(branch, Decision::Rollback),
+            // The latter is the late answer of a last resource that is being asked by now.
+            TransactionState::Delegated | TransactionState::AskingLastResource => {
+                Input::Decided(branch, Decision::Rollback)
+            }
             _ => Input::Failed(branch),
         }
     }

@@ -4,7 +4,7 @@ use ringpact::{Vote, error_chain, participant::AsyncParticipant};
 use ringpact_postgres::{PgBuilder, PgOpenError, PgParticipant};
 use ringpact_servers::postgres::{Options, Postgres};
 
-use super::{Stock, stock, take};
+use super::{Stock, life, stock, take};
 use crate::support::{Db, GOODS, call, work};
 
 async fn is_refused(builder: PgBuilder, says: &str) {
@@ -13,11 +13,11 @@ async fn is_refused(builder: PgBuilder, says: &str) {
     assert!(matches!(error, PgOpenError::Unsuitable { .. }) && text.contains(says), "{text}");
 }
 
-/// What version 1 had: no table of branches, and markers with four columns.
+/// What version 1 had: no table of branches, markers with four columns, and lives without a tag.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_set_up_is_refused_and_brought_up_in_place() {
     let Some(db) = Db::with_stock().await else { return };
-    let old = "DROP TABLE ringpact.branch, ringpact.marker; CREATE TABLE ringpact.marker (participant text, coordinator text, \
+    let old = "DROP TABLE ringpact.branch, ringpact.marker; ALTER TABLE ringpact.life DROP COLUMN tag; CREATE TABLE ringpact.marker (participant text, coordinator text, \
                epoch numeric(20), sequence numeric(20), PRIMARY KEY (participant, coordinator, epoch, sequence)); \
                CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql AS 'SELECT 1'";
     db.admin.batch_execute(old).await.expect("an old set-up");
@@ -30,6 +30,7 @@ async fn an_old_set_up_is_refused_and_brought_up_in_place() {
     work(&prepares, &branch, "SELECT pg_current_xact_id()").await;
     assert_eq!(prepares.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
     prepares.commit(&branch, &call()).await.expect("a commit");
+    prepares.meet(&db.shop, &life()).await.expect("the row of a life");
     let goods = db.stock().await;
     goods.execute_under(&db.branch(1), &take(1, 1)).await.expect("there are enough");
     PgParticipant::setup(&db.admin).await.expect("a set-up may be repeated");
