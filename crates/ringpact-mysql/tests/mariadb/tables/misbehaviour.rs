@@ -22,6 +22,7 @@ fn work_is_not_done_if_a_statement_has_failed_or_has_ended_the_transaction() {
             (1, "swallows an error", "a statement of the service has failed"),
             (2, "commits", "has ended the transaction"),
             (3, "swallows a commit", "a statement of the service has failed"),
+            (4, "commits and begins", "has ended the transaction"),
         ] {
             let branch = branch(sequence);
             let error = goods.execute_under(&branch, &does(what)).await.expect_err(what);

@@ -57,6 +57,7 @@ impl AsyncService<MySqlTx> for Stock {
         tx.exec_drop("INSERT INTO reserved VALUES (?, ?, ?)", (branch.to_string(), id, pieces)).await?;
         match what.as_str() {
             "swallows an error" => drop(tx.query_drop("INSERT INTO stock VALUES (1, 1)").await),
+            "commits and begins" => tx.query_drop("COMMIT; START TRANSACTION").await?,
             "commits" => tx.query_drop("COMMIT").await?,
             "swallows a commit" => drop(tx.query_drop("CREATE TABLE made (id INT)").await),
             "loses its session" => tx.query_drop("KILL CONNECTION_ID()").await?,
