@@ -248,6 +248,7 @@ impl MySqlBuilder {
         let conn = work.get_conn().await.map_err(|error| unavailable(error::of_statement(error)))?;
         let demands = Demands {
             pool: conn.opts().pool_opts().constraints().max(),
+            control: CONTROL_CONNECTIONS,
             max_promises: self.max_promises,
             is_last_resource: self.is_last_resource,
             accepts_loss: self.accepts_loss,

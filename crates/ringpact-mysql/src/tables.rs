@@ -154,9 +154,9 @@ impl MySqlBuilder {
     /// `XA` transactions. See [`MySqlTables`] for an example.
     ///
     /// [`max_promises`](Self::max_promises) and [`last_resource`](Self::last_resource) say nothing here: a
-    /// promise is a row, and holds neither a connection nor a lock. The user needs no `XA_RECOVER_ADMIN`. Checks the rest as
-    /// [`open`](Self::open) does, and table `ringpact_branch`. Tells the service what is promised
-    /// ([`AsyncService::opened`]).
+    /// promise is a row, and holds neither a connection nor a lock. The user needs no
+    /// `XA_RECOVER_ADMIN`. Checks the rest as [`open`](Self::open) does, and table `ringpact_branch`. Tells
+    /// the service what is promised ([`AsyncService::opened`]).
     ///
     /// # Errors
     ///

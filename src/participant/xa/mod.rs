@@ -6,10 +6,10 @@
 //! that interface between coordinators and databases (X/Open, "Distributed Transaction Processing:
 //! The XA Specification", 1991).
 //!
-//! [`XaBackend`] is the seam to one database. The crates `ringpact-postgres` and `ringpact-mysql`
-//! implement it; use those. [`BranchProtocol`](super::BranchProtocol) decides what each message does,
-//! as it does for a [`ResourceManager`](super::ResourceManager), and the same table remembers the
-//! branches.
+//! [`XaBackend`] is the seam to one database. The crate `ringpact-sql` implements it for PostgreSQL,
+//! MariaDB and MySQL; use it by `ringpact-postgres`, `ringpact-mysql` or `ringpact-sqlx`.
+//! [`BranchProtocol`](super::BranchProtocol) decides what each message does, as it does for a
+//! [`ResourceManager`](super::ResourceManager), and the same table remembers the branches.
 //!
 //! | file, in reading order | what is in it |
 //! |---|---|

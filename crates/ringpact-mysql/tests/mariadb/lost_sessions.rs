@@ -4,18 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use mysql_async::{Conn, OptsBuilder, prelude::Queryable as _};
 use ringpact::{
     Epoch, LogId,
     participant::{AsyncParticipant as _, Decision, EndedOpening, Life},
 };
-use ringpact_mysql::MySqlParticipant;
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::time::sleep;
 
 use crate::support::{
-    Database, branch, branch_of, call, chain, commit, commit_alone, insert, promise, roll_back, runtime, shop,
-    with_database,
+    BranchTimeouts, Conn, Database, branch, branch_of, call, carry_out, chain, commit, commit_alone, insert, promise,
+    roll_back, runtime, shop, with_database,
 };
 
 pub fn with_own_server(test: impl AsyncFnOnce(Database)) {
@@ -27,13 +25,13 @@ pub fn with_own_server(test: impl AsyncFnOnce(Database)) {
 pub async fn hold_commits(database: &Database) -> Conn {
     let mut conn = database.conn().await;
     for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
-        conn.query_drop(format!("BACKUP STAGE {stage}")).await.expect("a stage");
+        carry_out(&mut conn, format!("BACKUP STAGE {stage}")).await.expect("a stage");
     }
     conn
 }
 
 pub async fn let_commits_go(mut conn: Conn) {
-    conn.query_drop("BACKUP STAGE END").await.expect("the last stage");
+    carry_out(&mut conn, "BACKUP STAGE END").await.expect("the last stage");
     conn.disconnect().await.expect("it is closed");
 }
 
@@ -182,9 +180,8 @@ fn a_process_of_an_earlier_epoch_promises_nothing_once_a_later_one_has_asked() {
 #[test]
 fn promises_of_a_serializable_session_do_not_hold_a_later_life_up() {
     with_database(async |database| {
-        let serializable = vec!["SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE"];
-        let opts = OptsBuilder::from_opts(database.opts()).setup(serializable);
-        let payments = MySqlParticipant::builder("payments").opts(opts).max_promises(8).open().await.expect("open");
+        let serializable = "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+        let payments = database.open_as("payments", 12, 8, BranchTimeouts::default(), Some(serializable)).await;
         let log = LogId::from_bytes(*b"the log of shop.");
         payments.meet(&shop(), &Life::new(log, Epoch::new(1), 1)).await.expect("the first life");
         promise(&payments, &branch(1), "a").await;

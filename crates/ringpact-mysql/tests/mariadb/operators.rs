@@ -1,14 +1,13 @@
 //! What operators see and do: orphans, settling by hand, heuristics, and markers that are no longer
 //! needed.
 
-use mysql_async::prelude::Queryable as _;
 use ringpact::{
     Epoch, LogId, Name, ParticipantError, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{AsyncParticipant as _, Decision, EndedOpening, Life, xa::XaErrorKind},
 };
 
-use crate::support::{branch, branch_of, call, commit, insert, promise, roll_back, shop, with_database};
+use crate::support::{branch, branch_of, call, carry_out, commit, insert, promise, roll_back, shop, with_database};
 
 #[test]
 fn promises_of_lost_coordinators_are_listed_and_settled() {
@@ -60,7 +59,7 @@ fn a_promise_that_an_operator_has_rolled_back_is_a_heuristic() {
         let [listed] = payments.orphans(&[]).await.expect("a list").try_into().expect("one");
         database.kill_connections().await;
         let mut operator = database.conn().await;
-        operator.query_drop(format!("XA ROLLBACK {}", listed.id)).await.expect("rolled back");
+        carry_out(&mut operator, format!("XA ROLLBACK {}", listed.id)).await.expect("rolled back");
         let answer = payments.commit(&branch(1), &call()).await;
         assert!(matches!(answer, Err(ParticipantError::Heuristic(Heuristic::RolledBack))), "{answer:?}");
         assert_eq!(database.committed("a").await, 0);

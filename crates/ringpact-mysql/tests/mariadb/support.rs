@@ -1,4 +1,7 @@
 //! What the tests have in common: a server for all of them, and a database for each.
+//!
+//! `ringpact-sqlx` has a module of the same name with the same items, and runs the tests of this directory that use nothing
+//! of the client library.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,20 +12,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use mysql_async::Conn;
 use mysql_async::{
-    Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts,
+    Error, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts,
     prelude::{FromValue, Queryable as _},
 };
 use ringpact::{
     BranchId, LogId, Name,
     participant::{AsyncParticipant as _, Call, Decision},
 };
-use ringpact_mysql::{BranchTimeouts, MySqlParticipant};
+pub use ringpact_mysql::{BranchTimeouts, MySqlParticipant};
+use ringpact_mysql::{MySqlBranch, MySqlError};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Runtime, time::sleep};
 
 /// Maximum duration of what happens soon, on a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// Whether a branch knows its statements, so that one that only reads votes so.
+pub const SEES_STATEMENTS: bool = true;
 
 /// The server that tests share if they do not kill it. It ends with the process.
 static SERVER: OnceLock<Option<MariaDb>> = OnceLock::new();
@@ -126,6 +134,21 @@ impl Database {
         builder.open().await.expect("a participant")
     }
 
+    /// Opens a participant of this name with this number of connections and promises, each connection after this statement.
+    pub async fn open_as(
+        &self,
+        name: &str,
+        connections: usize,
+        promises: usize,
+        timeouts: BranchTimeouts,
+        first: Option<&str>,
+    ) -> MySqlParticipant {
+        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(connections, connections).expect("valid"));
+        let opts = OptsBuilder::from_opts(self.opts()).pool_opts(pool).setup(first.into_iter().collect::<Vec<_>>());
+        let builder = MySqlParticipant::builder(name).opts(opts).max_promises(promises).timeouts(timeouts);
+        builder.open().await.expect("a participant")
+    }
+
     /// Returns the numbers of the connections to this database, except that which asks.
     pub async fn connections(&self) -> Vec<u64> {
         let mut conn = self.conn().await;
@@ -152,6 +175,21 @@ impl Database {
             sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// Carries out statements on a connection.
+pub async fn carry_out(conn: &mut Conn, sql: impl AsRef<str>) -> Result<(), Error> {
+    conn.query_drop(sql.as_ref()).await
+}
+
+/// Returns the first column of a query's rows.
+pub async fn strings(conn: &mut Conn, sql: &str) -> Vec<String> {
+    conn.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Carries out a statement under a branch.
+pub async fn attempt(branch: &mut MySqlBranch, sql: &str) -> Result<(), MySqlError> {
+    branch.query_drop(sql).await
 }
 
 /// Returns a branch of a transaction of coordinator "shop".

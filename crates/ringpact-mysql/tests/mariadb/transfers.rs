@@ -1,15 +1,13 @@
 //! A coordinator with a log on disk over two databases, with transfers at once and an audit by SQL:
 //! in the usual case, with connections that are killed, and with a server that is killed.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, error::Error, path::Path, sync::Arc, time::Duration};
 
-use mysql_async::{OptsBuilder, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{Coordinator, FileLog, txn::CommitError};
-use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Handle, time::sleep};
 
-use crate::support::{Database, SOON, runtime, server};
+use crate::support::{BranchTimeouts, Database, MySqlParticipant, SOON, attempt, carry_out, runtime, server, strings};
 
 const ACCOUNTS: u64 = 6;
 const CENTS: i64 = 1_000;
@@ -48,11 +46,8 @@ impl Banks {
     async fn open(&mut self) {
         self.participants.clear();
         for (name, database) in NAMES.iter().zip(&self.databases) {
-            let pool = PoolOpts::default().with_constraints(PoolConstraints::new(24, 24).expect("valid"));
-            let opts = OptsBuilder::from_opts(database.opts()).pool_opts(pool);
             let timeouts = BranchTimeouts::default().lock(Duration::from_secs(1)).statement(Duration::from_secs(5));
-            let builder = MySqlParticipant::builder(*name).opts(opts).max_promises(16).timeouts(timeouts);
-            self.participants.push(builder.open().await.expect("a participant"));
+            self.participants.push(database.open_as(name, 24, 16, timeouts, None).await);
         }
     }
 
@@ -73,7 +68,7 @@ impl Banks {
         for (database, participant) in self.databases.iter().zip(&self.participants) {
             total += database.value::<i64>("SELECT CAST(SUM(cents) AS SIGNED) FROM account").await.expect("a sum");
             let mut conn = database.conn().await;
-            let ids: Vec<String> = conn.query("SELECT id FROM ledger").await.expect("the ledger");
+            let ids = strings(&mut conn, "SELECT id FROM ledger").await;
             conn.disconnect().await.expect("it is closed");
             ledgers.push(ids.into_iter().collect::<BTreeSet<_>>());
             assert_eq!(database.prepared(participant).await, 0);
@@ -92,12 +87,12 @@ async fn work(
     txn: &mut ringpact::Transaction,
     id: &str,
     accounts: [u64; 2],
-) -> Result<(), MySqlError> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     for (index, sign) in [(0, -1_i64), (1, 1)] {
         let mut branch = participants[index].branch(txn).await?;
-        let update = "UPDATE account SET cents = cents + ? WHERE id = ?";
-        branch.exec_drop(update, (sign, accounts[index].to_string())).await?;
-        branch.exec_drop("INSERT INTO ledger VALUES (?, ?)", (id, sign)).await?;
+        let update = format!("UPDATE account SET cents = cents + {sign} WHERE id = '{}'", accounts[index]);
+        attempt(&mut branch, &update).await?;
+        attempt(&mut branch, &format!("INSERT INTO ledger VALUES ('{id}', {sign})")).await?;
     }
     Ok(())
 }
@@ -189,7 +184,7 @@ fn transfers_lose_nothing_while_connections_are_killed_and_the_coordinator_is_op
                     let connections = database.connections().await;
                     let Some(id) = random.choice(&connections) else { continue };
                     let mut conn = database.conn().await;
-                    let _gone = conn.query_drop(format!("KILL {id}")).await;
+                    let _gone = carry_out(&mut conn, format!("KILL {id}")).await;
                     conn.disconnect().await.expect("it is closed");
                 }
             };

@@ -9,11 +9,10 @@ use ringpact::{
     BranchId, Name,
     participant::conformance::{AsyncHarness, Effect, Report, Worked, check_async, check_async_last_resource},
 };
-use ringpact_postgres::PgParticipant;
 use ringpact_servers::postgres::Postgres;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::{Db, server, unprepared};
+use crate::support::{Db, PgParticipant, attempt, server, unprepared};
 
 /// One participant of many in one database.
 struct PgHarness {
@@ -36,8 +35,8 @@ impl PgHarness {
 
     async fn execute(&self, branch: &BranchId, sql: &str) -> Worked {
         match self.now().work(branch).await {
-            Ok(work) => {
-                drop(work.batch_execute(sql).await);
+            Ok(mut work) => {
+                drop(attempt(&mut work, sql).await);
                 Worked::Done
             }
             Err(_) => Worked::Refused,

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use ringpact::{ParticipantError, Vote, participant::AsyncParticipant};
-use ringpact_postgres::{BranchTimeouts, PgParticipant};
 use tokio::{spawn, time::sleep};
 
-use crate::support::{Db, TAKE, call, no, work};
+use crate::support::{BranchTimeouts, Db, PgParticipant, TAKE, attempt, call, no, sqlstate, work};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_does_not_come_free_is_an_error_that_may_pass() {
@@ -14,7 +13,7 @@ async fn a_lock_that_does_not_come_free_is_an_error_that_may_pass() {
     let goods = db.goods().await;
     let first = db.promised(&goods, 1).await;
     let second = db.branch(2);
-    let error = goods.work(&second).await.expect("work").batch_execute(TAKE).await.expect_err("a time-out");
+    let error = attempt(&mut goods.work(&second).await.expect("work"), TAKE).await.expect_err("a time-out");
     assert!(PgParticipant::is_transient(&error), "{error:?}");
     no(&goods, &second).await;
     goods.commit(&first, &call()).await.expect("a commit");
@@ -33,7 +32,7 @@ async fn a_deadlock_ends_one_of_the_two_with_an_error_that_may_pass() {
     }
     let cross = |index: usize| {
         let (goods, branch) = (goods.clone(), branches[index].clone());
-        spawn(async move { goods.work(&branch).await.expect("work").batch_execute(&take(1 - index)).await })
+        spawn(async move { attempt(&mut goods.work(&branch).await.expect("work"), &take(1 - index)).await })
     };
     let (first, second) = (cross(0), cross(1));
     let results = [first.await.expect("no panic"), second.await.expect("no panic")];
@@ -54,13 +53,13 @@ async fn a_deadlock_ends_one_of_the_two_with_an_error_that_may_pass() {
 async fn a_rollback_interrupts_the_statement_under_way() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
-    let at_work = goods.work(&branch).await.expect("work");
-    at_work.batch_execute(TAKE).await.expect("the statement succeeds");
-    let statement = spawn(async move { at_work.batch_execute("SELECT pg_sleep(8)").await });
+    let mut at_work = goods.work(&branch).await.expect("work");
+    attempt(&mut at_work, TAKE).await.expect("the statement succeeds");
+    let statement = spawn(async move { attempt(&mut at_work, "SELECT pg_sleep(8)").await });
     db.until("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(8)'", 1).await;
     assert!(matches!(goods.rollback(&branch, &call()).await, Err(ParticipantError::Busy)));
     let interrupted = statement.await.expect("no panic").expect_err("an interrupted statement");
-    assert_eq!(interrupted.code().map(|code| code.code().to_owned()).as_deref(), Some("57014"));
+    assert_eq!(sqlstate(&interrupted).as_deref(), Some("57014"));
     goods.rollback(&branch, &call()).await.expect("a rollback");
     work(&goods, &db.branch(2), TAKE).await;
 }
@@ -69,11 +68,11 @@ async fn a_rollback_interrupts_the_statement_under_way() {
 async fn a_client_that_keeps_the_branch_loses_its_session() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
-    let at_work = goods.work(&branch).await.expect("work");
-    at_work.batch_execute(TAKE).await.expect("the statement succeeds");
+    let mut at_work = goods.work(&branch).await.expect("work");
+    attempt(&mut at_work, TAKE).await.expect("the statement succeeds");
     assert!(matches!(goods.rollback(&branch, &call()).await, Err(ParticipantError::Busy)));
     goods.rollback(&branch, &call()).await.expect("a rollback");
-    assert!(at_work.batch_execute(TAKE).await.is_err());
+    assert!(attempt(&mut at_work, TAKE).await.is_err());
     drop(at_work);
     work(&goods, &db.branch(2), TAKE).await;
     assert_eq!(goods.status().lost, 0);
@@ -96,9 +95,9 @@ async fn an_idle_branch_gives_up_its_locks() {
 async fn a_statement_that_its_caller_gave_up_does_not_hold_the_rollback_up() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
-    let at_work = goods.work(&branch).await.expect("work");
-    at_work.batch_execute(TAKE).await.expect("the statement succeeds");
-    let given_up = tokio::time::timeout(Duration::from_millis(100), at_work.batch_execute("SELECT pg_sleep(8)")).await;
+    let mut at_work = goods.work(&branch).await.expect("work");
+    attempt(&mut at_work, TAKE).await.expect("the statement succeeds");
+    let given_up = tokio::time::timeout(Duration::from_millis(100), attempt(&mut at_work, "SELECT pg_sleep(8)")).await;
     assert!(given_up.is_err());
     drop(at_work);
     goods.rollback(&branch, &call()).await.expect("a rollback");

@@ -7,10 +7,9 @@ use ringpact::{
     BranchId, Epoch, LogId, ParticipantError, Vote,
     participant::{AsyncParticipant, Decision, Life},
 };
-use ringpact_postgres::{BranchTimeouts, PgParticipant, tokio_postgres::Client};
 use tokio::{spawn, time::sleep};
 
-use crate::support::{Db, TAKE, call, no, work};
+use crate::support::{BranchTimeouts, Client, Db, PgParticipant, TAKE, call, no, work};
 
 /// A deferred trigger, so that a promise waits for an advisory lock.
 const GATE: &str = "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS \

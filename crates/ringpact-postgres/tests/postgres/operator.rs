@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use ringpact::{
     Epoch, LogId, Name, ParticipantError,
-    participant::{AsyncParticipant, Decision, EndedOpening, Life},
+    participant::{AsyncParticipant, Decision, EndedOpening, Life, xa::XaErrorKind},
 };
-use ringpact_postgres::XaErrorKind;
 
 use crate::support::{Db, call, call_with};
 

@@ -2,7 +2,7 @@
 
 use ringpact::{Epoch, ParticipantError, Vote, id::TxnOrdinal, log::Heuristic, participant::AsyncParticipant};
 
-use crate::support::{Db, TAKE, call, call_with, work};
+use crate::support::{Db, TAKE, attempt, call, call_with, work};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_commit_is_told_from_a_lost_one_by_its_marker() {
@@ -49,7 +49,7 @@ async fn a_branch_that_has_only_locked_rows_promises() {
     let (goods, branch) = (db.goods().await, db.branch(1));
     work(&goods, &branch, "SELECT free FROM stock WHERE id = 0 FOR UPDATE").await;
     assert_eq!(goods.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
-    let other = goods.work(&db.branch(2)).await.expect("work").batch_execute(TAKE).await;
+    let other = attempt(&mut goods.work(&db.branch(2)).await.expect("work"), TAKE).await;
     assert!(other.is_err(), "the lock stays until the decision");
     goods.commit(&branch, &call()).await.expect("a commit");
 }

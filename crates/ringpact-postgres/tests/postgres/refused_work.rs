@@ -1,9 +1,8 @@
 //! Work that PostgreSQL can't prepare, or would take for done although nothing is prepared: each gets a No with its reason.
 
 use ringpact::{ParticipantError, Vote, error_chain, participant::AsyncParticipant};
-use ringpact_postgres::PgParticipant;
 
-use crate::support::{Db, TAKE, call, no, work};
+use crate::support::{Db, PgParticipant, TAKE, attempt, call, no, work};
 
 /// Does this work, which succeeds, and checks that the vote is a No for a reason with this text, and that nothing is left.
 async fn is_refused(sql: &[&str], reason: &str) {
@@ -27,7 +26,7 @@ async fn an_aborted_transaction_is_not_prepared_although_postgresql_says_that_it
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
     work(&goods, &branch, TAKE).await;
-    let failed = goods.work(&branch).await.expect("work").batch_execute("UPDATE stock SET free = -1").await;
+    let failed = attempt(&mut goods.work(&branch).await.expect("work"), "UPDATE stock SET free = -1").await;
     assert!(failed.is_err());
     let reason = no(&goods, &branch).await;
     assert!(reason.contains("a statement under the branch has failed"), "{reason}");
@@ -39,7 +38,7 @@ async fn an_error_after_a_savepoint_does_not_doom_the_branch() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
     work(&goods, &branch, &format!("{TAKE}; SAVEPOINT before")).await;
-    let failed = goods.work(&branch).await.expect("work").batch_execute("UPDATE stock SET free = -1").await;
+    let failed = attempt(&mut goods.work(&branch).await.expect("work"), "UPDATE stock SET free = -1").await;
     assert!(failed.is_err());
     work(&goods, &branch, "ROLLBACK TO SAVEPOINT before").await;
     assert_eq!(goods.prepare(&branch, &call()).await.expect("a vote"), Vote::Yes);
@@ -138,8 +137,8 @@ async fn a_serialization_failure_is_a_no_that_may_pass() {
 async fn a_branch_that_is_still_at_work_votes_no() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
-    let at_work = goods.work(&branch).await.expect("work");
-    at_work.batch_execute(TAKE).await.expect("the statement succeeds");
+    let mut at_work = goods.work(&branch).await.expect("work");
+    attempt(&mut at_work, TAKE).await.expect("the statement succeeds");
     let reason = no(&goods, &branch).await;
     assert!(reason.contains("drop what `branch` returned"), "{reason}");
     drop(at_work);
@@ -153,8 +152,8 @@ async fn a_branch_that_is_still_at_work_votes_no() {
 async fn a_doomed_branch_votes_no_for_that_reason() {
     let Some(db) = Db::new().await else { return };
     let (goods, branch) = (db.goods().await, db.branch(1));
-    let at_work = goods.work(&branch).await.expect("work");
-    at_work.batch_execute(TAKE).await.expect("the statement succeeds");
+    let mut at_work = goods.work(&branch).await.expect("work");
+    attempt(&mut at_work, TAKE).await.expect("the statement succeeds");
     at_work.doom("the buyer is not known");
     drop(at_work);
     let reason = no(&goods, &branch).await;

@@ -1,4 +1,7 @@
 //! One server for all tests, and a database for each.
+//!
+//! `ringpact-sqlx` has a module of the same name with the same items, and runs the tests of this directory that use nothing
+//! of the client library.
 
 use std::{
     sync::{
@@ -11,9 +14,10 @@ use std::{
 use ringpact::{
     BranchId, Call, Epoch, LogId, Name, ParticipantError, TxnId, Vote, error_chain, participant::AsyncParticipant,
 };
+pub(crate) use ringpact_postgres::{BranchTimeouts, PgParticipant, tokio_postgres::Client};
 use ringpact_postgres::{
-    BranchTimeouts, PgBuilder, PgParticipant,
-    tokio_postgres::{Client, NoTls, connect},
+    PgBranch, PgBuilder,
+    tokio_postgres::{Error, NoTls, connect},
 };
 use ringpact_servers::postgres::{Options, Postgres};
 use tokio::{spawn, time::sleep};
@@ -77,6 +81,11 @@ impl Db {
             .config(self.url.parse().expect("a configuration"))
             .timeouts(timeouts)
             .accept_fsync_off()
+    }
+
+    /// Returns options that do not accept a server which does not sync.
+    pub(crate) fn builder_that_syncs(&self) -> PgBuilder {
+        PgParticipant::builder(GOODS).config(self.url.parse().expect("a configuration"))
     }
 
     pub(crate) async fn goods(&self) -> PgParticipant {
@@ -149,6 +158,16 @@ pub(crate) async fn client(url: &str) -> Client {
     let (client, connection) = connect(url, NoTls).await.expect("a connection");
     spawn(connection);
     client
+}
+
+/// Carries out statements under a branch.
+pub(crate) async fn attempt(branch: &mut PgBranch, sql: &str) -> Result<(), Error> {
+    branch.batch_execute(sql).await
+}
+
+/// Returns the SQLSTATE of an error.
+pub(crate) fn sqlstate(error: &Error) -> Option<String> {
+    error.code().map(|code| code.code().to_owned())
 }
 
 /// A coordinator's call that says nothing of its life.

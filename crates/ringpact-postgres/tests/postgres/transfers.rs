@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use ringpact::{Coordinator, FileLog};
-use ringpact_postgres::PgParticipant;
 use tokio::{runtime::Handle, task::JoinSet};
 
-use crate::support::Db;
+use crate::support::{Db, PgParticipant, attempt};
 
 const TELLERS: u64 = 8;
 const TRANSFERS: u64 = 40;
@@ -16,9 +15,9 @@ async fn transfer(shop: &Coordinator, from: &PgParticipant, to: &PgParticipant, 
     let mut txn = shop.begin_async().await;
     let (mut branches, mut is_done) = (Vec::new(), true);
     for (participant, change) in [(from, -1), (to, if is_wrong { -1_000 } else { 1 })] {
-        let Ok(branch) = participant.branch(&mut txn).await else { return false };
+        let Ok(mut branch) = participant.branch(&mut txn).await else { return false };
         let sql = format!("UPDATE stock SET free = free + {change} WHERE id = {id}");
-        is_done &= branch.execute(&sql, &[]).await.is_ok();
+        is_done &= attempt(&mut branch, &sql).await.is_ok();
         branches.push(branch);
     }
     drop(branches);

@@ -3,7 +3,6 @@
 use std::{str::FromStr, time::Duration};
 
 use super::{
-    CONTROL_CONNECTIONS,
     client::{ByteRow, MySqlLink},
     error::{StatementFailure, unavailable},
 };
@@ -61,6 +60,8 @@ const OLDEST_MYSQL: (u32, u32, u32) = (8, 0, 29);
 pub struct Demands {
     /// Maximum number of connections for branches.
     pub pool: usize,
+    /// Maximum number of connections beside them.
+    pub control: usize,
     /// Maximum number of promises of this process that hold a connection; nothing to a service with tables.
     pub max_promises: usize,
     /// Whether the participant makes no promises.
@@ -226,7 +227,7 @@ async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: De
 }
 
 async fn check_connections(conn: &mut impl MySqlLink, demands: Demands) -> Checked {
-    let needed = demands.pool + CONTROL_CONNECTIONS;
+    let needed = demands.pool + demands.control;
     for variable in ["max_connections", "max_user_connections"] {
         let limit: u64 = value(conn, &format!("@@GLOBAL.{variable}")).await?.unwrap_or(0);
         // Zero means that there is no limit.
@@ -235,8 +236,8 @@ async fn check_connections(conn: &mut impl MySqlLink, demands: Demands) -> Check
             return misconfigured(
                 format!(
                     "{variable} is {limit}, and this participant may take {needed} connections: {} for branches and \
-                     {CONTROL_CONNECTIONS} to end them",
-                    demands.pool
+                     {} to end them",
+                    demands.pool, demands.control
                 ),
                 format!("SET GLOBAL {variable} = {} or more, or allow the pool fewer connections", needed + 10),
             );
@@ -350,7 +351,13 @@ mod tests {
 
     #[test]
     fn a_pool_must_be_larger_than_the_number_of_promises() {
-        let demands = |pool, max_promises| Demands { pool, max_promises, is_last_resource: false, accepts_loss: false };
+        let demands = |pool, max_promises| Demands {
+            pool,
+            control: 4,
+            max_promises,
+            is_last_resource: false,
+            accepts_loss: false,
+        };
         check_pool(demands(65, 64)).expect("one is left for work");
         let error = check_pool(demands(64, 64)).expect_err("none is left for work").to_string();
         assert!(error.contains("64 promises") && error.contains("65 connections"), "{error}");

@@ -26,6 +26,8 @@ pub(crate) mod code {
     pub(crate) const QUERY_INTERRUPTED: u16 = 1317;
     /// "Unknown XID": of another session, or of none.
     pub(crate) const XAER_NOTA: u16 = 1397;
+    /// The state of the branch does not allow the statement.
+    pub(crate) const XAER_RMFAIL: u16 = 1399;
     /// The server could not carry out an `XA` statement, which is to be repeated.
     pub(crate) const XAER_RMERR: u16 = 1401;
     pub(crate) const XA_RBROLLBACK: u16 = 1402;
@@ -111,8 +113,14 @@ pub(crate) fn refused(error: StatementFailure) -> XaError {
                     meanwhile, or the branch's own SQL has freed all locks";
         return XaError::new(XaErrorKind::Refused, text);
     }
-    let kind = if error.may_pass { XaErrorKind::Transient } else { XaErrorKind::Refused };
+    let may_pass = error.may_pass || is_victim(&error);
+    let kind = if may_pass { XaErrorKind::Transient } else { XaErrorKind::Refused };
     XaError::new(kind, error.source)
+}
+
+/// Whether the branch was the victim of a deadlock before. Other states of a branch have the same code and come again.
+fn is_victim(error: &StatementFailure) -> bool {
+    error.code == Some(code::XAER_RMFAIL) && error.source.to_string().contains("ROLLBACK ONLY")
 }
 
 /// An error after which a branch has not begun.

@@ -39,6 +39,10 @@ impl StatementFailure {
     }
 }
 
+/// Why a branch without a session can't promise.
+const NO_SESSION: &str =
+    "the branch's session was lost before the promise: its server or its time-out for idle transactions has ended it";
+
 /// The cause of an [`XaError`].
 #[derive(Debug, Error)]
 pub(crate) enum PgFailure {
@@ -58,9 +62,7 @@ pub(crate) enum PgFailure {
     Pool(#[source] Box<dyn StdError + Send + Sync>),
     #[error("{sessions} sessions that work for earlier branches have not ended within {waited:?}")]
     SessionsLeft { sessions: usize, waited: Duration },
-    #[error(
-        "the branch's session was lost before the promise: its server or its time-out for idle transactions has ended it"
-    )]
+    #[error("{NO_SESSION}")]
     NoSession,
     #[error("the database answered in a form that was not expected: {0}")]
     Malformed(String),
@@ -119,6 +121,8 @@ fn kind_of(error: &StatementFailure, during: During) -> XaErrorKind {
     let code = error.code.as_deref();
     if error.ends_connection {
         return match (during, code) {
+            // The session was ended while it was idle, so the message came too late to have an effect.
+            (_, Some(code::IDLE_IN_TRANSACTION_TIMEOUT)) => XaErrorKind::Transient,
             (During::Promise, _) => XaErrorKind::Lost,
             // Raised while a connection is made, and no repeat helps.
             (_, Some(code)) if is_set_up_wrongly(code) => XaErrorKind::Misconfigured,
@@ -150,6 +154,7 @@ mod code {
     pub(super) const UNDEFINED_TABLE: &str = "42P01";
     pub(super) const UNDEFINED_PSTATEMENT: &str = "26000";
     pub(super) const IN_FAILED_TRANSACTION: &str = "25P02";
+    pub(super) const IDLE_IN_TRANSACTION_TIMEOUT: &str = "25P03";
     pub(super) const OUT_OF_MEMORY: &str = "53200";
     pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
     pub(super) const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -201,6 +206,7 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
             "the branch's coordinator was opened again since, and has rolled the branch back; end the process of its earlier \
              life"
         }
+        code::IDLE_IN_TRANSACTION_TIMEOUT => NO_SESSION,
         SERIALIZABLE_READ_ONLY => "leave READ ONLY out of the branch's isolation level",
         code::OUT_OF_MEMORY => {
             "the server has no room for another prepared transaction: raise max_prepared_transactions, or see why decisions \
