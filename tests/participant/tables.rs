@@ -431,3 +431,91 @@ fn work_that_came_late_is_given_back_once_its_transaction_has_ended() {
         assert!(!database.is_held(&branch(1)));
     });
 }
+
+/// A stock in which another transaction comes first for some time.
+#[derive(Default)]
+struct BusyStock {
+    /// Number of calls that are still to fail in a way that may pass.
+    failures: Mutex<u32>,
+    promised: Mutex<Vec<BranchId>>,
+}
+
+impl BusyStock {
+    fn is_free(&self) -> Result<(), ServiceError> {
+        let mut failures = self.failures.lock();
+        if *failures == 0 {
+            return Ok(());
+        }
+        *failures -= 1;
+        Err(XaError::new(XaErrorKind::Transient, "a deadlock").into())
+    }
+}
+
+impl AsyncService<Tx> for BusyStock {
+    type Work = u32;
+
+    async fn try_reserve(&self, tx: &mut Tx, branch: &BranchId, work: &u32) -> Result<(), ServiceError> {
+        Stock.try_reserve(tx, branch, work).await?;
+        self.is_free()
+    }
+    async fn confirm(&self, tx: &mut Tx, branch: &BranchId, works: &[u32]) -> Result<(), ServiceError> {
+        Stock.confirm(tx, branch, works).await?;
+        self.is_free()
+    }
+    async fn cancel(&self, tx: &mut Tx, branch: &BranchId, works: &[u32]) -> Result<(), ServiceError> {
+        Stock.cancel(tx, branch, works).await?;
+        self.is_free()
+    }
+    async fn opened(&self, _: &mut Tx, promised: &[BranchId]) -> Result<(), ServiceError> {
+        self.is_free()?;
+        promised.clone_into(&mut self.promised.lock());
+        Ok(())
+    }
+}
+
+/// Each step fails a few times after its work, and has its effect once.
+#[test]
+fn a_step_that_fails_for_a_reason_that_may_pass_is_tried_again() {
+    run(async {
+        let database = Database::default();
+        let service = BusyStock { failures: Mutex::new(4), ..BusyStock::default() };
+        let goods = TableParticipant::open("goods", database.clone(), service).await.expect("the fifth time it opens");
+        let busy = |times| *goods.service().failures.lock() = times;
+        for sequence in 1..=2 {
+            busy(4);
+            goods.execute_under(&branch(sequence), &2).await.expect("the fifth time it is free");
+            assert_eq!(goods.prepare(&branch(sequence), &call()).await.expect("it promises"), Vote::Yes);
+        }
+        busy(4);
+        goods.commit(&branch(1), &call()).await.expect("the fifth time it is free");
+        busy(4);
+        goods.rollback(&branch(2), &call()).await.expect("the fifth time it is free");
+        assert_eq!((database.applied(&branch(1)), database.applied(&branch(2))), (2, 0));
+        busy(5);
+        let error = goods.execute_under(&branch(3), &2).await.expect_err("five times it is not");
+        assert!(goods.is_transient(&error), "{error}");
+        goods.prepare(&branch(3), &call()).await.expect_err("its work is missing");
+        assert!(!database.is_held(&branch(3)));
+    });
+}
+
+#[test]
+fn the_service_is_told_at_opening_what_is_promised() {
+    run(async {
+        let database = Database::default();
+        let goods = database.open().await.expect("it answers");
+        let mut named = call();
+        (named.identity, named.epoch) = (LogId::from_bytes([7; 16]), Epoch::new(1));
+        for sequence in [2, 1, 3] {
+            goods.execute_under(&branch(sequence), &2).await.expect("there are enough");
+            if sequence < 3 {
+                goods.prepare(&branch(sequence), &named).await.expect("it promises");
+            }
+        }
+        let service = BusyStock::default();
+        let goods = TableParticipant::open("goods", database.clone(), service).await.expect("it answers");
+        assert_eq!(*goods.service().promised.lock(), [branch(1), branch(2)]);
+        let service = BusyStock { failures: Mutex::new(5), ..BusyStock::default() };
+        TableParticipant::open("goods", database, service).await.expect_err("it is not accepted");
+    });
+}

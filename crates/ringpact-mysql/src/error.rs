@@ -117,6 +117,7 @@ fn may_pass(error: &Error) -> bool {
 /// Like [`may_pass`], for an error that may be one of this crate's or of the client library.
 pub(crate) fn cause_may_pass(cause: &(dyn StdError + 'static)) -> bool {
     cause.downcast_ref::<Error>().is_some_and(may_pass)
+        || cause.downcast_ref::<StatementError>().is_some_and(|error| may_pass(error.error()))
         || cause.downcast_ref::<ServerError>().is_some_and(|error| code_may_pass(error.code))
         || matches!(cause.downcast_ref(), Some(MySqlError::Work(XaWorkError::TooManyPromises { .. })))
 }

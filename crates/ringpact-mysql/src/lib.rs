@@ -34,11 +34,17 @@
 //! # }
 //! ```
 //!
+//! # Services with tables
+//!
+//! [`MySqlBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what
+//! it needs in rows of its own, and confirms or cancels that by the decision. See [`MySqlTables`] for an
+//! example, and the page on databases of [ringpact] for which way to take.
+//!
 //! # Setting up
 //!
-//! Each participant's database needs three small tables. Carry out
+//! Each participant's database needs four small tables. Carry out
 //! [`SETUP_SQL`](MySqlParticipant::SETUP_SQL) there once, or call [`setup`](MySqlParticipant::setup). The participant's user needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, and
-//! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*`.
+//! MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` (not for services with tables).
 //!
 //! The statements are in [`ringpact_sql::mysql::SETUP_SQL`].
 //!
@@ -104,6 +110,8 @@
 //! | `lib.rs` | [`MySqlParticipant`] and its builder |
 //! | `branch.rs` | [`MySqlBranch`]: what clients call |
 //! | `last_resource.rs` | the participant as a last resource |
+//! | `statements.rs` | the query methods of branches and of a service's transactions |
+//! | `tables.rs` | services with tables |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
 //! | `error.rs` | errors, and which of them may pass |
 //!
@@ -129,12 +137,18 @@ mod branch;
 mod error;
 mod last_resource;
 mod link;
+mod statements;
+mod tables;
 
 pub use branch::MySqlBranch;
 pub use error::{MySqlError, MySqlOpenError, StatementError};
 use link::{Link, Pools};
-use ringpact_sql::mysql::{Demands, MySqlLink as _, SETUP_SQL, check, control_setup, is_transient, unavailable};
+pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
+use ringpact_sql::mysql::{
+    Demands, MySqlLink as _, SETUP_SQL, check, check_for_tables, control_setup, is_transient, unavailable,
+};
 pub use ringpact_sql::{BranchTimeouts, mysql::CONTROL_CONNECTIONS};
+pub use tables::{MySqlTables, MySqlTx};
 
 /// The database, by the client library of this crate.
 type MySqlBackend = ringpact_sql::mysql::MySqlBackend<link::Pools>;
@@ -217,6 +231,15 @@ impl MySqlBuilder {
     ///
     /// [`MySqlOpenError::Misconfigured`] says what to change; the others say what failed.
     pub async fn open(self) -> Result<MySqlParticipant, MySqlOpenError> {
+        let name = self.name.clone();
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
+        let backend = self.backend(false).await?;
+        Ok(MySqlParticipant(XaParticipant::open(name, backend, options).await?))
+    }
+
+    /// Connects, and checks the database.
+    async fn backend(self, is_for_tables: bool) -> Result<MySqlBackend, MySqlOpenError> {
         let name = Name::new(&self.name)?;
         let work = match self.database.ok_or(MySqlOpenError::NoDatabase)? {
             Database::Pool(pool) => pool,
@@ -232,12 +255,10 @@ impl MySqlBuilder {
         };
         let control = control_pool(&conn, self.timeouts);
         let mut link = Link::new(conn);
-        let found = check(&mut link, demands).await?;
+        let found =
+            if is_for_tables { check_for_tables(&mut link, demands).await? } else { check(&mut link, demands).await? };
         link.release();
-        let backend = MySqlBackend::new(name, Pools { work, control }, self.timeouts, &found);
-        let options = XaOptions::default().max_promises(self.max_promises);
-        let options = if self.is_last_resource { options.last_resource() } else { options };
-        Ok(MySqlParticipant(XaParticipant::open(self.name, backend, options).await?))
+        Ok(MySqlBackend::new(name, Pools { work, control }, self.timeouts, &found))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{cause_may_pass, is_lost, no_answer, of_statement};
 
 /// The pools of a participant.
 #[derive(Debug)]
-pub(crate) struct Pools {
+pub struct Pools {
     /// Connections for branches.
     pub(crate) work: Pool,
     /// Connections for all else, so that it need not wait for branches to end.
@@ -51,7 +51,7 @@ pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + 
 /// The client library gives a dropped connection back to its pool, and does not know that an `XA`
 /// transaction may be open in it, or that a dropped future has left an answer unread.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub struct Link {
     conn: Option<Conn>,
     /// Whether all statements were answered.
     is_sound: bool,

@@ -12,16 +12,19 @@ use deadpool::managed::QueueMode;
 use deadpool_postgres::{Hook, HookError, Manager, Pool};
 use ringpact::{
     Name,
-    participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    participant::{
+        tables::{AsyncService, TableParticipant},
+        xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    },
 };
 use ringpact_sql::{
     BranchTimeouts,
-    postgres::{DEFAULT_SCHEMA, Wanted, check, check_schema, presets},
+    postgres::{DEFAULT_SCHEMA, Wanted, check, check_for_tables, check_schema, presets},
 };
 use tokio_postgres::{Config, NoTls};
 
 use crate::{
-    PgBackend, PgParticipant,
+    PgBackend, PgParticipant, PgTables, PgTx,
     control::{Control, DEFAULT_CONNECTIONS},
     error::PgOpenError,
 };
@@ -126,6 +129,36 @@ impl PgBuilder {
     ///
     /// As [`PgOpenError`] lists. Each says what to change.
     pub async fn open(self) -> Result<PgParticipant, PgOpenError> {
+        let name = self.name.clone();
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
+        let backend = self.backend(false).await?;
+        let opened = XaParticipant::open(&name, backend, options).await;
+        opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
+    }
+
+    /// Opens a participant whose service has its reservations in tables of the database, instead of prepared transactions. See
+    /// [`PgTables`] for an example.
+    ///
+    /// The server need not allow prepared transactions, so [`max_promises`](Self::max_promises) and
+    /// [`last_resource`](Self::last_resource) say nothing here: a promise is a row, and holds neither a connection nor a lock.
+    /// Checks the rest as [`open`](Self::open) does. Tells the service what is promised ([`AsyncService::opened`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`PgOpenError`] lists. Each says what to change.
+    pub async fn open_tables<S: AsyncService<PgTx>>(
+        self,
+        service: S,
+    ) -> Result<TableParticipant<PgTables, S>, PgOpenError> {
+        let name = self.name.clone();
+        let backend = self.max_promises(0).backend(true).await?;
+        let opened = TableParticipant::open(name, PgTables::new(backend), service).await;
+        opened.map_err(PgOpenError::Participant)
+    }
+
+    /// Makes the connections' pools, and checks the names, the database, and what the connections lead to.
+    async fn backend(self, is_for_tables: bool) -> Result<PgBackend, PgOpenError> {
         let participant = Name::new(&self.name)?;
         check_schema(&self.schema)?;
         let sets_up = Arc::new(AtomicBool::new(false));
@@ -145,7 +178,11 @@ impl PgBuilder {
             may_lose_promises: self.may_lose_promises,
             connection: self.timeouts.connection,
         };
-        check(&control, &wanted).await?;
+        if is_for_tables {
+            check_for_tables(&control, &wanted).await?;
+        } else {
+            check(&control, &wanted).await?;
+        }
         let can_preset = is_own && control.leads_to_one_session().await;
         if can_preset {
             // The checks may have left a connection without presets in the pool.
@@ -156,10 +193,7 @@ impl PgBuilder {
         if can_preset {
             backend.set_preset();
         }
-        let options = XaOptions::default().max_promises(self.max_promises);
-        let options = if self.is_last_resource { options.last_resource() } else { options };
-        let opened = XaParticipant::open(&self.name, backend, options).await;
-        opened.map(PgParticipant::new).map_err(PgOpenError::Participant)
+        Ok(backend)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The branches' pool, and connections beside it that end promises, end sessions and look things up: [`Control`].
 
-use std::{error::Error as StdError, time::Duration};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use deadpool::managed;
 use deadpool_postgres::{ClientWrapper, Manager, Metrics, Pool, Timeouts};
@@ -27,7 +27,7 @@ const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, r
 
 /// Connections of the same kind as a pool's, outside of its limit, and that pool.
 #[derive(Clone)]
-pub(crate) struct Control(managed::Pool<BesideOf>);
+pub struct Control(managed::Pool<BesideOf>);
 
 /// Makes connections as the pool of the branches does.
 struct BesideOf(Pool);
@@ -46,6 +46,12 @@ impl managed::Manager for BesideOf {
 
     fn detach(&self, client: &mut ClientWrapper) {
         managed::Manager::detach(self.0.manager(), client);
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
     }
 }
 

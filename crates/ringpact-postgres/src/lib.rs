@@ -27,16 +27,23 @@
 //! # }
 //! ```
 //!
+//! # Services with tables
+//!
+//! [`PgBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what it needs in rows of its own,
+//! and confirms or cancels that by the decision. See [`PgTables`] for an example, and the page on databases of [ringpact] for
+//! which way to take.
+//!
 //! # Setting a database up
 //!
 //! | what | how |
 //! |---|---|
-//! | prepared transactions | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
+//! | prepared transactions (not for services with tables) | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
 //! | the participant's tables | run [`PgParticipant::SETUP_SQL`] in each database, or call [`PgParticipant::setup`] |
 //! | a role that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` |
 //! | standbys | `synchronous_standby_names`, with `synchronous_commit = on`: else a failover loses promises |
+//! | durability | `fsync = on`, and `synchronous_commit` not `off` for the role and the database: else a crash loses commits |
 //!
-//! PostgreSQL 13 or later. [`PgBuilder::open`] checks all of this but the standbys.
+//! PostgreSQL 13 or later. [`PgBuilder::open`] and [`PgBuilder::open_tables`] check all of this but the standbys.
 //!
 //! # A database without prepared transactions
 //!
@@ -75,9 +82,9 @@
 //!
 //! # Behind pgbouncer
 //!
-//! Transaction pooling works: the participant sends no prepared statements and sets nothing outside of transactions. The
-//! caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections than branches can be at
-//! work, because the statements that end promises wait for one, too.
+//! Transaction pooling works, for services with tables, too: the participant sends no prepared statements and sets nothing
+//! outside of transactions. The caller's own statements must keep to pgbouncer's rules. Give pgbouncer more server connections
+//! than branches can be at work, because the statements that end promises wait for one, too.
 //!
 //! # Several processes
 //!
@@ -90,6 +97,7 @@
 //! | `builder.rs` | options |
 //! | `last_resource.rs` | the participant as a last resource |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
+//! | `tables.rs` | services with tables |
 //! | `error.rs` | errors of opening, and the client library's |
 //!
 //! The SQL, the set-up, the checks at opening and the meaning of SQLSTATEs are in the crate [`ringpact_sql`], which has no client
@@ -106,14 +114,17 @@ mod error;
 mod last_resource;
 mod participant;
 mod session;
+mod tables;
 
 pub use branch::PgBranch;
 pub use builder::PgBuilder;
 pub use deadpool_postgres;
 pub use error::PgOpenError;
 pub use participant::PgParticipant;
+pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
 pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
 pub use ringpact_sql::{BranchTimeouts, postgres::SchemaNameError};
+pub use tables::{PgTables, PgTx};
 pub use tokio_postgres;
 
 /// The database, by the client library of this crate.

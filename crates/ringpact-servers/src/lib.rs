@@ -5,6 +5,7 @@
 //! one is not installed, its tests print `SKIPPED` and pass. With `RINGPACT_REQUIRE_SERVERS=1` they
 //! fail.
 
+pub mod cutter;
 pub mod mariadb;
 pub mod pgbouncer;
 pub mod postgres;

@@ -16,6 +16,10 @@ pub trait TableBackend: Send + Sync + 'static {
     type Tx: Send + 'static;
 
     /// Takes a connection and begins a transaction. At *read committed* or above.
+    ///
+    /// # Errors
+    ///
+    /// They are not tried again at once: wait for a connection here, for a limited time.
     fn begin(&self) -> impl Future<Output = Result<Self::Tx, XaError>> + Send;
 
     /// Commits the transaction, durably.
@@ -24,6 +28,13 @@ pub trait TableBackend: Send + Sync + 'static {
     ///
     /// The transaction may be committed all the same if the connection was lost.
     fn commit(&self, tx: Self::Tx) -> impl Future<Output = Result<(), XaError>> + Send;
+
+    /// Rolls the transaction back, and gives its connection back if that was answered. The default
+    /// implementation drops the transaction.
+    fn rollback(&self, tx: Self::Tx) -> impl Future<Output = ()> + Send {
+        drop(tx);
+        std::future::ready(())
+    }
 
     /// Locks the branch's row until the transaction ends, and returns it.
     fn row(
@@ -72,7 +83,8 @@ pub trait TableBackend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, XaError>> + Send;
 
     /// Whether an error of the client library may pass if the whole transaction is tried again: a
-    /// deadlock, a serialization failure. The default implementation returns `false`.
+    /// deadlock, a serialization failure. What the service returns is asked about, too, with all of its
+    /// causes. The default implementation returns `false`.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         let _ = error;
         false

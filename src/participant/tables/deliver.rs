@@ -3,7 +3,10 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
-use super::{AsyncService, BranchRow, Inner, MAX_TRIES, RowState, TableBackend, TableParticipant, read_works};
+use super::{
+    AsyncService, BranchRow, Inner, Keep, RowState, ServiceFailure, TableBackend, TableParticipant, may_repeat,
+    read_works,
+};
 use crate::{
     id::{BranchId, Name, TxnOrdinal},
     log::{LogId, Lsn},
@@ -12,7 +15,7 @@ use crate::{
         ParticipantError, Vote,
         answers::{after_the_end, answer},
         branch_table::sweep_due,
-        xa::{XaError, XaErrorKind},
+        xa::XaError,
     },
 };
 
@@ -60,8 +63,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> AsyncParticipant for TableParticip
     }
 
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        let is_transient = |error: &XaError| error.kind() == XaErrorKind::Transient;
-        error.downcast_ref().is_some_and(is_transient) || self.0.backend.is_transient(error)
+        self.0.is_transient(error)
     }
 }
 
@@ -110,9 +112,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         let mut tries = 1;
         let result = loop {
             match self.carry_out(branch, message, position).await {
-                Err(Failure::Database(error)) if error.kind() == XaErrorKind::Transient && tries < MAX_TRIES => {
-                    tries += 1;
-                }
+                Err(Failure::Database(error)) if may_repeat(&error, tries) => tries += 1,
                 Err(Failure::Database(error)) => break Err(ParticipantError::resource(error)),
                 Err(Failure::Answer(error)) => break Err(error),
                 Ok(reply) => break Ok(reply),
@@ -124,8 +124,27 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
 
     /// Carries out a message in one transaction of the database.
     async fn carry_out(&self, branch: &BranchId, message: BranchInput, position: u64) -> Result<BranchReply, Failure> {
-        let mut tx = self.backend.begin().await?;
-        let mut row = self.backend.row(&mut tx, branch).await?;
+        let begun = self.backend.begin().await;
+        let mut tx = begun.map_err(|error| Failure::Answer(ParticipantError::resource(error)))?;
+        let done = self.carry_out_in(&mut tx, branch, message, position).await;
+        let is_changed = matches!(done, Ok((_, Keep::All)));
+        let reply = self.end(tx, done).await?;
+        if is_changed {
+            self.doomed.lock().remove(branch);
+        }
+        reply.map_err(Failure::Answer)
+    }
+
+    /// Carries out a message in this transaction. A No is an answer that changes the row, so it is no
+    /// failure.
+    async fn carry_out_in(
+        &self,
+        tx: &mut B::Tx,
+        branch: &BranchId,
+        message: BranchInput,
+        position: u64,
+    ) -> Result<(Result<BranchReply, ParticipantError>, Keep), Failure> {
+        let mut row = self.backend.row(tx, branch).await?;
         if let (Some(row), Some(reason)) = (&mut row, self.doomed.lock().get(branch))
             && row.state == RowState::Reserved
         {
@@ -150,19 +169,23 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
                     input = BranchInput::Appended(WRITTEN);
                     continue;
                 }
-                BranchAction::Confirm => match self.serve(&mut tx, branch, row.as_ref(), Served::Confirm).await {
+                BranchAction::Confirm => match self.serve(tx, branch, row.as_ref(), Served::Confirm).await {
                     Ok(()) => {
                         input = BranchInput::Confirmed;
                         continue;
                     }
-                    Err(failure) => (BranchInput::Failed, failure),
+                    // The protocol is dropped with the transaction, and both begin again.
+                    Err(failure @ Failure::Database(_)) => return Err(failure),
+                    Err(Failure::Answer(error)) => (BranchInput::Failed, error),
                 },
-                BranchAction::Cancel => match self.serve(&mut tx, branch, row.as_ref(), Served::Cancel).await {
+                BranchAction::Cancel => match self.serve(tx, branch, row.as_ref(), Served::Cancel).await {
                     Ok(()) => {
                         input = BranchInput::Cancelled;
                         continue;
                     }
-                    Err(failure) => (BranchInput::Failed, failure),
+                    // The protocol is dropped with the transaction, and both begin again.
+                    Err(failure @ Failure::Database(_)) => return Err(failure),
+                    Err(Failure::Answer(error)) => (BranchInput::Failed, error),
                 },
             };
             (input, error) = (failed, Some(failure));
@@ -170,18 +193,18 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         let is_unanswered = error.is_some();
         let reply = answer(reply, error)?;
         let after = RowState::of_phase(protocol.phase());
+        let mut keep = Keep::Nothing;
         if let (false, Some(after)) = (is_unanswered || after == before, after) {
             let works =
                 row.map_or_else(Vec::new, |row| if after == RowState::Promised { row.works } else { Vec::new() });
             let row = BranchRow::new(after, works, position);
             match before {
-                None => self.backend.insert(&mut tx, branch, &row).await?,
-                Some(_) => self.backend.update(&mut tx, branch, &row).await?,
+                None => self.backend.insert(tx, branch, &row).await?,
+                Some(_) => self.backend.update(tx, branch, &row).await?,
             }
-            self.backend.commit(tx).await?;
-            self.doomed.lock().remove(branch);
+            keep = Keep::All;
         }
-        with_reason(reply, before, refusal).map_err(Failure::Answer)
+        Ok((with_reason(reply, before, refusal), keep))
     }
 
     /// Has the service carry out or give back what the row says.
@@ -191,13 +214,16 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         branch: &BranchId,
         row: Option<&BranchRow>,
         what: Served,
-    ) -> Result<(), ParticipantError> {
+    ) -> Result<(), Failure> {
         let works = read_works(row.map_or(&[], |row| &row.works)).map_err(ParticipantError::resource)?;
         let served = match what {
             Served::Confirm => self.service.confirm(tx, branch, &works).await,
             Served::Cancel => self.service.cancel(tx, branch, &works).await,
         };
-        served.map_err(ParticipantError::resource)
+        served.map_err(|error| match self.of_service(error) {
+            ServiceFailure::Database(error) => Failure::Database(error),
+            ServiceFailure::Service(error) => Failure::Answer(ParticipantError::Resource(error)),
+        })
     }
 
     /// Rolls back the branches below this transaction that have promised nothing. Their work came late:

@@ -6,6 +6,9 @@
 //! become of the branch, in one row for each branch. So each of them has its effect exactly once,
 //! however often a message comes and whatever is lost: the service need not be idempotent.
 //!
+//! The crates `ringpact-postgres` and `ringpact-mysql` have the [`TableBackend`] of their databases: call
+//! `open_tables` of their builders.
+//!
 //! The participant keeps nothing in memory that a restart could lose. Several processes can serve one
 //! database under one participant's name: the lock of the branch's row orders what they do.
 //! [`BranchProtocol`](super::BranchProtocol) decides what each message does.
@@ -29,7 +32,7 @@ use super::{
     xa::{XaError, XaErrorKind},
 };
 use crate::{
-    error_chain,
+    causes, error_chain,
     id::{BranchId, Name, TxnOrdinal},
     participant::xa::XaOpenError,
     txn::{BranchError, Transaction},
@@ -47,7 +50,9 @@ const MAX_TRIES: u32 = 5;
 /// transaction of the [`TableBackend`].
 ///
 /// [`TableParticipant`] calls these methods, and commits what they did together with the state of the
-/// branch. None of them commits. What a method did before it returned an error is rolled back.
+/// branch. None of them commits. What a method did before it returned an error is rolled back. If the
+/// error may pass (a deadlock; see [`TableBackend::is_transient`]), the method is called again, in
+/// another transaction.
 pub trait AsyncService<Tx>: Send + Sync + 'static {
     /// A piece of work: small, with all that is needed to carry it out.
     type Work: Serialize + DeserializeOwned + Send + Sync + 'static;
@@ -87,6 +92,25 @@ pub trait AsyncService<Tx>: Send + Sync + 'static {
         branch: &BranchId,
         works: &[Self::Work],
     ) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// Takes in which branches had promised when the participant opened, in order. They wait for
+    /// their decisions. Called once at each opening, before any work is done, in a transaction that is
+    /// then committed. The default implementation does nothing.
+    ///
+    /// It is for what a service keeps outside of the tables, and for checks. There is nothing to give
+    /// back here: reservations of other branches may be those of another process that is at work, and
+    /// the participant cancels each that is void.
+    ///
+    /// The database lists the promises to coordinators that name their log, as all coordinators of this
+    /// crate do.
+    ///
+    /// # Errors
+    ///
+    /// The participant does not open: [`XaOpenError::Service`].
+    fn opened(&self, tx: &mut Tx, promised: &[BranchId]) -> impl Future<Output = Result<(), ServiceError>> + Send {
+        let _ = (tx, promised);
+        std::future::ready(Ok(()))
+    }
 }
 
 /// How a service takes part that keeps its reservations in tables. Cheap to clone: clones share one
@@ -162,12 +186,13 @@ pub enum TableWorkError {
         participant: Name,
     },
     /// The database could not do it.
-    #[error(transparent)]
+    #[error("the database has not done the work; the transaction can only be rolled back")]
     Database(#[from] XaError),
 }
 
 impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
-    /// Opens the participant of this name. Asks the database which coordinators it knows.
+    /// Opens the participant of this name. Asks the database which coordinators it knows, and tells the
+    /// service what is promised to them.
     ///
     /// # Errors
     ///
@@ -175,6 +200,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
     pub async fn open(name: impl AsRef<str>, backend: B, service: S) -> Result<Self, XaOpenError> {
         let name = Name::new(name.as_ref())?;
         let mut coordinators = BTreeMap::new();
+        let mut promised = Vec::new();
         let lives = backend.lives().await?;
         for (coordinator, life) in &lives {
             let rows = backend.open_rows(coordinator).await?;
@@ -183,10 +209,16 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
             let mut known = Known::default();
             known.life.remember(Life { position, ..*life });
             coordinators.insert(coordinator.clone(), known);
+            let is_promised =
+                |(branch, row): (BranchId, BranchRow)| (row.state == RowState::Promised).then_some(branch);
+            promised.extend(rows.into_iter().filter_map(is_promised));
         }
+        promised.sort_unstable();
         let (coordinators, doomed, sweep) = (Mutex::new(coordinators), Mutex::default(), ::tokio::sync::Mutex::new(()));
         let notes = LifeNotes::found(lives);
-        Ok(Self(Arc::new(Inner { name, backend, service, coordinators, notes, doomed, sweep })))
+        let inner = Inner { name, backend, service, coordinators, notes, doomed, sweep };
+        inner.tell_opened(&promised).await?;
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Returns the participant's name.
@@ -228,12 +260,12 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
             return Err(TableWorkError::Misrouted { branch: Box::new(branch.clone()), participant });
         }
         inner.admits(branch)?;
-        let result = inner.attempt(|| inner.try_work(branch, work)).await;
+        let result = inner.attempt(branch, Step::Work(work)).await;
         let Err(error) = &result else { return result };
         // Nothing of the work is there, so the rest must not be committed without it.
         if !matches!(error, TableWorkError::Over { .. }) {
             let reason = cut(error_chain(error).to_string());
-            if inner.attempt(|| inner.doom(branch, &reason)).await.is_err() {
+            if inner.attempt(branch, Step::Doom(&reason)).await.is_err() {
                 inner.doomed.lock().insert(branch.clone(), reason);
             }
         }
@@ -259,25 +291,74 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         Err(TableWorkError::Over { branch: Box::new(branch.clone()), reason: Arc::new(refusal) })
     }
 
-    /// Tries a step again while another transaction comes first.
-    async fn attempt<T, F>(&self, step: impl Fn() -> F) -> Result<T, TableWorkError>
-    where
-        F: Future<Output = Result<T, TableWorkError>>,
-    {
+    /// Tells the service which branches have promised.
+    async fn tell_opened(&self, promised: &[BranchId]) -> Result<(), XaOpenError> {
         let mut tries = 1;
         loop {
-            match step().await {
-                Err(TableWorkError::Database(error)) if error.kind() == XaErrorKind::Transient && tries < MAX_TRIES => {
-                    tries += 1;
-                }
+            let mut tx = self.backend.begin().await?;
+            let told = self.service.opened(&mut tx, promised).await;
+            let told = told.map(|()| ((), Keep::All)).map_err(|error| self.of_service(error));
+            match self.end(tx, told).await {
+                Err(ServiceFailure::Database(error)) if may_repeat(&error, tries) => tries += 1,
+                Err(ServiceFailure::Database(error)) => return Err(error.into()),
+                Err(ServiceFailure::Service(error)) => return Err(XaOpenError::Service(error)),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Does a piece of work, or notes that the branch can only be rolled back. Tries again while another
+    /// transaction comes first.
+    async fn attempt(&self, branch: &BranchId, step: Step<'_, S::Work>) -> Result<(), TableWorkError> {
+        let mut tries = 1;
+        loop {
+            let mut tx = self.backend.begin().await?;
+            let done = match step {
+                Step::Work(work) => self.try_work(&mut tx, branch, work).await.map(|()| ((), Keep::All)),
+                Step::Doom(reason) => self.doom(&mut tx, branch, reason).await.map(|keep| ((), keep)),
+            };
+            match self.end(tx, done).await {
+                Err(TableWorkError::Database(error)) if may_repeat(&error, tries) => tries += 1,
                 result => return result,
             }
         }
     }
 
-    async fn try_work(&self, branch: &BranchId, work: &S::Work) -> Result<(), TableWorkError> {
-        let mut tx = self.backend.begin().await?;
-        let row = self.backend.row(&mut tx, branch).await?;
+    /// Ends a transaction, and returns what was done in it.
+    async fn end<T, E: From<XaError>>(&self, tx: B::Tx, done: Result<(T, Keep), E>) -> Result<T, E> {
+        match done {
+            Ok((answer, Keep::All)) => {
+                self.backend.commit(tx).await?;
+                Ok(answer)
+            }
+            Ok((answer, Keep::Nothing)) => {
+                self.backend.rollback(tx).await;
+                Ok(answer)
+            }
+            Err(error) => {
+                self.backend.rollback(tx).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells what passes by itself, as the service returns it, from the rest.
+    fn of_service(&self, error: ServiceError) -> ServiceFailure {
+        if self.is_transient(&*error) {
+            ServiceFailure::Database(XaError::new(XaErrorKind::Transient, error))
+        } else {
+            ServiceFailure::Service(Arc::from(error))
+        }
+    }
+
+    /// Whether an error, or one that it comes from, may pass if the whole transaction is tried again.
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        let is_transient = |error: &XaError| error.kind() == XaErrorKind::Transient;
+        self.backend.is_transient(error) || causes(error).any(|cause| cause.downcast_ref().is_some_and(is_transient))
+    }
+
+    async fn try_work(&self, tx: &mut B::Tx, branch: &BranchId, work: &S::Work) -> Result<(), TableWorkError> {
+        let row = self.backend.row(tx, branch).await?;
         let state = row.as_ref().map(|row| row.state);
         if !matches!(state, None | Some(RowState::Reserved)) {
             let reason = Arc::new(BranchRefusal::RolledBack);
@@ -294,30 +375,31 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         let row = BranchRow::new(RowState::Reserved, works, 0);
         // The row first: another transaction that has it is waited for before the service works.
         match state {
-            None => self.backend.insert(&mut tx, branch, &row).await?,
-            Some(_) => self.backend.update(&mut tx, branch, &row).await?,
+            None => self.backend.insert(tx, branch, &row).await?,
+            Some(_) => self.backend.update(tx, branch, &row).await?,
         }
-        let tried = self.service.try_reserve(&mut tx, branch, work).await;
-        tried.map_err(|error| TableWorkError::Service(Arc::from(error)))?;
-        Ok(self.backend.commit(tx).await?)
+        let tried = self.service.try_reserve(tx, branch, work).await;
+        tried.map_err(|error| match self.of_service(error) {
+            ServiceFailure::Database(error) => TableWorkError::Database(error),
+            ServiceFailure::Service(error) => TableWorkError::Service(error),
+        })
     }
 
     /// Notes that the branch can only be rolled back.
-    async fn doom(&self, branch: &BranchId, reason: &str) -> Result<(), TableWorkError> {
+    async fn doom(&self, tx: &mut B::Tx, branch: &BranchId, reason: &str) -> Result<Keep, TableWorkError> {
         let refusal = Some(reason.to_owned());
-        let mut tx = self.backend.begin().await?;
-        match self.backend.row(&mut tx, branch).await? {
+        match self.backend.row(tx, branch).await? {
             None => {
                 let row = BranchRow { refusal, ..BranchRow::new(RowState::Doomed, Vec::new(), 0) };
-                self.backend.insert(&mut tx, branch, &row).await?;
+                self.backend.insert(tx, branch, &row).await?;
             }
             Some(row) if row.state == RowState::Reserved => {
                 let row = BranchRow { state: RowState::Doomed, refusal, ..row };
-                self.backend.update(&mut tx, branch, &row).await?;
+                self.backend.update(tx, branch, &row).await?;
             }
-            Some(_) => return Ok(()),
+            Some(_) => return Ok(Keep::Nothing),
         }
-        Ok(self.backend.commit(tx).await?)
+        Ok(Keep::All)
     }
 
     /// Takes in how a coordinator introduces itself.
@@ -329,6 +411,41 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
         }
         Ok(())
     }
+}
+
+/// What a client has done in one transaction of the database.
+#[derive(Clone, Copy)]
+enum Step<'a, W> {
+    /// A piece of work.
+    Work(&'a W),
+    /// The branch can only be rolled back, for this reason.
+    Doom(&'a str),
+}
+
+/// What stays of a transaction in which nothing failed.
+#[derive(Clone, Copy)]
+enum Keep {
+    All,
+    /// It has changed nothing.
+    Nothing,
+}
+
+/// Why a method of the service failed.
+enum ServiceFailure {
+    /// For a reason that may pass.
+    Database(XaError),
+    Service(Arc<dyn StdError + Send + Sync>),
+}
+
+impl From<XaError> for ServiceFailure {
+    fn from(error: XaError) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Whether a transaction that has failed so in this try is tried again.
+fn may_repeat(error: &XaError, tries: u32) -> bool {
+    error.kind() == XaErrorKind::Transient && tries < MAX_TRIES
 }
 
 /// Appends a piece of work to encoded works: its length, and then itself.

@@ -132,6 +132,10 @@ pub enum XaOpenError {
     /// The database could not be asked which coordinators it knows.
     #[error("the database could not be asked what it holds; mend that and open again")]
     Database(#[from] XaError),
+    /// A service with tables has not accepted what its database has promised; see
+    /// [`AsyncService::opened`](super::tables::AsyncService::opened).
+    #[error("the service has not accepted the promises of its database; mend that and open again")]
+    Service(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// Why no work can be done under a branch.

@@ -10,6 +10,7 @@
 //! | `clients` | what clients of a branch see: errors, time-outs, cancelled statements, read-only work |
 //! | `operators` | orphans, settling, heuristics |
 //! | `opening` | what a participant checks when it opens |
+//! | `tables` | services with their reservations in tables: all of the above for them |
 //! | `transfers` | a coordinator over two databases, with an audit |
 
 mod clients;
@@ -20,5 +21,6 @@ mod lost_sessions;
 mod opening;
 mod operators;
 mod support;
+mod tables;
 mod transfers;
 mod traps;

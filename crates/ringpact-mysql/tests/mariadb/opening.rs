@@ -47,6 +47,8 @@ fn privileges_are_asked_for_by_name() {
         is_refused(&database, &user, &["GRANT DELETE ON"]).await;
         grant("DELETE").await;
         is_refused(&database, &user, &["GRANT UPDATE ON", "ringpact_session"]).await;
+        database.sql(&format!("GRANT UPDATE ON {}.ringpact_session TO {user}@localhost", database.name)).await;
+        is_refused(&database, &user, &["GRANT UPDATE ON", "ringpact_coordinator"]).await;
         grant("UPDATE").await;
         let builder = MySqlParticipant::builder("payments").opts(database.opts_as(&user)).max_promises(8);
         let payments = builder.open().await.expect("it has all it needs");

@@ -1,13 +1,16 @@
 //! What the databases have in the end, by SQL alone.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ringpact_postgres::{
     PgParticipant,
     tokio_postgres::{Client, NoTls, connect},
 };
 
-use super::{Arguments, Result};
+use super::{Arguments, Result, fees};
 
 /// Money in each account at the beginning.
 const CENTS: i64 = 10_000;
@@ -18,7 +21,7 @@ pub(crate) struct Found {
     rolled_back: usize,
     /// Number of prepared transactions that are left.
     in_doubt: i64,
-    /// Number of transfers that are in one database only, or in any although its client was told of a rollback.
+    /// Number of transfers that are in some of the databases only, or in any although the client was told of a rollback.
     torn: usize,
     /// Number of transfers that are missing although their client was told of a commit.
     lost: usize,
@@ -44,7 +47,7 @@ impl fmt::Display for Found {
     }
 }
 
-/// Sets both databases up, with new accounts.
+/// Sets the databases up, with new accounts.
 pub(crate) async fn prepare(arguments: &Arguments) -> Result<()> {
     for url in [&arguments.from, &arguments.to] {
         let client = client(url).await?;
@@ -58,10 +61,13 @@ pub(crate) async fn prepare(arguments: &Arguments) -> Result<()> {
         );
         client.batch_execute(&tables).await?;
     }
+    if let Some(url) = &arguments.mariadb {
+        fees::prepare(url).await?;
+    }
     Ok(())
 }
 
-/// Compares both databases with one another and with what clients were told.
+/// Compares the databases with one another and with what clients were told.
 pub(crate) async fn audit(arguments: &Arguments, told: &BTreeMap<u64, bool>) -> Result<Found> {
     let mut moved = Vec::new();
     let (mut in_doubt, mut all_cents, mut are_sums_right) = (0, 0, true);
@@ -79,19 +85,28 @@ pub(crate) async fn audit(arguments: &Arguments, told: &BTreeMap<u64, bool>) -> 
         are_sums_right &= client.query_one(&wrong, &[]).await?.get::<_, i64>(0) == 0;
         all_cents += client.query_one("SELECT sum(cents)::bigint FROM account", &[]).await?.get::<_, i64>(0);
     }
+    if let Some(url) = &arguments.mariadb {
+        let (collected, prepared) = fees::found(url).await?;
+        in_doubt += prepared;
+        all_cents += collected.values().sum::<i64>();
+        moved.push(collected);
+    }
     are_sums_right &= all_cents == 2 * CENTS * i64::try_from(arguments.accounts)?;
-    let [from, to] = [&moved[0], &moved[1]];
-    let is_in_both = |id: &i64| from.get(id).zip(to.get(id)).is_some_and(|(paid, got)| *paid == -got);
-    let ids: std::collections::BTreeSet<i64> = from.keys().chain(to.keys()).copied().collect();
-    let mut torn = ids.iter().filter(|id| !is_in_both(id)).count();
+    // What one database has paid, the others have got.
+    let is_in_all = |id: &i64| {
+        let cents: Option<i64> = moved.iter().map(|moved| moved.get(id)).sum();
+        cents == Some(0)
+    };
+    let ids: BTreeSet<i64> = moved.iter().flat_map(BTreeMap::keys).copied().collect();
+    let mut torn = ids.iter().filter(|id| !is_in_all(id)).count();
     let (mut lost, mut rolled_back) = (0, 0);
     for (id, is_committed) in told {
         let id = i64::try_from(*id)?;
         lost += usize::from(*is_committed && !ids.contains(&id));
-        torn += usize::from(!is_committed && is_in_both(&id));
+        torn += usize::from(!is_committed && is_in_all(&id));
         rolled_back += usize::from(!is_committed);
     }
-    let committed = ids.iter().filter(|id| is_in_both(id)).count();
+    let committed = ids.iter().filter(|id| is_in_all(id)).count();
     Ok(Found { committed, rolled_back, in_doubt, torn, lost, are_sums_right })
 }
 

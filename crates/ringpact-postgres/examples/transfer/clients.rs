@@ -1,4 +1,4 @@
-//! The clients' process: a coordinator, two participants, and clients that transfer.
+//! The clients' process: a coordinator, two participants or three, and clients that transfer.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Arguments, Result, pause};
+use super::{Arguments, Result, fees::Fees, pause};
 
 /// Time within which a killed server comes back, and then everything is settled.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +28,7 @@ struct Bank {
     coordinator: Coordinator,
     from: PgParticipant,
     to: PgParticipant,
+    fees: Option<Fees>,
     accounts: u64,
     next: AtomicU64,
     left: AtomicU64,
@@ -37,15 +38,22 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     let open = |name, url: &Option<String>| open(name, url.clone().unwrap_or_default(), arguments);
     let (from, to) = (open("from", &arguments.from).await?, open("to", &arguments.to).await?);
     let log = FileLog::open(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))?;
-    let coordinator = Coordinator::builder(log)
+    let mut builder = Coordinator::builder(log)
         .name(&arguments.coordinator)
         .async_participant("from", from.clone(), Handle::current())
-        .async_participant("to", to.clone(), Handle::current())
-        .open()?;
+        .async_participant("to", to.clone(), Handle::current());
+    let mut fees = None;
+    if let Some(url) = &arguments.mariadb {
+        let opened = patiently(async || Fees::open(url, arguments.clients).await).await?;
+        builder = builder.async_participant("fees", opened.participant(), Handle::current());
+        fees = Some(opened);
+    }
+    let coordinator = builder.open()?;
     let bank = Arc::new(Bank {
         coordinator,
         from,
         to,
+        fees,
         accounts: arguments.accounts,
         next: AtomicU64::new(arguments.first_id.unwrap_or_default()),
         left: AtomicU64::new(arguments.transfers),
@@ -64,22 +72,30 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Opens a participant. Its server may be starting.
+/// Opens a participant.
 async fn open(name: &str, url: String, arguments: &Arguments) -> Result<PgParticipant> {
+    let connections = usize::try_from(arguments.clients)?;
+    let open = async || {
+        let builder = PgParticipant::builder(name)
+            .config(url.parse()?)
+            .connections(connections)
+            .control_connections(arguments.control_connections)
+            .timeouts(BranchTimeouts::default())
+            .max_promises(2 * connections);
+        Ok(builder.open().await?)
+    };
+    patiently(open).await
+}
+
+/// Opens something whose server may be starting.
+async fn patiently<T>(open: impl AsyncFn() -> Result<T>) -> Result<T> {
     let opened = timeout(PATIENCE, async {
         let mut tried = 0;
         loop {
-            let connections = usize::try_from(arguments.clients)?;
-            let builder = PgParticipant::builder(name)
-                .config(url.parse()?)
-                .connections(connections)
-                .control_connections(arguments.control_connections)
-                .timeouts(BranchTimeouts::default())
-                .max_promises(2 * connections);
-            match builder.open().await {
-                Ok(participant) => return Ok(participant),
-                Err(error) if tried >= 20 => return Err(error.into()),
+            match open().await {
+                Err(error) if tried >= 20 => return Err(error),
                 Err(_) => {}
+                opened => return opened,
             }
             tried += 1;
             sleep(pause(tried)).await;
@@ -113,18 +129,23 @@ async fn client(bank: Arc<Bank>) -> Result<()> {
 }
 
 impl Bank {
-    /// Moves money from one account to an account in the other database, with a row in each that says so. Returns whether it
-    /// was committed, or as an error why nothing certain is known.
+    /// Moves money from one account to an account in the other database, with a row in each that says so. If there is a database
+    /// for fees, one cent goes there. Returns whether it was committed, or as an error why nothing certain is known.
     async fn transfer(&self, id: u64) -> Result<bool> {
         let (payer, payee) = (fastrand::u64(..self.accounts), fastrand::u64(..self.accounts));
         let cents = if fastrand::u64(..TOO_MUCH_IN) == 0 { 1_000_000_000 } else { fastrand::i64(1..100) };
         let mut txn = self.coordinator.begin_async().await;
         let (paying, paid) = (self.from.branch(&mut txn), self.to.branch(&mut txn));
-        // Both databases work at the same time.
-        let (paying, paid) = tokio::join!(book(paying, id, payer, -cents), book(paid, id, payee, cents));
-        match (paying, paid) {
-            (Ok(true), Ok(true)) => {}
-            (Err(error), _) | (_, Err(error)) => {
+        // The databases work at the same time.
+        let (fee, collecting) = match &self.fees {
+            Some(fees) => (1, Some(fees.collect(&mut txn, id, 1))),
+            None => (0, None),
+        };
+        let collected = async { if let Some(collecting) = collecting { collecting.await } else { Ok(true) } };
+        let books = tokio::join!(book(paying, id, payer, -cents), book(paid, id, payee, cents - fee), collected);
+        match books {
+            (Ok(true), Ok(true), Ok(true)) => {}
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 txn.rollback();
                 return Err(error);
             }

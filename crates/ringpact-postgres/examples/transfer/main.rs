@@ -1,12 +1,15 @@
-//! Money moves between two databases of PostgreSQL while the clients' process and the servers are killed. In the end both
-//! databases are asked what they have: nothing is torn, lost or left over.
+//! Money moves between two databases of PostgreSQL while the clients' process and the servers are killed. With `--mariadb` a fee of
+//! each transfer goes to a third database, of MariaDB. In the end all databases are asked what they have: nothing is torn, lost or
+//! left over.
 //!
 //! ```sh
 //! cargo run --release -p ringpact-postgres --example transfer
+//! cargo run --release -p ringpact-postgres --example transfer -- --mariadb
 //! cargo run --release -p ringpact-postgres --example transfer -- --from "host=db1 user=me dbname=a" --to "host=db2 user=me dbname=b"
 //! ```
 //!
-//! Without `--from` and `--to` it starts two private servers, and kills them, too. The last line is for programs:
+//! Without `--from` and `--to` it starts private servers, and kills them, too; so it does with `--mariadb` without a URL. If a
+//! server is not installed, it says so and ends. The last line is for programs:
 //! `transfer: transfers=N committed=N rolled_back=N in_doubt=0 torn=0 lost=0 invariants=ok tx_per_s=N`.
 
 use std::{
@@ -20,18 +23,23 @@ use std::{
 };
 
 use clap::Parser;
-use ringpact_servers::postgres::{Options, Postgres};
+use ringpact_servers::{
+    mariadb::MariaDb,
+    missing,
+    postgres::{Options, Postgres},
+};
 use tokio::runtime::Runtime;
 
 mod audit;
 mod clients;
+mod fees;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Number of ids that one process of clients may use.
 const IDS_OF_A_PROCESS: u64 = 1_000_000_000;
 
-/// Moves money between two databases, kills what takes part, and audits the databases.
+/// Moves money between databases, kills what takes part, and audits the databases.
 #[derive(Clone, Debug, Parser)]
 struct Arguments {
     /// Number of transfers whose end a client is told.
@@ -58,6 +66,9 @@ struct Arguments {
     /// Connections to the other database.
     #[arg(long, value_name = "URL", requires = "from")]
     to: Option<String>,
+    /// A database of MariaDB takes part, too, and gets a fee of each transfer: this one, or one of a private server.
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+    mariadb: Option<String>,
     /// Name of the coordinator. A name belongs to a log: with a temporary log it is drawn at random if nothing is said.
     #[arg(long, default_value = "bank")]
     coordinator: String,
@@ -95,18 +106,51 @@ fn as_clients(arguments: &Arguments) -> Result<()> {
     Runtime::new()?.block_on(clients::run(arguments))
 }
 
-/// Starts what is needed, has the clients work, kills things, and audits. Returns whether all is well.
-fn supervise(mut arguments: Arguments) -> Result<bool> {
+/// A server that is killed and started again.
+enum Private {
+    Postgres(Postgres),
+    MariaDb(MariaDb),
+}
+
+impl Private {
+    fn crash_and_start(&mut self) -> Result<()> {
+        match self {
+            Self::Postgres(server) => {
+                server.stop_immediately()?;
+                server.start_again()?;
+            }
+            Self::MariaDb(server) => server.restart(),
+        }
+        Ok(())
+    }
+}
+
+/// Starts the servers for which no database is given, and notes where they are. Returns `None` if one is not installed.
+fn start(arguments: &mut Arguments) -> Result<Option<Vec<Private>>> {
     let mut servers = Vec::new();
     if arguments.from.is_none() {
-        for database in ["one", "other"] {
+        for (url, database) in [(&mut arguments.from, "one"), (&mut arguments.to, "other")] {
             let options = Options { fsync: true, max_prepared_transactions: 256 };
-            let Some(server) = Postgres::start(options) else { return Ok(true) };
+            let Some(server) = Postgres::start(options) else { return Ok(None) };
             server.create_database(database)?;
-            servers.push((server, database));
+            *url = Some(server.url(database));
+            servers.push(Private::Postgres(server));
         }
-        (arguments.from, arguments.to) = (Some(servers[0].0.url("one")), Some(servers[1].0.url("other")));
     }
+    if let Some(url) = arguments.mariadb.as_mut().filter(|url| url.is_empty()) {
+        let Some(server) = MariaDb::start(&[]) else {
+            missing("MariaDB", "mariadbd is not installed");
+            return Ok(None);
+        };
+        *url = format!("mysql://root@127.0.0.1:{}/mysql", server.port());
+        servers.push(Private::MariaDb(server));
+    }
+    Ok(Some(servers))
+}
+
+/// Starts what is needed, has the clients work, kills things, and audits. Returns whether all is well.
+fn supervise(mut arguments: Arguments) -> Result<bool> {
+    let Some(mut servers) = start(&mut arguments)? else { return Ok(true) };
     let temporary = tempfile::tempdir()?;
     if arguments.log.is_none() {
         arguments.log = Some(temporary.path().to_path_buf());
@@ -124,8 +168,7 @@ fn supervise(mut arguments: Arguments) -> Result<bool> {
             let Some(kill) = kills_left.next(done) else { return Ok(false) };
             if let Kill::Server(index) = kill {
                 println!("transfer: {done} done; server {index} is killed and started again");
-                servers[index].0.stop_immediately()?;
-                servers[index].0.start_again()?;
+                servers[index].crash_and_start()?;
             } else {
                 println!("transfer: {done} done; the clients' process is killed and started again");
             }
@@ -155,6 +198,7 @@ fn watch(
         .args(["--clients", &arguments.clients.to_string(), "--accounts", &arguments.accounts.to_string()])
         .args(["--control-connections", &arguments.control_connections.to_string()])
         .args(["--from", &of(&arguments.from), "--to", &of(&arguments.to)])
+        .args(arguments.mariadb.iter().flat_map(|url| ["--mariadb", url]))
         .args(["--coordinator", &arguments.coordinator])
         .arg("--log")
         .arg(arguments.log.as_deref().unwrap_or_else(|| "log".as_ref()))

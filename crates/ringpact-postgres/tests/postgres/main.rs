@@ -14,4 +14,5 @@ mod promises;
 mod refused_work;
 mod restart;
 mod support;
+mod tables;
 mod transfers;

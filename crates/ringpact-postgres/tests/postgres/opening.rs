@@ -68,6 +68,28 @@ async fn a_server_that_may_lose_promises_is_refused_unless_that_is_accepted() {
     builder().accept_fsync_off().open().await.expect("a participant");
 }
 
+/// A commit in one phase would be lost. Promises, and their commits, are synced by the server in any case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_whose_commits_are_not_synced_is_refused_unless_that_is_accepted() {
+    let Some(server) = Postgres::start(Options { fsync: true, ..Options::default() }) else { return };
+    let db = Db::on(&server).await;
+    let builder = || PgParticipant::builder(GOODS).config(db.url.parse().expect("a configuration"));
+    builder().open().await.expect("a participant");
+    for setting in ["ROLE postgres SET synchronous_commit = off", "ROLE postgres RESET synchronous_commit"] {
+        db.admin.batch_execute(&format!("ALTER {setting}")).await.expect("a setting");
+        if setting.contains("off") {
+            says(builder().open().await, "SET synchronous_commit = on");
+            builder().accept_fsync_off().open().await.expect("a participant");
+        }
+    }
+    let url = format!("{} options='-c synchronous_commit=off'", db.url);
+    says(
+        PgParticipant::builder(GOODS).config(url.parse().expect("a configuration")).open().await,
+        "connection's options",
+    );
+    builder().open().await.expect("a participant");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_builder_without_a_database_or_with_bad_names_is_refused() {
     assert!(matches!(PgParticipant::builder(GOODS).open().await, Err(PgOpenError::NoDatabase { .. })));

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::BranchTimeouts;
 
-/// Maximum number of markers that one message deletes, so that it stays short.
-const DELETED_AT_ONCE: usize = 500;
+/// Maximum number of rows that one message deletes, so that it stays short.
+pub(super) const DELETED_AT_ONCE: usize = 500;
 
 /// One participant's database.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct MySqlBackend<C> {
     /// The database's name, quoted.
     pub(crate) database: String,
     pub(crate) is_mariadb: bool,
+    /// Maximum length of a message to the server, in bytes.
+    pub(super) max_packet: u64,
     /// Whether the user may list the server's prepared transactions. A last resource has none.
     pub(crate) lists_promises: bool,
     pub(crate) timeouts: BranchTimeouts,
@@ -287,6 +289,7 @@ impl<C: MySqlClient> MySqlBackend<C> {
             name,
             database: super::check::quoted(&found.database),
             is_mariadb: found.is_mariadb,
+            max_packet: found.max_packet,
             lists_promises: found.lists_promises,
             timeouts,
             client,
@@ -428,7 +431,7 @@ impl<C: MySqlClient> MySqlBackend<C> {
 }
 
 /// Waits for a connection, and gives up after this time.
-async fn connected<L>(
+pub(super) async fn connected<L>(
     within: Duration,
     connection: impl Future<Output = Result<L, StatementFailure>>,
 ) -> Result<L, XaError> {

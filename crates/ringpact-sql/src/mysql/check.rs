@@ -11,11 +11,43 @@ use crate::UnsuitableError;
 /// Time for one statement.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-/// The tables that [`SETUP_SQL`](super::SETUP_SQL) makes, each with its columns.
-const TABLES: [(&str, &str); 3] = [
-    ("ringpact_marker", "id, position"),
-    ("ringpact_session", "id, participant, coordinator, epoch, fenced"),
-    ("ringpact_coordinator", "participant, name, log, epoch, position, replaces, after_epoch, after_position"),
+/// A table that [`SETUP_SQL`](super::SETUP_SQL) makes.
+struct Table {
+    name: &'static str,
+    columns: &'static str,
+    /// What its rows are given by an `UPDATE`, as an assignment. `None` if they are not changed.
+    updated: Option<&'static str>,
+    is_deleted_from: bool,
+}
+
+const COORDINATOR: Table = Table {
+    name: "ringpact_coordinator",
+    columns: "participant, name, log, epoch, position, replaces, after_epoch, after_position",
+    updated: Some("position = 0"),
+    is_deleted_from: false,
+};
+
+/// The tables of participants that prepare.
+const TABLES: [Table; 3] = [
+    Table { name: "ringpact_marker", columns: "id, position", updated: None, is_deleted_from: true },
+    Table {
+        name: "ringpact_session",
+        columns: "id, participant, coordinator, epoch, fenced",
+        updated: Some("fenced = 1"),
+        is_deleted_from: true,
+    },
+    COORDINATOR,
+];
+
+/// The tables of participants whose service has its reservations in tables.
+const TABLES_OF_SERVICES: [Table; 2] = [
+    Table {
+        name: "ringpact_branch",
+        columns: "participant, coordinator, epoch, sequence, state, position, works, refusal",
+        updated: Some("position = 0"),
+        is_deleted_from: true,
+    },
+    COORDINATOR,
 ];
 
 /// Oldest versions in which a prepared transaction survives the loss of its connection.
@@ -30,7 +62,7 @@ pub struct Demands {
     pub pool: usize,
     /// Maximum number of connections beside them.
     pub control: usize,
-    /// Maximum number of promises of this process.
+    /// Maximum number of promises of this process that hold a connection; nothing to a service with tables.
     pub max_promises: usize,
     /// Whether the participant makes no promises.
     pub is_last_resource: bool,
@@ -46,6 +78,8 @@ pub struct Found {
     pub database: String,
     /// Whether the server is MariaDB.
     pub is_mariadb: bool,
+    /// Maximum length of a message to the server, in bytes.
+    pub max_packet: u64,
     /// Whether the user may list the server's prepared transactions.
     pub lists_promises: bool,
 }
@@ -63,17 +97,44 @@ fn misconfigured<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Ch
 /// The first thing that is unsuitable, as an error that says what to change.
 pub async fn check(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
     check_pool(demands)?;
+    let mut found = check_server(conn, demands, Way::Prepares).await?;
+    check_tables(conn, &TABLES).await?;
+    check_privileges(conn, &TABLES, &quoted(&found.database)).await?;
+    found.lists_promises = check_list(conn, demands).await?;
+    Ok(found)
+}
+
+/// Like [`check()`], for a service with tables, which needs other tables and no right to see prepared transactions.
+///
+/// # Errors
+///
+/// As for [`check()`].
+pub async fn check_for_tables(conn: &mut impl MySqlLink, demands: Demands) -> Checked<Found> {
+    let found = check_server(conn, demands, Way::Tables).await?;
+    check_tables(conn, &TABLES_OF_SERVICES).await?;
+    check_privileges(conn, &TABLES_OF_SERVICES, &quoted(&found.database)).await?;
+    Ok(found)
+}
+
+/// In which way a participant takes part.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By transactions that are prepared. Each promise holds a connection.
+    Prepares,
+    /// By rows.
+    Tables,
+}
+
+async fn check_server(conn: &mut impl MySqlLink, demands: Demands, way: Way) -> Checked<Found> {
     let version: String = value(conn, "VERSION()").await?.unwrap_or_default();
-    let is_mariadb = check_version(&version)?;
+    let is_mariadb = check_version(&version, way)?;
     let Some(database) = value::<String>(conn, "DATABASE()").await? else {
         return misconfigured("the connection has no default database", "Name one in the URL: mysql://host/database");
     };
-    check_settings(conn, is_mariadb, demands).await?;
+    check_settings(conn, is_mariadb, demands, way).await?;
     check_connections(conn, demands).await?;
-    check_tables(conn).await?;
-    check_privileges(conn, &quoted(&database)).await?;
-    let lists_promises = check_list(conn, demands).await?;
-    Ok(Found { database, is_mariadb, lists_promises })
+    let max_packet = value(conn, "@@max_allowed_packet").await?.unwrap_or(u64::MAX);
+    Ok(Found { database, is_mariadb, max_packet, lists_promises: false })
 }
 
 /// Returns the name as statements take it.
@@ -98,7 +159,7 @@ fn check_pool(Demands { pool, max_promises, is_last_resource, .. }: Demands) -> 
 }
 
 /// Returns whether the server is MariaDB.
-fn check_version(version: &str) -> Checked<bool> {
+fn check_version(version: &str, way: Way) -> Checked<bool> {
     let is_mariadb = version.to_ascii_lowercase().contains("mariadb");
     // Some proxies put this before MariaDB's version.
     let numbers = version.strip_prefix("5.5.5-").unwrap_or(version);
@@ -110,13 +171,14 @@ fn check_version(version: &str) -> Checked<bool> {
         return Ok(is_mariadb);
     }
     let (major, minor, patch) = oldest;
-    misconfigured(
-        format!("the server is {version}, which loses promises when their connection is lost"),
-        format!("Use {product} {major}.{minor}.{patch} or later"),
-    )
+    let why = match way {
+        Way::Prepares => "which loses promises when their connection is lost",
+        Way::Tables => "which is older than what this crate supports",
+    };
+    misconfigured(format!("the server is {version}, {why}"), format!("Use {product} {major}.{minor}.{patch} or later"))
 }
 
-async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: Demands) -> Checked {
+async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: Demands, way: Way) -> Checked {
     if !demands.accepts_loss {
         let flush: u64 = value(conn, "@@GLOBAL.innodb_flush_log_at_trx_commit").await?.unwrap_or(0);
         if flush != 1 {
@@ -155,10 +217,11 @@ async fn check_settings(conn: &mut impl MySqlLink, is_mariadb: bool, demands: De
         }
     }
     if is_mariadb && value::<u64>(conn, "@@GLOBAL.wsrep_on").await.ok().flatten().unwrap_or(0) != 0 {
-        return misconfigured(
-            "wsrep_on is on, and a Galera cluster has no XA transactions",
-            "Use a server that is not part of a Galera cluster",
-        );
+        let problem = match way {
+            Way::Prepares => "wsrep_on is on, and a Galera cluster has no XA transactions",
+            Way::Tables => "wsrep_on is on, and the servers of a Galera cluster do not wait for each other's locks",
+        };
+        return misconfigured(problem, "Use a server that is not part of a Galera cluster");
     }
     Ok(())
 }
@@ -183,8 +246,8 @@ async fn check_connections(conn: &mut impl MySqlLink, demands: Demands) -> Check
     Ok(())
 }
 
-async fn check_tables(conn: &mut impl MySqlLink) -> Checked {
-    for (table, columns) in TABLES {
+async fn check_tables(conn: &mut impl MySqlLink, tables: &[Table]) -> Checked {
+    for Table { name: table, columns, .. } in tables {
         let sql = format!(
             "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'"
         );
@@ -197,7 +260,7 @@ async fn check_tables(conn: &mut impl MySqlLink) -> Checked {
         };
         if !engine.eq_ignore_ascii_case("InnoDB") {
             return misconfigured(
-                format!("table {table} has the engine {engine}, which can't prepare"),
+                format!("table {table} has the engine {engine}, which keeps no promises"),
                 format!("ALTER TABLE {table} ENGINE = InnoDB"),
             );
         }
@@ -219,22 +282,18 @@ async fn check_tables(conn: &mut impl MySqlLink) -> Checked {
     Ok(())
 }
 
-async fn check_privileges(conn: &mut impl MySqlLink, database: &str) -> Checked {
-    for (table, columns) in TABLES {
-        let rights = [
-            ("INSERT", format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0")),
-            ("DELETE", format!("DELETE FROM {table} WHERE 1 = 0")),
-        ];
-        for (right, statement) in rights {
+async fn check_privileges(conn: &mut impl MySqlLink, tables: &[Table], database: &str) -> Checked {
+    for Table { name: table, columns, updated, is_deleted_from } in tables {
+        let insert = format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM {table} WHERE 1 = 0");
+        let update = updated.map(|updated| format!("UPDATE {table} SET {updated} WHERE 1 = 0"));
+        let delete = is_deleted_from.then(|| format!("DELETE FROM {table} WHERE 1 = 0"));
+        for (right, statement) in [("INSERT", Some(insert)), ("UPDATE", update), ("DELETE", delete)] {
+            let Some(statement) = statement else { continue };
             if let Err(error) = run(conn, statement).await {
                 let grant = format!("GRANT {right} ON {database}.{table} TO the participant's user");
                 return denied(error, &format!("{right} in {table}"), &grant);
             }
         }
-    }
-    if let Err(error) = run(conn, "UPDATE ringpact_session SET fenced = 1 WHERE 1 = 0").await {
-        let grant = format!("GRANT UPDATE ON {database}.ringpact_session TO the participant's user");
-        return denied(error, "UPDATE in ringpact_session", &grant);
     }
     Ok(())
 }
@@ -283,10 +342,10 @@ mod tests {
             ("8.0.29", false),
             ("8.4.0-log", false),
         ] {
-            assert_eq!(check_version(version).expect("accepted"), is_mariadb, "{version}");
+            assert_eq!(check_version(version, Way::Prepares).expect("accepted"), is_mariadb, "{version}");
         }
         for version in ["10.4.30-MariaDB", "8.0.28", "5.7.44-log", ""] {
-            assert!(matches!(check_version(version), Err(UnsuitableError::SetUp { .. })), "{version}");
+            assert!(matches!(check_version(version, Way::Prepares), Err(UnsuitableError::SetUp { .. })), "{version}");
         }
     }
 

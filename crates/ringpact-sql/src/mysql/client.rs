@@ -54,7 +54,7 @@ pub trait MySqlLink: Send + 'static {
         self.run(within, sql)
     }
 
-    /// Carries out the message that ends the work of a branch. The work may have left the connection with an answer that is not
+    /// Carries out a message that follows the work of a branch, and mostly ends it. The work may have left the connection with an answer that is not
     /// read.
     fn end(&mut self, within: Duration, sql: String) -> impl Future<Output = Result<(), StatementFailure>> + Send {
         self.run(within, sql)

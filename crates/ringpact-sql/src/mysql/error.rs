@@ -12,6 +12,8 @@ pub(crate) mod code {
     /// Too many connections.
     pub(crate) const CON_COUNT_ERROR: u16 = 1040;
     pub(crate) const SERVER_SHUTDOWN: u16 = 1053;
+    /// A row with this key is there.
+    pub(crate) const DUP_ENTRY: u16 = 1062;
     pub(crate) const NO_SUCH_THREAD: u16 = 1094;
     pub(crate) const LOCK_WAIT_TIMEOUT: u16 = 1205;
     pub(crate) const USER_LIMIT_REACHED: u16 = 1203;
@@ -19,6 +21,8 @@ pub(crate) mod code {
     pub(crate) const RESOURCE_LIMIT: u16 = 1226;
     /// A check of this crate has failed; see `fails_unless`.
     pub(crate) const SUBQUERY_NO_1_ROW: u16 = 1242;
+    /// "SAVEPOINT does not exist".
+    pub(crate) const SP_DOES_NOT_EXIST: u16 = 1305;
     pub(crate) const QUERY_INTERRUPTED: u16 = 1317;
     /// "Unknown XID": of another session, or of none.
     pub(crate) const XAER_NOTA: u16 = 1397;

@@ -7,6 +7,7 @@
 //! | `setup.sql` | the tables of a participant |
 //! | `backend.rs` | the steps of the protocol, and what each error of the server means in them |
 //! | `session.rs` | the statements that begin, promise and end a branch |
+//! | `tables.rs` | services with tables: the branch's row, and the transactions that keep it |
 //! | `fence.rs` | which session works for which branch, and how it is ended for certain |
 //! | `id.rs` | how a branch is named in the database |
 //! | `error.rs` | errors, and which of them may pass |
@@ -20,13 +21,15 @@ mod error;
 mod fence;
 mod id;
 mod session;
+mod tables;
 
 pub use backend::MySqlBackend;
-pub use check::{Demands, Found, check};
+pub use check::{Demands, Found, check, check_for_tables};
 pub use client::{ByteRow, MySqlClient, MySqlLink};
 pub use error::{StatementFailure, code_may_pass, is_transient, unavailable};
 pub use id::Xid;
 pub use session::Session;
+pub use tables::{MySqlTables, MySqlTransaction, TRANSACTION_OVER};
 
 /// The statements that make the tables of a participant's database. They change nothing if the tables are there.
 ///

@@ -103,7 +103,7 @@ impl<L: MySqlLink> Session<L> {
         coordinator: &str,
     ) -> Result<(), StatementFailure> {
         let (xid, own, branch) = (&self.xid, self.id.lock(), self.xid.lock());
-        let mut sql = self.settings();
+        let mut sql = settings(&self.timeouts, self.is_mariadb, self.puts_back);
         if let Some(Registration { id, coordinator: hash, epoch }) = registration {
             let (database, participant) = (&self.database, xid.participant);
             // Not for an epoch that is over: its sessions may have been ended already. See `fence.rs`.
@@ -129,45 +129,9 @@ impl<L: MySqlLink> Session<L> {
         Ok(())
     }
 
-    /// Returns the statements that limit for how long locks are waited for and statements run. The
-    /// pool's reset undoes them, or [`free`](Self::free).
-    fn settings(&self) -> String {
-        let BranchTimeouts { idle, statement, lock, .. } = self.timeouts;
-        // Whole seconds, and at least one: zero means "no limit", or is refused.
-        let (lock, idle) = (lock.as_secs().max(1), idle.as_secs().max(1));
-        let limit =
-            if self.is_mariadb { format!("{:.3}", statement.as_secs_f64()) } else { statement.as_millis().to_string() };
-        let mut sql = String::new();
-        if self.puts_back {
-            sql = self.set(|name| format!("@ringpact_{name} = @@SESSION.{name}"));
-            sql.push(';');
-        }
-        let _infallible = write!(
-            sql,
-            "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}, \
-             wait_timeout = {idle}, {} = {limit};",
-            self.limit_name()
-        );
-        sql
-    }
-
     /// Returns the statements that free the session's locks, and put its settings back.
     fn free(&self) -> String {
-        if !self.puts_back {
-            return FREE.to_owned();
-        }
-        format!("{FREE};{}", self.set(|name| format!("SESSION {name} = @ringpact_{name}")))
-    }
-
-    /// Returns the statement that does this with each of the settings.
-    fn set(&self, assign: impl Fn(&str) -> String) -> String {
-        let all: Vec<String> = SETTINGS.into_iter().chain([self.limit_name()]).map(assign).collect();
-        format!("SET {}", all.join(", "))
-    }
-
-    /// Returns the variable that limits a statement's duration.
-    const fn limit_name(&self) -> &'static str {
-        if self.is_mariadb { "max_statement_time" } else { "max_execution_time" }
+        format!("{FREE}{}", put_back(self.is_mariadb, self.puts_back))
     }
 
     /// Writes the marker, after a check that the session has its locks still: the branch's own SQL may
@@ -259,6 +223,46 @@ impl<L: MySqlLink> Session<L> {
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), StatementFailure> {
         self.link.run(self.answer_within(), sql).await
     }
+}
+
+/// Returns the statements that limit for how long locks are waited for and statements run. The pool's reset undoes them, or
+/// [`put_back`].
+pub(super) fn settings(timeouts: &BranchTimeouts, is_mariadb: bool, puts_back: bool) -> String {
+    let BranchTimeouts { idle, statement, lock, .. } = timeouts;
+    // Whole seconds, and at least one: zero means "no limit", or is refused.
+    let (lock, idle) = (lock.as_secs().max(1), idle.as_secs().max(1));
+    let limit = if is_mariadb { format!("{:.3}", statement.as_secs_f64()) } else { statement.as_millis().to_string() };
+    let mut sql = String::new();
+    if puts_back {
+        sql = set(is_mariadb, |name| format!("@ringpact_{name} = @@SESSION.{name}"));
+        sql.push(';');
+    }
+    let _infallible = write!(
+        sql,
+        "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}, \
+         wait_timeout = {idle}, {} = {limit};",
+        limit_name(is_mariadb)
+    );
+    sql
+}
+
+/// Returns the statement that puts the settings back, with a semicolon before it; nothing if the pool does it.
+pub(super) fn put_back(is_mariadb: bool, puts_back: bool) -> String {
+    if !puts_back {
+        return String::new();
+    }
+    format!(";{}", set(is_mariadb, |name| format!("SESSION {name} = @ringpact_{name}")))
+}
+
+/// Returns the statement that does this with each of the settings.
+fn set(is_mariadb: bool, assign: impl Fn(&str) -> String) -> String {
+    let all: Vec<String> = SETTINGS.into_iter().chain([limit_name(is_mariadb)]).map(assign).collect();
+    format!("SET {}", all.join(", "))
+}
+
+/// Returns the variable that limits a statement's duration.
+const fn limit_name(is_mariadb: bool) -> &'static str {
+    if is_mariadb { "max_statement_time" } else { "max_execution_time" }
 }
 
 /// Returns a statement that fails unless the condition holds, by [`code::SUBQUERY_NO_1_ROW`]. Then the

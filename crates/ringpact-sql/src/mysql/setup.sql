@@ -24,3 +24,16 @@ CREATE TABLE IF NOT EXISTS ringpact_coordinator (
     after_position BIGINT UNSIGNED NOT NULL,
     PRIMARY KEY (participant, name)
 ) ENGINE = InnoDB;
+-- What has become of each branch of a service with tables (`open_tables`), in the same transaction as its work.
+-- state: 1 reserved, 2 doomed, 3 promised, 4 confirmed, 5 cancelled. The refusal is text in UTF-8.
+CREATE TABLE IF NOT EXISTS ringpact_branch (
+    participant VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    coordinator VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    epoch BIGINT UNSIGNED NOT NULL,
+    sequence BIGINT UNSIGNED NOT NULL,
+    state TINYINT UNSIGNED NOT NULL,
+    position BIGINT UNSIGNED NOT NULL,
+    works LONGBLOB NOT NULL,
+    refusal BLOB,
+    PRIMARY KEY (participant, coordinator, epoch, sequence)
+) ENGINE = InnoDB;

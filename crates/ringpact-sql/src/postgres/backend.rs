@@ -20,7 +20,7 @@ use super::{
     client::{PgClient, PgLink, TextRow},
     error::{During, PgFailure, failure, has_changed_nothing, has_lost_presets, is_transient, no_answer},
     names::{coordinator_prefix, gid, gid_prefix, literal, parse_gid, tag, tag_of, tag_of_life, tag_prefix},
-    presets::{begin, promise},
+    presets::{Marker, begin, promise},
     sessions::{cancel, end_sessions, end_sessions_below},
 };
 use crate::BranchTimeouts;
@@ -38,10 +38,10 @@ const ROLLBACK_WITHIN: Duration = Duration::from_secs(1);
 /// One database of PostgreSQL, for one participant.
 #[derive(Debug)]
 pub struct PgBackend<C> {
-    participant: Name,
-    client: C,
+    pub(super) participant: Name,
+    pub(super) client: C,
     timeouts: BranchTimeouts,
-    schema: String,
+    pub(super) schema: String,
     is_preset: AtomicBool,
 }
 
@@ -54,10 +54,13 @@ pub struct PgWork<L> {
     is_preset: bool,
 }
 
-/// What follows the marker in a message.
-enum Ending<'a> {
+/// What follows the check of a transaction in a message.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
     Prepare(&'a XaPromise),
     Commit,
+    /// Of a transaction that has the branch's row, and so needs no marker.
+    CommitRow,
 }
 
 impl<C: PgClient> PgBackend<C> {
@@ -72,18 +75,38 @@ impl<C: PgClient> PgBackend<C> {
         self.is_preset.store(true, Ordering::Relaxed);
     }
 
-    /// Writes the marker and ends the transaction with it, in one message: `false` if nothing was changed. The connection
+    /// Takes a connection and begins a transaction in it, under this tag.
+    pub(super) async fn begin_work(&self, tag: String) -> Result<PgWork<C::Link>, XaError> {
+        let is_preset = self.is_preset.load(Ordering::Relaxed);
+        let message = begin(&self.timeouts, &tag, is_preset);
+        let mut tried = 0;
+        loop {
+            let mut link = self.client.connect(self.timeouts.connection).await?;
+            tried += 1;
+            match link.begin(message.clone()).await {
+                Ok(()) => return Ok(PgWork { link, tag, is_preset }),
+                // Nothing was done in it yet, so another connection does as well.
+                Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
+                Err(error) => return Err(failure(error, During::Repeatable)),
+            }
+        }
+    }
+
+    /// Checks the transaction, writes its marker and ends it, in one message: `false` if nothing was changed. The connection
     /// goes back to the pool if its transaction is over for certain.
-    async fn end_work(&self, mut work: PgWork<C::Link>, ending: Ending<'_>) -> Result<bool, XaError> {
-        let (statement, alone) = match ending {
-            Ending::Prepare(promise) => (format!("PREPARE TRANSACTION {}", literal(&gid(promise))), false),
-            Ending::Commit => ("COMMIT".to_owned(), true),
+    pub(super) async fn end_work(&self, mut work: PgWork<C::Link>, ending: Ending<'_>) -> Result<bool, XaError> {
+        let (statement, marker) = match ending {
+            Ending::Prepare(promise) => {
+                (format!("PREPARE TRANSACTION {}", literal(&gid(promise))), Marker::BeforePrepare)
+            }
+            Ending::Commit => ("COMMIT".to_owned(), Marker::BeforeCommit),
+            Ending::CommitRow => ("COMMIT".to_owned(), Marker::None),
         };
         if work.link.is_closed() {
             // Nothing can have been sent, so there is no doubt.
             return Err(XaError::new(XaErrorKind::Transient, PgFailure::NoSession));
         }
-        let check = promise(&self.schema, &work.tag, alone, work.is_preset);
+        let check = promise(&self.schema, &work.tag, marker, work.is_preset);
         // Zero switches the server's own limit off; the coordinator's deadline then ends the call.
         let limit = self.timeouts.statement;
         let within =
@@ -102,11 +125,15 @@ impl<C: PgClient> PgBackend<C> {
         } else if !error.ends_connection {
             self.undo(work).await;
         }
-        if !alone && has_changed_nothing(&error) { Ok(false) } else { Err(failure(error, During::Promise)) }
+        if marker == Marker::BeforePrepare && has_changed_nothing(&error) {
+            Ok(false)
+        } else {
+            Err(failure(error, During::Promise))
+        }
     }
 
     /// Rolls back, and gives the connection back if that was answered.
-    async fn undo(&self, mut work: PgWork<C::Link>) {
+    pub(super) async fn undo(&self, mut work: PgWork<C::Link>) {
         match timeout(ROLLBACK_WITHIN, work.link.rollback()).await {
             Ok(Ok(())) => work.link.give_back(),
             Ok(Err(_)) => {}
@@ -136,20 +163,7 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
     type Interrupt = String;
 
     async fn begin(&self, branch: &BranchId) -> Result<PgWork<C::Link>, XaError> {
-        let tag = tag(branch);
-        let is_preset = self.is_preset.load(Ordering::Relaxed);
-        let message = begin(&self.timeouts, &tag, is_preset);
-        let mut tried = 0;
-        loop {
-            let mut link = self.client.connect(self.timeouts.connection).await?;
-            tried += 1;
-            match link.begin(message.clone()).await {
-                Ok(()) => return Ok(PgWork { link, tag, is_preset }),
-                // Nothing was done under the branch yet, so another connection does as well.
-                Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
-                Err(error) => return Err(failure(error, During::Repeatable)),
-            }
-        }
+        self.begin_work(tag(branch)).await
     }
 
     fn interrupter(&self, session: &PgWork<C::Link>) -> String {

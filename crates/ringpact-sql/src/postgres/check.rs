@@ -15,13 +15,15 @@ use crate::UnsuitableError;
 /// The first version that has `pg_current_xact_id_if_assigned`.
 const OLDEST_VERSION: u32 = 130_000;
 
+const RUN_SETUP: &str = "Run the participant's SETUP_SQL in the database as its owner, or call its function `setup`";
+
 /// What the options of a participant ask of its server.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a check that is not known to the builder would not be made")]
 pub struct Wanted<'a> {
     /// Name of the schema.
     pub schema: &'a str,
-    /// Maximum number of promises of this process.
+    /// Maximum number of prepared transactions of this process; 0 for a service with tables.
     pub max_promises: usize,
     /// Whether the participant makes no promises.
     pub is_last_resource: bool,
@@ -42,11 +44,38 @@ pub async fn check(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), Un
     set_up(client, wanted, &role).await
 }
 
+/// Like [`check()`], for a service with tables: checks the table of branches, too.
+///
+/// # Errors
+///
+/// As for [`check()`].
+pub async fn check_for_tables(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), UnsuitableError> {
+    check(client, wanted).await?;
+    let schema = wanted.schema;
+    let exists = format!("SELECT to_regclass('{schema}.branch') IS NOT NULL, current_user");
+    let row = one_row(client, &exists).await?;
+    if text(&row, 0)? != "t" {
+        return unsuitable(format!("schema {schema} lacks the table that services with tables need"), RUN_SETUP);
+    }
+    let rights = format!(
+        "SELECT has_table_privilege('{schema}.branch', 'SELECT') AND has_table_privilege('{schema}.branch', 'INSERT') \
+         AND has_table_privilege('{schema}.branch', 'UPDATE') AND has_table_privilege('{schema}.branch', 'DELETE')"
+    );
+    if text(&one_row(client, &rights).await?, 0)? != "t" {
+        let role = text(&row, 1)?;
+        let grant =
+            format!("As its owner, run GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.branch TO {}", quoted(role));
+        return unsuitable(format!("role {role} may not use table {schema}.branch"), &grant);
+    }
+    Ok(())
+}
+
 async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), UnsuitableError> {
     let row = one_row(
         client,
         "SELECT current_setting('server_version_num'), current_setting('max_prepared_transactions'), \
-         current_setting('fsync'), pg_is_in_recovery(), current_setting('server_version')",
+         current_setting('fsync'), pg_is_in_recovery(), current_setting('server_version'), \
+         current_setting('synchronous_commit')",
     )
     .await?;
     let version: u32 = number(&row, 0)?;
@@ -77,6 +106,13 @@ async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), Unsui
         let change = "Run ALTER SYSTEM SET fsync = on, or, for tests, call the builder's accept_fsync_off";
         return unsuitable(problem, change);
     }
+    // PREPARE TRANSACTION and COMMIT PREPARED sync all the same, but the COMMIT of a branch alone does not.
+    if text(&row, 5)? == "off" && !wanted.may_lose_promises {
+        let problem = "synchronous_commit is off, so a crash of the server loses commits".to_owned();
+        let change = "Run ALTER ROLE .. SET synchronous_commit = on (or ALTER DATABASE, or ALTER SYSTEM and pg_reload_conf()), \
+                      leave it out of the connection's options, and connect again";
+        return unsuitable(problem, change);
+    }
     Ok(())
 }
 
@@ -105,8 +141,7 @@ async fn role(client: &impl PgClient, within: Duration) -> Result<String, Unsuit
 
 async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Result<(), UnsuitableError> {
     let schema = wanted.schema;
-    let quoted_role = format!("\"{}\"", role.replace('"', "\"\""));
-    let run = "Run the participant's SETUP_SQL in the database as its owner, or call its function `setup`";
+    let quoted_role = quoted(role);
     let name = literal(schema);
     let row = one_row(
         client,
@@ -118,7 +153,7 @@ async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Resu
     .await?;
     let database = text(&row, 0)?;
     if text(&row, 1)? == "t" {
-        return unsuitable(format!("database {database} has no schema {schema}"), run);
+        return unsuitable(format!("database {database} has no schema {schema}"), RUN_SETUP);
     }
     let grant = format!(
         "As its owner, run GRANT USAGE ON SCHEMA {schema} TO {quoted_role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN \
@@ -134,7 +169,7 @@ async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Resu
          AND to_regclass('{schema}.life') IS NOT NULL AND to_regprocedure('{schema}.setup_version()') IS NOT NULL"
     );
     if text(&one_row(client, &exists).await?, 0)? != "t" {
-        return unsuitable(format!("schema {schema} of database {database} is incomplete"), run);
+        return unsuitable(format!("schema {schema} of database {database} is incomplete"), RUN_SETUP);
     }
     let rights = format!(
         "SELECT has_table_privilege('{schema}.marker', 'SELECT') AND has_table_privilege('{schema}.marker', 'INSERT') \
@@ -148,9 +183,13 @@ async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Resu
     let found: u32 = number(&one_row(client, &format!("SELECT {schema}.setup_version()")).await?, 0)?;
     if found != VERSION {
         let problem = format!("schema {schema} has version {found}, and this program needs version {VERSION}");
-        return unsuitable(problem, run);
+        return unsuitable(problem, RUN_SETUP);
     }
     Ok(())
+}
+
+fn quoted(role: &str) -> String {
+    format!("\"{}\"", role.replace('"', "\"\""))
 }
 
 fn unsuitable<T>(problem: String, change: &str) -> Result<T, UnsuitableError> {

@@ -58,6 +58,12 @@ pub(crate) fn tag_prefix(participant: &Name, coordinator: &Name) -> String {
     format!("ringpact {hash:016x} ")
 }
 
+/// Returns the tag of a transaction of a service with tables: 49 bytes at most. `process` is a number of this process that no other
+/// has, by chance. No tag of a branch begins so.
+pub(crate) fn tables_tag(process: u64, transaction: u64) -> String {
+    format!("ringpact tables {process:016x} {transaction:x}")
+}
+
 /// Returns a text as a literal of SQL, whatever is in it and however the server is set up.
 pub(crate) fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");

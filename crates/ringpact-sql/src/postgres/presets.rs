@@ -1,6 +1,6 @@
 //! What is set once for each connection instead of once for each branch.
 //!
-//! Of a branch's processor time at the server, three time-outs set by `SET LOCAL` and a promise that is parsed anew are
+//! Of a branch's processor time at the server, three time-outs set by `SET LOCAL` and a promise that is parsed again are
 //! about a fifth. A connection that leads to one session of the server keeps both. Behind a proxy that gives each transaction
 //! another session it does not, so [`leads_to_one_session`] finds out.
 
@@ -12,6 +12,17 @@ use crate::BranchTimeouts;
 /// Name of the prepared statement that makes promises. It must change when the statement does: a session may outlive the
 /// program that prepared it.
 pub(super) const PROMISE_STATEMENT: &str = "ringpact_promise_1";
+
+/// Which marker the promise's function writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// One if anything was changed. Otherwise the function fails, because there is nothing to prepare.
+    BeforePrepare,
+    /// One if anything was changed.
+    BeforeCommit,
+    /// None: the function only checks the transaction.
+    None,
+}
 
 /// Returns the message that sets a connection up when it is made. It does not change what the connection does outside of
 /// branches, but for these time-outs.
@@ -44,8 +55,13 @@ pub(super) fn begin(timeouts: &BranchTimeouts, tag: &str, is_preset: bool) -> St
 }
 
 /// Returns the statement that checks a branch's transaction and writes its marker.
-pub(super) fn promise(schema: &str, tag: &str, alone: bool, is_preset: bool) -> String {
+pub(super) fn promise(schema: &str, tag: &str, marker: Marker, is_preset: bool) -> String {
     let tag = literal(tag);
+    let alone = match marker {
+        Marker::BeforePrepare => "false",
+        Marker::BeforeCommit => "true",
+        Marker::None => "NULL",
+    };
     if is_preset {
         format!("EXECUTE {PROMISE_STATEMENT} ({tag}, {alone})")
     } else {

@@ -1,4 +1,4 @@
-//! What a database needs before it takes part: a schema with two tables and two functions.
+//! What a database needs before it takes part: a schema with three tables and two functions.
 
 use thiserror::Error;
 

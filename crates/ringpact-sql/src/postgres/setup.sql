@@ -2,6 +2,14 @@
 SELECT pg_advisory_xact_lock(hashtextextended('ringpact set-up', 0));
 CREATE SCHEMA IF NOT EXISTS ringpact;
 
+-- Version 1 had four columns in its markers, a promise with six arguments, and lives without a tag.
+DO $ringpact$ BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('ringpact.marker') AND attname = 'sequence') THEN
+        DROP TABLE ringpact.marker;
+    END IF;
+END $ringpact$;
+DROP FUNCTION IF EXISTS ringpact.promise(text, text, text, numeric, numeric, boolean);
+
 -- A branch's marker: written in the branch's own transaction, so it is there exactly if the branch is committed.
 -- Its key is the tag that the branch's session has as its application_name: one column that is sent and compared quickly.
 CREATE TABLE IF NOT EXISTS ringpact.marker (branch text COLLATE "C" PRIMARY KEY);
@@ -17,8 +25,25 @@ CREATE TABLE IF NOT EXISTS ringpact.life (
     tag text COLLATE "C" NOT NULL,
     PRIMARY KEY (participant, coordinator)
 );
+-- Rows of version 1 have an empty one until the coordinator is opened again. There was no last resource then.
+ALTER TABLE ringpact.life ADD COLUMN IF NOT EXISTS tag text COLLATE "C" NOT NULL DEFAULT '';
+
+-- What has become of each branch of a service with tables (`open_tables`), in the same transaction as the branch's work.
+-- state: 1 reserved, 2 doomed, 3 promised, 4 confirmed, 5 cancelled. The refusal is text in UTF-8: convert_from(refusal, 'UTF8').
+CREATE TABLE IF NOT EXISTS ringpact.branch (
+    participant text COLLATE "C" NOT NULL,
+    coordinator text COLLATE "C" NOT NULL,
+    epoch numeric(20) NOT NULL,
+    sequence numeric(20) NOT NULL,
+    state smallint NOT NULL CHECK (state BETWEEN 1 AND 5),
+    position numeric(20) NOT NULL,
+    works bytea NOT NULL,
+    refusal bytea,
+    PRIMARY KEY (participant, coordinator, epoch, sequence)
+);
 
 -- Writes the marker, or stops the message that it comes in, so that the PREPARE or COMMIT behind it does not run.
+-- alone: true before a COMMIT, false before a PREPARE, null before a COMMIT of the branch's row, which needs no marker.
 CREATE OR REPLACE FUNCTION ringpact.promise(tag text, alone boolean)
 RETURNS void LANGUAGE plpgsql AS $ringpact$
 BEGIN
@@ -26,6 +51,9 @@ BEGIN
     IF current_setting('application_name') <> tag THEN
         RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
             HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
+    END IF;
+    IF alone IS NULL THEN
+        RETURN;
     END IF;
     IF pg_current_xact_id_if_assigned() IS NULL THEN
         IF alone THEN
