@@ -53,7 +53,7 @@ pub use error_chain::{causes, error_chain};
 #[cfg(feature = "transactions")]
 pub use id::{BranchId, Epoch, IdError, Name, TxnId, TxnOrdinal};
 #[cfg(feature = "transactions")]
-pub use log::{Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Record, TransactionLog};
+pub use log::{FileLog, LogError, LogId, MemoryLog, TransactionLog};
 #[cfg(feature = "tokio")]
 pub use participant::AsyncParticipant;
 #[cfg(feature = "transactions")]

@@ -10,9 +10,8 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, Durability, Epoch, Lsn, MemoryLog, Name, Participant, ParticipantError, Policy,
-    TransactionLog, TxnId, Vote,
-    log::Heuristic,
+    BranchId, Coordinator, Epoch, MemoryLog, Name, Participant, ParticipantError, Policy, TransactionLog, TxnId, Vote,
+    log::{Durability, Heuristic, Lsn},
     participant::{Call, Inline},
     txn::{Action, CommitProtocol, CoordinatorBuilder, Input},
 };

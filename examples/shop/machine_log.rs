@@ -12,7 +12,8 @@ use std::{
 };
 
 use ringpact::{
-    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, log::Claim,
+    Epoch, FileLog, LogError, LogId, Name, TransactionLog,
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
 };
 
 use crate::faults::{Event, Faults};

@@ -20,7 +20,7 @@ use crate::id::{Epoch, Name};
 /// it:
 ///
 /// ```
-/// use ringpact::{Durability, Fact, MemoryLog, Name, Epoch, Record, TransactionLog};
+/// use ringpact::{MemoryLog, Name, Epoch, TransactionLog, log::{Durability, Fact, Record}};
 ///
 /// let log = MemoryLog::new();
 /// let owner = Name::new("shop")?;

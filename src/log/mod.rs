@@ -194,7 +194,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// the future is first polled.
     ///
     /// ```
-    /// # use ringpact::{Epoch, Fact, LogError, Lsn, Name, Record, TransactionLog};
+    /// # use ringpact::{Epoch, LogError, Name, TransactionLog, log::{Fact, Lsn, Record}};
     /// async fn open(log: &impl TransactionLog, owner: Name) -> Result<Lsn, LogError> {
     ///     log.commit_async(Record { owner, fact: Fact::Opened { epoch: Epoch::new(1) } }).await
     /// }

@@ -8,7 +8,10 @@
 
 use std::{io, time::Duration};
 
-use ringpact::{Durability, FileLog, LogError, Lsn, TransactionLog};
+use ringpact::{
+    FileLog, LogError, TransactionLog,
+    log::{Durability, Lsn},
+};
 
 use super::{Keep, Op, SIM_DIR, SimStorage, ended, prepared};
 

@@ -7,7 +7,11 @@ pub mod sim_storage;
 
 use std::path::Path;
 
-use ringpact::{Durability, Fact, FileLog, LogError, Lsn, Name, Record, TransactionLog, TxnId, id::Epoch};
+use ringpact::{
+    FileLog, LogError, Name, TransactionLog, TxnId,
+    id::Epoch,
+    log::{Durability, Fact, Lsn, Record},
+};
 
 pub use sim_storage::{Forgotten, Keep, Op, SimStorage};
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, thread};
 
 use crate::common::{commit, live_numbers, name, open_small, prepared};
-use ringpact::{Durability, FileLog, LogError, TransactionLog};
+use ringpact::{FileLog, LogError, TransactionLog, log::Durability};
 
 #[track_caller]
 fn assert_closed<T: std::fmt::Debug>(result: Result<T, LogError>) {

@@ -13,8 +13,11 @@ use std::{
 use crate::common::{Op, SIM_DIR, SimStorage, commit, ended, live_numbers, prepared};
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
-    Durability, FileLog, TransactionLog,
-    log::storage::{LockGuard, Storage, StorageFile},
+    FileLog, TransactionLog,
+    log::{
+        Durability,
+        storage::{LockGuard, Storage, StorageFile},
+    },
 };
 
 /// A storage in which one kind of operation takes until it is released.

@@ -9,9 +9,9 @@ use std::{
 };
 
 use ringpact::{
-    Durability, Fact, FileLog, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog,
+    FileLog, LogError, LogId, MemoryLog, Name, TransactionLog,
     log::{
-        Claim,
+        Claim, Durability, Fact, LogStats, Lsn, Record,
         conformance::{self, Ending, Factory},
     },
 };

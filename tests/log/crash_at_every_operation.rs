@@ -3,7 +3,7 @@
 //! reported durable is there afterwards, and what is there is a prefix of what was appended.
 
 use crate::common::{Keep, Op, SimStorage, commit, ended, live_numbers, long_form, open_sim, prepared};
-use ringpact::{Durability, FileLog, LogError, TransactionLog};
+use ringpact::{FileLog, LogError, TransactionLog, log::Durability};
 
 /// What is done to a log.
 #[derive(Clone, Copy)]

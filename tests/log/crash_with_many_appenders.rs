@@ -11,7 +11,10 @@ use std::{
 };
 
 use crate::common::{Keep, Op, SimStorage, ended, live_numbers, long_form, open_sim, prepared};
-use ringpact::{Durability, FileLog, LogError, Lsn, TransactionLog};
+use ringpact::{
+    FileLog, LogError, TransactionLog,
+    log::{Durability, Lsn},
+};
 
 const THREADS: u64 = 6;
 const TRANSACTIONS: u64 = 12;

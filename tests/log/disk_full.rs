@@ -5,7 +5,7 @@
 use std::{io, thread, time::Duration};
 
 use crate::common::{Keep, Op, SimStorage, commit, ended, live_numbers, open_sim, prepared};
-use ringpact::{Durability, LogError, TransactionLog};
+use ringpact::{LogError, TransactionLog, log::Durability};
 
 const WORK_BYTES: usize = 3_000;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{commit, live_numbers, open_small, prepared};
-use ringpact::{Durability, LogError, TransactionLog, error_chain};
+use ringpact::{LogError, TransactionLog, error_chain, log::Durability};
 
 /// Set in the child process: the directory for the log and the library's signals.
 const DIR: &str = "FAILING_SYNC";

@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::common::{Keep, Op, SimStorage, commit, live_numbers, name, open_sim, prepared};
-use ringpact::{Durability, LogError, Lsn, TransactionLog, error_chain};
+use ringpact::{
+    LogError, TransactionLog, error_chain,
+    log::{Durability, Lsn},
+};
 
 struct NoTask;
 

@@ -5,7 +5,10 @@
 use std::fs;
 
 use crate::common::{commit, dir_with_segment, live_numbers, name, only_segment, open_small, prepared};
-use ringpact::{Epoch, Fact, LogError, LogId, Record, TransactionLog, TxnId, log::Heuristic};
+use ringpact::{
+    Epoch, LogError, LogId, TransactionLog, TxnId,
+    log::{Fact, Heuristic, Record},
+};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const BLOCK: usize = 4096;

@@ -7,9 +7,9 @@ use std::{fs, path::Path};
 
 use crate::common::{commit, name, only_segment, open_small};
 use ringpact::{
-    Durability, Epoch, Fact, FileLog, LogId, Record, TransactionLog, TxnId,
+    Epoch, FileLog, LogId, TransactionLog, TxnId,
     log::{
-        Heuristic,
+        Durability, Fact, Heuristic, Record,
         inspect::{BatchKind, inspect},
     },
 };

@@ -12,8 +12,11 @@ use std::{
 
 use crate::common::{SIM_DIR, SimStorage, commit, ended, name, only_segment, open_sim, open_small, prepared};
 use ringpact::{
-    Durability, Epoch, Fact, Record, TransactionLog,
-    log::inspect::{BatchKind, Role, inspect, inspect_in},
+    Epoch, TransactionLog,
+    log::{
+        Durability, Fact, Record,
+        inspect::{BatchKind, Role, inspect, inspect_in},
+    },
 };
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {

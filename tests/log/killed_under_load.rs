@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::common::{commit, ended, live_numbers, long_form, open_small, prepared};
-use ringpact::{Durability, TransactionLog};
+use ringpact::{TransactionLog, log::Durability};
 
 const THREADS: u64 = 64;
 /// Set in the child process: the log's directory, and which life of it this is.

@@ -12,8 +12,9 @@ use std::{
 
 use crate::common::{commit, ended, live_numbers, only_segment, prepared};
 use ringpact::{
-    Durability, FileLog, TransactionLog,
+    FileLog, TransactionLog,
     log::{
+        Durability,
         options::OPENING_SEGMENT_BYTES,
         storage::{Disk, LockGuard, Storage, StorageFile},
     },

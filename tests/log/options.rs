@@ -6,7 +6,7 @@ use crate::{
     common::{commit, live_numbers, prepared},
     support::runs_alone,
 };
-use ringpact::{Durability, FileLog, TransactionLog};
+use ringpact::{FileLog, TransactionLog, log::Durability};
 
 /// Returns what the threads of this name have used of the processor, in hundredths of a second.
 fn processor_time(name: &str) -> u64 {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{Op, SimStorage, commit, ended, live_numbers, only_segment, open_sim, open_small, prepared};
-use ringpact::{Durability, FileLog, LogError, TransactionLog, error_chain};
+use ringpact::{FileLog, LogError, TransactionLog, error_chain, log::Durability};
 
 /// Set in a child process: the directory that it works in. The working directory and the limits
 /// belong to a process.

@@ -6,7 +6,10 @@ use std::{fs, io, path::PathBuf};
 use crate::common::{
     Forgotten, Keep, Op, SimStorage, commit, dir_with_segment, ended, live_numbers, open_sim, open_small, prepared,
 };
-use ringpact::{Durability, FileLog, LogError, TransactionLog, log::inspect::inspect};
+use ringpact::{
+    FileLog, LogError, TransactionLog,
+    log::{Durability, inspect::inspect},
+};
 
 const BLOCK: usize = 4096;
 /// Small enough that the live records at a time need no larger segments.
@@ -63,7 +66,7 @@ fn a_lost_name_that_is_not_known_to_be_durable_poisons_the_log() {
             let crashed = storage.crash(keep);
             let log = open_sim(&crashed).unwrap_or_else(|error| panic!("{kind}, {keep:?}: {error}"));
             assert_eq!(live_numbers(&log)[0], 0);
-            assert!(log.recovery().records > 0 && durable > ringpact::Lsn::NONE);
+            assert!(log.recovery().records > 0 && durable > ringpact::log::Lsn::NONE);
             // What was removed comes back with a later crash, and is still what its name says.
             commit(&log, prepared(1_000, 10)).unwrap();
             drop(log);

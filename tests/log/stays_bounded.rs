@@ -5,8 +5,11 @@ use std::{fs, path::Path};
 
 use crate::common::{commit, ended, live_numbers, open_small, prepared};
 use ringpact::{
-    Durability, FileLog, TransactionLog,
-    log::options::{MAX_QUEUE_BYTES, MIN_SEGMENT_BYTES},
+    FileLog, TransactionLog,
+    log::{
+        Durability,
+        options::{MAX_QUEUE_BYTES, MIN_SEGMENT_BYTES},
+    },
 };
 
 fn size(dir: &Path) -> u64 {

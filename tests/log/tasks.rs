@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::common::{live_numbers, open_small, prepared};
-use ringpact::{LogStats, Lsn, TransactionLog};
+use ringpact::{
+    TransactionLog,
+    log::{LogStats, Lsn},
+};
 use tokio::runtime::Builder;
 
 const TASKS: u64 = 3_000;

@@ -16,7 +16,10 @@ use std::{
 };
 
 use crate::common::{commit, name, open_small, prepared};
-use ringpact::{Durability, FileLog, Lsn, TransactionLog};
+use ringpact::{
+    FileLog, TransactionLog,
+    log::{Durability, Lsn},
+};
 
 /// Far longer than anything here takes: after it, a task is stuck.
 const STUCK: Duration = Duration::from_secs(30);

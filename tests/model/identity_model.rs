@@ -20,7 +20,8 @@ use std::{
 };
 
 use ringpact::{
-    Epoch, Fact, LogId, Lsn, Name, Record, TxnOrdinal,
+    Epoch, LogId, Name, TxnOrdinal,
+    log::{Fact, Lsn, Record},
     participant::{Call, EndedOpening, KnownLife, Life, ParticipantError},
     txn::{Openings, Standing},
 };

@@ -8,9 +8,9 @@ use std::{
 };
 
 use ringpact::{
-    BranchId, Coordinator, Epoch, Fact, Lsn, MemoryLog, Name, Participant, Policy, Record, ResourceManager, Service,
-    ServiceError, TransactionLog, TxnId, Vote,
-    log::Heuristic,
+    BranchId, Coordinator, Epoch, MemoryLog, Name, Participant, Policy, ResourceManager, Service, ServiceError,
+    TransactionLog, TxnId, Vote,
+    log::{Fact, Heuristic, Lsn, Record},
     participant::Call,
     txn::{Action, CommitProtocol, Input, Remembered},
 };

@@ -20,7 +20,8 @@ use std::{
 };
 
 use ringpact::{
-    Durability, Epoch, Lsn, Name, Policy, TxnId, Vote,
+    Epoch, Name, Policy, TxnId, Vote,
+    log::{Durability, Lsn},
     participant::{BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, Effort, LogSharing, Verb},
     txn::{Action, CommitProtocol, Input},
 };

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Durability, Fact, MemoryLog, Participant, ParticipantError, Record, ResourceManager, Service,
-    ServiceError, TransactionLog, Vote,
+    BranchId, MemoryLog, Participant, ParticipantError, ResourceManager, Service, ServiceError, TransactionLog, Vote,
+    log::{Durability, Fact, Record},
     participant::{BranchTrouble, Life, OpenError},
 };
 

@@ -3,7 +3,7 @@
 use crate::support::{assert_same_ring, build, members};
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, Modular, Node, Placement, RingEpoch, Xxh3};
-use ringpact::{Epoch, Lsn, TxnOrdinal};
+use ringpact::{Epoch, TxnOrdinal, log::Lsn};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{Epoch, Fact, Name, Record, TransactionLog};
+use ringpact::{
+    Epoch, Name, TransactionLog,
+    log::{Fact, Record},
+};
 
 use super::{
     OVERGROWN,

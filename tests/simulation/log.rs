@@ -7,7 +7,8 @@ use std::{
 };
 
 use ringpact::{
-    Durability, Epoch, Fact, FileLog, LogError, LogId, LogStats, Lsn, Name, Record, TransactionLog, TxnId, log::Claim,
+    Epoch, FileLog, LogError, LogId, Name, TransactionLog, TxnId,
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
 };
 
 use super::{host::Life, mutants::Mutant};

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ringpact::{
-    Coordinator, Fact, LogId, Name, ParticipantError, TransactionLog, TxnId,
+    Coordinator, LogId, Name, ParticipantError, TransactionLog, TxnId,
+    log::Fact,
     participant::Decision,
     txn::{BranchState, BranchStatus, CoordinatorBuilder},
 };

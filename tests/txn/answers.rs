@@ -13,9 +13,9 @@ use std::{
 
 use crate::support::{Account, Disk, Fault, Op, Refused, branch, call, manager_on, scripted::Scripted};
 use ringpact::{
-    BranchId, CommitError, Coordinator, Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name,
-    Participant, ParticipantError, Record, ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
-    log::{Claim, MAX_RECORD_BYTES},
+    BranchId, CommitError, Coordinator, Epoch, LogError, LogId, MemoryLog, Name, Participant, ParticipantError,
+    ResourceManager, Service, ServiceError, TransactionLog, Vote, error_chain,
+    log::{Claim, Durability, LogStats, Lsn, MAX_RECORD_BYTES, Record},
     participant::{AsyncParticipant, BranchRefusal, Call, Effort, ExecuteError, MAX_WORK_BYTES, Verb},
     txn::{CoordinatorBuilder, RollbackCause},
 };

@@ -7,7 +7,7 @@ use crate::support::{
     wire::{Fate, Sent, Wire},
 };
 use ringpact::{
-    BranchId, Coordinator, Epoch, Lsn, MemoryLog, Participant, ParticipantError, Policy, TransactionLog,
+    BranchId, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, log::Lsn,
     participant::Verb,
 };
 

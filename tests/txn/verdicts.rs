@@ -9,8 +9,8 @@ use crate::support::{
 };
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, CommitError, Coordinator, Durability, Epoch, Fact, MemoryLog, Participant, ParticipantError, Policy,
-    Record, TransactionLog, TxnId,
+    BranchId, CommitError, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, Policy, TransactionLog, TxnId,
+    log::{Durability, Fact, Record},
     participant::{Call, Decision, Endpoint, InDoubtResolution, Life, Reply, Request, Response, Verb, Verdict},
     txn::{CoordinatorBuilder, RollbackCause},
 };

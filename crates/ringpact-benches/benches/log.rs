@@ -12,7 +12,10 @@ use std::{
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog, TxnId};
+use ringpact::{
+    Epoch, FileLog, Name, TransactionLog, TxnId,
+    log::{Durability, Fact, Record},
+};
 
 /// About the size of a decision over three participants, in bytes.
 const WORK_BYTES: usize = 100;

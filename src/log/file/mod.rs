@@ -68,7 +68,7 @@ pub use options::FileLogOptions;
 /// the directory holds two segments at most.
 ///
 /// ```
-/// use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog};
+/// use ringpact::{Epoch, FileLog, Name, TransactionLog, log::{Durability, Fact, Record}};
 ///
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("shop.log");

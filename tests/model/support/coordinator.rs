@@ -1,8 +1,7 @@
 //! The coordinator: it carries out what its protocols say, crashes, opens again and recovers.
 
 use ringpact::{
-    Lsn,
-    log::Fact,
+    log::{Fact, Lsn},
     participant::{BranchPhase, BranchReply, Decision, LastResourceAnswer},
     txn::{Action, CommitProtocol, Input, Outcome, Remembered, TransactionState},
 };

@@ -1,7 +1,7 @@
 //! The logs: records become durable, or the log fails; a crash cuts off what was not durable.
 
 use ringpact::{
-    Lsn,
+    log::Lsn,
     participant::{BranchInput, LogSharing},
     txn::Input,
 };

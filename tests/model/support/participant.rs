@@ -5,7 +5,7 @@
 //! still waits for the log. The machine is made for that, too.
 
 use ringpact::{
-    Lsn,
+    log::Lsn,
     participant::{BranchAction, BranchInput, BranchPhase, BranchProtocol, BranchReply, Decision, Effort, LogSharing},
     txn::CommitProtocol,
 };

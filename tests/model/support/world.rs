@@ -2,8 +2,8 @@
 
 use super::machine::Id;
 use ringpact::{
-    Lsn, Name, Record, TxnId,
-    log::{Fact, Heuristic, LiveRecords},
+    Name, TxnId,
+    log::{Fact, Heuristic, LiveRecords, Lsn, Record},
     participant::{BranchReply, Decision, Verb, Vote},
 };
 

@@ -3,7 +3,8 @@
 use std::task::{Context, Poll};
 
 use ringpact::{
-    Durability, Epoch, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+    Epoch, LogError, LogId, MemoryLog, Name, TransactionLog,
+    log::{Claim, Durability, LogStats, Lsn, Record},
 };
 
 /// A log with the identity, the records and the numbering that another one had when it was copied.

@@ -14,7 +14,8 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
-    Durability, Epoch, Fact, LogError, LogId, LogStats, Lsn, MemoryLog, Name, Record, TransactionLog, log::Claim,
+    Epoch, LogError, LogId, MemoryLog, Name, TransactionLog,
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
 };
 
 /// Records become durable a little later, on another thread, so that waiters really wait.

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use ringpact::{Durability, Epoch, Fact, FileLog, Lsn, Name, Record, TransactionLog, TxnId};
+use ringpact::{Epoch, FileLog, Name, TransactionLog, TxnId, log::{Durability, Fact, Lsn, Record}};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{RECORD_BYTES, failed, fresh_dir};

@@ -3,7 +3,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use ringpact::{Durability, Epoch, Fact, FileLog, Name, Record, TransactionLog, TxnId};
+use ringpact::{Epoch, FileLog, Name, TransactionLog, TxnId, log::{Durability, Fact, Record}};
 
 use super::{
     RECORD_BYTES,
