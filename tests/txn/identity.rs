@@ -346,6 +346,30 @@ fn work_of_an_epoch_that_the_coordinator_has_not_announced_is_refused() {
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), []);
 }
 
+/// Found by simulation. A bug: until it heard the coordinator again, a participant that was started again took work of later
+/// epochs, also of an opening that it had just refused. The copy was closed, and what the work had set aside stayed so.
+#[test]
+fn a_restarted_participant_takes_no_work_of_an_opening_that_it_refuses() {
+    let mut shop = Shop::new();
+    let log = MemoryLog::new();
+    let coordinator = shop.coordinator(log.clone()).open().unwrap();
+    buy(&shop, &coordinator);
+    shop.restart_goods();
+    let later = Epoch::new(coordinator.epoch().as_u64() + 1);
+    let branch = |sequence| TxnId::new(name("shop"), later, sequence).branch(&name("goods"));
+    // Nothing was heard of it: it may be the coordinator's next opening, whose introduction is on its way.
+    shop.goods.execute(&branch(1), 2).unwrap();
+    let copy = Life::new(log.id(), later, 3);
+    let refused = shop.goods.meet(&name("shop"), &copy);
+    assert!(matches!(refused, Err(ParticipantError::Superseded(_))), "{refused:?}");
+    let refused = shop.goods.execute(&branch(2), 2);
+    assert!(matches!(refused, Err(ExecuteError::UnknownEpoch { .. })), "{refused:?}");
+    assert_eq!(shop.goods.status().active, 1);
+    drop(coordinator);
+    let next = shop.coordinator(log.crash()).open().unwrap();
+    buy(&shop, &next);
+}
+
 /// A bug: it held its locks forever.
 #[test]
 fn work_under_an_id_that_was_never_given_out_is_given_back() {
