@@ -1,6 +1,6 @@
 //! What is set once for each connection instead of once for each branch.
 //!
-//! Of a branch's processor time at the server, three time-outs set by `SET LOCAL` and a promise that is parsed anew are
+//! Of a branch's processor time at the server, three time-outs set by `SET LOCAL` and a promise that is parsed again are
 //! about a fifth. A connection that leads to one session of the server keeps both. Behind a proxy that gives each transaction
 //! another session it does not, so [`leads_to_one_session`] finds out.
 
