@@ -121,13 +121,15 @@ pub struct KnownLife {
     life: Life,
     /// Whether a message said so since the participant was opened.
     heard: bool,
+    /// Whether a life of a later epoch was refused since the participant was opened.
+    refused_later: bool,
 }
 
 impl KnownLife {
     /// Returns what is known of a coordinator that was never heard: nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { life: Life::new(LogId::NONE, Epoch::new(0), 0), heard: false }
+        Self { life: Life::new(LogId::NONE, Epoch::new(0), 0), heard: false, refused_later: false }
     }
 
     /// Takes in what the participant heard before it was opened, as its own log says. Call it in
@@ -153,12 +155,20 @@ impl KnownLife {
         self.heard
     }
 
+    /// Whether work of a later epoch than that of [`life`](Self::life) is refused. It is once the
+    /// coordinator has said its epoch since the participant was opened; and once the participant has
+    /// refused a later one, because no coordinator may ever end such work.
+    #[must_use]
+    pub const fn refuses_later_work(&self) -> bool {
+        self.heard || self.refused_later
+    }
+
     /// Checks and takes in how a coordinator introduces itself. Call it before the participant
     /// answers which branches it holds.
     ///
     /// # Errors
     ///
-    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; nothing has changed
+    /// [`ParticipantError::OtherLog`] and [`ParticipantError::Superseded`]; the known life is the same
     /// then.
     pub fn meet(&mut self, coordinator: &Name, life: &Life) -> Result<Introduction, ParticipantError> {
         let known = self.life;
@@ -167,7 +177,7 @@ impl KnownLife {
         // one that it takes the place of.
         let is_named = life.log != known.log || (life.epoch != known.epoch && life.after.epoch == known.epoch);
         if known.log != LogId::NONE && known.log == life.replaces && is_named {
-            *self = Self { life: Life::new(life.log, life.epoch, life.position), heard: true };
+            *self = Self { life: Life::new(life.log, life.epoch, life.position), heard: true, refused_later: false };
             return Ok(Introduction::Replaces);
         }
         self.continue_with(coordinator, life)?;
@@ -188,7 +198,7 @@ impl KnownLife {
             return Ok(()); // the message says nothing of its coordinator
         }
         if said.epoch < self.life.epoch {
-            return Err(ParticipantError::Superseded(self.mismatch(coordinator, &said)));
+            return Err(ParticipantError::Superseded(self.refuse(coordinator, &said)));
         }
         // A message that does not say which log it comes from must not outdate one that does.
         if self.life.log == LogId::NONE {
@@ -202,11 +212,11 @@ impl KnownLife {
         if known.log == LogId::NONE {
             // What is known came without a log, so it is no reason to refuse a coordinator that
             // names its log.
-            *self = Self { life: Life::new(said.log, said.epoch, said.position), heard: true };
+            *self = Self { life: Life::new(said.log, said.epoch, said.position), heard: true, refused_later: false };
             return Ok(());
         }
         if known.log != said.log {
-            return Err(ParticipantError::OtherLog(self.mismatch(coordinator, said)));
+            return Err(ParticipantError::OtherLog(self.refuse(coordinator, said)));
         }
         let is_older = match said.epoch.cmp(&known.epoch) {
             Ordering::Less => true,
@@ -216,15 +226,16 @@ impl KnownLife {
             Ordering::Greater => said.after.epoch != known.epoch || said.after.position < known.position,
         };
         if is_older {
-            return Err(ParticipantError::Superseded(self.mismatch(coordinator, said)));
+            return Err(ParticipantError::Superseded(self.refuse(coordinator, said)));
         }
         // Messages of one life overtake each other, so one of them may have a smaller position.
         let position = known.position.max(said.position);
-        *self = Self { life: Life::new(said.log, said.epoch, position), heard: true };
+        *self = Self { life: Life::new(said.log, said.epoch, position), heard: true, refused_later: false };
         Ok(())
     }
 
-    fn mismatch(&self, coordinator: &Name, came: &Life) -> Box<LifeMismatch> {
+    fn refuse(&mut self, coordinator: &Name, came: &Life) -> Box<LifeMismatch> {
+        self.refused_later |= came.epoch > self.life.epoch;
         Box::new(LifeMismatch { coordinator: coordinator.clone(), known: self.life, came: *came })
     }
 }

@@ -20,6 +20,9 @@ pub struct Ledger {
     /// Purchases that no participant had carried out when a copy of the coordinator's log was opened in its place, or as long as one
     /// was open beside it.
     overtaken: BTreeSet<TxnId>,
+    /// Purchases of which a copy of the coordinator's log has rolled something back, with the participants that were absent then:
+    /// they could have told that the copy is old.
+    without: BTreeMap<TxnId, BTreeSet<Name>>,
     /// Purchases that some participant has said to be committed there. So that is durable.
     acknowledged: BTreeSet<TxnId>,
     pub wrong: Vec<String>,
@@ -131,6 +134,19 @@ impl Ledger {
         self.overtaken.contains(txn)
     }
 
+    /// A copy of a coordinator's log has rolled something of the purchase back, while these participants were absent.
+    pub fn is_rolled_back_without(&mut self, txn: &TxnId, absent: BTreeSet<Name>) {
+        self.without.entry(txn.clone()).or_default().extend(absent);
+    }
+
+    /// Whether a copy may have torn the purchase apart: participants have it, and all of these were absent when the copy rolled it
+    /// back.
+    pub fn is_torn_by_copy<'a>(&self, txn: &TxnId, there: impl Iterator<Item = &'a Name>) -> bool {
+        let mut there = there.peekable();
+        let absent = self.without.get(txn).filter(|_| there.peek().is_some());
+        absent.is_some_and(|absent| there.all(|participant| absent.contains(participant)))
+    }
+
     /// A participant says that it has committed its branch.
     pub fn acknowledged(&mut self, txn: &TxnId) {
         self.acknowledged.insert(txn.clone());
@@ -175,7 +191,8 @@ impl Ledger {
                 unsure.insert(txn);
                 continue;
             }
-            if !there.is_empty() && !missing.is_empty() {
+            let is_torn_by_copy = self.is_torn_by_copy(txn, there.iter().copied());
+            if !there.is_empty() && !missing.is_empty() && !is_torn_by_copy {
                 wrong.push(format!(
                     "{txn} is torn: {there:?} have it, {missing:?} don't; its client: {:?}",
                     purchase.told
@@ -187,7 +204,7 @@ impl Ledger {
             // A copy of the log that takes over rolls back what it knows no decision of, and no operator looks for a letter then.
             let is_lost = self.overtaken.contains(txn) || !is_sent && self.untold.contains(txn);
             let is_untold = there.is_empty() && is_lost;
-            if !missing.is_empty() && purchase.told == Some(Told::Committed) && !is_untold {
+            if !missing.is_empty() && purchase.told == Some(Told::Committed) && !is_untold && !is_torn_by_copy {
                 wrong.push(format!("{txn} is missing at {missing:?}; its client was told that it has committed"));
             }
         }

@@ -9,7 +9,7 @@
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
 //! | `mailer`, `client`, `executor` | its last resource, the customers, and how they wait |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
-//! | `ledger`, `bounds`, `marks`, `acquaintances` | the oracle |
+//! | `ledger`, `bounds`, `marks`, `acquaintances`, `absences` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
 //!
 //! A run goes through these phases. *Faults*: clients buy, everything that can fails. *Peace*: nothing fails any more;
@@ -18,6 +18,7 @@
 //! end the logs must have forgotten all that has ended; and all along, whenever a client is through with a purchase, they
 //! must hold nothing but of what is still open or remembered, and take no more than two segments for it.
 
+mod absences;
 mod acquaintances;
 mod bounds;
 mod client;

@@ -64,6 +64,7 @@ impl Endpoint for Wire {
         self.mutate_request(&mut request);
         self.from.sent.goes_out(&self.from, &self.name, &mut request);
         let what = Kind::of(&request);
+        let asks = world.absences.asks(world, &self.name, &request);
         let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
         if self.is(Mutant::ForgetsEarly) && what == Kind::Decision {
             awaited.answer(Ok(Response::Done));
@@ -82,11 +83,15 @@ impl Endpoint for Wire {
             }
             world.clock.note(format_args!("{number} is answered by {life}: {}", Outcome(&result)));
             mutate_vote(world, what, &mut result);
-            let (from, awaited, result) = (Arc::clone(&from), Arc::clone(&awaited), Mutex::new(Some(result)));
+            let (awaited, result) = (Arc::clone(&awaited), Mutex::new(Some(result)));
+            let (world, name, asks) = (Arc::clone(&life.world), name.clone(), asks.clone());
             life.world.clone().send(to, from.host, move || {
                 // The second copy of an answer finds that no thread waits for it any more.
                 let result = result.lock().take();
                 if let Some(result) = result {
+                    if let Some(asks) = &asks {
+                        world.absences.is_answered(&world, &name, asks);
+                    }
                     awaited.answer(result);
                 }
             });

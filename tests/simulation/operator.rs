@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ringpact::{
-    Coordinator, LogId, Name, ParticipantError, TransactionLog, TxnId,
+    BranchId, Coordinator, LogId, Name, ParticipantError, TransactionLog, TxnId,
     log::Fact,
     participant::Decision,
     txn::{BranchState, BranchStatus, CoordinatorBuilder},
@@ -216,17 +216,22 @@ fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: 
 /// An operator reads which letters went out although the purchase did not, and lets that be. And where a log was lost, or was
 /// not the one that participants knew, a decision may be delivered again after they have forgotten that they carried it out.
 /// Their services' books say that they did. And a copy of a log takes over if no participant has heard of what was decided since it
-/// was made (`src/docs/backups.md` says so): it rolls that back everywhere. Nothing else may have ended otherwise than decided.
+/// was made (`src/docs/backups.md` says so): it rolls that back everywhere. It also rolls back, at the others, what only absent ones have
+/// heard of; an operator puts that right by hand. Nothing else may have ended otherwise than decided.
 pub fn forget_heuristics(world: &World, coordinator: &Coordinator) {
     let fault = world.plan.log_fault.and_then(|fault| world.hosts[fault.host].plan.coordinator);
     let books: Books = world.hosts.iter().filter_map(Host::life).flat_map(|life| life.books()).collect();
     for transaction in coordinator.status().transactions {
         let txn = &transaction.txn;
-        let was_overtaken = world.ledger.lock().was_overtaken(txn) && books.keys().all(|branch| branch.txn() != txn);
+        let there = || books.keys().filter(|branch| branch.txn() == txn).map(BranchId::participant);
+        let is_by_copy = {
+            let ledger = world.ledger.lock();
+            ledger.was_overtaken(txn) && there().next().is_none() || ledger.is_torn_by_copy(txn, there())
+        };
         let is_understood = |branch: &BranchStatus| {
             let had_fault = fault.is_some_and(|(name, _)| txn.coordinator().as_str() == name);
             let is_booked = books.contains_key(&txn.branch(&branch.participant));
-            branch.participant.as_str() == MAIL || had_fault && (is_booked || was_overtaken)
+            branch.participant.as_str() == MAIL || had_fault && (is_booked || is_by_copy)
         };
         let is_heuristic = |branch: &&BranchStatus| matches!(branch.state, BranchState::Heuristic(_));
         let mut branches = transaction.branches.iter().filter(is_heuristic).peekable();

@@ -47,6 +47,13 @@ impl Served {
         if served.is_ok() && matches!(verb, Verb::Commit | Verb::CommitOnePhase) {
             self.life.world.ledger.lock().acknowledged(branch.txn());
         }
+        if served.is_ok() && verb == Verb::Rollback {
+            let absent = self.life.world.absences.of(&self.life.world, branch.txn(), call);
+            if !absent.is_empty() {
+                self.life.world.clock.note(format_args!("{branch} is rolled back without {absent:?}"));
+                self.life.world.ledger.lock().is_rolled_back_without(branch.txn(), absent);
+            }
+        }
         match &served {
             Ok(answer) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {answer:?}")),
             Err(error) => self.life.world.clock.note(format_args!("{verb:?} {branch}: {error}")),

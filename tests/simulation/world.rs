@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use ringpact::txn::BranchError;
 
 use super::{
-    MS, acquaintances::Acquaintances, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant, operator::Desk,
-    plan::Plan, scheduler::Scheduler,
+    MS, absences::Absences, acquaintances::Acquaintances, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant,
+    operator::Desk, plan::Plan, scheduler::Scheduler,
 };
 
 pub struct World {
@@ -26,6 +26,7 @@ pub struct World {
     pub ledger: Mutex<Ledger>,
     pub letters: Post,
     pub acquaintances: Acquaintances,
+    pub absences: Absences,
     pub desk: Desk,
     /// Services whose branches a mutant refuses for good, by the coordinator's host.
     pub refused: Mutex<BTreeMap<(usize, String), BranchError>>,
@@ -112,6 +113,7 @@ impl World {
             ledger: Mutex::default(),
             letters: Post::default(),
             acquaintances: Acquaintances::default(),
+            absences: Absences::default(),
             desk: Desk::default(),
             refused: Mutex::default(),
             clients: AtomicUsize::new(0),

@@ -2,13 +2,13 @@
 //! coordinator give out the same id, no participant mixes two of them up, and no log ends what
 //! another one has promised or decided.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::OnceLock, time::Duration};
 
 use crate::support::{Account, Disk, Manager, Op, copies::Copy, eventually, manager, manager_on, name};
 use ringpact::{
-    BranchId, Coordinator, Epoch, LogId, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
-    TxnId, Vote,
-    participant::{Call, Decision, ExecuteError, Life},
+    BranchId, Coordinator, Epoch, LogId, MemoryLog, Participant, ParticipantError, Policy, ResourceManager,
+    TransactionLog, TxnId, Vote,
+    participant::{Call, Decision, Endpoint, ExecuteError, Inline, Life, Reply, Request},
     txn::{CoordinatorBuilder, CoordinatorError, OperatorError},
 };
 
@@ -261,6 +261,50 @@ fn an_older_copy_is_refused_however_much_it_has_done_for_others() {
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "no coordinator has touched it");
 }
 
+/// A transport that loses the first answer.
+struct LosesOne<E> {
+    to: E,
+    lost: OnceLock<Reply>,
+}
+
+impl<E: Endpoint> Endpoint for LosesOne<E> {
+    fn send(&self, request: Request, reply: Reply) {
+        if let Err(reply) = self.lost.set(reply) {
+            self.to.send(request, reply);
+        }
+    }
+}
+
+/// Found by simulation. A bug: the refusal was in a message that was lost, so the participant counted as absent. The coordinator
+/// rolled back here what was committed there.
+#[test]
+fn an_older_copy_that_misses_a_refusal_asks_again_before_it_presumes_anything() {
+    let shop = Shop::new();
+    let newest = MemoryLog::new();
+    let coordinator = shop.coordinator(newest.clone()).open().unwrap();
+    let backup = Copy::of(&newest, &["shop"]);
+    let branch = promise(&shop, &coordinator, &newest);
+    // The transaction is decided, and only this participant has heard it.
+    let there = branch.txn().branch(&name("payments"));
+    shop.payments.execute(&there, 4).unwrap();
+    let mut call = Call::new(newest.opening());
+    (call.identity, call.epoch, call.position) = (newest.id(), coordinator.epoch(), newest.durable().as_u64());
+    assert!(matches!(shop.payments.prepare(&there, &call), Ok(Vote::Yes)));
+    call.position += 1;
+    shop.payments.commit(&there, &call).unwrap();
+    drop(coordinator);
+    let payments = LosesOne { to: Inline::new(shop.payments.clone()), lost: OnceLock::new() };
+    let patience = Duration::from_millis(400);
+    let builder = Coordinator::builder(backup).name("shop").policy(Policy::default().delivery_timeout(patience));
+    let coordinator = builder.participant("goods", shop.goods.clone()).endpoint("payments", payments).open().unwrap();
+    eventually("it is refused", SOON, || {
+        let by = coordinator.status().unanswered_by;
+        matches!(by.get("payments"), Some(Some(ParticipantError::Superseded(_))))
+    });
+    std::thread::sleep(patience);
+    assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), [branch], "no coordinator has touched it");
+}
+
 /// The participant has missed the opening before. The coordinator shows that its log continues
 /// an earlier one.
 #[test]
@@ -344,6 +388,30 @@ fn work_of_an_epoch_that_the_coordinator_has_not_announced_is_refused() {
     let refused = shop.goods.execute(&forged, 2);
     assert!(matches!(refused, Err(ExecuteError::UnknownEpoch { .. })), "{refused:?}");
     assert_eq!(shop.goods.in_doubt(&name("shop")).unwrap(), []);
+}
+
+/// Found by simulation. A bug: until it heard the coordinator again, a participant that was started again took work of later
+/// epochs, also of an opening that it had just refused. The copy was closed, and what the work had set aside stayed so.
+#[test]
+fn a_restarted_participant_takes_no_work_of_an_opening_that_it_refuses() {
+    let mut shop = Shop::new();
+    let log = MemoryLog::new();
+    let coordinator = shop.coordinator(log.clone()).open().unwrap();
+    buy(&shop, &coordinator);
+    shop.restart_goods();
+    let later = Epoch::new(coordinator.epoch().as_u64() + 1);
+    let branch = |sequence| TxnId::new(name("shop"), later, sequence).branch(&name("goods"));
+    // Nothing was heard of it: it may be the coordinator's next opening, whose introduction is on its way.
+    shop.goods.execute(&branch(1), 2).unwrap();
+    let copy = Life::new(log.id(), later, 3);
+    let refused = shop.goods.meet(&name("shop"), &copy);
+    assert!(matches!(refused, Err(ParticipantError::Superseded(_))), "{refused:?}");
+    let refused = shop.goods.execute(&branch(2), 2);
+    assert!(matches!(refused, Err(ExecuteError::UnknownEpoch { .. })), "{refused:?}");
+    assert_eq!(shop.goods.status().active, 1);
+    drop(coordinator);
+    let next = shop.coordinator(log.crash()).open().unwrap();
+    buy(&shop, &next);
 }
 
 /// A bug: it held its locks forever.

@@ -328,7 +328,7 @@ impl<C: Cell> BranchTable<C> {
         if txn.epoch() < life.epoch {
             return BranchLookup::EarlierLife { known: life.epoch };
         }
-        if txn.epoch() > life.epoch && known.lives.is_heard() {
+        if txn.epoch() > life.epoch && known.lives.refuses_later_work() {
             return BranchLookup::UnknownLife { known: life.epoch };
         }
         let entry = self.spare.pop().unwrap_or_default();

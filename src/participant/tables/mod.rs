@@ -283,7 +283,7 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
             BranchRefusal::RolledBack
         } else if epoch < now {
             BranchRefusal::EarlierLife
-        } else if epoch > now && known.life.is_heard() {
+        } else if epoch > now && known.life.refuses_later_work() {
             BranchRefusal::Unknown
         } else {
             return Ok(());

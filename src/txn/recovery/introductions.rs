@@ -6,11 +6,14 @@
 //! reported could tear the transaction apart, a moment before another participant says that the
 //! copy is old. So the coordinator acts on reports only when every participant has accepted it, or
 //! when it has waited long enough for one that does not answer. While one refuses, it acts on none.
+//! One that does not answer is asked several times meanwhile: a single lost message must not make it
+//! an absent one, because its refusal may have been in that message.
 
 use std::{
     collections::BTreeSet,
     mem,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -27,6 +30,9 @@ use crate::{
         recovery::InDoubtReport,
     },
 };
+
+/// Number of times that a participant is asked before the coordinator no longer waits for it.
+const ASKED_BEFORE_ABSENT: u32 = 4;
 
 pub(in crate::txn) struct Introductions {
     state: Mutex<Reports>,
@@ -73,6 +79,11 @@ impl Introductions {
         let weak = Arc::downgrade(self);
         let this: Weak<dyn Runnable> = weak;
         core.scheduler.enqueue_at(after(core.platform.now(), core.policy.delivery_timeout), this);
+    }
+
+    /// Returns the time after which a question without an answer is asked again.
+    pub(in crate::txn) fn asks_again_after(&self, delivery_timeout: Duration) -> Duration {
+        if self.state.lock().is_late { delivery_timeout } else { delivery_timeout / ASKED_BEFORE_ABSENT }
     }
 
     pub(in crate::txn) fn refused(&self, participant: &Name) {

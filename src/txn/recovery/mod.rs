@@ -130,7 +130,7 @@ impl Runnable for InDoubtQuery {
             return;
         }
         // An answer can get lost without any sign of it.
-        self.ask_in(self.core.policy.delivery_timeout);
+        self.ask_in(self.introductions.asks_again_after(self.core.policy.delivery_timeout));
         let request = Request::InDoubt { coordinator: self.core.name.clone(), life: Some(*self.life.lock()) };
         let (member, lane) = (self.member.clone(), Arc::clone(&self.core.lanes[self.number - 1]));
         // An endpoint that panics drops the reply, and is asked again.

@@ -346,7 +346,7 @@ fn wake_all(listeners: Vec<(u64, Waker)>) {
     listeners.into_iter().for_each(|(_, waker)| foreign::wake(waker));
 }
 
-/// Where a transaction is driven for an input that nobody waits for.
+/// Where a transaction is driven for an input that no caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Driving {
     /// On a worker: the thread is a caller's or a transport's, and has its own work to do.
