@@ -145,12 +145,12 @@ fn direct(world: &Arc<World>) {
     }
     clock.await_until(LONGEST_DAY, || world.desk.is_over());
     world.enter(Phase::Peace);
-    settle(world);
+    settle_for_good(world);
     audit(world, "in peace");
     world.enter(Phase::PowerCut);
     world.hosts.iter().filter_map(host::Host::life).for_each(|life| life.crash("in the power cut"));
     world.enter(Phase::Peace);
-    settle(world);
+    settle_for_good(world);
     audit(world, "after the power cut");
     bounds::check_in_the_end(world);
     let books = world.hosts.iter().filter_map(host::Host::life).flat_map(|life| life.books()).collect();
@@ -168,6 +168,18 @@ fn direct(world: &Arc<World>) {
     }
     world.enter(Phase::Over);
     world.hosts.iter().filter_map(host::Host::life).for_each(|life| life.shut_down());
+}
+
+/// Settles again if the operator has meanwhile stopped a process, to open its coordinator with a word. The books of a process that is
+/// down can't be read.
+fn settle_for_good(world: &Arc<World>) {
+    let is_up = |host: &host::Host| host.is_retired() || host.life().is_some_and(|life| life.is_up());
+    for _ in 0..3 {
+        settle(world);
+        if world.hosts.iter().all(is_up) {
+            return;
+        }
+    }
 }
 
 /// Waits until all is settled, new transactions included.
