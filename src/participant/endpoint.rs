@@ -187,6 +187,7 @@ pub(crate) trait ReplySink: Send + Sync {
 
     /// Takes in the answer, and does what follows from it on this thread, where [`deliver`](Self::deliver) may leave it to
     /// another one. For threads that belong to no caller.
+    #[cfg(feature = "tokio")]
     fn deliver_here(self: Arc<Self>, tag: usize, result: Result<Response, ParticipantError>) {
         self.deliver(tag, result);
     }

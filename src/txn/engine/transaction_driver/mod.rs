@@ -352,6 +352,7 @@ enum Driving {
     /// On a worker: the thread is a caller's or a transport's, and has its own work to do.
     Elsewhere,
     /// On this thread. That saves the wake-up of a worker.
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tasks answer on threads of their own"))]
     Here,
 }
 
@@ -371,6 +372,7 @@ impl ReplySink for TransactionDriver {
         self.hear(branch, result, Driving::Elsewhere);
     }
 
+    #[cfg(feature = "tokio")]
     fn deliver_here(self: Arc<Self>, branch: usize, result: Result<Response, ParticipantError>) {
         self.hear(branch, result, Driving::Here);
     }
