@@ -92,7 +92,7 @@ const ALL: [(Mutant, u64); 36] = [
     (Mutant::RecoversNoDecisions, 50),
     (Mutant::ReusesEpochs, 10),
     (Mutant::EpochsCountUp, 300),
-    (Mutant::SettlesWhatIsUnclaimed, 1_000),
+    (Mutant::SettlesWhatIsUnclaimed, 20_000),
     (Mutant::PresumesCommit, 30),
     (Mutant::IgnoresNo, 20),
     (Mutant::IgnoresSilence, 300),
