@@ -109,7 +109,6 @@
 //! |---|---|
 //! | `lib.rs` | [`MySqlParticipant`] and its builder |
 //! | `branch.rs` | [`MySqlBranch`]: what clients call |
-//! | `last_resource.rs` | the participant as a last resource |
 //! | `statements.rs` | the query methods of branches and of a service's transactions |
 //! | `tables.rs` | services with tables |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
@@ -126,16 +125,15 @@ use std::{error::Error as StdError, future::Future};
 
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{
-    BranchId, Name, ParticipantError, Transaction, Vote,
+    BranchId, Name, Transaction,
     participant::{
-        AsyncParticipant, Call, Decision, Greeting, Life,
-        xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaOptions, XaParticipant, XaStatus},
+        Decision,
+        xa::{AsXa, DEFAULT_MAX_PROMISES, Prepared, XaError, XaOptions, XaParticipant, XaStatus},
     },
 };
 
 mod branch;
 mod error;
-mod last_resource;
 mod link;
 mod statements;
 mod tables;
@@ -386,44 +384,10 @@ impl MySqlParticipant {
     }
 }
 
-impl AsyncParticipant for MySqlParticipant {
-    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        self.0.prepare(branch, call).await
-    }
+impl AsXa for MySqlParticipant {
+    type Backend = MySqlBackend;
 
-    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.commit(branch, call).await
-    }
-
-    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.rollback(branch, call).await
-    }
-
-    async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.0.commit_one_phase(branch, call).await
-    }
-
-    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        self.0.in_doubt(coordinator).await
-    }
-
-    async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.0.meet(coordinator, life).await
-    }
-
-    fn own_name(&self) -> Option<Name> {
-        self.0.own_name()
-    }
-
-    fn can_promise(&self) -> bool {
-        self.0.can_promise()
-    }
-
-    fn greet(&self, greeting: &Greeting) {
-        self.0.greet(greeting);
-    }
-
-    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        self.0.is_transient(error)
+    fn as_xa(&self) -> &XaParticipant<MySqlBackend> {
+        &self.0
     }
 }

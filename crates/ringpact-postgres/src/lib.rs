@@ -95,7 +95,6 @@
 //! |---|---|
 //! | `participant.rs`, `branch.rs` | what applications hold |
 //! | `builder.rs` | options |
-//! | `last_resource.rs` | the participant as a last resource |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
 //! | `tables.rs` | services with tables |
 //! | `error.rs` | errors of opening, and the client library's |
@@ -111,7 +110,6 @@ mod branch;
 mod builder;
 mod control;
 mod error;
-mod last_resource;
 mod participant;
 mod session;
 mod tables;

@@ -3,10 +3,10 @@
 use std::{error::Error as StdError, fmt, future::Future};
 
 use ringpact::{
-    BranchId, Name, ParticipantError, Transaction, Vote,
+    BranchId, Name, Transaction,
     participant::{
-        AsyncParticipant, Call, Decision, Greeting, Life,
-        xa::{Prepared, XaError, XaParticipant, XaStatus, XaWorkError},
+        Decision,
+        xa::{AsXa, Prepared, XaError, XaParticipant, XaStatus, XaWorkError},
     },
 };
 use ringpact_sql::postgres::{During, SETUP_SQL, is_transient, setup_sql};
@@ -133,45 +133,11 @@ impl PgParticipant {
     }
 }
 
-impl AsyncParticipant for PgParticipant {
-    async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        self.0.prepare(branch, call).await
-    }
+impl AsXa for PgParticipant {
+    type Backend = PgBackend;
 
-    async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.commit(branch, call).await
-    }
-
-    async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.rollback(branch, call).await
-    }
-
-    async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.0.commit_one_phase(branch, call).await
-    }
-
-    async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        self.0.in_doubt(coordinator).await
-    }
-
-    async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.0.meet(coordinator, life).await
-    }
-
-    fn own_name(&self) -> Option<Name> {
-        self.0.own_name()
-    }
-
-    fn can_promise(&self) -> bool {
-        self.0.can_promise()
-    }
-
-    fn greet(&self, greeting: &Greeting) {
-        self.0.greet(greeting);
-    }
-
-    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        self.0.is_transient(error)
+    fn as_xa(&self) -> &XaParticipant<PgBackend> {
+        &self.0
     }
 }
 

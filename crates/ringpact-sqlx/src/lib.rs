@@ -108,7 +108,6 @@ mod branch;
 mod builder;
 mod database;
 mod error;
-mod last_resource;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod link;
 #[cfg(feature = "mysql")]

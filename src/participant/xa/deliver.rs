@@ -9,7 +9,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    Inner, XaBackend, XaErrorKind, XaOutcome, XaParticipant, XaVote, XaWorkError,
+    AsXa, Inner, XaBackend, XaErrorKind, XaOutcome, XaVote, XaWorkError,
     cell::{HeldSession, XaCell, is_promised},
 };
 use crate::{
@@ -40,52 +40,53 @@ struct AtWork;
 )]
 struct NotToPromise;
 
-impl<B: XaBackend> AsyncParticipant for XaParticipant<B> {
+impl<P: AsXa> AsyncParticipant for P {
     async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        match self.0.deliver(branch, call, BranchInput::Prepare(LogSharing::OwnLog)).await? {
+        match self.as_xa().0.deliver(branch, call, BranchInput::Prepare(LogSharing::OwnLog)).await? {
             BranchReply::Voted(vote) => Ok(vote),
             _ => Err(ParticipantError::Stale),
         }
     }
 
     async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.deliver(branch, call, BranchInput::Commit(LogSharing::OwnLog)).await.map(drop)
+        self.as_xa().0.deliver(branch, call, BranchInput::Commit(LogSharing::OwnLog)).await.map(drop)
     }
 
     async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.0.deliver(branch, call, BranchInput::Rollback(LogSharing::OwnLog)).await.map(drop)
+        self.as_xa().0.deliver(branch, call, BranchInput::Rollback(LogSharing::OwnLog)).await.map(drop)
     }
 
     async fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        match self.0.deliver(branch, call, BranchInput::CommitOnePhase).await? {
+        match self.as_xa().0.deliver(branch, call, BranchInput::CommitOnePhase).await? {
             BranchReply::Decided(decision) => Ok(decision),
             _ => Err(ParticipantError::Stale),
         }
     }
 
     async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        self.0.in_doubt(coordinator).await
+        self.as_xa().0.in_doubt(coordinator).await
     }
 
     async fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.0.branches.lock().meet(coordinator, life)?;
-        self.0.note_life(coordinator, *life).await
+        self.as_xa().0.branches.lock().meet(coordinator, life)?;
+        self.as_xa().0.note_life(coordinator, *life).await
     }
 
     fn own_name(&self) -> Option<Name> {
-        Some(self.0.name.clone())
+        Some(self.as_xa().0.name.clone())
     }
 
     fn can_promise(&self) -> bool {
-        !self.0.is_last_resource
+        !self.as_xa().0.is_last_resource
     }
 
     fn is_transient(&self, error: &(dyn std::error::Error + 'static)) -> bool {
-        matches!(error.downcast_ref(), Some(XaWorkError::TooManyPromises { .. })) || self.0.backend.is_transient(error)
+        matches!(error.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }))
+            || self.as_xa().0.backend.is_transient(error)
     }
 
     fn greet(&self, greeting: &Greeting) {
-        self.0.branches.lock().greet(greeting);
+        self.as_xa().0.branches.lock().greet(greeting);
     }
 }
 

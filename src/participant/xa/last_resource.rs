@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::{Inner, XaBackend, XaParticipant, cell::XaCell};
+use super::{AsXa, Inner, XaBackend, cell::XaCell};
 use crate::{
     id::{BranchId, Name},
     participant::{
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-impl<B: XaBackend> AsyncLastResource for XaParticipant<B> {
+impl<P: AsXa> AsyncLastResource for P {
     async fn commit(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
         self.commit_one_phase(branch, call).await
     }
@@ -30,7 +30,7 @@ impl<B: XaBackend> AsyncLastResource for XaParticipant<B> {
     }
 
     async fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
-        self.0.committed(branch).await
+        self.as_xa().0.committed(branch).await
     }
 
     async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {

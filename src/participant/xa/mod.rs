@@ -72,6 +72,25 @@ pub const DEFAULT_MAX_PROMISES: usize = 64;
 /// own name. Two participants need two names.
 pub struct XaParticipant<B: XaBackend>(Arc<Inner<B>>);
 
+/// A participant that is an [`XaParticipant`] by another name: what a crate for one client library
+/// hands out. So it is an [`AsyncParticipant`](super::AsyncParticipant) and an
+/// [`AsyncLastResource`](super::AsyncLastResource), without a line for each of their methods.
+pub trait AsXa: Send + Sync + 'static {
+    /// The database.
+    type Backend: XaBackend;
+
+    /// Returns the participant itself.
+    fn as_xa(&self) -> &XaParticipant<Self::Backend>;
+}
+
+impl<B: XaBackend> AsXa for XaParticipant<B> {
+    type Backend = B;
+
+    fn as_xa(&self) -> &Self {
+        self
+    }
+}
+
 struct Inner<B: XaBackend> {
     name: Name,
     backend: B,

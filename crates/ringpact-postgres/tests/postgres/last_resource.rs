@@ -8,16 +8,17 @@ use std::{
 use ringpact::{
     BranchId, CommitError, Coordinator, CoordinatorError, MemoryLog, Name, ParticipantError, Policy, TransactionLog,
     error_chain,
-    participant::{AsyncLastResource, AsyncParticipant, Call, Decision, EndedOpening, LastResourceAnswer, Life},
+    participant::{
+        AsyncLastResource, AsyncParticipant, Call, Decision, EndedOpening, LastResourceAnswer, Life, xa::XaWorkError,
+    },
     txn::BranchError,
 };
-use ringpact_postgres::{PgParticipant, XaWorkError};
 use ringpact_servers::postgres::{Options, Postgres};
 use tokio::{runtime::Handle, time::sleep};
 
 use crate::{
     lost_sessions::{AT_THE_GATE, Gated},
-    support::{Db, TAKE, call, no, unprepared, work},
+    support::{BranchTimeouts, Db, PgParticipant, TAKE, attempt, call, no, unprepared, work},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -68,8 +69,8 @@ fn open(log: MemoryLog, name: &Name, goods: &PgParticipant, money: impl AsyncLas
 async fn take(shop: &Coordinator, goods: &PgParticipant, money: &PgParticipant) -> Result<(), CommitError> {
     let mut txn = shop.begin_async().await;
     for participant in [goods, money] {
-        let branch = participant.branch(&mut txn).await.expect("a branch");
-        branch.batch_execute(TAKE).await.expect("the statement succeeds");
+        let mut branch = participant.branch(&mut txn).await.expect("a branch");
+        attempt(&mut branch, TAKE).await.expect("the statement succeeds");
     }
     txn.commit().await
 }
@@ -130,8 +131,8 @@ async fn dies(two: &Two, goods: &PgParticipant, money: &PgParticipant, dies: Die
     let shop = open(log, &two.goods.shop, goods, dying);
     let mut txn = shop.begin_async().await;
     for participant in [goods, money] {
-        let branch = participant.branch(&mut txn).await.expect("a branch");
-        branch.batch_execute(TAKE).await.expect("the statement succeeds");
+        let mut branch = participant.branch(&mut txn).await.expect("a branch");
+        attempt(&mut branch, TAKE).await.expect("the statement succeeds");
     }
     let branch = txn.id().branch(money.name());
     let commit = txn.commit();
@@ -160,21 +161,16 @@ async fn a_database_without_prepared_transactions_takes_part() {
     // The client gives up.
     let mut txn = shop.begin_async().await;
     for participant in [&goods, &money] {
-        participant
-            .branch(&mut txn)
-            .await
-            .expect("a branch")
-            .batch_execute(TAKE)
-            .await
-            .expect("the statement succeeds");
+        let mut branch = participant.branch(&mut txn).await.expect("a branch");
+        attempt(&mut branch, TAKE).await.expect("the statement succeeds");
     }
     txn.rollback();
     // One of them refuses: the ordinary participant, and then the last resource.
     for refusing in [&goods, &money] {
         let mut txn = shop.begin_async().await;
         for participant in [&goods, &money] {
-            let branch = participant.branch(&mut txn).await.expect("a branch");
-            branch.batch_execute(TAKE).await.expect("the statement succeeds");
+            let mut branch = participant.branch(&mut txn).await.expect("a branch");
+            attempt(&mut branch, TAKE).await.expect("the statement succeeds");
             if participant.name() == refusing.name() {
                 branch.doom("out of stock");
             }
@@ -195,7 +191,9 @@ async fn the_markers_are_deleted_once_their_transactions_have_ended() {
     let shop = open(MemoryLog::new(), &two.goods.shop, &goods, money.clone());
     for _ in 0..600 {
         let mut txn = shop.begin_async().await;
-        money.branch(&mut txn).await.expect("a branch").batch_execute(&TAKE.replace("- 1", "- 0")).await.expect("done");
+        let mut branch = money.branch(&mut txn).await.expect("a branch");
+        attempt(&mut branch, &TAKE.replace("- 1", "- 0")).await.expect("done");
+        drop(branch);
         txn.commit().await.expect("a commit");
     }
     assert!(two.money.markers().await < 200, "{} markers", two.money.markers().await);
@@ -273,7 +271,7 @@ async fn a_commit_that_is_under_way_comes_before_the_answer_or_never() {
         let two =
             Two { goods: Db::on(crate::support::server().expect("it runs")).await, money: gated.db.again().await };
         let (ordinary, _) = two.open().await;
-        let timeouts = ringpact_postgres::BranchTimeouts::default().lock(Duration::from_secs(8));
+        let timeouts = BranchTimeouts::default().lock(Duration::from_secs(8));
         let money = two.money.builder_of("money").timeouts(timeouts).last_resource().open().await.expect("open");
         let (log, branch) = dies(&two, &ordinary, &money, Dies::Within).await;
         if comes {
@@ -323,7 +321,7 @@ async fn a_commit_without_an_answer_is_asked_about() {
     let gated = Gated::on(Db::on(server).await).await;
     let two = Two { goods, money: gated.db.again().await };
     let (goods, _) = two.open().await;
-    let timeouts = ringpact_postgres::BranchTimeouts::default().lock(Duration::from_secs(8));
+    let timeouts = BranchTimeouts::default().lock(Duration::from_secs(8));
     let money = two.money.builder_of("money").timeouts(timeouts).last_resource().open().await.expect("open");
     let shop = open(MemoryLog::new(), &two.goods.shop, &goods, money.clone());
     // It hangs at the gate until the coordinator's patience is over. The question ends it.
@@ -372,7 +370,7 @@ async fn nothing_is_torn_when_the_server_of_the_last_resource_crashes() {
                         let mut is_done = true;
                         for participant in [&goods, &money] {
                             is_done &= match participant.branch(&mut txn).await {
-                                Ok(branch) => branch.batch_execute(TAKE).await.is_ok(),
+                                Ok(mut branch) => attempt(&mut branch, TAKE).await.is_ok(),
                                 Err(_) => false,
                             };
                         }

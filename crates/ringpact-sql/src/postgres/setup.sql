@@ -69,7 +69,8 @@ BEGIN
         END IF;
     END IF;
     -- A last resource that has answered a later life that it has not committed must never commit. The life is noted before the
-    -- answer, and the sessions that were there by then are ended. A tag begins with 26 characters for the two names.
+    -- answer, and the sessions that were there by then are ended. A tag begins with 26 characters for the two
+    -- names, and 16 for the epoch.
     IF alone AND EXISTS (
         SELECT FROM ringpact.life AS met WHERE met.tag > promise.tag AND left(met.tag, 26) = left(promise.tag, 26)
         AND left(met.tag, 42) <> left(promise.tag, 42)

@@ -6,6 +6,8 @@
 
 #[path = "../../../ringpact-postgres/tests/postgres/conformance.rs"]
 mod conformance;
+#[path = "../../../ringpact-postgres/tests/postgres/last_resource.rs"]
+mod last_resource;
 #[path = "../../../ringpact-postgres/tests/postgres/locks.rs"]
 mod locks;
 #[path = "../../../ringpact-postgres/tests/postgres/lost_sessions.rs"]

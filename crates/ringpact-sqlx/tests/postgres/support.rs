@@ -112,6 +112,11 @@ impl Db {
         branch
     }
 
+    /// Returns the same database, with another client.
+    pub(crate) async fn again(&self) -> Self {
+        Self { url: self.url.clone(), admin: self.client().await, shop: self.shop.clone() }
+    }
+
     /// Opens another client of the database.
     pub(crate) async fn client(&self) -> Client {
         client(&self.url).await
