@@ -111,7 +111,7 @@ pub fn run_in_time(seed: u64, mutant: Option<Mutant>) -> Report {
 
 /// Runs a seed. With `shown`, prints everything that happens.
 pub fn run(seed: u64, mutant: Option<Mutant>, shown: bool) -> Report {
-    let plan = Plan::draw(&mut Rng::with_seed(seed));
+    let plan = Plan::draw(&mut Rng::with_seed(seed), mutant.is_some_and(Mutant::needs_log_fault));
     if shown {
         println!("{plan:#?}");
     }

@@ -92,7 +92,7 @@ const ALL: [(Mutant, u64); 36] = [
     (Mutant::RecoversNoDecisions, 50),
     (Mutant::ReusesEpochs, 10),
     (Mutant::EpochsCountUp, 300),
-    (Mutant::SettlesWhatIsUnclaimed, 20_000),
+    (Mutant::SettlesWhatIsUnclaimed, 1_000),
     (Mutant::PresumesCommit, 30),
     (Mutant::IgnoresNo, 20),
     (Mutant::IgnoresSilence, 300),
@@ -133,6 +133,11 @@ impl Mutant {
     /// Whether it takes the feature `tokio`.
     const fn needs_tasks(self) -> bool {
         matches!(self, Self::AnswersForTasks | Self::TakesPanicsForSuccess | Self::LosesWakeUps)
+    }
+
+    /// Whether it can only show when something happens to a coordinator's log. Then something happens to one in each run.
+    pub const fn needs_log_fault(self) -> bool {
+        matches!(self, Self::SettlesWhatIsUnclaimed)
     }
 
     /// Whether it sits between the coordinator and all its participants.

@@ -132,7 +132,7 @@ pub struct Disk {
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 impl Plan {
-    pub fn draw(random: &mut Rng) -> Self {
+    pub fn draw(random: &mut Rng, needs_log_fault: bool) -> Self {
         let hosts = Self::draw_hosts(random);
         let calm = random.u8(..8) == 0;
         let mut often = |choices: &[u32]| if calm { 0 } else { choices[random.usize(..choices.len())] };
@@ -191,7 +191,7 @@ impl Plan {
             task_panics: if calm { 0 } else { [0, 20][random.usize(..2)] },
         };
         plan.draw_bad_services(random, calm);
-        plan.draw_log_fault(random);
+        plan.draw_log_fault(random, needs_log_fault);
         plan.wakers = [Wakers::Notify, Wakers::Notify, Wakers::Panic, Wakers::Poll][random.usize(..4)];
         // Long enough that every thread that waits forever for a dead host is found.
         if let Some((_, time)) = plan.long_down.as_mut().filter(|_| random.bool()) {
@@ -219,9 +219,9 @@ impl Plan {
     }
 
     /// Drawn after that.
-    fn draw_log_fault(&mut self, random: &mut Rng) {
+    fn draw_log_fault(&mut self, random: &mut Rng, is_needed: bool) {
         use LogFaultKind::{Lost, Restored, SecondOnCopy, SecondOnEmpty, SwappedForCopy, SwappedForEmpty};
-        if random.u8(..4) > 0 {
+        if random.u8(..4) > 0 && !is_needed {
             return;
         }
         let kinds = [Lost, Restored, SwappedForEmpty, SwappedForCopy, SecondOnEmpty, SecondOnCopy];
