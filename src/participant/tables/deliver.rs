@@ -169,24 +169,21 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
                     input = BranchInput::Appended(WRITTEN);
                     continue;
                 }
-                BranchAction::Confirm => match self.serve(tx, branch, row.as_ref(), Served::Confirm).await {
-                    Ok(()) => {
-                        input = BranchInput::Confirmed;
-                        continue;
+                BranchAction::Confirm | BranchAction::Cancel => {
+                    let (what, done) = match action {
+                        BranchAction::Confirm => (Served::Confirm, BranchInput::Confirmed),
+                        _ => (Served::Cancel, BranchInput::Cancelled),
+                    };
+                    match self.serve(tx, branch, row.as_ref(), what).await {
+                        Ok(()) => {
+                            input = done;
+                            continue;
+                        }
+                        // The protocol is dropped with the transaction, and both begin again.
+                        Err(failure @ Failure::Database(_)) => return Err(failure),
+                        Err(Failure::Answer(error)) => (BranchInput::Failed, error),
                     }
-                    // The protocol is dropped with the transaction, and both begin again.
-                    Err(failure @ Failure::Database(_)) => return Err(failure),
-                    Err(Failure::Answer(error)) => (BranchInput::Failed, error),
-                },
-                BranchAction::Cancel => match self.serve(tx, branch, row.as_ref(), Served::Cancel).await {
-                    Ok(()) => {
-                        input = BranchInput::Cancelled;
-                        continue;
-                    }
-                    // The protocol is dropped with the transaction, and both begin again.
-                    Err(failure @ Failure::Database(_)) => return Err(failure),
-                    Err(Failure::Answer(error)) => (BranchInput::Failed, error),
-                },
+                }
             };
             (input, error) = (failed, Some(failure));
         };
