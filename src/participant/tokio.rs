@@ -4,7 +4,7 @@ use std::{
     error::Error as StdError,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -312,7 +312,8 @@ impl<P: AsyncParticipant> Endpoint for Spawned<P> {
         // failed.
         self.runtime.spawn(async move {
             drop(unbegun);
-            let result = caught(call(&*participant, &request), caller_span).await;
+            // On the heap: the runtime moves a task several times, and a call of a database client is some kilobytes.
+            let result = caught(Box::pin(call(&*participant, &request)), caller_span).await;
             // Before the answer is sent: a client may drop everything and open it again at the last
             // answer.
             drop(participant);
@@ -359,7 +360,7 @@ impl<R: AsyncLastResource> CommitQuery for Spawned<AsyncLastResourceParticipant<
         let caller_span = CallerSpan::current();
         self.runtime.spawn(async move {
             drop(unbegun);
-            let answer = caught(participant.0.committed(&branch), caller_span).await;
+            let answer = caught(Box::pin(participant.0.committed(&branch)), caller_span).await;
             drop(participant);
             reply.send(answer);
         });
@@ -398,10 +399,9 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
 
 /// Turns a panic into an error, as [`Inline`](super::Inline) does.
 async fn caught<T>(
-    call: impl Future<Output = Result<T, ParticipantError>>,
+    mut call: Pin<Box<impl Future<Output = Result<T, ParticipantError>>>>,
     caller_span: CallerSpan,
 ) -> Result<T, ParticipantError> {
-    let mut call = pin!(call);
     poll_fn(|context| {
         catch_unwind(AssertUnwindSafe(|| caller_span.call(|| call.as_mut().poll(context))))
             .unwrap_or(Poll::Ready(Err(ParticipantError::Panicked)))

@@ -6,10 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use deadpool::managed::QueueMode;
-use deadpool_postgres::{Hook, HookError, Manager, Pool};
+use deadpool_postgres::{ClientWrapper, Hook, HookError, Manager, Metrics, Pool};
 use ringpact::{
     Name,
     participant::{
@@ -28,6 +29,9 @@ use crate::{
     control::{Control, DEFAULT_CONNECTIONS},
     error::PgOpenError,
 };
+
+/// Time after its last branch began for which a connection counts as alive without being asked.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Number of connections of a pool that the participant makes itself.
 const DEFAULT_POOL: usize = 16;
@@ -206,7 +210,7 @@ fn own_pool(
     sets_up: Arc<AtomicBool>,
 ) -> Result<Pool, PgOpenError> {
     let message: Arc<str> = message.into();
-    let hook = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+    let set_up = Hook::async_fn(move |client: &mut ClientWrapper, _| {
         let (message, sets_up) = (Arc::clone(&message), sets_up.load(Ordering::Relaxed));
         Box::pin(async move {
             if !sets_up {
@@ -215,8 +219,15 @@ fn own_pool(
             client.batch_execute(&message).await.map_err(HookError::Backend)
         })
     });
+    // A branch does not wait for the answer to its `BEGIN`, so it can't try another connection if this one is dead.
+    let try_out = Hook::async_fn(|client: &mut ClientWrapper, metrics: &Metrics| {
+        let is_fresh = metrics.last_used() < TRUSTED_FOR;
+        Box::pin(
+            async move { if is_fresh { Ok(()) } else { client.batch_execute("").await.map_err(HookError::Backend) } },
+        )
+    });
     let builder = Pool::builder(Manager::new(config, NoTls)).max_size(connections).queue_mode(QueueMode::Lifo);
-    builder.post_create(hook).build().map_err(|error| PgOpenError::Pool(Box::new(error)))
+    builder.post_create(set_up).pre_recycle(try_out).build().map_err(|error| PgOpenError::Pool(Box::new(error)))
 }
 
 impl fmt::Debug for PgBuilder {

@@ -1,10 +1,12 @@
 //! A branch's connection: [`PgSession`].
 
-use std::fmt;
+use std::{fmt, future::poll_fn, pin::pin};
 
 use deadpool_postgres::{ClientWrapper, Object};
+use futures_core::Stream as _;
 use ringpact_sql::postgres::{PgLink, StatementFailure, TextRow};
-use tokio_postgres::SimpleQueryMessage;
+use tokio::task::JoinHandle;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryStream};
 
 use crate::error::of_statement;
 
@@ -12,11 +14,13 @@ use crate::error::of_statement;
 pub struct PgSession {
     /// `None` only while it is dropped, or given back.
     client: Option<Object>,
+    /// Reads the answer to the `BEGIN`.
+    begun: Option<JoinHandle<Result<(), StatementFailure>>>,
 }
 
 impl PgSession {
     pub(crate) const fn new(client: Object) -> Self {
-        Self { client: Some(client) }
+        Self { client: Some(client), begun: None }
     }
 
     /// Returns the connection. Its transaction is the branch's: leave `COMMIT` and `ROLLBACK` to the participant.
@@ -25,6 +29,14 @@ impl PgSession {
         match &self.client {
             Some(client) => client,
             None => unreachable!("a session has its connection until it is dropped"),
+        }
+    }
+
+    /// Waits for the answer to the `BEGIN`.
+    async fn begun(&mut self) -> Result<(), StatementFailure> {
+        match self.begun.take() {
+            Some(answer) => answer.await.unwrap_or_else(|error| Err(StatementFailure::of_connection(error))),
+            None => Ok(()),
         }
     }
 
@@ -42,7 +54,15 @@ impl PgLink for PgSession {
         self.run(&message).await
     }
 
+    async fn begin_ahead(&mut self, message: String) -> Result<(), StatementFailure> {
+        let sent = self.client().simple_query_raw(&message).await.map_err(of_statement)?;
+        // A task, because an answer that is not read keeps the connection from the answers behind it.
+        self.begun = Some(tokio::spawn(all_of(sent)));
+        Ok(())
+    }
+
     async fn end(&mut self, check: &str, ending: &str) -> Result<(), StatementFailure> {
+        self.begun().await?;
         self.run(&format!("{check}; {ending}")).await
     }
 
@@ -57,6 +77,15 @@ impl PgLink for PgSession {
     fn give_back(mut self) {
         drop(self.client.take());
     }
+}
+
+/// Reads an answer to its end.
+async fn all_of(answer: SimpleQueryStream) -> Result<(), StatementFailure> {
+    let mut answer = pin!(answer);
+    while let Some(message) = poll_fn(|context| answer.as_mut().poll_next(context)).await {
+        message.map_err(of_statement)?;
+    }
+    Ok(())
 }
 
 /// Returns the rows among the messages of an answer.

@@ -5,7 +5,7 @@ use ringpact_postgres::PgParticipant;
 use ringpact_servers::pgbouncer::PgBouncer;
 use tokio::{runtime::Handle, task::JoinSet};
 
-use crate::support::{Db, GOODS, TAKE, call, server, work};
+use crate::support::{Db, GOODS, TAKE, attempt, call, no, server, work};
 
 const PREPARED: &str = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'ringpact%'";
 
@@ -105,4 +105,18 @@ async fn behind_a_proxy_that_pools_transactions_nothing_is_set_in_its_sessions()
             assert_eq!(values, ["0", "0"]);
         }
     }
+}
+
+/// The work's statements are sent before `BEGIN` is answered. If that fails, they must not be committed alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outside_of_its_branch_a_connection_changes_nothing() {
+    let Some(db) = Db::new().await else { return };
+    let (goods, branch) = (db.goods().await, db.branch(1));
+    work(&goods, &branch, TAKE).await;
+    work(&goods, &branch, "ROLLBACK").await;
+    let refused = attempt(&mut goods.work(&branch).await.expect("work"), TAKE).await;
+    assert!(error_chain(&refused.expect_err("no branch")).contains("read-only transaction"));
+    let reason = no(&goods, &branch).await;
+    assert!(reason.contains("has ended the branch's transaction by itself"), "{reason}");
+    assert_eq!((db.free(0).await, db.prepared().await, db.markers().await), (100, 0, 0));
 }

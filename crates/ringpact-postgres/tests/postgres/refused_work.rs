@@ -53,7 +53,7 @@ async fn a_commit_of_the_works_own_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_of_the_works_own_is_found_if_another_transaction_follows() {
-    is_refused(&[TAKE, "COMMIT", "BEGIN", TAKE], "has ended the branch's transaction by itself").await;
+    is_refused(&[TAKE, "COMMIT", "BEGIN READ WRITE", TAKE], "has ended the branch's transaction by itself").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

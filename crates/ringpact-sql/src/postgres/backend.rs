@@ -75,15 +75,21 @@ impl<C: PgClient> PgBackend<C> {
         self.is_preset.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a connection and begins a transaction in it, under this tag.
-    pub(super) async fn begin_work(&self, tag: String) -> Result<PgWork<C::Link>, XaError> {
+    /// Takes a connection and begins a transaction in it, under this tag. `waits` says that the answer is waited for, so that
+    /// no dead connection is returned.
+    pub(super) async fn begin_work(&self, tag: String, waits: bool) -> Result<PgWork<C::Link>, XaError> {
         let is_preset = self.is_preset.load(Ordering::Relaxed);
         let message = begin(&self.timeouts, &tag, is_preset);
         let mut tried = 0;
         loop {
             let mut link = self.client.connect(self.timeouts.connection).await?;
             tried += 1;
-            match link.begin(message.clone()).await {
+            let begun = if is_preset && !waits {
+                link.begin_ahead(message.clone()).await
+            } else {
+                link.begin(message.clone()).await
+            };
+            match begun {
                 Ok(()) => return Ok(PgWork { link, tag, is_preset }),
                 // Nothing was done in it yet, so another connection does as well.
                 Err(error) if error.ends_connection && tried < CONNECTIONS_TRIED => {}
@@ -163,7 +169,7 @@ impl<C: PgClient> XaBackend for PgBackend<C> {
     type Interrupt = String;
 
     async fn begin(&self, branch: &BranchId) -> Result<PgWork<C::Link>, XaError> {
-        self.begin_work(tag(branch)).await
+        self.begin_work(tag(branch), false).await
     }
 
     fn interrupter(&self, session: &PgWork<C::Link>) -> String {

@@ -47,6 +47,12 @@ pub trait PgLink: Send + 'static {
     /// Carries out the message that begins a transaction.
     fn begin(&mut self, message: String) -> impl Future<Output = Result<(), StatementFailure>> + Send;
 
+    /// Sends the message that begins a transaction, on a connection with [`presets`](super::presets). May return before it is
+    /// answered: then [`end`](Self::end) waits for the answer before it sends anything, and fails if that answer is an error.
+    fn begin_ahead(&mut self, message: String) -> impl Future<Output = Result<(), StatementFailure>> + Send {
+        self.begin(message)
+    }
+
     /// Carries out both statements in one message. The second ends the transaction.
     fn end(&mut self, check: &str, ending: &str) -> impl Future<Output = Result<(), StatementFailure>> + Send;
 

@@ -3,6 +3,10 @@
 //! Of a branch's processor time at the server, three time-outs set by `SET LOCAL` and a promise that is parsed again are
 //! about a fifth. A connection that leads to one session of the server keeps both. Behind a proxy that gives each transaction
 //! another session it does not, so [`leads_to_one_session`] finds out.
+//!
+//! Such a connection is also read-only outside of branches. So a statement of the work can be sent before `BEGIN` is
+//! answered: if `BEGIN` has failed, that statement fails as well, and is not committed alone. The same holds for statements
+//! that come after a `COMMIT` of the work's own.
 
 use std::time::Duration;
 
@@ -24,12 +28,13 @@ pub(super) enum Marker {
     None,
 }
 
-/// Returns the message that sets a connection up when it is made. It does not change what the connection does outside of
-/// branches, but for these time-outs.
+/// Returns the message that sets a connection up when it is made. Outside of branches the connection has these time-outs, and
+/// is read-only.
 #[must_use]
 pub fn presets(timeouts: &BranchTimeouts, schema: &str) -> String {
     format!(
-        "SET lock_timeout = {}; SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
+        "SET default_transaction_read_only = on; SET lock_timeout = {}; SET statement_timeout = {}; \
+         SET idle_in_transaction_session_timeout = {}; \
          PREPARE {PROMISE_STATEMENT} (text, boolean) AS SELECT {schema}.promise($1, $2)",
         milliseconds(timeouts.lock),
         milliseconds(timeouts.statement),
@@ -37,16 +42,17 @@ pub fn presets(timeouts: &BranchTimeouts, schema: &str) -> String {
     )
 }
 
-/// Returns the message that begins a branch's transaction, on a connection with presets or without.
+/// Returns the message that begins a branch's transaction, on a connection with presets or without. One with presets may
+/// have lost some of them, so both forms say `READ WRITE`.
 ///
 /// `SET LOCAL` takes no snapshot, so the work may still choose its isolation level.
 pub(super) fn begin(timeouts: &BranchTimeouts, tag: &str, is_preset: bool) -> String {
     let tag = literal(tag);
     if is_preset {
-        return format!("BEGIN; SET LOCAL application_name = {tag}");
+        return format!("BEGIN READ WRITE; SET LOCAL application_name = {tag}");
     }
     format!(
-        "BEGIN; SET LOCAL application_name = {tag}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
+        "BEGIN READ WRITE; SET LOCAL application_name = {tag}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {}",
         milliseconds(timeouts.lock),
         milliseconds(timeouts.statement),

@@ -86,7 +86,7 @@ impl<C: PgClient, T: PgTransaction<Link = C::Link>> TableBackend for PgTables<C,
 
     async fn begin(&self) -> Result<T, XaError> {
         let tag = tables_tag(*PROCESS, BEGUN.fetch_add(1, Ordering::Relaxed));
-        self.backend.begin_work(tag).await.map(T::new)
+        self.backend.begin_work(tag, true).await.map(T::new)
     }
 
     async fn commit(&self, tx: T) -> Result<(), XaError> {

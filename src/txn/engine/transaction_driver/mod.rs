@@ -265,9 +265,10 @@ impl TransactionDriver {
         }
         let is_new = listener.is_none();
         let old = state.listeners.get_or_insert_default().put(listener, waker);
+        let goes_on = state.goes_on();
         drop(state);
         drop(old);
-        if is_new {
+        if is_new && goes_on {
             // From here on the workers drive what was left to the holder of the `Commit`.
             self.core.scheduler.enqueue(Arc::clone(self) as Arc<dyn Runnable>);
         }
@@ -287,8 +288,7 @@ impl TransactionDriver {
         let mut state = self.state.lock();
         state.driven_by_commit = false;
         state.is_woken = false;
-        // What waits for answers and has none is driven when one comes, or at its time-out.
-        let goes_on = state.driving || !state.inbox.is_empty() || state.waiting() != Waiting::Answers;
+        let goes_on = state.goes_on();
         let (waker, over) = (state.waker.take(), state.protocol.is_finished());
         drop(state);
         foreign::drop_value(waker);

@@ -119,6 +119,12 @@ impl DriverState {
         }
     }
 
+    /// Whether there may be something to do. What waits for answers and has none is driven when one comes,
+    /// or at its time-out.
+    pub(super) fn goes_on(&self) -> bool {
+        self.driving || !self.inbox.is_empty() || self.waiting() != Waiting::Answers
+    }
+
     pub(super) fn note(&mut self, branch: usize, error: ParticipantError) {
         let Trouble { reasons, last_errors } = &mut **self.trouble.get_or_insert_default();
         reasons.participant_error.get_or_insert_with(|| error.clone());

@@ -45,9 +45,15 @@ async fn transfers_go_through_a_proxy_that_pools_transactions() {
     assert!(shop.settle_async(Duration::from_secs(10)).await);
     assert_eq!(db.audit().await, 0);
     assert_eq!(db.number("SELECT count(*) FROM sold").await, committed);
-    // Nothing stays set in the sessions of the proxy.
+    // Nothing stays set in the sessions of the proxy. What the participant does after its last answer may take a moment.
     let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'ringpact tables%'";
-    assert_eq!(db.number(left).await, 0);
+    for _ in 0..100 {
+        if db.number(left).await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("a session has kept its tag");
 }
 
 /// What is set once in each connection is dropped by the work. The step is tried again without it.
