@@ -174,15 +174,20 @@ fn tombstones_do_not_pile_up() {
 /// `ended_below` does not move. What ends meanwhile is remembered up to a limit; the oldest
 /// outcomes beyond it are forgotten.
 #[test]
-fn outcomes_are_bounded_while_ended_below_does_not_move() {
+fn rollbacks_are_bounded_while_ended_below_does_not_move() {
     const TRANSACTIONS: u64 = 4 * MAX_REMEMBERED_OUTCOMES as u64;
     let log = MemoryLog::new();
-    let a = manager_on("a", log.clone(), &Disk::default());
+    let a = manager_on("a", log, &Disk::default());
     (1..=TRANSACTIONS).for_each(|n| a.rollback(&branch(n, "a"), &call()).unwrap());
     assert!(a.status().finished <= 2 * MAX_REMEMBERED_OUTCOMES, "{:?}", a.status());
     let late = branch(TRANSACTIONS, "a");
     a.execute(&late, 2).expect_err("what is remembered is refused");
+}
 
+/// The same of commits, which are remembered in the log, too.
+#[test]
+fn commits_are_bounded_while_ended_below_does_not_move() {
+    let log = MemoryLog::new();
     let b = manager_on("b", log.clone(), &Disk::default());
     for n in 1..=2 * MAX_REMEMBERED_OUTCOMES as u64 {
         let branch = branch(n, "b");
@@ -195,5 +200,5 @@ fn outcomes_are_bounded_while_ended_below_does_not_move() {
     assert_eq!(log.live(b.name()).unwrap().len(), 2 * MAX_REMEMBERED_OUTCOMES, "a promise and a commit each");
     let first = b.commit(&branch(1, "b"), &call());
     assert!(matches!(first, Err(ParticipantError::UnknownBranch)), "{first:?}");
-    b.commit(&branch(TRANSACTIONS / 2, "b"), &call()).expect("the last ones are remembered");
+    b.commit(&branch(2 * MAX_REMEMBERED_OUTCOMES as u64, "b"), &call()).expect("the last ones are remembered");
 }

@@ -1,7 +1,7 @@
 //! The movement between two rings is exact: a position is in one of its ranges if and only if its
 //! owner changes.
 
-use crate::support::{Crowded, build, members, slow_preference, telling_positions};
+use crate::support::{Crowded, SlowPreference, build, members, telling_positions};
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, PositionRange, RingError, Xxh3};
 
@@ -15,17 +15,18 @@ fn movement_is_exact<H: KeyHasher + PartialEq + Copy + std::fmt::Debug>(
     let after = build(after_nodes, after_virtual, hasher);
     let movement = before.movement(&after).unwrap();
 
+    let slow_before = SlowPreference::new(before_nodes, before_virtual, &hasher);
+    let slow_after = SlowPreference::new(after_nodes, after_virtual, &hasher);
     let positions = telling_positions(&[&before, &after]);
     for position in positions.into_iter().chain(extra.iter().copied().map(Position::new)) {
-        let from = slow_preference(before_nodes, before_virtual, &hasher, position).remove(0);
-        let to = slow_preference(after_nodes, after_virtual, &hasher, position).remove(0);
+        let (from, to) = (slow_before.at(position)[0], slow_after.at(position)[0]);
         let holding: Vec<_> = movement.ranges().iter().filter(|moved| moved.range.contains(position)).collect();
         assert_eq!(movement.find(position), holding.first().copied());
         match holding[..] {
             [] => assert_eq!(from, to, "{position:?} changes hands and is in no range"),
             [moved] => {
                 assert_ne!(from, to, "{position:?} stays and is in {moved:?}");
-                assert_eq!((moved.from.id().as_str(), moved.to.id().as_str()), (&*from, &*to));
+                assert_eq!((moved.from.id().as_str(), moved.to.id().as_str()), (from, to));
             }
             _ => panic!("{position:?} is in several ranges: {holding:?}"),
         }

@@ -1,7 +1,7 @@
 //! The preference list has every node once, the owner first; each node stands in for those before
 //! it.
 
-use crate::support::{Crowded, build, members, slow_preference, telling_positions};
+use crate::support::{Crowded, SlowPreference, build, members, telling_positions};
 use proptest::prelude::*;
 use ringpact::ring::{HashRing, KeyHasher, Node, Position, Xxh3};
 
@@ -11,10 +11,11 @@ fn ids<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<String> {
 
 fn replicas_are_the_slow_preference<H: KeyHasher>(nodes: &[Node], virtual_nodes: u32, hasher: H) {
     let ring = build(nodes, virtual_nodes, hasher);
+    let slow = SlowPreference::new(nodes, virtual_nodes, ring.hasher());
     for position in telling_positions(&[&ring]) {
-        let preference = slow_preference(nodes, virtual_nodes, ring.hasher(), position);
+        let preference = slow.at(position);
         assert_eq!(ids(ring.replicas_at(position)), preference);
-        assert_eq!(ring.owner_at(position).id(), preference[0].as_str());
+        assert_eq!(ring.owner_at(position).id(), preference[0]);
     }
 }
 

@@ -157,15 +157,18 @@ impl Scheduler {
         true
     }
 
-    /// Runs all threads until every one has ended. Returns the number of threads that wait forever.
-    pub fn run(&self) -> usize {
+    /// Runs all threads until every one has ended, or until it is enough. Returns the number of threads that are left: without an
+    /// early end, those that wait forever.
+    pub fn run(&self, is_enough: impl Fn() -> bool) -> usize {
         thread_local! {
             /// Of threads that have ended, in earlier runs too: new ones are dear.
             static STACKS: Cell<Vec<Stack>> = const { Cell::new(Vec::new()) };
         }
         let mut threads = ManuallyDrop::new(HashMap::<u64, Stack>::new());
         let mut stacks = STACKS.take();
-        while let Some((thread, fresh)) = self.next() {
+        while !is_enough()
+            && let Some((thread, fresh)) = self.next()
+        {
             if let Some(work) = fresh {
                 let mut stack = stacks.pop().unwrap_or_else(|| Gn::new_opt(STACK_WORDS, || {}));
                 if !stack.is_done() {

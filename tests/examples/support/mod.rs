@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::OnceLock,
@@ -29,7 +30,11 @@ impl Example {
             let test = std::env::current_exe().expect("a running test has an executable");
             // target/<profile>/deps/<this test>
             let profile = test.parent().and_then(Path::parent).expect("cargo's layout of the target directory");
-            // `cargo test --test NAME` alone does not build examples, or leaves an old one.
+            let executable = profile.join("examples").join(self.name);
+            // `cargo test` has built it. `cargo test --test NAME` alone does not build examples, or leaves an old one.
+            if is_newer_than_its_sources(&executable) {
+                return executable;
+            }
             let mut build = Command::new(env!("CARGO"));
             build
                 .args(["build", "--quiet", "--example", self.name])
@@ -38,7 +43,6 @@ impl Example {
                 build.arg("--release");
             }
             assert!(build.status().expect("cargo runs").success());
-            let executable = profile.join("examples").join(self.name);
             assert!(executable.exists(), "{} was not built", executable.display());
             executable
         })
@@ -49,6 +53,20 @@ impl Example {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the example prints text");
         Run { name: self.name, status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
+}
+
+/// Whether an executable exists, and is newer than all files in the list that cargo writes beside it: its sources, and those of the
+/// library. To build it again without need would build the library again, with other features and without optimisation.
+fn is_newer_than_its_sources(executable: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|about| about.modified());
+    let (Ok(built), Ok(list)) = (modified(executable), fs::read_to_string(executable.with_extension("d"))) else {
+        return false;
+    };
+    // A path with a blank in it is cut up here, so it is not found, and cargo decides.
+    let (_, sources) = list.split_once(": ").unwrap_or_default();
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let sources = sources.split_whitespace().chain([manifest]);
+    !list.is_empty() && sources.map(Path::new).all(|source| modified(source).is_ok_and(|changed| changed <= built))
 }
 
 impl Run {

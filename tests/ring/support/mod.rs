@@ -43,30 +43,29 @@ pub fn build<H: KeyHasher>(nodes: &[Node], virtual_nodes: u32, hasher: H) -> Has
         .expect("the members are valid")
 }
 
-/// Returns the nodes' ids by preference for a position, straight from the definition: by the
-/// clockwise distance to a node's next token, the nearest node first, and the smaller id first if
-/// distances are equal.
-pub fn slow_preference<H: KeyHasher>(
-    nodes: &[Node],
-    virtual_nodes: u32,
-    hasher: &H,
-    position: Position,
-) -> Vec<String> {
-    let mut nearest: Vec<(u64, String)> = nodes
-        .iter()
-        .map(|node| {
-            let distance = (0..node.weight() * virtual_nodes)
-                .map(|index| {
-                    let encoded = [node.id().as_str().as_bytes(), &index.to_le_bytes()].concat();
-                    hasher.hash_token(&encoded).as_u64().wrapping_sub(position.as_u64())
-                })
-                .min()
-                .expect("a node has a token");
-            (distance, node.id().to_string())
-        })
-        .collect();
-    nearest.sort();
-    nearest.into_iter().map(|(_, id)| id).collect()
+/// The nodes' ids by preference for a position, straight from the definition: by the clockwise
+/// distance to a node's next token, the nearest node first, and the smaller id first if distances
+/// are equal.
+pub struct SlowPreference {
+    /// Each node's id, and the positions of its tokens.
+    tokens: Vec<(String, Vec<u64>)>,
+}
+
+impl SlowPreference {
+    pub fn new<H: KeyHasher>(nodes: &[Node], virtual_nodes: u32, hasher: &H) -> Self {
+        let position = |node: &Node, index: u32| {
+            hasher.hash_token(&[node.id().as_str().as_bytes(), &index.to_le_bytes()].concat()).as_u64()
+        };
+        let tokens = |node| (0..Node::weight(node) * virtual_nodes).map(|index| position(node, index)).collect();
+        Self { tokens: nodes.iter().map(|node| (node.id().to_string(), tokens(node))).collect() }
+    }
+
+    pub fn at(&self, position: Position) -> Vec<&str> {
+        let distance = |tokens: &[u64]| tokens.iter().map(|token| token.wrapping_sub(position.as_u64())).min();
+        let mut nearest: Vec<_> = self.tokens.iter().map(|(id, tokens)| (distance(tokens), id.as_str())).collect();
+        nearest.sort_unstable();
+        nearest.into_iter().map(|(_, id)| id).collect()
+    }
 }
 
 /// Returns the positions at which a mistake would show: every token of the rings, its neighbours,
