@@ -30,7 +30,7 @@ async fn a_branch_has_its_time_outs_with_presets_and_without() {
     let Some(db) = Db::new().await else { return };
     let expected = ["500ms", "10s", "30s"].map(str::to_owned);
     let with = db.goods().await;
-    assert_eq!(seen(&with, &db, 1).await, (expected.clone(), 1));
+    assert_eq!(seen(&with, &db, 1).await, (expected.clone(), 3));
     let without = db.builder().connections(1).open().await.expect("a participant");
     assert_eq!(seen(&without, &db, 2).await, (expected, 0));
 }

@@ -8,7 +8,7 @@ use super::{
     client::{PgClient, PgLink, TextRow},
     error::{During, PgFailure, failure},
     names::literal,
-    setup::{PROMISE_ARGUMENTS, VERSION},
+    setup::{FUNCTIONS, VERSION},
 };
 use crate::UnsuitableError;
 
@@ -163,19 +163,22 @@ async fn set_up(client: &impl PgClient, wanted: &Wanted<'_>, role: &str) -> Resu
     if text(&row, 2)? != "t" {
         return unsuitable(no_rights(), &grant);
     }
-    let function = literal(&format!("{schema}.promise({PROMISE_ARGUMENTS})"));
+    let of_functions = |condition: &dyn Fn(&str) -> String| {
+        FUNCTIONS.map(|name| condition(&format!("'{schema}.{name}'"))).join(" AND ")
+    };
+    let functions = of_functions(&|function| format!("to_regprocedure({function}) IS NOT NULL"));
     let exists = format!(
-        "SELECT to_regprocedure({function}) IS NOT NULL AND to_regclass('{schema}.marker') IS NOT NULL \
-         AND to_regclass('{schema}.life') IS NOT NULL AND to_regprocedure('{schema}.setup_version()') IS NOT NULL"
+        "SELECT {functions} AND to_regclass('{schema}.marker') IS NOT NULL AND to_regclass('{schema}.life') IS NOT NULL"
     );
     if text(&one_row(client, &exists).await?, 0)? != "t" {
         return unsuitable(format!("schema {schema} of database {database} is incomplete"), RUN_SETUP);
     }
+    let functions = of_functions(&|function| format!("has_function_privilege({function}, 'EXECUTE')"));
     let rights = format!(
         "SELECT has_table_privilege('{schema}.marker', 'SELECT') AND has_table_privilege('{schema}.marker', 'INSERT') \
          AND has_table_privilege('{schema}.marker', 'DELETE') AND has_table_privilege('{schema}.life', 'SELECT') \
          AND has_table_privilege('{schema}.life', 'INSERT') AND has_table_privilege('{schema}.life', 'UPDATE') \
-         AND has_function_privilege({function}, 'EXECUTE') AND has_function_privilege('{schema}.setup_version()', 'EXECUTE')"
+         AND {functions}"
     );
     if text(&one_row(client, &rights).await?, 0)? != "t" {
         return unsuitable(no_rights(), &grant);

@@ -13,19 +13,61 @@ use std::time::Duration;
 use super::{client::PgLink, error::StatementFailure, names::literal};
 use crate::BranchTimeouts;
 
-/// Name of the prepared statement that makes promises. It must change when the statement does: a session may outlive the
-/// program that prepared it.
-pub(super) const PROMISE_STATEMENT: &str = "ringpact_promise_1";
-
-/// Which marker the promise's function writes.
+/// Which marker is written when a transaction ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marker {
-    /// One if anything was changed. Otherwise the function fails, because there is nothing to prepare.
+    /// One if anything was changed. Otherwise the statement fails, because there is nothing to prepare.
     BeforePrepare,
     /// One if anything was changed.
     BeforeCommit,
-    /// None: the function only checks the transaction.
+    /// None: the statement only checks the transaction.
     None,
+}
+
+impl Marker {
+    const ALL: [Self; 3] = [Self::BeforePrepare, Self::BeforeCommit, Self::None];
+
+    /// Name of the prepared statement. It must change when the statement does: a session may outlive the program that
+    /// prepared it.
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::BeforePrepare => "ringpact_promise_2",
+            Self::BeforeCommit => "ringpact_commit_2",
+            Self::None => "ringpact_check_2",
+        }
+    }
+
+    /// What the schema's function `promise` is told.
+    const fn alone(self) -> &'static str {
+        match self {
+            Self::BeforePrepare => "false",
+            Self::BeforeCommit => "true",
+            Self::None => "NULL",
+        }
+    }
+
+    /// Returns the statement of a tag (`$1`), to be prepared. As a rule all is well, and the function `promise`, which checks
+    /// the same and says what is wrong, is not called: its expressions are set up again in each transaction, which is a fifth
+    /// of a branch's processor time at the server.
+    fn prepared(self, schema: &str) -> String {
+        const IS_OPEN: &str = "current_setting('application_name') = $1";
+        const HAS_CHANGED: &str = "pg_current_xact_id_if_assigned() IS NOT NULL";
+        let (is_well, marks) = match self {
+            Self::BeforePrepare => (format!("{IS_OPEN} AND {HAS_CHANGED}"), format!("{schema}.mark($1)")),
+            Self::BeforeCommit => {
+                let is_last_life = format!(
+                    "NOT EXISTS (SELECT FROM {schema}.life AS met WHERE met.tag > $1 \
+                     AND left(met.tag, 26) = left($1, 26) AND left(met.tag, 42) <> left($1, 42))"
+                );
+                (format!("{IS_OPEN} AND {HAS_CHANGED} AND {is_last_life}"), format!("{schema}.mark($1)"))
+            }
+            Self::None => (IS_OPEN.to_owned(), "NULL".to_owned()),
+        };
+        let (name, alone) = (self.statement(), self.alone());
+        format!(
+            "PREPARE {name} (text) AS SELECT CASE WHEN {is_well} THEN {marks} ELSE {schema}.promise($1, {alone}) END"
+        )
+    }
 }
 
 /// Returns the message that sets a connection up when it is made. Outside of branches the connection has these time-outs, and
@@ -34,11 +76,11 @@ pub(super) enum Marker {
 pub fn presets(timeouts: &BranchTimeouts, schema: &str) -> String {
     format!(
         "SET default_transaction_read_only = on; SET lock_timeout = {}; SET statement_timeout = {}; \
-         SET idle_in_transaction_session_timeout = {}; \
-         PREPARE {PROMISE_STATEMENT} (text, boolean) AS SELECT {schema}.promise($1, $2)",
+         SET idle_in_transaction_session_timeout = {}; {}",
         milliseconds(timeouts.lock),
         milliseconds(timeouts.statement),
-        milliseconds(timeouts.idle)
+        milliseconds(timeouts.idle),
+        Marker::ALL.map(|marker| marker.prepared(schema)).join("; ")
     )
 }
 
@@ -63,15 +105,10 @@ pub(super) fn begin(timeouts: &BranchTimeouts, tag: &str, is_preset: bool) -> St
 /// Returns the statement that checks a branch's transaction and writes its marker.
 pub(super) fn promise(schema: &str, tag: &str, marker: Marker, is_preset: bool) -> String {
     let tag = literal(tag);
-    let alone = match marker {
-        Marker::BeforePrepare => "false",
-        Marker::BeforeCommit => "true",
-        Marker::None => "NULL",
-    };
     if is_preset {
-        format!("EXECUTE {PROMISE_STATEMENT} ({tag}, {alone})")
+        format!("EXECUTE {} ({tag})", marker.statement())
     } else {
-        format!("SELECT {schema}.promise({tag}, {alone})")
+        format!("SELECT {schema}.promise({tag}, {})", marker.alone())
     }
 }
 

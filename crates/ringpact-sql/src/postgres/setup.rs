@@ -1,15 +1,15 @@
-//! What a database needs before it takes part: a schema with three tables and two functions.
+//! What a database needs before it takes part: a schema with three tables and three functions.
 
 use thiserror::Error;
 
 /// Version of what [`SETUP_SQL`] sets up. It grows when an older set-up no longer does.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Name of the schema, if nothing else is said.
 pub const DEFAULT_SCHEMA: &str = "ringpact";
 
-/// Arguments of the function that makes promises, to look it up by.
-pub(crate) const PROMISE_ARGUMENTS: &str = "text,boolean";
+/// The functions of the schema, with their arguments, to look them up by.
+pub(crate) const FUNCTIONS: [&str; 3] = ["promise(text,boolean)", "mark(text)", "setup_version()"];
 
 /// SQLSTATE of a promise whose transaction is not the branch's any more.
 pub(crate) const OTHER_TRANSACTION: &str = "RP001";

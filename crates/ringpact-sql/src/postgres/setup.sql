@@ -82,4 +82,12 @@ BEGIN
 END
 $ringpact$;
 
-CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 2';
+-- Writes the marker and checks nothing: connections with prepared statements check before they call it.
+CREATE OR REPLACE FUNCTION ringpact.mark(tag text)
+RETURNS void LANGUAGE plpgsql AS $ringpact$
+BEGIN
+    INSERT INTO ringpact.marker VALUES (tag);
+END
+$ringpact$;
+
+CREATE OR REPLACE FUNCTION ringpact.setup_version() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 3';
