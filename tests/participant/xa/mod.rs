@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use database::{Database, Fate, Statement};
 
+#[path = "../../common/sim_database/mod.rs"]
 mod database;
 mod last_resource;
 mod lives;
