@@ -238,6 +238,8 @@ impl<B: XaBackend> Inner<B> {
         match cell.phase_now() {
             // The branch may be one of an earlier life of this process, or of another process.
             BranchPhase::Unknown => self.recall(branch, cell, message).await?,
+            // Work came, and the database could not begin it. An earlier life of this process may have promised all the same.
+            BranchPhase::Active { .. } if session.is_none() => self.recall(branch, cell, message).await?,
             // The answer to a one-phase commit was lost.
             BranchPhase::Committing { .. } => {
                 let input = self.look_up_commit(branch, cell).await?;

@@ -251,8 +251,7 @@ impl<B: XaBackend> XaParticipant<B> {
     ///
     /// # Errors
     ///
-    /// As [`XaWorkError`] lists. An error of the database leaves the transaction as it can only be
-    /// rolled back.
+    /// As [`XaWorkError`] lists. After each of them the transaction can only be rolled back.
     pub fn branch(
         &self,
         txn: &mut Transaction,
@@ -291,15 +290,24 @@ impl<B: XaBackend> XaParticipant<B> {
             return Err(over(reason));
         }
         if session.is_none() {
+            // The client may go on and commit all the same. So the branch can only be rolled back, or a later piece of work
+            // would be committed without this one.
+            let fails = |fail: &dyn Fn() -> XaWorkError| {
+                cell.refuse(|| Arc::new(fail()));
+                Err(fail())
+            };
             if inner.is_closed.load(Ordering::SeqCst) {
-                return Err(XaWorkError::Closed(inner.name.clone()));
+                return fails(&|| XaWorkError::Closed(inner.name.clone()));
             }
             let promises = inner.promises.load(Ordering::SeqCst);
             if promises >= inner.max_promises {
-                let (participant, limit) = (inner.name.clone(), inner.max_promises);
-                return Err(XaWorkError::TooManyPromises { participant, promises, limit });
+                let (participant, limit) = (&inner.name, inner.max_promises);
+                return fails(&|| XaWorkError::TooManyPromises { participant: participant.clone(), promises, limit });
             }
-            let begun = inner.backend.begin(branch).await?;
+            let begun = match inner.backend.begin(branch).await {
+                Ok(begun) => begun,
+                Err(error) => return fails(&|| XaWorkError::Database(error.clone())),
+            };
             *cell.interrupt.lock() = Some(inner.backend.interrupter(&begun));
             *session = Some(begun);
             // Whether it changes anything is known when it is asked for its vote.

@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use database::{Database, Fate, Statement};
 
 #[path = "../../common/sim_database/mod.rs"]
+#[allow(dead_code)] // the simulated world uses the rest of it
 mod database;
 mod last_resource;
 mod lives;
@@ -297,8 +298,50 @@ fn promises_have_a_limit_and_one_that_is_settled_makes_room() {
         promised(&goods, &branch(2)).await;
         assert!(matches!(goods.work(&branch(3)).await, Err(XaWorkError::TooManyPromises { limit: 2, .. })));
         goods.commit(&branch(1), &call()).await.expect("it is promised");
-        promised(&goods, &branch(3)).await;
+        promised(&goods, &branch(4)).await;
         assert_eq!(goods.status().promised, 2);
+    });
+}
+
+/// The client does not heed the error. What it did before and after it was committed without what had failed.
+#[test]
+fn a_branch_that_could_not_begin_takes_no_later_work() {
+    run(async {
+        for is_alone in [false, true] {
+            let (database, branch) = (Database::default(), branch(1));
+            let goods = open(&database).await;
+            database.next(Statement::Begin, Fate::LostBefore);
+            assert!(matches!(goods.work(&branch).await, Err(XaWorkError::Database(_))));
+            assert!(matches!(goods.work(&branch).await, Err(XaWorkError::Over { .. })));
+            let answer = if is_alone {
+                goods.commit_one_phase(&branch, &call()).await.map(drop)
+            } else {
+                goods.prepare(&branch, &call()).await.map(drop)
+            };
+            let error = answer.expect_err("it can only be rolled back");
+            assert!(ringpact::error_chain(&error).to_string().contains("could not begin"), "{error}");
+            assert_eq!(database.applied(&branch), 0);
+        }
+    });
+}
+
+/// Work comes again after a restart, late, and can't begin. What the earlier life has promised is still there.
+#[test]
+fn work_that_could_not_begin_hides_no_promise() {
+    run(async {
+        for decision in [Decision::Commit, Decision::Rollback] {
+            let (database, branch) = (Database::default(), branch(1));
+            promised(&open(&database).await, &branch).await;
+            let goods = open(&database).await;
+            database.next(Statement::Begin, Fate::LostBefore);
+            goods.work(&branch).await.map(drop).expect_err("the database is away");
+            match decision {
+                Decision::Commit => goods.commit(&branch, &call()).await.expect("it is promised"),
+                Decision::Rollback => goods.rollback(&branch, &call()).await.expect("it is promised"),
+            }
+            assert!(!database.is_promised(&branch));
+            assert_eq!(database.applied(&branch), u32::from(decision == Decision::Commit));
+        }
     });
 }
 
