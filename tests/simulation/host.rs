@@ -19,6 +19,8 @@ use ringpact::{
     txn::CoordinatorError,
 };
 
+#[cfg(feature = "tokio")]
+use super::databases::Base;
 use super::{
     MS,
     bounds::Growth,
@@ -96,6 +98,8 @@ struct Running {
     logs: Vec<Arc<FileLog>>,
     managers: BTreeMap<Name, Arc<Manager>>,
     coordinator: Option<Arc<Coordinator>>,
+    #[cfg(feature = "tokio")]
+    bases: BTreeMap<Name, Base>,
 }
 
 impl Host {
@@ -184,7 +188,7 @@ impl Host {
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
         };
-        world.acquaintances.restart(self);
+        world.acquaintances.restart(world, self);
         world.clock.note(format_args!("{life} starts"));
         match life.open(&self.plan, &books) {
             Ok(()) => {
@@ -240,6 +244,18 @@ impl Life {
         self.running.lock().managers.values().cloned().collect()
     }
 
+    /// The participant of a service that has a database.
+    #[cfg(feature = "tokio")]
+    pub fn base(&self, name: &Name) -> Option<Base> {
+        self.running.lock().bases.get(name).cloned()
+    }
+
+    /// All of them.
+    #[cfg(feature = "tokio")]
+    pub fn bases(&self) -> Vec<Base> {
+        self.running.lock().bases.values().cloned().collect()
+    }
+
     pub fn logs(&self) -> Vec<Arc<FileLog>> {
         self.running.lock().logs.clone()
     }
@@ -262,6 +278,14 @@ impl Life {
             self.keep(log, |running, log| running.logs.push(log))?;
         }
         for (name, log) in &plan.managers {
+            #[cfg(feature = "tokio")]
+            if self.world.plan.has_database(name) {
+                let base = super::databases::open(self, name).ok_or(OpeningError::Off)?;
+                self.keep(Arc::new(base), |running, base| {
+                    running.bases.insert(base.name().clone(), Base::clone(&base));
+                })?;
+                continue;
+            }
             let log = Log::new(self, *log, Owner::Manager);
             let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
             let options = options.platform(self.world.clock.platform());
@@ -298,6 +322,10 @@ impl Life {
                 builder = match self.world.plan.nearby {
                     // A message that is changed in transit has to be in transit.
                     _ if self.world.mutant.is_some_and(Mutant::needs_wire) => builder.endpoint(name, far),
+                    #[cfg(feature = "tokio")]
+                    _ if host == self.host && self.world.plan.has_database(name) => {
+                        builder.endpoint(name, super::databases::endpoint(here))
+                    }
                     #[cfg(feature = "tokio")]
                     _ if self.world.plan.by_tasks == Some(*name) => {
                         builder.endpoint(name, super::tasks::endpoint(self, host, name.parse()?))
@@ -389,6 +417,11 @@ impl Life {
         self.close_coordinator();
         let managers = std::mem::take(&mut self.running.lock().managers);
         drop(managers);
+        #[cfg(feature = "tokio")]
+        {
+            let bases = std::mem::take(&mut self.running.lock().bases);
+            drop(bases);
+        }
         clock.note(format_args!("{self} is buried"));
     }
 
@@ -499,7 +532,10 @@ impl Life {
 
     /// What is in the books of all its services.
     pub fn books(&self) -> Books {
-        self.managers().iter().flat_map(|manager| manager.service().sold()).collect()
+        let sold = self.managers().into_iter().flat_map(|manager| manager.service().sold());
+        #[cfg(feature = "tokio")]
+        let sold = sold.chain(self.bases().into_iter().flat_map(|base| base.backend().all_applied()));
+        sold.collect()
     }
 
     /// What stands in the way of peace in this process.
@@ -525,6 +561,8 @@ impl Life {
                 unrest.push(format!("{self}, {}: {status:?}, reserved {reserved:?}", manager.name()));
             }
         }
+        #[cfg(feature = "tokio")]
+        unrest.extend(super::databases::unrest(self));
         unrest
     }
 }
