@@ -17,6 +17,7 @@ use super::{
     executor::block_on,
     host::Life,
     mutants::Mutant,
+    network::verdict_endpoints,
     plan::{Plan, Wakers},
     served::Served,
     sim_database::{Database, Defect, Fate, Statement, Step, Way},
@@ -227,7 +228,12 @@ pub fn open(life: &Arc<Life>, service: &'static str) -> Option<Base> {
     while life.is_alive() {
         let database = world.databases.0[service].reached_by(Line { life: Arc::clone(life), service });
         match block_on(&world.clock, Wakers::Notify, XaParticipant::open(service, database, options)) {
-            Ok(base) => return Some(base),
+            Ok(base) => {
+                for (coordinator, endpoint) in verdict_endpoints(life) {
+                    base.set_verdict_endpoint(coordinator, endpoint);
+                }
+                return Some(base);
+            }
             Err(XaOpenError::Name(error)) => unreachable!("{service} is a name: {error}"),
             Err(error) => world.clock.note(format_args!("{life}, {service}: {error}")),
         }

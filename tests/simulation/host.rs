@@ -30,7 +30,7 @@ use super::{
     mailer::{MAIL, Mailer},
     marks::{self, Sent},
     mutants::Mutant,
-    network::{VerdictWire, Wire},
+    network::{Wire, verdict_endpoints},
     operator::{Word, id_of, is_refusal},
     plan::{HostPlan, Nearby},
     served::Served,
@@ -290,14 +290,8 @@ impl Life {
             let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
             let options = options.platform(self.world.clock.platform());
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
-            for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
-                // No participant has been told of the second one.
-                if !other.plan.is_second
-                    && let Some((coordinator, _)) = other.plan.coordinator
-                {
-                    manager
-                        .set_verdict_endpoint(coordinator.parse()?, VerdictWire { from: Arc::clone(self), to: host });
-                }
+            for (coordinator, endpoint) in verdict_endpoints(self) {
+                manager.set_verdict_endpoint(coordinator, endpoint);
             }
             let (name, manager) = (manager.name().clone(), Arc::new(manager));
             self.keep(manager, |running, manager| drop(running.managers.insert(name, manager)))?;

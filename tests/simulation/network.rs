@@ -111,7 +111,18 @@ fn serve(served: Served, request: &Request, answer: impl FnOnce(Result<Response,
     answer(served.answer(request));
 }
 
-/// A resource manager's way to a coordinator of another process, to ask what became of a branch.
+/// The ways of a process's participants to the coordinators of other processes.
+pub fn verdict_endpoints(from: &Arc<Life>) -> Vec<(Name, VerdictWire)> {
+    let others = from.world.hosts.iter().enumerate().filter(|(host, _)| *host != from.host);
+    // No participant has been told of the second one.
+    let others = others.filter(|(_, other)| !other.plan.is_second);
+    let to = |(host, name): (usize, &str)| {
+        (name.parse().expect("a valid name"), VerdictWire { from: Arc::clone(from), to: host })
+    };
+    others.filter_map(|(host, other)| other.plan.coordinator.map(|(name, _)| to((host, name)))).collect()
+}
+
+/// A participant's way to a coordinator of another process, to ask what became of a branch.
 pub struct VerdictWire {
     pub from: Arc<Life>,
     pub to: usize,

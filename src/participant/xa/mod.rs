@@ -17,6 +17,7 @@
 //! | `backend.rs` | [`XaBackend`]: what a database must be able to do; its errors |
 //! | `cell.rs` | what is kept of one branch |
 //! | `deliver.rs` | what coordinators call |
+//! | `all_work.rs` | branches that have lost work in a restart |
 //! | `last_resource.rs` | the participant as a last resource, which commits without a promise |
 //! | `operator.rs` | status, orphans, shutdown |
 
@@ -41,6 +42,7 @@ use crate::{
     txn::{BranchError, Transaction},
 };
 
+mod all_work;
 mod backend;
 mod cell;
 mod deliver;
@@ -261,7 +263,8 @@ impl<B: XaBackend> XaParticipant<B> {
     }
 
     /// Like [`branch`](Self::branch), for the branch of a transaction whose coordinator is in another
-    /// process.
+    /// process. The participant needs a [verdict endpoint](Self::set_verdict_endpoint) of that
+    /// coordinator, or a restart of this process between two pieces of work loses the first one unnoticed.
     ///
     /// # Errors
     ///

@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +13,7 @@ use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Name, ParticipantError, TxnId, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{
-        AsyncParticipant, Call, Decision,
+        AsyncParticipant, Call, Decision, Endpoint, Reply, Request, Response, Verdict,
         conformance::{self, AsyncHarness, Effect, Worked},
         xa::{XaBranch, XaOptions, XaParticipant, XaWorkError},
     },
@@ -321,6 +324,48 @@ fn a_branch_that_could_not_begin_takes_no_later_work() {
             let error = answer.expect_err("it can only be rolled back");
             assert!(ringpact::error_chain(&error).to_string().contains("could not begin"), "{error}");
             assert_eq!(database.applied(&branch), 0);
+        }
+    });
+}
+
+/// A coordinator in another process that has begun this many transactions. It may miss the first question.
+struct Begun {
+    transactions: u64,
+    misses_one: AtomicBool,
+}
+
+impl Endpoint for Begun {
+    fn send(&self, _: Request, reply: Reply) {
+        if self.misses_one.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let begun_below = TxnOrdinal { epoch: Epoch::new(1), sequence: self.transactions + 1 };
+        reply.send(Ok(Response::Verdict { verdict: Verdict::Undecided, begun_below }));
+    }
+}
+
+/// The database undoes the first piece of work with the session of the earlier life.
+#[test]
+fn a_branch_that_has_lost_work_in_a_restart_votes_no() {
+    run(async {
+        for (misses_one, is_alone) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (database, lost, later) = (Database::default(), branch(1), branch(2));
+            drop(change(&open(&database).await, &lost).await);
+            assert!(!database.is_worked_on(&lost));
+            let goods = open(&database).await;
+            let coordinator = Begun { transactions: 1, misses_one: AtomicBool::new(misses_one) };
+            goods.set_verdict_endpoint(Name::from_static("shop"), coordinator);
+            drop(change(&goods, &lost).await);
+            drop(change(&goods, &later).await);
+            let answer = if is_alone {
+                goods.commit_one_phase(&lost, &call()).await.map(drop)
+            } else {
+                goods.prepare(&lost, &call()).await.map(drop)
+            };
+            let error = answer.expect_err("half of the work is lost");
+            assert!(ringpact::error_chain(&error).to_string().contains("lost in a restart"), "{error}");
+            assert_eq!((database.applied(&lost), database.is_worked_on(&lost)), (0, false));
+            assert_eq!(goods.prepare(&later, &call()).await.expect("it is all there"), Vote::Yes);
         }
     });
 }
