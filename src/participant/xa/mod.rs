@@ -277,7 +277,15 @@ impl<B: XaBackend> XaParticipant<B> {
         }
         let over = |reason| XaWorkError::Over { branch: Box::new(branch.clone()), reason };
         let refused = |refusal: BranchRefusal| over(Arc::new(refusal));
-        let lookup = inner.branches.lock().admit(branch.txn());
+        let lookup = {
+            let mut branches = inner.branches.lock();
+            let lookup = branches.admit(branch.txn());
+            // The coordinator may announce that life before the next piece of work comes.
+            if let BranchLookup::UnknownLife { .. } = lookup {
+                branches.refuse(branch.txn());
+            }
+            lookup
+        };
         let cell = match lookup {
             BranchLookup::Found(cell) => cell,
             BranchLookup::EarlierLife { .. } => return Err(refused(BranchRefusal::EarlierLife)),

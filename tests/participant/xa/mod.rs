@@ -13,7 +13,7 @@ use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Name, ParticipantError, TxnId, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{
-        AsyncParticipant, Call, Decision, Endpoint, Reply, Request, Response, Verdict,
+        AsyncParticipant, Call, Decision, EndedOpening, Endpoint, Life, Reply, Request, Response, Verdict,
         conformance::{self, AsyncHarness, Effect, Worked},
         xa::{XaBranch, XaOptions, XaParticipant, XaWorkError},
     },
@@ -147,7 +147,7 @@ fn a_promise_that_comes_late_is_found_by_the_next_life() {
         goods.prepare(&branch, &call()).await.expect_err("the answer is lost");
         drop(goods);
         let goods = open(&database).await;
-        let life = ringpact::participant::Life::new(LogId::from_bytes([7; 16]), Epoch::new(2), 5);
+        let life = Life::new(LogId::from_bytes([7; 16]), Epoch::new(2), 5);
         goods.meet(&Name::from_static("shop"), &life).await.expect("nothing is known");
         let listed = goods.in_doubt(&Name::from_static("shop")).await.expect("the database answers");
         database.time_passes();
@@ -325,6 +325,26 @@ fn a_branch_that_could_not_begin_takes_no_later_work() {
             assert!(ringpact::error_chain(&error).to_string().contains("could not begin"), "{error}");
             assert_eq!(database.applied(&branch), 0);
         }
+    });
+}
+
+/// Its coordinator was opened again, and the work comes before the coordinator has said so.
+#[test]
+fn a_branch_that_was_refused_before_its_life_was_met_takes_no_later_work() {
+    run(async {
+        let (database, shop) = (Database::default(), Name::from_static("shop"));
+        let goods = open(&database).await;
+        let life = |epoch, position| Life::new(LogId::from_bytes([7; 16]), Epoch::new(epoch), position);
+        goods.meet(&shop, &life(1, 5)).await.expect("nothing is known");
+        let branch = TxnId::new(shop.clone(), Epoch::new(2), 1).branch(goods.name());
+        goods.work(&branch).await.map(drop).expect_err("the life is unknown");
+        let next = life(2, 9).continuing(EndedOpening { epoch: Epoch::new(1), position: 8 });
+        goods.meet(&shop, &next).await.expect("it continues");
+        goods.work(&branch).await.map(drop).expect_err("a piece of its work was refused");
+        let mut call = call();
+        (call.epoch, call.position, call.after) = (next.epoch, next.position, next.after);
+        goods.commit_one_phase(&branch, &call).await.expect_err("it can only be rolled back");
+        assert_eq!(database.applied(&branch), 0);
     });
 }
 
