@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use ringpact::{
-    BranchId, Name, ParticipantError, Vote,
+    BranchId, Name, ParticipantError, TxnId, Vote,
     participant::{
         AsyncParticipant, Call, Decision, Endpoint, Greeting, Life as CoordinatorsLife, Reply, Request, Spawned, Verb,
         xa::{XaOpenError, XaOptions, XaParticipant},
@@ -15,7 +15,7 @@ use ringpact::{
 use super::{
     MS,
     executor::block_on,
-    host::Life,
+    host::{Host, Life},
     mutants::Mutant,
     network::verdict_endpoints,
     plan::{Plan, Wakers},
@@ -221,6 +221,20 @@ impl Way for Line {
     }
 }
 
+/// The services whose databases have carried out their branch, and whose processes were started since: they have forgotten how far
+/// the coordinator's log was then.
+pub fn forgetful(world: &World, txn: &TxnId) -> Vec<Name> {
+    let names = world.databases.0.iter().map(|(service, database)| {
+        let name: Name = service.parse().expect("a valid name");
+        (database.applied(&txn.branch(&name)) > 0, name)
+    });
+    let remembers = |name: &Name| {
+        let mut lives = world.hosts.iter().filter_map(Host::life);
+        lives.any(|life| life.told_to_commit.lock().contains(&txn.branch(name)))
+    };
+    names.filter(|(has_applied, name)| *has_applied && !remembers(name)).map(|(_, name)| name).collect()
+}
+
 /// Opens the participant, as soon as the database answers. `None` if the process does not live to see it.
 pub fn open(life: &Arc<Life>, service: &'static str) -> Option<Base> {
     let world = &life.world;
@@ -319,6 +333,9 @@ impl InDatabase {
     ) -> Result<T, ParticipantError> {
         let base = self.base()?;
         let heard = self.0.hears(branch, call)?;
+        if matches!(verb, Verb::Commit | Verb::CommitOnePhase) {
+            self.0.life.told_to_commit.lock().insert(branch.clone());
+        }
         let served = serve(base, heard.call.clone()).await;
         let served = self.0.is_answered(branch.txn().coordinator(), &heard, served);
         self.0.has_served(verb, branch, call, served)

@@ -1,5 +1,7 @@
 //! A process and the machine it runs on: started, crashed at any moment, started again on what its disks have kept.
 
+#[cfg(feature = "tokio")]
+use std::collections::BTreeSet;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -82,6 +84,9 @@ pub struct Life {
     /// What its coordinator has sent, and when that was opened.
     pub sent: Sent,
     opened_at: Mutex<Duration>,
+    /// Branches that its participants with databases were told to commit.
+    #[cfg(feature = "tokio")]
+    pub told_to_commit: Mutex<BTreeSet<BranchId>>,
 }
 
 #[derive(Default)]
@@ -184,6 +189,8 @@ impl Host {
                 growth: Growth::default(),
                 sent: Sent::default(),
                 opened_at: Mutex::default(),
+                #[cfg(feature = "tokio")]
+                told_to_commit: Mutex::default(),
             });
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
