@@ -1,7 +1,5 @@
 //! A process and the machine it runs on: started, crashed at any moment, started again on what its disks have kept.
 
-#[cfg(feature = "tokio")]
-use std::collections::BTreeSet;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,9 +13,8 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
+    Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
     participant::{OpenError, Reply},
-    platform::Simulator,
     txn::CoordinatorError,
 };
 
@@ -26,6 +23,7 @@ use super::databases::Base;
 use super::{
     MS,
     bounds::Growth,
+    busy::Busy,
     disk::Disk,
     ledger::Books,
     log::{Log, Owner, make_up_for_ends},
@@ -76,7 +74,7 @@ pub struct Life {
     /// Calls that are inside a log.
     pub in_log: AtomicUsize,
     /// Branches that a resource manager is busy with.
-    busy: Mutex<Busy>,
+    pub busy: Busy,
     /// Answers that never came. A thread waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
     /// What its logs may have grown to.
@@ -86,15 +84,7 @@ pub struct Life {
     opened_at: Mutex<Duration>,
     /// Branches that its participants with databases were told to commit.
     #[cfg(feature = "tokio")]
-    pub told_to_commit: Mutex<BTreeSet<BranchId>>,
-}
-
-#[derive(Default)]
-struct Busy {
-    /// With how many each.
-    branches: BTreeMap<BranchId, usize>,
-    /// With all of them at once.
-    all: bool,
+    pub told_to_commit: Mutex<std::collections::BTreeSet<ringpact::BranchId>>,
 }
 
 #[derive(Default)]
@@ -184,7 +174,7 @@ impl Host {
                 ids: state.ids.clone(),
                 running: Mutex::default(),
                 in_log: AtomicUsize::new(0),
-                busy: Mutex::default(),
+                busy: Busy::default(),
                 limbo: Mutex::default(),
                 growth: Growth::default(),
                 sent: Sent::default(),
@@ -470,67 +460,6 @@ impl Life {
         if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
     }
 
-    /// Has a client's work done under a branch, alone: production would have it wait on the branch's mutex.
-    pub fn with_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| {
-            let enters = !busy.all && !busy.branches.contains_key(branch);
-            if enters {
-                busy.branches.insert(branch.clone(), 1);
-            }
-            enters
-        });
-        let served = serve();
-        self.leave(branch);
-        served
-    }
-
-    fn leave(&self, branch: &BranchId) {
-        let mut busy = self.busy.lock();
-        if let Some(count) = busy.branches.get_mut(branch) {
-            *count -= 1;
-            if *count == 0 {
-                busy.branches.remove(branch);
-            }
-        }
-        drop(busy);
-        self.world.clock.notify_all(self.busy_place());
-    }
-
-    /// The same for a message: if another call is at the branch, the message is answered at once, and does not wait.
-    pub fn tell_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| {
-            if !busy.all {
-                *busy.branches.entry(branch.clone()).or_default() += 1;
-            }
-            !busy.all
-        });
-        let served = serve();
-        self.leave(branch);
-        served
-    }
-
-    /// Has `serve` do something about all branches.
-    pub fn with_all<T>(&self, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| busy.branches.is_empty() && !std::mem::replace(&mut busy.all, true));
-        let served = serve();
-        self.busy.lock().all = false;
-        self.world.clock.notify_all(self.busy_place());
-        served
-    }
-
-    fn enter(&self, mut enter: impl FnMut(&mut Busy) -> bool) {
-        loop {
-            if enter(&mut self.busy.lock()) {
-                return;
-            }
-            self.world.clock.wait(self.busy_place(), None);
-        }
-    }
-
-    fn busy_place(&self) -> usize {
-        std::ptr::from_ref(&self.busy).addr()
-    }
-
     /// What is in the books of all its services.
     pub fn books(&self) -> Books {
         let sold = self.managers().into_iter().flat_map(|manager| manager.service().sold());
@@ -548,12 +477,9 @@ impl Life {
                 unrest.push(format!("{self}: {status}"));
             }
         }
-        {
-            let busy = self.busy.lock();
-            if busy.all || !busy.branches.is_empty() {
-                unrest.push(format!("{self}: busy with {:?}", busy.branches));
-                return unrest;
-            }
+        if let Some(busy) = self.busy.with_what() {
+            unrest.push(format!("{self}: busy with {busy:?}"));
+            return unrest;
         }
         for manager in self.managers() {
             let status = manager.status();

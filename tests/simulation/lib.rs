@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `scheduler` | threads that take turns, and the clock |
 //! | `plan` | what a seed draws beforehand |
-//! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
+//! | `world`, `network`, `host`, `busy`, `disk` | where it happens, and what goes wrong there |
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
 //! | `databases` | services that keep what they have in a database which can prepare |
 //! | `mailer`, `client`, `executor` | its last resource, the customers, and how they wait |
@@ -22,6 +22,7 @@
 mod absences;
 mod acquaintances;
 mod bounds;
+mod busy;
 mod client;
 #[cfg(feature = "tokio")]
 mod databases;
