@@ -1,6 +1,7 @@
 //! The oracle of what a copy of a coordinator's log may do because a participant is absent, and nothing else may: see
 //! `src/docs/backups.md`. A participant that has heard more than the copy holds refuses it. The copy settles by presumption without
-//! one that has not answered any of several questions for as long as a message may take.
+//! one that has not answered any of several questions for as long as a message may take. A database does not keep how far the log was
+//! when it carried a decision out, so a participant with one is as good as absent once its process was restarted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,6 +74,9 @@ impl Absences {
         let (patience, now) = (world.plan.policy.delivery_timeout, world.clock.elapsed());
         let all = self.0.lock();
         let absent = all.iter().filter(|((asks, _), asked)| *asks == opening && asked.is_absent(patience, now));
-        absent.map(|((_, participant), _)| participant.clone()).collect()
+        let absent = absent.map(|((_, participant), _)| participant.clone());
+        #[cfg(feature = "tokio")]
+        let absent = absent.chain(super::databases::forgetful(world, txn));
+        absent.collect()
     }
 }

@@ -76,14 +76,14 @@ impl Acquaintances {
     }
 
     /// The participants of this host start again. How far a log was they know only as long as anything depends on it; and of a
-    /// coordinator on their own log they know by that log.
-    pub fn restart(&self, host: &Host) {
+    /// coordinator on their own log they know by that log. A database notes every life that was met.
+    pub fn restart(&self, world: &World, host: &Host) {
         for ((participant, _), there) in &mut *self.0.lock() {
             let Some((_, log)) = host.plan.managers.iter().find(|(name, _)| *name == participant.as_str()) else {
                 continue;
             };
             let own = super::operator::id_of(host.log_id(*log));
-            there.known = there.known.filter(|life| life.log != own);
+            there.known = there.known.filter(|life| life.log != own || world.plan.has_database(participant.as_str()));
             if let Some(life) = &mut there.known {
                 life.position = 0;
             }

@@ -263,6 +263,10 @@ fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -
 }
 
 fn execute(life: &Arc<Life>, branch: &BranchId, work: Work) -> bool {
+    #[cfg(feature = "tokio")]
+    if let Some(base) = life.base(branch.participant()) {
+        return super::databases::execute(life, base, branch, work);
+    }
     let Some(manager) = life.manager(branch.participant()) else { return false };
     life.with_branch(branch, || life.is_alive() && manager.execute(branch, work).is_ok())
 }

@@ -13,22 +13,24 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
+    Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
     participant::{OpenError, Reply},
-    platform::Simulator,
     txn::CoordinatorError,
 };
 
+#[cfg(feature = "tokio")]
+use super::databases::Base;
 use super::{
     MS,
     bounds::Growth,
+    busy::Busy,
     disk::Disk,
     ledger::Books,
     log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
     marks::{self, Sent},
     mutants::Mutant,
-    network::{VerdictWire, Wire},
+    network::{Wire, verdict_endpoints},
     operator::{Word, id_of, is_refusal},
     plan::{HostPlan, Nearby},
     served::Served,
@@ -72,7 +74,7 @@ pub struct Life {
     /// Calls that are inside a log.
     pub in_log: AtomicUsize,
     /// Branches that a resource manager is busy with.
-    busy: Mutex<Busy>,
+    pub busy: Busy,
     /// Answers that never came. A thread waits for each, for as long as the process lives.
     pub limbo: Mutex<Vec<Reply>>,
     /// What its logs may have grown to.
@@ -80,14 +82,9 @@ pub struct Life {
     /// What its coordinator has sent, and when that was opened.
     pub sent: Sent,
     opened_at: Mutex<Duration>,
-}
-
-#[derive(Default)]
-struct Busy {
-    /// With how many each.
-    branches: BTreeMap<BranchId, usize>,
-    /// With all of them at once.
-    all: bool,
+    /// Branches that its participants with databases were told to commit.
+    #[cfg(feature = "tokio")]
+    pub told_to_commit: Mutex<std::collections::BTreeSet<ringpact::BranchId>>,
 }
 
 #[derive(Default)]
@@ -96,6 +93,8 @@ struct Running {
     logs: Vec<Arc<FileLog>>,
     managers: BTreeMap<Name, Arc<Manager>>,
     coordinator: Option<Arc<Coordinator>>,
+    #[cfg(feature = "tokio")]
+    bases: BTreeMap<Name, Base>,
 }
 
 impl Host {
@@ -175,16 +174,18 @@ impl Host {
                 ids: state.ids.clone(),
                 running: Mutex::default(),
                 in_log: AtomicUsize::new(0),
-                busy: Mutex::default(),
+                busy: Busy::default(),
                 limbo: Mutex::default(),
                 growth: Growth::default(),
                 sent: Sent::default(),
                 opened_at: Mutex::default(),
+                #[cfg(feature = "tokio")]
+                told_to_commit: Mutex::default(),
             });
             state.life = Some(Arc::clone(&life));
             (life, state.books.clone())
         };
-        world.acquaintances.restart(self);
+        world.acquaintances.restart(world, self);
         world.clock.note(format_args!("{life} starts"));
         match life.open(&self.plan, &books) {
             Ok(()) => {
@@ -240,6 +241,18 @@ impl Life {
         self.running.lock().managers.values().cloned().collect()
     }
 
+    /// The participant of a service that has a database.
+    #[cfg(feature = "tokio")]
+    pub fn base(&self, name: &Name) -> Option<Base> {
+        self.running.lock().bases.get(name).cloned()
+    }
+
+    /// All of them.
+    #[cfg(feature = "tokio")]
+    pub fn bases(&self) -> Vec<Base> {
+        self.running.lock().bases.values().cloned().collect()
+    }
+
     pub fn logs(&self) -> Vec<Arc<FileLog>> {
         self.running.lock().logs.clone()
     }
@@ -262,18 +275,20 @@ impl Life {
             self.keep(log, |running, log| running.logs.push(log))?;
         }
         for (name, log) in &plan.managers {
+            #[cfg(feature = "tokio")]
+            if self.world.plan.has_database(name) {
+                let base = super::databases::open(self, name).ok_or(OpeningError::Off)?;
+                self.keep(Arc::new(base), |running, base| {
+                    running.bases.insert(base.name().clone(), Base::clone(&base));
+                })?;
+                continue;
+            }
             let log = Log::new(self, *log, Owner::Manager);
             let options = Manager::options().checkpoint_every(self.world.plan.checkpoint_every);
             let options = options.platform(self.world.clock.platform());
             let manager = options.open(name, log, Store::open(self, &books[name]))?;
-            for (host, other) in self.world.hosts.iter().enumerate().filter(|(host, _)| *host != self.host) {
-                // No participant has been told of the second one.
-                if !other.plan.is_second
-                    && let Some((coordinator, _)) = other.plan.coordinator
-                {
-                    manager
-                        .set_verdict_endpoint(coordinator.parse()?, VerdictWire { from: Arc::clone(self), to: host });
-                }
+            for (coordinator, endpoint) in verdict_endpoints(self) {
+                manager.set_verdict_endpoint(coordinator, endpoint);
             }
             let (name, manager) = (manager.name().clone(), Arc::new(manager));
             self.keep(manager, |running, manager| drop(running.managers.insert(name, manager)))?;
@@ -298,6 +313,10 @@ impl Life {
                 builder = match self.world.plan.nearby {
                     // A message that is changed in transit has to be in transit.
                     _ if self.world.mutant.is_some_and(Mutant::needs_wire) => builder.endpoint(name, far),
+                    #[cfg(feature = "tokio")]
+                    _ if host == self.host && self.world.plan.has_database(name) => {
+                        builder.endpoint(name, super::databases::endpoint(here))
+                    }
                     #[cfg(feature = "tokio")]
                     _ if self.world.plan.by_tasks == Some(*name) => {
                         builder.endpoint(name, super::tasks::endpoint(self, host, name.parse()?))
@@ -389,6 +408,11 @@ impl Life {
         self.close_coordinator();
         let managers = std::mem::take(&mut self.running.lock().managers);
         drop(managers);
+        #[cfg(feature = "tokio")]
+        {
+            let bases = std::mem::take(&mut self.running.lock().bases);
+            drop(bases);
+        }
         clock.note(format_args!("{self} is buried"));
     }
 
@@ -436,70 +460,12 @@ impl Life {
         if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
     }
 
-    /// Has a client's work done under a branch, alone: production would have it wait on the branch's mutex.
-    pub fn with_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| {
-            let enters = !busy.all && !busy.branches.contains_key(branch);
-            if enters {
-                busy.branches.insert(branch.clone(), 1);
-            }
-            enters
-        });
-        let served = serve();
-        self.leave(branch);
-        served
-    }
-
-    fn leave(&self, branch: &BranchId) {
-        let mut busy = self.busy.lock();
-        if let Some(count) = busy.branches.get_mut(branch) {
-            *count -= 1;
-            if *count == 0 {
-                busy.branches.remove(branch);
-            }
-        }
-        drop(busy);
-        self.world.clock.notify_all(self.busy_place());
-    }
-
-    /// The same for a message: if another call is at the branch, the message is answered at once, and does not wait.
-    pub fn tell_branch<T>(&self, branch: &BranchId, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| {
-            if !busy.all {
-                *busy.branches.entry(branch.clone()).or_default() += 1;
-            }
-            !busy.all
-        });
-        let served = serve();
-        self.leave(branch);
-        served
-    }
-
-    /// Has `serve` do something about all branches.
-    pub fn with_all<T>(&self, serve: impl FnOnce() -> T) -> T {
-        self.enter(|busy| busy.branches.is_empty() && !std::mem::replace(&mut busy.all, true));
-        let served = serve();
-        self.busy.lock().all = false;
-        self.world.clock.notify_all(self.busy_place());
-        served
-    }
-
-    fn enter(&self, mut enter: impl FnMut(&mut Busy) -> bool) {
-        loop {
-            if enter(&mut self.busy.lock()) {
-                return;
-            }
-            self.world.clock.wait(self.busy_place(), None);
-        }
-    }
-
-    fn busy_place(&self) -> usize {
-        std::ptr::from_ref(&self.busy).addr()
-    }
-
     /// What is in the books of all its services.
     pub fn books(&self) -> Books {
-        self.managers().iter().flat_map(|manager| manager.service().sold()).collect()
+        let sold = self.managers().into_iter().flat_map(|manager| manager.service().sold());
+        #[cfg(feature = "tokio")]
+        let sold = sold.chain(self.bases().into_iter().flat_map(|base| base.backend().all_applied()));
+        sold.collect()
     }
 
     /// What stands in the way of peace in this process.
@@ -511,12 +477,9 @@ impl Life {
                 unrest.push(format!("{self}: {status}"));
             }
         }
-        {
-            let busy = self.busy.lock();
-            if busy.all || !busy.branches.is_empty() {
-                unrest.push(format!("{self}: busy with {:?}", busy.branches));
-                return unrest;
-            }
+        if let Some(busy) = self.busy.with_what() {
+            unrest.push(format!("{self}: busy with {busy:?}"));
+            return unrest;
         }
         for manager in self.managers() {
             let status = manager.status();
@@ -525,6 +488,8 @@ impl Life {
                 unrest.push(format!("{self}, {}: {status:?}, reserved {reserved:?}", manager.name()));
             }
         }
+        #[cfg(feature = "tokio")]
+        unrest.extend(super::databases::unrest(self));
         unrest
     }
 }

@@ -5,8 +5,9 @@
 //! |---|---|
 //! | `scheduler` | threads that take turns, and the clock |
 //! | `plan` | what a seed draws beforehand |
-//! | `world`, `network`, `host`, `disk` | where it happens, and what goes wrong there |
+//! | `world`, `network`, `host`, `busy`, `disk` | where it happens, and what goes wrong there |
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
+//! | `databases` | services that keep what they have in a database which can prepare |
 //! | `mailer`, `client`, `executor` | its last resource, the customers, and how they wait |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
 //! | `ledger`, `bounds`, `marks`, `acquaintances`, `absences` | the oracle |
@@ -21,7 +22,10 @@
 mod absences;
 mod acquaintances;
 mod bounds;
+mod busy;
 mod client;
+#[cfg(feature = "tokio")]
+mod databases;
 mod disk;
 mod executor;
 mod host;
@@ -35,6 +39,10 @@ mod operator;
 mod plan;
 mod scheduler;
 mod served;
+#[cfg(feature = "tokio")]
+#[path = "../common/sim_database/mod.rs"]
+#[allow(dead_code)] // the participants' tests use the rest of it
+mod sim_database;
 #[path = "../common/sim_storage.rs"]
 #[allow(dead_code)] // other tests use the rest of it
 mod sim_storage;
@@ -67,6 +75,10 @@ const LONGEST_PEACE: Duration = Duration::from_secs(60);
 
 /// How long a run may take on a real clock. Nearly all take milliseconds.
 const LONGEST_RUN: Duration = Duration::from_secs(120);
+
+/// Sets the stream that databases are drawn from apart from that of all else.
+#[cfg(feature = "tokio")]
+const DATABASES: u64 = 0x64_6174_6162_6173;
 
 /// What a log has that grows while its process lives, in a report.
 pub const OVERGROWN: &str = "grows without need";
@@ -127,7 +139,10 @@ enum GoesOn {
 }
 
 fn run_on(seed: u64, mutant: Option<Mutant>, shown: bool, goes_on: GoesOn) -> Report {
-    let plan = Plan::draw(&mut Rng::with_seed(seed), mutant.is_some_and(Mutant::needs_log_fault));
+    #[cfg_attr(not(feature = "tokio"), expect(unused_mut, reason = "no database without tasks"))]
+    let mut plan = Plan::draw(&mut Rng::with_seed(seed), mutant.is_some_and(Mutant::needs_log_fault));
+    #[cfg(feature = "tokio")]
+    plan.draw_databases(&mut Rng::with_seed(seed ^ DATABASES), mutant.is_some_and(Mutant::needs_database));
     if shown {
         println!("{plan:#?}");
     }
@@ -157,6 +172,8 @@ fn direct(world: &Arc<World>) {
     }
     client::start(world);
     world.have_mishaps();
+    #[cfg(feature = "tokio")]
+    databases::have_mishaps(world);
     operator::start(world);
     if !clock.await_until(LONGEST_DAY, || world.clients.load(Ordering::Relaxed) == 0) {
         world.is_wrong(format_args!("the clients' day does not come to an end"));
@@ -167,6 +184,8 @@ fn direct(world: &Arc<World>) {
     audit(world, "in peace");
     world.enter(Phase::PowerCut);
     world.hosts.iter().filter_map(host::Host::life).for_each(|life| life.crash("in the power cut"));
+    #[cfg(feature = "tokio")]
+    world.databases.lose_power();
     world.enter(Phase::Peace);
     settle_for_good(world);
     audit(world, "after the power cut");

@@ -76,11 +76,19 @@ pub enum Mutant {
     TakesPanicsForSuccess,
     /// The adapter does not go on with a task that was woken.
     LosesWakeUps,
+    /// A database's backend does not wait until the session is gone that it ends, so a promise may come after the answer.
+    FencesNothing,
+    /// A database's backend takes a promise that it can't commit for committed, without a look at the marker.
+    BelievesWhatIsNotThere,
+    /// A database's backend takes the promises that are listed so far for all there are.
+    BelievesLateLists,
+    /// A branch that commits in a database leaves no marker, so a commit whose answer was lost counts as a rollback.
+    LeavesNoMarker,
 }
 
 /// Each with the number of seeds within which it must be found: large enough that less than one in ten thousand such rows of seeds
 /// would miss it by bad luck, rounded up, at the rate at which 300 seeds find it (`simulate --mutants --seeds 300`).
-const ALL: [(Mutant, u64); 36] = [
+const ALL: [(Mutant, u64); 40] = [
     (Mutant::SyncsNothing, 10),
     (Mutant::SwallowsFailedSyncs, 200),
     (Mutant::CollectsLiveDecisions, 50),
@@ -117,6 +125,10 @@ const ALL: [(Mutant, u64); 36] = [
     (Mutant::AnswersForTasks, 150),
     (Mutant::TakesPanicsForSuccess, 150),
     (Mutant::LosesWakeUps, 20),
+    (Mutant::FencesNothing, 200),
+    (Mutant::BelievesWhatIsNotThere, 50),
+    (Mutant::BelievesLateLists, 300),
+    (Mutant::LeavesNoMarker, 10),
 ];
 
 impl Mutant {
@@ -133,6 +145,15 @@ impl Mutant {
     /// Whether it takes the feature `tokio`.
     const fn needs_tasks(self) -> bool {
         matches!(self, Self::AnswersForTasks | Self::TakesPanicsForSuccess | Self::LosesWakeUps)
+            || self.needs_database()
+    }
+
+    /// Whether it is a database's. Then each run has one.
+    pub const fn needs_database(self) -> bool {
+        matches!(
+            self,
+            Self::FencesNothing | Self::BelievesWhatIsNotThere | Self::BelievesLateLists | Self::LeavesNoMarker
+        )
     }
 
     /// Whether it can only show when something happens to a coordinator's log. Then something happens to one in each run.

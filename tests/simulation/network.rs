@@ -77,29 +77,52 @@ impl Endpoint for Wire {
                 return;
             };
             world.clock.note(format_args!("{number} arrives at {life}"));
-            let mut result = Served { life: Arc::clone(&life), name: name.clone() }.answer(&request);
-            if !life.is_alive() {
-                return;
-            }
-            world.clock.note(format_args!("{number} is answered by {life}: {}", Outcome(&result)));
-            mutate_vote(world, what, &mut result);
-            let (awaited, result) = (Arc::clone(&awaited), Mutex::new(Some(result)));
-            let (world, name, asks) = (Arc::clone(&life.world), name.clone(), asks.clone());
-            life.world.clone().send(to, from.host, move || {
-                // The second copy of an answer finds that no thread waits for it any more.
-                let result = result.lock().take();
-                if let Some(result) = result {
-                    if let Some(asks) = &asks {
-                        world.absences.is_answered(&world, &name, asks);
-                    }
-                    awaited.answer(result);
+            let (served, there, asks) = (Served { life: Arc::clone(&life), name: name.clone() }, life, asks.clone());
+            let (awaited, from, name) = (Arc::clone(&awaited), from.host, name.clone());
+            serve(served, &request, move |mut result| {
+                if !there.is_alive() {
+                    return;
                 }
+                let world = Arc::clone(&there.world);
+                world.clock.note(format_args!("{number} is answered by {there}: {}", Outcome(&result)));
+                mutate_vote(&world, what, &mut result);
+                let result = Mutex::new(Some(result));
+                there.world.send(to, from, move || {
+                    // The second copy of an answer finds that no thread waits for it any more.
+                    let result = result.lock().take();
+                    if let Some(result) = result {
+                        if let Some(asks) = &asks {
+                            world.absences.is_answered(&world, &name, asks);
+                        }
+                        awaited.answer(result);
+                    }
+                });
             });
         });
     }
 }
 
-/// A resource manager's way to a coordinator of another process, to ask what became of a branch.
+/// Has a process answer a request that has come over the network: at once, or by a task.
+fn serve(served: Served, request: &Request, answer: impl FnOnce(Result<Response, ParticipantError>) + Send + 'static) {
+    #[cfg(feature = "tokio")]
+    if served.life.world.plan.has_database(served.name.as_str()) {
+        return super::databases::serve(served, request, Reply::new(answer));
+    }
+    answer(served.answer(request));
+}
+
+/// The ways of a process's participants to the coordinators of other processes.
+pub fn verdict_endpoints(from: &Arc<Life>) -> Vec<(Name, VerdictWire)> {
+    let others = from.world.hosts.iter().enumerate().filter(|(host, _)| *host != from.host);
+    // No participant has been told of the second one.
+    let others = others.filter(|(_, other)| !other.plan.is_second);
+    let to = |(host, name): (usize, &str)| {
+        (name.parse().expect("a valid name"), VerdictWire { from: Arc::clone(from), to: host })
+    };
+    others.filter_map(|(host, other)| other.plan.coordinator.map(|(name, _)| to((host, name)))).collect()
+}
+
+/// A participant's way to a coordinator of another process, to ask what became of a branch.
 pub struct VerdictWire {
     pub from: Arc<Life>,
     pub to: usize,

@@ -262,7 +262,13 @@ impl World {
     /// Waits for a bad moment: some participant has promised. If none comes, any will do.
     fn await_promise(&self) {
         let has_promised = |life: Arc<Life>| life.managers().iter().any(|manager| manager.status().prepared > 0);
-        self.clock.await_until(MS * 50, || self.hosts.iter().filter_map(Host::life).any(has_promised));
+        #[cfg(feature = "tokio")]
+        let has_promise_in_database = || self.databases.has_promise();
+        #[cfg(not(feature = "tokio"))]
+        let has_promise_in_database = || false;
+        self.clock.await_until(MS * 50, || {
+            has_promise_in_database() || self.hosts.iter().filter_map(Host::life).any(has_promised)
+        });
     }
 
     /// The transactions that some participant has carried out, as its service's books and its log say.

@@ -96,6 +96,27 @@ pub struct Plan {
     pub pause: Duration,
     /// Whether the post remembers which letters were sent.
     pub remembers: bool,
+    /// The services that keep what they have in a database of their own, which can prepare.
+    pub databases: Vec<&'static str>,
+    #[cfg(feature = "tokio")]
+    pub database: Database,
+}
+
+/// What goes wrong with databases, and on the way to them.
+#[cfg(feature = "tokio")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Database {
+    /// One in this number of statements loses its connection, is refused, finds its promise held by another session.
+    pub lost: u32,
+    pub refused: u32,
+    pub denied: u32,
+    /// A server stops at one in this number of statements.
+    pub stops_at_statement: u32,
+    /// How often a server is stopped besides, and how long at most it is down, and then finds its promises.
+    pub stops_every: Option<Duration>,
+    pub longest_down: Duration,
+    pub longest_recovery: Duration,
+    pub max_promises: usize,
 }
 
 /// What the wakers of clients that await something do.
@@ -162,6 +183,9 @@ impl Plan {
             wakers: Wakers::Notify,
             pause: MS(20),
             remembers: false,
+            databases: Vec::new(),
+            #[cfg(feature = "tokio")]
+            database: Database::default(),
             network,
             disk,
             crash_at_message,
@@ -216,6 +240,36 @@ impl Plan {
             self.busier = 8;
             self.purchases *= 8;
         }
+    }
+
+    /// Drawn from a stream of its own, so that all else in a seed is as it was before there were databases.
+    #[cfg(feature = "tokio")]
+    pub fn draw_databases(&mut self, random: &mut Rng, is_needed: bool) {
+        if random.u8(..4) > 0 && !is_needed {
+            return;
+        }
+        let mut services = SERVICES.to_vec();
+        random.shuffle(&mut services);
+        services.truncate(random.usize(1..=SERVICES.len()));
+        self.databases = services;
+        let calm = random.u8(..8) == 0;
+        let mut often = |choices: [u32; 3]| if calm { 0 } else { choices[random.usize(..3)] };
+        self.database = Database {
+            lost: often([0, 60, 12]),
+            refused: often([0, 100, 20]),
+            denied: often([0, 20, 4]),
+            stops_at_statement: often([0, 300, 80]),
+            stops_every: [None, Some(MS(400)), Some(MS(150))][often([0, 1, 2]) as usize],
+            // Up for longer than it takes to open a participant, or no purchase would ever be made.
+            longest_down: MS([5, 50, 150][random.usize(..3)]),
+            longest_recovery: MS([5, 20, 100][random.usize(..3)]),
+            max_promises: [64, 64, 3][random.usize(..3)],
+        };
+    }
+
+    /// Whether the service keeps what it has in a database.
+    pub fn has_database(&self, service: &str) -> bool {
+        self.databases.contains(&service)
     }
 
     /// Drawn after that.

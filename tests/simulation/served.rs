@@ -10,6 +10,7 @@ use ringpact::{
 };
 
 use super::{
+    acquaintances::Before,
     host::{Life, Manager},
     mutants::Mutant,
     operator::is_refusal,
@@ -19,6 +20,14 @@ use super::{
 pub struct Served {
     pub life: Arc<Life>,
     pub name: Name,
+}
+
+/// A message as it was heard.
+pub struct Heard {
+    said: CoordinatorsLife,
+    before: Before,
+    /// What a mutant makes of it.
+    pub call: Call,
 }
 
 impl Served {
@@ -31,16 +40,56 @@ impl Served {
     ) -> Result<T, ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
         let served = self.life.tell_branch(branch, || {
-            if !self.life.is_alive() {
-                return Err(ParticipantError::Unreachable);
-            }
-            let said = CoordinatorsLife::new(call.identity, call.epoch, call.position);
-            let said = said.continuing(call.after);
-            let seen = self.seen(branch.txn().coordinator(), &said);
-            let mut call = call.clone();
-            (call.identity, call.position, call.after) = (seen.log, seen.position, seen.after);
-            self.watched(branch.txn().coordinator(), &said, || serve(&manager, &call))
+            let heard = self.hears(branch, call)?;
+            let served = serve(&manager, &heard.call);
+            self.is_answered(branch.txn().coordinator(), &heard, served)
         });
+        self.has_served(verb, branch, call, served)
+    }
+
+    /// A message comes. Says what a mutant makes of it, and what the oracle knew when it came.
+    pub fn hears(&self, branch: &BranchId, call: &Call) -> Result<Heard, ParticipantError> {
+        if !self.life.is_alive() {
+            return Err(ParticipantError::Unreachable);
+        }
+        let said = CoordinatorsLife::new(call.identity, call.epoch, call.position);
+        let said = said.continuing(call.after);
+        let seen = self.seen(branch.txn().coordinator(), &said);
+        let mut call = call.clone();
+        (call.identity, call.position, call.after) = (seen.log, seen.position, seen.after);
+        Ok(Heard { before: self.comes(branch.txn().coordinator(), &said), said, call })
+    }
+
+    /// The oracle watches which lives it listens to.
+    fn comes(&self, coordinator: &Name, said: &CoordinatorsLife) -> Before {
+        self.life.world.acquaintances.comes(&self.name, coordinator, said)
+    }
+
+    pub fn is_answered<T>(
+        &self,
+        coordinator: &Name,
+        heard: &Heard,
+        served: Result<T, ParticipantError>,
+    ) -> Result<T, ParticipantError> {
+        let world = &self.life.world;
+        match &served {
+            Ok(_) if self.life.is_alive() => {
+                world.acquaintances.is_answered(world, &self.name, coordinator, heard.before, &heard.said);
+            }
+            Err(error) if is_refusal(error) => world.count(|counts| counts.refusals += 1),
+            _ => {}
+        }
+        served
+    }
+
+    /// The oracle watches what it has done.
+    pub fn has_served<T: fmt::Debug>(
+        &self,
+        verb: Verb,
+        branch: &BranchId,
+        call: &Call,
+        served: Result<T, ParticipantError>,
+    ) -> Result<T, ParticipantError> {
         if !self.life.is_alive() {
             return Err(ParticipantError::Unreachable);
         }
@@ -61,24 +110,37 @@ impl Served {
         served
     }
 
-    /// The oracle watches which lives it listens to.
-    fn watched<T>(
-        &self,
-        coordinator: &Name,
-        said: &CoordinatorsLife,
-        serve: impl FnOnce() -> Result<T, ParticipantError>,
-    ) -> Result<T, ParticipantError> {
-        let world = &self.life.world;
-        let before = world.acquaintances.comes(&self.name, coordinator, said);
-        let served = serve();
-        match &served {
-            Ok(_) if self.life.is_alive() => {
-                world.acquaintances.is_answered(world, &self.name, coordinator, before, said);
-            }
-            Err(error) if is_refusal(error) => world.count(|counts| counts.refusals += 1),
-            _ => {}
+    /// What a coordinator says when it introduces itself, as [`hears`](Self::hears) has it of a message.
+    pub fn is_met_by(&self, coordinator: &Name, life: &CoordinatorsLife) -> (Heard, CoordinatorsLife) {
+        let before = self.comes(coordinator, life);
+        (Heard { said: *life, before, call: Call::new(LogId::NONE) }, self.seen(coordinator, life))
+    }
+
+    /// As it is greeted.
+    pub fn is_greeted(&self, greeting: &Greeting) -> Greeting {
+        // It gets no answer. But it is heard.
+        self.comes(&greeting.coordinator, &greeting.life);
+        let life = self.seen(&greeting.coordinator, &greeting.life);
+        let mut seen = greeting.clone();
+        seen.life = life;
+        seen
+    }
+
+    /// What a mutant makes of a vote.
+    pub fn mutate_vote(&self, vote: Result<Vote, ParticipantError>) -> Result<Vote, ParticipantError> {
+        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No) | Err(ParticipantError::Refused(_))) {
+            return Ok(Vote::Yes);
         }
-        served
+        vote
+    }
+
+    /// Whether a mutant acknowledges this without doing it.
+    pub fn skips(&self, verb: Verb) -> bool {
+        let mutant = match verb {
+            Verb::Commit => Mutant::AcknowledgesCommitsUndone,
+            _ => Mutant::AcknowledgesRollbacksUndone,
+        };
+        self.is_mutated(mutant) && self.life.world.clock.once_in(4)
     }
 
     /// Puts a request that has come over the network.
@@ -117,29 +179,25 @@ impl Served {
         seen
     }
 
-    fn is_mutated(&self, mutant: Mutant) -> bool {
+    pub fn is_mutated(&self, mutant: Mutant) -> bool {
         self.life.world.is_mutated(mutant)
     }
 }
 
 impl Participant for Served {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        let vote = self.on(Verb::Prepare, branch, call, |manager, call| manager.prepare(branch, call));
-        if self.is_mutated(Mutant::AlwaysVotesYes) && matches!(vote, Ok(Vote::No) | Err(ParticipantError::Refused(_))) {
-            return Ok(Vote::Yes);
-        }
-        vote
+        self.mutate_vote(self.on(Verb::Prepare, branch, call, |manager, call| manager.prepare(branch, call)))
     }
 
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        if self.is_mutated(Mutant::AcknowledgesCommitsUndone) && self.life.world.clock.once_in(4) {
+        if self.skips(Verb::Commit) {
             return Ok(());
         }
         self.on(Verb::Commit, branch, call, |manager, call| manager.commit(branch, call))
     }
 
     fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        if self.is_mutated(Mutant::AcknowledgesRollbacksUndone) && self.life.world.clock.once_in(4) {
+        if self.skips(Verb::Rollback) {
             return Ok(());
         }
         self.on(Verb::Rollback, branch, call, |manager, call| manager.rollback(branch, call))
@@ -159,17 +217,13 @@ impl Participant for Served {
 
     fn meet(&self, coordinator: &Name, life: &CoordinatorsLife) -> Result<(), ParticipantError> {
         let manager = self.life.manager(&self.name).ok_or(ParticipantError::Unreachable)?;
-        self.watched(coordinator, life, || manager.meet(coordinator, &self.seen(coordinator, life)))
+        let (heard, seen) = self.is_met_by(coordinator, life);
+        self.is_answered(coordinator, &heard, manager.meet(coordinator, &seen))
     }
 
     fn greet(&self, greeting: &Greeting) {
         if let Some(manager) = self.life.manager(&self.name) {
-            // It gets no answer. But it is heard.
-            self.life.world.acquaintances.comes(&self.name, &greeting.coordinator, &greeting.life);
-            let life = self.seen(&greeting.coordinator, &greeting.life);
-            let mut seen = greeting.clone();
-            seen.life = life;
-            manager.greet(&seen);
+            manager.greet(&self.is_greeted(greeting));
         }
     }
 }

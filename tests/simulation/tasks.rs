@@ -5,6 +5,7 @@ use std::{
     panic::resume_unwind,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use ringpact::{
     },
 };
 
-use super::{host::Life, mutants::Mutant, network::Wire, served::Served};
+use super::{host::Life, mutants::Mutant, network::Wire, scheduler::Scheduler, served::Served};
 
 /// How a coordinator reaches it.
 pub fn endpoint(life: &Arc<Life>, host: usize, name: Name) -> impl Endpoint {
@@ -122,6 +123,17 @@ impl AsyncParticipant for Remote {
             near.greet(greeting);
         }
     }
+}
+
+/// Lets a task sleep.
+pub async fn sleep(clock: &Arc<Scheduler>, pause: Duration) {
+    let (over, clock) = (Arc::new(Awaited::default()), Arc::clone(clock));
+    let told = Arc::clone(&over);
+    clock.clone().start(move || {
+        clock.sleep(pause);
+        told.give((), false);
+    });
+    over.come().await;
 }
 
 /// Something that comes once, and the task that waits for it.

@@ -13,6 +13,8 @@ use std::{
 use parking_lot::Mutex;
 use ringpact::txn::BranchError;
 
+#[cfg(feature = "tokio")]
+use super::databases::Databases;
 use super::{
     MS, absences::Absences, acquaintances::Acquaintances, host::Host, ledger::Ledger, mailer::Post, mutants::Mutant,
     operator::Desk, plan::Plan, scheduler::Scheduler,
@@ -25,6 +27,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub ledger: Mutex<Ledger>,
     pub letters: Post,
+    #[cfg(feature = "tokio")]
+    pub databases: Databases,
     pub acquaintances: Acquaintances,
     pub absences: Absences,
     pub desk: Desk,
@@ -76,6 +80,10 @@ pub struct Counts {
     /// Of participants' tasks.
     #[cfg(feature = "tokio")]
     pub panics: u64,
+    /// Statements that databases were sent, those that were lost, and servers that were stopped.
+    pub statements: u64,
+    pub lost_statements: u64,
+    pub stopped_servers: u64,
     pub turns: u64,
 }
 
@@ -98,6 +106,12 @@ impl Counts {
             ("branches refused by circuits", self.circuits),
             #[cfg(feature = "tokio")]
             ("panics of tasks", self.panics),
+            #[cfg(feature = "tokio")]
+            ("statements", self.statements),
+            #[cfg(feature = "tokio")]
+            ("lost statements", self.lost_statements),
+            #[cfg(feature = "tokio")]
+            ("stopped databases", self.stopped_servers),
         ]
     }
 }
@@ -107,6 +121,8 @@ impl World {
         let hosts = plan.hosts.iter().cloned().enumerate().map(|(host, plan)| Host::new(host, plan)).collect();
         Arc::new(Self {
             clock,
+            #[cfg(feature = "tokio")]
+            databases: Databases::new(&plan, mutant),
             plan,
             mutant,
             hosts,

@@ -13,7 +13,10 @@ use crate::{
     log::LogId,
 };
 
+mod begun;
 mod ordinal_map;
+
+pub(super) use begun::{HasAllWork, ask_begun};
 
 /// Maximum number of outcomes that are remembered for coordinators that do not say that they have
 /// ended: of commits, for all coordinators together; and for each coordinator up to twice as many

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::ResourceManager;
 use crate::{
-    id::{BranchId, Epoch, Name, TxnId},
+    id::{BranchId, Name},
     log::LogId,
     participant::{
         BranchInput, BranchPhase, Call, Endpoint, LogSharing, ParticipantError, Reply, Request, Response, Service,
         Verdict,
+        branch_table::{HasAllWork, ask_begun},
     },
 };
 
@@ -44,20 +45,8 @@ impl<S: Service> ResourceManager<S> {
     /// work is done.
     pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
         let endpoint: Arc<dyn Endpoint> = Arc::new(endpoint);
-        let known_below = {
-            let mut branches = self.branches.lock();
-            let known = branches.coordinator_mut(&coordinator);
-            known.verdicts = Some(Arc::clone(&endpoint));
-            Arc::clone(&known.begun_below)
-        };
-        // No transaction has epoch 0. Its id stands for the question which transactions have begun.
-        let branch = TxnId::new(coordinator, Epoch::default(), 0).branch(&self.name);
-        let learn = move |answer| {
-            if let Ok(Response::Verdict { begun_below, .. }) = answer {
-                known_below.get_or_init(|| begun_below);
-            }
-        };
-        endpoint.send(Request::Verdict { branch }, Reply::new(learn));
+        let known_below = self.branches.lock().set_verdicts(&coordinator, Arc::clone(&endpoint));
+        ask_begun(&self.name, coordinator, &*endpoint, known_below);
     }
 
     /// Asks the coordinators what became of every branch that is not finished, and acts on their
@@ -148,15 +137,10 @@ impl<S: Service> ResourceManager<S> {
     /// Without a [verdict endpoint](Self::set_verdict_endpoint) there is no way to tell, and it is
     /// assumed.
     pub(super) fn has_all_work(&self, branch: &BranchId) -> Result<bool, ParticipantError> {
-        let (coordinator, ordinal) = (branch.txn().coordinator(), branch.txn().ordinal());
-        let endpoint = {
-            let branches = self.branches.lock();
-            let Some(known) = branches.coordinator(coordinator) else { return Ok(true) };
-            if let Some(first) = known.begins_at(ordinal.epoch) {
-                return Ok(first <= ordinal);
-            }
-            let Some(endpoint) = known.verdicts.clone() else { return Ok(true) };
-            endpoint
+        let lookup = self.branches.lock().has_all_work(branch.txn());
+        let endpoint = match lookup {
+            HasAllWork::Known(has_all_work) => return Ok(has_all_work),
+            HasAllWork::Asks(endpoint) => endpoint,
         };
         let answers = self.options.platform.mailbox();
         let told = answers.clone();
@@ -165,16 +149,6 @@ impl<S: Service> ResourceManager<S> {
         let until = self.options.platform.now() + VERDICT_WITHIN;
         let answer = answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable))?;
         let Response::Verdict { begun_below, .. } = answer else { return Err(ParticipantError::Misdirected) };
-        // A later opening of the coordinator has answered, which rolls the transaction back; or one
-        // on another log, which knows nothing of it.
-        if begun_below.epoch != ordinal.epoch {
-            return Ok(false);
-        }
-        // The answer is later than the opening, so transactions from here on certainly began after
-        // the opening. Those before it may have begun earlier.
-        let mut branches = self.branches.lock();
-        let known = branches.coordinator_mut(coordinator);
-        known.begins_at_least(begun_below);
-        Ok(known.begins_at(ordinal.epoch).is_some_and(|first| first <= ordinal))
+        Ok(self.branches.lock().learn_begun_below(branch.txn(), begun_below))
     }
 }

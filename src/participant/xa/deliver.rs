@@ -135,7 +135,7 @@ impl<B: XaBackend> Inner<B> {
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
         self.check_name(branch)?;
-        let (lookup, _, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
+        let (lookup, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
             self.note_life(branch.txn().coordinator(), call.life()).await?;
         }
@@ -160,6 +160,7 @@ impl<B: XaBackend> Inner<B> {
         if matches!(message, BranchInput::Prepare(_)) && self.is_last_resource {
             cell.refuse(|| Arc::new(NotToPromise));
         }
+        self.check_work(branch, &cell, begins_at, message).await?;
         let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call.position, message).await;
         // A cell that is not remembered would be counted at each message, and never discounted.
@@ -238,6 +239,8 @@ impl<B: XaBackend> Inner<B> {
         match cell.phase_now() {
             // The branch may be one of an earlier life of this process, or of another process.
             BranchPhase::Unknown => self.recall(branch, cell, message).await?,
+            // Work came, and the database could not begin it. An earlier life of this process may have promised all the same.
+            BranchPhase::Active { .. } if session.is_none() => self.recall(branch, cell, message).await?,
             // The answer to a one-phase commit was lost.
             BranchPhase::Committing { .. } => {
                 let input = self.look_up_commit(branch, cell).await?;

@@ -17,6 +17,7 @@
 //! | `backend.rs` | [`XaBackend`]: what a database must be able to do; its errors |
 //! | `cell.rs` | what is kept of one branch |
 //! | `deliver.rs` | what coordinators call |
+//! | `all_work.rs` | branches that have lost work in a restart |
 //! | `last_resource.rs` | the participant as a last resource, which commits without a promise |
 //! | `operator.rs` | status, orphans, shutdown |
 
@@ -41,6 +42,7 @@ use crate::{
     txn::{BranchError, Transaction},
 };
 
+mod all_work;
 mod backend;
 mod cell;
 mod deliver;
@@ -251,8 +253,7 @@ impl<B: XaBackend> XaParticipant<B> {
     ///
     /// # Errors
     ///
-    /// As [`XaWorkError`] lists. An error of the database leaves the transaction as it can only be
-    /// rolled back.
+    /// As [`XaWorkError`] lists. After each of them the transaction can only be rolled back.
     pub fn branch(
         &self,
         txn: &mut Transaction,
@@ -262,7 +263,8 @@ impl<B: XaBackend> XaParticipant<B> {
     }
 
     /// Like [`branch`](Self::branch), for the branch of a transaction whose coordinator is in another
-    /// process.
+    /// process. The participant needs a [verdict endpoint](Self::set_verdict_endpoint) of that
+    /// coordinator, or a restart of this process between two pieces of work loses the first one unnoticed.
     ///
     /// # Errors
     ///
@@ -275,7 +277,15 @@ impl<B: XaBackend> XaParticipant<B> {
         }
         let over = |reason| XaWorkError::Over { branch: Box::new(branch.clone()), reason };
         let refused = |refusal: BranchRefusal| over(Arc::new(refusal));
-        let lookup = inner.branches.lock().admit(branch.txn());
+        let lookup = {
+            let mut branches = inner.branches.lock();
+            let lookup = branches.admit(branch.txn());
+            // The coordinator may announce that life before the next piece of work comes.
+            if let BranchLookup::UnknownLife { .. } = lookup {
+                branches.refuse(branch.txn());
+            }
+            lookup
+        };
         let cell = match lookup {
             BranchLookup::Found(cell) => cell,
             BranchLookup::EarlierLife { .. } => return Err(refused(BranchRefusal::EarlierLife)),
@@ -291,15 +301,24 @@ impl<B: XaBackend> XaParticipant<B> {
             return Err(over(reason));
         }
         if session.is_none() {
+            // The client may go on and commit all the same. So the branch can only be rolled back, or a later piece of work
+            // would be committed without this one.
+            let fails = |fail: &dyn Fn() -> XaWorkError| {
+                cell.refuse(|| Arc::new(fail()));
+                Err(fail())
+            };
             if inner.is_closed.load(Ordering::SeqCst) {
-                return Err(XaWorkError::Closed(inner.name.clone()));
+                return fails(&|| XaWorkError::Closed(inner.name.clone()));
             }
             let promises = inner.promises.load(Ordering::SeqCst);
             if promises >= inner.max_promises {
-                let (participant, limit) = (inner.name.clone(), inner.max_promises);
-                return Err(XaWorkError::TooManyPromises { participant, promises, limit });
+                let (participant, limit) = (&inner.name, inner.max_promises);
+                return fails(&|| XaWorkError::TooManyPromises { participant: participant.clone(), promises, limit });
             }
-            let begun = inner.backend.begin(branch).await?;
+            let begun = match inner.backend.begin(branch).await {
+                Ok(begun) => begun,
+                Err(error) => return fails(&|| XaWorkError::Database(error.clone())),
+            };
             *cell.interrupt.lock() = Some(inner.backend.interrupter(&begun));
             *session = Some(begun);
             // Whether it changes anything is known when it is asked for its vote.

@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,7 +13,7 @@ use ringpact::{
     BranchId, Coordinator, Epoch, LogId, MemoryLog, Name, ParticipantError, TxnId, TxnOrdinal, Vote,
     log::Heuristic,
     participant::{
-        AsyncParticipant, Call, Decision,
+        AsyncParticipant, Call, Decision, EndedOpening, Endpoint, Life, Reply, Request, Response, Verdict,
         conformance::{self, AsyncHarness, Effect, Worked},
         xa::{XaBranch, XaOptions, XaParticipant, XaWorkError},
     },
@@ -19,6 +22,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use database::{Database, Fate, Statement};
 
+#[path = "../../common/sim_database/mod.rs"]
+#[allow(dead_code)] // the simulated world uses the rest of it
 mod database;
 mod last_resource;
 mod lives;
@@ -142,7 +147,7 @@ fn a_promise_that_comes_late_is_found_by_the_next_life() {
         goods.prepare(&branch, &call()).await.expect_err("the answer is lost");
         drop(goods);
         let goods = open(&database).await;
-        let life = ringpact::participant::Life::new(LogId::from_bytes([7; 16]), Epoch::new(2), 5);
+        let life = Life::new(LogId::from_bytes([7; 16]), Epoch::new(2), 5);
         goods.meet(&Name::from_static("shop"), &life).await.expect("nothing is known");
         let listed = goods.in_doubt(&Name::from_static("shop")).await.expect("the database answers");
         database.time_passes();
@@ -296,8 +301,112 @@ fn promises_have_a_limit_and_one_that_is_settled_makes_room() {
         promised(&goods, &branch(2)).await;
         assert!(matches!(goods.work(&branch(3)).await, Err(XaWorkError::TooManyPromises { limit: 2, .. })));
         goods.commit(&branch(1), &call()).await.expect("it is promised");
-        promised(&goods, &branch(3)).await;
+        promised(&goods, &branch(4)).await;
         assert_eq!(goods.status().promised, 2);
+    });
+}
+
+/// The client does not heed the error. What it did before and after it was committed without what had failed.
+#[test]
+fn a_branch_that_could_not_begin_takes_no_later_work() {
+    run(async {
+        for is_alone in [false, true] {
+            let (database, branch) = (Database::default(), branch(1));
+            let goods = open(&database).await;
+            database.next(Statement::Begin, Fate::LostBefore);
+            assert!(matches!(goods.work(&branch).await, Err(XaWorkError::Database(_))));
+            assert!(matches!(goods.work(&branch).await, Err(XaWorkError::Over { .. })));
+            let answer = if is_alone {
+                goods.commit_one_phase(&branch, &call()).await.map(drop)
+            } else {
+                goods.prepare(&branch, &call()).await.map(drop)
+            };
+            let error = answer.expect_err("it can only be rolled back");
+            assert!(ringpact::error_chain(&error).to_string().contains("could not begin"), "{error}");
+            assert_eq!(database.applied(&branch), 0);
+        }
+    });
+}
+
+/// Its coordinator was opened again, and the work comes before the coordinator has said so.
+#[test]
+fn a_branch_that_was_refused_before_its_life_was_met_takes_no_later_work() {
+    run(async {
+        let (database, shop) = (Database::default(), Name::from_static("shop"));
+        let goods = open(&database).await;
+        let life = |epoch, position| Life::new(LogId::from_bytes([7; 16]), Epoch::new(epoch), position);
+        goods.meet(&shop, &life(1, 5)).await.expect("nothing is known");
+        let branch = TxnId::new(shop.clone(), Epoch::new(2), 1).branch(goods.name());
+        goods.work(&branch).await.map(drop).expect_err("the life is unknown");
+        let next = life(2, 9).continuing(EndedOpening { epoch: Epoch::new(1), position: 8 });
+        goods.meet(&shop, &next).await.expect("it continues");
+        goods.work(&branch).await.map(drop).expect_err("a piece of its work was refused");
+        let mut call = call();
+        (call.epoch, call.position, call.after) = (next.epoch, next.position, next.after);
+        goods.commit_one_phase(&branch, &call).await.expect_err("it can only be rolled back");
+        assert_eq!(database.applied(&branch), 0);
+    });
+}
+
+/// A coordinator in another process that has begun this many transactions. It may miss the first question.
+struct Begun {
+    transactions: u64,
+    misses_one: AtomicBool,
+}
+
+impl Endpoint for Begun {
+    fn send(&self, _: Request, reply: Reply) {
+        if self.misses_one.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let begun_below = TxnOrdinal { epoch: Epoch::new(1), sequence: self.transactions + 1 };
+        reply.send(Ok(Response::Verdict { verdict: Verdict::Undecided, begun_below }));
+    }
+}
+
+/// The database undoes the first piece of work with the session of the earlier life.
+#[test]
+fn a_branch_that_has_lost_work_in_a_restart_votes_no() {
+    run(async {
+        for (misses_one, is_alone) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (database, lost, later) = (Database::default(), branch(1), branch(2));
+            drop(change(&open(&database).await, &lost).await);
+            assert!(!database.is_worked_on(&lost));
+            let goods = open(&database).await;
+            let coordinator = Begun { transactions: 1, misses_one: AtomicBool::new(misses_one) };
+            goods.set_verdict_endpoint(Name::from_static("shop"), coordinator);
+            drop(change(&goods, &lost).await);
+            drop(change(&goods, &later).await);
+            let answer = if is_alone {
+                goods.commit_one_phase(&lost, &call()).await.map(drop)
+            } else {
+                goods.prepare(&lost, &call()).await.map(drop)
+            };
+            let error = answer.expect_err("half of the work is lost");
+            assert!(ringpact::error_chain(&error).to_string().contains("lost in a restart"), "{error}");
+            assert_eq!((database.applied(&lost), database.is_worked_on(&lost)), (0, false));
+            assert_eq!(goods.prepare(&later, &call()).await.expect("it is all there"), Vote::Yes);
+        }
+    });
+}
+
+/// Work comes again after a restart, late, and can't begin. What the earlier life has promised is still there.
+#[test]
+fn work_that_could_not_begin_hides_no_promise() {
+    run(async {
+        for decision in [Decision::Commit, Decision::Rollback] {
+            let (database, branch) = (Database::default(), branch(1));
+            promised(&open(&database).await, &branch).await;
+            let goods = open(&database).await;
+            database.next(Statement::Begin, Fate::LostBefore);
+            goods.work(&branch).await.map(drop).expect_err("the database is away");
+            match decision {
+                Decision::Commit => goods.commit(&branch, &call()).await.expect("it is promised"),
+                Decision::Rollback => goods.rollback(&branch, &call()).await.expect("it is promised"),
+            }
+            assert!(!database.is_promised(&branch));
+            assert_eq!(database.applied(&branch), u32::from(decision == Decision::Commit));
+        }
     });
 }
 

@@ -29,7 +29,7 @@ async fn a_branch_waits_for_a_connection_only_for_a_time_and_promises_are_ended_
     assert!(matches!(&error, XaWorkError::Database(error) if error.kind() == XaErrorKind::Transient));
     goods.commit(&before, &call()).await.expect("a commit");
     goods.rollback(&holder, &call()).await.expect("a rollback");
-    work(&goods, &db.branch(3), TAKE).await;
+    work(&goods, &db.branch(4), TAKE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

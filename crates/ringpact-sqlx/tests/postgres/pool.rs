@@ -35,8 +35,8 @@ async fn a_branch_waits_for_a_connection_only_for_a_time_and_promises_are_ended_
         assert!(error_chain(&error).contains("raise the pool's size of 1"), "{}", error_chain(&error));
         goods.commit(&before, &call()).await.expect("a commit");
         goods.rollback(&holder, &call()).await.expect("a rollback");
-        work(&goods, &db.branch(first + 2), TAKE).await;
-        goods.rollback(&db.branch(first + 2), &call()).await.expect("a rollback");
+        work(&goods, &db.branch(first + 3), TAKE).await;
+        goods.rollback(&db.branch(first + 3), &call()).await.expect("a rollback");
     }
 }
 
