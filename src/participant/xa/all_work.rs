@@ -1,5 +1,5 @@
-//! Whether a branch has all of its work: some of it may have been done under an earlier life of this
-//! process, and have been undone with that.
+//! What an earlier life of this process has to do with a branch: some of its work may have been done
+//! and undone with that life, or the branch may have been promised.
 
 use std::sync::Arc;
 
@@ -52,6 +52,27 @@ impl<B: XaBackend> Inner<B> {
             cell.refuse(|| Arc::new(BranchRefusal::LostWork));
         }
         Ok(())
+    }
+
+    /// Undoes work of a branch that an earlier life of this process may have promised: it is a repeat
+    /// that came late, and would hide the promise from the decision.
+    pub(super) async fn drop_late_work(
+        &self,
+        branch: &BranchId,
+        cell: &XaCell<B>,
+        begins_at: Option<TxnOrdinal>,
+        message: BranchInput,
+    ) {
+        let decides = matches!(message, BranchInput::Commit(_) | BranchInput::Rollback(_));
+        let is_of_this_life = begins_at.is_some_and(|first| first <= branch.txn().ordinal());
+        if !decides || is_of_this_life || !matches!(cell.phase_now(), BranchPhase::Active { .. }) {
+            return;
+        }
+        // A client that has the session ends with an error, as for any other branch.
+        let session = cell.try_hold().and_then(|mut held| held.take());
+        if let Some(session) = session {
+            self.backend.rollback(branch, session).await;
+        }
     }
 
     async fn has_all_work(&self, branch: &BranchId) -> Result<bool, ParticipantError> {

@@ -161,6 +161,7 @@ impl<B: XaBackend> Inner<B> {
             cell.refuse(|| Arc::new(NotToPromise));
         }
         self.check_work(branch, &cell, begins_at, message).await?;
+        self.drop_late_work(branch, &cell, begins_at, message).await;
         let before = cell.phase_now();
         let result = self.deliver_to(branch, &cell, call.position, message).await;
         // A cell that is not remembered would be counted at each message, and never discounted.
@@ -239,7 +240,8 @@ impl<B: XaBackend> Inner<B> {
         match cell.phase_now() {
             // The branch may be one of an earlier life of this process, or of another process.
             BranchPhase::Unknown => self.recall(branch, cell, message).await?,
-            // Work came, and the database could not begin it. An earlier life of this process may have promised all the same.
+            // Work came, and has no session: the database could not begin it, or it came late. An earlier life of this process
+            // may have promised all the same.
             BranchPhase::Active { .. } if session.is_none() => self.recall(branch, cell, message).await?,
             // The answer to a one-phase commit was lost.
             BranchPhase::Committing { .. } => {

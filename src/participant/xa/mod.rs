@@ -17,7 +17,7 @@
 //! | `backend.rs` | [`XaBackend`]: what a database must be able to do; its errors |
 //! | `cell.rs` | what is kept of one branch |
 //! | `deliver.rs` | what coordinators call |
-//! | `all_work.rs` | branches that have lost work in a restart |
+//! | `all_work.rs` | what an earlier life of this process has to do with a branch |
 //! | `last_resource.rs` | the participant as a last resource, which commits without a promise |
 //! | `operator.rs` | status, orphans, shutdown |
 

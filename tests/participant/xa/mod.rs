@@ -390,21 +390,27 @@ fn a_branch_that_has_lost_work_in_a_restart_votes_no() {
     });
 }
 
-/// Work comes again after a restart, late, and can't begin. What the earlier life has promised is still there.
+/// Work comes again after a restart, late. What the earlier life has promised is still there.
 #[test]
-fn work_that_could_not_begin_hides_no_promise() {
+fn late_work_hides_no_promise() {
     run(async {
-        for decision in [Decision::Commit, Decision::Rollback] {
+        for (decision, begins) in
+            [false, true].into_iter().flat_map(|begins| [(Decision::Commit, begins), (Decision::Rollback, begins)])
+        {
             let (database, branch) = (Database::default(), branch(1));
             promised(&open(&database).await, &branch).await;
             let goods = open(&database).await;
-            database.next(Statement::Begin, Fate::LostBefore);
-            goods.work(&branch).await.map(drop).expect_err("the database is away");
+            if begins {
+                drop(change(&goods, &branch).await);
+            } else {
+                database.next(Statement::Begin, Fate::LostBefore);
+                goods.work(&branch).await.map(drop).expect_err("the database is away");
+            }
             match decision {
                 Decision::Commit => goods.commit(&branch, &call()).await.expect("it is promised"),
                 Decision::Rollback => goods.rollback(&branch, &call()).await.expect("it is promised"),
             }
-            assert!(!database.is_promised(&branch));
+            assert!(!database.is_promised(&branch) && !database.is_worked_on(&branch));
             assert_eq!(database.applied(&branch), u32::from(decision == Decision::Commit));
         }
     });
