@@ -36,7 +36,7 @@ impl StatementError {
 #[non_exhaustive]
 pub enum MySqlError {
     /// The branch can't be worked under.
-    #[error(transparent)]
+    #[error("no work can be done under the branch")]
     Work(#[from] XaWorkError),
     /// A statement failed. The branch will vote No, because a failed statement does not undo the
     /// statements before it.
@@ -120,4 +120,19 @@ pub(crate) fn cause_may_pass(cause: &(dyn StdError + 'static)) -> bool {
         || cause.downcast_ref::<StatementError>().is_some_and(|error| may_pass(error.error()))
         || cause.downcast_ref::<ServerError>().is_some_and(|error| code_may_pass(error.code))
         || matches!(cause.downcast_ref(), Some(MySqlError::Work(XaWorkError::TooManyPromises { .. })))
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpact::{Epoch, Name, TxnId, causes, txn::BranchError};
+
+    use super::*;
+
+    /// A bug: it was hidden, so clients spun at the error while their database was down.
+    #[test]
+    fn a_refusal_of_the_branch_is_among_the_causes() {
+        let txn = TxnId::new(Name::from_static("shop"), Epoch::new(1), 1);
+        let error = MySqlError::from(XaWorkError::from(BranchError::Over { txn }));
+        assert!(causes(&error).any(<dyn std::error::Error>::is::<BranchError>));
+    }
 }

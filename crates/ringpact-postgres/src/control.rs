@@ -141,6 +141,11 @@ impl PgClient for Control {
         let code = error.downcast_ref::<Error>()?.code()?;
         Some(code.code().to_owned())
     }
+
+    fn is_of_connection(error: &(dyn StdError + 'static)) -> bool {
+        let Some(error) = error.downcast_ref::<Error>() else { return false };
+        error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>())
+    }
 }
 
 /// A connection. It goes back to the others only when its statement has been answered.

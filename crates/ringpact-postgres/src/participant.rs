@@ -93,7 +93,7 @@ impl PgParticipant {
     }
 
     /// Whether the error, or one that it comes from, may pass if the whole transaction is tried again: a serialization
-    /// failure, a deadlock, a lock that did not come free in time, a lack of room.
+    /// failure, a deadlock, a lock that did not come free in time, a lack of room, a lost connection, a server that is away.
     #[must_use]
     pub fn is_transient(error: &(dyn StdError + 'static)) -> bool {
         is_transient::<Control>(error)

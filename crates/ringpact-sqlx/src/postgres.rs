@@ -139,6 +139,10 @@ impl PgClient for PgPools {
         let error = error.downcast_ref::<Error>()?.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
         Some(error.code().to_owned())
     }
+
+    fn is_of_connection(error: &(dyn StdError + 'static)) -> bool {
+        matches!(error.downcast_ref(), Some(Error::Io(_) | Error::PoolTimedOut))
+    }
 }
 
 impl PgLink for Link<Postgres> {

@@ -142,8 +142,9 @@ struct Known {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TableWorkError {
-    /// The transaction does not take the branch.
-    #[error(transparent)]
+    /// The transaction does not take the branch. The reason is a source of its own, not this error's text:
+    /// [`Coordinator::run`](crate::Coordinator::run) looks for it.
+    #[error("the transaction takes no branch of this participant")]
     Branch(#[from] BranchError),
     /// The service has refused the work, or failed in it.
     #[error("the service has not reserved what the work needs; the transaction can only be rolled back")]

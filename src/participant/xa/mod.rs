@@ -163,8 +163,9 @@ pub enum XaOpenError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum XaWorkError {
-    /// The transaction does not take the branch.
-    #[error(transparent)]
+    /// The transaction does not take the branch. The reason is a source of its own, not this error's text:
+    /// [`Coordinator::run`](crate::Coordinator::run) looks for it.
+    #[error("the transaction takes no branch of this participant")]
     Branch(#[from] BranchError),
     /// The branch takes no more work. The transaction can only be rolled back.
     #[error("branch {branch} takes no more work")]

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use ringpact::{
-    BranchId, Epoch, LogId, ParticipantError, Vote,
+    BranchId, Epoch, LogId, ParticipantError, Vote, error_chain,
     participant::{AsyncParticipant, Decision, Life},
 };
 use tokio::{spawn, time::sleep};
 
-use crate::support::{BranchTimeouts, Client, Db, PgParticipant, TAKE, call, no, work};
+use crate::support::{BranchTimeouts, Client, Db, PgParticipant, TAKE, attempt, call, no, work};
 
 /// A deferred trigger, so that a promise waits for an advisory lock.
 const GATE: &str = "CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS \
@@ -177,4 +177,22 @@ async fn a_session_that_was_ended_at_work_promises_nothing() {
     goods.rollback(&branch, &call()).await.expect("a rollback");
     assert_eq!((db.prepared().await, db.free(0).await), (0, 100));
     work(&goods, &db.branch(2), TAKE).await;
+}
+
+/// It was undone, so a new attempt is safe: `Coordinator::run` makes one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_an_error_that_may_pass() {
+    let Some(db) = Db::new().await else { return };
+    let (goods, branch) = (db.goods().await, db.branch(1));
+    work(&goods, &branch, TAKE).await;
+    let sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND application_name LIKE 'ringpact%' AND pid <> pg_backend_pid()";
+    db.admin.batch_execute(sessions).await.expect("they end");
+    let mut at_work = goods.work(&branch).await.expect("nothing is known yet");
+    let error = attempt(&mut at_work, TAKE).await.expect_err("the session is gone");
+    assert!(PgParticipant::is_transient(&error), "{}", error_chain(&error));
+    drop(at_work);
+    let error = goods.prepare(&branch, &call()).await.expect_err("a No");
+    assert!(PgParticipant::is_transient(&error), "{}", error_chain(&error));
+    assert_eq!(db.free(0).await, 100);
 }

@@ -103,7 +103,7 @@ pub fn is_transient<C: super::MySqlClient>(error: &(dyn StdError + 'static)) -> 
 }
 
 fn database_may_pass(error: &XaError) -> bool {
-    matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable)
+    matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable | XaErrorKind::Lost)
 }
 
 /// An error after which there is certainly no promise and no commit.

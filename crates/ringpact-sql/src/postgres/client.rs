@@ -37,6 +37,10 @@ pub trait PgClient: Send + Sync + 'static {
 
     /// Returns the SQLSTATE if this error, without its causes, is one of the client library that has one.
     fn sqlstate(error: &(dyn StdError + 'static)) -> Option<String>;
+
+    /// Whether this error, without its causes, is one of the client library that says that the connection was lost, or
+    /// that none could be made in time. Errors that have an SQLSTATE need not be known here.
+    fn is_of_connection(error: &(dyn StdError + 'static)) -> bool;
 }
 
 /// A connection of the pool. If it is dropped, it is closed; only [`give_back`](Self::give_back) gives it back.

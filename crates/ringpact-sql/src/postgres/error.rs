@@ -111,9 +111,12 @@ pub fn no_pool_connection(error: impl Into<Box<dyn StdError + Send + Sync>>) -> 
 #[must_use]
 pub fn is_transient<C: PgClient>(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
-        let of_backend = cause.downcast_ref::<XaError>().is_some_and(|error| error.kind() == XaErrorKind::Transient);
+        let of_backend = cause.downcast_ref::<XaError>().is_some_and(|error| {
+            matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable | XaErrorKind::Lost)
+        });
         let is_full = matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }));
-        of_backend || is_full || C::sqlstate(cause).is_some_and(|code| may_pass(&code))
+        let passes = |code: String| may_pass(&code) || is_of_connection(&code);
+        of_backend || is_full || C::is_of_connection(cause) || C::sqlstate(cause).is_some_and(passes)
     })
 }
 
@@ -142,6 +145,10 @@ fn kind_of(error: &StatementFailure, during: During) -> XaErrorKind {
 
 /// SQLSTATEs that this crate acts on, by PostgreSQL's names of them.
 mod code {
+    /// The class of these.
+    pub(super) const CONNECTION_EXCEPTION: &str = "08";
+    /// `ADMIN_SHUTDOWN`, `CRASH_SHUTDOWN`, `CANNOT_CONNECT_NOW`; not a statement that was cancelled.
+    pub(super) const OPERATOR_INTERVENTION: &str = "57P0";
     pub(super) const INVALID_AUTHORIZATION_SPECIFICATION: &str = "28000";
     pub(super) const INVALID_PASSWORD: &str = "28P01";
     pub(super) const INVALID_CATALOG_NAME: &str = "3D000";
@@ -173,6 +180,11 @@ fn may_pass(code: &str) -> bool {
         code::UNDEFINED_PSTATEMENT,
     ]
     .contains(&code)
+}
+
+/// The connection is lost, or the server is being stopped or started. What was not committed is undone.
+fn is_of_connection(code: &str) -> bool {
+    code.starts_with(code::CONNECTION_EXCEPTION) || code.starts_with(code::OPERATOR_INTERVENTION)
 }
 
 fn is_set_up_wrongly(code: &str) -> bool {

@@ -182,6 +182,16 @@ mod tests {
         assert!(!work(BeginError::ShuttingDown) && !work("no money"));
     }
 
+    /// A bug: databases hid the reason, so clients spun at the error while their database was down.
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn a_refusal_of_the_branch_is_found_in_the_errors_of_databases() {
+        use crate::participant::{tables::TableWorkError, xa::XaWorkError};
+        let over = || BranchError::Over { txn: txn() };
+        assert!(work(XaWorkError::from(over())) && work(TableWorkError::from(over())));
+        assert!(work(io::Error::other(XaWorkError::from(over()))));
+    }
+
     /// The source of this error is a deadlock; the outcome is not known all the same.
     #[test]
     fn an_outcome_that_is_not_known_is_final_also_inside_the_error_of_the_work() {
