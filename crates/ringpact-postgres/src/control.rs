@@ -22,6 +22,9 @@ pub(crate) const DEFAULT_CONNECTIONS: usize = 4;
 /// Time for finding out whether a proxy is in between. One with a single session keeps the second connection waiting.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 
+/// Number of times that is tried, if the server ends its statements.
+const PROBES: usize = 3;
+
 /// Takes a connection only if that needs no wait.
 const AT_ONCE: Timeouts = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
 
@@ -68,14 +71,21 @@ impl Control {
         if pool.status().max_size < 2 {
             return false; // it takes two connections to find out, and not to find out is safe
         }
-        let answer = async {
+        let answer = || async {
             let first = pool.get().await.ok()?;
             let second = pool.get().await.ok()?;
             let (mut first, mut second) = (PgSession::new(first), PgSession::new(second));
             // They are closed afterwards: nothing that was set in them stays.
             leads_to_one_session(&mut first, &mut second).await.ok()
         };
-        timeout(PROBE_WITHIN, answer).await.ok().flatten().unwrap_or(false)
+        for _ in 0..PROBES {
+            match timeout(PROBE_WITHIN, answer()).await {
+                Ok(Some(leads)) => return leads,
+                Ok(None) => {} // a statement of it was ended, which says nothing
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     /// Closes the idle connections of the branches' pool.

@@ -16,11 +16,13 @@ pub struct PgSession {
     client: Option<Object>,
     /// Reads the answer to the `BEGIN`.
     begun: Option<JoinHandle<Result<(), StatementFailure>>>,
+    /// Whether statements of the work may have been carried out outside of its transaction.
+    is_spoilt: bool,
 }
 
 impl PgSession {
     pub(crate) const fn new(client: Object) -> Self {
-        Self { client: Some(client), begun: None }
+        Self { client: Some(client), begun: None, is_spoilt: false }
     }
 
     /// Returns the connection. Its transaction is the branch's: leave `COMMIT` and `ROLLBACK` to the participant.
@@ -34,10 +36,11 @@ impl PgSession {
 
     /// Waits for the answer to the `BEGIN`.
     async fn begun(&mut self) -> Result<(), StatementFailure> {
-        match self.begun.take() {
-            Some(answer) => answer.await.unwrap_or_else(|error| Err(StatementFailure::of_connection(error))),
-            None => Ok(()),
-        }
+        let Some(answer) = self.begun.take() else { return Ok(()) };
+        self.is_spoilt = true;
+        answer.await.unwrap_or_else(|error| Err(StatementFailure::of_connection(error)))?;
+        self.is_spoilt = false;
+        Ok(())
     }
 
     async fn run(&self, message: &str) -> Result<(), StatementFailure> {
@@ -67,6 +70,7 @@ impl PgLink for PgSession {
     }
 
     async fn rollback(&mut self) -> Result<(), StatementFailure> {
+        self.begun().await?;
         self.run("ROLLBACK").await
     }
 
@@ -75,7 +79,9 @@ impl PgLink for PgSession {
     }
 
     fn give_back(mut self) {
-        drop(self.client.take());
+        if !self.is_spoilt {
+            drop(self.client.take());
+        }
     }
 }
 

@@ -90,6 +90,15 @@ async fn a_role_whose_commits_are_not_synced_is_refused_unless_that_is_accepted(
     builder().open().await.expect("a participant");
 }
 
+/// Branches say `READ WRITE`; the participant's own notes would fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_read_only_by_default_is_refused() {
+    let Some(db) = Db::new().await else { return };
+    let url = format!("{} options='-c default_transaction_read_only=on'", db.url);
+    let builder = PgParticipant::builder(GOODS).config(url.parse().expect("a configuration")).accept_fsync_off();
+    says(builder.open().await, "RESET default_transaction_read_only");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_builder_without_a_database_or_with_bad_names_is_refused() {
     assert!(matches!(PgParticipant::builder(GOODS).open().await, Err(PgOpenError::NoDatabase { .. })));

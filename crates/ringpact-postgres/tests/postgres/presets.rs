@@ -120,3 +120,20 @@ async fn outside_of_its_branch_a_connection_changes_nothing() {
     assert!(reason.contains("has ended the branch's transaction by itself"), "{reason}");
     assert_eq!((db.free(0).await, db.prepared().await, db.markers().await), (100, 0, 0));
 }
+
+/// The setting would stay in the session, and a later branch whose `BEGIN` fails would commit its statements one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_makes_its_session_writable_is_refused() {
+    let Some(db) = Db::new().await else { return };
+    let (goods, branch) = (db.goods().await, db.branch(1));
+    work(&goods, &branch, TAKE).await;
+    work(&goods, &branch, "SET default_transaction_read_only = off").await;
+    let reason = no(&goods, &branch).await;
+    assert!(reason.contains("SET TRANSACTION"), "{reason}");
+    let branch = db.branch(2);
+    work(&goods, &branch, TAKE).await;
+    work(&goods, &branch, "ROLLBACK").await;
+    let refused = attempt(&mut goods.work(&branch).await.expect("work"), TAKE).await;
+    assert!(error_chain(&refused.expect_err("no branch")).contains("read-only transaction"));
+    assert_eq!(db.free(0).await, 100);
+}

@@ -75,7 +75,7 @@ async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), Unsui
         client,
         "SELECT current_setting('server_version_num'), current_setting('max_prepared_transactions'), \
          current_setting('fsync'), pg_is_in_recovery(), current_setting('server_version'), \
-         current_setting('synchronous_commit')",
+         current_setting('synchronous_commit'), current_setting('default_transaction_read_only')",
     )
     .await?;
     let version: u32 = number(&row, 0)?;
@@ -89,6 +89,13 @@ async fn server(client: &impl PgClient, wanted: &Wanted<'_>) -> Result<(), Unsui
     if text(&row, 3)? == "t" {
         let problem = "the server is in recovery, so it is a standby and takes no writes".to_owned();
         return unsuitable(problem, "Connect to the primary, for example with target_session_attrs=read-write");
+    }
+    // Branches say READ WRITE, but the participant's own notes do not.
+    if text(&row, 6)? == "on" {
+        let problem = "default_transaction_read_only is on for the role, the database or the server".to_owned();
+        let change = "Run ALTER ROLE .. RESET default_transaction_read_only (or ALTER DATABASE, or ALTER SYSTEM and \
+                      pg_reload_conf()), leave it out of the connection's options, and connect again";
+        return unsuitable(problem, change);
     }
     let (prepared, wants): (usize, usize) = (number(&row, 1)?, wanted.max_promises);
     if prepared < wants && !wanted.is_last_resource {

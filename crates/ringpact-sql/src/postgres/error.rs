@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::{
     client::PgClient,
-    setup::{CHANGED_NOTHING, LATER_LIFE, OTHER_TRANSACTION, SERIALIZABLE_READ_ONLY},
+    setup::{CHANGED_NOTHING, LATER_LIFE, OTHER_TRANSACTION, SERIALIZABLE_READ_ONLY, WRITABLE_SESSION},
 };
 
 /// An error of a client library, with what this crate must know of it.
@@ -218,6 +218,10 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
             "the branch's coordinator was opened again since, and has rolled the branch back; end the process of its earlier \
              life"
         }
+        WRITABLE_SESSION => {
+            "the work under the branch has set default_transaction_read_only for its session: use SET TRANSACTION, which holds \
+             for one transaction"
+        }
         code::IDLE_IN_TRANSACTION_TIMEOUT => NO_SESSION,
         SERIALIZABLE_READ_ONLY => "leave READ ONLY out of the branch's isolation level",
         code::OUT_OF_MEMORY => {
@@ -231,7 +235,8 @@ fn advice(error: &StatementFailure) -> Option<&'static str> {
             "the database lacks what the participant's SETUP_SQL sets up"
         }
         code::INSUFFICIENT_PRIVILEGE => {
-            "the role lacks a right: the promises of a branch can only be ended by the role that made them"
+            "the role lacks a right: grant it what the set-up's page lists; and a promise can only be ended by the role that \
+             made it"
         }
         _ => return None,
     })

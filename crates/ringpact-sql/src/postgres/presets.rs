@@ -50,7 +50,9 @@ impl Marker {
     /// the same and says what is wrong, is not called: its expressions are set up again in each transaction, which is a fifth
     /// of a branch's processor time at the server.
     fn prepared(self, schema: &str) -> String {
-        const IS_OPEN: &str = "current_setting('application_name') = $1";
+        const IS_OPEN: &str =
+            "current_setting('application_name') = $1 AND current_setting('default_transaction_read_only') = 'on'";
+        const IS_SYNCED: &str = "current_setting('synchronous_commit') <> 'off'";
         const HAS_CHANGED: &str = "pg_current_xact_id_if_assigned() IS NOT NULL";
         let (is_well, marks) = match self {
             Self::BeforePrepare => (format!("{IS_OPEN} AND {HAS_CHANGED}"), format!("{schema}.mark($1)")),
@@ -59,9 +61,12 @@ impl Marker {
                     "NOT EXISTS (SELECT FROM {schema}.life AS met WHERE met.tag > $1 \
                      AND left(met.tag, 26) = left($1, 26) AND left(met.tag, 42) <> left($1, 42))"
                 );
-                (format!("{IS_OPEN} AND {HAS_CHANGED} AND {is_last_life}"), format!("{schema}.mark($1)"))
+                (
+                    format!("{IS_OPEN} AND {IS_SYNCED} AND {HAS_CHANGED} AND {is_last_life}"),
+                    format!("{schema}.mark($1)"),
+                )
             }
-            Self::None => (IS_OPEN.to_owned(), "NULL".to_owned()),
+            Self::None => (format!("{IS_OPEN} AND {IS_SYNCED}"), "NULL".to_owned()),
         };
         let (name, alone) = (self.statement(), self.alone());
         format!(
@@ -75,7 +80,7 @@ impl Marker {
 #[must_use]
 pub fn presets(timeouts: &BranchTimeouts, schema: &str) -> String {
     format!(
-        "SET default_transaction_read_only = on; SET lock_timeout = {}; SET statement_timeout = {}; \
+        "SET default_transaction_read_only = on; SET ringpact.read_only = on; SET lock_timeout = {}; SET statement_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}; {}",
         milliseconds(timeouts.lock),
         milliseconds(timeouts.statement),

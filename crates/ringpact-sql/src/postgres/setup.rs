@@ -23,6 +23,9 @@ pub(crate) const SERIALIZABLE_READ_ONLY: &str = "RP003";
 /// SQLSTATE of a one-phase commit whose coordinator was opened again since.
 pub(crate) const LATER_LIFE: &str = "RP004";
 
+/// SQLSTATE of a promise whose work has made the session writable outside of branches.
+pub(crate) const WRITABLE_SESSION: &str = "RP005";
+
 /// Maximum length of a schema's name, in bytes (PostgreSQL's `NAMEDATALEN` less the terminator).
 const MAX_SCHEMA_BYTES: usize = 63;
 

@@ -52,6 +52,15 @@ BEGIN
         RAISE EXCEPTION 'the transaction of this branch is over' USING ERRCODE = 'RP001',
             HINT = 'Leave COMMIT, ROLLBACK and application_name to the participant.';
     END IF;
+    -- Otherwise the next branch on this connection would not be protected from a BEGIN that fails.
+    IF current_setting('ringpact.read_only', true) = 'on' AND current_setting('default_transaction_read_only') = 'off' THEN
+        RAISE EXCEPTION 'the work has changed default_transaction_read_only' USING ERRCODE = 'RP005',
+            HINT = 'Use SET TRANSACTION, which holds for one transaction.';
+    END IF;
+    -- A promise and its commit are synced in any case, a COMMIT is not.
+    IF alone IS DISTINCT FROM false AND current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
     IF alone IS NULL THEN
         RETURN;
     END IF;
