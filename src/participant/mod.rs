@@ -433,7 +433,10 @@ pub enum ParticipantError {
     Panicked,
     /// The participant was told to commit a branch that it has never prepared, or has lost the
     /// records of.
-    #[error("the participant knows of no such prepared branch; check that it opened the log it promised in")]
+    #[error(
+        "the participant knows of no such prepared branch: it was opened on another log, its database was restored, or \
+         an operator has ended the branch"
+    )]
     UnknownBranch,
     /// The participant was told to commit a branch that it has rolled back.
     #[error("the participant has already rolled this branch back")]

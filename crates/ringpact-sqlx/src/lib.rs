@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | promises | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes | a pool with more connections than `max_promises`, because each promise holds one |
 //! | the participant's tables | run [`SETUP_SQL`](SqlxParticipant::SETUP_SQL), or call [`setup`](SqlxParticipant::setup) | the same |
-//! | a user that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` | `GRANT SELECT, INSERT, UPDATE, DELETE` on the three tables; MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` |
+//! | a user that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` | `GRANT SELECT, INSERT, UPDATE, DELETE` on the four tables; MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` |
 //! | durability | `fsync = on` | `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log |
 //! | standbys and replicas | `synchronous_standby_names`, with `synchronous_commit = on` | semi-synchronous replication |
 //!

@@ -201,7 +201,10 @@ pub enum BranchRefusal {
     #[error("the service panicked at a piece of work; see its panic message")]
     Panicked,
     /// Nothing is known of the branch.
-    #[error("the participant knows of no work under the branch; there was none, or it was lost in a restart")]
+    #[error(
+        "the participant knows of no work under the branch: there was none, it was lost in a restart, or the participant \
+         refuses this coordinator, whose status then says why"
+    )]
     Unknown,
     /// Some of the branch's work came before the participant was opened, or may have come before.
     #[error("some of the branch's work was lost in a restart of the participant, or may have been")]
@@ -214,7 +217,10 @@ pub enum BranchRefusal {
     #[error("nothing was done under the branch for so long that the participant has rolled it back")]
     Abandoned,
     /// The coordinator has been opened again since the branch's transaction began.
-    #[error("the branch is of an earlier life of its coordinator, which has been opened again since")]
+    #[error(
+        "the branch is of an earlier life of its coordinator: that was opened again since, or the participant refuses its log, \
+         and the coordinator's status says why"
+    )]
     EarlierLife,
     /// The log did not take the record of the promise, or of the commit.
     #[error("the participant could not write it down")]
