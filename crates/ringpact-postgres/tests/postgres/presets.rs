@@ -120,3 +120,15 @@ async fn outside_of_its_branch_a_connection_changes_nothing() {
     assert!(reason.contains("has ended the branch's transaction by itself"), "{reason}");
     assert_eq!((db.free(0).await, db.prepared().await, db.markers().await), (100, 0, 0));
 }
+
+/// What is set once in each connection is dropped by the work. The step is tried again without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_drops_what_was_set_up_is_done_again_without_it() {
+    let Some(db) = Db::with_stock().await else { return };
+    let goods = db.stock().await;
+    for sequence in 1..4 {
+        let work = ("drops what was set up".to_owned(), 1, 1);
+        goods.execute_under(&db.branch(sequence), &work).await.expect("the second try does without");
+    }
+    assert_eq!(db.audit().await, 3);
+}
