@@ -49,8 +49,8 @@
 //! # Services with tables
 //!
 //! [`SqlxBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what it needs in rows of its own,
-//! and confirms or cancels that by the decision. See [`SqlxTables`] for an example, and [`docs::databases`](ringpact::docs::databases)
-//! for when to take which.
+//! and confirms or cancels that by the decision. See [`SqlxTables`] for an example, and
+//! [`docs::databases`](ringpact::docs::databases) for when to take which.
 //!
 //! # Setting a database up
 //!
@@ -62,8 +62,9 @@
 //! | durability | `fsync = on` | `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log |
 //! | standbys and replicas | `synchronous_standby_names`, with `synchronous_commit = on` | semi-synchronous replication |
 //!
-//! [`open`](SqlxBuilder::open) and [`open_tables`](SqlxBuilder::open_tables) check all of this but the last row, and say what to change. The set-up is that of
-//! `ringpact-postgres` and `ringpact-mysql`: processes over different client libraries can be one participant.
+//! [`open`](SqlxBuilder::open) and [`open_tables`](SqlxBuilder::open_tables) check all of this but the last row, and say what to
+//! change. The set-up is that of `ringpact-postgres` and `ringpact-mysql`: processes over different client libraries can be one
+//! participant.
 //!
 //! # Transactions of sqlx under a branch
 //!

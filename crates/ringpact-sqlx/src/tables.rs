@@ -86,8 +86,8 @@ pub type SqlxTables<DB> = <DB as SqlxDatabase>::Tables;
 
 /// A transaction in which a service does its part of a branch: its connection, with the transaction open.
 ///
-/// It derefs to sqlx's connection: `&mut **tx`, of a `tx: &mut SqlxTx<_>`, is the `&mut PgConnection` or `&mut MySqlConnection` that
-/// queries and the application's own functions take. The participant sends what begins and ends the transaction. If the service
+/// It derefs to sqlx's connection: `&mut **tx`, of a `tx: &mut SqlxTx<_>`, is the `&mut PgConnection` or `&mut MySqlConnection`
+/// that queries and the application's own functions take. The participant sends what begins and ends the transaction. If the service
 /// ends it itself, the participant finds out, and answers with an error that says so.
 ///
 /// **`begin` makes a savepoint**, because sqlx knows that a transaction is open. `commit` of what it returns releases the
