@@ -81,6 +81,12 @@ impl PgBouncer {
         Ok(started)
     }
 
+    /// Returns the port that it listens at.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Returns the configuration of connections to a database through the proxy, as text.
     #[must_use]
     pub fn url(&self, database: &str) -> String {

@@ -4,12 +4,15 @@ use std::fmt;
 
 use ringpact::{
     Name,
-    participant::xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    participant::{
+        tables::{AsyncService, TableParticipant},
+        xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
+    },
 };
 use ringpact_sql::{BranchTimeouts, mysql::CONTROL_CONNECTIONS, postgres::DEFAULT_SCHEMA};
 use sqlx::Pool;
 
-use crate::{SqlxDatabase, SqlxOpenError, SqlxParticipant, database::Wanted};
+use crate::{SqlxDatabase, SqlxOpenError, SqlxParticipant, SqlxTables, SqlxTx, database::Wanted};
 
 /// Options of a participant that is to be opened; see [`SqlxParticipant::builder`].
 #[must_use = "a builder does nothing until `open`"]
@@ -89,6 +92,35 @@ impl<DB: SqlxDatabase> SqlxBuilder<DB> {
     ///
     /// As [`SqlxOpenError`] lists. Each says what to change.
     pub async fn open(self) -> Result<SqlxParticipant<DB>, SqlxOpenError> {
+        let name = self.name.clone();
+        let options = XaOptions::default().max_promises(self.max_promises);
+        let options = if self.is_last_resource { options.last_resource() } else { options };
+        let backend = self.backend(false).await?;
+        Ok(SqlxParticipant::new(XaParticipant::open(&name, backend, options).await?))
+    }
+
+    /// Opens a participant whose service has its reservations in tables of the database, instead of prepared transactions. See
+    /// [`SqlxTables`] for an example.
+    ///
+    /// [`max_promises`](Self::max_promises) and [`last_resource`](Self::last_resource) say nothing here: a promise is a row, and
+    /// holds neither a connection nor a lock. PostgreSQL need not allow prepared transactions, and MySQL wants no
+    /// `XA_RECOVER_ADMIN`. Checks the rest as [`open`](Self::open) does, and the table of branches. Tells the service what is
+    /// promised ([`AsyncService::opened`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`SqlxOpenError`] lists. Each says what to change.
+    pub async fn open_tables<S: AsyncService<SqlxTx<DB>>>(
+        self,
+        service: S,
+    ) -> Result<TableParticipant<SqlxTables<DB>, S>, SqlxOpenError> {
+        let name = self.name.clone();
+        let backend = self.max_promises(0).backend(true).await?;
+        Ok(TableParticipant::open(name, DB::tables(backend), service).await?)
+    }
+
+    /// Checks the database.
+    async fn backend(self, is_for_tables: bool) -> Result<DB::Backend, SqlxOpenError> {
         let participant = Name::new(&self.name)?;
         let Some(pool) = self.pool else { return Err(SqlxOpenError::NoPool { participant: self.name }) };
         let wanted = Wanted {
@@ -100,11 +132,9 @@ impl<DB: SqlxDatabase> SqlxBuilder<DB> {
             timeouts: self.timeouts,
             accepts_loss: self.accepts_loss,
             schema: self.schema,
+            is_for_tables,
         };
-        let backend = DB::backend(wanted).await?;
-        let options = XaOptions::default().max_promises(self.max_promises);
-        let options = if self.is_last_resource { options.last_resource() } else { options };
-        Ok(SqlxParticipant::new(XaParticipant::open(&self.name, backend, options).await?))
+        DB::backend(wanted).await
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::{error::Error as StdError, future::Future};
 
-use ringpact::{Name, participant::xa::XaBackend};
+use ringpact::{
+    Name,
+    participant::{tables::TableBackend, xa::XaBackend},
+};
 use ringpact_sql::BranchTimeouts;
 use sqlx::{Database, Pool};
 
-use crate::SqlxOpenError;
+use crate::{SqlxOpenError, SqlxTx};
 
 /// A database of sqlx that can take part: `Postgres` with the feature `postgres`, `MySql` with the feature `mysql`.
 ///
@@ -16,6 +19,14 @@ pub trait SqlxDatabase: Database + sealed::Sealed {
     #[doc(hidden)]
     type Backend: XaBackend;
 
+    /// The steps of the protocol, for a service with tables.
+    #[doc(hidden)]
+    type Tables: TableBackend<Tx = SqlxTx<Self>>;
+
+    /// A connection with a service's transaction open in it.
+    #[doc(hidden)]
+    type Begun: Send + 'static;
+
     /// See [`SqlxParticipant::SETUP_SQL`](crate::SqlxParticipant::SETUP_SQL).
     #[doc(hidden)]
     const SETUP: &'static str;
@@ -23,6 +34,10 @@ pub trait SqlxDatabase: Database + sealed::Sealed {
     /// Checks the database, and returns the backend on it.
     #[doc(hidden)]
     fn backend(wanted: Wanted<Self>) -> impl Future<Output = Result<Self::Backend, SqlxOpenError>> + Send;
+
+    /// Returns this backend for a service with tables.
+    #[doc(hidden)]
+    fn tables(backend: Self::Backend) -> Self::Tables;
 
     /// Carries out statements that are sent as text.
     #[doc(hidden)]
@@ -35,6 +50,14 @@ pub trait SqlxDatabase: Database + sealed::Sealed {
     /// Returns the session's connection.
     #[doc(hidden)]
     fn connection_mut(session: &mut <Self::Backend as XaBackend>::Session) -> &mut Self::Connection;
+
+    /// Returns the connection of a service's transaction.
+    #[doc(hidden)]
+    fn service_connection(begun: &Self::Begun) -> &Self::Connection;
+
+    /// Returns the connection of a service's transaction, for statements of the service.
+    #[doc(hidden)]
+    fn service_connection_mut(begun: &mut Self::Begun) -> &mut Self::Connection;
 
     /// Takes in that there are coordinators of these names.
     #[doc(hidden)]
@@ -64,6 +87,8 @@ pub struct Wanted<DB: Database> {
     pub accepts_loss: bool,
     /// Name of the schema with the participant's tables, in PostgreSQL.
     pub schema: String,
+    /// Whether it is for a service with tables.
+    pub is_for_tables: bool,
 }
 
 pub(crate) mod sealed {

@@ -40,24 +40,31 @@
 //!
 //! | feature | what it brings |
 //! |---|---|
-//! | `postgres` | [`SqlxPgParticipant`] |
-//! | `mysql` | [`SqlxMySqlParticipant`], for MariaDB, too |
+//! | `postgres` | [`SqlxPgParticipant`], [`SqlxPgTables`] |
+//! | `mysql` | [`SqlxMySqlParticipant`], [`SqlxMySqlTables`], for MariaDB, too |
 //!
 //! None is on by default, as in sqlx itself. Runtime Tokio. TLS and macros are sqlx's features: depend on `sqlx` 0.8 with
 //! `tls-rustls-ring`, `macros` and what else you need; Cargo adds them up.
+//!
+//! # Services with tables
+//!
+//! [`SqlxBuilder::open_tables`] makes a participant that prepares nothing: the service sets aside what it needs in rows of its own,
+//! and confirms or cancels that by the decision. See [`SqlxTables`] for an example, and
+//! [`docs::databases`](ringpact::docs::databases) for when to take which.
 //!
 //! # Setting a database up
 //!
 //! | what | PostgreSQL 13 or later | MariaDB 10.5, MySQL 8.0.29, or later |
 //! |---|---|---|
-//! | promises | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes | a pool with more connections than `max_promises`, because each promise holds one |
+//! | promises (not for services with tables) | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes | a pool with more connections than `max_promises`, because each promise holds one |
 //! | the participant's tables | run [`SETUP_SQL`](SqlxParticipant::SETUP_SQL), or call [`setup`](SqlxParticipant::setup) | the same |
-//! | a user that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` | `GRANT SELECT, INSERT, UPDATE, DELETE` on the four tables; MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` |
+//! | a user that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` | `GRANT SELECT, INSERT, UPDATE, DELETE` on the four tables; MySQL also wants `GRANT XA_RECOVER_ADMIN ON *.*` (not for services with tables) |
 //! | durability | `fsync = on` | `innodb_flush_log_at_trx_commit = 1`, and `sync_binlog = 1` with a binary log |
 //! | standbys and replicas | `synchronous_standby_names`, with `synchronous_commit = on` | semi-synchronous replication |
 //!
-//! [`open`](SqlxBuilder::open) checks all of this but the last row, and says what to change. The set-up is that of
-//! `ringpact-postgres` and `ringpact-mysql`: processes over different client libraries can be one participant.
+//! [`open`](SqlxBuilder::open) and [`open_tables`](SqlxBuilder::open_tables) check all of this but the last row, and say what to
+//! change. The set-up is that of `ringpact-postgres` and `ringpact-mysql`: processes over different client libraries can be one
+//! participant.
 //!
 //! # Transactions of sqlx under a branch
 //!
@@ -71,7 +78,7 @@
 //!
 //! | | what to know |
 //! |---|---|
-//! | a statement fails | PostgreSQL: the branch can only be rolled back, unless a savepoint came first. MariaDB and MySQL: only the statement is undone, and **a branch whose caller goes on commits the rest**. Return the error, or call [`doom`](SqlxBranch::doom). `ringpact-mysql` dooms the branch by itself; sqlx hands out its connection, on which this crate sees no errors. |
+//! | a statement fails | PostgreSQL: the branch can only be rolled back, unless a savepoint came first. MariaDB and MySQL: only the statement is undone, and **a branch whose caller goes on commits the rest**. Return the error, or call [`doom`](SqlxBranch::doom). `ringpact-mysql` dooms the branch by itself; sqlx hands out its connection, on which this crate sees no errors. A step of a service with tables is refused: see [`SqlxTx`]. |
 //! | a future is dropped in the middle of a statement | The server carries the statement out, or refuses it and the branch votes No. In MariaDB and MySQL, sqlx can then lose count of the server's answers, so the participant tries the connection before each promise and closes it if it is out of step. |
 //! | a branch only reads | PostgreSQL: it votes read-only. MariaDB and MySQL: it promises, because nothing tells whether it has locked rows. |
 //! | connections | One with an open or doubtful transaction is closed, and never comes back to the pool. The pool's `max_connections` can be exceeded for the moment in which it closes. |
@@ -84,13 +91,15 @@
 //! # Behind pgbouncer
 //!
 //! Transaction pooling works for what the participant sends: no prepared statements, and nothing that is set outside of
-//! transactions. The caller's own queries are prepared and cached by sqlx. Set `statement_cache_capacity(0)` in the connect
-//! options, or `max_prepared_statements` in pgbouncer 1.21 or later. Give pgbouncer more server connections than branches can be at
-//! work, because the statements that end promises wait for one, too.
+//! transactions. sqlx prepares and names the caller's own queries, also with `statement_cache_capacity(0)`, and the next
+//! transaction may meet that name in its session. Call `persistent(false)` on each query, or set `max_prepared_statements` in
+//! pgbouncer 1.21 or later. Give pgbouncer more server connections than branches can be at work, because the statements that end
+//! promises wait for one, too.
 //!
 //! | file, in reading order | what is in it |
 //! |---|---|
 //! | `participant.rs`, `branch.rs` | what applications hold |
+//! | `tables.rs` | services with tables |
 //! | `builder.rs` | options |
 //! | `database.rs` | what differs between the databases |
 //! | `link.rs` | a connection that is closed if anything about it is in doubt |
@@ -115,15 +124,20 @@ mod mysql;
 mod participant;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod tables;
 
 pub use branch::SqlxBranch;
 pub use builder::SqlxBuilder;
 pub use database::SqlxDatabase;
 pub use error::SqlxOpenError;
 pub use participant::SqlxParticipant;
-pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
+pub use ringpact::participant::{
+    tables::{AsyncService, TableParticipant, TableWorkError},
+    xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError},
+};
 pub use ringpact_sql::{BranchTimeouts, postgres::SchemaNameError};
 pub use sqlx;
+pub use tables::{SqlxTables, SqlxTx};
 
 /// A database of PostgreSQL as a participant.
 #[cfg(feature = "postgres")]
@@ -144,3 +158,23 @@ pub type SqlxPgBranch = SqlxBranch<sqlx::Postgres>;
 #[cfg(feature = "mysql")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
 pub type SqlxMySqlBranch = SqlxBranch<sqlx::MySql>;
+
+/// A database of PostgreSQL, for a service that keeps its reservations in tables.
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub type SqlxPgTables = SqlxTables<sqlx::Postgres>;
+
+/// A database of MariaDB or MySQL, for a service that keeps its reservations in tables.
+#[cfg(feature = "mysql")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
+pub type SqlxMySqlTables = SqlxTables<sqlx::MySql>;
+
+/// A transaction of a service of [`SqlxPgTables`].
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub type SqlxPgTx = SqlxTx<sqlx::Postgres>;
+
+/// A transaction of a service of [`SqlxMySqlTables`].
+#[cfg(feature = "mysql")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mysql")))]
+pub type SqlxMySqlTx = SqlxTx<sqlx::MySql>;

@@ -11,8 +11,8 @@ use std::{
 use futures_util::FutureExt as _;
 use ringpact::Name;
 use ringpact_sql::mysql::{
-    ByteRow, Demands, MySqlBackend, MySqlClient, MySqlLink, SETUP_SQL, Session, StatementFailure, check, code_may_pass,
-    control_setup, is_transient, unavailable,
+    ByteRow, Demands, MySqlBackend, MySqlClient, MySqlLink, MySqlTables, MySqlTransaction, SETUP_SQL, Session,
+    StatementFailure, check, check_for_tables, code_may_pass, control_setup, is_transient, unavailable,
 };
 use sqlx::{
     Error, Executor as _, MySql, MySqlConnection, MySqlPool, Row as _,
@@ -22,7 +22,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use crate::{
-    SqlxDatabase, SqlxOpenError,
+    SqlxDatabase, SqlxOpenError, SqlxTx,
     database::{Wanted, sealed::Sealed},
     link::{CONTROL_WITHIN, Link},
 };
@@ -42,6 +42,8 @@ impl Sealed for MySql {}
 
 impl SqlxDatabase for MySql {
     type Backend = MySqlBackend<MySqlPools>;
+    type Begun = Link<Self>;
+    type Tables = MySqlTables<MySqlPools, SqlxTx<Self>>;
 
     const SETUP: &'static str = SETUP_SQL;
 
@@ -65,9 +67,17 @@ impl SqlxDatabase for MySql {
         };
         let client = MySqlPools { work: pool, control };
         let mut link = client.connect().await.map_err(unavailable)?;
-        let found = check(&mut link, demands).await?;
+        let found = if wanted.is_for_tables {
+            check_for_tables(&mut link, demands).await?
+        } else {
+            check(&mut link, demands).await?
+        };
         link.release();
         Ok(MySqlBackend::new(participant, client, timeouts, &found))
+    }
+
+    fn tables(backend: Self::Backend) -> Self::Tables {
+        MySqlTables::new(backend)
     }
 
     async fn run(pool: &MySqlPool, sql: &str) -> Result<(), Error> {
@@ -81,6 +91,16 @@ impl SqlxDatabase for MySql {
 
     fn connection_mut(session: &mut Session<Link<Self>>) -> &mut MySqlConnection {
         session.link.conn_mut()
+    }
+
+    fn service_connection(begun: &Link<Self>) -> &MySqlConnection {
+        begun.conn()
+    }
+
+    fn service_connection_mut(begun: &mut Link<Self>) -> &mut MySqlConnection {
+        // A future of the service may be dropped again.
+        begun.is_in_step = false;
+        begun.conn_mut()
     }
 
     fn knows(backend: &Self::Backend, coordinators: &[Name]) {
@@ -204,6 +224,30 @@ impl MySqlLink for Link<MySql> {
 
     fn release(self) {
         Self::release(self);
+    }
+}
+
+impl MySqlTransaction for SqlxTx<MySql> {
+    type Link = Link<MySql>;
+
+    fn new(link: Link<MySql>, _: Duration) -> Self {
+        Self::begun(link)
+    }
+
+    fn link(&mut self) -> &mut Link<MySql> {
+        &mut self.begun
+    }
+
+    fn into_link(self) -> Link<MySql> {
+        self.begun
+    }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
+
+    fn hides_statements(&self) -> bool {
+        self.is_used
     }
 }
 

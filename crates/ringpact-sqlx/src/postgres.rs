@@ -8,8 +8,9 @@ use ringpact::{
     participant::xa::{XaError, XaErrorKind},
 };
 use ringpact_sql::postgres::{
-    ANSWER_WITHIN, During, PgBackend, PgClient, PgLink, PgWork, SETUP_SQL, StatementFailure, TextRow, check,
-    check_schema, failure, is_transient, no_answer, no_free_connection, no_pool_connection,
+    ANSWER_WITHIN, During, PgBackend, PgClient, PgLink, PgTables, PgTransaction, PgWork, SETUP_SQL, StatementFailure,
+    TextRow, check, check_for_tables, check_schema, failure, is_transient, no_answer, no_free_connection,
+    no_pool_connection,
 };
 use sqlx::{
     Either, Error, Executor as _, PgConnection, PgPool, Postgres, Row as _,
@@ -19,7 +20,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use crate::{
-    SqlxDatabase, SqlxOpenError,
+    SqlxDatabase, SqlxOpenError, SqlxTx,
     database::{Wanted, sealed::Sealed},
     link::{CONTROL_WITHIN, Link},
 };
@@ -35,6 +36,8 @@ impl Sealed for Postgres {}
 
 impl SqlxDatabase for Postgres {
     type Backend = PgBackend<PgPools>;
+    type Begun = PgWork<Link<Self>>;
+    type Tables = PgTables<PgPools, SqlxTx<Self>>;
 
     const SETUP: &'static str = SETUP_SQL;
 
@@ -53,8 +56,16 @@ impl SqlxDatabase for Postgres {
             may_lose_promises: wanted.accepts_loss,
             connection: timeouts.connection,
         };
-        check(&client, &demands).await?;
+        if wanted.is_for_tables {
+            check_for_tables(&client, &demands).await?;
+        } else {
+            check(&client, &demands).await?;
+        }
         Ok(PgBackend::new(participant, client, timeouts, schema))
+    }
+
+    fn tables(backend: Self::Backend) -> Self::Tables {
+        PgTables::new(backend)
     }
 
     async fn run(pool: &PgPool, sql: &str) -> Result<(), Error> {
@@ -68,6 +79,14 @@ impl SqlxDatabase for Postgres {
 
     fn connection_mut(session: &mut PgWork<Link<Self>>) -> &mut PgConnection {
         session.link.conn_mut()
+    }
+
+    fn service_connection(begun: &PgWork<Link<Self>>) -> &PgConnection {
+        begun.link.conn()
+    }
+
+    fn service_connection_mut(begun: &mut PgWork<Link<Self>>) -> &mut PgConnection {
+        begun.link.conn_mut()
     }
 
     fn knows(_: &Self::Backend, _: &[Name]) {}
@@ -187,6 +206,22 @@ impl PgLink for Link<Postgres> {
 
     fn give_back(self) {
         self.release();
+    }
+}
+
+impl PgTransaction for SqlxTx<Postgres> {
+    type Link = Link<Postgres>;
+
+    fn new(work: PgWork<Link<Postgres>>) -> Self {
+        Self::begun(work)
+    }
+
+    fn work(&mut self) -> &mut PgWork<Link<Postgres>> {
+        &mut self.begun
+    }
+
+    fn into_work(self) -> PgWork<Link<Postgres>> {
+        self.begun
     }
 }
 

@@ -20,6 +20,7 @@ mod last_resource;
 mod lost_sessions;
 mod opening;
 mod operators;
+mod stock;
 mod support;
 mod tables;
 mod transfers;

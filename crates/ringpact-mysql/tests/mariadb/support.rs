@@ -21,8 +21,10 @@ use ringpact::{
     BranchId, LogId, Name,
     participant::{AsyncParticipant as _, Call, Decision},
 };
-pub use ringpact_mysql::{BranchTimeouts, MySqlParticipant};
-use ringpact_mysql::{MySqlBranch, MySqlError};
+pub use ringpact_mysql::{
+    BranchTimeouts, MySqlBuilder, MySqlParticipant, MySqlTables, TableParticipant, TableWorkError,
+};
+use ringpact_mysql::{MySqlBranch, MySqlError, MySqlOpenError};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Runtime, time::sleep};
 
@@ -93,6 +95,28 @@ impl Database {
 
     pub fn pool(&self) -> Pool {
         Pool::new(self.opts())
+    }
+
+    /// Returns a pool of this number of connections.
+    pub fn pool_of(&self, connections: usize) -> Pool {
+        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(connections, connections).expect("valid"));
+        Pool::new(OptsBuilder::from_opts(self.opts()).pool_opts(pool))
+    }
+
+    /// Returns the options of a service with tables.
+    pub fn tables(&self, participant: &str) -> MySqlBuilder {
+        tables_by(participant, self.opts())
+    }
+
+    /// Like [`tables`](Self::tables), with connections of this user.
+    pub fn tables_as(&self, user: &str) -> MySqlBuilder {
+        tables_by("payments", self.opts_as(user))
+    }
+
+    /// Like [`tables`](Self::tables), with connections through a proxy at this port.
+    pub fn tables_at(&self, port: u16) -> MySqlBuilder {
+        let opts = OptsBuilder::from_opts(self.opts()).socket(None::<String>).ip_or_hostname("127.0.0.1");
+        tables_by("payments", opts.tcp_port(port).prefer_socket(false))
     }
 
     pub async fn conn(&self) -> Conn {
@@ -175,6 +199,21 @@ impl Database {
             sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+fn tables_by(participant: &str, opts: impl Into<Opts>) -> MySqlBuilder {
+    let timeouts = BranchTimeouts::default().lock(Duration::from_secs(1));
+    MySqlParticipant::builder(participant).opts(opts).timeouts(timeouts)
+}
+
+/// Whether a participant was not opened because something must be set up otherwise.
+pub fn is_unsuitable(error: &MySqlOpenError) -> bool {
+    matches!(error, MySqlOpenError::Misconfigured { .. })
+}
+
+/// Takes a connection of a pool.
+pub async fn get_conn(pool: &Pool) -> Conn {
+    pool.get_conn().await.expect("a connection")
 }
 
 /// Carries out statements on a connection.

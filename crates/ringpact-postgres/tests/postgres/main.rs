@@ -13,6 +13,7 @@ mod presets;
 mod promises;
 mod refused_work;
 mod restart;
+mod stock;
 mod support;
 mod tables;
 mod transfers;

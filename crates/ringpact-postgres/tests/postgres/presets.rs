@@ -137,3 +137,15 @@ async fn work_that_makes_its_session_writable_is_refused() {
     assert!(error_chain(&refused.expect_err("no branch")).contains("read-only transaction"));
     assert_eq!(db.free(0).await, 100);
 }
+
+/// What is set once in each connection is dropped by the work. The step is tried again without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_drops_what_was_set_up_is_done_again_without_it() {
+    let Some(db) = Db::with_stock().await else { return };
+    let goods = db.stock().await;
+    for sequence in 1..4 {
+        let work = ("drops what was set up".to_owned(), 1, 1);
+        goods.execute_under(&db.branch(sequence), &work).await.expect("the second try does without");
+    }
+    assert_eq!(db.audit().await, 3);
+}

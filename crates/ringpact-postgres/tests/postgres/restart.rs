@@ -6,14 +6,14 @@ use ringpact::{Vote, participant::AsyncParticipant};
 use ringpact_servers::postgres::{Options, Postgres};
 use tokio::time::sleep;
 
-use crate::support::{BranchTimeouts, Db, TAKE, call, work};
+use crate::support::{BranchTimeouts, Db, GOODS, TAKE, call, work};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promises_survive_an_immediate_stop_and_what_was_not_promised_does_not() {
     let options = Options { fsync: true, ..Options::default() };
     let Some(server) = Postgres::start(options) else { return };
     let db = Db::on(&server).await;
-    let goods = db.builder_that_syncs().open().await.expect("a participant: fsync is on");
+    let goods = db.builder_that_syncs(GOODS).open().await.expect("a participant: fsync is on");
     let kept = db.promised(&goods, 1).await;
     let lost = db.branch(2);
     work(&goods, &lost, "UPDATE stock SET free = 0 WHERE id = 1").await;

@@ -14,9 +14,12 @@ use std::{
 use ringpact::{
     BranchId, Call, Epoch, LogId, Name, ParticipantError, TxnId, Vote, error_chain, participant::AsyncParticipant,
 };
-pub(crate) use ringpact_postgres::{BranchTimeouts, PgParticipant, tokio_postgres::Client};
+pub(crate) use ringpact_postgres::{
+    BranchTimeouts, PgBuilder, PgOpenError, PgParticipant, PgTables, TableParticipant, TableWorkError,
+    tokio_postgres::Client,
+};
 use ringpact_postgres::{
-    PgBranch, PgBuilder,
+    PgBranch,
     tokio_postgres::{Error, NoTls, connect},
 };
 use ringpact_servers::postgres::{Options, Postgres};
@@ -83,9 +86,27 @@ impl Db {
             .accept_fsync_off()
     }
 
+    /// Returns the options of most tests, with this number of connections.
+    pub(crate) fn builder_with(&self, connections: usize) -> PgBuilder {
+        self.builder().connections(connections)
+    }
+
+    /// Returns the options of most tests, with this number of connections through a proxy at this port.
+    pub(crate) fn builder_at(&self, port: u16, connections: usize) -> PgBuilder {
+        let own = server().expect("a server").port();
+        let url = self.url.replace(&format!("port={own}"), &format!("port={port}"));
+        self.builder_with(connections).config(url.parse().expect("a configuration"))
+    }
+
     /// Returns options that do not accept a server which does not sync.
-    pub(crate) fn builder_that_syncs(&self) -> PgBuilder {
-        PgParticipant::builder(GOODS).config(self.url.parse().expect("a configuration"))
+    pub(crate) fn builder_that_syncs(&self, participant: &str) -> PgBuilder {
+        PgParticipant::builder(participant).config(self.url.parse().expect("a configuration"))
+    }
+
+    /// Returns options that do not accept a server which does not sync, with connections of this role.
+    pub(crate) fn builder_as(&self, role: &str) -> PgBuilder {
+        let url = self.url.replace("user=postgres", &format!("user={role}"));
+        PgParticipant::builder(GOODS).config(url.parse().expect("a configuration"))
     }
 
     pub(crate) async fn goods(&self) -> PgParticipant {
@@ -153,6 +174,21 @@ impl Db {
 
 /// The SQL that takes one piece of the first of the goods.
 pub(crate) const TAKE: &str = "UPDATE stock SET free = free - 1 WHERE id = 0";
+
+/// Has a participant accept a server that does not sync.
+pub(crate) fn accepting_loss(builder: PgBuilder) -> PgBuilder {
+    builder.accept_fsync_off()
+}
+
+/// Returns a client of a server's own database.
+pub(crate) async fn admin_of(server: &Postgres) -> Client {
+    client(&server.url("postgres")).await
+}
+
+/// Returns the first column of a query's rows.
+pub(crate) async fn strings(client: &Client, query: &str) -> Vec<String> {
+    client.query(query, &[]).await.expect("rows").iter().map(|row| row.get(0)).collect()
+}
 
 pub(crate) async fn client(url: &str) -> Client {
     let (client, connection) = connect(url, NoTls).await.expect("a connection");

@@ -14,7 +14,8 @@ pub trait MySqlClient: Send + Sync + 'static {
     const RESETS_CONNECTIONS: bool;
 
     /// Whether the crate sees the statements of the work, and clears [`Session::only_reads`](super::Session) for those that do
-    /// not only read. If it does not, each branch promises.
+    /// not only read. If it does not, each branch promises, and a service's transaction asks the server whether a statement has
+    /// failed.
     const SEES_STATEMENTS: bool;
 
     /// Takes a connection of the pool. The caller has a limit for how long that takes.
@@ -54,8 +55,8 @@ pub trait MySqlLink: Send + 'static {
         self.run(within, sql)
     }
 
-    /// Carries out a message that follows the work of a branch, and mostly ends it. The work may have left the connection with an answer that is not
-    /// read.
+    /// Carries out a message that follows the work of a branch, and mostly ends it. The work may have left the connection with an
+    /// answer that is not read.
     fn end(&mut self, within: Duration, sql: String) -> impl Future<Output = Result<(), StatementFailure>> + Send {
         self.run(within, sql)
     }

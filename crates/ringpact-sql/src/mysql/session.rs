@@ -267,6 +267,6 @@ const fn limit_name(is_mariadb: bool) -> &'static str {
 
 /// Returns a statement that fails unless the condition holds, by [`code::SUBQUERY_NO_1_ROW`]. Then the
 /// statements after it in the same message are not carried out.
-fn fails_unless(condition: &str) -> String {
+pub(super) fn fails_unless(condition: &str) -> String {
     format!("SELECT IF({condition}, 1, (SELECT 1 UNION SELECT 2));")
 }

@@ -30,7 +30,7 @@ use super::{
     backend::{DELETED_AT_ONCE, MySqlBackend, connected},
     client::{ByteRow, MySqlClient, MySqlLink},
     error::{StatementFailure, code, is_transient, lost, not_begun, refused, unavailable},
-    session::{put_back, settings},
+    session::{fails_unless, put_back, settings},
 };
 
 /// Number of connections that a transaction tries. After a restart of the server all of the pool are dead, and the pool learns
@@ -44,10 +44,17 @@ const SAME_TRANSACTION: &str = "RELEASE SAVEPOINT ringpact_tables;";
 /// Sets the savepoint that [`SAME_TRANSACTION`] looks for.
 const MARK: &str = "SAVEPOINT ringpact_tables;";
 
+/// Number of statements that the session had undone when the transaction began, as a variable of the session.
+const UNDONE: &str = "@ringpact_undone";
+
 /// What to answer if the transaction is not the one that was begun.
 pub const TRANSACTION_OVER: &str = "the service has ended the transaction of the branch, or has gone on after a deadlock; what \
      was committed is not undone: leave COMMIT, ROLLBACK and statements that commit (CREATE, ALTER, DROP, TRUNCATE, LOCK TABLES) \
      to others";
+
+/// What to answer if a statement of the service has failed.
+const STATEMENT_FAILED: &str = "a statement of the service has failed, so that its transaction can only be rolled back: return \
+     that statement's error";
 
 /// How a client library hands a transaction to a service: a type that gives the connection's statements to it, and nothing
 /// that would give the connection away.
@@ -67,6 +74,12 @@ pub trait MySqlTransaction: Send + 'static {
     /// Whether a statement of the service has failed. It has undone itself alone, so the rest must not be committed. `false` if
     /// the client library does not say.
     fn has_failed(&self) -> bool;
+
+    /// Whether the service may have carried out statements that [`has_failed`](Self::has_failed) does not know of. Then the server
+    /// is asked. `true` only if the client has no [`SEES_STATEMENTS`](MySqlClient::SEES_STATEMENTS).
+    fn hides_statements(&self) -> bool {
+        false
+    }
 }
 
 /// One database of MariaDB or MySQL, for a service that keeps its reservations in tables.
@@ -111,6 +124,24 @@ impl<C: MySqlClient, T: MySqlTransaction<Link = C::Link>> MySqlTables<C, T> {
         link.end(self.within(), end).await
     }
 
+    /// Rolls back. If this fails, the connection is closed, and the server undoes the work.
+    async fn undo(&self, mut link: C::Link) {
+        if self.end(&mut link, "ROLLBACK").await.is_ok() {
+            link.release();
+        }
+    }
+
+    /// Returns the number of statements that the session has undone, as an expression.
+    ///
+    /// The server counts one for each failed statement that has opened a table, whether it has changed a row or not; within stored
+    /// routines, too. It counts none for `ROLLBACK TO SAVEPOINT`.
+    fn statements_undone(&self) -> String {
+        let schema = if self.backend.is_mariadb { "information_schema" } else { "performance_schema" };
+        format!(
+            "(SELECT CAST(VARIABLE_VALUE AS UNSIGNED) FROM {schema}.session_status WHERE VARIABLE_NAME = 'Handler_rollback')"
+        )
+    }
+
     /// Writes the branch's row, in the transaction that was begun.
     async fn write(&self, tx: &mut T, branch: &BranchId, statement: String) -> Result<(), XaError> {
         let sql = format!("{SAME_TRANSACTION}{MARK}{statement}");
@@ -145,8 +176,10 @@ impl<C: MySqlClient, T: MySqlTransaction<Link = C::Link>> TableBackend for MySql
 
     async fn begin(&self) -> Result<T, XaError> {
         let MySqlBackend { timeouts, is_mariadb, client, .. } = &self.backend;
+        let count =
+            if C::SEES_STATEMENTS { String::new() } else { format!("SET {UNDONE} = {};", self.statements_undone()) };
         let sql = format!(
-            "{}SET TRANSACTION ISOLATION LEVEL READ COMMITTED;START TRANSACTION READ WRITE;{MARK}",
+            "{}{count}SET TRANSACTION ISOLATION LEVEL READ COMMITTED;START TRANSACTION READ WRITE;{MARK}",
             settings(timeouts, *is_mariadb, !C::RESETS_CONNECTIONS)
         );
         let sql = sql.trim_end_matches(';');
@@ -171,12 +204,16 @@ impl<C: MySqlClient, T: MySqlTransaction<Link = C::Link>> TableBackend for MySql
         }
         if tx.has_failed() {
             self.rollback(tx).await;
-            let text = "a statement of the service has failed, so that its transaction can only be rolled back: return that \
-                        statement's error";
-            return Err(XaError::new(XaErrorKind::Refused, text));
+            return Err(XaError::new(XaErrorKind::Refused, STATEMENT_FAILED));
         }
+        // No count, if the server has none, is no reason to refuse.
+        let check = if tx.hides_statements() {
+            fails_unless(&format!("{UNDONE} <=> {}", self.statements_undone()))
+        } else {
+            String::new()
+        };
         let mut link = tx.into_link();
-        match self.end(&mut link, &format!("{SAME_TRANSACTION}COMMIT")).await {
+        match self.end(&mut link, &format!("{SAME_TRANSACTION}{check}COMMIT")).await {
             Ok(()) => {
                 link.release();
                 Ok(())
@@ -185,17 +222,17 @@ impl<C: MySqlClient, T: MySqlTransaction<Link = C::Link>> TableBackend for MySql
             Err(error) if error.code == Some(code::SP_DOES_NOT_EXIST) => {
                 Err(XaError::new(XaErrorKind::Refused, TRANSACTION_OVER))
             }
+            Err(error) if error.code == Some(code::SUBQUERY_NO_1_ROW) => {
+                self.undo(link).await;
+                Err(XaError::new(XaErrorKind::Refused, STATEMENT_FAILED))
+            }
             // What became of it is in the row.
             Err(error) => Err(lost(error)),
         }
     }
 
     async fn rollback(&self, tx: T) {
-        let mut link = tx.into_link();
-        // If this fails, the connection is closed, and the server undoes the work.
-        if self.end(&mut link, "ROLLBACK").await.is_ok() {
-            link.release();
-        }
+        self.undo(tx.into_link()).await;
     }
 
     async fn row(&self, tx: &mut T, branch: &BranchId) -> Result<Option<BranchRow>, XaError> {

@@ -14,7 +14,11 @@ mod lost_sessions;
 mod opening;
 #[path = "../../../ringpact-mysql/tests/mariadb/operators.rs"]
 mod operators;
+mod stock;
 mod support;
+#[path = "../../../ringpact-mysql/tests/mariadb/tables/mod.rs"]
+mod tables;
+mod tables_over_sqlx;
 #[path = "../../../ringpact-mysql/tests/mariadb/transfers.rs"]
 mod transfers;
 mod traps;

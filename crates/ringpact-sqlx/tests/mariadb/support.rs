@@ -16,14 +16,20 @@ use ringpact::{
     participant::{AsyncParticipant as _, Call, Decision},
 };
 use ringpact_servers::{mariadb::MariaDb, missing};
-use ringpact_sqlx::SqlxMySqlBranch;
-pub use ringpact_sqlx::{BranchTimeouts, SqlxMySqlParticipant as MySqlParticipant};
+pub use ringpact_sqlx::{
+    BranchTimeouts, SqlxMySqlParticipant as MySqlParticipant, SqlxMySqlTables as MySqlTables, TableParticipant,
+    TableWorkError,
+};
+use ringpact_sqlx::{SqlxBuilder, SqlxMySqlBranch, SqlxOpenError};
 use sqlx::{
     Connection as _, Decode, Error, Executor as _, MySql, MySqlConnection, MySqlPool, Row as _,
     mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode},
+    pool::PoolConnection,
     raw_sql,
 };
 use tokio::{runtime::Runtime, time::sleep};
+
+pub type MySqlBuilder = SqlxBuilder<MySql>;
 
 /// Maximum duration of what happens soon, on a loaded machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -83,6 +89,27 @@ impl Database {
 
     pub fn pool(&self, connections: u32) -> MySqlPool {
         MySqlPoolOptions::new().max_connections(connections).connect_lazy_with(self.opts())
+    }
+
+    /// Returns a pool of this number of connections.
+    pub fn pool_of(&self, connections: usize) -> MySqlPool {
+        self.pool(u32::try_from(connections).expect("a few"))
+    }
+
+    /// Returns the options of a service with tables.
+    pub fn tables(&self, participant: &str) -> MySqlBuilder {
+        tables_by(participant, self.opts())
+    }
+
+    /// Like [`tables`](Self::tables), with connections of this user.
+    pub fn tables_as(&self, user: &str) -> MySqlBuilder {
+        tables_by("payments", self.opts().username(user))
+    }
+
+    /// Like [`tables`](Self::tables), with connections through a proxy at this port.
+    pub fn tables_at(&self, port: u16) -> MySqlBuilder {
+        let opts = MySqlConnectOptions::new().username("root").host("127.0.0.1").port(port).database(&self.name);
+        tables_by("payments", opts.ssl_mode(MySqlSslMode::Disabled))
     }
 
     pub async fn conn(&self) -> Conn {
@@ -182,6 +209,22 @@ impl Conn {
     pub async fn disconnect(self) -> Result<(), Error> {
         self.0.close().await
     }
+}
+
+fn tables_by(participant: &str, opts: MySqlConnectOptions) -> MySqlBuilder {
+    let timeouts = BranchTimeouts::default().lock(Duration::from_secs(1));
+    let pool = MySqlPoolOptions::new().max_connections(12).connect_lazy_with(opts);
+    MySqlParticipant::builder(participant).pool(pool).timeouts(timeouts)
+}
+
+/// Whether a participant was not opened because something must be set up otherwise.
+pub fn is_unsuitable(error: &SqlxOpenError) -> bool {
+    matches!(error, SqlxOpenError::Unsuitable { .. })
+}
+
+/// Takes a connection of a pool.
+pub async fn get_conn(pool: &MySqlPool) -> PoolConnection<MySql> {
+    pool.acquire().await.expect("a connection")
 }
 
 /// Carries out statements on a connection.

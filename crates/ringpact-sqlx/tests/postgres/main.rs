@@ -25,6 +25,10 @@ mod refused_work;
 #[path = "../../../ringpact-postgres/tests/postgres/restart.rs"]
 mod restart;
 mod savepoints;
+mod stock;
 mod support;
+#[path = "../../../ringpact-postgres/tests/postgres/tables/mod.rs"]
+mod tables;
+mod tables_over_sqlx;
 #[path = "../../../ringpact-postgres/tests/postgres/transfers.rs"]
 mod transfers;

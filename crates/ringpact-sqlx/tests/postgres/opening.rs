@@ -36,7 +36,7 @@ async fn a_database_without_the_set_up_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_lose_promises_is_refused_unless_that_is_accepted() {
     let Some(db) = Db::new().await else { return };
-    says(db.builder_that_syncs().open().await, "fsync = on");
+    says(db.builder_that_syncs(GOODS).open().await, "fsync = on");
     db.builder().open().await.expect("a participant");
 }
 

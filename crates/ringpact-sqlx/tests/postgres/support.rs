@@ -14,7 +14,10 @@ use ringpact::{
     BranchId, Call, Epoch, LogId, Name, ParticipantError, TxnId, Vote, error_chain, participant::AsyncParticipant,
 };
 use ringpact_servers::postgres::{Options, Postgres};
-pub(crate) use ringpact_sqlx::{BranchTimeouts, SqlxPgParticipant as PgParticipant};
+pub(crate) use ringpact_sqlx::{
+    BranchTimeouts, SqlxOpenError as PgOpenError, SqlxPgParticipant as PgParticipant, SqlxPgTables as PgTables,
+    TableParticipant, TableWorkError,
+};
 use ringpact_sqlx::{SqlxBuilder, SqlxPgBranch};
 use sqlx::{
     Connection as _, Error, Executor as _, PgConnection, PgPool, Postgres as Pg,
@@ -22,6 +25,8 @@ use sqlx::{
     raw_sql,
 };
 use tokio::{sync::Mutex, time::sleep};
+
+pub(crate) type PgBuilder = SqlxBuilder<Pg>;
 
 /// Name of the participant of most tests.
 pub(crate) const GOODS: &str = "goods";
@@ -72,18 +77,34 @@ impl Db {
     }
 
     /// Returns the options of the participant of most tests, with short time-outs.
-    pub(crate) fn builder(&self) -> SqlxBuilder<Pg> {
+    pub(crate) fn builder(&self) -> PgBuilder {
         self.builder_of(GOODS)
     }
 
-    pub(crate) fn builder_of(&self, participant: &str) -> SqlxBuilder<Pg> {
+    pub(crate) fn builder_of(&self, participant: &str) -> PgBuilder {
         let timeouts = BranchTimeouts::default().lock(Duration::from_millis(500));
         PgParticipant::builder(participant).pool(self.pool(16)).timeouts(timeouts).accept_loss()
     }
 
+    /// Returns the options of most tests, with this number of connections.
+    pub(crate) fn builder_with(&self, connections: usize) -> PgBuilder {
+        self.builder().pool(self.pool(u32::try_from(connections).expect("a few")))
+    }
+
+    /// Returns the options of most tests, with this number of connections through a proxy at this port.
+    pub(crate) fn builder_at(&self, port: u16, connections: usize) -> PgBuilder {
+        let options = PgPoolOptions::new().max_connections(u32::try_from(connections).expect("a few"));
+        self.builder().pool(options.connect_lazy_with(self.url.clone().port(port)))
+    }
+
     /// Returns options that do not accept a server which does not sync.
-    pub(crate) fn builder_that_syncs(&self) -> SqlxBuilder<Pg> {
-        PgParticipant::builder(GOODS).pool(self.pool(16))
+    pub(crate) fn builder_that_syncs(&self, participant: &str) -> PgBuilder {
+        PgParticipant::builder(participant).pool(self.pool(16))
+    }
+
+    /// Returns options that do not accept a server which does not sync, with connections of this role.
+    pub(crate) fn builder_as(&self, role: &str) -> PgBuilder {
+        PgParticipant::builder(GOODS).pool(PgPoolOptions::new().connect_lazy_with(self.url.clone().username(role)))
     }
 
     /// Returns a pool of at most this number of connections.
@@ -164,6 +185,21 @@ impl Client {
     pub(crate) async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.0.lock().await.execute(raw_sql(sql)).await.map(drop)
     }
+}
+
+/// Has a participant accept a server that does not sync.
+pub(crate) fn accepting_loss(builder: PgBuilder) -> PgBuilder {
+    builder.accept_loss()
+}
+
+/// Returns a client of a server's own database.
+pub(crate) async fn admin_of(server: &Postgres) -> Client {
+    client(&options(server, "postgres")).await
+}
+
+/// Returns the first column of a query's rows.
+pub(crate) async fn strings(client: &Client, query: &str) -> Vec<String> {
+    sqlx::query_scalar(query).persistent(false).fetch_all(&mut *client.0.lock().await).await.expect("rows")
 }
 
 pub(crate) async fn client(url: &PgConnectOptions) -> Client {

@@ -34,14 +34,14 @@ impl AsyncHarness for Harness {
         self.participant().execute_under(branch, &take(1, i64::MAX)).await.expect_err("too many");
     }
     async fn effect(&self, branch: &BranchId) -> Effect {
-        let count = async |table: &str| -> usize {
+        let count = async |table: &str| -> u64 {
             let sql = format!("SELECT COUNT(*) FROM {table} WHERE branch = '{branch}'");
             self.database.value(&sql).await.expect("a count")
         };
         match count("sold").await {
             0 if count("reserved").await == 0 => Effect::Absent,
             0 => Effect::Reserved,
-            times => Effect::Applied { times },
+            times => Effect::Applied { times: usize::try_from(times).expect("a count") },
         }
     }
     fn keeps_work(&self) -> bool {

@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use mysql_async::{OptsBuilder, PoolConstraints, PoolOpts};
 use ringpact::{Coordinator, FileLog, error_chain};
-use ringpact_mysql::MySqlParticipant;
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{Goods, stock, take};
-use crate::support::{Database, SOON, runtime};
+use crate::support::{Database, MySqlParticipant, SOON, runtime};
 
 const TASKS: i64 = 32;
 
 async fn open(database: &Database, log: &std::path::Path) -> (Goods, Arc<Coordinator>) {
-    let pool = PoolOpts::default().with_constraints(PoolConstraints::new(32, 32).expect("valid"));
-    let goods = stock(database.tables_by(OptsBuilder::from_opts(database.opts()).pool_opts(pool))).await;
+    let goods = stock(database.tables("payments").pool(database.pool_of(32))).await;
     let shop = Coordinator::builder(FileLog::open(log).expect("a log"))
         .name("shop")
         .async_participant("payments", goods.clone(), Handle::current())

@@ -7,14 +7,12 @@ use std::{
     time::Duration,
 };
 
-use mysql_async::prelude::Queryable as _;
 use ringpact::{Coordinator, FileLog, txn::CommitError};
-use ringpact_mysql::MySqlParticipant;
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 
 use super::{Goods, stock, take};
-use crate::support::{Database, SOON, runtime};
+use crate::support::{Database, SOON, carry_out, runtime, strings};
 
 const CLIENTS: i64 = 8;
 const EACH: i64 = 40;
@@ -51,7 +49,7 @@ async fn sell(shop: &Coordinator, goods: &[Goods], id: i64, told: &Mutex<Told>) 
 /// Returns the transactions that have sold something here.
 async fn sold(database: &Database, participant: &str) -> BTreeSet<String> {
     let mut conn = database.conn().await;
-    let rows: Vec<String> = conn.query("SELECT branch FROM sold").await.expect("rows");
+    let rows = strings(&mut conn, "SELECT branch FROM sold").await;
     conn.disconnect().await.expect("it is closed");
     let txn = |branch: &String| branch.strip_suffix(&format!(":{participant}")).expect("a branch").to_owned();
     let all: BTreeSet<String> = rows.iter().map(txn).collect();
@@ -69,7 +67,7 @@ fn nothing_is_torn_lost_or_confirmed_twice_when_sessions_and_the_server_are_kill
         for name in NAMES {
             let database = Database::make(&server.socket()).await;
             database.make_stock(100).await;
-            let opened = stock(MySqlParticipant::builder(name).opts(database.opts())).await;
+            let opened = stock(database.tables(name)).await;
             shop = shop.async_participant(name, opened.clone(), Handle::current());
             databases.push(database);
             goods.push(opened);
@@ -91,7 +89,7 @@ fn nothing_is_torn_lost_or_confirmed_twice_when_sessions_and_the_server_are_kill
             let Some(id) = fastrand::choice(&connections) else { continue };
             let mut conn = database.conn().await;
             // It may have ended by itself.
-            let _gone = conn.query_drop(format!("KILL {id}")).await;
+            let _gone = carry_out(&mut conn, format!("KILL {id}")).await;
             conn.disconnect().await.expect("it is closed");
         }
         for _ in 0..2 {

@@ -1,17 +1,16 @@
 //! The longest names, the highest numbers, the largest work.
 
 use ringpact::{Epoch, Name, TxnId, Vote, error_chain, participant::AsyncParticipant as _};
-use ringpact_mysql::{MySqlParticipant, TableWorkError};
 use ringpact_servers::{mariadb::MariaDb, missing};
 
 use super::{named, promise, stock, take, with_stock};
-use crate::support::{Database, branch, runtime};
+use crate::support::{Database, TableWorkError, branch, runtime};
 
 #[test]
 fn the_longest_names_and_the_highest_numbers_are_kept_apart() {
     with_stock(async |database| {
         let name = |end: &str| Name::new(&format!("{}{end}", "A-b_c.0".repeat(9))).expect("63 bytes, and one");
-        let open = async |end: &str| stock(MySqlParticipant::builder(name(end).as_str()).opts(database.opts())).await;
+        let open = async |end: &str| stock(database.tables(name(end).as_str())).await;
         let goods = open("P").await;
         let call = || {
             let mut call = named();

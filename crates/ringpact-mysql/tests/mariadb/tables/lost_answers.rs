@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use mysql_async::OptsBuilder;
 use ringpact::{ParticipantError, Vote, participant::AsyncParticipant as _};
 use ringpact_servers::cutter::{Cut, Cutter};
 use tokio::time::sleep;
@@ -13,9 +12,7 @@ use crate::support::{Database, SOON, branch, server, shop};
 /// Opens a participant whose connections can be cut.
 async fn cuttable(database: &Database) -> (Cutter, Goods) {
     let cutter = Cutter::before(server().expect("a server").port()).expect("a port");
-    let opts = OptsBuilder::from_opts(database.opts()).socket(None::<String>).ip_or_hostname("127.0.0.1");
-    let opts = opts.tcp_port(cutter.port()).prefer_socket(false);
-    let goods = stock(database.tables_by(opts)).await;
+    let goods = stock(database.tables_at(cutter.port())).await;
     (cutter, goods)
 }
 

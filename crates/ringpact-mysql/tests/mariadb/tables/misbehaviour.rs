@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mysql_async::{OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{ParticipantError, Vote, error_chain, participant::AsyncParticipant as _};
-use ringpact_mysql::{BranchTimeouts, MySqlParticipant, TableWorkError};
 
 use super::{Work, named, repeated, stock, take, with_stock};
-use crate::support::branch;
+use crate::{
+    stock::SWALLOWED_COMMIT,
+    support::{BranchTimeouts, MySqlParticipant, TableWorkError, branch, carry_out, get_conn},
+};
 
 fn does(what: &str) -> Work {
     (what.to_owned(), 1, 1)
@@ -21,7 +22,7 @@ fn work_is_not_done_if_a_statement_has_failed_or_has_ended_the_transaction() {
         for (sequence, what, says) in [
             (1, "swallows an error", "a statement of the service has failed"),
             (2, "commits", "has ended the transaction"),
-            (3, "swallows a commit", "a statement of the service has failed"),
+            (3, "swallows a commit", SWALLOWED_COMMIT),
             (4, "commits and begins", "has ended the transaction"),
         ] {
             let branch = branch(sequence);
@@ -69,12 +70,11 @@ fn a_refusal_is_kept_whatever_its_text() {
 #[test]
 fn a_pool_without_a_free_connection_is_waited_for_for_a_limited_time() {
     with_stock(async |database| {
-        let pool = PoolOpts::default().with_constraints(PoolConstraints::new(1, 1).expect("valid"));
-        let pool = Pool::new(OptsBuilder::from_opts(database.opts()).pool_opts(pool));
+        let pool = database.pool_of(1);
         let timeouts = BranchTimeouts::default().connection(Duration::from_millis(500));
-        let goods = stock(database.tables().pool(pool.clone()).timeouts(timeouts)).await;
+        let goods = stock(database.tables("payments").pool(pool.clone()).timeouts(timeouts)).await;
         goods.execute_under(&branch(1), &take(1, 1)).await.expect("there are enough");
-        let held = pool.get_conn().await.expect("the connection");
+        let held = get_conn(&pool).await;
         let begun = Instant::now();
         let error = goods.execute_under(&branch(1), &take(2, 1)).await.expect_err("the connection is in use");
         let text = error_chain(&error).to_string();
@@ -95,13 +95,13 @@ fn a_lock_is_waited_for_again_and_then_the_error_may_pass() {
     with_stock(async |database| {
         let goods = database.stock().await;
         let mut holder = database.conn().await;
-        holder.query_drop("BEGIN; SELECT * FROM stock WHERE id = 1 FOR UPDATE").await.expect("a lock");
+        carry_out(&mut holder, "BEGIN; SELECT * FROM stock WHERE id = 1 FOR UPDATE").await.expect("a lock");
         let error = goods.execute_under(&branch(1), &take(1, 1)).await.expect_err("it is locked");
         assert!(goods.is_transient(&error), "{}", error_chain(&error));
         let (second, work) = (branch(2), take(1, 1));
         let (worked, freed) = tokio::join!(goods.execute_under(&second, &work), async {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            holder.query_drop("ROLLBACK").await
+            carry_out(&mut holder, "ROLLBACK").await
         });
         freed.expect("a rollback");
         worked.expect("the second time it is free");

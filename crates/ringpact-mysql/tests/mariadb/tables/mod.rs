@@ -1,22 +1,17 @@
-//! `open_tables`: a service with its reservations in tables. A stock whose steps are not idempotent, so
-//! that a step that is done twice is seen.
+//! `open_tables`: a service with its reservations in tables.
+//!
+//! `ringpact-sqlx` runs these tests, too, with its own `support.rs` and `stock.rs`.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use mysql_async::Opts;
 use ringpact::{
-    BranchId, Call, Epoch, LogId, ParticipantError, ServiceError, Vote,
+    BranchId, Call, Epoch, LogId, ParticipantError, Vote,
     participant::{AsyncParticipant as _, EndedOpening, Life},
-};
-use ringpact_mysql::{
-    AsyncService, BranchTimeouts, MySqlBuilder, MySqlParticipant, MySqlTables, MySqlTx, TableParticipant,
 };
 use tokio::time::sleep;
 
-use crate::support::{Database, SOON, with_database};
+pub use crate::stock::Stock;
+use crate::support::{Database, MySqlBuilder, MySqlTables, SOON, TableParticipant, with_database};
 
 mod conformance;
 mod contention;
@@ -38,71 +33,6 @@ pub fn take(id: i64, pieces: i64) -> Work {
     ("take".to_owned(), id, pieces)
 }
 
-/// Sells pieces of `stock`: those that are set aside are in `reserved`, those that are sold in `sold`.
-#[derive(Debug, Default)]
-pub struct Stock {
-    /// What each opening has said.
-    pub opened: Mutex<Vec<Vec<BranchId>>>,
-}
-
-impl AsyncService<MySqlTx> for Stock {
-    type Work = Work;
-
-    async fn try_reserve(&self, tx: &mut MySqlTx, branch: &BranchId, work: &Work) -> Result<(), ServiceError> {
-        let (what, id, pieces) = work;
-        tx.exec_drop("UPDATE stock SET free = free - ? WHERE id = ? AND free >= ?", (pieces, id, pieces)).await?;
-        if tx.affected_rows() == 0 {
-            return Err("out of stock".into());
-        }
-        tx.exec_drop("INSERT INTO reserved VALUES (?, ?, ?)", (branch.to_string(), id, pieces)).await?;
-        match what.as_str() {
-            "swallows an error" => drop(tx.query_drop("INSERT INTO stock VALUES (1, 1)").await),
-            "commits and begins" => tx.query_drop("COMMIT; START TRANSACTION").await?,
-            "commits" => tx.query_drop("COMMIT").await?,
-            "swallows a commit" => drop(tx.query_drop("CREATE TABLE made (id INT)").await),
-            "loses its session" => tx.query_drop("KILL CONNECTION_ID()").await?,
-            _ => {}
-        }
-        if let Some(reason) = what.strip_prefix("refuse: ") { Err(reason.into()) } else { Ok(()) }
-    }
-
-    async fn confirm(&self, tx: &mut MySqlTx, branch: &BranchId, works: &[Work]) -> Result<(), ServiceError> {
-        let id = branch.to_string();
-        tx.exec_drop("INSERT INTO sold SELECT * FROM reserved WHERE branch = ?", (&id,)).await?;
-        let sold = tx.affected_rows();
-        gives_up(tx, &id, works, sold).await
-    }
-
-    async fn cancel(&self, tx: &mut MySqlTx, branch: &BranchId, works: &[Work]) -> Result<(), ServiceError> {
-        for (_, id, pieces) in works {
-            tx.exec_drop("UPDATE stock SET free = free + ? WHERE id = ?", (pieces, id)).await?;
-        }
-        gives_up(tx, &branch.to_string(), works, works.len() as u64).await
-    }
-
-    async fn opened(&self, tx: &mut MySqlTx, promised: &[BranchId]) -> Result<(), ServiceError> {
-        for branch in promised {
-            let found: Option<u8> =
-                tx.exec_first("SELECT 1 FROM reserved WHERE branch = ?", (branch.to_string(),)).await?;
-            if found.is_none() {
-                return Err(format!("{branch} has promised, and nothing is reserved").into());
-            }
-        }
-        self.opened.lock().expect("no panic").push(promised.to_vec());
-        Ok(())
-    }
-}
-
-/// Deletes the branch's reservations, which must be as many as its pieces of work.
-async fn gives_up(tx: &mut MySqlTx, id: &str, works: &[Work], found: u64) -> Result<(), ServiceError> {
-    tx.exec_drop("DELETE FROM reserved WHERE branch = ?", (id,)).await?;
-    let deleted = tx.affected_rows();
-    if (deleted, found) == (works.len() as u64, works.len() as u64) {
-        return Ok(());
-    }
-    Err(format!("{id}: {deleted} and {found} reservations for {} pieces of work", works.len()).into())
-}
-
 impl Database {
     /// Makes the tables of the service, with `free` pieces of each of ten goods.
     pub async fn make_stock(&self, free: i64) {
@@ -117,18 +47,8 @@ impl Database {
         }
     }
 
-    pub fn tables(&self) -> MySqlBuilder {
-        self.tables_by(self.opts())
-    }
-
-    pub fn tables_by(&self, opts: impl Into<Opts>) -> MySqlBuilder {
-        MySqlParticipant::builder("payments")
-            .opts(opts)
-            .timeouts(BranchTimeouts::default().lock(Duration::from_secs(1)))
-    }
-
     pub async fn stock(&self) -> Goods {
-        stock(self.tables()).await
+        stock(self.tables("payments")).await
     }
 
     pub async fn is_sold(&self, branch: &BranchId) -> bool {

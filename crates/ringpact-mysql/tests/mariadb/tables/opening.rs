@@ -1,16 +1,14 @@
 //! What a service with tables refuses to open on, and that the refusal says what to change.
 
-use ringpact_mysql::{MySqlOpenError, MySqlParticipant};
 use ringpact_servers::{mariadb::MariaDb, missing};
 
 use super::{Stock, stock, take, with_stock};
-use crate::support::{Database, branch, chain, runtime};
+use crate::support::{Database, MySqlParticipant, branch, chain, is_unsuitable, runtime};
 
 async fn is_refused(database: &Database, user: &str, says: &[&str]) {
-    let builder = MySqlParticipant::builder("payments").opts(database.opts_as(user));
-    let error = builder.open_tables(Stock::default()).await.expect_err("it is refused");
+    let error = database.tables_as(user).open_tables(Stock::default()).await.expect_err("it is refused");
     let text = chain(&error);
-    assert!(matches!(error, MySqlOpenError::Misconfigured { .. }), "{text}");
+    assert!(is_unsuitable(&error), "{text}");
     for part in says {
         assert!(text.contains(part), "\"{text}\" does not say \"{part}\"");
     }
@@ -55,7 +53,7 @@ fn privileges_are_asked_for_by_name() {
             is_refused(&database, &user, &[&format!("GRANT {right} ON"), "ringpact_coordinator"]).await;
             grant(right, "ringpact_coordinator").await;
         }
-        let goods = stock(database.tables_by(database.opts_as(&user))).await;
+        let goods = stock(database.tables_as(&user)).await;
         goods.execute_under(&branch(1), &take(1, 1)).await.expect("it has all it needs");
     });
 }
@@ -68,7 +66,6 @@ fn a_server_that_may_lose_promises_is_refused() {
     runtime().block_on(async {
         let database = Database::make(&server.socket()).await;
         is_refused(&database, "root", &["innodb_flush_log_at_trx_commit is 2", "SET GLOBAL"]).await;
-        let builder = MySqlParticipant::builder("payments").opts(database.opts());
-        builder.accept_loss().open_tables(Stock::default()).await.expect("it was told so");
+        database.tables("payments").accept_loss().open_tables(Stock::default()).await.expect("it was told so");
     });
 }

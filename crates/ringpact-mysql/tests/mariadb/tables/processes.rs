@@ -35,7 +35,7 @@ fn a_participant_does_not_open_if_the_service_misses_a_reservation() {
     with_stock(async |database| {
         promise(&database.stock().await, &branch(1), take(1, 1)).await;
         database.sql("DELETE FROM reserved").await;
-        let error = database.tables().open_tables(Stock::default()).await.expect_err("a loss");
+        let error = database.tables("payments").open_tables(Stock::default()).await.expect_err("a loss");
         let text = ringpact::error_chain(&error).to_string();
         assert!(text.contains("nothing is reserved"), "{text}");
     });

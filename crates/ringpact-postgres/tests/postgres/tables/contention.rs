@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use ringpact::{Coordinator, FileLog, txn::RunOptions};
-use ringpact_postgres::PgParticipant;
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{stock, take};
-use crate::support::Db;
+use crate::support::{Db, PgParticipant};
 
 const TASKS: i64 = 32;
 const EACH: i64 = 6;
@@ -18,7 +17,7 @@ async fn thirty_two_tasks_at_three_rows_meet_only_what_passes() {
     let Some(db) = Db::with_stock().await else { return };
     db.admin.batch_execute("UPDATE stock SET free = 1000000").await.expect("plenty");
     let dir = tempfile::tempdir().expect("a directory");
-    let goods = stock(db.builder().connections(16)).await;
+    let goods = stock(db.builder_with(16)).await;
     let shop = Coordinator::builder(FileLog::open(dir.path()).expect("a log"))
         .name("shop")
         .async_participant("goods", goods.clone(), Handle::current())
@@ -61,11 +60,11 @@ async fn thirty_two_tasks_at_three_rows_meet_only_what_passes() {
 async fn serialization_failures_are_tried_again() {
     let Some(db) = Db::with_stock().await else { return };
     db.admin.batch_execute("UPDATE stock SET free = 1000000").await.expect("plenty");
-    let level = "ALTER ROLE postgres SET default_transaction_isolation = 'serializable'";
-    let name: String = db.admin.query_one("SELECT current_database()", &[]).await.expect("a row").get(0);
-    db.admin.batch_execute(&level.replace("ROLE postgres", &format!("DATABASE {name}"))).await.expect("a setting");
+    let level = "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || \
+                 ' SET default_transaction_isolation = ''serializable'''; END $$";
+    db.admin.batch_execute(level).await.expect("a setting");
     let dir = tempfile::tempdir().expect("a directory");
-    let goods = stock(db.builder().connections(8)).await;
+    let goods = stock(db.builder_with(8)).await;
     let shop = Coordinator::builder(FileLog::open(dir.path()).expect("a log"))
         .name("shop")
         .async_participant("goods", goods.clone(), Handle::current())

@@ -7,12 +7,11 @@ use std::{
 };
 
 use ringpact::{CommitError, Coordinator, FileLog};
-use ringpact_postgres::PgParticipant;
 use ringpact_servers::postgres::{Options, Postgres};
 use tokio::{runtime::Handle, task::JoinSet, time::sleep};
 
 use super::{Goods, stock, take};
-use crate::support::{Db, client};
+use crate::support::{Db, admin_of, client, strings};
 
 const CLIENTS: i64 = 8;
 const EACH: i64 = 50;
@@ -48,11 +47,9 @@ async fn sell(shop: &Coordinator, [here, there]: &[Goods; 2], id: i64, told: &Mu
 /// Returns the transactions that have sold something here.
 async fn sold(db: &Db, participant: &str) -> BTreeSet<String> {
     let client = client(&db.url).await;
-    let rows = client.query("SELECT branch FROM sold", &[]).await.expect("rows");
-    let all: BTreeSet<String> = rows
-        .iter()
-        .map(|row| row.get::<_, String>(0).strip_suffix(&format!(":{participant}")).expect("a branch").to_owned())
-        .collect();
+    let rows = strings(&client, "SELECT branch FROM sold").await;
+    let txn = |branch: &String| branch.strip_suffix(&format!(":{participant}")).expect("a branch").to_owned();
+    let all: BTreeSet<String> = rows.iter().map(txn).collect();
     assert_eq!(all.len(), rows.len(), "{participant}: confirmed twice");
     all
 }
@@ -64,11 +61,7 @@ async fn nothing_is_torn_lost_or_confirmed_twice_when_sessions_are_lost_and_the_
     for db in &dbs {
         db.make_stock().await;
     }
-    let open = async |db: &Db, name: &str| {
-        let builder = PgParticipant::builder(name).config(db.url.parse().expect("a configuration"));
-        stock(builder).await
-    };
-    let goods = [open(&dbs[0], "here").await, open(&dbs[1], "there").await];
+    let goods = [stock(dbs[0].builder_that_syncs("here")).await, stock(dbs[1].builder_that_syncs("there")).await];
     let dir = tempfile::tempdir().expect("a directory");
     let shop = Coordinator::builder(FileLog::open(dir.path()).expect("a log"))
         .name("shop")
@@ -86,7 +79,7 @@ async fn nothing_is_torn_lost_or_confirmed_twice_when_sessions_are_lost_and_the_
             }
         });
     }
-    let killer = client(&server.url("postgres")).await;
+    let killer = admin_of(&server).await;
     for _ in 0..30 {
         sleep(Duration::from_millis(10)).await;
         let kill = "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity \

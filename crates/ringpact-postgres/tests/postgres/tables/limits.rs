@@ -1,10 +1,9 @@
 //! The longest names, the highest numbers, the largest work.
 
 use ringpact::{Epoch, Name, TxnId, Vote, participant::AsyncParticipant};
-use ringpact_postgres::TableWorkError;
 
 use super::{named, promise, stock, take};
-use crate::support::Db;
+use crate::support::{Db, TableWorkError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_longest_names_and_the_highest_numbers_are_kept_apart() {

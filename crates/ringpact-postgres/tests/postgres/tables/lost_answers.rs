@@ -8,10 +8,8 @@ use crate::support::{Db, server};
 
 /// Opens a participant whose connections can be cut.
 async fn cuttable(db: &Db) -> (Cutter, Goods) {
-    let port = server().expect("a server").port();
-    let cutter = Cutter::before(port).expect("a port");
-    let url = db.url.replace(&format!("port={port}"), &format!("port={}", cutter.port()));
-    let goods = stock(db.builder().config(url.parse().expect("a configuration"))).await;
+    let cutter = Cutter::before(server().expect("a server").port()).expect("a port");
+    let goods = stock(db.builder_at(cutter.port(), 16)).await;
     (cutter, goods)
 }
 

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ringpact::{ParticipantError, Vote, error_chain, participant::AsyncParticipant};
-use ringpact_postgres::{BranchTimeouts, PgParticipant, TableWorkError};
 
 use super::{Work, named, stock, take};
-use crate::support::Db;
+use crate::support::{BranchTimeouts, Db, PgParticipant, TableWorkError};
 
 fn does(what: &str) -> Work {
     (what.to_owned(), 1, 1)
@@ -71,7 +70,7 @@ async fn a_refusal_is_kept_whatever_its_text() {
 async fn a_pool_without_a_free_connection_is_waited_for_for_a_limited_time() {
     let Some(db) = Db::with_stock().await else { return };
     let timeouts = BranchTimeouts::default().connection(Duration::from_millis(300));
-    let goods = stock(db.builder().connections(1).timeouts(timeouts)).await;
+    let goods = stock(db.builder_with(1).timeouts(timeouts)).await;
     let (waiting, branch) = (goods.clone(), db.branch(1));
     let slow = tokio::spawn(async move { waiting.execute_under(&branch, &does("waits")).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -93,15 +92,14 @@ async fn a_lock_is_waited_for_again_and_then_the_error_may_pass() {
     let Some(db) = Db::with_stock().await else { return };
     let timeouts = BranchTimeouts::default().lock(Duration::from_millis(100));
     let goods = stock(db.builder().timeouts(timeouts)).await;
-    let mut client = db.client().await;
-    let holder = client.transaction().await.expect("a transaction");
-    holder.batch_execute("SELECT FROM stock WHERE id = 1 FOR UPDATE").await.expect("a lock");
+    let holder = db.client().await;
+    holder.batch_execute("BEGIN; SELECT FROM stock WHERE id = 1 FOR UPDATE").await.expect("a lock");
     let error = goods.execute_under(&db.branch(1), &take(1, 1)).await.expect_err("it is locked");
     assert!(goods.is_transient(&error), "{}", error_chain(&error));
     let (second, work) = (db.branch(2), take(1, 1));
     let (worked, freed) = tokio::join!(goods.execute_under(&second, &work), async {
         tokio::time::sleep(Duration::from_millis(150)).await;
-        holder.rollback().await
+        holder.batch_execute("ROLLBACK").await
     });
     freed.expect("a rollback");
     worked.expect("the second time it is free");

@@ -1,11 +1,10 @@
 //! What a service with tables refuses to open on, and that the refusal says what to change.
 
 use ringpact::{Vote, error_chain, participant::AsyncParticipant};
-use ringpact_postgres::{PgBuilder, PgOpenError, PgParticipant};
 use ringpact_servers::postgres::{Options, Postgres};
 
 use super::{Stock, life, stock, take};
-use crate::support::{Db, GOODS, call, work};
+use crate::support::{Db, GOODS, PgBuilder, PgOpenError, PgParticipant, accepting_loss, call, work};
 
 async fn is_refused(builder: PgBuilder, says: &str) {
     let error = builder.open_tables(Stock::default()).await.expect_err("unsuitable");
@@ -23,7 +22,7 @@ async fn an_old_set_up_is_refused_and_brought_up_in_place() {
     db.admin.batch_execute(old).await.expect("an old set-up");
     is_refused(db.builder(), "version 1").await;
     is_refused(db.builder(), "SETUP_SQL").await;
-    PgParticipant::setup(&db.admin).await.expect("a set-up");
+    db.admin.batch_execute(PgParticipant::SETUP_SQL).await.expect("a set-up");
     // Prepared transactions go on as well.
     let prepares = db.builder_of("prepares").open().await.expect("a participant");
     let branch = db.branch_of("prepares", 1);
@@ -33,7 +32,7 @@ async fn an_old_set_up_is_refused_and_brought_up_in_place() {
     prepares.meet(&db.shop, &life()).await.expect("the row of a life");
     let goods = db.stock().await;
     goods.execute_under(&db.branch(1), &take(1, 1)).await.expect("there are enough");
-    PgParticipant::setup(&db.admin).await.expect("a set-up may be repeated");
+    db.admin.batch_execute(PgParticipant::SETUP_SQL).await.expect("a set-up may be repeated");
     assert_eq!((db.rows().await, db.markers().await), (1, 1), "what is there stays");
     db.admin.batch_execute("DROP TABLE ringpact.branch").await.expect("an incomplete set-up");
     is_refused(db.builder(), "SETUP_SQL").await;
@@ -46,13 +45,12 @@ async fn a_role_without_rights_and_a_server_that_loses_commits_are_refused() {
                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact, public TO clerk_2; \
                 REVOKE UPDATE ON ringpact.branch FROM clerk_2";
     db.admin.batch_execute(role).await.expect("a role");
-    let url = db.url.replace("user=postgres", "user=clerk_2");
-    let builder = || PgParticipant::builder(GOODS).config(url.parse().expect("a configuration"));
+    let builder = || db.builder_as("clerk_2");
     is_refused(builder(), "fsync = on").await;
-    is_refused(builder().accept_fsync_off(), "GRANT SELECT, INSERT, UPDATE, DELETE ON ringpact.branch TO \"clerk_2\"")
+    is_refused(accepting_loss(builder()), "GRANT SELECT, INSERT, UPDATE, DELETE ON ringpact.branch TO \"clerk_2\"")
         .await;
     db.admin.batch_execute("GRANT UPDATE ON ringpact.branch TO clerk_2").await.expect("a right");
-    let goods = stock(builder().accept_fsync_off()).await;
+    let goods = stock(accepting_loss(builder())).await;
     goods.execute_under(&db.branch(1), &take(1, 1)).await.expect("it has all it needs");
 }
 
@@ -62,7 +60,7 @@ async fn prepared_transactions_need_not_be_allowed() {
     let Some(server) = Postgres::start(Options { fsync: true, max_prepared_transactions: 0 }) else { return };
     let db = Db::on(&server).await;
     db.make_stock().await;
-    let builder = || PgParticipant::builder(GOODS).config(db.url.parse().expect("a configuration"));
+    let builder = || db.builder_that_syncs(GOODS);
     builder().open().await.expect_err("it can't prepare");
     stock(builder()).await.execute_under(&db.branch(1), &take(1, 1)).await.expect("there are enough");
     let off = "ALTER ROLE postgres SET synchronous_commit = off";

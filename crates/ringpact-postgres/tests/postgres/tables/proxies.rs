@@ -13,10 +13,8 @@ use crate::support::{Db, GOODS, server};
 async fn transfers_go_through_a_proxy_that_pools_transactions() {
     let Some(db) = Db::with_stock().await else { return };
     let Some(server) = server() else { return };
-    let database = db.url.rsplit('=').next().expect("a name").to_owned();
     let Some(proxy) = PgBouncer::start(server, 4) else { return };
-    let config = proxy.url(&database).parse().expect("a configuration");
-    let goods = stock(db.builder().config(config).connections(8)).await;
+    let goods = stock(db.builder_at(proxy.port(), 8)).await;
     let shop = Coordinator::builder(MemoryLog::new())
         .name(db.shop.as_str())
         .async_participant(GOODS, goods.clone(), Handle::current())
@@ -54,16 +52,4 @@ async fn transfers_go_through_a_proxy_that_pools_transactions() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("a session has kept its tag");
-}
-
-/// What is set once in each connection is dropped by the work. The step is tried again without it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_that_drops_what_was_set_up_is_done_again_without_it() {
-    let Some(db) = Db::with_stock().await else { return };
-    let goods = db.stock().await;
-    for sequence in 1..4 {
-        let work = ("drops what was set up".to_owned(), 1, 1);
-        goods.execute_under(&db.branch(sequence), &work).await.expect("the second try does without");
-    }
-    assert_eq!(db.audit().await, 3);
 }
