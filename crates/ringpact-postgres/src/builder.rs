@@ -222,9 +222,12 @@ fn own_pool(
     // A branch does not wait for the answer to its `BEGIN`, so it can't try another connection if this one is dead.
     let try_out = Hook::async_fn(|client: &mut ClientWrapper, metrics: &Metrics| {
         let is_fresh = metrics.last_used() < TRUSTED_FOR;
-        Box::pin(
-            async move { if is_fresh { Ok(()) } else { client.batch_execute("").await.map_err(HookError::Backend) } },
-        )
+        Box::pin(async move {
+            if is_fresh {
+                return Ok(());
+            }
+            client.batch_execute("").await.map_err(HookError::Backend)
+        })
     });
     let builder = Pool::builder(Manager::new(config, NoTls)).max_size(connections).queue_mode(QueueMode::Lifo);
     builder.post_create(set_up).pre_recycle(try_out).build().map_err(|error| PgOpenError::Pool(Box::new(error)))

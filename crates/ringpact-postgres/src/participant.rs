@@ -68,7 +68,8 @@ impl PgParticipant {
     }
 
     /// Lets this participant take part in the transaction, and begins its branch in the database, or continues it. Waits
-    /// while another task has the branch, and up to 10 s for a connection of the pool.
+    /// while another task has the branch, and up to 10 s for a connection of the pool. Does not wait for the answer to `BEGIN` if
+    /// the pool is the participant's own: a `BEGIN` that fails is an error of the first statement, or of the promise.
     ///
     /// Drop what is returned before the transaction commits: while it lives, the branch votes No.
     ///

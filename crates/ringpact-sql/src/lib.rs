@@ -8,7 +8,7 @@
 //!
 //! | file, in reading order | what is in it |
 //! |---|---|
-//! | `timeouts.rs`, `unsuitable.rs` | what both kinds of databases share |
+//! | `timeouts.rs`, `transient.rs`, `unsuitable.rs` | what both kinds of databases share |
 //! | `postgres`, `mysql` | each step of the protocol as SQL, and what the server's errors mean |
 
 #![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs, missing_debug_implementations)]
@@ -17,6 +17,7 @@
 pub mod mysql;
 pub mod postgres;
 mod timeouts;
+mod transient;
 mod unsuitable;
 
 pub use timeouts::BranchTimeouts;

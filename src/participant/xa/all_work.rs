@@ -68,9 +68,10 @@ impl<B: XaBackend> Inner<B> {
         if !decides || is_of_this_life || !matches!(cell.phase_now(), BranchPhase::Active { .. }) {
             return;
         }
-        // A client that has the session ends with an error, as for any other branch.
-        let session = cell.try_hold().and_then(|mut held| held.take());
-        if let Some(session) = session {
+        // If a client still has the session, a commit is repeated until the client is done. A rollback ends the session, and
+        // the promise is found when the coordinator opens again.
+        let Some(mut held) = cell.try_hold() else { return };
+        if let Some(session) = held.take() {
             self.backend.rollback(branch, session).await;
         }
     }

@@ -28,7 +28,9 @@ use crate::{
 /// A session whose connection is lost may live on in the server, with a statement under way. If that
 /// statement is a *prepare*, a promise appears after the coordinator was told that there is none.
 /// [`fence`](Self::fence) ends such sessions for certain, and returns when they are gone. For this
-/// the server must know, from [`begin`](Self::begin) on, which session works for which branch.
+/// the server must know which session works for which branch, before [`prepare`](Self::prepare) or
+/// [`commit_one_phase`](Self::commit_one_phase) sends anything to it. A session that it does not know yet
+/// has promised nothing.
 pub trait XaBackend: Send + Sync + 'static {
     /// A connection with the branch's transaction open in it, or its promise tied to it.
     ///

@@ -4,8 +4,10 @@ use std::error::Error as StdError;
 
 use ringpact::{
     causes,
-    participant::xa::{XaError, XaErrorKind, XaWorkError},
+    participant::xa::{XaError, XaErrorKind},
 };
+
+use crate::transient;
 
 /// Codes of the server that this crate acts on.
 pub(crate) mod code {
@@ -95,15 +97,7 @@ pub const fn code_may_pass(code: u16) -> bool {
 /// Whether the error, or one that it comes from, may pass if the whole transaction is tried again.
 #[must_use]
 pub fn is_transient<C: super::MySqlClient>(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).any(|cause| {
-        C::may_pass(cause)
-            || cause.downcast_ref::<XaError>().is_some_and(database_may_pass)
-            || matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }))
-    })
-}
-
-fn database_may_pass(error: &XaError) -> bool {
-    matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable | XaErrorKind::Lost)
+    causes(error).any(|cause| C::may_pass(cause) || transient::may_pass(cause))
 }
 
 /// An error after which there is certainly no promise and no commit.

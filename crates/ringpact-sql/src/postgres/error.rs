@@ -4,7 +4,7 @@ use std::{error::Error as StdError, time::Duration};
 
 use ringpact::{
     causes,
-    participant::xa::{XaError, XaErrorKind, XaWorkError},
+    participant::xa::{XaError, XaErrorKind},
 };
 use thiserror::Error;
 
@@ -12,6 +12,7 @@ use super::{
     client::PgClient,
     setup::{CHANGED_NOTHING, LATER_LIFE, OTHER_TRANSACTION, SERIALIZABLE_READ_ONLY, WRITABLE_SESSION},
 };
+use crate::transient;
 
 /// An error of a client library, with what this crate must know of it.
 #[derive(Debug)]
@@ -111,12 +112,8 @@ pub fn no_pool_connection(error: impl Into<Box<dyn StdError + Send + Sync>>) -> 
 #[must_use]
 pub fn is_transient<C: PgClient>(error: &(dyn StdError + 'static)) -> bool {
     causes(error).any(|cause| {
-        let of_backend = cause.downcast_ref::<XaError>().is_some_and(|error| {
-            matches!(error.kind(), XaErrorKind::Transient | XaErrorKind::Unavailable | XaErrorKind::Lost)
-        });
-        let is_full = matches!(cause.downcast_ref(), Some(XaWorkError::TooManyPromises { .. }));
         let passes = |code: String| may_pass(&code) || is_of_connection(&code);
-        of_backend || is_full || C::is_of_connection(cause) || C::sqlstate(cause).is_some_and(passes)
+        transient::may_pass(cause) || C::is_of_connection(cause) || C::sqlstate(cause).is_some_and(passes)
     })
 }
 
