@@ -107,7 +107,8 @@ impl Transaction {
     /// participant. O(n) in the branches.
     ///
     /// **Only for a participant that has answered, definitely, that it did nothing under the branch**:
-    /// it refused the only work and keeps no trace of it. After an error that leaves open whether
+    /// it refused the only work and keeps no trace of it, as a [`Service`](crate::Service) with a
+    /// refusal that [does not doom](crate::Service::dooms). After an error that leaves open whether
     /// something was done, roll back. Work that the participant holds all the same is lost without an
     /// error if the transaction commits: the participant rolls it back by itself, some time after the
     /// transaction has ended.
