@@ -169,7 +169,7 @@ impl<S: Service> ResourceManager<S> {
         drop(guard);
         // The rest is done without the branch's lock.
         if after == BranchPhase::Unknown {
-            self.branches.lock().discard_unknown(branch.txn(), &entry);
+            self.branches.lock().discard_unknown(branch.txn(), entry);
         }
         if after == BranchPhase::Committed && before != BranchPhase::Committed {
             self.checkpoint_if_due();

@@ -16,7 +16,8 @@ use crate::{
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ExecuteError<R> {
-    /// The service refused. The transaction can only be rolled back.
+    /// The service refused. The transaction can only be rolled back, unless the service says that this
+    /// refusal [does not doom](super::Service::dooms) it.
     #[error(transparent)]
     Refused(R),
     /// The branch takes no more work, because it was asked to prepare or has ended.
