@@ -71,7 +71,9 @@ impl<S: Service> Participant for ResourceManager<S> {
             };
         }
         let refusal = error.downcast_ref::<BranchRefusal>();
-        refusal.is_some_and(|refusal| matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned))
+        refusal.is_some_and(|refusal| {
+            matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned | BranchRefusal::Moving)
+        })
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {

@@ -200,6 +200,10 @@ impl ResourceManagerOptions {
         self
     }
 
+    pub(crate) const fn own_platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Opens the resource manager; see [`ResourceManager::open`].
     ///
     /// # Errors

@@ -63,6 +63,12 @@ impl Transaction {
         Ok(&self.member_branches[index].branch)
     }
 
+    /// Whether the participant takes part in the transaction.
+    #[must_use]
+    pub fn has_branch(&self, participant: impl AsRef<str>) -> bool {
+        self.find(participant.as_ref()).is_some()
+    }
+
     fn find(&self, participant: &str) -> Option<usize> {
         if self.indices.is_empty() {
             return self
