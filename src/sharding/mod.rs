@@ -11,6 +11,7 @@ mod link;
 mod mover;
 mod pace;
 mod records;
+mod remote;
 mod shard;
 mod sharded;
 mod tenure;
@@ -19,8 +20,8 @@ mod work;
 pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, SharedAssignment, Side};
 pub use by_position::ByPosition;
 pub use cluster::{
-    ChangeBuilder, Cluster, ClusterBuilder, ClusterError, DEFAULT_PATIENCE, Moving, Plan, Progress, RouteError, Routed,
-    ServiceClient, shard_name,
+    AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, DEFAULT_PATIENCE,
+    FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
 };
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
@@ -29,6 +30,7 @@ pub use link::{Connection, ShardLink, ShardMoves};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};
+pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
 pub use shard::{Keyed, Shard};
 pub use sharded::ShardRefusal;
 pub use tenure::Tenure;

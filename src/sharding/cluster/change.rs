@@ -109,7 +109,7 @@ impl Plan {
             left.entry(moved.from.id()).or_default().push(moved.range);
         }
         for (node, ranges) in left {
-            for end in self.core.ends(node, node)? {
+            for end in self.core.directory.ends(node, node)? {
                 for part in ranges.chunks(MAX_CHUNK_RANGES) {
                     let part: RangeSet = part.iter().copied().collect();
                     let measured = end.from.1.measure(&part, u64::MAX);
@@ -131,12 +131,12 @@ impl Plan {
     pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
         let core = self.core;
         let joining = self.after.nodes().iter().map(Node::id).filter(|id| self.before.node(id.as_str()).is_none());
-        let result = joining.clone().try_for_each(|node| core.join(node)).and_then(|()| {
+        let result = joining.clone().try_for_each(|node| core.directory.join(node)).and_then(|()| {
             let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
             core.control_at(self.revision + 1, &Control::Begin { ring, pace })
         });
         if let Err(error) = result {
-            joining.for_each(|node| _ = core.part(node));
+            joining.for_each(|node| _ = core.directory.part(node));
             return Err(error);
         }
         core.mover.drive(&core);
@@ -196,7 +196,7 @@ impl Moving {
     pub fn progress(&self) -> Progress {
         let view = self.core.mover.view();
         let tally = view.tally;
-        let now = self.core.platform.now();
+        let now = self.core.directory.platform.now();
         let elapsed = tally.begun.map_or(Duration::ZERO, |begun: Instant| now.saturating_duration_since(begun));
         let state = self.core.state();
         let change = state.as_ref().and_then(|state| state.change.as_ref().map(|change| (state, change)));
@@ -276,7 +276,7 @@ impl Moving {
     /// Blocks until the change has ended, at most for `timeout`. Returns whether it has.
     #[must_use = "the change may still be under way"]
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.core.mover.wait_idle(self.core.platform.now() + timeout)
+        self.core.mover.wait_idle(self.core.directory.platform.now() + timeout)
     }
 }
 

@@ -152,7 +152,7 @@ impl DriverState {
             Ok(Response::Done) => Input::Done(branch),
             Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
             // These answer no question that a transaction asks.
-            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
+            Ok(Response::InDoubt(_) | Response::Verdict { .. } | Response::Message { .. }) => Input::Failed(branch),
             Err(error) => {
                 let input = match &error {
                     ParticipantError::UnknownBranch => Input::Unknown(branch),
