@@ -114,6 +114,14 @@ impl GateImage {
         self.owned().map(|(range, _)| range.fraction()).sum()
     }
 
+    /// Whether the number is later than those of all hand-overs of the ranges that the shard knows of.
+    pub(super) fn is_news(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+        ranges.iter().all(|range| {
+            self.owned.overlapping(range).all(|(_, owned)| *owned < tenure)
+                && self.released.overlapping(range).all(|(_, released)| released.tenure < tenure)
+        })
+    }
+
     /// Whether the chunk with this number has come and gone already, for any position of the ranges:
     /// the shard owns a position since that chunk or a later one, or has released it in a later one.
     pub(super) fn is_past_arrival(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
