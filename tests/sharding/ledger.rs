@@ -21,11 +21,25 @@ use serde::{Deserialize, Serialize};
 
 /// Positions at which mistakes show: around 0, around the middle, and, for the last two keys, equal
 /// ones. Other keys are spread.
-const PLACES: [u64; 12] =
-    [0, u64::MAX, 1, u64::MAX - 1, 1 << 62, 1 << 63, (1 << 63) + 1, (1 << 63) - 1, 9 << 60, 11 << 60, 7 << 61, 7 << 61];
+const PLACES: [u64; 14] = [
+    0,
+    u64::MAX,
+    1,
+    u64::MAX - 1,
+    1 << 62,
+    1 << 63,
+    (1 << 63) + 1,
+    (1 << 63) - 1,
+    9 << 60,
+    11 << 60,
+    1 << 40,
+    3 << 60,
+    7 << 61,
+    7 << 61,
+];
 
 /// The last two of [`PLACES`].
-pub const EQUAL: [u32; 2] = [10, 11];
+pub const EQUAL: [u32; 2] = [12, 13];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places;
@@ -120,6 +134,11 @@ impl Ledger {
     /// All keys, and their sums.
     pub fn sums(&self) -> Vec<(u32, i64)> {
         self.live.lock().sums.iter().map(|(key, sum)| (*key, *sum)).collect()
+    }
+
+    /// The work of branches under way.
+    pub fn held(&self) -> Vec<Add> {
+        self.held.lock().values().flatten().cloned().collect()
     }
 
     pub fn live(&self) -> &Mutex<Saved> {

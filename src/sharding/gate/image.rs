@@ -7,7 +7,7 @@ use crate::{
     sharding::Tenure,
 };
 
-/// Which positions a shard owns, and since when; which it has given away, and to whom. A plain
+/// Which positions a shard owns, and since when; which it has given away, and to which node. A plain
 /// value, which serialises.
 ///
 /// A shard saves it together with its data; see [`Shard::save`](crate::sharding::Shard::save). It

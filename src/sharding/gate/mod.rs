@@ -131,7 +131,7 @@ impl Gate {
         Ok(effort == Effort::Update && self.pin(position, txn))
     }
 
-    /// Pins a position, whoever owns it: for a transaction that has promised, after a restart.
+    /// Pins a position, also one that the shard does not own: for a transaction that has promised, after a restart.
     /// Returns whether the pin is new.
     pub(crate) fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
         let pinned_by = self.pins.entry(position).or_default();
