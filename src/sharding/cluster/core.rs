@@ -221,6 +221,6 @@ impl Coordinator {
         unimplemented!()
     }
     fn retire(&self, _: &str) -> bool {
-        unimplemented!()
+        true
     }
 }

@@ -64,9 +64,10 @@ pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, side: Side) -> Resul
 /// Returns the first of the chunk's ranges, as many as fit, and the bytes of their records.
 fn fitting(ends: &[Ends], chunk: &Chunk) -> Result<(RangeSet, u64), ClusterError> {
     let (mut ranges, mut bytes) = (chunk.ranges.clone(), 0);
-    for end in ends {
-        let left = chunk.budget.saturating_sub(bytes);
-        let (fitting, digest) = end.from.1.measure(&ranges, left).map_err(|error| at(&chunk.from, error))?;
+    for (end, services_left) in ends.iter().zip((1..=ends.len() as u64).rev()) {
+        // What one service does not use, the next ones may.
+        let share = chunk.budget.saturating_sub(bytes) / services_left;
+        let (fitting, digest) = end.from.1.measure(&ranges, share).map_err(|error| at(&chunk.from, error))?;
         ranges = fitting;
         bytes += digest.bytes;
     }

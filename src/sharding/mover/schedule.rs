@@ -99,6 +99,8 @@ pub(super) struct Schedule {
     last: Option<(NodeId, NodeId)>,
     /// When the bytes that have moved are paid for, at this pace.
     paid_at: Option<Instant>,
+    /// About the shortest time for which a chunk holds up its keys, however small it is.
+    least_held_up: Option<Duration>,
 }
 
 impl Schedule {
@@ -111,7 +113,7 @@ impl Schedule {
             pair.queue.push_back(Waiting { range, failures: 0, not_before: None });
         }
         let (out_of, into) = (BTreeMap::new(), BTreeMap::new());
-        Self { pace, pairs, out_of, into, last: None, paid_at: None }
+        Self { pace, pairs, out_of, into, last: None, paid_at: None, least_held_up: None }
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
@@ -208,7 +210,10 @@ impl Schedule {
                 for range in left.into_iter().rev() {
                     at.queue.push_front(Waiting { range, failures: 0, not_before: None });
                 }
-                at.budget = next_budget(chunk.budget, *bytes, *held_up, self.pace.target_freeze());
+                // It creeps up, so that it forgets a time when all was quick.
+                let least = self.least_held_up.map_or(*held_up, |least| (least + least / 32).min(*held_up));
+                self.least_held_up = Some(least);
+                at.budget = next_budget(chunk.budget, *bytes, *held_up, self.pace.target_freeze().max(least * 2));
                 let start = self.paid_at.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
                 self.paid_at = start.checked_add(self.pace.time_for(*bytes));
             }
@@ -228,10 +233,13 @@ impl Schedule {
 }
 
 /// Returns the number of bytes for the next chunk, after one of `bytes` was held up for this long.
+///
+/// A target below twice what the smallest chunk takes can't be met: smaller chunks would hold up their
+/// keys for as long, and there would be more of them.
 fn next_budget(budget: u64, bytes: u64, held_up: Duration, target: Duration) -> u64 {
-    let next = if held_up > target {
+    let next = if held_up > target * 2 {
         budget / 2
-    } else if held_up * 2 < target && bytes * 2 > budget {
+    } else if held_up < target && bytes * 2 > budget {
         // Only a chunk that used its budget shows that a larger one would be quick, too.
         budget * 2
     } else {
@@ -352,8 +360,8 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(next_budget(64 << 10, 60 << 10, ms(1), target), 128 << 10);
         assert_eq!(next_budget(64 << 10, 60, ms(1), target), 64 << 10, "a chunk that was not full shows nothing");
-        assert_eq!(next_budget(64 << 10, 60 << 10, ms(3), target), 64 << 10);
-        assert_eq!(next_budget(64 << 10, 60 << 10, ms(6), target), 32 << 10);
+        assert_eq!(next_budget(64 << 10, 60 << 10, ms(7), target), 64 << 10);
+        assert_eq!(next_budget(64 << 10, 60 << 10, ms(11), target), 32 << 10);
         assert_eq!(next_budget(MOST_BYTES, MOST_BYTES, ms(1), target), MOST_BYTES);
         assert_eq!(next_budget(LEAST_BYTES, LEAST_BYTES, ms(99), target), LEAST_BYTES);
     }
