@@ -283,10 +283,10 @@ impl<S: Shard> ShardHost<S> {
         let (sharded, txn) = (self.sharded(), branch.txn());
         let mut gate = sharded.gate();
         if !gate.is_sealed(txn, ranges) {
-            gate.freeze(txn, ranges)?;
+            gate.freeze(txn, ranges, tenure)?;
         }
         drop(gate);
-        let mut frozen = Frozen { sharded, txn, is_registered: false };
+        let _frozen = Frozen { sharded, txn };
         let until = sharded.now() + patience;
         let mut gate = sharded.gate();
         while !gate.seal(txn) {
@@ -303,7 +303,6 @@ impl<S: Shard> ShardHost<S> {
         let exported = sharded.collect(ranges).map_err(|error| ShardError::Records(error.into()))?;
         let departure = Departure { ranges: ranges.clone(), tenure, to: to.clone() };
         self.manager.execute(branch, ShardWork::Release(departure)).map_err(ShardError::work)?;
-        frozen.is_registered = true;
         Ok(exported)
     }
 

@@ -4,6 +4,7 @@
 mod assignment;
 mod by_position;
 mod cluster;
+pub mod conformance;
 mod gate;
 mod host;
 mod keeper;

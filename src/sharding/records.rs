@@ -76,6 +76,8 @@ pub struct Export {
     /// What was counted when the last position began.
     complete: Digest,
     is_cut: bool,
+    /// Number of records that came although no more were wanted.
+    unwanted: u64,
     error: Option<ExportError>,
 }
 
@@ -105,7 +107,7 @@ pub enum ExportError {
     },
     /// The records are too large for a chunk.
     #[error(
-        "the records have more than {limit} bytes, and a chunk must fit into one log record; if one position has so many, keep \
+        "the records have more than {limit} bytes, and a chunk must fit into one log record; if one position has more, keep \
          large values elsewhere and store their names"
     )]
     TooLarge {
@@ -127,6 +129,7 @@ impl Export {
             has_complete: false,
             complete: Digest::default(),
             is_cut: false,
+            unwanted: 0,
             error: None,
         }
     }
@@ -140,6 +143,7 @@ impl Export {
     #[must_use = "a shard goes on exporting only on `Continue`"]
     pub fn push(&mut self, position: Position, record: &[u8]) -> ControlFlow<()> {
         if self.error.is_some() || self.is_cut {
+            self.unwanted += 1;
             return ControlFlow::Break(());
         }
         let way = |position: Position| position.as_u64().wrapping_sub(self.range.start.as_u64()).wrapping_sub(1);
@@ -230,6 +234,26 @@ pub(super) fn digest<E: From<ExportError>>(
     Ok(sink.digest)
 }
 
+/// Returns the records of one range as they travel, also of a whole circle that begins anywhere.
+pub(super) fn of_range<E: From<ExportError>>(
+    range: PositionRange,
+    export: impl FnMut(PositionRange, &mut Export) -> Result<(), E>,
+) -> Result<(Vec<u8>, Digest), E> {
+    let mut sink = Export::new(Kind::Collect);
+    sink.run([range], export)?;
+    Ok((sink.bytes, sink.digest))
+}
+
+/// Returns how many records are passed after the first position, when no more are wanted.
+pub(super) fn unwanted<E: From<ExportError>>(
+    range: PositionRange,
+    export: impl FnMut(PositionRange, &mut Export) -> Result<(), E>,
+) -> Result<u64, E> {
+    let mut sink = Export::new(Kind::Measure { budget: 0 });
+    sink.run([range], export)?;
+    Ok(sink.unwanted)
+}
+
 /// Records that arrive at a shard: an iterator over positions and bytes, in the order in which they
 /// were exported. It borrows the bytes; a clone starts at the same place.
 #[derive(Clone, Debug)]
@@ -269,6 +293,11 @@ pub(super) fn by_range<'a>(
         parts.push((range, Records { bytes: &begun[..begun.len() - rest.len()] }));
     }
     if rest.is_empty() { Ok(parts) } else { Err(MalformedRecords) }
+}
+
+/// Returns the records that travel as these bytes, unchecked.
+pub(super) const fn as_records(bytes: &[u8]) -> Records<'_> {
+    Records { bytes }
 }
 
 /// Returns the first record, and the bytes behind it.

@@ -87,7 +87,7 @@ impl<S: Shard> Sharded<S> {
     }
 
     /// Lets work in again that a hand-over has stopped.
-    pub(super) fn thaw(&self, txn: &TxnId) {
+    fn thaw(&self, txn: &TxnId) {
         self.change(|gate| gate.thaw(txn));
     }
 
@@ -176,25 +176,32 @@ impl<S: Shard> Sharded<S> {
         if self.gate.lock().is_staged(txn, &arrival.ranges) {
             return Ok(());
         }
-        let Content::Sent { records, digest } = &arrival.content else {
-            return self.change(|gate| gate.stage(txn, &arrival.ranges, true)).map_err(ShardRefusal::Gate);
+        let Arrival { ranges, tenure, content } = arrival;
+        let Content::Sent { records, digest } = content else {
+            return self.change(|gate| gate.stage(txn, ranges, *tenure, true)).map_err(ShardRefusal::Gate);
         };
-        self.change(|gate| gate.stage(txn, &arrival.ranges, false)).map_err(ShardRefusal::Gate)?;
-        let staged = self
+        self.change(|gate| gate.stage(txn, ranges, *tenure, false)).map_err(ShardRefusal::Gate)?;
+        // If this panics, the range stays held: the resource manager cancels the work later, or, after
+        // a restart, has it restored again.
+        let imported = self
             .shard
-            .note(&GateNote::Staged { ranges: arrival.ranges.clone() })
-            .and_then(|()| self.import(&arrival.ranges, records, digest))
-            .map_err(ShardRefusal::Records);
-        if staged.is_err() {
-            // If that fails too, the range stays held, and the rollback that must come tries again.
-            let _ = self.unstage(txn, arrival);
+            .note(&GateNote::Staged { ranges: ranges.clone() })
+            .and_then(|()| self.import(ranges, records, digest));
+        if let Err(error) = imported {
+            // No other call comes for work that was refused. So if the records can't be discarded
+            // either, they stay behind.
+            if self.unstage(txn, arrival).is_err() {
+                self.change(|gate| gate.abandon(txn, ranges));
+            }
+            return Err(ShardRefusal::Records(error));
         }
-        staged
+        self.gate.lock().staged(txn);
+        Ok(())
     }
 
     /// Takes an arrival back.
     fn unstage(&self, txn: &TxnId, arrival: &Arrival) -> Result<(), ServiceError> {
-        if !self.gate.lock().is_staged(txn, &arrival.ranges) {
+        if !self.gate.lock().is_arriving(txn, &arrival.ranges) {
             return Ok(());
         }
         if matches!(arrival.content, Content::Sent { .. }) {
@@ -273,7 +280,7 @@ impl<S: Shard> Service for Sharded<S> {
     fn try_reserve(&self, branch: &BranchId, work: &Self::Work) -> Result<(), Self::Refusal> {
         match work {
             ShardWork::Client(client) => self.try_client(branch, client),
-            ShardWork::Release(departure) if self.gate.lock().is_sealed(branch.txn(), &departure.ranges) => Ok(()),
+            ShardWork::Release(departure) if self.gate.lock().register(branch.txn(), &departure.ranges) => Ok(()),
             ShardWork::Release(_) => Err(ShardRefusal::Gate(GateRefusal::NotSealed)),
             ShardWork::Take(arrival) => self.stage(branch.txn(), arrival),
         }
@@ -283,9 +290,15 @@ impl<S: Shard> Service for Sharded<S> {
         let txn = branch.txn();
         // While a branch is under way its pins hold its positions here. But the log may have it
         // confirmed again after a restart, when its positions have left, or have left and come back.
+        // After a restart there are no pins for it yet. It needs them until the service has succeeded.
         let is_current = |client: &ClientWork<S::Work>| {
             let position = client.work.position();
-            self.gate.lock().is_current(position, client.stamp)
+            let mut gate = self.gate.lock();
+            let is_current = gate.is_current(position, client.stamp);
+            if is_current {
+                gate.pin(position, txn);
+            }
+            is_current
         };
         self.with_current(works, is_current, |works| self.shard.confirm(branch, works))?;
         self.unpin(positions(works), txn);
@@ -343,6 +356,9 @@ impl<S: Shard> Service for Sharded<S> {
         });
         self.with_current(works, |_| true, |works| self.shard.restore(branch, works))?;
         works.iter().try_for_each(|work| match work {
+            // The shard has saved what followed the commit, and the log has lost the commit. It comes
+            // again.
+            ShardWork::Take(arrival) if self.gate.lock().is_opened(&arrival.ranges, arrival.tenure) => Ok(()),
             ShardWork::Take(arrival) => Ok(self.stage(txn, arrival)?),
             ShardWork::Client(_) | ShardWork::Release(_) => Ok(()),
         })
@@ -373,18 +389,15 @@ impl<S: Shard> Sharded<S> {
     }
 }
 
-/// The records of a hand-over are let go when this is dropped, unless the hand-over has been
-/// registered.
+/// The records of a hand-over are let go when this is dropped, unless its release is work of its
+/// branch by then.
 pub(super) struct Frozen<'a, S: Shard> {
     pub(super) sharded: &'a Sharded<S>,
     pub(super) txn: &'a TxnId,
-    pub(super) is_registered: bool,
 }
 
 impl<S: Shard> Drop for Frozen<'_, S> {
     fn drop(&mut self) {
-        if !self.is_registered {
-            self.sharded.thaw(self.txn);
-        }
+        self.sharded.change(|gate| gate.give_back(self.txn));
     }
 }

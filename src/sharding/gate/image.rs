@@ -7,7 +7,7 @@ use crate::{
     sharding::Tenure,
 };
 
-/// Which positions a shard owns, and since when; which it has given away, and to whom. A plain
+/// Which positions a shard owns, and since when; which it has given away, and to which node. A plain
 /// value, which serialises.
 ///
 /// A shard saves it together with its data; see [`Shard::save`](crate::sharding::Shard::save). It
@@ -112,6 +112,14 @@ impl GateImage {
     #[must_use]
     pub fn fraction(&self) -> f64 {
         self.owned().map(|(range, _)| range.fraction()).sum()
+    }
+
+    /// Whether the number is later than those of all hand-overs of the ranges that the shard knows of.
+    pub(super) fn is_news(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+        ranges.iter().all(|range| {
+            self.owned.overlapping(range).all(|(_, owned)| *owned < tenure)
+                && self.released.overlapping(range).all(|(_, released)| released.tenure < tenure)
+        })
     }
 
     /// Whether the chunk with this number has come and gone already, for any position of the ranges:

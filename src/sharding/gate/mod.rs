@@ -16,8 +16,10 @@
 //! handed over: [`freeze`](Gate::freeze) stops new pins in a range, and [`seal`](Gate::seal) waits
 //! for the old ones. So records are exported with nothing under way in them.
 //!
-//! A chunk leaves in these steps: freeze, seal, (export), release; and arrives in these: stage,
-//! (import), open. [`thaw`](Gate::thaw) and [`unstage`](Gate::unstage) take the steps back.
+//! A chunk leaves in these steps: freeze, seal, (export), register, (promise), release; and arrives in
+//! these: stage, (import), staged, (promise), open. [`give_back`](Gate::give_back) takes the steps back
+//! before the release is registered; [`thaw`](Gate::thaw) and [`unstage`](Gate::unstage) do when the
+//! branch is cancelled.
 //!
 //! In reading order: this file has the gate; `image.rs` has what survives a restart; `refusal.rs`
 //! has the answers.
@@ -59,6 +61,9 @@ pub(crate) struct Gate {
 struct HandOver {
     ranges: RangeSet,
     stage: Stage,
+    /// Whether the branch of this transaction can promise it: what leaves is sealed and its work is
+    /// registered with the branch, what arrives is imported in full.
+    is_ready: bool,
 }
 
 /// How far a hand-over has come.
@@ -126,7 +131,7 @@ impl Gate {
         Ok(effort == Effort::Update && self.pin(position, txn))
     }
 
-    /// Pins a position, whoever owns it: for a transaction that has promised, after a restart.
+    /// Pins a position, also one that the shard does not own: for a transaction that has promised, after a restart.
     /// Returns whether the pin is new.
     pub(crate) fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
         let pinned_by = self.pins.entry(position).or_default();
@@ -171,10 +176,13 @@ impl Gate {
 
 /// Hand-overs.
 impl Gate {
-    /// Stops new changes in the ranges, which the shard must own.
-    pub(crate) fn freeze(&mut self, txn: &TxnId, ranges: &RangeSet) -> Result<(), GateRefusal> {
+    /// Stops new changes in the ranges, which the shard must own, for the hand-over with this number.
+    pub(crate) fn freeze(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) -> Result<(), GateRefusal> {
         if ranges.is_empty() || !ranges.iter().all(|range| self.image.owned.covers(range)) {
             return Err(GateRefusal::NotAllOwned);
+        }
+        if !self.image.is_news(ranges, tenure) {
+            return Err(GateRefusal::Outdated);
         }
         self.hold(txn, ranges, Stage::Draining)
     }
@@ -218,6 +226,25 @@ impl Gate {
             self.let_go(txn);
             self.insert(txn, ranges, Stage::Sealed);
         }
+        self.set_ready(txn);
+    }
+
+    /// Takes in that the release of these ranges is work of its branch from here on. Returns whether
+    /// they are sealed; else it is not.
+    pub(crate) fn register(&mut self, txn: &TxnId, ranges: &RangeSet) -> bool {
+        let is_sealed = self.is_sealed(txn, ranges);
+        if is_sealed {
+            self.set_ready(txn);
+        }
+        is_sealed
+    }
+
+    /// Lets work in again, unless the release is work of its branch: then only the end of the branch
+    /// does.
+    pub(crate) fn give_back(&mut self, txn: &TxnId) {
+        if self.hand_overs.get(txn).is_some_and(|hand_over| !hand_over.is_ready) {
+            self.thaw(txn);
+        }
     }
 
     /// Whether this hand-over is of these ranges, and all work in them has stopped.
@@ -244,30 +271,62 @@ impl Gate {
         self.image.apply(&GateNote::Released { ranges: ranges.clone(), tenure, to: to.clone() });
     }
 
-    /// Makes room for ranges that arrive. The shard must own nothing in them. Their records are
-    /// imported next, or, if they are `in_place`, are there already.
-    pub(crate) fn stage(&mut self, txn: &TxnId, ranges: &RangeSet, in_place: bool) -> Result<(), GateRefusal> {
+    /// Makes room for ranges that arrive in the hand-over with this number. The shard must own nothing
+    /// in them. Their records are imported next, and then they are [`staged`](Self::staged); or, if
+    /// they are `in_place`, they are there already.
+    pub(crate) fn stage(
+        &mut self,
+        txn: &TxnId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        in_place: bool,
+    ) -> Result<(), GateRefusal> {
         if ranges.is_empty() || ranges.iter().any(|range| self.image.owned.overlaps(range)) {
             return Err(GateRefusal::Owned);
         }
-        self.hold(txn, ranges, Stage::Arriving)?;
-        if !in_place {
+        if !self.image.is_news(ranges, tenure) {
+            return Err(GateRefusal::Outdated);
+        }
+        if !self.is_arriving(txn, ranges) {
+            self.hold(txn, ranges, Stage::Arriving)?;
+        }
+        if in_place {
+            self.set_ready(txn);
+        } else {
             self.image.apply(&GateNote::Staged { ranges: ranges.clone() });
         }
         Ok(())
     }
 
-    /// Whether this hand-over brings these ranges.
-    pub(crate) fn is_staged(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+    /// Takes in that all records of an arrival are imported.
+    pub(crate) fn staged(&mut self, txn: &TxnId) {
+        self.set_ready(txn);
+    }
+
+    /// Whether this hand-over brings these ranges, whether or not their records are imported in full.
+    pub(crate) fn is_arriving(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
         let hand_over = self.hand_overs.get(txn);
         hand_over.is_some_and(|hand_over| hand_over.stage == Stage::Arriving && hand_over.ranges == *ranges)
     }
 
+    /// Whether this hand-over brings these ranges, and all their records are imported.
+    pub(crate) fn is_staged(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+        self.is_arriving(txn, ranges) && self.hand_overs[txn].is_ready
+    }
+
     /// Gives an arrival up.
     pub(crate) fn unstage(&mut self, txn: &TxnId, ranges: &RangeSet) {
-        if self.is_staged(txn, ranges) {
+        if self.is_arriving(txn, ranges) {
             self.let_go(txn);
             self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
+        }
+    }
+
+    /// Gives an arrival up whose records could not be discarded. They stay behind unseen, until the
+    /// next arrival there replaces them, or they are found [left over](Self::left_over).
+    pub(crate) fn abandon(&mut self, txn: &TxnId, ranges: &RangeSet) {
+        if self.is_arriving(txn, ranges) {
+            self.let_go(txn);
         }
     }
 
@@ -317,7 +376,13 @@ impl Gate {
 
     fn insert(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) {
         ranges.iter().for_each(|range| self.held.insert(range, stage));
-        self.hand_overs.insert(txn.clone(), HandOver { ranges: ranges.clone(), stage });
+        self.hand_overs.insert(txn.clone(), HandOver { ranges: ranges.clone(), stage, is_ready: false });
+    }
+
+    fn set_ready(&mut self, txn: &TxnId) {
+        if let Some(hand_over) = self.hand_overs.get_mut(txn) {
+            hand_over.is_ready = true;
+        }
     }
 
     fn let_go(&mut self, txn: &TxnId) {

@@ -35,6 +35,12 @@ pub enum GateRefusal {
     /// Another hand-over of some of the ranges is under way.
     #[error("another hand-over of some of these ranges is under way; try again when it has ended")]
     Overlaps,
+    /// A later hand-over of some of the ranges has been carried out here.
+    #[error(
+        "a later hand-over of some of these ranges has been carried out here; the mover reads the assignment again, and \
+         takes a new number"
+    )]
+    Outdated,
     /// What the shard was to give away is not sealed, because its hand-over was taken back.
     #[error("the hand-over was taken back meanwhile; begin it again")]
     NotSealed,
