@@ -126,21 +126,31 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`ClusterError::Connect`]: a node that is to join has no shard. [`ClusterError::Keeper`]: the
-    /// ring was changed since the plan was made; make a new one. Nothing has changed then.
+    /// [`ClusterError::Connect`]: a node that is to join has no shard. [`ClusterError::StillLeaving`]: it
+    /// has just left. [`ClusterError::Keeper`]: the ring was changed since the plan was made; make a new
+    /// one. Nothing has changed then.
     pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
-        let core = self.core;
-        let joining = self.after.nodes().iter().map(Node::id).filter(|id| self.before.node(id.as_str()).is_none());
-        let result = joining.clone().try_for_each(|node| core.directory.join(node)).and_then(|()| {
+        let core = Arc::clone(&self.core);
+        core.one_start(|| self.begin(pace))?;
+        core.mover.drive(&core);
+        Ok(Moving { core })
+    }
+
+    fn begin(&self, pace: Pace) -> Result<(), ClusterError> {
+        let core = &self.core;
+        let ids = self.after.nodes().iter().map(Node::id);
+        let joining: Vec<_> = ids.filter(|id| self.before.node(id.as_str()).is_none()).cloned().collect();
+        core.wait_for_leavers(&joining)?;
+        let result = joining.iter().try_for_each(|node| core.directory.join(node)).and_then(|()| {
             let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
             core.control_at(self.revision + 1, &Control::Begin { ring, pace })
         });
-        if let Err(error) = result {
-            joining.for_each(|node| _ = core.directory.part(node));
-            return Err(error);
+        if result.is_err() {
+            // Another change may have brought some of them in meanwhile.
+            let members = core.state().map(|state| state.nodes()).unwrap_or_default();
+            joining.iter().filter(|node| !members.contains(*node)).for_each(|node| _ = core.directory.part(node));
         }
-        core.mover.drive(&core);
-        Ok(Moving { core })
+        result
     }
 }
 

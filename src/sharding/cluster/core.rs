@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::{ClusterError, directory::Directory, routes::AnyRoutes};
 use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
+    platform::Condvar,
     ring::{HashRing, NodeId, PositionRange, RangeSet},
     sharding::{
         Tenure,
@@ -21,18 +25,24 @@ use crate::{
 /// The keeper's name as a participant.
 pub(in crate::sharding) const KEEPER: &str = "ring";
 
+/// Maximum time that a change waits for nodes that have left and are to join again.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
+
 /// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
 /// mover.
 pub(in crate::sharding) struct ClusterCore {
     pub(in crate::sharding) directory: Arc<Directory>,
     pub(in crate::sharding) keeper: Arc<ResourceManager<RingTable>>,
     pub(super) mover: Arc<Mover>,
+    /// Whether a thread is starting a change.
+    is_starting: Mutex<bool>,
+    started: Condvar,
 }
 
 impl ClusterCore {
     pub(super) fn new(directory: Directory, keeper: Arc<ResourceManager<RingTable>>) -> Self {
-        let mover = Mover::new(directory.platform.clone());
-        Self { directory: Arc::new(directory), keeper, mover }
+        let (mover, started) = (Mover::new(directory.platform.clone()), directory.platform.condvar());
+        Self { directory: Arc::new(directory), keeper, mover, is_starting: Mutex::new(false), started }
     }
 
     pub(in crate::sharding) fn table(&self) -> &RingTable {
@@ -58,9 +68,12 @@ impl ClusterCore {
 
     /// As [`control`](Self::control), if this is the next step since the state was read.
     pub(in crate::sharding) fn control_at(&self, revision: u64, control: &Control) -> Result<(), ClusterError> {
+        self.step(RingWork::Control { revision, control: control.clone() })
+    }
+
+    fn step(&self, work: RingWork) -> Result<(), ClusterError> {
         let mut txn = self.directory.coordinator.begin();
         let branch = txn.branch(KEEPER)?.clone();
-        let work = RingWork::Control { revision, control: control.clone() };
         match self.keeper.execute(&branch, work) {
             Ok(()) => decided(txn),
             Err(ExecuteError::Refused(refusal)) => Err(ClusterError::Keeper(refusal)),
@@ -72,11 +85,41 @@ impl ClusterCore {
     pub(in crate::sharding) fn retire_leavers(&self) -> bool {
         let leavers = self.table().with_state(|state| state.leavers.clone()).unwrap_or_default();
         let mut all_gone = true;
-        for node in leavers {
+        for (node, since) in leavers {
             // If the keeper can't note it, the next look tries again.
-            all_gone &= self.directory.part(&node) && self.control(&Control::Left { node }).is_ok();
+            all_gone &= self.directory.part(&node) && self.step(RingWork::Left { node, since }).is_ok();
         }
         all_gone
+    }
+
+    /// Calls `start`, one such call at a time: what one of them undoes, another one may rely on.
+    pub(super) fn one_start<R>(&self, start: impl FnOnce() -> R) -> R {
+        let mut is_starting = self.is_starting.lock();
+        while *is_starting {
+            self.started.wait(&mut is_starting);
+        }
+        *is_starting = true;
+        drop(is_starting);
+        let result = start();
+        *self.is_starting.lock() = false;
+        self.started.notify_one();
+        result
+    }
+
+    /// Blocks until none of the nodes is still leaving, for a moment. A node that has just left may join
+    /// again once no transaction names it any more.
+    pub(super) fn wait_for_leavers(&self, joining: &[NodeId]) -> Result<(), ClusterError> {
+        let until = self.directory.platform.now() + LEFT_WITHIN;
+        loop {
+            let still_leaves = |state: &RingState| joining.iter().find(|id| state.leavers.contains_key(*id)).cloned();
+            match self.table().with_state(still_leaves).flatten() {
+                Some(node) if self.directory.platform.now() >= until => {
+                    return Err(ClusterError::StillLeaving { node });
+                }
+                Some(_) => self.mover.pause(),
+                None => return Ok(()),
+            }
+        }
     }
 }
 

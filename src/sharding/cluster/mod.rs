@@ -91,6 +91,12 @@ impl Cluster {
         self.core.directory.coordinator.begin()
     }
 
+    /// As [`begin`](Self::begin), with another time-out for this transaction; see
+    /// [`Coordinator::begin_within`].
+    pub fn begin_within(&self, timeout: Duration) -> Transaction {
+        self.core.directory.coordinator.begin_within(timeout)
+    }
+
     /// Returns the coordinator: for [`run`](Coordinator::run), for its status, and for operators. Other
     /// participants may be added to it.
     #[must_use]
@@ -321,6 +327,14 @@ pub enum ClusterError {
     /// The cluster is not connected to the node.
     #[error("the cluster is not connected to the shards of node {node}")]
     NoShard {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node that is to join has left a moment ago, and transactions still name it.
+    #[error(
+        "node {node} left before, and transactions still name it; the coordinator's status shows them, try again later"
+    )]
+    StillLeaving {
         /// The node.
         node: NodeId,
     },

@@ -154,6 +154,7 @@ impl Service for RingTable {
                 }
                 table.control = Some(txn.clone());
             }
+            RingWork::Left { .. } => {}
         }
         Ok(())
     }
@@ -192,6 +193,11 @@ impl Service for RingTable {
                         _ => return Err(KeeperRefusal::NoRing.into()),
                     };
                     self.tell(step);
+                }
+                RingWork::Left { node, since } => {
+                    if let Some(state) = &mut self.table.lock().state {
+                        state.left(node, *since);
+                    }
                 }
             }
         }
