@@ -131,16 +131,16 @@ impl Plan {
     /// one. Nothing has changed then.
     pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
         let core = Arc::clone(&self.core);
-        core.one_start(|| self.begin(pace))?;
+        let ids = self.after.nodes().iter().map(Node::id);
+        let joining: Vec<_> = ids.filter(|id| self.before.node(id.as_str()).is_none()).cloned().collect();
+        core.wait_for_leavers(&joining)?;
+        core.one_start(|| self.begin(&joining, pace))?;
         core.mover.drive(&core);
         Ok(Moving { core })
     }
 
-    fn begin(&self, pace: Pace) -> Result<(), ClusterError> {
+    fn begin(&self, joining: &[NodeId], pace: Pace) -> Result<(), ClusterError> {
         let core = &self.core;
-        let ids = self.after.nodes().iter().map(Node::id);
-        let joining: Vec<_> = ids.filter(|id| self.before.node(id.as_str()).is_none()).cloned().collect();
-        core.wait_for_leavers(&joining)?;
         let result = joining.iter().try_for_each(|node| core.directory.join(node)).and_then(|()| {
             let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
             core.control_at(self.revision + 1, &Control::Begin { ring, pace })

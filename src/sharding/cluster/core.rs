@@ -86,13 +86,21 @@ impl ClusterCore {
         let leavers = self.table().with_state(|state| state.leavers.clone()).unwrap_or_default();
         let mut all_gone = true;
         for (node, since) in leavers {
-            // If the keeper can't note it, the next look tries again.
-            all_gone &= self.directory.part(&node) && self.step(RingWork::Left { node, since }).is_ok();
+            // A node that has left may be about to join again, and another thread may see nodes off, too.
+            all_gone &= self.one_start(|| {
+                let still_leaves = |state: &RingState| state.leavers.get(&node) == Some(&since);
+                if !self.table().with_state(still_leaves).unwrap_or_default() {
+                    return true;
+                }
+                // If the keeper can't note it, the next look tries again.
+                self.directory.part(&node) && self.step(RingWork::Left { node: node.clone(), since }).is_ok()
+            });
         }
         all_gone
     }
 
-    /// Calls `start`, one such call at a time: what one of them undoes, another one may rely on.
+    /// Calls `start`, one such call at a time: nodes join and leave the coordinator only in there. Must not
+    /// be called inside of itself.
     pub(super) fn one_start<R>(&self, start: impl FnOnce() -> R) -> R {
         let mut is_starting = self.is_starting.lock();
         while *is_starting {
