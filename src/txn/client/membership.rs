@@ -131,7 +131,8 @@ impl Coordinator {
         if core.admission.is_closed() {
             return Err(CoordinatorError::ShuttingDown);
         }
-        // It hears of this life before anything of it is settled or begun, and knows whom to ask.
+        // The participant hears of this life, and where to ask for verdicts, before anything is settled or
+        // begun there.
         self.introduce_to(&name, &member)?;
         self.greet(&member);
         let slot = Slot::new(name.clone(), member, core.settings, &core.platform);
@@ -155,6 +156,10 @@ impl Coordinator {
     /// A participant that has not yet said what it holds of earlier epochs is not waited for. What it holds
     /// stays in doubt there until it is added again. For a participant that does not answer any more, also
     /// [park](Self::give_up) what it owes, and [force](Self::force) that by hand.
+    ///
+    /// A participant that was named to the builder and answers at once gets no more messages then, but is
+    /// kept in memory until the coordinator is dropped. To drop it earlier, add it instead: that costs each
+    /// message some 20 ns.
     ///
     /// Does not block, except for the drop of the participant. O(n) in the open transactions.
     ///
