@@ -104,8 +104,8 @@ impl<H: KeyHasher> HashRing<H> {
         self.replicas_at(self.position(key))
     }
 
-    /// Returns the nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n
-    /// nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
+    /// Returns the nodes that `key` belongs to, spread evenly over the zones; see [`ZoneReplicas`].
+    /// The n nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
     #[inline]
     pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
         self.replicas_across_zones_at(self.position(key))
@@ -147,7 +147,8 @@ impl<H> HashRing<H> {
         Replicas::new(&self.members, self.table.walk(position))
     }
 
-    /// Returns the nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    /// Returns the nodes that `position` belongs to, spread evenly over the zones; see
+    /// [`ZoneReplicas`].
     #[inline]
     pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
         ZoneReplicas::new(&self.members, self.table.walk(position))

@@ -122,6 +122,11 @@ impl Members {
         self.zones.named.len()
     }
 
+    /// Returns the number of zones with more than this many nodes. O(Z) for Z zones.
+    pub(super) fn zones_with_over(&self, nodes: u32) -> usize {
+        self.zones.named.values().filter(|(_, members)| *members > nodes).count()
+    }
+
     /// Returns the number of a slot's zone.
     #[inline]
     pub(super) fn zone_of(&self, slot: u32) -> u32 {

@@ -1,7 +1,7 @@
 //! The tests of `src/ring`, one behaviour in each file. `cargo test --test ring movement` runs one
 //! file.
 //!
-//! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`,
+//! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `across_zones`,
 //! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
 //! (`minimal_movement`, `movement`), how it is stored and shared (`serialised`, `shared`), load
 //! (`bounded_loads`), memory (`allocation`), and the placement of other software (`ketama`,
@@ -9,6 +9,7 @@
 
 // Not under Miri, which would interpret the counting allocator at every allocation of the other
 // tests.
+mod across_zones;
 #[cfg(not(miri))]
 mod allocation;
 mod balance;

@@ -3,7 +3,7 @@
 //! In reading order:
 //!
 //! - [`any_zone`]: [`Replicas`], the nodes of the tokens from a position on, each once;
-//! - [`across_zones`]: [`ZoneReplicas`], the same nodes, but the first of each zone comes first;
+//! - [`across_zones`]: [`ZoneReplicas`], the same nodes, in rounds of one of each zone;
 //! - [`index`]: [`ReplicaIndex`], which has worked out the start of both lists for every token;
 //! - [`small_set`]: the set in which the first two note what they have met.
 

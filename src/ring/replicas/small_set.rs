@@ -1,7 +1,7 @@
 //! A set of small numbers, for what a walk has met.
 
 /// Number of elements that are kept in place, without an allocation.
-const FEW: usize = 16;
+pub(super) const FEW: usize = 16;
 
 /// A set of small numbers, such as slots. It allocates only when it has more than [`FEW`] elements.
 #[derive(Clone)]
@@ -21,6 +21,12 @@ impl SmallSet {
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether a number is among the first [`FEW`] that were added.
+    #[inline]
+    pub(super) fn contains_few(&self, number: u32) -> bool {
+        self.few[..self.len.min(FEW)].contains(&number)
     }
 
     /// Adds a number below `bound`, which is the same at each call. Returns whether it is new.

@@ -99,13 +99,18 @@ impl Model {
         met.into_iter().map(|id| &self.nodes[id]).collect()
     }
 
-    /// Returns the same nodes, with the first node of each zone before all others.
+    /// Returns the same nodes, the first of each zone before the second of any zone, and so on.
     pub fn preference_across_zones(&self, position: u64) -> Vec<&Node> {
-        let mut zones = BTreeSet::new();
-        let (mut firsts, others): (Vec<_>, Vec<_>) =
-            self.preference(position).into_iter().partition(|node| zones.insert(node.zone()));
-        firsts.extend(others);
-        firsts
+        let mut of_zones = BTreeMap::new();
+        let preference = self.preference(position).into_iter();
+        let mut rounds: Vec<_> = preference
+            .map(|node| {
+                let round = of_zones.entry(node.zone()).and_modify(|round| *round += 1).or_insert(0);
+                (*round, node)
+            })
+            .collect();
+        rounds.sort_by_key(|(round, _)| *round);
+        rounds.into_iter().map(|(_, node)| node).collect()
     }
 
     /// Returns positions at which a mistake would show: next to tokens, at most about `limit` of
