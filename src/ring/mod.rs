@@ -57,6 +57,7 @@
 //! | `batch.rs` | many look-ups at once |
 //! | `replicas/` | preference lists |
 //! | `movement/` | what moves between two rings |
+//! | `ranges/` | sets of positions, and values for positions |
 //! | `shared_ring.rs` | one ring for many threads |
 //! | `bounded_loads/` | no node far above its share |
 //! | `serialised.rs` | the wire form |
@@ -82,6 +83,7 @@ mod members;
 mod movement;
 mod node;
 mod placement;
+mod ranges;
 mod replicas;
 mod serialised;
 mod shared_ring;
@@ -103,6 +105,7 @@ pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
+pub use ranges::{RangeMap, RangeSet};
 pub use replicas::{HeldRing, ReplicaIndex, Replicas, ZoneReplicas};
 pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};

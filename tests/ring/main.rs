@@ -3,7 +3,7 @@
 //!
 //! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `across_zones`,
 //! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
-//! (`minimal_movement`, `movement`), how it is stored and shared (`serialised`, `shared`), load
+//! (`minimal_movement`, `movement`, `ranges`), how it is stored and shared (`serialised`, `shared`), load
 //! (`bounded_loads`), memory (`allocation`), and the placement of other software (`ketama`,
 //! `nginx`, each with the feature of that name).
 
@@ -26,6 +26,7 @@ mod model;
 mod movement;
 #[cfg(feature = "nginx")]
 mod nginx;
+mod ranges;
 mod replica_index;
 mod replicas;
 mod serialised;
