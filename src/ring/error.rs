@@ -1,6 +1,9 @@
 //! The errors of rings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch};
+use super::{
+    DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId,
+    Position, RingEpoch,
+};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -115,12 +118,22 @@ pub enum RingError {
 
     /// A serialised ring has a format that this version doesn't know.
     #[error(
-        "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} and \
-        {BALANCED_FORMAT_VERSION}: upgrade the reader"
+        "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} to \
+        {DRAINING_BALANCED_FORMAT_VERSION}: upgrade the reader"
     )]
     UnsupportedFormat {
         /// The format found.
         found: u32,
+    },
+
+    /// A serialised ring has a draining node, but its format has none.
+    #[error(
+        "the serialised ring's node `{id}` is draining, which its format can't say: write format \
+        {DRAINING_FORMAT_VERSION}, or {DRAINING_BALANCED_FORMAT_VERSION} if it has tokens"
+    )]
+    DrainingOutOfFormat {
+        /// The draining node.
+        id: NodeId,
     },
 
     /// The tokens of a serialised balanced ring don't ascend.

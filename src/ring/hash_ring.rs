@@ -323,11 +323,11 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// Changes the weight or zone of a member: puts `node` in the place of the member with the same
+    /// Changes the weight, zone or draining mark of a member: puts `node` in the place of the member with the same
     /// id, and returns that member.
     ///
     /// A node that gets heavier only receives keys, one that gets lighter only gives keys away, and
-    /// a change of zone moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
+    /// a change of zone or mark moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
     /// weight stays. With balanced placement, O(T) if the weight changes.
     ///
     /// # Errors
@@ -402,9 +402,18 @@ impl<H: KeyHasher> HashRing<H> {
     fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
         check_tokens(weight, self.placement.most_tokens(self.virtual_nodes))
     }
+}
 
-    fn member_index(&self, id: &str) -> Result<usize, RingError> {
+/// What changes of members in other files need.
+impl<H> HashRing<H> {
+    /// Returns the index of a member in [`nodes`](Self::nodes).
+    pub(super) fn member_index(&self, id: &str) -> Result<usize, RingError> {
         self.members.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
+    }
+
+    /// Returns the members. A change of their weights would have to change the tokens, too.
+    pub(super) fn members_mut(&mut self) -> &mut Members {
+        &mut self.members
     }
 }
 

@@ -56,11 +56,12 @@
 //! | `token_table/` | all tokens in cache lines, and how the first one after a position is found |
 //! | `batch.rs` | many look-ups at once |
 //! | `replicas/` | preference lists |
+//! | `draining.rs` | nodes that take no new keys |
 //! | `movement/` | what moves between two rings |
 //! | `ranges/` | sets of positions, and values for positions |
 //! | `shared_ring.rs` | one ring for many threads |
 //! | `bounded_loads/` | no node far above its share |
-//! | `serialised.rs` | the wire form |
+//! | `serialised.rs`, `serialised_node.rs` | the wire form |
 //! | `interop/` | the placement of other software |
 //!
 //! A *slot* in the private modules is a node's number in the token table. The public [`Slot`] is
@@ -72,6 +73,7 @@ mod balanced;
 mod batch;
 mod bounded_loads;
 mod builder;
+mod draining;
 mod error;
 mod hash;
 mod hash_ring;
@@ -86,6 +88,7 @@ mod placement;
 mod ranges;
 mod replicas;
 mod serialised;
+mod serialised_node;
 mod shared_ring;
 mod token_table;
 
@@ -107,5 +110,7 @@ pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
 pub use ranges::{RangeMap, RangeSet};
 pub use replicas::{HeldRing, ReplicaIndex, Replicas, ZoneReplicas};
-pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
+pub use serialised::{
+    BALANCED_FORMAT_VERSION, DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION,
+};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};

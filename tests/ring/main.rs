@@ -4,18 +4,19 @@
 //! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `across_zones`,
 //! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
 //! (`minimal_movement`, `movement`, `ranges`), how it is stored and shared (`serialised`, `shared`), load
-//! (`bounded_loads`), memory (`allocation`), and the placement of other software (`ketama`,
+//! (`bounded_loads`, `draining`), memory (`allocation`), and the placement of other software (`ketama`,
 //! `nginx`, each with the feature of that name).
 
+mod across_zones;
 // Not under Miri, which would interpret the counting allocator at every allocation of the other
 // tests.
-mod across_zones;
 #[cfg(not(miri))]
 mod allocation;
 mod balance;
 mod balanced;
 mod bounded_loads;
 mod collisions;
+mod draining;
 mod golden;
 #[cfg(feature = "ketama")]
 mod ketama;

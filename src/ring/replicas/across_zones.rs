@@ -38,6 +38,33 @@ use crate::ring::{Node, members::Members, token_table::SlotWalk};
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are used"]
 pub struct ZoneReplicas<'a> {
+    rounds: Rounds<'a, true>,
+}
+
+impl<'a> ZoneReplicas<'a> {
+    #[inline]
+    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
+        Self { rounds: Rounds::new(members, walk, members.nodes().len(), members.zone_count()) }
+    }
+
+    /// Returns an iterator over the slots of the nodes.
+    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
+        std::iter::from_fn(move || self.rounds.next_slot())
+    }
+}
+
+/// Returns an iterator over the nodes that aren't draining, in rounds, as if there were no other
+/// nodes.
+pub(in crate::ring) fn accepting<'a>(
+    members: &'a Members,
+    walk: SlotWalk<'a>,
+) -> impl ExactSizeIterator<Item = &'a Node> + Clone + use<'a> {
+    Rounds::<false>::new(members, walk, members.accepting(), members.zones_with_over(0, false))
+}
+
+/// The rounds of all nodes, or only of those that aren't draining.
+#[derive(Clone)]
+struct Rounds<'a, const WITH_DRAINING: bool> {
     members: &'a Members,
     /// The walk from the position, not yet begun.
     start: SlotWalk<'a>,
@@ -46,6 +73,10 @@ pub struct ZoneReplicas<'a> {
     zones: ZoneSet,
     /// Number of nodes that were returned.
     yielded: usize,
+    /// Number of nodes that are returned in all.
+    total: usize,
+    /// Number of nodes in the first round.
+    first_round: usize,
     stage: Stage<'a>,
 }
 
@@ -73,15 +104,22 @@ struct Later<'a> {
     passed_over: Option<SlotWalk<'a>>,
 }
 
-impl<'a> ZoneReplicas<'a> {
+impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
     #[inline]
-    pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
-        Self { members, start: walk.clone(), walk, zones: ZoneSet::new(), yielded: 0, stage: Stage::First }
+    fn new(members: &'a Members, walk: SlotWalk<'a>, total: usize, first_round: usize) -> Self {
+        let (start, zones) = (walk.clone(), ZoneSet::new());
+        Self { members, start, walk, zones, yielded: 0, total, first_round, stage: Stage::First }
+    }
+
+    /// Whether the node of a slot is left out.
+    #[inline]
+    fn skips(members: &Members, slot: u32) -> bool {
+        !WITH_DRAINING && members.by_slot(slot).is_draining()
     }
 
     #[inline]
     fn next_slot(&mut self) -> Option<u32> {
-        if self.yielded >= self.members.zone_count() {
+        if self.yielded >= self.first_round {
             return self.next_of_later_rounds();
         }
         Some(self.next_of_the_first_round())
@@ -93,7 +131,9 @@ impl<'a> ZoneReplicas<'a> {
         // Every node has a token, so the walk comes to each zone within a lap.
         loop {
             let slot = self.walk.next();
-            if self.zones.insert(self.members.zone_of(slot), self.members.zone_bound()) {
+            if !Self::skips(self.members, slot)
+                && self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
+            {
                 self.yielded += 1;
                 return slot;
             }
@@ -101,7 +141,7 @@ impl<'a> ZoneReplicas<'a> {
     }
 
     fn next_of_later_rounds(&mut self) -> Option<u32> {
-        if self.yielded == self.members.nodes().len() {
+        if self.yielded == self.total {
             return None;
         }
         if self.yielded >= FEW && !matches!(self.stage, Stage::Ordered(_)) {
@@ -112,7 +152,12 @@ impl<'a> ZoneReplicas<'a> {
         }
         self.yielded += 1;
         match &mut self.stage {
-            Stage::Later(later) => Some(later.next_slot(self.members, &mut self.walk, &mut self.zones)),
+            Stage::Later(later) => {
+                let members = self.members;
+                let due = |round| members.zones_with_over(round, WITH_DRAINING);
+                let skips = |slot| Self::skips(members, slot);
+                Some(later.next_slot(members, (&mut self.walk, &mut self.zones), due, skips))
+            }
             Stage::Ordered(slots) => slots.next(),
             Stage::First => None,
         }
@@ -121,7 +166,7 @@ impl<'a> ZoneReplicas<'a> {
     /// Returns the end of the first round, with its nodes, which the round itself did not note.
     /// Leaves the walk at its start.
     fn after_the_first_round(&mut self) -> Later<'a> {
-        let mut first = Self::new(self.members, self.start.clone());
+        let mut first = Self::new(self.members, self.start.clone(), self.total, self.first_round);
         let mut returned = SmallSet::new();
         for _ in 0..self.yielded {
             returned.insert(first.next_of_the_first_round(), self.members.slot_count());
@@ -134,10 +179,10 @@ impl<'a> ZoneReplicas<'a> {
     fn all_in_order(&self) -> Vec<u32> {
         let (mut walk, mut met) = (self.start.clone(), SmallSet::new());
         let mut of_zones = vec![0_u32; self.members.zone_bound()];
-        let mut slots = Vec::with_capacity(self.members.nodes().len());
-        while slots.len() < self.members.nodes().len() {
+        let mut slots = Vec::with_capacity(self.total);
+        while slots.len() < self.total {
             let slot = walk.next();
-            if met.insert(slot, self.members.slot_count()) {
+            if !Self::skips(self.members, slot) && met.insert(slot, self.members.slot_count()) {
                 let round = &mut of_zones[self.members.zone_of(slot) as usize];
                 slots.push((*round, slot));
                 *round += 1;
@@ -147,19 +192,20 @@ impl<'a> ZoneReplicas<'a> {
         slots.sort_by_key(|(round, _)| *round);
         slots.into_iter().map(|(_, slot)| slot).collect()
     }
-
-    /// Returns an iterator over the slots of the nodes.
-    pub(in crate::ring) fn into_slots(mut self) -> impl Iterator<Item = u32> + use<'a> {
-        std::iter::from_fn(move || self.next_slot())
-    }
 }
 
 impl<'a> Later<'a> {
     /// Returns the next node. There must be one, and fewer than [`FEW`] before it.
-    fn next_slot(&mut self, members: &Members, walk: &mut SlotWalk<'a>, zones: &mut ZoneSet) -> u32 {
+    fn next_slot(
+        &mut self,
+        members: &Members,
+        (walk, zones): (&mut SlotWalk<'a>, &mut ZoneSet),
+        due: impl Fn(u32) -> usize,
+        skips: impl Fn(u32) -> bool,
+    ) -> u32 {
         if self.due == 0 {
             self.round += 1;
-            self.due = members.zones_with_over(self.round);
+            self.due = due(self.round);
             *zones = ZoneSet::new();
             // All nodes before were returned. If none was passed over, the walk goes on.
             if let Some(passed_over) = self.passed_over.take() {
@@ -169,7 +215,7 @@ impl<'a> Later<'a> {
         loop {
             let here = walk.clone();
             let slot = walk.next();
-            if self.returned.contains_few(slot) {
+            if self.returned.contains_few(slot) || skips(slot) {
                 continue;
             }
             if zones.insert(members.zone_of(slot), members.zone_bound()) {
@@ -182,7 +228,7 @@ impl<'a> Later<'a> {
     }
 }
 
-impl<'a> Iterator for ZoneReplicas<'a> {
+impl<'a, const WITH_DRAINING: bool> Iterator for Rounds<'a, WITH_DRAINING> {
     type Item = &'a Node;
 
     #[inline]
@@ -191,8 +237,23 @@ impl<'a> Iterator for ZoneReplicas<'a> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let remaining = self.members.nodes().len() - self.yielded;
+        let remaining = self.total - self.yielded;
         (remaining, Some(remaining))
+    }
+}
+
+impl<const WITH_DRAINING: bool> ExactSizeIterator for Rounds<'_, WITH_DRAINING> {}
+
+impl<'a> Iterator for ZoneReplicas<'a> {
+    type Item = &'a Node;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a Node> {
+        self.rounds.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.rounds.size_hint()
     }
 }
 

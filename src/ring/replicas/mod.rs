@@ -13,5 +13,6 @@ mod index;
 mod small_set;
 
 pub use across_zones::ZoneReplicas;
+pub(super) use across_zones::accepting as accepting_across_zones;
 pub use any_zone::Replicas;
 pub use index::{HeldRing, ReplicaIndex};
