@@ -1,6 +1,9 @@
 //! Nodes that keep what they own, but take no new keys.
 
-use super::{HashRing, KeyHasher, Node, Position, RingError, RingKey, replicas::accepting_across_zones};
+use super::{
+    HashRing, KeyHasher, Node, Position, RingError, RingKey,
+    replicas::{Accepting, rounds_of},
+};
 
 /// Draining: how a node is emptied before it leaves. It stays the owner of its keys, so reads go
 /// where the data is, while new keys go past it.
@@ -66,7 +69,7 @@ impl<H> HashRing<H> {
     /// because a zone whose first node is draining would miss the first round.
     pub fn replicas_across_zones_for_new_at(&self, position: Position) -> impl ExactSizeIterator<Item = &Node> + Clone {
         let (members, table) = self.parts();
-        accepting_across_zones(members, table.walk(position))
+        rounds_of(members, table.walk(position), Accepting, members.accepting())
     }
 }
 

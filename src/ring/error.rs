@@ -1,8 +1,8 @@
 //! The errors of rings.
 
 use super::{
-    DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId,
-    Position, RingEpoch,
+    DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, HISTORY_FORMAT_VERSION, MAX_HISTORY,
+    MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch,
 };
 
 /// Why a ring could not be built, changed, compared or read.
@@ -100,6 +100,31 @@ pub enum RingError {
     LastEpoch {
         /// The current version's epoch.
         epoch: RingEpoch,
+    },
+
+    /// A subset was to have no node.
+    #[error("a subset has at least 1 node: give a size from 1 on, or use the whole ring")]
+    EmptySubset,
+
+    /// A [`RingHistory`](super::RingHistory) has [`MAX_HISTORY`] versions within its window.
+    #[error(
+        "the history has {MAX_HISTORY} versions within its window, and takes no more: make several changes of members at \
+        once, or use a shorter window"
+    )]
+    HistoryFull,
+
+    /// The versions of a serialised [`RingHistory`](super::RingHistory) are not in the order of their
+    /// times.
+    #[error("the serialised history has a version that is older than the one before it: list the oldest first")]
+    HistoryOutOfOrder,
+
+    /// A serialised [`RingHistory`](super::RingHistory) has a format that this version doesn't know.
+    #[error(
+        "the serialised history has format {found}, this version reads format {HISTORY_FORMAT_VERSION}: upgrade the reader"
+    )]
+    UnsupportedHistory {
+        /// The format found.
+        found: u32,
     },
 
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.

@@ -357,11 +357,24 @@ impl<H: KeyHasher> HashRing<H> {
         hasher: H,
     ) -> Result<Self, RingError> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
+        Ok(Self::of_members(members, placement, virtual_nodes, hasher))
+    }
+
+    /// Returns a ring of some nodes of another ring, at least one, with the settings of that ring.
+    pub(super) fn of_some(whole: &Self, mut nodes: Vec<Node>) -> Self
+    where
+        H: Clone,
+    {
+        nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        Self::of_members(Members::new(nodes), whole.placement, whole.virtual_nodes, whole.hasher.clone())
+    }
+
+    fn of_members(members: Members, placement: Placement, virtual_nodes: u32, hasher: H) -> Self {
         let table = match placement {
             Placement::Hashed => hashed::build(&members, virtual_nodes, &hasher),
             Placement::Balanced => balanced::build(&members, virtual_nodes),
         };
-        Ok(Self { members, table, placement, virtual_nodes, hasher })
+        Self { members, table, placement, virtual_nodes, hasher }
     }
 
     /// Builds a balanced ring with these tokens, clockwise, each with the index of its node in
@@ -446,7 +459,11 @@ impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
 }
 
 /// Checks the nodes and settings of a ring that is to be built, and returns the nodes sorted by id.
-fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
+pub(super) fn checked_members(
+    mut nodes: Vec<Node>,
+    placement: Placement,
+    virtual_nodes: u32,
+) -> Result<Members, RingError> {
     if nodes.is_empty() {
         return Err(RingError::NoNodes);
     }

@@ -57,6 +57,7 @@
 //! | `batch.rs` | many look-ups at once |
 //! | `replicas/` | preference lists |
 //! | `draining.rs` | nodes that take no new keys |
+//! | `subset/` | a few nodes for each tenant |
 //! | `movement/` | what moves between two rings |
 //! | `ranges/` | sets of positions, and values for positions |
 //! | `shared_ring.rs` | one ring for many threads |
@@ -90,6 +91,7 @@ mod replicas;
 mod serialised;
 mod serialised_node;
 mod shared_ring;
+mod subset;
 mod token_table;
 
 pub use balanced::MAX_TOKEN_GROWTH;
@@ -114,3 +116,4 @@ pub use serialised::{
     BALANCED_FORMAT_VERSION, DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION,
 };
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
+pub use subset::{HISTORY_FORMAT_VERSION, LookBack, MAX_HISTORY, RingHistory, Subset};

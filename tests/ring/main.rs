@@ -2,7 +2,7 @@
 //! file.
 //!
 //! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `across_zones`,
-//! `replica_index`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
+//! `replica_index`, `subset`, `subset_history`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
 //! (`minimal_movement`, `movement`, `ranges`), how it is stored and shared (`serialised`, `shared`), load
 //! (`bounded_loads`, `draining`), memory (`allocation`), and the placement of other software (`ketama`,
 //! `nginx`, each with the feature of that name).
@@ -32,4 +32,6 @@ mod replica_index;
 mod replicas;
 mod serialised;
 mod shared;
+mod subset;
+mod subset_history;
 mod support;

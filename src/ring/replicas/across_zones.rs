@@ -38,13 +38,13 @@ use crate::ring::{Node, members::Members, token_table::SlotWalk};
 #[derive(Clone)]
 #[must_use = "iterators do nothing unless they are used"]
 pub struct ZoneReplicas<'a> {
-    rounds: Rounds<'a, true>,
+    rounds: Rounds<'a, All>,
 }
 
 impl<'a> ZoneReplicas<'a> {
     #[inline]
     pub(in crate::ring) fn new(members: &'a Members, walk: SlotWalk<'a>) -> Self {
-        Self { rounds: Rounds::new(members, walk, members.nodes().len(), members.zone_count()) }
+        Self { rounds: Rounds::new(members, walk, All, members.nodes().len(), members.zone_count()) }
     }
 
     /// Returns an iterator over the slots of the nodes.
@@ -53,19 +53,61 @@ impl<'a> ZoneReplicas<'a> {
     }
 }
 
-/// Returns an iterator over the nodes that aren't draining, in rounds, as if there were no other
-/// nodes.
-pub(in crate::ring) fn accepting<'a>(
+/// Returns an iterator over those nodes that are eligible, in rounds, as if there were no other
+/// nodes. There are `total` of them.
+pub(in crate::ring) fn rounds_of<'a, E: Eligible>(
     members: &'a Members,
     walk: SlotWalk<'a>,
-) -> impl ExactSizeIterator<Item = &'a Node> + Clone + use<'a> {
-    Rounds::<false>::new(members, walk, members.accepting(), members.zones_with_over(0, false))
+    eligible: E,
+    total: usize,
+) -> impl ExactSizeIterator<Item = &'a Node> + Clone + use<'a, E> {
+    let first_round = eligible.zones_with_over(members, 0);
+    Rounds::new(members, walk, eligible, total, first_round)
 }
 
-/// The rounds of all nodes, or only of those that aren't draining.
+/// The nodes that rounds are made of.
+pub(in crate::ring) trait Eligible: Clone {
+    /// Whether the node of this slot is one of them.
+    fn has(&self, members: &Members, slot: u32) -> bool;
+
+    /// Returns the number of zones with more than this many of them.
+    fn zones_with_over(&self, members: &Members, nodes: u32) -> usize;
+}
+
+/// All nodes.
 #[derive(Clone)]
-struct Rounds<'a, const WITH_DRAINING: bool> {
+struct All;
+
+impl Eligible for All {
+    #[inline]
+    fn has(&self, _: &Members, _: u32) -> bool {
+        true
+    }
+
+    fn zones_with_over(&self, members: &Members, nodes: u32) -> usize {
+        members.zones_with_over(nodes, true)
+    }
+}
+
+/// The nodes that aren't draining.
+#[derive(Clone)]
+pub(in crate::ring) struct Accepting;
+
+impl Eligible for Accepting {
+    fn has(&self, members: &Members, slot: u32) -> bool {
+        !members.by_slot(slot).is_draining()
+    }
+
+    fn zones_with_over(&self, members: &Members, nodes: u32) -> usize {
+        members.zones_with_over(nodes, false)
+    }
+}
+
+/// The rounds of those nodes that are eligible.
+#[derive(Clone)]
+struct Rounds<'a, E> {
     members: &'a Members,
+    eligible: E,
     /// The walk from the position, not yet begun.
     start: SlotWalk<'a>,
     walk: SlotWalk<'a>,
@@ -104,17 +146,11 @@ struct Later<'a> {
     passed_over: Option<SlotWalk<'a>>,
 }
 
-impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
+impl<'a, E: Eligible> Rounds<'a, E> {
     #[inline]
-    fn new(members: &'a Members, walk: SlotWalk<'a>, total: usize, first_round: usize) -> Self {
+    fn new(members: &'a Members, walk: SlotWalk<'a>, eligible: E, total: usize, first_round: usize) -> Self {
         let (start, zones) = (walk.clone(), ZoneSet::new());
-        Self { members, start, walk, zones, yielded: 0, total, first_round, stage: Stage::First }
-    }
-
-    /// Whether the node of a slot is left out.
-    #[inline]
-    fn skips(members: &Members, slot: u32) -> bool {
-        !WITH_DRAINING && members.by_slot(slot).is_draining()
+        Self { members, eligible, start, walk, zones, yielded: 0, total, first_round, stage: Stage::First }
     }
 
     #[inline]
@@ -131,7 +167,7 @@ impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
         // Every node has a token, so the walk comes to each zone within a lap.
         loop {
             let slot = self.walk.next();
-            if !Self::skips(self.members, slot)
+            if self.eligible.has(self.members, slot)
                 && self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
             {
                 self.yielded += 1;
@@ -153,10 +189,7 @@ impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
         self.yielded += 1;
         match &mut self.stage {
             Stage::Later(later) => {
-                let members = self.members;
-                let due = |round| members.zones_with_over(round, WITH_DRAINING);
-                let skips = |slot| Self::skips(members, slot);
-                Some(later.next_slot(members, (&mut self.walk, &mut self.zones), due, skips))
+                Some(later.next_slot(self.members, &self.eligible, (&mut self.walk, &mut self.zones)))
             }
             Stage::Ordered(slots) => slots.next(),
             Stage::First => None,
@@ -166,7 +199,8 @@ impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
     /// Returns the end of the first round, with its nodes, which the round itself did not note.
     /// Leaves the walk at its start.
     fn after_the_first_round(&mut self) -> Later<'a> {
-        let mut first = Self::new(self.members, self.start.clone(), self.total, self.first_round);
+        let mut first =
+            Self::new(self.members, self.start.clone(), self.eligible.clone(), self.total, self.first_round);
         let mut returned = SmallSet::new();
         for _ in 0..self.yielded {
             returned.insert(first.next_of_the_first_round(), self.members.slot_count());
@@ -182,7 +216,7 @@ impl<'a, const WITH_DRAINING: bool> Rounds<'a, WITH_DRAINING> {
         let mut slots = Vec::with_capacity(self.total);
         while slots.len() < self.total {
             let slot = walk.next();
-            if !Self::skips(self.members, slot) && met.insert(slot, self.members.slot_count()) {
+            if self.eligible.has(self.members, slot) && met.insert(slot, self.members.slot_count()) {
                 let round = &mut of_zones[self.members.zone_of(slot) as usize];
                 slots.push((*round, slot));
                 *round += 1;
@@ -199,13 +233,12 @@ impl<'a> Later<'a> {
     fn next_slot(
         &mut self,
         members: &Members,
+        eligible: &impl Eligible,
         (walk, zones): (&mut SlotWalk<'a>, &mut ZoneSet),
-        due: impl Fn(u32) -> usize,
-        skips: impl Fn(u32) -> bool,
     ) -> u32 {
         if self.due == 0 {
             self.round += 1;
-            self.due = due(self.round);
+            self.due = eligible.zones_with_over(members, self.round);
             *zones = ZoneSet::new();
             // All nodes before were returned. If none was passed over, the walk goes on.
             if let Some(passed_over) = self.passed_over.take() {
@@ -215,7 +248,7 @@ impl<'a> Later<'a> {
         loop {
             let here = walk.clone();
             let slot = walk.next();
-            if self.returned.contains_few(slot) || skips(slot) {
+            if self.returned.contains_few(slot) || !eligible.has(members, slot) {
                 continue;
             }
             if zones.insert(members.zone_of(slot), members.zone_bound()) {
@@ -228,7 +261,7 @@ impl<'a> Later<'a> {
     }
 }
 
-impl<'a, const WITH_DRAINING: bool> Iterator for Rounds<'a, WITH_DRAINING> {
+impl<'a, E: Eligible> Iterator for Rounds<'a, E> {
     type Item = &'a Node;
 
     #[inline]
@@ -242,7 +275,7 @@ impl<'a, const WITH_DRAINING: bool> Iterator for Rounds<'a, WITH_DRAINING> {
     }
 }
 
-impl<const WITH_DRAINING: bool> ExactSizeIterator for Rounds<'_, WITH_DRAINING> {}
+impl<E: Eligible> ExactSizeIterator for Rounds<'_, E> {}
 
 impl<'a> Iterator for ZoneReplicas<'a> {
     type Item = &'a Node;
