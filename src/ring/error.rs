@@ -2,7 +2,7 @@
 
 use super::{
     DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, HISTORY_FORMAT_VERSION, MAX_HISTORY,
-    MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch,
+    MAX_NAME_BYTES, MAX_RAMP_STEPS, MAX_TOKENS, NodeId, Position, RingEpoch,
 };
 
 /// Why a ring could not be built, changed, compared or read.
@@ -125,6 +125,39 @@ pub enum RingError {
     UnsupportedHistory {
         /// The format found.
         found: u32,
+    },
+
+    /// A [`Ramp`](super::Ramp) has no step, more than [`MAX_RAMP_STEPS`], or more than its node's
+    /// weight has units.
+    #[error(
+        "a ramp of node `{id}` to weight {weight} can't have {steps} steps: choose from 1 up to the weight, at most \
+        {MAX_RAMP_STEPS}; `HashRing::refine_weights` gives a ring finer weights"
+    )]
+    RampSteps {
+        /// The node that was to get its weight in steps.
+        id: NodeId,
+        /// Its whole weight.
+        weight: u32,
+        /// The rejected number of steps.
+        steps: u32,
+    },
+
+    /// A [`Ramp`](super::Ramp) ends later than the system's time can express.
+    #[error("the ramp of node `{id}` ends later than any time that the system knows: use a shorter duration")]
+    RampEnd {
+        /// The node that was to get its weight in steps.
+        id: NodeId,
+    },
+
+    /// A number of virtual nodes can't be divided by a factor without a remainder.
+    #[error(
+        "{virtual_nodes} virtual nodes for each unit of weight can't be divided by {factor}: use a divisor of them"
+    )]
+    UnevenUnits {
+        /// The ring's number of virtual nodes for each unit of weight.
+        virtual_nodes: u32,
+        /// The rejected factor.
+        factor: u32,
     },
 
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.

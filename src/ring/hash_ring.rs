@@ -428,6 +428,17 @@ impl<H> HashRing<H> {
     pub(super) fn members_mut(&mut self) -> &mut Members {
         &mut self.members
     }
+
+    /// Sets the number of virtual nodes for each unit of weight, and the weights. Each node must
+    /// have as many tokens as before.
+    pub(super) fn scale_units(&mut self, virtual_nodes: u32, scale: impl Fn(u32) -> u32) {
+        self.virtual_nodes = virtual_nodes;
+        for index in 0..self.nodes().len() {
+            let node = self.nodes()[index].clone();
+            let weight = scale(node.weight());
+            self.members.replace(index, node.with_weight(weight));
+        }
+    }
 }
 
 impl<H: PartialEq> PartialEq for HashRing<H> {

@@ -57,6 +57,7 @@
 //! | `batch.rs` | many look-ups at once |
 //! | `replicas/` | preference lists |
 //! | `draining.rs` | nodes that take no new keys |
+//! | `ramp.rs` | nodes that get their weight in steps |
 //! | `subset/` | a few nodes for each tenant |
 //! | `movement/` | what moves between two rings |
 //! | `ranges/` | sets of positions, and values for positions |
@@ -86,6 +87,7 @@ mod members;
 mod movement;
 mod node;
 mod placement;
+mod ramp;
 mod ranges;
 mod replicas;
 mod serialised;
@@ -110,6 +112,7 @@ pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
+pub use ramp::{MAX_RAMP_STEPS, Ramp};
 pub use ranges::{RangeMap, RangeSet};
 pub use replicas::{HeldRing, ReplicaIndex, Replicas, ZoneReplicas};
 pub use serialised::{
