@@ -2,7 +2,7 @@
 
 use super::{
     DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, HISTORY_FORMAT_VERSION, MAX_HISTORY,
-    MAX_NAME_BYTES, MAX_RAMP_STEPS, MAX_TOKENS, NodeId, Position, RingEpoch,
+    MAX_NAME_BYTES, MAX_RAMP_STEPS, MAX_TOKENS, NodeId, PINS_FORMAT_VERSION, Position, RingEpoch,
 };
 
 /// Why a ring could not be built, changed, compared or read.
@@ -158,6 +158,25 @@ pub enum RingError {
         virtual_nodes: u32,
         /// The rejected factor.
         factor: u32,
+    },
+
+    /// [`Pins`](super::Pins) hold positions on a node that is not a member, or is to leave.
+    #[error(
+        "positions are pinned to node `{id}`, so it has to be a member: keep or add the node, pin the positions to another \
+        one, or release them"
+    )]
+    PinnedNode {
+        /// The node that the positions are held on.
+        id: NodeId,
+    },
+
+    /// Serialised [`Pins`](super::Pins) have a format that this version doesn't know.
+    #[error(
+        "the serialised pins have format {found}, this version reads format {PINS_FORMAT_VERSION}: upgrade the reader"
+    )]
+    UnsupportedPins {
+        /// The format found.
+        found: u32,
     },
 
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.

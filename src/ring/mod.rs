@@ -61,6 +61,7 @@
 //! | `subset/` | a few nodes for each tenant |
 //! | `movement/` | what moves between two rings |
 //! | `ranges/` | sets of positions, and values for positions |
+//! | `pins/` | positions that are held on a node |
 //! | `shared_ring.rs` | one ring for many threads |
 //! | `bounded_loads/` | no node far above its share |
 //! | `serialised.rs`, `serialised_node.rs` | the wire form |
@@ -86,6 +87,7 @@ mod key;
 mod members;
 mod movement;
 mod node;
+mod pins;
 mod placement;
 mod ramp;
 mod ranges;
@@ -111,6 +113,7 @@ pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
+pub use pins::{PINS_FORMAT_VERSION, PinnedRing, Pins};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
 pub use ramp::{MAX_RAMP_STEPS, Ramp};
 pub use ranges::{RangeMap, RangeSet};

@@ -3,7 +3,7 @@
 //!
 //! In reading order: what a ring answers (`keys`, `golden`, `collisions`, `replicas`, `across_zones`,
 //! `replica_index`, `subset`, `subset_history`, `members`, `model`), how even it is (`balance`, `balanced`), what moves
-//! (`minimal_movement`, `movement`, `ramp`, `ranges`), how it is stored and shared (`serialised`, `shared`), load
+//! (`minimal_movement`, `movement`, `ramp`, `ranges`, `pins`), how it is stored and shared (`serialised`, `shared`), load
 //! (`bounded_loads`, `draining`), memory (`allocation`), and the placement of other software (`ketama`,
 //! `nginx`, each with the feature of that name).
 
@@ -27,6 +27,7 @@ mod model;
 mod movement;
 #[cfg(feature = "nginx")]
 mod nginx;
+mod pins;
 mod ramp;
 mod ranges;
 mod replica_index;
