@@ -24,6 +24,17 @@
 //! - **A look-up reads one cache line**, and a node joins or leaves in place: see [the page about
 //!   look-ups](crate::docs::lookup).
 //!
+//! For services that need more than an owner:
+//!
+//! | to | use |
+//! |---|---|
+//! | keep copies | [`HashRing::replicas`], [`HashRing::replicas_across_zones`], [`ReplicaIndex`] |
+//! | even out what is in flight | [`BoundedLoads`] |
+//! | give each tenant a few nodes | [`HashRing::subset`], and [`RingHistory`] for the nodes that it had |
+//! | start a node slowly | [`Ramp`] |
+//! | empty a node before it leaves | [`HashRing::set_draining`] |
+//! | hold a key or a range on a node | [`PinnedRing`] |
+//!
 //! No call here blocks, with two exceptions: writers of a [`SharedRing`] wait for each other, and
 //! [`BoundedLoads`] takes a short lock. Async code may call everything else anywhere, and should
 //! call [`SharedRing::update`] on a thread that may block.

@@ -115,6 +115,8 @@ struct Rounds<'a, E> {
     zones: ZoneSet,
     /// Number of nodes that were returned.
     yielded: usize,
+    /// The first [`FEW`] nodes that were returned.
+    returned: SmallSet,
     /// Number of nodes that are returned in all.
     total: usize,
     /// Number of nodes in the first round.
@@ -125,9 +127,9 @@ struct Rounds<'a, E> {
 /// How the next node is found.
 #[derive(Clone)]
 enum Stage<'a> {
-    /// In the first round, the walk has only to note zones.
+    /// In the first round, the walk has only to look at zones.
     First,
-    /// In later rounds, until [`FEW`] nodes are returned, the walk notes nodes, too.
+    /// In later rounds, until [`FEW`] nodes are returned, the walk looks at nodes, too.
     Later(Later<'a>),
     /// From then on, all nodes that are left are in order already.
     Ordered(vec::IntoIter<u32>),
@@ -140,8 +142,6 @@ struct Later<'a> {
     round: u32,
     /// Number of nodes that the round has yet to return.
     due: usize,
-    /// The nodes that were returned, in any round.
-    returned: SmallSet,
     /// The walk before the first node that the round has left to the next one.
     passed_over: Option<SlotWalk<'a>>,
 }
@@ -149,8 +149,9 @@ struct Later<'a> {
 impl<'a, E: Eligible> Rounds<'a, E> {
     #[inline]
     fn new(members: &'a Members, walk: SlotWalk<'a>, eligible: E, total: usize, first_round: usize) -> Self {
-        let (start, zones) = (walk.clone(), ZoneSet::new());
-        Self { members, eligible, start, walk, zones, yielded: 0, total, first_round, stage: Stage::First }
+        let (start, zones, returned) = (walk.clone(), ZoneSet::new(), SmallSet::new());
+        let stage = Stage::First;
+        Self { members, eligible, start, walk, zones, yielded: 0, returned, total, first_round, stage }
     }
 
     #[inline]
@@ -171,6 +172,7 @@ impl<'a, E: Eligible> Rounds<'a, E> {
                 && self.zones.insert(self.members.zone_of(slot), self.members.zone_bound())
             {
                 self.yielded += 1;
+                self.returned.push_few(slot);
                 return slot;
             }
         }
@@ -184,29 +186,17 @@ impl<'a, E: Eligible> Rounds<'a, E> {
             self.stage = Stage::Ordered(self.all_in_order().split_off(self.yielded).into_iter());
         }
         if let Stage::First = self.stage {
-            self.stage = Stage::Later(self.after_the_first_round());
+            self.stage = Stage::Later(Later { round: 0, due: 0, passed_over: Some(self.start.clone()) });
         }
         self.yielded += 1;
         match &mut self.stage {
             Stage::Later(later) => {
-                Some(later.next_slot(self.members, &self.eligible, (&mut self.walk, &mut self.zones)))
+                let walk = (&mut self.walk, &mut self.zones, &mut self.returned);
+                Some(later.next_slot(self.members, &self.eligible, walk))
             }
             Stage::Ordered(slots) => slots.next(),
             Stage::First => None,
         }
-    }
-
-    /// Returns the end of the first round, with its nodes, which the round itself did not note.
-    /// Leaves the walk at its start.
-    fn after_the_first_round(&mut self) -> Later<'a> {
-        let mut first =
-            Self::new(self.members, self.start.clone(), self.eligible.clone(), self.total, self.first_round);
-        let mut returned = SmallSet::new();
-        for _ in 0..self.yielded {
-            returned.insert(first.next_of_the_first_round(), self.members.slot_count());
-        }
-        self.walk = self.start.clone();
-        Later { round: 0, due: 0, returned, passed_over: None }
     }
 
     /// Returns all nodes.
@@ -234,7 +224,7 @@ impl<'a> Later<'a> {
         &mut self,
         members: &Members,
         eligible: &impl Eligible,
-        (walk, zones): (&mut SlotWalk<'a>, &mut ZoneSet),
+        (walk, zones, returned): (&mut SlotWalk<'a>, &mut ZoneSet, &mut SmallSet),
     ) -> u32 {
         if self.due == 0 {
             self.round += 1;
@@ -248,11 +238,11 @@ impl<'a> Later<'a> {
         loop {
             let here = walk.clone();
             let slot = walk.next();
-            if self.returned.contains_few(slot) || !eligible.has(members, slot) {
+            if returned.contains_few(slot) || !eligible.has(members, slot) {
                 continue;
             }
             if zones.insert(members.zone_of(slot), members.zone_bound()) {
-                self.returned.insert(slot, members.slot_count());
+                returned.push_few(slot);
                 self.due -= 1;
                 return slot;
             }

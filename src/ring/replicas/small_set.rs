@@ -29,6 +29,15 @@ impl SmallSet {
         self.few[..self.len.min(FEW)].contains(&number)
     }
 
+    /// Adds a number that isn't in the set, unless there are [`FEW`] already.
+    #[inline]
+    pub(super) fn push_few(&mut self, number: u32) {
+        if let Some(place) = self.few.get_mut(self.len) {
+            *place = number;
+            self.len += 1;
+        }
+    }
+
     /// Adds a number below `bound`, which is the same at each call. Returns whether it is new.
     #[inline]
     pub(in crate::ring) fn insert(&mut self, number: u32, bound: usize) -> bool {
