@@ -45,6 +45,8 @@ pub mod participant;
 #[doc(hidden)]
 pub mod platform;
 #[cfg(feature = "transactions")]
+pub mod sharding;
+#[cfg(feature = "transactions")]
 mod striped;
 #[cfg(feature = "transactions")]
 pub mod txn;

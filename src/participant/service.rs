@@ -63,7 +63,8 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A refusal leaves nothing set aside, and dooms the branch: the transaction can't commit.
+    /// A refusal leaves nothing set aside. It dooms the branch, so that the transaction can't commit,
+    /// unless [`dooms`](Self::dooms) says otherwise.
     fn try_reserve(&self, branch: &BranchId, work: &Self::Work) -> Result<(), Self::Refusal>;
 
     /// *Confirm*: carries out all of the branch's work, in order. It may be repeated.
@@ -80,6 +81,19 @@ pub trait Service: Send + Sync + 'static {
     ///
     /// The call is repeated until it succeeds.
     fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError>;
+
+    /// Whether this refusal dooms the branch, so that its transaction can only be rolled back. The
+    /// default implementation returns `true`. Must not block, and a panic counts as one of the try.
+    ///
+    /// With `false` the branch is what it was before the call: earlier pieces of work stay, and it can
+    /// still promise them. A branch without any leaves no trace. Its client may do the work elsewhere
+    /// and [withdraw](crate::txn::Transaction::withdraw) this participant from the transaction. If the
+    /// client does not, the branch votes No, as every branch without work. Only for a refusal that
+    /// certainly has changed nothing: work that came to the wrong place, for example.
+    fn dooms(&self, refusal: &Self::Refusal) -> bool {
+        let _ = refusal;
+        true
+    }
 
     /// Whether this refusal may not come again if the transaction is tried again as a new one: work of
     /// another branch is in the way, which ends soon. Must not block.

@@ -42,6 +42,10 @@
 //! window. With one that *remembers* all statements hold. What an *operator* does by hand is searched with one fault, and with two faults by
 //! `RINGPACT_LONG=1`.
 //!
+//! Branches that the client *withdraws* have a search of their own, because each participant more that may
+//! be withdrawn multiplies the states. There is no bound on faults with one and two participants; with three
+//! the search holds none, and one by `RINGPACT_LONG=1`.
+//!
 //! # What is not in it
 //!
 //! An operator tells no lies: the operator says how branches have ended only once they have ended.
@@ -62,7 +66,7 @@ use crate::{
     support::{
         Crashes::{Impossible, Possible},
         LastResource, Model, Move, Mutant,
-        Role::{self, HearsLate, Looks, Refuses, Updates},
+        Role::{self, Declines, HearsLate, Looks, Refuses, Updates},
         Setting, Symmetry, UNBOUNDED, names,
         search::{self, Counterexample, NEVER_ENDS, Report},
     },
@@ -251,6 +255,38 @@ fn a_last_resource_that_commits_after_it_has_said_no_is_caught() {
     caught(Mutant::CommitsLater, names::FALSE_ROLLBACK, setting);
     let beyond = Setting { overlooked: Some(names::FALSE_ROLLBACK), ..setting };
     caught(Mutant::CommitsLater, names::SILENT, beyond);
+}
+
+/// A client withdraws participants that have done nothing, comes back to some of them and works there,
+/// or commits with them all the same. What was withdrawn gets no message and is in no record.
+/// Participants are not quite alike here, because one that comes back is asked last.
+#[test]
+fn with_branches_that_are_withdrawn() {
+    let declines = |setting| Setting { roles: &[Updates, Declines], symmetry: Symmetry::Ignored, ..setting };
+    let forgets = |setting| declines(Setting { last_resource: LastResource::Forgets, ..setting });
+    let remembers = |setting| declines(Setting { last_resource: LastResource::Remembers, ..setting });
+    holds(declines(setting(1, OwnLog, UNBOUNDED)), 4_360);
+    holds(declines(setting(1, SharedLog, UNBOUNDED)), 1_522);
+    holds(declines(setting(2, OwnLog, UNBOUNDED)), 2_311_344);
+    holds(declines(setting(2, SharedLog, UNBOUNDED)), 415_356);
+    holds(declines(setting(3, OwnLog, 0)), 541_836);
+    holds(declines(setting(3, SharedLog, 0)), 1_156_502);
+    holds(forgets(setting(1, OwnLog, UNBOUNDED)), 532);
+    holds(forgets(setting(2, OwnLog, UNBOUNDED)), 354_336);
+    holds(forgets(setting(2, SharedLog, 2)), 52_632);
+    holds(remembers(setting(1, OwnLog, UNBOUNDED)), 392);
+    holds(remembers(setting(2, OwnLog, UNBOUNDED)), 141_992);
+    holds(remembers(setting(2, SharedLog, UNBOUNDED)), 52_792);
+    if common::long_form() {
+        holds(declines(setting(3, OwnLog, 1)), 7_680_493);
+        holds(declines(setting(3, SharedLog, 1)), 10_559_809);
+    }
+}
+
+#[test]
+fn a_branch_that_is_withdrawn_and_told_all_the_same_is_caught() {
+    let setting = Setting { roles: &[Updates, Declines], ..setting(2, OwnLog, 0) };
+    caught(Mutant::KeepsWithdrawn, names::MESSAGE_TO_NONE, setting);
 }
 
 /// What an operator does by hand, as decided or otherwise, and reports. None of it is forgotten

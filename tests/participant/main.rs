@@ -11,6 +11,7 @@
 //! | `concurrency` | calls for one branch at the same time have one outcome |
 //! | `inside` | a service that comes back to its own resource manager is answered |
 //! | `misbehaviour` | services that fail or panic, and messages that are wrong |
+//! | `refusals` | a refusal that does not doom leaves the branch as it was |
 //! | `restart` | what a resource manager restores after a restart |
 //! | `serialisation` | work that panics while it is serialised or read stays with its branch |
 //! | `xa`, `tables` | participants that keep their data in a database, which can prepare or not (feature `tokio`) |
@@ -31,6 +32,7 @@ mod lives;
 mod misbehaviour;
 mod names;
 mod pool;
+mod refusals;
 mod restart;
 mod serialisation;
 #[cfg(feature = "tokio")]

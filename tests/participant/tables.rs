@@ -519,3 +519,49 @@ fn the_service_is_told_at_opening_what_is_promised() {
         TableParticipant::open("goods", database, service).await.expect_err("it is not accepted");
     });
 }
+
+/// A stock that has nothing for large orders, which go elsewhere.
+struct SmallStock;
+
+#[derive(Debug, thiserror::Error)]
+#[error("it is elsewhere")]
+struct Elsewhere;
+
+impl AsyncService<Tx> for SmallStock {
+    type Work = u32;
+
+    async fn try_reserve(&self, tx: &mut Tx, branch: &BranchId, work: &u32) -> Result<(), ServiceError> {
+        Stock.try_reserve(tx, branch, work).await?;
+        if *work > 5 { Err(Elsewhere.into()) } else { Ok(()) }
+    }
+    fn dooms(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+        !error.is::<Elsewhere>()
+    }
+    async fn confirm(&self, tx: &mut Tx, branch: &BranchId, works: &[u32]) -> Result<(), ServiceError> {
+        Stock.confirm(tx, branch, works).await
+    }
+    async fn cancel(&self, tx: &mut Tx, branch: &BranchId, works: &[u32]) -> Result<(), ServiceError> {
+        Stock.cancel(tx, branch, works).await
+    }
+}
+
+#[test]
+fn a_refusal_that_does_not_doom_leaves_the_branch_as_it_was() {
+    run(async {
+        let database = Database::default();
+        let goods = TableParticipant::open("goods", database.clone(), SmallStock).await.expect("it answers");
+        assert!(matches!(goods.execute_under(&branch(1), &6).await, Err(TableWorkError::Service(_))));
+        assert!(database.server.lock().tables.rows.is_empty(), "without work it has no row");
+        goods.execute_under(&branch(1), &2).await.expect("there are enough");
+        goods.execute_under(&branch(1), &7).await.expect_err("it is elsewhere");
+        goods.execute_under(&branch(1), &1).await.expect("there are enough");
+        assert_eq!(goods.prepare(&branch(1), &call()).await.expect("it promises"), Vote::Yes);
+        goods.commit(&branch(1), &call()).await.expect("it has promised");
+        assert_eq!(database.applied(&branch(1)), 3);
+        goods.execute_under(&branch(2), &6).await.expect_err("it is elsewhere");
+        assert!(
+            matches!(goods.prepare(&branch(2), &call()).await, Err(ParticipantError::Refused(_))),
+            "it has no work"
+        );
+    });
+}

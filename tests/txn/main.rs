@@ -5,6 +5,7 @@
 //! | **in the usual case** | |
 //! | `commit` | a transaction commits at all participants or at none, for the forced writes that the design says |
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
+//! | `withdrawn` | a transaction goes on without a participant that has done nothing for it |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `last_resource_remembers` | one that remembers what it has committed is asked, and the others follow it |
 //! | `last_resource_async` | the same of one with asynchronous methods |
@@ -78,3 +79,4 @@ mod stress;
 mod time;
 mod unattended;
 mod verdicts;
+mod withdrawn;

@@ -37,6 +37,9 @@ pub(super) trait Cell: Default {
     /// Returns the branch's phase; `None` while it is locked.
     fn phase(&self) -> Option<BranchPhase>;
 
+    /// Whether nothing has happened under the branch, nothing is kept for it, and it is not locked.
+    fn is_empty(&self) -> bool;
+
     /// Returns the cell of a branch that is rolled back, of which nothing was known.
     fn tombstone() -> Self;
 
@@ -361,7 +364,8 @@ impl<C: Cell> BranchTable<C> {
         for (_, known) in &mut self.coordinators {
             let is_tombstone =
                 |entry: &Arc<C>| matches!(entry.phase(), Some(BranchPhase::RolledBack | BranchPhase::ReadOnly));
-            drop(known.branches.take_below(known.ended_below, |_, entry| is_tombstone(entry)));
+            let goes = |_, entry: &Arc<C>| is_tombstone(entry) || !is_used(entry) && entry.is_empty();
+            drop(known.branches.take_below(known.ended_below, goes));
             if known.branches.len() > MAX_REMEMBERED_OUTCOMES {
                 let tombstones = known.branches.iter().filter(|(_, entry)| is_tombstone(entry)).count();
                 let mut surplus = tombstones.saturating_sub(MAX_REMEMBERED_OUTCOMES);
@@ -377,12 +381,16 @@ impl<C: Cell> BranchTable<C> {
         self.swept_to = self.count;
     }
 
-    /// Removes the empty branch that a commit for an unknown branch has made, unless another thread
-    /// uses it by now.
-    pub(super) fn discard_unknown(&mut self, txn: &TxnId, entry: &Arc<C>) {
-        // An unused branch has two references: in the map, and the caller's. No third can be made
-        // while the map is locked.
-        if Arc::strong_count(entry) == 2 && entry.phase() == Some(BranchPhase::Unknown) {
+    /// Removes the empty branch that a commit for an unknown branch has made, or refused work, unless
+    /// another thread uses it by now. That one does the same.
+    pub(super) fn discard_unknown(&mut self, txn: &TxnId, entry: Arc<C>) {
+        if !self.get(txn).is_some_and(|known| Arc::ptr_eq(known, &entry)) {
+            return;
+        }
+        // The caller's reference goes first: of two threads that let go, the second one finds it unused.
+        drop(entry);
+        let is_unused = |entry: &Arc<C>| !is_used(entry) && entry.phase() == Some(BranchPhase::Unknown);
+        if self.get(txn).is_some_and(is_unused) {
             self.forget([txn]);
         }
     }
@@ -440,7 +448,18 @@ impl<C: Cell> BranchTable<C> {
             forgettable.next_if_eq(&&ordinal).is_some()
         });
         self.count -= forgotten.len();
+        self.forget_unused(sorted);
         forgotten
+    }
+
+    /// Forgets the branches of ended transactions under which nothing has happened, unless a thread uses
+    /// them by now.
+    fn forget_unused(&mut self, sorted: &SortedBranches) {
+        for txn in &sorted.unused {
+            if self.get(txn).is_some_and(|entry| !is_used(entry) && entry.is_empty()) {
+                self.forget([txn]);
+            }
+        }
     }
 
     /// Takes in wiped cells for new branches, and returns those that are too many.
@@ -449,6 +468,11 @@ impl<C: Cell> BranchTable<C> {
         self.spare.extend(wiped.drain(..room));
         wiped
     }
+}
+
+/// Whether a thread uses the branch. While the table is locked no other reference can be made.
+fn is_used<C>(entry: &Arc<C>) -> bool {
+    Arc::strong_count(entry) > 1
 }
 
 /// Returns `ended_below` if it is due to delete what lies below it: `swept` is up to where that was
@@ -488,12 +512,16 @@ pub(super) struct SortedBranches {
     pub(super) overdue: Vec<TxnId>,
     /// The committed branches, and tombstones.
     forgettable: Vec<TxnOrdinal>,
+    /// Branches under which nothing has happened. Usually they are gone as soon as no thread uses them;
+    /// these were in use then.
+    unused: Vec<TxnId>,
 }
 
 impl<C: Cell> EndedBranches<C> {
     pub(super) fn sort_out(self) -> SortedBranches {
         let (coordinator, below) = (self.coordinator, self.below);
         let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unused = Vec::new();
         for (ordinal, entry) in self.entries {
             match entry.phase() {
                 Some(BranchPhase::Committed) => {
@@ -504,11 +532,12 @@ impl<C: Cell> EndedBranches<C> {
                 Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
                     overdue.push(txn(&coordinator, ordinal))
                 }
+                Some(BranchPhase::Unknown) if entry.is_empty() => unused.push(txn(&coordinator, ordinal)),
                 // It is not finished, or is locked.
                 _ => {}
             }
         }
-        SortedBranches { coordinator, below, committed, overdue, forgettable }
+        SortedBranches { coordinator, below, committed, overdue, forgettable, unused }
     }
 }
 
@@ -521,4 +550,87 @@ fn of_coordinator<'a, C>(
     known: &'a KnownCoordinator<C>,
 ) -> impl Iterator<Item = (TxnId, &'a KnownCoordinator<C>, &'a Arc<C>)> {
     known.branches.iter().map(move |(ordinal, entry)| (txn(name, ordinal), known, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Plain(BranchPhase);
+
+    impl Default for Plain {
+        fn default() -> Self {
+            Self(BranchPhase::Unknown)
+        }
+    }
+
+    impl Cell for Plain {
+        fn phase(&self) -> Option<BranchPhase> {
+            Some(self.0)
+        }
+        fn is_empty(&self) -> bool {
+            self.0 == BranchPhase::Unknown
+        }
+        fn tombstone() -> Self {
+            Self(BranchPhase::RolledBack)
+        }
+        fn wipe(&mut self) {
+            *self = Self::default();
+        }
+    }
+
+    fn shop(sequence: u64) -> TxnId {
+        TxnId::new(Name::from_static("shop"), Epoch::new(1), sequence)
+    }
+
+    fn admitted(table: &mut BranchTable<Plain>, sequence: u64) -> Arc<Plain> {
+        let BranchLookup::Found(cell) = table.admit(&shop(sequence)) else { panic!("it is a new branch") };
+        cell
+    }
+
+    fn ends_below(table: &mut BranchTable<Plain>, sequence: u64) {
+        table.coordinator_mut(shop(1).coordinator()).ended_below = shop(sequence).ordinal();
+    }
+
+    #[test]
+    fn of_two_threads_that_have_done_nothing_the_last_one_leaves_no_trace() {
+        let mut table = BranchTable::default();
+        let (first, second) = (admitted(&mut table, 1), admitted(&mut table, 1));
+        table.discard_unknown(&shop(1), first);
+        assert!(table.get(&shop(1)).is_some(), "the other one uses it");
+        table.discard_unknown(&shop(1), second);
+        assert_eq!((table.get(&shop(1)).is_none(), table.count), (true, 0));
+    }
+
+    #[test]
+    fn a_branch_without_a_trace_goes_once_its_transaction_has_ended_and_no_thread_uses_it() {
+        let mut table = BranchTable::default();
+        let used = admitted(&mut table, 1);
+        for sequence in 2..=3 {
+            drop(admitted(&mut table, sequence));
+        }
+        ends_below(&mut table, 3);
+        let forget = |table: &mut BranchTable<Plain>| {
+            for sorted in table.ended().into_iter().map(EndedBranches::sort_out).collect::<Vec<_>>() {
+                assert!(sorted.overdue.is_empty() && sorted.committed.is_empty());
+                drop(table.forget_ended(&sorted));
+            }
+        };
+        forget(&mut table);
+        let left = |table: &BranchTable<Plain>| (1..=3).map(|of| table.get(&shop(of)).is_some()).collect::<Vec<_>>();
+        assert_eq!(left(&table), [true, false, true], "of the third the end is not known");
+        drop(used);
+        forget(&mut table);
+        assert_eq!((left(&table), table.count), (vec![false, false, true], 1));
+    }
+
+    #[test]
+    fn branches_without_a_trace_do_not_pile_up_between_checkpoints() {
+        let mut table = BranchTable::default();
+        for sequence in 1..=100_000 {
+            drop(admitted(&mut table, sequence));
+            ends_below(&mut table, sequence);
+            assert!(table.count <= 1024, "{}", table.count);
+        }
+    }
 }

@@ -9,14 +9,23 @@
 //! branches.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use super::{BranchRefusal, ResourceManager};
-use crate::participant::{BranchPhase, Call, Participant, Service};
+use super::{
+    BranchRefusal, ResourceManager,
+    entry::{BranchEntry, BranchRef},
+};
+use crate::{
+    id::TxnId,
+    participant::{BranchInput, BranchPhase, Service},
+};
 
 /// Default time without work after which an unpromised branch is rolled back. It is far longer than
 /// a transaction lasts by default (a minute), and far shorter than goods may stay set aside for
@@ -71,21 +80,47 @@ impl<S: Service> ResourceManager<S> {
         let Some(last) = self.generations.go_on(self.options.platform.now()) else { return };
         let entries: Vec<_> = {
             let branches = self.branches.lock();
-            branches.all().map(|(txn, _, entry)| (txn, std::sync::Arc::clone(entry))).collect()
+            branches.all().map(|(txn, _, entry)| (txn, Arc::clone(entry))).collect()
         };
         for (txn, entry) in entries {
-            // A branch that is in use right now is not abandoned.
-            let is_abandoned = entry.try_lock().is_some_and(|mut entry| {
-                let is = matches!(entry.protocol.phase(), BranchPhase::Active { .. }) && entry.worked_in <= last;
-                if is {
-                    entry.refuse(|| BranchRefusal::Abandoned);
-                }
-                is
-            });
-            if is_abandoned {
-                // If the service can't cancel now, it is asked again in the next generation.
-                let _ = self.rollback(&txn.branch(&self.name), &Call::new(self.opening));
-            }
+            // If the service can't cancel now, it is asked again in the next generation.
+            self.roll_back_active(&txn, &entry, |entry| entry.worked_in <= last, || BranchRefusal::Abandoned);
         }
+    }
+
+    /// Rolls back this transaction's branch if it has promised nothing, because `refusal`. Returns
+    /// `Some(true)` if it is rolled back, `Some(false)` if it has promised, and `None` if it is
+    /// finished, unknown, or in use right now. O(n) in the branches remembered.
+    pub(crate) fn roll_back_unpromised(&self, txn: &TxnId, refusal: BranchRefusal) -> Option<bool> {
+        let entry = {
+            let branches = self.branches.lock();
+            let found = branches.all().find(|(other, ..)| other == txn);
+            found.map(|(_, _, entry)| Arc::clone(entry))
+        }?;
+        if self.roll_back_active(txn, &entry, |_| true, || refusal) {
+            return Some(true);
+        }
+        let phase = entry.try_lock()?.protocol.phase();
+        matches!(phase, BranchPhase::Preparing { .. } | BranchPhase::Prepared).then_some(false)
+    }
+
+    /// Rolls the branch back if it is active and `which` says so. Returns whether it is rolled back. A
+    /// branch that is in use right now is left alone. The lock is held from the look to the end, so
+    /// that no promise comes in between.
+    fn roll_back_active(
+        &self,
+        txn: &TxnId,
+        entry: &BranchRef<S::Work>,
+        which: impl FnOnce(&BranchEntry<S::Work>) -> bool,
+        refusal: impl FnOnce() -> BranchRefusal,
+    ) -> bool {
+        let Some(mut entry) = entry.try_hold(self.options.platform.thread_number()) else { return false };
+        if !matches!(entry.protocol.phase(), BranchPhase::Active { .. }) || !which(&entry) {
+            return false;
+        }
+        entry.protocol.handle(BranchInput::Refused);
+        entry.refuse(refusal);
+        self.roll_back_doomed(&txn.branch(&self.name), &mut entry);
+        entry.protocol.phase() == BranchPhase::RolledBack
     }
 }

@@ -71,7 +71,9 @@ impl<S: Service> Participant for ResourceManager<S> {
             };
         }
         let refusal = error.downcast_ref::<BranchRefusal>();
-        refusal.is_some_and(|refusal| matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned))
+        refusal.is_some_and(|refusal| {
+            matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned | BranchRefusal::Moving)
+        })
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
@@ -169,7 +171,7 @@ impl<S: Service> ResourceManager<S> {
         drop(guard);
         // The rest is done without the branch's lock.
         if after == BranchPhase::Unknown {
-            self.branches.lock().discard_unknown(branch.txn(), &entry);
+            self.branches.lock().discard_unknown(branch.txn(), entry);
         }
         if after == BranchPhase::Committed && before != BranchPhase::Committed {
             self.checkpoint_if_due();

@@ -42,6 +42,10 @@ impl<W> Cell for BranchCell<W> {
         self.entry.try_lock().map(|entry| entry.protocol.phase())
     }
 
+    fn is_empty(&self) -> bool {
+        self.phase() == Some(BranchPhase::Unknown) && !self.is_doomed()
+    }
+
     fn tombstone() -> Self {
         let mut entry = BranchEntry::default();
         entry.protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));

@@ -16,7 +16,8 @@ use crate::{
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ExecuteError<R> {
-    /// The service refused. The transaction can only be rolled back.
+    /// The service refused. The transaction can only be rolled back, unless the service says that this
+    /// refusal [does not doom](super::Service::dooms) it.
     #[error(transparent)]
     Refused(R),
     /// The branch takes no more work, because it was asked to prepare or has ended.
@@ -216,6 +217,12 @@ pub enum BranchRefusal {
     /// [`abandon_after`](super::ResourceManagerOptions::abandon_after) says.
     #[error("nothing was done under the branch for so long that the participant has rolled it back")]
     Abandoned,
+    /// The branch was in the way of a hand-over to another node.
+    #[error(
+        "the branch was rolled back because the positions of its work move to another node, and it had promised nothing for \
+         long; begin a new transaction"
+    )]
+    Moving,
     /// The coordinator has been opened again since the branch's transaction began.
     #[error(
         "the branch is of an earlier life of its coordinator: that was opened again since, or the participant refuses its log, \

@@ -200,6 +200,10 @@ impl ResourceManagerOptions {
         self
     }
 
+    pub(crate) const fn own_platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Opens the resource manager; see [`ResourceManager::open`].
     ///
     /// # Errors
@@ -324,7 +328,9 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// # Errors
     ///
-    /// - [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction.
+    /// - [`ExecuteError::Refused`] carries the service's refusal, and dooms the transaction, unless the
+    ///   service says that this refusal [does not](Service::dooms). Then the branch is what it was
+    ///   before the call.
     /// - [`ExecuteError::TooMuchWork`], past [`MAX_WORK_BYTES`] of work that changes anything, and
     ///   [`ExecuteError::Unencodable`] doom it too; the service is not asked.
     /// - [`ExecuteError::Closed`]: the branch was already asked to prepare, or has ended; or a
@@ -385,7 +391,10 @@ impl<S: Service> ResourceManager<S> {
             effort_of_try = Some(effort);
             match self.service.try_reserve(branch, &work) {
                 Ok(()) => Ok(Ok((effort, length))),
-                Err(refusal) => Ok(Err((cut(error_chain(&refusal)), refusal))),
+                Err(refusal) => {
+                    let reason = self.service.dooms(&refusal).then(|| cut(error_chain(&refusal)));
+                    Ok(Err((reason, refusal)))
+                }
             }
         }));
         match result {
@@ -399,7 +408,18 @@ impl<S: Service> ResourceManager<S> {
                 }
                 Ok(())
             }
-            Ok(Ok(Err((reason, refusal)))) => {
+            Ok(Ok(Err((None, refusal)))) => {
+                if cell.is_doomed() {
+                    self.roll_back_doomed(branch, &mut entry);
+                }
+                let is_unused = entry.protocol.phase() == BranchPhase::Unknown;
+                drop(entry);
+                if is_unused {
+                    self.branches.lock().discard_unknown(branch.txn(), cell);
+                }
+                Err(ExecuteError::Refused(refusal))
+            }
+            Ok(Ok(Err((Some(reason), refusal)))) => {
                 entry.protocol.handle(BranchInput::Refused);
                 entry.refuse(|| BranchRefusal::Work { reason: reason.into() });
                 drop(entry);

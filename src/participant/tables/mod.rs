@@ -19,7 +19,14 @@
 //! | `backend.rs` | [`TableBackend`]: what a database must be able to do; the row of a branch |
 //! | `deliver.rs` | what coordinators call |
 
-use std::{collections::BTreeMap, error::Error as StdError, fmt, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    error::Error as StdError,
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -61,13 +68,26 @@ pub trait AsyncService<Tx>: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Nothing is set aside, and the transaction can only be rolled back.
+    /// Nothing is set aside, and the transaction can only be rolled back, unless
+    /// [`dooms`](Self::dooms) says otherwise.
     fn try_reserve(
         &self,
         tx: &mut Tx,
         branch: &BranchId,
         work: &Self::Work,
     ) -> impl Future<Output = Result<(), ServiceError>> + Send;
+
+    /// Whether this error of [`try_reserve`](Self::try_reserve) dooms the branch, so that its transaction
+    /// can only be rolled back. The default implementation returns `true`, and so does a panic count.
+    /// Must not block.
+    ///
+    /// With `false` the branch is what it was before the call: earlier pieces of work stay, and it can
+    /// still promise them. A branch without any leaves no row, and its client may
+    /// [withdraw](crate::txn::Transaction::withdraw) this participant from the transaction.
+    fn dooms(&self, error: &(dyn StdError + Send + Sync + 'static)) -> bool {
+        let _ = error;
+        true
+    }
 
     /// *Confirm*: carries out all of the branch's work, in order.
     ///
@@ -138,7 +158,8 @@ struct Known {
     swept: TxnOrdinal,
 }
 
-/// Why a piece of work was not done. The transaction can only be rolled back.
+/// Why a piece of work was not done. The transaction can only be rolled back, unless the service says
+/// that its error [does not doom](AsyncService::dooms) the branch.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TableWorkError {
@@ -147,7 +168,10 @@ pub enum TableWorkError {
     #[error("the transaction takes no branch of this participant")]
     Branch(#[from] BranchError),
     /// The service has refused the work, or failed in it.
-    #[error("the service has not reserved what the work needs; the transaction can only be rolled back")]
+    #[error(
+        "the service has not reserved what the work needs; unless the service says otherwise, the transaction can only be rolled \
+         back"
+    )]
     Service(#[source] Arc<dyn StdError + Send + Sync>),
     /// The branch takes no more work.
     #[error("branch {branch} takes no more work")]
@@ -263,8 +287,8 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> TableParticipant<B, S> {
         inner.admits(branch)?;
         let result = inner.attempt(branch, Step::Work(work)).await;
         let Err(error) = &result else { return result };
-        // Nothing of the work is there, so the rest must not be committed without it.
-        if !matches!(error, TableWorkError::Over { .. }) {
+        // Nothing of the work is there, so as a rule the rest must not be committed without it.
+        if inner.is_doomed_by(error) {
             let reason = cut(error_chain(error).to_string());
             if inner.attempt(branch, Step::Doom(&reason)).await.is_err() {
                 inner.doomed.lock().insert(branch.clone(), reason);
@@ -290,6 +314,17 @@ impl<B: TableBackend, S: AsyncService<B::Tx>> Inner<B, S> {
             return Ok(());
         };
         Err(TableWorkError::Over { branch: Box::new(branch.clone()), reason: Arc::new(refusal) })
+    }
+
+    /// Whether the branch can only be rolled back after this error.
+    fn is_doomed_by(&self, error: &TableWorkError) -> bool {
+        match error {
+            TableWorkError::Over { .. } => false,
+            TableWorkError::Service(error) => {
+                catch_unwind(AssertUnwindSafe(|| self.service.dooms(&**error))).unwrap_or(true)
+            }
+            _ => true,
+        }
     }
 
     /// Tells the service which branches have promised.

@@ -121,6 +121,13 @@ impl<B: XaBackend> Cell for XaCell<B> {
         Some(self.phase_now())
     }
 
+    fn is_empty(&self) -> bool {
+        let Ok(session) = self.session.try_lock() else { return false };
+        let state = self.state.lock();
+        let is_kept = session.is_some() || state.is_lost || state.refusal.is_some() || self.is_doomed();
+        state.protocol.phase() == BranchPhase::Unknown && !is_kept
+    }
+
     fn tombstone() -> Self {
         let cell = Self::default();
         cell.state.lock().protocol.handle(BranchInput::Rollback(LogSharing::OwnLog));

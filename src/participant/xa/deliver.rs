@@ -170,7 +170,7 @@ impl<B: XaBackend> Inner<B> {
         }
         let result = with_reason(result, &cell, before);
         if cell.phase_now() == BranchPhase::Unknown {
-            self.branches.lock().discard_unknown(branch.txn(), &cell);
+            self.branches.lock().discard_unknown(branch.txn(), cell);
         }
         self.sweep_if_due(branch.txn().coordinator()).await;
         result

@@ -87,7 +87,7 @@ impl<B: XaBackend> Inner<B> {
             self.count(&cell);
         }
         if cell.phase_now() == BranchPhase::Unknown {
-            self.branches.lock().discard_unknown(txn, &cell);
+            self.branches.lock().discard_unknown(txn, cell);
         }
         match result {
             Err(ParticipantError::AlreadyCommitted) => Ok(LastResourceAnswer::Committed),

@@ -9,6 +9,7 @@ use crate::{
     txn::{
         Commit, Input, Refusal,
         engine::{
+            circuit::Admitted,
             scheduler::{Runnable, Runner},
             transaction_driver::{MemberBranch, TransactionDriver},
         },
@@ -62,6 +63,12 @@ impl Transaction {
         Ok(&self.member_branches[index].branch)
     }
 
+    /// Whether the participant takes part in the transaction.
+    #[must_use]
+    pub fn has_branch(&self, participant: impl AsRef<str>) -> bool {
+        self.find(participant.as_ref()).is_some()
+    }
+
     fn find(&self, participant: &str) -> Option<usize> {
         if self.indices.is_empty() {
             return self
@@ -77,11 +84,19 @@ impl Transaction {
         let Some(number) = members.find(participant) else {
             return Err(BranchError::UnknownParticipant { participant: Name::new(participant)? });
         };
-        self.driver.core().admits(number)?;
-        let index = self.driver.enlist(number)?;
+        let is_trial = self.driver.core().admits(number)? == Admitted::AsTrial;
+        let index = match self.driver.enlist(number) {
+            Ok(index) => index,
+            Err(error) => {
+                if is_trial {
+                    self.driver.core().withdraws_trial(number);
+                }
+                return Err(error);
+            }
+        };
         let branch = self.id().branch(&members[number].0);
         debug_assert_eq!(index, self.member_branches.len(), "branches have the indices of the protocol");
-        self.member_branches.push(MemberBranch { branch, member: Some(number) });
+        self.member_branches.push(MemberBranch { branch, member: Some(number), is_trial });
         if index >= FEW {
             // All of them, when there are too many for the first time.
             let unindexed = if self.indices.is_empty() { 0 } else { index };
@@ -89,6 +104,41 @@ impl Transaction {
             self.indices.extend(numbers.filter_map(|(index, at)| Some((at.member?, index))));
         }
         Ok(index)
+    }
+
+    /// Takes a participant out of the transaction again, which then goes on without it: the
+    /// coordinator sends it nothing, and no record names it. If one other participant is left, that one
+    /// decides alone; if it was the last resource, the transaction can have another one.
+    /// [`branch`](Self::branch) enlists it again, under the same branch id. Does not block and calls no
+    /// participant. O(n) in the branches.
+    ///
+    /// **Only for a participant that has answered, definitely, that it did nothing under the branch**:
+    /// it refused the only work and keeps no trace of it, as a [`Service`](crate::Service) with a
+    /// refusal that [does not doom](crate::Service::dooms). After an error that leaves open whether
+    /// something was done, roll back. Work that the participant holds all the same is lost without an
+    /// error if the transaction commits: the participant rolls it back by itself, some time after the
+    /// transaction has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`BranchError::NotEnlisted`] if the participant is not in the transaction;
+    /// [`BranchError::Over`] if the transaction's time has run out.
+    pub fn withdraw(&mut self, participant: impl AsRef<str>) -> Result<(), BranchError> {
+        let participant = participant.as_ref();
+        let Some(index) = self.find(participant) else {
+            return Err(BranchError::NotEnlisted { participant: Name::new(participant)? });
+        };
+        self.driver.withdraw(index)?;
+        let withdrawn = self.member_branches.remove(index);
+        if self.member_branches.len() <= FEW {
+            self.indices.clear();
+        }
+        self.indices.retain(|number, _| Some(*number) != withdrawn.member);
+        self.indices.values_mut().filter(|later| **later > index).for_each(|later| *later -= 1);
+        if let Some(number) = withdrawn.member.filter(|_| withdrawn.is_trial) {
+            self.driver.core().withdraws_trial(number);
+        }
+        Ok(())
     }
 
     /// Moves the transaction out of a place that still has a drop to come. What is left does nothing.
@@ -145,6 +195,12 @@ pub enum BranchError {
     /// The coordinator does not know the participant.
     #[error("the coordinator knows no participant {participant}; name it to the builder before opening")]
     UnknownParticipant {
+        /// The participant.
+        participant: Name,
+    },
+    /// A participant that is not in the transaction cannot be withdrawn from it.
+    #[error("{participant} is not in the transaction, so it cannot be withdrawn from it")]
+    NotEnlisted {
         /// The participant.
         participant: Name,
     },

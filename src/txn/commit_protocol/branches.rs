@@ -167,6 +167,12 @@ impl Branches {
         self.all.push(branch);
     }
 
+    /// Takes out a branch that exists, before [`close`](Self::close). Those behind it move down. O(n).
+    pub(super) fn remove(&mut self, index: usize) -> BranchProgress {
+        self.tree.clear();
+        self.all.remove(index)
+    }
+
     /// Notes that no more branches are added, and builds the tree. O(n).
     pub(super) fn close(&mut self) {
         if self.all.len() <= FEW {

@@ -5,7 +5,8 @@ use crate::{
     participant::{Decision, LastResourceAnswer, Verb, Vote},
 };
 
-/// What happened. Branches are named by their index, in the order in which they were enlisted.
+/// What happened. Branches are named by their index, in the order in which they were enlisted. Those
+/// that were [withdrawn](super::CommitProtocol::withdraw) do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Input {

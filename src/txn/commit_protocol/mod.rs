@@ -23,7 +23,8 @@
 //!
 //! | phase | what moves it on |
 //! |---|---|
-//! | Active | the client commits: to Preparing, or to Alone with a single branch |
+//! | Active | the client [withdraws](CommitProtocol::withdraw) a branch: stays, as if the branch had never been enlisted |
+//! | | the client commits: to Preparing, or to Alone with a single branch |
 //! | | the client rolls back, or its time-out comes: to RollingBack |
 //! | Preparing | all votes are in, one of them Yes: to Deciding; none of them Yes: to Ended, nothing to carry out |
 //! | | all votes are in, none of them No, and there is a last resource: to LastResource |
@@ -284,6 +285,22 @@ impl CommitProtocol {
         debug_assert_eq!(self.phase, Phase::Active, "branches are enlisted before the commit");
         self.branches.push(BranchProgress::new(participant, role, Step::Idle));
         self.branches.len() - 1
+    }
+
+    /// Takes a branch out again, before the commit, because its participant did nothing for it. From
+    /// then on the transaction is what it would be if the branch had never been enlisted: the branch
+    /// gets no message and is in no record, the next last resource has its place, and a single other
+    /// branch is left to decide alone. Branches that were enlisted later move down by one index. Its
+    /// participant can be enlisted again, as the last branch.
+    ///
+    /// Returns `false`, and does nothing, once the client works no longer, or if there is no such
+    /// branch. O(n) in the branches.
+    pub fn withdraw(&mut self, branch: usize) -> bool {
+        let is_enlisted = self.phase == Phase::Active && branch < self.branches.len();
+        if is_enlisted && self.branches.remove(branch).role == Role::LastResource {
+            self.remembers = false;
+        }
+        is_enlisted
     }
 
     /// Takes in what happened. An input that does not fit (late, doubled, of a branch that does not

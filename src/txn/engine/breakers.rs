@@ -16,7 +16,7 @@ use crate::{
     txn::{
         BranchError, Input,
         engine::{
-            circuit::{Circuit, Effect, Id, Pass, Settings},
+            circuit::{Admitted, Circuit, Effect, Id, Pass, Settings},
             coordinator_core::CoordinatorCore,
             scheduler::{Runnable, Runner},
             transaction_driver::TransactionDriver,
@@ -288,10 +288,10 @@ impl CoordinatorCore {
         }
     }
 
-    /// Returns an error if the participant gets no new branches.
-    pub(in crate::txn) fn admits(self: &Arc<Self>, number: usize) -> Result<(), BranchError> {
+    /// Returns how a new branch of the participant is let through; or an error if it gets none.
+    pub(in crate::txn) fn admits(self: &Arc<Self>, number: usize) -> Result<Admitted, BranchError> {
         if self.is_calm(number) {
-            return Ok(());
+            return Ok(Admitted::Usually);
         }
         let now = self.platform.now();
         self.wire(number, |inner| inner.circuit.admits(now)).map_err(|refused| BranchError::Refused {
@@ -300,6 +300,12 @@ impl CoordinatorCore {
             outstanding: refused.outstanding,
             since: now.saturating_duration_since(refused.since),
         })
+    }
+
+    /// Tells the circuit that the trial that it has let through was withdrawn.
+    pub(in crate::txn) fn withdraws_trial(self: &Arc<Self>, number: usize) {
+        let now = self.platform.now();
+        self.wire(number, |inner| inner.circuit.withdraws_trial(now));
     }
 
     /// Sends a probe now, because an operator retries.

@@ -18,6 +18,7 @@ pub mod names {
     pub const HEURISTIC: &str =
         "a branch was found to have ended otherwise than decided, though no operator made it do so";
     pub const EARLY_EFFECT: &str = "an effect, or word of it, before the decision was durable";
+    pub const MESSAGE_TO_NONE: &str = "a message to a participant that was withdrawn, or a record that names it";
     pub const SILENT: &str = "branches did not end alike, and that was over before an operator had seen it";
 }
 
@@ -29,7 +30,9 @@ impl Model {
         let (applied, undone) = (any(Fate::Applied), any(Fate::Undone));
         let (last_applied, last_undone) = (last == Some(Fate::Applied), last == Some(Fate::Undone));
         let (all_applied, all_undone) = (applied || last_applied, undone || last_undone);
-        let promised = self.setting.participants > 1 && fates().any(|fate| fate != Fate::NoWork);
+        // Those that were withdrawn count as if they had never been there.
+        let taking_part = self.participants().filter(|number| world.withdrawn & (1 << number) == 0).count();
+        let promised = taking_part > 1 && fates().any(|fate| fate != Fate::NoWork);
         let main = self.protocol(world, CommitRun::Main);
         let ended = main.is_some_and(ringpact::txn::CommitProtocol::is_finished);
         let heuristic = |run| self.protocol(world, run).is_some_and(|protocol| protocol.heuristic().is_some());
@@ -41,7 +44,8 @@ impl Model {
         let may_differ = unsure || world.overruled;
         let false_commit = world.told == Told::Committed && all_undone;
         let false_rollback = world.told == Told::RolledBack && all_applied;
-        let checks: [(&'static str, bool); 10] = [
+        let is_told = |number: usize| world.parties[number].requests.any() || world.deciders & (1 << number) != 0;
+        let checks: [(&'static str, bool); 11] = [
             // In a shared log a crash may take back the record of what was carried out; then an
             // operator may undo it.
             (
@@ -61,13 +65,18 @@ impl Model {
                     && (heuristic(CommitRun::Main)
                         || self.participants().any(|number| heuristic(CommitRun::Orphan(number)))),
             ),
+            (
+                names::MESSAGE_TO_NONE,
+                self.participants().any(|number| world.withdrawn & (1 << number) != 0 && is_told(number)),
+            ),
             (names::SILENT, ended && !world.seen && (all_applied && all_undone || false_commit || false_rollback)),
             // A single participant decides itself, and applies its commit after its record is
             // durable. A last resource commits before the decision, and the others follow it even
             // if the log fails, or if the next life hears from it what it did.
             (
                 names::EARLY_EFFECT,
-                match self.setting.participants {
+                match taking_part {
+                    0 => applied,
                     1 => world.told == Told::Committed && any(Fate::Open),
                     _ => {
                         !world.decided

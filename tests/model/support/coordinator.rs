@@ -7,7 +7,7 @@ use ringpact::{
 };
 
 use super::{
-    CommitRun, LastResource, LogOf, Model, Mutant, Trouble,
+    CommitRun, Feed, LastResource, LogOf, Model, Mutant, Trouble,
     machine::Id,
     symmetry::{History, Memory},
     world::{Entry, Fate, InDoubtQuery, Life, MAX_PARTICIPANTS, Message, Place, Replies, Told, World},
@@ -30,10 +30,10 @@ impl Model {
     pub(super) fn drive(&mut self, world: &mut World, run: CommitRun, input: Option<Input>, trouble: Trouble) {
         let Some(mut id) = Self::state_id(world, run) else { return };
         let (before, mut appended) = (id, None);
-        if input.is_some() {
-            self.commit.step(&mut id, input);
+        if let Some(input) = input {
+            self.commit.step(&mut id, Feed::Input(input));
         }
-        while let Some(action) = self.commit.step(&mut id, None) {
+        while let Some(action) = self.commit.step(&mut id, Feed::Poll) {
             match action {
                 Action::Send(branch, verb) => {
                     let name = self.commit.get(id).participant(branch).expect("it sends to its own branches");
@@ -53,7 +53,7 @@ impl Model {
                 _ => unreachable!("the model knows all actions"),
             }
         }
-        self.renumbering.note(id, History::Went { before, input, appended });
+        self.renumbering.note(id, History::Went { before, feed: input.map(Feed::Input), appended });
         match run {
             CommitRun::Main => world.main = Some(id),
             CommitRun::Orphan(number) => world.orphans[number] = Some(id),
@@ -63,7 +63,7 @@ impl Model {
     /// A last resource that has lost its memory says so at once. One that remembers takes its time.
     pub(super) fn ask_at_once(&mut self, id: &mut Id, branch: usize) {
         if self.is(Mutant::ForgetsItsCommit) {
-            self.commit.step(id, Some(Input::LastResource(branch, LastResourceAnswer::Unknown)));
+            self.commit.step(id, Feed::Input(Input::LastResource(branch, LastResourceAnswer::Unknown)));
         }
     }
 
@@ -80,7 +80,8 @@ impl Model {
         let fate = &mut world.parties[self.setting.promisers()].fate;
         let answer =
             if *fate == Fate::Applied { LastResourceAnswer::Committed } else { LastResourceAnswer::NotCommitted };
-        if answer == LastResourceAnswer::NotCommitted && !self.is(Mutant::CommitsLater) {
+        let had_work = *fate != Fate::NoWork;
+        if answer == LastResourceAnswer::NotCommitted && had_work && !self.is(Mutant::CommitsLater) {
             fate.undo();
         }
         self.drive(world, run, Some(Input::LastResource(index, answer)), Trouble::None);
@@ -123,6 +124,15 @@ impl Model {
             world.log.make_durable(world.log.len);
         }
         keeps_up
+    }
+
+    /// The client changes which participants take part.
+    pub(super) fn change_branches(&mut self, world: &mut World, feed: Feed) {
+        let Some(before) = world.main else { return };
+        let mut id = before;
+        self.commit.step(&mut id, feed);
+        self.renumbering.note(id, History::Went { before, feed: Some(feed), appended: None });
+        world.main = Some(id);
     }
 
     /// Takes a participant's reply.

@@ -7,7 +7,7 @@
 //!
 //! | actor | its moves |
 //! |---|---|
-//! | the client | commits, or rolls back |
+//! | the client | withdraws a branch under which nothing was done, and may enlist it again and work; commits, or rolls back |
 //! | the network | delivers any request or reply that is on its way; loses it; delivers again what it has delivered or lost; reports a failure where there was one or none |
 //! | a clock | ticks whenever a protocol has a deadline |
 //! | a log | makes any prefix durable; refuses a record; fails for good |
@@ -107,6 +107,8 @@ pub enum Role {
     Looks,
     /// It has refused some of the work, and will vote no.
     Refuses,
+    /// It has refused the only piece of work without a trace. The client may withdraw it.
+    Declines,
     /// The work is still on its way to it.
     HearsLate,
 }
@@ -160,6 +162,8 @@ pub enum Mutant {
     AnswersWithoutAsking,
     /// The coordinator takes an operator's word for the decision, whatever the word is.
     BelievesOperators,
+    /// The coordinator's protocol goes on with a branch that was withdrawn.
+    KeepsWithdrawn,
 }
 
 /// A move. Numbers name participants.
@@ -167,6 +171,10 @@ pub enum Mutant {
 pub enum Move {
     ClientCommits,
     ClientRollsBack,
+    /// The client withdraws the participant's branch, under which nothing was done.
+    ClientWithdraws(usize),
+    /// The client enlists that participant again, and works there.
+    ClientComesBack(usize),
     Deliver(usize, Message, Trouble),
     DeliverAgain(usize, Message),
     Lose(usize, Message),
@@ -237,8 +245,7 @@ pub struct Model {
     cast: Cast,
     policy: Policy,
     now: Instant,
-    /// A step with an input feeds the input in; a step without one polls.
-    commit: Machine<CommitProtocol, Option<Input>, Action>,
+    commit: Machine<CommitProtocol, Feed, Action>,
     branch: Machine<BranchProtocol, BranchInput, BranchAction>,
     initial: Vec<World>,
     renumbering: Renumbering,
@@ -247,7 +254,7 @@ pub struct Model {
 impl Model {
     pub fn new(setting: Setting) -> Self {
         let name = |text: &str| Name::new(text).expect("a valid name");
-        let names: Vec<Name> = ["p0", "p1", "p2"].map(name).into_iter().take(setting.participants).collect();
+        let names: Vec<Name> = (0..setting.participants).map(participant).collect();
         let txn = TxnId::new(name("c"), Epoch::new(1), 1);
         // The clock stands still, and every time-out is zero: whatever can be due is due, and `Tick` is a move that
         // can be made, or not, whenever there is a deadline.
@@ -283,8 +290,12 @@ impl Model {
     pub fn choices(&self) -> Vec<Vec<Role>> {
         let mut choices = vec![Vec::new()];
         for number in self.participants() {
-            let roles =
-                if self.is_last_resource(number) { &[Role::Updates, Role::Refuses] } else { self.setting.roles };
+            let declines = self.setting.roles.contains(&Role::Declines);
+            let roles = match self.is_last_resource(number) {
+                true if declines => &[Role::Updates, Role::Declines][..],
+                true => &[Role::Updates, Role::Refuses],
+                false => self.setting.roles,
+            };
             let longer = choices
                 .iter()
                 .flat_map(|choice: &Vec<Role>| roles.iter().map(|role| [choice.as_slice(), &[*role]].concat()));
@@ -308,12 +319,13 @@ impl Model {
         for (number, role) in roles.iter().enumerate() {
             let (name, party) = (self.cast.names[number].clone(), &mut parties[number]);
             if self.is_last_resource(number) {
-                match self.setting.last_resource {
-                    LastResource::Remembers => protocol.enlist_remembering_last_resource(name),
-                    _ => protocol.enlist_last_resource(name),
+                enlist(&mut protocol, name, self.enlisted(number));
+                party.fate = match role {
+                    // A last resource that refuses gives its work up right away.
+                    Role::Refuses => Fate::Undone,
+                    Role::Declines => Fate::NoWork,
+                    _ => Fate::Open,
                 };
-                // A last resource that refuses gives its work up right away.
-                party.fate = if *role == Role::Refuses { Fate::Undone } else { Fate::Open };
                 continue;
             }
             protocol.enlist(name);
@@ -321,14 +333,14 @@ impl Model {
                 Role::Updates => &[BranchInput::Worked(Effort::Update)],
                 Role::Looks => &[BranchInput::Worked(Effort::ReadOnly)],
                 Role::Refuses => &[BranchInput::Worked(Effort::Update), BranchInput::Refused],
-                Role::HearsLate => &[],
+                Role::Declines | Role::HearsLate => &[],
             };
             for work in works {
                 self.branch.step(&mut party.branch, *work);
             }
             match role {
                 Role::Updates | Role::Refuses => party.fate = Fate::Open,
-                Role::Looks => {}
+                Role::Looks | Role::Declines => {}
                 Role::HearsLate => party.requests.put(Message::Work, Place::OnItsWay),
             }
         }
@@ -348,6 +360,7 @@ impl Model {
             ended_below_sent: 0,
             overruled: false,
             seen: false,
+            withdrawn: 0,
         }
     }
 
@@ -365,6 +378,15 @@ impl Model {
         0..self.setting.promisers()
     }
 
+    /// How the participant is enlisted.
+    fn enlisted(&self, number: usize) -> Enlisted {
+        match self.setting.last_resource {
+            _ if !self.is_last_resource(number) => Enlisted::AsVoter,
+            LastResource::Remembers => Enlisted::AsRememberingLastResource,
+            _ => Enlisted::AsLastResource,
+        }
+    }
+
     fn is_last_resource(&self, number: usize) -> bool {
         !self.promisers().contains(&number)
     }
@@ -376,13 +398,47 @@ thread_local! {
     static NOW: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
 }
 
-fn step_commit(protocol: &mut CommitProtocol, input: Option<Input>) -> Option<Action> {
+/// A step of the commit protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Feed {
+    /// What happened.
+    Input(Input),
+    /// The question what to do.
+    Poll,
+    /// The client withdraws the branch with this index.
+    Withdraw(usize),
+    /// The client enlists the participant with this number.
+    Enlist(usize, Enlisted),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Enlisted {
+    AsVoter,
+    AsLastResource,
+    AsRememberingLastResource,
+}
+
+fn step_commit(protocol: &mut CommitProtocol, feed: Feed) -> Option<Action> {
     let now = NOW.with(std::cell::Cell::get).expect("a model was made on this thread");
-    match input {
-        Some(input) => {
-            protocol.handle(now, input);
-            None
-        }
-        None => protocol.poll(now),
+    match feed {
+        Feed::Input(input) => protocol.handle(now, input),
+        Feed::Poll => return protocol.poll(now),
+        Feed::Withdraw(branch) => assert!(protocol.withdraw(branch), "the client still works"),
+        Feed::Enlist(number, how) => enlist(protocol, participant(number), how),
     }
+    None
+}
+
+fn enlist(protocol: &mut CommitProtocol, name: Name, how: Enlisted) {
+    let index = match how {
+        Enlisted::AsVoter => Some(protocol.enlist(name)),
+        Enlisted::AsLastResource => protocol.enlist_last_resource(name),
+        Enlisted::AsRememberingLastResource => protocol.enlist_remembering_last_resource(name),
+    };
+    assert!(index.is_some(), "there is one last resource");
+}
+
+/// The name of the participant with this number.
+fn participant(number: usize) -> Name {
+    Name::new(&format!("p{number}")).expect("a valid name")
 }

@@ -6,9 +6,9 @@ use ringpact::{
 };
 
 use super::{
-    CommitRun, Crashes, LastResource, LogOf, Model, Move, Mutant, Symmetry, Trouble,
+    CommitRun, Crashes, Feed, LastResource, LogOf, Model, Move, Mutant, Role, Symmetry, Trouble, participant,
     search::{Luck, Space, Successor},
-    world::{Entry, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
+    world::{Entry, Fate, InDoubtQuery, Life, Log, Message, Party, Place, Replies, Requests, Told, UNBOUNDED, World},
 };
 
 impl Space for Model {
@@ -99,6 +99,37 @@ impl Moves<'_> {
         }
         for (what, input) in [(Move::ClientCommits, Input::Commit), (Move::ClientRollsBack, Input::Rollback)] {
             self.make(what, Kind::Fair, |model, world| model.drive(world, CommitRun::Main, Some(input), Trouble::None));
+        }
+        if self.model.setting.roles.contains(&Role::Declines) {
+            self.of_the_client_that_changes_branches();
+        }
+    }
+
+    /// While the client works, it withdraws participants that have nothing, and comes back to them.
+    fn of_the_client_that_changes_branches(&mut self) {
+        let active = self.model.protocol(&self.from, CommitRun::Main).is_some_and(CommitProtocol::is_active);
+        for number in self.model.participants().filter(|_| active) {
+            let is_withdrawn = self.from.withdrawn & (1 << number) != 0;
+            let has_nothing = self.model.state(&self.from, number) == BranchPhase::Unknown
+                && self.from.parties[number].fate == Fate::NoWork
+                && !self.from.parties[number].requests.any();
+            if has_nothing && !is_withdrawn {
+                self.make(Move::ClientWithdraws(number), Kind::Chance, |model, world| {
+                    world.withdrawn |= 1 << number;
+                    let main = model.protocol(world, CommitRun::Main);
+                    let index = main.and_then(|main| main.branch_of(&participant(number)));
+                    if !model.is(Mutant::KeepsWithdrawn) {
+                        model.change_branches(world, Feed::Withdraw(index.expect("it is enlisted")));
+                    }
+                });
+            }
+            if is_withdrawn {
+                self.make(Move::ClientComesBack(number), Kind::Chance, |model, world| {
+                    world.withdrawn &= !(1 << number);
+                    model.change_branches(world, Feed::Enlist(number, model.enlisted(number)));
+                    model.client_works(world, number);
+                });
+            }
         }
     }
 

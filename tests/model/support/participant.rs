@@ -35,7 +35,7 @@ impl Model {
             return;
         }
         let input = match message {
-            Message::Prepare => BranchInput::Prepare(self.sharing_of_promise()),
+            Message::Prepare => BranchInput::Prepare(self.sharing_of_promise(world)),
             Message::Commit => BranchInput::Commit(self.sharing_of_commit(world)),
             Message::Rollback => BranchInput::Rollback(self.setting.sharing),
             Message::CommitOnePhase => BranchInput::CommitOnePhase,
@@ -54,8 +54,10 @@ impl Model {
 
     /// A last resource that remembers commits before the decision, which therefore takes no promise
     /// along; and each message says so.
-    fn sharing_of_promise(&self) -> LogSharing {
-        let forced = self.setting.last_resource == LastResource::Remembers && !self.is(Mutant::PromisesLazily);
+    fn sharing_of_promise(&self, world: &World) -> LogSharing {
+        let takes_part = world.withdrawn & (1 << self.setting.promisers()) == 0;
+        let remembers = self.setting.last_resource == LastResource::Remembers && takes_part;
+        let forced = remembers && !self.is(Mutant::PromisesLazily);
         if forced { LogSharing::OwnLog } else { self.setting.sharing }
     }
 
@@ -76,6 +78,7 @@ impl Model {
             }
             (Message::CommitOnePhase, _) => BranchReply::Decided(Decision::Rollback),
             (Message::Rollback, Fate::Applied) => BranchReply::AlreadyCommitted,
+            (Message::Rollback, Fate::NoWork) => BranchReply::Done,
             (Message::Rollback, _) => {
                 party.fate.undo();
                 BranchReply::Done
@@ -102,6 +105,15 @@ impl Model {
             self.sync(world, of, u8::try_from(lsn.as_u64()).expect("a log has few records"));
         }
         world.parties[number].replies = replies;
+    }
+
+    /// A client that waits for the answer has work done.
+    pub(super) fn client_works(&mut self, world: &mut World, number: usize) {
+        if self.is_last_resource(number) {
+            world.parties[number].fate = Fate::Open;
+        } else {
+            self.work(world, number);
+        }
     }
 
     fn work(&mut self, world: &mut World, number: usize) {

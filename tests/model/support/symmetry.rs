@@ -16,7 +16,7 @@ use ringpact::{
 };
 
 use super::{
-    LastResource, Model, Mutant,
+    Feed, LastResource, Model, Mutant,
     machine::Id,
     world::{Entry, Log, MAX_PARTICIPANTS, World},
 };
@@ -37,11 +37,11 @@ pub enum History {
     Resumed(Memory),
     /// Recovered, from this participant's report.
     Orphan(usize),
-    /// Out of another protocol, by an input, if there was one; an append, if there was one, got
+    /// Out of another protocol, by a step, if there was one; an append, if there was one, got
     /// this number or was refused.
     Went {
         before: Id,
-        input: Option<Input>,
+        feed: Option<Feed>,
         appended: Option<Input>,
     },
 }
@@ -134,10 +134,14 @@ impl Model {
                 self.resumed(Memory { owed: renumber_bits(memory.owed, order), heuristics, ..memory })
             }
             History::Orphan(number) => self.orphan(order[number]),
-            History::Went { before, input, appended } => {
+            History::Went { before, feed, appended } => {
                 let protocol = self.renumber_protocol(before, order);
-                let input = input.map(|input| self.renumber_input(before, protocol, input, order));
-                self.live_through(protocol, input, appended)
+                let feed = feed.map(|feed| match feed {
+                    Feed::Input(input) => Feed::Input(self.renumber_input(before, protocol, input, order)),
+                    Feed::Withdraw(_) | Feed::Enlist(..) => unreachable!("such a search ignores the symmetry"),
+                    Feed::Poll => feed,
+                });
+                self.live_through(protocol, feed, appended)
             }
         };
         self.renumbering.renumbered.insert((id, order), renumbered);
@@ -164,12 +168,12 @@ impl Model {
     }
 
     /// Does to the protocol what `drive` does, without a world.
-    fn live_through(&mut self, mut id: Id, input: Option<Input>, appended: Option<Input>) -> Id {
-        let history = History::Went { before: id, input, appended };
-        if input.is_some() {
-            self.commit.step(&mut id, input);
+    fn live_through(&mut self, mut id: Id, feed: Option<Feed>, appended: Option<Input>) -> Id {
+        let history = History::Went { before: id, feed, appended };
+        if let Some(feed) = feed {
+            self.commit.step(&mut id, feed);
         }
-        while let Some(action) = self.commit.step(&mut id, None) {
+        while let Some(action) = self.commit.step(&mut id, Feed::Poll) {
             match (action, appended) {
                 (Action::Append(..), Some(appended)) => self.append_result(&mut id, appended),
                 (Action::AskLastResource(branch), _) => self.ask_at_once(&mut id, branch),
@@ -182,11 +186,11 @@ impl Model {
 
     /// Tells a protocol what came of its append.
     pub(super) fn append_result(&mut self, id: &mut Id, appended: Input) {
-        self.commit.step(id, Some(appended));
+        self.commit.step(id, Feed::Input(appended));
         if let Input::Appended(lsn) = appended
             && self.is(Mutant::SendsCommitEarly)
         {
-            self.commit.step(id, Some(Input::Durable(lsn)));
+            self.commit.step(id, Feed::Input(Input::Durable(lsn)));
         }
     }
 

@@ -42,6 +42,8 @@ pub struct World {
     /// Whether an operator has seen that branches ended otherwise than decided, and acknowledged
     /// it.
     pub seen: bool,
+    /// The participants, as bits, that the client has withdrawn.
+    pub withdrawn: u8,
 }
 
 /// A number of faults that never runs out.

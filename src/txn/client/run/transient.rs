@@ -94,9 +94,10 @@ fn of_commit(error: &CommitError) -> Sign {
 const fn of_branch(error: &BranchError) -> Sign {
     match error {
         BranchError::Over { .. } | BranchError::Refused { .. } => Sign::Transient,
-        BranchError::UnknownParticipant { .. } | BranchError::SecondLastResource { .. } | BranchError::Name(_) => {
-            Sign::Final
-        }
+        BranchError::UnknownParticipant { .. }
+        | BranchError::SecondLastResource { .. }
+        | BranchError::NotEnlisted { .. }
+        | BranchError::Name(_) => Sign::Final,
     }
 }
 

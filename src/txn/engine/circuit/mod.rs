@@ -69,6 +69,14 @@ pub(in crate::txn) enum Pass {
     KeepBack,
 }
 
+/// How a new branch is let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::txn) enum Admitted {
+    Usually,
+    /// The circuit is open, and the branch is to find out whether the participant answers again.
+    AsTrial,
+}
+
 /// What the driver must do about a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::txn) enum Effect {
@@ -172,17 +180,20 @@ impl Circuit {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns an error if a new transaction may have no branch there.
-    pub(in crate::txn) fn admits(&mut self, now: Instant) -> Result<(), Refused> {
+    /// Returns whether a new branch is let through as a trial; or an error if a new transaction may
+    /// have no branch there.
+    pub(in crate::txn) fn admits(&mut self, now: Instant) -> Result<Admitted, Refused> {
         self.listen(now);
         let outstanding = self.asked.max(self.debts.len());
         let refused = |why, since| Err(Refused { why, outstanding, since });
+        let mut admitted = Admitted::Usually;
         if let CircuitPhase::Open { since, failed_probes, trial_at, trials, .. } = &mut self.state {
             if now < *trial_at {
                 return refused(Refusal::NotAnswering, *since);
             }
             *trial_at = after(now, pause(&self.settings.policy, *failed_probes));
             *trials = 1;
+            admitted = Admitted::AsTrial;
         }
         if self.debts.len() >= self.settings.undelivered {
             let since = self.oldest().unwrap_or(now);
@@ -193,7 +204,15 @@ impl Circuit {
             return refused(Refusal::Overloaded, since);
         }
         self.overloaded_since = None;
-        Ok(())
+        Ok(admitted)
+    }
+
+    /// Notes that a [trial](Admitted::AsTrial) was withdrawn: it will not be asked for its vote, so it
+    /// tells nothing of the participant, and the next new branch takes its place.
+    pub(in crate::txn) fn withdraws_trial(&mut self, now: Instant) {
+        if let CircuitPhase::Open { trial_at, trials, .. } = &mut self.state {
+            (*trial_at, *trials) = (now, 0);
+        }
     }
 
     /// Whether the next vote would take longer than it should: votes have become slow, and at their

@@ -26,9 +26,9 @@ fn one_failing_branch_opens_nothing_and_many_do() {
     for _ in 0..1_000 {
         fail(&mut circuit, now, [1]);
     }
-    assert_eq!(circuit.admits(now), Ok(()));
+    assert_eq!(circuit.admits(now), Ok(Admitted::Usually));
     fail(&mut circuit, now, 2..8);
-    assert_eq!(circuit.admits(now), Ok(()));
+    assert_eq!(circuit.admits(now), Ok(Admitted::Usually));
     fail(&mut circuit, now, [8]);
     let refused = circuit.admits(now).unwrap_err();
     assert_eq!((refused.why, refused.outstanding, refused.since), (Refusal::NotAnswering, 8, now));
@@ -43,7 +43,7 @@ fn failures_among_answers_open_nothing() {
         circuit.succeeded(now, id(1_000));
         circuit.tick(now);
         (round * 7..round * 7 + 7).for_each(|sequence| circuit.settled(now, id(sequence)));
-        assert_eq!(circuit.admits(now), Ok(()));
+        assert_eq!(circuit.admits(now), Ok(Admitted::Usually));
     }
     assert!(circuit.is_calm());
 }
@@ -105,7 +105,7 @@ fn once_it_answers_kept_back_decisions_are_let_out_window_by_window() {
 fn undelivered_decisions_are_limited_and_parked_ones_count() {
     let (mut circuit, now) = (circuit(Policy::DEFAULT), Instant::now());
     for sequence in 0..100 {
-        assert_eq!(circuit.admits(now), Ok(()));
+        assert_eq!(circuit.admits(now), Ok(Admitted::Usually));
         circuit.delivers(now, id(sequence), 0);
     }
     let later = now + MS;
@@ -114,7 +114,7 @@ fn undelivered_decisions_are_limited_and_parked_ones_count() {
     let refused = circuit.admits(later).unwrap_err();
     assert_eq!((refused.outstanding, refused.since), (100, now));
     circuit.settled(later, id(0));
-    assert_eq!(circuit.admits(later), Ok(()));
+    assert_eq!(circuit.admits(later), Ok(Admitted::Usually));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_silent_participant_opens_its_circuit_and_one_that_answers_others_does_not()
     let late = begun + Policy::DEFAULT.prepare_timeout;
     circuit.answered(late, begun, true);
     (0..8).for_each(|sequence| circuit.is_late(late, id(sequence), begun));
-    assert_eq!(circuit.admits(late), Ok(()), "it has just said something");
+    assert_eq!(circuit.admits(late), Ok(Admitted::Usually), "it has just said something");
     circuit.asks_vote(late);
     let silent = late + Policy::DEFAULT.prepare_timeout / 2;
     assert_eq!(circuit.admits(silent).unwrap_err().why, Refusal::NotAnswering);

@@ -285,8 +285,11 @@ impl TransactionDriver {
         if state.member_branches.len() == branches.len() {
             return mem::take(&mut state.member_branches);
         }
-        let member_branch =
-            |name| MemberBranch { branch: self.txn.branch(name), member: self.core.members.find(name.as_str()) };
+        let member_branch = |name| MemberBranch {
+            branch: self.txn.branch(name),
+            member: self.core.members.find(name.as_str()),
+            is_trial: false,
+        };
         branches.map(|(name, ..)| member_branch(name)).collect()
     }
 

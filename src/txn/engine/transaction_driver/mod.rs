@@ -62,6 +62,8 @@ pub(in crate::txn) struct MemberBranch {
     /// Number of its participant. A recovered transaction can name a participant that this opening
     /// does not have: it stays open and visible, and is tried again.
     pub(in crate::txn) member: Option<usize>,
+    /// Whether it is the one new branch that an open circuit has let through.
+    pub(in crate::txn) is_trial: bool,
 }
 
 impl TransactionDriver {
@@ -240,6 +242,16 @@ impl TransactionDriver {
             (None, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
             (None, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
         }
+    }
+
+    /// Takes a branch out, while the client works under the transaction. Later branches move down by
+    /// one index.
+    pub(in crate::txn) fn withdraw(&self, index: usize) -> Result<(), BranchError> {
+        let mut state = self.state.lock();
+        if state.inbox.is_empty() && state.protocol.withdraw(index) {
+            return Ok(());
+        }
+        Err(BranchError::Over { txn: self.txn.clone() })
     }
 
     /// Notes that the coordinator is gone, and wakes all that wait.

@@ -1,0 +1,287 @@
+//! Changes of a cluster's nodes: [`ChangeBuilder`], its [`Plan`], and [`Moving`], the change under way.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{ClusterError, core::ClusterCore};
+use crate::{
+    ring::{HashRing, Movement, Node, NodeId, RangeSet},
+    sharding::{MAX_CHUNK_RANGES, Pace, Side, keeper::Control, mover::Blocked},
+};
+
+/// Collects what is to change; see [`Cluster::change`](super::Cluster::change). All of it becomes one
+/// change, so each key moves at most once.
+#[must_use = "a change is nothing until it is planned and started"]
+pub struct ChangeBuilder {
+    core: Arc<ClusterCore>,
+    revision: u64,
+    before: HashRing,
+    after: Result<HashRing, crate::ring::RingError>,
+}
+
+impl ChangeBuilder {
+    pub(super) fn new(core: Arc<ClusterCore>) -> Result<Self, ClusterError> {
+        let state = core.state().ok_or(ClusterError::Keeper(crate::sharding::KeeperRefusal::NoRing))?;
+        if state.change.is_some() {
+            return Err(ClusterError::Keeper(crate::sharding::KeeperRefusal::UnderWay));
+        }
+        let before = state.assignment.ring().clone();
+        Ok(Self { core, revision: state.revision, after: Ok(before.clone()), before })
+    }
+
+    /// Adds a node.
+    pub fn join(self, node: impl Into<Node>) -> Self {
+        self.edit(|ring| ring.add(node))
+    }
+
+    /// Removes a node. It serves its keys until they have moved.
+    pub fn leave(self, node: impl AsRef<str>) -> Self {
+        self.edit(|ring| ring.remove(node).map(drop))
+    }
+
+    /// Changes the weight of a node.
+    pub fn weight(self, node: impl AsRef<str>, weight: u32) -> Self {
+        self.edit(|ring| match ring.node(node.as_ref()) {
+            Some(found) => ring.replace(found.clone().with_weight(weight)).map(drop),
+            None => Err(crate::ring::RingError::UnknownNode { id: NodeId::from(node.as_ref()) }),
+        })
+    }
+
+    fn edit(mut self, edit: impl FnOnce(&mut HashRing) -> Result<(), crate::ring::RingError>) -> Self {
+        self.after = self.after.and_then(|mut ring| edit(&mut ring).map(|()| ring));
+        self
+    }
+
+    /// Returns what would move, without doing anything. O(T) for T tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Ring`]: the first thing that the ring can't do.
+    pub fn plan(self) -> Result<Plan, ClusterError> {
+        let after = self.after.map_err(ClusterError::Ring)?;
+        Ok(Plan { core: self.core, revision: self.revision, before: self.before, after })
+    }
+}
+
+impl fmt::Debug for ChangeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChangeBuilder").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
+/// What a change would move: a dry run, which can be [started](Self::start).
+#[must_use = "a plan does nothing until it is started"]
+pub struct Plan {
+    core: Arc<ClusterCore>,
+    revision: u64,
+    before: HashRing,
+    after: HashRing,
+}
+
+impl Plan {
+    /// Returns the ring after the change.
+    #[must_use]
+    pub const fn after(&self) -> &HashRing {
+        &self.after
+    }
+
+    /// Returns the ranges that would move, each with its node before and after, and their exact share
+    /// of all keys. O(T).
+    #[must_use]
+    pub fn movement(&self) -> Movement<'_> {
+        self.before.movement(&self.after).unwrap_or_default()
+    }
+
+    /// Asks the shards how many bytes of records would move. Blocks; each shard reads all records that
+    /// would leave it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Shard`]: a shard does not answer.
+    pub fn bytes(&self) -> Result<u64, ClusterError> {
+        let mut bytes = 0;
+        let movement = self.movement();
+        let mut left: std::collections::BTreeMap<&NodeId, Vec<_>> = std::collections::BTreeMap::new();
+        for moved in movement.ranges() {
+            left.entry(moved.from.id()).or_default().push(moved.range);
+        }
+        for (node, ranges) in left {
+            for end in self.core.ends(node, node)? {
+                for part in ranges.chunks(MAX_CHUNK_RANGES) {
+                    let part: RangeSet = part.iter().copied().collect();
+                    let measured = end.from.1.measure(&part, u64::MAX);
+                    let failed = |error| ClusterError::Shard { node: node.clone(), error };
+                    bytes += measured.map_err(failed)?.1.bytes;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Connects to the nodes that join, makes the change durable, and starts to move data at this pace.
+    /// Blocks for that, not for the move. The change goes on after a restart of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Connect`]: a node that is to join has no shard. [`ClusterError::Keeper`]: the
+    /// ring was changed since the plan was made; make a new one. Nothing has changed then.
+    pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
+        let core = self.core;
+        let joining = self.after.nodes().iter().map(Node::id).filter(|id| self.before.node(id.as_str()).is_none());
+        let result = joining.clone().try_for_each(|node| core.join(node)).and_then(|()| {
+            let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
+            core.control_at(self.revision + 1, &Control::Begin { ring, pace })
+        });
+        if let Err(error) = result {
+            joining.for_each(|node| _ = core.part(node));
+            return Err(error);
+        }
+        core.mover.drive(&core);
+        Ok(Moving { core })
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("movement", &self.movement()).finish_non_exhaustive()
+    }
+}
+
+/// A change that is under way; see [`Plan::start`] and [`Cluster::moving`](super::Cluster::moving). A
+/// clone is another handle. Dropping it changes nothing.
+#[derive(Clone)]
+pub struct Moving {
+    pub(super) core: Arc<ClusterCore>,
+}
+
+/// How far a change has come, a snapshot.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Whether the change has ended.
+    pub is_over: bool,
+    /// Whether it is paused.
+    pub is_paused: bool,
+    /// Whether it was cancelled, and goes back.
+    pub is_cancelled: bool,
+    /// The share of the change that has moved, from 0.0 to 1.0; of what is to go back, if it was
+    /// cancelled.
+    pub fraction: f64,
+    /// Number of chunks that have moved since this process drives the change.
+    pub chunks: u64,
+    /// Number of their records.
+    pub records: u64,
+    /// Number of bytes of these records, as they travel.
+    pub bytes: u64,
+    /// Number of chunks that failed and went again.
+    pub again: u64,
+    /// Number of bytes that were exported for chunks that failed.
+    pub bytes_again: u64,
+    /// The longest time for which a chunk held up its keys.
+    pub longest_freeze: Duration,
+    /// Time since this process drives the change.
+    pub elapsed: Duration,
+    /// Time until the end, at the rate since then. `None` if nothing has moved yet, or it is paused.
+    pub remaining: Option<Duration>,
+    /// Ranges that could not move at their last try, by pair of nodes, and why.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Moving {
+    /// Returns how far the change has come. Does not block. O(T) for T tokens.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let view = self.core.mover.view();
+        let tally = view.tally;
+        let now = self.core.platform.now();
+        let elapsed = tally.begun.map_or(Duration::ZERO, |begun: Instant| now.saturating_duration_since(begun));
+        let state = self.core.state();
+        let change = state.as_ref().and_then(|state| state.change.as_ref().map(|change| (state, change)));
+        let width = |side| -> u128 {
+            let moving = change.map(|(state, _)| state.assignment.moving(side)).unwrap_or_default();
+            moving.iter().map(|(range, ..)| range.width()).sum()
+        };
+        let (left, done) = change.map_or((0, 0), |(_, change)| (width(change.toward.other()), width(change.toward)));
+        let fraction = if left == 0 { 1.0 } else { done as f64 / (left as f64 + done as f64) };
+        let is_paused = change.is_some_and(|(_, change)| change.is_paused);
+        let remaining = (tally.width > 0 && !is_paused)
+            .then(|| Duration::try_from_secs_f64(elapsed.as_secs_f64() * left as f64 / tally.width as f64).ok())
+            .flatten();
+        Progress {
+            is_over: change.is_none(),
+            is_paused,
+            is_cancelled: change.is_some_and(|(_, change)| change.toward == Side::Before),
+            fraction,
+            chunks: tally.chunks,
+            records: tally.records,
+            bytes: tally.bytes,
+            again: tally.again,
+            bytes_again: tally.bytes_again,
+            longest_freeze: tally.longest_freeze,
+            elapsed,
+            remaining,
+            blocked: view.blocked,
+        }
+    }
+
+    /// Stops after the chunks that are on their way, until [`resume`](Self::resume). Survives a restart.
+    /// Blocks for one transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Keeper`] if the change has ended.
+    pub fn pause(&self) -> Result<(), ClusterError> {
+        self.steer(None, Some(true))
+    }
+
+    /// Goes on. Blocks for one transaction.
+    ///
+    /// # Errors
+    ///
+    /// As for [`pause`](Self::pause).
+    pub fn resume(&self) -> Result<(), ClusterError> {
+        self.steer(None, Some(false))
+    }
+
+    /// Moves at this pace from now on. Blocks for one transaction.
+    ///
+    /// # Errors
+    ///
+    /// As for [`pause`](Self::pause).
+    pub fn set_pace(&self, pace: Pace) -> Result<(), ClusterError> {
+        self.steer(Some(pace), None)
+    }
+
+    fn steer(&self, pace: Option<Pace>, is_paused: Option<bool>) -> Result<(), ClusterError> {
+        self.core.control(&Control::Steer { pace: pace.clone(), is_paused })?;
+        self.core.mover.steer(pace.as_ref(), is_paused);
+        Ok(())
+    }
+
+    /// Moves back what has moved. In the end the ring is the one before the change, with all data.
+    /// Blocks for one transaction, not for the move.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Keeper`] if the change has ended, or was cancelled already.
+    pub fn cancel(&self) -> Result<(), ClusterError> {
+        self.core.control(&Control::Turn)?;
+        self.core.mover.drive(&self.core);
+        Ok(())
+    }
+
+    /// Blocks until the change has ended, at most for `timeout`. Returns whether it has.
+    #[must_use = "the change may still be under way"]
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.core.mover.wait_idle(self.core.platform.now() + timeout)
+    }
+}
+
+impl fmt::Debug for Moving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Moving").field("progress", &self.progress()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,355 @@
+//! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
+//! nodes.
+//!
+//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use;
+//! `change.rs` has changes of the nodes; `core.rs` has what these share.
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use self::routes::{AnyRoutes, Routes};
+use super::{
+    Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable,
+    link::Reach, mover::Mover,
+};
+use crate::{
+    Coordinator,
+    log::TransactionLog,
+    participant::{OpenError, ResourceManager, ServiceError},
+    platform::Platform,
+    ring::{HashRing, NodeId, RingError},
+    txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction},
+};
+
+mod change;
+mod core;
+mod routes;
+
+pub use change::{ChangeBuilder, Moving, Plan, Progress};
+pub(super) use core::{ClusterCore, Ends, KEEPER};
+pub use routes::{DEFAULT_PATIENCE, RouteError, Routed, ServiceClient, shard_name};
+
+/// Shards of services on the nodes of a ring, in which keys are found by their hash, several of them
+/// change in one transaction, and nodes join and leave while clients write. Shared by [`Arc`] or by
+/// reference.
+///
+/// It has a [`Coordinator`], and keeps the ring on the coordinator's log. One cluster keeps a ring.
+/// Other processes follow its [assignment](Self::assignment).
+///
+/// Dropping it stops its threads and abandons what is under way, as a crash would; the next opening
+/// goes on with it, a change of the ring as well. The drop blocks until the threads have returned from
+/// calls of shards.
+pub struct Cluster {
+    core: Arc<ClusterCore>,
+}
+
+/// Builds a [`Cluster`].
+#[must_use = "a builder does nothing until `open`"]
+pub struct ClusterBuilder {
+    log: Arc<dyn TransactionLog>,
+    store: Box<dyn RingStore>,
+    name: Option<String>,
+    policy: Policy,
+    limits: Limits,
+    first: Option<HashRing>,
+    services: Vec<Arc<dyn AnyRoutes>>,
+    core: Arc<OnceLock<Weak<ClusterCore>>>,
+    platform: Platform,
+}
+
+impl Cluster {
+    /// Returns a builder for a cluster that keeps its decisions and its ring in `log`. Pass a clone of
+    /// an `Arc` to share the log with shards of this process.
+    pub fn builder(log: impl TransactionLog) -> ClusterBuilder {
+        ClusterBuilder {
+            log: Arc::new(log),
+            store: Box::new(MemoryRingStore::new()),
+            name: None,
+            policy: Policy::DEFAULT,
+            limits: Limits::default(),
+            first: None,
+            services: Vec::new(),
+            core: Arc::default(),
+            platform: Platform::default(),
+        }
+    }
+
+    /// Begins a transaction; see [`Coordinator::begin`].
+    pub fn begin(&self) -> Transaction {
+        self.core.coordinator.begin()
+    }
+
+    /// Returns the coordinator: for [`run`](Coordinator::run), for its status, and for operators. Other
+    /// participants may be added to it.
+    #[must_use]
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.core.coordinator
+    }
+
+    /// Returns which node has each position now, as it changes: for reads, and for other processes.
+    #[must_use]
+    pub fn assignment(&self) -> &Arc<SharedAssignment> {
+        &self.core.assignment
+    }
+
+    /// Returns a builder for a change of the nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Keeper`] while another change is under way.
+    pub fn change(&self) -> Result<ChangeBuilder, ClusterError> {
+        ChangeBuilder::new(Arc::clone(&self.core))
+    }
+
+    /// Returns the change that is under way, or `None` if none is.
+    #[must_use]
+    pub fn moving(&self) -> Option<Moving> {
+        let is_moving = self.core.state().is_some_and(|state| state.change.is_some());
+        is_moving.then(|| Moving { core: Arc::clone(&self.core) })
+    }
+
+    /// Returns the number of times that a shard refused a client's work of this process because its key
+    /// was on its way or had moved. The client then asked again.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.core.refused.load(Ordering::Relaxed)
+    }
+
+    /// Shuts down cleanly: stops moving data after the chunks that are on their way, and shuts the
+    /// coordinator down; see [`Coordinator::shutdown`]. Returns what is left.
+    pub fn shutdown(&self, timeout: Duration) -> crate::txn::CoordinatorStatus {
+        self.core.mover.close();
+        self.core.coordinator.shutdown(timeout)
+    }
+
+    /// Saves the ring now, so that the next opening has less to read. The keeper does so by itself after
+    /// a number of chunks.
+    ///
+    /// # Errors
+    ///
+    /// The ring store's, or the log's.
+    pub fn checkpoint(&self) -> Result<(), ServiceError> {
+        self.core.keeper.checkpoint()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.core.mover.close();
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("coordinator", &self.core.coordinator)
+            .field("assignment", &self.core.assignment)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClusterBuilder {
+    /// Names the coordinator; see [`CoordinatorBuilder::name`](crate::txn::CoordinatorBuilder::name).
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// Sets time-outs and back-off.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets limits on what may be under way at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Keeps rings in this store, which must be as durable as the log. The default is a
+    /// [`MemoryRingStore`], which goes with a log in memory.
+    pub fn store(mut self, store: impl RingStore) -> Self {
+        self.store = Box::new(store);
+        self
+    }
+
+    /// Sets the ring with which the cluster begins. Once it has begun, this is not looked at any more:
+    /// the nodes change by [`Cluster::change`].
+    ///
+    /// The shards own their ranges from then on, with the records that they have: a service that is
+    /// sharded already by this ring keeps its data.
+    pub fn first_ring(mut self, ring: HashRing) -> Self {
+        self.first = Some(ring);
+        self
+    }
+
+    /// Adds a service. `connect` makes the connection to its shard on a node. It is called for each node
+    /// at the opening, and for each node that joins; it may block. All services of a cluster are on each
+    /// node, and move together.
+    ///
+    /// Returns the builder, and what clients use once the cluster is open.
+    pub fn service<W: 'static>(
+        mut self,
+        name: &str,
+        connect: impl Fn(&NodeId) -> Result<Connection<W>, ServiceError> + Send + Sync + 'static,
+    ) -> (Self, ServiceClient<W>) {
+        let routes = Arc::new(Routes::new(name, Box::new(connect)));
+        self.services.push(Arc::clone(&routes) as Arc<dyn AnyRoutes>);
+        let client = ServiceClient { core: Arc::clone(&self.core), routes };
+        (self, client)
+    }
+
+    /// Uses the threads and the clock of `platform` instead of the system's.
+    #[doc(hidden)]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// Opens the cluster: replays the log, connects to all shards, settles what an earlier life left in
+    /// doubt, and goes on with a change that was under way. Blocks as
+    /// [`CoordinatorBuilder::open`](crate::txn::CoordinatorBuilder::open) does.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError`]; nothing is lost, and it can be opened again.
+    pub fn open(self) -> Result<Cluster, ClusterError> {
+        let mut names = BTreeSet::new();
+        for service in &self.services {
+            if !names.insert(service.service()) {
+                return Err(ClusterError::DuplicateService { service: service.service().to_owned() });
+            }
+        }
+        let table = RingTable::open(self.store).map_err(|error| ClusterError::Store(error.into()))?;
+        let keeper = ResourceManager::<RingTable>::options().platform(self.platform.clone()).open(
+            KEEPER,
+            Arc::clone(&self.log),
+            table,
+        );
+        let keeper = Arc::new(keeper.map_err(|error| ClusterError::Open(Arc::new(error)))?);
+        let state = keeper.service().state();
+        let nodes = match (&state, &self.first) {
+            (Some(state), _) => state.nodes(),
+            (None, Some(first)) => first.nodes().iter().map(|node| node.id().clone()).collect(),
+            (None, None) => return Err(ClusterError::Keeper(KeeperRefusal::NoRing)),
+        };
+        let mut builder = Coordinator::builder(self.log)
+            .policy(self.policy)
+            .limits(self.limits)
+            .platform(self.platform.clone())
+            .participant(KEEPER, Arc::clone(&keeper));
+        if let Some(name) = &self.name {
+            builder = builder.name(name);
+        }
+        for node in &nodes {
+            for service in &self.services {
+                let (name, reach) = service.connect(node).map_err(|error| ClusterError::Connect {
+                    service: service.service().to_owned(),
+                    node: node.clone(),
+                    error: error.into(),
+                })?;
+                builder = match reach {
+                    Reach::AtOnce(participant) => builder.participant(name.as_str(), participant),
+                    Reach::Slow(participant, threads) => builder.slow_participant(name.as_str(), participant, threads),
+                    Reach::Endpoint(endpoint) => builder.endpoint(name.as_str(), endpoint),
+                };
+            }
+        }
+        let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        let epoch = coordinator.epoch();
+        if let (None, Some(first)) = (state, &self.first) {
+            core::set_up(&coordinator, &keeper, &self.services, first)?;
+        }
+        let published = keeper.service().publish(&self.platform, epoch);
+        let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
+        let core = ClusterCore::new(coordinator, keeper, self.services, self.platform, assignment);
+        let core = Arc::new(core);
+        // A second opening with one builder is not possible, so the place is free.
+        let _ = self.core.set(Arc::downgrade(&core));
+        core.mover.drive(&core);
+        core.mover.retire(&core);
+        Ok(Cluster { core })
+    }
+}
+
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services: Vec<_> = self.services.iter().map(|service| service.service()).collect();
+        f.debug_struct("ClusterBuilder").field("services", &services).finish_non_exhaustive()
+    }
+}
+
+/// Reason why a cluster could not be opened, or a change could not be made.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// Two services have one name.
+    #[error("two services are named {service}; each needs a name of its own")]
+    DuplicateService {
+        /// The name.
+        service: String,
+    },
+    /// The keeper's resource manager could not be opened.
+    #[error("the keeper of the ring could not be opened")]
+    Open(#[source] Arc<OpenError>),
+    /// The coordinator could not be opened.
+    #[error("the cluster's coordinator could not be opened")]
+    Coordinator(#[source] Arc<CoordinatorError>),
+    /// The ring store could not be read or written.
+    #[error("the ring store failed")]
+    Store(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// There is no connection to a shard.
+    #[error("no connection to the shard of {service} on node {node}; start the shard there, and try again")]
+    Connect {
+        /// The service.
+        service: String,
+        /// The node.
+        node: NodeId,
+        /// The reason.
+        #[source]
+        error: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The cluster is not connected to the node.
+    #[error("the cluster is not connected to the shards of node {node}")]
+    NoShard {
+        /// The node.
+        node: NodeId,
+    },
+    /// The ring can't be changed so.
+    #[error("the ring can't be changed so")]
+    Ring(#[source] RingError),
+    /// The keeper did not take the step.
+    #[error("the keeper of the ring did not take the step")]
+    Keeper(#[source] KeeperRefusal),
+    /// The keeper could not do its work.
+    #[error("the keeper of the ring could not do its work")]
+    Work(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// A shard did not do its part.
+    #[error("the shard on node {node} did not do its part")]
+    Shard {
+        /// The node.
+        node: NodeId,
+        /// What it said.
+        #[source]
+        error: ShardError,
+    },
+    /// The transaction could not be made.
+    #[error("the transaction could not be made")]
+    Branch(#[source] BranchError),
+    /// The transaction did not commit.
+    #[error("the transaction did not commit")]
+    Commit(#[source] CommitError),
+}
+
+impl From<io::Error> for ClusterError {
+    fn from(error: io::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}

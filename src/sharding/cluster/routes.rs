@@ -1,0 +1,262 @@
+//! [`ServiceClient`]: sends clients' work of one service to the shards that have its keys.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+
+use super::core::ClusterCore;
+use crate::{
+    id::{BranchId, IdError, Name},
+    participant::ServiceError,
+    ring::{NodeId, Position},
+    sharding::{Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, link::Reach},
+    txn::{BranchError, Transaction},
+};
+
+/// Time for which a client waits for keys that are on their way, by default. Far longer than a chunk
+/// takes, and short beside the time-out of a transaction.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Maximum time for which one call waits at a shard for a position. Then the client looks at the
+/// assignment again.
+const WAIT_AT_SHARD: Duration = Duration::from_millis(100);
+
+/// Maximum time for which a client waits for news of the assignment before it asks the shard again.
+const WAIT_FOR_NEWS: Duration = Duration::from_millis(5);
+
+/// Returns the name of a service's shard on a node, under which the shard and the coordinator know it:
+/// `goods.node-7` for the service `goods` on the node `node-7`.
+///
+/// # Errors
+///
+/// [`IdError`] if the two names together are not a valid name.
+pub fn shard_name(service: &str, node: &NodeId) -> Result<Name, IdError> {
+    Name::new(&format!("{service}.{node}"))
+}
+
+/// Makes the connection to a service's shard on a node.
+type Connect<W> = Box<dyn Fn(&NodeId) -> Result<Connection<W>, ServiceError> + Send + Sync>;
+
+/// The shards of one service.
+pub(super) struct Routes<W> {
+    service: String,
+    connect: Connect<W>,
+    routes: ArcSwap<BTreeMap<NodeId, Route<W>>>,
+}
+
+struct Route<W> {
+    participant: Name,
+    link: Arc<dyn ShardLink<W>>,
+}
+
+impl<W> Clone for Route<W> {
+    fn clone(&self) -> Self {
+        Self { participant: self.participant.clone(), link: Arc::clone(&self.link) }
+    }
+}
+
+/// The shards of one service, whatever its work is.
+pub(super) trait AnyRoutes: Send + Sync {
+    fn service(&self) -> &str;
+    /// Connects to the shard on the node. Returns its name and how the coordinator reaches it.
+    fn connect(&self, node: &NodeId) -> Result<(Name, Reach), ServiceError>;
+    fn disconnect(&self, node: &NodeId);
+    fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)>;
+}
+
+impl<W: 'static> Routes<W> {
+    pub(super) fn new(service: &str, connect: Connect<W>) -> Self {
+        Self { service: service.to_owned(), connect, routes: ArcSwap::default() }
+    }
+}
+
+impl<W: 'static> AnyRoutes for Routes<W> {
+    fn service(&self) -> &str {
+        &self.service
+    }
+
+    fn connect(&self, node: &NodeId) -> Result<(Name, Reach), ServiceError> {
+        let participant = shard_name(&self.service, node)?;
+        let connection = (self.connect)(node)?;
+        let route = Route { participant: participant.clone(), link: connection.link };
+        self.routes.rcu(|routes| {
+            let mut routes = (**routes).clone();
+            routes.insert(node.clone(), route.clone());
+            routes
+        });
+        Ok((participant, connection.reach))
+    }
+
+    fn disconnect(&self, node: &NodeId) {
+        self.routes.rcu(|routes| {
+            let mut routes = (**routes).clone();
+            routes.remove(node);
+            routes
+        });
+    }
+
+    fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)> {
+        let routes = self.routes.load();
+        routes.get(node).map(|route| (route.participant.clone(), Arc::clone(&route.link) as Arc<dyn ShardMoves>))
+    }
+}
+
+/// A service whose keys are spread over the nodes of a cluster, as clients use it. A clone is another
+/// handle on the same.
+///
+/// [`ClusterBuilder::service`](super::ClusterBuilder::service) returns it; it works once the cluster
+/// is open.
+pub struct ServiceClient<W> {
+    pub(super) core: Arc<std::sync::OnceLock<std::sync::Weak<ClusterCore>>>,
+    pub(super) routes: Arc<Routes<W>>,
+}
+
+impl<W> Clone for ServiceClient<W> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core), routes: Arc::clone(&self.routes) }
+    }
+}
+
+/// Where a piece of work goes, for a transport of one's own; see [`ServiceClient::branch_for`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Routed {
+    /// The branch under which the shard works.
+    pub branch: BranchId,
+    /// The node of the shard.
+    pub node: NodeId,
+    /// The latest hand-over of the position that this process knows of, for
+    /// [`ShardHost::execute`](crate::sharding::ShardHost::execute).
+    pub known: Tenure,
+}
+
+impl<W: Keyed + Clone + 'static> ServiceClient<W> {
+    /// Has the shard of the work's key do the work, under a branch of the transaction. Takes part of
+    /// the transaction's time while the key is on its way to another node: at most
+    /// [`DEFAULT_PATIENCE`]. Blocks for that, and while the service tries.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Refused`] if the key stayed on its way for too long; the transaction can go on
+    /// without this work. After [`RouteError::Shard`] with [`ShardError::Work`] or
+    /// [`ShardError::Unreachable`], roll the transaction back.
+    /// [`Coordinator::run`](crate::Coordinator::run) tries again what may succeed as a new transaction.
+    pub fn execute(&self, txn: &mut Transaction, work: W) -> Result<(), RouteError> {
+        self.execute_within(txn, work, DEFAULT_PATIENCE)
+    }
+
+    /// As [`execute`](Self::execute), and waits for at most `patience` for a key that is on its way.
+    ///
+    /// # Errors
+    ///
+    /// As for [`execute`](Self::execute).
+    pub fn execute_within(&self, txn: &mut Transaction, work: W, patience: Duration) -> Result<(), RouteError> {
+        let core = self.core()?;
+        let position = work.position();
+        let mut until = None;
+        loop {
+            let assignment = core.assignment.load();
+            let place = assignment.place(position);
+            let routes = self.routes.routes.load();
+            let route = routes.get(place.node).ok_or_else(|| RouteError::NoShard { node: place.node.clone() })?;
+            let had_branch = txn.has_branch(&route.participant);
+            let branch = txn.branch(&route.participant)?;
+            let now = core.platform.now();
+            let until = *until.get_or_insert_with(|| now + patience);
+            let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
+            let refusal = match route.link.execute(branch, place.known, work.clone(), wait) {
+                Ok(()) => return Ok(()),
+                Err(ShardError::Gate(refusal)) => refusal,
+                Err(error) => return Err(RouteError::Shard(error)),
+            };
+            if !had_branch {
+                // The shard has no trace of the branch, so the transaction goes on without it.
+                txn.withdraw(&route.participant)?;
+            }
+            if core.platform.now() >= until {
+                return Err(RouteError::Refused { node: place.node.clone(), refusal });
+            }
+            core.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if !refusal.is_brief() {
+                core.assignment.wait_past(assignment.epoch(), WAIT_FOR_NEWS);
+            }
+        }
+    }
+
+    /// Returns the branch and the node for a key, for a transport of one's own: it carries the work to
+    /// the node, and calls [`ShardHost::execute`](crate::sharding::ShardHost::execute) there. If that
+    /// refuses, [withdraw](Transaction::withdraw) the branch and ask again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`execute`](Self::execute).
+    pub fn branch_for(&self, txn: &mut Transaction, position: Position) -> Result<Routed, RouteError> {
+        let core = self.core()?;
+        let assignment = core.assignment.load();
+        let place = assignment.place(position);
+        let routes = self.routes.routes.load();
+        let route = routes.get(place.node).ok_or_else(|| RouteError::NoShard { node: place.node.clone() })?;
+        let branch = txn.branch(&route.participant)?.clone();
+        Ok(Routed { branch, node: place.node.clone(), known: place.known })
+    }
+
+    /// Returns the node that has a position now, and the latest hand-over that this process knows of:
+    /// for reads, through [`ShardHost::read`](crate::sharding::ShardHost::read).
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::NotOpen`].
+    pub fn locate(&self, position: Position) -> Result<(NodeId, Tenure), RouteError> {
+        let core = self.core()?;
+        let assignment = core.assignment.load();
+        let place = assignment.place(position);
+        Ok((place.node.clone(), place.known))
+    }
+
+    fn core(&self) -> Result<Arc<ClusterCore>, RouteError> {
+        self.core.get().and_then(std::sync::Weak::upgrade).ok_or(RouteError::NotOpen)
+    }
+}
+
+impl<W> fmt::Debug for ServiceClient<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceClient").field("service", &self.routes.service).finish_non_exhaustive()
+    }
+}
+
+/// Reason why work did not come to its shard.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// The cluster is not open yet, or closed.
+    #[error("the cluster of this service is not open")]
+    NotOpen,
+    /// The cluster has no connection to the node.
+    #[error("the cluster has no connection to node {node} yet; try again, as a new transaction")]
+    NoShard {
+        /// The node.
+        node: NodeId,
+    },
+    /// The key's position stayed on its way for too long. The shard has done nothing.
+    #[error("node {node} did not take the work while the client waited")]
+    Refused {
+        /// The node that was asked last.
+        node: NodeId,
+        /// What it said.
+        #[source]
+        refusal: GateRefusal,
+    },
+    /// The shard did not do the work.
+    #[error("the shard did not do the work")]
+    Shard(#[source] ShardError),
+    /// The transaction takes no such branch.
+    #[error("the transaction takes no branch at the shard")]
+    Branch(#[source] BranchError),
+}
+
+impl From<BranchError> for RouteError {
+    fn from(error: BranchError) -> Self {
+        Self::Branch(error)
+    }
+}

@@ -1,0 +1,328 @@
+//! [`Gate`]: which work a shard lets in. Pure: no I/O, no threads, no clock.
+//!
+//! The gate of a shard knows which positions the shard owns. It stops work at the others, and at
+//! those that are being handed over. What it answers to work at a position:
+//!
+//! | the position is | work that changes something | work that reads |
+//! |---|---|---|
+//! | owned | in, and pinned | in |
+//! | owned, *draining* | in if its transaction has a pin there, else `Moving` | in |
+//! | owned, *sealed* | `Moving` | `Moving` |
+//! | *arriving* | `NotYet` | `NotYet` |
+//! | given away, and the client does not know | `NotOwner` | `NotOwner` |
+//! | not owned, and the client knows of a later hand-over | `NotYet` | `NotYet` |
+//!
+//! A *pin* says that an unfinished branch has changes at a position. A position with a pin is not
+//! handed over: [`freeze`](Gate::freeze) stops new pins in a range, and [`seal`](Gate::seal) waits
+//! for the old ones. So records are exported with nothing under way in them.
+//!
+//! A chunk leaves in these steps: freeze, seal, (export), release; and arrives in these: stage,
+//! (import), open. [`thaw`](Gate::thaw) and [`unstage`](Gate::unstage) take the steps back.
+//!
+//! In reading order: this file has the gate; `image.rs` has what survives a restart; `refusal.rs`
+//! has the answers.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    id::TxnId,
+    participant::Effort,
+    ring::{NodeId, Position, RangeMap, RangeSet},
+    sharding::Tenure,
+};
+
+mod image;
+mod refusal;
+
+use image::Released;
+pub use image::{GateImage, GateNote};
+pub use refusal::GateRefusal;
+
+/// Maximum number of transactions that [`Gate::pinned`] lists: enough to name what is in the way, few
+/// enough for a message.
+const MAX_BLOCKERS: usize = 16;
+
+/// The gate of one shard. A plain value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Gate {
+    image: GateImage,
+    /// The ranges of `hand_overs`.
+    held: RangeMap<Stage>,
+    /// Hand-overs under way, by their transaction.
+    hand_overs: BTreeMap<TxnId, HandOver>,
+    /// The transactions that have unfinished changes at a position. Usually one.
+    pins: BTreeMap<Position, Vec<TxnId>>,
+}
+
+/// A hand-over under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct HandOver {
+    ranges: RangeSet,
+    stage: Stage,
+}
+
+/// How far a hand-over has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    /// Leaves: no new transaction may change it.
+    Draining,
+    /// Leaves: nothing may read or change it.
+    Sealed,
+    /// Arrives: nothing may read or change it yet.
+    Arriving,
+}
+
+/// Work.
+impl Gate {
+    pub(crate) fn new(image: GateImage) -> Self {
+        Self { image, ..Self::default() }
+    }
+
+    pub(crate) const fn image(&self) -> &GateImage {
+        &self.image
+    }
+
+    /// Returns the stamp under which work at `position` is let in, or why it is not. `known` is the
+    /// latest hand-over of the position that the client knows of.
+    pub(crate) fn admit(
+        &self,
+        position: Position,
+        known: Tenure,
+        txn: &TxnId,
+        effort: Effort,
+    ) -> Result<Tenure, GateRefusal> {
+        let stage = if self.held.is_empty() { None } else { self.held.get(position) };
+        if stage == Some(&Stage::Arriving) {
+            return Err(GateRefusal::NotYet);
+        }
+        if self.image.tenure(position).is_none() {
+            return Err(match self.image.released.get(position) {
+                Some(Released { tenure, to }) if known <= *tenure => {
+                    GateRefusal::NotOwner { since: *tenure, owner: to.clone() }
+                }
+                _ => GateRefusal::NotYet,
+            });
+        }
+        match (stage, effort) {
+            (None, _) | (Some(Stage::Draining), Effort::ReadOnly) => Ok(self.image.latest),
+            (Some(Stage::Draining), Effort::Update) if self.is_pinned(position, txn) => Ok(self.image.latest),
+            (Some(_), _) => Err(GateRefusal::Moving),
+        }
+    }
+
+    /// Lets work in that was admitted under `stamp`, and pins the position if the work changes it.
+    /// Returns whether the pin is new.
+    pub(crate) fn enter(
+        &mut self,
+        position: Position,
+        stamp: Tenure,
+        txn: &TxnId,
+        effort: Effort,
+    ) -> Result<bool, GateRefusal> {
+        self.admit(position, Tenure::NONE, txn, effort)?;
+        if !self.is_current(position, stamp) {
+            return Err(GateRefusal::Moving);
+        }
+        Ok(effort == Effort::Update && self.pin(position, txn))
+    }
+
+    /// Pins a position, whoever owns it: for a transaction that has promised, after a restart.
+    /// Returns whether the pin is new.
+    pub(crate) fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
+        let pinned_by = self.pins.entry(position).or_default();
+        let is_new = !pinned_by.contains(txn);
+        if is_new {
+            pinned_by.push(txn.clone());
+        }
+        is_new
+    }
+
+    /// Takes the pin of a transaction whose branch is finished. Returns whether a hand-over may have
+    /// waited for that.
+    pub(crate) fn unpin(&mut self, position: Position, txn: &TxnId) -> bool {
+        let Some(pinned_by) = self.pins.get_mut(&position) else { return false };
+        let before = pinned_by.len();
+        pinned_by.retain(|other| other != txn);
+        let is_gone = pinned_by.len() < before;
+        if pinned_by.is_empty() {
+            self.pins.remove(&position);
+        }
+        is_gone && self.held.get(position).is_some()
+    }
+
+    fn is_pinned(&self, position: Position, txn: &TxnId) -> bool {
+        self.pins.get(&position).is_some_and(|pinned_by| pinned_by.contains(txn))
+    }
+
+    /// Whether work that was let in under `stamp` still belongs to this shard's records: the shard
+    /// owns the position, and has done so since before the work came.
+    ///
+    /// The stamp is the latest tenure that the shard had heard of. If the position has left since
+    /// and come back, the chunk that brought it began after that, so its number is higher.
+    pub(crate) fn is_current(&self, position: Position, stamp: Tenure) -> bool {
+        self.image.tenure(position).is_some_and(|tenure| tenure <= stamp)
+    }
+
+    /// Returns the number of pins.
+    pub(crate) fn pins(&self) -> usize {
+        self.pins.values().map(Vec::len).sum()
+    }
+}
+
+/// Hand-overs.
+impl Gate {
+    /// Stops new changes in the ranges, which the shard must own.
+    pub(crate) fn freeze(&mut self, txn: &TxnId, ranges: &RangeSet) -> Result<(), GateRefusal> {
+        if ranges.is_empty() || !ranges.iter().all(|range| self.image.owned.covers(range)) {
+            return Err(GateRefusal::NotAllOwned);
+        }
+        self.hold(txn, ranges, Stage::Draining)
+    }
+
+    /// Returns transactions that have changes in the ranges of this hand-over, at most a few.
+    pub(crate) fn pinned(&self, txn: &TxnId) -> Vec<TxnId> {
+        let Some(hand_over) = self.hand_overs.get(txn) else { return Vec::new() };
+        let mut found: Vec<TxnId> = Vec::new();
+        for segment in hand_over.ranges.iter().flat_map(|range| range.segments()) {
+            let (low, high) = (Position::new(*segment.start()), Position::new(*segment.end()));
+            for pinned in self.pins.range(low..=high).flat_map(|(_, pinned_by)| pinned_by) {
+                if found.len() == MAX_BLOCKERS {
+                    return found;
+                }
+                if !found.contains(pinned) {
+                    found.push(pinned.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// Stops reads as well, once no transaction has changes in the ranges. Returns whether that is
+    /// so.
+    pub(crate) fn seal(&mut self, txn: &TxnId) -> bool {
+        if !self.pinned(txn).is_empty() {
+            return false;
+        }
+        let Some(hand_over) = self.hand_overs.get_mut(txn) else { return false };
+        if hand_over.stage == Stage::Draining {
+            hand_over.stage = Stage::Sealed;
+            hand_over.ranges.iter().for_each(|range| self.held.insert(range, Stage::Sealed));
+        }
+        hand_over.stage == Stage::Sealed
+    }
+
+    /// Seals the ranges of a chunk that this shard has promised to give away, after a restart. It had
+    /// sealed them before.
+    pub(crate) fn restore_sealed(&mut self, txn: &TxnId, ranges: &RangeSet) {
+        if !self.is_sealed(txn, ranges) {
+            self.let_go(txn);
+            self.insert(txn, ranges, Stage::Sealed);
+        }
+    }
+
+    /// Whether this hand-over is of these ranges, and all work in them has stopped.
+    pub(crate) fn is_sealed(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+        let hand_over = self.hand_overs.get(txn);
+        hand_over.is_some_and(|hand_over| hand_over.stage == Stage::Sealed && hand_over.ranges == *ranges)
+    }
+
+    /// Lets work in again, if the ranges were being given away.
+    pub(crate) fn thaw(&mut self, txn: &TxnId) {
+        if self.hand_overs.get(txn).is_some_and(|hand_over| hand_over.stage != Stage::Arriving) {
+            self.let_go(txn);
+        }
+    }
+
+    /// Whether the release with this number is already done.
+    pub(crate) fn is_released(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+        self.image.is_past_departure(ranges, tenure)
+    }
+
+    /// Gives the ranges away.
+    pub(crate) fn release(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure, to: &NodeId) {
+        self.let_go(txn);
+        self.image.apply(&GateNote::Released { ranges: ranges.clone(), tenure, to: to.clone() });
+    }
+
+    /// Makes room for ranges that arrive. The shard must own nothing in them. Their records are
+    /// imported next, or, if they are `in_place`, are there already.
+    pub(crate) fn stage(&mut self, txn: &TxnId, ranges: &RangeSet, in_place: bool) -> Result<(), GateRefusal> {
+        if ranges.is_empty() || ranges.iter().any(|range| self.image.owned.overlaps(range)) {
+            return Err(GateRefusal::Owned);
+        }
+        self.hold(txn, ranges, Stage::Arriving)?;
+        if !in_place {
+            self.image.apply(&GateNote::Staged { ranges: ranges.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether this hand-over brings these ranges.
+    pub(crate) fn is_staged(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+        let hand_over = self.hand_overs.get(txn);
+        hand_over.is_some_and(|hand_over| hand_over.stage == Stage::Arriving && hand_over.ranges == *ranges)
+    }
+
+    /// Gives an arrival up.
+    pub(crate) fn unstage(&mut self, txn: &TxnId, ranges: &RangeSet) {
+        if self.is_staged(txn, ranges) {
+            self.let_go(txn);
+            self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
+        }
+    }
+
+    /// Whether the arrival with this number is already done, and perhaps what followed it.
+    pub(crate) fn is_opened(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+        self.image.is_past_arrival(ranges, tenure)
+    }
+
+    /// Owns the ranges from here on.
+    pub(crate) fn open(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) {
+        self.let_go(txn);
+        self.image.apply(&GateNote::Owned { ranges: ranges.clone(), tenure });
+    }
+
+    /// Returns the ranges that were imported before a restart, and that no transaction brings.
+    pub(crate) fn left_over(&self) -> RangeSet {
+        let mut left_over = self.image.staged.clone();
+        for hand_over in self.hand_overs.values() {
+            hand_over.ranges.iter().for_each(|range| left_over.remove(range));
+        }
+        left_over
+    }
+
+    /// Takes in that what was left over is discarded.
+    pub(crate) fn dropped(&mut self, ranges: &RangeSet) {
+        self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
+    }
+
+    /// Whether a hand-over of this transaction is under way.
+    pub(crate) fn hands_over(&self, txn: &TxnId) -> bool {
+        self.hand_overs.contains_key(txn)
+    }
+
+    /// Returns the number of hand-overs that leave, and of those that arrive.
+    pub(crate) fn hand_overs(&self) -> (usize, usize) {
+        let arriving = self.hand_overs.values().filter(|hand_over| hand_over.stage == Stage::Arriving).count();
+        (self.hand_overs.len() - arriving, arriving)
+    }
+
+    fn hold(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) -> Result<(), GateRefusal> {
+        if self.hand_overs.contains_key(txn) || ranges.iter().any(|range| self.held.overlaps(range)) {
+            return Err(GateRefusal::Overlaps);
+        }
+        self.insert(txn, ranges, stage);
+        Ok(())
+    }
+
+    fn insert(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) {
+        ranges.iter().for_each(|range| self.held.insert(range, stage));
+        self.hand_overs.insert(txn.clone(), HandOver { ranges: ranges.clone(), stage });
+    }
+
+    fn let_go(&mut self, txn: &TxnId) {
+        if let Some(hand_over) = self.hand_overs.remove(txn) {
+            hand_over.ranges.iter().for_each(|range| self.held.remove(range));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! [`RingTable`]: the keeper of a ring. It knows which node has which position, as a participant on
+//! the coordinator's own log, so that each hand-over of data is one transaction with its record.
+//!
+//! In reading order: this file has the keeper as a service; `state.rs` has what it knows, pure;
+//! `store.rs` has where it keeps what is too large for a log record.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    id::{BranchId, TxnId},
+    participant::{Service, ServiceError},
+    ring::{HashRing, RangeSet, RingEpoch},
+    sharding::{Assignment, AssignmentStep, SharedAssignment, Tenure},
+};
+
+mod state;
+mod store;
+
+pub(super) use state::RingState;
+pub use state::{Control, KeeperRefusal, RingWork};
+pub use store::{FileRingStore, MemoryRingStore, RingStore};
+
+/// The name under which the store has the keeper's state.
+const STATE: &str = "state";
+
+/// The keeper of a ring, as a service; see [`Cluster`](crate::sharding::Cluster).
+pub(super) struct RingTable {
+    store: Box<dyn RingStore>,
+    table: Mutex<Table>,
+    published: OnceLock<Arc<SharedAssignment>>,
+}
+
+#[derive(Default)]
+struct Table {
+    state: Option<RingState>,
+    /// Hand-overs that are not decided yet.
+    in_flight: BTreeMap<TxnId, RangeSet>,
+    /// The transaction of a control step that is not decided yet.
+    control: Option<TxnId>,
+    /// The latest number that was given to a hand-over.
+    given: Tenure,
+    /// Names of rings in the store that a later state does not need.
+    obsolete: Vec<String>,
+}
+
+impl RingTable {
+    /// Reads what the store has.
+    pub(super) fn open(store: Box<dyn RingStore>) -> Result<Self, ServiceError> {
+        let state: Option<RingState> = store::get(&*store, STATE)?;
+        let table = Table { state, ..Table::default() };
+        Ok(Self { store, table: Mutex::new(table), published: OnceLock::new() })
+    }
+
+    /// Returns the state, or `None` if no ring has been set up.
+    pub(super) fn state(&self) -> Option<RingState> {
+        self.table.lock().state.clone()
+    }
+
+    /// Returns what `look` makes of the state.
+    pub(super) fn with_state<R>(&self, look: impl FnOnce(&RingState) -> R) -> Option<R> {
+        self.table.lock().state.as_ref().map(look)
+    }
+
+    /// Keeps a ring for a change, before the change begins. Returns its name.
+    pub(super) fn keep(&self, ring: &HashRing) -> Result<String, ServiceError> {
+        let encoded = postcard::to_stdvec(ring)?;
+        let name = format!("ring-{:032x}", xxhash_rust::xxh3::xxh3_128(&encoded));
+        store::put(&*self.store, &name, ring)?;
+        Ok(name)
+    }
+
+    fn kept(&self, name: &str) -> Result<Arc<HashRing>, KeeperRefusal> {
+        let lost = || KeeperRefusal::LostRing { name: name.to_owned() };
+        let ring = store::get::<HashRing>(&*self.store, name).ok().flatten();
+        Ok(Arc::new(ring.ok_or_else(lost)?))
+    }
+
+    /// Returns a number for a hand-over, later than all before it.
+    pub(super) fn next_tenure(&self) -> Tenure {
+        let mut table = self.table.lock();
+        let latest = table.state.as_ref().map_or(Tenure::NONE, |state| state.latest);
+        table.given = table.given.max(latest).next();
+        table.given
+    }
+
+    /// Begins to publish the assignment, from the first epoch of this opening on. Epochs of earlier
+    /// openings are lower, so that no client takes the steps of one for those of the other.
+    pub(super) fn publish(
+        &self,
+        platform: &crate::platform::Platform,
+        opening: crate::Epoch,
+    ) -> Option<Arc<SharedAssignment>> {
+        let table = self.table.lock();
+        let state = table.state.as_ref()?;
+        let published = self.published.get_or_init(|| {
+            let base = RingEpoch::new(opening.as_u64() << EPOCH_BITS);
+            Arc::new(SharedAssignment::on(platform, Assignment::clone(&state.assignment).at(base)))
+        });
+        Some(Arc::clone(published))
+    }
+
+    fn tell(&self, step: Option<AssignmentStep>) {
+        if let (Some(step), Some(published)) = (step, self.published.get()) {
+            published.publish(step);
+        }
+    }
+}
+
+/// Number of bits of an epoch that count the steps of one opening of the keeper. The rest is the number
+/// of the opening.
+const EPOCH_BITS: u32 = 32;
+
+impl Service for RingTable {
+    type Work = RingWork;
+    type Refusal = KeeperRefusal;
+
+    fn try_reserve(&self, branch: &BranchId, work: &RingWork) -> Result<(), KeeperRefusal> {
+        if let RingWork::Control { control: Control::First { ring } | Control::Begin { ring, .. }, .. } = work {
+            self.kept(ring)?;
+        }
+        let mut table = self.table.lock();
+        let txn = branch.txn();
+        match work {
+            RingWork::Moved { ranges, side, tenure } => {
+                let is_taken = |other: &RangeSet| ranges.iter().any(|range| other.overlaps(range));
+                if table.in_flight.iter().any(|(other, taken)| other != txn && is_taken(taken)) {
+                    return Err(KeeperRefusal::NotThere);
+                }
+                table.state.as_ref().ok_or(KeeperRefusal::NoRing)?.may_move(ranges, *side)?;
+                table.in_flight.insert(txn.clone(), ranges.clone());
+                table.given = table.given.max(*tenure);
+            }
+            RingWork::Control { revision, control } => {
+                if table.control.as_ref().is_some_and(|other| other != txn) {
+                    return Err(KeeperRefusal::Stale);
+                }
+                match (&table.state, control) {
+                    (None, Control::First { .. }) => {}
+                    (None, _) => return Err(KeeperRefusal::NoRing),
+                    (Some(state), control) => {
+                        if *revision != state.revision + 1 {
+                            return Err(KeeperRefusal::Stale);
+                        }
+                        state.may(control)?;
+                        if matches!(control, Control::End) && !table.in_flight.is_empty() {
+                            return Err(KeeperRefusal::NotAllMoved);
+                        }
+                    }
+                }
+                table.control = Some(txn.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn confirm(&self, branch: &BranchId, works: &[RingWork]) -> Result<(), ServiceError> {
+        for work in works {
+            match work {
+                RingWork::Moved { ranges, side, tenure } => {
+                    let mut table = self.table.lock();
+                    table.in_flight.remove(branch.txn());
+                    table.given = table.given.max(*tenure);
+                    let step = table.state.as_mut().and_then(|state| state.moved(ranges, *side, *tenure));
+                    self.tell(step);
+                }
+                RingWork::Control { revision, control } => {
+                    let is_known = self.with_state(|state| *revision <= state.revision).unwrap_or_default();
+                    let ring = match control {
+                        Control::First { ring } | Control::Begin { ring, .. } if !is_known => Some(self.kept(ring)?),
+                        _ => None,
+                    };
+                    let mut table = self.table.lock();
+                    table.control = None;
+                    let step = match (&mut table.state, control, ring) {
+                        (state @ None, Control::First { .. }, Some(ring)) => {
+                            *state = Some(RingState::first(ring));
+                            None
+                        }
+                        (Some(state), control, ring) => {
+                            let obsolete = state.change.as_ref().map(|change| change.ring.clone());
+                            let step = state.control(*revision, control, ring);
+                            if state.change.is_none() {
+                                table.obsolete.extend(obsolete);
+                            }
+                            step
+                        }
+                        _ => return Err(KeeperRefusal::NoRing.into()),
+                    };
+                    self.tell(step);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, branch: &BranchId, _: &[RingWork]) -> Result<(), ServiceError> {
+        let mut table = self.table.lock();
+        table.in_flight.remove(branch.txn());
+        if table.control.as_ref() == Some(branch.txn()) {
+            table.control = None;
+        }
+        Ok(())
+    }
+
+    fn is_transient(&self, refusal: &KeeperRefusal) -> bool {
+        matches!(refusal, KeeperRefusal::Stale)
+    }
+
+    fn checkpoint(&self) -> Result<(), ServiceError> {
+        let (state, obsolete) = {
+            let mut table = self.table.lock();
+            (table.state.clone(), std::mem::take(&mut table.obsolete))
+        };
+        let Some(state) = state else { return Ok(()) };
+        store::put(&*self.store, STATE, &state)?;
+        let needed = state.change.as_ref().map(|change| &change.ring);
+        for name in obsolete.iter().filter(|name| Some(*name) != needed) {
+            // What stays behind costs only space.
+            let _ = self.store.remove(name);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! [`RingState`]: what the keeper knows of the ring. Pure.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    ring::{HashRing, NodeId, RangeSet, RingEpoch},
+    sharding::{Assignment, AssignmentStep, Pace, Side, Tenure},
+};
+
+/// The ring, and the change that is under way. What the keeper makes durable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::sharding) struct RingState {
+    /// Its epoch counts from the beginning, and clients see another one.
+    pub(in crate::sharding) assignment: Assignment,
+    pub(in crate::sharding) change: Option<ChangeState>,
+    /// Nodes that have given all their keys away, and may still be named by transactions.
+    pub(in crate::sharding) leavers: BTreeSet<NodeId>,
+    /// The latest hand-over.
+    pub(in crate::sharding) latest: Tenure,
+    /// Number of control steps taken, so that none is taken twice.
+    pub(in crate::sharding) revision: u64,
+}
+
+/// A change under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::sharding) struct ChangeState {
+    /// The side to which ranges move: after, or, once it is cancelled, before.
+    pub(in crate::sharding) toward: Side,
+    pub(in crate::sharding) is_paused: bool,
+    pub(in crate::sharding) pace: Pace,
+    /// The name under which the store has the new ring.
+    pub(in crate::sharding) ring: String,
+}
+
+/// One thing that the keeper is asked to do, as its log holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[doc(hidden)]
+pub enum RingWork {
+    #[doc(hidden)]
+    Moved { ranges: RangeSet, side: Side, tenure: Tenure },
+    #[doc(hidden)]
+    Control { revision: u64, control: Control },
+}
+
+/// A step that is not a hand-over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[doc(hidden)]
+pub enum Control {
+    /// The first ring, which the store has under this name.
+    First { ring: String },
+    /// A change to the ring that the store has under this name.
+    Begin { ring: String, pace: Pace },
+    /// What the change has moved goes back.
+    Turn,
+    /// Another pace, or a pause.
+    Steer { pace: Option<Pace>, is_paused: Option<bool> },
+    /// All has moved.
+    End,
+    /// No transaction names the node any more, which has given its keys away.
+    Left { node: NodeId },
+}
+
+/// Reason why the keeper did not take a step.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum KeeperRefusal {
+    /// Another step was taken meanwhile.
+    #[error("the ring was changed meanwhile; read its state again")]
+    Stale,
+    /// The ring has been set up already.
+    #[error("the ring has been set up already; change it with `Cluster::change`")]
+    NotFirst,
+    /// No ring has been set up.
+    #[error("there is no ring yet; open the cluster with its first ring")]
+    NoRing,
+    /// A change is under way.
+    #[error("a change of the ring is under way; wait until it has ended, or cancel it")]
+    UnderWay,
+    /// No change is under way.
+    #[error("no change of the ring is under way")]
+    NothingMoves,
+    /// Ranges move, or have not moved yet.
+    #[error("the change has not ended: ranges are still to be moved, or on their way")]
+    NotAllMoved,
+    /// The ranges are not where they were to be taken from.
+    #[error("the ranges have moved already, or the change was turned round")]
+    NotThere,
+    /// The store does not have the ring.
+    #[error(
+        "the ring store does not have ring `{name}`, or can't read it; restore it together with the coordinator's log"
+    )]
+    LostRing {
+        /// The ring's name.
+        name: String,
+    },
+}
+
+impl RingState {
+    /// Returns the state of a first ring.
+    pub(super) fn first(ring: Arc<HashRing>) -> Self {
+        let assignment = Assignment::new(RingEpoch::FIRST, ring, Tenure::FIRST);
+        Self { assignment, change: None, leavers: BTreeSet::new(), latest: Tenure::FIRST, revision: 1 }
+    }
+
+    /// Returns all nodes that keys or transactions may be at.
+    pub(in crate::sharding) fn nodes(&self) -> BTreeSet<NodeId> {
+        let rings = [Some(self.assignment.ring()), self.assignment.after()];
+        let members = rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone());
+        members.chain(self.leavers.iter().cloned()).collect()
+    }
+
+    /// Whether the ranges can be handed over to this side now.
+    pub(super) fn may_move(&self, ranges: &RangeSet, side: Side) -> Result<(), KeeperRefusal> {
+        let change = self.change.as_ref().ok_or(KeeperRefusal::NothingMoves)?;
+        if change.toward != side || ranges.is_empty() || !self.assignment.is_all_on(ranges, side.other()) {
+            return Err(KeeperRefusal::NotThere);
+        }
+        Ok(())
+    }
+
+    /// Whether the step can be taken now.
+    pub(super) fn may(&self, control: &Control) -> Result<(), KeeperRefusal> {
+        match (control, &self.change) {
+            (Control::First { .. }, _) => Err(KeeperRefusal::NotFirst),
+            (Control::Begin { .. }, Some(_)) => Err(KeeperRefusal::UnderWay),
+            (Control::Begin { .. }, None) | (Control::Left { .. }, _) => Ok(()),
+            (_, None) => Err(KeeperRefusal::NothingMoves),
+            (Control::Turn, Some(change)) if change.toward == Side::Before => Err(KeeperRefusal::NothingMoves),
+            (Control::Turn | Control::Steer { .. }, Some(_)) => Ok(()),
+            (Control::End, Some(change)) => {
+                let is_over = self.assignment.moving(change.toward.other()).is_empty();
+                if is_over { Ok(()) } else { Err(KeeperRefusal::NotAllMoved) }
+            }
+        }
+    }
+
+    /// Takes in that ranges have moved. Returns the step for clients, or `None` if that is known
+    /// already.
+    pub(super) fn moved(&mut self, ranges: &RangeSet, side: Side, tenure: Tenure) -> Option<AssignmentStep> {
+        self.latest = self.latest.max(tenure);
+        if self.change.is_none() || self.assignment.knows(ranges, tenure) {
+            return None;
+        }
+        let step = AssignmentStep::Moved { ranges: ranges.clone(), side, tenure };
+        self.step(&step);
+        Some(step)
+    }
+
+    /// Takes a control step. `ring` is the one that it names. Returns the step for clients, if there is
+    /// one for them.
+    pub(super) fn control(
+        &mut self,
+        revision: u64,
+        control: &Control,
+        ring: Option<Arc<HashRing>>,
+    ) -> Option<AssignmentStep> {
+        if revision <= self.revision {
+            return None;
+        }
+        self.revision = revision;
+        let step = match (control, &mut self.change) {
+            (Control::Begin { ring: name, pace }, _) => {
+                self.change =
+                    Some(ChangeState { toward: Side::After, is_paused: false, pace: pace.clone(), ring: name.clone() });
+                AssignmentStep::Began { after: ring? }
+            }
+            (Control::Left { node }, _) => {
+                self.leavers.remove(node);
+                return None;
+            }
+            (Control::Turn, Some(change)) => {
+                (change.toward, change.is_paused) = (Side::Before, false);
+                return None;
+            }
+            (Control::Steer { pace, is_paused }, Some(change)) => {
+                change.pace = pace.clone().unwrap_or_else(|| change.pace.clone());
+                change.is_paused = is_paused.unwrap_or(change.is_paused);
+                return None;
+            }
+            (Control::End, Some(change)) => {
+                let side = change.toward;
+                self.change = None;
+                self.leavers.extend(self.assignment.leavers(side));
+                AssignmentStep::Ended { side, settled: self.latest }
+            }
+            (Control::First { .. }, _) | (_, None) => return None,
+        };
+        self.step(&step);
+        Some(step)
+    }
+
+    fn step(&mut self, step: &AssignmentStep) {
+        let epoch = RingEpoch::new(self.assignment.epoch().as_u64() + 1);
+        self.assignment.apply(step, epoch);
+    }
+}

@@ -1,0 +1,174 @@
+//! How a cluster reaches a shard: [`ShardLink`], and [`Connection`].
+
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use crate::{
+    id::{BranchId, TxnId},
+    participant::{Endpoint, Participant},
+    ring::{NodeId, RangeSet},
+    sharding::{Digest, GivenUp, Shard, ShardError, ShardHost, ShardStatus, Tenure},
+};
+
+/// What a mover asks of a shard. [`ShardHost`] does it; see its methods of the same names.
+///
+/// A link to a shard in another process implements it by messages. A call that gets no answer returns
+/// [`ShardError::Unreachable`]; what it asked for may have been done.
+pub trait ShardMoves: Send + Sync + 'static {
+    /// See [`ShardHost::measure`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError>;
+
+    /// See [`ShardHost::has_room`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn has_room(&self, bytes: u64) -> Result<(), ShardError>;
+
+    /// See [`ShardHost::release`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn release(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        to: &NodeId,
+        patience: Duration,
+    ) -> Result<(Vec<u8>, Digest), ShardError>;
+
+    /// See [`ShardHost::take`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn take(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        records: Vec<u8>,
+        digest: Digest,
+    ) -> Result<(), ShardError>;
+
+    /// See [`ShardHost::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError>;
+
+    /// See [`ShardHost::give_up`].
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Unreachable`].
+    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError>;
+
+    /// See [`ShardHost::status`].
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Unreachable`].
+    fn status(&self) -> Result<ShardStatus, ShardError>;
+}
+
+/// What clients and a mover ask of a shard whose work is of type `W`.
+pub trait ShardLink<W>: ShardMoves {
+    /// See [`ShardHost::execute`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn execute(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration) -> Result<(), ShardError>;
+}
+
+impl<S: Shard> ShardMoves for ShardHost<S> {
+    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
+        self.measure(ranges, budget)
+    }
+    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
+        self.has_room(bytes)
+    }
+    fn release(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        to: &NodeId,
+        patience: Duration,
+    ) -> Result<(Vec<u8>, Digest), ShardError> {
+        self.release(branch, ranges, tenure, to, patience)
+    }
+    fn take(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        records: Vec<u8>,
+        digest: Digest,
+    ) -> Result<(), ShardError> {
+        self.take(branch, ranges, tenure, records, digest)
+    }
+    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
+        self.adopt(branch, ranges, tenure)
+    }
+    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
+        Ok(self.give_up(txn))
+    }
+    fn status(&self) -> Result<ShardStatus, ShardError> {
+        Ok(self.status())
+    }
+}
+
+impl<S: Shard> ShardLink<S::Work> for ShardHost<S> {
+    fn execute(&self, branch: &BranchId, known: Tenure, work: S::Work, patience: Duration) -> Result<(), ShardError> {
+        self.execute(branch, known, work, patience)
+    }
+}
+
+/// How a cluster reaches the shard of a service on one node: for clients' work and moves, and for its
+/// coordinator.
+pub struct Connection<W> {
+    pub(super) link: Arc<dyn ShardLink<W>>,
+    pub(super) reach: Reach,
+}
+
+/// How the coordinator reaches the shard.
+#[derive(Clone)]
+pub(super) enum Reach {
+    AtOnce(Arc<dyn Participant>),
+    Slow(Arc<dyn Participant>, NonZeroUsize),
+    Endpoint(Arc<dyn Endpoint>),
+}
+
+impl<W: 'static> Connection<W> {
+    /// A shard of this process that answers quickly and never blocks for long. See
+    /// [`CoordinatorBuilder::participant`](crate::txn::CoordinatorBuilder::participant).
+    pub fn local<S: Shard<Work = W>>(host: Arc<ShardHost<S>>) -> Self {
+        Self { link: Arc::clone(&host) as Arc<dyn ShardLink<W>>, reach: Reach::AtOnce(host) }
+    }
+
+    /// A shard of this process that is slow, which gets threads of its own. See
+    /// [`CoordinatorBuilder::slow_participant`](crate::txn::CoordinatorBuilder::slow_participant).
+    pub fn slow<S: Shard<Work = W>>(host: Arc<ShardHost<S>>, threads: NonZeroUsize) -> Self {
+        Self { link: Arc::clone(&host) as Arc<dyn ShardLink<W>>, reach: Reach::Slow(host, threads) }
+    }
+
+    /// A shard that is reached in another way, such as over a network: work and moves through `link`,
+    /// the coordinator's messages through `endpoint`.
+    pub fn remote(link: Arc<dyn ShardLink<W>>, endpoint: impl Endpoint) -> Self {
+        Self { link, reach: Reach::Endpoint(Arc::new(endpoint)) }
+    }
+}
+
+impl<W> fmt::Debug for Connection<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,86 @@
+//! [`Pace`]: how fast data moves.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How fast a change moves data. A plain value; it can be changed while the change is under way, and
+/// survives a restart.
+///
+/// The default is gentle: chunks that hold up their keys for about 5 ms, one at a time out of each
+/// node and two into each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    bytes_per_second: Option<u64>,
+    into_each: u32,
+    out_of_each: u32,
+    freeze: Duration,
+}
+
+/// Default number of bytes a second: half of what one gigabit network carries.
+pub const DEFAULT_BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// Default time for which a chunk may hold up its keys.
+pub const DEFAULT_FREEZE: Duration = Duration::from_millis(5);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { bytes_per_second: Some(DEFAULT_BYTES_PER_SECOND), into_each: 2, out_of_each: 1, freeze: DEFAULT_FREEZE }
+    }
+}
+
+impl Pace {
+    /// Returns the default pace.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves at most this many bytes of records a second, at least 1, over all nodes together.
+    #[must_use]
+    pub const fn bytes_per_second(mut self, bytes: u64) -> Self {
+        self.bytes_per_second = Some(if bytes == 0 { 1 } else { bytes });
+        self
+    }
+
+    /// Moves as fast as the nodes can.
+    #[must_use]
+    pub const fn unthrottled(mut self) -> Self {
+        self.bytes_per_second = None;
+        self
+    }
+
+    /// Moves at most this many chunks into one node at once, at least 1.
+    #[must_use]
+    pub const fn into_each(mut self, chunks: u32) -> Self {
+        self.into_each = if chunks == 0 { 1 } else { chunks };
+        self
+    }
+
+    /// Moves at most this many chunks out of one node at once, at least 1.
+    #[must_use]
+    pub const fn out_of_each(mut self, chunks: u32) -> Self {
+        self.out_of_each = if chunks == 0 { 1 } else { chunks };
+        self
+    }
+
+    /// Chooses the size of chunks so that each holds up its keys for about this long.
+    #[must_use]
+    pub const fn freeze(mut self, time: Duration) -> Self {
+        self.freeze = time;
+        self
+    }
+
+    pub(super) const fn limits(&self) -> (u32, u32) {
+        (self.out_of_each, self.into_each)
+    }
+
+    pub(super) const fn target_freeze(&self) -> Duration {
+        self.freeze
+    }
+
+    /// Returns how long this many bytes take at this pace.
+    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+        self.bytes_per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate as f64))
+    }
+}

@@ -1,0 +1,390 @@
+//! [`Sharded`]: a shard and its gate, as a service. The resource manager of a
+//! [`ShardHost`](super::ShardHost) owns it.
+
+use std::{slice, time::Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use thiserror::Error;
+
+use crate::{
+    id::{BranchId, TxnId},
+    participant::{Effort, Service, ServiceError},
+    platform::{Condvar, Platform, Woken},
+    ring::{Position, RangeSet},
+    sharding::{
+        Digest, GateImage, GateNote, GateRefusal, Keyed, Shard, ShardWork, Tenure,
+        gate::Gate,
+        records,
+        work::{Arrival, ClientWork, Content, Departure},
+    },
+};
+
+/// A shard behind its gate. Clients' work passes the gate, and hand-overs move it.
+pub struct Sharded<S> {
+    shard: S,
+    gate: Mutex<Gate>,
+    /// Notified when the gate lets more in than before, or a hand-over can go on.
+    changed: Condvar,
+    platform: Platform,
+}
+
+/// Why a shard refused a piece of work.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ShardRefusal<R> {
+    /// The service refused it.
+    #[error(transparent)]
+    Service(R),
+    /// The gate did not let it in. The branch is as it was.
+    #[error(transparent)]
+    Gate(GateRefusal),
+    /// Records could not be taken.
+    #[error("the shard could not take the records")]
+    Records(#[source] ServiceError),
+}
+
+/// The records that arrived are not those that were sent.
+#[derive(Debug, Error)]
+#[error(
+    "the shard was sent {sent:?} and has {found:?} after its import; `Shard::import` must keep each record, and \
+     `Shard::export` return each"
+)]
+struct WrongDigest {
+    sent: Digest,
+    found: Digest,
+}
+
+impl<S: Shard> Sharded<S> {
+    /// Reads the shard's image.
+    pub(super) fn new(shard: S, platform: Platform) -> Result<Self, ServiceError> {
+        let gate = Gate::new(shard.load()?);
+        Ok(Self { shard, gate: Mutex::new(gate), changed: platform.condvar(), platform })
+    }
+
+    pub(super) const fn shard(&self) -> &S {
+        &self.shard
+    }
+
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock()
+    }
+
+    /// Blocks until the gate has changed, at most until the given time. Returns whether there is
+    /// time left.
+    pub(super) fn wait(&self, gate: &mut MutexGuard<'_, Gate>, until: Instant) -> bool {
+        self.changed.wait_until(gate, until) == Woken::Notified || self.platform.now() < until
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.platform.now()
+    }
+
+    /// Changes the gate, and wakes what waits for that.
+    fn change<R>(&self, change: impl FnOnce(&mut Gate) -> R) -> R {
+        let result = change(&mut self.gate.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Lets work in again that a hand-over has stopped.
+    pub(super) fn thaw(&self, txn: &TxnId) {
+        self.change(|gate| gate.thaw(txn));
+    }
+
+    /// Returns the records of the ranges as they travel.
+    pub(super) fn collect(&self, ranges: &RangeSet) -> Result<(Vec<u8>, Digest), ServiceError> {
+        records::collect(ranges, |range, into| self.shard.export(range, into))
+    }
+
+    /// Returns the first of these ranges whose records fit into the budget, and what they have.
+    pub(super) fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ServiceError> {
+        records::measure(ranges, budget, |range, into| self.shard.export(range, into))
+    }
+
+    /// Lets a client's work in, if the gate allows it, and has the service try it.
+    fn try_client(&self, branch: &BranchId, client: &ClientWork<S::Work>) -> Result<(), ShardRefusal<S::Refusal>> {
+        let (txn, position) = (branch.txn(), client.work.position());
+        let effort = self.shard.effort(&client.work);
+        let is_new = self.gate.lock().enter(position, client.stamp, txn, effort).map_err(ShardRefusal::Gate)?;
+        // If this panics, the pin stays: the resource manager cancels the work later.
+        let tried = self.shard.try_reserve(branch, &client.work);
+        match (tried, effort) {
+            (Ok(()), Effort::Update) => Ok(()),
+            // Nothing held the records in place meanwhile. Were they still here at the end?
+            (Ok(()), Effort::ReadOnly) => self.still_here(position, client.stamp, txn).map_err(ShardRefusal::Gate),
+            (Err(refusal), _) => {
+                if is_new {
+                    self.unpin([position], txn);
+                }
+                Err(ShardRefusal::Service(refusal))
+            }
+        }
+    }
+
+    /// Whether a read at this position that began under the stamp is valid: the records were here
+    /// all the time.
+    pub(super) fn still_here(&self, position: Position, stamp: Tenure, txn: &TxnId) -> Result<(), GateRefusal> {
+        let gate = self.gate.lock();
+        gate.admit(position, Tenure::NONE, txn, Effort::ReadOnly)?;
+        if gate.is_current(position, stamp) { Ok(()) } else { Err(GateRefusal::Moving) }
+    }
+
+    fn unpin(&self, positions: impl IntoIterator<Item = Position>, txn: &TxnId) {
+        let mut gate = self.gate.lock();
+        let mut is_awaited = false;
+        for position in positions {
+            is_awaited |= gate.unpin(position, txn);
+        }
+        drop(gate);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Calls `then` with the clients' work of the branch that is still about this shard's records. If
+    /// there is none, it does not call it.
+    fn with_current(
+        &self,
+        works: &[ShardWork<S::Work>],
+        is_current: impl Fn(&ClientWork<S::Work>) -> bool,
+        then: impl FnOnce(&[S::Work]) -> Result<(), ServiceError>,
+    ) -> Result<(), ServiceError> {
+        // Most branches have one piece of work, which need not be copied.
+        if let [ShardWork::Client(client)] = works {
+            return if is_current(client) { then(slice::from_ref(&client.work)) } else { Ok(()) };
+        }
+        let current: Vec<_> =
+            clients(works).filter(|client| is_current(client)).map(|client| client.work.clone()).collect();
+        if current.is_empty() { Ok(()) } else { then(&current) }
+    }
+
+    /// Imports what arrives, and compares it with what was sent.
+    fn import(&self, ranges: &RangeSet, bytes: &[u8], sent: &Digest) -> Result<(), ServiceError> {
+        for (range, records) in records::by_range(ranges, bytes)? {
+            self.shard.import(range, records)?;
+        }
+        let found = records::digest(ranges, |range, into| self.shard.export(range, into))?;
+        if found == *sent { Ok(()) } else { Err(WrongDigest { sent: *sent, found }.into()) }
+    }
+
+    fn discard(&self, ranges: &RangeSet) -> Result<(), ServiceError> {
+        ranges.iter().try_for_each(|range| self.shard.discard(range))
+    }
+
+    /// Makes room, and puts the records there.
+    fn stage(&self, txn: &TxnId, arrival: &Arrival) -> Result<(), ShardRefusal<S::Refusal>> {
+        if self.gate.lock().is_staged(txn, &arrival.ranges) {
+            return Ok(());
+        }
+        let Content::Sent { records, digest } = &arrival.content else {
+            return self.change(|gate| gate.stage(txn, &arrival.ranges, true)).map_err(ShardRefusal::Gate);
+        };
+        self.change(|gate| gate.stage(txn, &arrival.ranges, false)).map_err(ShardRefusal::Gate)?;
+        let staged = self
+            .shard
+            .note(&GateNote::Staged { ranges: arrival.ranges.clone() })
+            .and_then(|()| self.import(&arrival.ranges, records, digest))
+            .map_err(ShardRefusal::Records);
+        if staged.is_err() {
+            // If that fails too, the range stays held, and the rollback that must come tries again.
+            let _ = self.unstage(txn, arrival);
+        }
+        staged
+    }
+
+    /// Takes an arrival back.
+    fn unstage(&self, txn: &TxnId, arrival: &Arrival) -> Result<(), ServiceError> {
+        if !self.gate.lock().is_staged(txn, &arrival.ranges) {
+            return Ok(());
+        }
+        if matches!(arrival.content, Content::Sent { .. }) {
+            self.discard(&arrival.ranges)?;
+            self.shard.note(&GateNote::Dropped { ranges: arrival.ranges.clone() })?;
+        }
+        self.change(|gate| gate.unstage(txn, &arrival.ranges));
+        Ok(())
+    }
+
+    /// Owns what has arrived.
+    fn open(&self, txn: &TxnId, arrival: &Arrival) -> Result<(), ServiceError> {
+        let Arrival { ranges, tenure, .. } = arrival;
+        let (is_staged, is_past) = {
+            let gate = self.gate.lock();
+            (gate.is_staged(txn, ranges), gate.is_opened(ranges, *tenure))
+        };
+        if is_past {
+            // A repetition after a restart. What the shard has is newer.
+            return Ok(());
+        }
+        if !is_staged {
+            self.stage(txn, arrival)?;
+        }
+        self.shard.note(&GateNote::Owned { ranges: ranges.clone(), tenure: *tenure })?;
+        self.change(|gate| gate.open(txn, ranges, *tenure));
+        Ok(())
+    }
+
+    /// Gives away what is sealed.
+    fn release(&self, txn: &TxnId, departure: &Departure) -> Result<(), ServiceError> {
+        let Departure { ranges, tenure, to } = departure;
+        let is_past = self.change(|gate| {
+            let is_past = gate.is_released(ranges, *tenure);
+            if is_past {
+                gate.thaw(txn);
+            } else {
+                // After a restart nothing has sealed it yet, and the discard may fail.
+                gate.restore_sealed(txn, ranges);
+            }
+            is_past
+        });
+        if is_past {
+            return Ok(());
+        }
+        self.discard(ranges)?;
+        self.shard.note(&GateNote::Released { ranges: ranges.clone(), tenure: *tenure, to: to.clone() })?;
+        self.change(|gate| gate.release(txn, ranges, *tenure, to));
+        Ok(())
+    }
+}
+
+fn clients<W>(works: &[ShardWork<W>]) -> impl Iterator<Item = &ClientWork<W>> {
+    works.iter().filter_map(|work| match work {
+        ShardWork::Client(client) => Some(client),
+        ShardWork::Release(_) | ShardWork::Take(_) => None,
+    })
+}
+
+/// The positions of the clients' work.
+fn positions<W: Keyed>(works: &[ShardWork<W>]) -> impl Iterator<Item = Position> {
+    clients(works).map(|client| client.work.position())
+}
+
+impl<S: Shard> Service for Sharded<S> {
+    type Work = ShardWork<S::Work>;
+    type Refusal = ShardRefusal<S::Refusal>;
+
+    fn effort(&self, work: &Self::Work) -> Effort {
+        match work {
+            ShardWork::Client(client) => self.shard.effort(&client.work),
+            ShardWork::Release(_) | ShardWork::Take(_) => Effort::Update,
+        }
+    }
+
+    fn try_reserve(&self, branch: &BranchId, work: &Self::Work) -> Result<(), Self::Refusal> {
+        match work {
+            ShardWork::Client(client) => self.try_client(branch, client),
+            ShardWork::Release(departure) if self.gate.lock().is_sealed(branch.txn(), &departure.ranges) => Ok(()),
+            ShardWork::Release(_) => Err(ShardRefusal::Gate(GateRefusal::NotSealed)),
+            ShardWork::Take(arrival) => self.stage(branch.txn(), arrival),
+        }
+    }
+
+    fn confirm(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
+        let txn = branch.txn();
+        // While a branch is under way its pins hold its positions here. But the log may have it
+        // confirmed again after a restart, when its positions have left, or have left and come back.
+        let is_current = |client: &ClientWork<S::Work>| {
+            let position = client.work.position();
+            self.gate.lock().is_current(position, client.stamp)
+        };
+        self.with_current(works, is_current, |works| self.shard.confirm(branch, works))?;
+        self.unpin(positions(works), txn);
+        works.iter().try_for_each(|work| match work {
+            ShardWork::Client(_) => Ok(()),
+            ShardWork::Release(departure) => self.release(txn, departure),
+            ShardWork::Take(arrival) => self.open(txn, arrival),
+        })
+    }
+
+    fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
+        let txn = branch.txn();
+        self.with_current(works, |_| true, |works| self.shard.cancel(branch, works))?;
+        self.unpin(positions(works), txn);
+        works.iter().try_for_each(|work| match work {
+            ShardWork::Client(_) => Ok(()),
+            ShardWork::Release(_) => {
+                self.thaw(txn);
+                Ok(())
+            }
+            ShardWork::Take(arrival) => self.unstage(txn, arrival),
+        })
+    }
+
+    fn is_transient(&self, refusal: &Self::Refusal) -> bool {
+        match refusal {
+            ShardRefusal::Service(refusal) => self.shard.is_transient(refusal),
+            ShardRefusal::Gate(_) => true,
+            ShardRefusal::Records(_) => false,
+        }
+    }
+
+    fn dooms(&self, refusal: &Self::Refusal) -> bool {
+        match refusal {
+            ShardRefusal::Service(refusal) => self.shard.dooms(refusal),
+            ShardRefusal::Gate(_) => false,
+            ShardRefusal::Records(_) => true,
+        }
+    }
+
+    fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
+        let txn = branch.txn();
+        // First of all, and whatever fails below: no other work may come to these positions.
+        let changes = clients(works).filter(|client| self.shard.effort(&client.work) == Effort::Update);
+        let pinned: Vec<_> = changes.map(|client| client.work.position()).collect();
+        self.change(|gate| {
+            for position in pinned {
+                gate.pin(position, txn);
+            }
+            for work in works {
+                if let ShardWork::Release(departure) = work {
+                    gate.restore_sealed(txn, &departure.ranges);
+                }
+            }
+        });
+        self.with_current(works, |_| true, |works| self.shard.restore(branch, works))?;
+        works.iter().try_for_each(|work| match work {
+            ShardWork::Take(arrival) => Ok(self.stage(txn, arrival)?),
+            ShardWork::Client(_) | ShardWork::Release(_) => Ok(()),
+        })
+    }
+
+    fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
+        let (left_over, of_clients) = {
+            let gate = self.gate.lock();
+            let is_of_client = |branch: &&BranchId| !gate.hands_over(branch.txn());
+            (gate.left_over(), promised.iter().filter(is_of_client).cloned().collect::<Vec<_>>())
+        };
+        if !left_over.is_empty() {
+            self.discard(&left_over)?;
+            self.shard.note(&GateNote::Dropped { ranges: left_over.clone() })?;
+            self.change(|gate| gate.dropped(&left_over));
+        }
+        self.shard.opened(&of_clients)
+    }
+
+    fn checkpoint(&self) -> Result<(), ServiceError> {
+        self.shard.save(&mut || self.image())
+    }
+}
+
+impl<S: Shard> Sharded<S> {
+    fn image(&self) -> GateImage {
+        self.gate.lock().image().clone()
+    }
+}
+
+/// The records of a hand-over are let go when this is dropped, unless the hand-over has been
+/// registered.
+pub(super) struct Frozen<'a, S: Shard> {
+    pub(super) sharded: &'a Sharded<S>,
+    pub(super) txn: &'a TxnId,
+    pub(super) is_registered: bool,
+}
+
+impl<S: Shard> Drop for Frozen<'_, S> {
+    fn drop(&mut self) {
+        if !self.is_registered {
+            self.sharded.thaw(self.txn);
+        }
+    }
+}
