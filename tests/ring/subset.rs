@@ -1,11 +1,17 @@
 //! A tenant's subset: which nodes, how little changes, how evenly it is spread, and where keys go in
 //! it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::support::{Crowded, build, members, model::Placing, telling_positions};
 use proptest::prelude::*;
-use ringpact::ring::{HashRing, Node, Placement, Position, RingError, SharedRing, Subset, Xxh3};
+use ringpact::ring::{
+    HashRing, LookBack, Node, PinnedRing, Pins, Placement, Position, Ramp, RingError, RingHistory, RingVersion,
+    SharedRing, Subset, Xxh3,
+};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 fn ids<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<&'a str> {
@@ -225,6 +231,41 @@ fn movement_is_minimal() {
             assert!(if all { exchanged == 2_000 } else { exchanged < 600 }, "{exchanged} of 2,000 were exchanged");
         }
     }
+}
+
+/// Of a tenant's keys, only those move that the node that left had, or that the newcomer gets. With
+/// n of N nodes, n / (N + 1) of the tenants exchange a node, and each then moves about 2 / n.
+#[test]
+fn only_keys_of_the_exchanged_nodes_move() {
+    const NODES: u32 = 40;
+    let before = HashRing::new((0..NODES).map(|n| format!("n{n}"))).unwrap();
+    let mut after = before.clone();
+    after.add("late").unwrap();
+    let mut moved = 0.0;
+    for tenant in 0..1_000_u32 {
+        let (old, new) = (before.subset(tenant, 5).unwrap(), after.subset(tenant, 5).unwrap());
+        let (old_ring, new_ring) = (old.to_ring(), new.to_ring());
+        let movement = old_ring.movement(&new_ring).unwrap();
+        for range in &movement {
+            assert!(
+                !new.contains(range.from.id()) || !old.contains(range.to.id()),
+                "{range:?} moves between two that stay"
+            );
+        }
+        assert_eq!(movement.is_empty(), old.nodes().eq(new.nodes()));
+        moved += movement.fraction();
+    }
+    let least = 1.0 / f64::from(NODES + 1);
+    assert!((least..2.3 * least).contains(&(moved / 1_000.0)), "{moved} of 1,000");
+}
+
+#[test]
+fn threads_share_what_has_a_ring() {
+    fn is_shared<T: Send + Sync + 'static>() {}
+    is_shared::<Subset<Arc<RingVersion>>>();
+    is_shared::<LookBack<Arc<RingVersion>>>();
+    is_shared::<PinnedRing<HashRing>>();
+    is_shared::<(RingHistory, Pins, Ramp, Node)>();
 }
 
 /// The same number of common nodes as if each tenant drew its nodes at random: hypergeometric.
