@@ -102,6 +102,7 @@ proptest! {
         prop_assert_eq!(from.movement(&to).unwrap(), before.movement(&after).unwrap());
         prop_assert_eq!(from.owner(key), before.owner(key));
         prop_assert!(from.replicas(key).eq(before.replicas(key)));
+        prop_assert!(from.replicas_across_zones(key).eq(before.replicas_across_zones(key)));
         prop_assert_eq!(from.owner_for_new(key), before.owner_for_new(key));
     }
 
@@ -136,6 +137,35 @@ proptest! {
         prop_assert_eq!(&postcard::from_bytes::<PinnedRing<HashRing>>(&bytes).unwrap(), &pinned);
         let by_reference = PinnedRing::new(&ring, pinned.pins().clone()).unwrap();
         prop_assert_eq!(serde_json::to_string(&by_reference).unwrap(), json);
+    }
+}
+
+/// Copies are spread as if the walk came to the pinned node first, also beyond sixteen of them.
+#[test]
+fn copies_across_zones_begin_with_the_pinned_node() {
+    for (nodes, zones) in [(1, 1), (5, 2), (7, 3), (9, 9), (25, 3), (40, 20)] {
+        let ring = HashRing::builder()
+            .virtual_nodes(2)
+            .nodes((0..nodes).map(|n| Node::new(format!("n{n}")).with_zone(format!("z{}", n * n % zones))))
+            .build()
+            .unwrap();
+        let mut pinned = PinnedRing::new(&ring, Pins::new()).unwrap();
+        for id in ring.nodes().iter().map(Node::id) {
+            pinned.pin_range(range(u64::MAX / 3, 0), id).unwrap();
+            for position in telling_positions(&[&ring]).into_iter().step_by(5) {
+                let mut of_zones = std::collections::BTreeMap::new();
+                let in_walk = pinned.replicas_at(position);
+                let mut expected: Vec<_> = in_walk
+                    .map(|node| {
+                        let round = of_zones.entry(node.zone()).and_modify(|round| *round += 1).or_insert(0);
+                        (*round, node)
+                    })
+                    .collect();
+                expected.sort_by_key(|(round, _)| *round);
+                let found = pinned.replicas_across_zones_at(position);
+                assert!(found.eq(expected.into_iter().map(|(_, node)| node)), "{id} pinned, at {position:?}");
+            }
+        }
     }
 }
 

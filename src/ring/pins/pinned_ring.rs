@@ -3,7 +3,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
 
 use super::{Pins, only};
-use crate::ring::{HashRing, HeldRing, KeyHasher, Node, NodeId, Position, PositionRange, RangeSet, RingError, RingKey};
+use crate::ring::{
+    HashRing, HeldRing, KeyHasher, Node, NodeId, Position, PositionRange, RangeSet, RingError, RingKey,
+    replicas::rounds_from,
+};
 
 /// A ring of which some positions are [pinned](Pins) to a node. All others are owned as on the ring,
 /// which itself stays as it is.
@@ -96,6 +99,17 @@ impl<R: HeldRing> PinnedRing<R> {
         pinned.into_iter().chain(others)
     }
 
+    /// Returns the nodes that `position` belongs to, spread evenly over the zones: the node that it
+    /// is held on, and then the others in [rounds](crate::ring::ZoneReplicas), as if a walk came to
+    /// that node first.
+    pub fn replicas_across_zones_at(&self, position: Position) -> impl Iterator<Item = &Node> + Clone {
+        let (members, table) = self.ring().parts();
+        let pinned = self.pins.get(position).and_then(|id| members.index_of(id.as_str()).ok());
+        let pinned = pinned.map(|index| rounds_from(members, table.walk(position), members.slot(index)));
+        let unpinned = pinned.is_none().then(|| self.ring().replicas_across_zones_at(position));
+        pinned.into_iter().flatten().chain(unpinned.into_iter().flatten())
+    }
+
     /// Returns the node that a new key at `position` goes to: the first of
     /// [`replicas_at`](Self::replicas_at) that isn't draining, or `None` if all are.
     #[must_use]
@@ -139,6 +153,12 @@ impl<R: HeldRing<Hasher: KeyHasher>> PinnedRing<R> {
     /// and then those of the ring.
     pub fn replicas<K: RingKey>(&self, key: K) -> impl Iterator<Item = &Node> + Clone + use<'_, R, K> {
         self.replicas_at(self.ring().position(key))
+    }
+
+    /// Returns the nodes that `key` belongs to, spread evenly over the zones; see
+    /// [`replicas_across_zones_at`](Self::replicas_across_zones_at).
+    pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> impl Iterator<Item = &Node> + Clone + use<'_, R, K> {
+        self.replicas_across_zones_at(self.ring().position(key))
     }
 
     /// Returns the node that `key` goes to if it is new; see

@@ -65,6 +65,22 @@ pub(in crate::ring) fn rounds_of<'a, E: Eligible>(
     Rounds::new(members, walk, eligible, total, first_round)
 }
 
+/// Returns an iterator over all nodes, in rounds, as if the walk came to the node of slot `first`
+/// before all others.
+pub(in crate::ring) fn rounds_from<'a>(
+    members: &'a Members,
+    walk: SlotWalk<'a>,
+    first: u32,
+) -> impl Iterator<Item = &'a Node> + Clone + use<'a> {
+    let mut rounds = Rounds::new(members, walk, All, members.nodes().len(), members.zone_count());
+    // Its zone has had its node of the first round, so that the walk passes over it there.
+    rounds.zones.insert(members.zone_of(first), members.zone_bound());
+    rounds.returned.push_few(first);
+    rounds.yielded = 1;
+    rounds.first = Some(first);
+    std::iter::once(members.by_slot(first)).chain(rounds)
+}
+
 /// The nodes that rounds are made of.
 pub(in crate::ring) trait Eligible: Clone {
     /// Whether the node of this slot is one of them.
@@ -117,6 +133,8 @@ struct Rounds<'a, E> {
     yielded: usize,
     /// The first [`FEW`] nodes that were returned.
     returned: SmallSet,
+    /// The node that comes before the walk, if there is one.
+    first: Option<u32>,
     /// Number of nodes that are returned in all.
     total: usize,
     /// Number of nodes in the first round.
@@ -150,8 +168,8 @@ impl<'a, E: Eligible> Rounds<'a, E> {
     #[inline]
     fn new(members: &'a Members, walk: SlotWalk<'a>, eligible: E, total: usize, first_round: usize) -> Self {
         let (start, zones, returned) = (walk.clone(), ZoneSet::new(), SmallSet::new());
-        let stage = Stage::First;
-        Self { members, eligible, start, walk, zones, yielded: 0, returned, total, first_round, stage }
+        let (first, stage) = (None, Stage::First);
+        Self { members, eligible, start, walk, zones, yielded: 0, returned, first, total, first_round, stage }
     }
 
     #[inline]
@@ -204,8 +222,9 @@ impl<'a, E: Eligible> Rounds<'a, E> {
         let (mut walk, mut met) = (self.start.clone(), SmallSet::new());
         let mut of_zones = vec![0_u32; self.members.zone_bound()];
         let mut slots = Vec::with_capacity(self.total);
+        let mut first = self.first;
         while slots.len() < self.total {
-            let slot = walk.next();
+            let slot = first.take().unwrap_or_else(|| walk.next());
             if self.eligible.has(self.members, slot) && met.insert(slot, self.members.slot_count()) {
                 let round = &mut of_zones[self.members.zone_of(slot) as usize];
                 slots.push((*round, slot));

@@ -13,7 +13,7 @@ mod index;
 mod small_set;
 
 pub use across_zones::ZoneReplicas;
-pub(super) use across_zones::{Accepting, Eligible, rounds_of};
+pub(super) use across_zones::{Accepting, Eligible, rounds_from, rounds_of};
 pub use any_zone::Replicas;
 pub use index::{HeldRing, ReplicaIndex};
 pub(super) use small_set::SmallSet;
