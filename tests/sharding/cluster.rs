@@ -16,7 +16,7 @@ use ringpact::sharding::{ClusterError, KeeperRefusal, Moving, Pace, RouteError};
 
 use crate::{
     ledger::{Add, position},
-    town::{Open, SOON, Town, ring, slowly},
+    town::{SOON, Town, ring, slowly},
 };
 
 const KEYS: u32 = 60;
@@ -160,25 +160,13 @@ fn a_change_goes_on_after_a_crash_in_the_middle_of_any_chunk() {
         let sums = open.fill(KEYS);
         let plan = open.cluster.change().unwrap().join("d").plan().unwrap();
         let after = plan.after().clone();
-        let (reached, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (reach, hold) = (Arc::clone(&reached), Arc::clone(&gate));
-        // The chunk stops there until the cluster is being dropped.
-        let _ = in_the_middle_of(&town, chunk, move || {
-            reach.store(true, Ordering::SeqCst);
-            while !hold.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
-        });
+        let is_cut = Arc::clone(&town.is_cut);
+        let reached = in_the_middle_of(&town, chunk, move || is_cut.store(true, Ordering::SeqCst));
         let moving = plan.start(slowly()).unwrap();
         while !reached.load(Ordering::SeqCst) && !moving.wait(Duration::from_millis(1)) {}
         let was_reached = reached.load(Ordering::SeqCst);
         drop(moving);
-        // What the log has now is what a crash leaves.
-        let crashed = town.log.crash();
-        gate.store(true, Ordering::SeqCst);
-        let Open { cluster, .. } = open;
-        drop(cluster);
-        town.log = crashed;
+        town.crash(open);
         if chunk % 2 == 0 {
             town.crash_shards();
         }

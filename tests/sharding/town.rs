@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -38,6 +38,8 @@ pub struct Town {
     first: HashRing,
     /// Called at each take of a chunk, with its number.
     pub at_take: Arc<Mutex<Option<Hook>>>,
+    /// Whether no message reaches a shard any more, because the process that sends them is dying.
+    pub is_cut: Arc<AtomicBool>,
 }
 
 /// A shard of a town.
@@ -49,6 +51,7 @@ pub struct TownShard {
     greeting: Mutex<Option<Greeting>>,
     takes: AtomicU64,
     at_take: Arc<Mutex<Option<Hook>>>,
+    is_cut: Arc<AtomicBool>,
 }
 
 pub struct Open {
@@ -74,6 +77,7 @@ impl Town {
             shards: Arc::default(),
             first: ring(nodes),
             at_take: Arc::default(),
+            is_cut: Arc::default(),
         }
     }
 
@@ -88,12 +92,12 @@ impl Town {
     }
 
     fn service(&self, builder: ClusterBuilder, service: usize) -> (ClusterBuilder, ServiceClient<Add>) {
-        let (shards, at_take) = (Arc::clone(&self.shards), Arc::clone(&self.at_take));
+        let (shards, at_take, is_cut) = (Arc::clone(&self.shards), Arc::clone(&self.at_take), Arc::clone(&self.is_cut));
         builder.service(SERVICES[service], move |node: &NodeId| {
             let mut shards = shards.lock();
             let shard = shards.entry((node.to_string(), service)).or_insert_with(|| {
                 let name = shard_name(SERVICES[service], node).unwrap();
-                Arc::new(TownShard::new(name.as_str(), Arc::clone(&at_take)))
+                Arc::new(TownShard::new(name.as_str(), Arc::clone(&at_take), Arc::clone(&is_cut)))
             });
             Ok(Connection::with_link(Arc::clone(shard) as Arc<dyn ShardLink<Add>>, Arc::clone(shard)))
         })
@@ -101,8 +105,10 @@ impl Town {
 
     /// Drops the cluster, and loses what its log has not synced, as a crash does.
     pub fn crash(&mut self, open: Open) {
+        self.is_cut.store(true, Ordering::SeqCst);
         drop(open);
         self.log = self.log.crash();
+        self.is_cut.store(false, Ordering::SeqCst);
     }
 
     pub fn shard(&self, node: &str, service: usize) -> Arc<TownShard> {
@@ -188,7 +194,7 @@ impl Open {
 }
 
 impl TownShard {
-    fn new(name: &str, at_take: Arc<Mutex<Option<Hook>>>) -> Self {
+    fn new(name: &str, at_take: Arc<Mutex<Option<Hook>>>, is_cut: Arc<AtomicBool>) -> Self {
         let (log, disk) = (MemoryLog::new(), Arc::default());
         let host = Mutex::new(Self::start(name, &log, &disk));
         Self {
@@ -199,6 +205,7 @@ impl TownShard {
             greeting: Mutex::default(),
             takes: AtomicU64::new(0),
             at_take,
+            is_cut,
         }
     }
 
@@ -209,6 +216,10 @@ impl TownShard {
 
     pub fn host(&self) -> Arc<ShardHost<Ledger>> {
         Arc::clone(&self.host.lock())
+    }
+
+    fn reach(&self) -> Result<Arc<ShardHost<Ledger>>, ShardError> {
+        if self.is_cut.load(Ordering::SeqCst) { Err(ShardError::Unreachable) } else { Ok(self.host()) }
     }
 
     /// Loses what is in memory, and comes back.
@@ -224,10 +235,10 @@ impl TownShard {
 
 impl ShardMoves for TownShard {
     fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        self.host().measure(ranges, budget)
+        self.reach()?.measure(ranges, budget)
     }
     fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.host().has_room(bytes)
+        self.reach()?.has_room(bytes)
     }
     fn release(
         &self,
@@ -237,7 +248,7 @@ impl ShardMoves for TownShard {
         to: &NodeId,
         patience: Duration,
     ) -> Result<(Vec<u8>, Digest), ShardError> {
-        self.host().release(branch, ranges, tenure, to, patience)
+        self.reach()?.release(branch, ranges, tenure, to, patience)
     }
     fn take(
         &self,
@@ -247,7 +258,7 @@ impl ShardMoves for TownShard {
         records: Vec<u8>,
         digest: Digest,
     ) -> Result<(), ShardError> {
-        let result = self.host().take(branch, ranges, tenure, records, digest);
+        let result = self.reach()?.take(branch, ranges, tenure, records, digest);
         let number = self.takes.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(hook) = &*self.at_take.lock() {
             hook(number);
@@ -255,10 +266,10 @@ impl ShardMoves for TownShard {
         result
     }
     fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        self.host().adopt(branch, ranges, tenure)
+        self.reach()?.adopt(branch, ranges, tenure)
     }
     fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        Ok(self.host().give_up(txn))
+        Ok(self.reach()?.give_up(txn))
     }
     fn status(&self) -> Result<ShardStatus, ShardError> {
         Ok(self.host().status())
@@ -267,13 +278,15 @@ impl ShardMoves for TownShard {
 
 impl ShardLink<Add> for TownShard {
     fn execute(&self, branch: &BranchId, known: Tenure, work: Add, patience: Duration) -> Result<(), ShardError> {
-        self.host().execute(branch, known, work, patience)
+        self.reach()?.execute(branch, known, work, patience)
     }
 }
 
 impl Endpoint for TownShard {
     fn send(&self, request: Request, reply: Reply) {
-        Inline::new(self.host()).send(request, reply);
+        if let Ok(host) = self.reach() {
+            Inline::new(host).send(request, reply);
+        }
     }
     fn greet(&self, greeting: &Greeting) {
         *self.greeting.lock() = Some(greeting.clone());
