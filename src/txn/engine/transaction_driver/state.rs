@@ -27,6 +27,8 @@ pub(super) struct DriverState {
     /// Each branch, by its index. Empty until the transaction is first driven, and while a thread
     /// drives it.
     pub(super) member_branches: Vec<MemberBranch>,
+    /// Whether a participant of one of them was not there when it was last looked for.
+    pub(super) is_one_missing: bool,
     pub(super) inbox: VecDeque<Input>,
     /// Whether a thread is in `drive`. All other threads only queue inputs then.
     pub(super) driving: bool,
@@ -88,6 +90,7 @@ impl DriverState {
             protocol,
             watch,
             member_branches: Vec::new(),
+            is_one_missing: false,
             inbox: VecDeque::new(),
             driving: false,
             appending: false,
