@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     error_chain,
     id::{BranchId, TxnId},
-    participant::{Endpoint, MAX_ERROR_TEXT_BYTES, ParticipantError, Reply, Request, Response},
+    participant::{Endpoint, ParticipantError, Reply, Request, Response, cut},
     ring::{NodeId, RangeSet},
     sharding::{
         Digest, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure,
@@ -106,11 +106,7 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
 }
 
 fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
-    let text = |error: &(dyn std::error::Error + 'static)| {
-        let mut text = error_chain(error);
-        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT_BYTES));
-        text
-    };
+    let text = |error: &(dyn std::error::Error + 'static)| cut(error_chain(error));
     match error {
         ShardError::Gate(refusal) => Failure::Gate(refusal),
         ShardError::Pinned { by } => Failure::Pinned(by),

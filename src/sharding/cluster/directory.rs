@@ -178,7 +178,7 @@ pub(super) fn ask(
     Ok((since, decode(&body).map_err(shared)?))
 }
 
-/// Answers processes that follow the keeper: the other end of [`ask`]. It is an [`Endpoint`], so every
+/// Answers processes that follow the keeper. It is an [`Endpoint`], so every
 /// transport for participants carries its messages. A clone is another handle.
 #[derive(Clone)]
 pub struct AssignmentFeed(pub(super) Arc<SharedAssignment>);
