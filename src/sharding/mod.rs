@@ -23,6 +23,8 @@ pub use cluster::{
     ChangeBuilder, Cluster, ClusterBuilder, ClusterError, DEFAULT_PATIENCE, Moving, Plan, Progress, RouteError, Routed,
     ServiceClient, shard_name,
 };
+#[doc(hidden)]
+pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
