@@ -112,10 +112,8 @@ impl Customers {
             (Take { order, key: key(), amount: pieces }, Take { order, key: key(), amount: pieces * 100 });
         let begun = Instant::now();
         let mut txn = shop.cluster.begin();
-        let worked = shop
-            .goods
-            .execute(&mut txn, goods.clone())
-            .and_then(|()| shop.accounts.execute(&mut txn, cents.clone()));
+        let worked =
+            shop.goods.execute(&mut txn, goods.clone()).and_then(|()| shop.accounts.execute(&mut txn, cents.clone()));
         // A transaction that is dropped is rolled back.
         let committed = worked.is_ok() && txn.commit().wait().is_ok();
         if !committed {
@@ -140,8 +138,7 @@ impl Customers {
             let node = shop.nodes.read().iter().find(|other| other.name() == node.as_str()).cloned();
             let Some(node) = node else { continue };
             let patience = Duration::from_millis(20);
-            let found =
-                node.shard(0).with(|host| host.read(position(key), known, patience, |shelf| shelf.record(key)));
+            let found = node.shard(0).with(|host| host.read(position(key), known, patience, |shelf| shelf.record(key)));
             match found {
                 Some(Ok(Some(_))) => return,
                 Some(Ok(None)) => {

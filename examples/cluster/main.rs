@@ -255,9 +255,8 @@ impl Day<'_> {
         let longest = self.changes.iter().map(|change| change.longest_freeze).max().unwrap_or_default();
         let rate = |is_change: bool| {
             let rows = self.rows.iter().filter(|(what, _)| (what != "before" && what != "after") == is_change);
-            let (orders, time) = rows.fold((0, Duration::ZERO), |(orders, time), (_, window)| {
-                (orders + window.orders, time + window.time)
-            });
+            let (orders, time) = rows
+                .fold((0, Duration::ZERO), |(orders, time), (_, window)| (orders + window.orders, time + window.time));
             orders as f64 / time.as_secs_f64().max(1e-9)
         };
         format!(

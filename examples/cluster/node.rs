@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::RwLock;
 use ringpact::{
-    BranchId, FileLog, HashRing, ServiceError, Node as RingNode,
+    BranchId, FileLog, HashRing, Node as RingNode, ServiceError,
     id::TxnId,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
@@ -54,9 +54,8 @@ pub struct NodeShard {
 impl Node {
     /// Starts the node on what is there of it.
     pub fn start(world: &Arc<World>, name: &str) -> Result<Self, ServiceError> {
-        let shard = || {
-            Arc::new(NodeShard { host: RwLock::new(None), greeting: RwLock::new(None), world: Arc::clone(world) })
-        };
+        let shard =
+            || Arc::new(NodeShard { host: RwLock::new(None), greeting: RwLock::new(None), world: Arc::clone(world) });
         let node = Self { name: name.to_owned(), world: Arc::clone(world), shards: [shard(), shard()] };
         node.come_back()?;
         Ok(node)

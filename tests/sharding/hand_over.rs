@@ -6,7 +6,7 @@ use std::{
 };
 
 use ringpact::{
-    Vote,
+    TransactionLog, Vote,
     ring::RangeSet,
     sharding::{GateRefusal, GivenUp, ShardError, Tenure},
 };
@@ -238,7 +238,6 @@ fn an_arrival_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cra
         from.commit(2);
         to.take(2, &only(KEY), 2, &sent).unwrap();
         assert_eq!(to.prepare(2), Vote::Yes);
-        use ringpact::TransactionLog;
         to.log.live(to.host.name()).unwrap(); // the decision takes the promise along
         to.finish(2);
         to.host.checkpoint().unwrap();
@@ -259,7 +258,6 @@ fn a_departure_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cr
         from.add(1, KEY, 3);
         from.release(2, &only(KEY), 2).unwrap();
         assert_eq!(from.prepare(2), Vote::Yes);
-        use ringpact::TransactionLog;
         from.log.live(from.host.name()).unwrap();
         from.finish(2);
         from.host.checkpoint().unwrap();
@@ -268,6 +266,29 @@ fn a_departure_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cr
         from.finish(2);
         assert_eq!(from.host.owned().width(), (1 << 64) - 1);
         assert_eq!(from.host.status().leaving, 0);
+    });
+}
+
+/// The range has left, and was on its way back without a promise. The log has lost the commit of the first
+/// hand-over.
+#[test]
+fn records_that_were_staged_over_a_departure_are_discarded() {
+    both(|kind| {
+        let (mut from, to) = (Site::owner("from", kind), Site::new("to", kind));
+        from.is_shared = true;
+        from.add(1, KEY, 3);
+        let sent = from.release(2, &only(KEY), 2).unwrap();
+        to.take(2, &only(KEY), 2, &sent).unwrap();
+        to.commit(2);
+        assert_eq!(from.prepare(2), Vote::Yes);
+        from.log.live(from.host.name()).unwrap();
+        from.finish(2);
+        let back = to.release(3, &only(KEY), 3).unwrap();
+        from.take(3, &only(KEY), 3, &back).unwrap();
+        from.host.checkpoint().unwrap();
+        from.crash();
+        from.finish(2);
+        assert_eq!(from.host.shard().sums(), []);
     });
 }
 

@@ -81,6 +81,8 @@ pub struct Saved {
     pub sums: ByPosition<u32, i64, Places>,
     pub applied: BTreeSet<BranchId>,
     pub image: GateImage,
+    /// Number of openings. A process that a later one has taken the place of writes nothing more.
+    pub openings: u64,
 }
 
 /// When what a ledger does becomes durable.
@@ -116,15 +118,21 @@ pub struct Ledger {
     disk: Arc<Mutex<Saved>>,
     held: Mutex<BTreeMap<BranchId, Vec<Add>>>,
     faults: Arc<Faults>,
+    opening: u64,
 }
 
 impl Ledger {
     pub fn open(kind: Kind, disk: &Arc<Mutex<Saved>>, faults: &Arc<Faults>) -> Self {
+        let opening = {
+            let mut disk = disk.lock();
+            disk.openings += 1;
+            disk.openings
+        };
         let live = match kind {
             Kind::InMemory => Arc::new(Mutex::new(disk.lock().clone())),
             Kind::AtOnce => Arc::clone(disk),
         };
-        Self { kind, live, disk: Arc::clone(disk), held: Mutex::default(), faults: Arc::clone(faults) }
+        Self { kind, live, disk: Arc::clone(disk), held: Mutex::default(), faults: Arc::clone(faults), opening }
     }
 
     pub fn sum(&self, key: u32) -> Option<i64> {
@@ -225,7 +233,11 @@ impl Shard for Ledger {
         if self.kind == Kind::InMemory {
             let live = self.live.lock();
             let image = image();
-            *self.disk.lock() = Saved { image, ..live.clone() };
+            let mut disk = self.disk.lock();
+            if disk.openings != self.opening {
+                return Err("another process has opened the disk".into());
+            }
+            *disk = Saved { image, ..live.clone() };
         }
         Ok(())
     }
