@@ -99,7 +99,7 @@ impl Node {
 impl NodeShard {
     /// Returns how the cluster reaches this shard.
     pub fn connection(self: &Arc<Self>) -> Connection<Take> {
-        Connection::remote(Arc::clone(self) as Arc<dyn ShardLink<Take>>, Arc::clone(self))
+        Connection::with_link(Arc::clone(self) as Arc<dyn ShardLink<Take>>, Arc::clone(self))
     }
 
     /// Calls the shard if it is up. A crash waits until the call has returned, so that no two shards of

@@ -1,6 +1,9 @@
 //! Requests for the same: while one of them waits or is under way, the others wait for its answer.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{Life, MAX_QUEUED_REQUESTS, ParticipantError, Reply, Request, Response, Verb};
 use crate::id::{BranchId, Epoch, Name};
@@ -14,6 +17,9 @@ pub(super) enum RequestKey {
     InDoubt(Name, Option<Life>),
     /// Not a question for participants; they refuse it.
     Verdict(BranchId),
+    /// Messages that are not the coordinator's are never duplicates: a client may do the same work
+    /// twice. Each has a number of its own.
+    Message(u64),
 }
 
 impl RequestKey {
@@ -22,13 +28,17 @@ impl RequestKey {
             Request::Branch { branch, verb, call } => Self::Branch(branch.clone(), *verb, call.epoch),
             Request::InDoubt { coordinator, life } => Self::InDoubt(coordinator.clone(), *life),
             Request::Verdict { branch } => Self::Verdict(branch.clone()),
+            Request::Message { .. } => {
+                static LAST: AtomicU64 = AtomicU64::new(0);
+                Self::Message(LAST.fetch_add(1, Ordering::Relaxed))
+            }
         }
     }
 
     /// Whether the request is served before votes: decisions finish transactions and make room,
-    /// votes do not.
+    /// votes and clients' messages do not.
     pub(super) const fn is_urgent(&self) -> bool {
-        !matches!(self, Self::Branch(_, Verb::Prepare | Verb::CommitOnePhase, _))
+        !matches!(self, Self::Branch(_, Verb::Prepare | Verb::CommitOnePhase, _) | Self::Message(_))
     }
 }
 

@@ -56,6 +56,15 @@ pub enum Request {
         /// The branch.
         branch: BranchId,
     },
+    /// A message that is not the coordinator's: it is for the service, or for a
+    /// [shard](crate::sharding), and goes the way that the coordinator's messages go. Answered by
+    /// [`Response::Message`]. In a form for people the bytes are a list of numbers, so choose a binary
+    /// form for much traffic.
+    Message {
+        /// What the receiver of the message reads.
+        #[serde(with = "serde_bytes")]
+        body: Vec<u8>,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -76,6 +85,12 @@ pub enum Response {
         verdict: Verdict,
         /// All transactions of this coordinator from this one on begin after the answer.
         begun_below: TxnOrdinal,
+    },
+    /// To [`Request::Message`]: what its receiver answers.
+    Message {
+        /// What the sender of the message reads.
+        #[serde(with = "serde_bytes")]
+        body: Vec<u8>,
     },
 }
 
@@ -346,6 +361,7 @@ pub(crate) fn call(participant: &dyn Participant, request: &Request) -> Result<R
             participant.in_doubt(coordinator).map(Response::InDoubt)
         }),
         Request::Verdict { .. } => Err(ParticipantError::Misdirected),
+        Request::Message { body } => guarded(|| participant.message(body).map(|body| Response::Message { body })),
     }
 }
 

@@ -372,6 +372,17 @@ pub trait Participant: Send + Sync + 'static {
         let _ = greeting;
     }
 
+    /// Answers a message that is not the coordinator's; see [`Request::Message`]. May block. The default
+    /// implementation refuses it.
+    ///
+    /// # Errors
+    ///
+    /// [`ParticipantError::Misdirected`] if the participant takes no such messages.
+    fn message(&self, body: &[u8]) -> Result<Vec<u8>, ParticipantError> {
+        let _ = body;
+        Err(ParticipantError::Misdirected)
+    }
+
     /// Whether this is an error of the participant's own kind that may not come again: a deadlock, or a
     /// serialisation failure of a database. Must not block. [`Coordinator::run`](crate::Coordinator::run)
     /// asks, and then tries the whole transaction again. The default implementation returns `false`.
@@ -410,6 +421,9 @@ impl<P: Participant + ?Sized> Participant for Arc<P> {
     }
     fn greet(&self, greeting: &Greeting) {
         (**self).greet(greeting);
+    }
+    fn message(&self, body: &[u8]) -> Result<Vec<u8>, ParticipantError> {
+        (**self).message(body)
     }
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
         (**self).is_transient(error)

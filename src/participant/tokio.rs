@@ -115,6 +115,17 @@ pub trait AsyncParticipant: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// Answers a message that is not the coordinator's; see
+    /// [`Participant::message`](super::Participant::message).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Participant::message`](super::Participant::message).
+    fn message(&self, body: &[u8]) -> impl Future<Output = Result<Vec<u8>, ParticipantError>> + Send {
+        let _ = body;
+        async { Err(ParticipantError::Misdirected) }
+    }
+
     /// Returns the participant's own name, if it has one; see
     /// [`Participant::own_name`](super::Participant::own_name). Must not block.
     fn own_name(&self) -> Option<Name> {
@@ -393,6 +404,7 @@ async fn call<P: AsyncParticipant>(participant: &P, request: &Request) -> Result
             }
             participant.in_doubt(coordinator).await.map(Response::InDoubt)
         }
+        Request::Message { body } => participant.message(body).await.map(|body| Response::Message { body }),
         Request::Verdict { .. } => Err(ParticipantError::Misdirected),
     }
 }

@@ -11,12 +11,12 @@ use crate::ring::{DEFAULT_VIRTUAL_NODES, HashRing, KeyHasher, MAX_TOKENS, Moveme
 pub enum Followed {
     /// The service's members are the same as before.
     Unchanged,
-    /// Members joined, left, or changed their weight or zone.
+    /// Members joined, left, or changed their weight, zone or draining mark.
     Changed,
 }
 
-/// Keeps a [`HashRing`] equal to the live instances of a service, with their weights and zones. One
-/// thread owns it and calls [`update`](Self::update); to share the ring with other threads, publish
+/// Keeps a [`HashRing`] equal to the live instances of a service, with their weights, zones and
+/// draining marks. One thread owns it and calls [`update`](Self::update); to share the ring with other threads, publish
 /// it in a [`SharedRing`](crate::ring::SharedRing).
 ///
 /// There is no ring while the service has no instances. The follower makes few changes in place,

@@ -12,8 +12,9 @@ pub const MAX_ADDRESS_BYTES: usize = 4096;
 /// clone is cheap, because it shares the texts.
 ///
 /// The address can be any text: a host and port, a URL, or some JSON. The registry only passes it
-/// on. It has at most [`MAX_ADDRESS_BYTES`] bytes and may be empty. Id, weight and zone are those
-/// of a node, with the same limits. All are checked when the instance registers.
+/// on. It has at most [`MAX_ADDRESS_BYTES`] bytes and may be empty. Id, weight, zone and draining
+/// mark are those of a node, with the same limits. All are checked when the instance registers. To
+/// change one of them, the instance registers again.
 ///
 /// ```
 /// use ringpact::registry::Instance;
@@ -29,7 +30,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Returns an instance of weight 1, in no known zone.
+    /// Returns an instance of weight 1, in no known zone, that is not draining.
     #[must_use]
     pub fn new(id: impl Into<NodeId>, address: impl Into<Arc<str>>) -> Self {
         Self { node: Node::new(id), address: address.into() }
@@ -45,6 +46,14 @@ impl Instance {
     #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { node: self.node.with_zone(zone), ..self }
+    }
+
+    /// Returns the same instance, marked as draining or not. A draining instance stays in the ring of
+    /// a [follower](super::RingFollower), where it keeps what it owns and [takes no new
+    /// keys](crate::ring::HashRing::owner_for_new).
+    #[must_use]
+    pub fn with_draining(self, draining: bool) -> Self {
+        Self { node: self.node.with_draining(draining), ..self }
     }
 
     /// Returns the id, which is unique among the live instances of a service.
@@ -69,6 +78,12 @@ impl Instance {
     #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.node.zone()
+    }
+
+    /// Whether the instance keeps what it owns, but takes no new keys.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.node.is_draining()
     }
 
     /// Returns the instance as a member of a ring.

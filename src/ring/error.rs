@@ -1,6 +1,9 @@
 //! The errors of rings.
 
-use super::{BALANCED_FORMAT_VERSION, FORMAT_VERSION, MAX_NAME_BYTES, MAX_TOKENS, NodeId, Position, RingEpoch};
+use super::{
+    DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION, HISTORY_FORMAT_VERSION, MAX_HISTORY,
+    MAX_NAME_BYTES, MAX_RAMP_STEPS, MAX_TOKENS, NodeId, PINS_FORMAT_VERSION, Position, RingEpoch,
+};
 
 /// Why a ring could not be built, changed, compared or read.
 ///
@@ -99,6 +102,83 @@ pub enum RingError {
         epoch: RingEpoch,
     },
 
+    /// A subset was to have no node.
+    #[error("a subset has at least 1 node: give a size from 1 on, or use the whole ring")]
+    EmptySubset,
+
+    /// A [`RingHistory`](super::RingHistory) has [`MAX_HISTORY`] versions within its window.
+    #[error(
+        "the history has {MAX_HISTORY} versions within its window, and takes no more: make several changes of members at \
+        once, or use a shorter window"
+    )]
+    HistoryFull,
+
+    /// The versions of a serialised [`RingHistory`](super::RingHistory) are not in the order of their
+    /// times.
+    #[error("the serialised history has a version that is older than the one before it: list the oldest first")]
+    HistoryOutOfOrder,
+
+    /// A serialised [`RingHistory`](super::RingHistory) has a format that this version doesn't know.
+    #[error(
+        "the serialised history has format {found}, this version reads format {HISTORY_FORMAT_VERSION}: upgrade the reader"
+    )]
+    UnsupportedHistory {
+        /// The format found.
+        found: u32,
+    },
+
+    /// A [`Ramp`](super::Ramp) has no step, more than [`MAX_RAMP_STEPS`], or more than its node's
+    /// weight has units.
+    #[error(
+        "a ramp of node `{id}` to weight {weight} can't have {steps} steps: choose from 1 up to the weight, at most \
+        {MAX_RAMP_STEPS}; `HashRing::refine_weights` gives a ring finer weights"
+    )]
+    RampSteps {
+        /// The node that was to get its weight in steps.
+        id: NodeId,
+        /// Its whole weight.
+        weight: u32,
+        /// The rejected number of steps.
+        steps: u32,
+    },
+
+    /// A [`Ramp`](super::Ramp) ends later than the system's time can express.
+    #[error("the ramp of node `{id}` ends later than any time that the system knows: use a shorter duration")]
+    RampEnd {
+        /// The node that was to get its weight in steps.
+        id: NodeId,
+    },
+
+    /// A number of virtual nodes can't be divided by a factor without a remainder.
+    #[error(
+        "{virtual_nodes} virtual nodes for each unit of weight can't be divided by {factor}: use a divisor of them"
+    )]
+    UnevenUnits {
+        /// The ring's number of virtual nodes for each unit of weight.
+        virtual_nodes: u32,
+        /// The rejected factor.
+        factor: u32,
+    },
+
+    /// [`Pins`](super::Pins) hold positions on a node that is not a member, or is to leave.
+    #[error(
+        "positions are pinned to node `{id}`, so it has to be a member: keep or add the node, pin the positions to another \
+        one, or release them"
+    )]
+    PinnedNode {
+        /// The node that the positions are held on.
+        id: NodeId,
+    },
+
+    /// Serialised [`Pins`](super::Pins) have a format that this version doesn't know.
+    #[error(
+        "the serialised pins have format {found}, this version reads format {PINS_FORMAT_VERSION}: upgrade the reader"
+    )]
+    UnsupportedPins {
+        /// The format found.
+        found: u32,
+    },
+
     /// A [`Modular`](super::Modular) hash with a modulus below 2 sends every key to one position.
     #[error("the modulus is {p}, and has to be at least 2: use a prime above the number of keys")]
     ModulusTooSmall {
@@ -115,12 +195,22 @@ pub enum RingError {
 
     /// A serialised ring has a format that this version doesn't know.
     #[error(
-        "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} and \
-        {BALANCED_FORMAT_VERSION}: upgrade the reader"
+        "the serialised ring has format {found}, this version reads formats {FORMAT_VERSION} to \
+        {DRAINING_BALANCED_FORMAT_VERSION}: upgrade the reader"
     )]
     UnsupportedFormat {
         /// The format found.
         found: u32,
+    },
+
+    /// A serialised ring has a draining node, but its format has none.
+    #[error(
+        "the serialised ring's node `{id}` is draining, which its format can't say: write format \
+        {DRAINING_FORMAT_VERSION}, or {DRAINING_BALANCED_FORMAT_VERSION} if it has tokens"
+    )]
+    DrainingOutOfFormat {
+        /// The draining node.
+        id: NodeId,
     },
 
     /// The tokens of a serialised balanced ring don't ascend.

@@ -104,8 +104,8 @@ impl<H: KeyHasher> HashRing<H> {
         self.replicas_at(self.position(key))
     }
 
-    /// Returns the nodes that `key` belongs to, one of each zone first; see [`ZoneReplicas`]. The n
-    /// nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
+    /// Returns the nodes that `key` belongs to, spread evenly over the zones; see [`ZoneReplicas`].
+    /// The n nodes that should hold a copy are `ring.replicas_across_zones(key).take(n)`.
     #[inline]
     pub fn replicas_across_zones<K: RingKey>(&self, key: K) -> ZoneReplicas<'_> {
         self.replicas_across_zones_at(self.position(key))
@@ -147,7 +147,8 @@ impl<H> HashRing<H> {
         Replicas::new(&self.members, self.table.walk(position))
     }
 
-    /// Returns the nodes that `position` belongs to, one of each zone first; see [`ZoneReplicas`].
+    /// Returns the nodes that `position` belongs to, spread evenly over the zones; see
+    /// [`ZoneReplicas`].
     #[inline]
     pub fn replicas_across_zones_at(&self, position: Position) -> ZoneReplicas<'_> {
         ZoneReplicas::new(&self.members, self.table.walk(position))
@@ -322,11 +323,11 @@ impl<H: KeyHasher> HashRing<H> {
         })
     }
 
-    /// Changes the weight or zone of a member: puts `node` in the place of the member with the same
+    /// Changes the weight, zone or draining mark of a member: puts `node` in the place of the member with the same
     /// id, and returns that member.
     ///
     /// A node that gets heavier only receives keys, one that gets lighter only gives keys away, and
-    /// a change of zone moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
+    /// a change of zone or mark moves nothing. O(t log t) for the t tokens that come or go, O(log N) if the
     /// weight stays. With balanced placement, O(T) if the weight changes.
     ///
     /// # Errors
@@ -356,11 +357,24 @@ impl<H: KeyHasher> HashRing<H> {
         hasher: H,
     ) -> Result<Self, RingError> {
         let members = checked_members(nodes, placement, virtual_nodes)?;
+        Ok(Self::of_members(members, placement, virtual_nodes, hasher))
+    }
+
+    /// Returns a ring of some nodes of another ring, at least one, with the settings of that ring.
+    pub(super) fn of_some(whole: &Self, mut nodes: Vec<Node>) -> Self
+    where
+        H: Clone,
+    {
+        nodes.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        Self::of_members(Members::new(nodes), whole.placement, whole.virtual_nodes, whole.hasher.clone())
+    }
+
+    fn of_members(members: Members, placement: Placement, virtual_nodes: u32, hasher: H) -> Self {
         let table = match placement {
             Placement::Hashed => hashed::build(&members, virtual_nodes, &hasher),
             Placement::Balanced => balanced::build(&members, virtual_nodes),
         };
-        Ok(Self { members, table, placement, virtual_nodes, hasher })
+        Self { members, table, placement, virtual_nodes, hasher }
     }
 
     /// Builds a balanced ring with these tokens, clockwise, each with the index of its node in
@@ -401,9 +415,29 @@ impl<H: KeyHasher> HashRing<H> {
     fn check_tokens(&self, weight: u64) -> Result<(), RingError> {
         check_tokens(weight, self.placement.most_tokens(self.virtual_nodes))
     }
+}
 
-    fn member_index(&self, id: &str) -> Result<usize, RingError> {
+/// What changes of members in other files need.
+impl<H> HashRing<H> {
+    /// Returns the index of a member in [`nodes`](Self::nodes).
+    pub(super) fn member_index(&self, id: &str) -> Result<usize, RingError> {
         self.members.index_of(id).map_err(|_| RingError::UnknownNode { id: NodeId::from(id) })
+    }
+
+    /// Returns the members. A change of their weights would have to change the tokens, too.
+    pub(super) fn members_mut(&mut self) -> &mut Members {
+        &mut self.members
+    }
+
+    /// Sets the number of virtual nodes for each unit of weight, and the weights. Each node must
+    /// have as many tokens as before.
+    pub(super) fn scale_units(&mut self, virtual_nodes: u32, scale: impl Fn(u32) -> u32) {
+        self.virtual_nodes = virtual_nodes;
+        for index in 0..self.nodes().len() {
+            let node = self.nodes()[index].clone();
+            let weight = scale(node.weight());
+            self.members.replace(index, node.with_weight(weight));
+        }
     }
 }
 
@@ -436,7 +470,11 @@ impl<H: fmt::Debug> fmt::Debug for HashRing<H> {
 }
 
 /// Checks the nodes and settings of a ring that is to be built, and returns the nodes sorted by id.
-fn checked_members(mut nodes: Vec<Node>, placement: Placement, virtual_nodes: u32) -> Result<Members, RingError> {
+pub(super) fn checked_members(
+    mut nodes: Vec<Node>,
+    placement: Placement,
+    virtual_nodes: u32,
+) -> Result<Members, RingError> {
     if nodes.is_empty() {
         return Err(RingError::NoNodes);
     }

@@ -32,37 +32,49 @@ pub(super) struct Members {
 /// The zones of a ring's nodes, numbered. Nodes without a zone count as one zone without a name.
 #[derive(Clone, Debug, Default)]
 struct ZoneNumbers {
-    /// The zones of present members, each with its number and its number of members.
-    named: BTreeMap<Option<Zone>, (u32, u32)>,
+    /// The zones of present members.
+    named: BTreeMap<Option<Zone>, NumberedZone>,
     /// The number of each slot's zone.
     of_slots: Vec<u32>,
     /// The numbers without a zone.
     vacant: Vec<u32>,
 }
 
+#[derive(Clone, Debug)]
+struct NumberedZone {
+    number: u32,
+    /// Number of members in the zone.
+    members: u32,
+    /// Number of them that are draining.
+    draining: u32,
+}
+
 impl ZoneNumbers {
     /// Counts the node of a slot in its zone.
-    fn enter(&mut self, slot: u32, zone: Option<&Zone>) {
-        let next = self.vacant.last().copied().unwrap_or(self.named.len() as u32);
-        let (number, members) = self.named.entry(zone.cloned()).or_insert((next, 0));
-        *members += 1;
-        if *members == 1 {
+    fn enter(&mut self, slot: u32, node: &Node) {
+        let number = self.vacant.last().copied().unwrap_or(self.named.len() as u32);
+        let fresh = NumberedZone { number, members: 0, draining: 0 };
+        let zone = self.named.entry(node.zone().cloned()).or_insert(fresh);
+        zone.members += 1;
+        zone.draining += u32::from(node.is_draining());
+        if zone.members == 1 {
             // The new zone has taken the last vacant number, if there was one.
             self.vacant.pop();
         }
         let slot = slot as usize;
         self.of_slots.resize(self.of_slots.len().max(slot + 1), 0);
-        self.of_slots[slot] = *number;
+        self.of_slots[slot] = zone.number;
     }
 
-    /// Counts one node less in a zone.
-    fn leave(&mut self, zone: Option<&Zone>) {
-        let zone = zone.cloned();
-        if let Some((number, members)) = self.named.get_mut(&zone) {
-            *members -= 1;
-            if *members == 0 {
-                self.vacant.push(*number);
-                self.named.remove(&zone);
+    /// Counts this node no longer in its zone.
+    fn leave(&mut self, node: &Node) {
+        let name = node.zone().cloned();
+        if let Some(zone) = self.named.get_mut(&name) {
+            zone.members -= 1;
+            zone.draining -= u32::from(node.is_draining());
+            if zone.members == 0 {
+                self.vacant.push(zone.number);
+                self.named.remove(&name);
             }
         }
     }
@@ -74,7 +86,7 @@ impl Members {
     pub(super) fn new(nodes: Vec<Node>) -> Self {
         let (low, high) = nodes.split_at(nodes.len().min(LOW_SLOTS));
         let mut zones = ZoneNumbers::default();
-        (0..).zip(&nodes).for_each(|(slot, node)| zones.enter(slot, node.zone()));
+        (0..).zip(&nodes).for_each(|(slot, node)| zones.enter(slot, node));
         Self {
             zones,
             slots: (0..nodes.len() as u32).collect(),
@@ -120,6 +132,18 @@ impl Members {
     /// Returns the number of zones. Nodes without a zone, if there are any, count as one.
     pub(super) fn zone_count(&self) -> usize {
         self.zones.named.len()
+    }
+
+    /// Returns the number of zones with more than this many nodes, or with more that aren't
+    /// draining. O(Z) for Z zones.
+    pub(super) fn zones_with_over(&self, nodes: u32, with_draining: bool) -> usize {
+        let count = |zone: &NumberedZone| zone.members - if with_draining { 0 } else { zone.draining };
+        self.zones.named.values().filter(|zone| count(zone) > nodes).count()
+    }
+
+    /// Returns the number of nodes that aren't draining. O(Z) for Z zones.
+    pub(super) fn accepting(&self) -> usize {
+        self.zones.named.values().map(|zone| (zone.members - zone.draining) as usize).sum()
     }
 
     /// Returns the number of a slot's zone.
@@ -170,7 +194,7 @@ impl Members {
                 self.slot_count() as u32 - 1
             }
         };
-        self.zones.enter(slot, node.zone());
+        self.zones.enter(slot, &node);
         self.weight += u64::from(node.weight());
         self.nodes.insert(index, node);
         self.slots.insert(index, slot);
@@ -181,7 +205,7 @@ impl Members {
     pub(super) fn remove(&mut self, index: usize) -> Node {
         let slot = self.slots.remove(index);
         let node = self.nodes.remove(index);
-        self.zones.leave(node.zone());
+        self.zones.leave(&node);
         self.weight -= u64::from(node.weight());
         if let Some(other) = self.nodes.first().cloned() {
             // Overwritten, so that the text of a removed id is not kept.
@@ -194,8 +218,8 @@ impl Members {
     /// Puts a node in the place of the one with the same id, and returns that one.
     pub(super) fn replace(&mut self, index: usize, node: Node) -> Node {
         let slot = self.slots[index];
-        self.zones.leave(self.nodes[index].zone());
-        self.zones.enter(slot, node.zone());
+        self.zones.leave(&self.nodes[index]);
+        self.zones.enter(slot, &node);
         *self.by_slot_mut(slot) = node.clone();
         self.weight += u64::from(node.weight());
         let old = std::mem::replace(&mut self.nodes[index], node);

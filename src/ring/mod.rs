@@ -24,6 +24,17 @@
 //! - **A look-up reads one cache line**, and a node joins or leaves in place: see [the page about
 //!   look-ups](crate::docs::lookup).
 //!
+//! For services that need more than an owner:
+//!
+//! | to | use |
+//! |---|---|
+//! | keep copies | [`HashRing::replicas`], [`HashRing::replicas_across_zones`], [`ReplicaIndex`] |
+//! | even out what is in flight | [`BoundedLoads`] |
+//! | give each tenant a few nodes | [`HashRing::subset`], and [`RingHistory`] for the nodes that it had |
+//! | start a node slowly | [`Ramp`] |
+//! | empty a node before it leaves | [`HashRing::set_draining`] |
+//! | hold a key or a range on a node | [`PinnedRing`] |
+//!
 //! No call here blocks, with two exceptions: writers of a [`SharedRing`] wait for each other, and
 //! [`BoundedLoads`] takes a short lock. Async code may call everything else anywhere, and should
 //! call [`SharedRing::update`] on a thread that may block.
@@ -56,11 +67,15 @@
 //! | `token_table/` | all tokens in cache lines, and how the first one after a position is found |
 //! | `batch.rs` | many look-ups at once |
 //! | `replicas/` | preference lists |
+//! | `draining.rs` | nodes that take no new keys |
+//! | `ramp.rs` | nodes that get their weight in steps |
+//! | `subset/` | a few nodes for each tenant |
 //! | `movement/` | what moves between two rings |
 //! | `ranges/` | sets of positions, and values for positions |
+//! | `pins/` | positions that are held on a node |
 //! | `shared_ring.rs` | one ring for many threads |
 //! | `bounded_loads/` | no node far above its share |
-//! | `serialised.rs` | the wire form |
+//! | `serialised.rs`, `serialised_node.rs` | the wire form |
 //! | `interop/` | the placement of other software |
 //!
 //! A *slot* in the private modules is a node's number in the token table. The public [`Slot`] is
@@ -72,6 +87,7 @@ mod balanced;
 mod batch;
 mod bounded_loads;
 mod builder;
+mod draining;
 mod error;
 mod hash;
 mod hash_ring;
@@ -82,11 +98,15 @@ mod key;
 mod members;
 mod movement;
 mod node;
+mod pins;
 mod placement;
+mod ramp;
 mod ranges;
 mod replicas;
 mod serialised;
+mod serialised_node;
 mod shared_ring;
+mod subset;
 mod token_table;
 
 pub use balanced::MAX_TOKEN_GROWTH;
@@ -104,8 +124,13 @@ pub use interop::Walk;
 pub use key::RingKey;
 pub use movement::{MovedRange, Movement, PositionRange, ReplicaMove, ReplicaMovement};
 pub use node::{MAX_NAME_BYTES, Node, NodeId, Zone};
+pub use pins::{PINS_FORMAT_VERSION, PinnedRing, Pins};
 pub use placement::{DEFAULT_BALANCED_VIRTUAL_NODES, DEFAULT_VIRTUAL_NODES, Placement};
+pub use ramp::{MAX_RAMP_STEPS, Ramp};
 pub use ranges::{RangeMap, RangeSet};
 pub use replicas::{HeldRing, ReplicaIndex, Replicas, ZoneReplicas};
-pub use serialised::{BALANCED_FORMAT_VERSION, FORMAT_VERSION};
+pub use serialised::{
+    BALANCED_FORMAT_VERSION, DRAINING_BALANCED_FORMAT_VERSION, DRAINING_FORMAT_VERSION, FORMAT_VERSION,
+};
 pub use shared_ring::{RingChange, RingEpoch, RingReader, RingVersion, SharedRing};
+pub use subset::{HISTORY_FORMAT_VERSION, LookBack, MAX_HISTORY, RingHistory, Subset};

@@ -10,6 +10,9 @@ use super::RingError;
 /// UUID, and short enough that an id can stand in an error message.
 pub const MAX_NAME_BYTES: usize = 255;
 
+/// The weight of a node if none is given.
+pub(super) const UNIT_WEIGHT: u32 = 1;
+
 /// Defines a name type that is cheap to clone (a clone shares the text) and prints, compares and
 /// serialises as its string.
 macro_rules! name {
@@ -112,13 +115,16 @@ name! {
     Zone
 }
 
-/// A member of a ring: an id, a weight, and the zone it stands in, if it is known. It is plain
-/// data: a clone is a copy that shares the texts.
+/// A member of a ring: an id, a weight, the zone it stands in, if it is known, and whether it is
+/// draining. It is plain data: a clone is a copy that shares the texts.
 ///
 /// The weight is absolute: a node has weight times [virtual
 /// nodes](super::RingBuilder::virtual_nodes) tokens, whatever other nodes are in the ring. So
 /// adding or removing a node, or changing its weight, never moves a token of another node. A node
 /// of weight 2 owns twice the share of one of weight 1, on average.
+///
+/// A *draining* node keeps its tokens and all that it owns, but takes no new keys; see
+/// [`HashRing::owner_for_new`](super::HashRing::owner_for_new).
 ///
 /// Ids, weights and zones are checked when the node enters a ring.
 ///
@@ -129,21 +135,19 @@ name! {
 /// assert_eq!((node.id().as_str(), node.weight()), ("cache-1", 2));
 /// assert_eq!(node, Node::new("cache-1").with_weight(2).with_zone("eu-1"));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     id: NodeId,
-    #[serde(default = "unit_weight")]
     weight: u32,
-    #[serde(default)]
     zone: Option<Zone>,
+    draining: bool,
 }
 
 impl Node {
-    /// Returns a node of weight 1, in no known zone.
+    /// Returns a node of weight 1, in no known zone, that is not draining.
     #[must_use]
     pub fn new(id: impl Into<NodeId>) -> Self {
-        Self { id: id.into(), weight: unit_weight(), zone: None }
+        Self { id: id.into(), weight: UNIT_WEIGHT, zone: None, draining: false }
     }
 
     /// Returns the same node with another weight, which has to be at least 1.
@@ -156,6 +160,12 @@ impl Node {
     #[must_use]
     pub fn with_zone(self, zone: impl Into<Zone>) -> Self {
         Self { zone: Some(zone.into()), ..self }
+    }
+
+    /// Returns the same node, marked as draining or not.
+    #[must_use]
+    pub fn with_draining(self, draining: bool) -> Self {
+        Self { draining, ..self }
     }
 
     /// Returns the id, which alone places the node.
@@ -174,6 +184,12 @@ impl Node {
     #[must_use]
     pub fn zone(&self) -> Option<&Zone> {
         self.zone.as_ref()
+    }
+
+    /// Whether the node keeps what it owns, but takes no new keys.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Checks what a ring demands of every single node.
@@ -200,8 +216,4 @@ impl<I: Into<NodeId>> From<I> for Node {
     fn from(id: I) -> Self {
         Self::new(id)
     }
-}
-
-fn unit_weight() -> u32 {
-    1
 }

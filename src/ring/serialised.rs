@@ -16,10 +16,19 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Version number of the serialised form of a [balanced](Placement::Balanced) ring.
 pub const BALANCED_FORMAT_VERSION: u32 = 2;
 
+/// Version number of the serialised form of a [hashed](Placement::Hashed) ring with draining nodes.
+pub const DRAINING_FORMAT_VERSION: u32 = 3;
+
+/// Version number of the serialised form of a [balanced](Placement::Balanced) ring with draining
+/// nodes.
+pub const DRAINING_BALANCED_FORMAT_VERSION: u32 = 4;
+
 const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"];
 
 /// A ring serialises as its format version, hasher, virtual nodes and members. A balanced ring also
-/// has its tokens, clockwise, each a position and the index of its node among the members.
+/// has its tokens, clockwise, each a position and the index of its node among the members. If a
+/// node is draining, the format has another number. So a reader that doesn't know of such nodes
+/// refuses the ring, and all other rings are written as ever.
 ///
 /// Deserialising makes every check of [`RingBuilder::build`](super::RingBuilder::build). So bad
 /// input is an error of the format's own type with the message of a [`RingError`], and never a
@@ -53,14 +62,13 @@ const FIELDS: &[&str] = &["format", "hasher", "virtual_nodes", "nodes", "tokens"
 /// ```
 impl<H: Serialize> Serialize for HashRing<H> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let format = Format::of(self);
         let (hasher, virtual_nodes, nodes) = (self.hasher(), self.virtual_nodes(), self.nodes());
         match self.placement() {
-            Placement::Hashed => {
-                HashedForm { format: Format::Hashed, hasher, virtual_nodes, nodes }.serialize(serializer)
-            }
+            Placement::Hashed => HashedForm { format, hasher, virtual_nodes, nodes }.serialize(serializer),
             Placement::Balanced => {
                 let tokens = self.indexed_tokens();
-                BalancedForm { format: Format::Balanced, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
+                BalancedForm { format, hasher, virtual_nodes, nodes, tokens }.serialize(serializer)
             }
         }
     }
@@ -93,8 +101,8 @@ impl<'de, H: KeyHasher + Deserialize<'de>> Deserialize<'de> for HashRing<H> {
     }
 }
 
-/// Reads either form. In a codec that doesn't spell names, the format says whether tokens follow.
-/// In a codec that keeps the order of fields, the format is checked before anything else is read.
+/// Reads any form. In a codec that doesn't spell names, the format says whether tokens follow. In a
+/// codec that keeps the order of fields, the format is checked before anything else is read.
 struct RingVisitor<H>(PhantomData<H>);
 
 impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
@@ -109,9 +117,9 @@ impl<'de, H: KeyHasher + Deserialize<'de>> Visitor<'de> for RingVisitor<H> {
         let hasher = next(&mut fields, 1)?;
         let virtual_nodes = next(&mut fields, 2)?;
         let nodes = next(&mut fields, 3)?;
-        let tokens = match format {
-            Format::Hashed => None,
-            Format::Balanced => Some(next(&mut fields, 4)?),
+        let tokens = match format.placement {
+            Placement::Hashed => None,
+            Placement::Balanced => Some(next(&mut fields, 4)?),
         };
         AnyForm { format, hasher, virtual_nodes, nodes, tokens }.check()
     }
@@ -125,7 +133,7 @@ fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(fields: &mut A, index: usiz
     fields.next_element()?.ok_or_else(|| de::Error::invalid_length(index, &"a hash ring's fields"))
 }
 
-/// What was read, of either form, not yet checked.
+/// What was read, of any form, not yet checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AnyForm<H> {
@@ -140,29 +148,43 @@ struct AnyForm<H> {
 impl<H: KeyHasher> AnyForm<H> {
     fn check<E: de::Error>(self) -> Result<HashRing<H>, E> {
         let Self { format, hasher, virtual_nodes, nodes, tokens } = self;
-        let ring = match (format, tokens) {
-            (Format::Hashed, None) => HashRing::from_parts(nodes, Placement::Hashed, virtual_nodes, hasher),
-            (Format::Balanced, Some(tokens)) => HashRing::from_tokens(nodes, tokens, virtual_nodes, hasher),
-            (Format::Hashed, Some(_)) => return Err(E::unknown_field("tokens", &FIELDS[..4])),
-            (Format::Balanced, None) => return Err(E::missing_field("tokens")),
+        if !format.may_drain
+            && let Some(node) = nodes.iter().find(|node| node.is_draining())
+        {
+            return Err(E::custom(RingError::DrainingOutOfFormat { id: node.id().clone() }));
+        }
+        let ring = match (format.placement, tokens) {
+            (Placement::Hashed, None) => HashRing::from_parts(nodes, Placement::Hashed, virtual_nodes, hasher),
+            (Placement::Balanced, Some(tokens)) => HashRing::from_tokens(nodes, tokens, virtual_nodes, hasher),
+            (Placement::Hashed, Some(_)) => return Err(E::unknown_field("tokens", &FIELDS[..4])),
+            (Placement::Balanced, None) => return Err(E::missing_field("tokens")),
         };
         ring.map_err(E::custom)
     }
 }
 
-/// The format version.
+/// The format version: what is written of a ring.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
-enum Format {
-    Hashed,
-    Balanced,
+struct Format {
+    placement: Placement,
+    /// Whether nodes may be draining.
+    may_drain: bool,
+}
+
+impl Format {
+    fn of<H>(ring: &HashRing<H>) -> Self {
+        Self { placement: ring.placement(), may_drain: ring.nodes().iter().any(Node::is_draining) }
+    }
 }
 
 impl From<Format> for u32 {
     fn from(format: Format) -> Self {
-        match format {
-            Format::Hashed => FORMAT_VERSION,
-            Format::Balanced => BALANCED_FORMAT_VERSION,
+        match (format.placement, format.may_drain) {
+            (Placement::Hashed, false) => FORMAT_VERSION,
+            (Placement::Balanced, false) => BALANCED_FORMAT_VERSION,
+            (Placement::Hashed, true) => DRAINING_FORMAT_VERSION,
+            (Placement::Balanced, true) => DRAINING_BALANCED_FORMAT_VERSION,
         }
     }
 }
@@ -171,10 +193,13 @@ impl TryFrom<u32> for Format {
     type Error = RingError;
 
     fn try_from(found: u32) -> Result<Self, RingError> {
-        match found {
-            FORMAT_VERSION => Ok(Self::Hashed),
-            BALANCED_FORMAT_VERSION => Ok(Self::Balanced),
-            _ => Err(RingError::UnsupportedFormat { found }),
-        }
+        let (placement, may_drain) = match found {
+            FORMAT_VERSION => (Placement::Hashed, false),
+            BALANCED_FORMAT_VERSION => (Placement::Balanced, false),
+            DRAINING_FORMAT_VERSION => (Placement::Hashed, true),
+            DRAINING_BALANCED_FORMAT_VERSION => (Placement::Balanced, true),
+            _ => return Err(RingError::UnsupportedFormat { found }),
+        };
+        Ok(Self { placement, may_drain })
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
-        Digest, GateRefusal, Keyed, Shard, ShardRefusal, ShardWork, Tenure,
+        Digest, GateRefusal, Keyed, Shard, ShardRefusal, ShardWork, Tenure, remote,
         sharded::{Frozen, Sharded},
         work::{Arrival, ClientWork, Content, Departure},
     },
@@ -408,6 +408,10 @@ impl<S: Shard> Participant for ShardHost<S> {
     }
     fn greet(&self, greeting: &Greeting) {
         self.manager.greet(greeting);
+    }
+    /// Answers a message of a [`RemoteShard`](crate::sharding::RemoteShard).
+    fn message(&self, body: &[u8]) -> Result<Vec<u8>, ParticipantError> {
+        remote::answer(self, body)
     }
     /// Recognises what the resource manager does, and every refusal of a gate.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {

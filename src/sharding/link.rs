@@ -1,12 +1,16 @@
 //! How a cluster reaches a shard: [`ShardLink`], and [`Connection`].
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use serde::Serialize;
 
 use crate::{
-    id::{BranchId, TxnId},
-    participant::{Endpoint, Participant},
+    id::{BranchId, Name, TxnId},
+    participant::{Endpoint, Greeting, Participant, Reply, Request},
     ring::{NodeId, RangeSet},
-    sharding::{Digest, GivenUp, Shard, ShardError, ShardHost, ShardStatus, Tenure},
+    sharding::{
+        Digest, GateRefusal, GivenUp, RemoteShard, RemoteWorkError, Shard, ShardError, ShardHost, ShardStatus, Tenure,
+    },
 };
 
 /// What a mover asks of a shard. [`ShardHost`] does it; see its methods of the same names.
@@ -160,15 +164,57 @@ impl<W: 'static> Connection<W> {
         Self { link: Arc::clone(&host) as Arc<dyn ShardLink<W>>, reach: Reach::Slow(host, threads) }
     }
 
-    /// A shard that is reached in another way, such as over a network: work and moves through `link`,
-    /// the coordinator's messages through `endpoint`.
-    pub fn remote(link: Arc<dyn ShardLink<W>>, endpoint: impl Endpoint) -> Self {
-        Self { link, reach: Reach::Endpoint(Arc::new(endpoint)) }
+    /// A shard in another process: work, moves and the coordinator's messages go through the endpoint,
+    /// which reaches the shard's [`ShardHost`] as a participant. See [`RemoteShard`].
+    pub fn remote(endpoint: Arc<dyn Endpoint>) -> Self
+    where
+        W: Serialize,
+    {
+        Self {
+            link: Arc::new(RemoteShard::new(Arc::clone(&endpoint))),
+            reach: Reach::Endpoint(Arc::new(ShardEndpoint(endpoint))),
+        }
+    }
+
+    /// A shard that is reached in a way of your own: work and moves through `link`, the coordinator's
+    /// messages through `endpoint`.
+    pub fn with_link(link: Arc<dyn ShardLink<W>>, endpoint: impl Endpoint) -> Self {
+        Self { link, reach: Reach::Endpoint(Arc::new(ShardEndpoint(endpoint))) }
     }
 }
 
 impl<W> fmt::Debug for Connection<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+/// A shard's endpoint, which knows the errors of a gate and of a remote shard: whether a new transaction
+/// may have more luck.
+struct ShardEndpoint<E>(E);
+
+impl<E: Endpoint> Endpoint for ShardEndpoint<E> {
+    fn send(&self, request: Request, reply: Reply) {
+        self.0.send(request, reply);
+    }
+    fn own_name(&self) -> Option<Name> {
+        self.0.own_name()
+    }
+    fn can_promise(&self) -> bool {
+        self.0.can_promise()
+    }
+    fn sends_at_once(&self) -> bool {
+        self.0.sends_at_once()
+    }
+    fn greet(&self, greeting: &Greeting) {
+        self.0.greet(greeting);
+    }
+    fn stalled(&self) -> Option<Duration> {
+        self.0.stalled()
+    }
+    fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
+        error.is::<GateRefusal>()
+            || error.downcast_ref::<RemoteWorkError>().is_some_and(RemoteWorkError::is_transient)
+            || self.0.is_transient(error)
     }
 }

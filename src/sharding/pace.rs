@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sharding::MAX_CHUNK_BYTES;
+
 /// How fast a change moves data. A plain value; it can be changed while the change is under way, and
 /// survives a restart.
 ///
@@ -15,17 +17,31 @@ pub struct Pace {
     into_each: u32,
     out_of_each: u32,
     freeze: Duration,
+    chunk_bytes: u64,
 }
 
 /// Default number of bytes a second: half of what one gigabit network carries.
 pub const DEFAULT_BYTES_PER_SECOND: u64 = 64 << 20;
+
+/// Minimum number of bytes that a chunk is meant to have, however slow the nodes are.
+const LEAST_BYTES: u64 = 4 << 10;
+
+/// Maximum number of bytes that a chunk is meant to have: what fits with room for records that are
+/// written between measure and freeze.
+const MOST_BYTES: u64 = (MAX_CHUNK_BYTES - MAX_CHUNK_BYTES / 8) as u64;
 
 /// Default time for which a chunk may hold up its keys.
 pub const DEFAULT_FREEZE: Duration = Duration::from_millis(5);
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { bytes_per_second: Some(DEFAULT_BYTES_PER_SECOND), into_each: 2, out_of_each: 1, freeze: DEFAULT_FREEZE }
+        Self {
+            bytes_per_second: Some(DEFAULT_BYTES_PER_SECOND),
+            into_each: 2,
+            out_of_each: 1,
+            freeze: DEFAULT_FREEZE,
+            chunk_bytes: MOST_BYTES,
+        }
     }
 }
 
@@ -69,6 +85,24 @@ impl Pace {
     pub const fn freeze(mut self, time: Duration) -> Self {
         self.freeze = time;
         self
+    }
+
+    /// Moves at most this many bytes of records in one chunk, unless one position has more: for a
+    /// transport that limits its messages. From 1 to about a mebibyte, which is the default.
+    #[must_use]
+    pub const fn chunk_bytes(mut self, most: u64) -> Self {
+        self.chunk_bytes = match most {
+            0 => 1,
+            1..=MOST_BYTES => most,
+            _ => MOST_BYTES,
+        };
+        self
+    }
+
+    /// Returns the number of bytes that a chunk is meant to have, if this many would be best for the
+    /// nodes.
+    pub(super) fn budget(&self, best: u64) -> u64 {
+        best.clamp(LEAST_BYTES, MOST_BYTES).min(self.chunk_bytes)
     }
 
     pub(super) const fn limits(&self) -> (u32, u32) {

@@ -85,6 +85,7 @@ fn requests_keep_their_names_and_places() {
     assert!(matches!(before, Request::InDoubt { life: None, .. }));
     let json = format!(r#"{{"Verdict":{{"branch":{BRANCH}}}}}"#);
     assert_wire(&Request::Verdict { branch: branch() }, &json, &[&[2], BRANCH_BYTES].concat());
+    assert_wire(&Request::Message { body: vec![5, 255] }, r#"{"Message":{"body":[5,255]}}"#, &[3, 2, 5, 255]);
 }
 
 /// A text in JSON, so that it can be the key of a map; its parts, one after the other, in a binary
@@ -106,6 +107,8 @@ fn ids_are_texts_where_people_read_and_parts_where_they_do_not() {
 
 #[test]
 fn answers_keep_their_names_and_places() {
+    let message = Answer::Ok(Response::Message { body: vec![5, 255] });
+    assert_wire(&message, r#"{"Ok":{"Message":{"body":[5,255]}}}"#, &[0, 5, 2, 5, 255]);
     for (place, vote, name) in [(0, Vote::Yes, "Yes"), (1, Vote::ReadOnly, "ReadOnly"), (2, Vote::No, "No")] {
         let json = format!(r#"{{"Ok":{{"Voted":"{name}"}}}}"#);
         assert_wire(&Answer::Ok(Response::Voted(vote)), &json, &[0, 0, place]);

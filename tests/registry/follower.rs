@@ -51,6 +51,29 @@ fn the_ring_follows_joins_updates_and_departures() {
 }
 
 #[test]
+fn a_draining_instance_stays_in_the_ring_and_gets_nothing_new() {
+    let (registry, now) = (Registry::new(), Instant::now());
+    for id in ["g1", "g2", "g3"] {
+        registry.register("goods", Instance::new(id, ""), LEASE, now).unwrap();
+    }
+    let mut follower = RingFollower::new(registry.watch("goods", now).unwrap());
+    follower.update(now).unwrap();
+
+    let lease = registry.register("goods", Instance::new("g2", "").with_draining(true), LEASE, now).unwrap();
+    assert!(registry.instance("goods", "g2", now).unwrap().is_draining());
+    assert_eq!(follower.update(now), Ok(Followed::Changed));
+    assert!(follower.last_movement().unwrap().is_empty());
+    let draining = follower.ring().unwrap().clone();
+    assert!(draining.node("g2").unwrap().is_draining());
+
+    registry.leave(lease.token(), now).unwrap();
+    assert_eq!(follower.update(now), Ok(Followed::Changed));
+    for key in 0..1_000_u32 {
+        assert_eq!(draining.owner_for_new(key), Some(follower.ring().unwrap().owner(key)));
+    }
+}
+
+#[test]
 fn changes_that_cancel_out_are_no_change() {
     let (registry, now) = (Registry::new(), Instant::now());
     registry.register("goods", Instance::new("g1", ""), LEASE, now).unwrap();

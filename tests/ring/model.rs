@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use ringpact::ring::Node;
 
 fn node() -> impl Strategy<Value = Node> {
-    (0..14_u8, 1..=3_u32, 0..5_u8).prop_map(|(id, weight, zone)| {
-        let node = Node::new(format!("n{id}")).with_weight(weight);
+    (0..14_u8, 1..=3_u32, 0..5_u8, 0..4_u8).prop_map(|(id, weight, zone, mark)| {
+        let node = Node::new(format!("n{id}")).with_weight(weight).with_draining(mark == 0);
         if zone == 0 { node } else { node.with_zone(format!("z{zone}")) }
     })
 }

@@ -42,13 +42,14 @@ fn nearly_a_ring() -> impl Strategy<Value = Value> {
         "[a-z]{0,3}".prop_map(Value::from)
     ];
     let or_odd = move |usual: Value| prop_oneof![4 => Just(usual), 1 => odd.clone()];
-    let node = (or_odd(json!("a")), number, or_odd(json!("zone")))
-        .prop_map(|(id, weight, zone)| json!({"id": id, "weight": weight, "zone": zone}));
+    let node = (or_odd(json!("a")), number, or_odd(json!("zone")), or_odd(json!(true))).prop_map(
+        |(id, weight, zone, draining)| json!({"id": id, "weight": weight, "zone": zone, "draining": draining}),
+    );
     let nodes = prop::collection::vec(
         prop_oneof![3 => node, 3 => "[a-z]{0,3}".prop_map(|id| json!({"id": id})), 1 => or_odd(json!("x"))],
         0..4,
     );
-    (or_odd(json!(1)), or_odd(json!({"xxh3_64": {"seed": 3}})), or_odd(json!(8)), nodes).prop_map(
+    (prop_oneof![or_odd(json!(1)), or_odd(json!(3))], or_odd(json!({"xxh3_64": {"seed": 3}})), or_odd(json!(8)), nodes).prop_map(
         |(format, hasher, virtual_nodes, nodes)| {
             json!({"format": format, "hasher": hasher, "virtual_nodes": virtual_nodes, "nodes": nodes})
         },
@@ -164,7 +165,13 @@ fn weight_and_zone_may_be_left_out() {
 #[test]
 fn every_field_is_checked_and_the_error_says_what_is_wrong() {
     let cases = [
-        ("/format", json!(3), "format 3, this version reads formats 1 and 2"),
+        ("/format", json!(5), "format 5, this version reads formats 1 to 4"),
+        ("/format", json!(4), "missing field `tokens`"),
+        (
+            "/nodes/1",
+            json!({"id": "b", "draining": true}),
+            "node `b` is draining, which its format can't say: write format 3",
+        ),
         ("/format", json!(2), "missing field `tokens`"),
         ("/nodes", json!([]), "at least one node"),
         ("/nodes/0/id", json!("b"), "has a node `b` already"),

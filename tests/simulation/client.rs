@@ -232,6 +232,11 @@ fn work_at(life: &Arc<Life>, txn: &mut Transaction, service: &str, work: Work) -
         Ok(branch) => branch,
         // Its time is up, or the participant's circuit is open.
         Err(BranchError::Over { .. } | BranchError::Refused { .. }) => return None,
+        Err(BranchError::UnknownParticipant { .. } | BranchError::Retiring { .. })
+            if world.plan.comes_and_goes(service) =>
+        {
+            return None;
+        }
         Err(error) => unreachable!("every service takes part: {error}"),
     };
     let to = world.hosts.iter().position(|host| host.plan.managers.iter().any(|(name, _)| *name == service))?;

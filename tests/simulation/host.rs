@@ -14,8 +14,8 @@ use std::{
 use parking_lot::Mutex;
 use ringpact::{
     Coordinator, FileLog, LogError, LogId, Name, ParticipantError, ResourceManager, TransactionLog,
-    participant::{OpenError, Reply},
-    txn::CoordinatorError,
+    participant::{Endpoint, OpenError, Participant, Reply},
+    txn::{CoordinatorBuilder, CoordinatorError},
 };
 
 #[cfg(feature = "tokio")]
@@ -308,29 +308,37 @@ impl Life {
             .limits(self.world.plan.limits);
         for (host, other) in self.world.hosts.iter().enumerate() {
             for (name, _) in &other.plan.managers {
-                let here = Served { life: Arc::clone(self), name: name.parse()? };
-                let far = Wire { from: Arc::clone(self), to: host, name: name.parse()? };
-                builder = match self.world.plan.nearby {
-                    // A message that is changed in transit has to be in transit.
-                    _ if self.world.mutant.is_some_and(Mutant::needs_wire) => builder.endpoint(name, far),
-                    #[cfg(feature = "tokio")]
-                    _ if host == self.host && self.world.plan.has_database(name) => {
-                        builder.endpoint(name, super::databases::endpoint(here))
-                    }
-                    #[cfg(feature = "tokio")]
-                    _ if self.world.plan.by_tasks == Some(*name) => {
-                        builder.endpoint(name, super::tasks::endpoint(self, host, name.parse()?))
-                    }
-                    _ if host != self.host => builder.endpoint(name, far),
-                    Nearby::Inline => builder.participant(name, here),
-                    Nearby::Pooled => builder.slow_participant(name, here, NonZeroUsize::new(2).expect("not 0")),
-                };
+                let is_left_out = self.world.plan.comes_and_goes(name) && self.world.clock.draw(fastrand::Rng::bool);
+                if !is_left_out {
+                    builder = self.reach(host, name, builder)?;
+                }
             }
         }
         builder = builder.last_resource(MAIL, Mailer(Arc::clone(self)));
         builder = self.world.hosts[self.host].word().said_to(builder);
         let coordinator = Arc::new(builder.open()?);
         self.keep(coordinator, |running, coordinator| running.coordinator = Some(coordinator))
+    }
+
+    /// Names a service to a coordinator, in the way in which it is reached.
+    pub fn reach<R: Registers>(self: &Arc<Self>, host: usize, name: &'static str, to: R) -> Result<R, OpeningError> {
+        let here = Served { life: Arc::clone(self), name: name.parse()? };
+        let far = Wire { from: Arc::clone(self), to: host, name: name.parse()? };
+        Ok(match self.world.plan.nearby {
+            // A message that is changed in transit has to be in transit.
+            _ if self.world.mutant.is_some_and(Mutant::needs_wire) => to.endpoint(name, far)?,
+            #[cfg(feature = "tokio")]
+            _ if host == self.host && self.world.plan.has_database(name) => {
+                to.endpoint(name, super::databases::endpoint(here))?
+            }
+            #[cfg(feature = "tokio")]
+            _ if self.world.plan.by_tasks == Some(name) => {
+                to.endpoint(name, super::tasks::endpoint(self, host, name.parse()?))?
+            }
+            _ if host != self.host => to.endpoint(name, far)?,
+            Nearby::Inline => to.participant(name, here)?,
+            Nearby::Pooled => to.slow_participant(name, here, NonZeroUsize::new(2).expect("not 0"))?,
+        })
     }
 
     /// Keeps what was opened, unless the process has crashed meanwhile.
@@ -473,6 +481,11 @@ impl Life {
         let mut unrest = Vec::new();
         if let Some(coordinator) = self.coordinator() {
             let status = coordinator.status();
+            let is_missing = |name: &&&str| status.circuits.iter().all(|there| there.participant.as_str() != **name);
+            let missing: Vec<_> = self.world.plan.coming.iter().filter(is_missing).collect();
+            if !missing.is_empty() || !status.retiring.is_empty() {
+                unrest.push(format!("{self}: without {missing:?}; retiring {:?}", status.retiring));
+            }
             if status.in_doubt() + status.begun > 0 {
                 unrest.push(format!("{self}: {status}"));
             }
@@ -497,6 +510,52 @@ impl Life {
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "host {}.{}", self.host, self.number)
+    }
+}
+
+/// What participants can be named to: a coordinator that is to be opened, or one that is open.
+pub trait Registers: Sized {
+    fn participant(self, name: &str, participant: impl Participant) -> Result<Self, CoordinatorError>;
+    fn slow_participant(
+        self,
+        name: &str,
+        participant: impl Participant,
+        threads: NonZeroUsize,
+    ) -> Result<Self, CoordinatorError>;
+    fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Result<Self, CoordinatorError>;
+}
+
+impl Registers for CoordinatorBuilder {
+    fn participant(self, name: &str, participant: impl Participant) -> Result<Self, CoordinatorError> {
+        Ok(Self::participant(self, name, participant))
+    }
+    fn slow_participant(
+        self,
+        name: &str,
+        participant: impl Participant,
+        threads: NonZeroUsize,
+    ) -> Result<Self, CoordinatorError> {
+        Ok(Self::slow_participant(self, name, participant, threads))
+    }
+    fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Result<Self, CoordinatorError> {
+        Ok(Self::endpoint(self, name, endpoint))
+    }
+}
+
+impl Registers for &Coordinator {
+    fn participant(self, name: &str, participant: impl Participant) -> Result<Self, CoordinatorError> {
+        self.add_participant(name, participant).map(|()| self)
+    }
+    fn slow_participant(
+        self,
+        name: &str,
+        participant: impl Participant,
+        threads: NonZeroUsize,
+    ) -> Result<Self, CoordinatorError> {
+        self.add_slow_participant(name, participant, threads).map(|()| self)
+    }
+    fn endpoint(self, name: &str, endpoint: impl Endpoint) -> Result<Self, CoordinatorError> {
+        self.add_endpoint(name, endpoint).map(|()| self)
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `store`, `served`, `tasks` | the shop's services, and how coordinators reach them |
 //! | `databases` | services that keep what they have in a database which can prepare |
 //! | `mailer`, `client`, `executor` | its last resource, the customers, and how they wait |
+//! | `members` | services that coordinators are opened without, that are added, and retire |
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
 //! | `ledger`, `bounds`, `marks`, `acquaintances`, `absences` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
@@ -33,6 +34,7 @@ mod ledger;
 mod log;
 mod mailer;
 mod marks;
+mod members;
 pub mod mutants;
 mod network;
 mod operator;
@@ -79,6 +81,9 @@ const LONGEST_RUN: Duration = Duration::from_secs(120);
 /// Sets the stream that databases are drawn from apart from that of all else.
 #[cfg(feature = "tokio")]
 const DATABASES: u64 = 0x64_6174_6162_6173;
+
+/// The same for services that come and go.
+const MEMBERS: u64 = 0x6d_656d_6265_7273;
 
 /// What a log has that grows while its process lives, in a report.
 pub const OVERGROWN: &str = "grows without need";
@@ -139,10 +144,12 @@ enum GoesOn {
 }
 
 fn run_on(seed: u64, mutant: Option<Mutant>, shown: bool, goes_on: GoesOn) -> Report {
-    #[cfg_attr(not(feature = "tokio"), expect(unused_mut, reason = "no database without tasks"))]
     let mut plan = Plan::draw(&mut Rng::with_seed(seed), mutant.is_some_and(Mutant::needs_log_fault));
     #[cfg(feature = "tokio")]
     plan.draw_databases(&mut Rng::with_seed(seed ^ DATABASES), mutant.is_some_and(Mutant::needs_database));
+    if mutant.is_none() {
+        plan.draw_members(&mut Rng::with_seed(seed ^ MEMBERS));
+    }
     if shown {
         println!("{plan:#?}");
     }
@@ -175,6 +182,7 @@ fn direct(world: &Arc<World>) {
     #[cfg(feature = "tokio")]
     databases::have_mishaps(world);
     operator::start(world);
+    members::start(world);
     if !clock.await_until(LONGEST_DAY, || world.clients.load(Ordering::Relaxed) == 0) {
         world.is_wrong(format_args!("the clients' day does not come to an end"));
     }

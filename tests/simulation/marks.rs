@@ -97,8 +97,10 @@ pub fn check_circuits(world: &World, host: usize, down_since: Duration) {
     for life in world.hosts.iter().filter_map(Host::life).filter(|life| life.is_up()) {
         let Some(coordinator) = life.coordinator().filter(|_| life.opened_at() < from) else { continue };
         let circuits = coordinator.status().circuits;
-        for (name, _) in &world.hosts[host].plan.managers {
-            let circuit = circuits.iter().find(|circuit| circuit.participant.as_str() == *name);
+        // One that was added again has a new circuit.
+        let stays = |name: &&str| !world.plan.comes_and_goes(name);
+        for name in world.hosts[host].plan.managers.iter().map(|(name, _)| *name).filter(stays) {
+            let circuit = circuits.iter().find(|circuit| circuit.participant.as_str() == name);
             let Some(circuit) = circuit else { continue };
             let spoken_of = life.sent.spoken_of(&circuit.participant, from, until);
             if spoken_of > 0 {

@@ -200,7 +200,7 @@ fn look(world: &Arc<World>, host: &Host, fault: LogFault) {
     }
 }
 
-fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: &TxnId) {
+pub fn settle(world: &Arc<World>, life: &Arc<Life>, coordinator: &Coordinator, txn: &TxnId) {
     // All participants are to be looked at.
     if world.hosts.iter().any(|host| !host.is_retired() && host.life().is_none_or(|life| !life.is_up())) {
         return;

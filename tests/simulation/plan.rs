@@ -98,6 +98,10 @@ pub struct Plan {
     pub remembers: bool,
     /// The services that keep what they have in a database of their own, which can prepare.
     pub databases: Vec<&'static str>,
+    /// Services that coordinators are opened with or without, and that come and go while they are open; and how often
+    /// that is looked at.
+    pub coming: Vec<&'static str>,
+    pub comes_every: Duration,
     #[cfg(feature = "tokio")]
     pub database: Database,
 }
@@ -184,6 +188,8 @@ impl Plan {
             pause: MS(20),
             remembers: false,
             databases: Vec::new(),
+            coming: Vec::new(),
+            comes_every: Duration::ZERO,
             #[cfg(feature = "tokio")]
             database: Database::default(),
             network,
@@ -265,6 +271,24 @@ impl Plan {
             longest_recovery: MS([5, 20, 100][random.usize(..3)]),
             max_promises: [64, 64, 3][random.usize(..3)],
         };
+    }
+
+    /// Drawn from a stream of its own, too. A copy of a log settles by presumption without participants that are not there, and
+    /// the oracle knows only of those that do not answer; so not together with what becomes of logs.
+    pub fn draw_members(&mut self, random: &mut Rng) {
+        if random.u8(..4) > 0 || self.log_fault.is_some() {
+            return;
+        }
+        let mut services = SERVICES.to_vec();
+        random.shuffle(&mut services);
+        services.truncate(random.usize(1..=SERVICES.len()));
+        self.coming = services;
+        self.comes_every = MS([10, 60, 300][random.usize(..3)]);
+    }
+
+    /// Whether coordinators may be without the service for a while.
+    pub fn comes_and_goes(&self, service: &str) -> bool {
+        self.coming.contains(&service)
     }
 
     /// Whether the service keeps what it has in a database.

@@ -77,6 +77,9 @@ pub struct Counts {
     /// Branches that were refused because a circuit is open, and how often a dead participant was called long after.
     pub circuits: u64,
     pub dead_spoken_to: u64,
+    /// Participants that were added to an open coordinator, and that were told to retire.
+    pub added: u64,
+    pub retired: u64,
     /// Of participants' tasks.
     #[cfg(feature = "tokio")]
     pub panics: u64,
@@ -104,6 +107,8 @@ impl Counts {
             ("refused messages of another log or life", self.refusals),
             ("unclaimed transactions", self.unclaimed),
             ("branches refused by circuits", self.circuits),
+            ("added participants", self.added),
+            ("retired participants", self.retired),
             #[cfg(feature = "tokio")]
             ("panics of tasks", self.panics),
             #[cfg(feature = "tokio")]

@@ -5,6 +5,7 @@
 //! | **in the usual case** | |
 //! | `commit` | a transaction commits at all participants or at none, for the forced writes that the design says |
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
+//! | `membership` | participants are added and retire while the coordinator is open |
 //! | `withdrawn` | a transaction goes on without a participant that has done nothing for it |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `last_resource_remembers` | one that remembers what it has committed is asked, and the others follow it |
@@ -68,6 +69,7 @@ mod last_resource;
 mod last_resource_async;
 mod last_resource_remembers;
 mod log_faults;
+mod membership;
 mod outlived_coordinator;
 mod parking;
 mod recovery;

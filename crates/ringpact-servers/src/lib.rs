@@ -4,6 +4,8 @@
 //! The servers are those of the system's packages (on Debian `postgresql`, `pgbouncer` and `mariadb-server`). If
 //! one is not installed, its tests print `SKIPPED` and pass. With `RINGPACT_REQUIRE_SERVERS=1` they
 //! fail.
+//!
+//! If `RINGPACT_MYSQLD` names a MySQL server (`/usr/sbin/mysqld`), the tests of MariaDB run with that server.
 
 pub mod cutter;
 pub mod mariadb;

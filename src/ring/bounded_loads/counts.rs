@@ -9,12 +9,13 @@ use crate::ring::{HashRing, Node, NodeId};
 /// The slots that are taken, by node.
 ///
 /// Invariants: `loads` has one element for each member of the view's ring, in the same order.
-/// `total` is its sum. `departed` has the ids of nodes that are not members, none of them with 0
+/// `total` is its sum, and `draining` the part of it on draining members. `departed` has the ids of nodes that are not members, none of them with 0
 /// slots.
 pub(super) struct Counts<H> {
     pub(super) view: Arc<RingView<H>>,
     pub(super) loads: Vec<u64>,
     pub(super) total: u64,
+    pub(super) draining: u64,
     pub(super) departed: HashMap<NodeId, u64>,
 }
 
@@ -23,6 +24,7 @@ pub(super) struct Counts<H> {
 pub(super) struct RingView<H> {
     pub(super) ring: Arc<HashRing<H>>,
     pub(super) version: u64,
+    /// The weight of all nodes that are not draining.
     pub(super) weight: u64,
 }
 
@@ -56,13 +58,14 @@ impl Bound {
 }
 
 impl<H> Counts<H> {
-    /// Takes a slot on a member if it has room. The `refused` members count as absent.
+    /// Takes a slot on a member, which isn't draining, if it has room. The `refused` members, which
+    /// aren't draining either, count as absent, and so do all draining ones.
     pub(super) fn attempt(&mut self, view: &RingView<H>, index: usize, refused: &[usize], bound: Bound) -> Attempt {
         if self.view.version != view.version {
             return Attempt::RingChanged;
         }
         let nodes = view.ring.nodes();
-        let (mut total, mut weight) = (self.total, view.weight);
+        let (mut total, mut weight) = (self.accepting(), view.weight);
         for absent in refused {
             total -= self.loads[*absent];
             weight -= u64::from(nodes[*absent].weight());
@@ -75,6 +78,18 @@ impl<H> Counts<H> {
         Attempt::Taken
     }
 
+    /// Returns the number of slots that are taken on members that are not draining.
+    pub(super) fn accepting(&self) -> u64 {
+        self.total - self.draining
+    }
+
+    /// Sets the sums of the loads again.
+    pub(super) fn add_up(&mut self) {
+        self.total = self.loads.iter().sum();
+        let draining = self.view.ring.nodes().iter().zip(&self.loads).filter(|(node, _)| node.is_draining());
+        self.draining = draining.map(|(_, load)| load).sum();
+    }
+
     /// Gives a slot back, on a member or on a node that has left.
     pub(super) fn give_back(&mut self, node: &Node, place: (u64, usize)) {
         let member = match place {
@@ -84,6 +99,7 @@ impl<H> Counts<H> {
         if let Ok(index) = member {
             self.loads[index] -= 1;
             self.total -= 1;
+            self.draining -= u64::from(self.view.ring.nodes()[index].is_draining());
         } else if let Some(load) = self.departed.get_mut(node.id()) {
             *load -= 1;
             if *load == 0 {
@@ -95,7 +111,8 @@ impl<H> Counts<H> {
 
 impl<H> RingView<H> {
     pub(super) fn new(ring: HashRing<H>, version: u64) -> Self {
-        let weight = ring.nodes().iter().map(|node| u64::from(node.weight())).sum();
+        let accepting = ring.nodes().iter().filter(|node| !node.is_draining());
+        let weight = accepting.map(|node| u64::from(node.weight())).sum();
         Self { ring: Arc::new(ring), version, weight }
     }
 

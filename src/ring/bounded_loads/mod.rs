@@ -40,10 +40,12 @@ use super::{HashRing, KeyHasher, Node, RingKey, Xxh3};
 ///   and a node may then be above the bound until its own slots return.
 /// - **There is always room.** The capacities add up to more than L + 1, so
 ///   [`acquire`](Self::acquire) succeeds. It fails only with an absolute limit
-///   ([`with_limit`](Self::with_limit)) that all nodes have reached.
+///   ([`with_limit`](Self::with_limit)) that all nodes have reached, or if all nodes are draining.
 /// - **The ring may change** while slots are taken ([`set_ring`](Self::set_ring)). Loads follow
 ///   node ids. The slots of a node that has left are still given back, but no longer count in the
 ///   average. If the node returns before that, they count again.
+/// - **Draining nodes** ([`Node::is_draining`]) take no new slots. They count as absent: neither
+///   their weight nor their slots count in the average.
 ///
 /// No call waits for room. Each takes a short lock ([`set_ring`](Self::set_ring) and
 /// [`snapshot`](Self::snapshot) for O(N)), so async code may call all of them.
@@ -73,9 +75,13 @@ pub struct BoundedLoads<H = Xxh3> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
-    /// The predicate has refused every node of the ring.
-    #[error("the predicate refused all of the ring's nodes, so no node is left for the key")]
+    /// The predicate has refused every node of the ring that is not draining.
+    #[error("the predicate refused all of the ring's nodes that are not draining, so no node is left for the key")]
     AllRefused,
+
+    /// Every node of the ring is draining.
+    #[error("all of the ring's nodes are draining, so none takes new load: add a node, or end the draining of one")]
+    AllDraining,
 
     /// Every node that the predicate accepts has reached the absolute limit of
     /// [`BoundedLoads::with_limit`].
@@ -107,7 +113,7 @@ pub struct NodeLoad {
     pub node: Node,
     /// Number of slots that are taken on it.
     pub load: u64,
-    /// The most slots that it may have when it takes the next one.
+    /// The most slots that it may have when it takes the next one. It is 0 if the node is draining.
     pub capacity: u64,
 }
 
@@ -123,7 +129,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
     pub fn new(ring: HashRing<H>, epsilon: Epsilon) -> Self {
         let loads = vec![0; ring.nodes().len()];
         let view = Arc::new(RingView::new(ring, 0));
-        let counts = Counts { view, loads, total: 0, departed: HashMap::new() };
+        let counts = Counts { view, loads, total: 0, draining: 0, departed: HashMap::new() };
         Self { shared: Arc::new(SharedCounts { epsilon, counts: Mutex::new(counts) }), limit: None }
     }
 
@@ -134,17 +140,19 @@ impl<H: KeyHasher> BoundedLoads<H> {
         Self { limit: Some(per_weight), ..self }
     }
 
-    /// Takes a slot on the first node of the key's preference list that has room. Does not wait.
+    /// Takes a slot on the first node of the key's preference list that isn't draining and has room.
+    /// Does not wait.
     ///
     /// # Errors
     ///
     /// [`AcquireError::AllFull`], and only from a handle [with a limit](Self::with_limit).
+    /// [`AcquireError::AllDraining`] if no node takes new load.
     pub fn acquire<K: RingKey>(&self, key: K) -> Result<Slot<H>, AcquireError> {
         self.acquire_where(key, |_| true)
     }
 
-    /// Takes a slot on the first node of the key's preference list that `accept` accepts and that
-    /// has room. Does not wait.
+    /// Takes a slot on the first node of the key's preference list that isn't draining, that
+    /// `accept` accepts and that has room. Does not wait.
     ///
     /// A refused node counts as absent: neither its weight nor its load counts in the average, from
     /// the moment the walk has met the node. So the nodes that are up share the load of those that
@@ -163,8 +171,8 @@ impl<H: KeyHasher> BoundedLoads<H> {
     ///
     /// # Errors
     ///
-    /// [`AcquireError::AllRefused`], or [`AcquireError::AllFull`] from a handle [with a
-    /// limit](Self::with_limit).
+    /// [`AcquireError::AllRefused`], [`AcquireError::AllDraining`], or [`AcquireError::AllFull`]
+    /// from a handle [with a limit](Self::with_limit).
     pub fn acquire_where<K: RingKey>(
         &self,
         key: K,
@@ -175,7 +183,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
             let position = view.ring.position(&key);
             // Empty, and therefore without an allocation, until a node is refused or has no room.
             let (mut refused, mut passed) = (Vec::new(), Vec::new());
-            for node in view.ring.replicas_at(position) {
+            for node in view.ring.replicas_at(position).filter(|node| !node.is_draining()) {
                 let index = view.index_of(node);
                 if !accept(node) {
                     refused.push(index);
@@ -189,7 +197,7 @@ impl<H: KeyHasher> BoundedLoads<H> {
                 }
             }
             if passed.is_empty() {
-                return Err(AcquireError::AllRefused);
+                return Err(if refused.is_empty() { AcquireError::AllDraining } else { AcquireError::AllRefused });
             }
             // The walk found no room. But other threads may have taken and returned slots
             // meanwhile, and a node that was refused late in the walk raises the share of the nodes
@@ -220,8 +228,8 @@ impl<H: KeyHasher> BoundedLoads<H> {
             }
         }
         counts.loads.extend(ring.nodes().iter().map(|node| counts.departed.remove(node.id()).unwrap_or(0)));
-        counts.total = counts.loads.iter().sum();
         counts.view = Arc::new(RingView::new(ring, old.version + 1));
+        counts.add_up();
         // A ring is large, so the old one is dropped after the lock is released.
         drop(guard);
         drop(old);
@@ -274,7 +282,10 @@ impl<H> BoundedLoads<H> {
             .map(|(node, load)| NodeLoad {
                 node: node.clone(),
                 load: *load,
-                capacity: bound.capacity(node, counts.total, counts.view.weight),
+                capacity: match node.is_draining() {
+                    true => 0,
+                    false => bound.capacity(node, counts.accepting(), counts.view.weight),
+                },
             })
             .collect()
     }

@@ -8,7 +8,7 @@ use super::{
         members::Members,
         token_table::{DecodedTokens, Decoder, Exchange, TokenTable},
     },
-    MovedRange, Movement, Position, PositionRange,
+    MovedRange, Movement, Node, Position, PositionRange,
 };
 
 impl<'a> Movement<'a> {
@@ -212,6 +212,26 @@ impl<'a> Moves<'a> {
             only.range = whole_if_whole(only.range);
         }
         Movement { ranges: self.ranges }
+    }
+}
+
+impl<'a> Movement<'a> {
+    /// Returns the movement of these disjoint ranges, from the first node to the second. They are in
+    /// any order. None of them passes position 0, and none is empty.
+    pub(in crate::ring) fn of_pieces(mut pieces: Vec<(PositionRange, &'a Node, &'a Node)>) -> Self {
+        pieces.sort_unstable_by_key(|(range, ..)| range.end);
+        let mut moves = Moves::with_capacity(pieces.len());
+        for (range, from, to) in pieces {
+            match moves.ranges.last_mut() {
+                Some(last)
+                    if last.range.end == range.start && (last.from.id(), last.to.id()) == (from.id(), to.id()) =>
+                {
+                    last.range.end = range.end;
+                }
+                _ => moves.ranges.push(MovedRange { range, from, to }),
+            }
+        }
+        moves.finish()
     }
 }
 

@@ -9,9 +9,9 @@ use crate::ring::{
     token_table::{List, Lists},
 };
 
-/// A way to hold a ring so that it can't change meanwhile: by reference or in an [`Arc`], and as a
-/// [`HashRing`] or as a version of a [`SharedRing`](crate::ring::SharedRing). No other type can
-/// implement this trait.
+/// A way to hold a ring so that it can't change meanwhile: by value, by reference or in an [`Arc`],
+/// and as a [`HashRing`] or as a version of a [`SharedRing`](crate::ring::SharedRing). No other type
+/// can implement this trait.
 pub trait HeldRing: sealed::Sealed {
     /// The ring's hasher.
     type Hasher;
@@ -39,7 +39,7 @@ macro_rules! holds_a_ring {
     )*};
 }
 
-holds_a_ring!(&HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H>>);
+holds_a_ring!(HashRing<H>, RingVersion<H>, &HashRing<H>, Arc<HashRing<H>>, &RingVersion<H>, Arc<RingVersion<H>>);
 
 /// An index of the nodes that should hold a copy: the start of each token's preference list,
 /// computed once. Threads share it by reference or in an [`Arc`]; a clone copies the lists.

@@ -3,7 +3,7 @@
 //! In reading order:
 //!
 //! - [`any_zone`]: [`Replicas`], the nodes of the tokens from a position on, each once;
-//! - [`across_zones`]: [`ZoneReplicas`], the same nodes, but the first of each zone comes first;
+//! - [`across_zones`]: [`ZoneReplicas`], the same nodes, in rounds of one of each zone;
 //! - [`index`]: [`ReplicaIndex`], which has worked out the start of both lists for every token;
 //! - [`small_set`]: the set in which the first two note what they have met.
 
@@ -13,5 +13,7 @@ mod index;
 mod small_set;
 
 pub use across_zones::ZoneReplicas;
+pub(super) use across_zones::{Accepting, Eligible, rounds_from, rounds_of};
 pub use any_zone::Replicas;
 pub use index::{HeldRing, ReplicaIndex};
+pub(super) use small_set::SmallSet;

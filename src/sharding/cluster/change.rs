@@ -8,8 +8,8 @@ use std::{
 
 use super::{ClusterError, core::ClusterCore};
 use crate::{
-    ring::{HashRing, Movement, Node, NodeId, RangeSet},
-    sharding::{MAX_CHUNK_RANGES, Pace, Side, keeper::Control, mover::Blocked},
+    ring::{HashRing, Movement, Node, NodeId, PositionRange, RangeSet, RingError},
+    sharding::{MAX_CHUNK_RANGES, Pace, Side, assignment::Layout, keeper::Control, mover::Blocked},
 };
 
 /// Collects what is to change; see [`Cluster::change`](super::Cluster::change). All of it becomes one
@@ -18,8 +18,8 @@ use crate::{
 pub struct ChangeBuilder {
     core: Arc<ClusterCore>,
     revision: u64,
-    before: HashRing,
-    after: Result<HashRing, crate::ring::RingError>,
+    before: Arc<Layout>,
+    after: Result<Layout, RingError>,
 }
 
 impl ChangeBuilder {
@@ -28,8 +28,8 @@ impl ChangeBuilder {
         if state.change.is_some() {
             return Err(ClusterError::Keeper(crate::sharding::KeeperRefusal::UnderWay));
         }
-        let before = state.assignment.ring().clone();
-        Ok(Self { core, revision: state.revision, after: Ok(before.clone()), before })
+        let before = Arc::clone(state.assignment.layout());
+        Ok(Self { core, revision: state.revision, after: Ok((*before).clone()), before })
     }
 
     /// Adds a node.
@@ -44,13 +44,27 @@ impl ChangeBuilder {
 
     /// Changes the weight of a node.
     pub fn weight(self, node: impl AsRef<str>, weight: u32) -> Self {
-        self.edit(|ring| match ring.node(node.as_ref()) {
+        self.edit(|ring| match ring.ring().node(node.as_ref()) {
             Some(found) => ring.replace(found.clone().with_weight(weight)).map(drop),
-            None => Err(crate::ring::RingError::UnknownNode { id: NodeId::from(node.as_ref()) }),
+            None => Err(RingError::UnknownNode { id: NodeId::from(node.as_ref()) }),
         })
     }
 
-    fn edit(mut self, edit: impl FnOnce(&mut HashRing) -> Result<(), crate::ring::RingError>) -> Self {
+    /// Holds a range on a node, whatever the ring says: for keys that need a node of their own. A node
+    /// with pins can't leave.
+    pub fn pin(self, range: PositionRange, node: impl AsRef<str>) -> Self {
+        self.edit(|ring| ring.pin_range(range, node.as_ref()))
+    }
+
+    /// Gives a range back to the nodes that the ring names.
+    pub fn unpin(self, range: PositionRange) -> Self {
+        self.edit(|ring| {
+            ring.unpin_range(range);
+            Ok(())
+        })
+    }
+
+    fn edit(mut self, edit: impl FnOnce(&mut Layout) -> Result<(), RingError>) -> Self {
         self.after = self.after.and_then(|mut ring| edit(&mut ring).map(|()| ring));
         self
     }
@@ -77,15 +91,15 @@ impl fmt::Debug for ChangeBuilder {
 pub struct Plan {
     core: Arc<ClusterCore>,
     revision: u64,
-    before: HashRing,
-    after: HashRing,
+    before: Arc<Layout>,
+    after: Layout,
 }
 
 impl Plan {
     /// Returns the ring after the change.
     #[must_use]
-    pub const fn after(&self) -> &HashRing {
-        &self.after
+    pub fn after(&self) -> &HashRing {
+        self.after.ring()
     }
 
     /// Returns the ranges that would move, each with its node before and after, and their exact share
@@ -109,7 +123,7 @@ impl Plan {
             left.entry(moved.from.id()).or_default().push(moved.range);
         }
         for (node, ranges) in left {
-            for end in self.core.ends(node, node)? {
+            for end in self.core.directory.ends(node, node)? {
                 for part in ranges.chunks(MAX_CHUNK_RANGES) {
                     let part: RangeSet = part.iter().copied().collect();
                     let measured = end.from.1.measure(&part, u64::MAX);
@@ -126,21 +140,31 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`ClusterError::Connect`]: a node that is to join has no shard. [`ClusterError::Keeper`]: the
-    /// ring was changed since the plan was made; make a new one. Nothing has changed then.
+    /// [`ClusterError::Connect`]: a node that is to join has no shard. [`ClusterError::StillLeaving`]: it
+    /// has just left. [`ClusterError::Keeper`]: the ring was changed since the plan was made; make a new
+    /// one. Nothing has changed then.
     pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
-        let core = self.core;
-        let joining = self.after.nodes().iter().map(Node::id).filter(|id| self.before.node(id.as_str()).is_none());
-        let result = joining.clone().try_for_each(|node| core.join(node)).and_then(|()| {
+        let core = Arc::clone(&self.core);
+        let ids = self.after.ring().nodes().iter().map(Node::id);
+        let joining: Vec<_> = ids.filter(|id| self.before.ring().node(id.as_str()).is_none()).cloned().collect();
+        core.wait_for_leavers(&joining)?;
+        core.one_start(|| self.begin(&joining, pace))?;
+        core.mover.drive(&core);
+        Ok(Moving { core })
+    }
+
+    fn begin(&self, joining: &[NodeId], pace: Pace) -> Result<(), ClusterError> {
+        let core = &self.core;
+        let result = joining.iter().try_for_each(|node| core.directory.join(node)).and_then(|()| {
             let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
             core.control_at(self.revision + 1, &Control::Begin { ring, pace })
         });
-        if let Err(error) = result {
-            joining.for_each(|node| _ = core.part(node));
-            return Err(error);
+        if result.is_err() {
+            // Another change may have brought some of them in meanwhile.
+            let members = core.state().map(|state| state.nodes()).unwrap_or_default();
+            joining.iter().filter(|node| !members.contains(*node)).for_each(|node| _ = core.directory.part(node));
         }
-        core.mover.drive(&core);
-        Ok(Moving { core })
+        result
     }
 }
 
@@ -196,7 +220,7 @@ impl Moving {
     pub fn progress(&self) -> Progress {
         let view = self.core.mover.view();
         let tally = view.tally;
-        let now = self.core.platform.now();
+        let now = self.core.directory.platform.now();
         let elapsed = tally.begun.map_or(Duration::ZERO, |begun: Instant| now.saturating_duration_since(begun));
         let state = self.core.state();
         let change = state.as_ref().and_then(|state| state.change.as_ref().map(|change| (state, change)));
@@ -276,7 +300,7 @@ impl Moving {
     /// Blocks until the change has ended, at most for `timeout`. Returns whether it has.
     #[must_use = "the change may still be under way"]
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.core.mover.wait_idle(self.core.platform.now() + timeout)
+        self.core.mover.wait_idle(self.core.directory.platform.now() + timeout)
     }
 }
 

@@ -1,21 +1,23 @@
-//! What the parts of a cluster share.
+//! [`ClusterCore`]: what the parts of a cluster share.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
+    time::Duration,
 };
 
-use super::{ClusterError, routes::AnyRoutes};
+use parking_lot::Mutex;
+
+use super::{ClusterError, directory::Directory, routes::AnyRoutes};
 use crate::{
     Coordinator,
-    id::Name,
     participant::{ExecuteError, ResourceManager},
-    platform::Platform,
-    ring::{HashRing, NodeId, PositionRange, RangeSet},
+    platform::Condvar,
+    ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
-        ShardMoves, SharedAssignment, Tenure,
+        Tenure,
+        assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
-        link::Reach,
         mover::Mover,
     },
     txn::{BranchError, Transaction},
@@ -24,34 +26,24 @@ use crate::{
 /// The keeper's name as a participant.
 pub(in crate::sharding) const KEEPER: &str = "ring";
 
-pub(in crate::sharding) struct ClusterCore {
-    pub(in crate::sharding) coordinator: Coordinator,
-    pub(in crate::sharding) keeper: Arc<ResourceManager<RingTable>>,
-    /// Where keys are. Until the cluster is open, nothing reads it.
-    pub(super) assignment: Arc<SharedAssignment>,
-    pub(super) services: Vec<Arc<dyn AnyRoutes>>,
-    pub(in crate::sharding) platform: Platform,
-    pub(super) mover: Arc<Mover>,
-    /// Number of times that a shard's gate refused a client's work.
-    pub(super) refused: AtomicU64,
-}
+/// Maximum time that a change waits for nodes that have left and are to join again.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
-/// One service's shards on the two nodes of a chunk.
-pub(in crate::sharding) struct Ends {
-    pub(in crate::sharding) from: (Name, Arc<dyn ShardMoves>),
-    pub(in crate::sharding) to: (Name, Arc<dyn ShardMoves>),
+/// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
+/// mover.
+pub(in crate::sharding) struct ClusterCore {
+    pub(in crate::sharding) directory: Arc<Directory>,
+    pub(in crate::sharding) keeper: Arc<ResourceManager<RingTable>>,
+    pub(super) mover: Arc<Mover>,
+    /// Whether a thread is starting a change.
+    is_starting: Mutex<bool>,
+    started: Condvar,
 }
 
 impl ClusterCore {
-    pub(super) fn new(
-        coordinator: Coordinator,
-        keeper: Arc<ResourceManager<RingTable>>,
-        services: Vec<Arc<dyn AnyRoutes>>,
-        platform: Platform,
-        assignment: Arc<SharedAssignment>,
-    ) -> Self {
-        let (mover, refused) = (Mover::new(platform.clone()), AtomicU64::new(0));
-        Self { coordinator, keeper, assignment, services, platform, mover, refused }
+    pub(super) fn new(directory: Directory, keeper: Arc<ResourceManager<RingTable>>) -> Self {
+        let (mover, started) = (Mover::new(directory.platform.clone()), directory.platform.condvar());
+        Self { directory: Arc::new(directory), keeper, mover, is_starting: Mutex::new(false), started }
     }
 
     pub(in crate::sharding) fn table(&self) -> &RingTable {
@@ -77,9 +69,12 @@ impl ClusterCore {
 
     /// As [`control`](Self::control), if this is the next step since the state was read.
     pub(in crate::sharding) fn control_at(&self, revision: u64, control: &Control) -> Result<(), ClusterError> {
-        let mut txn = self.coordinator.begin();
+        self.step(RingWork::Control { revision, control: control.clone() })
+    }
+
+    fn step(&self, work: RingWork) -> Result<(), ClusterError> {
+        let mut txn = self.directory.coordinator.begin();
         let branch = txn.branch(KEEPER)?.clone();
-        let work = RingWork::Control { revision, control: control.clone() };
         match self.keeper.execute(&branch, work) {
             Ok(()) => decided(txn),
             Err(ExecuteError::Refused(refusal)) => Err(ClusterError::Keeper(refusal)),
@@ -87,65 +82,53 @@ impl ClusterCore {
         }
     }
 
-    /// Connects to the shards of all services on the node, and registers them with the coordinator.
-    pub(in crate::sharding) fn join(&self, node: &NodeId) -> Result<(), ClusterError> {
-        for service in &self.services {
-            if service.moves(node).is_some() {
-                continue;
-            }
-            let failed =
-                |error| ClusterError::Connect { service: service.service().to_owned(), node: node.clone(), error };
-            let (name, reach) = service.connect(node).map_err(|error| failed(Arc::from(error)))?;
-            let added = match reach {
-                Reach::AtOnce(participant) => self.coordinator.add_participant(name.as_str(), participant),
-                Reach::Slow(participant, threads) => {
-                    self.coordinator.add_slow_participant(name.as_str(), participant, threads)
-                }
-                Reach::Endpoint(endpoint) => self.coordinator.add_endpoint(name.as_str(), endpoint),
-            };
-            if let Err(error) = added {
-                // So that the next try connects again.
-                service.disconnect(node);
-                return Err(failed(Arc::new(error)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the shards of a chunk from one node to another, service by service.
-    pub(in crate::sharding) fn ends(&self, from: &NodeId, to: &NodeId) -> Result<Vec<Ends>, ClusterError> {
-        let missing = |node: &NodeId| ClusterError::NoShard { node: node.clone() };
-        let ends = |service: &Arc<dyn AnyRoutes>| {
-            let from = service.moves(from).ok_or_else(|| missing(from))?;
-            Ok(Ends { from, to: service.moves(to).ok_or_else(|| missing(to))? })
-        };
-        self.services.iter().map(ends).collect()
-    }
-
-    /// Takes the node's shards out of the coordinator, because it has no keys. Returns whether that is
-    /// done: no unended transaction names them.
-    pub(in crate::sharding) fn part(&self, node: &NodeId) -> bool {
-        let mut is_gone = true;
-        for service in &self.services {
-            let Some((name, _)) = service.moves(node) else { continue };
-            if self.coordinator.retire(name.as_str()) {
-                service.disconnect(node);
-            } else {
-                is_gone = false;
-            }
-        }
-        is_gone
-    }
-
     /// Takes the nodes out that have given all their keys away. Returns whether all of them are gone.
     pub(in crate::sharding) fn retire_leavers(&self) -> bool {
         let leavers = self.table().with_state(|state| state.leavers.clone()).unwrap_or_default();
         let mut all_gone = true;
-        for node in leavers {
-            // If the keeper can't note it, the next look tries again.
-            all_gone &= self.part(&node) && self.control(&Control::Left { node }).is_ok();
+        for (node, since) in leavers {
+            // A node that has left may be about to join again, and another thread may see nodes off, too.
+            all_gone &= self.one_start(|| {
+                let still_leaves = |state: &RingState| state.leavers.get(&node) == Some(&since);
+                if !self.table().with_state(still_leaves).unwrap_or_default() {
+                    return true;
+                }
+                // If the keeper can't note it, the next look tries again.
+                self.directory.part(&node) && self.step(RingWork::Left { node: node.clone(), since }).is_ok()
+            });
         }
         all_gone
+    }
+
+    /// Calls `start`, one such call at a time: nodes join and leave the coordinator only in there. Must not
+    /// be called inside of itself.
+    pub(super) fn one_start<R>(&self, start: impl FnOnce() -> R) -> R {
+        let mut is_starting = self.is_starting.lock();
+        while *is_starting {
+            self.started.wait(&mut is_starting);
+        }
+        *is_starting = true;
+        drop(is_starting);
+        let result = start();
+        *self.is_starting.lock() = false;
+        self.started.notify_one();
+        result
+    }
+
+    /// Blocks until none of the nodes is still leaving, for a moment. A node that has just left may join
+    /// again once no transaction names it any more.
+    pub(super) fn wait_for_leavers(&self, joining: &[NodeId]) -> Result<(), ClusterError> {
+        let until = self.directory.platform.now() + LEFT_WITHIN;
+        loop {
+            let still_leaves = |state: &RingState| joining.iter().find(|id| state.leavers.contains_key(*id)).cloned();
+            match self.table().with_state(still_leaves).flatten() {
+                Some(node) if self.directory.platform.now() >= until => {
+                    return Err(ClusterError::StillLeaving { node });
+                }
+                Some(_) => self.mover.pause(),
+                None => return Ok(()),
+            }
+        }
     }
 }
 
@@ -166,7 +149,8 @@ pub(super) fn set_up(
     services: &[Arc<dyn AnyRoutes>],
     ring: &HashRing,
 ) -> Result<(), ClusterError> {
-    let name = keeper.service().keep(ring).map_err(|error| ClusterError::Store(error.into()))?;
+    let layout = Layout::new(ring.clone(), Pins::new()).map_err(ClusterError::Ring)?;
+    let name = keeper.service().keep(&layout).map_err(|error| ClusterError::Store(error.into()))?;
     let mut txn = coordinator.begin();
     let branch = txn.branch(KEEPER)?.clone();
     let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };
@@ -198,29 +182,4 @@ fn shares(ring: &HashRing) -> BTreeMap<NodeId, RangeSet> {
         start = end;
     }
     shares
-}
-
-// TEMPORARY
-impl Coordinator {
-    fn add_participant(&self, _: &str, _: Arc<dyn crate::Participant>) -> Result<(), crate::txn::CoordinatorError> {
-        unimplemented!()
-    }
-    fn add_slow_participant(
-        &self,
-        _: &str,
-        _: Arc<dyn crate::Participant>,
-        _: std::num::NonZeroUsize,
-    ) -> Result<(), crate::txn::CoordinatorError> {
-        unimplemented!()
-    }
-    fn add_endpoint(
-        &self,
-        _: &str,
-        _: Arc<dyn crate::participant::Endpoint>,
-    ) -> Result<(), crate::txn::CoordinatorError> {
-        unimplemented!()
-    }
-    fn retire(&self, _: &str) -> bool {
-        true
-    }
 }

@@ -2,7 +2,8 @@
 //! nodes.
 //!
 //! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use;
-//! `change.rs` has changes of the nodes; `core.rs` has what these share.
+//! `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
+//! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
     collections::BTreeSet,
@@ -13,11 +14,11 @@ use std::{
 
 use thiserror::Error;
 
-use self::routes::{AnyRoutes, Routes};
-use super::{
-    Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable,
-    link::Reach, mover::Mover,
+use self::{
+    directory::{Directory, register},
+    routes::{AnyRoutes, Routes},
 };
+use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
 use crate::{
     Coordinator,
     log::TransactionLog,
@@ -29,10 +30,15 @@ use crate::{
 
 mod change;
 mod core;
+mod directory;
+mod follower;
 mod routes;
 
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
-pub(super) use core::{ClusterCore, Ends, KEEPER};
+pub(super) use core::{ClusterCore, KEEPER};
+pub use directory::AssignmentFeed;
+pub(super) use directory::Ends;
+pub use follower::{ClusterFollower, FollowerBuilder};
 pub use routes::{DEFAULT_PATIENCE, RouteError, Routed, ServiceClient, shard_name};
 
 /// Shards of services on the nodes of a ring, in which keys are found by their hash, several of them
@@ -59,7 +65,7 @@ pub struct ClusterBuilder {
     limits: Limits,
     first: Option<HashRing>,
     services: Vec<Arc<dyn AnyRoutes>>,
-    core: Arc<OnceLock<Weak<ClusterCore>>>,
+    directory: Arc<OnceLock<Weak<Directory>>>,
     platform: Platform,
 }
 
@@ -75,27 +81,39 @@ impl Cluster {
             limits: Limits::default(),
             first: None,
             services: Vec::new(),
-            core: Arc::default(),
+            directory: Arc::default(),
             platform: Platform::default(),
         }
     }
 
     /// Begins a transaction; see [`Coordinator::begin`].
     pub fn begin(&self) -> Transaction {
-        self.core.coordinator.begin()
+        self.core.directory.coordinator.begin()
+    }
+
+    /// As [`begin`](Self::begin), with another time-out for this transaction; see
+    /// [`Coordinator::begin_within`].
+    pub fn begin_within(&self, timeout: Duration) -> Transaction {
+        self.core.directory.coordinator.begin_within(timeout)
     }
 
     /// Returns the coordinator: for [`run`](Coordinator::run), for its status, and for operators. Other
     /// participants may be added to it.
     #[must_use]
     pub fn coordinator(&self) -> &Coordinator {
-        &self.core.coordinator
+        &self.core.directory.coordinator
     }
 
     /// Returns which node has each position now, as it changes: for reads, and for other processes.
     #[must_use]
     pub fn assignment(&self) -> &Arc<SharedAssignment> {
-        &self.core.assignment
+        &self.core.directory.assignment
+    }
+
+    /// Returns an endpoint at which [followers](ClusterFollower) in other processes learn where keys are.
+    #[must_use]
+    pub fn feed(&self) -> AssignmentFeed {
+        AssignmentFeed(Arc::clone(&self.core.directory.assignment))
     }
 
     /// Returns a builder for a change of the nodes.
@@ -118,14 +136,14 @@ impl Cluster {
     /// was on its way or had moved. The client then asked again.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.core.refused.load(Ordering::Relaxed)
+        self.core.directory.refused.load(Ordering::Relaxed)
     }
 
     /// Shuts down cleanly: stops moving data after the chunks that are on their way, and shuts the
     /// coordinator down; see [`Coordinator::shutdown`]. Returns what is left.
     pub fn shutdown(&self, timeout: Duration) -> crate::txn::CoordinatorStatus {
         self.core.mover.close();
-        self.core.coordinator.shutdown(timeout)
+        self.core.directory.coordinator.shutdown(timeout)
     }
 
     /// Saves the ring now, so that the next opening has less to read. The keeper does so by itself after
@@ -148,8 +166,8 @@ impl Drop for Cluster {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
-            .field("coordinator", &self.core.coordinator)
-            .field("assignment", &self.core.assignment)
+            .field("coordinator", &self.core.directory.coordinator)
+            .field("assignment", &self.core.directory.assignment)
             .finish_non_exhaustive()
     }
 }
@@ -202,7 +220,7 @@ impl ClusterBuilder {
     ) -> (Self, ServiceClient<W>) {
         let routes = Arc::new(Routes::new(name, Box::new(connect)));
         self.services.push(Arc::clone(&routes) as Arc<dyn AnyRoutes>);
-        let client = ServiceClient { core: Arc::clone(&self.core), routes };
+        let client = ServiceClient { directory: Arc::clone(&self.directory), routes };
         (self, client)
     }
 
@@ -240,8 +258,6 @@ impl ClusterBuilder {
             (None, Some(first)) => first.nodes().iter().map(|node| node.id().clone()).collect(),
             (None, None) => return Err(ClusterError::Keeper(KeeperRefusal::NoRing)),
         };
-        let mut nodes = nodes; // TEMPORARY
-        nodes.extend((1..=8).map(|n| NodeId::from(format!("node-{n}"))));
         let mut builder = Coordinator::builder(self.log)
             .policy(self.policy)
             .limits(self.limits)
@@ -250,20 +266,7 @@ impl ClusterBuilder {
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
-        for node in &nodes {
-            for service in &self.services {
-                let (name, reach) = service.connect(node).map_err(|error| ClusterError::Connect {
-                    service: service.service().to_owned(),
-                    node: node.clone(),
-                    error: error.into(),
-                })?;
-                builder = match reach {
-                    Reach::AtOnce(participant) => builder.participant(name.as_str(), participant),
-                    Reach::Slow(participant, threads) => builder.slow_participant(name.as_str(), participant, threads),
-                    Reach::Endpoint(endpoint) => builder.endpoint(name.as_str(), endpoint),
-                };
-            }
-        }
+        let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
         let epoch = coordinator.epoch();
         if let (None, Some(first)) = (state, &self.first) {
@@ -271,10 +274,10 @@ impl ClusterBuilder {
         }
         let published = keeper.service().publish(&self.platform, epoch);
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
-        let core = ClusterCore::new(coordinator, keeper, self.services, self.platform, assignment);
-        let core = Arc::new(core);
-        // A second opening with one builder is not possible, so the place is free.
-        let _ = self.core.set(Arc::downgrade(&core));
+        let directory = Directory::new(coordinator, assignment, self.services, self.platform, None);
+        let core = Arc::new(ClusterCore::new(directory, keeper));
+        // A builder opens once, so the place is free.
+        let _ = self.directory.set(Arc::downgrade(&core.directory));
         core.mover.drive(&core);
         core.mover.retire(&core);
         Ok(Cluster { core })
@@ -298,6 +301,9 @@ pub enum ClusterError {
         /// The name.
         service: String,
     },
+    /// The keeper of the ring did not answer.
+    #[error("the keeper of the ring did not answer; start it, and check the endpoint that reaches its feed")]
+    NoKeeper(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The keeper's resource manager could not be opened.
     #[error("the keeper of the ring could not be opened")]
     Open(#[source] Arc<OpenError>),
@@ -321,6 +327,14 @@ pub enum ClusterError {
     /// The cluster is not connected to the node.
     #[error("the cluster is not connected to the shards of node {node}")]
     NoShard {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node that is to join has left a moment ago, and transactions still name it.
+    #[error(
+        "node {node} left before, and transactions still name it; the coordinator's status shows them, try again later"
+    )]
+    StillLeaving {
         /// The node.
         node: NodeId,
     },

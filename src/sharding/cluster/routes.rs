@@ -1,11 +1,16 @@
 //! [`ServiceClient`]: sends clients' work of one service to the shards that have its keys.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-use super::core::ClusterCore;
+use super::{ClusterError, directory::Directory};
 use crate::{
     id::{BranchId, IdError, Name},
     participant::ServiceError,
@@ -22,9 +27,6 @@ pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(2);
 /// assignment again.
 const WAIT_AT_SHARD: Duration = Duration::from_millis(100);
 
-/// Maximum time for which a client waits for news of the assignment before it asks the shard again.
-const WAIT_FOR_NEWS: Duration = Duration::from_millis(5);
-
 /// Returns the name of a service's shard on a node, under which the shard and the coordinator know it:
 /// `goods.node-7` for the service `goods` on the node `node-7`.
 ///
@@ -36,7 +38,7 @@ pub fn shard_name(service: &str, node: &NodeId) -> Result<Name, IdError> {
 }
 
 /// Makes the connection to a service's shard on a node.
-type Connect<W> = Box<dyn Fn(&NodeId) -> Result<Connection<W>, ServiceError> + Send + Sync>;
+pub(super) type Connect<W> = Box<dyn Fn(&NodeId) -> Result<Connection<W>, ServiceError> + Send + Sync>;
 
 /// The shards of one service.
 pub(super) struct Routes<W> {
@@ -108,13 +110,13 @@ impl<W: 'static> AnyRoutes for Routes<W> {
 /// [`ClusterBuilder::service`](super::ClusterBuilder::service) returns it; it works once the cluster
 /// is open.
 pub struct ServiceClient<W> {
-    pub(super) core: Arc<std::sync::OnceLock<std::sync::Weak<ClusterCore>>>,
+    pub(super) directory: Arc<OnceLock<Weak<Directory>>>,
     pub(super) routes: Arc<Routes<W>>,
 }
 
 impl<W> Clone for ServiceClient<W> {
     fn clone(&self) -> Self {
-        Self { core: Arc::clone(&self.core), routes: Arc::clone(&self.routes) }
+        Self { directory: Arc::clone(&self.directory), routes: Arc::clone(&self.routes) }
     }
 }
 
@@ -152,17 +154,16 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     ///
     /// As for [`execute`](Self::execute).
     pub fn execute_within(&self, txn: &mut Transaction, work: W, patience: Duration) -> Result<(), RouteError> {
-        let core = self.core()?;
+        let directory = self.directory()?;
         let position = work.position();
         let mut until = None;
         loop {
-            let assignment = core.assignment.load();
+            let assignment = directory.assignment.load();
             let place = assignment.place(position);
-            let routes = self.routes.routes.load();
-            let route = routes.get(place.node).ok_or_else(|| RouteError::NoShard { node: place.node.clone() })?;
+            let route = self.route(&directory, place.node)?;
             let had_branch = txn.has_branch(&route.participant);
             let branch = txn.branch(&route.participant)?;
-            let now = core.platform.now();
+            let now = directory.platform.now();
             let until = *until.get_or_insert_with(|| now + patience);
             let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
             let refusal = match route.link.execute(branch, place.known, work.clone(), wait) {
@@ -174,12 +175,12 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
                 // The shard has no trace of the branch, so the transaction goes on without it.
                 txn.withdraw(&route.participant)?;
             }
-            if core.platform.now() >= until {
+            if directory.platform.now() >= until {
                 return Err(RouteError::Refused { node: place.node.clone(), refusal });
             }
-            core.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            directory.refused.fetch_add(1, Ordering::Relaxed);
             if !refusal.is_brief() {
-                core.assignment.wait_past(assignment.epoch(), WAIT_FOR_NEWS);
+                directory.refresh(assignment.epoch());
             }
         }
     }
@@ -192,11 +193,10 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     ///
     /// As for [`execute`](Self::execute).
     pub fn branch_for(&self, txn: &mut Transaction, position: Position) -> Result<Routed, RouteError> {
-        let core = self.core()?;
-        let assignment = core.assignment.load();
+        let directory = self.directory()?;
+        let assignment = directory.assignment.load();
         let place = assignment.place(position);
-        let routes = self.routes.routes.load();
-        let route = routes.get(place.node).ok_or_else(|| RouteError::NoShard { node: place.node.clone() })?;
+        let route = self.route(&directory, place.node)?;
         let branch = txn.branch(&route.participant)?.clone();
         Ok(Routed { branch, node: place.node.clone(), known: place.known })
     }
@@ -208,14 +208,25 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     ///
     /// [`RouteError::NotOpen`].
     pub fn locate(&self, position: Position) -> Result<(NodeId, Tenure), RouteError> {
-        let core = self.core()?;
-        let assignment = core.assignment.load();
+        let directory = self.directory()?;
+        let assignment = directory.assignment.load();
         let place = assignment.place(position);
         Ok((place.node.clone(), place.known))
     }
 
-    fn core(&self) -> Result<Arc<ClusterCore>, RouteError> {
-        self.core.get().and_then(std::sync::Weak::upgrade).ok_or(RouteError::NotOpen)
+    /// Returns the way to the node's shard. A process that follows the keeper connects to a node when it
+    /// first hears of it.
+    fn route(&self, directory: &Directory, node: &NodeId) -> Result<Route<W>, RouteError> {
+        if let Some(route) = self.routes.routes.load().get(node) {
+            return Ok(route.clone());
+        }
+        directory.join(node).map_err(|error| RouteError::NoShard { node: node.clone(), error: Box::new(error) })?;
+        let routes = self.routes.routes.load();
+        routes.get(node).cloned().ok_or(RouteError::NotOpen)
+    }
+
+    fn directory(&self) -> Result<Arc<Directory>, RouteError> {
+        self.directory.get().and_then(Weak::upgrade).ok_or(RouteError::NotOpen)
     }
 }
 
@@ -232,11 +243,14 @@ pub enum RouteError {
     /// The cluster is not open yet, or closed.
     #[error("the cluster of this service is not open")]
     NotOpen,
-    /// The cluster has no connection to the node.
-    #[error("the cluster has no connection to node {node} yet; try again, as a new transaction")]
+    /// There is no connection to the node.
+    #[error("there is no connection to node {node}")]
     NoShard {
         /// The node.
         node: NodeId,
+        /// The reason.
+        #[source]
+        error: Box<ClusterError>,
     },
     /// The key's position stayed on its way for too long. The shard has done nothing.
     #[error("node {node} did not take the work while the client waited")]

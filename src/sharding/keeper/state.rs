@@ -1,13 +1,16 @@
 //! [`RingState`]: what the keeper knows of the ring. Pure.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    ring::{HashRing, NodeId, RangeSet, RingEpoch},
-    sharding::{Assignment, AssignmentStep, Pace, Side, Tenure},
+    ring::{NodeId, RangeSet, RingEpoch},
+    sharding::{Assignment, AssignmentStep, Pace, Side, Tenure, assignment::Layout},
 };
 
 /// The ring, and the change that is under way. What the keeper makes durable.
@@ -16,8 +19,9 @@ pub(in crate::sharding) struct RingState {
     /// Its epoch counts from the beginning, and clients see another one.
     pub(in crate::sharding) assignment: Assignment,
     pub(in crate::sharding) change: Option<ChangeState>,
-    /// Nodes that have given all their keys away, and may still be named by transactions.
-    pub(in crate::sharding) leavers: BTreeSet<NodeId>,
+    /// Nodes that have given all their keys away, and may still be named by transactions; and the
+    /// control step that ended their change.
+    pub(in crate::sharding) leavers: BTreeMap<NodeId, u64>,
     /// The latest hand-over.
     pub(in crate::sharding) latest: Tenure,
     /// Number of control steps taken, so that none is taken twice.
@@ -43,6 +47,9 @@ pub enum RingWork {
     Moved { ranges: RangeSet, side: Side, tenure: Tenure },
     #[doc(hidden)]
     Control { revision: u64, control: Control },
+    /// No transaction names the node any more, which left in this control step.
+    #[doc(hidden)]
+    Left { node: NodeId, since: u64 },
 }
 
 /// A step that is not a hand-over.
@@ -59,8 +66,6 @@ pub enum Control {
     Steer { pace: Option<Pace>, is_paused: Option<bool> },
     /// All has moved.
     End,
-    /// No transaction names the node any more, which has given its keys away.
-    Left { node: NodeId },
 }
 
 /// Reason why the keeper did not take a step.
@@ -100,16 +105,16 @@ pub enum KeeperRefusal {
 
 impl RingState {
     /// Returns the state of a first ring.
-    pub(super) fn first(ring: Arc<HashRing>) -> Self {
+    pub(super) fn first(ring: Arc<Layout>) -> Self {
         let assignment = Assignment::new(RingEpoch::FIRST, ring, Tenure::FIRST);
-        Self { assignment, change: None, leavers: BTreeSet::new(), latest: Tenure::FIRST, revision: 1 }
+        Self { assignment, change: None, leavers: BTreeMap::new(), latest: Tenure::FIRST, revision: 1 }
     }
 
     /// Returns all nodes that keys or transactions may be at.
     pub(in crate::sharding) fn nodes(&self) -> BTreeSet<NodeId> {
         let rings = [Some(self.assignment.ring()), self.assignment.after()];
         let members = rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone());
-        members.chain(self.leavers.iter().cloned()).collect()
+        members.chain(self.leavers.keys().cloned()).collect()
     }
 
     /// Whether the ranges can be handed over to this side now.
@@ -126,7 +131,7 @@ impl RingState {
         match (control, &self.change) {
             (Control::First { .. }, _) => Err(KeeperRefusal::NotFirst),
             (Control::Begin { .. }, Some(_)) => Err(KeeperRefusal::UnderWay),
-            (Control::Begin { .. }, None) | (Control::Left { .. }, _) => Ok(()),
+            (Control::Begin { .. }, None) => Ok(()),
             (_, None) => Err(KeeperRefusal::NothingMoves),
             (Control::Turn, Some(change)) if change.toward == Side::Before => Err(KeeperRefusal::NothingMoves),
             (Control::Turn | Control::Steer { .. }, Some(_)) => Ok(()),
@@ -155,7 +160,7 @@ impl RingState {
         &mut self,
         revision: u64,
         control: &Control,
-        ring: Option<Arc<HashRing>>,
+        ring: Option<Arc<Layout>>,
     ) -> Option<AssignmentStep> {
         if revision <= self.revision {
             return None;
@@ -166,10 +171,6 @@ impl RingState {
                 self.change =
                     Some(ChangeState { toward: Side::After, is_paused: false, pace: pace.clone(), ring: name.clone() });
                 AssignmentStep::Began { after: ring? }
-            }
-            (Control::Left { node }, _) => {
-                self.leavers.remove(node);
-                return None;
             }
             (Control::Turn, Some(change)) => {
                 (change.toward, change.is_paused) = (Side::Before, false);
@@ -183,13 +184,21 @@ impl RingState {
             (Control::End, Some(change)) => {
                 let side = change.toward;
                 self.change = None;
-                self.leavers.extend(self.assignment.leavers(side));
+                let leavers = self.assignment.leavers(side);
+                self.leavers.extend(leavers.into_iter().map(|node| (node, revision)));
                 AssignmentStep::Ended { side, settled: self.latest }
             }
             (Control::First { .. }, _) | (_, None) => return None,
         };
         self.step(&step);
         Some(step)
+    }
+
+    /// Takes in that the node, which left in this control step, is gone.
+    pub(super) fn left(&mut self, node: &NodeId, since: u64) {
+        if self.leavers.get(node) == Some(&since) {
+            self.leavers.remove(node);
+        }
     }
 
     fn step(&mut self, step: &AssignmentStep) {

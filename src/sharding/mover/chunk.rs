@@ -47,7 +47,7 @@ impl From<ClusterError> for ChunkFailure {
 
 /// Moves as much of the chunk as fits into its budget, to this side of the change.
 pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, side: Side) -> Result<MovedChunk, ChunkFailure> {
-    let ends = core.ends(&chunk.from, &chunk.to)?;
+    let ends = core.directory.ends(&chunk.from, &chunk.to)?;
     let (ranges, bytes) = fitting(&ends, chunk)?;
     // Before anything is frozen.
     for end in &ends {
@@ -84,7 +84,7 @@ fn hand_over(
 ) -> Result<MovedChunk, (ClusterError, Vec<TxnId>)> {
     let simply = |error: ClusterError| (error, Vec::new());
     let tenure = core.table().next_tenure();
-    let mut txn = core.coordinator.begin_within(CHUNK_TIMEOUT);
+    let mut txn = core.directory.coordinator.begin_within(CHUNK_TIMEOUT);
     let branch = txn.branch(KEEPER).map_err(|error| simply(error.into()))?.clone();
     let moved = RingWork::Moved { ranges: ranges.clone(), side, tenure };
     match core.keeper.execute(&branch, moved) {
@@ -101,7 +101,7 @@ fn hand_over(
         }
         Err(error) => return Err(simply(ClusterError::Work(Arc::new(error)))),
     }
-    let frozen_at = core.platform.now();
+    let frozen_at = core.directory.platform.now();
     let mut sent = Vec::with_capacity(ends.len());
     for end in ends {
         let branch = txn.branch(&end.from.0).map_err(|error| simply(error.into()))?.clone();
@@ -132,7 +132,7 @@ fn hand_over(
     }
     txn.commit().wait().map_err(|error| simply(ClusterError::Commit(error)))?;
     *exported = 0;
-    let held_up = core.platform.now().saturating_duration_since(frozen_at);
+    let held_up = core.directory.platform.now().saturating_duration_since(frozen_at);
     Ok(MovedChunk { ranges, records: records_moved, bytes: bytes_moved, held_up })
 }
 

@@ -57,7 +57,6 @@ struct MoverState {
     threads: Vec<Thread>,
     tally: Tally,
     blocked: BTreeMap<(NodeId, NodeId), Blocked>,
-    last_error: Option<ClusterError>,
 }
 
 /// What a change has done since this process drives it.
@@ -97,7 +96,6 @@ pub struct Blocked {
 pub(in crate::sharding) struct MoverView {
     pub(in crate::sharding) tally: Tally,
     pub(in crate::sharding) blocked: Vec<Blocked>,
-    pub(in crate::sharding) last_error: Option<ClusterError>,
 }
 
 impl Mover {
@@ -166,11 +164,7 @@ impl Mover {
 
     pub(in crate::sharding) fn view(&self) -> MoverView {
         let state = self.state.lock();
-        MoverView {
-            tally: state.tally,
-            blocked: state.blocked.values().cloned().collect(),
-            last_error: state.last_error.clone(),
-        }
+        MoverView { tally: state.tally, blocked: state.blocked.values().cloned().collect() }
     }
 
     /// Ends the threads after their present chunk, and blocks until they have ended.
@@ -241,7 +235,6 @@ impl Mover {
                 let reason = crate::error_chain(&error);
                 let (from, to) = pair.clone();
                 state.blocked.insert(pair, Blocked { from, to, by, reason, tries });
-                state.last_error = Some(error);
                 ChunkEnd::Failed
             }
         };
@@ -270,8 +263,7 @@ impl Mover {
                 self.see_off(core);
             }
             // Chunks of an earlier schedule are on their way, or have moved after it was made.
-            Err(error) => {
-                state.last_error = Some(error);
+            Err(_) => {
                 let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
                 let (is_current, is_closed) = (state.generation == generation, state.is_closed);
                 drop(state);

@@ -12,18 +12,11 @@ use std::{
 
 use crate::{
     ring::{NodeId, PositionRange, RangeSet},
-    sharding::{MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, Pace},
+    sharding::{MAX_CHUNK_RANGES, Pace},
 };
 
 /// Number of bytes of the first chunk of a pair. Small, because nothing is known of the nodes yet.
 const FIRST_BYTES: u64 = 64 << 10;
-
-/// Minimum number of bytes that a chunk is meant to have, however slow the nodes are.
-const LEAST_BYTES: u64 = 4 << 10;
-
-/// Maximum number of bytes that a chunk is meant to have: what fits with room for records that are
-/// written between measure and freeze.
-const MOST_BYTES: u64 = (MAX_CHUNK_BYTES - MAX_CHUNK_BYTES / 8) as u64;
 
 /// Time after which ranges are tried again, at first. It doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -109,7 +102,7 @@ impl Schedule {
         let mut pairs = BTreeMap::<_, Pair>::new();
         for (range, from, to) in moves {
             let pair = pairs.entry((from, to)).or_default();
-            pair.budget = FIRST_BYTES;
+            pair.budget = pace.budget(FIRST_BYTES);
             pair.queue.push_back(Waiting { range, failures: 0, not_before: None });
         }
         let (out_of, into) = (BTreeMap::new(), BTreeMap::new());
@@ -119,12 +112,6 @@ impl Schedule {
     pub(super) fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
         self.paid_at = None;
-    }
-
-    /// Returns the number of positions that are still to move, including those on their way only if
-    /// they come back.
-    pub(super) fn width(&self) -> u128 {
-        self.pairs.values().flat_map(|pair| &pair.queue).map(|waiting| waiting.range.width()).sum()
     }
 
     /// Returns what to do now.
@@ -213,14 +200,15 @@ impl Schedule {
                 // It creeps up, so that it forgets a time when all was quick.
                 let least = self.least_held_up.map_or(*held_up, |least| (least + least / 32).min(*held_up));
                 self.least_held_up = Some(least);
-                at.budget = next_budget(chunk.budget, *bytes, *held_up, self.pace.target_freeze().max(least * 2));
+                let target = self.pace.target_freeze().max(least * 2);
+                at.budget = self.pace.budget(next_budget(chunk.budget, *bytes, *held_up, target));
                 let start = self.paid_at.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
                 self.paid_at = start.checked_add(self.pace.time_for(*bytes));
             }
             ChunkEnd::Failed => {
                 let failures = chunk.failures.saturating_add(1);
                 let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16).saturating_sub(1)).min(LONGEST_PAUSE);
-                at.budget = (chunk.budget / 2).max(LEAST_BYTES);
+                at.budget = self.pace.budget(chunk.budget / 2);
                 for range in chunk.ranges.iter() {
                     at.queue.push_back(Waiting { range, failures, not_before: now.checked_add(pause) });
                 }
@@ -237,15 +225,14 @@ impl Schedule {
 /// A target below twice what the smallest chunk takes can't be met: smaller chunks would hold up their
 /// keys for as long, and there would be more of them.
 fn next_budget(budget: u64, bytes: u64, held_up: Duration, target: Duration) -> u64 {
-    let next = if held_up > target * 2 {
+    if held_up > target * 2 {
         budget / 2
     } else if held_up < target && bytes * 2 > budget {
         // Only a chunk that used its budget shows that a larger one would be quick, too.
         budget * 2
     } else {
         budget
-    };
-    next.clamp(LEAST_BYTES, MOST_BYTES)
+    }
 }
 
 #[cfg(test)]
@@ -299,7 +286,7 @@ mod tests {
         for done in [second, third, fourth] {
             schedule.ended(&done, &moved(&done), now);
         }
-        assert_eq!((schedule.next(now), schedule.width()), (Next::Done, 0));
+        assert_eq!(schedule.next(now), Next::Done);
     }
 
     #[test]
@@ -327,7 +314,7 @@ mod tests {
         };
         assert_eq!(tried, 2 * (GIVE_UP_AFTER - 1), "both ranges are tried as often");
         schedule.ended(&urgent, &moved(&urgent), now);
-        assert_eq!(schedule.width(), 16 - urgent.ranges.width());
+        assert!(matches!(schedule.next(now + LONGEST_PAUSE), Next::Chunk(_)), "and the other one is next");
     }
 
     #[test]
@@ -362,7 +349,9 @@ mod tests {
         assert_eq!(next_budget(64 << 10, 60, ms(1), target), 64 << 10, "a chunk that was not full shows nothing");
         assert_eq!(next_budget(64 << 10, 60 << 10, ms(7), target), 64 << 10);
         assert_eq!(next_budget(64 << 10, 60 << 10, ms(11), target), 32 << 10);
-        assert_eq!(next_budget(MOST_BYTES, MOST_BYTES, ms(1), target), MOST_BYTES);
-        assert_eq!(next_budget(LEAST_BYTES, LEAST_BYTES, ms(99), target), LEAST_BYTES);
+        let pace = Pace::new();
+        assert_eq!(pace.budget(1 << 30), pace.budget(u64::MAX), "a chunk fits into a record");
+        assert_eq!(pace.budget(0), pace.budget(1), "and smaller chunks would not be quicker");
+        assert_eq!(Pace::new().chunk_bytes(100).budget(1 << 30), 100);
     }
 }

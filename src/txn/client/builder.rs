@@ -14,15 +14,15 @@ use crate::{
     id::{IdError, Name},
     log::{Durability, Fact, LogError, LogId, Record, TransactionLog},
     participant::{
-        Endpoint, Greeting, LastResource, LastResourceMemory, LastResourceParticipant, Life, Participant,
-        ParticipantError, Pooled,
+        Endpoint, LastResource, LastResourceMemory, LastResourceParticipant, Life, Participant, ParticipantError,
+        Pooled,
     },
     platform::Platform,
     txn::{
         Coordinator, Limits, Openings, Policy,
         engine::{
             coordinator_core::{CoordinatorCore, CoreHandles},
-            members::{Member, Members, Reach},
+            members::{Member, Reach},
             scheduler::{Runner, Sweep},
         },
         recovery,
@@ -207,18 +207,7 @@ impl CoordinatorBuilder {
         };
         let mut members = BTreeMap::new();
         for (member_name, member) in self.members {
-            let member_name = Name::new(&member_name)?;
-            if member_name == name {
-                return Err(CoordinatorError::OwnName { name });
-            }
-            // A participant that panics over it has not said another name.
-            let own_name = catch_unwind(AssertUnwindSafe(|| member.own_name())).unwrap_or(None);
-            if let Some(own) = own_name.filter(|own| *own != member_name) {
-                return Err(CoordinatorError::WrongName { registered: member_name, own });
-            }
-            if !catch_unwind(AssertUnwindSafe(|| member.may_take_part())).unwrap_or(true) {
-                return Err(CoordinatorError::CannotPromise { participant: member_name });
-            }
+            let member_name = check(&name, &member_name, &member)?;
             if members.insert(member_name.clone(), member).is_some() {
                 return Err(CoordinatorError::DuplicateParticipant { participant: member_name });
             }
@@ -237,16 +226,8 @@ impl CoordinatorBuilder {
         let life = Life::new(self.log.id(), epoch, lsn.as_u64()).continuing(openings.before());
         let life = Life { replaces: self.replaces, ..life };
         let (policy, limits) = (self.policy.paced(), self.limits);
-        let core = CoordinatorCore::new(
-            name,
-            (life, openings.told(&life)),
-            self.log,
-            policy,
-            limits,
-            Members::new(members),
-            self.platform,
-        );
-        let core = Arc::new(core);
+        let core =
+            CoordinatorCore::new(name, (life, openings.told(&life)), self.log, policy, limits, members, self.platform);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
         core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
         let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
@@ -255,11 +236,8 @@ impl CoordinatorBuilder {
         let found = recovery::find(&coordinator.core, &records, &coordinator.counts);
         // Before anything else is sent, and not before participants can ask about what the log
         // holds.
-        let greeting = Greeting::new(coordinator.name().clone(), life, coordinator.verdict_endpoint())
-            .with_earlier(coordinator.core.openings.earlier());
-        for (_, member) in coordinator.core.members.iter() {
-            // A participant that panics here misses only the greeting.
-            let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
+        for slot in coordinator.core.members.present() {
+            slot.member().iter().for_each(|member| coordinator.greet(member));
         }
         found.into_iter().for_each(|found| found.run(Runner::Caller));
         Ok(coordinator)
@@ -276,20 +254,38 @@ impl fmt::Debug for CoordinatorBuilder {
     }
 }
 
+/// Returns the participant's name, if the participant may take part under it.
+pub(super) fn check(coordinator: &Name, name: &str, member: &Member) -> Result<Name, CoordinatorError> {
+    let name = Name::new(name)?;
+    if name == *coordinator {
+        return Err(CoordinatorError::OwnName { name });
+    }
+    // A participant that panics over it has not said another name.
+    let own_name = catch_unwind(AssertUnwindSafe(|| member.own_name())).unwrap_or(None);
+    if let Some(own) = own_name.filter(|own| *own != name) {
+        return Err(CoordinatorError::WrongName { registered: name, own });
+    }
+    if !catch_unwind(AssertUnwindSafe(|| member.may_take_part())).unwrap_or(true) {
+        return Err(CoordinatorError::CannotPromise { participant: name });
+    }
+    Ok(name)
+}
+
 /// Returns the first 64 bits of the log's id: short enough to read, and 2^32 logs away from a
 /// likely collision.
 fn default_name(log: LogId) -> Result<Name, IdError> {
     Name::new(&log.to_string()[..16])
 }
 
-/// Reason why a coordinator could not be opened.
+/// Reason why a coordinator could not be opened, or a participant could not be added to it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CoordinatorError {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
-    /// Two participants were given the same name.
+    /// Two participants were given the same name. When one is added: a participant has the name, or is
+    /// being added under it.
     #[error("two participants are named {participant}; each needs a name of its own")]
     DuplicateParticipant {
         /// The name.
@@ -321,6 +317,18 @@ pub enum CoordinatorError {
         /// The participant.
         participant: Name,
     },
+    /// A participant cannot be added while one of the same name retires.
+    #[error(
+        "participant {participant} retires, and its name is taken until it is gone; add the new one when the coordinator's status \
+         no longer shows it"
+    )]
+    Retiring {
+        /// The name.
+        participant: Name,
+    },
+    /// A participant cannot be added while the coordinator is being shut down.
+    #[error("the coordinator is shutting down; add the participant once it is open again")]
+    ShuttingDown,
     /// The log could not be read or written.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -10,10 +10,13 @@ use std::{
 use crate::{
     id::{Epoch, Name},
     log::{Claim, TransactionLog},
-    participant::{Life, ParticipantError},
+    participant::{Greeting, Life, ParticipantError},
     txn::{
         BeginError, CoordinatorBuilder, CoordinatorError, CoordinatorStatus, Transaction, VerdictEndpoint,
-        engine::coordinator_core::{CoordinatorCore, CoreHandles},
+        engine::{
+            coordinator_core::{CoordinatorCore, CoreHandles},
+            members::{Member, Slot},
+        },
         recovery::RecoveryCounts,
     },
 };
@@ -97,23 +100,33 @@ impl Coordinator {
     /// Introduces the coordinator to participants that answer at once, before anything is settled
     /// at any of them. Others hear it when they are asked what is in doubt.
     pub(super) fn introduce(&self) -> Result<(), CoordinatorError> {
-        for (name, member) in self.core.members.iter() {
-            // One that panics is introduced again when it is asked, like participants that answer
-            // later.
-            let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
-            let mut met = meet(&self.core.life);
-            if let Some(life) = met.as_ref().ok().and_then(|met| self.core.continuing(met.as_ref().err()?)) {
-                met = meet(&life);
-            }
-            let refused = met
-                .ok()
-                .and_then(Result::err)
-                .filter(|error| matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)));
-            if let Some(error) = refused {
-                return Err(CoordinatorError::Refused { participant: name.clone(), error });
-            }
+        let met = |slot: &Slot| {
+            let member = slot.member();
+            member.as_ref().map_or(Ok(()), |member| self.introduce_to(&slot.name, member))
+        };
+        self.core.members.present().try_for_each(met)
+    }
+
+    /// Introduces the coordinator to a participant, if it answers at once.
+    pub(super) fn introduce_to(&self, name: &Name, member: &Member) -> Result<(), CoordinatorError> {
+        // One that panics is introduced again when it is asked, like participants that answer later.
+        let meet = |life: &Life| catch_unwind(AssertUnwindSafe(|| member.meet(self.name(), life)));
+        let mut met = meet(&self.core.life);
+        if let Some(life) = met.as_ref().ok().and_then(|met| self.core.continuing(met.as_ref().err()?)) {
+            met = meet(&life);
         }
-        Ok(())
+        let refused = met
+            .ok()
+            .and_then(Result::err)
+            .filter(|error| matches!(error, ParticipantError::OtherLog(_) | ParticipantError::Superseded(_)));
+        refused.map_or(Ok(()), |error| Err(CoordinatorError::Refused { participant: name.clone(), error }))
+    }
+
+    /// Greets a participant. One that panics misses only the greeting.
+    pub(super) fn greet(&self, member: &Member) {
+        let greeting = Greeting::new(self.name().clone(), self.core.life, self.verdict_endpoint())
+            .with_earlier(self.core.openings.earlier());
+        let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
     }
 
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
@@ -219,7 +232,7 @@ impl Drop for Coordinator {
         self.core.close();
         self.core.scheduler.close();
         self.core.abandon();
-        let mut threads: Vec<_> = self.core.lanes.iter().flat_map(|lane| lane.close()).collect();
+        let mut threads: Vec<_> = self.core.members.all().flat_map(|slot| slot.lane.close()).collect();
         threads.extend(self.core.scheduler.take_threads());
         for thread in threads {
             // A participant can hold the last handle, and so drop it on one of these threads.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `coordinator.rs` | [`Coordinator`]: begins transactions, settles, shuts down |
 //! | `builder.rs` | [`CoordinatorBuilder`]: configures and opens a coordinator |
+//! | `membership.rs` | participants that are added or retire while the coordinator is open |
 //! | `admission.rs` | [`Limits`], and the wait for a free slot |
 //! | `transaction.rs` | [`Transaction`]: enlists branches, then commits or rolls back |
 //! | `commit.rs` | [`Commit`]: waits for the outcome |
@@ -22,5 +23,6 @@ pub(super) mod builder;
 pub(super) mod commit;
 pub(super) mod coordinator;
 pub(super) mod delivered;
+pub(super) mod membership;
 pub(super) mod run;
 pub(super) mod transaction;

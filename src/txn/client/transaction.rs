@@ -10,6 +10,7 @@ use crate::{
         Commit, Input, Refusal,
         engine::{
             circuit::Admitted,
+            members::MemberStanding,
             scheduler::{Runnable, Runner},
             transaction_driver::{MemberBranch, TransactionDriver},
         },
@@ -50,7 +51,8 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// [`BranchError::UnknownParticipant`] if the coordinator was built without it;
+    /// [`BranchError::UnknownParticipant`] if the coordinator does not have it;
+    /// [`BranchError::Retiring`] if it is being dropped;
     /// [`BranchError::Over`] if the transaction's time has run out;
     /// [`BranchError::SecondLastResource`]; [`BranchError::Refused`] if the participant does not
     /// answer, or has more work than it can do in time.
@@ -94,7 +96,7 @@ impl Transaction {
                 return Err(error);
             }
         };
-        let branch = self.id().branch(&members[number].0);
+        let branch = self.id().branch(&members[number].name);
         debug_assert_eq!(index, self.member_branches.len(), "branches have the indices of the protocol");
         self.member_branches.push(MemberBranch { branch, member: Some(number), is_trial });
         if index >= FEW {
@@ -135,8 +137,14 @@ impl Transaction {
         }
         self.indices.retain(|number, _| Some(*number) != withdrawn.member);
         self.indices.values_mut().filter(|later| **later > index).for_each(|later| *later -= 1);
-        if let Some(number) = withdrawn.member.filter(|_| withdrawn.is_trial) {
-            self.driver.core().withdraws_trial(number);
+        let core = self.driver.core();
+        if let Some(number) = withdrawn.member {
+            if withdrawn.is_trial {
+                core.withdraws_trial(number);
+            }
+            if core.members[number].standing() != MemberStanding::Takes {
+                core.may_let_go(&self.driver);
+            }
         }
         Ok(())
     }
@@ -193,8 +201,15 @@ impl fmt::Debug for Transaction {
 #[non_exhaustive]
 pub enum BranchError {
     /// The coordinator does not know the participant.
-    #[error("the coordinator knows no participant {participant}; name it to the builder before opening")]
+    #[error("the coordinator knows no participant {participant}; add it, or name it to the builder before opening")]
     UnknownParticipant {
+        /// The participant.
+        participant: Name,
+    },
+    /// The participant [retires](crate::Coordinator::retire): it gets no new branches, and is dropped when
+    /// the open transactions with a branch of it have ended.
+    #[error("{participant} retires, and takes no new branches; work elsewhere, or add it again when it is gone")]
+    Retiring {
         /// The participant.
         participant: Name,
     },

@@ -18,6 +18,7 @@ use crate::{
         engine::{
             circuit::{Admitted, Circuit, Effect, Id, Pass, Settings},
             coordinator_core::CoordinatorCore,
+            members::{Members, Slot},
             scheduler::{Runnable, Runner},
             transaction_driver::TransactionDriver,
         },
@@ -157,14 +158,14 @@ impl Tickets {
         &mut self,
         id: Id,
         number: Option<usize>,
-        breakers: &[Breaker],
+        members: &Members,
         told_at_once: Option<Verb>,
         result: &Result<Response, ParticipantError>,
     ) -> Option<Report> {
         let ticket = self.0.get_mut(id.1).and_then(Option::as_mut);
         let number = ticket.as_ref().map(|ticket| ticket.member).or(number)?;
         let told = AnswerKind::by(result);
-        if ticket.is_none() && matches!(told, AnswerKind::Sense) && breakers[number].is_calm() {
+        if ticket.is_none() && matches!(told, AnswerKind::Sense) && members[number].breaker.is_calm() {
             return None;
         }
         let owes = ticket.is_none()
@@ -186,7 +187,8 @@ impl CoordinatorCore {
     /// Whether the participant answers at once, and nothing is wrong with it.
     #[inline]
     pub(in crate::txn) fn is_calm(&self, number: usize) -> bool {
-        self.breakers[number].is_calm() && self.members.answers_at_once(Some(number))
+        let slot = &self.members[number];
+        slot.breaker.is_calm() && slot.is_at_once
     }
 
     /// Asks the circuit whether a message goes out, and notes that it does. Not needed while the
@@ -199,7 +201,7 @@ impl CoordinatorCore {
         verb: Verb,
         failures: u32,
     ) -> (Pass, Effects) {
-        let breaker = &self.breakers[number];
+        let breaker = &self.members[number].breaker;
         let now = self.platform.now();
         let ticket = tickets.at(id.1);
         breaker.with(|inner| {
@@ -295,7 +297,7 @@ impl CoordinatorCore {
         }
         let now = self.platform.now();
         self.wire(number, |inner| inner.circuit.admits(now)).map_err(|refused| BranchError::Refused {
-            participant: self.members[number].0.clone(),
+            participant: self.members[number].name.clone(),
             why: refused.why,
             outstanding: refused.outstanding,
             since: now.saturating_duration_since(refused.since),
@@ -315,7 +317,7 @@ impl CoordinatorCore {
     }
 
     fn wire<T>(self: &Arc<Self>, number: usize, act: impl FnOnce(&mut BreakerState) -> T) -> T {
-        let (result, effects) = self.breakers[number].with(act);
+        let (result, effects) = self.members[number].breaker.with(act);
         self.carry_out(number, effects);
         result
     }
@@ -343,7 +345,7 @@ impl CoordinatorCore {
             }
             if let Some(at) = effects.tick_at {
                 let new = || Arc::new(Ticker { core: Arc::downgrade(self), number });
-                let ticker = Arc::downgrade(self.breakers[number].ticker.get_or_init(new));
+                let ticker = Arc::downgrade(self.members[number].breaker.ticker.get_or_init(new));
                 let ticker: Weak<dyn Runnable> = ticker;
                 self.scheduler.enqueue_at(at, ticker);
             }
@@ -352,21 +354,21 @@ impl CoordinatorCore {
             }
             let now = self.platform.now();
             ((), effects) =
-                self.breakers[number].with(|inner| ended.iter().for_each(|id| inner.circuit.settled(now, *id)));
+                self.members[number].breaker.with(|inner| ended.iter().for_each(|id| inner.circuit.settled(now, *id)));
         }
     }
 
     /// Returns the state of all circuits, for the status.
     pub(in crate::txn) fn circuits(&self) -> Vec<CircuitStatus> {
         let now = self.platform.now();
-        let of = |((participant, _), breaker): (&(crate::id::Name, _), &Breaker)| {
+        let of = |slot: &Slot| {
             let (view, last_error) = {
-                let inner = breaker.inner.lock();
+                let inner = slot.breaker.inner.lock();
                 (inner.circuit.view(), inner.last_error.clone())
             };
             let ago = |at: Instant| now.saturating_duration_since(at);
             CircuitStatus {
-                participant: participant.clone(),
+                participant: slot.name.clone(),
                 state: view.state,
                 since: view.since.map(ago),
                 unanswered: view.unanswered,
@@ -377,7 +379,9 @@ impl CoordinatorCore {
                 last_error,
             }
         };
-        self.members.iter().zip(&*self.breakers).map(of).collect()
+        let mut all: Vec<_> = self.members.present().map(of).collect();
+        all.sort_by(|one, other| one.participant.cmp(&other.participant));
+        all
     }
 }
 

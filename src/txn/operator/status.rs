@@ -45,6 +45,8 @@ pub struct CoordinatorStatus {
     /// Number of records on their way to the disk. [`Limits::log_queue`](crate::txn::Limits) limits
     /// it.
     pub log_queue: u64,
+    /// The participants that [retire](crate::Coordinator::retire), in the order of their names.
+    pub retiring: Vec<RetiringStatus>,
     /// Every participant's circuit, in the order of the participants' names.
     pub circuits: Vec<CircuitStatus>,
     /// Every open transaction, in the order in which they began.
@@ -98,9 +100,31 @@ impl fmt::Display for CoordinatorStatus {
         for UnclaimedBranch { branch, reported } in &self.unclaimed {
             writeln!(f, "unclaimed: {branch}, reported {reported:.1?} ago; this log has not begun it")?;
         }
+        self.retiring.iter().try_for_each(|retiring| retiring.fmt(f))?;
         let is_quiet = |circuit: &&CircuitStatus| circuit.state == CircuitState::Closed && circuit.undelivered == 0;
         self.circuits.iter().filter(|circuit| !is_quiet(circuit)).try_for_each(|circuit| circuit.fmt(f))?;
         self.transactions.iter().try_for_each(|transaction| transaction.fmt(f))
+    }
+}
+
+/// A participant that [retires](crate::Coordinator::retire).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetiringStatus {
+    /// The participant.
+    pub participant: Name,
+    /// Number of open transactions with a branch of it that has not ended there. It is dropped when there
+    /// is none.
+    pub transactions: usize,
+}
+
+impl fmt::Display for RetiringStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} retires, {} open transactions with a branch of it are left",
+            self.participant, self.transactions
+        )
     }
 }
 
@@ -209,6 +233,7 @@ impl CoordinatorCore {
             unanswered_by: queries.iter().map(|open| (open.participant().clone(), open.last_error())).collect(),
             unclaimed: self.unclaimed.list(now),
             unclaimed_count: self.unclaimed.count(),
+            retiring: self.retiring(),
             circuits: self.circuits(),
             in_flight: self.admission.in_flight(),
             log_queue: forced.as_u64().saturating_sub(durable.as_u64()),

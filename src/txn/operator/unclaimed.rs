@@ -63,6 +63,11 @@ impl Unclaimed {
         holders.into_iter().map(|(name, _)| name).collect()
     }
 
+    /// Whether a branch of the transaction is unclaimed.
+    pub(in crate::txn) fn holds(&self, txn: &TxnId) -> bool {
+        self.0.lock().branches.contains_key(txn)
+    }
+
     pub(in crate::txn) fn count(&self) -> usize {
         let reported = self.0.lock();
         reported.kept + reported.left_out

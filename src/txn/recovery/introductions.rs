@@ -37,9 +37,6 @@ const ASKED_BEFORE_ABSENT: u32 = 4;
 pub(in crate::txn) struct Introductions {
     state: Mutex<Reports>,
     platform: Platform,
-    /// The thread that opens the coordinator. What is settled on it is settled when the opening
-    /// returns.
-    opener: ThreadId,
 }
 
 struct Reports {
@@ -51,6 +48,9 @@ struct Reports {
     /// Whether the coordinator is gone. Then nothing more is taken in.
     is_over: bool,
     held: Vec<InDoubtReport>,
+    /// The threads that open the coordinator, or add a participant. What is settled on one of them is
+    /// settled when its call returns.
+    callers: Vec<ThreadId>,
 }
 
 impl Reports {
@@ -63,13 +63,38 @@ impl Reports {
 
 impl Introductions {
     pub(in crate::txn) fn new(participants: usize, platform: &Platform) -> Arc<Self> {
-        let (refused_by, held) = (BTreeSet::new(), Vec::new());
-        let state = Mutex::new(Reports { unanswered: participants, refused_by, is_late: false, is_over: false, held });
-        Arc::new(Self { state, platform: platform.clone(), opener: platform.current() })
+        let state = Mutex::new(Reports {
+            unanswered: participants,
+            refused_by: BTreeSet::new(),
+            is_late: false,
+            is_over: false,
+            held: Vec::new(),
+            callers: vec![platform.current()],
+        });
+        Arc::new(Self { state, platform: platform.clone() })
+    }
+
+    /// Notes that this thread adds a participant, which is asked what it holds.
+    pub(in crate::txn) fn one_more(&self) {
+        let mut state = self.state.lock();
+        state.unanswered += 1;
+        state.callers.push(self.platform.current());
+    }
+
+    /// Notes that this thread has added a participant, whether it has answered or not.
+    pub(in crate::txn) fn one_more_is_added(&self) {
+        let (mut state, own) = (self.state.lock(), self.platform.current());
+        if let Some(place) = state.callers.iter().rposition(|caller| *caller == own) {
+            state.callers.remove(place);
+        }
     }
 
     fn settle(&self, answers: Vec<InDoubtReport>) {
-        let by = if self.platform.current() == self.opener { Runner::Caller } else { Runner::Worker };
+        if answers.is_empty() {
+            return;
+        }
+        let is_caller = self.state.lock().callers.contains(&self.platform.current());
+        let by = if is_caller { Runner::Caller } else { Runner::Worker };
         answers.into_iter().for_each(|answer| answer.settle(by));
     }
 

@@ -20,12 +20,12 @@ use crate::{
 impl CoordinatorCore {
     /// Returns the driver of a branch without a decision in the log, of an earlier life: it asks the
     /// last resources that remember, if there are any, and else rolls the branch back. `number` is
-    /// the participant's, from 1 on.
+    /// the participant's.
     pub(super) fn undecided(self: &Arc<Self>, branch: &BranchId, number: usize) -> Arc<TransactionDriver> {
         let now = self.platform.now();
         let (participants, last_resources) = ([branch.participant().clone()], self.members.remembering());
         let protocol = CommitProtocol::undecided(branch.txn().clone(), &participants, last_resources, self.policy, now);
-        let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: number };
+        let key = TxnKey { ordinal: branch.txn().ordinal(), reported_by: number + 1 };
         TransactionDriver::resumed(Arc::clone(self), protocol, key, now)
     }
 
@@ -47,8 +47,10 @@ impl CoordinatorCore {
         let member = self.members.find(branch.participant().as_str());
         // A participant that has not reported yet will report the branch.
         let is_reported = !self.table.lock().in_doubt_queries.contains_key(branch.participant());
-        if let Some(number) = member.filter(|_| is_reported) {
-            let driver = self.undecided(branch, number + 1);
+        // If it was reported too late for a last resource to be asked, an operator has to settle it.
+        let is_unclaimed = self.unclaimed.holds(branch.txn());
+        if let Some(number) = member.filter(|_| is_reported && !is_unclaimed) {
+            let driver = self.undecided(branch, number);
             if self.resumed_once(&driver, self.must_remember(branch.participant())) {
                 self.scheduler.enqueue(driver);
             }
@@ -64,15 +66,16 @@ impl CoordinatorCore {
         if table.abandoned || is_known {
             return false;
         }
+        table.are_needed_by(self, driver.key(), &owed);
         let changed = table.parked.put(Arc::clone(driver), owed, false);
-        self.hold_back(&table, &changed);
+        self.hold_back(&mut table, &changed);
         true
     }
 
     /// A last resource may be asked about any branch that is not reported yet.
-    pub(in crate::txn) fn hold_back_last_resources(&self, table: &Table) {
-        for (resource, _) in self.members.iter().filter(|(_, member)| member.last_resource.is_some()) {
-            self.hold_back(table, std::slice::from_ref(resource));
+    pub(in crate::txn) fn hold_back_last_resources(&self, table: &mut Table) {
+        for resource in self.members.present().filter(|slot| slot.is_last_resource) {
+            self.hold_back(table, std::slice::from_ref(&resource.name));
         }
     }
 }

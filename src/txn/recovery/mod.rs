@@ -33,7 +33,7 @@ use crate::{
         Remembered, Standing,
         engine::{
             coordinator_core::CoordinatorCore,
-            members::Member,
+            members::MemberStanding,
             scheduler::{Runnable, Runner},
             transaction_driver::TransactionDriver,
         },
@@ -66,29 +66,64 @@ pub(in crate::txn) fn find(
         runs.push(driver);
     }
     counts.committed.store(decided.len(), Ordering::Relaxed);
-    let decided = Arc::new(decided);
-    let introductions = Introductions::new(core.members.iter().count(), &core.platform);
+    let introductions = Introductions::new(core.members.present().count(), &core.platform);
     introductions.wait_no_longer_than(core);
-    for (number, (name, member)) in (1..).zip(core.members.iter()) {
-        let query = Arc::new_cyclic(|this| InDoubtQuery {
-            this: Weak::clone(this),
-            core: Arc::clone(core),
-            participant: name.clone(),
-            number,
-            member: member.clone(),
-            life: Mutex::new(core.life),
-            decided: Arc::clone(&decided),
-            failures: AtomicU32::new(0),
-            ask_at: Mutex::new(now),
-            answered: AtomicBool::new(false),
-            last_error: Mutex::new(None),
-            counts: Arc::clone(counts),
-            introductions: Arc::clone(&introductions),
-        });
-        core.in_doubt_query_begins(name.clone(), Arc::clone(&query));
+    let recovery = core.recovery.get_or_init(|| Recovery {
+        decided: Arc::new(decided),
+        counts: Arc::clone(counts),
+        introductions: Arc::clone(&introductions),
+    });
+    for (number, slot) in core.members.present().enumerate() {
+        let query = recovery.query(core, number, &slot.name, Asked::AtOpening);
+        core.in_doubt_query_begins(slot.name.clone(), Arc::clone(&query));
         runs.push(query);
     }
     runs
+}
+
+/// What recovery has found in the log, and needs for each participant that is asked.
+pub(in crate::txn) struct Recovery {
+    /// The decided transactions of the log when the coordinator was opened. Not those that are open
+    /// now: a participant may have reported a branch just before its commit was delivered, and the
+    /// transaction may have ended since.
+    decided: Arc<HashSet<TxnOrdinal>>,
+    counts: Arc<RecoveryCounts>,
+    pub(in crate::txn) introductions: Arc<Introductions>,
+}
+
+impl Recovery {
+    /// Returns the question to a participant what it holds.
+    pub(in crate::txn) fn query(
+        &self,
+        core: &Arc<CoordinatorCore>,
+        number: usize,
+        participant: &Name,
+        asked: Asked,
+    ) -> Arc<InDoubtQuery> {
+        Arc::new_cyclic(|this| InDoubtQuery {
+            this: Weak::clone(this),
+            core: Arc::clone(core),
+            participant: participant.clone(),
+            number,
+            asked,
+            life: Mutex::new(core.life),
+            decided: Arc::clone(&self.decided),
+            failures: AtomicU32::new(0),
+            ask_at: Mutex::new(core.platform.now()),
+            answered: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+            counts: Arc::clone(&self.counts),
+            introductions: Arc::clone(&self.introductions),
+        })
+    }
+}
+
+/// When a participant is asked what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::txn) enum Asked {
+    AtOpening,
+    /// It was added later. Last resources may have forgotten by then what they have committed.
+    Later,
 }
 
 /// Counts of what recovery has done so far.
@@ -104,13 +139,11 @@ pub(in crate::txn) struct InDoubtQuery {
     this: Weak<Self>,
     core: Arc<CoordinatorCore>,
     participant: Name,
+    /// The participant's number.
     number: usize,
-    member: Member,
+    asked: Asked,
     /// The life with which the coordinator introduces itself to this participant.
     life: Mutex<Life>,
-    /// The decided transactions of the log when the coordinator was opened. Not those that are open
-    /// now: a participant may have reported a branch just before its commit was delivered, and the
-    /// transaction may have ended since.
     decided: Arc<HashSet<TxnOrdinal>>,
     failures: AtomicU32,
     /// Time at which to ask, or to ask again. A timer that fires earlier was set before the
@@ -132,9 +165,14 @@ impl Runnable for InDoubtQuery {
         // An answer can get lost without any sign of it.
         self.ask_in(self.introductions.asks_again_after(self.core.policy.delivery_timeout));
         let request = Request::InDoubt { coordinator: self.core.name.clone(), life: Some(*self.life.lock()) };
-        let (member, lane) = (self.member.clone(), Arc::clone(&self.core.lanes[self.number - 1]));
+        let (core, number) = (Arc::clone(&self.core), self.number);
+        let lane = Arc::clone(&core.members[number].lane);
         // An endpoint that panics drops the reply, and is asked again.
-        let ask = move || drop(catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0)))));
+        let ask = move || {
+            if let Some(member) = &*core.members[number].member() {
+                let _ = catch_unwind(AssertUnwindSafe(|| member.send(request, Reply::to(self, 0))));
+            }
+        };
         match by {
             Runner::Caller => ask(),
             // A repeated question comes much later, so it is never a duplicate in the lane.
@@ -160,7 +198,8 @@ impl ReplySink for InDoubtQuery {
                 return self.again();
             }
         };
-        if self.answered.swap(true, Ordering::Relaxed) {
+        let is_gone = self.core.members[self.number].standing() == MemberStanding::Gone;
+        if is_gone || self.answered.swap(true, Ordering::Relaxed) {
             return;
         }
         let orphans = self.orphans(branches);
@@ -192,7 +231,7 @@ impl InDoubtReport {
             query.counts.rolled_back.fetch_add(1, Ordering::Relaxed);
             query.core.resumed(Arc::clone(driver), query.core.must_remember(&query.participant));
         }
-        query.core.in_doubt_query_ends(&query.participant);
+        query.core.in_doubt_query_ends(&query.participant, query.number);
         for driver in orphans {
             match by {
                 Runner::Caller => driver.run(by),
@@ -205,6 +244,11 @@ impl InDoubtReport {
 impl InDoubtQuery {
     pub(in crate::txn) const fn participant(&self) -> &Name {
         &self.participant
+    }
+
+    /// Returns the participant's number.
+    pub(in crate::txn) const fn number(&self) -> usize {
+        self.number
     }
 
     /// Ends the question, because the coordinator is gone.
@@ -238,6 +282,8 @@ impl InDoubtQuery {
 
     fn orphans(&self, branches: Vec<BranchId>) -> Vec<Arc<TransactionDriver>> {
         let now = self.core.platform.now();
+        // A last resource that has forgotten what it committed cannot say what became of them.
+        let may_ask = self.asked == Asked::AtOpening || !self.core.table.lock().last_resources_forget;
         let mut orphans = BTreeMap::new();
         for branch in branches {
             let txn = branch.txn();
@@ -247,8 +293,8 @@ impl InDoubtQuery {
             }
             match self.core.openings.standing_of(txn.ordinal(), self.core.next_ordinal().sequence) {
                 Standing::UnderWay => {}
-                Standing::PresumedAborted => drop(orphans.insert(txn.ordinal(), branch)),
-                Standing::Unclaimed => self.core.unclaimed.report(&branch, now),
+                Standing::PresumedAborted if may_ask => drop(orphans.insert(txn.ordinal(), branch)),
+                Standing::PresumedAborted | Standing::Unclaimed => self.core.unclaimed.report(&branch, now),
             }
         }
         orphans.into_values().map(|branch| self.core.undecided(&branch, self.number)).collect()

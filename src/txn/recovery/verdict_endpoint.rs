@@ -101,7 +101,9 @@ impl Endpoint for VerdictEndpoint {
     fn send(&self, request: Request, reply: Reply) {
         let result = match request {
             Request::Verdict { branch } => self.answer(&branch),
-            Request::Branch { .. } | Request::InDoubt { .. } => Err(ParticipantError::Misdirected),
+            Request::Branch { .. } | Request::InDoubt { .. } | Request::Message { .. } => {
+                Err(ParticipantError::Misdirected)
+            }
         };
         reply.send(result);
     }

@@ -99,13 +99,19 @@ impl Model {
         met.into_iter().map(|id| &self.nodes[id]).collect()
     }
 
-    /// Returns the same nodes, with the first node of each zone before all others.
-    pub fn preference_across_zones(&self, position: u64) -> Vec<&Node> {
-        let mut zones = BTreeSet::new();
-        let (mut firsts, others): (Vec<_>, Vec<_>) =
-            self.preference(position).into_iter().partition(|node| zones.insert(node.zone()));
-        firsts.extend(others);
-        firsts
+    /// Returns the same nodes, the first of each zone before the second of any zone, and so on. If
+    /// they are for new keys, those that are draining count as absent.
+    pub fn preference_across_zones(&self, position: u64, for_new: bool) -> Vec<&Node> {
+        let mut of_zones = BTreeMap::new();
+        let preference = self.preference(position).into_iter().filter(|node| !for_new || !node.is_draining());
+        let mut rounds: Vec<_> = preference
+            .map(|node| {
+                let round = of_zones.entry(node.zone()).and_modify(|round| *round += 1).or_insert(0);
+                (*round, node)
+            })
+            .collect();
+        rounds.sort_by_key(|(round, _)| *round);
+        rounds.into_iter().map(|(_, node)| node).collect()
     }
 
     /// Returns positions at which a mistake would show: next to tokens, at most about `limit` of
@@ -166,10 +172,16 @@ fn compare(ring: &HashRing<Placing>, model: &Model, limit: usize) {
     let positions = model.telling_positions(limit);
     for &position in &positions {
         let preference = model.preference(position);
-        assert_eq!(ring.owner_at(Position::new(position)), preference[0]);
-        assert!(ring.replicas_at(Position::new(position)).eq(preference));
-        let across = model.preference_across_zones(position);
-        assert!(ring.replicas_across_zones_at(Position::new(position)).eq(across));
+        let accepting: Vec<_> = preference.iter().copied().filter(|node| !node.is_draining()).collect();
+        let (across, accepting_across) =
+            (model.preference_across_zones(position, false), model.preference_across_zones(position, true));
+        let position = Position::new(position);
+        assert_eq!(ring.owner_at(position), preference[0]);
+        assert!(ring.replicas_at(position).eq(preference));
+        assert!(ring.replicas_across_zones_at(position).eq(across));
+        assert_eq!(ring.owner_for_new_at(position), accepting.first().copied());
+        assert!(ring.replicas_for_new_at(position).eq(accepting));
+        assert!(ring.replicas_across_zones_for_new_at(position).eq(accepting_across));
     }
     let mut owners = Vec::new();
     ring.owners(&positions, &mut owners);

@@ -4,8 +4,10 @@
 //! `local-commits` commits on each server alone, so it is a bound and no transaction; `raw-2pc` sends
 //! `PREPARE TRANSACTION` and `COMMIT PREPARED` (or `XA ..`) by hand, and `raw-2pc-marker` also writes the
 //! row by which a repeated commit can be told from a lost one. Neither logs a decision. In
-//! `ringpact-last-resource` the first database promises, and the second commits without a promise.
+//! `ringpact-last-resource` the first database promises, and the second commits without a promise. `dtmrs`, a
+//! coordinator of others, takes part in the pair of PostgreSQL servers.
 
+mod dtmrs;
 mod raw;
 mod through;
 
@@ -27,7 +29,10 @@ use ringpact_servers::{
 };
 
 use crate::{
-    log::{load::{processor_seconds, processor_seconds_of}, turns},
+    log::{
+        load::{processor_seconds, processor_seconds_of},
+        turns,
+    },
     report::Report,
 };
 use raw::{Failure, Link};
@@ -44,7 +49,8 @@ const RINGPACT: &str = "ringpact";
 const READS: &str = "ringpact-read-only";
 const ALONE: &str = "ringpact-one-phase";
 const LAST: &str = "ringpact-last-resource";
-const ALL: [&str; 8] = [LOCAL, ONE, RAW, MARKED, RINGPACT, READS, ALONE, LAST];
+const DTMRS: &str = "dtmrs";
+const ALL: [&str; 9] = [LOCAL, ONE, RAW, MARKED, RINGPACT, READS, ALONE, LAST, DTMRS];
 
 /// How to measure.
 #[derive(Args)]
@@ -129,6 +135,7 @@ struct Round {
 enum Client {
     Raw { links: Box<[Link; 2]>, kind: &'static str, number: usize },
     Through { shop: Arc<Shop>, kind: &'static str },
+    Dtmrs(Arc<dtmrs::Shop>),
 }
 
 /// Numbers of transactions that were prepared by hand, so that no two have the same id.
@@ -141,6 +148,7 @@ impl Client {
             Self::Through { shop, kind: READS } => shop.both(rows, true).await,
             Self::Through { shop, kind: ALONE } => shop.one(rows[0]).await,
             Self::Through { shop, .. } => shop.both(rows, false).await,
+            Self::Dtmrs(shop) => shop.both(rows).await,
             Self::Raw { links, kind, number } => {
                 let [one, other] = &mut **links;
                 match *kind {
@@ -182,7 +190,10 @@ async fn measure(options: &Options) -> Result<(), Failure> {
         for server in &servers {
             raw::set_up(server).await?;
         }
-        let chosen: Vec<_> = ALL.into_iter().filter(|name| wants(&options.implementations, name)).collect();
+        // On MariaDB dtmrs takes commits for done that are not: see its file.
+        let can = |name: &str| name != DTMRS || pair == "postgres+postgres";
+        let chosen: Vec<_> =
+            ALL.into_iter().filter(|name| wants(&options.implementations, name) && can(name)).collect();
         for clients in &options.clients {
             eprintln!("{pair}, {clients} clients ...");
             let mut found: BTreeMap<&'static str, Vec<Round>> = BTreeMap::new();
@@ -217,6 +228,11 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     report.skip("cpu_us is the processor time of the client's process for one transaction.".into());
     report.skip("server_cpu_us is that of all processes of both servers.".into());
     report.skip("flushes_per_tx counts the syncs of both logs of a pair of PostgreSQL servers.".into());
+    report.skip(
+        "dtmrs: without HTTP, with its own tables in a database of the first server. It is wrong on MariaDB, so it is not \
+         measured there."
+            .into(),
+    );
     println!("{}", report.markdown());
     eprintln!("{}", report.write_csv("databases")?.display());
     Ok(())
@@ -231,11 +247,16 @@ async fn one_round(
     let is_through = matches!(kind, RINGPACT | READS | ALONE | LAST);
     let shop =
         if is_through { Some(Arc::new(Shop::open([&servers[0], &servers[1]], kind == LAST).await?)) } else { None };
+    let peer = match kind {
+        DTMRS => Some(Arc::new(dtmrs::Shop::open([&servers[0], &servers[1]]).await?)),
+        _ => None,
+    };
     let mut all = Vec::with_capacity(clients);
     for number in 0..clients {
-        all.push(match &shop {
-            Some(shop) => Client::Through { shop: Arc::clone(shop), kind },
-            None => {
+        all.push(match (&shop, &peer) {
+            (Some(shop), _) => Client::Through { shop: Arc::clone(shop), kind },
+            (None, Some(peer)) => Client::Dtmrs(Arc::clone(peer)),
+            (None, None) => {
                 let links = Box::new([Link::open(&servers[0]).await?, Link::open(&servers[1]).await?]);
                 Client::Raw { links, kind, number }
             }
@@ -281,6 +302,9 @@ async fn one_round(
         }
         shop.coordinator.shutdown_async(Duration::from_secs(30)).await;
     }
+    if let Some(peer) = peer {
+        Arc::into_inner(peer).ok_or("a client is left")?.close().await?;
+    }
     latencies.sort_by(f64::total_cmp);
     let count = latencies.len() as f64;
     let at = |share: f64| latencies.get((count * share) as usize).copied().unwrap_or(f64::NAN);
@@ -290,5 +314,12 @@ async fn one_round(
         }
         _ => None,
     };
-    Ok(Round { per_s: count / elapsed, p50_us: at(0.5), p99_us: at(0.99), cpu_us: processor * 1e6 / count, server_cpu_us: served.map(|seconds| seconds * 1e6 / count), flushes })
+    Ok(Round {
+        per_s: count / elapsed,
+        p50_us: at(0.5),
+        p99_us: at(0.99),
+        cpu_us: processor * 1e6 / count,
+        server_cpu_us: served.map(|seconds| seconds * 1e6 / count),
+        flushes,
+    })
 }

@@ -9,6 +9,7 @@ use std::{
 use mysql_async::{OptsBuilder, Pool, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact::{Coordinator, MemoryLog, Vote, participant::AsyncParticipant as _, txn::Attempt};
 use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant};
+use ringpact_servers::mariadb::is_mysql;
 use tokio::{runtime::Handle, time::sleep};
 
 use crate::support::{branch, call, chain, commit, insert, promise, roll_back, with_database};
@@ -157,11 +158,13 @@ fn statements_and_pauses_that_take_too_long_doom_the_branch() {
         let second = Duration::from_secs(1);
         let timeouts = BranchTimeouts::default().statement(second).idle(second);
         let payments = database.open_with(timeouts).await;
+        // MySQL reads no condition without a row.
+        database.sql("INSERT INTO account VALUES ('z', 1)").await;
         let mut work = payments.work(&branch(1)).await.expect("a branch");
-        let error =
-            work.query_drop("SELECT COUNT(*) FROM account WHERE SLEEP(8) = 0 OR BENCHMARK(1000000000, 1) = 0").await;
+        let error = work.query_drop("SELECT COUNT(*) FROM account WHERE SLEEP(8) = 0").await;
         let error = error.expect_err("it takes too long");
-        assert!(chain(&error).contains("1969"), "{}", chain(&error));
+        let code = if is_mysql() { "3024" } else { "1969" };
+        assert!(chain(&error).contains(code), "{}", chain(&error));
         drop(work);
         payments.prepare(&branch(1), &call()).await.expect_err("a No");
 

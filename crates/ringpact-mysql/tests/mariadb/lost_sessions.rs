@@ -1,6 +1,6 @@
 //! Sessions that are lost in the middle of a promise or a commit. The tests hold the server's commits
-//! back (`BACKUP STAGE BLOCK_COMMIT`), so that a statement is under way for as long as they want. That
-//! stops the whole server, so each has its own.
+//! back (`BACKUP STAGE BLOCK_COMMIT`; in MySQL `FLUSH TABLES WITH READ LOCK`), so that a statement is under way for as
+//! long as they want. That stops the whole server, so each has its own.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,10 @@ use ringpact::{
     Epoch, LogId,
     participant::{AsyncParticipant as _, Decision, EndedOpening, Life},
 };
-use ringpact_servers::{mariadb::MariaDb, missing};
+use ringpact_servers::{
+    mariadb::{MariaDb, is_mysql},
+    missing,
+};
 use tokio::time::sleep;
 
 use crate::support::{
@@ -24,22 +27,30 @@ pub fn with_own_server(test: impl AsyncFnOnce(Database)) {
 /// Holds all commits back, until the connection is closed.
 pub async fn hold_commits(database: &Database) -> Conn {
     let mut conn = database.conn().await;
-    for stage in ["START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"] {
-        carry_out(&mut conn, format!("BACKUP STAGE {stage}")).await.expect("a stage");
+    let statements: &[&str] = if is_mysql() {
+        &["FLUSH TABLES WITH READ LOCK"]
+    } else {
+        &["BACKUP STAGE START", "BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL", "BACKUP STAGE BLOCK_COMMIT"]
+    };
+    for statement in statements {
+        carry_out(&mut conn, *statement).await.expect("commits are held");
     }
     conn
 }
 
 pub async fn let_commits_go(mut conn: Conn) {
-    carry_out(&mut conn, "BACKUP STAGE END").await.expect("the last stage");
+    let statement = if is_mysql() { "UNLOCK TABLES" } else { "BACKUP STAGE END" };
+    carry_out(&mut conn, statement).await.expect("commits go on");
     conn.disconnect().await.expect("it is closed");
 }
 
-/// Waits until a connection waits to carry out a statement that begins so.
+/// Waits until a connection waits to carry out a statement that begins so. MySQL holds the marker's row back already, which is in
+/// the same message.
 pub async fn is_held(database: &Database, statement: &str) {
+    let statement = if is_mysql() { "INSERT INTO" } else { statement };
     let sql = format!(
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' AND state LIKE 'Waiting for backup%' \
-         AND info LIKE '{statement}%'",
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{}' \
+         AND (state LIKE 'Waiting for backup%' OR state = 'Waiting for global read lock') AND info LIKE '{statement}%'",
         database.name
     );
     while database.value::<u64>(&sql).await != Some(1) {
@@ -230,8 +241,9 @@ fn rows_of_connections_that_are_closed_cost_a_later_life_little() {
         promise(&payments, &branch(1), "a").await;
         database
             .sql(
-                "INSERT INTO ringpact_session SELECT UNHEX(MD5(seq)), participant, coordinator, epoch, 0 \
-                 FROM ringpact_session, seq_1_to_20000",
+                "INSERT INTO ringpact_session \
+                 SELECT UNHEX(LEFT(SHA2(ROW_NUMBER() OVER (), 256), 32)), participant, coordinator, epoch, 0 FROM ringpact_session, \
+                 information_schema.collations AS one, information_schema.collations AS other LIMIT 20000",
             )
             .await;
         let second = Life::new(log, Epoch::new(2), 9).continuing(EndedOpening { epoch: Epoch::new(1), position: 8 });

@@ -1,4 +1,4 @@
-//! A real MariaDB server, killed and restarted, under real transactions.
+//! A real MariaDB server, killed and restarted, under real transactions. Or MySQL, if `RINGPACT_MYSQLD` names its program.
 //!
 //! | module | what it asserts |
 //! |---|---|

@@ -2,7 +2,10 @@
 
 use mysql_async::{OptsBuilder, PoolConstraints, PoolOpts, prelude::Queryable as _};
 use ringpact_mysql::{MySqlOpenError, MySqlParticipant};
-use ringpact_servers::{mariadb::MariaDb, missing};
+use ringpact_servers::{
+    mariadb::{MariaDb, is_mysql},
+    missing,
+};
 
 use crate::support::{Database, chain, runtime, with_database};
 
@@ -50,6 +53,10 @@ fn privileges_are_asked_for_by_name() {
         database.sql(&format!("GRANT UPDATE ON {}.ringpact_session TO {user}@localhost", database.name)).await;
         is_refused(&database, &user, &["GRANT UPDATE ON", "ringpact_coordinator"]).await;
         grant("UPDATE").await;
+        if is_mysql() {
+            is_refused(&database, &user, &["GRANT XA_RECOVER_ADMIN ON *.*"]).await;
+            database.sql(&format!("GRANT XA_RECOVER_ADMIN ON *.* TO {user}@localhost")).await;
+        }
         let builder = MySqlParticipant::builder("payments").opts(database.opts_as(&user)).max_promises(8);
         let payments = builder.open().await.expect("it has all it needs");
         // That is also enough to end its own sessions.

@@ -1,9 +1,15 @@
 //! A coordinator with a log on disk over two databases, with transfers at once and an audit by SQL:
 //! in the usual case, with connections that are killed, and with a server that is killed.
 
-use std::{collections::BTreeSet, error::Error, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use ringpact::{Coordinator, FileLog, txn::CommitError};
+use ringpact::{Coordinator, FileLog, LogError, txn::CommitError};
 use ringpact_servers::{mariadb::MariaDb, missing};
 use tokio::{runtime::Handle, time::sleep};
 
@@ -51,8 +57,9 @@ impl Banks {
         }
     }
 
-    fn coordinator(&self, log: &Path) -> Coordinator {
-        let mut builder = Coordinator::builder(FileLog::open(log).expect("a log")).name("bank");
+    /// Opens the coordinator. One that was dropped lets go of the log when its last call of a participant has ended.
+    async fn coordinator(&self, log: &Path) -> Coordinator {
+        let mut builder = Coordinator::builder(open_log(log).await).name("bank");
         for participant in &self.participants {
             let name = participant.name().as_str().to_owned();
             builder = builder.async_participant(&name, participant.clone(), Handle::current());
@@ -149,13 +156,23 @@ async fn transfers(
     }
 }
 
+async fn open_log(path: &Path) -> FileLog {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match FileLog::open(path) {
+            Err(LogError::Locked { .. }) if Instant::now() < deadline => sleep(Duration::from_millis(10)).await,
+            opened => return opened.expect("a log"),
+        }
+    }
+}
+
 #[test]
 fn transfers_over_two_databases_lose_nothing() {
     let Some(server) = server() else { return };
     let log = tempfile::tempdir().expect("a directory");
     runtime().block_on(async {
         let banks = Banks::make(&server.socket()).await;
-        let coordinator = Arc::new(banks.coordinator(log.path()));
+        let coordinator = Arc::new(banks.coordinator(log.path()).await);
         let mut told = Told::default();
         transfers(&banks, &coordinator, 0, 20, &mut told, async {}).await;
         assert!(coordinator.settle_async(SOON).await, "{:?}", coordinator.status());
@@ -174,7 +191,7 @@ fn transfers_lose_nothing_while_connections_are_killed_and_the_coordinator_is_op
         let mut banks = Banks::make(&server.socket()).await;
         let mut told = Told::default();
         for round in 0..3 {
-            let coordinator = Arc::new(banks.coordinator(log.path()));
+            let coordinator = Arc::new(banks.coordinator(log.path()).await);
             let databases = banks.databases.clone();
             let kills = async {
                 let mut random = fastrand::Rng::with_seed(round);
@@ -193,7 +210,7 @@ fn transfers_lose_nothing_while_connections_are_killed_and_the_coordinator_is_op
             drop(coordinator);
             banks.open().await;
         }
-        let coordinator = banks.coordinator(log.path());
+        let coordinator = banks.coordinator(log.path()).await;
         assert!(coordinator.settle_async(SOON).await, "{:?}", coordinator.status());
         banks.audit(&told).await;
         coordinator.shutdown_async(SOON).await;
@@ -207,7 +224,7 @@ fn transfers_lose_nothing_while_the_server_is_killed() {
     runtime().block_on(async {
         let banks = Banks::make(&server.socket()).await;
         let mut told = Told::default();
-        let coordinator = Arc::new(banks.coordinator(log.path()));
+        let coordinator = Arc::new(banks.coordinator(log.path()).await);
         for round in 0..2 {
             let crash = async {
                 sleep(Duration::from_millis(400 + 200 * round)).await;

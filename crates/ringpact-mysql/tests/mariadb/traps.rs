@@ -4,6 +4,7 @@
 use mysql_async::{Error, prelude::Queryable as _};
 use ringpact::{Vote, participant::AsyncParticipant as _};
 use ringpact_mysql::{BranchTimeouts, MySqlError, MySqlParticipant};
+use ringpact_servers::mariadb::is_mysql;
 use std::time::Duration;
 
 use crate::support::{branch, branch_of, call, chain, commit, insert, promise, roll_back, shop, with_database};
@@ -23,11 +24,13 @@ fn a_promise_is_tied_to_its_session_which_commits_it() {
         let payments = database.open().await;
         promise(&payments, &branch(1), "a").await;
         assert_eq!((payments.status().sessions, payments.status().promised), (1, 1));
-        // Another connection hears that the id is unknown, although it is listed.
-        let [listed] = payments.orphans(&[]).await.expect("a list").try_into().expect("one");
-        let mut other = database.conn().await;
-        let error = other.query_drop(format!("XA COMMIT {}", listed.id)).await.expect_err("it is tied");
-        assert_eq!(code(&error), NOTA);
+        // Another connection hears that the id is unknown, although it is listed. MySQL ties promises to no session.
+        if !is_mysql() {
+            let [listed] = payments.orphans(&[]).await.expect("a list").try_into().expect("one");
+            let mut other = database.conn().await;
+            let error = other.query_drop(format!("XA COMMIT {}", listed.id)).await.expect_err("it is tied");
+            assert_eq!(code(&error), NOTA);
+        }
         commit(&payments, &branch(1)).await;
         assert_eq!((database.committed("a").await, payments.status().sessions), (1, 0));
     });
@@ -220,7 +223,9 @@ fn settings_of_one_branch_do_not_reach_the_next() {
         let payments = database.open().await;
         let mut work = payments.work(&branch(1)).await.expect("a branch");
         work.query_drop("SET @own = 1, SESSION sql_mode = 'ANSI_QUOTES'").await.expect("it is set");
-        work.query_drop("CREATE TEMPORARY TABLE own (id INT)").await.expect("it is made");
+        // MySQL has none in a transaction that it could prepare, unless `xa_detach_on_prepare` is off.
+        let made = work.query_drop("CREATE TEMPORARY TABLE own (id INT)").await;
+        assert!(made.is_ok() || is_mysql(), "{made:?}");
         drop(work);
         roll_back(&payments, &branch(1)).await;
         let mut work = payments.work(&branch(2)).await.expect("a branch");

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ringpact::{Coordinator, MemoryLog, participant::AsyncParticipant as _, txn::Attempt};
+use ringpact_servers::mariadb::is_mysql;
 use tokio::{runtime::Handle, time::sleep};
 
 use crate::support::{
@@ -111,10 +112,12 @@ fn pauses_that_take_too_long_end_the_branch_and_not_the_promise() {
     with_database(async |database| {
         let second = Duration::from_secs(1);
         let payments = database.open_with(BranchTimeouts::default().statement(second).idle(second)).await;
+        // MySQL reads no condition without a row.
+        database.sql("INSERT INTO account VALUES ('z', 1)").await;
         let mut work = payments.work(&branch(1)).await.expect("a branch");
-        let slow = "SELECT COUNT(*) FROM account WHERE SLEEP(8) = 0 OR BENCHMARK(1000000000, 1) = 0";
+        let slow = "SELECT COUNT(*) FROM account WHERE SLEEP(8) = 0";
         let error = attempt(&mut work, slow).await.expect_err("it takes too long");
-        assert!(error.to_string().contains("1969"), "{error}");
+        assert!(error.to_string().contains(if is_mysql() { "3024" } else { "1969" }), "{error}");
         drop(work);
         roll_back(&payments, &branch(1)).await;
 

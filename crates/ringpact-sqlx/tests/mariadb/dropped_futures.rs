@@ -11,7 +11,7 @@ use ringpact::{Vote, participant::AsyncParticipant as _};
 use sqlx::query;
 use tokio::time::timeout;
 
-use crate::support::{attempt, branch, call, commit, insert, promise, roll_back, with_database};
+use crate::support::{attempt, branch, call, commit, insert, polled, promise, roll_back, with_database};
 
 /// Drops statements at each of their steps. A Yes must be a promise, and nothing may be left.
 #[test]
@@ -25,7 +25,7 @@ fn a_statement_that_is_dropped_at_any_step_leaves_no_false_promise() {
             let mut work = payments.work(&branch(sequence)).await.expect("a branch");
             // With no, some or many parameters and columns, not in the cache, and failing at the server now and then.
             let comment = format!("/* {sequence} */");
-            let within = Duration::from_micros(sequence % 50 * 12);
+            let polls = sequence / 4 % 5;
             let _answer = match sequence % 4 {
                 0 => {
                     let sql = format!("SELECT ?, ?, ?, ?, ?, ?, id, cents FROM account {comment}");
@@ -33,20 +33,20 @@ fn a_statement_that_is_dropped_at_any_step_leaves_no_false_promise() {
                     for number in 0..6 {
                         many = many.bind(number);
                     }
-                    timeout(within, many.fetch_all(&mut *work)).await.map(drop)
+                    polled(polls, many.fetch_all(&mut *work)).await.map(drop)
                 }
                 1 => {
                     let sql = format!("INSERT INTO account VALUES (?, 1) {comment}");
-                    timeout(within, query(&sql).bind(&account).execute(&mut *work)).await.map(drop)
+                    polled(polls, query(&sql).bind(&account).execute(&mut *work)).await.map(drop)
                 }
                 2 => {
                     let sql = format!("INSERT INTO account VALUES (?, ?) {comment}");
                     let other = format!("other {sequence}");
-                    timeout(within, query(&sql).bind(other).bind(5).execute(&mut *work)).await.map(drop)
+                    polled(polls, query(&sql).bind(other).bind(5).execute(&mut *work)).await.map(drop)
                 }
-                _ => timeout(within, attempt(&mut work, "SELECT * FROM account; SELECT 1; DO 0; SELECT 2"))
-                    .await
-                    .map(drop),
+                _ => {
+                    polled(polls, attempt(&mut work, "SELECT * FROM account; SELECT 1; DO 0; SELECT 2")).await.map(drop)
+                }
             };
             drop(work);
             match payments.prepare(&branch(sequence), &call()).await {

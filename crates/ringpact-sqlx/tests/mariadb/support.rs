@@ -318,3 +318,22 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// Polls a future at most this number of times, drops it then, and returns its output if it had one. Polls are the steps of a
+/// statement; how far it comes in a time depends on the machine.
+pub async fn polled<F: Future>(times: u64, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut left = times;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return std::task::Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            std::task::Poll::Pending if left > 0 => std::task::Poll::Pending,
+            std::task::Poll::Pending => std::task::Poll::Ready(None),
+            std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        }
+    })
+    .await
+}

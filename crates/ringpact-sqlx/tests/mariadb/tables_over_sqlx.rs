@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use ringpact::{BranchId, ParticipantError, ServiceError, Vote, error_chain, participant::AsyncParticipant as _};
+use ringpact_servers::mariadb::is_mysql;
 use ringpact_sqlx::{AsyncService, SqlxMySqlTx};
 use sqlx::{Connection as _, query};
 
 use crate::{
-    support::{BranchTimeouts, branch, call, get_conn},
+    support::{BranchTimeouts, branch, call, get_conn, polled},
     tables::{Work, named, stock, with_stock},
 };
 
@@ -36,8 +37,10 @@ fn an_error_that_the_service_swallows_is_seen_once_a_table_was_opened() {
             "SELECT id = (SELECT 1 UNION SELECT 2) FROM stock",
             "SELECT SLEEP(free) FROM stock",
         ];
+        // MySQL finds this error before it opens the table. The statement would have changed nothing.
+        let failing = failing.into_iter().filter(|sql| !is_mysql() || !sql.contains("UNION"));
         let others = ["swallows an error", "swallows errors"].map(str::to_owned);
-        let works = failing.map(|sql| format!("swallows: {sql}")).into_iter().chain(others);
+        let works = failing.map(|sql| format!("swallows: {sql}")).chain(others);
         for (sequence, what) in (1..).zip(works) {
             let error = goods.execute_under(&branch(sequence), &does(&what)).await.expect_err(&what);
             assert!(error_chain(&error).contains("a statement of the service has failed"), "{what}: {error:?}");
@@ -70,8 +73,15 @@ fn a_transaction_of_sqlx_in_a_step_is_a_savepoint_and_nothing_stays_in_the_pool(
     with_stock(async |database| {
         let pool = database.pool(1);
         let goods = stock(database.tables("payments").pool(pool.clone())).await;
-        let sql = "SELECT CONCAT_WS(' ', @@wait_timeout, @@innodb_lock_wait_timeout, @@lock_wait_timeout, \
-                   @@max_statement_time, @@autocommit, @@tx_isolation)";
+        let (limit, isolation) = if is_mysql() {
+            ("max_execution_time", "transaction_isolation")
+        } else {
+            ("max_statement_time", "tx_isolation")
+        };
+        let sql = &format!(
+            "SELECT CONCAT_WS(' ', @@wait_timeout, @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@{limit}, \
+             @@autocommit, @@{isolation})"
+        );
         let before: String = database.value(sql).await.expect("the settings");
         for sequence in [1, 2] {
             let branch = branch(sequence);
@@ -98,17 +108,17 @@ fn a_transaction_of_sqlx_in_a_step_is_a_savepoint_and_nothing_stays_in_the_pool(
 struct Hasty;
 
 impl AsyncService<SqlxMySqlTx> for Hasty {
-    /// A number, and a time in microseconds.
+    /// A number, and how often the future is polled.
     type Work = (u64, u64);
 
     async fn try_reserve(&self, tx: &mut SqlxMySqlTx, _: &BranchId, work: &Self::Work) -> Result<(), ServiceError> {
-        let (number, within) = work;
+        let (number, polls) = work;
         query("UPDATE stock SET free = free - 1 WHERE id = 0").execute(&mut **tx).await?;
         // A statement that the cache does not have, so it is prepared first. A third of them fail at the server.
         let id = if number % 3 == 0 { 1 } else { 1_000 + number };
         let sql = format!("INSERT INTO stock VALUES (?, ?) /* {number} */");
         let statement = query(&sql).bind(id).bind(0).execute(&mut **tx);
-        let _answer = tokio::time::timeout(Duration::from_micros(*within), statement).await;
+        let _answer = polled(*polls, statement).await;
         Ok(())
     }
 
@@ -131,7 +141,7 @@ fn a_step_whose_future_of_sqlx_was_dropped_is_done_or_refused() {
         let (mut committed, mut refused) = (0, 0);
         for sequence in 1..=90_u64 {
             let branch = branch(sequence);
-            let worked = goods.execute_under(&branch, &(sequence, sequence % 50 * 20)).await;
+            let worked = goods.execute_under(&branch, &(sequence, sequence % 5)).await;
             match goods.prepare(&branch, &call()).await {
                 Ok(vote) => {
                     assert!(vote == Vote::Yes && worked.is_ok(), "{vote:?} after {worked:?}");

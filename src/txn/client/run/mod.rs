@@ -9,11 +9,14 @@
 //! | `transient.rs` | which failures are transient; pure |
 //! | `error.rs` | [`RunError`]: why it gave up |
 
-use std::{future::Future, time::Instant};
+use std::{error::Error as StdError, future::Future, sync::Arc, time::Instant};
 
 use crate::{
     id::TxnId,
-    txn::{Coordinator, Transaction, engine::pause::Pause},
+    txn::{
+        Coordinator, Transaction,
+        engine::{members::Member, pause::Pause},
+    },
 };
 
 mod attempt;
@@ -226,7 +229,10 @@ impl<'a> Tries<'a> {
     /// Takes in how the last attempt failed. Returns the pause before the next one, or the error to return.
     fn after(&mut self, txn: &TxnId, failed: RunError) -> Result<std::time::Duration, RunError> {
         let core = &self.coordinator.core;
-        let judge = Judge::new(|error| core.members.iter().any(|(_, member)| member.is_transient(error)));
+        let asks = |member: Option<&Arc<Member>>, error: &(dyn StdError + 'static)| {
+            member.is_some_and(|member| member.is_transient(error))
+        };
+        let judge = Judge::new(|error| core.members.present().any(|slot| asks(slot.member().as_ref(), error)));
         if core.admission.is_closed() || !judge.is_transient(&failed) {
             return Err(failed);
         }

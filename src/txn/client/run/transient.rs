@@ -93,7 +93,7 @@ fn of_commit(error: &CommitError) -> Sign {
 
 const fn of_branch(error: &BranchError) -> Sign {
     match error {
-        BranchError::Over { .. } | BranchError::Refused { .. } => Sign::Transient,
+        BranchError::Over { .. } | BranchError::Refused { .. } | BranchError::Retiring { .. } => Sign::Transient,
         BranchError::UnknownParticipant { .. }
         | BranchError::SecondLastResource { .. }
         | BranchError::NotEnlisted { .. }

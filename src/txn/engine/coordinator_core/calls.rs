@@ -8,6 +8,7 @@ use crate::{
     id::TxnOrdinal,
     log::Lsn,
     participant::{Call, Life, ParticipantError, Verb},
+    txn::engine::members::Slot,
 };
 
 /// Maximum number of ended transactions of which participants are not told yet, while others are
@@ -41,10 +42,10 @@ impl CoordinatorCore {
     /// Returns what a message to the participant carries. A commit carries how far the log is
     /// durable with its decision in it; for all others what was known a moment ago is enough.
     /// `decided` is the number of the decision's record, if this life has appended it.
-    pub(in crate::txn) fn call(&self, number: usize, verb: Verb, deadline: Option<Instant>, decided: Lsn) -> Call {
+    pub(in crate::txn) fn call(&self, slot: &Slot, verb: Verb, deadline: Option<Instant>, decided: Lsn) -> Call {
         let ended_below = match self.ended_below.load(Ordering::Acquire) {
             0 => TxnOrdinal::default(),
-            sequence => self.held[number].limit(TxnOrdinal { epoch: self.epoch, sequence }),
+            sequence => slot.held.limit(TxnOrdinal { epoch: self.epoch, sequence }),
         };
         let position = match verb {
             Verb::Commit => self.position_of_commit(decided),

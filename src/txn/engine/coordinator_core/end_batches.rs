@@ -8,7 +8,7 @@
 use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,13 +23,18 @@ impl CoordinatorCore {
     /// Notes that the transaction has ended. Returns the ends that the caller must
     /// [write](Self::write) now.
     #[must_use]
-    pub(in crate::txn) fn ended(&self, key: TxnKey, end: EndRecord) -> Vec<TxnOrdinal> {
+    pub(in crate::txn) fn ended(self: &Arc<Self>, key: TxnKey, end: EndRecord) -> Vec<TxnOrdinal> {
         let mut table = self.table.lock();
         let parked = table.parked.take(key);
         let driver = self.take(&mut table, key, end);
         if let Some((_, owed)) = &parked {
-            self.hold_back(&table, owed);
+            self.hold_back(&mut table, owed);
             self.tell_awaited(&table, key);
+        }
+        if !table.retiring.is_empty() {
+            for number in table.are_left_by(key) {
+                self.have_released(&table, number);
+            }
         }
         let mut unwritten = Vec::new();
         if end == EndRecord::Unwritten {

@@ -2,7 +2,8 @@
 //! begin and end writes it.
 //!
 //! The files of the folder are its children because they use its private fields: `calls` (what
-//! each message carries), `end_batches` (ends), `settling` (waiting for them). It and the transaction driver (`transaction_driver`) call
+//! each message carries), `end_batches` (ends), `settling` (waiting for them), `membership` (participants
+//! that come and go). It and the transaction driver (`transaction_driver`) call
 //! each other on the hot path: the driver tells it of begins, ends and messages, and it finds
 //! drivers in its table. Keep that pair together; everything else calls one of the two.
 
@@ -10,13 +11,14 @@ use std::{
     collections::{BTreeMap, HashSet},
     mem,
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
+use membership::Retirement;
 use parking_lot::Mutex;
 
 use crate::{
@@ -29,10 +31,8 @@ use crate::{
         Input, Openings, OperatorError, Policy, Remembered, TransactionState,
         client::admission::{Admission, Limits},
         engine::{
-            breakers::Breaker,
             circuit::Settings,
-            lanes::Lane,
-            members::Members,
+            members::{Member, Members},
             observe::{self, METERED},
             pause::Sleeper,
             scheduler::{Runnable, Runner, Scheduler, Sweep},
@@ -40,12 +40,9 @@ use crate::{
         },
         operator::unclaimed::Unclaimed,
         policy::after,
-        recovery::InDoubtQuery,
+        recovery::{InDoubtQuery, Recovery},
         table::{
-            expiry::Expiry,
-            key::TxnKey,
-            open_transactions::OpenTransactions,
-            parked::{HeldBack, ParkedTable},
+            expiry::Expiry, key::TxnKey, open_transactions::OpenTransactions, parked::ParkedTable,
             unsettled_ends::EndRecord,
         },
     },
@@ -53,6 +50,7 @@ use crate::{
 
 mod calls;
 mod end_batches;
+pub(in crate::txn) mod membership;
 mod settling;
 
 pub(in crate::txn) struct CoordinatorCore {
@@ -67,14 +65,14 @@ pub(in crate::txn) struct CoordinatorCore {
     pub(in crate::txn) openings: Openings,
     pub(in crate::txn) unclaimed: Unclaimed,
     pub(in crate::txn) policy: Policy,
+    /// What each participant's circuit is set to.
+    pub(in crate::txn) settings: Settings,
     pub(in crate::txn) members: Members,
     pub(in crate::txn) scheduler: Arc<Scheduler>,
-    /// The lane of each participant, by its number.
-    pub(in crate::txn) lanes: Box<[Arc<Lane>]>,
-    /// The circuit of each participant, by its number.
-    pub(in crate::txn) breakers: Box<[Breaker]>,
-    /// What holds back `ended_below` of each participant alone, by its number.
-    held: Box<[CachePadded<HeldBack>]>,
+    /// What recovery needs for a participant that is added, from the opening on.
+    pub(in crate::txn) recovery: OnceLock<Recovery>,
+    /// This value, for what the sweep hands to a worker.
+    this: Weak<Self>,
     pub(in crate::txn) platform: Platform,
     pub(in crate::txn) admission: Admission,
     is_gone: AtomicBool,
@@ -105,6 +103,7 @@ impl CoreHandles {
     }
 
     /// Returns the handle of the calling thread's stripe.
+    #[inline]
     pub(in crate::txn) fn own(&self) -> CoreHandle {
         Arc::clone(self.0.own())
     }
@@ -128,6 +127,13 @@ pub(in crate::txn) struct Table {
     /// Participants that have not yet said which branches they hold of earlier epochs, with the
     /// query that asks them.
     pub(in crate::txn) in_doubt_queries: BTreeMap<Name, Arc<InDoubtQuery>>,
+    /// The participants that retire, by their numbers.
+    retiring: BTreeMap<usize, Retirement>,
+    /// Whether a participant has gone without saying what it holds.
+    left_unreported: bool,
+    /// Whether a last resource may have forgotten transactions of earlier epochs, because all
+    /// participants that were there had said what they hold.
+    pub(in crate::txn) last_resources_forget: bool,
     /// Whether the coordinator is gone. Then nothing more is taken in.
     pub(in crate::txn) abandoned: bool,
 }
@@ -161,9 +167,9 @@ impl CoordinatorCore {
         log: Arc<dyn TransactionLog>,
         policy: Policy,
         limits: Limits,
-        members: Members,
+        members: BTreeMap<Name, Member>,
         platform: Platform,
-    ) -> Self {
+    ) -> Arc<Self> {
         let (opening, epoch) = (log.opening(), life.epoch);
         let settings = Settings { undelivered: limits.undelivered.max(1), policy };
         let table = Table {
@@ -175,9 +181,13 @@ impl CoordinatorCore {
             awaited: Vec::new(),
             sleepers: Vec::new(),
             in_doubt_queries: BTreeMap::new(),
+            retiring: BTreeMap::new(),
+            left_unreported: false,
+            last_resources_forget: false,
             abandoned: false,
         };
-        Self {
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             name,
             epoch,
             log,
@@ -187,9 +197,8 @@ impl CoordinatorCore {
             unclaimed: Unclaimed::default(),
             policy,
             scheduler: Arc::new(Scheduler::new(platform.clone())),
-            breakers: members.iter().map(|_| Breaker::new(settings)).collect(),
-            held: members.iter().map(|_| CachePadded::default()).collect(),
-            lanes: members.iter().map(|_| Lane::new(platform.clone())).collect(),
+            settings,
+            recovery: OnceLock::new(),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
             closed_at: AtomicU64::new(0),
@@ -197,9 +206,9 @@ impl CoordinatorCore {
             position: CachePadded::new(AtomicU64::new(life.position)),
             table: CachePadded::new(Mutex::new(table)),
             settled: platform.condvar(),
-            members,
+            members: Members::new(members, settings, &platform),
             platform,
-        }
+        })
     }
 
     /// Begins a transaction. It counts as open from here on, until it has ended. A transaction that
@@ -242,14 +251,15 @@ impl CoordinatorCore {
             drop(table);
             return driver.abandon();
         }
+        table.are_needed_by(self, driver.key(), &owed);
         let changed = table.parked.put(driver, owed, false);
-        self.hold_back(&table, &changed);
+        self.hold_back(&mut table, &changed);
     }
 
     /// Notes that from here on only `owed`, which have not acknowledged the transaction, need to
     /// remember it. If it is parked, it waits for an operator.
     pub(in crate::txn) fn keep_parked(
-        &self,
+        self: &Arc<Self>,
         driver: Arc<TransactionDriver>,
         owed: Vec<Name>,
         is_parked: bool,
@@ -260,15 +270,19 @@ impl CoordinatorCore {
             return;
         }
         let key = driver.key();
-        let changed = table.parked.put(driver, owed, is_parked);
-        self.hold_back(&table, &changed);
-        let driver = self.take(&mut table, key, end);
-        if is_parked && driver.is_none() {
+        let changed = table.parked.put(Arc::clone(&driver), owed, is_parked);
+        self.hold_back(&mut table, &changed);
+        let taken = self.take(&mut table, key, end);
+        if is_parked && taken.is_none() {
             self.tell_awaited(&table, key);
         }
         self.note_ended(&mut table, Lsn::NONE);
+        let is_any_retiring = !table.retiring.is_empty();
         drop(table);
-        drop(driver);
+        drop(taken);
+        if is_any_retiring {
+            self.may_let_go(&driver);
+        }
     }
 
     /// Notes that the transaction no longer waits for an operator.
@@ -358,33 +372,40 @@ impl CoordinatorCore {
     }
 
     /// Sets what holds back `ended_below` of these participants.
-    pub(in crate::txn) fn hold_back(&self, table: &Table, participants: &[Name]) {
+    pub(in crate::txn) fn hold_back(&self, table: &mut Table, participants: &[Name]) {
         for participant in participants {
             let Some(number) = self.members.find(participant.as_str()) else { continue };
+            let slot = &self.members[number];
             // While the participant has not said what it holds of earlier epochs, it may have to be
             // told of any of them.
             let is_unknown = table.in_doubt_queries.contains_key(participant)
                 // A last resource may be asked about any branch that is reported yet.
-                || !table.in_doubt_queries.is_empty() && self.members[number].1.last_resource.is_some();
+                || slot.is_last_resource && (!table.in_doubt_queries.is_empty() || table.left_unreported);
+            table.last_resources_forget |= slot.remembers && !is_unknown;
             let unknown = is_unknown.then(TxnOrdinal::default);
-            self.held[number].set(unknown.or_else(|| table.parked.first_held_for(participant)));
+            slot.held.set(unknown.or_else(|| table.parked.first_held_for(participant)));
         }
     }
 
     pub(in crate::txn) fn in_doubt_query_begins(&self, participant: Name, query: Arc<InDoubtQuery>) {
         let mut table = self.table.lock();
         table.in_doubt_queries.insert(participant.clone(), query);
-        self.hold_back(&table, &[participant]);
-        self.hold_back_last_resources(&table);
+        self.hold_back(&mut table, &[participant]);
+        self.hold_back_last_resources(&mut table);
     }
 
-    pub(in crate::txn) fn in_doubt_query_ends(&self, participant: &Name) {
+    pub(in crate::txn) fn in_doubt_query_ends(self: &Arc<Self>, participant: &Name, number: usize) {
         let mut table = self.table.lock();
-        let query = table.in_doubt_queries.remove(participant);
-        self.hold_back(&table, std::slice::from_ref(participant));
-        if table.in_doubt_queries.is_empty() {
-            self.hold_back_last_resources(&table);
+        // The participant may be gone, and another query may ask the next one of this name.
+        if table.in_doubt_queries.get(participant).is_none_or(|query| query.number() != number) {
+            return;
         }
+        let query = table.in_doubt_queries.remove(participant);
+        self.hold_back(&mut table, std::slice::from_ref(participant));
+        if table.in_doubt_queries.is_empty() {
+            self.hold_back_last_resources(&mut table);
+        }
+        self.have_released(&table, number);
         self.wake_settling(&table);
         drop(table);
         drop(query);
@@ -502,8 +523,14 @@ impl Sweep for CoordinatorCore {
         for driver in self.running_drivers() {
             driver.nudge(durable);
         }
-        let unwritten = self.table.lock().unwritten_ends();
+        let (unwritten, is_any_retiring) = {
+            let mut table = self.table.lock();
+            (table.unwritten_ends(), !table.retiring.is_empty())
+        };
         self.write(unwritten);
+        if is_any_retiring && let Some(this) = self.this.upgrade() {
+            this.look_at_retiring();
+        }
         if METERED {
             observe::gauges(self.name.as_str(), &self.status());
         }

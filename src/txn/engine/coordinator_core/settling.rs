@@ -55,7 +55,9 @@ impl CoordinatorCore {
                     continue;
                 }
                 if table.writing == 0 {
-                    return Ok(self.is_settled(table));
+                    // Not the question whether any runs, again: a client that drops its transaction needs
+                    // no lock for that, and what it has begun since the look above is not waited for.
+                    return Ok(self.needs_no_operator(table));
                 }
             }
             return Err(running);
@@ -65,7 +67,11 @@ impl CoordinatorCore {
     /// Whether nothing is left, neither for the coordinator nor for an operator.
     fn is_settled(&self, table: &Table) -> bool {
         let runs = table.running().next().is_some() || !table.in_doubt_queries.is_empty();
-        !runs && table.parked.waiting_count() == 0 && self.unclaimed.count() == 0
+        !runs && self.needs_no_operator(table)
+    }
+
+    fn needs_no_operator(&self, table: &Table) -> bool {
+        table.parked.waiting_count() == 0 && self.unclaimed.count() == 0
     }
 
     /// Wakes the threads and tasks that wait until the coordinator is settled. Tasks are woken by a

@@ -38,7 +38,7 @@ impl TransactionDriver {
                 driver.hear_last_resource(index, answer);
             }
         };
-        self.core.lanes[number].run(Some((self.key, index, None)), ask);
+        self.core.members[number].lane.run(Some((self.key, index, None)), ask);
         None
     }
 
@@ -49,7 +49,9 @@ impl TransactionDriver {
     )]
     fn ask_now(self: &Arc<Self>, index: usize, number: usize, branch: &BranchId) -> Option<CommitAnswer> {
         // A participant without a memory had one when the coordinator was opened.
-        match self.core.members[number].1.last_resource.as_ref() {
+        let member = self.core.members[number].member();
+        let Some(member) = member.as_ref() else { return Some(Err(ParticipantError::NotRegistered)) };
+        match member.last_resource.as_ref() {
             None => Some(Ok(LastResourceAnswer::Unknown)),
             Some(LastResourceMemory::AtOnce(resource)) => Some(ask_at_once(&**resource, branch)),
             #[cfg(feature = "tokio")]

@@ -18,14 +18,14 @@ use parking_lot::MutexGuard;
 use super::{DriverState, MemberBranch, Progress, TransactionDriver, Waiting, wake_all};
 use crate::{
     foreign,
-    id::BranchId,
+    id::{BranchId, Name},
     log::{Durability, Fact, LogError, LogId, Lsn},
-    participant::{CallerSpan, ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
+    participant::{Call, CallerSpan, ParticipantError, Reply, ReplySink, Request, Response, Verb, call_about},
     txn::{
         Action, Cause, Input, Outcome, Policy,
         engine::{
             circuit::Pass,
-            members::Reach,
+            members::{Reach, Slot},
             observe::WATCHED,
             scheduler::{Runnable, Runner},
         },
@@ -56,11 +56,14 @@ impl TransactionDriver {
         self.go_on(self.state.lock(), None, by)
     }
 
+    // With the loop in it: two calls for each step cost a transaction in memory 2%.
+    #[inline(never)]
     fn go_on(self: &Arc<Self>, mut state: MutexGuard<'_, DriverState>, input: Option<Input>, by: Runner) -> Progress {
         let waiting = self.drive(&mut state, input, by);
         Progress { waiting, explained: state.explained_outcome() }
     }
 
+    #[inline(always)]
     fn drive(self: &Arc<Self>, state: &mut MutexGuard<'_, DriverState>, input: Option<Input>, by: Runner) -> Waiting {
         if state.driving {
             state.inbox.extend(input);
@@ -173,9 +176,9 @@ impl TransactionDriver {
         let watched = state.watch.sends(branch, &member_branch.branch, verb);
         let send = || watched.call(|| self.send(branch, member_branch, verb, terms));
         let answer = MutexGuard::unlocked(state, send)?;
-        let (id, breakers) = ((self.key, branch), &self.core.breakers);
+        let (id, members) = ((self.key, branch), &self.core.members);
         if (!calm || answer.is_err())
-            && let Some(report) = state.tickets.answered(id, member_branch.member, breakers, Some(verb), &answer)
+            && let Some(report) = state.tickets.answered(id, member_branch.member, members, Some(verb), &answer)
         {
             MutexGuard::unlocked(state, || self.core.report(report));
         }
@@ -247,7 +250,8 @@ impl TransactionDriver {
     ) {
         let Policy { prepare_timeout, delivery_timeout, .. } = self.core.policy;
         let stalled = |(index, member_branch): (usize, &MemberBranch)| {
-            let Reach::Later(endpoint) = &self.core.members[member_branch.member?].1.reach else { return None };
+            let member = self.core.members[member_branch.member?].member();
+            let Reach::Later(endpoint) = &member.as_ref()?.reach else { return None };
             let waited = catch_unwind(AssertUnwindSafe(|| endpoint.stalled())).ok().flatten()?;
             (waited >= prepare_timeout.min(delivery_timeout) / 2).then_some((index, waited))
         };
@@ -282,15 +286,23 @@ impl TransactionDriver {
     /// committed are looked up.
     fn member_branches(&self, state: &mut DriverState) -> Vec<MemberBranch> {
         let branches = state.protocol.branches();
+        let find = |name: &Name| self.core.members.find(name.as_str());
         if state.member_branches.len() == branches.len() {
-            return mem::take(&mut state.member_branches);
+            let mut known = mem::take(&mut state.member_branches);
+            if state.is_one_missing {
+                // It may have been added since.
+                known
+                    .iter_mut()
+                    .filter(|at| at.member.is_none())
+                    .for_each(|at| at.member = find(at.branch.participant()));
+                state.is_one_missing = known.iter().any(|at| at.member.is_none());
+            }
+            return known;
         }
-        let member_branch = |name| MemberBranch {
-            branch: self.txn.branch(name),
-            member: self.core.members.find(name.as_str()),
-            is_trial: false,
-        };
-        branches.map(|(name, ..)| member_branch(name)).collect()
+        let member_branch = |name| MemberBranch { branch: self.txn.branch(name), member: find(name), is_trial: false };
+        let found: Vec<_> = branches.map(|(name, ..)| member_branch(name)).collect();
+        state.is_one_missing = found.iter().any(|at| at.member.is_none());
+        found
     }
 
     /// Appends a record, and returns the log's answer as the protocol's next input.
@@ -351,7 +363,9 @@ impl TransactionDriver {
             // opened since, if there is one, has already asked what is in doubt.
             return Some(Err(ParticipantError::Unreachable));
         }
-        if terms.by == Runner::Worker && !self.core.members[number].1.sends_at_once() {
+        let slot = &self.core.members[number];
+        let sends_at_once = || slot.member().as_ref().is_none_or(|member| member.sends_at_once());
+        if terms.by == Runner::Worker && !sends_at_once() {
             let (driver, branch, caller_span) = (Arc::clone(self), member_branch.branch.clone(), CallerSpan::current());
             let send = move |over: &dyn Fn()| {
                 if !driver.core.members.answers_at_once(Some(number)) {
@@ -364,7 +378,7 @@ impl TransactionDriver {
                     driver.deliver(index, answer);
                 }
             };
-            self.core.lanes[number].run(Some((self.key, index, Some(verb))), send);
+            slot.lane.run(Some((self.key, index, Some(verb))), send);
             return None;
         }
         self.send_now(index, number, &member_branch.branch, verb, terms)
@@ -378,11 +392,29 @@ impl TransactionDriver {
         verb: Verb,
         terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
-        let member = &self.core.members[number].1;
-        let mut call = self.core.call(number, verb, terms.deadline, terms.decided);
+        let slot = &self.core.members[number];
+        let mut call = self.core.call(slot, verb, terms.deadline, terms.decided);
         if terms.forced {
             call.log = LogId::NONE;
         }
+        match slot.kept() {
+            Some(participant) => Some(call_about(&**participant, branch, verb, &call)),
+            None => self.send_to_member(index, slot, branch, verb, call),
+        }
+    }
+
+    /// Sends a message to a participant that may go meanwhile, or takes its time.
+    #[inline(never)]
+    fn send_to_member(
+        self: &Arc<Self>,
+        index: usize,
+        slot: &Slot,
+        branch: &BranchId,
+        verb: Verb,
+        call: Call,
+    ) -> Option<Result<Response, ParticipantError>> {
+        let member = slot.member();
+        let Some(member) = member.as_ref() else { return Some(Err(ParticipantError::NotRegistered)) };
         match &member.reach {
             Reach::AtOnce(participant) => Some(call_about(&**participant, branch, verb, &call)),
             Reach::Later(endpoint) => {

@@ -26,7 +26,7 @@ use crate::{
         engine::{
             breakers::Report,
             coordinator_core::{CoordinatorCore, CoreHandle},
-            members::Reach,
+            members::MemberStanding,
             observe::Watch,
             scheduler::{Runnable, Runner},
         },
@@ -224,24 +224,37 @@ impl TransactionDriver {
 
     /// Adds a branch, while the client works under it. Returns its index.
     pub(in crate::txn) fn enlist(&self, number: usize) -> Result<usize, BranchError> {
-        let (name, member) = &self.core.members[number];
-        let remembers = member.last_resource.is_some() && self.core.members.remembering().contains(name);
+        let slot = &self.core.members[number];
+        let name = &slot.name;
         let mut state = self.state.lock();
         if !state.protocol.is_active() || !state.inbox.is_empty() {
             return Err(BranchError::Over { txn: self.txn.clone() });
         }
-        match (&member.last_resource, &member.reach) {
-            (Some(_), _) => {
-                let second = || BranchError::SecondLastResource { participant: name.clone() };
-                let index = match remembers {
-                    true => state.protocol.enlist_remembering_last_resource(name.clone()),
-                    false => state.protocol.enlist_last_resource(name.clone()),
-                };
-                index.ok_or_else(second)
-            }
-            (None, Reach::Later(_)) => Ok(state.protocol.enlist_early(name.clone())),
-            (None, Reach::AtOnce(_)) => Ok(state.protocol.enlist(name.clone())),
+        // Under the lock: a retirement that begins later sees the branch.
+        match slot.standing() {
+            MemberStanding::Takes => {}
+            MemberStanding::Retires => return Err(BranchError::Retiring { participant: name.clone() }),
+            MemberStanding::Gone => return Err(BranchError::UnknownParticipant { participant: name.clone() }),
         }
+        if slot.is_last_resource {
+            let second = || BranchError::SecondLastResource { participant: name.clone() };
+            let index = match slot.remembers {
+                true => state.protocol.enlist_remembering_last_resource(name.clone()),
+                false => state.protocol.enlist_last_resource(name.clone()),
+            };
+            return index.ok_or_else(second);
+        }
+        Ok(match slot.is_at_once {
+            true => state.protocol.enlist(name.clone()),
+            false => state.protocol.enlist_early(name.clone()),
+        })
+    }
+
+    /// Whether the participant has a branch in it that has not ended there.
+    pub(in crate::txn) fn concerns(&self, participant: &Name) -> bool {
+        let state = self.state.lock();
+        let mut branches = state.protocol.branches();
+        branches.any(|(name, branch, _)| name == participant && branch != BranchState::Done)
     }
 
     /// Takes a branch out, while the client works under the transaction. Later branches move down by
@@ -393,7 +406,7 @@ impl ReplySink for TransactionDriver {
 impl TransactionDriver {
     fn hear(self: &Arc<Self>, branch: usize, result: Result<Response, ParticipantError>, driving: Driving) {
         let mut state = self.state.lock();
-        let report = state.tickets.answered((self.key, branch), None, &self.core.breakers, None, &result);
+        let report = state.tickets.answered((self.key, branch), None, &self.core.members, None, &result);
         let input = state.hears(branch, result);
         self.take_in(state, input, report, driving);
     }

@@ -27,6 +27,8 @@ pub(super) struct DriverState {
     /// Each branch, by its index. Empty until the transaction is first driven, and while a thread
     /// drives it.
     pub(super) member_branches: Vec<MemberBranch>,
+    /// Whether a participant of one of them was not there when it was last looked for.
+    pub(super) is_one_missing: bool,
     pub(super) inbox: VecDeque<Input>,
     /// Whether a thread is in `drive`. All other threads only queue inputs then.
     pub(super) driving: bool,
@@ -88,6 +90,7 @@ impl DriverState {
             protocol,
             watch,
             member_branches: Vec::new(),
+            is_one_missing: false,
             inbox: VecDeque::new(),
             driving: false,
             appending: false,
@@ -152,7 +155,7 @@ impl DriverState {
             Ok(Response::Done) => Input::Done(branch),
             Ok(Response::Decided(decision)) => Input::Decided(branch, decision),
             // These answer no question that a transaction asks.
-            Ok(Response::InDoubt(_) | Response::Verdict { .. }) => Input::Failed(branch),
+            Ok(Response::InDoubt(_) | Response::Verdict { .. } | Response::Message { .. }) => Input::Failed(branch),
             Err(error) => {
                 let input = match &error {
                     ParticipantError::UnknownBranch => Input::Unknown(branch),

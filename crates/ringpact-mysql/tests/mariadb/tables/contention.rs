@@ -74,8 +74,8 @@ fn thirty_two_tasks_meet_only_what_passes_and_no_deadlock_beside_their_own() {
         // read* the server counts deadlocks here.
         let committed = run(&goods, &shop, 8, |task| task..task + 1).await;
         assert_eq!(committed, 8 * TASKS.unsigned_abs());
-        let deadlocks = "SELECT CAST(SUM(VARIABLE_VALUE) AS UNSIGNED) FROM information_schema.global_status \
-                         WHERE VARIABLE_NAME = 'INNODB_DEADLOCKS'";
+        let deadlocks = "SELECT CAST(SUM(COUNT) AS UNSIGNED) FROM information_schema.innodb_metrics \
+                         WHERE NAME = 'lock_deadlocks'";
         assert_eq!(database.value::<u64>(deadlocks).await, Some(0));
         let committed = run(&goods, &shop, 4, |_| 0..3).await;
         assert!(committed > 2 * TASKS.unsigned_abs(), "most are sold: {committed}");

@@ -1,0 +1,206 @@
+//! [`Directory`]: which shards there are, and which of them has a key. The keeper's process has one, and
+//! each process that follows the keeper.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{ClusterError, routes::AnyRoutes};
+use crate::{
+    Coordinator,
+    id::Name,
+    participant::{Endpoint, ParticipantError, Request, Response},
+    platform::{Condvar, Platform},
+    ring::{NodeId, RingEpoch},
+    sharding::{
+        AssignmentUpdate, ShardMoves, SharedAssignment,
+        link::Reach,
+        remote::{decode, encode, exchange},
+    },
+    txn::{CoordinatorBuilder, RetireError},
+};
+
+/// Maximum time for which a client waits for news of the assignment before it asks the shard again.
+const WAIT_FOR_NEWS: Duration = Duration::from_millis(5);
+
+/// Time that the keeper has for an answer.
+const KEEPER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+pub(in crate::sharding) struct Directory {
+    pub(in crate::sharding) coordinator: Coordinator,
+    pub(super) assignment: Arc<SharedAssignment>,
+    pub(super) services: Vec<Arc<dyn AnyRoutes>>,
+    pub(in crate::sharding) platform: Platform,
+    /// Number of times that a shard's gate refused a client's work.
+    pub(super) refused: AtomicU64,
+    /// Where the keeper is, if it is in another process.
+    keeper: Option<Arc<dyn Endpoint>>,
+    /// Nodes that a thread is connecting to, so that each is connected once.
+    joining: Mutex<BTreeSet<NodeId>>,
+    joined: Condvar,
+}
+
+/// One service's shards on the two nodes of a chunk.
+pub(in crate::sharding) struct Ends {
+    pub(in crate::sharding) from: (Name, Arc<dyn ShardMoves>),
+    pub(in crate::sharding) to: (Name, Arc<dyn ShardMoves>),
+}
+
+impl Directory {
+    pub(super) fn new(
+        coordinator: Coordinator,
+        assignment: Arc<SharedAssignment>,
+        services: Vec<Arc<dyn AnyRoutes>>,
+        platform: Platform,
+        keeper: Option<Arc<dyn Endpoint>>,
+    ) -> Self {
+        let (refused, joining, joined) = (AtomicU64::new(0), Mutex::default(), platform.condvar());
+        Self { coordinator, assignment, services, platform, refused, keeper, joining, joined }
+    }
+
+    /// Learns what has changed since this epoch: asks the keeper, or waits a moment if the keeper is in
+    /// this process and tells it by itself. Blocks for that.
+    pub(super) fn refresh(&self, epoch: RingEpoch) {
+        let Some(keeper) = &self.keeper else {
+            return self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
+        };
+        match ask(&**keeper, self.assignment.load().epoch()) {
+            Ok((asked, update)) => self.assignment.update(asked, update),
+            // The client asks again, until its patience is over.
+            Err(_) => self.assignment.wait_past(epoch, WAIT_FOR_NEWS),
+        }
+        if self.assignment.load().epoch() <= epoch {
+            // The keeper knows no more yet than this process.
+            self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
+        }
+    }
+
+    /// Connects to the shards of all services on the node, and registers them with the coordinator.
+    pub(in crate::sharding) fn join(&self, node: &NodeId) -> Result<(), ClusterError> {
+        let mut joining = self.joining.lock();
+        while !joining.insert(node.clone()) {
+            self.joined.wait(&mut joining);
+        }
+        drop(joining);
+        let result = self.connect(node);
+        self.joining.lock().remove(node);
+        self.joined.notify_all();
+        result
+    }
+
+    fn connect(&self, node: &NodeId) -> Result<(), ClusterError> {
+        for service in &self.services {
+            if service.moves(node).is_some() {
+                continue;
+            }
+            let failed =
+                |error| ClusterError::Connect { service: service.service().to_owned(), node: node.clone(), error };
+            let (name, reach) = service.connect(node).map_err(|error| failed(Arc::from(error)))?;
+            let added = match reach {
+                Reach::AtOnce(participant) => self.coordinator.add_participant(name.as_str(), participant),
+                Reach::Slow(participant, threads) => {
+                    self.coordinator.add_slow_participant(name.as_str(), participant, threads)
+                }
+                Reach::Endpoint(endpoint) => self.coordinator.add_endpoint(name.as_str(), endpoint),
+            };
+            if let Err(error) = added {
+                // So that the next try connects again.
+                service.disconnect(node);
+                return Err(failed(Arc::new(error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the node's shards out of the coordinator, because it has no keys. Returns whether that is
+    /// done: no unended transaction names them.
+    pub(in crate::sharding) fn part(&self, node: &NodeId) -> bool {
+        let mut is_gone = true;
+        for service in &self.services {
+            let Some((name, _)) = service.moves(node) else { continue };
+            match self.coordinator.retire(name.as_str()) {
+                Err(RetireError::Unknown { .. }) => service.disconnect(node),
+                // The next look sees whether it is gone.
+                _ => is_gone = false,
+            }
+        }
+        is_gone
+    }
+
+    /// Returns the shards of a chunk from one node to another, service by service.
+    pub(in crate::sharding) fn ends(&self, from: &NodeId, to: &NodeId) -> Result<Vec<Ends>, ClusterError> {
+        let missing = |node: &NodeId| ClusterError::NoShard { node: node.clone() };
+        let ends = |service: &Arc<dyn AnyRoutes>| {
+            let from = service.moves(from).ok_or_else(|| missing(from))?;
+            Ok(Ends { from, to: service.moves(to).ok_or_else(|| missing(to))? })
+        };
+        self.services.iter().map(ends).collect()
+    }
+}
+
+/// Connects to the shards of all services on these nodes, for a coordinator that is being opened.
+pub(super) fn register<'a>(
+    mut builder: CoordinatorBuilder,
+    services: &[Arc<dyn AnyRoutes>],
+    nodes: impl IntoIterator<Item = &'a NodeId>,
+) -> Result<CoordinatorBuilder, ClusterError> {
+    for node in nodes {
+        for service in services {
+            let (name, reach) = service.connect(node).map_err(|error| ClusterError::Connect {
+                service: service.service().to_owned(),
+                node: node.clone(),
+                error: error.into(),
+            })?;
+            builder = match reach {
+                Reach::AtOnce(participant) => builder.participant(name.as_str(), participant),
+                Reach::Slow(participant, threads) => builder.slow_participant(name.as_str(), participant, threads),
+                Reach::Endpoint(endpoint) => builder.endpoint(name.as_str(), endpoint),
+            };
+        }
+    }
+    Ok(builder)
+}
+
+/// Asks the keeper for what has changed since this epoch.
+pub(super) fn ask(
+    keeper: &dyn Endpoint,
+    since: RingEpoch,
+) -> Result<(RingEpoch, AssignmentUpdate), Arc<dyn std::error::Error + Send + Sync>> {
+    fn shared(error: impl std::error::Error + Send + Sync + 'static) -> Arc<dyn std::error::Error + Send + Sync> {
+        Arc::new(error)
+    }
+    let body = encode(&since).map_err(shared)?;
+    let body = exchange(keeper, body, KEEPER_ANSWERS_WITHIN).map_err(shared)?;
+    Ok((since, decode(&body).map_err(shared)?))
+}
+
+/// Answers processes that follow the keeper: the other end of [`ask`]. It is an [`Endpoint`], so every
+/// transport for participants carries its messages. A clone is another handle.
+#[derive(Clone)]
+pub struct AssignmentFeed(pub(super) Arc<SharedAssignment>);
+
+impl Endpoint for AssignmentFeed {
+    fn send(&self, request: Request, reply: crate::participant::Reply) {
+        let answer = match request {
+            Request::Message { body } => decode(&body)
+                .and_then(|since: RingEpoch| encode(&self.0.since(since)))
+                .map(|body| Response::Message { body }),
+            _ => Err(ParticipantError::Misdirected),
+        };
+        reply.send(answer);
+    }
+
+    fn sends_at_once(&self) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for AssignmentFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AssignmentFeed").field(&self.0).finish()
+    }
+}

@@ -1,0 +1,278 @@
+//! Shards in other processes: what is said to them, and the link that says it.
+//!
+//! A message to a shard is a [`Request::Message`] to it as a participant, so a transport for
+//! participants carries it as it is. Its body is the message in postcard, after one byte with the
+//! version.
+
+use std::{
+    fmt,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    error_chain,
+    id::{BranchId, TxnId},
+    participant::{Endpoint, MAX_ERROR_TEXT_BYTES, ParticipantError, Reply, Request, Response},
+    ring::{NodeId, RangeSet},
+    sharding::{
+        Digest, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure,
+    },
+};
+
+/// Version number of the form of messages. Both sides must have the same.
+const VERSION: u8 = 1;
+
+/// Default time that a link waits for an answer, beyond the time for which the shard itself may wait.
+pub const DEFAULT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// A message to a shard.
+#[derive(Serialize, Deserialize)]
+enum Message<W> {
+    Execute { branch: BranchId, known: Tenure, work: W, patience: Duration },
+    Measure { ranges: RangeSet, budget: u64 },
+    HasRoom { bytes: u64 },
+    Release { branch: BranchId, ranges: RangeSet, tenure: Tenure, to: NodeId, patience: Duration },
+    Take { branch: BranchId, ranges: RangeSet, tenure: Tenure, records: Sent, digest: Digest },
+    Adopt { branch: BranchId, ranges: RangeSet, tenure: Tenure },
+    GiveUp { txn: TxnId },
+    Status,
+}
+
+/// Records on their way.
+#[derive(Serialize, Deserialize)]
+struct Sent(#[serde(with = "serde_bytes")] Vec<u8>);
+
+/// A shard's answer.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Done,
+    Measured(RangeSet, Digest),
+    Released(Sent, Digest),
+    GivenUp(GivenUp),
+    Status(ShardStatus),
+    Failed(Failure),
+}
+
+/// A [`ShardError`] on its way. What has no form of its own becomes text.
+#[derive(Serialize, Deserialize)]
+enum Failure {
+    Gate(GateRefusal),
+    Pinned(Vec<TxnId>),
+    Work { text: String, is_transient: bool },
+    Records(String),
+}
+
+/// What a shard of another process said of work that it did not do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct RemoteWorkError {
+    text: String,
+    is_transient: bool,
+}
+
+impl RemoteWorkError {
+    /// Whether it may not come again if the transaction is tried again as a new one.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        self.is_transient
+    }
+}
+
+/// Answers a message to the shard; see [`Participant::message`](crate::Participant::message).
+pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u8>, ParticipantError> {
+    let message: Message<S::Work> = decode(body)?;
+    let answered = match message {
+        Message::Execute { branch, known, work, patience } => {
+            host.execute(&branch, known, work, patience).map(|()| Answer::Done)
+        }
+        Message::Measure { ranges, budget } => {
+            host.measure(&ranges, budget).map(|(fitting, digest)| Answer::Measured(fitting, digest))
+        }
+        Message::HasRoom { bytes } => host.has_room(bytes).map(|()| Answer::Done),
+        Message::Release { branch, ranges, tenure, to, patience } => host
+            .release(&branch, &ranges, tenure, &to, patience)
+            .map(|(records, digest)| Answer::Released(Sent(records), digest)),
+        Message::Take { branch, ranges, tenure, records, digest } => {
+            host.take(&branch, &ranges, tenure, records.0, digest).map(|()| Answer::Done)
+        }
+        Message::Adopt { branch, ranges, tenure } => host.adopt(&branch, &ranges, tenure).map(|()| Answer::Done),
+        Message::GiveUp { txn } => Ok(Answer::GivenUp(host.give_up(&txn))),
+        Message::Status => Ok(Answer::Status(host.status())),
+    };
+    encode(&answered.unwrap_or_else(|error| Answer::Failed(failure(host, error))))
+}
+
+fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
+    let text = |error: &(dyn std::error::Error + 'static)| {
+        let mut text = error_chain(error);
+        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT_BYTES));
+        text
+    };
+    match error {
+        ShardError::Gate(refusal) => Failure::Gate(refusal),
+        ShardError::Pinned { by } => Failure::Pinned(by),
+        ShardError::Records(error) => Failure::Records(text(&*error)),
+        ShardError::Work(error) => {
+            use crate::Participant;
+            let is_transient = crate::causes(&*error).any(|cause| host.is_transient(cause));
+            Failure::Work { text: text(&*error), is_transient }
+        }
+        // A shard of this process does not say so.
+        ShardError::Unreachable => Failure::Records(text(&error)),
+    }
+}
+
+impl From<Failure> for ShardError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Gate(refusal) => Self::Gate(refusal),
+            Failure::Pinned(by) => Self::Pinned { by },
+            Failure::Work { text, is_transient } => Self::Work(Arc::new(RemoteWorkError { text, is_transient })),
+            Failure::Records(text) => Self::Records(Arc::new(RemoteWorkError { text, is_transient: false })),
+        }
+    }
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, ParticipantError> {
+    postcard::to_extend(value, vec![VERSION]).map_err(ParticipantError::resource)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ParticipantError> {
+    match body.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(ParticipantError::resource),
+        _ => Err(ParticipantError::resource(
+            "the message is of another version of shards' messages; run one version on both sides",
+        )),
+    }
+}
+
+/// A [`ShardLink`] to a shard in another process, over an endpoint that reaches the shard as a
+/// participant. Shared by [`Arc`].
+///
+/// Each call blocks until the answer comes, or until the time for it is up.
+pub struct RemoteShard {
+    endpoint: Arc<dyn Endpoint>,
+    answer_within: Duration,
+}
+
+impl RemoteShard {
+    /// Returns the link over this endpoint.
+    #[must_use]
+    pub const fn new(endpoint: Arc<dyn Endpoint>) -> Self {
+        Self { endpoint, answer_within: DEFAULT_ANSWER_WITHIN }
+    }
+
+    /// Waits for an answer for this long.
+    #[must_use]
+    pub const fn answer_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
+        self
+    }
+
+    fn ask<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
+        let failed = |error: ParticipantError| ShardError::Work(Arc::new(error));
+        let body = encode(message).map_err(failed)?;
+        let body = exchange(&*self.endpoint, body, self.answer_within + patience)?;
+        match decode(&body).map_err(failed)? {
+            Answer::Failed(failure) => Err(failure.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    fn done<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<(), ShardError> {
+        match self.ask(message, patience)? {
+            Answer::Done => Ok(()),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+}
+
+/// Sends a message, and blocks until its answer comes.
+pub(super) fn exchange(endpoint: &dyn Endpoint, body: Vec<u8>, within: Duration) -> Result<Vec<u8>, ShardError> {
+    let (tell, told) = mpsc::sync_channel(1);
+    // The answer may come when nothing waits any more.
+    let reply = Reply::new(move |answer| _ = tell.try_send(answer));
+    endpoint.send(Request::Message { body }, reply);
+    match told.recv_timeout(within) {
+        Ok(Ok(Response::Message { body })) => Ok(body),
+        Ok(Err(error @ (ParticipantError::Resource(_) | ParticipantError::Misdirected | ParticipantError::Log(_)))) => {
+            Err(ShardError::Work(Arc::new(error)))
+        }
+        Ok(_) | Err(_) => Err(ShardError::Unreachable),
+    }
+}
+
+impl ShardMoves for RemoteShard {
+    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
+        match self.ask::<()>(&Message::Measure { ranges: ranges.clone(), budget }, Duration::ZERO)? {
+            Answer::Measured(fitting, digest) => Ok((fitting, digest)),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
+        self.done::<()>(&Message::HasRoom { bytes }, Duration::ZERO)
+    }
+
+    fn release(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        to: &NodeId,
+        patience: Duration,
+    ) -> Result<(Vec<u8>, Digest), ShardError> {
+        let (branch, ranges, to) = (branch.clone(), ranges.clone(), to.clone());
+        match self.ask::<()>(&Message::Release { branch, ranges, tenure, to, patience }, patience)? {
+            Answer::Released(records, digest) => Ok((records.0, digest)),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+
+    fn take(
+        &self,
+        branch: &BranchId,
+        ranges: &RangeSet,
+        tenure: Tenure,
+        records: Vec<u8>,
+        digest: Digest,
+    ) -> Result<(), ShardError> {
+        let (branch, ranges) = (branch.clone(), ranges.clone());
+        let message = Message::Take { branch, ranges, tenure, records: Sent(records), digest };
+        self.done::<()>(&message, Duration::ZERO)
+    }
+
+    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
+        let message = Message::Adopt { branch: branch.clone(), ranges: ranges.clone(), tenure };
+        self.done::<()>(&message, Duration::ZERO)
+    }
+
+    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
+        match self.ask::<()>(&Message::GiveUp { txn: txn.clone() }, Duration::ZERO)? {
+            Answer::GivenUp(given_up) => Ok(given_up),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+
+    fn status(&self) -> Result<ShardStatus, ShardError> {
+        match self.ask::<()>(&Message::Status, Duration::ZERO)? {
+            Answer::Status(status) => Ok(status),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+}
+
+impl<W: Serialize> ShardLink<W> for RemoteShard {
+    fn execute(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration) -> Result<(), ShardError> {
+        self.done(&Message::Execute { branch: branch.clone(), known, work, patience }, patience)
+    }
+}
+
+impl fmt::Debug for RemoteShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteShard").field("answer_within", &self.answer_within).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,598 @@
+//! Participants are added and retire while the coordinator is open.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    BranchId, CommitError, Coordinator, Epoch, LogId, MemoryLog, Name, Participant, ParticipantError, Policy,
+    TransactionLog, TxnId, Vote,
+    participant::{Call, CommitMemory, Decision, Inline, LastResource, LastResourceAnswer, Life, Verb},
+    txn::{BranchError, CoordinatorError, RetireError, TransactionState},
+};
+
+use crate::support::{
+    Disk, eventually, manager, manager_on, name,
+    scripted::{Scripted, broken},
+    wire::{Fate, Sent, Wire},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+const MS: Duration = Duration::from_millis(1);
+
+fn quick() -> Policy {
+    Policy::default().first_backoff(2 * MS).longest_backoff(20 * MS).delivery_timeout(200 * MS)
+}
+
+fn open(log: impl TransactionLog) -> Coordinator {
+    Coordinator::builder(log).name("c").policy(quick()).open().expect("the log opens")
+}
+
+/// A participant whose drop is seen.
+#[derive(Clone)]
+struct Seen {
+    inner: Scripted,
+    /// One reference is the test's own.
+    alive: Arc<()>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { inner: Scripted::new(), alive: Arc::default() }
+    }
+
+    fn is_dropped(&self) -> bool {
+        Arc::strong_count(&self.alive) == 1
+    }
+}
+
+impl Participant for Seen {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.inner.prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        Participant::commit(&self.inner, branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        Participant::rollback(&self.inner, branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.inner.in_doubt(coordinator)
+    }
+}
+
+fn commit(coordinator: &Coordinator, participants: &[&str]) -> Result<(), CommitError> {
+    let mut txn = coordinator.begin();
+    for participant in participants {
+        txn.branch(participant).expect("it takes part");
+    }
+    txn.commit().wait()
+}
+
+#[test]
+fn an_added_participant_takes_part_at_once_also_in_open_transactions() {
+    let log = MemoryLog::new();
+    let (a, b, c) = (manager("a", log.clone()), manager("b", log.clone()), manager("d", log.clone()));
+    let coordinator = open(log);
+    let mut txn = coordinator.begin();
+    assert!(matches!(txn.branch("a"), Err(BranchError::UnknownParticipant { .. })));
+    coordinator.add_participant("a", Arc::clone(&a)).unwrap();
+    coordinator.add_slow_participant("b", Arc::clone(&b), NonZeroUsize::MIN).unwrap();
+    coordinator.add_endpoint("d", Inline::new(Arc::clone(&c))).unwrap();
+    for manager in [&a, &b, &c] {
+        manager.execute(txn.branch(manager.name()).unwrap(), 2).unwrap();
+    }
+    let commit = txn.commit();
+    let delivered = commit.delivered();
+    commit.wait().unwrap();
+    delivered.wait().unwrap();
+    assert_eq!([&a, &b, &c].map(|manager| manager.service().balance()), [2, 2, 2]);
+    assert!(coordinator.settle(SOON));
+    let names: Vec<_> = coordinator.status().circuits.iter().map(|circuit| circuit.participant.to_string()).collect();
+    assert_eq!(names, ["a", "b", "d"]);
+}
+
+#[test]
+fn a_participant_that_may_not_take_part_is_refused_and_leaves_nothing() {
+    struct OtherName;
+    impl Participant for OtherName {
+        fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            Ok(Vote::Yes)
+        }
+        fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            Ok(Vec::new())
+        }
+        fn own_name(&self) -> Option<Name> {
+            Some(Name::from_static("other"))
+        }
+    }
+    let log = MemoryLog::new();
+    // It knows another log under this coordinator's name.
+    let foreign = manager("foreign", MemoryLog::new());
+    drop(Coordinator::builder(MemoryLog::new()).name("c").participant("foreign", Arc::clone(&foreign)).open().unwrap());
+    let coordinator = Coordinator::builder(log).name("c").participant("a", Scripted::new()).open().unwrap();
+    let add = |name: &str| coordinator.add_participant(name, Scripted::new());
+    assert!(matches!(add("a"), Err(CoordinatorError::DuplicateParticipant { .. })));
+    assert!(matches!(add("c"), Err(CoordinatorError::OwnName { .. })));
+    assert!(matches!(add("no name"), Err(CoordinatorError::Name(_))));
+    let error = coordinator.add_participant("b", OtherName).unwrap_err();
+    assert!(matches!(error, CoordinatorError::WrongName { .. }), "{error}");
+    let error = coordinator.add_participant("foreign", foreign).unwrap_err();
+    assert!(matches!(error, CoordinatorError::Refused { error: ParticipantError::OtherLog(_), .. }), "{error}");
+    assert!(matches!(coordinator.begin().branch("foreign"), Err(BranchError::UnknownParticipant { .. })));
+    assert_eq!((coordinator.status().circuits.len(), coordinator.status().unanswered), (1, 0));
+    for name in ["b", "foreign"] {
+        add(name).unwrap(); // the names are free
+    }
+    coordinator.shutdown(SOON);
+    assert!(matches!(add("late"), Err(CoordinatorError::ShuttingDown)));
+}
+
+#[test]
+fn a_participant_that_panics_when_it_is_met_is_added_and_asked() {
+    struct Panics(Arc<AtomicUsize>);
+    impl Participant for Panics {
+        fn prepare(&self, _: &BranchId, _: &Call) -> Result<Vote, ParticipantError> {
+            Ok(Vote::Yes)
+        }
+        fn commit(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+            Ok(())
+        }
+        fn in_doubt(&self, _: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(Vec::new())
+        }
+        fn meet(&self, _: &Name, _: &Life) -> Result<(), ParticipantError> {
+            assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the test wants the first one to panic");
+            Ok(())
+        }
+        fn own_name(&self) -> Option<Name> {
+            panic!("the test wants this to panic")
+        }
+    }
+    let (coordinator, met) = (open(MemoryLog::new()), Arc::default());
+    coordinator.add_participant("a", Panics(Arc::clone(&met))).unwrap();
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert!(met.load(Ordering::SeqCst) >= 2, "it was met again, and asked");
+    commit(&coordinator, &["a"]).unwrap();
+}
+
+/// The log holds a decision that names a participant with which the coordinator was not opened. When
+/// it is added the decision is delivered, parked or not.
+#[test]
+fn decisions_that_wait_for_a_participant_are_delivered_when_it_is_added() {
+    for parks in [false, true] {
+        let (log, own, disk) = (MemoryLog::new(), MemoryLog::new(), Disk::default());
+        let (a, b) = (manager("a", log.clone()), manager_on("b", own.clone(), &disk));
+        let wire = Wire::new(b.clone(), |sent| match sent {
+            Sent::Branch(Verb::Commit) => Fate::LoseRequest,
+            _ => Fate::Deliver,
+        });
+        let builder = Coordinator::builder(log.clone()).name("c").policy(quick());
+        let coordinator = builder.participant("a", a.clone()).endpoint("b", wire).open().unwrap();
+        let mut txn = coordinator.begin();
+        a.execute(txn.branch("a").unwrap(), 2).unwrap();
+        b.execute(txn.branch("b").unwrap(), 4).unwrap();
+        txn.commit().wait().unwrap();
+        drop((coordinator, a));
+        let policy = if parks { quick().park_after_attempts(2) } else { quick() };
+        let builder = Coordinator::builder(log.clone()).name("c").policy(policy);
+        let coordinator = builder.participant("a", manager("a", log.clone())).open().unwrap();
+        if parks {
+            eventually("it is parked", SOON, || coordinator.status().parked == 1);
+            let page = coordinator.status().to_string();
+            assert!(page.contains("not registered") || page.contains("without"), "{page}");
+        }
+        assert_eq!(b.service().balance(), 0);
+        coordinator.add_participant("b", b.clone()).unwrap();
+        assert!(coordinator.settle(SOON), "{}", coordinator.status());
+        assert_eq!(b.service().balance(), 4);
+    }
+}
+
+#[test]
+fn what_an_added_participant_holds_in_doubt_is_rolled_back_without_a_decision() {
+    let (log, own) = (MemoryLog::new(), MemoryLog::new());
+    let (a, b) = (manager("a", log.clone()), manager("b", own.clone()));
+    let wire = Wire::new(a.clone(), |sent| match sent {
+        Sent::Branch(Verb::Prepare) => Fate::HoldRequest,
+        _ => Fate::Deliver,
+    });
+    let builder = Coordinator::builder(log.clone()).name("c").policy(quick());
+    let coordinator = builder.endpoint("a", wire).participant("b", b.clone()).open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    b.execute(txn.branch("b").unwrap(), 4).unwrap();
+    let commit = txn.commit();
+    assert_eq!(b.in_doubt(coordinator.name()).unwrap().len(), 1, "it has promised");
+    drop(coordinator);
+    assert!(commit.wait().is_err());
+    let coordinator = open(log);
+    coordinator.add_participant("b", b.clone()).unwrap();
+    assert!(b.service().reserved.lock().is_empty(), "it is settled when the call returns");
+    assert_eq!(coordinator.recovered().rolled_back, 1);
+    assert!(coordinator.settle(SOON));
+}
+
+#[test]
+fn one_that_retires_gets_no_new_branches_and_is_dropped_when_the_last_one_has_ended() {
+    for ends in [Decision::Commit, Decision::Rollback] {
+        let (a, b) = (Seen::new(), Scripted::new());
+        let coordinator = open(MemoryLog::new());
+        coordinator.add_participant("a", a.clone()).unwrap();
+        coordinator.add_participant("b", b.clone()).unwrap();
+        let held = |seen: &Seen| Arc::strong_count(&seen.alive);
+        assert_eq!(held(&a), 2);
+        let mut txn = coordinator.begin();
+        txn.branch("a").unwrap();
+        txn.branch("b").unwrap();
+        let mut other = coordinator.begin();
+        coordinator.retire("a").unwrap();
+        let error = other.branch("a").unwrap_err();
+        assert!(matches!(error, BranchError::Retiring { .. }), "{error}");
+        assert!(error.to_string().contains("a retires"), "{error}");
+        txn.branch("a").expect("it has a branch already");
+        let status = coordinator.status();
+        assert_eq!((status.retiring[0].participant.as_str(), status.retiring[0].transactions), ("a", 1));
+        assert!(status.to_string().contains("a retires, 1 open transactions"), "{status}");
+        assert!(matches!(coordinator.retire("a"), Err(RetireError::Retiring { .. })));
+        let again = coordinator.add_participant("a", Scripted::new());
+        assert!(matches!(again, Err(CoordinatorError::Retiring { .. })));
+        assert!(!a.is_dropped());
+        match ends {
+            Decision::Commit => txn.commit().wait().unwrap(),
+            Decision::Rollback => txn.rollback(),
+        }
+        eventually("it is dropped", SOON, || a.is_dropped());
+        assert_eq!(coordinator.status().retiring, []);
+        assert!(matches!(other.branch("a"), Err(BranchError::UnknownParticipant { .. })));
+        assert!(matches!(coordinator.retire("a"), Err(RetireError::Unknown { .. })));
+        let told = match ends {
+            Decision::Commit => vec![Verb::Prepare, Verb::Commit],
+            Decision::Rollback => vec![Verb::Rollback],
+        };
+        assert_eq!(a.inner.told(), told);
+        // The name is free, and the new one gets new branches only.
+        let next = Seen::new();
+        coordinator.add_participant("a", next.clone()).unwrap();
+        other.branch("a").unwrap();
+        other.commit().wait().unwrap();
+        assert_eq!((a.inner.told().len(), next.inner.told().len()), (told.len(), 2));
+    }
+}
+
+#[test]
+fn one_that_nothing_needs_is_dropped_at_once_of_every_kind() {
+    let log = MemoryLog::new();
+    let (at_once, slow, sent, built) = (Seen::new(), Seen::new(), Seen::new(), Seen::new());
+    let builder = Coordinator::builder(log).policy(quick()).participant("built", built.clone());
+    let coordinator = builder.open().unwrap();
+    coordinator.add_participant("a", at_once.clone()).unwrap();
+    coordinator.add_slow_participant("b", slow.clone(), NonZeroUsize::MIN).unwrap();
+    coordinator.add_endpoint("d", Inline::new(sent.clone())).unwrap();
+    commit(&coordinator, &["a", "b", "d", "built"]).unwrap();
+    assert!(coordinator.settle(SOON));
+    for (name, seen) in [("a", Some(&at_once)), ("b", Some(&slow)), ("d", Some(&sent)), ("built", None)] {
+        coordinator.retire(name).unwrap();
+        eventually("it is dropped", SOON, || seen.is_none_or(Seen::is_dropped));
+        assert!(matches!(coordinator.begin().branch(name), Err(BranchError::UnknownParticipant { .. })));
+    }
+    assert!(coordinator.status().circuits.is_empty());
+    // That of the builder gets no more messages, and is dropped with the coordinator.
+    let (told, next) = (built.inner.told().len(), Seen::new());
+    coordinator.add_participant("built", next.clone()).unwrap();
+    commit(&coordinator, &["built"]).unwrap();
+    assert_eq!((built.inner.told().len(), next.inner.told().len()), (told, 2));
+    assert!(!built.is_dropped());
+    drop(coordinator);
+    assert!(built.is_dropped() && next.is_dropped());
+}
+
+#[test]
+fn names_that_cannot_retire_are_refused() {
+    let builder = Coordinator::builder(MemoryLog::new()).last_resource("queue", Scripted::new());
+    let coordinator = builder.open().unwrap();
+    assert!(matches!(coordinator.retire("unknown"), Err(RetireError::Unknown { .. })));
+    assert!(matches!(coordinator.retire("no name"), Err(RetireError::Name(_))));
+    assert!(matches!(coordinator.retire("queue"), Err(RetireError::LastResource { .. })));
+}
+
+/// A parked transaction waits for an operator, however long; so does a heuristic one.
+#[test]
+fn parked_and_heuristic_transactions_keep_it() {
+    let (a, b) = (Seen::new(), Seen::new());
+    a.inner.fail(Verb::Commit, broken());
+    let coordinator = Coordinator::builder(MemoryLog::new()).policy(quick().park_after_attempts(2)).open().unwrap();
+    coordinator.add_participant("a", a.clone()).unwrap();
+    coordinator.add_participant("b", b.clone()).unwrap();
+    commit(&coordinator, &["a", "b"]).unwrap();
+    coordinator.retire("a").unwrap();
+    coordinator.retire("b").unwrap();
+    eventually("it is parked", SOON, || coordinator.status().parked == 1);
+    eventually("the one that has acknowledged is dropped all the same", SOON, || b.is_dropped());
+    let status = coordinator.status();
+    let txn = status.transactions[0].txn.clone();
+    assert_eq!((status.retiring.len(), a.is_dropped()), (1, false));
+    coordinator.force(&txn, Decision::Rollback).unwrap();
+    assert!(matches!(coordinator.status().transactions[0].state, TransactionState::Heuristic(..)));
+    thread::sleep(20 * MS);
+    assert_eq!((coordinator.status().retiring.len(), a.is_dropped()), (1, false));
+    coordinator.forget(&txn).unwrap();
+    eventually("it is dropped", SOON, || a.is_dropped() && coordinator.status().retiring.is_empty());
+}
+
+/// It is told until it answers: to retire is not to be forgotten.
+#[test]
+fn what_it_owes_is_still_delivered() {
+    let a = Seen::new();
+    a.inner.fail(Verb::Commit, ParticipantError::Unreachable);
+    let coordinator = open(MemoryLog::new());
+    coordinator.add_participant("a", a.clone()).unwrap();
+    coordinator.add_participant("b", Scripted::new()).unwrap();
+    commit(&coordinator, &["a", "b"]).unwrap();
+    coordinator.retire("a").unwrap();
+    let told = a.inner.times_told(Verb::Commit);
+    eventually("it is told again", SOON, || a.inner.times_told(Verb::Commit) > told);
+    assert!(!a.is_dropped());
+    a.inner.mend();
+    eventually("it is dropped", SOON, || a.is_dropped());
+    assert!(coordinator.settle(SOON));
+}
+
+#[test]
+fn a_withdrawn_branch_does_not_keep_it() {
+    let (a, b) = (Seen::new(), Scripted::new());
+    let coordinator = open(MemoryLog::new());
+    coordinator.add_participant("a", a.clone()).unwrap();
+    coordinator.add_participant("b", b).unwrap();
+    let mut txn = coordinator.begin();
+    txn.branch("a").unwrap();
+    txn.branch("b").unwrap();
+    coordinator.retire("a").unwrap();
+    txn.withdraw("a").unwrap();
+    eventually("it is dropped", SOON, || a.is_dropped());
+    assert!(txn.branch("a").is_err());
+    txn.commit().wait().unwrap();
+}
+
+/// A dead participant never says what it holds, and must not stay for that.
+#[test]
+fn one_that_has_not_said_what_it_holds_can_go_and_come_back() {
+    let (log, own) = (MemoryLog::new(), MemoryLog::new());
+    let b = manager("b", own);
+    let coordinator = open(log.clone());
+    coordinator.add_participant("b", b.clone()).unwrap();
+    coordinator.add_participant("a", Scripted::new()).unwrap();
+    let mut txn = coordinator.begin();
+    b.execute(txn.branch("b").unwrap(), 2).unwrap();
+    txn.branch("a").unwrap();
+    let promised = txn.branch("b").unwrap().clone();
+    b.prepare(&promised, &Call::new(LogId::NONE)).unwrap();
+    drop(coordinator);
+    let coordinator = open(log);
+    let is_dead = Arc::new(AtomicBool::new(true));
+    let dead = Arc::clone(&is_dead);
+    let wire = |dead: Arc<AtomicBool>| {
+        Wire::new(b.clone(), move |_| if dead.load(Ordering::SeqCst) { Fate::LoseRequest } else { Fate::Deliver })
+    };
+    coordinator.add_endpoint("b", wire(dead)).unwrap();
+    assert_eq!(coordinator.status().unanswered, 1);
+    coordinator.retire("b").unwrap();
+    let status = coordinator.status();
+    assert_eq!((status.unanswered, status.retiring.len(), status.circuits.len()), (0, 0, 0));
+    assert!(coordinator.settle(SOON));
+    assert!(!b.service().reserved.lock().is_empty(), "it holds the branch all the same");
+    is_dead.store(false, Ordering::SeqCst);
+    coordinator.add_endpoint("b", wire(is_dead)).unwrap();
+    eventually("it is settled", SOON, || b.service().reserved.lock().is_empty());
+    assert!(coordinator.settle(SOON));
+    drop(txn); // of the first life, as if that had crashed
+}
+
+/// A last resource that remembers, as long as it may.
+#[derive(Clone, Default)]
+struct Remembers(Arc<Mutex<RemembersState>>);
+
+#[derive(Default)]
+struct RemembersState {
+    committed: Vec<BranchId>,
+    forgotten: bool,
+}
+
+impl LastResource for Remembers {
+    fn commit(&self, branch: &BranchId, _: &Call) -> Result<Decision, ParticipantError> {
+        self.0.lock().committed.push(branch.clone());
+        Ok(Decision::Commit)
+    }
+    fn rollback(&self, _: &BranchId, _: &Call) -> Result<(), ParticipantError> {
+        Ok(())
+    }
+    fn memory(&self) -> Option<&dyn CommitMemory> {
+        Some(self)
+    }
+}
+
+impl CommitMemory for Remembers {
+    fn committed(&self, branch: &BranchId) -> Result<LastResourceAnswer, ParticipantError> {
+        let state = self.0.lock();
+        Ok(match state.committed.contains(branch) {
+            _ if state.forgotten => LastResourceAnswer::Unknown,
+            true => LastResourceAnswer::Committed,
+            false => LastResourceAnswer::NotCommitted,
+        })
+    }
+}
+
+/// Once all that were there have said what they hold, a last resource may forget. A participant that is
+/// added later than that may hold a branch of a transaction that the last resource has committed.
+#[test]
+fn a_branch_that_is_reported_too_late_for_a_last_resource_is_not_presumed_aborted() {
+    let log = MemoryLog::new();
+    drop(open(log.clone()));
+    let earlier = open(log.clone()).epoch();
+    let b = Scripted::new();
+    let branch = TxnId::new(name("c"), earlier, 1).branch(&name("b"));
+    b.holds_in_doubt(branch.clone());
+    let queue = Remembers::default();
+    let builder = Coordinator::builder(log).name("c").policy(quick());
+    let coordinator = builder.last_resource("queue", queue.clone()).open().unwrap();
+    assert!(coordinator.settle(SOON));
+    queue.0.lock().forgotten = true;
+    coordinator.add_participant("b", b.clone()).unwrap();
+    thread::sleep(20 * MS);
+    assert_eq!(b.told(), [], "nothing is known about it");
+    let status = coordinator.status();
+    assert_eq!(status.unclaimed.iter().map(|unclaimed| &unclaimed.branch).collect::<Vec<_>>(), [&branch]);
+    coordinator.settle_unclaimed(branch.txn(), Decision::Commit).unwrap();
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    assert_eq!(b.told(), [Verb::Commit]);
+}
+
+/// While a participant is asked what it holds, nothing is forgotten on its account.
+#[test]
+fn it_is_told_of_no_end_before_it_has_said_what_it_holds() {
+    let log = MemoryLog::new();
+    let coordinator = open(log.clone());
+    coordinator.add_participant("a", Scripted::new()).unwrap();
+    for _ in 0..40 {
+        commit(&coordinator, &["a"]).unwrap();
+    }
+    let b = Scripted::new();
+    let answers = Arc::new(AtomicBool::new(false));
+    let may = Arc::clone(&answers);
+    let wire = Wire::new(Arc::new(b.clone()), move |sent| match sent {
+        Sent::InDoubt if !may.load(Ordering::SeqCst) => Fate::LoseRequest,
+        _ => Fate::Deliver,
+    });
+    coordinator.add_endpoint("b", wire).unwrap();
+    commit(&coordinator, &["a", "b"]).unwrap();
+    assert_eq!(b.last_call().ended_below.epoch, Epoch::default());
+    answers.store(true, Ordering::SeqCst);
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    for _ in 0..40 {
+        commit(&coordinator, &["a", "b"]).unwrap();
+    }
+    assert_eq!(b.last_call().ended_below.epoch, coordinator.epoch());
+}
+
+/// Threads buy while others add, retire and add again. Every transaction that is told "committed" is
+/// committed at all its participants, and all participants that have gone are dropped.
+#[test]
+fn transactions_go_on_while_participants_come_and_go() {
+    const NAMES: [&str; 3] = ["x", "y", "z"];
+    let log = MemoryLog::new();
+    let steady = manager("steady", log.clone());
+    let managers = NAMES.map(|name| manager(name, log.clone()));
+    let builder = Coordinator::builder(log).name("c").policy(quick());
+    let coordinator = builder.participant("steady", steady.clone()).open().unwrap();
+    let (is_over, bought, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let sold = [const { AtomicUsize::new(0) }; 3];
+    thread::scope(|scope| {
+        for number in 0..3_u64 {
+            let (coordinator, steady, managers) = (&coordinator, &steady, &managers);
+            let (is_over, bought, refused, sold) = (&is_over, &bought, &refused, &sold);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(number);
+                while !is_over.load(Ordering::SeqCst) {
+                    let mut txn = coordinator.begin();
+                    let at = random.usize(..NAMES.len());
+                    match txn.branch(NAMES[at]) {
+                        Ok(branch) => managers[at].execute(branch, 2).unwrap(),
+                        Err(BranchError::Retiring { .. } | BranchError::UnknownParticipant { .. }) => {
+                            refused.fetch_add(1, Ordering::SeqCst);
+                            continue;
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                    steady.execute(txn.branch("steady").unwrap(), 2).unwrap();
+                    if random.u8(..4) > 0 {
+                        txn.commit().wait().unwrap();
+                        bought.fetch_add(1, Ordering::SeqCst);
+                        sold[at].fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        let mut random = fastrand::Rng::with_seed(9);
+        for _ in 0..400 {
+            let at = random.usize(..NAMES.len());
+            if random.bool() {
+                let _ = coordinator.retire(NAMES[at]);
+            } else {
+                let added = coordinator.add_participant(NAMES[at], managers[at].clone());
+                assert!(
+                    matches!(
+                        added,
+                        Ok(()) | Err(CoordinatorError::DuplicateParticipant { .. } | CoordinatorError::Retiring { .. })
+                    ),
+                    "{added:?}"
+                );
+            }
+            thread::sleep(MS / 2);
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+    for at in NAMES {
+        let _ = coordinator.retire(at);
+    }
+    eventually("all have gone", SOON, || coordinator.status().retiring.is_empty());
+    assert!(coordinator.settle(SOON), "{}", coordinator.status());
+    for (manager, sold) in managers.iter().zip(&sold) {
+        assert_eq!(manager.service().balance(), 2 * i64::try_from(sold.load(Ordering::SeqCst)).unwrap());
+        assert!(manager.service().reserved.lock().is_empty());
+        eventually("the coordinator has dropped it", SOON, || Arc::strong_count(manager) == 1);
+    }
+    assert_eq!(steady.service().balance(), 2 * i64::try_from(bought.load(Ordering::SeqCst)).unwrap());
+    assert!(bought.load(Ordering::SeqCst) > 0 && refused.load(Ordering::SeqCst) > 0);
+}
+
+/// The coordinator goes while a participant that hangs is being asked.
+#[test]
+fn a_drop_does_not_wait_for_an_answer_that_never_comes() {
+    let coordinator = open(MemoryLog::new());
+    let wire = Wire::new(Arc::new(Scripted::new()), |_| Fate::LoseRequest);
+    coordinator.add_endpoint("a", wire).unwrap();
+    let mut txn = coordinator.begin();
+    txn.branch("a").unwrap();
+    coordinator.retire("a").unwrap();
+    drop(coordinator);
+    assert!(txn.commit().wait().is_err());
+}
+
+/// Its number is used up, and nothing else is.
+#[test]
+fn a_thousand_can_come_and_go() {
+    let coordinator = open(MemoryLog::new());
+    for number in 0..1_000 {
+        let a = Seen::new();
+        let name = format!("p{}", number % 7);
+        coordinator.add_participant(&name, a.clone()).unwrap();
+        let mut txn = coordinator.begin();
+        txn.branch(&name).unwrap();
+        if number % 2 == 0 {
+            coordinator.retire(&name).unwrap();
+        }
+        txn.commit().wait().unwrap();
+        if number % 2 == 1 {
+            coordinator.retire(&name).unwrap();
+        }
+        eventually("it is dropped", SOON, || a.is_dropped() && coordinator.status().retiring.is_empty());
+    }
+    assert!(coordinator.status().circuits.is_empty());
+}
