@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use ringpact::{
-    BranchId, Call, Epoch, LogId, MemoryLog, Name, Participant, Service, ServiceError, TxnId, Vote,
-    participant::Effort,
+    BranchId, Call, Coordinator, Epoch, LogId, MemoryLog, Name, Participant, ParticipantError, Service, ServiceError,
+    TxnId, Vote,
+    participant::{Decision, Effort, Greeting, Life},
     ring::{KeyHasher, NodeId, Position, PositionRange, RangeSet},
     sharding::{ByPosition, Digest, Export, GateImage, GateNote, Keyed, Records, Shard, ShardError, ShardHost, Tenure},
+    txn::VerdictEndpoint,
 };
 use serde::{Deserialize, Serialize};
 
@@ -356,5 +358,67 @@ impl Site {
     /// What a client reads, or `None` if it is not let in.
     pub fn read(&self, key: u32) -> Option<Option<i64>> {
         self.host.read(position(key), Tenure::NONE, Duration::ZERO, |ledger| ledger.sum(key)).ok()
+    }
+}
+
+/// A site whose host is opened again while others use it.
+pub struct Shared {
+    site: RwLock<Site>,
+    /// The coordinator of which the site is a participant.
+    coordinator: Mutex<Option<(Name, VerdictEndpoint)>>,
+}
+
+impl Shared {
+    pub fn new(site: Site) -> Self {
+        Self { site: RwLock::new(site), coordinator: Mutex::default() }
+    }
+
+    pub fn host(&self) -> Arc<ShardHost<Ledger>> {
+        Arc::clone(&self.site.read().host)
+    }
+
+    /// Has the host ask this coordinator what began before the host was opened, from now on.
+    pub fn ask(&self, coordinator: &Coordinator) {
+        *self.coordinator.lock() = Some((coordinator.name().clone(), coordinator.verdict_endpoint()));
+        self.introduce(&self.host());
+    }
+
+    fn introduce(&self, host: &ShardHost<Ledger>) {
+        if let Some((name, endpoint)) = &*self.coordinator.lock() {
+            host.set_verdict_endpoint(name.clone(), endpoint.clone());
+        }
+    }
+
+    pub fn crash(&self) {
+        let mut site = self.site.write();
+        site.crash();
+        self.introduce(&site.host);
+    }
+}
+
+impl Participant for Shared {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.host().prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.host().commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.host().rollback(branch, call)
+    }
+    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.host().commit_one_phase(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.host().in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.host().meet(coordinator, life)
+    }
+    fn own_name(&self) -> Option<Name> {
+        self.host().own_name()
+    }
+    fn greet(&self, greeting: &Greeting) {
+        self.host().greet(greeting);
     }
 }

@@ -14,17 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
 use ringpact::{
-    BranchId, Call, Coordinator, FileLog, MemoryLog, Name, Participant, ParticipantError, Policy, TransactionLog, Vote,
-    participant::{Decision, Greeting, Life},
+    Call, Coordinator, FileLog, MemoryLog, Participant, Policy, Vote,
     ring::{NodeId, Position, PositionRange, RangeSet},
     sharding::{ShardError, ShardHost, Tenure},
     txn::CommitError,
 };
 
 use crate::{
-    ledger::{Add, Faults, Kind, Ledger, Site, only, position},
+    ledger::{Add, Faults, Kind, Ledger, Shared, Site, only, position},
     long_form,
 };
 
@@ -34,46 +32,6 @@ const KEYS: u32 = 10;
 /// The key of the witness for a key.
 const fn witnessed(key: u32) -> u32 {
     1000 + key
-}
-
-/// A site whose host is opened again while others use it.
-struct Shared(RwLock<Site>);
-
-impl Shared {
-    fn host(&self) -> Arc<ShardHost<Ledger>> {
-        Arc::clone(&self.0.read().host)
-    }
-
-    fn crash(&self) {
-        self.0.write().crash();
-    }
-}
-
-impl Participant for Shared {
-    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        self.host().prepare(branch, call)
-    }
-    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.host().commit(branch, call)
-    }
-    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
-        self.host().rollback(branch, call)
-    }
-    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.host().commit_one_phase(branch, call)
-    }
-    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
-        self.host().in_doubt(coordinator)
-    }
-    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
-        self.host().meet(coordinator, life)
-    }
-    fn own_name(&self) -> Option<Name> {
-        self.host().own_name()
-    }
-    fn greet(&self, greeting: &Greeting) {
-        self.host().greet(greeting);
-    }
 }
 
 struct World {
@@ -89,7 +47,7 @@ struct World {
 
 impl World {
     fn new(kind: Kind) -> Self {
-        let shared = |site| Arc::new(Shared(RwLock::new(site)));
+        let shared = |site| Arc::new(Shared::new(site));
         let (x, y) = (Site::owner("x", kind), Site::new("y", kind));
         let witness = Site::owner("witness", Kind::InMemory);
         for key in 0..KEYS {
@@ -118,7 +76,9 @@ impl World {
         for site in self.sites.iter().chain([&self.witness]) {
             builder = builder.participant(site.host().name().as_str(), Arc::clone(site));
         }
-        builder.open().unwrap()
+        let coordinator = builder.open().unwrap();
+        self.sites.iter().for_each(|site| site.ask(&coordinator));
+        coordinator
     }
 
     fn goes_on(&self) -> bool {
