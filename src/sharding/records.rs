@@ -274,6 +274,7 @@ impl<'a> Iterator for Records<'a> {
 /// Records that came from another shard could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("the records of the chunk are malformed, or lie outside of its ranges; both shards must run the same version")]
+#[non_exhaustive]
 pub struct MalformedRecords;
 
 /// Returns the records of each range. All of them are checked before this returns.
@@ -300,8 +301,11 @@ pub(super) const fn as_records(bytes: &[u8]) -> Records<'_> {
     Records { bytes }
 }
 
+/// A record's position and bytes.
+type Split<'a> = (Position, &'a [u8]);
+
 /// Returns the first record, and the bytes behind it.
-fn split(bytes: &[u8]) -> Option<((Position, &[u8]), &[u8])> {
+fn split(bytes: &[u8]) -> Option<(Split<'_>, &[u8])> {
     let (position, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (record, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;

@@ -92,6 +92,9 @@ enum Mutant {
     SealsOverPins,
     /// A confirm that fails after a restart holds nothing in place.
     FailedConfirmHasNoPin,
+    /// A shard that has crashed promises work of a transaction that began before, of which it may have lost a
+    /// part.
+    PromisesWhatMayBeLost,
     /// An arrival that was saved, and whose commit a crash has taken from the log, is staged again.
     RestoresWhatIsOpen,
     /// A save has the tenures, and not the data.
@@ -100,7 +103,6 @@ enum Mutant {
 
 /// A move. Numbers name chunks, clients, shards, or transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "the numbers are printed")]
 enum Move {
     Begin(usize),
     Freeze(usize),
@@ -178,6 +180,7 @@ impl Model {
             saved: data,
             log: Log::default(),
             branches: [unknown; TXNS],
+            older: 0,
         };
         let first = Tenure::FIRST.as_u64();
         let client =
@@ -324,6 +327,7 @@ fn every_mutant_is_found() {
         (Mutant::RestoresWhatIsOpen, search::NEVER_ENDS, shared(Kind::AtOnce)),
         (Mutant::RestoresWhatIsOpen, search::NEVER_ENDS, shared(Kind::InMemory)),
         (Mutant::SavesTenuresApart, names::OLD_READ, memory),
+        (Mutant::PromisesWhatMayBeLost, names::OLD_READ, setting(OwnLog, Kind::AtOnce, 1, 2)),
     ] {
         caught(mutant, by, setting);
     }

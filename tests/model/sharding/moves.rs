@@ -19,6 +19,7 @@ pub(super) struct Moves<'a> {
 
 impl Moves<'_> {
     fn add(&mut self, what: Move, luck: Luck, to: World) {
+        let to = to.tidied();
         if to != self.from {
             self.out.push(Successor { what, luck, to });
         }
@@ -203,6 +204,11 @@ impl Model {
         let is_on_time = outcome == Outcome::Open;
         let arrives = if is_on_time { Some(moves.from) } else { Self::late(&moves.from) };
         if let Some(mut next) = arrives {
+            let is_older = next.shards[at].older & (1 << txn) != 0;
+            let wants_promise = matches!(self.phase(&next, at, txn), BranchPhase::Active { .. });
+            if is_older && wants_promise && !self.is(Mutant::PromisesWhatMayBeLost) {
+                self.exchange(&mut next, at, txn, BranchInput::Refused);
+            }
             self.exchange(&mut next, at, txn, BranchInput::Prepare(self.sharing));
             let luck = if is_on_time { Luck::Fair } else { Luck::Chance };
             moves.add(Move::Prepare(txn, at), luck, next);

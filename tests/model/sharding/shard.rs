@@ -9,7 +9,7 @@ use ringpact::{
 
 use super::{
     Kind, Model, Mutant,
-    world::{CHUNKS, Data, Entry, Outcome, World},
+    world::{CHUNKS, Data, Entry, Outcome, TXNS, World},
 };
 
 impl Model {
@@ -213,6 +213,7 @@ impl Model {
             // The call of `release` ends with the process.
             chunk.call = super::world::ReleaseCall::None;
         }
+        world.shards[at].older = (0..TXNS).filter(|txn| world.outcome(*txn) == Outcome::Open).map(|txn| 1 << txn).sum();
         for client in &mut world.clients {
             if !client.worked && client.admitted.is_some_and(|(shard, _)| shard == at) {
                 client.admitted = None;

@@ -34,6 +34,9 @@ pub struct Shard {
     pub saved: Data,
     pub log: Log,
     pub branches: [Id; TXNS],
+    /// The undecided transactions, as bits, that began before the shard was opened. Some of their work may
+    /// be lost.
+    pub older: u8,
 }
 
 /// The records of the position.
@@ -133,6 +136,22 @@ impl Log {
         }
         live.durable = live.len;
         live
+    }
+}
+
+impl World {
+    /// The coordinator's outcome of a transaction.
+    pub fn outcome(&self, txn: usize) -> Outcome {
+        if txn < CHUNKS { self.chunks[txn].outcome } else { self.clients[txn - CHUNKS].outcome }
+    }
+
+    /// Forgets what makes no difference any more.
+    pub fn tidied(mut self) -> Self {
+        let open = (0..TXNS).filter(|txn| self.outcome(*txn) == Outcome::Open).map(|txn| 1 << txn).sum::<u8>();
+        for shard in &mut self.shards {
+            shard.older &= open;
+        }
+        self
     }
 }
 
