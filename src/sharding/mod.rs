@@ -137,6 +137,8 @@ pub use cluster::{
     AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, DEFAULT_PATIENCE,
     FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
 };
+#[doc(hidden)]
+pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
