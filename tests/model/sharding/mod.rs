@@ -295,7 +295,7 @@ fn chunks_beside_a_client() {
     holds(setting(SharedLog, Kind::InMemory, 1, 1), 1_810_450);
     if common::long_form() {
         holds(setting(OwnLog, Kind::AtOnce, 1, 2), 3_399_153);
-        holds(setting(SharedLog, Kind::AtOnce, 1, 2), 0);
+        holds(setting(SharedLog, Kind::AtOnce, 1, 2), 2_071_850);
         holds(setting(OwnLog, Kind::AtOnce, 2, 0), 1_820_470);
         holds(setting(SharedLog, Kind::AtOnce, 2, 0), 1_944_997);
     }
