@@ -20,6 +20,10 @@ use crate::{
     },
 };
 
+/// Maximum time for which a call waits at a shard, whatever patience it names. A caller that is patient
+/// calls again; and a message of another process must not hold a thread for long.
+pub const MAX_PATIENCE: Duration = if cfg!(fuzzing) { Duration::from_millis(1) } else { Duration::from_secs(5) };
+
 /// A shard of a service, as a participant: a [`ResourceManager`] over a [`Shard`] and its gate.
 /// Shared by [`Arc`].
 ///
@@ -200,7 +204,7 @@ impl<S: Shard> ShardHost<S> {
         loop {
             match gate.admit(position, known, txn, effort) {
                 Err(refusal) if refusal.is_brief() && !patience.is_zero() => {
-                    let until = *until.get_or_insert_with(|| self.sharded().now() + patience);
+                    let until = *until.get_or_insert_with(|| self.sharded().now() + patience.min(MAX_PATIENCE));
                     if !self.sharded().wait(&mut gate, until) {
                         return gate.admit(position, known, txn, effort);
                     }
@@ -228,7 +232,7 @@ impl<S: Shard> ShardHost<S> {
         mut read: impl FnMut(&S) -> R,
     ) -> Result<R, GateRefusal> {
         let reader = TxnId::new(self.name().clone(), crate::Epoch::default(), 0);
-        let until = self.sharded().now() + patience;
+        let until = self.sharded().now() + patience.min(MAX_PATIENCE);
         loop {
             let left = until.saturating_duration_since(self.sharded().now());
             let stamp = self.admitted(position, known, &reader, Effort::ReadOnly, left)?;
@@ -287,7 +291,7 @@ impl<S: Shard> ShardHost<S> {
         }
         drop(gate);
         let _frozen = Frozen { sharded, txn };
-        let until = sharded.now() + patience;
+        let until = sharded.now() + patience.min(MAX_PATIENCE);
         let mut gate = sharded.gate();
         while !gate.seal(txn) {
             let by = gate.pinned(txn);

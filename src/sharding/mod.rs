@@ -140,9 +140,9 @@ pub use cluster::{
 #[doc(hidden)]
 pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
-pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
+pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
-pub use link::{Connection, ShardLink, ShardMoves};
+pub use link::{Connection, Executed, ShardLink, ShardMoves};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};

@@ -1,7 +1,8 @@
 //! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
 //! nodes.
 //!
-//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use;
+//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use,
+//! and `execute_async.rs` the same for tasks;
 //! `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
 //! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
 
@@ -31,6 +32,7 @@ use crate::{
 mod change;
 mod core;
 mod directory;
+mod execute_async;
 mod follower;
 mod routes;
 
