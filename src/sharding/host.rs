@@ -9,8 +9,9 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::TransactionLog,
     participant::{
-        BranchRefusal, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution, Life, OpenError,
-        Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
+        BranchRefusal, BranchTrouble, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution,
+        Life, OpenError, Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+        Vote,
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
@@ -131,7 +132,8 @@ impl<S: Shard> ShardHost<S> {
     /// # Errors
     ///
     /// As for [`ResourceManager::open`]; [`OpenError::Service`] also if the shard's image can't be
-    /// [loaded](Shard::load).
+    /// [loaded](Shard::load), or the log has a branch that can't be read: it may be a hand-over, whose
+    /// ranges must stay closed.
     pub fn open(name: &str, log: impl TransactionLog, shard: S) -> Result<Self, OpenError> {
         Self::open_with(ResourceManager::<Sharded<S>>::options(), name, log, shard)
     }
@@ -149,7 +151,16 @@ impl<S: Shard> ShardHost<S> {
     ) -> Result<Self, OpenError> {
         let sharded =
             Sharded::new(shard, options.own_platform().clone()).map_err(|error| OpenError::Service(error.into()))?;
-        Ok(Self { manager: options.open(name, log, sharded)? })
+        let manager = options.open(name, log, sharded)?;
+        // A branch that can't be read may be a hand-over, and its ranges are not known. The gate would let
+        // work in where another shard does, too.
+        let unreadable = |trouble: &BranchTrouble| {
+            matches!(trouble, BranchTrouble::Unreadable { .. } | BranchTrouble::Incomplete { .. })
+        };
+        match manager.status().troubled.into_iter().find(unreadable) {
+            Some(trouble) => Err(OpenError::Service(Arc::new(trouble))),
+            None => Ok(Self { manager }),
+        }
     }
 
     /// Returns the shard, for everything that is not part of a transaction and does not depend on
