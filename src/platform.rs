@@ -6,9 +6,9 @@
 //! a time, each until it waits. So a whole run, production code included, is a function of a seed.
 //! `tests/simulation` is that simulation. It is not part of the public interface.
 //!
-//! Mutexes are the system's in both cases. If a mutex is held while its holder waits (a branch's,
-//! in a resource manager), the simulation must make sure that no other thread asks for it
-//! meanwhile.
+//! Mutexes are the system's in both cases. A mutex that may be held while its holder waits (a
+//! branch's, in a resource manager) is taken by [`Platform::lock`], which lets the simulation's other
+//! threads go on meanwhile.
 
 use std::{
     cell::Cell,
@@ -24,6 +24,9 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
+
+/// Simulated time after which a thread looks again whether a mutex is free.
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 /// The threads and the clock that a coordinator or a log uses. A clone is another handle on the
 /// same platform.
@@ -127,6 +130,43 @@ impl Platform {
         match &self.0 {
             None => atomic_wait::wake_all(word),
             Some(simulator) => simulator.notify_all(place(word)),
+        }
+    }
+
+    /// Blocks until the mutex is free, and takes it: for a mutex that may be held while its holder waits.
+    pub(crate) fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+        if self.0.is_none() {
+            return mutex.lock();
+        }
+        loop {
+            if let Some(guard) = mutex.try_lock() {
+                return guard;
+            }
+            self.look_again(mutex);
+        }
+    }
+
+    /// As [`lock`](Self::lock), for at most this long.
+    pub(crate) fn lock_within<'a, T>(&self, mutex: &'a Mutex<T>, time: Duration) -> Option<MutexGuard<'a, T>> {
+        if self.0.is_none() {
+            return mutex.try_lock_for(time);
+        }
+        let until = self.now() + time;
+        loop {
+            if let Some(guard) = mutex.try_lock() {
+                return Some(guard);
+            }
+            if self.now() >= until {
+                return None;
+            }
+            self.look_again(mutex);
+        }
+    }
+
+    /// Lets a simulation's other threads have their turns, so that one of them may release the mutex.
+    fn look_again<T>(&self, mutex: &Mutex<T>) {
+        if let Some(simulator) = &self.0 {
+            simulator.wait(place(mutex), simulator.now().checked_add(LOOK_AGAIN));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A node: its log, and one shard of each service. It can crash and come back.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -184,9 +184,4 @@ pub fn ring_of(numbers: std::ops::RangeInclusive<u32>) -> HashRing {
 
 pub fn node_name(number: u32) -> String {
     format!("node-{number}")
-}
-
-/// Whether the directory has been used before.
-pub fn is_used(directory: &Path) -> bool {
-    directory.join("log").exists()
 }

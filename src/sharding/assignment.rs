@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     platform::{Condvar, Platform},
-    ring::{HashRing, NodeId, Position, RangeMap, RangeSet, RingEpoch},
+    ring::{HashRing, NodeId, PinnedRing, Pins, Position, RangeMap, RangeSet, RingEpoch},
     sharding::Tenure,
 };
 
@@ -23,6 +23,9 @@ const MAX_RECENT: usize = 128;
 /// Number of steps that are kept for clients that are behind. A client that is further behind gets
 /// the whole assignment.
 const MAX_STEPS: usize = 4096;
+
+/// A ring, and the ranges that are held on some of its nodes.
+pub(super) type Layout = PinnedRing<HashRing>;
 
 /// Which of a change's two rings has a position now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,9 +62,9 @@ pub(super) struct Placed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
     epoch: RingEpoch,
-    stable: Arc<HashRing>,
+    stable: Arc<Layout>,
     /// The ring that the change under way leads to.
-    after: Option<Arc<HashRing>>,
+    after: Option<Arc<Layout>>,
     /// All hand-overs up to this one are in `stable`.
     settled: Tenure,
     moved: Moved,
@@ -127,8 +130,8 @@ pub struct Place<'a> {
 pub enum AssignmentStep {
     /// A change has begun, to this ring.
     Began {
-        /// The ring.
-        after: Arc<HashRing>,
+        /// The ring, with its pins.
+        after: Arc<PinnedRing<HashRing>>,
     },
     /// These ranges have moved.
     Moved {
@@ -150,7 +153,7 @@ pub enum AssignmentStep {
 
 impl Assignment {
     /// Returns the assignment of a ring on which nothing moves.
-    pub(super) fn new(epoch: RingEpoch, stable: Arc<HashRing>, settled: Tenure) -> Self {
+    pub(super) fn new(epoch: RingEpoch, stable: Arc<Layout>, settled: Tenure) -> Self {
         Self { epoch, stable, after: None, settled, moved: Moved::default() }
     }
 
@@ -164,13 +167,23 @@ impl Assignment {
     /// Returns the ring before the change that is under way; the ring, if none is.
     #[must_use]
     pub fn ring(&self) -> &HashRing {
+        self.stable.ring()
+    }
+
+    /// Returns the ranges that are held on given nodes, before the change that is under way.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        self.stable.pins()
+    }
+
+    pub(super) const fn layout(&self) -> &Arc<Layout> {
         &self.stable
     }
 
     /// Returns the ring that the change under way leads to, if one is under way.
     #[must_use]
     pub fn after(&self) -> Option<&HashRing> {
-        self.after.as_deref()
+        self.after.as_ref().map(|after| after.ring())
     }
 
     /// Returns where a position is. O(1) while nothing moves, O(log n) for n ranges that have moved.
@@ -226,8 +239,8 @@ impl Assignment {
     pub(super) fn leavers(&self, side: Side) -> Vec<NodeId> {
         let Some(after) = &self.after else { return Vec::new() };
         let (stays, goes) = match side {
-            Side::Before => (&*self.stable, &**after),
-            Side::After => (&**after, &*self.stable),
+            Side::Before => (self.stable.ring(), after.ring()),
+            Side::After => (after.ring(), self.stable.ring()),
         };
         let ids = goes.nodes().iter().map(|node| node.id());
         ids.filter(|id| stays.node(id.as_str()).is_none()).cloned().collect()

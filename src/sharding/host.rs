@@ -9,8 +9,8 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::TransactionLog,
     participant::{
-        BranchRefusal, Call, Decision, Effort, ExecuteError, Greeting, Life, OpenError, Participant, ParticipantError,
-        ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
+        BranchRefusal, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution, Life, OpenError,
+        Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
@@ -367,6 +367,24 @@ impl<S: Shard> ShardHost<S> {
     /// Returns the ranges that the shard owns.
     pub fn owned(&self) -> RangeSet {
         self.sharded().gate().image().owned().map(|(range, _)| range).collect()
+    }
+
+    /// Sets the endpoint at which the coordinator of this name answers what became of its branches; see
+    /// [`ResourceManager::set_verdict_endpoint`]. Does not block.
+    ///
+    /// A coordinator of the same process does it when it opens. For all others, and after each opening
+    /// of the shard, call this before any work is done. Without it a shard that was opened again can't
+    /// tell whether work under a branch is all of the branch's work: a client's earlier work may be
+    /// lost, and a [`release`](Self::release) that comes twice may promise records that clients have
+    /// changed since.
+    pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
+        self.manager.set_verdict_endpoint(coordinator, endpoint);
+    }
+
+    /// Asks the coordinators what became of every branch that is not finished, and acts on their
+    /// answers; see [`ResourceManager::resolve_in_doubt`]. Blocks for at most `timeout`.
+    pub fn resolve_in_doubt(&self, timeout: Duration) -> InDoubtResolution {
+        self.manager.resolve_in_doubt(timeout)
     }
 
     /// Returns the number of branches by state; see [`ResourceManager::status`].

@@ -4,18 +4,16 @@
 //! participants carries it as it is. Its body is the message in postcard, after one byte with the
 //! version.
 
-use std::{
-    fmt,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     error_chain,
     id::{BranchId, TxnId},
-    participant::{Endpoint, MAX_ERROR_TEXT_BYTES, ParticipantError, Reply, Request, Response},
+    participant::{Endpoint, ParticipantError, Reply, Request, Response, cut},
+    platform::Platform,
     ring::{NodeId, RangeSet},
     sharding::{
         Digest, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure,
@@ -106,11 +104,7 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
 }
 
 fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
-    let text = |error: &(dyn std::error::Error + 'static)| {
-        let mut text = error_chain(error);
-        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT_BYTES));
-        text
-    };
+    let text = |error: &(dyn std::error::Error + 'static)| cut(error_chain(error));
     match error {
         ShardError::Gate(refusal) => Failure::Gate(refusal),
         ShardError::Pinned { by } => Failure::Pinned(by),
@@ -156,13 +150,22 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, ParticipantE
 pub struct RemoteShard {
     endpoint: Arc<dyn Endpoint>,
     answer_within: Duration,
+    platform: Platform,
 }
 
 impl RemoteShard {
     /// Returns the link over this endpoint.
     #[must_use]
-    pub const fn new(endpoint: Arc<dyn Endpoint>) -> Self {
-        Self { endpoint, answer_within: DEFAULT_ANSWER_WITHIN }
+    pub fn new(endpoint: Arc<dyn Endpoint>) -> Self {
+        Self { endpoint, answer_within: DEFAULT_ANSWER_WITHIN, platform: Platform::default() }
+    }
+
+    /// Uses the clock of `platform` instead of the system's.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
     }
 
     /// Waits for an answer for this long.
@@ -175,7 +178,7 @@ impl RemoteShard {
     fn ask<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
         let failed = |error: ParticipantError| ShardError::Work(Arc::new(error));
         let body = encode(message).map_err(failed)?;
-        let body = exchange(&*self.endpoint, body, self.answer_within + patience)?;
+        let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within + patience)?;
         match decode(&body).map_err(failed)? {
             Answer::Failed(failure) => Err(failure.into()),
             answer => Ok(answer),
@@ -190,18 +193,32 @@ impl RemoteShard {
     }
 }
 
-/// Sends a message, and blocks until its answer comes.
-pub(super) fn exchange(endpoint: &dyn Endpoint, body: Vec<u8>, within: Duration) -> Result<Vec<u8>, ShardError> {
-    let (tell, told) = mpsc::sync_channel(1);
+/// Sends a message, and blocks until its answer comes, at most for `within`.
+pub(super) fn exchange(
+    platform: &Platform,
+    endpoint: &dyn Endpoint,
+    body: Vec<u8>,
+    within: Duration,
+) -> Result<Vec<u8>, ShardError> {
+    let answer = Arc::new((Mutex::new(None), platform.condvar()));
+    let told = Arc::clone(&answer);
     // The answer may come when nothing waits any more.
-    let reply = Reply::new(move |answer| _ = tell.try_send(answer));
+    let reply = Reply::new(move |result| {
+        *told.0.lock() = Some(result);
+        told.1.notify_all();
+    });
+    let until = platform.now() + within;
     endpoint.send(Request::Message { body }, reply);
-    match told.recv_timeout(within) {
-        Ok(Ok(Response::Message { body })) => Ok(body),
-        Ok(Err(error @ (ParticipantError::Resource(_) | ParticipantError::Misdirected | ParticipantError::Log(_)))) => {
-            Err(ShardError::Work(Arc::new(error)))
-        }
-        Ok(_) | Err(_) => Err(ShardError::Unreachable),
+    let mut result = answer.0.lock();
+    while result.is_none() && platform.now() < until {
+        let _ = answer.1.wait_until(&mut result, until);
+    }
+    match result.take() {
+        Some(Ok(Response::Message { body })) => Ok(body),
+        Some(Err(
+            error @ (ParticipantError::Resource(_) | ParticipantError::Misdirected | ParticipantError::Log(_)),
+        )) => Err(ShardError::Work(Arc::new(error))),
+        Some(Ok(_) | Err(_)) | None => Err(ShardError::Unreachable),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod cluster;
 mod readme;
 mod remote;
 mod shop;

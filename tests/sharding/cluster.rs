@@ -12,10 +12,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::sharding::{ClusterError, KeeperRefusal, Moving, Pace, RouteError};
+use ringpact::{
+    ring::RingError,
+    sharding::{ClusterError, KeeperRefusal, Moving, Pace, RouteError},
+};
 
 use crate::{
-    ledger::{Add, position},
+    ledger::{Add, only, position},
     town::{SOON, Town, ring, slowly},
 };
 
@@ -315,4 +318,31 @@ fn clients_wait_for_keys_on_their_way_and_the_transaction_goes_on() {
     assert!(moving.wait(SOON));
     open.settle();
     assert_eq!(town.sums(0)[&sealed].1, i64::from(sealed) + 2);
+}
+
+#[test]
+fn a_pinned_range_is_held_on_its_node_until_it_is_unpinned() {
+    let town = Town::new(&["a", "b", "c"]);
+    let open = town.open();
+    let sums = open.fill(KEYS);
+    let key = (0..KEYS).find(|key| town.sums(0)[key].0 != "b").unwrap();
+    let range = only(key).iter().next().unwrap();
+    let plan = open.cluster.change().unwrap().pin(range, "b").plan().unwrap();
+    assert_eq!(plan.movement().width(), 1);
+    assert!(plan.start(slowly()).unwrap().wait(SOON));
+    assert_eq!(town.sums(0)[&key].0, "b");
+    open.add(key, 0);
+    let change = || open.cluster.change().unwrap();
+    assert!(matches!(change().leave("b").plan(), Err(ClusterError::Ring(RingError::PinnedNode { .. }))));
+    assert!(matches!(change().pin(range, "z").plan(), Err(ClusterError::Ring(RingError::UnknownNode { .. }))));
+    // A ring may change around its pins.
+    assert!(change().join("d").plan().unwrap().start(slowly()).unwrap().wait(SOON));
+    assert_eq!(town.sums(1)[&key].0, "b");
+    let mut town = town;
+    town.crash(open);
+    let open = town.open();
+    assert_eq!(open.cluster.assignment().load().pins().width(), 1);
+    let plan = open.cluster.change().unwrap().unpin(range).plan().unwrap();
+    assert!(plan.start(slowly()).unwrap().wait(SOON));
+    town.assert_is(&ring(&["a", "b", "c", "d"]), &sums);
 }

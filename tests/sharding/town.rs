@@ -30,11 +30,14 @@ pub const SERVICES: [&str; 2] = ["goods", "accounts"];
 /// Something that a test does at a call of a shard.
 type Hook = Box<dyn Fn(u64) + Send + Sync>;
 
+/// The shards of a town, by node and service.
+type Shards = BTreeMap<(String, usize), Arc<TownShard>>;
+
 /// All that outlives a cluster.
 pub struct Town {
     pub log: MemoryLog,
     store: Arc<MemoryRingStore>,
-    shards: Arc<Mutex<BTreeMap<(String, usize), Arc<TownShard>>>>,
+    shards: Arc<Mutex<Shards>>,
     first: HashRing,
     /// Called at each take of a chunk, with its number.
     pub at_take: Arc<Mutex<Option<Hook>>>,

@@ -596,3 +596,44 @@ fn a_thousand_can_come_and_go() {
     }
     assert!(coordinator.status().circuits.is_empty());
 }
+
+#[cfg(feature = "tokio")]
+#[test]
+fn an_asynchronous_participant_comes_and_goes() {
+    struct Asynchronous(Seen);
+    impl ringpact::participant::AsyncParticipant for Asynchronous {
+        async fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+            tokio::task::yield_now().await;
+            self.0.prepare(branch, call)
+        }
+        async fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            tokio::task::yield_now().await;
+            Participant::commit(&self.0, branch, call)
+        }
+        async fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+            tokio::task::yield_now().await;
+            Participant::rollback(&self.0, branch, call)
+        }
+        async fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+            self.0.in_doubt(coordinator)
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+    let coordinator = open(MemoryLog::new());
+    coordinator.add_participant("b", Scripted::new()).unwrap();
+    for _ in 0..20 {
+        let a = Seen::new();
+        coordinator.add_async_participant("a", Asynchronous(a.clone()), runtime.handle().clone()).unwrap();
+        let mut txn = coordinator.begin();
+        txn.branch("a").unwrap();
+        txn.branch("b").unwrap();
+        let commit = txn.commit();
+        coordinator.retire("a").unwrap();
+        let delivered = commit.delivered();
+        commit.wait().unwrap();
+        delivered.wait().unwrap();
+        assert_eq!(a.inner.told(), [Verb::Prepare, Verb::Commit]);
+        eventually("it is dropped", SOON, || a.is_dropped() && coordinator.status().retiring.is_empty());
+    }
+    assert!(coordinator.settle(SOON));
+}

@@ -4,7 +4,7 @@
 use std::{
     error::Error as StdError,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{BranchRefusal, BranchTrouble, ExecuteError, ResourceManager, entry::BranchEntry, replay::restore};
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Time that a question waits for a branch's lock. If the lock is held for longer, the service is
-/// being called and may hang. By the system's clock everywhere, because the lock is the system's.
+/// being called and may hang.
 const BUSY_FOR: Duration = Duration::from_millis(100);
 
 impl<S: Service> Participant for ResourceManager<S> {
@@ -86,10 +86,12 @@ impl<S: Service> Participant for ResourceManager<S> {
         // is listed unseen. A lock that is held only for a look must not have the same effect:
         // listed, a branch that has ended would be told another end. So the lock is waited for a
         // little.
-        let until = Instant::now() + BUSY_FOR;
-        let named = entries
-            .into_iter()
-            .filter(|(_, entry)| entry.try_lock_until(until).is_none_or(|entry| is_in_doubt(&entry)));
+        let platform = &self.options.platform;
+        let until = platform.now() + BUSY_FOR;
+        let named = entries.into_iter().filter(|(_, entry)| {
+            let left = until.saturating_duration_since(platform.now());
+            entry.try_lock_within(platform, left).is_none_or(|entry| is_in_doubt(&entry))
+        });
         Ok(named.map(|(txn, _)| txn.branch(&self.name)).collect())
     }
 }

@@ -6,10 +6,12 @@
 use std::{
     ops::{Deref, DerefMut},
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
+
+use crate::platform::Platform;
 
 /// Stands for no thread: [`Platform::thread_number`](crate::platform::Platform::thread_number) is at
 /// least 1.
@@ -36,11 +38,12 @@ impl<T> HeldLock<T> {
     }
 
     /// Blocks until the lock is free, and takes it. Returns `None` if this very thread holds it.
-    pub(super) fn hold(&self, thread: u64) -> Option<HeldGuard<'_, T>> {
+    pub(super) fn hold(&self, platform: &Platform) -> Option<HeldGuard<'_, T>> {
+        let thread = platform.thread_number();
         if self.holder.load(Ordering::Relaxed) == thread {
             return None;
         }
-        Some(self.held(self.value.lock(), thread))
+        Some(self.held(platform.lock(&self.value), thread))
     }
 
     /// Takes the lock if it is free.
@@ -53,9 +56,9 @@ impl<T> HeldLock<T> {
         self.value.try_lock()
     }
 
-    /// Like [`try_lock`](Self::try_lock), but blocks until then if the lock is not free.
-    pub(super) fn try_lock_until(&self, until: Instant) -> Option<MutexGuard<'_, T>> {
-        self.value.try_lock_until(until)
+    /// Like [`try_lock`](Self::try_lock), but blocks for at most this long if the lock is not free.
+    pub(super) fn try_lock_within(&self, platform: &Platform, time: Duration) -> Option<MutexGuard<'_, T>> {
+        platform.lock_within(&self.value, time)
     }
 
     pub(super) fn get_mut(&mut self) -> &mut T {

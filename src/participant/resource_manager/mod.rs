@@ -374,7 +374,7 @@ impl<S: Service> ResourceManager<S> {
             self.roll_back_abandoned();
         }
         // From here on under the branch's lock: pieces of work for one branch are done one by one.
-        let Some(mut entry) = cell.hold(self.options.platform.thread_number()) else {
+        let Some(mut entry) = cell.hold(&self.options.platform) else {
             return Err(ExecuteError::Inside { branch: branch.clone() });
         };
         if cell.is_doomed() || !entry.protocol.accepts_work() {
@@ -459,7 +459,7 @@ impl<S: Service> ResourceManager<S> {
     /// The service's error, or the log's. Nothing is forgotten then. Also if a method of the service
     /// calls this on the thread that takes a checkpoint: the checkpoint that is under way goes on.
     pub fn checkpoint(&self) -> Result<(), ServiceError> {
-        let one_at_a_time = self.checkpoint.hold(self.options.platform.thread_number());
+        let one_at_a_time = self.checkpoint.hold(&self.options.platform);
         self.take_checkpoint(&one_at_a_time.ok_or(CheckpointInside)?)
     }
 

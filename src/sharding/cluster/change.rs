@@ -8,8 +8,8 @@ use std::{
 
 use super::{ClusterError, core::ClusterCore};
 use crate::{
-    ring::{HashRing, Movement, Node, NodeId, RangeSet},
-    sharding::{MAX_CHUNK_RANGES, Pace, Side, keeper::Control, mover::Blocked},
+    ring::{HashRing, Movement, Node, NodeId, PositionRange, RangeSet, RingError},
+    sharding::{MAX_CHUNK_RANGES, Pace, Side, assignment::Layout, keeper::Control, mover::Blocked},
 };
 
 /// Collects what is to change; see [`Cluster::change`](super::Cluster::change). All of it becomes one
@@ -18,8 +18,8 @@ use crate::{
 pub struct ChangeBuilder {
     core: Arc<ClusterCore>,
     revision: u64,
-    before: HashRing,
-    after: Result<HashRing, crate::ring::RingError>,
+    before: Arc<Layout>,
+    after: Result<Layout, RingError>,
 }
 
 impl ChangeBuilder {
@@ -28,8 +28,8 @@ impl ChangeBuilder {
         if state.change.is_some() {
             return Err(ClusterError::Keeper(crate::sharding::KeeperRefusal::UnderWay));
         }
-        let before = state.assignment.ring().clone();
-        Ok(Self { core, revision: state.revision, after: Ok(before.clone()), before })
+        let before = Arc::clone(state.assignment.layout());
+        Ok(Self { core, revision: state.revision, after: Ok((*before).clone()), before })
     }
 
     /// Adds a node.
@@ -44,13 +44,27 @@ impl ChangeBuilder {
 
     /// Changes the weight of a node.
     pub fn weight(self, node: impl AsRef<str>, weight: u32) -> Self {
-        self.edit(|ring| match ring.node(node.as_ref()) {
+        self.edit(|ring| match ring.ring().node(node.as_ref()) {
             Some(found) => ring.replace(found.clone().with_weight(weight)).map(drop),
-            None => Err(crate::ring::RingError::UnknownNode { id: NodeId::from(node.as_ref()) }),
+            None => Err(RingError::UnknownNode { id: NodeId::from(node.as_ref()) }),
         })
     }
 
-    fn edit(mut self, edit: impl FnOnce(&mut HashRing) -> Result<(), crate::ring::RingError>) -> Self {
+    /// Holds a range on a node, whatever the ring says: for keys that need a node of their own. A node
+    /// with pins can't leave.
+    pub fn pin(self, range: PositionRange, node: impl AsRef<str>) -> Self {
+        self.edit(|ring| ring.pin_range(range, node.as_ref()))
+    }
+
+    /// Gives a range back to the nodes that the ring names.
+    pub fn unpin(self, range: PositionRange) -> Self {
+        self.edit(|ring| {
+            ring.unpin_range(range);
+            Ok(())
+        })
+    }
+
+    fn edit(mut self, edit: impl FnOnce(&mut Layout) -> Result<(), RingError>) -> Self {
         self.after = self.after.and_then(|mut ring| edit(&mut ring).map(|()| ring));
         self
     }
@@ -77,15 +91,15 @@ impl fmt::Debug for ChangeBuilder {
 pub struct Plan {
     core: Arc<ClusterCore>,
     revision: u64,
-    before: HashRing,
-    after: HashRing,
+    before: Arc<Layout>,
+    after: Layout,
 }
 
 impl Plan {
     /// Returns the ring after the change.
     #[must_use]
-    pub const fn after(&self) -> &HashRing {
-        &self.after
+    pub fn after(&self) -> &HashRing {
+        self.after.ring()
     }
 
     /// Returns the ranges that would move, each with its node before and after, and their exact share
@@ -131,8 +145,8 @@ impl Plan {
     /// one. Nothing has changed then.
     pub fn start(self, pace: Pace) -> Result<Moving, ClusterError> {
         let core = Arc::clone(&self.core);
-        let ids = self.after.nodes().iter().map(Node::id);
-        let joining: Vec<_> = ids.filter(|id| self.before.node(id.as_str()).is_none()).cloned().collect();
+        let ids = self.after.ring().nodes().iter().map(Node::id);
+        let joining: Vec<_> = ids.filter(|id| self.before.ring().node(id.as_str()).is_none()).cloned().collect();
         core.wait_for_leavers(&joining)?;
         core.one_start(|| self.begin(&joining, pace))?;
         core.mover.drive(&core);

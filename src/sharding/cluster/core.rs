@@ -13,9 +13,10 @@ use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
     platform::Condvar,
-    ring::{HashRing, NodeId, PositionRange, RangeSet},
+    ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
         Tenure,
+        assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
     },
@@ -148,7 +149,8 @@ pub(super) fn set_up(
     services: &[Arc<dyn AnyRoutes>],
     ring: &HashRing,
 ) -> Result<(), ClusterError> {
-    let name = keeper.service().keep(ring).map_err(|error| ClusterError::Store(error.into()))?;
+    let layout = Layout::new(ring.clone(), Pins::new()).map_err(ClusterError::Ring)?;
+    let name = keeper.service().keep(&layout).map_err(|error| ClusterError::Store(error.into()))?;
     let mut txn = coordinator.begin();
     let branch = txn.branch(KEEPER)?.clone();
     let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };

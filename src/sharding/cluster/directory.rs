@@ -68,7 +68,7 @@ impl Directory {
         let Some(keeper) = &self.keeper else {
             return self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
         };
-        match ask(&**keeper, self.assignment.load().epoch()) {
+        match ask(&self.platform, &**keeper, self.assignment.load().epoch()) {
             Ok((asked, update)) => self.assignment.update(asked, update),
             // The client asks again, until its patience is over.
             Err(_) => self.assignment.wait_past(epoch, WAIT_FOR_NEWS),
@@ -167,6 +167,7 @@ pub(super) fn register<'a>(
 
 /// Asks the keeper for what has changed since this epoch.
 pub(super) fn ask(
+    platform: &Platform,
     keeper: &dyn Endpoint,
     since: RingEpoch,
 ) -> Result<(RingEpoch, AssignmentUpdate), Arc<dyn std::error::Error + Send + Sync>> {
@@ -174,11 +175,11 @@ pub(super) fn ask(
         Arc::new(error)
     }
     let body = encode(&since).map_err(shared)?;
-    let body = exchange(keeper, body, KEEPER_ANSWERS_WITHIN).map_err(shared)?;
+    let body = exchange(platform, keeper, body, KEEPER_ANSWERS_WITHIN).map_err(shared)?;
     Ok((since, decode(&body).map_err(shared)?))
 }
 
-/// Answers processes that follow the keeper: the other end of [`ask`]. It is an [`Endpoint`], so every
+/// Answers processes that follow the keeper. It is an [`Endpoint`], so every
 /// transport for participants carries its messages. A clone is another handle.
 #[derive(Clone)]
 pub struct AssignmentFeed(pub(super) Arc<SharedAssignment>);

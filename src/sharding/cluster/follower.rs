@@ -42,6 +42,7 @@ pub struct FollowerBuilder {
     limits: Limits,
     services: Vec<Arc<dyn AnyRoutes>>,
     directory: Arc<OnceLock<Weak<Directory>>>,
+    platform: Platform,
 }
 
 impl ClusterFollower {
@@ -56,6 +57,7 @@ impl ClusterFollower {
             limits: Limits::default(),
             services: Vec::new(),
             directory: Arc::default(),
+            platform: Platform::default(),
         }
     }
 
@@ -129,6 +131,13 @@ impl FollowerBuilder {
         (self, client)
     }
 
+    /// Uses the threads and the clock of `platform` instead of the system's.
+    #[doc(hidden)]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
     /// Opens the follower: asks the keeper for the assignment, connects to all shards, and settles what
     /// an earlier life left in doubt. Blocks for that.
     ///
@@ -137,7 +146,7 @@ impl FollowerBuilder {
     /// [`ClusterError::NoKeeper`] if the keeper does not answer; else as for
     /// [`ClusterBuilder::open`](super::ClusterBuilder::open).
     pub fn open(self) -> Result<ClusterFollower, ClusterError> {
-        let (_, update) = ask(&*self.keeper, RingEpoch::new(0)).map_err(ClusterError::NoKeeper)?;
+        let (_, update) = ask(&self.platform, &*self.keeper, RingEpoch::new(0)).map_err(ClusterError::NoKeeper)?;
         let AssignmentUpdate::Whole(first) = update else {
             return Err(ClusterError::NoKeeper(Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(
                 "the keeper answered a question that was not asked",
@@ -146,15 +155,16 @@ impl FollowerBuilder {
         let rings = [Some(first.ring()), first.after()];
         let nodes: BTreeSet<NodeId> =
             rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone()).collect();
-        let mut builder = Coordinator::builder(self.log).policy(self.policy).limits(self.limits);
+        let mut builder =
+            Coordinator::builder(self.log).policy(self.policy).limits(self.limits).platform(self.platform.clone());
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
-        let assignment = Arc::new(SharedAssignment::new(*first));
+        let assignment = Arc::new(SharedAssignment::on(&self.platform, *first));
         let (services, keeper) = (self.services, Some(self.keeper));
-        let directory = Arc::new(Directory::new(coordinator, assignment, services, Platform::default(), keeper));
+        let directory = Arc::new(Directory::new(coordinator, assignment, services, self.platform, keeper));
         // A builder opens once, so the place is free.
         let _ = self.directory.set(Arc::downgrade(&directory));
         Ok(ClusterFollower { directory })

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use crate::{
     id::{BranchId, TxnId},
     participant::{Service, ServiceError},
-    ring::{HashRing, RangeSet, RingEpoch},
-    sharding::{Assignment, AssignmentStep, SharedAssignment, Tenure},
+    ring::{RangeSet, RingEpoch},
+    sharding::{Assignment, AssignmentStep, SharedAssignment, Tenure, assignment::Layout},
 };
 
 mod state;
@@ -67,16 +67,16 @@ impl RingTable {
     }
 
     /// Keeps a ring for a change, before the change begins. Returns its name.
-    pub(super) fn keep(&self, ring: &HashRing) -> Result<String, ServiceError> {
+    pub(super) fn keep(&self, ring: &Layout) -> Result<String, ServiceError> {
         let encoded = postcard::to_stdvec(ring)?;
         let name = format!("ring-{:032x}", xxhash_rust::xxh3::xxh3_128(&encoded));
         store::put(&*self.store, &name, ring)?;
         Ok(name)
     }
 
-    fn kept(&self, name: &str) -> Result<Arc<HashRing>, KeeperRefusal> {
+    fn kept(&self, name: &str) -> Result<Arc<Layout>, KeeperRefusal> {
         let lost = || KeeperRefusal::LostRing { name: name.to_owned() };
-        let ring = store::get::<HashRing>(&*self.store, name).ok().flatten();
+        let ring = store::get::<Layout>(&*self.store, name).ok().flatten();
         Ok(Arc::new(ring.ok_or_else(lost)?))
     }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    ring::{HashRing, NodeId, RangeSet, RingEpoch},
-    sharding::{Assignment, AssignmentStep, Pace, Side, Tenure},
+    ring::{NodeId, RangeSet, RingEpoch},
+    sharding::{Assignment, AssignmentStep, Pace, Side, Tenure, assignment::Layout},
 };
 
 /// The ring, and the change that is under way. What the keeper makes durable.
@@ -105,7 +105,7 @@ pub enum KeeperRefusal {
 
 impl RingState {
     /// Returns the state of a first ring.
-    pub(super) fn first(ring: Arc<HashRing>) -> Self {
+    pub(super) fn first(ring: Arc<Layout>) -> Self {
         let assignment = Assignment::new(RingEpoch::FIRST, ring, Tenure::FIRST);
         Self { assignment, change: None, leavers: BTreeMap::new(), latest: Tenure::FIRST, revision: 1 }
     }
@@ -160,7 +160,7 @@ impl RingState {
         &mut self,
         revision: u64,
         control: &Control,
-        ring: Option<Arc<HashRing>>,
+        ring: Option<Arc<Layout>>,
     ) -> Option<AssignmentStep> {
         if revision <= self.revision {
             return None;

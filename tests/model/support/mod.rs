@@ -41,7 +41,7 @@
 mod checks;
 mod coordinator;
 mod logs;
-mod machine;
+pub mod machine;
 mod moves;
 mod participant;
 pub mod search;
@@ -381,9 +381,9 @@ impl Model {
     /// How the participant is enlisted.
     fn enlisted(&self, number: usize) -> Enlisted {
         match self.setting.last_resource {
-            _ if !self.is_last_resource(number) => Enlisted::AsVoter,
-            LastResource::Remembers => Enlisted::AsRememberingLastResource,
-            _ => Enlisted::AsLastResource,
+            _ if !self.is_last_resource(number) => Enlisted::Voter,
+            LastResource::Remembers => Enlisted::RememberingLast,
+            _ => Enlisted::Last,
         }
     }
 
@@ -413,9 +413,9 @@ enum Feed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Enlisted {
-    AsVoter,
-    AsLastResource,
-    AsRememberingLastResource,
+    Voter,
+    Last,
+    RememberingLast,
 }
 
 fn step_commit(protocol: &mut CommitProtocol, feed: Feed) -> Option<Action> {
@@ -431,9 +431,9 @@ fn step_commit(protocol: &mut CommitProtocol, feed: Feed) -> Option<Action> {
 
 fn enlist(protocol: &mut CommitProtocol, name: Name, how: Enlisted) {
     let index = match how {
-        Enlisted::AsVoter => Some(protocol.enlist(name)),
-        Enlisted::AsLastResource => protocol.enlist_last_resource(name),
-        Enlisted::AsRememberingLastResource => protocol.enlist_remembering_last_resource(name),
+        Enlisted::Voter => Some(protocol.enlist(name)),
+        Enlisted::Last => protocol.enlist_last_resource(name),
+        Enlisted::RememberingLast => protocol.enlist_remembering_last_resource(name),
     };
     assert!(index.is_some(), "there is one last resource");
 }
