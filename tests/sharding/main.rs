@@ -6,12 +6,14 @@
 //! | `conformance` | the suite passes sound shards and names the rule that a broken one breaks |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
+//! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
 
 mod cluster;
 mod conformance;
 mod hand_over;
 mod ledger;
+mod remote;
 mod threads;
 mod town;
 
