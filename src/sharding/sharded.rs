@@ -124,9 +124,7 @@ impl<S: Shard> Sharded<S> {
     /// Whether a read at this position that began under the stamp is valid: the records were here
     /// all the time.
     pub(super) fn still_here(&self, position: Position, stamp: Tenure, txn: &TxnId) -> Result<(), GateRefusal> {
-        let gate = self.gate.lock();
-        gate.admit(position, Tenure::NONE, txn, Effort::ReadOnly)?;
-        if gate.is_current(position, stamp) { Ok(()) } else { Err(GateRefusal::Moving) }
+        self.gate.lock().admit_under(position, stamp, txn, Effort::ReadOnly)
     }
 
     fn unpin(&self, positions: impl IntoIterator<Item = Position>, txn: &TxnId) {
