@@ -140,7 +140,7 @@ pub use cluster::{
 #[doc(hidden)]
 pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
-pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
+pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
 pub use link::{Connection, Executed, ShardLink, ShardMoves};
 pub use mover::Blocked;

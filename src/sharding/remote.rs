@@ -19,6 +19,7 @@ use crate::{
         Digest, Executed, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus,
         Tenure,
     },
+    txn::policy::after,
 };
 
 /// Version number of the form of messages. Both sides must have the same.
@@ -179,7 +180,7 @@ impl RemoteShard {
     fn ask<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
         let failed = |error: ParticipantError| ShardError::Work(Arc::new(error));
         let body = encode(message).map_err(failed)?;
-        let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within + patience)?;
+        let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within.saturating_add(patience))?;
         match decode(&body).map_err(failed)? {
             Answer::Failed(failure) => Err(failure.into()),
             answer => Ok(answer),
@@ -208,7 +209,7 @@ pub(super) fn exchange(
         *told.0.lock() = Some(result);
         told.1.notify_all();
     });
-    let until = platform.now() + within;
+    let until = after(platform.now(), within);
     endpoint.send(Request::Message { body }, reply);
     let mut result = answer.0.lock();
     while result.is_none() && platform.now() < until {

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use thiserror::Error;
 
 use crate::{
-    id::{BranchId, TxnId},
+    id::{BranchId, Name, TxnId, TxnOrdinal},
     participant::{Effort, Service, ServiceError},
     platform::{Condvar, Platform, Woken},
     ring::{Position, RangeSet},
@@ -378,6 +378,10 @@ impl<S: Shard> Service for Sharded<S> {
 
     fn checkpoint(&self) -> Result<(), ServiceError> {
         self.shard.save(&mut || self.image())
+    }
+
+    fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) {
+        self.shard.forget_below(coordinator, below);
     }
 }
 

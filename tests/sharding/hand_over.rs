@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    thread,
     time::Duration,
 };
 
@@ -367,6 +368,55 @@ fn a_pin_blocks_a_hand_over_until_the_branch_has_ended() {
     assert_eq!(from.host.give_up(&txn(7)), GivenUp::Other);
     from.finish(6);
     assert_eq!((from.read(KEY), from.host.status().pins), (Some(Some(7)), 0));
+}
+
+/// Patience is time that a call waits at the shard, as long as the position is on its way.
+#[test]
+fn a_client_with_patience_gets_in_when_the_hand_over_ends() {
+    const LONG: Duration = Duration::from_secs(20);
+    let (from, to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
+    from.add(1, KEY, 3);
+    let add = |site: &Site, number, amount| {
+        site.host.execute(&site.branch(number), Tenure::NONE, Add { key: KEY, amount }, LONG)
+    };
+    thread::scope(|scope| {
+        from.release(2, &only(KEY), 2).unwrap();
+        let waits = scope.spawn(|| add(&from, 3, 1));
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished());
+        from.rollback(2);
+        waits.join().unwrap().expect("it goes on where it was");
+        from.commit(3);
+    });
+    thread::scope(|scope| {
+        let sent = from.release(4, &only(KEY), 2).unwrap();
+        let waits = scope.spawn(|| add(&from, 5, 1));
+        let early = scope.spawn(|| add(&to, 6, 1));
+        let reads = scope.spawn(|| to.host.read(position(KEY), Tenure::NONE, LONG, |ledger| ledger.sum(KEY)));
+        to.take(4, &only(KEY), 2, &sent).unwrap();
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished() && !early.is_finished() && !reads.is_finished());
+        from.commit(4);
+        let refused = waits.join().unwrap().unwrap_err();
+        assert!(matches!(refused, ShardError::Gate(GateRefusal::NotOwner { .. })), "no wait for what has left");
+        to.commit(4);
+        early.join().unwrap().expect("the new owner lets it in");
+        assert_eq!(reads.join().unwrap().unwrap(), Some(4));
+        to.commit(6);
+    });
+    assert_eq!(to.read(KEY), Some(Some(5)));
+    // And a release waits for pins.
+    thread::scope(|scope| {
+        to.work(7, KEY, 1).unwrap();
+        let waits = scope.spawn(|| {
+            let node = NodeId::from("from");
+            to.host.release(&to.branch(8), &only(KEY), Tenure::new(3), &node, LONG)
+        });
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished());
+        assert_eq!(to.host.give_up(&txn(7)), GivenUp::RolledBack);
+        waits.join().unwrap().unwrap();
+    });
 }
 
 #[test]

@@ -15,14 +15,14 @@ use std::{
 };
 
 use ringpact::{
-    Call, Coordinator, FileLog, MemoryLog, Participant, Policy, Vote,
+    Call, Coordinator, FileLog, LogId, MemoryLog, Participant, Policy, Vote,
     ring::{NodeId, Position, PositionRange, RangeSet},
     sharding::{ShardError, ShardHost, Tenure},
     txn::CommitError,
 };
 
 use crate::{
-    ledger::{Add, Faults, Kind, Ledger, Shared, Site, only, position},
+    ledger::{Add, Faults, Kind, Ledger, Shared, Site, only, position, txn},
     long_form,
 };
 
@@ -334,45 +334,37 @@ fn and_hosts_crash() {
 #[test]
 fn a_promise_in_a_file_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let (disk, faults) = (Arc::default(), Arc::<Faults>::default());
-    let other = (Arc::default(), Arc::<Faults>::default());
-    let open = |name: &str, (disk, faults): &(Arc<parking_lot::Mutex<crate::ledger::Saved>>, Arc<Faults>)| {
+    let (x_disk, y_disk) = (Arc::default(), Arc::default());
+    let open = |name, disk| {
         let log = FileLog::open(dir.path().join(name)).unwrap();
-        ShardHost::open(name, log, Ledger::open(Kind::InMemory, disk, faults)).unwrap()
+        ShardHost::open(name, log, Ledger::open(Kind::InMemory, disk, &Arc::<Faults>::default())).unwrap()
     };
-    let from_disk = (disk, faults);
-    let (mut x, mut y) = (open("x", &from_disk), open("y", &other));
-    let call = Call::new(ringpact::LogId::from_bytes([7; 16]));
-    let branch = |number: u64, host: &ShardHost<Ledger>| crate::ledger::txn(number).branch(host.name());
+    let (mut x, mut y) = (open("x", &x_disk), open("y", &y_disk));
+    let branch = |number, host: &ShardHost<Ledger>| txn(number).branch(host.name());
+    let call = Call::new(LogId::from_bytes([7; 16]));
+    let prepare = |number, host: &ShardHost<Ledger>| {
+        assert_eq!(host.prepare(&branch(number, host), &call).unwrap(), Vote::Yes);
+    };
+    let finish = |number, host: &ShardHost<Ledger>| host.commit(&branch(number, host), &call).unwrap();
     x.adopt(&branch(1, &x), &RangeSet::full(), Tenure::FIRST).unwrap();
-    x.execute(&branch(2, &x), Tenure::NONE, Add { key: 5, amount: 3 }, Duration::ZERO).unwrap_err();
-    for number in 1..=2 {
-        if number == 2 {
-            x.execute(&branch(3, &x), Tenure::NONE, Add { key: 5, amount: 3 }, Duration::ZERO).unwrap();
-        }
-        let branch = branch(if number == 1 { 1 } else { 3 }, &x);
-        assert_eq!(x.prepare(&branch, &call).unwrap(), Vote::Yes);
-        x.commit(&branch, &call).unwrap();
-    }
-    let node = NodeId::from("y");
-    let (records, digest) =
-        x.release(&branch(4, &x), &only(5), Tenure::new(2), &node, Duration::from_millis(1)).unwrap();
-    y.take(&branch(4, &y), &only(5), Tenure::new(2), records, digest).unwrap();
-    for host in [&x, &y] {
-        assert_eq!(host.prepare(&branch(4, host), &call).unwrap(), Vote::Yes);
-    }
-    drop((x, y));
-    (x, y) = (open("x", &from_disk), open("y", &other));
+    prepare(1, &x);
+    finish(1, &x);
+    x.execute(&branch(2, &x), Tenure::NONE, Add { key: 5, amount: 3 }, Duration::ZERO).unwrap();
+    prepare(2, &x);
+    finish(2, &x);
+    let (tenure, node) = (Tenure::new(2), NodeId::from("y"));
+    let (records, digest) = x.release(&branch(3, &x), &only(5), tenure, &node, Duration::ZERO).unwrap();
+    y.take(&branch(3, &y), &only(5), tenure, records, digest).unwrap();
+    [&x, &y].into_iter().for_each(|host| prepare(3, host));
     let read = |host: &ShardHost<Ledger>| {
         host.read(position(5), Tenure::NONE, Duration::ZERO, |ledger| ledger.sum(5)).ok().flatten()
     };
-    assert_eq!((read(&x), read(&y)), (None, None));
-    for host in [&x, &y] {
-        host.commit(&branch(4, host), &call).unwrap();
-    }
     drop((x, y));
-    (x, y) = (open("x", &from_disk), open("y", &other));
+    (x, y) = (open("x", &x_disk), open("y", &y_disk));
+    assert_eq!((read(&x), read(&y)), (None, None));
+    [&x, &y].into_iter().for_each(|host| finish(3, host));
+    drop((x, y));
+    (x, y) = (open("x", &x_disk), open("y", &y_disk));
     assert_eq!((read(&x), read(&y)), (None, Some(3)));
     assert_eq!((x.shard().sums(), y.owned()), (vec![], only(5)));
-    let _ = x.checkpoint();
 }

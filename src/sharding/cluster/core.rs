@@ -12,15 +12,15 @@ use super::{ClusterError, directory::Directory, routes::AnyRoutes};
 use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
-    platform::Condvar,
+    platform::{Condvar, Platform},
     ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
-        Tenure,
+        GateRefusal, ShardError, Tenure,
         assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
     },
-    txn::{BranchError, Transaction},
+    txn::{BranchError, CommitError, Transaction},
 };
 
 /// The keeper's name as a participant.
@@ -28,6 +28,12 @@ pub(in crate::sharding) const KEEPER: &str = "ring";
 
 /// Maximum time that a change waits for nodes that have left and are to join again.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Maximum time in which the setting-up of a ring is tried again.
+const SET_UP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause before it is tried again.
+const SET_UP_PAUSE: Duration = Duration::from_millis(5);
 
 /// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
 /// mover.
@@ -142,8 +148,39 @@ fn decided(txn: Transaction) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Has the first ring's nodes own their ranges, in one transaction with the keeper's first step.
+/// Has the first ring's nodes own their ranges. Tries again for a while: a shard that was opened before the coordinator votes No
+/// at first, because it has just heard which transactions began since.
 pub(super) fn set_up(
+    coordinator: &Coordinator,
+    keeper: &ResourceManager<RingTable>,
+    services: &[Arc<dyn AnyRoutes>],
+    ring: &HashRing,
+    platform: &Platform,
+) -> Result<(), ClusterError> {
+    let (condvar, place) = (platform.condvar(), Mutex::new(()));
+    let until = platform.now() + SET_UP_WITHIN;
+    loop {
+        match try_set_up(coordinator, keeper, services, ring) {
+            Err(error) if may_pass(&error) && platform.now() < until => {
+                condvar.wait_for(&mut place.lock(), SET_UP_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn may_pass(error: &ClusterError) -> bool {
+    match error {
+        ClusterError::Commit(CommitError::RolledBack { .. }) | ClusterError::Keeper(KeeperRefusal::Stale) => true,
+        // An earlier try is still being rolled back there.
+        ClusterError::Shard { error: ShardError::Gate(refusal), .. } => matches!(refusal, GateRefusal::Overlaps),
+        ClusterError::Shard { error: ShardError::Unreachable, .. } => true,
+        _ => false,
+    }
+}
+
+/// Has them own their ranges in one transaction with the keeper's first step.
+fn try_set_up(
     coordinator: &Coordinator,
     keeper: &ResourceManager<RingTable>,
     services: &[Arc<dyn AnyRoutes>],

@@ -26,7 +26,7 @@ use crate::{
     participant::{OpenError, ResourceManager, ServiceError},
     platform::Platform,
     ring::{HashRing, NodeId, RingError},
-    txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction},
+    txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction, VerdictEndpoint},
 };
 
 mod change;
@@ -68,6 +68,7 @@ pub struct ClusterBuilder {
     first: Option<HashRing>,
     services: Vec<Arc<dyn AnyRoutes>>,
     directory: Arc<OnceLock<Weak<Directory>>>,
+    verdicts: Box<dyn FnOnce(VerdictEndpoint) + Send>,
     platform: Platform,
 }
 
@@ -84,6 +85,7 @@ impl Cluster {
             first: None,
             services: Vec::new(),
             directory: Arc::default(),
+            verdicts: Box::new(drop),
             platform: Platform::default(),
         }
     }
@@ -132,6 +134,13 @@ impl Cluster {
     pub fn moving(&self) -> Option<Moving> {
         let is_moving = self.core.state().is_some_and(|state| state.change.is_some());
         is_moving.then(|| Moving { core: Arc::clone(&self.core) })
+    }
+
+    /// Returns the nodes that have given all their keys away, and that transactions may still name. Once a node is not among
+    /// these and not on the ring, its process can be stopped for good.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<NodeId> {
+        self.core.state().map(|state| state.leavers.into_keys().collect()).unwrap_or_default()
     }
 
     /// Returns the number of times that a shard refused a client's work of this process because its key
@@ -226,6 +235,14 @@ impl ClusterBuilder {
         (self, client)
     }
 
+    /// Calls this with the coordinator's [verdict endpoint](Coordinator::verdict_endpoint) as soon as there is one, before the
+    /// first transaction: for shards in other processes, which ask there before they vote. The opening of a new ring waits for
+    /// their votes.
+    pub fn verdicts(mut self, serve: impl FnOnce(VerdictEndpoint) + Send + 'static) -> Self {
+        self.verdicts = Box::new(serve);
+        self
+    }
+
     /// Uses the threads and the clock of `platform` instead of the system's.
     #[doc(hidden)]
     pub fn platform(mut self, platform: Platform) -> Self {
@@ -271,8 +288,9 @@ impl ClusterBuilder {
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
         let epoch = coordinator.epoch();
+        (self.verdicts)(coordinator.verdict_endpoint());
         if let (None, Some(first)) = (state, &self.first) {
-            core::set_up(&coordinator, &keeper, &self.services, first)?;
+            core::set_up(&coordinator, &keeper, &self.services, first, &self.platform)?;
         }
         let published = keeper.service().publish(&self.platform, epoch);
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;

@@ -16,7 +16,7 @@ use crate::{
     participant::ServiceError,
     ring::{NodeId, Position},
     sharding::{Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, link::Reach},
-    txn::{BranchError, Transaction},
+    txn::{BranchError, Transaction, policy::after},
 };
 
 /// Time for which a client waits for keys that are on their way, by default. Far longer than a chunk
@@ -182,7 +182,7 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
             let had_branch = txn.has_branch(&route.participant);
             let branch = txn.branch(&route.participant)?;
             let now = directory.platform.now();
-            let until = *until.get_or_insert_with(|| now + patience);
+            let until = *until.get_or_insert_with(|| after(now, patience));
             let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
             let refusal = match route.link.execute(branch, place.known, work.clone(), wait) {
                 Ok(()) => return Ok(()),
