@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, io, time::Instant};
 
-use ringpact::{sharding::Tenure, txn::Transaction};
+use ringpact::txn::Transaction;
 
 use super::{
     Figures, Options,
@@ -110,7 +110,6 @@ pub fn calls(options: &Options, figures: &mut Figures) -> io::Result<()> {
         }
         figures.add("locate_ns", 1, "sharded", "ns", begun.elapsed().as_secs_f64() * 1e9 / f64::from(reads));
     }
-    let _: Tenure = known;
     Ok(())
 }
 
