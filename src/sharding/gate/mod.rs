@@ -107,13 +107,7 @@ impl Gate {
 
     /// Returns the stamp under which work at `position` is let in, or why it is not. `known` is the
     /// latest hand-over of the position that the client knows of.
-    pub fn admit(
-        &self,
-        position: Position,
-        known: Tenure,
-        txn: &TxnId,
-        effort: Effort,
-    ) -> Result<Tenure, GateRefusal> {
+    pub fn admit(&self, position: Position, known: Tenure, txn: &TxnId, effort: Effort) -> Result<Tenure, GateRefusal> {
         self.owned_since(position, known, txn, effort).map(|_| self.image.latest)
     }
 
