@@ -9,8 +9,8 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::TransactionLog,
     participant::{
-        BranchRefusal, Call, Decision, Effort, ExecuteError, Greeting, Life, OpenError, Participant, ParticipantError,
-        ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
+        BranchRefusal, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution, Life, OpenError,
+        Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
@@ -372,6 +372,22 @@ impl<S: Shard> ShardHost<S> {
     /// Returns the number of branches by state; see [`ResourceManager::status`].
     pub fn branches(&self) -> ResourceManagerStatus {
         self.manager.status()
+    }
+
+    /// Sets the endpoint at which the coordinator of this name answers what became of its branches; see
+    /// [`ResourceManager::set_verdict_endpoint`].
+    ///
+    /// A process that serves a shard to coordinators of other processes calls this right after the
+    /// opening, for the keeper and for each follower. Otherwise the shard can't tell that it has lost
+    /// a part of a transaction's work in its restart, and would let the rest commit.
+    pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
+        self.manager.set_verdict_endpoint(coordinator, endpoint);
+    }
+
+    /// Asks the coordinators what became of every branch that is not finished, and acts on their
+    /// answers; see [`ResourceManager::resolve_in_doubt`].
+    pub fn resolve_in_doubt(&self, timeout: Duration) -> InDoubtResolution {
+        self.manager.resolve_in_doubt(timeout)
     }
 
     /// Saves the shard now; see [`ResourceManager::checkpoint`].

@@ -129,6 +129,7 @@ mod remote;
 mod shard;
 mod sharded;
 mod tenure;
+mod turns;
 mod work;
 
 pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, SharedAssignment, Side};

@@ -12,10 +12,10 @@ use super::{ClusterError, directory::Directory, routes::AnyRoutes};
 use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
-    platform::Condvar,
+    platform::{Condvar, Platform},
     ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
-        Tenure,
+        ShardError, Tenure,
         assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
@@ -28,6 +28,12 @@ pub(in crate::sharding) const KEEPER: &str = "ring";
 
 /// Maximum time that a change waits for nodes that have left and are to join again.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Maximum time that an opening waits for what an earlier one has left of the first ring's set-up.
+const SET_UP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Time after which it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
 /// mover.
@@ -142,8 +148,34 @@ fn decided(txn: Transaction) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Has the first ring's nodes own their ranges, in one transaction with the keeper's first step.
+/// Has the first ring's nodes own their ranges, unless an earlier opening has done so. That one may have
+/// been cut off in the middle: then its transaction ends first.
 pub(super) fn set_up(
+    platform: &Platform,
+    coordinator: &Coordinator,
+    keeper: &ResourceManager<RingTable>,
+    services: &[Arc<dyn AnyRoutes>],
+    ring: &HashRing,
+) -> Result<(), ClusterError> {
+    let until = platform.now() + SET_UP_WITHIN;
+    loop {
+        if keeper.service().state().is_some() {
+            return Ok(());
+        }
+        match try_set_up(coordinator, keeper, services, ring) {
+            Err(
+                ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
+                | ClusterError::Shard { error: ShardError::Gate(_), .. },
+            ) if platform.now() < until => {
+                let (place, moment) = (Mutex::new(()), platform.condvar());
+                let _ = moment.wait_for(&mut place.lock(), LOOK_AGAIN);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_set_up(
     coordinator: &Coordinator,
     keeper: &ResourceManager<RingTable>,
     services: &[Arc<dyn AnyRoutes>],
@@ -154,7 +186,10 @@ pub(super) fn set_up(
     let mut txn = coordinator.begin();
     let branch = txn.branch(KEEPER)?.clone();
     let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };
-    keeper.execute(&branch, work).map_err(|error| ClusterError::Work(Arc::new(error)))?;
+    keeper.execute(&branch, work).map_err(|error| match error {
+        ExecuteError::Refused(refusal) => ClusterError::Keeper(refusal),
+        error => ClusterError::Work(Arc::new(error)),
+    })?;
     for (node, ranges) in shares(ring) {
         for service in services {
             let (name, shard) = service.moves(&node).ok_or_else(|| ClusterError::NoShard { node: node.clone() })?;

@@ -13,7 +13,7 @@ use super::{
     routes::{AnyRoutes, Connect, Routes, ServiceClient},
 };
 use crate::{
-    Coordinator,
+    Coordinator, Name,
     log::TransactionLog,
     participant::{Endpoint, ServiceError},
     platform::Platform,
@@ -153,7 +153,7 @@ impl FollowerBuilder {
             ))));
         };
         let rings = [Some(first.ring()), first.after()];
-        let nodes: BTreeSet<NodeId> =
+        let mut nodes: BTreeSet<NodeId> =
             rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone()).collect();
         let mut builder = Coordinator::builder(self.log)
             .policy(self.policy)
@@ -162,6 +162,9 @@ impl FollowerBuilder {
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
+        // A transaction that was decided may still have to be told to nodes that have left since.
+        let named = builder.named_in_log().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        nodes.extend(named.iter().filter_map(|participant| node_of(&self.services, participant)));
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
         let assignment = Arc::new(SharedAssignment::on(&self.platform, *first));
@@ -171,6 +174,12 @@ impl FollowerBuilder {
         let _ = self.directory.set(Arc::downgrade(&directory));
         Ok(ClusterFollower { directory })
     }
+}
+
+/// Returns the node of a shard with this name.
+fn node_of(services: &[Arc<dyn AnyRoutes>], participant: &Name) -> Option<NodeId> {
+    let of = |service: &Arc<dyn AnyRoutes>| participant.as_str().strip_prefix(service.service())?.strip_prefix('.');
+    services.iter().find_map(of).map(NodeId::from)
 }
 
 impl fmt::Debug for FollowerBuilder {

@@ -268,11 +268,10 @@ impl ClusterBuilder {
         }
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
-        let epoch = coordinator.epoch();
         if let (None, Some(first)) = (state, &self.first) {
-            core::set_up(&coordinator, &keeper, &self.services, first)?;
+            core::set_up(&self.platform, &coordinator, &keeper, &self.services, first)?;
         }
-        let published = keeper.service().publish(&self.platform, epoch);
+        let published = keeper.service().publish(&self.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         let directory = Directory::new(coordinator, assignment, self.services, self.platform, None);
         let core = Arc::new(ClusterCore::new(directory, keeper));

@@ -28,6 +28,9 @@ pub use store::{FileRingStore, MemoryRingStore, RingStore};
 /// The name under which the store has the keeper's state.
 const STATE: &str = "state";
 
+/// The name under which the store has the number of times that the keeper was opened.
+const OPENINGS: &str = "openings";
+
 /// The keeper of a ring, as a service; see [`Cluster`](crate::sharding::Cluster).
 pub(super) struct RingTable {
     store: Box<dyn RingStore>,
@@ -89,19 +92,24 @@ impl RingTable {
     }
 
     /// Begins to publish the assignment, from the first epoch of this opening on. Epochs of earlier
-    /// openings are lower, so that no client takes the steps of one for those of the other.
+    /// openings are lower, so that no client takes the steps of one for those of the other. Only the
+    /// process that has claimed the keeper's name on the log calls this.
+    ///
+    /// The store counts the openings, because the coordinator's epochs have no bits to spare: from one
+    /// opening to the next they grow by steps of up to 36 bits.
     pub(super) fn publish(
         &self,
         platform: &crate::platform::Platform,
-        opening: crate::Epoch,
-    ) -> Option<Arc<SharedAssignment>> {
+    ) -> Result<Option<Arc<SharedAssignment>>, std::io::Error> {
+        let opening = store::get::<u64>(&*self.store, OPENINGS)?.unwrap_or_default() + 1;
+        store::put(&*self.store, OPENINGS, &opening)?;
         let table = self.table.lock();
-        let state = table.state.as_ref()?;
+        let Some(state) = table.state.as_ref() else { return Ok(None) };
         let published = self.published.get_or_init(|| {
-            let base = RingEpoch::new(opening.as_u64() << EPOCH_BITS);
+            let base = RingEpoch::new(opening << EPOCH_BITS);
             Arc::new(SharedAssignment::on(platform, Assignment::clone(&state.assignment).at(base)))
         });
-        Some(Arc::clone(published))
+        Ok(Some(Arc::clone(published)))
     }
 
     fn tell(&self, step: Option<AssignmentStep>) {
@@ -209,6 +217,23 @@ impl Service for RingTable {
         table.in_flight.remove(branch.txn());
         if table.control.as_ref() == Some(branch.txn()) {
             table.control = None;
+        }
+        Ok(())
+    }
+
+    /// What was promised was possible then. The store may have a later state than the log that a crash
+    /// has left: a change that the branch belongs to has ended there already. So nothing is checked.
+    fn restore(&self, branch: &BranchId, works: &[RingWork]) -> Result<(), ServiceError> {
+        let mut table = self.table.lock();
+        for work in works {
+            match work {
+                RingWork::Moved { ranges, tenure, .. } => {
+                    table.in_flight.insert(branch.txn().clone(), ranges.clone());
+                    table.given = table.given.max(*tenure);
+                }
+                RingWork::Control { .. } => table.control = Some(branch.txn().clone()),
+                RingWork::Left { .. } => {}
+            }
         }
         Ok(())
     }

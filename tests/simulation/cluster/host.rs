@@ -25,7 +25,7 @@ use ringpact::{
 
 use super::{
     log::Log,
-    network::{FeedWire, Link, Wire},
+    network::{FeedWire, Link, VerdictWire, Wire},
     plan::{NODES, Near, SERVICES, Seat, SitePlan},
     shard::{Book, Ledger, Put},
     store::{Kept, RingFiles},
@@ -231,6 +231,9 @@ impl Life {
                 let ledger = Ledger::open(self, service, &books[service]);
                 let log = Log { life: Arc::clone(self), log: Arc::clone(&log), is_keepers: false };
                 let shard = Arc::new(ShardHost::open_with(options, name.as_str(), log, ledger)?);
+                for (coordinator, to) in self.world.coordinators().filter(|(_, to)| *to != self.host) {
+                    shard.set_verdict_endpoint(coordinator, VerdictWire { from: Arc::clone(self), to });
+                }
                 self.keep(|running| drop(running.shards.insert(service, shard)))?;
             }
         }

@@ -120,6 +120,39 @@ impl Endpoint for FeedWire {
     }
 }
 
+/// A shard's way to a coordinator of another process, to ask what became of a branch.
+pub struct VerdictWire {
+    pub from: Arc<Life>,
+    pub to: usize,
+}
+
+impl Endpoint for VerdictWire {
+    fn send(&self, request: Request, reply: Reply) {
+        let world = &self.from.world;
+        if !self.from.is_alive() {
+            return;
+        }
+        world.clock.note(format_args!("{} asks host {}: {}", self.from, self.to, Shown(&request)));
+        let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
+        let (from, to) = (Arc::clone(&self.from), self.to);
+        send(world, self.from.host, self.to, move || {
+            let Some(life) = from.world.hosts[to].life().filter(|life| life.is_up()) else { return };
+            let Some(desk) = life.desk() else { return };
+            let (from, awaited) = (Arc::clone(&from), Arc::clone(&awaited));
+            let back = Reply::new(move |result| {
+                let result = Mutex::new(Some(result));
+                send(&from.world, to, from.host, move || {
+                    let result = result.lock().take();
+                    if let Some(result) = result {
+                        awaited.answer(result);
+                    }
+                });
+            });
+            desk.coordinator().verdict_endpoint().send(request.clone(), back);
+        });
+    }
+}
+
 /// A question for the steps since an epoch becomes one since the epoch after it.
 fn skip(request: Request) -> Request {
     let Request::Message { body } = request else { return request };

@@ -11,13 +11,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{BranchId, ring::RangeSet, sharding::Tenure};
+use ringpact::{BranchId, Name, ring::RangeSet, sharding::Tenure};
 
 use super::{
     host::{Host, Life},
     mutants::Mutant,
     oracle::Oracle,
-    plan::{Plan, position},
+    plan::{Plan, Seat, position},
     shard::Ledger,
 };
 use crate::{MS, network::Air, plan::Network, scheduler::Scheduler, world::Phase};
@@ -168,6 +168,15 @@ impl World {
 
     pub fn lives(&self) -> Vec<Arc<Life>> {
         self.hosts.iter().filter_map(Host::life).collect()
+    }
+
+    /// The coordinators' names, and their hosts.
+    pub fn coordinators(&self) -> impl Iterator<Item = (Name, usize)> {
+        let seats = self.plan.sites.iter().enumerate().filter_map(|(host, site)| Some((site.seat?, host)));
+        seats.map(|(seat, host)| {
+            let name = if seat == Seat::Keeper { "keeper" } else { "follower" };
+            (name.parse().expect("a valid name"), host)
+        })
     }
 
     /// A shard's gate has let work in, or a read, and has not run on since: no other shard may do so now.
