@@ -7,7 +7,7 @@
 //! `tests/simulation` is that simulation. It is not part of the public interface.
 //!
 //! Mutexes are the system's in both cases. A mutex that may be held while its holder waits (a
-//! branch's, in a resource manager) is taken by [`Platform::lock`], which lets the simulation's other
+//! branch's, in a resource manager) is taken by `Platform::lock`, which lets the simulation's other
 //! threads go on meanwhile.
 
 use std::{

@@ -71,6 +71,9 @@ struct Args {
     /// Moves data as fast as the nodes can.
     #[arg(long)]
     unthrottled: bool,
+    /// Moves this many bytes of data a second.
+    #[arg(long, value_name = "N", conflicts_with = "unthrottled")]
+    bytes_per_second: Option<u64>,
     /// Keeps everything in this directory, and goes on with what is there.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -109,7 +112,11 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
     });
     let shop = open(&world)?;
     let customers = Customers::open(&world.directory, args.keys)?;
-    let pace = if args.unthrottled { Pace::new().unthrottled() } else { Pace::new() };
+    let pace = match args.bytes_per_second {
+        Some(bytes) => Pace::new().bytes_per_second(bytes),
+        None if args.unthrottled => Pace::new().unthrottled(),
+        None => Pace::new(),
+    };
 
     let mut day = Day { args, shop: &shop, customers: &customers, rows: Vec::new(), changes: Vec::new() };
     thread::scope(|scope| -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::RwLock;
 use ringpact::{
-    BranchId, FileLog, HashRing, Node as RingNode, ServiceError,
+    BranchId, FileLog, HashRing, Name, Node as RingNode, ServiceError,
     id::TxnId,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
@@ -47,15 +47,17 @@ pub struct Node {
 /// A shard that may be down. A message to it then gets no answer.
 pub struct NodeShard {
     host: RwLock<Option<Arc<ShardHost<Shelf>>>>,
-    greeting: RwLock<Option<Greeting>>,
+    /// The coordinator, once it has introduced itself: where to ask what became of its transactions.
+    coordinator: RwLock<Option<(Name, Arc<dyn Endpoint>)>>,
     world: Arc<World>,
 }
 
 impl Node {
     /// Starts the node on what is there of it.
     pub fn start(world: &Arc<World>, name: &str) -> Result<Self, ServiceError> {
-        let shard =
-            || Arc::new(NodeShard { host: RwLock::new(None), greeting: RwLock::new(None), world: Arc::clone(world) });
+        let shard = || {
+            Arc::new(NodeShard { host: RwLock::new(None), coordinator: RwLock::new(None), world: Arc::clone(world) })
+        };
         let node = Self { name: name.to_owned(), world: Arc::clone(world), shards: [shard(), shard()] };
         node.come_back()?;
         Ok(node)
@@ -77,10 +79,10 @@ impl Node {
             let shelf = Shelf::open(directory.join(service), first, &self.world.first_ring, &self.name)?;
             let name = shard_name(service, &NodeId::from(self.name.as_str()))?;
             let host = ShardHost::open(name.as_str(), Arc::clone(&log), shelf)?;
-            // It asks its coordinator about what it has promised.
-            if let Some(greeting) = &*shard.greeting.read() {
-                use ringpact::Participant;
-                host.greet(greeting);
+            // Before any work is done: so the shard learns which transactions began earlier and may have
+            // lost work.
+            if let Some((coordinator, verdicts)) = &*shard.coordinator.read() {
+                host.set_verdict_endpoint(coordinator.clone(), Arc::clone(verdicts));
             }
             *shard.host.write() = Some(Arc::new(host));
         }
@@ -172,7 +174,7 @@ impl Endpoint for NodeShard {
     }
 
     fn greet(&self, greeting: &Greeting) {
-        *self.greeting.write() = Some(greeting.clone());
+        *self.coordinator.write() = Some((greeting.coordinator.clone(), Arc::clone(&greeting.verdicts)));
         self.with(|host| ringpact::Participant::greet(host, greeting));
     }
 }

@@ -1,7 +1,7 @@
 //! A shard in memory, which saves itself as one file: what both services of this example are made of.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     io::Write,
     path::PathBuf,
@@ -123,9 +123,10 @@ impl Service for Shelf {
         state.held.remove(branch);
         for take in takes {
             let record = state.records.get_mut(&take.key).ok_or("a record that was promised is gone")?;
-            if !record.orders.contains_key(&take.order) {
-                record.orders.insert(take.order, take.amount);
+            // An order takes once, however often its branch is confirmed.
+            if let Entry::Vacant(place) = record.orders.entry(take.order) {
                 record.left = record.left.checked_sub(take.amount).ok_or("more was promised than there is")?;
+                place.insert(take.amount);
             }
         }
         Ok(())

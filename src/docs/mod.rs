@@ -17,6 +17,7 @@ pub mod participants {}
 pub mod databases {}
 
 #[doc = include_str!("sharding.md")]
+#[doc = include_str!("move.svg")]
 pub mod sharding {}
 
 #[doc = include_str!("async_code.md")]

@@ -93,7 +93,7 @@ impl From<ErrorText> for String {
 }
 
 /// Returns the text, cut to [`MAX_ERROR_TEXT_BYTES`] if it is longer.
-pub(super) fn cut(text: String) -> String {
+pub(crate) fn cut(text: String) -> String {
     if text.len() <= MAX_ERROR_TEXT_BYTES {
         return text;
     }

@@ -9,8 +9,9 @@ use crate::{
     id::{BranchId, Name, TxnId},
     log::TransactionLog,
     participant::{
-        BranchRefusal, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution, Life, OpenError,
-        Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus, Vote,
+        BranchRefusal, BranchTrouble, Call, Decision, Effort, Endpoint, ExecuteError, Greeting, InDoubtResolution,
+        Life, OpenError, Participant, ParticipantError, ResourceManager, ResourceManagerOptions, ResourceManagerStatus,
+        Vote,
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
@@ -19,6 +20,10 @@ use crate::{
         work::{Arrival, ClientWork, Content, Departure},
     },
 };
+
+/// Maximum time for which a call waits at a shard, whatever patience it names. A caller that is patient
+/// calls again; and a message of another process must not hold a thread for long.
+pub const MAX_PATIENCE: Duration = if cfg!(fuzzing) { Duration::from_millis(1) } else { Duration::from_secs(5) };
 
 /// A shard of a service, as a participant: a [`ResourceManager`] over a [`Shard`] and its gate.
 /// Shared by [`Arc`].
@@ -127,7 +132,8 @@ impl<S: Shard> ShardHost<S> {
     /// # Errors
     ///
     /// As for [`ResourceManager::open`]; [`OpenError::Service`] also if the shard's image can't be
-    /// [loaded](Shard::load).
+    /// [loaded](Shard::load), or the log has a branch that can't be read: it may be a hand-over, whose
+    /// ranges must stay closed.
     pub fn open(name: &str, log: impl TransactionLog, shard: S) -> Result<Self, OpenError> {
         Self::open_with(ResourceManager::<Sharded<S>>::options(), name, log, shard)
     }
@@ -145,7 +151,16 @@ impl<S: Shard> ShardHost<S> {
     ) -> Result<Self, OpenError> {
         let sharded =
             Sharded::new(shard, options.own_platform().clone()).map_err(|error| OpenError::Service(error.into()))?;
-        Ok(Self { manager: options.open(name, log, sharded)? })
+        let manager = options.open(name, log, sharded)?;
+        // A branch that can't be read may be a hand-over, and its ranges are not known. The gate would let
+        // work in where another shard does, too.
+        let unreadable = |trouble: &BranchTrouble| {
+            matches!(trouble, BranchTrouble::Unreadable { .. } | BranchTrouble::Incomplete { .. })
+        };
+        match manager.status().troubled.into_iter().find(unreadable) {
+            Some(trouble) => Err(OpenError::Service(Arc::new(trouble))),
+            None => Ok(Self { manager }),
+        }
     }
 
     /// Returns the shard, for everything that is not part of a transaction and does not depend on
@@ -200,7 +215,7 @@ impl<S: Shard> ShardHost<S> {
         loop {
             match gate.admit(position, known, txn, effort) {
                 Err(refusal) if refusal.is_brief() && !patience.is_zero() => {
-                    let until = *until.get_or_insert_with(|| self.sharded().now() + patience);
+                    let until = *until.get_or_insert_with(|| self.sharded().now() + patience.min(MAX_PATIENCE));
                     if !self.sharded().wait(&mut gate, until) {
                         return gate.admit(position, known, txn, effort);
                     }
@@ -228,7 +243,7 @@ impl<S: Shard> ShardHost<S> {
         mut read: impl FnMut(&S) -> R,
     ) -> Result<R, GateRefusal> {
         let reader = TxnId::new(self.name().clone(), crate::Epoch::default(), 0);
-        let until = self.sharded().now() + patience;
+        let until = self.sharded().now() + patience.min(MAX_PATIENCE);
         loop {
             let left = until.saturating_duration_since(self.sharded().now());
             let stamp = self.admitted(position, known, &reader, Effort::ReadOnly, left)?;
@@ -287,7 +302,7 @@ impl<S: Shard> ShardHost<S> {
         }
         drop(gate);
         let _frozen = Frozen { sharded, txn };
-        let until = sharded.now() + patience;
+        let until = sharded.now() + patience.min(MAX_PATIENCE);
         let mut gate = sharded.gate();
         while !gate.seal(txn) {
             let by = gate.pinned(txn);
@@ -369,25 +384,27 @@ impl<S: Shard> ShardHost<S> {
         self.sharded().gate().image().owned().map(|(range, _)| range).collect()
     }
 
-    /// Returns the number of branches by state; see [`ResourceManager::status`].
-    pub fn branches(&self) -> ResourceManagerStatus {
-        self.manager.status()
-    }
-
     /// Sets the endpoint at which the coordinator of this name answers what became of its branches; see
-    /// [`ResourceManager::set_verdict_endpoint`].
+    /// [`ResourceManager::set_verdict_endpoint`]. Does not block.
     ///
-    /// A process that serves a shard to coordinators of other processes calls this right after the
-    /// opening, for the keeper and for each follower. Otherwise the shard can't tell that it has lost
-    /// a part of a transaction's work in its restart, and would let the rest commit.
+    /// A coordinator of the same process does it when it opens. For all others, and after each opening
+    /// of the shard, call this before any work is done. Without it a shard that was opened again can't
+    /// tell whether work under a branch is all of the branch's work: a client's earlier work may be
+    /// lost, and a [`release`](Self::release) that comes twice may promise records that clients have
+    /// changed since.
     pub fn set_verdict_endpoint(&self, coordinator: Name, endpoint: impl Endpoint) {
         self.manager.set_verdict_endpoint(coordinator, endpoint);
     }
 
     /// Asks the coordinators what became of every branch that is not finished, and acts on their
-    /// answers; see [`ResourceManager::resolve_in_doubt`].
+    /// answers; see [`ResourceManager::resolve_in_doubt`]. Blocks for at most `timeout`.
     pub fn resolve_in_doubt(&self, timeout: Duration) -> InDoubtResolution {
         self.manager.resolve_in_doubt(timeout)
+    }
+
+    /// Returns the number of branches by state; see [`ResourceManager::status`].
+    pub fn branches(&self) -> ResourceManagerStatus {
+        self.manager.status()
     }
 
     /// Saves the shard now; see [`ResourceManager::checkpoint`].

@@ -90,7 +90,18 @@ pub trait ShardLink<W>: ShardMoves {
     ///
     /// As there.
     fn execute(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration) -> Result<(), ShardError>;
+
+    /// As [`execute`](Self::execute), for async code: must not block for long, and passes the result to
+    /// `then`, from any thread. The default implementation calls `execute` without patience, which is
+    /// right for a shard of this process that is quick.
+    fn send(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration, then: Executed) {
+        let _ = patience;
+        then(self.execute(branch, known, work, Duration::ZERO));
+    }
 }
+
+/// Takes the result of a client's work; see [`ShardLink::send`].
+pub type Executed = Box<dyn FnOnce(Result<(), ShardError>) + Send>;
 
 impl<S: Shard> ShardMoves for ShardHost<S> {
     fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {

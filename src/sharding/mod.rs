@@ -135,13 +135,15 @@ mod work;
 pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, SharedAssignment, Side};
 pub use by_position::ByPosition;
 pub use cluster::{
-    AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, DEFAULT_PATIENCE,
+    AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, ClusterVerdicts, DEFAULT_PATIENCE,
     FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
 };
+#[doc(hidden)]
+pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
-pub use host::{GivenUp, ShardError, ShardHost, ShardStatus};
+pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
-pub use link::{Connection, ShardLink, ShardMoves};
+pub use link::{Connection, Executed, ShardLink, ShardMoves};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};

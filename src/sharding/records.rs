@@ -262,7 +262,7 @@ pub struct Records<'a> {
 }
 
 impl<'a> Iterator for Records<'a> {
-    type Item = (Position, &'a [u8]);
+    type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (record, rest) = split(self.bytes)?;
@@ -274,6 +274,7 @@ impl<'a> Iterator for Records<'a> {
 /// Records that came from another shard could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("the records of the chunk are malformed, or lie outside of its ranges; both shards must run the same version")]
+#[non_exhaustive]
 pub struct MalformedRecords;
 
 /// Returns the records of each range. All of them are checked before this returns.
@@ -300,8 +301,11 @@ pub(super) const fn as_records(bytes: &[u8]) -> Records<'_> {
     Records { bytes }
 }
 
+/// One record: its position, and its bytes.
+type Record<'a> = (Position, &'a [u8]);
+
 /// Returns the first record, and the bytes behind it.
-fn split(bytes: &[u8]) -> Option<((Position, &[u8]), &[u8])> {
+fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let (position, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (record, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -404,7 +408,10 @@ mod tests {
         let ranges = RangeSet::from_iter([range(0, 9)]);
         let error = collect(&ranges, disorder).unwrap_err();
         assert_eq!(error, ExportError::OutOfOrder { position: Position::new(4) });
-        let outside = |_, into: &mut Export| Ok::<(), ExportError>(drop(into.push(Position::new(0), b"")));
+        let outside = |_, into: &mut Export| {
+            let _ = into.push(Position::new(0), b"");
+            Ok::<(), ExportError>(())
+        };
         assert_eq!(collect(&ranges, outside).unwrap_err(), ExportError::OutOfOrder { position: Position::new(0) });
     }
 
@@ -412,11 +419,15 @@ mod tests {
     fn more_than_a_log_record_holds_is_refused() {
         let large = vec![0; MAX_CHUNK_BYTES - RECORD_HEAD_BYTES];
         let ranges = RangeSet::full();
-        let fits = |_, into: &mut Export| Ok::<(), ExportError>(drop(into.push(Position::new(1), &large)));
+        let fits = |_, into: &mut Export| {
+            let _ = into.push(Position::new(1), &large);
+            Ok::<(), ExportError>(())
+        };
         assert!(collect(&ranges, fits).is_ok());
         let too_large = |_, into: &mut Export| {
             let _ = into.push(Position::new(1), &large);
-            Ok::<(), ExportError>(drop(into.push(Position::new(1), b"")))
+            let _ = into.push(Position::new(1), b"");
+            Ok::<(), ExportError>(())
         };
         assert_eq!(collect(&ranges, too_large).unwrap_err(), ExportError::TooLarge { limit: MAX_CHUNK_BYTES });
     }

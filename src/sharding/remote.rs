@@ -4,11 +4,7 @@
 //! participants carries it as it is. Its body is the message in postcard, after one byte with the
 //! version.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,12 +12,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     error_chain,
     id::{BranchId, TxnId},
-    participant::{Endpoint, MAX_ERROR_TEXT_BYTES, ParticipantError, Reply, Request, Response},
+    participant::{Endpoint, ParticipantError, Reply, Request, Response, cut},
     platform::Platform,
     ring::{NodeId, RangeSet},
     sharding::{
-        Digest, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure,
+        Digest, Executed, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus,
+        Tenure,
     },
+    txn::policy::after,
 };
 
 /// Version number of the form of messages. Both sides must have the same.
@@ -108,11 +106,7 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
 }
 
 fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
-    let text = |error: &(dyn std::error::Error + 'static)| {
-        let mut text = error_chain(error);
-        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT_BYTES));
-        text
-    };
+    let text = |error: &(dyn std::error::Error + 'static)| cut(error_chain(error));
     match error {
         ShardError::Gate(refusal) => Failure::Gate(refusal),
         ShardError::Pinned { by } => Failure::Pinned(by),
@@ -186,7 +180,7 @@ impl RemoteShard {
     fn ask<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
         let failed = |error: ParticipantError| ShardError::Work(Arc::new(error));
         let body = encode(message).map_err(failed)?;
-        let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within + patience)?;
+        let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within.saturating_add(patience))?;
         match decode(&body).map_err(failed)? {
             Answer::Failed(failure) => Err(failure.into()),
             answer => Ok(answer),
@@ -215,18 +209,33 @@ pub(super) fn exchange(
         *told.0.lock() = Some(result);
         told.1.notify_all();
     });
-    let until = platform.now() + within;
+    let until = after(platform.now(), within);
     endpoint.send(Request::Message { body }, reply);
     let mut result = answer.0.lock();
     while result.is_none() && platform.now() < until {
         let _ = answer.1.wait_until(&mut result, until);
     }
-    match result.take() {
-        Some(Ok(Response::Message { body })) => Ok(body),
-        Some(Err(error @ (ParticipantError::Resource(_) | ParticipantError::Misdirected | ParticipantError::Log(_)))) => {
+    answered(result.take().unwrap_or(Err(ParticipantError::Unreachable)))
+}
+
+/// Returns the body of an answer.
+pub(super) fn answered(result: Result<Response, ParticipantError>) -> Result<Vec<u8>, ShardError> {
+    match result {
+        Ok(Response::Message { body }) => Ok(body),
+        Err(error @ (ParticipantError::Resource(_) | ParticipantError::Misdirected | ParticipantError::Log(_))) => {
             Err(ShardError::Work(Arc::new(error)))
         }
-        Some(Ok(_) | Err(_)) | None => Err(ShardError::Unreachable),
+        Ok(_) | Err(_) => Err(ShardError::Unreachable),
+    }
+}
+
+/// Returns the answer to a piece of work.
+fn executed(result: Result<Response, ParticipantError>) -> Result<(), ShardError> {
+    let body = answered(result)?;
+    match decode(&body).map_err(|error| ShardError::Work(Arc::new(error)))? {
+        Answer::Done => Ok(()),
+        Answer::Failed(failure) => Err(failure.into()),
+        _ => Err(ShardError::Unreachable),
     }
 }
 
@@ -293,6 +302,13 @@ impl ShardMoves for RemoteShard {
 impl<W: Serialize> ShardLink<W> for RemoteShard {
     fn execute(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration) -> Result<(), ShardError> {
         self.done(&Message::Execute { branch: branch.clone(), known, work, patience }, patience)
+    }
+
+    fn send(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration, then: Executed) {
+        match encode(&Message::Execute { branch: branch.clone(), known, work, patience }) {
+            Ok(body) => self.endpoint.send(Request::Message { body }, Reply::new(move |result| then(executed(result)))),
+            Err(error) => then(Err(ShardError::Work(Arc::new(error)))),
+        }
     }
 }
 

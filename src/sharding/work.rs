@@ -9,6 +9,7 @@ use crate::{
 
 /// A piece of work at a shard, as its log holds it: a client's, or a step of a hand-over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum ShardWork<W> {
     /// A client's.
     #[doc(hidden)]

@@ -21,7 +21,7 @@ mod client;
 pub mod commit_protocol;
 mod engine;
 mod operator;
-mod policy;
+pub(crate) mod policy;
 mod recovery;
 mod table;
 

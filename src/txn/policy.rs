@@ -195,7 +195,7 @@ pub(super) fn jittered(first: Duration, longest: Duration, failures: u32, seed: 
 }
 
 /// Returns `now + wait`, or a time far away if the clock cannot count that.
-pub(super) fn after(now: Instant, wait: Duration) -> Instant {
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or_else(|| now + NEVER)
 }
 

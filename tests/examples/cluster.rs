@@ -1,6 +1,11 @@
 //! The cluster example as its users run it: nodes join and leave while customers buy, nodes crash, and the
 //! process dies in the middle of a chunk and goes on.
 
+use std::{
+    env, thread,
+    time::{Duration, Instant},
+};
+
 use crate::support::{Example, Run};
 
 static CLUSTER: Example = Example::new("cluster");
@@ -40,4 +45,26 @@ fn a_process_that_dies_in_the_middle_of_a_chunk_goes_on_with_it() {
         assert_sound(&run);
         assert!(run.stdout.contains("8 to 5 nodes"), "{}", run.stdout);
     }
+}
+
+/// The whole process, with keeper, shards and clients, is killed again and again, wherever it is.
+#[test]
+fn a_process_that_is_killed_at_random_loses_and_doubles_nothing() {
+    let is_long = env::var_os("RINGPACT_LONG").is_some();
+    let (begun, time) = (Instant::now(), Duration::from_secs(if is_long { 60 } else { 4 }));
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let mut kills = 0;
+    while begun.elapsed() < time || kills < 3 {
+        // So slowly that most of the time something moves.
+        let slowly = ["--calm", "--data", data, "--bytes-per-second", "60000"];
+        let mut process = CLUSTER.start(&[&SHORT[..], &slowly].concat());
+        // Until it is in the middle of something, and never the same.
+        thread::sleep(Duration::from_micros(300_000 + (begun.elapsed().subsec_nanos() % 900_000) as u64));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        kills += 1;
+    }
+    let run = run(&["--calm", "--data", data]);
+    assert_sound(&run);
 }

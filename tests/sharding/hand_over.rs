@@ -2,16 +2,18 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
 };
 
 use ringpact::{
-    Vote,
-    ring::RangeSet,
+    Coordinator, MemoryLog, TransactionLog, Vote,
+    ring::{NodeId, RangeSet},
     sharding::{GateRefusal, GivenUp, ShardError, Tenure},
 };
 
-use crate::ledger::{Kind, Site, only, txn};
+use crate::ledger::{Add, Kind, MOMENT, Shared, Site, only, position, txn};
 
 const KEY: u32 = 5;
 
@@ -238,7 +240,6 @@ fn an_arrival_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cra
         from.commit(2);
         to.take(2, &only(KEY), 2, &sent).unwrap();
         assert_eq!(to.prepare(2), Vote::Yes);
-        use ringpact::TransactionLog;
         to.log.live(to.host.name()).unwrap(); // the decision takes the promise along
         to.finish(2);
         to.host.checkpoint().unwrap();
@@ -259,7 +260,6 @@ fn a_departure_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cr
         from.add(1, KEY, 3);
         from.release(2, &only(KEY), 2).unwrap();
         assert_eq!(from.prepare(2), Vote::Yes);
-        use ringpact::TransactionLog;
         from.log.live(from.host.name()).unwrap();
         from.finish(2);
         from.host.checkpoint().unwrap();
@@ -268,6 +268,29 @@ fn a_departure_that_is_saved_before_its_commit_is_durable_is_complete_after_a_cr
         from.finish(2);
         assert_eq!(from.host.owned().width(), (1 << 64) - 1);
         assert_eq!(from.host.status().leaving, 0);
+    });
+}
+
+/// The range has left, and was on its way back without a promise. The log has lost the commit of the first
+/// hand-over.
+#[test]
+fn records_that_were_staged_over_a_departure_are_discarded() {
+    both(|kind| {
+        let (mut from, to) = (Site::owner("from", kind), Site::new("to", kind));
+        from.is_shared = true;
+        from.add(1, KEY, 3);
+        let sent = from.release(2, &only(KEY), 2).unwrap();
+        to.take(2, &only(KEY), 2, &sent).unwrap();
+        to.commit(2);
+        assert_eq!(from.prepare(2), Vote::Yes);
+        from.log.live(from.host.name()).unwrap();
+        from.finish(2);
+        let back = to.release(3, &only(KEY), 3).unwrap();
+        from.take(3, &only(KEY), 3, &back).unwrap();
+        from.host.checkpoint().unwrap();
+        from.crash();
+        from.finish(2);
+        assert_eq!(from.host.shard().sums(), []);
     });
 }
 
@@ -294,6 +317,38 @@ fn a_hand_over_with_a_number_that_is_past_is_refused() {
     assert_eq!(from.read(KEY), Some(Some(3)));
 }
 
+/// The host has lost the branch in a restart, and the call that began it comes once more. Meanwhile
+/// clients have written.
+#[test]
+fn a_release_that_comes_again_after_a_restart_promises_nothing() {
+    both(|kind| {
+        let (x, y) = (Site::owner("x", kind), Site::new("y", kind));
+        x.add(1, KEY, 3);
+        let [x, y] = [x, y].map(|site| Arc::new(Shared::new(site)));
+        let builder = Coordinator::builder(MemoryLog::new()).participant("x", x.clone());
+        let coordinator = builder.participant("y", y.clone()).open().unwrap();
+        x.ask(&coordinator);
+        let mut chunk = coordinator.begin();
+        let (tenure, node) = (Tenure::new(2), NodeId::from("y"));
+        let branch = chunk.branch("x").unwrap().clone();
+        let (records, digest) = x.host().release(&branch, &only(KEY), tenure, &node, MOMENT).unwrap();
+        y.host().take(chunk.branch("y").unwrap(), &only(KEY), tenure, records, digest).unwrap();
+        x.crash();
+        let mut client = coordinator.begin();
+        let written = x.host().execute(client.branch("x").unwrap(), Tenure::NONE, Add { key: KEY, amount: 4 }, MOMENT);
+        written.unwrap();
+        client.commit().wait().unwrap();
+        let _ = x.host().release(&branch, &only(KEY), tenure, &node, MOMENT);
+        chunk.commit().wait().unwrap_err();
+        assert!(coordinator.settle(Duration::from_secs(10)));
+        let read = |site: &Shared| {
+            site.host().read(position(KEY), Tenure::NONE, Duration::ZERO, |ledger| ledger.sum(KEY)).ok().flatten()
+        };
+        assert_eq!((read(&x), read(&y)), (Some(7), None));
+        assert_eq!(y.host().shard().sums(), []);
+    });
+}
+
 #[test]
 fn a_pin_blocks_a_hand_over_until_the_branch_has_ended() {
     let from = Site::owner("from", Kind::InMemory);
@@ -313,6 +368,55 @@ fn a_pin_blocks_a_hand_over_until_the_branch_has_ended() {
     assert_eq!(from.host.give_up(&txn(7)), GivenUp::Other);
     from.finish(6);
     assert_eq!((from.read(KEY), from.host.status().pins), (Some(Some(7)), 0));
+}
+
+/// Patience is time that a call waits at the shard, as long as the position is on its way.
+#[test]
+fn a_client_with_patience_gets_in_when_the_hand_over_ends() {
+    const LONG: Duration = Duration::from_secs(20);
+    let (from, to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
+    from.add(1, KEY, 3);
+    let add = |site: &Site, number, amount| {
+        site.host.execute(&site.branch(number), Tenure::NONE, Add { key: KEY, amount }, LONG)
+    };
+    thread::scope(|scope| {
+        from.release(2, &only(KEY), 2).unwrap();
+        let waits = scope.spawn(|| add(&from, 3, 1));
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished());
+        from.rollback(2);
+        waits.join().unwrap().expect("it goes on where it was");
+        from.commit(3);
+    });
+    thread::scope(|scope| {
+        let sent = from.release(4, &only(KEY), 2).unwrap();
+        let waits = scope.spawn(|| add(&from, 5, 1));
+        let early = scope.spawn(|| add(&to, 6, 1));
+        let reads = scope.spawn(|| to.host.read(position(KEY), Tenure::NONE, LONG, |ledger| ledger.sum(KEY)));
+        to.take(4, &only(KEY), 2, &sent).unwrap();
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished() && !early.is_finished() && !reads.is_finished());
+        from.commit(4);
+        let refused = waits.join().unwrap().unwrap_err();
+        assert!(matches!(refused, ShardError::Gate(GateRefusal::NotOwner { .. })), "no wait for what has left");
+        to.commit(4);
+        early.join().unwrap().expect("the new owner lets it in");
+        assert_eq!(reads.join().unwrap().unwrap(), Some(4));
+        to.commit(6);
+    });
+    assert_eq!(to.read(KEY), Some(Some(5)));
+    // And a release waits for pins.
+    thread::scope(|scope| {
+        to.work(7, KEY, 1).unwrap();
+        let waits = scope.spawn(|| {
+            let node = NodeId::from("from");
+            to.host.release(&to.branch(8), &only(KEY), Tenure::new(3), &node, LONG)
+        });
+        thread::sleep(20 * MOMENT);
+        assert!(!waits.is_finished());
+        assert_eq!(to.host.give_up(&txn(7)), GivenUp::RolledBack);
+        waits.join().unwrap().unwrap();
+    });
 }
 
 #[test]

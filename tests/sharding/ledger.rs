@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use ringpact::{
-    BranchId, Call, Epoch, LogId, MemoryLog, Name, Participant, Service, ServiceError, TxnId, Vote,
-    participant::Effort,
+    BranchId, Call, Coordinator, Epoch, LogId, MemoryLog, Name, Participant, ParticipantError, Service, ServiceError,
+    TxnId, Vote,
+    participant::{Decision, Effort, Greeting, Life},
     ring::{KeyHasher, NodeId, Position, PositionRange, RangeSet},
     sharding::{ByPosition, Digest, Export, GateImage, GateNote, Keyed, Records, Shard, ShardError, ShardHost, Tenure},
+    txn::VerdictEndpoint,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +83,8 @@ pub struct Saved {
     pub sums: ByPosition<u32, i64, Places>,
     pub applied: BTreeSet<BranchId>,
     pub image: GateImage,
+    /// Number of openings. A process that a later one has taken the place of writes nothing more.
+    pub openings: u64,
 }
 
 /// When what a ledger does becomes durable.
@@ -116,15 +120,21 @@ pub struct Ledger {
     disk: Arc<Mutex<Saved>>,
     held: Mutex<BTreeMap<BranchId, Vec<Add>>>,
     faults: Arc<Faults>,
+    opening: u64,
 }
 
 impl Ledger {
     pub fn open(kind: Kind, disk: &Arc<Mutex<Saved>>, faults: &Arc<Faults>) -> Self {
+        let opening = {
+            let mut disk = disk.lock();
+            disk.openings += 1;
+            disk.openings
+        };
         let live = match kind {
             Kind::InMemory => Arc::new(Mutex::new(disk.lock().clone())),
             Kind::AtOnce => Arc::clone(disk),
         };
-        Self { kind, live, disk: Arc::clone(disk), held: Mutex::default(), faults: Arc::clone(faults) }
+        Self { kind, live, disk: Arc::clone(disk), held: Mutex::default(), faults: Arc::clone(faults), opening }
     }
 
     pub fn sum(&self, key: u32) -> Option<i64> {
@@ -225,7 +235,11 @@ impl Shard for Ledger {
         if self.kind == Kind::InMemory {
             let live = self.live.lock();
             let image = image();
-            *self.disk.lock() = Saved { image, ..live.clone() };
+            let mut disk = self.disk.lock();
+            if disk.openings != self.opening {
+                return Err("another process has opened the disk".into());
+            }
+            *disk = Saved { image, ..live.clone() };
         }
         Ok(())
     }
@@ -344,5 +358,67 @@ impl Site {
     /// What a client reads, or `None` if it is not let in.
     pub fn read(&self, key: u32) -> Option<Option<i64>> {
         self.host.read(position(key), Tenure::NONE, Duration::ZERO, |ledger| ledger.sum(key)).ok()
+    }
+}
+
+/// A site whose host is opened again while others use it.
+pub struct Shared {
+    site: RwLock<Site>,
+    /// The coordinator of which the site is a participant.
+    coordinator: Mutex<Option<(Name, VerdictEndpoint)>>,
+}
+
+impl Shared {
+    pub fn new(site: Site) -> Self {
+        Self { site: RwLock::new(site), coordinator: Mutex::default() }
+    }
+
+    pub fn host(&self) -> Arc<ShardHost<Ledger>> {
+        Arc::clone(&self.site.read().host)
+    }
+
+    /// Has the host ask this coordinator what began before the host was opened, from now on.
+    pub fn ask(&self, coordinator: &Coordinator) {
+        *self.coordinator.lock() = Some((coordinator.name().clone(), coordinator.verdict_endpoint()));
+        self.introduce(&self.host());
+    }
+
+    fn introduce(&self, host: &ShardHost<Ledger>) {
+        if let Some((name, endpoint)) = &*self.coordinator.lock() {
+            host.set_verdict_endpoint(name.clone(), endpoint.clone());
+        }
+    }
+
+    pub fn crash(&self) {
+        let mut site = self.site.write();
+        site.crash();
+        self.introduce(&site.host);
+    }
+}
+
+impl Participant for Shared {
+    fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
+        self.host().prepare(branch, call)
+    }
+    fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.host().commit(branch, call)
+    }
+    fn rollback(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
+        self.host().rollback(branch, call)
+    }
+    fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
+        self.host().commit_one_phase(branch, call)
+    }
+    fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        self.host().in_doubt(coordinator)
+    }
+    fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.host().meet(coordinator, life)
+    }
+    fn own_name(&self) -> Option<Name> {
+        self.host().own_name()
+    }
+    fn greet(&self, greeting: &Greeting) {
+        self.host().greet(greeting);
     }
 }

@@ -4,11 +4,22 @@
 //! |---|---|
 //! | `cluster` | nodes join and leave a cluster: what moves, what a cancel, a pause or a crash leave, what clients see |
 //! | `conformance` | the suite passes sound shards and names the rule that a broken one breaks |
+//! | `gate` | what a gate answers, in each state of a position |
+//! | `elsewhere` | shards, keepers and followers in other processes, and async clients |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
+//! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
 
 mod cluster;
 mod conformance;
+mod elsewhere;
+mod gate;
 mod hand_over;
 mod ledger;
+mod threads;
 mod town;
+
+/// Whether the long form of the tests is asked for: `RINGPACT_LONG=1`.
+fn long_form() -> bool {
+    std::env::var_os("RINGPACT_LONG").is_some_and(|value| value != "0")
+}

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, HashRing, MemoryLog, TxnId,
+    BranchId, HashRing, MemoryLog, Name, TxnId,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
@@ -30,11 +30,14 @@ pub const SERVICES: [&str; 2] = ["goods", "accounts"];
 /// Something that a test does at a call of a shard.
 type Hook = Box<dyn Fn(u64) + Send + Sync>;
 
+/// The shards of a town, by node and service.
+type Shards = BTreeMap<(String, usize), Arc<TownShard>>;
+
 /// All that outlives a cluster.
 pub struct Town {
     pub log: MemoryLog,
     store: Arc<MemoryRingStore>,
-    shards: Arc<Mutex<BTreeMap<(String, usize), Arc<TownShard>>>>,
+    shards: Arc<Mutex<Shards>>,
     first: HashRing,
     /// Called at each take of a chunk, with its number.
     pub at_take: Arc<Mutex<Option<Hook>>>,
@@ -48,7 +51,8 @@ pub struct TownShard {
     log: Mutex<MemoryLog>,
     disk: Arc<Mutex<Saved>>,
     host: Mutex<Arc<ShardHost<Ledger>>>,
-    greeting: Mutex<Option<Greeting>>,
+    /// Where to ask the coordinator what became of its transactions.
+    coordinator: Mutex<Option<(Name, Arc<dyn Endpoint>)>>,
     takes: AtomicU64,
     at_take: Arc<Mutex<Option<Hook>>>,
     is_cut: Arc<AtomicBool>,
@@ -202,7 +206,7 @@ impl TownShard {
             log: Mutex::new(log),
             disk,
             host,
-            greeting: Mutex::default(),
+            coordinator: Mutex::default(),
             takes: AtomicU64::new(0),
             at_take,
             is_cut,
@@ -227,8 +231,8 @@ impl TownShard {
         let (mut host, mut log) = (self.host.lock(), self.log.lock());
         *log = log.crash();
         *host = Self::start(&self.name, &log, &self.disk);
-        if let Some(greeting) = &*self.greeting.lock() {
-            ringpact::Participant::greet(&*host, greeting);
+        if let Some((coordinator, verdicts)) = &*self.coordinator.lock() {
+            host.set_verdict_endpoint(coordinator.clone(), Arc::clone(verdicts));
         }
     }
 }
@@ -289,7 +293,7 @@ impl Endpoint for TownShard {
         }
     }
     fn greet(&self, greeting: &Greeting) {
-        *self.greeting.lock() = Some(greeting.clone());
+        *self.coordinator.lock() = Some((greeting.coordinator.clone(), Arc::clone(&greeting.verdicts)));
         ringpact::Participant::greet(&*self.host(), greeting);
     }
 }

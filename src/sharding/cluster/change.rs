@@ -10,6 +10,7 @@ use super::{ClusterError, core::ClusterCore};
 use crate::{
     ring::{HashRing, Movement, Node, NodeId, PositionRange, RangeSet, RingError},
     sharding::{MAX_CHUNK_RANGES, Pace, Side, assignment::Layout, keeper::Control, mover::Blocked},
+    txn::policy::after,
 };
 
 /// Collects what is to change; see [`Cluster::change`](super::Cluster::change). All of it becomes one
@@ -300,7 +301,7 @@ impl Moving {
     /// Blocks until the change has ended, at most for `timeout`. Returns whether it has.
     #[must_use = "the change may still be under way"]
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.core.mover.wait_idle(self.core.directory.platform.now() + timeout)
+        self.core.mover.wait_idle(after(self.core.directory.platform.now(), timeout))
     }
 }
 

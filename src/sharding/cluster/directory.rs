@@ -13,13 +13,13 @@ use super::{ClusterError, routes::AnyRoutes};
 use crate::{
     Coordinator,
     id::Name,
-    participant::{Endpoint, ParticipantError, Request, Response},
+    participant::{Endpoint, ParticipantError, Reply, Request, Response},
     platform::{Condvar, Platform},
     ring::{NodeId, RingEpoch},
     sharding::{
         AssignmentUpdate, ShardMoves, SharedAssignment,
         link::Reach,
-        remote::{decode, encode, exchange},
+        remote::{answered, decode, encode, exchange},
     },
     txn::{CoordinatorBuilder, RetireError},
 };
@@ -77,6 +77,29 @@ impl Directory {
             // The keeper knows no more yet than this process.
             self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
         }
+    }
+
+    /// Returns where the keeper is, if it is in another process, and the time that it has for an answer.
+    pub(super) const fn keeper(&self) -> Option<(&Arc<dyn Endpoint>, Duration)> {
+        match &self.keeper {
+            Some(keeper) => Some((keeper, KEEPER_ANSWERS_WITHIN)),
+            None => None,
+        }
+    }
+
+    /// Asks the keeper what has changed, and passes its answer on; `None` if it has none. Does not block.
+    pub(super) fn ask_then(
+        &self,
+        keeper: &dyn Endpoint,
+        then: impl FnOnce(Option<(RingEpoch, AssignmentUpdate)>) + Send + 'static,
+    ) {
+        let since = self.assignment.load().epoch();
+        let Ok(body) = encode(&since) else { return then(None) };
+        let reply = Reply::new(move |result| {
+            let update = answered(result).ok().and_then(|body| decode(&body).ok());
+            then(update.map(|update| (since, update)));
+        });
+        keeper.send(Request::Message { body }, reply);
     }
 
     /// Connects to the shards of all services on the node, and registers them with the coordinator.
@@ -179,13 +202,13 @@ pub(super) fn ask(
     Ok((since, decode(&body).map_err(shared)?))
 }
 
-/// Answers processes that follow the keeper: the other end of [`ask`]. It is an [`Endpoint`], so every
+/// Answers processes that follow the keeper. It is an [`Endpoint`], so every
 /// transport for participants carries its messages. A clone is another handle.
 #[derive(Clone)]
 pub struct AssignmentFeed(pub(super) Arc<SharedAssignment>);
 
 impl Endpoint for AssignmentFeed {
-    fn send(&self, request: Request, reply: crate::participant::Reply) {
+    fn send(&self, request: Request, reply: Reply) {
         let answer = match request {
             Request::Message { body } => decode(&body)
                 .and_then(|since: RingEpoch| encode(&self.0.since(since)))

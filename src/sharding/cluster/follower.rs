@@ -155,10 +155,8 @@ impl FollowerBuilder {
         let rings = [Some(first.ring()), first.after()];
         let mut nodes: BTreeSet<NodeId> =
             rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone()).collect();
-        let mut builder = Coordinator::builder(self.log)
-            .policy(self.policy)
-            .limits(self.limits)
-            .platform(self.platform.clone());
+        let mut builder =
+            Coordinator::builder(self.log).policy(self.policy).limits(self.limits).platform(self.platform.clone());
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }

@@ -1,7 +1,8 @@
 //! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
 //! nodes.
 //!
-//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use;
+//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use,
+//! and `execute_async.rs` the same for tasks;
 //! `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
 //! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
 
@@ -22,15 +23,16 @@ use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, S
 use crate::{
     Coordinator,
     log::TransactionLog,
-    participant::{OpenError, ResourceManager, ServiceError},
+    participant::{Endpoint, OpenError, ParticipantError, Reply, Request, ResourceManager, ServiceError},
     platform::Platform,
     ring::{HashRing, NodeId, RingError},
-    txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction},
+    txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction, VerdictEndpoint},
 };
 
 mod change;
 mod core;
 mod directory;
+mod execute_async;
 mod follower;
 mod routes;
 
@@ -67,6 +69,33 @@ pub struct ClusterBuilder {
     services: Vec<Arc<dyn AnyRoutes>>,
     directory: Arc<OnceLock<Weak<Directory>>>,
     platform: Platform,
+    verdicts: ClusterVerdicts,
+}
+
+/// Answers shards in other processes what became of their branches, from the moment at which the
+/// cluster's coordinator can tell: an [`Endpoint`] for
+/// [`ShardHost::set_verdict_endpoint`](crate::sharding::ShardHost::set_verdict_endpoint). A clone is
+/// another handle. Until then, and when the cluster is gone, it fails every request.
+#[derive(Clone, Default)]
+pub struct ClusterVerdicts(Arc<OnceLock<VerdictEndpoint>>);
+
+impl Endpoint for ClusterVerdicts {
+    fn send(&self, request: Request, reply: Reply) {
+        match self.0.get() {
+            Some(verdicts) => verdicts.send(request, reply),
+            None => reply.send(Err(ParticipantError::Unreachable)),
+        }
+    }
+
+    fn sends_at_once(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for ClusterVerdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClusterVerdicts").field(&self.0.get().is_some()).finish()
+    }
 }
 
 impl Cluster {
@@ -83,6 +112,7 @@ impl Cluster {
             services: Vec::new(),
             directory: Arc::default(),
             platform: Platform::default(),
+            verdicts: ClusterVerdicts::default(),
         }
     }
 
@@ -224,6 +254,14 @@ impl ClusterBuilder {
         (self, client)
     }
 
+    /// Returns an endpoint at which shards in other processes learn what became of their branches. It is
+    /// there before the cluster is open: a shard that was opened again asks which transactions have begun
+    /// before it votes, and the opening needs votes to set up the first ring.
+    #[must_use]
+    pub fn verdicts(&self) -> ClusterVerdicts {
+        self.verdicts.clone()
+    }
+
     /// Uses the threads and the clock of `platform` instead of the system's.
     #[doc(hidden)]
     pub fn platform(mut self, platform: Platform) -> Self {
@@ -268,6 +306,8 @@ impl ClusterBuilder {
         }
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        // A builder opens once, so the place is free.
+        let _ = self.verdicts.0.set(coordinator.verdict_endpoint());
         if let (None, Some(first)) = (state, &self.first) {
             core::set_up(&self.platform, &coordinator, &keeper, &self.services, first)?;
         }

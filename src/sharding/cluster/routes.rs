@@ -16,7 +16,7 @@ use crate::{
     participant::ServiceError,
     ring::{NodeId, Position},
     sharding::{Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, link::Reach},
-    txn::{BranchError, Transaction},
+    txn::{BranchError, Transaction, policy::after},
 };
 
 /// Time for which a client waits for keys that are on their way, by default. Far longer than a chunk
@@ -25,7 +25,7 @@ pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Maximum time for which one call waits at a shard for a position. Then the client looks at the
 /// assignment again.
-const WAIT_AT_SHARD: Duration = Duration::from_millis(100);
+pub(super) const WAIT_AT_SHARD: Duration = Duration::from_millis(100);
 
 /// Returns the name of a service's shard on a node, under which the shard and the coordinator know it:
 /// `goods.node-7` for the service `goods` on the node `node-7`.
@@ -47,9 +47,9 @@ pub(super) struct Routes<W> {
     routes: ArcSwap<BTreeMap<NodeId, Route<W>>>,
 }
 
-struct Route<W> {
-    participant: Name,
-    link: Arc<dyn ShardLink<W>>,
+pub(super) struct Route<W> {
+    pub(super) participant: Name,
+    pub(super) link: Arc<dyn ShardLink<W>>,
 }
 
 impl<W> Clone for Route<W> {
@@ -133,10 +133,28 @@ pub struct Routed {
     pub known: Tenure,
 }
 
+impl<W: 'static> ServiceClient<W> {
+    /// Returns the way to the node's shard. A process that follows the keeper connects to a node when it
+    /// first hears of it.
+    pub(super) fn route(&self, directory: &Directory, node: &NodeId) -> Result<Route<W>, RouteError> {
+        if let Some(route) = self.routes.routes.load().get(node) {
+            return Ok(route.clone());
+        }
+        directory.join(node).map_err(|error| RouteError::NoShard { node: node.clone(), error: Box::new(error) })?;
+        let routes = self.routes.routes.load();
+        routes.get(node).cloned().ok_or(RouteError::NotOpen)
+    }
+
+    pub(super) fn directory(&self) -> Result<Arc<Directory>, RouteError> {
+        self.directory.get().and_then(Weak::upgrade).ok_or(RouteError::NotOpen)
+    }
+}
+
 impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     /// Has the shard of the work's key do the work, under a branch of the transaction. Takes part of
     /// the transaction's time while the key is on its way to another node: at most
-    /// [`DEFAULT_PATIENCE`]. Blocks for that, and while the service tries.
+    /// [`DEFAULT_PATIENCE`]. Blocks for that, and while the service tries; from async code use
+    /// [`execute_async`](Self::execute_async).
     ///
     /// # Errors
     ///
@@ -164,7 +182,7 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
             let had_branch = txn.has_branch(&route.participant);
             let branch = txn.branch(&route.participant)?;
             let now = directory.platform.now();
-            let until = *until.get_or_insert_with(|| now + patience);
+            let until = *until.get_or_insert_with(|| after(now, patience));
             let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
             let refusal = match route.link.execute(branch, place.known, work.clone(), wait) {
                 Ok(()) => return Ok(()),
@@ -212,21 +230,6 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
         let assignment = directory.assignment.load();
         let place = assignment.place(position);
         Ok((place.node.clone(), place.known))
-    }
-
-    /// Returns the way to the node's shard. A process that follows the keeper connects to a node when it
-    /// first hears of it.
-    fn route(&self, directory: &Directory, node: &NodeId) -> Result<Route<W>, RouteError> {
-        if let Some(route) = self.routes.routes.load().get(node) {
-            return Ok(route.clone());
-        }
-        directory.join(node).map_err(|error| RouteError::NoShard { node: node.clone(), error: Box::new(error) })?;
-        let routes = self.routes.routes.load();
-        routes.get(node).cloned().ok_or(RouteError::NotOpen)
-    }
-
-    fn directory(&self) -> Result<Arc<Directory>, RouteError> {
-        self.directory.get().and_then(Weak::upgrade).ok_or(RouteError::NotOpen)
     }
 }
 

@@ -44,9 +44,10 @@ pub use refusal::GateRefusal;
 /// enough for a message.
 const MAX_BLOCKERS: usize = 16;
 
-/// The gate of one shard. A plain value.
+/// The gate of one shard. A plain value. Public for the exhaustive search in `tests/model`.
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Gate {
+pub struct Gate {
     image: GateImage,
     /// The ranges of `hand_overs`.
     held: RangeMap<Stage>,
@@ -79,23 +80,17 @@ enum Stage {
 
 /// Work.
 impl Gate {
-    pub(crate) fn new(image: GateImage) -> Self {
+    pub fn new(image: GateImage) -> Self {
         Self { image, ..Self::default() }
     }
 
-    pub(crate) const fn image(&self) -> &GateImage {
+    pub const fn image(&self) -> &GateImage {
         &self.image
     }
 
     /// Returns the stamp under which work at `position` is let in, or why it is not. `known` is the
     /// latest hand-over of the position that the client knows of.
-    pub(crate) fn admit(
-        &self,
-        position: Position,
-        known: Tenure,
-        txn: &TxnId,
-        effort: Effort,
-    ) -> Result<Tenure, GateRefusal> {
+    pub fn admit(&self, position: Position, known: Tenure, txn: &TxnId, effort: Effort) -> Result<Tenure, GateRefusal> {
         let stage = if self.held.is_empty() { None } else { self.held.get(position) };
         if stage == Some(&Stage::Arriving) {
             return Err(GateRefusal::NotYet);
@@ -117,7 +112,7 @@ impl Gate {
 
     /// Lets work in that was admitted under `stamp`, and pins the position if the work changes it.
     /// Returns whether the pin is new.
-    pub(crate) fn enter(
+    pub fn enter(
         &mut self,
         position: Position,
         stamp: Tenure,
@@ -133,7 +128,7 @@ impl Gate {
 
     /// Pins a position, also one that the shard does not own: for a transaction that has promised, after a restart.
     /// Returns whether the pin is new.
-    pub(crate) fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
+    pub fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
         let pinned_by = self.pins.entry(position).or_default();
         let is_new = !pinned_by.contains(txn);
         if is_new {
@@ -144,7 +139,7 @@ impl Gate {
 
     /// Takes the pin of a transaction whose branch is finished. Returns whether a hand-over may have
     /// waited for that.
-    pub(crate) fn unpin(&mut self, position: Position, txn: &TxnId) -> bool {
+    pub fn unpin(&mut self, position: Position, txn: &TxnId) -> bool {
         let Some(pinned_by) = self.pins.get_mut(&position) else { return false };
         let before = pinned_by.len();
         pinned_by.retain(|other| other != txn);
@@ -164,12 +159,12 @@ impl Gate {
     ///
     /// The stamp is the latest tenure that the shard had heard of. If the position has left since
     /// and come back, the chunk that brought it began after that, so its number is higher.
-    pub(crate) fn is_current(&self, position: Position, stamp: Tenure) -> bool {
+    pub fn is_current(&self, position: Position, stamp: Tenure) -> bool {
         self.image.tenure(position).is_some_and(|tenure| tenure <= stamp)
     }
 
     /// Returns the number of pins.
-    pub(crate) fn pins(&self) -> usize {
+    pub fn pins(&self) -> usize {
         self.pins.values().map(Vec::len).sum()
     }
 }
@@ -177,7 +172,7 @@ impl Gate {
 /// Hand-overs.
 impl Gate {
     /// Stops new changes in the ranges, which the shard must own, for the hand-over with this number.
-    pub(crate) fn freeze(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) -> Result<(), GateRefusal> {
+    pub fn freeze(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) -> Result<(), GateRefusal> {
         if ranges.is_empty() || !ranges.iter().all(|range| self.image.owned.covers(range)) {
             return Err(GateRefusal::NotAllOwned);
         }
@@ -188,7 +183,7 @@ impl Gate {
     }
 
     /// Returns transactions that have changes in the ranges of this hand-over, at most a few.
-    pub(crate) fn pinned(&self, txn: &TxnId) -> Vec<TxnId> {
+    pub fn pinned(&self, txn: &TxnId) -> Vec<TxnId> {
         let Some(hand_over) = self.hand_overs.get(txn) else { return Vec::new() };
         let mut found: Vec<TxnId> = Vec::new();
         for segment in hand_over.ranges.iter().flat_map(|range| range.segments()) {
@@ -207,7 +202,7 @@ impl Gate {
 
     /// Stops reads as well, once no transaction has changes in the ranges. Returns whether that is
     /// so.
-    pub(crate) fn seal(&mut self, txn: &TxnId) -> bool {
+    pub fn seal(&mut self, txn: &TxnId) -> bool {
         if !self.pinned(txn).is_empty() {
             return false;
         }
@@ -221,7 +216,7 @@ impl Gate {
 
     /// Seals the ranges of a chunk that this shard has promised to give away, after a restart. It had
     /// sealed them before.
-    pub(crate) fn restore_sealed(&mut self, txn: &TxnId, ranges: &RangeSet) {
+    pub fn restore_sealed(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if !self.is_sealed(txn, ranges) {
             self.let_go(txn);
             self.insert(txn, ranges, Stage::Sealed);
@@ -231,7 +226,7 @@ impl Gate {
 
     /// Takes in that the release of these ranges is work of its branch from here on. Returns whether
     /// they are sealed; else it is not.
-    pub(crate) fn register(&mut self, txn: &TxnId, ranges: &RangeSet) -> bool {
+    pub fn register(&mut self, txn: &TxnId, ranges: &RangeSet) -> bool {
         let is_sealed = self.is_sealed(txn, ranges);
         if is_sealed {
             self.set_ready(txn);
@@ -241,32 +236,32 @@ impl Gate {
 
     /// Lets work in again, unless the release is work of its branch: then only the end of the branch
     /// does.
-    pub(crate) fn give_back(&mut self, txn: &TxnId) {
+    pub fn give_back(&mut self, txn: &TxnId) {
         if self.hand_overs.get(txn).is_some_and(|hand_over| !hand_over.is_ready) {
             self.thaw(txn);
         }
     }
 
     /// Whether this hand-over is of these ranges, and all work in them has stopped.
-    pub(crate) fn is_sealed(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+    pub fn is_sealed(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
         let hand_over = self.hand_overs.get(txn);
         hand_over.is_some_and(|hand_over| hand_over.stage == Stage::Sealed && hand_over.ranges == *ranges)
     }
 
     /// Lets work in again, if the ranges were being given away.
-    pub(crate) fn thaw(&mut self, txn: &TxnId) {
+    pub fn thaw(&mut self, txn: &TxnId) {
         if self.hand_overs.get(txn).is_some_and(|hand_over| hand_over.stage != Stage::Arriving) {
             self.let_go(txn);
         }
     }
 
     /// Whether the release with this number is already done.
-    pub(crate) fn is_released(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+    pub fn is_released(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
         self.image.is_past_departure(ranges, tenure)
     }
 
     /// Gives the ranges away.
-    pub(crate) fn release(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure, to: &NodeId) {
+    pub fn release(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure, to: &NodeId) {
         self.let_go(txn);
         self.image.apply(&GateNote::Released { ranges: ranges.clone(), tenure, to: to.clone() });
     }
@@ -274,13 +269,7 @@ impl Gate {
     /// Makes room for ranges that arrive in the hand-over with this number. The shard must own nothing
     /// in them. Their records are imported next, and then they are [`staged`](Self::staged); or, if
     /// they are `in_place`, they are there already.
-    pub(crate) fn stage(
-        &mut self,
-        txn: &TxnId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        in_place: bool,
-    ) -> Result<(), GateRefusal> {
+    pub fn stage(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure, in_place: bool) -> Result<(), GateRefusal> {
         if ranges.is_empty() || ranges.iter().any(|range| self.image.owned.overlaps(range)) {
             return Err(GateRefusal::Owned);
         }
@@ -299,23 +288,23 @@ impl Gate {
     }
 
     /// Takes in that all records of an arrival are imported.
-    pub(crate) fn staged(&mut self, txn: &TxnId) {
+    pub fn staged(&mut self, txn: &TxnId) {
         self.set_ready(txn);
     }
 
     /// Whether this hand-over brings these ranges, whether or not their records are imported in full.
-    pub(crate) fn is_arriving(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+    pub fn is_arriving(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
         let hand_over = self.hand_overs.get(txn);
         hand_over.is_some_and(|hand_over| hand_over.stage == Stage::Arriving && hand_over.ranges == *ranges)
     }
 
     /// Whether this hand-over brings these ranges, and all their records are imported.
-    pub(crate) fn is_staged(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
+    pub fn is_staged(&self, txn: &TxnId, ranges: &RangeSet) -> bool {
         self.is_arriving(txn, ranges) && self.hand_overs[txn].is_ready
     }
 
     /// Gives an arrival up.
-    pub(crate) fn unstage(&mut self, txn: &TxnId, ranges: &RangeSet) {
+    pub fn unstage(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if self.is_arriving(txn, ranges) {
             self.let_go(txn);
             self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
@@ -324,44 +313,46 @@ impl Gate {
 
     /// Gives an arrival up whose records could not be discarded. They stay behind unseen, until the
     /// next arrival there replaces them, or they are found [left over](Self::left_over).
-    pub(crate) fn abandon(&mut self, txn: &TxnId, ranges: &RangeSet) {
+    pub fn abandon(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if self.is_arriving(txn, ranges) {
             self.let_go(txn);
         }
     }
 
     /// Whether the arrival with this number is already done, and perhaps what followed it.
-    pub(crate) fn is_opened(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
+    pub fn is_opened(&self, ranges: &RangeSet, tenure: Tenure) -> bool {
         self.image.is_past_arrival(ranges, tenure)
     }
 
     /// Owns the ranges from here on.
-    pub(crate) fn open(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) {
+    pub fn open(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) {
         self.let_go(txn);
         self.image.apply(&GateNote::Owned { ranges: ranges.clone(), tenure });
     }
 
     /// Returns the ranges that were imported before a restart, and that no transaction brings.
-    pub(crate) fn left_over(&self) -> RangeSet {
+    pub fn left_over(&self) -> RangeSet {
         let mut left_over = self.image.staged.clone();
-        for hand_over in self.hand_overs.values() {
+        // What leaves is owned, and nothing is staged there; or it has left before, and a restart knows only
+        // of the promise.
+        for hand_over in self.hand_overs.values().filter(|hand_over| hand_over.stage == Stage::Arriving) {
             hand_over.ranges.iter().for_each(|range| left_over.remove(range));
         }
         left_over
     }
 
     /// Takes in that what was left over is discarded.
-    pub(crate) fn dropped(&mut self, ranges: &RangeSet) {
+    pub fn dropped(&mut self, ranges: &RangeSet) {
         self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
     }
 
     /// Whether a hand-over of this transaction is under way.
-    pub(crate) fn hands_over(&self, txn: &TxnId) -> bool {
+    pub fn hands_over(&self, txn: &TxnId) -> bool {
         self.hand_overs.contains_key(txn)
     }
 
     /// Returns the number of hand-overs that leave, and of those that arrive.
-    pub(crate) fn hand_overs(&self) -> (usize, usize) {
+    pub fn hand_overs(&self) -> (usize, usize) {
         let arriving = self.hand_overs.values().filter(|hand_over| hand_over.stage == Stage::Arriving).count();
         (self.hand_overs.len() - arriving, arriving)
     }

@@ -139,7 +139,7 @@ impl Service for RingTable {
                 if table.in_flight.iter().any(|(other, taken)| other != txn && is_taken(taken)) {
                     return Err(KeeperRefusal::NotThere);
                 }
-                table.state.as_ref().ok_or(KeeperRefusal::NoRing)?.may_move(ranges, *side)?;
+                table.state.as_ref().ok_or(KeeperRefusal::NoRing)?.may_move(ranges, *side, *tenure)?;
                 table.in_flight.insert(txn.clone(), ranges.clone());
                 table.given = table.given.max(*tenure);
             }

@@ -118,9 +118,13 @@ impl RingState {
     }
 
     /// Whether the ranges can be handed over to this side now.
-    pub(super) fn may_move(&self, ranges: &RangeSet, side: Side) -> Result<(), KeeperRefusal> {
+    pub(super) fn may_move(&self, ranges: &RangeSet, side: Side, tenure: Tenure) -> Result<(), KeeperRefusal> {
         let change = self.change.as_ref().ok_or(KeeperRefusal::NothingMoves)?;
         if change.toward != side || ranges.is_empty() || !self.assignment.is_all_on(ranges, side.other()) {
+            return Err(KeeperRefusal::NotThere);
+        }
+        // The number was given out, and others were faster since.
+        if self.assignment.knows(ranges, tenure) {
             return Err(KeeperRefusal::NotThere);
         }
         Ok(())

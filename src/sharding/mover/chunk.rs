@@ -32,7 +32,7 @@ pub(super) struct MovedChunk {
 
 /// Why a chunk did not move. Nothing has changed then.
 pub(super) struct ChunkFailure {
-    pub(super) error: ClusterError,
+    pub(super) error: Box<ClusterError>,
     /// Transactions that were in the way.
     pub(super) by: Vec<TxnId>,
     /// Number of bytes that were exported for nothing.
@@ -41,7 +41,7 @@ pub(super) struct ChunkFailure {
 
 impl From<ClusterError> for ChunkFailure {
     fn from(error: ClusterError) -> Self {
-        Self { error, by: Vec::new(), exported: 0 }
+        Self { error: Box::new(error), by: Vec::new(), exported: 0 }
     }
 }
 
@@ -81,8 +81,8 @@ fn hand_over(
     ends: &[Ends],
     ranges: RangeSet,
     exported: &mut u64,
-) -> Result<MovedChunk, (ClusterError, Vec<TxnId>)> {
-    let simply = |error: ClusterError| (error, Vec::new());
+) -> Result<MovedChunk, (Box<ClusterError>, Vec<TxnId>)> {
+    let simply = |error: ClusterError| (Box::new(error), Vec::new());
     let tenure = core.table().next_tenure();
     let mut txn = core.directory.coordinator.begin_within(CHUNK_TIMEOUT);
     let branch = txn.branch(KEEPER).map_err(|error| simply(error.into()))?.clone();
@@ -118,7 +118,7 @@ fn hand_over(
                         let _ = end.from.1.give_up(txn);
                     }
                 }
-                return Err((at(&chunk.from, ShardError::Pinned { by: by.clone() }), by));
+                return Err((Box::new(at(&chunk.from, ShardError::Pinned { by: by.clone() })), by));
             }
             Err(error) => return Err(simply(at(&chunk.from, error))),
         }

@@ -232,7 +232,7 @@ impl Mover {
                 state.tally.again += 1;
                 state.tally.bytes_again += exported;
                 let tries = state.blocked.get(&pair).map_or(0, |blocked| blocked.tries) + 1;
-                let reason = crate::error_chain(&error);
+                let reason = crate::error_chain(&*error);
                 let (from, to) = pair.clone();
                 state.blocked.insert(pair, Blocked { from, to, by, reason, tries });
                 ChunkEnd::Failed

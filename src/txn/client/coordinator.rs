@@ -16,6 +16,7 @@ use crate::{
         engine::{
             coordinator_core::{CoordinatorCore, CoreHandles},
             members::{Member, Slot},
+            pause::Pause,
         },
         recovery::RecoveryCounts,
     },
@@ -127,6 +128,11 @@ impl Coordinator {
         let greeting = Greeting::new(self.name().clone(), self.core.life, self.verdict_endpoint())
             .with_earlier(self.core.openings.earlier());
         let _ = catch_unwind(AssertUnwindSafe(|| member.greet(&greeting)));
+    }
+
+    /// Returns a future that is ready after this time, by the coordinator's clock.
+    pub(crate) fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send + Unpin {
+        Pause::new(&self.core, time)
     }
 
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {

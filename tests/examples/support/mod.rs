@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
 };
 
@@ -46,6 +46,12 @@ impl Example {
             assert!(executable.exists(), "{} was not built", executable.display());
             executable
         })
+    }
+
+    /// Starts the example, and leaves it to the caller to end it.
+    pub fn start(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(self.executable());
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the example starts")
     }
 
     pub fn run(&self, args: &[&str]) -> Run {

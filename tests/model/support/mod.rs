@@ -41,7 +41,7 @@
 mod checks;
 mod coordinator;
 mod logs;
-mod machine;
+pub mod machine;
 mod moves;
 mod participant;
 pub mod search;

@@ -15,10 +15,10 @@ use std::{
 use parking_lot::Mutex;
 use ringpact::{
     Coordinator, FileLog, LogError, LogId, ServiceError, Transaction, TransactionLog,
-    participant::{OpenError, Reply},
+    participant::{Endpoint, OpenError, Reply},
     ring::NodeId,
     sharding::{
-        Cluster, ClusterError, ClusterFollower, Connection, RemoteShard, ServiceClient, ShardHost, SharedAssignment,
+        Cluster, ClusterError, ClusterFollower, ClusterVerdicts, Connection, RemoteShard, ServiceClient, ShardHost, SharedAssignment,
         shard_name,
     },
 };
@@ -76,6 +76,8 @@ struct Running {
     log: Option<Arc<FileLog>>,
     shards: BTreeMap<usize, Arc<Shards>>,
     desk: Option<Arc<Desk>>,
+    /// The keeper's answers to shards, from before its cluster is open.
+    verdicts: Option<ClusterVerdicts>,
 }
 
 /// Where clients begin transactions.
@@ -204,6 +206,14 @@ impl Life {
         self.running.lock().desk.clone().filter(|_| self.is_alive())
     }
 
+    /// Where shards ask this process's coordinator.
+    pub fn verdicts(&self) -> Option<Arc<dyn Endpoint>> {
+        if let Some(verdicts) = self.running.lock().verdicts.clone() {
+            return Some(Arc::new(verdicts));
+        }
+        Some(Arc::new(self.desk()?.coordinator().verdict_endpoint()))
+    }
+
     pub fn shards(&self) -> Vec<Arc<Shards>> {
         self.running.lock().shards.values().cloned().collect()
     }
@@ -255,6 +265,7 @@ impl Life {
                     .store(RingFiles { life: Arc::clone(self), kept })
                     .first_ring(world.plan.first_ring())
                     .platform(platform);
+                self.keep(|running| running.verdicts = Some(builder.verdicts()))?;
                 let (builder, goods) = builder.service(SERVICES[0], self.connects(0, world.plan.by_messages[0]));
                 let (builder, accounts) = builder.service(SERVICES[1], self.connects(1, world.plan.by_messages[0]));
                 Ok(Desk { seat: Seated::Keeper(builder.open()?), services: [goods, accounts] })

@@ -136,8 +136,8 @@ impl Endpoint for VerdictWire {
         let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
         let (from, to) = (Arc::clone(&self.from), self.to);
         send(world, self.from.host, self.to, move || {
-            let Some(life) = from.world.hosts[to].life().filter(|life| life.is_up()) else { return };
-            let Some(desk) = life.desk() else { return };
+            let life = from.world.hosts[to].life().filter(|life| life.is_alive());
+            let Some(verdicts) = life.and_then(|life| life.verdicts()) else { return };
             let (from, awaited) = (Arc::clone(&from), Arc::clone(&awaited));
             let back = Reply::new(move |result| {
                 let result = Mutex::new(Some(result));
@@ -148,7 +148,7 @@ impl Endpoint for VerdictWire {
                     }
                 });
             });
-            desk.coordinator().verdict_endpoint().send(request.clone(), back);
+            verdicts.send(request.clone(), back);
         });
     }
 }
