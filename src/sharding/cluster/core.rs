@@ -103,7 +103,22 @@ impl ClusterCore {
                 self.directory.part(&node) && self.step(RingWork::Left { node: node.clone(), since }).is_ok()
             });
         }
+        for node in self.strangers() {
+            all_gone &= self.one_start(|| !self.strangers().contains(&node) || self.directory.part(&node));
+        }
         all_gone
+    }
+
+    /// Returns nodes that have left, and that only decisions in the log name: the coordinator was opened
+    /// with them, to tell them again.
+    fn strangers(&self) -> BTreeSet<NodeId> {
+        let members = self.state().map(|state| state.nodes()).unwrap_or_default();
+        self.directory.nodes().difference(&members).cloned().collect()
+    }
+
+    /// Whether nodes have left that are still connected.
+    pub(in crate::sharding) fn has_leavers(&self) -> bool {
+        self.state().is_some_and(|state| !state.leavers.is_empty()) || !self.strangers().is_empty()
     }
 
     /// Calls `start`, one such call at a time: nodes join and leave the coordinator only in there. Must not

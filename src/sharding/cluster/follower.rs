@@ -9,11 +9,11 @@ use std::{
 
 use super::{
     ClusterError,
-    directory::{Directory, ask, register},
+    directory::{Directory, ask, node_of, register},
     routes::{AnyRoutes, Connect, Routes, ServiceClient},
 };
 use crate::{
-    Coordinator, Name,
+    Coordinator,
     log::TransactionLog,
     participant::{Endpoint, ServiceError},
     platform::Platform,
@@ -172,12 +172,6 @@ impl FollowerBuilder {
         let _ = self.directory.set(Arc::downgrade(&directory));
         Ok(ClusterFollower { directory })
     }
-}
-
-/// Returns the node of a shard with this name.
-fn node_of(services: &[Arc<dyn AnyRoutes>], participant: &Name) -> Option<NodeId> {
-    let of = |service: &Arc<dyn AnyRoutes>| participant.as_str().strip_prefix(service.service())?.strip_prefix('.');
-    services.iter().find_map(of).map(NodeId::from)
 }
 
 impl fmt::Debug for FollowerBuilder {

@@ -16,7 +16,7 @@ use std::{
 use thiserror::Error;
 
 use self::{
-    directory::{Directory, register},
+    directory::{Directory, node_of, register},
     routes::{AnyRoutes, Routes},
 };
 use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
@@ -291,7 +291,7 @@ impl ClusterBuilder {
         );
         let keeper = Arc::new(keeper.map_err(|error| ClusterError::Open(Arc::new(error)))?);
         let state = keeper.service().state();
-        let nodes = match (&state, &self.first) {
+        let mut nodes: BTreeSet<_> = match (&state, &self.first) {
             (Some(state), _) => state.nodes(),
             (None, Some(first)) => first.nodes().iter().map(|node| node.id().clone()).collect(),
             (None, None) => return Err(ClusterError::Keeper(KeeperRefusal::NoRing)),
@@ -304,6 +304,9 @@ impl ClusterBuilder {
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
+        // A transaction that was decided may still have to be told to nodes that have left since.
+        let named = builder.named_in_log().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        nodes.extend(named.iter().filter_map(|participant| node_of(&self.services, participant)));
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
         // A builder opens once, so the place is free.

@@ -193,7 +193,7 @@ fn change_is_over(world: &Arc<World>) -> bool {
 fn probe(world: &Arc<World>, when: &str) {
     for life in world.lives().into_iter().filter(|life| life.desk().is_some()) {
         for key in 0..KEYS {
-            if !(0..2).any(|_| clients::transfer(&life, &clients::Wish::probe(key)) == Some(Told::Committed)) {
+            if !(0..6).any(|_| clients::transfer(&life, &clients::Wish::probe(key)) == Some(Told::Committed)) {
                 world.is_wrong(format_args!("{when}: {life} can't write to key {key}"));
             }
             for service in 0..SERVICES.len() {
