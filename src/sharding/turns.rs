@@ -30,7 +30,9 @@ struct Waiting {
 
 /// A branch that comes first has failed.
 #[derive(Debug, Error)]
-#[error("transaction {first} comes first at these positions, and could not be carried out again since the shard was opened")]
+#[error(
+    "transaction {first} comes first at these positions, and could not be carried out again since the shard was opened"
+)]
 pub(super) struct OutOfTurn {
     first: TxnId,
 }

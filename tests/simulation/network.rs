@@ -8,9 +8,7 @@ use ringpact::{
     participant::{Endpoint, Reply, Request, Response, Verb},
 };
 
-use super::{
-    host::Life, mutants::Mutant, plan::Network, scheduler::Scheduler, served::Served, world::World,
-};
+use super::{host::Life, mutants::Mutant, plan::Network, scheduler::Scheduler, served::Served, world::World};
 
 /// How late what is late comes.
 const LATEST: Duration = Duration::from_secs(2);

@@ -107,7 +107,8 @@ impl Planted {
                 Outcome { seed, shown: report.to_string(), counts, is_wrong }
             }
             Self::InCluster(mutant) => {
-                let report = if is_shown { cluster::run(seed, mutant, true) } else { cluster::run_in_time(seed, mutant) };
+                let report =
+                    if is_shown { cluster::run(seed, mutant, true) } else { cluster::run_in_time(seed, mutant) };
                 let (counts, is_wrong) = (report.counts.by_name(), !report.wrong.is_empty());
                 Outcome { seed, shown: report.to_string(), counts, is_wrong }
             }

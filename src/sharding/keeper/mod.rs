@@ -257,3 +257,39 @@ impl Service for RingTable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ring::PositionRange, sharding::Side};
+
+    /// The store may have a later state than the log that a crash has left.
+    #[test]
+    fn a_promise_is_restored_although_its_change_has_ended_in_the_store() {
+        let ring = |nodes: &[&str]| HashRing::new(nodes.iter().copied()).unwrap();
+        let branch = |number| {
+            let txn = TxnId::new("keeper".parse().unwrap(), crate::Epoch::new(1), number);
+            txn.branch(&"ring".parse().unwrap())
+        };
+        let table = RingTable::open(Box::new(MemoryRingStore::new())).unwrap();
+        let do_step = |revision, control| {
+            let work = RingWork::Control { revision, control };
+            table.try_reserve(&branch(revision), &work).unwrap();
+            table.confirm(&branch(revision), &[work]).unwrap();
+        };
+        do_step(1, Control::First { ring: table.keep(&ring(&["a", "b"])).unwrap() });
+        let after = table.keep(&ring(&["a", "b", "c"])).unwrap();
+        do_step(2, Control::Begin { ring: after, pace: crate::sharding::Pace::new() });
+        let moves = table.state().unwrap().assignment.moving(Side::Before);
+        let ranges: RangeSet =
+            moves.iter().map(|(range, ..)| *range).collect::<Vec<PositionRange>>().into_iter().collect();
+        let moved = RingWork::Moved { ranges, side: Side::After, tenure: Tenure::new(2) };
+        table.try_reserve(&branch(9), &moved).unwrap();
+        table.confirm(&branch(9), std::slice::from_ref(&moved)).unwrap();
+        do_step(3, Control::End);
+        let before = table.state();
+        table.restore(&branch(9), std::slice::from_ref(&moved)).unwrap();
+        table.confirm(&branch(9), &[moved]).unwrap();
+        assert!(table.state() == before && table.table.lock().in_flight.is_empty());
+    }
+}

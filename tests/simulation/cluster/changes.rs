@@ -8,6 +8,7 @@ use std::{
 
 use ringpact::{
     HashRing,
+    ring::RingEpoch,
     sharding::{AssignmentStep, AssignmentUpdate, Cluster, ClusterError, Moving, Pace, Side},
 };
 
@@ -47,8 +48,9 @@ pub fn await_keeper(world: &World) -> Option<Arc<Life>> {
 }
 
 fn pace(world: &World) -> Pace {
-    let (into, out_of, rate) =
-        world.clock.draw(|random| (random.u32(1..=3), random.u32(1..=2), [None, Some(2_000), Some(200)][random.usize(..3)]));
+    let (into, out_of, rate) = world
+        .clock
+        .draw(|random| (random.u32(1..=3), random.u32(1..=2), [None, Some(2_000), Some(200)][random.usize(..3)]));
     let pace = Pace::new().into_each(into).out_of_each(out_of).chunk_bytes(world.plan.chunk_bytes);
     match rate {
         Some(rate) => pace.bytes_per_second(rate),
@@ -60,18 +62,22 @@ fn pace(world: &World) -> Pace {
 fn change(world: &Arc<World>, life: &Arc<Life>) {
     let Some(desk) = life.desk() else { return };
     let Some(cluster) = desk.cluster() else { return };
-    let before = match cluster.moving() {
+    let (before, begun) = match cluster.moving() {
         // One that an earlier life has begun.
-        Some(_) => cluster.assignment().load().ring().clone(),
+        Some(_) => (cluster.assignment().load().ring().clone(), None),
         None => match begin(world, life, cluster) {
-            Some(before) => before,
+            Some((before, begun)) => (before, Some(begun)),
             None => return,
         },
     };
-    look_after(world, life, &desk, &before);
+    look_after(world, life, &desk, &before, begun);
 }
 
-fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<HashRing> {
+/// The epoch before a change, and how many positions it is to move.
+type Begun = (RingEpoch, u128);
+
+/// Returns the ring before the change.
+fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<(HashRing, Begun)> {
     let (before, epoch) = {
         let assignment = cluster.assignment().load();
         (assignment.ring().clone(), assignment.epoch())
@@ -79,7 +85,8 @@ fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<HashRing> {
     world.oracle.lock().has_ring(&before);
     let builder = cluster.change().ok()?;
     let nodes = &NODES[..world.plan.nodes()];
-    let (mut builder, mut members, edits) = (builder, before.nodes().len(), world.clock.draw(|random| random.usize(1..=3)));
+    let (mut builder, mut members, edits) =
+        (builder, before.nodes().len(), world.clock.draw(|random| random.usize(1..=3)));
     let mut order: Vec<_> = nodes.to_vec();
     world.clock.draw(|random| random.shuffle(&mut order));
     for node in order.into_iter().take(edits) {
@@ -104,7 +111,8 @@ fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<HashRing> {
             return None;
         }
     };
-    let (after, width) = (plan.after().clone(), plan.movement().ranges().iter().map(|part| part.range.width()).sum::<u128>());
+    let (after, width) =
+        (plan.after().clone(), plan.movement().ranges().iter().map(|part| part.range.width()).sum::<u128>());
     world.clock.note(format_args!("{life} changes {:?} to {:?}", before.nodes(), after.nodes()));
     world.oracle.lock().starts(&after, plan.movement().ranges().iter().map(|part| part.range));
     let started = plan.start(pace(world));
@@ -115,8 +123,7 @@ fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<HashRing> {
         Ok(_) => {
             world.count(|counts| counts.changes += 1);
             world.oracle.lock().leads_to(&after);
-            let _ = (epoch, width);
-            Some(before)
+            Some((before, (epoch, width)))
         }
         Err(error) => {
             world.clock.note(format_args!("{life}: the change does not start: {}", ringpact::error_chain(&error)));
@@ -128,7 +135,7 @@ fn begin(world: &World, life: &Life, cluster: &Cluster) -> Option<HashRing> {
     }
 }
 
-fn look_after(world: &Arc<World>, life: &Arc<Life>, desk: &Desk, before: &HashRing) {
+fn look_after(world: &Arc<World>, life: &Arc<Life>, desk: &Desk, before: &HashRing, begun: Option<Begun>) {
     let Some(cluster) = desk.cluster() else { return };
     let Some(moving) = cluster.moving() else { return };
     let after = cluster.assignment().load().after().cloned();
@@ -167,6 +174,12 @@ fn look_after(world: &Arc<World>, life: &Arc<Life>, desk: &Desk, before: &HashRi
         counts.chunks_again += progress.again;
         counts.left += leavers.len() as u64;
     });
+    if let Some((epoch, width)) = begun.filter(|_| !is_cancelled)
+        && let Some(moved) = moved_since(cluster, epoch)
+        && moved != width
+    {
+        world.is_wrong(format_args!("{life}: {moved} positions have moved, and {width} were to move"));
+    }
     let ring = cluster.assignment().load().ring().clone();
     world.clock.note(format_args!("{life}: the change is over: {progress:?}"));
     world.oracle.lock().has_ring(&ring);
@@ -190,7 +203,7 @@ fn cancel(world: &World, life: &Life, moving: &Moving, before: &HashRing) -> Res
 }
 
 /// How many positions have moved since this epoch, or `None` if the keeper does not know any more.
-pub fn moved_since(cluster: &Cluster, epoch: ringpact::ring::RingEpoch) -> Option<u128> {
+fn moved_since(cluster: &Cluster, epoch: RingEpoch) -> Option<u128> {
     match cluster.assignment().since(epoch) {
         AssignmentUpdate::Steps(steps) => {
             let moved = steps.iter().map(|step| match step {

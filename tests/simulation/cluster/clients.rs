@@ -286,9 +286,7 @@ pub fn read(life: &Arc<Life>, place: Place) {
     for _ in 0..HOPS {
         let Some(to) = world.plan.site_of(node.as_str()) else { return };
         let answer = match life.shard(service) {
-            Some(shard) if to == life.host => {
-                Some(shard.read(position(key), known, MS * 20, |ledger| ledger.get(key)))
-            }
+            Some(shard) if to == life.host => Some(shard.read(position(key), known, MS * 20, |ledger| ledger.get(key))),
             _ => Link { from: Arc::clone(life), to, service }.read(key, known, MS * 20),
         };
         if !life.is_alive() {

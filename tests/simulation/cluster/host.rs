@@ -18,8 +18,8 @@ use ringpact::{
     participant::{Endpoint, OpenError, Reply},
     ring::NodeId,
     sharding::{
-        Cluster, ClusterError, ClusterFollower, ClusterVerdicts, Connection, RemoteShard, ServiceClient, ShardHost, SharedAssignment,
-        shard_name,
+        Cluster, ClusterError, ClusterFollower, ClusterVerdicts, Connection, RemoteShard, ServiceClient, ShardHost,
+        SharedAssignment, shard_name,
     },
 };
 

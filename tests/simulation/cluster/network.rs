@@ -16,9 +16,7 @@ use ringpact::{
     participant::{Decision, Endpoint, Inline, Participant, Reply, Request, Response, Verb},
     platform::Simulator,
     ring::{NodeId, RangeSet},
-    sharding::{
-        Digest, GateRefusal, GivenUp, Keyed, ShardError, ShardLink, ShardMoves, ShardStatus, Tenure,
-    },
+    sharding::{Digest, GateRefusal, GivenUp, ShardError, ShardLink, ShardMoves, ShardStatus, Tenure},
 };
 
 use super::{
@@ -442,8 +440,8 @@ impl Served {
             Inline::new(shard).send(request, Reply::new(|_| {}));
             return reply.send(Ok(answer));
         }
-        let (served, asked, call) = (Self { life: Arc::clone(&self.life), shard: Arc::clone(&self.shard) }, branch.clone(), call.clone());
-        let verb = *verb;
+        let (served, asked, call) =
+            (Self { life: Arc::clone(&self.life), shard: Arc::clone(&self.shard) }, branch.clone(), call.clone());
         let moves = world.moves.lock().get(branch).cloned();
         let then = move |result: Result<Response, ParticipantError>| {
             let world = &served.life.world;
@@ -471,7 +469,6 @@ impl Served {
                     _ => {}
                 }
             }
-            let _ = verb;
             reply.send(result);
         };
         Inline::new(Arc::clone(&self.shard)).send(request.clone(), Reply::new(then));
@@ -505,6 +502,3 @@ impl fmt::Display for Outcome<'_> {
         }
     }
 }
-
-/// The position of a piece of work is that of its key.
-const _: fn(&Put) -> ringpact::ring::Position = Keyed::position;

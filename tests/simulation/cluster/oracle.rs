@@ -36,6 +36,7 @@ pub struct Oracle {
 
 #[derive(Debug)]
 struct Transfer {
+    #[allow(dead_code, reason = "what is reported shows it")]
     txn: TxnId,
     works: BTreeSet<Place>,
     is_committing: bool,

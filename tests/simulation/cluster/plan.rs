@@ -112,8 +112,12 @@ impl Plan {
             doubled: often(&[0, 40, 8]),
             late: often(&[0, 60, 15]),
         };
-        let disk =
-            Disk { sync: MS(1), slow: often(&[0, 400, 80]), fails: often(&[0, 0, 0, 400]), full: often(&[0, 0, 0, 400]) };
+        let disk = Disk {
+            sync: MS(1),
+            slow: often(&[0, 400, 80]),
+            fails: often(&[0, 0, 0, 400]),
+            full: often(&[0, 0, 0, 400]),
+        };
         let crash_at_message = often(&[0, 0, 600, 150]);
         let crash_at_io = often(&[0, 0, 600, 150]);
         let shard_fails = often(&[0, 0, 50, 15]);
