@@ -191,12 +191,12 @@ pub(super) fn set_up(
 /// first, because it has just heard which transactions began since; and what an earlier opening has left
 /// may not have ended yet.
 fn may_pass(error: &ClusterError) -> bool {
-    match error {
+    matches!(
+        error,
         ClusterError::Commit(CommitError::RolledBack { .. })
-        | ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
-        | ClusterError::Shard { error: ShardError::Gate(_) | ShardError::Unreachable, .. } => true,
-        _ => false,
-    }
+            | ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
+            | ClusterError::Shard { error: ShardError::Gate(_) | ShardError::Unreachable, .. }
+    )
 }
 
 /// Has them own their ranges in one transaction with the keeper's first step.
