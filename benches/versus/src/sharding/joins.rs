@@ -18,8 +18,8 @@ use super::{
 use crate::log::{failed, fresh_dir};
 
 /// The paces, and what their rows are called.
-pub const PACES: [(&str, fn() -> Pace); 2] =
-    [("default-pace", Pace::new), ("unthrottled", || Pace::new().unthrottled())];
+const PACES: [(&str, fn(&Options) -> Pace); 2] =
+    [("default-pace", Options::pace), ("unthrottled", |_| Pace::new().unthrottled())];
 
 /// Number of keys that are written all the time by a thread each, while they move.
 const PROBERS: usize = 8;
@@ -41,7 +41,7 @@ pub fn under_load(options: &Options, figures: &mut Figures) -> io::Result<()> {
                 pass(options.time() / 4);
                 let before = pass(options.time());
                 let begun = Instant::now();
-                let moving = shop.join(pace())?;
+                let moving = shop.join(pace(options))?;
                 wait(&moving)?;
                 let during = (begun, Instant::now());
                 let after = pass(options.time());
@@ -94,7 +94,7 @@ pub fn of_one_key(options: &Options, figures: &mut Figures) -> io::Result<()> {
                     scope.spawn(|| probes.run(&shop, keys));
                 }
                 let join = || {
-                    let moving = shop.join(pace())?;
+                    let moving = shop.join(pace(options))?;
                     wait(&moving)?;
                     Ok::<_, io::Error>(moving.progress())
                 };
@@ -191,7 +191,7 @@ pub fn rates(options: &Options, figures: &mut Figures) -> io::Result<()> {
     for _ in 0..options.rounds() {
         for (name, pace) in PACES {
             let begun = Instant::now();
-            let moving = shop.join(pace())?;
+            let moving = shop.join(pace(options))?;
             wait(&moving)?;
             let (idle, progress) = (begun.elapsed().as_secs_f64(), moving.progress());
             let plain = plain(&shop, progress.bytes, progress.chunks)?;
@@ -199,7 +199,7 @@ pub fn rates(options: &Options, figures: &mut Figures) -> io::Result<()> {
             let (clients, busy) = Clients::during(&shop, &keys, options.clients, |_| -> io::Result<_> {
                 pass(options.time() / 4);
                 let begun = Instant::now();
-                let moving = shop.join(pace())?;
+                let moving = shop.join(pace(options))?;
                 wait(&moving)?;
                 Ok((begun.elapsed().as_secs_f64(), moving.progress()))
             });

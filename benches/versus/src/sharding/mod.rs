@@ -14,6 +14,8 @@ use std::{error::Error, io, time::Duration};
 
 use clap::Args;
 
+use ringpact::sharding::Pace;
+
 use crate::report::Report;
 use shop::Stock;
 
@@ -44,6 +46,14 @@ pub struct Options {
     #[arg(long, default_value_t = 200_000)]
     keys: u64,
 
+    /// MB a second of the default pace, to try another one.
+    #[arg(long)]
+    mb_per_second: Option<u64>,
+
+    /// Maximum number of kB of a chunk of the default pace, to try another one.
+    #[arg(long)]
+    chunk_kb: Option<u64>,
+
     /// Number of bytes of a record.
     #[arg(long, default_value_t = 1_000)]
     record_bytes: usize,
@@ -56,6 +66,12 @@ impl Options {
 
     fn time(&self) -> Duration {
         Duration::from_millis(if self.quick { 200 } else { self.milliseconds })
+    }
+
+    /// Returns the default pace, or the one that is tried in its place.
+    fn pace(&self) -> Pace {
+        let pace = self.mb_per_second.map_or_else(Pace::new, |mb| Pace::new().bytes_per_second(mb * 1_000_000));
+        self.chunk_kb.map_or_else(|| pace.clone(), |kb| pace.clone().chunk_bytes(kb * 1_000))
     }
 
     const fn stock(&self) -> Stock {

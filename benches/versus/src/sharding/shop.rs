@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -27,6 +28,9 @@ pub const NODES: usize = 4;
 
 /// The services, all of which are on each node.
 pub const SERVICES: [&str; 2] = ["goods", "accounts"];
+
+/// Number of threads of each shard whose log is a file.
+const THREADS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// The node that joins.
 pub const JOINS: &str = "node-5";
@@ -235,7 +239,12 @@ impl Sharded {
                         place
                     }
                 };
-                Ok(Connection::local(Arc::clone(&place.hosts[service])))
+                let host = Arc::clone(&place.hosts[service]);
+                // One that waits for a log of its own gets threads of its own.
+                Ok(match &logs {
+                    Logs::Files(_) => Connection::slow(host, THREADS),
+                    Logs::Memory => Connection::local(host),
+                })
             };
             let (next, client) = builder.service(name, connect);
             builder = next;
@@ -260,7 +269,10 @@ impl Sharded {
     pub fn leave(&self) -> io::Result<()> {
         let change = self.cluster.change().map_err(failed)?;
         let plan = change.leave(JOINS).plan().map_err(failed)?;
-        wait(&plan.start(Pace::new().unthrottled()).map_err(failed)?)
+        wait(&plan.start(Pace::new().unthrottled()).map_err(failed)?)?;
+        // Until it is out of the coordinator. A join would wait for that.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        Ok(())
     }
 
     /// Returns the keys that the join of the fifth node moves.
@@ -305,7 +317,8 @@ impl Sharded {
             let name = format!("blobs-{service}.{id}");
             let manager = ResourceManager::open(&name, Arc::clone(&log), Blobs::default()).map_err(failed)?;
             let manager = Arc::new(manager);
-            self.cluster.coordinator().add_participant(&name, Arc::clone(&manager)).map_err(failed)?;
+            let added = self.cluster.coordinator().add_slow_participant(&name, Arc::clone(&manager), THREADS);
+            added.map_err(failed)?;
             Ok::<_, io::Error>(manager)
         };
         let opened = [open(SERVICES[0])?, open(SERVICES[1])?];
@@ -370,7 +383,10 @@ impl Plain {
             };
             let both = [open(SERVICES[0]).map_err(failed)?, open(SERVICES[1]).map_err(failed)?];
             for manager in &both {
-                builder = builder.participant(manager.name().as_str(), Arc::clone(manager));
+                builder = match logs {
+                    Logs::Files(_) => builder.slow_participant(manager.name().as_str(), Arc::clone(manager), THREADS),
+                    Logs::Memory => builder.participant(manager.name().as_str(), Arc::clone(manager)),
+                };
             }
             managers.insert(node.id().clone(), both);
         }
