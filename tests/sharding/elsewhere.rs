@@ -17,7 +17,7 @@ use ringpact::{
     participant::{Endpoint, Greeting, Pooled, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
-        AssignmentFeed, Cluster, ClusterFollower, Connection, Pace, RouteError, ServiceClient, ShardError, ShardHost,
+        AssignmentFeed, Cluster, ClusterFollower, Connection, RouteError, ServiceClient, ShardError, ShardHost,
         shard_name,
     },
 };
