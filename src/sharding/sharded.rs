@@ -309,7 +309,7 @@ impl<S: Shard> Service for Sharded<S> {
     }
 
     fn confirm(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
-        let confirmed = self.turns.take(branch.txn(), || touched(works), || self.carry_out(branch, works));
+        let confirmed = self.in_turn(branch.txn(), works, || self.carry_out(branch, works));
         if confirmed.is_err() {
             // Nothing may leave before it is done.
             self.pin_changes(branch.txn(), works);
@@ -321,7 +321,10 @@ impl<S: Shard> Service for Sharded<S> {
         let txn = branch.txn();
         self.with_current(works, |_| true, |works| self.shard.cancel(branch, works))?;
         self.unpin(positions(works), txn);
-        self.turns.drop_out(txn);
+        if self.turns.late().is_some() {
+            self.turns.drop_out(txn);
+            self.hold_back();
+        }
         works.iter().try_for_each(|work| match work {
             ShardWork::Client(_) => Ok(()),
             ShardWork::Release(_) => {
@@ -359,7 +362,7 @@ impl<S: Shard> Service for Sharded<S> {
                 }
             }
         });
-        self.turns.take(txn, || touched(works), || self.take_back(branch, works))
+        self.in_turn(txn, works, || self.take_back(branch, works))
     }
 
     fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
@@ -375,6 +378,7 @@ impl<S: Shard> Service for Sharded<S> {
         }
         self.shard.opened(&of_clients)?;
         self.turns.opened();
+        self.hold_back();
         Ok(())
     }
 
@@ -388,6 +392,27 @@ impl<S: Shard> Service for Sharded<S> {
 }
 
 impl<S: Shard> Sharded<S> {
+    /// Calls `then`, unless a branch that has failed at the opening comes first.
+    fn in_turn(
+        &self,
+        txn: &TxnId,
+        works: &[ShardWork<S::Work>],
+        then: impl FnOnce() -> Result<(), ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let was_settled = self.turns.late().is_none();
+        let result = self.turns.take(txn, || touched(works), then);
+        if !was_settled {
+            self.hold_back();
+        }
+        result
+    }
+
+    /// Has the gate let nothing in where the log's work was not done again yet: a read would miss it.
+    fn hold_back(&self) {
+        let late = self.turns.late().unwrap_or_default();
+        self.change(|gate| gate.hold_back(late));
+    }
+
     /// Pins the positions of clients' changes.
     fn pin_changes(&self, txn: &TxnId, works: &[ShardWork<S::Work>]) {
         let changes = clients(works).filter(|client| self.shard.effort(&client.work) == Effort::Update);

@@ -79,6 +79,15 @@ impl Turns {
         }
     }
 
+    /// Returns the positions at which branches wait for their turns, or `None` if none ever waited.
+    pub(super) fn late(&self) -> Option<RangeSet> {
+        if self.is_settled.load(Ordering::Acquire) {
+            return None;
+        }
+        let waiting = self.waiting.lock();
+        Some(waiting.branches.iter().flat_map(|(_, ranges)| ranges.iter()).collect())
+    }
+
     /// Takes in that the opening is over.
     pub(super) fn opened(&self) {
         let mut waiting = self.waiting.lock();

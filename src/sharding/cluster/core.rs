@@ -32,6 +32,9 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 /// Maximum time that an opening waits for what an earlier one has left of the first ring's set-up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(5);
 
+/// Maximum time that a step waits for others that are being taken.
+const CONTROL_WITHIN: Duration = Duration::from_secs(5);
+
 /// Time after which it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -63,11 +66,14 @@ impl ClusterCore {
 
     /// Has the keeper take a step, in a transaction of its own. Blocks for that.
     pub(in crate::sharding) fn control(&self, control: &Control) -> Result<(), ClusterError> {
+        let until = self.directory.platform.now() + CONTROL_WITHIN;
         loop {
             let revision = self.table().with_state(|state| state.revision).unwrap_or_default() + 1;
             match self.control_at(revision, control) {
-                // Another step is being taken. It ends soon.
-                Err(ClusterError::Keeper(KeeperRefusal::Stale)) => self.mover.pause(),
+                // Another step is being taken. It ends soon, unless the log has failed, or the cluster is gone.
+                Err(ClusterError::Keeper(KeeperRefusal::Stale)) if self.directory.platform.now() < until => {
+                    self.mover.pause();
+                }
                 result => return result,
             }
         }

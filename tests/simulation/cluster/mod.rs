@@ -158,7 +158,7 @@ fn settle(world: &Arc<World>, when: &str) {
         return world.is_wrong(format_args!("{when}: the change does not end: {blocked:#?}, {unrest:#?}"));
     }
     let is_quiet = || {
-        up().iter().filter_map(|life| life.desk()).for_each(|desk| _ = desk.coordinator().retry_all());
+        forget(world);
         clock.await_until(MS * 2_000, || world.lives().iter().all(|life| life.unrest().is_empty()))
     };
     if !clock.await_until(LONGEST_PEACE, is_quiet) {
@@ -173,12 +173,29 @@ fn settle(world: &Arc<World>, when: &str) {
     audit(world, when);
 }
 
+/// New transactions carry the news of what has ended. Checkpoints then forget it, and roll back work that came after that.
+fn forget(world: &Arc<World>) {
+    for life in world.lives() {
+        if let Some(desk) = life.desk() {
+            desk.coordinator().retry_all();
+            drop(desk);
+            for key in 0..KEYS {
+                clients::transfer(&life, &clients::Wish::probe(key));
+            }
+        }
+    }
+    for shard in world.lives().iter().flat_map(|life| life.shards()) {
+        let _ = shard.checkpoint();
+    }
+}
+
 /// Whether no change is under way. Clients write meanwhile, and one that is paused goes on.
 fn change_is_over(world: &Arc<World>) -> bool {
     let Some(life) = changes::await_keeper(world) else { return false };
     let Some(desk) = life.desk() else { return false };
     let Some(cluster) = desk.cluster() else { return false };
     let Some(moving) = cluster.moving() else { return true };
+    desk.coordinator().retry_all();
     if moving.progress().is_paused {
         let _ = moving.resume();
     }
