@@ -13,8 +13,7 @@ use ringpact::{
     FileLog, HashRing, Policy,
     participant::{Endpoint, Reply, Request},
     ring::NodeId,
-    sharding::{Cluster, Connection, FileRingStore, Moving, Pace, ServiceClient},
-    txn::VerdictEndpoint,
+    sharding::{Cluster, ClusterVerdicts, Connection, FileRingStore, Moving, Pace, ServiceClient},
 };
 
 use crate::{
@@ -57,19 +56,19 @@ impl Shop {
     /// Opens the coordinator on what the directory holds. It goes on with what was under way.
     pub fn open(directory: &Path, nodes: &Nodes, payments: &Remote, desk: &Desk) -> Result<Self, Failure> {
         let log = Arc::new(FileLog::open(directory.join("coordinator"))?);
-        let (nodes, desk) = (Arc::clone(nodes), desk.clone());
-        let (builder, goods) = Cluster::builder(Arc::clone(&log))
+        let nodes = Arc::clone(nodes);
+        let builder = Cluster::builder(Arc::clone(&log))
             .name(COORDINATOR)
             .policy(POLICY)
             .store(FileRingStore::open(directory.join("ring"))?)
-            .first_ring(first_ring())
-            // From here on participants get their answers, in the opening's own transaction as well.
-            .verdicts(move |verdicts| *desk.0.lock() = Some(verdicts))
-            .service("goods", move |node: &NodeId| {
-                let remote = nodes.lock().get(node.as_str()).cloned().ok_or("the process was not started")?;
-                // Work, moves and the coordinator's messages all go this way.
-                Ok(Connection::remote(Arc::new(remote)))
-            });
+            .first_ring(first_ring());
+        // From here on participants get their answers, in the opening's own transaction as well.
+        *desk.0.lock() = Some(builder.verdicts());
+        let (builder, goods) = builder.service("goods", move |node: &NodeId| {
+            let remote = nodes.lock().get(node.as_str()).cloned().ok_or("the process was not started")?;
+            // Work, moves and the coordinator's messages all go this way.
+            Ok(Connection::remote(Arc::new(remote)))
+        });
         let cluster = builder.open()?;
         // Payments are in one process, which no ring finds.
         cluster.coordinator().add_endpoint("payments", payments.clone())?;
@@ -126,7 +125,7 @@ impl Shop {
 
 /// Answers questions for verdicts by the coordinator that is open. If there is none, it gives no answer.
 #[derive(Clone, Default)]
-pub struct Desk(Arc<Mutex<Option<VerdictEndpoint>>>);
+pub struct Desk(Arc<Mutex<Option<ClusterVerdicts>>>);
 
 impl Endpoint for Desk {
     fn send(&self, request: Request, reply: Reply) {

@@ -129,13 +129,14 @@ mod remote;
 mod shard;
 mod sharded;
 mod tenure;
+mod turns;
 mod work;
 
 pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, SharedAssignment, Side};
 pub use by_position::ByPosition;
 pub use cluster::{
-    AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, DEFAULT_PATIENCE,
-    FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
+    AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, ClusterVerdicts,
+    DEFAULT_PATIENCE, FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
 };
 #[doc(hidden)]
 pub use gate::Gate;

@@ -10,11 +10,12 @@ use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
     participant::{Effort, Service, ServiceError},
     platform::{Condvar, Platform, Woken},
-    ring::{Position, RangeSet},
+    ring::{Position, PositionRange, RangeSet},
     sharding::{
         Digest, GateImage, GateNote, GateRefusal, Keyed, Shard, ShardWork, Tenure,
         gate::Gate,
         records,
+        turns::Turns,
         work::{Arrival, ClientWork, Content, Departure},
     },
 };
@@ -25,6 +26,8 @@ pub struct Sharded<S> {
     gate: Mutex<Gate>,
     /// Notified when the gate lets more in than before, or a hand-over can go on.
     changed: Condvar,
+    /// What has failed at the opening, and must be done again before all else at its positions.
+    turns: Turns,
     platform: Platform,
 }
 
@@ -58,7 +61,7 @@ impl<S: Shard> Sharded<S> {
     /// Reads the shard's image.
     pub(super) fn new(shard: S, platform: Platform) -> Result<Self, ServiceError> {
         let gate = Gate::new(shard.load()?);
-        Ok(Self { shard, gate: Mutex::new(gate), changed: platform.condvar(), platform })
+        Ok(Self { shard, gate: Mutex::new(gate), changed: platform.condvar(), turns: Turns::default(), platform })
     }
 
     pub(super) const fn shard(&self) -> &S {
@@ -112,12 +115,17 @@ impl<S: Shard> Sharded<S> {
             (Ok(()), Effort::Update) => Ok(()),
             // Nothing held the records in place meanwhile. Were they still here at the end?
             (Ok(()), Effort::ReadOnly) => self.still_here(position, client.stamp, txn).map_err(ShardRefusal::Gate),
-            (Err(refusal), _) => {
+            (Err(refusal), Effort::Update) => {
                 if is_new {
                     self.unpin([position], txn);
                 }
                 Err(ShardRefusal::Service(refusal))
             }
+            // The service may not have found what had left.
+            (Err(refusal), Effort::ReadOnly) => match self.still_here(position, client.stamp, txn) {
+                Ok(()) => Err(ShardRefusal::Service(refusal)),
+                Err(left) => Err(ShardRefusal::Gate(left)),
+            },
         }
     }
 
@@ -264,6 +272,22 @@ fn positions<W: Keyed>(works: &[ShardWork<W>]) -> impl Iterator<Item = Position>
     clients(works).map(|client| client.work.position())
 }
 
+/// The positions that the works of a branch touch.
+fn touched<W: Keyed>(works: &[ShardWork<W>]) -> RangeSet {
+    let mut touched = RangeSet::new();
+    for work in works {
+        match work {
+            ShardWork::Client(client) => {
+                let end = client.work.position();
+                touched.insert(PositionRange { start: Position::new(end.as_u64().wrapping_sub(1)), end });
+            }
+            ShardWork::Release(departure) => touched.extend(departure.ranges.iter()),
+            ShardWork::Take(arrival) => touched.extend(arrival.ranges.iter()),
+        }
+    }
+    touched
+}
+
 impl<S: Shard> Service for Sharded<S> {
     type Work = ShardWork<S::Work>;
     type Refusal = ShardRefusal<S::Refusal>;
@@ -285,32 +309,22 @@ impl<S: Shard> Service for Sharded<S> {
     }
 
     fn confirm(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
-        let txn = branch.txn();
-        // While a branch is under way its pins hold its positions here. But the log may have it
-        // confirmed again after a restart, when its positions have left, or have left and come back.
-        // After a restart there are no pins for it yet. It needs them until the service has succeeded.
-        let is_current = |client: &ClientWork<S::Work>| {
-            let position = client.work.position();
-            let mut gate = self.gate.lock();
-            let is_current = gate.is_current(position, client.stamp);
-            if is_current {
-                gate.pin(position, txn);
-            }
-            is_current
-        };
-        self.with_current(works, is_current, |works| self.shard.confirm(branch, works))?;
-        self.unpin(positions(works), txn);
-        works.iter().try_for_each(|work| match work {
-            ShardWork::Client(_) => Ok(()),
-            ShardWork::Release(departure) => self.release(txn, departure),
-            ShardWork::Take(arrival) => self.open(txn, arrival),
-        })
+        let confirmed = self.in_turn(branch.txn(), works, || self.carry_out(branch, works));
+        if confirmed.is_err() {
+            // Nothing may leave before it is done.
+            self.pin_changes(branch.txn(), works);
+        }
+        confirmed
     }
 
     fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         let txn = branch.txn();
         self.with_current(works, |_| true, |works| self.shard.cancel(branch, works))?;
         self.unpin(positions(works), txn);
+        if self.turns.late().is_some() {
+            self.turns.drop_out(txn);
+            self.hold_back();
+        }
         works.iter().try_for_each(|work| match work {
             ShardWork::Client(_) => Ok(()),
             ShardWork::Release(_) => {
@@ -340,26 +354,15 @@ impl<S: Shard> Service for Sharded<S> {
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         let txn = branch.txn();
         // First of all, and whatever fails below: no other work may come to these positions.
-        let changes = clients(works).filter(|client| self.shard.effort(&client.work) == Effort::Update);
-        let pinned: Vec<_> = changes.map(|client| client.work.position()).collect();
+        self.pin_changes(txn, works);
         self.change(|gate| {
-            for position in pinned {
-                gate.pin(position, txn);
-            }
             for work in works {
                 if let ShardWork::Release(departure) = work {
                     gate.restore_sealed(txn, &departure.ranges);
                 }
             }
         });
-        self.with_current(works, |_| true, |works| self.shard.restore(branch, works))?;
-        works.iter().try_for_each(|work| match work {
-            // The shard has saved what followed the commit, and the log has lost the commit. It comes
-            // again.
-            ShardWork::Take(arrival) if self.gate.lock().is_opened(&arrival.ranges, arrival.tenure) => Ok(()),
-            ShardWork::Take(arrival) => Ok(self.stage(txn, arrival)?),
-            ShardWork::Client(_) | ShardWork::Release(_) => Ok(()),
-        })
+        self.in_turn(txn, works, || self.take_back(branch, works))
     }
 
     fn opened(&self, promised: &[BranchId]) -> Result<(), ServiceError> {
@@ -373,7 +376,10 @@ impl<S: Shard> Service for Sharded<S> {
             self.shard.note(&GateNote::Dropped { ranges: left_over.clone() })?;
             self.change(|gate| gate.dropped(&left_over));
         }
-        self.shard.opened(&of_clients)
+        self.shard.opened(&of_clients)?;
+        self.turns.opened();
+        self.hold_back();
+        Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), ServiceError> {
@@ -386,6 +392,73 @@ impl<S: Shard> Service for Sharded<S> {
 }
 
 impl<S: Shard> Sharded<S> {
+    /// Calls `then`, unless a branch that has failed at the opening comes first.
+    fn in_turn(
+        &self,
+        txn: &TxnId,
+        works: &[ShardWork<S::Work>],
+        then: impl FnOnce() -> Result<(), ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let was_settled = self.turns.late().is_none();
+        let result = self.turns.take(txn, || touched(works), then);
+        if !was_settled {
+            self.hold_back();
+        }
+        result
+    }
+
+    /// Has the gate let nothing in where the log's work was not done again yet: a read would miss it.
+    fn hold_back(&self) {
+        let late = self.turns.late().unwrap_or_default();
+        self.change(|gate| gate.hold_back(late));
+    }
+
+    /// Pins the positions of clients' changes.
+    fn pin_changes(&self, txn: &TxnId, works: &[ShardWork<S::Work>]) {
+        let changes = clients(works).filter(|client| self.shard.effort(&client.work) == Effort::Update);
+        let pinned: Vec<_> = changes.map(|client| client.work.position()).collect();
+        let mut gate = self.gate.lock();
+        for position in pinned {
+            gate.pin(position, txn);
+        }
+    }
+
+    /// Carries out what was committed.
+    fn carry_out(&self, branch: &BranchId, works: &[ShardWork<S::Work>]) -> Result<(), ServiceError> {
+        let txn = branch.txn();
+        // While a branch is under way its pins hold its positions here. But the log may have it
+        // confirmed again after a restart, when its positions have left, or have left and come back.
+        // After a restart there are no pins for it yet. It needs them until the service has succeeded.
+        let is_current = |client: &ClientWork<S::Work>| {
+            let position = client.work.position();
+            let mut gate = self.gate.lock();
+            let is_current = gate.is_current(position, client.stamp);
+            if is_current {
+                gate.pin(position, txn);
+            }
+            is_current
+        };
+        self.with_current(works, is_current, |works| self.shard.confirm(branch, works))?;
+        self.unpin(positions(works), txn);
+        works.iter().try_for_each(|work| match work {
+            ShardWork::Client(_) => Ok(()),
+            ShardWork::Release(departure) => self.release(txn, departure),
+            ShardWork::Take(arrival) => self.open(txn, arrival),
+        })
+    }
+
+    /// Sets aside again what a branch has promised.
+    fn take_back(&self, branch: &BranchId, works: &[ShardWork<S::Work>]) -> Result<(), ServiceError> {
+        self.with_current(works, |_| true, |works| self.shard.restore(branch, works))?;
+        works.iter().try_for_each(|work| match work {
+            // The shard has saved what followed the commit, and the log has lost the commit. It comes
+            // again.
+            ShardWork::Take(arrival) if self.gate.lock().is_opened(&arrival.ranges, arrival.tenure) => Ok(()),
+            ShardWork::Take(arrival) => Ok(self.stage(branch.txn(), arrival)?),
+            ShardWork::Client(_) | ShardWork::Release(_) => Ok(()),
+        })
+    }
+
     fn image(&self) -> GateImage {
         self.gate.lock().image().clone()
     }

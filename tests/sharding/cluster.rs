@@ -122,6 +122,24 @@ fn of_two_plans_for_one_node_one_is_carried_out() {
     (0..KEYS).for_each(|key| open.add(key, 1));
 }
 
+/// Invariant: epochs that clients see never go back, in whatever life of the keeper.
+#[test]
+fn epochs_go_on_each_time_that_the_keeper_is_opened() {
+    let mut town = Town::new(&["a", "b"]);
+    let mut latest = None;
+    for opening in 0..20 {
+        let open = town.open();
+        let epoch = || open.cluster.assignment().load().epoch();
+        assert!(latest < Some(epoch()), "opening {opening}: {:?} after {latest:?}", epoch());
+        let change = open.cluster.change().unwrap();
+        let change = if opening % 2 == 0 { change.join("c") } else { change.leave("c") };
+        assert!(change.plan().unwrap().start(Pace::new()).unwrap().wait(SOON));
+        latest = Some(epoch());
+        open.see_off();
+        town.crash(open);
+    }
+}
+
 /// Runs `at` in the middle of the chunk with this number, once.
 fn in_the_middle_of(town: &Town, chunk: u64, at: impl Fn() + Send + Sync + 'static) -> Arc<AtomicBool> {
     let (count, done) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));

@@ -210,6 +210,42 @@ fn a_promised_arrival_is_opened_with_all_its_records_or_not_at_all() {
     });
 }
 
+/// What has come to a shard in a chunk, and has changed there since, comes again after a restart. The
+/// import fails at first.
+fn arrived_changed_and_restarted(also_leaves: bool) -> Site {
+    let (from, mut to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
+    from.add(1, KEY, 3);
+    let sent = from.release(2, &only(KEY), 2).unwrap();
+    to.take(2, &only(KEY), 2, &sent).unwrap();
+    from.commit(2);
+    to.commit(2);
+    to.add(3, KEY, 4);
+    if also_leaves {
+        to.release(4, &only(KEY), 3).unwrap();
+        to.commit(4);
+    }
+    to.faults.imports.store(1, Ordering::SeqCst);
+    to.crash();
+    assert_eq!(to.read(KEY), None, "nothing is served before it is complete");
+    // Each of them tries what has failed again.
+    (0..4).for_each(|_| to.host.checkpoint().unwrap());
+    assert!(to.host.branches().troubled.is_empty());
+    to
+}
+
+#[test]
+fn a_change_that_follows_an_arrival_is_not_lost_when_the_arrival_fails_at_the_opening() {
+    let to = arrived_changed_and_restarted(false);
+    assert_eq!(to.read(KEY), Some(Some(7)));
+}
+
+#[test]
+fn an_arrival_that_fails_at_the_opening_does_not_bring_back_what_has_left_since() {
+    let to = arrived_changed_and_restarted(true);
+    assert!(to.host.owned().is_empty());
+    assert_eq!((to.read(KEY), to.host.shard().sums()), (None, vec![]));
+}
+
 #[test]
 fn an_import_that_panics_leaves_nothing() {
     both(|kind| {

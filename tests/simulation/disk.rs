@@ -5,57 +5,78 @@ use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 use ringpact::log::storage::{LockGuard, Storage, StorageFile};
 
 use super::{
-    host::Life,
-    mutants::Mutant,
+    plan,
+    scheduler::Scheduler,
     sim_storage::{Op, SimStorage},
 };
+
+/// The process whose disk it is.
+pub trait Machine: fmt::Display + Send + Sync + 'static {
+    fn clock(&self) -> &Arc<Scheduler>;
+    fn is_alive(&self) -> bool;
+    /// Whether things go wrong now.
+    fn is_faulty(&self) -> bool;
+    /// How bad its disk is, and in which number of operations it crashes at one.
+    fn disk(&self) -> (plan::Disk, u32);
+    fn crash_at_io(self: &Arc<Self>);
+    fn has_failed_io(&self);
+    fn repair_soon(self: &Arc<Self>);
+    /// A sync; what a mutant makes of it.
+    fn mutate_sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        sync()
+    }
+    /// Whether a mutant keeps segments that were replaced.
+    fn keeps_replaced(&self) -> bool {
+        false
+    }
+}
 
 /// How long an operation other than a sync takes at the most.
 const LONGEST_OP: Duration = Duration::from_micros(100);
 
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
-#[derive(Clone)]
-pub struct Disk {
-    pub life: Arc<Life>,
+pub struct Disk<M> {
+    pub life: Arc<M>,
     pub storage: SimStorage,
 }
 
-impl Disk {
+impl<M> Clone for Disk<M> {
+    fn clone(&self) -> Self {
+        Self { life: Arc::clone(&self.life), storage: self.storage.clone() }
+    }
+}
+
+impl<M: Machine> Disk<M> {
     fn off() -> io::Error {
         io::Error::other("the machine is off")
     }
 
-    fn keeps_replaced(&self) -> bool {
-        self.life.world.is_mutated(Mutant::KeepsReplacedSegments) && self.life.is_up()
-    }
-
     /// Time passes, and things go wrong.
     fn begin(&self, op: Op, path: &Path) -> io::Result<()> {
-        let world = &self.life.world;
-        let clock = &world.clock;
+        let clock = self.life.clock();
         if !self.life.is_alive() {
             return Err(Self::off());
         }
-        let plan = world.plan.disk;
+        let (plan, crash_at_io) = self.life.disk();
         clock.note(format_args!("{} {op:?} {}", self.life, path.display()));
-        if world.faulty() && clock.once_in(world.plan.crash_at_io) {
-            self.life.crash("at an operation of its disk");
+        if self.life.is_faulty() && clock.once_in(crash_at_io) {
+            self.life.crash_at_io();
             return Err(Self::off());
         }
         let longest = if matches!(op, Op::Sync | Op::SyncDir) { plan.sync } else { LONGEST_OP };
-        let slow = matches!(op, Op::Sync) && world.faulty() && clock.once_in(plan.slow);
+        let slow = matches!(op, Op::Sync) && self.life.is_faulty() && clock.once_in(plan.slow);
         clock.sleep(if slow { SLOW_SYNC } else { longest.mul_f64(clock.draw(fastrand::Rng::f64)) });
         if !self.life.is_alive() {
             return Err(Self::off());
         }
-        if world.faulty() && matches!(op, Op::Create | Op::Write) && clock.once_in(plan.full) {
+        if self.life.is_faulty() && matches!(op, Op::Create | Op::Write) && clock.once_in(plan.full) {
             clock.note(format_args!("{} has no room", self.life));
             self.storage.fail(op, 1, io::ErrorKind::StorageFull);
             self.life.repair_soon();
-        } else if world.faulty() && clock.once_in(plan.fails) {
+        } else if self.life.is_faulty() && clock.once_in(plan.fails) {
             clock.note(format_args!("{} fails {op:?}", self.life));
-            world.count(|counts| counts.failed_io += 1);
+            self.life.has_failed_io();
             self.storage.fail(op, 1, io::ErrorKind::Other);
             self.life.repair_soon();
         }
@@ -63,13 +84,13 @@ impl Disk {
     }
 }
 
-impl fmt::Debug for Disk {
+impl<M: Machine> fmt::Debug for Disk<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Disk({})", self.life)
     }
 }
 
-impl Storage for Disk {
+impl<M: Machine> Storage for Disk<M> {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.storage.create_dir(dir)
     }
@@ -93,7 +114,7 @@ impl Storage for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.begin(Op::Rename, to)?;
-        let replaced = self.keeps_replaced().then(|| self.storage.content(from)).flatten();
+        let replaced = self.life.keeps_replaced().then(|| self.storage.content(from)).flatten();
         self.storage.rename(from, to)?;
         // One that is used again, rather than one that gets its name.
         let Some(content) = replaced.filter(|_| from.extension().is_some_and(|log| log == "log")) else {
@@ -105,7 +126,7 @@ impl Storage for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.begin(Op::Remove, path)?;
-        if self.keeps_replaced() { Ok(()) } else { self.storage.remove(path) }
+        if self.life.keeps_replaced() { Ok(()) } else { self.storage.remove(path) }
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -114,13 +135,13 @@ impl Storage for Disk {
     }
 }
 
-struct File {
-    disk: Disk,
+struct File<M> {
+    disk: Disk<M>,
     path: Box<Path>,
     file: Box<dyn StorageFile>,
 }
 
-impl StorageFile for File {
+impl<M: Machine> StorageFile for File<M> {
     fn length(&mut self) -> io::Result<u64> {
         self.file.length()
     }

@@ -24,7 +24,7 @@ use super::{
     MS,
     bounds::Growth,
     busy::Busy,
-    disk::Disk,
+    disk::{Disk, Machine},
     ledger::Books,
     log::{Log, Owner, make_up_for_ends},
     mailer::{MAIL, Mailer},
@@ -32,7 +32,8 @@ use super::{
     mutants::Mutant,
     network::{Wire, verdict_endpoints},
     operator::{Word, id_of, is_refusal},
-    plan::{HostPlan, Nearby},
+    plan::{self, HostPlan, Nearby},
+    scheduler::Scheduler,
     served::Served,
     sim_storage::{Keep, SimStorage},
     store::{Book, Store},
@@ -443,31 +444,6 @@ impl Life {
         state.life = None;
     }
 
-    /// A log may be poisoned; the host's operator notices, and starts it again.
-    pub fn repair_soon(self: &Arc<Self>) {
-        let life = Arc::clone(self);
-        self.world.clock.start(move || {
-            let clock = &life.world.clock;
-            let owner: Name = "reader".parse().expect("a valid name");
-            // The log may be in the middle of something slow, and tell of it afterwards.
-            for _ in 0..10 {
-                clock.sleep((MS * 500).mul_f64(clock.draw(fastrand::Rng::f64)));
-                if life.is_up() && life.logs().iter().any(|log| log.live(&owner).is_err()) {
-                    return life.crash("because its log is poisoned");
-                }
-            }
-        });
-    }
-
-    /// A sync; what a mutant makes of it.
-    pub fn mutate_sync(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        if self.world.is_mutated(Mutant::SyncsNothing) {
-            return Ok(());
-        }
-        let result = sync();
-        if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
-    }
-
     /// What is in the books of all its services.
     pub fn books(&self) -> Books {
         let sold = self.managers().into_iter().flat_map(|manager| manager.service().sold());
@@ -504,6 +480,60 @@ impl Life {
         #[cfg(feature = "tokio")]
         unrest.extend(super::databases::unrest(self));
         unrest
+    }
+}
+
+impl Machine for Life {
+    fn clock(&self) -> &Arc<Scheduler> {
+        &self.world.clock
+    }
+
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+
+    fn is_faulty(&self) -> bool {
+        self.world.faulty()
+    }
+
+    fn disk(&self) -> (plan::Disk, u32) {
+        (self.world.plan.disk, self.world.plan.crash_at_io)
+    }
+
+    fn crash_at_io(self: &Arc<Self>) {
+        self.crash("at an operation of its disk");
+    }
+
+    fn has_failed_io(&self) {
+        self.world.count(|counts| counts.failed_io += 1);
+    }
+
+    fn keeps_replaced(&self) -> bool {
+        self.world.is_mutated(Mutant::KeepsReplacedSegments) && self.is_up()
+    }
+
+    /// A log may be poisoned; the host's operator notices, and starts it again.
+    fn repair_soon(self: &Arc<Self>) {
+        let life = Arc::clone(self);
+        self.world.clock.start(move || {
+            let clock = &life.world.clock;
+            let owner: Name = "reader".parse().expect("a valid name");
+            // The log may be in the middle of something slow, and tell of it afterwards.
+            for _ in 0..10 {
+                clock.sleep((MS * 500).mul_f64(clock.draw(fastrand::Rng::f64)));
+                if life.is_up() && life.logs().iter().any(|log| log.live(&owner).is_err()) {
+                    return life.crash("because its log is poisoned");
+                }
+            }
+        });
+    }
+
+    fn mutate_sync(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        if self.world.is_mutated(Mutant::SyncsNothing) {
+            return Ok(());
+        }
+        let result = sync();
+        if self.world.is_mutated(Mutant::SwallowsFailedSyncs) { Ok(()) } else { result }
     }
 }
 

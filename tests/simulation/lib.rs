@@ -25,6 +25,7 @@ mod acquaintances;
 mod bounds;
 mod busy;
 mod client;
+pub mod cluster;
 #[cfg(feature = "tokio")]
 mod databases;
 mod disk;
@@ -108,21 +109,26 @@ impl fmt::Display for Report {
     }
 }
 
-/// As [`run`], on a thread of its own: a run that does not come to an end is wrong for that. Such a one waits somewhere that
-/// the scheduler knows nothing of; its thread stays behind.
+/// As [`run`], on a thread of its own: a run that does not come to an end is wrong for that.
 pub fn run_in_time(seed: u64, mutant: Option<Mutant>) -> Report {
+    in_time(seed, move || run(seed, mutant, false)).unwrap_or_else(|wrong| Report {
+        seed,
+        hash: 0,
+        took: Duration::ZERO,
+        counts: Counts::default(),
+        wrong: vec![wrong],
+    })
+}
+
+/// Runs something on a thread of its own. If it does not come to an end, it waits somewhere that the scheduler knows nothing of; its thread
+/// stays behind.
+fn in_time<T: Send + 'static>(seed: u64, run: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (done, is_done) = mpsc::channel();
-    let runs = thread::spawn(move || drop(done.send(run(seed, mutant, false))));
+    let runs = thread::spawn(move || drop(done.send(run())));
     match is_done.recv_timeout(LONGEST_RUN) {
-        Ok(report) => report,
+        Ok(report) => Ok(report),
         Err(mpsc::RecvTimeoutError::Disconnected) => panic!("seed {seed}: {:?}", runs.join()),
-        Err(mpsc::RecvTimeoutError::Timeout) => Report {
-            seed,
-            hash: 0,
-            took: Duration::ZERO,
-            counts: Counts::default(),
-            wrong: vec![format!("it has not come to an end within {LONGEST_RUN:?}")],
-        },
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("it has not come to an end within {LONGEST_RUN:?}")),
     }
 }
 

@@ -8,41 +8,84 @@ use ringpact::{
     participant::{Endpoint, Reply, Request, Response, Verb},
 };
 
-use super::{host::Life, mutants::Mutant, served::Served, world::World};
+use super::{host::Life, mutants::Mutant, plan::Network, scheduler::Scheduler, served::Served, world::World};
 
 /// How late what is late comes.
 const LATEST: Duration = Duration::from_secs(2);
 
-impl World {
-    /// Sends something off. `arrive` is called each time that it arrives, by a thread of its own.
-    pub fn send(self: &Arc<Self>, from: usize, to: usize, arrive: impl Fn() + Send + Sync + 'static) {
-        if self.faulty() && self.clock.once_in(self.plan.crash_at_message) {
-            let host = if self.clock.draw(fastrand::Rng::bool) { from } else { to };
-            if let Some(life) = self.hosts[host].life() {
-                life.crash("at a message");
-            }
+/// The world that lies between hosts.
+pub trait Air: Send + Sync + 'static {
+    fn clock(&self) -> &Arc<Scheduler>;
+    /// Whether things go wrong now.
+    fn is_faulty(&self) -> bool;
+    /// How bad it is, and in which number of messages a host crashes at one.
+    fn network(&self) -> (Network, u32);
+    fn is_cut(&self, a: usize, b: usize) -> bool;
+    fn crash_at_message(&self, host: usize);
+    fn counts_message(&self, is_lost: bool);
+}
+
+/// Sends something off. `arrive` is called each time that it arrives, by a thread of its own.
+pub fn send<A: Air>(air: &Arc<A>, from: usize, to: usize, arrive: impl Fn() + Send + Sync + 'static) {
+    let (clock, (network, crash_at_message)) = (air.clock(), air.network());
+    if air.is_faulty() && clock.once_in(crash_at_message) {
+        let host = if clock.draw(fastrand::Rng::bool) { from } else { to };
+        air.crash_at_message(host);
+    }
+    let copies = match air.is_faulty() {
+        true if air.is_cut(from, to) || clock.once_in(network.lost) => 0,
+        true if clock.once_in(network.doubled) => 2,
+        _ => 1,
+    };
+    air.counts_message(copies == 0);
+    let arrive = Arc::new(arrive);
+    for _ in 0..copies {
+        let (air, arrive) = (Arc::clone(air), Arc::clone(&arrive));
+        let late = air.is_faulty() && clock.once_in(network.late);
+        let slowest = if late { LATEST } else { network.slowest };
+        let delay = network.fastest + slowest.mul_f64(clock.draw(fastrand::Rng::f64));
+        clock.start(move || {
+            air.clock().sleep(delay);
+            arrive();
+        });
+    }
+}
+
+impl Air for World {
+    fn clock(&self) -> &Arc<Scheduler> {
+        &self.clock
+    }
+
+    fn is_faulty(&self) -> bool {
+        self.faulty()
+    }
+
+    fn network(&self) -> (Network, u32) {
+        (self.plan.network, self.plan.crash_at_message)
+    }
+
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        Self::is_cut(self, a, b)
+    }
+
+    fn crash_at_message(&self, host: usize) {
+        if let Some(life) = self.hosts[host].life() {
+            life.crash("at a message");
         }
-        let network = self.plan.network;
-        let copies = match self.faulty() {
-            true if self.is_cut(from, to) || self.clock.once_in(network.lost) => 0,
-            true if self.clock.once_in(network.doubled) => 2,
-            _ => 1,
-        };
+    }
+
+    fn counts_message(&self, is_lost: bool) {
         self.count(|counts| {
             counts.messages += 1;
-            counts.lost += u64::from(copies == 0);
+            counts.lost += u64::from(is_lost);
         });
-        let arrive = Arc::new(arrive);
-        for _ in 0..copies {
-            let (world, arrive) = (Arc::clone(self), Arc::clone(&arrive));
-            let late = self.faulty() && self.clock.once_in(network.late);
-            let slowest = if late { LATEST } else { network.slowest };
-            let delay = network.fastest + slowest.mul_f64(self.clock.draw(fastrand::Rng::f64));
-            self.clock.start(move || {
-                world.clock.sleep(delay);
-                arrive();
-            });
-        }
+    }
+}
+
+impl World {
+    /// Sends something off; see [`send`].
+    pub fn send(self: &Arc<Self>, from: usize, to: usize, arrive: impl Fn() + Send + Sync + 'static) {
+        send(self, from, to, arrive);
     }
 }
 

@@ -196,7 +196,12 @@ impl Scheduler {
     fn next(&self) -> Option<(u64, Option<Work>)> {
         let inner = &mut *self.inner.lock();
         inner.turns += 1;
-        assert!(inner.turns < MOST_TURNS, "the run does not come to an end");
+        let (turns, current) = (inner.turns, inner.current);
+        assert!(
+            turns < MOST_TURNS,
+            "the run does not come to an end: thread {current}, {:?}",
+            inner.names.get(&current)
+        );
         loop {
             inner.expire();
             if !inner.ready.is_empty() {

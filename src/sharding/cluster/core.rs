@@ -15,7 +15,7 @@ use crate::{
     platform::{Condvar, Platform},
     ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
-        GateRefusal, ShardError, Tenure,
+        ShardError, Tenure,
         assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
@@ -29,11 +29,14 @@ pub(in crate::sharding) const KEEPER: &str = "ring";
 /// Maximum time that a change waits for nodes that have left and are to join again.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Maximum time in which the setting-up of a ring is tried again.
+/// Maximum time that an opening waits for what an earlier one has left of the first ring's set-up.
 const SET_UP_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pause before it is tried again.
-const SET_UP_PAUSE: Duration = Duration::from_millis(5);
+/// Maximum time that a step waits for others that are being taken.
+const CONTROL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Time after which it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
 /// mover.
@@ -63,11 +66,14 @@ impl ClusterCore {
 
     /// Has the keeper take a step, in a transaction of its own. Blocks for that.
     pub(in crate::sharding) fn control(&self, control: &Control) -> Result<(), ClusterError> {
+        let until = self.directory.platform.now() + CONTROL_WITHIN;
         loop {
             let revision = self.table().with_state(|state| state.revision).unwrap_or_default() + 1;
             match self.control_at(revision, control) {
-                // Another step is being taken. It ends soon.
-                Err(ClusterError::Keeper(KeeperRefusal::Stale)) => self.mover.pause(),
+                // Another step is being taken. It ends soon, unless the log has failed, or the cluster is gone.
+                Err(ClusterError::Keeper(KeeperRefusal::Stale)) if self.directory.platform.now() < until => {
+                    self.mover.pause();
+                }
                 result => return result,
             }
         }
@@ -103,7 +109,22 @@ impl ClusterCore {
                 self.directory.part(&node) && self.step(RingWork::Left { node: node.clone(), since }).is_ok()
             });
         }
+        for node in self.strangers() {
+            all_gone &= self.one_start(|| !self.strangers().contains(&node) || self.directory.part(&node));
+        }
         all_gone
+    }
+
+    /// Returns nodes that have left, and that only decisions in the log name: the coordinator was opened
+    /// with them, to tell them again.
+    fn strangers(&self) -> BTreeSet<NodeId> {
+        let members = self.state().map(|state| state.nodes()).unwrap_or_default();
+        self.directory.nodes().difference(&members).cloned().collect()
+    }
+
+    /// Whether nodes have left that are still connected.
+    pub(in crate::sharding) fn has_leavers(&self) -> bool {
+        self.state().is_some_and(|state| !state.leavers.is_empty()) || !self.strangers().is_empty()
     }
 
     /// Calls `start`, one such call at a time: nodes join and leave the coordinator only in there. Must not
@@ -148,35 +169,40 @@ fn decided(txn: Transaction) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Has the first ring's nodes own their ranges. Tries again for a while: a shard that was opened before the coordinator votes No
-/// at first, because it has just heard which transactions began since.
+/// Has the first ring's nodes own their ranges, unless an earlier opening has done so. That one may have
+/// been cut off in the middle: then its transaction ends first.
 pub(super) fn set_up(
+    platform: &Platform,
     coordinator: &Coordinator,
     keeper: &ResourceManager<RingTable>,
     services: &[Arc<dyn AnyRoutes>],
     ring: &HashRing,
-    platform: &Platform,
 ) -> Result<(), ClusterError> {
-    let (condvar, place) = (platform.condvar(), Mutex::new(()));
     let until = platform.now() + SET_UP_WITHIN;
     loop {
+        if keeper.service().state().is_some() {
+            return Ok(());
+        }
         match try_set_up(coordinator, keeper, services, ring) {
             Err(error) if may_pass(&error) && platform.now() < until => {
-                condvar.wait_for(&mut place.lock(), SET_UP_PAUSE);
+                let (place, moment) = (Mutex::new(()), platform.condvar());
+                let _ = moment.wait_for(&mut place.lock(), LOOK_AGAIN);
             }
             result => return result,
         }
     }
 }
 
+/// Whether the set-up may succeed a moment later. A shard that was opened before the coordinator votes No at
+/// first, because it has just heard which transactions began since; and what an earlier opening has left
+/// may not have ended yet.
 fn may_pass(error: &ClusterError) -> bool {
-    match error {
-        ClusterError::Commit(CommitError::RolledBack { .. }) | ClusterError::Keeper(KeeperRefusal::Stale) => true,
-        // An earlier try is still being rolled back there.
-        ClusterError::Shard { error: ShardError::Gate(refusal), .. } => matches!(refusal, GateRefusal::Overlaps),
-        ClusterError::Shard { error: ShardError::Unreachable, .. } => true,
-        _ => false,
-    }
+    matches!(
+        error,
+        ClusterError::Commit(CommitError::RolledBack { .. })
+            | ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
+            | ClusterError::Shard { error: ShardError::Gate(_) | ShardError::Unreachable, .. }
+    )
 }
 
 /// Has them own their ranges in one transaction with the keeper's first step.
@@ -191,7 +217,10 @@ fn try_set_up(
     let mut txn = coordinator.begin();
     let branch = txn.branch(KEEPER)?.clone();
     let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };
-    keeper.execute(&branch, work).map_err(|error| ClusterError::Work(Arc::new(error)))?;
+    keeper.execute(&branch, work).map_err(|error| match error {
+        ExecuteError::Refused(refusal) => ClusterError::Keeper(refusal),
+        error => ClusterError::Work(Arc::new(error)),
+    })?;
     for (node, ranges) in shares(ring) {
         for service in services {
             let (name, shard) = service.moves(&node).ok_or_else(|| ClusterError::NoShard { node: node.clone() })?;

@@ -139,8 +139,14 @@ impl Directory {
         Ok(())
     }
 
+    /// Returns the nodes that there are connections to.
+    pub(in crate::sharding) fn nodes(&self) -> BTreeSet<NodeId> {
+        self.services.iter().flat_map(|service| service.nodes()).collect()
+    }
+
     /// Takes the node's shards out of the coordinator, because it has no keys. Returns whether that is
-    /// done: no unended transaction names them.
+    /// done: no unended transaction names them. One that has ended there alone counts, because after a
+    /// restart the coordinator tells all participants of it again.
     pub(in crate::sharding) fn part(&self, node: &NodeId) -> bool {
         let mut is_gone = true;
         for service in &self.services {
@@ -151,7 +157,13 @@ impl Directory {
                 _ => is_gone = false,
             }
         }
-        is_gone
+        is_gone && !self.is_named(node)
+    }
+
+    fn is_named(&self, node: &NodeId) -> bool {
+        let open = self.coordinator.status().transactions;
+        let mut branches = open.iter().flat_map(|open| &open.branches);
+        branches.any(|branch| node_of(&self.services, &branch.participant).as_ref() == Some(node))
     }
 
     /// Returns the shards of a chunk from one node to another, service by service.
@@ -186,6 +198,12 @@ pub(super) fn register<'a>(
         }
     }
     Ok(builder)
+}
+
+/// Returns the node of a shard with this name.
+pub(super) fn node_of(services: &[Arc<dyn AnyRoutes>], participant: &Name) -> Option<NodeId> {
+    let of = |service: &Arc<dyn AnyRoutes>| participant.as_str().strip_prefix(service.service())?.strip_prefix('.');
+    services.iter().find_map(of).map(NodeId::from)
 }
 
 /// Asks the keeper for what has changed since this epoch.

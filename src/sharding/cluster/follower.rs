@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     ClusterError,
-    directory::{Directory, ask, register},
+    directory::{Directory, ask, node_of, register},
     routes::{AnyRoutes, Connect, Routes, ServiceClient},
 };
 use crate::{
@@ -153,13 +153,16 @@ impl FollowerBuilder {
             ))));
         };
         let rings = [Some(first.ring()), first.after()];
-        let nodes: BTreeSet<NodeId> =
+        let mut nodes: BTreeSet<NodeId> =
             rings.into_iter().flatten().flat_map(|ring| ring.nodes()).map(|node| node.id().clone()).collect();
         let mut builder =
             Coordinator::builder(self.log).policy(self.policy).limits(self.limits).platform(self.platform.clone());
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
+        // A transaction that was decided may still have to be told to nodes that have left since.
+        let named = builder.named_in_log().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        nodes.extend(named.iter().filter_map(|participant| node_of(&self.services, participant)));
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
         let assignment = Arc::new(SharedAssignment::on(&self.platform, *first));

@@ -16,14 +16,14 @@ use std::{
 use thiserror::Error;
 
 use self::{
-    directory::{Directory, register},
+    directory::{Directory, node_of, register},
     routes::{AnyRoutes, Routes},
 };
 use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
 use crate::{
     Coordinator,
     log::TransactionLog,
-    participant::{OpenError, ResourceManager, ServiceError},
+    participant::{Endpoint, OpenError, ParticipantError, Reply, Request, ResourceManager, ServiceError},
     platform::Platform,
     ring::{HashRing, NodeId, RingError},
     txn::{BranchError, CommitError, CoordinatorError, Limits, Policy, Transaction, VerdictEndpoint},
@@ -68,8 +68,34 @@ pub struct ClusterBuilder {
     first: Option<HashRing>,
     services: Vec<Arc<dyn AnyRoutes>>,
     directory: Arc<OnceLock<Weak<Directory>>>,
-    verdicts: Box<dyn FnOnce(VerdictEndpoint) + Send>,
     platform: Platform,
+    verdicts: ClusterVerdicts,
+}
+
+/// Answers shards in other processes what became of their branches, from the moment at which the
+/// cluster's coordinator can tell: an [`Endpoint`] for
+/// [`ShardHost::set_verdict_endpoint`](crate::sharding::ShardHost::set_verdict_endpoint). A clone is
+/// another handle. Until then, and when the cluster is gone, it fails every request.
+#[derive(Clone, Default)]
+pub struct ClusterVerdicts(Arc<OnceLock<VerdictEndpoint>>);
+
+impl Endpoint for ClusterVerdicts {
+    fn send(&self, request: Request, reply: Reply) {
+        match self.0.get() {
+            Some(verdicts) => verdicts.send(request, reply),
+            None => reply.send(Err(ParticipantError::Unreachable)),
+        }
+    }
+
+    fn sends_at_once(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for ClusterVerdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClusterVerdicts").field(&self.0.get().is_some()).finish()
+    }
 }
 
 impl Cluster {
@@ -85,8 +111,8 @@ impl Cluster {
             first: None,
             services: Vec::new(),
             directory: Arc::default(),
-            verdicts: Box::new(drop),
             platform: Platform::default(),
+            verdicts: ClusterVerdicts::default(),
         }
     }
 
@@ -235,12 +261,12 @@ impl ClusterBuilder {
         (self, client)
     }
 
-    /// Calls this with the coordinator's [verdict endpoint](Coordinator::verdict_endpoint) as soon as there is one, before the
-    /// first transaction: for shards in other processes, which ask there before they vote. The opening of a new ring waits for
-    /// their votes.
-    pub fn verdicts(mut self, serve: impl FnOnce(VerdictEndpoint) + Send + 'static) -> Self {
-        self.verdicts = Box::new(serve);
-        self
+    /// Returns an endpoint at which shards in other processes learn what became of their branches. It is
+    /// there before the cluster is open: a shard that was opened again asks which transactions have begun
+    /// before it votes, and the opening needs votes to set up the first ring.
+    #[must_use]
+    pub fn verdicts(&self) -> ClusterVerdicts {
+        self.verdicts.clone()
     }
 
     /// Uses the threads and the clock of `platform` instead of the system's.
@@ -272,7 +298,7 @@ impl ClusterBuilder {
         );
         let keeper = Arc::new(keeper.map_err(|error| ClusterError::Open(Arc::new(error)))?);
         let state = keeper.service().state();
-        let nodes = match (&state, &self.first) {
+        let mut nodes: BTreeSet<_> = match (&state, &self.first) {
             (Some(state), _) => state.nodes(),
             (None, Some(first)) => first.nodes().iter().map(|node| node.id().clone()).collect(),
             (None, None) => return Err(ClusterError::Keeper(KeeperRefusal::NoRing)),
@@ -285,14 +311,17 @@ impl ClusterBuilder {
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
+        // A transaction that was decided may still have to be told to nodes that have left since.
+        let named = builder.named_in_log().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        nodes.extend(named.iter().filter_map(|participant| node_of(&self.services, participant)));
         let builder = register(builder, &self.services, &nodes)?;
         let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
-        let epoch = coordinator.epoch();
-        (self.verdicts)(coordinator.verdict_endpoint());
+        // A builder opens once, so the place is free.
+        let _ = self.verdicts.0.set(coordinator.verdict_endpoint());
         if let (None, Some(first)) = (state, &self.first) {
-            core::set_up(&coordinator, &keeper, &self.services, first, &self.platform)?;
+            core::set_up(&self.platform, &coordinator, &keeper, &self.services, first)?;
         }
-        let published = keeper.service().publish(&self.platform, epoch);
+        let published = keeper.service().publish(&self.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         let directory = Directory::new(coordinator, assignment, self.services, self.platform, None);
         let core = Arc::new(ClusterCore::new(directory, keeper));

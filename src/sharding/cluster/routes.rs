@@ -65,6 +65,8 @@ pub(super) trait AnyRoutes: Send + Sync {
     fn connect(&self, node: &NodeId) -> Result<(Name, Reach), ServiceError>;
     fn disconnect(&self, node: &NodeId);
     fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)>;
+    /// Returns the nodes that there are connections to.
+    fn nodes(&self) -> Vec<NodeId>;
 }
 
 impl<W: 'static> Routes<W> {
@@ -96,6 +98,10 @@ impl<W: 'static> AnyRoutes for Routes<W> {
             routes.remove(node);
             routes
         });
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.routes.load().keys().cloned().collect()
     }
 
     fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)> {

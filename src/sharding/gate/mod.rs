@@ -9,6 +9,7 @@
 //! | owned, *draining* | in if its transaction has a pin there, else `Moving` | in |
 //! | owned, *sealed* | `Moving` | `Moving` |
 //! | *arriving* | `NotYet` | `NotYet` |
+//! | at which the log's work could not be done again yet | `NotYet` | `NotYet` |
 //! | given away, and the client does not know | `NotOwner` | `NotOwner` |
 //! | not owned, and the client knows of a later hand-over | `NotYet` | `NotYet` |
 //!
@@ -55,6 +56,8 @@ pub struct Gate {
     hand_overs: BTreeMap<TxnId, HandOver>,
     /// The transactions that have unfinished changes at a position.
     pins: BTreeMap<Position, Pinned>,
+    /// Positions at which something of the log must still be done again since the opening.
+    late: RangeSet,
 }
 
 /// The transactions that pin a position. Usually one, which needs no allocation of its own.
@@ -120,7 +123,7 @@ impl Gate {
         effort: Effort,
     ) -> Result<Tenure, GateRefusal> {
         let stage = if self.held.is_empty() { None } else { self.held.get(position) };
-        if stage == Some(&Stage::Arriving) {
+        if stage == Some(&Stage::Arriving) || !self.late.is_empty() && self.late.contains(position) {
             return Err(GateRefusal::NotYet);
         }
         let Some(tenure) = self.image.tenure(position) else {
@@ -209,6 +212,11 @@ impl Gate {
     /// and come back, the chunk that brought it began after that, so its number is higher.
     pub fn is_current(&self, position: Position, stamp: Tenure) -> bool {
         self.image.tenure(position).is_some_and(|tenure| tenure <= stamp)
+    }
+
+    /// Lets nothing in at these positions, and at no others for this reason.
+    pub fn hold_back(&mut self, late: RangeSet) {
+        self.late = late;
     }
 
     /// Returns the number of pins.

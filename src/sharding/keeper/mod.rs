@@ -28,6 +28,9 @@ pub use store::{FileRingStore, MemoryRingStore, RingStore};
 /// The name under which the store has the keeper's state.
 const STATE: &str = "state";
 
+/// The name under which the store has the number of times that the keeper was opened.
+const OPENINGS: &str = "openings";
+
 /// The keeper of a ring, as a service; see [`Cluster`](crate::sharding::Cluster).
 pub(super) struct RingTable {
     store: Box<dyn RingStore>,
@@ -89,19 +92,24 @@ impl RingTable {
     }
 
     /// Begins to publish the assignment, from the first epoch of this opening on. Epochs of earlier
-    /// openings are lower, so that no client takes the steps of one for those of the other.
+    /// openings are lower, so that no client takes the steps of one for those of the other. Only the
+    /// process that has claimed the keeper's name on the log calls this.
+    ///
+    /// The store counts the openings, because the coordinator's epochs have no bits to spare: from one
+    /// opening to the next they grow by steps of up to 36 bits.
     pub(super) fn publish(
         &self,
         platform: &crate::platform::Platform,
-        opening: crate::Epoch,
-    ) -> Option<Arc<SharedAssignment>> {
+    ) -> Result<Option<Arc<SharedAssignment>>, std::io::Error> {
+        let opening = store::get::<u64>(&*self.store, OPENINGS)?.unwrap_or_default() + 1;
+        store::put(&*self.store, OPENINGS, &opening)?;
         let table = self.table.lock();
-        let state = table.state.as_ref()?;
+        let Some(state) = table.state.as_ref() else { return Ok(None) };
         let published = self.published.get_or_init(|| {
-            let base = RingEpoch::new(opening.as_u64() << EPOCH_BITS);
+            let base = RingEpoch::new(opening << EPOCH_BITS);
             Arc::new(SharedAssignment::on(platform, Assignment::clone(&state.assignment).at(base)))
         });
-        Some(Arc::clone(published))
+        Ok(Some(Arc::clone(published)))
     }
 
     fn tell(&self, step: Option<AssignmentStep>) {
@@ -213,6 +221,23 @@ impl Service for RingTable {
         Ok(())
     }
 
+    /// What was promised was possible then. The store may have a later state than the log that a crash
+    /// has left: a change that the branch belongs to has ended there already. So nothing is checked.
+    fn restore(&self, branch: &BranchId, works: &[RingWork]) -> Result<(), ServiceError> {
+        let mut table = self.table.lock();
+        for work in works {
+            match work {
+                RingWork::Moved { ranges, tenure, .. } => {
+                    table.in_flight.insert(branch.txn().clone(), ranges.clone());
+                    table.given = table.given.max(*tenure);
+                }
+                RingWork::Control { .. } => table.control = Some(branch.txn().clone()),
+                RingWork::Left { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
     fn is_transient(&self, refusal: &KeeperRefusal) -> bool {
         matches!(refusal, KeeperRefusal::Stale)
     }
@@ -230,5 +255,45 @@ impl Service for RingTable {
             let _ = self.store.remove(name);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        HashRing,
+        ring::{Pins, PositionRange},
+        sharding::Side,
+    };
+
+    /// The store may have a later state than the log that a crash has left.
+    #[test]
+    fn a_promise_is_restored_although_its_change_has_ended_in_the_store() {
+        let ring = |nodes: &[&str]| Layout::new(HashRing::new(nodes.iter().copied()).unwrap(), Pins::new()).unwrap();
+        let branch = |number| {
+            let txn = TxnId::new("keeper".parse().unwrap(), crate::Epoch::new(1), number);
+            txn.branch(&"ring".parse().unwrap())
+        };
+        let table = RingTable::open(Box::new(MemoryRingStore::new())).unwrap();
+        let do_step = |revision, control| {
+            let work = RingWork::Control { revision, control };
+            table.try_reserve(&branch(revision), &work).unwrap();
+            table.confirm(&branch(revision), &[work]).unwrap();
+        };
+        do_step(1, Control::First { ring: table.keep(&ring(&["a", "b"])).unwrap() });
+        let after = table.keep(&ring(&["a", "b", "c"])).unwrap();
+        do_step(2, Control::Begin { ring: after, pace: crate::sharding::Pace::new() });
+        let moves = table.state().unwrap().assignment.moving(Side::Before);
+        let ranges: RangeSet =
+            moves.iter().map(|(range, ..)| *range).collect::<Vec<PositionRange>>().into_iter().collect();
+        let moved = RingWork::Moved { ranges, side: Side::After, tenure: Tenure::new(2) };
+        table.try_reserve(&branch(9), &moved).unwrap();
+        table.confirm(&branch(9), std::slice::from_ref(&moved)).unwrap();
+        do_step(3, Control::End);
+        let before = table.state();
+        table.restore(&branch(9), std::slice::from_ref(&moved)).unwrap();
+        table.confirm(&branch(9), &[moved]).unwrap();
+        assert!(table.state() == before && table.table.lock().in_flight.is_empty());
     }
 }

@@ -276,7 +276,7 @@ impl Mover {
 
     /// Takes nodes out that have left, on a thread of its own, if there are some.
     pub(in crate::sharding) fn retire(self: &Arc<Self>, core: &Arc<ClusterCore>) {
-        if core.state().is_none_or(|state| state.leavers.is_empty()) {
+        if !core.has_leavers() {
             return;
         }
         let (mover, weak) = (Arc::clone(self), Arc::downgrade(core));

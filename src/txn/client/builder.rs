@@ -187,6 +187,23 @@ impl CoordinatorBuilder {
         self
     }
 
+    fn coordinator_name(&self) -> Result<Name, CoordinatorError> {
+        Ok(match &self.name {
+            Some(name) => Name::new(name)?,
+            None => default_name(self.log.id())?,
+        })
+    }
+
+    /// Returns the participants that decisions in the log name: those that may have to be told again.
+    pub(crate) fn named_in_log(&self) -> Result<Vec<Name>, CoordinatorError> {
+        let decided = self.log.live(&self.coordinator_name()?)?.into_iter().map(|record| record.fact);
+        let named = decided.map(|fact| match fact {
+            Fact::Decided { participants, .. } => participants,
+            _ => Vec::new(),
+        });
+        Ok(named.flatten().collect())
+    }
+
     /// Opens the coordinator: begins a new epoch, replays the log, and settles what an earlier life
     /// left in doubt. With participants that answer at once all of it is settled when this returns;
     /// the rest goes on in the background. Blocks while it reads the log, for one forced write, and
@@ -201,10 +218,7 @@ impl CoordinatorBuilder {
     /// [`CoordinatorError`]; nothing is lost, and it can be opened again. If the name is already
     /// open, it is [`LogError::Claimed`].
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {
-        let name = match &self.name {
-            Some(name) => Name::new(name)?,
-            None => default_name(self.log.id())?,
-        };
+        let name = self.coordinator_name()?;
         let mut members = BTreeMap::new();
         for (member_name, member) in self.members {
             let member_name = check(&name, &member_name, &member)?;

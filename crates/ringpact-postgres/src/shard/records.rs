@@ -202,9 +202,10 @@ impl<S: AsyncService<PgTx>> PgShard<S> {
     async fn delete_some(&self, tx: &PgTx, range: PositionRange) -> Result<bool, Failure> {
         for table in self.records.iter().rev() {
             let (name, condition) = (&table.name, is_in(range, table));
+            // The condition again, because rows of two partitions can have one `ctid`.
             let statement = format!(
                 "DELETE FROM {name} WHERE ctid = ANY (ARRAY (SELECT ctid FROM {name} WHERE {condition} \
-                 LIMIT {DISCARDED_AT_ONCE}))"
+                 LIMIT {DISCARDED_AT_ONCE})) AND ({condition})"
             );
             if tx.execute(&*statement, &[]).await? >= DISCARDED_AT_ONCE {
                 return Ok(false);

@@ -65,7 +65,7 @@ fn a_runtime_with_one_thread_is_refused() {
     let ledger = RUNTIME.block_on(Ledger::new(&db.admin));
     let small = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let opened = small.block_on(db.builder_of("goods.node-1").open_shard(ledger.clone(), ledger.records()));
-    let error = opened.err().expect("callers would wait forever");
+    let error = opened.expect_err("callers would wait forever");
     assert!(error.to_string().contains("new_multi_thread"), "{error}");
     RUNTIME.block_on(async { database().await.map(drop) });
 }

@@ -102,6 +102,29 @@ fn a_discard_of_everything_is_several_short_transactions() {
     assert_eq!(site.count(&db), 0);
 }
 
+/// Rows of two partitions can have one physical place. A discard that looked at that alone would delete rows out of its range.
+#[test]
+fn a_discard_keeps_to_its_range_in_tables_with_partitions() {
+    use ringpact::sharding::Shard as _;
+    let Some(db) = RUNTIME.block_on(database()) else { return };
+    let ledger = RUNTIME.block_on(Ledger::new(&db.admin));
+    let parts = ledger.sql(
+        "DROP TABLE line_x, sum_x; \
+         CREATE TABLE sum_x (id integer PRIMARY KEY, position bigint NOT NULL, sum bigint NOT NULL) PARTITION BY RANGE (id); \
+         CREATE TABLE sum_x_low PARTITION OF sum_x FOR VALUES FROM (0) TO (100); \
+         CREATE TABLE sum_x_high PARTITION OF sum_x FOR VALUES FROM (100) TO (200); CREATE INDEX ON sum_x (position); \
+         CREATE TABLE line_x (id integer, position bigint NOT NULL, \"What, and why\" text, at timestamptz, \
+         ratio double precision, raw bytea); CREATE INDEX ON line_x (position); \
+         INSERT INTO sum_x SELECT id, id, id FROM generate_series(0, 199) AS id",
+    );
+    RUNTIME.block_on(db.admin.batch_execute(&parts)).expect("tables");
+    let shard = RUNTIME.block_on(ledger.open(db.builder_of("goods.parts")));
+    let [start, end] = [-1_i64, 99].map(ringpact_postgres::position_of);
+    shard.discard(PositionRange { start, end }).expect("discarded");
+    assert_eq!(RUNTIME.block_on(db.number(&ledger.sql("SELECT count(*) FROM sum_x"))), 100);
+    assert_eq!(RUNTIME.block_on(db.number(&ledger.sql("SELECT count(*) FROM sum_x WHERE id < 100"))), 0);
+}
+
 /// Each would bring rows to positions that are not the chunk's, or to other tables.
 #[test]
 fn records_of_another_form_are_refused_and_leave_nothing() {
