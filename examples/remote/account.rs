@@ -1,5 +1,4 @@
-//! What both services do: they keep a limited stock (pieces on a shelf, cents in an account), and
-//! orders take from it.
+//! The payment service: it keeps an account with a limited number of cents, and orders take from it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -52,7 +51,7 @@ pub struct State {
 }
 
 impl Account {
-    /// Opens the account. `stock` is used if there is no book yet.
+    /// Opens the account. It has `stock` if there is no book yet.
     pub fn open(book: Book, stock: u64) -> io::Result<Self> {
         let state = book.read()?.unwrap_or(State { left: stock, taken: BTreeMap::new() });
         Ok(Self { book, sums: Mutex::new(Sums { state, set_aside: HashMap::new() }) })

@@ -1,30 +1,28 @@
-//! Participants in other processes. The coordinator runs here; a goods service and a payment
-//! service run in a process each. All three have a log of their own, and talk over [`transport`],
-//! which is the part to copy. While orders are placed, the services are killed, as `kill -9` does
-//! it, and started again.
+//! Participants in other processes. The coordinator runs here. A payment service runs in a process of its own, and a goods
+//! service in several: a ring says which of them has an article. All have a log of their own, and talk over [`transport`],
+//! which is the part to copy. While orders are placed, a goods process joins and another one leaves, and articles move between
+//! them. Meanwhile processes are killed, as `kill -9` does it, and started again.
 //!
 //! ```sh
 //! cargo run --release --example remote
 //! cargo run --release --example remote -- --orders 5000
 //! ```
+//!
+//! In reading order: this file has the course of the day; `shop.rs` has the coordinator's side; `orders.rs` has the clients;
+//! `participant.rs` has a service's process; `shelf.rs` and `account.rs` have the two services; `audit.rs` counts.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
     process::ExitCode,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
 
 use clap::{Parser, Subcommand};
-use parking_lot::Mutex;
-use ringpact::{
-    Coordinator, FileLog, Policy,
-    participant::{Endpoint, Reply, Request},
-    txn::VerdictEndpoint,
-};
 use serde_json::Value;
 
 mod account;
@@ -33,33 +31,25 @@ mod book;
 mod orders;
 mod participant;
 mod processes;
+mod shelf;
+mod shop;
 mod transport;
 
-use account::State;
-use orders::{Orders, PRICE, Settled, pieces};
+use orders::{Orders, Settled, Stock};
 use participant::{Participant, ServiceRequest};
 use processes::{Process, Recipe};
+use shop::{Desk, Nodes, Shop, wait_for_a_chunk, wait_for_the_end};
 use transport::{Remote, SILENT_FOR, serve};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The coordinator's name. Participants must know it in advance, because they ask it for verdicts.
-const COORDINATOR: &str = "shop";
-
-/// Services come back after a moment here, so commits are repeated soon.
-const POLICY: Policy = Policy::DEFAULT.longest_backoff(Duration::from_millis(500));
-
-/// Maximum time until nothing is in doubt any more.
-const SETTLED_WITHIN: Duration = Duration::from_secs(20);
-
-/// Number of times that a service is killed while orders are placed: goods first, then payments,
-/// and so on.
+/// Number of times that a service is killed while orders are placed.
 const KILLS: u64 = 6;
 
 /// Time that a killed service stays away: long enough for clients to notice.
 const AWAY: Duration = Duration::from_millis(30);
 
-/// Orders across three processes, two of which are killed again and again.
+/// Orders across several processes, which are killed again and again, and between which articles move.
 #[derive(Debug, Parser)]
 #[command(name = "remote")]
 struct Args {
@@ -90,73 +80,128 @@ fn main() -> ExitCode {
     })
 }
 
+/// All processes but this one, by the names of their services.
+struct Processes {
+    directory: PathBuf,
+    orders: u64,
+    /// The address at which the coordinator answers for verdicts.
+    coordinator: SocketAddr,
+    running: BTreeMap<String, Process>,
+    /// Numbers of branches that were committed and rolled back because their process asked.
+    by_asking: [usize; 2],
+}
+
+impl Processes {
+    /// Starts a service for the first time. Returns the connection to it.
+    fn start(&mut self, name: &str) -> Result<Remote, Failure> {
+        let (directory, orders, coordinator) = (self.directory.join(name), self.orders, self.coordinator);
+        let process = Process::start(Recipe { name: name.to_owned(), orders, coordinator, directory })?;
+        let remote = Remote::new(process.address(), SILENT_FOR)?;
+        self.running.insert(name.to_owned(), process);
+        Ok(remote)
+    }
+
+    /// Kills a service's process, and starts it again on what its disk holds.
+    fn kill(&mut self, name: &str) -> Result<(), Failure> {
+        let process = self.running.get_mut(name).ok_or("no such process")?;
+        process.kill()?;
+        thread::sleep(AWAY);
+        process.restart()?;
+        self.by_asking[0] += process.ready.committed;
+        self.by_asking[1] += process.ready.rolled_back;
+        Ok(())
+    }
+
+    /// Ends a service's process for good.
+    fn stop(&mut self, name: &str) {
+        // Dropping it kills it.
+        drop(self.running.remove(name));
+    }
+}
+
 fn run(orders: u64) -> Result<ExitCode, Failure> {
     let directory = tempfile::tempdir()?;
-    // Not enough money for all orders, so that some are refused after their goods were set aside.
-    let wanted: u64 = (0..orders).map(pieces).sum();
-    let stock = [wanted, wanted * PRICE / 10 * 9];
-
     // Questions of participants wait here until the coordinator is open.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let coordinator_at = listener.local_addr()?;
-    let start = |name, stock| {
-        let directory = directory.path().join(name);
-        Process::start(Recipe { name, stock, coordinator: coordinator_at, directory })
+    let mut processes = Processes {
+        directory: directory.path().to_owned(),
+        orders,
+        coordinator: listener.local_addr()?,
+        running: BTreeMap::new(),
+        by_asking: [0, 0],
     };
-    let (goods_process, payments_process) = (start("goods", stock[0])?, start("payments", stock[1])?);
-    let (goods, payments) =
-        (Remote::new(goods_process.address(), SILENT_FOR)?, Remote::new(payments_process.address(), SILENT_FOR)?);
-    let mut processes = [goods_process, payments_process];
+    let nodes = Nodes::default();
+    let payments = processes.start("payments")?;
+    for node in ["node-1", "node-2"] {
+        let remote = processes.start(&format!("goods.{node}"))?;
+        nodes.lock().insert(node.to_owned(), remote);
+    }
 
-    let (log, coordinator) = open(directory.path(), &goods, &payments)?;
-    let desk = Desk(Arc::new(Mutex::new(coordinator.verdict_endpoint())));
+    let desk = Desk::default();
     let verdicts = desk.clone();
     thread::Builder::new().name("verdicts".into()).spawn(move || serve(&listener, verdicts, |_| Value::Null))?;
-    settle(&coordinator)?;
+    let shop = Shop::open(directory.path(), &nodes, &payments, &desk)?;
+    shop.settle()?;
 
     let begun = Instant::now();
-    let book = Orders::new(&coordinator, &goods, &payments, orders);
-    let mut by_asking = [0, 0];
+    let book = Orders::new(&shop, orders);
+    let mut moved = 0;
     let settled = book.place_all(|| {
-        for kill in 0..KILLS {
-            book.wait_for(orders * (kill + 1) / (KILLS + 1))?;
-            let process = &mut processes[usize::from(kill % 2 == 1)];
-            process.kill()?;
-            thread::sleep(AWAY);
-            process.restart()?;
-            by_asking[0] += process.ready.committed;
-            by_asking[1] += process.ready.rolled_back;
-        }
-        Ok(())
+        let wait_for = |kill: u64| book.wait_for(orders * kill / (KILLS + 1));
+        wait_for(1)?;
+        processes.kill("payments")?;
+        wait_for(2)?;
+        // A process joins. One that gives articles is killed meanwhile, and then the one that takes them.
+        let remote = processes.start("goods.node-3")?;
+        nodes.lock().insert("node-3".to_owned(), remote);
+        let moving = shop.join("node-3")?;
+        wait_for_a_chunk(&moving);
+        processes.kill("goods.node-1")?;
+        processes.kill("goods.node-3")?;
+        wait_for(4)?;
+        moved += wait_for_the_end(&moving)?;
+        // Another one leaves. It is killed meanwhile, and one that takes its articles.
+        let moving = shop.leave("node-1")?;
+        wait_for_a_chunk(&moving);
+        processes.kill("goods.node-1")?;
+        processes.kill("goods.node-2")?;
+        moved += wait_for_the_end(&moving)?;
+        shop.see_off()?;
+        processes.stop("goods.node-1");
+        nodes.lock().remove("node-1");
+        wait_for(6)?;
+        processes.kill("payments")
     })?;
     let elapsed = begun.elapsed();
     let tally = book.tally;
-    settle(&coordinator)?;
+    shop.settle()?;
 
     // Killed once more, so that the audit sees what their disks hold.
-    for process in &mut processes {
-        process.kill()?;
-        process.restart()?;
+    let by_asking = processes.by_asking;
+    for name in processes.running.keys().cloned().collect::<Vec<_>>() {
+        processes.kill(&name)?;
     }
-    let left = coordinator.shutdown(SETTLED_WITHIN);
-    drop(coordinator);
-    close(log)?;
-    let (_log, coordinator) = open(directory.path(), &goods, &payments)?;
-    *desk.0.lock() = coordinator.verdict_endpoint();
-    settle(&coordinator)?;
-    let recovered = coordinator.recovered();
-    let in_doubt = left.in_doubt() + recovered.committed + recovered.rolled_back + coordinator.status().in_doubt();
+    let left = shop.close()?;
+    let shop = Shop::open(directory.path(), &nodes, &payments, &desk)?;
+    shop.settle()?;
+    let recovered = shop.cluster.coordinator().recovered();
+    let status = shop.cluster.coordinator().status();
+    let in_doubt = left + recovered.committed + recovered.rolled_back + status.in_doubt();
 
-    let (in_goods, in_payments) = (goods.ask::<State>(&ServiceRequest::State)?, payments.ask(&ServiceRequest::State)?);
-    let mut faults = audit::faults(&settled, &in_goods, &in_payments, stock);
+    let in_payments = payments.ask(&ServiceRequest::State)?;
+    let mut in_goods = BTreeMap::new();
+    for (node, goods) in &*nodes.lock() {
+        in_goods.insert(node.clone(), goods.ask(&ServiceRequest::State)?);
+    }
+    let mut faults = audit::faults(&settled, &in_goods, &in_payments, &Stock::of(orders));
     if in_doubt > 0 {
-        faults.push(format!("{in_doubt} in doubt after all was settled: {left}{}{recovered:?}", coordinator.status()));
+        faults.push(format!("{in_doubt} in doubt after all was settled: {left} {status}{recovered:?}"));
     }
 
     let committed = settled.iter().filter(|settled| **settled == Settled::Committed).count();
     println!("{orders} orders in {elapsed:.1?}: {committed} committed, {} refused", settled.len() - committed);
     println!(
-        "services were killed {KILLS} times: {} pieces of work got no answer, and {} commits were rolled back; all were tried again",
+        "services were killed {KILLS} times: {} pieces of work were not done, and {} commits were rolled back; all were tried again",
         tally.unanswered.load(Ordering::Relaxed),
         tally.rolled_back.load(Ordering::Relaxed)
     );
@@ -164,50 +209,13 @@ fn run(orders: u64) -> Result<ExitCode, Failure> {
         "restarted services asked about what they had promised: {} branches were committed, {} rolled back",
         by_asking[0], by_asking[1]
     );
+    println!("a goods process joined and another one left: articles moved {moved} times");
     for fault in &faults {
         println!("WRONG: {fault}");
     }
     let verdict = if faults.is_empty() { "ok" } else { "broken" };
-    println!("remote: orders={orders} committed={committed} kills={KILLS} in_doubt={in_doubt} invariants={verdict}");
+    println!(
+        "remote: orders={orders} committed={committed} kills={KILLS} in_doubt={in_doubt} invariants={verdict} moved={moved}"
+    );
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn open(directory: &Path, goods: &Remote, payments: &Remote) -> Result<(Arc<FileLog>, Coordinator), Failure> {
-    let log = Arc::new(FileLog::open(directory.join("coordinator"))?);
-    let builder = Coordinator::builder(Arc::clone(&log)).name(COORDINATOR).policy(POLICY);
-    let coordinator = builder.endpoint("goods", goods.clone()).endpoint("payments", payments.clone()).open()?;
-    Ok((log, coordinator))
-}
-
-fn settle(coordinator: &Coordinator) -> Result<(), Failure> {
-    if coordinator.settle(SETTLED_WITHIN) {
-        return Ok(());
-    }
-    Err(format!("still in doubt after {SETTLED_WITHIN:?}:\n{}", coordinator.status()).into())
-}
-
-/// Closes the log. The thread that takes the last answer may hold the log for a moment longer than
-/// the coordinator.
-fn close(mut log: Arc<FileLog>) -> Result<(), Failure> {
-    let begun = Instant::now();
-    while begun.elapsed() < SETTLED_WITHIN {
-        match Arc::try_unwrap(log) {
-            Ok(log) => return Ok(log.close()?),
-            Err(shared) => log = shared,
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Err("the coordinator's log is still in use".into())
-}
-
-/// Answers questions for verdicts by the coordinator that is open. A coordinator that is gone gives
-/// no answer.
-#[derive(Clone)]
-struct Desk(Arc<Mutex<VerdictEndpoint>>);
-
-impl Endpoint for Desk {
-    fn send(&self, request: Request, reply: Reply) {
-        let endpoint = self.0.lock().clone();
-        endpoint.send(request, reply);
-    }
 }

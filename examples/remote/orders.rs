@@ -1,20 +1,22 @@
-//! The clients: each order takes pieces from the goods service and cents from the payment service,
-//! in one transaction.
+//! The clients: each order takes pieces of an article from the goods service and cents from the payment service, in one
+//! transaction. The cluster finds the process that has the article.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use ringpact::{CommitError, Coordinator, Transaction, error_chain, txn::BranchError};
+use ringpact::{CommitError, Transaction, error_chain, txn::BranchError};
 
 use crate::{
     Failure,
     account::Take,
     participant::{NotDone, ServiceRequest},
-    transport::Remote,
+    shelf::Pick,
+    shop::Shop,
 };
 
 /// Number of clients. They work side by side, so that a service is killed in the middle of
@@ -34,6 +36,32 @@ pub const fn pieces(order: u64) -> u64 {
     1 + order % 3
 }
 
+/// Number of articles.
+const ARTICLES: u64 = 60;
+
+/// Returns the article of an order.
+const fn article(order: u64) -> u64 {
+    order % ARTICLES
+}
+
+/// What there is before the first order.
+pub struct Stock {
+    /// The pieces of each article: enough for all orders.
+    pub articles: BTreeMap<u64, u64>,
+    /// Not enough money for all orders, so that some are refused after their goods were set aside.
+    pub cents: u64,
+}
+
+impl Stock {
+    /// Returns the stock for this number of orders.
+    pub fn of(orders: u64) -> Self {
+        let mut articles: BTreeMap<_, _> = (0..ARTICLES).map(|article| (article, 0)).collect();
+        (0..orders).for_each(|order| *articles.entry(article(order)).or_default() += pieces(order));
+        let cents = articles.values().sum::<u64>() * PRICE / 10 * 9;
+        Self { articles, cents }
+    }
+}
+
 /// How an order ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
@@ -43,9 +71,7 @@ pub enum Settled {
 }
 
 pub struct Orders<'a> {
-    pub coordinator: &'a Coordinator,
-    pub goods: &'a Remote,
-    pub payments: &'a Remote,
+    shop: &'a Shop,
     next: AtomicU64,
     settled: Mutex<Vec<Option<Settled>>>,
     done: AtomicU64,
@@ -57,7 +83,7 @@ pub struct Orders<'a> {
 /// Number of repetitions by reason.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Pieces of work that got no answer.
+    /// Pieces of work that were not done, because a process was down or an article was on its way for too long.
     pub unanswered: AtomicU64,
     /// Commits that ended in a rollback.
     pub rolled_back: AtomicU64,
@@ -81,12 +107,10 @@ enum Missed {
 }
 
 impl<'a> Orders<'a> {
-    pub fn new(coordinator: &'a Coordinator, goods: &'a Remote, payments: &'a Remote, orders: u64) -> Self {
+    pub fn new(shop: &'a Shop, orders: u64) -> Self {
         let settled = (0..orders).map(|_| None).collect();
         Self {
-            coordinator,
-            goods,
-            payments,
+            shop,
             next: AtomicU64::new(0),
             settled: Mutex::new(settled),
             done: AtomicU64::new(0),
@@ -149,10 +173,10 @@ impl<'a> Orders<'a> {
 
     /// Runs one transaction. If this returns before the commit, the transaction is rolled back.
     fn attempt(&self, order: u64) -> Result<(), Missed> {
-        let mut txn = self.coordinator.begin();
+        let mut txn = self.shop.cluster.begin();
         let pieces = pieces(order);
-        self.work(&mut txn, "goods", self.goods, Take { order, amount: pieces })?;
-        self.work(&mut txn, "payments", self.payments, Take { order, amount: pieces * PRICE })?;
+        self.pick(&mut txn, Pick { order, article: article(order), pieces })?;
+        self.pay(&mut txn, Take { order, amount: pieces * PRICE })?;
         match txn.commit().wait() {
             Ok(()) => Ok(()),
             Err(error @ CommitError::RolledBack { .. }) => {
@@ -163,10 +187,18 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Sends the work to its service, together with the id of the branch under which it is done
-    /// there.
-    fn work(&self, txn: &mut Transaction, name: &str, service: &Remote, take: Take) -> Result<(), Missed> {
-        let branch = match txn.branch(name) {
+    /// Has the process that has the article set pieces aside. While the article is on its way, this waits.
+    fn pick(&self, txn: &mut Transaction, pick: Pick) -> Result<(), Missed> {
+        // There is enough of each article. So what was not done now may be done in another transaction.
+        self.shop.goods.execute(txn, pick).map_err(|error| {
+            self.tally.unanswered.fetch_add(1, Ordering::Relaxed);
+            Missed::Again(error_chain(&error))
+        })
+    }
+
+    /// Sends the work to the payment service, together with the id of the branch under which it is done there.
+    fn pay(&self, txn: &mut Transaction, take: Take) -> Result<(), Missed> {
+        let branch = match txn.branch("payments") {
             Ok(branch) => branch.clone(),
             // The transaction has timed out, or the participant takes no new branches just now.
             Err(error @ (BranchError::Over { .. } | BranchError::Refused { .. })) => {
@@ -174,7 +206,7 @@ impl<'a> Orders<'a> {
             }
             Err(error) => return Err(Missed::Failed(error.into())),
         };
-        match service.ask::<Result<(), NotDone>>(&ServiceRequest::Work { branch, take }) {
+        match self.shop.payments.ask::<Result<(), NotDone>>(&ServiceRequest::Work { branch, take }) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(NotDone::Refused(_))) => Err(Missed::Refused),
             Ok(Err(NotDone::Closed(why))) => Err(Missed::Again(why)),

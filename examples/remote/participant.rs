@@ -14,24 +14,34 @@ use std::{
 use clap::Args;
 use ringpact::{
     BranchId, FileLog, Name, ResourceManager, error_chain,
-    participant::{ExecuteError, Pooled},
+    participant::{ExecuteError, InDoubtResolution, Pooled},
+    sharding::ShardHost,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    COORDINATOR, Failure,
+    Failure,
     account::{Account, Take},
     book::Book,
+    orders::Stock,
+    shelf::Shelf,
+    shop::{COORDINATOR, first_ring},
     transport::{Remote, SILENT_FOR, serve},
 };
 
-/// Threads for the coordinator's calls. Those that wait for the service's log at the same time
-/// share its syncs.
-const THREADS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Threads for the coordinator's calls, and at a goods process for clients' work and for moves. Those that wait for the
+/// service's log at the same time share its syncs. Clients that wait for an article on its way must leave some for the rest.
+const THREADS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// What the names of goods processes begin with: the rest is the node's.
+const GOODS: &str = "goods.";
 
 /// Maximum number of commits that a restart has to confirm again.
 const CHECKPOINT_EVERY: usize = 50;
+
+/// Time that the coordinator has for its verdicts before the process listens.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Time to wait for the port. While the service was down, the system may have given the port to
 /// another connection, which does not last.
@@ -50,9 +60,9 @@ pub struct Participant {
     /// The address at which the coordinator answers for verdicts.
     #[arg(long)]
     pub coordinator: SocketAddr,
-    /// The stock at the very first start.
+    /// Number of orders, from which the stock at the very first start follows.
     #[arg(long)]
-    pub stock: u64,
+    pub orders: u64,
 }
 
 /// What the process prints as a line once it listens.
@@ -68,7 +78,8 @@ pub struct Ready {
 /// A request of a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ServiceRequest {
-    /// A piece of work, under the branch id that the transaction has for this service.
+    /// A piece of work for the payments, under the branch id that the transaction has for this service. Work for the goods
+    /// goes through the cluster.
     Work { branch: BranchId, take: Take },
     /// Asks for the stock, and what each order has taken.
     State,
@@ -86,23 +97,60 @@ pub enum NotDone {
 impl Participant {
     pub fn run(self) -> Result<(), Failure> {
         end_with_the_parent()?;
-        let log = FileLog::open(self.directory.join("log"))?;
-        let account = Account::open(Book::new(&self.directory, &self.name), self.stock)?;
-        let options = ResourceManager::<Account>::options().checkpoint_every(CHECKPOINT_EVERY);
-        let manager = Arc::new(options.open(&self.name, log, account)?);
-        // Before any work is done: so the service learns which transactions began earlier and may
-        // have lost work.
-        manager.set_verdict_endpoint(Name::new(COORDINATOR)?, Remote::new(self.coordinator, SILENT_FOR)?);
-        // The coordinator would deliver its decisions by itself. Asking is faster.
-        let resolution = manager.resolve_in_doubt(Duration::from_secs(2));
+        match self.name.strip_prefix(GOODS) {
+            Some(node) => self.run_goods(node),
+            None => self.run_payments(),
+        }
+    }
 
+    /// Serves the articles of one node.
+    fn run_goods(&self, node: &str) -> Result<(), Failure> {
+        let shelf = Shelf::open(self.book(), &Stock::of(self.orders).articles, &first_ring(), node)?;
+        let options = ResourceManager::<Shelf>::options().checkpoint_every(CHECKPOINT_EVERY);
+        let host = Arc::new(ShardHost::open_with(options, &self.name, self.log()?, shelf)?);
+        // Before any work is done: so the service learns which transactions began earlier and may have lost work.
+        host.set_verdict_endpoint(Name::new(COORDINATOR)?, self.coordinator()?);
+        // The coordinator would deliver its decisions by itself. Asking is faster.
+        let listener = self.announce(host.resolve_in_doubt(ANSWERED_WITHIN))?;
+        let endpoint = Pooled::new(Arc::clone(&host), THREADS);
+        serve(&listener, endpoint, move |request| match serde_json::from_value(request) {
+            Ok(ServiceRequest::State) => serde_json::json!(host.shard().articles()),
+            _ => Value::Null,
+        });
+        Ok(())
+    }
+
+    fn run_payments(&self) -> Result<(), Failure> {
+        let account = Account::open(self.book(), Stock::of(self.orders).cents)?;
+        let options = ResourceManager::<Account>::options().checkpoint_every(CHECKPOINT_EVERY);
+        let manager = Arc::new(options.open(&self.name, self.log()?, account)?);
+        // As above.
+        manager.set_verdict_endpoint(Name::new(COORDINATOR)?, self.coordinator()?);
+        let listener = self.announce(manager.resolve_in_doubt(ANSWERED_WITHIN))?;
+        let endpoint = Pooled::new(Arc::clone(&manager), THREADS);
+        serve(&listener, endpoint, move |request| answer(&manager, request));
+        Ok(())
+    }
+
+    fn log(&self) -> Result<FileLog, Failure> {
+        Ok(FileLog::open(self.directory.join("log"))?)
+    }
+
+    fn book(&self) -> Book {
+        Book::new(&self.directory, &self.name)
+    }
+
+    fn coordinator(&self) -> io::Result<Remote> {
+        Remote::new(self.coordinator, SILENT_FOR)
+    }
+
+    /// Begins to listen, and tells the parent.
+    fn announce(&self, resolution: InDoubtResolution) -> Result<TcpListener, Failure> {
         let listener = bind(self.port)?;
         let port = listener.local_addr()?.port();
         let ready = Ready { port, committed: resolution.committed, rolled_back: resolution.rolled_back };
         println!("{}", serde_json::to_string(&ready)?);
-        let endpoint = Pooled::new(Arc::clone(&manager), THREADS);
-        serve(&listener, endpoint, move |request| answer(&manager, request));
-        Ok(())
+        Ok(listener)
     }
 }
 

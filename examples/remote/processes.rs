@@ -11,8 +11,9 @@ use crate::{Failure, participant::Ready};
 
 /// What it takes to start a participant.
 pub struct Recipe {
-    pub name: &'static str,
-    pub stock: u64,
+    pub name: String,
+    /// Number of orders, from which its first stock follows.
+    pub orders: u64,
     /// The address at which the coordinator answers for verdicts.
     pub coordinator: SocketAddr,
     pub directory: PathBuf,
@@ -62,11 +63,11 @@ impl Recipe {
     fn start(&self, port: u16) -> Result<(Ready, Child), Failure> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("participant")
-            .arg(self.name)
+            .arg(&self.name)
             .arg("--directory")
             .arg(&self.directory)
             .args(["--port", &port.to_string(), "--coordinator", &self.coordinator.to_string()])
-            .args(["--stock", &self.stock.to_string()])
+            .args(["--orders", &self.orders.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

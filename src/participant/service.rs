@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::id::BranchId;
+use crate::id::{BranchId, Name, TxnOrdinal};
 
 /// An error of a service, of any type.
 pub type ServiceError = Box<dyn std::error::Error + Send + Sync>;
@@ -150,5 +150,16 @@ pub trait Service: Send + Sync + 'static {
     /// Nothing is forgotten; the checkpoint is tried again later.
     fn checkpoint(&self) -> Result<(), ServiceError> {
         Ok(())
+    }
+
+    /// Takes in that the log will not have any branch of this coordinator's transactions before `below`
+    /// confirmed again: they have ended everywhere, and a checkpoint has covered them. Called after
+    /// checkpoints, outside of all locks.
+    ///
+    /// It is for what a service keeps to confirm each branch once. A branch that was rolled back may
+    /// still be [restored](Self::restore) and cancelled once more, because a crash can lose the record of
+    /// a rollback. The default implementation does nothing.
+    fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) {
+        let _ = (coordinator, below);
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use thiserror::Error;
 
 use crate::{
-    id::{BranchId, TxnId},
+    id::{BranchId, Name, TxnId, TxnOrdinal},
     participant::{Effort, Service, ServiceError},
     platform::{Condvar, Platform, Woken},
     ring::{Position, PositionRange, RangeSet},
@@ -132,9 +132,7 @@ impl<S: Shard> Sharded<S> {
     /// Whether a read at this position that began under the stamp is valid: the records were here
     /// all the time.
     pub(super) fn still_here(&self, position: Position, stamp: Tenure, txn: &TxnId) -> Result<(), GateRefusal> {
-        let gate = self.gate.lock();
-        gate.admit(position, Tenure::NONE, txn, Effort::ReadOnly)?;
-        if gate.is_current(position, stamp) { Ok(()) } else { Err(GateRefusal::Moving) }
+        self.gate.lock().admit_under(position, stamp, txn, Effort::ReadOnly)
     }
 
     fn unpin(&self, positions: impl IntoIterator<Item = Position>, txn: &TxnId) {
@@ -386,6 +384,10 @@ impl<S: Shard> Service for Sharded<S> {
 
     fn checkpoint(&self) -> Result<(), ServiceError> {
         self.shard.save(&mut || self.image())
+    }
+
+    fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) {
+        self.shard.forget_below(coordinator, below);
     }
 }
 

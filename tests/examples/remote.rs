@@ -42,6 +42,7 @@ fn killing_participants_tears_no_order_apart() {
         assert_eq!((&*summary["orders"], &*summary["kills"]), (orders, "6"), "{}", run.stdout);
         assert_eq!((&*summary["invariants"], &*summary["in_doubt"]), ("ok", "0"), "{}", run.stdout);
         assert_ne!(summary["committed"], "0", "{}", run.stdout);
+        assert_ne!(summary["moved"], "0", "{}", run.stdout);
     }
 }
 

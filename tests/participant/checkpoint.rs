@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Coordinator, Epoch, MemoryLog, Participant, ParticipantError, ResourceManager, TransactionLog,
-    TxnOrdinal,
+    BranchId, Coordinator, Epoch, MemoryLog, Name, Participant, ParticipantError, ResourceManager, Service,
+    ServiceError, TransactionLog, TxnOrdinal,
     participant::{Call, MAX_REMEMBERED_OUTCOMES},
 };
 
@@ -201,4 +202,56 @@ fn commits_are_bounded_while_ended_below_does_not_move() {
     let first = b.commit(&branch(1, "b"), &call());
     assert!(matches!(first, Err(ParticipantError::UnknownBranch)), "{first:?}");
     b.commit(&branch(2 * MAX_REMEMBERED_OUTCOMES as u64, "b"), &call()).expect("the last ones are remembered");
+}
+
+/// Remembers which transactions it is told to forget.
+#[derive(Default)]
+struct Forgets(Mutex<Vec<TxnOrdinal>>);
+
+impl Service for Forgets {
+    type Work = i64;
+    type Refusal = txn_support::Refused;
+    fn try_reserve(&self, _: &BranchId, _: &i64) -> Result<(), txn_support::Refused> {
+        Ok(())
+    }
+    fn confirm(&self, _: &BranchId, _: &[i64]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    fn cancel(&self, _: &BranchId, _: &[i64]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    fn forget_below(&self, coordinator: &Name, below: TxnOrdinal) {
+        assert_eq!(*coordinator, *branch(1, "a").txn().coordinator());
+        self.0.lock().push(below);
+    }
+}
+
+#[test]
+fn a_service_is_told_which_branches_are_never_confirmed_again() {
+    let log = MemoryLog::new();
+    let a = ResourceManager::open("a", log.clone(), Forgets::default()).unwrap();
+    let done = |number: u64, ended: u64| {
+        let (branch, mut call) = (branch(number, "a"), call());
+        call.ended_below = self::branch(ended, "a").txn().ordinal();
+        a.execute(&branch, 2).unwrap();
+        a.prepare(&branch, &call).unwrap();
+        a.commit(&branch, &call).unwrap();
+    };
+    done(1, 1);
+    a.checkpoint().unwrap();
+    assert_eq!(a.service().0.lock().len(), 0, "its transaction has not ended");
+    done(2, 1);
+    // Only promised, however the coordinator's word is: its commit may still be repeated.
+    a.execute(&branch(3, "a"), 2).unwrap();
+    a.prepare(&branch(3, "a"), &call()).unwrap();
+    done(4, 4);
+    a.checkpoint().unwrap();
+    let told = |number: u64| branch(number, "a").txn().ordinal();
+    assert_eq!(*a.service().0.lock(), [told(3)]);
+    a.checkpoint().unwrap();
+    assert_eq!(a.service().0.lock().len(), 1, "nothing more has ended");
+    // A log that crashes has none of those that were told.
+    let log = log.crash();
+    let b = ResourceManager::open("a", log, Forgets::default()).unwrap();
+    assert_eq!(b.status().finished + b.status().prepared, 2, "{:?}", b.status());
 }

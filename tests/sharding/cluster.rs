@@ -64,6 +64,22 @@ fn several_joins_leaves_and_weights_are_one_change() {
     town.assert_is(&after, &sums);
 }
 
+/// The coordinator's list of participants that retire is empty before the first of them retires, too. So it does not say when the
+/// process of a node can be stopped.
+#[test]
+fn a_node_is_leaving_until_no_transaction_can_reach_it() {
+    for _ in 0..20 {
+        let town = Town::new(&["a", "b"]);
+        let open = town.open();
+        open.fill(6);
+        assert!(open.cluster.leaving().is_empty());
+        assert!(open.cluster.change().unwrap().leave("a").plan().unwrap().start(slowly()).unwrap().wait(SOON));
+        open.see_off();
+        let retired = open.cluster.coordinator().retire("goods.a");
+        assert!(matches!(retired, Err(ringpact::txn::RetireError::Unknown { .. })), "{retired:?}");
+    }
+}
+
 #[test]
 fn a_change_that_the_ring_can_not_make_is_refused_and_so_is_a_second_one() {
     let town = Town::new(&["a", "b"]);

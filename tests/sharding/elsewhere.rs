@@ -17,7 +17,7 @@ use ringpact::{
     participant::{Endpoint, Greeting, Pooled, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
-        AssignmentFeed, Cluster, ClusterFollower, Connection, Pace, RouteError, ServiceClient, ShardError, ShardHost,
+        AssignmentFeed, Cluster, ClusterFollower, Connection, RouteError, ServiceClient, ShardError, ShardHost,
         shard_name,
     },
 };
@@ -183,7 +183,7 @@ fn tasks_write_while_a_node_joins_and_no_thread_waits_for_a_key() {
         let (cluster, stop) = (Arc::clone(&cluster), Arc::clone(&stop));
         thread::spawn(move || {
             let plan = cluster.change().unwrap().join("c").leave("a").plan().unwrap();
-            let moving = plan.start(Pace::new().chunk_bytes(60)).unwrap();
+            let moving = plan.start(ringpact::sharding::Pace::new().chunk_bytes(60)).unwrap();
             assert!(moving.wait(SOON), "{:?}", moving.progress());
             stop.store(true, Ordering::Relaxed);
         })

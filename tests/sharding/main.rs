@@ -8,6 +8,7 @@
 //! | `elsewhere` | shards, keepers and followers in other processes, and async clients |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
+//! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
 
 mod cluster;
@@ -16,6 +17,7 @@ mod elsewhere;
 mod gate;
 mod hand_over;
 mod ledger;
+mod remote;
 mod threads;
 mod town;
 

@@ -190,7 +190,7 @@ impl Open {
     /// Waits until nodes that have left are out of the coordinator.
     pub fn see_off(&self) {
         let until = Instant::now() + SOON;
-        while !self.cluster.coordinator().status().retiring.is_empty() {
+        while !self.cluster.leaving().is_empty() {
             assert!(Instant::now() < until, "{}", self.cluster.coordinator().status());
             std::thread::sleep(Duration::from_millis(1));
         }

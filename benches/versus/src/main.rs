@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Prints a Markdown table, and writes `target/versus/ring.csv` of the repository; `log`, `txn`,
-//! `strain` and `databases` do the same. `-- faults` prints what logs do when something goes wrong.
+//! `strain`, `sharding` and `databases` do the same. `-- faults` prints what logs do when something goes wrong.
 #![warn(missing_docs)]
 
 mod counting;
@@ -14,6 +14,7 @@ mod faults;
 mod log;
 mod report;
 mod ring;
+mod sharding;
 mod strain;
 mod txn;
 
@@ -40,6 +41,8 @@ enum Work {
     Faults(faults::Options),
     /// Making records durable.
     Log(log::Options),
+    /// Moving data of sharded services while clients change it.
+    Sharding(sharding::Options),
     /// What one bad participant, or a crowd, costs the others.
     Strain(strain::Options),
     /// Changing several services together or not at all.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         }
         Work::Databases(options) => databases::run(&options),
         Work::Log(options) => log::run(&options),
+        Work::Sharding(options) => sharding::run(&options),
         Work::Strain(options) => strain::run(&options),
         Work::Txn(options) => txn::run(&options),
         Work::Faults(options) => faults::run(&options),

@@ -17,6 +17,7 @@ use ringpact::{
         tables::{AsyncService, TableParticipant},
         xa::{DEFAULT_MAX_PROMISES, XaOptions, XaParticipant},
     },
+    sharding::Keyed,
 };
 use ringpact_sql::{
     BranchTimeouts,
@@ -25,7 +26,7 @@ use ringpact_sql::{
 use tokio_postgres::{Config, NoTls};
 
 use crate::{
-    PgBackend, PgParticipant, PgTables, PgTx,
+    PgBackend, PgParticipant, PgShard, PgTables, PgTx, ShardTable,
     control::{Control, DEFAULT_CONNECTIONS},
     error::PgOpenError,
 };
@@ -159,6 +160,29 @@ impl PgBuilder {
         let backend = self.max_promises(0).backend(true).await?;
         let opened = TableParticipant::open(name, PgTables::new(backend), service).await;
         opened.map_err(PgOpenError::Participant)
+    }
+
+    /// Opens a shard whose records are the rows of these tables, to be given to a [`ShardHost`](ringpact::sharding::ShardHost)
+    /// of the same name. See [`PgShard`] for an example. All shards of a service have the same tables.
+    ///
+    /// As for [`open_tables`](Self::open_tables), the server need not allow prepared transactions. Waits for transactions that an
+    /// earlier process of the shard has left.
+    ///
+    /// # Errors
+    ///
+    /// As [`PgOpenError`] lists. Each says what to change.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub async fn open_shard<S: AsyncService<PgTx, Work: Keyed + Clone>>(
+        self,
+        service: S,
+        tables: impl IntoIterator<Item = ShardTable>,
+    ) -> Result<PgShard<S>, PgOpenError> {
+        let (name, timeouts, schema) = (Name::new(&self.name)?, self.timeouts, self.schema.clone());
+        let backend = self.max_promises(0).backend(true).await?;
+        PgShard::open(name, PgTables::new(backend), service, tables.into_iter().collect(), timeouts, schema).await
     }
 
     /// Makes the connections' pools, and checks the names, the database, and what the connections lead to.

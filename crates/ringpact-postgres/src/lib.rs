@@ -33,11 +33,17 @@
 //! and confirms or cancels that by the decision. See [`PgTables`] for an example, and the page on databases of [ringpact] for
 //! which way to take.
 //!
+//! # Shards
+//!
+//! [`PgBuilder::open_shard`] makes a shard of [`ringpact::sharding`] whose records are rows of tables. A cluster moves them from one
+//! database to another while clients write. See [`PgShard`] for an example.
+//!
 //! # Setting a database up
 //!
 //! | what | how |
 //! |---|---|
 //! | prepared transactions (not for services with tables) | `ALTER SYSTEM SET max_prepared_transactions = 64`, then restart the server: at least the builder's `max_promises`, summed over all participants and processes |
+//! | the tables of shards | run [`PgShard::setup_sql`], which has all of the next line, too, or call [`set_up_shards`] |
 //! | the participant's tables | run [`PgParticipant::SETUP_SQL`] in each database, or call [`PgParticipant::setup`] |
 //! | a role that is not the owner | `GRANT USAGE ON SCHEMA ringpact`, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ringpact`, `GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA ringpact` |
 //! | standbys | `synchronous_standby_names`, with `synchronous_commit = on`: else a failover loses promises |
@@ -97,6 +103,7 @@
 //! | `builder.rs` | options |
 //! | `session.rs`, `control.rs` | a branch's connection, and those that end promises and sessions |
 //! | `tables.rs` | services with tables |
+//! | `shard` | shards whose records are rows, and move to other databases |
 //! | `error.rs` | errors of opening, and the client library's |
 //!
 //! The SQL, the set-up, the checks at opening and the meaning of SQLSTATEs are in the crate [`ringpact_sql`], which has no client
@@ -112,6 +119,7 @@ mod control;
 mod error;
 mod participant;
 mod session;
+mod shard;
 mod tables;
 
 pub use branch::PgBranch;
@@ -122,6 +130,7 @@ pub use participant::PgParticipant;
 pub use ringpact::participant::tables::{AsyncService, TableParticipant, TableWorkError};
 pub use ringpact::participant::xa::{DEFAULT_MAX_PROMISES, Prepared, XaError, XaErrorKind, XaStatus, XaWorkError};
 pub use ringpact_sql::{BranchTimeouts, postgres::SchemaNameError};
+pub use shard::{PgShard, PgShardRefusal, ShardTable, column_of, position_of, set_up_shards};
 pub use tables::{PgTables, PgTx};
 pub use tokio_postgres;
 

@@ -512,6 +512,8 @@ pub(super) struct SortedBranches {
     pub(super) overdue: Vec<TxnId>,
     /// The committed branches, and tombstones.
     forgettable: Vec<TxnOrdinal>,
+    /// All branches before this transaction are forgettable.
+    settled_below: TxnOrdinal,
     /// Branches under which nothing has happened. Usually they are gone as soon as no thread uses them;
     /// these were in use then.
     unused: Vec<TxnId>,
@@ -521,7 +523,7 @@ impl<C: Cell> EndedBranches<C> {
     pub(super) fn sort_out(self) -> SortedBranches {
         let (coordinator, below) = (self.coordinator, self.below);
         let (mut committed, mut overdue, mut forgettable) = (Vec::new(), Vec::new(), Vec::new());
-        let mut unused = Vec::new();
+        let (mut unused, mut settled_below) = (Vec::new(), below);
         for (ordinal, entry) in self.entries {
             match entry.phase() {
                 Some(BranchPhase::Committed) => {
@@ -530,14 +532,22 @@ impl<C: Cell> EndedBranches<C> {
                 }
                 Some(BranchPhase::RolledBack | BranchPhase::ReadOnly) => forgettable.push(ordinal),
                 Some(BranchPhase::Active { .. } | BranchPhase::Cancelling { .. }) => {
-                    overdue.push(txn(&coordinator, ordinal))
+                    overdue.push(txn(&coordinator, ordinal));
+                    settled_below = settled_below.min(ordinal);
                 }
                 Some(BranchPhase::Unknown) if entry.is_empty() => unused.push(txn(&coordinator, ordinal)),
                 // It is not finished, or is locked.
-                _ => {}
+                _ => settled_below = settled_below.min(ordinal),
             }
         }
-        SortedBranches { coordinator, below, committed, overdue, forgettable, unused }
+        SortedBranches { coordinator, below, committed, overdue, forgettable, settled_below, unused }
+    }
+}
+
+impl SortedBranches {
+    /// Returns the coordinator and the transaction before which all branches are forgettable, if any is.
+    pub(super) fn settled(&self) -> Option<(&Name, TxnOrdinal)> {
+        (!self.forgettable.is_empty()).then_some((&self.coordinator, self.settled_below))
     }
 }
 

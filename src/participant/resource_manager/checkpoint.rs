@@ -12,7 +12,7 @@ use crate::{
     log::{Fact, Record},
     participant::{
         Call, Participant, ParticipantError, Service, ServiceError,
-        branch_table::{EndedBranches, wipe},
+        branch_table::{EndedBranches, SortedBranches, wipe},
     },
 };
 
@@ -54,6 +54,12 @@ impl<S: Service> ResourceManager<S> {
         let wiped = wipe(forgotten.into_iter().flatten());
         let surplus = self.branches.lock().reuse(wiped);
         drop(surplus);
+        if done.is_ok() {
+            for (coordinator, below) in ended.iter().filter_map(SortedBranches::settled) {
+                // What the service keeps for longer costs only space.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.service.forget_below(coordinator, below)));
+            }
+        }
         done
     }
 

@@ -23,7 +23,11 @@ use crate::{
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
     },
+<<<<<<< HEAD
     txn::{BranchError, Delivered, Transaction},
+=======
+    txn::{BranchError, CommitError, Transaction},
+>>>>>>> main
 };
 
 /// The keeper's name as a participant.
@@ -218,11 +222,16 @@ pub(super) fn set_up(
         if keeper.service().state().is_some() {
             return Ok(());
         }
+<<<<<<< HEAD
         match try_set_up(platform, coordinator, keeper, services, ring) {
             Err(
                 ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
                 | ClusterError::Shard { error: ShardError::Gate(_), .. },
             ) if platform.now() < until => {
+=======
+        match try_set_up(coordinator, keeper, services, ring) {
+            Err(error) if may_pass(&error) && platform.now() < until => {
+>>>>>>> main
                 let (place, moment) = (Mutex::new(()), platform.condvar());
                 let _ = moment.wait_for(&mut place.lock(), LOOK_AGAIN);
             }
@@ -231,6 +240,19 @@ pub(super) fn set_up(
     }
 }
 
+/// Whether the set-up may succeed a moment later. A shard that was opened before the coordinator votes No at
+/// first, because it has just heard which transactions began since; and what an earlier opening has left
+/// may not have ended yet.
+fn may_pass(error: &ClusterError) -> bool {
+    matches!(
+        error,
+        ClusterError::Commit(CommitError::RolledBack { .. })
+            | ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
+            | ClusterError::Shard { error: ShardError::Gate(_) | ShardError::Unreachable, .. }
+    )
+}
+
+/// Has them own their ranges in one transaction with the keeper's first step.
 fn try_set_up(
     platform: &Platform,
     coordinator: &Coordinator,

@@ -162,6 +162,13 @@ impl Cluster {
         is_moving.then(|| Moving { core: Arc::clone(&self.core) })
     }
 
+    /// Returns the nodes that have given all their keys away, and that transactions may still name. Once a node is not among
+    /// these and not on the ring, its process can be stopped for good.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<NodeId> {
+        self.core.state().map(|state| state.leavers.into_keys().collect()).unwrap_or_default()
+    }
+
     /// Returns the number of times that a shard refused a client's work of this process because its key
     /// was on its way or had moved. The client then asked again.
     #[must_use]

@@ -25,7 +25,7 @@
 //! In reading order: this file has the gate; `image.rs` has what survives a restart; `refusal.rs`
 //! has the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::{
     id::TxnId,
@@ -54,10 +54,27 @@ pub struct Gate {
     held: RangeMap<Stage>,
     /// Hand-overs under way, by their transaction.
     hand_overs: BTreeMap<TxnId, HandOver>,
-    /// The transactions that have unfinished changes at a position. Usually one.
-    pins: BTreeMap<Position, Vec<TxnId>>,
+    /// The transactions that have unfinished changes at a position.
+    pins: BTreeMap<Position, Pinned>,
     /// Positions at which something of the log must still be done again since the opening.
     late: RangeSet,
+}
+
+/// The transactions that pin a position. Usually one, which needs no allocation of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pinned {
+    first: TxnId,
+    others: Vec<TxnId>,
+}
+
+impl Pinned {
+    fn iter(&self) -> impl Iterator<Item = &TxnId> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn contains(&self, txn: &TxnId) -> bool {
+        self.iter().any(|other| other == txn)
+    }
 }
 
 /// A hand-over under way.
@@ -94,21 +111,32 @@ impl Gate {
     /// Returns the stamp under which work at `position` is let in, or why it is not. `known` is the
     /// latest hand-over of the position that the client knows of.
     pub fn admit(&self, position: Position, known: Tenure, txn: &TxnId, effort: Effort) -> Result<Tenure, GateRefusal> {
+        self.owned_since(position, known, txn, effort).map(|_| self.image.latest)
+    }
+
+    /// Returns since when the shard owns `position`, or why work there is not let in.
+    fn owned_since(
+        &self,
+        position: Position,
+        known: Tenure,
+        txn: &TxnId,
+        effort: Effort,
+    ) -> Result<Tenure, GateRefusal> {
         let stage = if self.held.is_empty() { None } else { self.held.get(position) };
         if stage == Some(&Stage::Arriving) || !self.late.is_empty() && self.late.contains(position) {
             return Err(GateRefusal::NotYet);
         }
-        if self.image.tenure(position).is_none() {
+        let Some(tenure) = self.image.tenure(position) else {
             return Err(match self.image.released.get(position) {
                 Some(Released { tenure, to }) if known <= *tenure => {
                     GateRefusal::NotOwner { since: *tenure, owner: to.clone() }
                 }
                 _ => GateRefusal::NotYet,
             });
-        }
+        };
         match (stage, effort) {
-            (None, _) | (Some(Stage::Draining), Effort::ReadOnly) => Ok(self.image.latest),
-            (Some(Stage::Draining), Effort::Update) if self.is_pinned(position, txn) => Ok(self.image.latest),
+            (None, _) | (Some(Stage::Draining), Effort::ReadOnly) => Ok(tenure),
+            (Some(Stage::Draining), Effort::Update) if self.is_pinned(position, txn) => Ok(tenure),
             (Some(_), _) => Err(GateRefusal::Moving),
         }
     }
@@ -122,35 +150,55 @@ impl Gate {
         txn: &TxnId,
         effort: Effort,
     ) -> Result<bool, GateRefusal> {
-        self.admit(position, Tenure::NONE, txn, effort)?;
-        if !self.is_current(position, stamp) {
-            return Err(GateRefusal::Moving);
-        }
+        self.admit_under(position, stamp, txn, effort)?;
         Ok(effort == Effort::Update && self.pin(position, txn))
+    }
+
+    /// Whether work that was admitted under `stamp` may come in, or go out if it reads.
+    pub fn admit_under(
+        &self,
+        position: Position,
+        stamp: Tenure,
+        txn: &TxnId,
+        effort: Effort,
+    ) -> Result<(), GateRefusal> {
+        // As `is_current`, with one look-up.
+        let tenure = self.owned_since(position, Tenure::NONE, txn, effort)?;
+        if tenure <= stamp { Ok(()) } else { Err(GateRefusal::Moving) }
     }
 
     /// Pins a position, also one that the shard does not own: for a transaction that has promised, after a restart.
     /// Returns whether the pin is new.
     pub fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
-        let pinned_by = self.pins.entry(position).or_default();
-        let is_new = !pinned_by.contains(txn);
-        if is_new {
-            pinned_by.push(txn.clone());
+        match self.pins.entry(position) {
+            Entry::Vacant(place) => {
+                place.insert(Pinned { first: txn.clone(), others: Vec::new() });
+                true
+            }
+            Entry::Occupied(mut place) => {
+                let is_new = !place.get().contains(txn);
+                if is_new {
+                    place.get_mut().others.push(txn.clone());
+                }
+                is_new
+            }
         }
-        is_new
     }
 
     /// Takes the pin of a transaction whose branch is finished. Returns whether a hand-over may have
     /// waited for that.
     pub fn unpin(&mut self, position: Position, txn: &TxnId) -> bool {
-        let Some(pinned_by) = self.pins.get_mut(&position) else { return false };
-        let before = pinned_by.len();
-        pinned_by.retain(|other| other != txn);
-        let is_gone = pinned_by.len() < before;
-        if pinned_by.is_empty() {
-            self.pins.remove(&position);
+        let Entry::Occupied(mut place) = self.pins.entry(position) else { return false };
+        let Pinned { first, others } = place.get_mut();
+        if first != txn {
+            let Some(index) = others.iter().position(|other| other == txn) else { return false };
+            others.remove(index);
+        } else if others.is_empty() {
+            place.remove();
+        } else {
+            *first = others.remove(0);
         }
-        is_gone && self.held.get(position).is_some()
+        !self.held.is_empty() && self.held.get(position).is_some()
     }
 
     fn is_pinned(&self, position: Position, txn: &TxnId) -> bool {
@@ -173,7 +221,7 @@ impl Gate {
 
     /// Returns the number of pins.
     pub fn pins(&self) -> usize {
-        self.pins.values().map(Vec::len).sum()
+        self.pins.values().map(|pinned_by| 1 + pinned_by.others.len()).sum()
     }
 }
 
@@ -196,7 +244,7 @@ impl Gate {
         let mut found: Vec<TxnId> = Vec::new();
         for segment in hand_over.ranges.iter().flat_map(|range| range.segments()) {
             let (low, high) = (Position::new(*segment.start()), Position::new(*segment.end()));
-            for pinned in self.pins.range(low..=high).flat_map(|(_, pinned_by)| pinned_by) {
+            for pinned in self.pins.range(low..=high).flat_map(|(_, pinned_by)| pinned_by.iter()) {
                 if found.len() == MAX_BLOCKERS {
                     return found;
                 }

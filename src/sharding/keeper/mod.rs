@@ -261,12 +261,16 @@ impl Service for RingTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ring::PositionRange, sharding::Side};
+    use crate::{
+        HashRing,
+        ring::{Pins, PositionRange},
+        sharding::Side,
+    };
 
     /// The store may have a later state than the log that a crash has left.
     #[test]
     fn a_promise_is_restored_although_its_change_has_ended_in_the_store() {
-        let ring = |nodes: &[&str]| HashRing::new(nodes.iter().copied()).unwrap();
+        let ring = |nodes: &[&str]| Layout::new(HashRing::new(nodes.iter().copied()).unwrap(), Pins::new()).unwrap();
         let branch = |number| {
             let txn = TxnId::new("keeper".parse().unwrap(), crate::Epoch::new(1), number);
             txn.branch(&"ring".parse().unwrap())

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     sharding::{MAX_CHUNK_RANGES, Pace},
 };
 
-/// Number of bytes of the first chunk of a pair. Small, because nothing is known of the nodes yet.
+/// Number of bytes of the first chunk. Small, because nothing is known of the nodes yet.
 const FIRST_BYTES: u64 = 64 << 10;
 
 /// Time after which ranges are tried again, at first. It doubles up to [`LONGEST_PAUSE`].
@@ -69,8 +70,10 @@ pub(super) enum ChunkEnd {
 #[derive(Clone, Debug, Default)]
 struct Pair {
     queue: VecDeque<Waiting>,
-    /// The budget of the next chunk.
-    budget: u64,
+    /// The budget of the next chunk, once one of this pair has moved or failed.
+    budget: Option<u64>,
+    /// Whether the last chunk held up its keys for too long.
+    was_slow: bool,
     under_way: u32,
 }
 
@@ -94,6 +97,8 @@ pub(super) struct Schedule {
     paid_at: Option<Instant>,
     /// About the shortest time for which a chunk holds up its keys, however small it is.
     least_held_up: Option<Duration>,
+    /// The budget of the first chunk of a pair: that which another pair has come to.
+    first_budget: u64,
 }
 
 impl Schedule {
@@ -102,11 +107,11 @@ impl Schedule {
         let mut pairs = BTreeMap::<_, Pair>::new();
         for (range, from, to) in moves {
             let pair = pairs.entry((from, to)).or_default();
-            pair.budget = pace.budget(FIRST_BYTES);
             pair.queue.push_back(Waiting { range, failures: 0, not_before: None });
         }
         let (out_of, into) = (BTreeMap::new(), BTreeMap::new());
-        Self { pace, pairs, out_of, into, last: None, paid_at: None, least_held_up: None }
+        let (last, paid_at, least_held_up) = (None, None, None);
+        Self { pace, pairs, out_of, into, last, paid_at, least_held_up, first_budget: FIRST_BYTES }
     }
 
     pub(super) fn set_pace(&mut self, pace: Pace) {
@@ -124,12 +129,15 @@ impl Schedule {
             |counts: &BTreeMap<NodeId, u32>, node, limit| counts.get(node).is_none_or(|count| *count < limit);
         let mut earliest = None;
         let mut chosen = None;
-        // In turn: first the pairs behind the last one.
-        let (head, tail): (Vec<_>, Vec<_>) =
-            self.pairs.keys().partition(|pair| self.last.as_ref().is_none_or(|last| *pair > last));
-        for pair in head.into_iter().chain(tail) {
+        // In turn: first the pairs behind the last one. The search ends at the first that can go, so that
+        // it is short, however many pairs there are.
+        let (behind, up_to) =
+            self.last.as_ref().map_or((Bound::Unbounded, None), |last| (Bound::Excluded(last), Some(last)));
+        let head = self.pairs.range((behind, Bound::Unbounded));
+        let tail = up_to.into_iter().flat_map(|last| self.pairs.range(..=last));
+        for (pair, at) in head.chain(tail) {
             let (from, to) = pair;
-            let Some(first) = self.pairs[pair].queue.front() else { continue };
+            let Some(first) = at.queue.front() else { continue };
             if !is_below(&self.out_of, from, out_limit) || !is_below(&self.into, to, in_limit) {
                 continue;
             }
@@ -168,7 +176,7 @@ impl Schedule {
             ranges.extend(at.queue.pop_front().map(|waiting| waiting.range));
         }
         at.under_way += 1;
-        let budget = at.budget;
+        let budget = at.budget.unwrap_or_else(|| self.pace.budget(self.first_budget));
         let (from, to) = pair.clone();
         *self.out_of.entry(from.clone()).or_default() += 1;
         *self.into.entry(to.clone()).or_default() += 1;
@@ -201,14 +209,21 @@ impl Schedule {
                 let least = self.least_held_up.map_or(*held_up, |least| (least + least / 32).min(*held_up));
                 self.least_held_up = Some(least);
                 let target = self.pace.target_freeze().max(least * 2);
-                at.budget = self.pace.budget(next_budget(chunk.budget, *bytes, *held_up, target));
+                let is_slow = *held_up > target * 2;
+                // One slow chunk shows little: now and then a disk takes long for a few bytes, too.
+                if !is_slow || at.was_slow {
+                    let next = self.pace.budget(next_budget(chunk.budget, *bytes, *held_up, target));
+                    at.budget = Some(next);
+                    self.first_budget = next;
+                }
+                at.was_slow = is_slow;
                 let start = self.paid_at.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
                 self.paid_at = start.checked_add(self.pace.time_for(*bytes));
             }
             ChunkEnd::Failed => {
                 let failures = chunk.failures.saturating_add(1);
                 let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16).saturating_sub(1)).min(LONGEST_PAUSE);
-                at.budget = self.pace.budget(chunk.budget / 2);
+                at.budget = Some(self.pace.budget(chunk.budget / 2));
                 for range in chunk.ranges.iter() {
                     at.queue.push_back(Waiting { range, failures, not_before: now.checked_add(pause) });
                 }
@@ -339,6 +354,35 @@ mod tests {
         }
         let rate = bytes as f64 / (now - begun).as_secs_f64();
         assert!((900_000.0..1_400_000.0).contains(&rate), "{rate} bytes a second");
+    }
+
+    #[test]
+    fn pairs_begin_with_the_size_that_others_have_come_to_and_one_slow_chunk_changes_nothing() {
+        let now = Instant::now();
+        let mut schedule = schedule(&[(0, 100, "a", "b"), (200, 300, "c", "d"), (400, 500, "e", "f")]);
+        let full = |chunk: &Chunk, held_up| ChunkEnd::Moved {
+            ranges: RangeSet::from_iter([range(0, 10)]),
+            bytes: chunk.budget,
+            held_up: Duration::from_millis(held_up),
+        };
+        let first = chunk(&mut schedule, now);
+        schedule.ended(&first, &full(&first, 1), now);
+        let other = chunk(&mut schedule, now);
+        assert_eq!((other.from.as_str(), other.budget), ("c", 2 * first.budget));
+        schedule.ended(&other, &moved(&other), now);
+        let third = chunk(&mut schedule, now);
+        schedule.ended(&third, &moved(&third), now);
+        let mut budgets = Vec::new();
+        for held_up in [100, 1, 100, 100] {
+            let next = chunk(&mut schedule, now);
+            budgets.push(next.budget / FIRST_BYTES);
+            let part = next.ranges.iter().next().unwrap();
+            let ranges = RangeSet::from_iter([range(part.start.as_u64(), part.start.as_u64() + 1)]);
+            let held_up = Duration::from_millis(held_up);
+            schedule.ended(&next, &ChunkEnd::Moved { ranges, bytes: next.budget, held_up }, now);
+        }
+        budgets.push(chunk(&mut schedule, now).budget / FIRST_BYTES);
+        assert_eq!(budgets, [2, 2, 4, 4, 2], "not after one slow chunk, but after two in a row");
     }
 
     #[test]

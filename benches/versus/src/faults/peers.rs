@@ -11,7 +11,10 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use okaywal::{Configuration, EntryId, LogManager, SegmentReader, WriteAheadLog};
 use raft_engine::{Config, Engine, LogBatch};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
-use ringpact::{Epoch, FileLog, Name, TransactionLog, TxnId, log::{Durability, Fact, Record}};
+use ringpact::{
+    Epoch, FileLog, Name, TransactionLog, TxnId,
+    log::{Durability, Fact, Record},
+};
 use rusqlite::Connection;
 use wal_db::Wal;
 

@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use ringpact::{Epoch, FileLog, Name, TransactionLog, TxnId, log::{Durability, Fact, Lsn, Record}};
+use ringpact::{
+    Epoch, FileLog, Name, TransactionLog, TxnId,
+    log::{Durability, Fact, Lsn, Record},
+};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{RECORD_BYTES, failed, fresh_dir};

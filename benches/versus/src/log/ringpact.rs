@@ -3,7 +3,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use ringpact::{Epoch, FileLog, Name, TransactionLog, TxnId, log::{Durability, Fact, Record}};
+use ringpact::{
+    Epoch, FileLog, Name, TransactionLog, TxnId,
+    log::{Durability, Fact, Record},
+};
 
 use super::{
     RECORD_BYTES,

@@ -13,6 +13,7 @@ mod presets;
 mod promises;
 mod refused_work;
 mod restart;
+mod shard;
 mod stock;
 mod support;
 mod tables;
