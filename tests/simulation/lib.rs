@@ -13,6 +13,7 @@
 //! | `operator` | coordinators' logs that are lost, restored or mixed up, and what an operator does then |
 //! | `ledger`, `bounds`, `marks`, `acquaintances`, `absences` | the oracle |
 //! | `log`, `mutants` | bugs planted at the seams, which the oracle must notice |
+//! | `cluster` | a second world, in which data moves between shards |
 //!
 //! A run goes through these phases. *Faults*: clients buy, everything that can fails. *Peace*: nothing fails any more;
 //! within a minute of simulated time all transactions must be settled, everywhere, and new ones must go through.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::pin,
     sync::Arc,
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -20,7 +23,7 @@ use crate::{
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
     },
-    txn::{BranchError, CommitError, Transaction},
+    txn::{BranchError, CommitError, Delivered, Transaction},
 };
 
 /// The keeper's name as a participant.
@@ -88,7 +91,7 @@ impl ClusterCore {
         let mut txn = self.directory.coordinator.begin();
         let branch = txn.branch(KEEPER)?.clone();
         match self.keeper.execute(&branch, work) {
-            Ok(()) => decided(txn),
+            Ok(()) => decided(&self.directory.platform, txn),
             Err(ExecuteError::Refused(refusal)) => Err(ClusterError::Keeper(refusal)),
             Err(error) => Err(ClusterError::Work(Arc::new(error))),
         }
@@ -160,13 +163,45 @@ impl ClusterCore {
 }
 
 /// Commits, and waits until it is carried out.
-fn decided(txn: Transaction) -> Result<(), ClusterError> {
+fn decided(platform: &Platform, txn: Transaction) -> Result<(), ClusterError> {
     let commit = txn.commit();
     let delivered = commit.delivered();
     commit.wait().map_err(ClusterError::Commit)?;
-    // If a participant is slow to carry it out, the coordinator repeats it until it does.
-    let _ = delivered.wait();
+    // If a participant is slow to carry it out, the coordinator repeats it until it does. If the log has
+    // failed meanwhile, only the next opening does.
+    wait_for(platform, delivered);
     Ok(())
+}
+
+/// Wakes the thread that waits for a delivery.
+struct Bell {
+    has_rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.has_rung.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Blocks until it is delivered, at most for [`CONTROL_WITHIN`].
+fn wait_for(platform: &Platform, delivered: Delivered) {
+    let bell = Arc::new(Bell { has_rung: Mutex::new(false), changed: platform.condvar() });
+    let waker = Waker::from(Arc::clone(&bell));
+    let until = platform.now() + CONTROL_WITHIN;
+    let mut delivered = pin!(delivered);
+    while delivered.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        let mut has_rung = bell.has_rung.lock();
+        while !*has_rung {
+            if platform.now() >= until {
+                return;
+            }
+            let _ = bell.changed.wait_until(&mut has_rung, until);
+        }
+        *has_rung = false;
+    }
 }
 
 /// Has the first ring's nodes own their ranges, unless an earlier opening has done so. That one may have
@@ -183,7 +218,7 @@ pub(super) fn set_up(
         if keeper.service().state().is_some() {
             return Ok(());
         }
-        match try_set_up(coordinator, keeper, services, ring) {
+        match try_set_up(platform, coordinator, keeper, services, ring) {
             Err(error) if may_pass(&error) && platform.now() < until => {
                 let (place, moment) = (Mutex::new(()), platform.condvar());
                 let _ = moment.wait_for(&mut place.lock(), LOOK_AGAIN);
@@ -207,6 +242,7 @@ fn may_pass(error: &ClusterError) -> bool {
 
 /// Has them own their ranges in one transaction with the keeper's first step.
 fn try_set_up(
+    platform: &Platform,
     coordinator: &Coordinator,
     keeper: &ResourceManager<RingTable>,
     services: &[Arc<dyn AnyRoutes>],
@@ -229,7 +265,7 @@ fn try_set_up(
             adopted.map_err(|error| ClusterError::Shard { node: node.clone(), error })?;
         }
     }
-    decided(txn)
+    decided(platform, txn)
 }
 
 impl From<BranchError> for ClusterError {

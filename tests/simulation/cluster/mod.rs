@@ -195,7 +195,7 @@ fn change_is_over(world: &Arc<World>) -> bool {
     let Some(desk) = life.desk() else { return false };
     let Some(cluster) = desk.cluster() else { return false };
     let Some(moving) = cluster.moving() else { return true };
-    desk.coordinator().retry_all();
+    world.lives().iter().filter_map(|life| life.desk()).for_each(|desk| _ = desk.coordinator().retry_all());
     if moving.progress().is_paused {
         let _ = moving.resume();
     }

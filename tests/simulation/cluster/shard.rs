@@ -197,7 +197,7 @@ impl Service for Ledger {
             clock.sleep(MS.mul_f64(clock.draw(fastrand::Rng::f64)));
         }
         if self.get(put.key).is_none() {
-            // A read finds nothing if the position leaves meanwhile. A change keeps it at this shard.
+            // The position may leave while a read is under way. A change keeps it here.
             if put.token > 0 {
                 self.life.world.is_wrong(format_args!("{}: key {} is absent for {branch}", self.life, put.key));
             }
