@@ -206,6 +206,14 @@ impl Thread {
         }
     }
 
+    /// Whether the thread has ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        match self {
+            Self::System(thread) => thread.is_finished(),
+            Self::Simulated { ended, .. } => *ended.0.lock(),
+        }
+    }
+
     /// Blocks until the thread has ended. If it has panicked, it has printed its message, and there
     /// is nothing left to do.
     pub(crate) fn join(self) {

@@ -73,8 +73,8 @@ impl Customers {
             let takes = (Take { order, key: article, amount: pieces }, Take { order, key: account, amount: cents });
             acknowledged.insert(order, takes);
         }
-        // Orders that were not acknowledged may exist, too. So numbers go on far behind the last one.
-        let next = acknowledged.last_key_value().map_or(0, |(order, _)| *order) + 1_000_000;
+        // Orders that were not acknowledged may exist, too. So each run's numbers begin somewhere else.
+        let next = fastrand::u64(..1 << 62);
         Ok(Self {
             keys,
             stop: AtomicBool::new(false),

@@ -24,6 +24,9 @@ pub struct Pace {
 /// took a third of their throughput from clients whose nodes share one disk.
 pub const DEFAULT_BYTES_PER_SECOND: u64 = 16 << 20;
 
+/// Maximum time for which a chunk is meant to hold up its keys, whatever is asked for.
+const MAX_FREEZE: Duration = Duration::from_secs(60);
+
 /// Minimum number of bytes that a chunk is meant to have, however slow the nodes are.
 const LEAST_BYTES: u64 = 4 << 10;
 
@@ -111,7 +114,7 @@ impl Pace {
     }
 
     pub(super) const fn target_freeze(&self) -> Duration {
-        self.freeze
+        if self.freeze.as_secs() < MAX_FREEZE.as_secs() { self.freeze } else { MAX_FREEZE }
     }
 
     /// Returns how long this many bytes take at this pace.

@@ -9,7 +9,12 @@ use std::{
 use super::{ClusterError, core::ClusterCore};
 use crate::{
     ring::{HashRing, Movement, Node, NodeId, PositionRange, RangeSet, RingError},
-    sharding::{MAX_CHUNK_RANGES, Pace, Side, assignment::Layout, keeper::Control, mover::Blocked},
+    sharding::{
+        KeeperRefusal, MAX_CHUNK_RANGES, Pace, Side,
+        assignment::Layout,
+        keeper::{ChangeState, Control, RingState},
+        mover::Blocked,
+    },
     txn::policy::after,
 };
 
@@ -25,9 +30,9 @@ pub struct ChangeBuilder {
 
 impl ChangeBuilder {
     pub(super) fn new(core: Arc<ClusterCore>) -> Result<Self, ClusterError> {
-        let state = core.state().ok_or(ClusterError::Keeper(crate::sharding::KeeperRefusal::NoRing))?;
+        let state = core.state().ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         if state.change.is_some() {
-            return Err(ClusterError::Keeper(crate::sharding::KeeperRefusal::UnderWay));
+            return Err(ClusterError::Keeper(KeeperRefusal::UnderWay));
         }
         let before = Arc::clone(state.assignment.layout());
         Ok(Self { core, revision: state.revision, after: Ok((*before).clone()), before })
@@ -151,13 +156,14 @@ impl Plan {
         core.wait_for_leavers(&joining)?;
         core.one_start(|| self.begin(&joining, pace))?;
         core.mover.drive(&core);
-        Ok(Moving { core })
+        Ok(Moving { core, since: self.revision + 1 })
     }
 
     fn begin(&self, joining: &[NodeId], pace: Pace) -> Result<(), ClusterError> {
         let core = &self.core;
         let result = joining.iter().try_for_each(|node| core.directory.join(node)).and_then(|()| {
-            let ring = core.table().keep(&self.after).map_err(|error| ClusterError::Store(error.into()))?;
+            let ring =
+                core.table().keep(&self.after, self.revision + 1).map_err(|error| ClusterError::Store(error.into()))?;
             core.control_at(self.revision + 1, &Control::Begin { ring, pace })
         });
         if result.is_err() {
@@ -180,6 +186,8 @@ impl fmt::Debug for Plan {
 #[derive(Clone)]
 pub struct Moving {
     pub(super) core: Arc<ClusterCore>,
+    /// The control step in which the change began.
+    pub(super) since: u64,
 }
 
 /// How far a change has come, a snapshot.
@@ -224,7 +232,8 @@ impl Moving {
         let now = self.core.directory.platform.now();
         let elapsed = tally.begun.map_or(Duration::ZERO, |begun: Instant| now.saturating_duration_since(begun));
         let state = self.core.state();
-        let change = state.as_ref().and_then(|state| state.change.as_ref().map(|change| (state, change)));
+        let own = |change: &&ChangeState| change.since == self.since;
+        let change = state.as_ref().and_then(|state| state.change.as_ref().filter(own).map(|change| (state, change)));
         let width = |side| -> u128 {
             let moving = change.map(|(state, _)| state.assignment.moving(side)).unwrap_or_default();
             moving.iter().map(|(range, ..)| range.width()).sum()
@@ -281,8 +290,9 @@ impl Moving {
     }
 
     fn steer(&self, pace: Option<Pace>, is_paused: Option<bool>) -> Result<(), ClusterError> {
+        self.check()?;
         self.core.control(&Control::Steer { pace: pace.clone(), is_paused })?;
-        self.core.mover.steer(pace.as_ref(), is_paused);
+        self.core.mover.steer(pace.as_ref());
         Ok(())
     }
 
@@ -293,6 +303,7 @@ impl Moving {
     ///
     /// [`ClusterError::Keeper`] if the change has ended, or was cancelled already.
     pub fn cancel(&self) -> Result<(), ClusterError> {
+        self.check()?;
         self.core.control(&Control::Turn)?;
         self.core.mover.drive(&self.core);
         Ok(())
@@ -301,7 +312,18 @@ impl Moving {
     /// Blocks until the change has ended, at most for `timeout`. Returns whether it has.
     #[must_use = "the change may still be under way"]
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.core.mover.wait_idle(after(self.core.directory.platform.now(), timeout))
+        let until = after(self.core.directory.platform.now(), timeout);
+        self.core.mover.wait_while(|| self.goes_on(), until)
+    }
+
+    /// Whether this change, and not a later one, is under way.
+    fn goes_on(&self) -> bool {
+        let own = |state: &RingState| state.change.as_ref().is_some_and(|change| change.since == self.since);
+        self.core.table().with_state(own).unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), ClusterError> {
+        if self.goes_on() { Ok(()) } else { Err(ClusterError::Keeper(KeeperRefusal::NothingMoves)) }
     }
 }
 

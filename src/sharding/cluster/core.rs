@@ -46,7 +46,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub(in crate::sharding) struct ClusterCore {
     pub(in crate::sharding) directory: Arc<Directory>,
     pub(in crate::sharding) keeper: Arc<ResourceManager<RingTable>>,
-    pub(super) mover: Arc<Mover>,
+    pub(in crate::sharding) mover: Arc<Mover>,
     /// Whether a thread is starting a change.
     is_starting: Mutex<bool>,
     started: Condvar,
@@ -139,10 +139,9 @@ impl ClusterCore {
         }
         *is_starting = true;
         drop(is_starting);
-        let result = start();
-        *self.is_starting.lock() = false;
-        self.started.notify_one();
-        result
+        // Also if `start` panics: it calls code of others, which makes connections.
+        let _turn = Turn(self);
+        start()
     }
 
     /// Blocks until none of the nodes is still leaving, for a moment. A node that has just left may join
@@ -159,6 +158,16 @@ impl ClusterCore {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// The turn to have nodes join and leave. Dropping it lets the next thread have it.
+struct Turn<'a>(&'a ClusterCore);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.is_starting.lock() = false;
+        self.0.started.notify_one();
     }
 }
 
@@ -249,7 +258,7 @@ fn try_set_up(
     ring: &HashRing,
 ) -> Result<(), ClusterError> {
     let layout = Layout::new(ring.clone(), Pins::new()).map_err(ClusterError::Ring)?;
-    let name = keeper.service().keep(&layout).map_err(|error| ClusterError::Store(error.into()))?;
+    let name = keeper.service().keep(&layout, 1).map_err(|error| ClusterError::Store(error.into()))?;
     let mut txn = coordinator.begin();
     let branch = txn.branch(KEEPER)?.clone();
     let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };

@@ -109,10 +109,9 @@ impl Directory {
             self.joined.wait(&mut joining);
         }
         drop(joining);
-        let result = self.connect(node);
-        self.joining.lock().remove(node);
-        self.joined.notify_all();
-        result
+        // Also if it panics, because it calls code of others.
+        let _joining = Joining { directory: self, node };
+        self.connect(node)
     }
 
     fn connect(&self, node: &NodeId) -> Result<(), ClusterError> {
@@ -174,6 +173,19 @@ impl Directory {
             Ok(Ends { from, to: service.moves(to).ok_or_else(|| missing(to))? })
         };
         self.services.iter().map(ends).collect()
+    }
+}
+
+/// A node that a thread is connecting to.
+struct Joining<'a> {
+    directory: &'a Directory,
+    node: &'a NodeId,
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        self.directory.joining.lock().remove(self.node);
+        self.directory.joined.notify_all();
     }
 }
 

@@ -158,8 +158,8 @@ impl Cluster {
     /// Returns the change that is under way, or `None` if none is.
     #[must_use]
     pub fn moving(&self) -> Option<Moving> {
-        let is_moving = self.core.state().is_some_and(|state| state.change.is_some());
-        is_moving.then(|| Moving { core: Arc::clone(&self.core) })
+        let change = self.core.state()?.change?;
+        Some(Moving { core: Arc::clone(&self.core), since: change.since })
     }
 
     /// Returns the nodes that have given all their keys away, and that transactions may still name. Once a node is not among
@@ -297,6 +297,10 @@ impl ClusterBuilder {
             table,
         );
         let keeper = Arc::new(keeper.map_err(|error| ClusterError::Open(Arc::new(error)))?);
+        // What its log says may not be left out: the ring would be an older one than the shards know.
+        if let Some(trouble) = keeper.status().troubled.into_iter().next() {
+            return Err(ClusterError::Work(Arc::new(trouble)));
+        }
         let state = keeper.service().state();
         let mut nodes: BTreeSet<_> = match (&state, &self.first) {
             (Some(state), _) => state.nodes(),

@@ -21,7 +21,7 @@ use crate::{
 mod state;
 mod store;
 
-pub(super) use state::RingState;
+pub(super) use state::{ChangeState, RingState};
 pub use state::{Control, KeeperRefusal, RingWork};
 pub use store::{FileRingStore, MemoryRingStore, RingStore};
 
@@ -69,9 +69,10 @@ impl RingTable {
         self.table.lock().state.as_ref().map(look)
     }
 
-    /// Keeps a ring for a change, before the change begins. Returns its name.
-    pub(super) fn keep(&self, ring: &Layout) -> Result<String, ServiceError> {
-        let encoded = postcard::to_stdvec(ring)?;
+    /// Keeps a ring for the control step with this revision, before that is taken. Returns its name, which
+    /// no other step has: what one change needs no more, another never needs.
+    pub(super) fn keep(&self, ring: &Layout, revision: u64) -> Result<String, ServiceError> {
+        let encoded = postcard::to_stdvec(&(revision, ring))?;
         let name = format!("ring-{:032x}", xxhash_rust::xxh3::xxh3_128(&encoded));
         store::put(&*self.store, &name, ring)?;
         Ok(name)
@@ -281,8 +282,8 @@ mod tests {
             table.try_reserve(&branch(revision), &work).unwrap();
             table.confirm(&branch(revision), &[work]).unwrap();
         };
-        do_step(1, Control::First { ring: table.keep(&ring(&["a", "b"])).unwrap() });
-        let after = table.keep(&ring(&["a", "b", "c"])).unwrap();
+        do_step(1, Control::First { ring: table.keep(&ring(&["a", "b"]), 1).unwrap() });
+        let after = table.keep(&ring(&["a", "b", "c"]), 2).unwrap();
         do_step(2, Control::Begin { ring: after, pace: crate::sharding::Pace::new() });
         let moves = table.state().unwrap().assignment.moving(Side::Before);
         let ranges: RangeSet =

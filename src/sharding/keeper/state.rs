@@ -34,6 +34,8 @@ pub(in crate::sharding) struct ChangeState {
     /// The side to which ranges move: after, or, once it is cancelled, before.
     pub(in crate::sharding) toward: Side,
     pub(in crate::sharding) is_paused: bool,
+    /// The control step in which it began, which tells it from others.
+    pub(in crate::sharding) since: u64,
     pub(in crate::sharding) pace: Pace,
     /// The name under which the store has the new ring.
     pub(in crate::sharding) ring: String,
@@ -172,8 +174,13 @@ impl RingState {
         self.revision = revision;
         let step = match (control, &mut self.change) {
             (Control::Begin { ring: name, pace }, _) => {
-                self.change =
-                    Some(ChangeState { toward: Side::After, is_paused: false, pace: pace.clone(), ring: name.clone() });
+                self.change = Some(ChangeState {
+                    toward: Side::After,
+                    is_paused: false,
+                    since: revision,
+                    pace: pace.clone(),
+                    ring: name.clone(),
+                });
                 AssignmentStep::Began { after: ring? }
             }
             (Control::Turn, Some(change)) => {

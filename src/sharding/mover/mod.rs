@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use super::cluster::{ClusterCore, ClusterError};
 use crate::{
     id::TxnId,
+    participant::ParticipantError,
     platform::{Condvar, Platform, Thread},
     ring::NodeId,
     sharding::{
@@ -49,14 +51,23 @@ struct MoverState {
     /// The ranges that are to move, while a change is under way.
     schedule: Option<Schedule>,
     side: Option<Side>,
-    is_paused: bool,
     is_closed: bool,
     /// Number of the schedule. Chunks of an earlier one are not its own.
     generation: u64,
     workers: usize,
     threads: Vec<Thread>,
+    /// Whether a thread waits for nodes that have left.
+    sees_off: bool,
     tally: Tally,
     blocked: BTreeMap<(NodeId, NodeId), Blocked>,
+}
+
+impl MoverState {
+    /// Keeps the threads to join them in the end, and lets go of those that have ended.
+    fn keep(&mut self, thread: Option<Thread>) {
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.extend(thread);
+    }
 }
 
 /// What a change has done since this process drives it.
@@ -120,7 +131,7 @@ impl Mover {
         }
         let is_new = state.schedule.is_none();
         state.schedule = Some(Schedule::new(change.pace, moves));
-        (state.side, state.is_paused) = (Some(change.toward), change.is_paused);
+        state.side = Some(change.toward);
         state.generation += 1;
         state.blocked.clear();
         if is_new {
@@ -131,17 +142,16 @@ impl Mover {
             // If no thread can be started at all, the change waits for the next call, or opening.
             if let Ok(thread) = self.platform.spawn("ringpact-mover", move || mover.work(&core)) {
                 state.workers += 1;
-                state.threads.push(thread);
+                state.keep(Some(thread));
             }
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Takes in a new pace, or a pause.
-    pub(in crate::sharding) fn steer(&self, pace: Option<&Pace>, is_paused: Option<bool>) {
+    /// Takes in that the keeper has another pace, or a pause.
+    pub(in crate::sharding) fn steer(&self, pace: Option<&Pace>) {
         let mut state = self.state.lock();
-        state.is_paused = is_paused.unwrap_or(state.is_paused);
         if let (Some(schedule), Some(pace)) = (&mut state.schedule, pace) {
             schedule.set_pace(pace.clone());
         }
@@ -149,17 +159,18 @@ impl Mover {
         self.changed.notify_all();
     }
 
-    /// Blocks until no change is driven any more, at most until the given time. Returns whether that is
-    /// so.
-    pub(in crate::sharding) fn wait_idle(&self, until: Instant) -> bool {
+    /// Blocks while `goes_on`, at most until the given time. Returns whether it has ended.
+    pub(in crate::sharding) fn wait_while(&self, goes_on: impl Fn() -> bool, until: Instant) -> bool {
         let mut state = self.state.lock();
-        while state.schedule.is_some() && !state.is_closed {
-            let _ = self.changed.wait_until(&mut state, until);
-            if self.platform.now() >= until {
-                return state.schedule.is_none();
+        while goes_on() {
+            if state.is_closed || self.platform.now() >= until {
+                return false;
             }
+            // The keeper may end the change before the mover's own threads hear of it.
+            let look_again = self.platform.now() + LOOK_AGAIN;
+            let _ = self.changed.wait_until(&mut state, until.min(look_again));
         }
-        state.schedule.is_none()
+        true
     }
 
     pub(in crate::sharding) fn view(&self) -> MoverView {
@@ -188,7 +199,9 @@ impl Mover {
             if state.is_closed || state.schedule.is_none() {
                 break;
             }
-            if state.is_paused {
+            // What the keeper says, because two threads may come here in another order than there.
+            let is_paused = core.table().with_state(|ring| ring.change.as_ref().is_some_and(|it| it.is_paused));
+            if is_paused.unwrap_or_default() {
                 self.changed.wait(&mut state);
                 continue;
             }
@@ -212,7 +225,9 @@ impl Mover {
     }
 
     fn carry_out(&self, core: &ClusterCore, chunk: &Chunk, side: Side, generation: u64) {
-        let result = move_chunk(core, chunk, side);
+        // It calls shards, which may panic. That rolls the chunk back, and must not end the mover.
+        let result = catch_unwind(AssertUnwindSafe(|| move_chunk(core, chunk, side)))
+            .unwrap_or_else(|_| Err(ClusterError::Work(Arc::new(ParticipantError::Panicked)).into()));
         let now = self.platform.now();
         let mut state = self.state.lock();
         let pair = (chunk.from.clone(), chunk.to.clone());
@@ -260,7 +275,7 @@ impl Mover {
                 state.schedule = None;
                 drop(state);
                 self.changed.notify_all();
-                self.see_off(core);
+                core.mover.retire(core);
             }
             // Chunks of an earlier schedule are on their way, or have moved after it was made.
             Err(_) => {
@@ -279,20 +294,29 @@ impl Mover {
         if !core.has_leavers() {
             return;
         }
+        // One thread for all of them, because a node that owes something may take forever.
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.sees_off, true) {
+            return;
+        }
         let (mover, weak) = (Arc::clone(self), Arc::downgrade(core));
         let seen_off = self.platform.spawn("ringpact-mover", move || {
             if let Some(core) = weak.upgrade() {
                 mover.see_off(&core);
             }
         });
-        self.state.lock().threads.extend(seen_off.ok());
+        state.sees_off = seen_off.is_ok();
+        state.keep(seen_off.ok());
     }
 
     /// Blocks until nodes that have left are out of the coordinator.
     fn see_off(&self, core: &ClusterCore) {
-        while !core.retire_leavers() {
+        loop {
+            let all_gone = core.retire_leavers();
             let mut state = self.state.lock();
-            if state.is_closed {
+            // A change that ends from here on starts another thread.
+            if state.is_closed || all_gone && core.state().is_none_or(|state| state.leavers.is_empty()) {
+                state.sees_off = false;
                 return;
             }
             let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
