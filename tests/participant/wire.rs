@@ -256,10 +256,10 @@ fn what_does_not_fit_is_refused_by_name() {
     refused::<Request>(&late, "overflow");
     refused::<Request>(&good.replace("Prepare", "Propose"), "unknown variant `Propose`");
     refused::<Request>(&good.replace("\"log\":[9,", "\"log\":["), "invalid length 15");
-    for unknown in [&[3, 0][..], &[2, 5], &[1, 4, b's', b' ', b'o', b'p'], &[0xFF; 32]] {
+    for unknown in [&[4, 0][..], &[3, 5], &[2, 5], &[1, 4, b's', b' ', b'o', b'p'], &[0xFF; 32]] {
         assert!(postcard::from_bytes::<Request>(unknown).is_err(), "{unknown:?}");
     }
-    for unknown in [&[0, 5][..], &[1, 11], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
+    for unknown in [&[0, 6][..], &[0, 5], &[1, 11], &[2], &[0, 0, 3], &[1, 5, 4], &[1, 9, 1, 0xFF]] {
         assert!(postcard::from_bytes::<Answer>(unknown).is_err(), "{unknown:?}");
     }
     // A list takes no memory before its elements have come, however long it says it is.
