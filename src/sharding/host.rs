@@ -15,9 +15,9 @@ use crate::{
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
-        Digest, GateRefusal, Keyed, Shard, ShardRefusal, ShardWork, Tenure, remote,
+        Digest, GateRefusal, Keyed, Shard, ShardRefusal, Tenure, remote,
         sharded::{Frozen, Sharded},
-        work::{Arrival, ClientWork, Content, Departure},
+        work::{Arrival, ClientWork, Content, Departure, ShardWork},
     },
 };
 

@@ -104,6 +104,7 @@
 //! | `shard.rs`, `records.rs` | [`Shard`], which a service implements, and how records travel |
 //! | `by_position.rs` | [`ByPosition`]: a map with the ranges' methods |
 //! | `work.rs`, `sharded.rs` | a shard behind its gate, as a service |
+//! | `turns.rs` | what has failed at an opening is done again in the log's order |
 //! | `host.rs` | [`ShardHost`]: the shard as a participant |
 //! | `link.rs`, `remote.rs` | how a cluster reaches shards, here and in other processes |
 //! | `keeper/` | what the keeper of the ring knows, and makes durable |
@@ -151,4 +152,3 @@ pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
 pub use shard::{Keyed, Shard};
 pub use sharded::ShardRefusal;
 pub use tenure::Tenure;
-pub use work::ShardWork;

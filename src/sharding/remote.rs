@@ -6,7 +6,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -202,20 +201,12 @@ pub(super) fn exchange(
     body: Vec<u8>,
     within: Duration,
 ) -> Result<Vec<u8>, ShardError> {
-    let answer = Arc::new((Mutex::new(None), platform.condvar()));
-    let told = Arc::clone(&answer);
+    let answers = platform.mailbox();
     // The answer may come when nothing waits any more.
-    let reply = Reply::new(move |result| {
-        *told.0.lock() = Some(result);
-        told.1.notify_all();
-    });
+    let told = answers.clone();
     let until = after(platform.now(), within);
-    endpoint.send(Request::Message { body }, reply);
-    let mut result = answer.0.lock();
-    while result.is_none() && platform.now() < until {
-        let _ = answer.1.wait_until(&mut result, until);
-    }
-    answered(result.take().unwrap_or(Err(ParticipantError::Unreachable)))
+    endpoint.send(Request::Message { body }, Reply::new(move |result| told.put(result)));
+    answered(answers.take_until(until).unwrap_or(Err(ParticipantError::Unreachable)))
 }
 
 /// Returns the body of an answer.

@@ -12,16 +12,16 @@ use crate::{
     platform::{Condvar, Platform, Woken},
     ring::{Position, PositionRange, RangeSet},
     sharding::{
-        Digest, GateImage, GateNote, GateRefusal, Keyed, Shard, ShardWork, Tenure,
+        Digest, GateImage, GateNote, GateRefusal, Keyed, Shard, Tenure,
         gate::Gate,
         records,
         turns::Turns,
-        work::{Arrival, ClientWork, Content, Departure},
+        work::{Arrival, ClientWork, Content, Departure, ShardWork},
     },
 };
 
 /// A shard behind its gate. Clients' work passes the gate, and hand-overs move it.
-pub struct Sharded<S> {
+pub(super) struct Sharded<S> {
     shard: S,
     gate: Mutex<Gate>,
     /// Notified when the gate lets more in than before, or a hand-over can go on.

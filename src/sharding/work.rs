@@ -9,31 +9,25 @@ use crate::{
 
 /// A piece of work at a shard, as its log holds it: a client's, or a step of a hand-over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum ShardWork<W> {
+pub(super) enum ShardWork<W> {
     /// A client's.
-    #[doc(hidden)]
     Client(ClientWork<W>),
     /// The shard gives ranges away.
-    #[doc(hidden)]
     Release(Departure),
     /// The shard takes ranges.
-    #[doc(hidden)]
     Take(Arrival),
 }
 
 /// A client's piece of work, and the stamp under which the gate let it in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[doc(hidden)]
-pub struct ClientWork<W> {
+pub(super) struct ClientWork<W> {
     pub(super) stamp: Tenure,
     pub(super) work: W,
 }
 
 /// Ranges that a shard gives away.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[doc(hidden)]
-pub struct Departure {
+pub(super) struct Departure {
     pub(super) ranges: RangeSet,
     pub(super) tenure: Tenure,
     pub(super) to: NodeId,
@@ -41,8 +35,7 @@ pub struct Departure {
 
 /// Ranges that a shard takes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[doc(hidden)]
-pub struct Arrival {
+pub(super) struct Arrival {
     pub(super) ranges: RangeSet,
     pub(super) tenure: Tenure,
     pub(super) content: Content,
@@ -50,8 +43,7 @@ pub struct Arrival {
 
 /// The records of ranges that a shard takes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[doc(hidden)]
-pub enum Content {
+pub(super) enum Content {
     /// They come along.
     Sent {
         #[serde(with = "serde_bytes")]

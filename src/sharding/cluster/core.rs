@@ -15,7 +15,7 @@ use super::{ClusterError, directory::Directory, routes::AnyRoutes};
 use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
-    platform::{Condvar, Platform},
+    platform::{Condvar, Mailbox, Platform},
     ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
     sharding::{
         ShardError, Tenure,
@@ -183,33 +183,24 @@ fn decided(platform: &Platform, txn: Transaction) -> Result<(), ClusterError> {
 }
 
 /// Wakes the thread that waits for a delivery.
-struct Bell {
-    has_rung: Mutex<bool>,
-    changed: Condvar,
-}
+struct Bell(Mailbox<()>);
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        *self.has_rung.lock() = true;
-        self.changed.notify_all();
+        self.0.put(());
     }
 }
 
 /// Blocks until it is delivered, at most for [`CONTROL_WITHIN`].
 fn wait_for(platform: &Platform, delivered: Delivered) {
-    let bell = Arc::new(Bell { has_rung: Mutex::new(false), changed: platform.condvar() });
-    let waker = Waker::from(Arc::clone(&bell));
+    let rings = platform.mailbox();
+    let waker = Waker::from(Arc::new(Bell(rings.clone())));
     let until = platform.now() + CONTROL_WITHIN;
     let mut delivered = pin!(delivered);
     while delivered.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-        let mut has_rung = bell.has_rung.lock();
-        while !*has_rung {
-            if platform.now() >= until {
-                return;
-            }
-            let _ = bell.changed.wait_until(&mut has_rung, until);
+        if rings.take_until(until).is_none() && platform.now() >= until {
+            return;
         }
-        *has_rung = false;
     }
 }
 
@@ -229,8 +220,7 @@ pub(super) fn set_up(
         }
         match try_set_up(platform, coordinator, keeper, services, ring) {
             Err(error) if may_pass(&error) && platform.now() < until => {
-                let (place, moment) = (Mutex::new(()), platform.condvar());
-                let _ = moment.wait_for(&mut place.lock(), LOOK_AGAIN);
+                let _ = platform.mailbox::<()>().take_until(platform.now() + LOOK_AGAIN);
             }
             result => return result,
         }

@@ -124,9 +124,6 @@ impl Directory {
             let (name, reach) = service.connect(node).map_err(|error| failed(Arc::from(error)))?;
             let added = match reach {
                 Reach::AtOnce(participant) => self.coordinator.add_participant(name.as_str(), participant),
-                Reach::Slow(participant, threads) => {
-                    self.coordinator.add_slow_participant(name.as_str(), participant, threads)
-                }
                 Reach::Endpoint(endpoint) => self.coordinator.add_endpoint(name.as_str(), endpoint),
             };
             if let Err(error) = added {
@@ -204,7 +201,6 @@ pub(super) fn register<'a>(
             })?;
             builder = match reach {
                 Reach::AtOnce(participant) => builder.participant(name.as_str(), participant),
-                Reach::Slow(participant, threads) => builder.slow_participant(name.as_str(), participant, threads),
                 Reach::Endpoint(endpoint) => builder.endpoint(name.as_str(), endpoint),
             };
         }

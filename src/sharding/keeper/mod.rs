@@ -21,8 +21,8 @@ use crate::{
 mod state;
 mod store;
 
-pub(super) use state::{ChangeState, RingState};
-pub use state::{Control, KeeperRefusal, RingWork};
+pub use state::KeeperRefusal;
+pub(super) use state::{ChangeState, Control, RingState, RingWork};
 pub use store::{FileRingStore, MemoryRingStore, RingStore};
 
 /// The name under which the store has the keeper's state.
@@ -250,10 +250,9 @@ impl Service for RingTable {
         };
         let Some(state) = state else { return Ok(()) };
         store::put(&*self.store, STATE, &state)?;
-        let needed = state.change.as_ref().map(|change| &change.ring);
-        for name in obsolete.iter().filter(|name| Some(*name) != needed) {
+        for name in obsolete {
             // What stays behind costs only space.
-            let _ = self.store.remove(name);
+            let _ = self.store.remove(&name);
         }
         Ok(())
     }

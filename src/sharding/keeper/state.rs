@@ -43,21 +43,18 @@ pub(in crate::sharding) struct ChangeState {
 
 /// One thing that the keeper is asked to do, as its log holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[doc(hidden)]
-pub enum RingWork {
-    #[doc(hidden)]
+pub(in crate::sharding) enum RingWork {
+    /// The ranges are on this side from here on.
     Moved { ranges: RangeSet, side: Side, tenure: Tenure },
-    #[doc(hidden)]
+    /// The control step with this revision.
     Control { revision: u64, control: Control },
     /// No transaction names the node any more, which left in this control step.
-    #[doc(hidden)]
     Left { node: NodeId, since: u64 },
 }
 
 /// A step that is not a hand-over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[doc(hidden)]
-pub enum Control {
+pub(in crate::sharding) enum Control {
     /// The first ring, which the store has under this name.
     First { ring: String },
     /// A change to the ring that the store has under this name.
