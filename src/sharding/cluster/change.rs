@@ -1,6 +1,7 @@
 //! Changes of a cluster's nodes: [`ChangeBuilder`], its [`Plan`], and [`Moving`], the change under way.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -124,15 +125,15 @@ impl Plan {
     pub fn bytes(&self) -> Result<u64, ClusterError> {
         let mut bytes = 0;
         let movement = self.movement();
-        let mut left: std::collections::BTreeMap<&NodeId, Vec<_>> = std::collections::BTreeMap::new();
+        let mut left = BTreeMap::<&NodeId, Vec<_>>::new();
         for moved in movement.ranges() {
             left.entry(moved.from.id()).or_default().push(moved.range);
         }
         for (node, ranges) in left {
-            for end in self.core.directory.ends(node, node)? {
+            for (_, shard) in self.core.directory.shards(node)? {
                 for part in ranges.chunks(MAX_CHUNK_RANGES) {
                     let part: RangeSet = part.iter().copied().collect();
-                    let measured = end.from.1.measure(&part, u64::MAX);
+                    let measured = shard.measure(&part, u64::MAX);
                     let failed = |error| ClusterError::Shard { node: node.clone(), error };
                     bytes += measured.map_err(failed)?.1.bytes;
                 }
@@ -170,6 +171,8 @@ impl Plan {
             // Another change may have brought some of them in meanwhile.
             let members = core.state().map(|state| state.nodes()).unwrap_or_default();
             joining.iter().filter(|node| !members.contains(*node)).for_each(|node| _ = core.directory.part(node));
+            // Those that are not out yet are seen off, so that a later plan connects to them again.
+            core.mover.retire(core);
         }
         result
     }
@@ -291,8 +294,8 @@ impl Moving {
 
     fn steer(&self, pace: Option<Pace>, is_paused: Option<bool>) -> Result<(), ClusterError> {
         self.check()?;
-        self.core.control(&Control::Steer { pace: pace.clone(), is_paused })?;
-        self.core.mover.steer(pace.as_ref());
+        self.core.control(&Control::Steer { pace, is_paused })?;
+        self.core.mover.steer(&self.core);
         Ok(())
     }
 

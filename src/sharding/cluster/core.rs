@@ -11,7 +11,11 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{ClusterError, directory::Directory, routes::AnyRoutes};
+use super::{
+    ClusterError,
+    directory::{Directory, shards},
+    routes::AnyRoutes,
+};
 use crate::{
     Coordinator,
     participant::{ExecuteError, ResourceManager},
@@ -257,8 +261,7 @@ fn try_set_up(
         error => ClusterError::Work(Arc::new(error)),
     })?;
     for (node, ranges) in shares(ring) {
-        for service in services {
-            let (name, shard) = service.moves(&node).ok_or_else(|| ClusterError::NoShard { node: node.clone() })?;
+        for (name, shard) in shards(services, &node)? {
             let branch = txn.branch(&name)?.clone();
             let adopted = shard.adopt(&branch, &ranges, Tenure::FIRST);
             adopted.map_err(|error| ClusterError::Shard { node: node.clone(), error })?;

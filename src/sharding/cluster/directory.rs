@@ -44,11 +44,8 @@ pub(in crate::sharding) struct Directory {
     joined: Condvar,
 }
 
-/// One service's shards on the two nodes of a chunk.
-pub(in crate::sharding) struct Ends {
-    pub(in crate::sharding) from: (Name, Arc<dyn ShardMoves>),
-    pub(in crate::sharding) to: (Name, Arc<dyn ShardMoves>),
-}
+/// A shard, with its name as a participant.
+pub(in crate::sharding) type NamedShard = (Name, Arc<dyn ShardMoves>);
 
 impl Directory {
     pub(super) fn new(
@@ -147,10 +144,12 @@ impl Directory {
         let mut is_gone = true;
         for service in &self.services {
             let Some((name, _)) = service.moves(node) else { continue };
-            match self.coordinator.retire(name.as_str()) {
-                Err(RetireError::Unknown { .. }) => service.disconnect(node),
-                // The next look sees whether it is gone.
-                _ => is_gone = false,
+            // The first call has it retire, and drops it at once if no transaction names it.
+            let is_out = || matches!(self.coordinator.retire(name.as_str()), Err(RetireError::Unknown { .. }));
+            if is_out() || is_out() {
+                service.disconnect(node);
+            } else {
+                is_gone = false;
             }
         }
         is_gone && !self.is_named(node)
@@ -162,15 +161,16 @@ impl Directory {
         branches.any(|branch| node_of(&self.services, &branch.participant).as_ref() == Some(node))
     }
 
-    /// Returns the shards of a chunk from one node to another, service by service.
-    pub(in crate::sharding) fn ends(&self, from: &NodeId, to: &NodeId) -> Result<Vec<Ends>, ClusterError> {
-        let missing = |node: &NodeId| ClusterError::NoShard { node: node.clone() };
-        let ends = |service: &Arc<dyn AnyRoutes>| {
-            let from = service.moves(from).ok_or_else(|| missing(from))?;
-            Ok(Ends { from, to: service.moves(to).ok_or_else(|| missing(to))? })
-        };
-        self.services.iter().map(ends).collect()
+    /// Returns the shards on the node, service by service, with their names.
+    pub(in crate::sharding) fn shards(&self, node: &NodeId) -> Result<Vec<NamedShard>, ClusterError> {
+        shards(&self.services, node)
     }
+}
+
+/// Returns the services' shards on the node, with their names.
+pub(super) fn shards(services: &[Arc<dyn AnyRoutes>], node: &NodeId) -> Result<Vec<NamedShard>, ClusterError> {
+    let missing = || ClusterError::NoShard { node: node.clone() };
+    services.iter().map(|service| service.moves(node).ok_or_else(missing)).collect()
 }
 
 /// A node that a thread is connecting to.

@@ -39,7 +39,7 @@ mod routes;
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
 pub(super) use core::{ClusterCore, KEEPER};
 pub use directory::AssignmentFeed;
-pub(super) use directory::Ends;
+pub(super) use directory::NamedShard;
 pub use follower::{ClusterFollower, FollowerBuilder};
 pub use routes::{DEFAULT_PATIENCE, RouteError, Routed, ServiceClient, shard_name};
 

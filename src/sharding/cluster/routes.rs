@@ -10,7 +10,10 @@ use std::{
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-use super::{ClusterError, directory::Directory};
+use super::{
+    ClusterError,
+    directory::{Directory, NamedShard},
+};
 use crate::{
     id::{BranchId, IdError, Name},
     participant::ServiceError,
@@ -64,7 +67,7 @@ pub(super) trait AnyRoutes: Send + Sync {
     /// Connects to the shard on the node. Returns its name and how the coordinator reaches it.
     fn connect(&self, node: &NodeId) -> Result<(Name, Reach), ServiceError>;
     fn disconnect(&self, node: &NodeId);
-    fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)>;
+    fn moves(&self, node: &NodeId) -> Option<NamedShard>;
     /// Returns the nodes that there are connections to.
     fn nodes(&self) -> Vec<NodeId>;
 }
@@ -104,7 +107,7 @@ impl<W: 'static> AnyRoutes for Routes<W> {
         self.routes.load().keys().cloned().collect()
     }
 
-    fn moves(&self, node: &NodeId) -> Option<(Name, Arc<dyn ShardMoves>)> {
+    fn moves(&self, node: &NodeId) -> Option<NamedShard> {
         let routes = self.routes.load();
         routes.get(node).map(|route| (route.participant.clone(), Arc::clone(&route.link) as Arc<dyn ShardMoves>))
     }

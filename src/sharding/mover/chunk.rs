@@ -6,10 +6,10 @@ use super::schedule::Chunk;
 use crate::{
     id::TxnId,
     participant::ExecuteError,
-    ring::RangeSet,
+    ring::{NodeId, RangeSet},
     sharding::{
         KeeperRefusal, ShardError, Side,
-        cluster::{ClusterCore, ClusterError, Ends, KEEPER},
+        cluster::{ClusterCore, ClusterError, KEEPER, NamedShard},
         keeper::RingWork,
     },
 };
@@ -26,7 +26,7 @@ pub(super) struct MovedChunk {
     pub(super) ranges: RangeSet,
     pub(super) records: u64,
     pub(super) bytes: u64,
-    /// Time from the first freeze to the commit.
+    /// Time from the first freeze to the commit; zero if they had moved before.
     pub(super) held_up: Duration,
 }
 
@@ -47,65 +47,61 @@ impl From<ClusterError> for ChunkFailure {
 
 /// Moves as much of the chunk as fits into its budget, to this side of the change.
 pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, side: Side) -> Result<MovedChunk, ChunkFailure> {
-    let ends = core.directory.ends(&chunk.from, &chunk.to)?;
-    let (ranges, bytes) = fitting(&ends, chunk)?;
+    let (from, to) = (core.directory.shards(&chunk.from)?, core.directory.shards(&chunk.to)?);
+    let (ranges, bytes) = fitting(&from, chunk)?;
     // Before anything is frozen.
-    for end in &ends {
-        end.to.1.has_room(bytes).map_err(|error| at(&chunk.to, error))?;
+    for ((_, shard), bytes) in to.iter().zip(bytes) {
+        shard.has_room(bytes).map_err(|error| at(&chunk.to, error))?;
     }
     let mut exported = 0;
-    hand_over(core, chunk, side, &ends, ranges, &mut exported).map_err(|(error, by)| ChunkFailure {
-        error,
-        by,
-        exported,
-    })
+    let moved = hand_over(core, chunk, side, (&from, &to), ranges, &mut exported);
+    moved.map_err(|failure| ChunkFailure { exported, ..failure })
 }
 
-/// Returns the first of the chunk's ranges, as many as fit, and the bytes of their records.
-fn fitting(ends: &[Ends], chunk: &Chunk) -> Result<(RangeSet, u64), ClusterError> {
-    let (mut ranges, mut bytes) = (chunk.ranges.clone(), 0);
-    for (end, services_left) in ends.iter().zip((1..=ends.len() as u64).rev()) {
+/// Returns the first of the chunk's ranges, as many as fit, and the bytes of their records for each
+/// service, at most.
+fn fitting(from: &[NamedShard], chunk: &Chunk) -> Result<(RangeSet, Vec<u64>), ClusterError> {
+    let (mut ranges, mut bytes) = (chunk.ranges.clone(), Vec::with_capacity(from.len()));
+    for (_, shard) in from {
         // What one service does not use, the next ones may.
-        let share = chunk.budget.saturating_sub(bytes) / services_left;
-        let (fitting, digest) = end.from.1.measure(&ranges, share).map_err(|error| at(&chunk.from, error))?;
+        let services_left = (from.len() - bytes.len()) as u64;
+        let share = chunk.budget.saturating_sub(bytes.iter().sum()) / services_left;
+        let (fitting, digest) = shard.measure(&ranges, share).map_err(|error| at(&chunk.from, error))?;
         ranges = fitting;
-        bytes += digest.bytes;
+        bytes.push(digest.bytes);
     }
     Ok((ranges, bytes))
 }
 
+/// Moves these ranges in one transaction: from the shards of one node to those of the other, with the
+/// keeper's record.
 fn hand_over(
     core: &ClusterCore,
     chunk: &Chunk,
     side: Side,
-    ends: &[Ends],
+    (from, to): (&[NamedShard], &[NamedShard]),
     ranges: RangeSet,
     exported: &mut u64,
-) -> Result<MovedChunk, (Box<ClusterError>, Vec<TxnId>)> {
-    let simply = |error: ClusterError| (Box::new(error), Vec::new());
+) -> Result<MovedChunk, ChunkFailure> {
     let tenure = core.table().next_tenure();
     let mut txn = core.directory.coordinator.begin_within(CHUNK_TIMEOUT);
-    let branch = txn.branch(KEEPER).map_err(|error| simply(error.into()))?.clone();
-    let moved = RingWork::Moved { ranges: ranges.clone(), side, tenure };
-    match core.keeper.execute(&branch, moved) {
+    let branch = txn.branch(KEEPER).map_err(ClusterError::from)?.clone();
+    match core.keeper.execute(&branch, RingWork::Moved { ranges: ranges.clone(), side, tenure }) {
         Ok(()) => {}
-        Err(ExecuteError::Refused(KeeperRefusal::NotThere)) => {
-            drop(txn);
-            // The outcome of an earlier try was not known. It has moved them.
-            let there = core.state().is_some_and(|state| state.assignment.is_all_on(&ranges, side));
-            return if there {
-                Ok(MovedChunk { ranges, records: 0, bytes: 0, held_up: Duration::ZERO })
-            } else {
-                Err(simply(ClusterError::Keeper(KeeperRefusal::NotThere)))
-            };
+        // The outcome of an earlier try was not known. It has moved them.
+        Err(ExecuteError::Refused(KeeperRefusal::NotThere))
+            if core.state().is_some_and(|state| state.assignment.is_all_on(&ranges, side)) =>
+        {
+            return Ok(MovedChunk { ranges, records: 0, bytes: 0, held_up: Duration::ZERO });
         }
-        Err(error) => return Err(simply(ClusterError::Work(Arc::new(error)))),
+        Err(ExecuteError::Refused(refusal)) => return Err(ClusterError::Keeper(refusal).into()),
+        Err(error) => return Err(ClusterError::Work(Arc::new(error)).into()),
     }
     let frozen_at = core.directory.platform.now();
-    let mut sent = Vec::with_capacity(ends.len());
-    for end in ends {
-        let branch = txn.branch(&end.from.0).map_err(|error| simply(error.into()))?.clone();
-        match end.from.1.release(&branch, &ranges, tenure, &chunk.to, PATIENCE) {
+    let mut sent = Vec::with_capacity(from.len());
+    for (name, shard) in from {
+        let branch = txn.branch(name).map_err(ClusterError::from)?.clone();
+        match shard.release(&branch, &ranges, tenure, &chunk.to, PATIENCE) {
             Ok((records, digest)) => {
                 *exported += digest.bytes;
                 sent.push((records, digest));
@@ -115,27 +111,27 @@ fn hand_over(
                 if chunk.is_urgent {
                     for txn in &by {
                         // Those that have promised can't be given up. They are shown.
-                        let _ = end.from.1.give_up(txn);
+                        let _ = shard.give_up(txn);
                     }
                 }
-                return Err((Box::new(at(&chunk.from, ShardError::Pinned { by: by.clone() })), by));
+                let failure = ChunkFailure::from(at(&chunk.from, ShardError::Pinned { by: by.clone() }));
+                return Err(ChunkFailure { by, ..failure });
             }
-            Err(error) => return Err(simply(at(&chunk.from, error))),
+            Err(error) => return Err(at(&chunk.from, error).into()),
         }
     }
     let (mut records_moved, mut bytes_moved) = (0, 0);
-    for (end, (records, digest)) in ends.iter().zip(sent) {
-        let branch = txn.branch(&end.to.0).map_err(|error| simply(error.into()))?.clone();
-        end.to.1.take(&branch, &ranges, tenure, records, digest).map_err(|error| simply(at(&chunk.to, error)))?;
+    for ((name, shard), (records, digest)) in to.iter().zip(sent) {
+        let branch = txn.branch(name).map_err(ClusterError::from)?.clone();
+        shard.take(&branch, &ranges, tenure, records, digest).map_err(|error| at(&chunk.to, error))?;
         records_moved += digest.records;
         bytes_moved += digest.bytes;
     }
-    txn.commit().wait().map_err(|error| simply(ClusterError::Commit(error)))?;
-    *exported = 0;
+    txn.commit().wait().map_err(ClusterError::Commit)?;
     let held_up = core.directory.platform.now().saturating_duration_since(frozen_at);
     Ok(MovedChunk { ranges, records: records_moved, bytes: bytes_moved, held_up })
 }
 
-fn at(node: &crate::ring::NodeId, error: ShardError) -> ClusterError {
+fn at(node: &NodeId, error: ShardError) -> ClusterError {
     ClusterError::Shard { node: node.clone(), error }
 }

@@ -20,8 +20,8 @@ use crate::{
     platform::{Condvar, Platform, Thread},
     ring::NodeId,
     sharding::{
-        KeeperRefusal, Pace, Side,
-        keeper::Control,
+        KeeperRefusal, Side,
+        keeper::{Control, RingState, RingTable},
         mover::{
             chunk::{ChunkFailure, move_chunk},
             schedule::{Chunk, ChunkEnd, Next, Schedule},
@@ -48,9 +48,8 @@ pub(in crate::sharding) struct Mover {
 
 #[derive(Default)]
 struct MoverState {
-    /// The ranges that are to move, while a change is under way.
-    schedule: Option<Schedule>,
-    side: Option<Side>,
+    /// The ranges that are to move, and the side that they move to, while a change is under way.
+    schedule: Option<(Schedule, Side)>,
     is_closed: bool,
     /// Number of the schedule. Chunks of an earlier one are not its own.
     generation: u64,
@@ -63,6 +62,18 @@ struct MoverState {
 }
 
 impl MoverState {
+    /// Makes the schedule of what the keeper says is still to move. Returns whether a change is under way.
+    ///
+    /// The keeper is asked under the lock: of two threads that have changed something there, the later one
+    /// here may be the earlier one there.
+    fn plan(&mut self, keeper: &RingTable) -> bool {
+        let Some(RingState { assignment, change: Some(change), .. }) = keeper.state() else { return false };
+        let moves = assignment.moving(change.toward.other());
+        self.schedule = Some((Schedule::new(change.pace, moves), change.toward));
+        self.generation += 1;
+        true
+    }
+
     /// Keeps the threads to join them in the end, and lets go of those that have ended.
     fn keep(&mut self, thread: Option<Thread>) {
         self.threads.retain(|thread| !thread.is_finished());
@@ -120,19 +131,13 @@ impl Mover {
         let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
     }
 
-    /// Drives the change that is under way, as the keeper's state has it, from now on.
+    /// Drives the change that is under way, as the keeper has it, from now on.
     pub(in crate::sharding) fn drive(self: &Arc<Self>, core: &Arc<ClusterCore>) {
-        let Some(ring) = core.state() else { return };
-        let Some(change) = ring.change else { return };
-        let moves = ring.assignment.moving(change.toward.other());
         let mut state = self.state.lock();
-        if state.is_closed {
+        let is_new = state.schedule.is_none();
+        if state.is_closed || !state.plan(core.table()) {
             return;
         }
-        let is_new = state.schedule.is_none();
-        state.schedule = Some(Schedule::new(change.pace, moves));
-        state.side = Some(change.toward);
-        state.generation += 1;
         state.blocked.clear();
         if is_new {
             state.tally = Tally { begun: Some(self.platform.now()), ..Tally::default() };
@@ -150,10 +155,11 @@ impl Mover {
     }
 
     /// Takes in that the keeper has another pace, or a pause.
-    pub(in crate::sharding) fn steer(&self, pace: Option<&Pace>) {
+    pub(in crate::sharding) fn steer(&self, core: &ClusterCore) {
         let mut state = self.state.lock();
-        if let (Some(schedule), Some(pace)) = (&mut state.schedule, pace) {
-            schedule.set_pace(pace.clone());
+        let pace = core.table().with_state(|ring| Some(ring.change.as_ref()?.pace.clone())).flatten();
+        if let (Some((schedule, _)), Some(pace)) = (&mut state.schedule, pace) {
+            schedule.set_pace(pace);
         }
         drop(state);
         self.changed.notify_all();
@@ -199,15 +205,17 @@ impl Mover {
             if state.is_closed || state.schedule.is_none() {
                 break;
             }
-            // What the keeper says, because two threads may come here in another order than there.
+            // As the keeper has it, because two threads may come here in another order than there.
             let is_paused = core.table().with_state(|ring| ring.change.as_ref().is_some_and(|it| it.is_paused));
             if is_paused.unwrap_or_default() {
                 self.changed.wait(&mut state);
                 continue;
             }
             let now = self.platform.now();
-            let (side, generation) = (state.side.unwrap_or(Side::After), state.generation);
-            match state.schedule.as_mut().map_or(Next::Busy, |schedule| schedule.next(now)) {
+            let generation = state.generation;
+            let Some((schedule, side)) = &mut state.schedule else { break };
+            let side = *side;
+            match schedule.next(now) {
                 Next::Chunk(chunk) => {
                     drop(state);
                     self.carry_out(&core, &chunk, side, generation);
@@ -254,7 +262,7 @@ impl Mover {
             }
         };
         if state.generation == generation
-            && let Some(schedule) = &mut state.schedule
+            && let Some((schedule, _)) = &mut state.schedule
         {
             schedule.ended(chunk, &end, now);
         }
@@ -280,11 +288,11 @@ impl Mover {
             // Chunks of an earlier schedule are on their way, or have moved after it was made.
             Err(_) => {
                 let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
-                let (is_current, is_closed) = (state.generation == generation, state.is_closed);
-                drop(state);
-                if is_current && !is_closed {
-                    self.renew(core, generation);
+                if state.generation == generation && !state.is_closed {
+                    state.plan(core.table());
                 }
+                drop(state);
+                self.changed.notify_all();
             }
         }
     }
@@ -312,28 +320,15 @@ impl Mover {
     /// Blocks until nodes that have left are out of the coordinator.
     fn see_off(&self, core: &ClusterCore) {
         loop {
-            let all_gone = core.retire_leavers();
+            // It drops shards' connections, which may panic. The next look tries again.
+            let all_gone = catch_unwind(AssertUnwindSafe(|| core.retire_leavers())).unwrap_or(false);
             let mut state = self.state.lock();
             // A change that ends from here on starts another thread.
-            if state.is_closed || all_gone && core.state().is_none_or(|state| state.leavers.is_empty()) {
+            if state.is_closed || all_gone && !core.has_leavers() {
                 state.sees_off = false;
                 return;
             }
             let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
         }
-    }
-
-    /// Makes the schedule again from what the keeper knows.
-    fn renew(&self, core: &ClusterCore, generation: u64) {
-        let Some(ring) = core.state() else { return };
-        let Some(change) = ring.change else { return };
-        let moves = ring.assignment.moving(change.toward.other());
-        let mut state = self.state.lock();
-        if state.generation == generation && state.schedule.is_some() {
-            state.schedule = Some(Schedule::new(change.pace, moves));
-            state.generation += 1;
-        }
-        drop(state);
-        self.changed.notify_all();
     }
 }

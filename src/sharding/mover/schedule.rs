@@ -61,7 +61,8 @@ pub(super) struct Chunk {
 /// How a chunk ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ChunkEnd {
-    /// These of its ranges moved, with this many bytes, and were held up for this long.
+    /// These of its ranges moved, with this many bytes, and were held up for this long: not at all, if they
+    /// had moved before.
     Moved { ranges: RangeSet, bytes: u64, held_up: Duration },
     /// Nothing moved; try it again after a pause.
     Failed,
@@ -205,18 +206,21 @@ impl Schedule {
                 for range in left.into_iter().rev() {
                     at.queue.push_front(Waiting { range, failures: 0, not_before: None });
                 }
-                // It creeps up, so that it forgets a time when all was quick.
-                let least = self.least_held_up.map_or(*held_up, |least| (least + least / 32).min(*held_up));
-                self.least_held_up = Some(least);
-                let target = self.pace.target_freeze().max(least * 2);
-                let is_slow = *held_up > target * 2;
-                // One slow chunk shows little: now and then a disk takes long for a few bytes, too.
-                if !is_slow || at.was_slow {
-                    let next = self.pace.budget(next_budget(chunk.budget, *bytes, *held_up, target));
-                    at.budget = Some(next);
-                    self.first_budget = next;
+                // One that had moved before shows nothing.
+                if !held_up.is_zero() {
+                    // It creeps up, so that it forgets a time when all was quick.
+                    let least = self.least_held_up.map_or(*held_up, |least| (least + least / 32).min(*held_up));
+                    self.least_held_up = Some(least);
+                    let target = self.pace.target_freeze().max(least * 2);
+                    let is_slow = *held_up > target * 2;
+                    // One slow chunk shows little: now and then a disk takes long for a few bytes, too.
+                    if !is_slow || at.was_slow {
+                        let next = self.pace.budget(next_budget(chunk.budget, *bytes, *held_up, target));
+                        at.budget = Some(next);
+                        self.first_budget = next;
+                    }
+                    at.was_slow = is_slow;
                 }
-                at.was_slow = is_slow;
                 let start = self.paid_at.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
                 self.paid_at = start.checked_add(self.pace.time_for(*bytes));
             }
@@ -330,6 +334,23 @@ mod tests {
         assert_eq!(tried, 2 * (GIVE_UP_AFTER - 1), "both ranges are tried as often");
         schedule.ended(&urgent, &moved(&urgent), now);
         assert!(matches!(schedule.next(now + LONGEST_PAUSE), Next::Chunk(_)), "and the other one is next");
+    }
+
+    #[test]
+    fn a_chunk_that_had_moved_before_says_nothing_about_the_time_of_others() {
+        let now = Instant::now();
+        let mut schedule = schedule(&[(0, 10, "a", "b"), (20, 30, "a", "c"), (40, 50, "a", "d")]);
+        let ended = |schedule: &mut Schedule, held_up| {
+            let chunk = chunk(schedule, now);
+            let end = ChunkEnd::Moved { ranges: chunk.ranges.clone(), bytes: chunk.budget, held_up };
+            schedule.ended(&chunk, &end, now);
+            schedule.first_budget
+        };
+        let quick = Duration::from_millis(1);
+        let larger = ended(&mut schedule, quick);
+        assert!(larger > FIRST_BYTES);
+        assert_eq!(ended(&mut schedule, Duration::ZERO), larger);
+        assert_eq!(schedule.least_held_up, Some(quick));
     }
 
     #[test]
