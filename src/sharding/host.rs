@@ -44,7 +44,7 @@ pub enum ShardError {
     /// Transactions have unfinished changes in the ranges that were to be given away. Nothing has
     /// happened.
     #[error("unfinished transactions hold positions of the ranges: {}", Listed(by))]
-    Pinned {
+    Held {
         /// Some of the transactions.
         by: Vec<TxnId>,
     },
@@ -102,7 +102,7 @@ pub struct ShardStatus {
     /// The latest hand-over that it has heard of.
     pub latest: Tenure,
     /// Number of positions and transactions with unfinished changes there.
-    pub pins: usize,
+    pub holds: usize,
     /// Number of hand-overs under way that take ranges away.
     pub leaving: usize,
     /// Number of hand-overs under way that bring ranges.
@@ -294,7 +294,7 @@ impl<S: Shard> ShardHost<S> {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Pinned`] if they did not finish in time; [`ShardError::Gate`];
+    /// [`ShardError::Held`] if they did not finish in time; [`ShardError::Gate`];
     /// [`ShardError::Records`]. Work goes on here then.
     pub fn release(
         &self,
@@ -314,13 +314,13 @@ impl<S: Shard> ShardHost<S> {
         let until = sharded.now() + patience.min(MAX_PATIENCE);
         let mut gate = sharded.gate();
         while !gate.seal(txn) {
-            let by = gate.pinned(txn);
+            let by = gate.holders(txn);
             if by.is_empty() {
                 return Err(GateRefusal::NotSealed.into());
             }
             if !sharded.wait(&mut gate, until) {
                 drop(gate);
-                return Err(ShardError::Pinned { by });
+                return Err(ShardError::Held { by });
             }
         }
         drop(gate);
@@ -382,7 +382,7 @@ impl<S: Shard> ShardHost<S> {
             owned: image.fraction(),
             ranges: image.owned().count(),
             latest: image.latest(),
-            pins: gate.pins(),
+            holds: gate.holds(),
             leaving,
             arriving,
         }

@@ -59,7 +59,7 @@ enum Answer {
 #[derive(Serialize, Deserialize)]
 enum Failure {
     Gate(GateRefusal),
-    Pinned(Vec<TxnId>),
+    Held(Vec<TxnId>),
     Work { text: String, is_transient: bool },
     Records(String),
 }
@@ -108,7 +108,7 @@ fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
     let text = |error: &(dyn std::error::Error + 'static)| cut(error_chain(error));
     match error {
         ShardError::Gate(refusal) => Failure::Gate(refusal),
-        ShardError::Pinned { by } => Failure::Pinned(by),
+        ShardError::Held { by } => Failure::Held(by),
         ShardError::Records(error) => Failure::Records(text(&*error)),
         ShardError::Work(error) => {
             use crate::Participant;
@@ -124,7 +124,7 @@ impl From<Failure> for ShardError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Gate(refusal) => Self::Gate(refusal),
-            Failure::Pinned(by) => Self::Pinned { by },
+            Failure::Held(by) => Self::Held { by },
             Failure::Work { text, is_transient } => Self::Work(Arc::new(RemoteWorkError { text, is_transient })),
             Failure::Records(text) => Self::Records(Arc::new(RemoteWorkError { text, is_transient: false })),
         }

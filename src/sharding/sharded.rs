@@ -109,7 +109,7 @@ impl<S: Shard> Sharded<S> {
         let (txn, position) = (branch.txn(), client.work.position());
         let effort = self.shard.effort(&client.work);
         let is_new = self.gate.lock().enter(position, client.stamp, txn, effort).map_err(ShardRefusal::Gate)?;
-        // If this panics, the pin stays: the resource manager cancels the work later.
+        // If this panics, the hold stays: the resource manager cancels the work later.
         let tried = self.shard.try_reserve(branch, &client.work);
         match (tried, effort) {
             (Ok(()), Effort::Update) => Ok(()),
@@ -117,7 +117,7 @@ impl<S: Shard> Sharded<S> {
             (Ok(()), Effort::ReadOnly) => self.still_here(position, client.stamp, txn).map_err(ShardRefusal::Gate),
             (Err(refusal), Effort::Update) => {
                 if is_new {
-                    self.unpin([position], txn);
+                    self.drop_holds([position], txn);
                 }
                 Err(ShardRefusal::Service(refusal))
             }
@@ -135,11 +135,11 @@ impl<S: Shard> Sharded<S> {
         self.gate.lock().admit_under(position, stamp, txn, Effort::ReadOnly)
     }
 
-    fn unpin(&self, positions: impl IntoIterator<Item = Position>, txn: &TxnId) {
+    fn drop_holds(&self, positions: impl IntoIterator<Item = Position>, txn: &TxnId) {
         let mut gate = self.gate.lock();
         let mut is_awaited = false;
         for position in positions {
-            is_awaited |= gate.unpin(position, txn);
+            is_awaited |= gate.drop_hold(position, txn);
         }
         drop(gate);
         if is_awaited {
@@ -312,7 +312,7 @@ impl<S: Shard> Service for Sharded<S> {
         let confirmed = self.in_turn(branch.txn(), works, || self.carry_out(branch, works));
         if confirmed.is_err() {
             // Nothing may leave before it is done.
-            self.pin_changes(branch.txn(), works);
+            self.hold_changes(branch.txn(), works);
         }
         confirmed
     }
@@ -320,7 +320,7 @@ impl<S: Shard> Service for Sharded<S> {
     fn cancel(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         let txn = branch.txn();
         self.with_current(works, |_| true, |works| self.shard.cancel(branch, works))?;
-        self.unpin(positions(works), txn);
+        self.drop_holds(positions(works), txn);
         if self.turns.late().is_some() {
             self.turns.drop_out(txn);
             self.hold_back();
@@ -354,7 +354,7 @@ impl<S: Shard> Service for Sharded<S> {
     fn restore(&self, branch: &BranchId, works: &[Self::Work]) -> Result<(), ServiceError> {
         let txn = branch.txn();
         // First of all, and whatever fails below: no other work may come to these positions.
-        self.pin_changes(txn, works);
+        self.hold_changes(txn, works);
         self.change(|gate| {
             for work in works {
                 if let ShardWork::Release(departure) = work {
@@ -410,36 +410,36 @@ impl<S: Shard> Sharded<S> {
     /// Has the gate let nothing in where the log's work was not done again yet: a read would miss it.
     fn hold_back(&self) {
         let late = self.turns.late().unwrap_or_default();
-        self.change(|gate| gate.hold_back(late));
+        self.change(|gate| gate.set_late(late));
     }
 
-    /// Pins the positions of clients' changes.
-    fn pin_changes(&self, txn: &TxnId, works: &[ShardWork<S::Work>]) {
+    /// Holds the positions of clients' changes.
+    fn hold_changes(&self, txn: &TxnId, works: &[ShardWork<S::Work>]) {
         let changes = clients(works).filter(|client| self.shard.effort(&client.work) == Effort::Update);
-        let pinned: Vec<_> = changes.map(|client| client.work.position()).collect();
+        let held: Vec<_> = changes.map(|client| client.work.position()).collect();
         let mut gate = self.gate.lock();
-        for position in pinned {
-            gate.pin(position, txn);
+        for position in held {
+            gate.hold(position, txn);
         }
     }
 
     /// Carries out what was committed.
     fn carry_out(&self, branch: &BranchId, works: &[ShardWork<S::Work>]) -> Result<(), ServiceError> {
         let txn = branch.txn();
-        // While a branch is under way its pins hold its positions here. But the log may have it
+        // While a branch is under way its holds keep its positions here. But the log may have it
         // confirmed again after a restart, when its positions have left, or have left and come back.
-        // After a restart there are no pins for it yet. It needs them until the service has succeeded.
+        // After a restart there are no holds for it yet. It needs them until the service has succeeded.
         let is_current = |client: &ClientWork<S::Work>| {
             let position = client.work.position();
             let mut gate = self.gate.lock();
             let is_current = gate.is_current(position, client.stamp);
             if is_current {
-                gate.pin(position, txn);
+                gate.hold(position, txn);
             }
             is_current
         };
         self.with_current(works, is_current, |works| self.shard.confirm(branch, works))?;
-        self.unpin(positions(works), txn);
+        self.drop_holds(positions(works), txn);
         works.iter().try_for_each(|work| match work {
             ShardWork::Client(_) => Ok(()),
             ShardWork::Release(departure) => self.release(txn, departure),

@@ -27,27 +27,27 @@ fn not_owner(since: u64) -> Result<u64, GateRefusal> {
 
 #[test]
 fn each_state_has_its_answer() {
-    let (pinned, chunk, new) = (txn(1), txn(2), txn(3));
+    let (holder, chunk, new) = (txn(1), txn(2), txn(3));
     let (moving, not_yet) = (Err(GateRefusal::Moving), Err(GateRefusal::NotYet));
     let mut gate = owner(3);
     for known in [0, 3, 9] {
         assert_eq!(admit(&gate, &new, Update, known), Ok(3), "owned, whatever the client knows");
         assert_eq!(admit(&gate, &new, ReadOnly, known), Ok(3));
     }
-    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &pinned, Update), Ok(true));
-    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &pinned, Update), Ok(false), "pinned already");
-    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &new, ReadOnly), Ok(false), "a read pins nothing");
+    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &holder, Update), Ok(true));
+    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &holder, Update), Ok(false), "it has a hold already");
+    assert_eq!(gate.enter(position(KEY), Tenure::new(3), &new, ReadOnly), Ok(false), "a read holds nothing");
 
     gate.freeze(&chunk, &only(KEY), Tenure::new(4)).unwrap();
-    assert_eq!(admit(&gate, &pinned, Update, 0), Ok(3), "draining");
+    assert_eq!(admit(&gate, &holder, Update, 0), Ok(3), "frozen");
     assert_eq!(admit(&gate, &new, Update, 0), moving);
     assert_eq!(admit(&gate, &new, ReadOnly, 0), Ok(3));
     assert!(!gate.seal(&chunk));
-    assert_eq!(gate.pinned(&chunk), std::slice::from_ref(&pinned));
-    assert!(gate.unpin(position(KEY), &pinned), "a hand-over waits for it");
+    assert_eq!(gate.holders(&chunk), std::slice::from_ref(&holder));
+    assert!(gate.drop_hold(position(KEY), &holder), "a hand-over waits for it");
 
     assert!(gate.seal(&chunk));
-    for of in [&pinned, &new] {
+    for of in [&holder, &new] {
         assert_eq!(admit(&gate, of, Update, 0), moving, "sealed");
         assert_eq!(admit(&gate, of, ReadOnly, 0), moving);
     }

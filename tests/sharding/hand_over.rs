@@ -137,7 +137,7 @@ fn an_unpromised_hand_over_is_void_after_a_restart() {
     });
 }
 
-/// A service that can't confirm right after a restart has a change that no pin would hold in place.
+/// A service that can't confirm right after a restart has a change that no hold would keep in place.
 #[test]
 fn a_commit_that_is_not_carried_out_yet_is_not_left_behind() {
     both(|kind| {
@@ -148,11 +148,11 @@ fn a_commit_that_is_not_carried_out_yet_is_not_left_behind() {
         let call = ringpact::Call::new(ringpact::LogId::from_bytes([7; 16]));
         use ringpact::Participant;
         assert!(from.host.commit(&from.branch(2), &call).is_err(), "it is in the log, and not carried out");
-        assert!(matches!(from.release(3, &only(KEY), 2), Err(ShardError::Pinned { by }) if by == [txn(2)]));
+        assert!(matches!(from.release(3, &only(KEY), 2), Err(ShardError::Held { by }) if by == [txn(2)]));
         from.rollback(3);
         from.faults.confirms.store(u32::MAX, Ordering::SeqCst);
         from.crash();
-        assert!(matches!(from.release(4, &only(KEY), 2), Err(ShardError::Pinned { by }) if by.contains(&txn(2))));
+        assert!(matches!(from.release(4, &only(KEY), 2), Err(ShardError::Held { by }) if by.contains(&txn(2))));
         from.rollback(4);
         from.faults.confirms.store(0, Ordering::SeqCst);
         from.finish(1);
@@ -389,11 +389,11 @@ fn a_release_that_comes_again_after_a_restart_promises_nothing() {
 fn a_pin_blocks_a_hand_over_until_the_branch_has_ended() {
     let from = Site::owner("from", Kind::InMemory);
     from.work(1, KEY, 3).unwrap();
-    assert!(matches!(from.release(2, &only(KEY), 2), Err(ShardError::Pinned { by }) if by == [txn(1)]));
+    assert!(matches!(from.release(2, &only(KEY), 2), Err(ShardError::Held { by }) if by == [txn(1)]));
     from.work(1, KEY, 3).expect("work goes on");
     from.work(3, KEY, 4).expect("also of others");
     from.commit(1);
-    assert!(matches!(from.release(4, &only(KEY), 2), Err(ShardError::Pinned { by }) if by == [txn(3)]));
+    assert!(matches!(from.release(4, &only(KEY), 2), Err(ShardError::Held { by }) if by == [txn(3)]));
     assert_eq!(from.host.give_up(&txn(3)), GivenUp::RolledBack);
     assert_eq!(from.prepare(3), Vote::No);
     from.release(5, &only(KEY), 2).unwrap();
@@ -403,7 +403,7 @@ fn a_pin_blocks_a_hand_over_until_the_branch_has_ended() {
     assert_eq!(from.host.give_up(&txn(6)), GivenUp::Promised);
     assert_eq!(from.host.give_up(&txn(7)), GivenUp::Other);
     from.finish(6);
-    assert_eq!((from.read(KEY), from.host.status().pins), (Some(Some(7)), 0));
+    assert_eq!((from.read(KEY), from.host.status().holds), (Some(Some(7)), 0));
 }
 
 /// Patience is time that a call waits at the shard, as long as the position is on its way.
@@ -441,7 +441,7 @@ fn a_client_with_patience_gets_in_when_the_hand_over_ends() {
         to.commit(6);
     });
     assert_eq!(to.read(KEY), Some(Some(5)));
-    // And a release waits for pins.
+    // And a release waits for holds.
     thread::scope(|scope| {
         to.work(7, KEY, 1).unwrap();
         let waits = scope.spawn(|| {
@@ -459,14 +459,14 @@ fn a_client_with_patience_gets_in_when_the_hand_over_ends() {
 fn a_refused_piece_of_work_leaves_no_pin() {
     let from = Site::owner("from", Kind::InMemory);
     assert!(from.work(1, KEY, i64::MAX).is_err());
-    assert_eq!(from.host.status().pins, 0);
+    assert_eq!(from.host.status().holds, 0);
     from.work(2, KEY, 1).unwrap();
     assert!(from.work(2, KEY, i64::MAX).is_err());
-    assert_eq!(from.host.status().pins, 1, "the first piece is still there");
+    assert_eq!(from.host.status().holds, 1, "the first piece is still there");
     from.rollback(2);
-    assert_eq!(from.host.status().pins, 0);
+    assert_eq!(from.host.status().holds, 0);
     from.work(3, KEY, 0).unwrap();
-    assert_eq!(from.host.status().pins, 0, "a read pins nothing");
+    assert_eq!(from.host.status().holds, 0, "a read holds nothing");
 }
 
 /// A replay confirms what was committed before the range left and came back, on data that was saved

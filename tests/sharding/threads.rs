@@ -95,7 +95,7 @@ impl World {
                 is_done = is_done && self.add(&mut txn, key, &mut random);
             }
             if random.u32(0..8) == 0 {
-                // A slow client, whose pins hold ranges in place.
+                // A slow client, whose holds keep ranges in place.
                 thread::sleep(Duration::from_millis(random.u64(0..6)));
             }
             match random.u32(0..20) {
@@ -188,7 +188,7 @@ impl World {
             let patience = Duration::from_millis(random.u64(0..8));
             let (records, digest) = match host.release(&branch, &ranges, tenure, &node, patience) {
                 Ok(released) => released,
-                Err(ShardError::Pinned { by }) => {
+                Err(ShardError::Held { by }) => {
                     txn.rollback();
                     if random.bool() {
                         by.iter().for_each(|txn| _ = host.give_up(txn));
@@ -245,7 +245,7 @@ impl World {
         assert!(all.is_full());
         for host in [&x, &y] {
             let status = host.status();
-            assert_eq!((status.pins, status.leaving, status.arriving), (0, 0, 0), "{status:?}");
+            assert_eq!((status.holds, status.leaving, status.arriving), (0, 0, 0), "{status:?}");
             assert_eq!(host.branches().troubled.len(), 0);
         }
         for key in 0..KEYS {

@@ -5,16 +5,16 @@
 //!
 //! | the position is | work that changes something | work that reads |
 //! |---|---|---|
-//! | owned | in, and pinned | in |
-//! | owned, *draining* | in if its transaction has a pin there, else `Moving` | in |
+//! | owned | in, and held | in |
+//! | owned, *frozen* | in if its transaction has a hold there, else `Moving` | in |
 //! | owned, *sealed* | `Moving` | `Moving` |
 //! | *arriving* | `NotYet` | `NotYet` |
 //! | at which the log's work could not be done again yet | `NotYet` | `NotYet` |
 //! | given away, and the client does not know | `NotOwner` | `NotOwner` |
 //! | not owned, and the client knows of a later hand-over | `NotYet` | `NotYet` |
 //!
-//! A *pin* says that an unfinished branch has changes at a position. A position with a pin is not
-//! handed over: [`freeze`](Gate::freeze) stops new pins in a range, and [`seal`](Gate::seal) waits
+//! A *hold* says that an unfinished branch has changes at a position. A position with a hold is not
+//! handed over: [`freeze`](Gate::freeze) stops new holds in a range, and [`seal`](Gate::seal) waits
 //! for the old ones. So records are exported with nothing under way in them.
 //!
 //! A chunk leaves in these steps: freeze, seal, (export), register, (promise), release; and arrives in
@@ -41,7 +41,7 @@ use image::Released;
 pub use image::{GateImage, GateNote};
 pub use refusal::GateRefusal;
 
-/// Maximum number of transactions that [`Gate::pinned`] lists: enough to name what is in the way, few
+/// Maximum number of transactions that [`Gate::holders`] lists: enough to name what is in the way, few
 /// enough for a message.
 const MAX_BLOCKERS: usize = 16;
 
@@ -51,23 +51,23 @@ const MAX_BLOCKERS: usize = 16;
 pub struct Gate {
     image: GateImage,
     /// The ranges of `hand_overs`.
-    held: RangeMap<Stage>,
+    moving: RangeMap<Stage>,
     /// Hand-overs under way, by their transaction.
     hand_overs: BTreeMap<TxnId, HandOver>,
     /// The transactions that have unfinished changes at a position.
-    pins: BTreeMap<Position, Pinned>,
+    holds: BTreeMap<Position, Holders>,
     /// Positions at which something of the log must still be done again since the opening.
     late: RangeSet,
 }
 
-/// The transactions that pin a position. Usually one, which needs no allocation of its own.
+/// The transactions that hold a position. Usually one, which needs no allocation of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Pinned {
+struct Holders {
     first: TxnId,
     others: Vec<TxnId>,
 }
 
-impl Pinned {
+impl Holders {
     fn iter(&self) -> impl Iterator<Item = &TxnId> {
         std::iter::once(&self.first).chain(&self.others)
     }
@@ -91,7 +91,7 @@ struct HandOver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Leaves: no new transaction may change it.
-    Draining,
+    Frozen,
     /// Leaves: nothing may read or change it.
     Sealed,
     /// Arrives: nothing may read or change it yet.
@@ -122,7 +122,7 @@ impl Gate {
         txn: &TxnId,
         effort: Effort,
     ) -> Result<Tenure, GateRefusal> {
-        let stage = if self.held.is_empty() { None } else { self.held.get(position) };
+        let stage = if self.moving.is_empty() { None } else { self.moving.get(position) };
         if stage == Some(&Stage::Arriving) || !self.late.is_empty() && self.late.contains(position) {
             return Err(GateRefusal::NotYet);
         }
@@ -135,14 +135,14 @@ impl Gate {
             });
         };
         match (stage, effort) {
-            (None, _) | (Some(Stage::Draining), Effort::ReadOnly) => Ok(tenure),
-            (Some(Stage::Draining), Effort::Update) if self.is_pinned(position, txn) => Ok(tenure),
+            (None, _) | (Some(Stage::Frozen), Effort::ReadOnly) => Ok(tenure),
+            (Some(Stage::Frozen), Effort::Update) if self.is_held(position, txn) => Ok(tenure),
             (Some(_), _) => Err(GateRefusal::Moving),
         }
     }
 
-    /// Lets work in that was admitted under `stamp`, and pins the position if the work changes it.
-    /// Returns whether the pin is new.
+    /// Lets work in that was admitted under `stamp`, and holds the position if the work changes it.
+    /// Returns whether the hold is new.
     pub fn enter(
         &mut self,
         position: Position,
@@ -151,7 +151,7 @@ impl Gate {
         effort: Effort,
     ) -> Result<bool, GateRefusal> {
         self.admit_under(position, stamp, txn, effort)?;
-        Ok(effort == Effort::Update && self.pin(position, txn))
+        Ok(effort == Effort::Update && self.hold(position, txn))
     }
 
     /// Whether work that was admitted under `stamp` may come in, or go out if it reads.
@@ -167,12 +167,12 @@ impl Gate {
         if tenure <= stamp { Ok(()) } else { Err(GateRefusal::Moving) }
     }
 
-    /// Pins a position, also one that the shard does not own: for a transaction that has promised, after a restart.
-    /// Returns whether the pin is new.
-    pub fn pin(&mut self, position: Position, txn: &TxnId) -> bool {
-        match self.pins.entry(position) {
+    /// Holds a position, also one that the shard does not own: for a transaction that has promised, after a restart.
+    /// Returns whether the hold is new.
+    pub fn hold(&mut self, position: Position, txn: &TxnId) -> bool {
+        match self.holds.entry(position) {
             Entry::Vacant(place) => {
-                place.insert(Pinned { first: txn.clone(), others: Vec::new() });
+                place.insert(Holders { first: txn.clone(), others: Vec::new() });
                 true
             }
             Entry::Occupied(mut place) => {
@@ -185,11 +185,11 @@ impl Gate {
         }
     }
 
-    /// Takes the pin of a transaction whose branch is finished. Returns whether a hand-over may have
+    /// Takes the hold of a transaction whose branch is finished. Returns whether a hand-over may have
     /// waited for that.
-    pub fn unpin(&mut self, position: Position, txn: &TxnId) -> bool {
-        let Entry::Occupied(mut place) = self.pins.entry(position) else { return false };
-        let Pinned { first, others } = place.get_mut();
+    pub fn drop_hold(&mut self, position: Position, txn: &TxnId) -> bool {
+        let Entry::Occupied(mut place) = self.holds.entry(position) else { return false };
+        let Holders { first, others } = place.get_mut();
         if first != txn {
             let Some(index) = others.iter().position(|other| other == txn) else { return false };
             others.remove(index);
@@ -198,11 +198,11 @@ impl Gate {
         } else {
             *first = others.remove(0);
         }
-        !self.held.is_empty() && self.held.get(position).is_some()
+        !self.moving.is_empty() && self.moving.get(position).is_some()
     }
 
-    fn is_pinned(&self, position: Position, txn: &TxnId) -> bool {
-        self.pins.get(&position).is_some_and(|pinned_by| pinned_by.contains(txn))
+    fn is_held(&self, position: Position, txn: &TxnId) -> bool {
+        self.holds.get(&position).is_some_and(|holders| holders.contains(txn))
     }
 
     /// Whether work that was let in under `stamp` still belongs to this shard's records: the shard
@@ -215,13 +215,13 @@ impl Gate {
     }
 
     /// Lets nothing in at these positions, and at no others for this reason.
-    pub fn hold_back(&mut self, late: RangeSet) {
+    pub fn set_late(&mut self, late: RangeSet) {
         self.late = late;
     }
 
-    /// Returns the number of pins.
-    pub fn pins(&self) -> usize {
-        self.pins.values().map(|pinned_by| 1 + pinned_by.others.len()).sum()
+    /// Returns the number of holds.
+    pub fn holds(&self) -> usize {
+        self.holds.values().map(|holders| 1 + holders.others.len()).sum()
     }
 }
 
@@ -235,21 +235,21 @@ impl Gate {
         if !self.image.is_news(ranges, tenure) {
             return Err(GateRefusal::Outdated);
         }
-        self.hold(txn, ranges, Stage::Draining)
+        self.begin(txn, ranges, Stage::Frozen)
     }
 
     /// Returns transactions that have changes in the ranges of this hand-over, at most a few.
-    pub fn pinned(&self, txn: &TxnId) -> Vec<TxnId> {
+    pub fn holders(&self, txn: &TxnId) -> Vec<TxnId> {
         let Some(hand_over) = self.hand_overs.get(txn) else { return Vec::new() };
         let mut found: Vec<TxnId> = Vec::new();
         for segment in hand_over.ranges.iter().flat_map(|range| range.segments()) {
             let (low, high) = (Position::new(*segment.start()), Position::new(*segment.end()));
-            for pinned in self.pins.range(low..=high).flat_map(|(_, pinned_by)| pinned_by.iter()) {
+            for holder in self.holds.range(low..=high).flat_map(|(_, holders)| holders.iter()) {
                 if found.len() == MAX_BLOCKERS {
                     return found;
                 }
-                if !found.contains(pinned) {
-                    found.push(pinned.clone());
+                if !found.contains(holder) {
+                    found.push(holder.clone());
                 }
             }
         }
@@ -259,13 +259,13 @@ impl Gate {
     /// Stops reads as well, once no transaction has changes in the ranges. Returns whether that is
     /// so.
     pub fn seal(&mut self, txn: &TxnId) -> bool {
-        if !self.pinned(txn).is_empty() {
+        if !self.holders(txn).is_empty() {
             return false;
         }
         let Some(hand_over) = self.hand_overs.get_mut(txn) else { return false };
-        if hand_over.stage == Stage::Draining {
+        if hand_over.stage == Stage::Frozen {
             hand_over.stage = Stage::Sealed;
-            hand_over.ranges.iter().for_each(|range| self.held.insert(range, Stage::Sealed));
+            hand_over.ranges.iter().for_each(|range| self.moving.insert(range, Stage::Sealed));
         }
         hand_over.stage == Stage::Sealed
     }
@@ -274,7 +274,7 @@ impl Gate {
     /// sealed them before.
     pub fn restore_sealed(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if !self.is_sealed(txn, ranges) {
-            self.let_go(txn);
+            self.end(txn);
             self.insert(txn, ranges, Stage::Sealed);
         }
         self.set_ready(txn);
@@ -307,7 +307,7 @@ impl Gate {
     /// Lets work in again, if the ranges were being given away.
     pub fn thaw(&mut self, txn: &TxnId) {
         if self.hand_overs.get(txn).is_some_and(|hand_over| hand_over.stage != Stage::Arriving) {
-            self.let_go(txn);
+            self.end(txn);
         }
     }
 
@@ -318,7 +318,7 @@ impl Gate {
 
     /// Gives the ranges away.
     pub fn release(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure, to: &NodeId) {
-        self.let_go(txn);
+        self.end(txn);
         self.image.apply(&GateNote::Released { ranges: ranges.clone(), tenure, to: to.clone() });
     }
 
@@ -333,7 +333,7 @@ impl Gate {
             return Err(GateRefusal::Outdated);
         }
         if !self.is_arriving(txn, ranges) {
-            self.hold(txn, ranges, Stage::Arriving)?;
+            self.begin(txn, ranges, Stage::Arriving)?;
         }
         if in_place {
             self.set_ready(txn);
@@ -362,7 +362,7 @@ impl Gate {
     /// Gives an arrival up.
     pub fn unstage(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if self.is_arriving(txn, ranges) {
-            self.let_go(txn);
+            self.end(txn);
             self.image.apply(&GateNote::Dropped { ranges: ranges.clone() });
         }
     }
@@ -371,7 +371,7 @@ impl Gate {
     /// next arrival there replaces them, or they are found [left over](Self::left_over).
     pub fn abandon(&mut self, txn: &TxnId, ranges: &RangeSet) {
         if self.is_arriving(txn, ranges) {
-            self.let_go(txn);
+            self.end(txn);
         }
     }
 
@@ -382,7 +382,7 @@ impl Gate {
 
     /// Owns the ranges from here on.
     pub fn open(&mut self, txn: &TxnId, ranges: &RangeSet, tenure: Tenure) {
-        self.let_go(txn);
+        self.end(txn);
         self.image.apply(&GateNote::Owned { ranges: ranges.clone(), tenure });
     }
 
@@ -413,8 +413,8 @@ impl Gate {
         (self.hand_overs.len() - arriving, arriving)
     }
 
-    fn hold(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) -> Result<(), GateRefusal> {
-        if self.hand_overs.contains_key(txn) || ranges.iter().any(|range| self.held.overlaps(range)) {
+    fn begin(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) -> Result<(), GateRefusal> {
+        if self.hand_overs.contains_key(txn) || ranges.iter().any(|range| self.moving.overlaps(range)) {
             return Err(GateRefusal::Overlaps);
         }
         self.insert(txn, ranges, stage);
@@ -422,7 +422,7 @@ impl Gate {
     }
 
     fn insert(&mut self, txn: &TxnId, ranges: &RangeSet, stage: Stage) {
-        ranges.iter().for_each(|range| self.held.insert(range, stage));
+        ranges.iter().for_each(|range| self.moving.insert(range, stage));
         self.hand_overs.insert(txn.clone(), HandOver { ranges: ranges.clone(), stage, is_ready: false });
     }
 
@@ -432,9 +432,9 @@ impl Gate {
         }
     }
 
-    fn let_go(&mut self, txn: &TxnId) {
+    fn end(&mut self, txn: &TxnId) {
         if let Some(hand_over) = self.hand_overs.remove(txn) {
-            hand_over.ranges.iter().for_each(|range| self.held.remove(range));
+            hand_over.ranges.iter().for_each(|range| self.moving.remove(range));
         }
     }
 }

@@ -106,7 +106,7 @@ fn hand_over(
                 *exported += digest.bytes;
                 sent.push((records, digest));
             }
-            Err(ShardError::Pinned { by }) => {
+            Err(ShardError::Held { by }) => {
                 drop(txn);
                 if chunk.is_urgent {
                     for txn in &by {
@@ -114,7 +114,7 @@ fn hand_over(
                         let _ = shard.give_up(txn);
                     }
                 }
-                let failure = ChunkFailure::from(at(&chunk.from, ShardError::Pinned { by: by.clone() }));
+                let failure = ChunkFailure::from(at(&chunk.from, ShardError::Held { by: by.clone() }));
                 return Err(ChunkFailure { by, ..failure });
             }
             Err(error) => return Err(at(&chunk.from, error).into()),

@@ -70,7 +70,7 @@ enum Mutant {
     OpensAtThePromise,
     /// A restart seals nothing of what was promised.
     DoesNotRestoreFreezes,
-    /// A restart pins nothing of what was promised.
+    /// A restart holds nothing of what was promised.
     RestoresNoPins,
     /// A confirm does not look whether the position has left meanwhile.
     DoesNotCheckTenures,

@@ -87,8 +87,8 @@ impl Model {
                 let mut next = world;
                 if self.is(Mutant::SealsOverPins) {
                     let (position, clients) = (self.position, self.txns[CHUNKS..].to_vec());
-                    let unpin = |gate: &mut Gate| clients.iter().all(|client| gate.unpin(position, client));
-                    self.change(&mut next, from, unpin);
+                    let drop_hold = |gate: &mut Gate| clients.iter().all(|client| gate.drop_hold(position, client));
+                    self.change(&mut next, from, drop_hold);
                 }
                 let sealed = self.change(&mut next, from, |gate| gate.seal(&id));
                 if sealed {

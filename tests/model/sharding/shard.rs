@@ -121,16 +121,16 @@ impl Model {
                 world.shards[at].data.confirm(client);
                 world.carried_out |= 1 << client;
             }
-            self.unpin(world, at, txn);
+            self.drop_hold(world, at, txn);
             return;
         }
         let chunk = world.chunks[txn];
         if at == chunk.from() { self.releases(world, at, txn) } else { self.opens(world, at, txn) }
     }
 
-    fn unpin(&mut self, world: &mut World, at: usize, txn: usize) {
+    fn drop_hold(&mut self, world: &mut World, at: usize, txn: usize) {
         let (position, id) = (self.position, self.txns[txn].clone());
-        self.change(world, at, |gate| gate.unpin(position, &id));
+        self.change(world, at, |gate| gate.drop_hold(position, &id));
     }
 
     fn releases(&mut self, world: &mut World, at: usize, txn: usize) {
@@ -184,7 +184,7 @@ impl Model {
 
     fn cancel(&mut self, world: &mut World, at: usize, txn: usize) {
         if txn >= CHUNKS {
-            return self.unpin(world, at, txn);
+            return self.drop_hold(world, at, txn);
         }
         let (chunk, id, ranges) = (world.chunks[txn], self.txns[txn].clone(), self.ranges.clone());
         if at == chunk.from() {
@@ -256,7 +256,7 @@ impl Model {
             }
             if !self.is(Mutant::FailedConfirmHasNoPin) {
                 let (position, id) = (self.position, self.txns[txn].clone());
-                self.change(world, at, |gate| gate.pin(position, &id));
+                self.change(world, at, |gate| gate.hold(position, &id));
             }
         }
     }
@@ -265,7 +265,7 @@ impl Model {
         let (position, id, ranges) = (self.position, self.txns[txn].clone(), self.ranges.clone());
         if txn >= CHUNKS {
             if !self.is(Mutant::RestoresNoPins) {
-                self.change(world, at, |gate| gate.pin(position, &id));
+                self.change(world, at, |gate| gate.hold(position, &id));
             }
             return;
         }

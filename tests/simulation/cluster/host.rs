@@ -420,7 +420,7 @@ impl Life {
         for shard in self.shards() {
             let (branches, status, held) = (shard.branches(), shard.status(), shard.shard().held());
             let open = branches.active + branches.prepared + branches.settling + branches.troubled.len();
-            if open + status.pins + status.leaving + status.arriving + held > 0 {
+            if open + status.holds + status.leaving + status.arriving + held > 0 {
                 unrest.push(format!("{self}, {}: {branches:?}, {status:?}, holds {held}", shard.name()));
             }
         }
