@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, HashRing, MemoryLog, Name, TxnId,
+    BranchId, HashRing, MemoryLog, Name, ServiceError, TxnId,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
@@ -96,15 +96,23 @@ impl Town {
     }
 
     fn service(&self, builder: ClusterBuilder, service: usize) -> (ClusterBuilder, ServiceClient<Add>) {
+        builder.service(SERVICES[service], self.connections(service))
+    }
+
+    /// Returns what connects to a service's shard on a node, and starts it if need be.
+    pub fn connections(
+        &self,
+        service: usize,
+    ) -> impl Fn(&NodeId) -> Result<Connection<Add>, ServiceError> + Send + Sync + 'static {
         let (shards, at_take, is_cut) = (Arc::clone(&self.shards), Arc::clone(&self.at_take), Arc::clone(&self.is_cut));
-        builder.service(SERVICES[service], move |node: &NodeId| {
+        move |node: &NodeId| {
             let mut shards = shards.lock();
             let shard = shards.entry((node.to_string(), service)).or_insert_with(|| {
                 let name = shard_name(SERVICES[service], node).unwrap();
                 Arc::new(TownShard::new(name.as_str(), Arc::clone(&at_take), Arc::clone(&is_cut)))
             });
             Ok(Connection::with_link(Arc::clone(shard) as Arc<dyn ShardLink<Add>>, Arc::clone(shard)))
-        })
+        }
     }
 
     /// Drops the cluster, and loses what its log has not synced, as a crash does.

@@ -21,7 +21,7 @@ use crate::{
         link::Reach,
         remote::{answered, decode, encode, exchange},
     },
-    txn::{CoordinatorBuilder, RetireError},
+    txn::RetireError,
 };
 
 /// Maximum time for which a client waits for news of the assignment before it asks the shard again.
@@ -116,9 +116,8 @@ impl Directory {
             if service.moves(node).is_some() {
                 continue;
             }
-            let failed =
-                |error| ClusterError::Connect { service: service.service().to_owned(), node: node.clone(), error };
-            let (name, reach) = service.connect(node).map_err(|error| failed(Arc::from(error)))?;
+            let failed = |error| ClusterError::connect(&**service, node, error);
+            let (name, reach) = service.connect(node).map_err(failed)?;
             let added = match reach {
                 Reach::AtOnce(participant) => self.coordinator.add_participant(name.as_str(), participant),
                 Reach::Endpoint(endpoint) => self.coordinator.add_endpoint(name.as_str(), endpoint),
@@ -126,7 +125,7 @@ impl Directory {
             if let Err(error) = added {
                 // So that the next try connects again.
                 service.disconnect(node);
-                return Err(failed(Arc::new(error)));
+                return Err(failed(error.into()));
             }
         }
         Ok(())
@@ -184,28 +183,6 @@ impl Drop for Joining<'_> {
         self.directory.joining.lock().remove(self.node);
         self.directory.joined.notify_all();
     }
-}
-
-/// Connects to the shards of all services on these nodes, for a coordinator that is being opened.
-pub(super) fn register<'a>(
-    mut builder: CoordinatorBuilder,
-    services: &[Arc<dyn AnyRoutes>],
-    nodes: impl IntoIterator<Item = &'a NodeId>,
-) -> Result<CoordinatorBuilder, ClusterError> {
-    for node in nodes {
-        for service in services {
-            let (name, reach) = service.connect(node).map_err(|error| ClusterError::Connect {
-                service: service.service().to_owned(),
-                node: node.clone(),
-                error: error.into(),
-            })?;
-            builder = match reach {
-                Reach::AtOnce(participant) => builder.participant(name.as_str(), participant),
-                Reach::Endpoint(endpoint) => builder.endpoint(name.as_str(), endpoint),
-            };
-        }
-    }
-    Ok(builder)
 }
 
 /// Returns the node of a shard with this name.

@@ -1,24 +1,19 @@
 //! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
 //! nodes.
 //!
-//! In reading order: this file has the cluster and how it is opened; `routes.rs` has what clients use,
-//! and `execute_async.rs` the same for tasks;
-//! `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
+//! In reading order: this file has the cluster and how it is opened, by its `settings.rs`; `routes.rs` has
+//! what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
 //! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
-    collections::BTreeSet,
     fmt, io,
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use thiserror::Error;
 
-use self::{
-    directory::{Directory, node_of, register},
-    routes::{AnyRoutes, Routes},
-};
+use self::{directory::Directory, routes::AnyRoutes, settings::Settings};
 use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
 use crate::{
     Coordinator,
@@ -35,6 +30,7 @@ mod directory;
 mod execute_async;
 mod follower;
 mod routes;
+mod settings;
 
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
 pub(super) use core::{ClusterCore, KEEPER};
@@ -60,15 +56,9 @@ pub struct Cluster {
 /// Builds a [`Cluster`].
 #[must_use = "a builder does nothing until `open`"]
 pub struct ClusterBuilder {
-    log: Arc<dyn TransactionLog>,
+    settings: Settings,
     store: Box<dyn RingStore>,
-    name: Option<String>,
-    policy: Policy,
-    limits: Limits,
     first: Option<HashRing>,
-    services: Vec<Arc<dyn AnyRoutes>>,
-    directory: Arc<OnceLock<Weak<Directory>>>,
-    platform: Platform,
     verdicts: ClusterVerdicts,
 }
 
@@ -103,15 +93,9 @@ impl Cluster {
     /// an `Arc` to share the log with shards of this process.
     pub fn builder(log: impl TransactionLog) -> ClusterBuilder {
         ClusterBuilder {
-            log: Arc::new(log),
+            settings: Settings::new(log),
             store: Box::new(MemoryRingStore::new()),
-            name: None,
-            policy: Policy::DEFAULT,
-            limits: Limits::default(),
             first: None,
-            services: Vec::new(),
-            directory: Arc::default(),
-            platform: Platform::default(),
             verdicts: ClusterVerdicts::default(),
         }
     }
@@ -177,7 +161,8 @@ impl Cluster {
     }
 
     /// Shuts down cleanly: stops moving data after the chunks that are on their way, and shuts the
-    /// coordinator down; see [`Coordinator::shutdown`]. Returns what is left.
+    /// coordinator down; see [`Coordinator::shutdown`]. Returns what is left. Blocks for `timeout`, and
+    /// before that until shards have returned from calls for these chunks.
     pub fn shutdown(&self, timeout: Duration) -> crate::txn::CoordinatorStatus {
         self.core.mover.close();
         self.core.directory.coordinator.shutdown(timeout)
@@ -212,19 +197,19 @@ impl fmt::Debug for Cluster {
 impl ClusterBuilder {
     /// Names the coordinator; see [`CoordinatorBuilder::name`](crate::txn::CoordinatorBuilder::name).
     pub fn name(mut self, name: &str) -> Self {
-        self.name = Some(name.to_owned());
+        self.settings.name = Some(name.to_owned());
         self
     }
 
     /// Sets time-outs and back-off.
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+        self.settings.policy = policy;
         self
     }
 
     /// Sets limits on what may be under way at once.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.settings.limits = limits;
         self
     }
 
@@ -247,7 +232,8 @@ impl ClusterBuilder {
 
     /// Adds a service. `connect` makes the connection to its shard on a node. It is called for each node
     /// at the opening, and for each node that joins; it may block. All services of a cluster are on each
-    /// node, and move together.
+    /// node, and move together. No other participant may have a name that begins with the service's and a
+    /// dot: it would be taken for a shard.
     ///
     /// Returns the builder, and what clients use once the cluster is open.
     pub fn service<W: 'static>(
@@ -255,9 +241,7 @@ impl ClusterBuilder {
         name: &str,
         connect: impl Fn(&NodeId) -> Result<Connection<W>, ServiceError> + Send + Sync + 'static,
     ) -> (Self, ServiceClient<W>) {
-        let routes = Arc::new(Routes::new(name, Box::new(connect)));
-        self.services.push(Arc::clone(&routes) as Arc<dyn AnyRoutes>);
-        let client = ServiceClient { directory: Arc::clone(&self.directory), routes };
+        let client = self.settings.service(name, Box::new(connect));
         (self, client)
     }
 
@@ -272,7 +256,7 @@ impl ClusterBuilder {
     /// Uses the threads and the clock of `platform` instead of the system's.
     #[doc(hidden)]
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.platform = platform;
+        self.settings.platform = platform;
         self
     }
 
@@ -284,53 +268,35 @@ impl ClusterBuilder {
     ///
     /// [`ClusterError`]; nothing is lost, and it can be opened again.
     pub fn open(self) -> Result<Cluster, ClusterError> {
-        let mut names = BTreeSet::new();
-        for service in &self.services {
-            if !names.insert(service.service()) {
-                return Err(ClusterError::DuplicateService { service: service.service().to_owned() });
-            }
-        }
-        let table = RingTable::open(self.store).map_err(|error| ClusterError::Store(error.into()))?;
-        let keeper = ResourceManager::<RingTable>::options().platform(self.platform.clone()).open(
-            KEEPER,
-            Arc::clone(&self.log),
-            table,
-        );
+        let Self { settings, store, first, verdicts } = self;
+        settings.check()?;
+        let table = RingTable::open(store).map_err(|error| ClusterError::Store(error.into()))?;
+        let options = ResourceManager::<RingTable>::options().platform(settings.platform.clone());
+        let keeper = options.open(KEEPER, Arc::clone(&settings.log), table);
         let keeper = Arc::new(keeper.map_err(|error| ClusterError::Open(Arc::new(error)))?);
         // What its log says may not be left out: the ring would be an older one than the shards know.
         if let Some(trouble) = keeper.status().troubled.into_iter().next() {
             return Err(ClusterError::Work(Arc::new(trouble)));
         }
         let state = keeper.service().state();
-        let mut nodes: BTreeSet<_> = match (&state, &self.first) {
+        let nodes = match (&state, &first) {
             (Some(state), _) => state.nodes(),
             (None, Some(first)) => first.nodes().iter().map(|node| node.id().clone()).collect(),
             (None, None) => return Err(ClusterError::Keeper(KeeperRefusal::NoRing)),
         };
-        let mut builder = Coordinator::builder(self.log)
-            .policy(self.policy)
-            .limits(self.limits)
-            .platform(self.platform.clone())
-            .participant(KEEPER, Arc::clone(&keeper));
-        if let Some(name) = &self.name {
-            builder = builder.name(name);
-        }
-        // A transaction that was decided may still have to be told to nodes that have left since.
-        let named = builder.named_in_log().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
-        nodes.extend(named.iter().filter_map(|participant| node_of(&self.services, participant)));
-        let builder = register(builder, &self.services, &nodes)?;
-        let coordinator = builder.open().map_err(|error| ClusterError::Coordinator(Arc::new(error)))?;
+        let coordinator = settings.coordinator(&nodes, |builder| builder.participant(KEEPER, Arc::clone(&keeper)))?;
         // A builder opens once, so the place is free.
-        let _ = self.verdicts.0.set(coordinator.verdict_endpoint());
-        if let (None, Some(first)) = (state, &self.first) {
-            core::set_up(&self.platform, &coordinator, &keeper, &self.services, first)?;
+        let _ = verdicts.0.set(coordinator.verdict_endpoint());
+        if let (None, Some(first)) = (state, &first) {
+            core::set_up(&settings.platform, &coordinator, &keeper, &settings.services, first)?;
         }
-        let published = keeper.service().publish(&self.platform)?;
+        let published = keeper.service().publish(&settings.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
-        let directory = Directory::new(coordinator, assignment, self.services, self.platform, None);
+        let Settings { services, directory: place, platform, .. } = settings;
+        let directory = Directory::new(coordinator, assignment, services, platform, None);
         let core = Arc::new(ClusterCore::new(directory, keeper));
         // A builder opens once, so the place is free.
-        let _ = self.directory.set(Arc::downgrade(&core.directory));
+        let _ = place.set(Arc::downgrade(&core.directory));
         core.mover.drive(&core);
         core.mover.retire(&core);
         Ok(Cluster { core })
@@ -339,7 +305,7 @@ impl ClusterBuilder {
 
 impl fmt::Debug for ClusterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let services: Vec<_> = self.services.iter().map(|service| service.service()).collect();
+        let services: Vec<_> = self.settings.services.iter().map(|service| service.service()).collect();
         f.debug_struct("ClusterBuilder").field("services", &services).finish_non_exhaustive()
     }
 }
@@ -353,6 +319,15 @@ pub enum ClusterError {
     DuplicateService {
         /// The name.
         service: String,
+    },
+    /// The name of one service begins with the name of another one and a dot, so the name of a shard
+    /// would not tell which of the two it is of.
+    #[error("the services {service} and {other} can't be told apart by the names of their shards; rename one of them")]
+    AmbiguousService {
+        /// The service with the shorter name.
+        service: String,
+        /// The other one.
+        other: String,
     },
     /// The keeper of the ring did not answer.
     #[error("the keeper of the ring did not answer; start it, and check the endpoint that reaches its feed")]
@@ -415,6 +390,12 @@ pub enum ClusterError {
     /// The transaction did not commit.
     #[error("the transaction did not commit")]
     Commit(#[source] CommitError),
+}
+
+impl ClusterError {
+    fn connect(service: &dyn AnyRoutes, node: &NodeId, error: ServiceError) -> Self {
+        Self::Connect { service: service.service().to_owned(), node: node.clone(), error: error.into() }
+    }
 }
 
 impl From<io::Error> for ClusterError {

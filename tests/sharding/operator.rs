@@ -1,0 +1,260 @@
+//! What an operator does to a change, and what must not stop one: races, panics of shards and connections,
+//! plans that fail, handles of changes that have ended, and a store that has lost a ring.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ringpact::{
+    ring::NodeId,
+    sharding::{Cluster, ClusterError, KeeperRefusal, MemoryRingStore, Pace, RingStore, ServiceClient},
+};
+
+use crate::{
+    ledger::Add,
+    town::{SOON, Town, ring, slowly},
+};
+
+const KEYS: u32 = 40;
+
+/// A pace at which a change is still under way when the test goes on.
+fn lazily() -> Pace {
+    slowly().bytes_per_second(300)
+}
+
+#[test]
+fn a_handle_of_a_change_that_has_ended_leaves_the_next_one_alone() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    open.fill(KEYS);
+    let first = open.cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap();
+    assert!(first.wait(SOON));
+    let second = open.cluster.change().unwrap().join("d").plan().unwrap().start(lazily()).unwrap();
+    let ended = |result| matches!(result, Err(ClusterError::Keeper(KeeperRefusal::NothingMoves)));
+    assert!(ended(first.cancel()) && ended(first.pause()) && ended(first.set_pace(Pace::new())));
+    assert!(first.progress().is_over && first.wait(Duration::ZERO));
+    let progress = second.progress();
+    assert!(!progress.is_over && !progress.is_cancelled && !progress.is_paused, "{progress:?}");
+    second.set_pace(slowly()).unwrap();
+    assert!(second.wait(SOON));
+    assert!(open.cluster.assignment().load().ring().node("d").is_some());
+}
+
+/// What the keeper says last counts, in whichever order the threads come to the mover.
+#[test]
+fn a_change_goes_on_after_any_race_of_pauses_and_paces() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    open.fill(KEYS);
+    let moving = open.cluster.change().unwrap().join("c").plan().unwrap().start(lazily()).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let moving = moving.clone();
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let _ = match (thread + round) % 3 {
+                        0 => moving.pause(),
+                        1 => moving.resume(),
+                        _ => moving.set_pace(lazily()),
+                    };
+                }
+            });
+        }
+    });
+    if !moving.progress().is_over {
+        moving.set_pace(slowly()).unwrap();
+        moving.resume().unwrap();
+    }
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+}
+
+#[test]
+fn a_shard_that_panics_fails_its_chunk_and_not_the_mover() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    let sums = open.fill(KEYS);
+    let plan = open.cluster.change().unwrap().join("c").plan().unwrap();
+    let after = plan.after().clone();
+    let panics = AtomicU32::new(6);
+    *town.at_take.lock() = Some(Box::new(move |_| {
+        let left = panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(left.is_err(), "planted");
+    }));
+    let moving = plan.start(slowly()).unwrap();
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+    assert!(moving.progress().again >= 6);
+    open.settle();
+    town.assert_is(&after, &sums);
+}
+
+#[test]
+fn any_pace_is_a_pace() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    let sums = open.fill(KEYS);
+    let plan = open.cluster.change().unwrap().join("c").plan().unwrap();
+    let after = plan.after().clone();
+    let pace = Pace::new().freeze(Duration::MAX).bytes_per_second(u64::MAX).into_each(u32::MAX).out_of_each(0);
+    assert!(plan.start(pace.chunk_bytes(0)).unwrap().wait(SOON));
+    town.assert_is(&after, &sums);
+}
+
+/// The keeper's own cluster, with a connection that fails as it is told to.
+struct Picky {
+    panics: Arc<AtomicBool>,
+    refuses: Arc<AtomicBool>,
+}
+
+fn picky(town: &Town) -> (Cluster, ServiceClient<Add>, Picky) {
+    let picky = Picky { panics: Arc::default(), refuses: Arc::default() };
+    let (panics, refuses) = (Arc::clone(&picky.panics), Arc::clone(&picky.refuses));
+    let connections = town.connections(0);
+    let builder = Cluster::builder(town.log.clone()).name("town").first_ring(ring(&["a", "b"]));
+    let (builder, client) = builder.service("goods", move |node: &NodeId| {
+        assert!(!panics.load(Ordering::SeqCst), "planted");
+        if refuses.load(Ordering::SeqCst) { Err("not started yet".into()) } else { connections(node) }
+    });
+    (builder.open().unwrap(), client, picky)
+}
+
+#[test]
+fn a_connection_that_panics_blocks_nothing() {
+    let town = Town::new(&["a", "b"]);
+    let (cluster, goods, picky) = picky(&town);
+    picky.panics.store(true, Ordering::SeqCst);
+    let plan = cluster.change().unwrap().join("c").plan().unwrap();
+    let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plan.start(slowly())));
+    assert!(started.is_err());
+    picky.panics.store(false, Ordering::SeqCst);
+    assert!(cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap().wait(SOON));
+    let mut txn = cluster.begin();
+    (0..KEYS).for_each(|key| goods.execute(&mut txn, Add { key, amount: 1 }).unwrap());
+    txn.commit().wait().unwrap();
+}
+
+/// The nodes of a plan that failed are out of the coordinator. A later plan must connect to them again.
+#[test]
+fn a_node_of_a_plan_that_failed_can_join_later() {
+    let town = Town::new(&["a", "b"]);
+    let (cluster, goods, picky) = picky(&town);
+    picky.refuses.store(true, Ordering::SeqCst);
+    let refused = cluster.change().unwrap().join("c").plan().unwrap().start(slowly());
+    assert!(matches!(refused, Err(ClusterError::Connect { .. })));
+    picky.refuses.store(false, Ordering::SeqCst);
+    let outdated = cluster.change().unwrap().join("c").plan().unwrap();
+    assert!(cluster.change().unwrap().weight("a", 2).plan().unwrap().start(slowly()).unwrap().wait(SOON));
+    assert!(outdated.start(slowly()).is_err());
+    let moving = cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap();
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+    let mut txn = cluster.begin();
+    (0..KEYS).for_each(|key| goods.execute(&mut txn, Add { key, amount: 1 }).unwrap());
+    txn.commit().wait().unwrap();
+}
+
+/// Many changes leave no threads behind.
+#[test]
+#[cfg(target_os = "linux")]
+fn changes_leave_no_threads_behind() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    let mappings = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let weigh = |weight| {
+        let plan = open.cluster.change().unwrap().weight("a", weight).plan().unwrap();
+        assert!(plan.start(slowly()).unwrap().wait(SOON));
+    };
+    (0..10).for_each(|round| weigh(1 + round % 2));
+    let before = mappings();
+    (0..200).for_each(|round| weigh(1 + round % 2));
+    // Each change has up to four threads, and a thread that nothing joins keeps its stack. Other tests of
+    // this process come and go meanwhile.
+    assert!(mappings() < before + 400, "{before} mappings before, and {} after", mappings());
+}
+
+/// Takes the rings of changes away, as if they were lost.
+#[derive(Clone, Default)]
+struct Forgetful {
+    store: Arc<MemoryRingStore>,
+    names: Arc<Mutex<Vec<String>>>,
+}
+
+impl RingStore for Forgetful {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.store.read(name)
+    }
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.names.lock().push(name.to_owned());
+        self.store.write(name, bytes)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.store.remove(name)
+    }
+}
+
+fn forgetful(town: &Town, store: &Forgetful) -> Result<Cluster, ClusterError> {
+    let connections = town.connections(0);
+    let builder = Cluster::builder(town.log.clone()).name("town").store(store.clone()).first_ring(ring(&["a", "b"]));
+    let (builder, _) = builder.service("goods", move |node: &NodeId| connections(node));
+    builder.open()
+}
+
+/// A ring that a change needs no more goes, and the ring of a later change to the same nodes is another one.
+#[test]
+fn a_checkpoint_takes_no_ring_from_a_later_change_to_the_same_nodes() {
+    let (town, store) = (Town::new(&["a", "b"]), Forgetful::default());
+    let cluster = forgetful(&town, &store).unwrap();
+    let join = |pace| cluster.change().unwrap().join("c").plan().unwrap().start(pace).unwrap();
+    let first = join(lazily());
+    let _ = first.cancel();
+    assert!(first.wait(SOON));
+    let rings = |store: &Forgetful| -> Vec<String> {
+        store.names.lock().iter().filter(|name| name.starts_with("ring-")).cloned().collect()
+    };
+    let before = rings(&store);
+    let second = join(lazily());
+    let after = rings(&store);
+    let (new, old) = (after.last().unwrap(), before.last().unwrap());
+    assert_ne!(new, old);
+    cluster.checkpoint().unwrap();
+    assert!(store.read(new).unwrap().is_some() && store.read(old).unwrap().is_none());
+    let _ = second.set_pace(slowly());
+    assert!(second.wait(SOON));
+}
+
+/// The ring would be an older one than the shards know.
+#[test]
+fn a_cluster_does_not_open_without_the_ring_that_its_log_names() {
+    let (mut town, store) = (Town::new(&["a", "b"]), Forgetful::default());
+    let cluster = forgetful(&town, &store).unwrap();
+    let plan = cluster.change().unwrap().join("c").plan().unwrap();
+    assert!(plan.start(slowly()).unwrap().wait(SOON));
+    drop(cluster);
+    town.log = town.log.crash();
+    let ring = store.names.lock().iter().rfind(|name| name.starts_with("ring-")).unwrap().clone();
+    let bytes = store.read(&ring).unwrap().unwrap();
+    store.remove(&ring).unwrap();
+    let error = forgetful(&town, &store).unwrap_err();
+    assert!(ringpact::error_chain(&error).contains(&ring), "{}", ringpact::error_chain(&error));
+    store.write(&ring, &bytes).unwrap();
+    let cluster = forgetful(&town, &store).unwrap();
+    assert!(cluster.assignment().load().ring().node("c").is_some());
+}
+
+/// The names of shards tell their service and their node.
+#[test]
+fn services_whose_shards_could_have_one_name_are_refused() {
+    let town = Town::new(&["a"]);
+    let names = |one: &str, two: &str| {
+        let builder = Cluster::builder(ringpact::MemoryLog::new()).first_ring(ring(&["a"]));
+        let (builder, _) = builder.service(one, town.connections(0));
+        builder.service(two, town.connections(1)).0.open()
+    };
+    assert!(matches!(names("goods.eu", "goods"), Err(ClusterError::AmbiguousService { .. })));
+    assert!(matches!(names("goods", "goods"), Err(ClusterError::DuplicateService { .. })));
+}
