@@ -19,7 +19,7 @@ use ringpact::{
 
 use crate::{
     ledger::{Add, only, position},
-    town::{SOON, Town, ring, slowly},
+    town::{SOON, Stop, Town, ring, slowly},
 };
 
 const KEYS: u32 = 60;
@@ -258,6 +258,7 @@ fn a_change_ends_while_all_keys_are_written() {
     let written: Vec<AtomicI64> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
     let stop = AtomicBool::new(false);
     let after = thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for client in 0..4 {
             let (open, written, stop) = (&open, &written, &stop);
             scope.spawn(move || {
@@ -278,7 +279,6 @@ fn a_change_ends_while_all_keys_are_written() {
             let moving = plan.start(slowly()).unwrap();
             assert!(moving.wait(SOON), "{:?}", moving.progress());
         }
-        stop.store(true, Ordering::Relaxed);
         last.unwrap()
     });
     open.settle();

@@ -24,7 +24,7 @@ use ringpact::{
 
 use crate::{
     ledger::{Add, Faults, Kind, Ledger, position},
-    town::{SOON, ring, slowly},
+    town::{SOON, Stop, ring, slowly},
 };
 
 const KEYS: u32 = 40;
@@ -116,6 +116,7 @@ fn keeper_and_followers_write_while_nodes_join_and_leave() {
     let expected: Vec<AtomicI64> = (0..KEYS).map(|_| AtomicI64::new(0)).collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = Stop(&stop);
         let coordinators = followers.iter().map(|(follower, sums)| (follower.coordinator(), sums));
         for (number, (coordinator, sums)) in coordinators.chain([(cluster.coordinator(), &sums)]).enumerate() {
             let (expected, stop) = (&expected, &stop);
@@ -135,7 +136,6 @@ fn keeper_and_followers_write_while_nodes_join_and_leave() {
             let moving = plan.start(slowly()).unwrap();
             assert!(moving.wait(SOON), "{:?}", moving.progress());
         }
-        stop.store(true, Ordering::Relaxed);
     });
     for (follower, client) in &followers {
         assert!(follower.coordinator().settle(SOON), "{}", follower.coordinator().status());

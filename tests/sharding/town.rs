@@ -68,6 +68,15 @@ pub fn ring(nodes: &[&str]) -> HashRing {
     HashRing::builder().virtual_nodes(4).nodes(nodes.iter().copied()).build().unwrap()
 }
 
+/// Tells threads to stop when it is dropped, also if the test fails: else the test would wait for them.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A pace with small chunks, one after the other.
 pub fn slowly() -> Pace {
     Pace::new().unthrottled().into_each(1).out_of_each(1).chunk_bytes(60)
