@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     id::{BranchId, Name, TxnId},
-    participant::{Endpoint, Greeting, Participant, Pooled, Reply, Request},
+    participant::{Endpoint, Greeting, Participant, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
         Digest, GateRefusal, GivenUp, RemoteShard, RemoteWorkError, Shard, ShardError, ShardHost, ShardStatus, Tenure,
@@ -158,6 +158,8 @@ pub struct Connection<W> {
 #[derive(Clone)]
 pub(super) enum Reach {
     AtOnce(Arc<dyn Participant>),
+    /// The coordinator starts its threads, on its own platform.
+    Slow(Arc<dyn Participant>, NonZeroUsize),
     Endpoint(Arc<dyn Endpoint>),
 }
 
@@ -171,10 +173,7 @@ impl<W: 'static> Connection<W> {
     /// A shard of this process that is slow, which gets threads of its own. See
     /// [`CoordinatorBuilder::slow_participant`](crate::txn::CoordinatorBuilder::slow_participant).
     pub fn slow<S: Shard<Work = W>>(host: Arc<ShardHost<S>>, threads: NonZeroUsize) -> Self {
-        Self {
-            link: Arc::clone(&host) as Arc<dyn ShardLink<W>>,
-            reach: Reach::Endpoint(Arc::new(Pooled::new(host, threads))),
-        }
+        Self { link: Arc::clone(&host) as Arc<dyn ShardLink<W>>, reach: Reach::Slow(host, threads) }
     }
 
     /// A shard in another process: work, moves and the coordinator's messages go through the endpoint,

@@ -120,6 +120,9 @@ impl Directory {
             let (name, reach) = service.connect(node).map_err(failed)?;
             let added = match reach {
                 Reach::AtOnce(participant) => self.coordinator.add_participant(name.as_str(), participant),
+                Reach::Slow(participant, threads) => {
+                    self.coordinator.add_slow_participant(name.as_str(), participant, threads)
+                }
                 Reach::Endpoint(endpoint) => self.coordinator.add_endpoint(name.as_str(), endpoint),
             };
             if let Err(error) = added {

@@ -113,6 +113,7 @@ impl Reach {
     fn register(self, builder: CoordinatorBuilder, name: &str) -> CoordinatorBuilder {
         match self {
             Self::AtOnce(participant) => builder.participant(name, participant),
+            Self::Slow(participant, threads) => builder.slow_participant(name, participant, threads),
             Self::Endpoint(endpoint) => builder.endpoint(name, endpoint),
         }
     }
