@@ -42,33 +42,29 @@ impl<W: Keyed + Clone + Send + 'static> ServiceClient<W> {
         let until = directory.platform.now() + DEFAULT_PATIENCE;
         let mut pause = FIRST_PAUSE;
         loop {
-            let assignment = Arc::clone(&directory.assignment.load());
-            let place = assignment.place(position);
-            let route = self.route(&directory, place.node)?;
-            let had_branch = txn.has_branch(&route.participant);
-            let branch = txn.branch(&route.participant)?;
+            let way = self.way(&directory, txn, position)?;
             let answer = Answer::new();
             let told = Arc::clone(&answer);
             let then = Box::new(move |result| told.tell(result));
-            route.link.send(branch, place.known, work.clone(), WAIT_AT_SHARD, then);
+            way.route.link.send(&way.branch, way.known, work.clone(), WAIT_AT_SHARD, then);
             let waited = answer.within(&directory, DEFAULT_ANSWER_WITHIN + WAIT_AT_SHARD).await;
             let refusal = match waited.unwrap_or(Err(ShardError::Unreachable)) {
                 Ok(()) => return Ok(()),
                 Err(ShardError::Gate(refusal)) => refusal,
                 Err(error) => return Err(RouteError::Shard(error)),
             };
-            if !had_branch {
+            if !way.had_branch {
                 // The shard has no trace of the branch, so the transaction goes on without it.
-                txn.withdraw(&route.participant)?;
+                txn.withdraw(&way.route.participant)?;
             }
             if directory.platform.now() >= until {
-                return Err(RouteError::Refused { node: place.node.clone(), refusal });
+                return Err(RouteError::Refused { node: way.node, refusal });
             }
             directory.refused.fetch_add(1, Ordering::Relaxed);
             if !refusal.is_brief() {
-                refresh(&directory, assignment.epoch()).await;
+                refresh(&directory, way.epoch).await;
             }
-            if directory.assignment.load().epoch() <= assignment.epoch() {
+            if directory.assignment.load().epoch() <= way.epoch {
                 directory.coordinator.pause(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

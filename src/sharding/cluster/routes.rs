@@ -17,7 +17,7 @@ use super::{
 use crate::{
     id::{BranchId, IdError, Name},
     participant::ServiceError,
-    ring::{NodeId, Position},
+    ring::{NodeId, Position, RingEpoch},
     sharding::{Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, link::Reach},
     txn::{BranchError, Transaction, policy::after},
 };
@@ -53,6 +53,19 @@ pub(super) struct Routes<W> {
 pub(super) struct Route<W> {
     pub(super) participant: Name,
     pub(super) link: Arc<dyn ShardLink<W>>,
+}
+
+/// Where a piece of work goes.
+pub(super) struct Way<W> {
+    pub(super) route: Route<W>,
+    pub(super) branch: BranchId,
+    /// Whether the transaction had the branch before.
+    pub(super) had_branch: bool,
+    pub(super) node: NodeId,
+    /// The latest hand-over of the position that the assignment knows of.
+    pub(super) known: Tenure,
+    /// The assignment's.
+    pub(super) epoch: RingEpoch,
 }
 
 impl<W> Clone for Route<W> {
@@ -143,15 +156,43 @@ pub struct Routed {
 }
 
 impl<W: 'static> ServiceClient<W> {
-    /// Returns the way to the node's shard. A process that follows the keeper connects to a node when it
-    /// first hears of it.
-    pub(super) fn route(&self, directory: &Directory, node: &NodeId) -> Result<Route<W>, RouteError> {
-        if let Some(route) = self.routes.routes.load().get(node) {
-            return Ok(route.clone());
+    /// Returns the way to the shard of a position, and has the shard take part in the transaction.
+    pub(super) fn way(
+        &self,
+        directory: &Directory,
+        txn: &mut Transaction,
+        position: Position,
+    ) -> Result<Way<W>, RouteError> {
+        loop {
+            let assignment = directory.assignment.load();
+            let place = assignment.place(position);
+            let is_latest = || directory.assignment.load().epoch() == assignment.epoch();
+            let enlist = |txn: &mut Transaction, route: &Route<W>| {
+                let had_branch = txn.has_branch(&route.participant);
+                txn.branch(&route.participant).map(|branch| (branch.clone(), had_branch))
+            };
+            let found = self.routes.routes.load().get(place.node).cloned();
+            let reached = match found {
+                Some(route) => Ok(route),
+                None if is_latest() => self.join(directory, place.node),
+                None => continue,
+            };
+            match reached.and_then(|route| Ok((enlist(txn, &route)?, route))) {
+                Ok(((branch, had_branch), route)) => {
+                    let (node, epoch) = (place.node.clone(), assignment.epoch());
+                    return Ok(Way { route, branch, had_branch, node, known: place.known, epoch });
+                }
+                Err(error) if is_latest() => return Err(error),
+                // The node has left meanwhile.
+                Err(_) => {}
+            }
         }
+    }
+
+    /// Connects to a node. A process that follows the keeper does so when it first hears of it.
+    fn join(&self, directory: &Directory, node: &NodeId) -> Result<Route<W>, RouteError> {
         directory.join(node).map_err(|error| RouteError::NoShard { node: node.clone(), error: Box::new(error) })?;
-        let routes = self.routes.routes.load();
-        routes.get(node).cloned().ok_or(RouteError::NotOpen)
+        self.routes.routes.load().get(node).cloned().ok_or(RouteError::NotOpen)
     }
 
     pub(super) fn directory(&self) -> Result<Arc<Directory>, RouteError> {
@@ -185,29 +226,25 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
         let position = work.position();
         let mut until = None;
         loop {
-            let assignment = directory.assignment.load();
-            let place = assignment.place(position);
-            let route = self.route(&directory, place.node)?;
-            let had_branch = txn.has_branch(&route.participant);
-            let branch = txn.branch(&route.participant)?;
+            let way = self.way(&directory, txn, position)?;
             let now = directory.platform.now();
             let until = *until.get_or_insert_with(|| after(now, patience));
             let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
-            let refusal = match route.link.execute(branch, place.known, work.clone(), wait) {
+            let refusal = match way.route.link.execute(&way.branch, way.known, work.clone(), wait) {
                 Ok(()) => return Ok(()),
                 Err(ShardError::Gate(refusal)) => refusal,
                 Err(error) => return Err(RouteError::Shard(error)),
             };
-            if !had_branch {
+            if !way.had_branch {
                 // The shard has no trace of the branch, so the transaction goes on without it.
-                txn.withdraw(&route.participant)?;
+                txn.withdraw(&way.route.participant)?;
             }
             if directory.platform.now() >= until {
-                return Err(RouteError::Refused { node: place.node.clone(), refusal });
+                return Err(RouteError::Refused { node: way.node, refusal });
             }
             directory.refused.fetch_add(1, Ordering::Relaxed);
             if !refusal.is_brief() {
-                directory.refresh(assignment.epoch());
+                directory.refresh(way.epoch);
             }
         }
     }
@@ -221,11 +258,8 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     /// As for [`execute`](Self::execute).
     pub fn branch_for(&self, txn: &mut Transaction, position: Position) -> Result<Routed, RouteError> {
         let directory = self.directory()?;
-        let assignment = directory.assignment.load();
-        let place = assignment.place(position);
-        let route = self.route(&directory, place.node)?;
-        let branch = txn.branch(&route.participant)?.clone();
-        Ok(Routed { branch, node: place.node.clone(), known: place.known })
+        let Way { branch, node, known, .. } = self.way(&directory, txn, position)?;
+        Ok(Routed { branch, node, known })
     }
 
     /// Returns the node that has a position now, and the latest hand-over that this process knows of:

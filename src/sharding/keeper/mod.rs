@@ -137,8 +137,9 @@ impl Service for RingTable {
         match work {
             RingWork::Moved { ranges, side, tenure } => {
                 let is_taken = |other: &RangeSet| ranges.iter().any(|range| other.overlaps(range));
-                if table.in_flight.iter().any(|(other, taken)| other != txn && is_taken(taken)) {
-                    return Err(KeeperRefusal::NotThere);
+                if let Some((other, _)) = table.in_flight.iter().find(|(other, taken)| *other != txn && is_taken(taken))
+                {
+                    return Err(KeeperRefusal::OnTheirWay { txn: other.clone() });
                 }
                 table.state.as_ref().ok_or(KeeperRefusal::NoRing)?.may_move(ranges, *side, *tenure)?;
                 table.in_flight.insert(txn.clone(), ranges.clone());

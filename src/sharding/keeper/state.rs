@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    id::TxnId,
     ring::{NodeId, RangeSet, RingEpoch},
     sharding::{Assignment, AssignmentStep, Pace, Side, Tenure, assignment::Layout},
 };
@@ -92,6 +93,12 @@ pub enum KeeperRefusal {
     /// The ranges are not where they were to be taken from.
     #[error("the ranges have moved already, or the change was turned round")]
     NotThere,
+    /// An earlier hand-over of the ranges has not ended.
+    #[error("transaction {txn} is moving ranges of these, and has not ended")]
+    OnTheirWay {
+        /// Its transaction.
+        txn: TxnId,
+    },
     /// The store does not have the ring.
     #[error(
         "the ring store does not have ring `{name}`, or can't read it; restore it together with the coordinator's log"

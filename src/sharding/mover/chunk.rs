@@ -94,7 +94,10 @@ fn hand_over(
         {
             return Ok(MovedChunk { ranges, records: 0, bytes: 0, held_up: Duration::ZERO });
         }
-        Err(ExecuteError::Refused(refusal)) => return Err(ClusterError::Keeper(refusal).into()),
+        Err(ExecuteError::Refused(refusal)) => {
+            let by = if let KeeperRefusal::OnTheirWay { txn } = &refusal { vec![txn.clone()] } else { Vec::new() };
+            return Err(ChunkFailure { by, ..ClusterError::Keeper(refusal).into() });
+        }
         Err(error) => return Err(ClusterError::Work(Arc::new(error)).into()),
     }
     let frozen_at = core.directory.platform.now();

@@ -23,7 +23,7 @@ use crate::{
         KeeperRefusal, Side,
         keeper::{Control, RingState, RingTable},
         mover::{
-            chunk::{ChunkFailure, move_chunk},
+            chunk::{ChunkFailure, MovedChunk, move_chunk},
             schedule::{Chunk, ChunkEnd, Next, Schedule},
         },
     },
@@ -48,8 +48,10 @@ pub(in crate::sharding) struct Mover {
 
 #[derive(Default)]
 struct MoverState {
-    /// The ranges that are to move, and the side that they move to, while a change is under way.
-    schedule: Option<(Schedule, Side)>,
+    /// What is to move, while a change is under way.
+    plan: Option<Planned>,
+    /// The control step in which the change began that was planned last. The tally is its.
+    planned: u64,
     is_closed: bool,
     /// Number of the schedule. Chunks of an earlier one are not its own.
     generation: u64,
@@ -61,17 +63,84 @@ struct MoverState {
     blocked: BTreeMap<(NodeId, NodeId), Blocked>,
 }
 
+/// What a change still has to move.
+struct Planned {
+    schedule: Schedule,
+    /// The side that the ranges move to.
+    side: Side,
+    /// The control step in which the change began.
+    since: u64,
+}
+
 impl MoverState {
     /// Makes the schedule of what the keeper says is still to move. Returns whether a change is under way.
     ///
     /// The keeper is asked under the lock: of two threads that have changed something there, the later one
     /// here may be the earlier one there.
-    fn plan(&mut self, keeper: &RingTable) -> bool {
+    fn plan(&mut self, keeper: &RingTable, now: Instant) -> bool {
         let Some(RingState { assignment, change: Some(change), .. }) = keeper.state() else { return false };
+        if self.planned != change.since {
+            self.planned = change.since;
+            self.tally = Tally { begun: Some(now), ..Tally::default() };
+            self.blocked.clear();
+        }
         let moves = assignment.moving(change.toward.other());
-        self.schedule = Some((Schedule::new(change.pace, moves), change.toward));
+        let (schedule, side) = (Schedule::new(change.pace, moves), change.toward);
+        self.plan = Some(Planned { schedule, side, since: change.since });
         self.generation += 1;
         true
+    }
+
+    /// As [`plan`](Self::plan), but keeps the schedule of this change in this direction, if there is one: the
+    /// chunks that are on their way are its own.
+    fn plan_once(&mut self, keeper: &RingTable, now: Instant) -> bool {
+        let is_planned = |plan: &Planned| {
+            let of_plan = |ring: &RingState| {
+                ring.change.as_ref().is_some_and(|change| (change.since, change.toward) == (plan.since, plan.side))
+            };
+            keeper.with_state(of_plan).unwrap_or_default()
+        };
+        self.plan.as_ref().is_some_and(is_planned) || self.plan(keeper, now)
+    }
+
+    /// Takes in how a chunk of the schedule with this number ended.
+    fn ended(
+        &mut self,
+        keeper: &RingTable,
+        chunk: &Chunk,
+        generation: u64,
+        result: Result<MovedChunk, ChunkFailure>,
+        now: Instant,
+    ) {
+        let pair = (chunk.from.clone(), chunk.to.clone());
+        let is_own = self.generation == generation;
+        let end = match result {
+            Ok(moved) => {
+                self.tally.take(&moved);
+                self.blocked.remove(&pair);
+                ChunkEnd::Moved { ranges: moved.ranges, bytes: moved.bytes, held_up: moved.held_up }
+            }
+            // Some of its ranges have moved, in an earlier chunk whose outcome was not known.
+            Err(ChunkFailure { error, .. })
+                if is_own && matches!(*error, ClusterError::Keeper(KeeperRefusal::NotThere)) =>
+            {
+                self.tally.again += 1;
+                self.plan(keeper, now);
+                return;
+            }
+            Err(ChunkFailure { error, by, exported }) => {
+                self.tally.again += 1;
+                self.tally.bytes_again += exported;
+                let tries = self.blocked.get(&pair).map_or(0, |blocked| blocked.tries) + 1;
+                let reason = crate::error_chain(&*error);
+                let (from, to) = pair.clone();
+                self.blocked.insert(pair, Blocked { from, to, by, reason, tries });
+                ChunkEnd::Failed
+            }
+        };
+        if let Some(plan) = self.plan.as_mut().filter(|_| is_own) {
+            plan.schedule.ended(chunk, &end, now);
+        }
     }
 
     /// Keeps the threads to join them in the end, and lets go of those that have ended.
@@ -95,6 +164,16 @@ pub(in crate::sharding) struct Tally {
     pub(in crate::sharding) longest_freeze: Duration,
     /// Number of positions that have moved.
     pub(in crate::sharding) width: u128,
+}
+
+impl Tally {
+    fn take(&mut self, moved: &MovedChunk) {
+        self.chunks += u64::from(!moved.ranges.is_empty());
+        self.records += moved.records;
+        self.bytes += moved.bytes;
+        self.width += moved.ranges.width();
+        self.longest_freeze = self.longest_freeze.max(moved.held_up);
+    }
 }
 
 /// Ranges that could not move at their last try.
@@ -134,14 +213,10 @@ impl Mover {
     /// Drives the change that is under way, as the keeper has it, from now on.
     pub(in crate::sharding) fn drive(self: &Arc<Self>, core: &Arc<ClusterCore>) {
         let mut state = self.state.lock();
-        let is_new = state.schedule.is_none();
-        if state.is_closed || !state.plan(core.table()) {
+        if state.is_closed || !state.plan_once(core.table(), self.platform.now()) {
             return;
         }
         state.blocked.clear();
-        if is_new {
-            state.tally = Tally { begun: Some(self.platform.now()), ..Tally::default() };
-        }
         for _ in state.workers..MAX_WORKERS {
             let (mover, core) = (Arc::clone(self), Arc::downgrade(core));
             // If no thread can be started at all, the change waits for the next call, or opening.
@@ -158,8 +233,8 @@ impl Mover {
     pub(in crate::sharding) fn steer(&self, core: &ClusterCore) {
         let mut state = self.state.lock();
         let pace = core.table().with_state(|ring| Some(ring.change.as_ref()?.pace.clone())).flatten();
-        if let (Some((schedule, _)), Some(pace)) = (&mut state.schedule, pace) {
-            schedule.set_pace(pace);
+        if let (Some(plan), Some(pace)) = (&mut state.plan, pace) {
+            plan.schedule.set_pace(pace);
         }
         drop(state);
         self.changed.notify_all();
@@ -202,7 +277,7 @@ impl Mover {
     fn work(&self, core: &Weak<ClusterCore>) {
         while let Some(core) = core.upgrade() {
             let mut state = self.state.lock();
-            if state.is_closed || state.schedule.is_none() {
+            if state.is_closed || state.plan.is_none() {
                 break;
             }
             // As the keeper has it, because two threads may come here in another order than there.
@@ -213,7 +288,7 @@ impl Mover {
             }
             let now = self.platform.now();
             let generation = state.generation;
-            let Some((schedule, side)) = &mut state.schedule else { break };
+            let Some(Planned { schedule, side, .. }) = &mut state.plan else { break };
             let side = *side;
             match schedule.next(now) {
                 Next::Chunk(chunk) => {
@@ -237,36 +312,7 @@ impl Mover {
         let result = catch_unwind(AssertUnwindSafe(|| move_chunk(core, chunk, side)))
             .unwrap_or_else(|_| Err(ClusterError::Work(Arc::new(ParticipantError::Panicked)).into()));
         let now = self.platform.now();
-        let mut state = self.state.lock();
-        let pair = (chunk.from.clone(), chunk.to.clone());
-        let end = match result {
-            Ok(moved) => {
-                let width: u128 = moved.ranges.width();
-                let tally = &mut state.tally;
-                tally.chunks += u64::from(!moved.ranges.is_empty());
-                tally.records += moved.records;
-                tally.bytes += moved.bytes;
-                tally.width += width;
-                tally.longest_freeze = tally.longest_freeze.max(moved.held_up);
-                state.blocked.remove(&pair);
-                ChunkEnd::Moved { ranges: moved.ranges, bytes: moved.bytes, held_up: moved.held_up }
-            }
-            Err(ChunkFailure { error, by, exported }) => {
-                state.tally.again += 1;
-                state.tally.bytes_again += exported;
-                let tries = state.blocked.get(&pair).map_or(0, |blocked| blocked.tries) + 1;
-                let reason = crate::error_chain(&*error);
-                let (from, to) = pair.clone();
-                state.blocked.insert(pair, Blocked { from, to, by, reason, tries });
-                ChunkEnd::Failed
-            }
-        };
-        if state.generation == generation
-            && let Some((schedule, _)) = &mut state.schedule
-        {
-            schedule.ended(chunk, &end, now);
-        }
-        drop(state);
+        self.state.lock().ended(core.table(), chunk, generation, result, now);
         self.changed.notify_all();
     }
 
@@ -280,7 +326,7 @@ impl Mover {
         match ended {
             // Another worker has ended it.
             Ok(()) | Err(ClusterError::Keeper(KeeperRefusal::NothingMoves)) => {
-                state.schedule = None;
+                state.plan = None;
                 drop(state);
                 self.changed.notify_all();
                 core.mover.retire(core);
@@ -289,7 +335,7 @@ impl Mover {
             Err(_) => {
                 let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
                 if state.generation == generation && !state.is_closed {
-                    state.plan(core.table());
+                    state.plan(core.table(), self.platform.now());
                 }
                 drop(state);
                 self.changed.notify_all();
@@ -330,5 +376,71 @@ impl Mover {
             }
             let _ = self.changed.wait_for(&mut state, LOOK_AGAIN);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        HashRing, TxnId,
+        participant::Service,
+        ring::{Pins, Position, PositionRange, RangeSet},
+        sharding::{MemoryRingStore, Pace, Tenure, assignment::Layout, keeper::RingWork},
+    };
+
+    fn take(keeper: &RingTable, sequence: u64, work: RingWork) {
+        let txn = TxnId::new("keeper".parse().unwrap(), crate::Epoch::new(1), sequence);
+        let branch = txn.branch(&"ring".parse().unwrap());
+        keeper.try_reserve(&branch, &work).unwrap();
+        keeper.confirm(&branch, &[work]).unwrap();
+    }
+
+    /// Returns a keeper of a ring that a node is joining.
+    fn keeper() -> RingTable {
+        let layout = |nodes: &[&str]| Layout::new(HashRing::new(nodes.iter().copied()).unwrap(), Pins::new()).unwrap();
+        let keeper = RingTable::open(Box::new(MemoryRingStore::new())).unwrap();
+        let first = Control::First { ring: keeper.keep(&layout(&["a"]), 1).unwrap() };
+        take(&keeper, 1, RingWork::Control { revision: 1, control: first });
+        let ring = keeper.keep(&layout(&["a", "b"]), 2).unwrap();
+        take(&keeper, 2, RingWork::Control { revision: 2, control: Control::Begin { ring, pace: Pace::new() } });
+        keeper
+    }
+
+    fn next(state: &mut MoverState, now: Instant) -> (Chunk, u64) {
+        let generation = state.generation;
+        match state.plan.as_mut().unwrap().schedule.next(now) {
+            Next::Chunk(chunk) => (chunk, generation),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The mover did not hear that a part of a range had moved. It then tried the whole range forever.
+    #[test]
+    fn a_range_of_which_a_part_has_moved_is_planned_again() {
+        let (keeper, mut state, now) = (keeper(), MoverState::default(), Instant::now());
+        assert!(state.plan_once(&keeper, now));
+        let (chunk, generation) = next(&mut state, now);
+        let whole = chunk.ranges.iter().next().unwrap();
+        let middle = whole.start.as_u64().wrapping_add(u64::try_from(whole.width() / 2).unwrap());
+        let part = PositionRange { end: Position::new(middle), ..whole };
+        let ranges = RangeSet::from_iter([part]);
+        take(&keeper, 3, RingWork::Moved { ranges, side: Side::After, tenure: Tenure::new(2) });
+        let refused = ClusterError::Keeper(KeeperRefusal::NotThere).into();
+        state.ended(&keeper, &chunk, generation, Err(refused), now);
+        let (again, generation) = next(&mut state, now);
+        assert!(!again.ranges.overlaps(part) && again.ranges.contains(whole.end));
+        assert_eq!((generation, state.tally.again), (2, 1));
+    }
+
+    /// Another schedule would have the ranges that are on their way, too.
+    #[test]
+    fn one_schedule_is_made_of_a_change_and_another_when_it_is_turned_round() {
+        let (keeper, mut state, now) = (keeper(), MoverState::default(), Instant::now());
+        assert!(state.plan_once(&keeper, now) && state.plan_once(&keeper, now));
+        assert_eq!(state.generation, 1);
+        take(&keeper, 3, RingWork::Control { revision: 3, control: Control::Turn });
+        assert!(state.plan_once(&keeper, now));
+        assert_eq!((state.generation, state.plan.unwrap().side), (2, Side::Before));
     }
 }
