@@ -132,7 +132,7 @@ impl<S: Shard> ShardHost<S> {
     /// # Errors
     ///
     /// As for [`ResourceManager::open`]; [`OpenError::Service`] also if the shard's image can't be
-    /// [loaded](Shard::load), or the log has a branch that can't be read: it may be a hand-over, whose
+    /// [loaded](Shard::load), or is that of another shard, or the log has a branch that can't be read: it may be a hand-over, whose
     /// ranges must stay closed.
     pub fn open(name: &str, log: impl TransactionLog, shard: S) -> Result<Self, OpenError> {
         Self::open_with(ResourceManager::<Sharded<S>>::options(), name, log, shard)
@@ -149,8 +149,8 @@ impl<S: Shard> ShardHost<S> {
         log: impl TransactionLog,
         shard: S,
     ) -> Result<Self, OpenError> {
-        let sharded =
-            Sharded::new(shard, options.own_platform().clone()).map_err(|error| OpenError::Service(error.into()))?;
+        let sharded = Sharded::new(Name::new(name)?, shard, options.own_platform().clone());
+        let sharded = sharded.map_err(|error| OpenError::Service(error.into()))?;
         let manager = options.open(name, log, sharded)?;
         // A branch that can't be read may be a hand-over, and its ranges are not known. The gate would let
         // work in where another shard does, too.

@@ -22,6 +22,7 @@ use crate::{
 
 /// A shard behind its gate. Clients' work passes the gate, and hand-overs move it.
 pub(super) struct Sharded<S> {
+    name: Name,
     shard: S,
     gate: Mutex<Gate>,
     /// Notified when the gate lets more in than before, or a hand-over can go on.
@@ -57,11 +58,24 @@ struct WrongDigest {
     found: Digest,
 }
 
+/// The data is that of another shard.
+#[derive(Debug, Error)]
+#[error("the data is that of shard {of}, and this is shard {name}; open each shard with its own data")]
+struct ForeignImage {
+    of: Name,
+    name: Name,
+}
+
 impl<S: Shard> Sharded<S> {
-    /// Reads the shard's image.
-    pub(super) fn new(shard: S, platform: Platform) -> Result<Self, ServiceError> {
-        let gate = Gate::new(shard.load()?);
-        Ok(Self { shard, gate: Mutex::new(gate), changed: platform.condvar(), turns: Turns::default(), platform })
+    /// Reads the shard's image, which must be of the shard of this name.
+    pub(super) fn new(name: Name, shard: S, platform: Platform) -> Result<Self, ServiceError> {
+        let image = shard.load()?;
+        match image.shard() {
+            Some(of) if *of != name => return Err(ForeignImage { of: of.clone(), name }.into()),
+            _ => {}
+        }
+        let gate = Gate::new(image);
+        Ok(Self { name, shard, gate: Mutex::new(gate), changed: platform.condvar(), turns: Turns::default(), platform })
     }
 
     pub(super) const fn shard(&self) -> &S {
@@ -460,7 +474,7 @@ impl<S: Shard> Sharded<S> {
     }
 
     fn image(&self) -> GateImage {
-        self.gate.lock().image().clone()
+        self.gate.lock().image().clone().of(&self.name)
     }
 }
 

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use ringpact::{
     ring::NodeId,
     sharding::{Cluster, ClusterError, KeeperRefusal, MemoryRingStore, Pace, RingStore, ServiceClient},
+    txn::Limits,
 };
 
 use crate::{
@@ -154,6 +155,44 @@ fn a_node_of_a_plan_that_failed_can_join_later() {
     let mut txn = cluster.begin();
     (0..KEYS).for_each(|key| goods.execute(&mut txn, Add { key, amount: 1 }).unwrap());
     txn.commit().wait().unwrap();
+}
+
+/// Transactions of clients that wait may have taken all slots. Just then an operator wants to do something.
+#[test]
+fn an_operator_needs_no_free_slot() {
+    let town = Town::new(&["a", "b"]);
+    let connections = town.connections(0);
+    let limits = Limits::default().in_flight(2);
+    let builder = Cluster::builder(town.log.clone()).name("town").limits(limits).first_ring(ring(&["a", "b"]));
+    let (builder, _) = builder.service("goods", move |node: &NodeId| connections(node));
+    let cluster = builder.open().unwrap();
+    let taken = [(); 2].map(|()| cluster.begin());
+    assert!(cluster.coordinator().try_begin().is_err());
+    let moving = cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap();
+    let _ = moving.pause().and_then(|()| moving.resume());
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+    assert!(cluster.coordinator().try_begin().is_err());
+    drop(taken);
+    drop(cluster.coordinator().try_begin().unwrap());
+}
+
+#[test]
+fn a_plan_that_is_refused_leaves_no_ring_in_the_store() {
+    let (mut town, store) = (Town::new(&["a", "b"]), Forgetful::default());
+    let cluster = forgetful(&town, &store).unwrap();
+    let plan = |weight| cluster.change().unwrap().weight("a", weight).plan().unwrap();
+    let (other, same) = (plan(3), plan(2));
+    assert!(plan(2).start(slowly()).unwrap().wait(SOON));
+    let refused = |plan: ringpact::sharding::Plan| {
+        assert!(matches!(plan.start(slowly()), Err(ClusterError::Keeper(KeeperRefusal::Stale))));
+        store.read(store.names.lock().last().unwrap()).unwrap()
+    };
+    assert!(refused(other).is_none());
+    // It is the ring of the change that was made, which the log names.
+    assert!(refused(same).is_some());
+    drop(cluster);
+    town.log = town.log.crash();
+    assert_eq!(forgetful(&town, &store).unwrap().assignment().load().ring().node("a").unwrap().weight(), 2);
 }
 
 /// Many changes leave no threads behind.

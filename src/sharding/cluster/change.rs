@@ -165,7 +165,12 @@ impl Plan {
         let result = joining.iter().try_for_each(|node| core.directory.join(node)).and_then(|()| {
             let ring =
                 core.table().keep(&self.after, self.revision + 1).map_err(|error| ClusterError::Store(error.into()))?;
-            core.control_at(self.revision + 1, &Control::Begin { ring, pace })
+            let begun = core.control_at(self.revision + 1, &Control::Begin { ring: ring.clone(), pace });
+            // Only if it is certain: after a commit whose outcome is not known the ring may be needed.
+            if matches!(begun, Err(ClusterError::Keeper(_))) {
+                core.table().let_go(&ring);
+            }
+            begun
         });
         if result.is_err() {
             // Another change may have brought some of them in meanwhile.

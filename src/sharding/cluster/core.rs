@@ -92,7 +92,7 @@ impl ClusterCore {
     }
 
     fn step(&self, work: RingWork) -> Result<(), ClusterError> {
-        let mut txn = self.directory.coordinator.begin();
+        let mut txn = self.directory.coordinator.begin_beyond_limits(CONTROL_WITHIN);
         let branch = txn.branch(KEEPER)?.clone();
         match self.keeper.execute(&branch, work) {
             Ok(()) => decided(&self.directory.platform, txn),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    id::Name,
     ring::{NodeId, Position, PositionRange, RangeMap, RangeSet},
     sharding::Tenure,
 };
@@ -14,6 +15,8 @@ use crate::{
 /// has one entry for each chunk that the shard holds or has given away, of about 50 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct GateImage {
+    /// The shard that saved it; `None` if it was made of notes alone.
+    pub(super) shard: Option<Name>,
     pub(super) owned: RangeMap<Tenure>,
     pub(super) released: RangeMap<Released>,
     /// Ranges whose records were imported, and are not owned (yet).
@@ -66,6 +69,18 @@ impl GateImage {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns the same, as saved by this shard.
+    pub(in crate::sharding) fn of(mut self, shard: &Name) -> Self {
+        self.shard = Some(shard.clone());
+        self
+    }
+
+    /// Returns the name of the shard that saved the image, if it is known.
+    #[must_use]
+    pub const fn shard(&self) -> Option<&Name> {
+        self.shard.as_ref()
     }
 
     /// Takes one step. Repeating the last step changes nothing. O(k log n) for k ranges of the step.

@@ -78,6 +78,18 @@ impl RingTable {
         Ok(name)
     }
 
+    /// Deletes a ring whose control step was refused; not if another thread had the same plan, and its step
+    /// was taken: the log names the ring until a checkpoint.
+    pub(super) fn let_go(&self, name: &str) {
+        let table = self.table.lock();
+        let change = table.state.as_ref().and_then(|state| state.change.as_ref());
+        let is_needed = change.is_some_and(|change| change.ring == name) || table.obsolete.iter().any(|it| it == name);
+        if table.control.is_none() && !is_needed {
+            // What stays behind costs only space.
+            let _ = self.store.remove(name);
+        }
+    }
+
     fn kept(&self, name: &str) -> Result<Arc<Layout>, KeeperRefusal> {
         let lost = || KeeperRefusal::LostRing { name: name.to_owned() };
         let ring = store::get::<Layout>(&*self.store, name).ok().flatten();

@@ -84,7 +84,8 @@ fn hand_over(
     exported: &mut u64,
 ) -> Result<MovedChunk, ChunkFailure> {
     let tenure = core.table().next_tenure();
-    let mut txn = core.directory.coordinator.begin_within(CHUNK_TIMEOUT);
+    // Clients may have taken all slots, and wait for these very ranges.
+    let mut txn = core.directory.coordinator.begin_beyond_limits(CHUNK_TIMEOUT);
     let branch = txn.branch(KEEPER).map_err(ClusterError::from)?.clone();
     match core.keeper.execute(&branch, RingWork::Moved { ranges: ranges.clone(), side, tenure }) {
         Ok(()) => {}

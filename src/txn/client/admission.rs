@@ -271,6 +271,15 @@ impl Admission {
         }
     }
 
+    /// Takes a slot whether one is free or not. Returns `false` if the coordinator is being shut down.
+    pub(in crate::txn) fn enter_beyond(&self) -> bool {
+        let is_open = !self.is_closed();
+        if is_open {
+            self.counts.in_flight.fetch_add(1, Ordering::SeqCst);
+        }
+        is_open
+    }
+
     /// Returns a future that waits for a slot, and takes it.
     pub(in crate::txn) fn enter_async<'a>(&'a self, log: &'a dyn TransactionLog) -> Entering<'a> {
         Entering { admission: self, log, ticket: None }

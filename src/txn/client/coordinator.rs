@@ -98,6 +98,13 @@ impl Coordinator {
         Ok(self.transaction(self.core.policy.transaction_timeout, true))
     }
 
+    /// As [`begin_within`](Self::begin_within), and does not wait for a slot: for steps of an operator, who may
+    /// want to end just what keeps the slots taken.
+    pub(crate) fn begin_beyond_limits(&self, transaction_timeout: Duration) -> Transaction {
+        let admitted = self.core.admission.enter_beyond();
+        self.transaction(transaction_timeout, admitted)
+    }
+
     /// Introduces the coordinator to participants that answer at once, before anything is settled
     /// at any of them. Others hear it when they are asked what is in doubt.
     pub(super) fn introduce(&self) -> Result<(), CoordinatorError> {
