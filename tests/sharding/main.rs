@@ -9,6 +9,7 @@
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
 //! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
+//! | `new_service` | a service that is added to a cluster later |
 //! | `operator` | what an operator does to a change, and what must not stop one |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
 
@@ -18,6 +19,7 @@ mod elsewhere;
 mod gate;
 mod hand_over;
 mod ledger;
+mod new_service;
 mod operator;
 mod remote;
 mod threads;

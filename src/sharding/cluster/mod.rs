@@ -1,9 +1,10 @@
 //! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
 //! nodes.
 //!
-//! In reading order: this file has the cluster and how it is opened, by its `settings.rs`; `routes.rs` has
-//! what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
-//! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
+//! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
+//! `routes.rs` has what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of
+//! the nodes; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
+//! `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
     fmt, io,
@@ -13,7 +14,7 @@ use std::{
 
 use thiserror::Error;
 
-use self::{directory::Directory, routes::AnyRoutes, settings::Settings};
+use self::{directory::Directory, routes::AnyRoutes, set_up::SetUp, settings::Settings};
 use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
 use crate::{
     Coordinator,
@@ -30,6 +31,7 @@ mod directory;
 mod execute_async;
 mod follower;
 mod routes;
+mod set_up;
 mod settings;
 
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
@@ -235,6 +237,11 @@ impl ClusterBuilder {
     /// node, and move together. No other participant may have a name that begins with the service's and a
     /// dot: it would be taken for a shard.
     ///
+    /// A service may be added at a later opening, also while a change is under way. If none of its shards
+    /// has ever owned a position, they own from then on what the ring gives to their nodes, with the records
+    /// that they have. The opening fails if one of them does not answer. A service that was left out and
+    /// comes back is not new: its shards have what they had.
+    ///
     /// Returns the builder, and what clients use once the cluster is open.
     pub fn service<W: 'static>(
         mut self,
@@ -287,9 +294,16 @@ impl ClusterBuilder {
         let coordinator = settings.coordinator(&nodes, |builder| builder.participant(KEEPER, Arc::clone(&keeper)))?;
         // A builder opens once, so the place is free.
         let _ = verdicts.0.set(coordinator.verdict_endpoint());
+        let set_up = SetUp {
+            platform: &settings.platform,
+            coordinator: &coordinator,
+            keeper: &keeper,
+            services: &settings.services,
+        };
         if let (None, Some(first)) = (state, &first) {
-            core::set_up(&settings.platform, &coordinator, &keeper, &settings.services, first)?;
+            set_up.first_ring(first)?;
         }
+        set_up.new_services()?;
         let published = keeper.service().publish(&settings.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         let Settings { services, directory: place, platform, .. } = settings;
