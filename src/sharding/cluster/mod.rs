@@ -15,7 +15,10 @@ use std::{
 use thiserror::Error;
 
 use self::{directory::Directory, routes::AnyRoutes, set_up::SetUp, settings::Settings};
-use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
+use super::{
+    Connection, FileRingStore, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment,
+    keeper::RingTable,
+};
 use crate::{
     Coordinator,
     log::TransactionLog,
@@ -59,7 +62,7 @@ pub struct Cluster {
 #[must_use = "a builder does nothing until `open`"]
 pub struct ClusterBuilder {
     settings: Settings,
-    store: Box<dyn RingStore>,
+    store: Option<Box<dyn RingStore>>,
     first: Option<HashRing>,
     verdicts: ClusterVerdicts,
 }
@@ -94,12 +97,7 @@ impl Cluster {
     /// Returns a builder for a cluster that keeps its decisions and its ring in `log`. Pass a clone of
     /// an `Arc` to share the log with shards of this process.
     pub fn builder(log: impl TransactionLog) -> ClusterBuilder {
-        ClusterBuilder {
-            settings: Settings::new(log),
-            store: Box::new(MemoryRingStore::new()),
-            first: None,
-            verdicts: ClusterVerdicts::default(),
-        }
+        ClusterBuilder { settings: Settings::new(log), store: None, first: None, verdicts: ClusterVerdicts::default() }
     }
 
     /// Begins a transaction; see [`Coordinator::begin`].
@@ -215,10 +213,14 @@ impl ClusterBuilder {
         self
     }
 
-    /// Keeps rings in this store, which must be as durable as the log. The default is a
-    /// [`MemoryRingStore`], which goes with a log in memory.
+    /// Keeps rings in this store, which must be as durable as the log. The store and the log belong
+    /// together over all openings.
+    ///
+    /// Without it, a log with a [directory](TransactionLog::directory) has a
+    /// [`FileRingStore`](crate::sharding::FileRingStore) beside that: in `town.log.ring` for the log
+    /// `town.log`. Any other log has a [`MemoryRingStore`], which is right for a log in memory only.
     pub fn store(mut self, store: impl RingStore) -> Self {
-        self.store = Box::new(store);
+        self.store = Some(Box::new(store));
         self
     }
 
@@ -277,6 +279,7 @@ impl ClusterBuilder {
     pub fn open(self) -> Result<Cluster, ClusterError> {
         let Self { settings, store, first, verdicts } = self;
         settings.check()?;
+        let store = store.map_or_else(|| default_store(&*settings.log), Ok)?;
         let table = RingTable::open(store).map_err(|error| ClusterError::Store(error.into()))?;
         let options = ResourceManager::<RingTable>::options().platform(settings.platform.clone());
         let keeper = options.open(KEEPER, Arc::clone(&settings.log), table);
@@ -315,6 +318,14 @@ impl ClusterBuilder {
         core.mover.retire(&core);
         Ok(Cluster { core })
     }
+}
+
+/// Returns the store for rings that goes with this log.
+fn default_store(log: &dyn TransactionLog) -> io::Result<Box<dyn RingStore>> {
+    Ok(match log.directory() {
+        Some(directory) => Box::new(FileRingStore::beside(directory)?),
+        None => Box::new(MemoryRingStore::new()),
+    })
 }
 
 impl fmt::Debug for ClusterBuilder {
