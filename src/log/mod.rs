@@ -22,7 +22,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     task::{Context, Poll},
@@ -256,6 +256,15 @@ pub trait TransactionLog: Send + Sync + 'static {
         Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
     }
 
+    /// Returns the directory in which the log keeps its files, or `None` if it has no files in the
+    /// file system. What belongs to a log and is too large for it is kept beside this directory: the
+    /// [rings of a cluster](crate::sharding::ClusterBuilder::store).
+    ///
+    /// The default implementation returns `None`. A log that wraps another one passes the call on.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// Returns counters of what the log has done since it was opened.
     fn stats(&self) -> LogStats;
 }
@@ -296,6 +305,9 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         (**self).openings(owner)
+    }
+    fn directory(&self) -> Option<&Path> {
+        (**self).directory()
     }
     fn stats(&self) -> LogStats {
         (**self).stats()

@@ -3,7 +3,11 @@
 //! In reading order: the assignment and its look-up, the steps from one to the next, and
 //! [`SharedAssignment`], which threads share.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -11,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     platform::{Condvar, Platform},
-    ring::{HashRing, NodeId, PinnedRing, Pins, Position, RangeMap, RangeSet, RingEpoch},
+    ring::{HashRing, NodeId, PinnedRing, Pins, Position, PositionRange, RangeMap, RangeSet, RingEpoch},
     sharding::Tenure,
 };
 
@@ -204,7 +208,7 @@ impl Assignment {
     /// Returns the ranges that are on this side of the change under way, of those that it moves.
     /// Empty if none is under way. O(T) for the tokens of both rings.
     #[must_use]
-    pub fn moving(&self, side: Side) -> Vec<(crate::ring::PositionRange, NodeId, NodeId)> {
+    pub fn moving(&self, side: Side) -> Vec<(PositionRange, NodeId, NodeId)> {
         let Some(after) = &self.after else { return Vec::new() };
         let movement = self.stable.movement(after).unwrap_or_default();
         let moved = self.moved.to_map();
@@ -233,6 +237,17 @@ impl Assignment {
             }));
         }
         found
+    }
+
+    /// Returns the ranges of each node that has some, as they are now. O(T) for the tokens of both rings.
+    pub(super) fn shares(&self) -> BTreeMap<NodeId, RangeSet> {
+        let mut shares = shares(&self.stable);
+        for (range, node, before) in self.moving(Side::After) {
+            shares.entry(before).or_default().remove(range);
+            shares.entry(node).or_default().insert(range);
+        }
+        shares.retain(|_, ranges| !ranges.is_empty());
+        shares
     }
 
     /// Returns the nodes that have no keys once the change has ended on this side.
@@ -289,6 +304,19 @@ impl Assignment {
             }
         }
     }
+}
+
+/// Returns the ranges of each node of the ring that has some. O(T) for T tokens and pins.
+pub(super) fn shares(layout: &Layout) -> BTreeMap<NodeId, RangeSet> {
+    let mut ends: BTreeSet<_> = layout.ring().tokens().map(|token| token.position).collect();
+    ends.extend(layout.pins().iter().flat_map(|(range, _)| [range.start, range.end]));
+    let mut shares = BTreeMap::<_, RangeSet>::new();
+    let mut start = *ends.last().expect("a ring is never empty");
+    for end in ends {
+        shares.entry(layout.owner_at(end).id().clone()).or_default().insert(PositionRange { start, end });
+        start = end;
+    }
+    shares
 }
 
 /// What a client that is behind needs.

@@ -10,6 +10,7 @@
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
 //! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `opening` | what must not open, because something was lost or confused |
+//! | `new_service` | a service that is added to a cluster later |
 //! | `operator` | what an operator does to a change, and what must not stop one |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
 
@@ -19,6 +20,7 @@ mod elsewhere;
 mod gate;
 mod hand_over;
 mod ledger;
+mod new_service;
 mod opening;
 mod operator;
 mod remote;

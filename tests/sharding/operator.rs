@@ -290,6 +290,44 @@ fn a_cluster_does_not_open_without_the_ring_that_its_log_names() {
     assert!(cluster.assignment().load().ring().node("c").is_some());
 }
 
+/// Without a store of its own, a cluster has one that is as durable as its log.
+#[test]
+fn a_cluster_on_files_keeps_its_rings_beside_its_log() {
+    let (town, directory) = (Town::new(&["a", "b"]), tempfile::tempdir().unwrap());
+    let path = directory.path().join("town.log");
+    let open = || {
+        let log = ringpact::FileLog::open(&path).unwrap();
+        let builder = Cluster::builder(log).name("town").first_ring(ring(&["a", "b"]));
+        builder.service("goods", town.connections(0)).0.open().unwrap()
+    };
+    let cluster = open();
+    assert!(cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap().wait(SOON));
+    cluster.checkpoint().unwrap();
+    let moving = cluster.change().unwrap().leave("a").plan().unwrap().start(lazily()).unwrap();
+    moving.pause().unwrap();
+    drop((moving, cluster));
+    assert!(directory.path().join("town.log.ring").join("state").is_file());
+    let cluster = open();
+    let moving = cluster.moving().unwrap();
+    moving.set_pace(slowly()).unwrap();
+    moving.resume().unwrap();
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+    let ring = cluster.assignment().load().ring().clone();
+    assert!(ring.node("a").is_none() && ring.node("c").is_some());
+}
+
+/// Files of a storage that a test provides are not the system's, so nothing can be kept beside them.
+#[test]
+fn only_a_log_in_the_file_system_has_a_directory() {
+    use ringpact::{FileLog, MemoryLog, TransactionLog, log::storage::Disk};
+    let directory = tempfile::tempdir().unwrap();
+    let log = std::sync::Arc::new(FileLog::open(directory.path().join("log")).unwrap());
+    assert_eq!(log.directory(), Some(log.path()));
+    drop(log);
+    assert!(FileLog::options().storage(Disk).open(directory.path().join("log")).unwrap().directory().is_none());
+    assert!(MemoryLog::new().directory().is_none());
+}
+
 /// The names of shards tell their service and their node.
 #[test]
 fn services_whose_shards_could_have_one_name_are_refused() {

@@ -94,11 +94,14 @@ impl Town {
         }
     }
 
+    /// The builder of the town's cluster, without its services.
+    pub fn builder(&self) -> ClusterBuilder {
+        let builder = Cluster::builder(self.log.clone()).name("town").store(Arc::clone(&self.store));
+        builder.first_ring(self.first.clone())
+    }
+
     pub fn open(&self) -> Open {
-        let builder = Cluster::builder(self.log.clone())
-            .name("town")
-            .store(Arc::clone(&self.store))
-            .first_ring(self.first.clone());
+        let builder = self.builder();
         let (builder, goods) = self.service(builder, 0);
         let (builder, accounts) = self.service(builder, 1);
         Open { cluster: builder.open().unwrap(), services: [goods, accounts] }
@@ -113,6 +116,15 @@ impl Town {
         &self,
         service: usize,
     ) -> impl Fn(&NodeId) -> Result<Connection<Add>, ServiceError> + Send + Sync + 'static {
+        let start = self.starter(service);
+        move |node: &NodeId| {
+            let shard = start(node);
+            Ok(Connection::with_link(Arc::clone(&shard) as Arc<dyn ShardLink<Add>>, shard))
+        }
+    }
+
+    /// Returns what finds a service's shard on a node, and starts it if need be.
+    pub fn starter(&self, service: usize) -> impl Fn(&NodeId) -> Arc<TownShard> + Send + Sync + 'static {
         let (shards, at_take, is_cut) = (Arc::clone(&self.shards), Arc::clone(&self.at_take), Arc::clone(&self.is_cut));
         move |node: &NodeId| {
             let mut shards = shards.lock();
@@ -120,12 +132,12 @@ impl Town {
                 let name = shard_name(SERVICES[service], node).unwrap();
                 Arc::new(TownShard::new(name.as_str(), Arc::clone(&at_take), Arc::clone(&is_cut)))
             });
-            Ok(Connection::with_link(Arc::clone(shard) as Arc<dyn ShardLink<Add>>, Arc::clone(shard)))
+            Arc::clone(shard)
         }
     }
 
     /// Drops the cluster, and loses what its log has not synced, as a crash does.
-    pub fn crash(&mut self, open: Open) {
+    pub fn crash(&mut self, open: impl Sized) {
         self.is_cut.store(true, Ordering::SeqCst);
         drop(open);
         self.log = self.log.crash();

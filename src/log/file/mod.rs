@@ -105,6 +105,8 @@ pub struct FileLog {
     incarnation: u64,
     claims: Claims,
     dir: PathBuf,
+    /// Whether the directory is one of the operating system's.
+    is_on_disk: bool,
     shared: Arc<LogShared>,
     writer: Mutex<Option<Thread>>,
     recovery: Recovery,
@@ -152,12 +154,13 @@ impl FileLog {
 
     fn new(
         (id, incarnation): (LogId, u64),
-        dir: PathBuf,
+        (dir, is_on_disk): (PathBuf, bool),
         shared: Arc<LogShared>,
         writer: Thread,
         recovery: Recovery,
     ) -> Self {
-        Self { id, incarnation, claims: Claims::default(), dir, shared, writer: Mutex::new(Some(writer)), recovery }
+        let (claims, writer) = (Claims::default(), Mutex::new(Some(writer)));
+        Self { id, incarnation, claims, dir, is_on_disk, shared, writer, recovery }
     }
 
     /// Returns the absolute path of the log's directory.
@@ -303,6 +306,10 @@ impl TransactionLog for FileLog {
 
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         self.shared.with_live(|live| live.openings_of(owner))
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        self.is_on_disk.then_some(&*self.dir)
     }
 
     fn stats(&self) -> LogStats {

@@ -77,7 +77,7 @@ impl FileLogOptions {
             shared.shut_down(Shutdown::Abandon); // or the keeper would stay forever
             io_error(&path, "start a thread for", error)
         })?;
-        Ok(FileLog::new((log, incarnation), path, shared, thread, recovery))
+        Ok(FileLog::new((log, incarnation), (path, self.is_on_disk), shared, thread, recovery))
     }
 }
 

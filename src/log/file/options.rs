@@ -28,6 +28,8 @@ pub struct FileLogOptions {
     pub(super) seal_after: Duration,
     pub(super) must_exist: bool,
     pub(super) storage: Arc<dyn Storage>,
+    /// Whether the storage is the operating system's file system.
+    pub(super) is_on_disk: bool,
     pub(super) platform: Platform,
 }
 
@@ -38,6 +40,7 @@ impl Default for FileLogOptions {
             seal_after: DEFAULT_SEAL_AFTER,
             must_exist: false,
             storage: Arc::new(Disk),
+            is_on_disk: true,
             platform: Platform::default(),
         }
     }
@@ -90,7 +93,7 @@ impl FileLogOptions {
     /// inject faults.
     #[must_use]
     pub fn storage(mut self, storage: impl Storage) -> Self {
-        self.storage = Arc::new(storage);
+        (self.storage, self.is_on_disk) = (Arc::new(storage), false);
         self
     }
 

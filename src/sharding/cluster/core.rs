@@ -1,7 +1,7 @@
 //! [`ClusterCore`]: what the parts of a cluster share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     future::Future,
     pin::pin,
     sync::Arc,
@@ -11,23 +11,16 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{
-    ClusterError,
-    directory::{Directory, shards},
-    routes::AnyRoutes,
-};
+use super::{ClusterError, directory::Directory};
 use crate::{
-    Coordinator,
     participant::{ExecuteError, ResourceManager},
     platform::{Condvar, Mailbox, Platform},
-    ring::{HashRing, NodeId, Pins, PositionRange, RangeSet},
+    ring::NodeId,
     sharding::{
-        ShardError, Tenure,
-        assignment::Layout,
         keeper::{Control, KeeperRefusal, RingState, RingTable, RingWork},
         mover::Mover,
     },
-    txn::{BranchError, CommitError, Delivered, Transaction},
+    txn::{BranchError, Delivered, Transaction},
 };
 
 /// The keeper's name as a participant.
@@ -36,14 +29,8 @@ pub(in crate::sharding) const KEEPER: &str = "ring";
 /// Maximum time that a change waits for nodes that have left and are to join again.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Maximum time that an opening waits for what an earlier one has left of the first ring's set-up.
-const SET_UP_WITHIN: Duration = Duration::from_secs(5);
-
 /// Maximum time that a step waits for others that are being taken.
 const CONTROL_WITHIN: Duration = Duration::from_secs(5);
-
-/// Time after which it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The process that keeps the ring: the directory that it shares with its clients, the keeper, and the
 /// mover.
@@ -176,7 +163,7 @@ impl Drop for Turn<'_> {
 }
 
 /// Commits, and waits until it is carried out.
-fn decided(platform: &Platform, txn: Transaction) -> Result<(), ClusterError> {
+pub(super) fn decided(platform: &Platform, txn: Transaction) -> Result<(), ClusterError> {
     let commit = txn.commit();
     let delivered = commit.delivered();
     commit.wait().map_err(ClusterError::Commit)?;
@@ -208,82 +195,8 @@ fn wait_for(platform: &Platform, delivered: Delivered) {
     }
 }
 
-/// Has the first ring's nodes own their ranges, unless an earlier opening has done so. That one may have
-/// been cut off in the middle: then its transaction ends first.
-pub(super) fn set_up(
-    platform: &Platform,
-    coordinator: &Coordinator,
-    keeper: &ResourceManager<RingTable>,
-    services: &[Arc<dyn AnyRoutes>],
-    ring: &HashRing,
-) -> Result<(), ClusterError> {
-    let until = platform.now() + SET_UP_WITHIN;
-    loop {
-        if keeper.service().state().is_some() {
-            return Ok(());
-        }
-        match try_set_up(platform, coordinator, keeper, services, ring) {
-            Err(error) if may_pass(&error) && platform.now() < until => {
-                let _ = platform.mailbox::<()>().take_until(platform.now() + LOOK_AGAIN);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Whether the set-up may succeed a moment later. A shard that was opened before the coordinator votes No at
-/// first, because it has just heard which transactions began since; and what an earlier opening has left
-/// may not have ended yet.
-fn may_pass(error: &ClusterError) -> bool {
-    matches!(
-        error,
-        ClusterError::Commit(CommitError::RolledBack { .. })
-            | ClusterError::Keeper(KeeperRefusal::Stale | KeeperRefusal::NotFirst)
-            | ClusterError::Shard { error: ShardError::Gate(_) | ShardError::Unreachable, .. }
-    )
-}
-
-/// Has them own their ranges in one transaction with the keeper's first step.
-fn try_set_up(
-    platform: &Platform,
-    coordinator: &Coordinator,
-    keeper: &ResourceManager<RingTable>,
-    services: &[Arc<dyn AnyRoutes>],
-    ring: &HashRing,
-) -> Result<(), ClusterError> {
-    let layout = Layout::new(ring.clone(), Pins::new()).map_err(ClusterError::Ring)?;
-    let name = keeper.service().keep(&layout, 1).map_err(|error| ClusterError::Store(error.into()))?;
-    let mut txn = coordinator.begin();
-    let branch = txn.branch(KEEPER)?.clone();
-    let work = RingWork::Control { revision: 1, control: Control::First { ring: name } };
-    keeper.execute(&branch, work).map_err(|error| match error {
-        ExecuteError::Refused(refusal) => ClusterError::Keeper(refusal),
-        error => ClusterError::Work(Arc::new(error)),
-    })?;
-    for (node, ranges) in shares(ring) {
-        for (name, shard) in shards(services, &node)? {
-            let branch = txn.branch(&name)?.clone();
-            let adopted = shard.adopt(&branch, &ranges, Tenure::FIRST);
-            adopted.map_err(|error| ClusterError::Shard { node: node.clone(), error })?;
-        }
-    }
-    decided(platform, txn)
-}
-
 impl From<BranchError> for ClusterError {
     fn from(error: BranchError) -> Self {
         Self::Branch(error)
     }
-}
-
-/// Returns the ranges of each node of the ring. O(T) for T tokens.
-fn shares(ring: &HashRing) -> BTreeMap<NodeId, RangeSet> {
-    let positions: BTreeSet<_> = ring.tokens().map(|token| token.position).collect();
-    let mut shares = BTreeMap::<_, RangeSet>::new();
-    let mut start = *positions.last().expect("a ring is never empty");
-    for end in positions {
-        shares.entry(ring.owner_at(end).id().clone()).or_default().insert(PositionRange { start, end });
-        start = end;
-    }
-    shares
 }

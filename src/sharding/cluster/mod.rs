@@ -1,9 +1,10 @@
 //! [`Cluster`]: a coordinator, the keeper of a ring, a mover, and the shards of services on the ring's
 //! nodes.
 //!
-//! In reading order: this file has the cluster and how it is opened, by its `settings.rs`; `routes.rs` has
-//! what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of the nodes; `directory.rs` has which shards there are, and `core.rs` what the
-//! parts of a cluster share; `follower.rs` has processes that use a cluster and don't keep its ring.
+//! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
+//! `routes.rs` has what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of
+//! the nodes; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
+//! `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
     fmt, io,
@@ -13,8 +14,11 @@ use std::{
 
 use thiserror::Error;
 
-use self::{directory::Directory, routes::AnyRoutes, settings::Settings};
-use super::{Connection, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment, keeper::RingTable};
+use self::{directory::Directory, routes::AnyRoutes, set_up::SetUp, settings::Settings};
+use super::{
+    Connection, FileRingStore, KeeperRefusal, MemoryRingStore, RingStore, ShardError, SharedAssignment,
+    keeper::RingTable,
+};
 use crate::{
     Coordinator,
     log::TransactionLog,
@@ -30,6 +34,7 @@ mod directory;
 mod execute_async;
 mod follower;
 mod routes;
+mod set_up;
 mod settings;
 
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
@@ -57,7 +62,7 @@ pub struct Cluster {
 #[must_use = "a builder does nothing until `open`"]
 pub struct ClusterBuilder {
     settings: Settings,
-    store: Box<dyn RingStore>,
+    store: Option<Box<dyn RingStore>>,
     first: Option<HashRing>,
     verdicts: ClusterVerdicts,
 }
@@ -92,12 +97,7 @@ impl Cluster {
     /// Returns a builder for a cluster that keeps its decisions and its ring in `log`. Pass a clone of
     /// an `Arc` to share the log with shards of this process.
     pub fn builder(log: impl TransactionLog) -> ClusterBuilder {
-        ClusterBuilder {
-            settings: Settings::new(log),
-            store: Box::new(MemoryRingStore::new()),
-            first: None,
-            verdicts: ClusterVerdicts::default(),
-        }
+        ClusterBuilder { settings: Settings::new(log), store: None, first: None, verdicts: ClusterVerdicts::default() }
     }
 
     /// Begins a transaction; see [`Coordinator::begin`].
@@ -213,10 +213,14 @@ impl ClusterBuilder {
         self
     }
 
-    /// Keeps rings in this store, which must be as durable as the log. The default is a
-    /// [`MemoryRingStore`], which goes with a log in memory.
+    /// Keeps rings in this store, which must be as durable as the log. The store and the log belong
+    /// together over all openings.
+    ///
+    /// Without it, a log with a [directory](TransactionLog::directory) has a
+    /// [`FileRingStore`](crate::sharding::FileRingStore) beside that: in `town.log.ring` for the log
+    /// `town.log`. Any other log has a [`MemoryRingStore`], which is right for a log in memory only.
     pub fn store(mut self, store: impl RingStore) -> Self {
-        self.store = Box::new(store);
+        self.store = Some(Box::new(store));
         self
     }
 
@@ -234,6 +238,11 @@ impl ClusterBuilder {
     /// at the opening, and for each node that joins; it may block. All services of a cluster are on each
     /// node, and move together. No other participant may have a name that begins with the service's and a
     /// dot: it would be taken for a shard.
+    ///
+    /// A service may be added at a later opening, also while a change is under way. If none of its shards
+    /// has ever owned a position, they own from then on what the ring gives to their nodes, with the records
+    /// that they have. The opening fails if one of them does not answer. A service that was left out and
+    /// comes back is not new: its shards have what they had.
     ///
     /// Returns the builder, and what clients use once the cluster is open.
     pub fn service<W: 'static>(
@@ -270,6 +279,7 @@ impl ClusterBuilder {
     pub fn open(self) -> Result<Cluster, ClusterError> {
         let Self { settings, store, first, verdicts } = self;
         settings.check()?;
+        let store = store.map_or_else(|| default_store(&*settings.log), Ok)?;
         let table = RingTable::open(store).map_err(|error| ClusterError::Store(error.into()))?;
         let options = ResourceManager::<RingTable>::options().platform(settings.platform.clone());
         let keeper = options.open(KEEPER, Arc::clone(&settings.log), table);
@@ -287,9 +297,16 @@ impl ClusterBuilder {
         let coordinator = settings.coordinator(&nodes, |builder| builder.participant(KEEPER, Arc::clone(&keeper)))?;
         // A builder opens once, so the place is free.
         let _ = verdicts.0.set(coordinator.verdict_endpoint());
+        let set_up = SetUp {
+            platform: &settings.platform,
+            coordinator: &coordinator,
+            keeper: &keeper,
+            services: &settings.services,
+        };
         if let (None, Some(first)) = (state, &first) {
-            core::set_up(&settings.platform, &coordinator, &keeper, &settings.services, first)?;
+            set_up.first_ring(first)?;
         }
+        set_up.new_services()?;
         let published = keeper.service().publish(&settings.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         let Settings { services, directory: place, platform, .. } = settings;
@@ -301,6 +318,14 @@ impl ClusterBuilder {
         core.mover.retire(&core);
         Ok(Cluster { core })
     }
+}
+
+/// Returns the store for rings that goes with this log.
+fn default_store(log: &dyn TransactionLog) -> io::Result<Box<dyn RingStore>> {
+    Ok(match log.directory() {
+        Some(directory) => Box::new(FileRingStore::beside(directory)?),
+        None => Box::new(MemoryRingStore::new()),
+    })
 }
 
 impl fmt::Debug for ClusterBuilder {

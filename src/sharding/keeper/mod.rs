@@ -5,7 +5,8 @@
 //! `store.rs` has where it keeps what is too large for a log record.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    io,
     sync::{Arc, OnceLock},
 };
 
@@ -30,6 +31,9 @@ const STATE: &str = "state";
 
 /// The name under which the store has the number of times that the keeper was opened.
 const OPENINGS: &str = "openings";
+
+/// The name under which the store has the services whose shards have had their ranges.
+const SERVICES: &str = "services";
 
 /// The keeper of a ring, as a service; see [`Cluster`](crate::sharding::Cluster).
 pub(super) struct RingTable {
@@ -67,6 +71,28 @@ impl RingTable {
     /// Returns what `look` makes of the state.
     pub(super) fn with_state<R>(&self, look: impl FnOnce(&RingState) -> R) -> Option<R> {
         self.table.lock().state.as_ref().map(look)
+    }
+
+    /// Returns what `look` makes of the state, or `None` while a hand-over or a control step is undecided, and
+    /// before a ring is set up.
+    pub(super) fn with_settled<R>(&self, look: impl FnOnce(&RingState) -> R) -> Option<R> {
+        let table = self.table.lock();
+        let is_settled = table.in_flight.is_empty() && table.control.is_none();
+        table.state.as_ref().filter(|_| is_settled).map(look)
+    }
+
+    /// Returns the names of the services whose shards have had their ranges once.
+    pub(super) fn set_up_services(&self) -> io::Result<BTreeSet<String>> {
+        Ok(store::get(&*self.store, SERVICES)?.unwrap_or_default())
+    }
+
+    /// Adds these services to the `known` ones, durably.
+    pub(super) fn note_services(&self, mut known: BTreeSet<String>, new: Vec<String>) -> io::Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        known.extend(new);
+        store::put(&*self.store, SERVICES, &known)
     }
 
     /// Keeps a ring for the control step with this revision, before that is taken. Returns its name, which
@@ -113,7 +139,7 @@ impl RingTable {
     pub(super) fn publish(
         &self,
         platform: &crate::platform::Platform,
-    ) -> Result<Option<Arc<SharedAssignment>>, std::io::Error> {
+    ) -> Result<Option<Arc<SharedAssignment>>, io::Error> {
         let opening = store::get::<u64>(&*self.store, OPENINGS)?.unwrap_or_default() + 1;
         store::put(&*self.store, OPENINGS, &opening)?;
         let table = self.table.lock();

@@ -107,6 +107,13 @@ impl FileRingStore {
         Ok(Self { directory, writing: Mutex::new(()) })
     }
 
+    /// Opens the store beside the directory of a log, with `.ring` after its name.
+    pub(crate) fn beside(log: &Path) -> io::Result<Self> {
+        let mut name = log.file_name().unwrap_or_default().to_owned();
+        name.push(".ring");
+        Self::open(log.with_file_name(name))
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         // Other systems can't open a directory as a file, and need not sync it.
         if cfg!(unix) { File::open(&self.directory)?.sync_all() } else { Ok(()) }
