@@ -12,11 +12,10 @@ use std::{
 use parking_lot::RwLock;
 use ringpact::{
     BranchId, FileLog, HashRing, Name, Node as RingNode, ServiceError,
-    id::TxnId,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
-    ring::{NodeId, RangeSet},
+    ring::NodeId,
     sharding::{
-        Connection, Digest, GivenUp, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure, shard_name,
+        Connection, ShardError, ShardHost, ShardLink, ShardMoves, ShardRequest, ShardResponse, Tenure, shard_name,
     },
 };
 
@@ -110,57 +109,26 @@ impl NodeShard {
         self.host.read().as_deref().map(call)
     }
 
-    fn ask<R>(&self, call: impl FnOnce(&ShardHost<Shelf>) -> Result<R, ShardError>) -> Result<R, ShardError> {
+    fn call<R>(&self, call: impl FnOnce(&ShardHost<Shelf>) -> Result<R, ShardError>) -> Result<R, ShardError> {
         self.with(call).unwrap_or(Err(ShardError::Unreachable))
     }
 }
 
 impl ShardMoves for NodeShard {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        self.ask(|host| host.measure(ranges, budget))
-    }
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.ask(|host| host.has_room(bytes))
-    }
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        self.ask(|host| host.release(branch, ranges, tenure, to, patience))
-    }
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        let result = self.ask(|host| host.take(branch, ranges, tenure, records, digest));
-        if Some(self.world.taken.fetch_add(1, Ordering::Relaxed) + 1) == self.world.crash_at {
+    fn ask(&self, request: ShardRequest) -> Result<ShardResponse, ShardError> {
+        let is_take = matches!(request, ShardRequest::Take { .. });
+        let result = self.call(|host| host.ask(request));
+        if is_take && Some(self.world.taken.fetch_add(1, Ordering::Relaxed) + 1) == self.world.crash_at {
             eprintln!("cluster: the process dies in the middle of a chunk, as it was told to");
             std::process::abort();
         }
         result
     }
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        self.ask(|host| host.adopt(branch, ranges, tenure))
-    }
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        self.ask(|host| Ok(host.give_up(txn)))
-    }
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        self.ask(|host| Ok(host.status()))
-    }
 }
 
 impl ShardLink<Take> for NodeShard {
     fn execute(&self, branch: &BranchId, known: Tenure, work: Take, patience: Duration) -> Result<(), ShardError> {
-        self.ask(|host| host.execute(branch, known, work, patience))
+        self.call(|host| host.execute(branch, known, work, patience))
     }
 }
 

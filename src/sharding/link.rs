@@ -5,82 +5,10 @@ use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Dur
 use serde::Serialize;
 
 use crate::{
-    id::{BranchId, Name, TxnId},
+    id::{BranchId, Name},
     participant::{Endpoint, Greeting, Participant, Reply, Request},
-    ring::{NodeId, RangeSet},
-    sharding::{
-        Digest, GateRefusal, GivenUp, RemoteShard, RemoteWorkError, Shard, ShardError, ShardHost, ShardStatus, Tenure,
-    },
+    sharding::{GateRefusal, RemoteShard, RemoteWorkError, Shard, ShardError, ShardHost, ShardMoves, Tenure},
 };
-
-/// What a mover asks of a shard. [`ShardHost`] does it; see its methods of the same names.
-///
-/// A link to a shard in another process implements it by messages. A call that gets no answer returns
-/// [`ShardError::Unreachable`]; what it asked for may have been done.
-pub trait ShardMoves: Send + Sync + 'static {
-    /// See [`ShardHost::measure`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError>;
-
-    /// See [`ShardHost::has_room`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError>;
-
-    /// See [`ShardHost::release`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError>;
-
-    /// See [`ShardHost::take`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError>;
-
-    /// See [`ShardHost::adopt`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError>;
-
-    /// See [`ShardHost::give_up`].
-    ///
-    /// # Errors
-    ///
-    /// [`ShardError::Unreachable`].
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError>;
-
-    /// See [`ShardHost::status`].
-    ///
-    /// # Errors
-    ///
-    /// [`ShardError::Unreachable`].
-    fn status(&self) -> Result<ShardStatus, ShardError>;
-}
 
 /// What clients and a mover ask of a shard whose work is of type `W`.
 pub trait ShardLink<W>: ShardMoves {
@@ -102,44 +30,6 @@ pub trait ShardLink<W>: ShardMoves {
 
 /// Takes the result of a client's work; see [`ShardLink::send`].
 pub type Executed = Box<dyn FnOnce(Result<(), ShardError>) + Send>;
-
-impl<S: Shard> ShardMoves for ShardHost<S> {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        self.measure(ranges, budget)
-    }
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.has_room(bytes)
-    }
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        self.release(branch, ranges, tenure, to, patience)
-    }
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        self.take(branch, ranges, tenure, records, digest)
-    }
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        self.adopt(branch, ranges, tenure)
-    }
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        Ok(self.give_up(txn))
-    }
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        Ok(self.status())
-    }
-}
 
 impl<S: Shard> ShardLink<S::Work> for ShardHost<S> {
     fn execute(&self, branch: &BranchId, known: Tenure, work: S::Work, patience: Duration) -> Result<(), ShardError> {

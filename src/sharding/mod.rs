@@ -106,7 +106,7 @@
 //! | `work.rs`, `sharded.rs` | a shard behind its gate, as a service |
 //! | `turns.rs` | what has failed at an opening is done again in the log's order |
 //! | `host.rs` | [`ShardHost`]: the shard as a participant |
-//! | `link.rs`, `remote.rs` | how a cluster reaches shards, here and in other processes |
+//! | `request.rs`, `link.rs`, `remote.rs` | what a cluster asks of shards, and how it reaches them, here and in other processes |
 //! | `keeper/` | what the keeper of the ring knows, and makes durable |
 //! | `pace.rs` | [`Pace`]: how fast data moves |
 //! | `mover/` | which chunk is next, pure; and how one moves |
@@ -127,6 +127,7 @@ mod mover;
 mod pace;
 mod records;
 mod remote;
+mod request;
 mod shard;
 mod sharded;
 mod tenure;
@@ -144,11 +145,12 @@ pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
-pub use link::{Connection, Executed, ShardLink, ShardMoves};
+pub use link::{Connection, Executed, ShardLink};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};
 pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
+pub use request::{ShardMoves, ShardRequest, ShardResponse};
 pub use shard::{Keyed, Shard};
 pub use sharded::ShardRefusal;
 pub use tenure::Tenure;

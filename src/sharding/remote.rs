@@ -13,10 +13,8 @@ use crate::{
     id::{BranchId, TxnId},
     participant::{Endpoint, ParticipantError, Reply, Request, Response, cut},
     platform::Platform,
-    ring::{NodeId, RangeSet},
     sharding::{
-        Digest, Executed, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus,
-        Tenure,
+        Executed, GateRefusal, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardRequest, ShardResponse, Tenure,
     },
     txn::policy::after,
 };
@@ -31,27 +29,14 @@ pub const DEFAULT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Serialize, Deserialize)]
 enum Message<W> {
     Execute { branch: BranchId, known: Tenure, work: W, patience: Duration },
-    Measure { ranges: RangeSet, budget: u64 },
-    HasRoom { bytes: u64 },
-    Release { branch: BranchId, ranges: RangeSet, tenure: Tenure, to: NodeId, patience: Duration },
-    Take { branch: BranchId, ranges: RangeSet, tenure: Tenure, records: Sent, digest: Digest },
-    Adopt { branch: BranchId, ranges: RangeSet, tenure: Tenure },
-    GiveUp { txn: TxnId },
-    Status,
+    Move(ShardRequest),
 }
-
-/// Records on their way.
-#[derive(Serialize, Deserialize)]
-struct Sent(#[serde(with = "serde_bytes")] Vec<u8>);
 
 /// A shard's answer.
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Done,
-    Measured(RangeSet, Digest),
-    Released(Sent, Digest),
-    GivenUp(GivenUp),
-    Status(ShardStatus),
+    Moved(ShardResponse),
     Failed(Failure),
 }
 
@@ -87,19 +72,7 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
         Message::Execute { branch, known, work, patience } => {
             host.execute(&branch, known, work, patience).map(|()| Answer::Done)
         }
-        Message::Measure { ranges, budget } => {
-            host.measure(&ranges, budget).map(|(fitting, digest)| Answer::Measured(fitting, digest))
-        }
-        Message::HasRoom { bytes } => host.has_room(bytes).map(|()| Answer::Done),
-        Message::Release { branch, ranges, tenure, to, patience } => host
-            .release(&branch, &ranges, tenure, &to, patience)
-            .map(|(records, digest)| Answer::Released(Sent(records), digest)),
-        Message::Take { branch, ranges, tenure, records, digest } => {
-            host.take(&branch, &ranges, tenure, records.0, digest).map(|()| Answer::Done)
-        }
-        Message::Adopt { branch, ranges, tenure } => host.adopt(&branch, &ranges, tenure).map(|()| Answer::Done),
-        Message::GiveUp { txn } => Ok(Answer::GivenUp(host.give_up(&txn))),
-        Message::Status => Ok(Answer::Status(host.status())),
+        Message::Move(request) => host.ask(request).map(Answer::Moved),
     };
     encode(&answered.unwrap_or_else(|error| Answer::Failed(failure(host, error))))
 }
@@ -176,20 +149,13 @@ impl RemoteShard {
         self
     }
 
-    fn ask<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
+    fn send_and_wait<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<Answer, ShardError> {
         let failed = |error: ParticipantError| ShardError::Work(Arc::new(error));
         let body = encode(message).map_err(failed)?;
         let body = exchange(&self.platform, &*self.endpoint, body, self.answer_within.saturating_add(patience))?;
         match decode(&body).map_err(failed)? {
             Answer::Failed(failure) => Err(failure.into()),
             answer => Ok(answer),
-        }
-    }
-
-    fn done<W: Serialize>(&self, message: &Message<W>, patience: Duration) -> Result<(), ShardError> {
-        match self.ask(message, patience)? {
-            Answer::Done => Ok(()),
-            _ => Err(ShardError::Unreachable),
         }
     }
 }
@@ -231,60 +197,10 @@ fn executed(result: Result<Response, ParticipantError>) -> Result<(), ShardError
 }
 
 impl ShardMoves for RemoteShard {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        match self.ask::<()>(&Message::Measure { ranges: ranges.clone(), budget }, Duration::ZERO)? {
-            Answer::Measured(fitting, digest) => Ok((fitting, digest)),
-            _ => Err(ShardError::Unreachable),
-        }
-    }
-
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.done::<()>(&Message::HasRoom { bytes }, Duration::ZERO)
-    }
-
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        let (branch, ranges, to) = (branch.clone(), ranges.clone(), to.clone());
-        match self.ask::<()>(&Message::Release { branch, ranges, tenure, to, patience }, patience)? {
-            Answer::Released(records, digest) => Ok((records.0, digest)),
-            _ => Err(ShardError::Unreachable),
-        }
-    }
-
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        let (branch, ranges) = (branch.clone(), ranges.clone());
-        let message = Message::Take { branch, ranges, tenure, records: Sent(records), digest };
-        self.done::<()>(&message, Duration::ZERO)
-    }
-
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        let message = Message::Adopt { branch: branch.clone(), ranges: ranges.clone(), tenure };
-        self.done::<()>(&message, Duration::ZERO)
-    }
-
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        match self.ask::<()>(&Message::GiveUp { txn: txn.clone() }, Duration::ZERO)? {
-            Answer::GivenUp(given_up) => Ok(given_up),
-            _ => Err(ShardError::Unreachable),
-        }
-    }
-
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        match self.ask::<()>(&Message::Status, Duration::ZERO)? {
-            Answer::Status(status) => Ok(status),
+    fn ask(&self, request: ShardRequest) -> Result<ShardResponse, ShardError> {
+        let patience = request.patience();
+        match self.send_and_wait::<()>(&Message::Move(request), patience)? {
+            Answer::Moved(response) => Ok(response),
             _ => Err(ShardError::Unreachable),
         }
     }
@@ -292,7 +208,10 @@ impl ShardMoves for RemoteShard {
 
 impl<W: Serialize> ShardLink<W> for RemoteShard {
     fn execute(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration) -> Result<(), ShardError> {
-        self.done(&Message::Execute { branch: branch.clone(), known, work, patience }, patience)
+        match self.send_and_wait(&Message::Execute { branch: branch.clone(), known, work, patience }, patience)? {
+            Answer::Done => Ok(()),
+            _ => Err(ShardError::Unreachable),
+        }
     }
 
     fn send(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration, then: Executed) {

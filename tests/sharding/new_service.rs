@@ -11,12 +11,12 @@ use std::{
 };
 
 use ringpact::{
-    BranchId, TxnId,
+    BranchId,
     participant::{Endpoint, Greeting, Reply, Request, Verb},
-    ring::{NodeId, RangeSet},
+    ring::NodeId,
     sharding::{
-        Cluster, ClusterError, Connection, Digest, GivenUp, ServiceClient, ShardError, ShardLink, ShardMoves,
-        ShardStatus, Tenure,
+        Cluster, ClusterError, Connection, ServiceClient, ShardError, ShardLink, ShardMoves, ShardRequest,
+        ShardResponse, Tenure,
     },
 };
 
@@ -135,42 +135,13 @@ impl Endpoint for Fatal {
 }
 
 impl ShardMoves for Fatal {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        self.shard.measure(ranges, budget)
-    }
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.shard.has_room(bytes)
-    }
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        self.shard.release(branch, ranges, tenure, to, patience)
-    }
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        self.shard.take(branch, ranges, tenure, records, digest)
-    }
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        let adopted = self.shard.adopt(branch, ranges, tenure);
-        assert!(self.adoptions.fetch_add(1, Ordering::SeqCst) + 1 != self.dies_at, "planted");
-        adopted
-    }
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        ShardMoves::give_up(&*self.shard, txn)
-    }
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        ShardMoves::status(&*self.shard)
+    fn ask(&self, request: ShardRequest) -> Result<ShardResponse, ShardError> {
+        let is_adoption = matches!(request, ShardRequest::Adopt { .. });
+        let result = self.shard.ask(request);
+        if is_adoption {
+            assert!(self.adoptions.fetch_add(1, Ordering::SeqCst) + 1 != self.dies_at, "planted");
+        }
+        result
     }
 }
 

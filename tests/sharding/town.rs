@@ -11,12 +11,12 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, HashRing, MemoryLog, Name, ServiceError, TxnId,
+    BranchId, HashRing, MemoryLog, Name, ServiceError,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
-        Cluster, ClusterBuilder, Connection, Digest, GivenUp, MemoryRingStore, Pace, ServiceClient, ShardError,
-        ShardHost, ShardLink, ShardMoves, ShardStatus, Tenure, shard_name,
+        Cluster, ClusterBuilder, Connection, MemoryRingStore, Pace, ServiceClient, ShardError, ShardHost, ShardLink,
+        ShardMoves, ShardRequest, ShardResponse, Tenure, shard_name,
     },
 };
 
@@ -267,45 +267,16 @@ impl TownShard {
 }
 
 impl ShardMoves for TownShard {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        self.reach()?.measure(ranges, budget)
-    }
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.reach()?.has_room(bytes)
-    }
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        self.reach()?.release(branch, ranges, tenure, to, patience)
-    }
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        let result = self.reach()?.take(branch, ranges, tenure, records, digest);
-        let number = self.takes.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(hook) = &*self.at_take.lock() {
-            hook(number);
+    fn ask(&self, request: ShardRequest) -> Result<ShardResponse, ShardError> {
+        let is_take = matches!(request, ShardRequest::Take { .. });
+        let result = self.reach()?.ask(request);
+        if is_take {
+            let number = self.takes.fetch_add(1, Ordering::SeqCst) + 1;
+            if let Some(hook) = &*self.at_take.lock() {
+                hook(number);
+            }
         }
         result
-    }
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        self.reach()?.adopt(branch, ranges, tenure)
-    }
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        Ok(self.reach()?.give_up(txn))
-    }
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        Ok(self.host().status())
     }
 }
 

@@ -12,11 +12,10 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, Name, ParticipantError, TxnId, Vote,
+    BranchId, Name, ParticipantError, Vote,
     participant::{Decision, Endpoint, Inline, Participant, Reply, Request, Response, Verb},
     platform::Simulator,
-    ring::{NodeId, RangeSet},
-    sharding::{Digest, GateRefusal, GivenUp, ShardError, ShardLink, ShardMoves, ShardStatus, Tenure},
+    sharding::{GateRefusal, ShardError, ShardLink, ShardMoves, ShardRequest, ShardResponse, Tenure},
 };
 
 use super::{
@@ -209,7 +208,7 @@ struct Answer<T>(Mutex<Option<T>>);
 
 impl Link {
     /// Has the shard answer, and waits for that.
-    fn ask<T: Send + 'static>(
+    fn call<T: Send + 'static>(
         &self,
         what: impl fmt::Display,
         patience: Duration,
@@ -255,18 +254,9 @@ impl Link {
         }
     }
 
-    fn ask_shard<T: Send + 'static>(
-        &self,
-        what: impl fmt::Display,
-        patience: Duration,
-        serve: impl Fn(&Served) -> Result<T, ShardError> + Send + Sync + 'static,
-    ) -> Result<T, ShardError> {
-        self.ask(what, patience, false, serve).unwrap_or(Err(ShardError::Unreachable))
-    }
-
     /// Reads a key. `None`: there was no answer.
     pub fn read(&self, key: u32, known: Tenure, patience: Duration) -> Option<Result<Option<Vec<u32>>, GateRefusal>> {
-        self.ask(format_args!("for key {key}"), patience, false, move |served| served.read(key, known, patience))
+        self.call(format_args!("for key {key}"), patience, false, move |served| served.read(key, known, patience))
     }
 
     /// Has work done, perhaps because of another shard's hint.
@@ -281,70 +271,29 @@ impl Link {
         let branch = branch.clone();
         let what = format!("for {put:?} under {branch}, {known}");
         let serve = move |served: &Served| served.execute(&branch, known, put, patience, is_hinted);
-        self.ask(what, patience, true, serve).unwrap_or(Err(ShardError::Unreachable))
+        self.call(what, patience, true, serve).unwrap_or(Err(ShardError::Unreachable))
     }
 }
 
 impl ShardMoves for Link {
-    fn measure(&self, ranges: &RangeSet, budget: u64) -> Result<(RangeSet, Digest), ShardError> {
-        let ranges = ranges.clone();
-        self.ask_shard("to measure", Duration::ZERO, move |served| served.shard.measure(&ranges, budget))
+    fn ask(&self, request: ShardRequest) -> Result<ShardResponse, ShardError> {
+        let (patience, asked) = (request.patience(), request.clone());
+        let serve = move |served: &Served| served.ask(&asked);
+        self.call(AskedFor(&request), patience, false, serve).unwrap_or(Err(ShardError::Unreachable))
     }
+}
 
-    fn has_room(&self, bytes: u64) -> Result<(), ShardError> {
-        self.ask_shard("for room", Duration::ZERO, move |served| served.shard.has_room(bytes))
-    }
+/// A request, as the account of a run shows it.
+struct AskedFor<'a>(&'a ShardRequest);
 
-    fn release(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        to: &NodeId,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Digest), ShardError> {
-        let (branch, ranges, to) = (branch.clone(), ranges.clone(), to.clone());
-        let what = format!("to release {ranges:?} under {branch}, {tenure}");
-        self.ask_shard(what, patience, move |served| {
-            let released = served.shard.release(&branch, &ranges, tenure, &to, patience)?;
-            let world = &served.life.world;
-            world.moves.lock().insert(branch.clone(), (false, ranges.clone()));
-            if world.is_mutated(Mutant::DiscardsBeforeDecision) && served.life.is_alive() {
-                use ringpact::sharding::Shard;
-                ranges.iter().for_each(|range| _ = served.shard.shard().discard(range));
+impl fmt::Display for AskedFor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ShardRequest::Take { branch, ranges, tenure, .. } => {
+                write!(f, "to take {ranges:?} under {branch}, {tenure}")
             }
-            Ok(released)
-        })
-    }
-
-    fn take(
-        &self,
-        branch: &BranchId,
-        ranges: &RangeSet,
-        tenure: Tenure,
-        records: Vec<u8>,
-        digest: Digest,
-    ) -> Result<(), ShardError> {
-        let (branch, ranges) = (branch.clone(), ranges.clone());
-        let what = format!("to take {ranges:?} under {branch}, {tenure}");
-        self.ask_shard(what, Duration::ZERO, move |served| {
-            served.life.world.moves.lock().insert(branch.clone(), (true, ranges.clone()));
-            served.shard.take(&branch, &ranges, tenure, records.clone(), digest)
-        })
-    }
-
-    fn adopt(&self, branch: &BranchId, ranges: &RangeSet, tenure: Tenure) -> Result<(), ShardError> {
-        let (branch, ranges) = (branch.clone(), ranges.clone());
-        self.ask_shard("to adopt", Duration::ZERO, move |served| served.shard.adopt(&branch, &ranges, tenure))
-    }
-
-    fn give_up(&self, txn: &TxnId) -> Result<GivenUp, ShardError> {
-        let (what, txn) = (format!("to give {txn} up"), txn.clone());
-        self.ask_shard(what, Duration::ZERO, move |served| Ok(served.shard.give_up(&txn)))
-    }
-
-    fn status(&self) -> Result<ShardStatus, ShardError> {
-        self.ask_shard("how it is", Duration::ZERO, |served| Ok(served.shard.status()))
+            request => write!(f, "to {request:?}"),
+        }
     }
 }
 
@@ -383,6 +332,22 @@ impl Served {
         self.is(gateless)
             || is_hinted && self.is(Mutant::FollowsHintsBlindly)
             || self.is(Mutant::FreezeNotRestored) && *refusal == GateRefusal::Moving && self.was_frozen(key)
+    }
+
+    fn ask(&self, request: &ShardRequest) -> Result<ShardResponse, ShardError> {
+        let moves = &self.life.world.moves;
+        if let ShardRequest::Take { branch, ranges, .. } = request {
+            moves.lock().insert(branch.clone(), (true, ranges.clone()));
+        }
+        let response = self.shard.ask(request.clone())?;
+        if let ShardRequest::Release { branch, ranges, .. } = request {
+            moves.lock().insert(branch.clone(), (false, ranges.clone()));
+            if self.is(Mutant::DiscardsBeforeDecision) && self.life.is_alive() {
+                use ringpact::sharding::Shard;
+                ranges.iter().for_each(|range| _ = self.shard.shard().discard(range));
+            }
+        }
+        Ok(response)
     }
 
     fn execute(
