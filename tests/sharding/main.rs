@@ -8,6 +8,7 @@
 //! | `elsewhere` | shards, keepers and followers in other processes, and async clients |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
+//! | `refusals` | what a client learns of work that was not done, and what `run` tries again |
 //! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `new_service` | a service that is added to a cluster later |
 //! | `operator` | what an operator does to a change, and what must not stop one |
@@ -21,6 +22,7 @@ mod hand_over;
 mod ledger;
 mod new_service;
 mod operator;
+mod refusals;
 mod remote;
 mod threads;
 mod town;
