@@ -98,7 +98,7 @@ pub use service::{Effort, Service, ServiceError};
 #[cfg(feature = "tokio")]
 pub use tokio::{AsyncParticipant, Spawned};
 pub use wire::MAX_ERROR_TEXT_BYTES;
-pub(crate) use wire::cut;
+pub(crate) use wire::{RefusedForNow, cut};
 
 /// A participant's answer to *prepare*.
 ///

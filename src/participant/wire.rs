@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{LifeMismatch, ParticipantError};
+use super::{BranchRefusal, LifeMismatch, ParticipantError};
 use crate::{
     error_chain,
     id::{BranchId, Name},
@@ -67,13 +67,24 @@ enum WireError {
     Heuristic(Heuristic),
     Misdirected,
     Stale,
-    Misrouted { branch: Box<BranchId>, participant: Name },
+    Misrouted {
+        branch: Box<BranchId>,
+        participant: Name,
+    },
     Resource(ErrorText),
     Busy,
     OtherLog(Box<LifeMismatch>),
     Superseded(Box<LifeMismatch>),
     Refused(ErrorText),
+    /// As `Refused`, for a reason that may not come again in a new transaction.
+    RefusedForNow(ErrorText),
 }
+
+/// The reason of a No that came from another program, which says that it may not come again in a new
+/// transaction.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct RefusedForNow(String);
 
 /// The text of an error: a string of at most [`MAX_ERROR_TEXT_BYTES`].
 #[derive(Clone, Serialize, Deserialize)]
@@ -126,7 +137,13 @@ impl Serialize for ParticipantError {
             Self::Superseded(mismatch) => WireError::Superseded(mismatch.clone()),
             Self::Log(error) => WireError::Resource(error_chain(error).into()),
             Self::Resource(error) => WireError::Resource(error_chain(&**error).into()),
-            Self::Refused(reason) => WireError::Refused(error_chain(&**reason).into()),
+            Self::Refused(reason) => {
+                let text = error_chain(&**reason).into();
+                // A participant in the middle passes on what it was told.
+                let is_brief =
+                    reason.is::<RefusedForNow>() || reason.downcast_ref().is_some_and(BranchRefusal::is_transient);
+                if is_brief { WireError::RefusedForNow(text) } else { WireError::Refused(text) }
+            }
         }
         .serialize(serializer)
     }
@@ -149,6 +166,7 @@ impl<'de> Deserialize<'de> for ParticipantError {
             WireError::OtherLog(mismatch) => Self::OtherLog(mismatch),
             WireError::Superseded(mismatch) => Self::Superseded(mismatch),
             WireError::Refused(reason) => Self::refused(reason.0),
+            WireError::RefusedForNow(reason) => Self::refused(RefusedForNow(reason.0)),
         })
     }
 }

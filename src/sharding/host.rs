@@ -15,7 +15,9 @@ use crate::{
     },
     ring::{NodeId, Position, RangeSet},
     sharding::{
-        Digest, GateRefusal, Keyed, Shard, ShardRefusal, Tenure, remote,
+        Digest, GateRefusal, Keyed, Shard, ShardRefusal, Tenure,
+        link::may_pass,
+        remote,
         sharded::{Frozen, Sharded},
         work::{Arrival, ClientWork, Content, Departure, ShardWork},
     },
@@ -48,8 +50,14 @@ pub enum ShardError {
         /// Some of the transactions.
         by: Vec<TxnId>,
     },
-    /// The work was not done: an [`ExecuteError`]. Unless the refusal says otherwise, the transaction
-    /// can only be rolled back.
+    /// The service refused the work. The source is its own [refusal](crate::Service::Refusal) if the
+    /// shard is in this process, and else a [`RemoteWorkError`](crate::sharding::RemoteWorkError) with the
+    /// refusal's text. Unless the service says [otherwise](crate::Service::dooms), the transaction can
+    /// only be rolled back.
+    #[error("the service refused the work")]
+    Refused(#[source] Arc<dyn StdError + Send + Sync>),
+    /// The work was not done for another reason: an [`ExecuteError`]. The transaction can only be rolled
+    /// back.
     #[error("the shard did not do the work")]
     Work(#[source] Arc<dyn StdError + Send + Sync>),
     /// The shard did not answer. What it was asked may have been done, so the transaction is to be
@@ -84,6 +92,7 @@ impl From<GateRefusal> for ShardError {
 impl ShardError {
     fn work<R: StdError + Send + Sync + 'static>(error: ExecuteError<ShardRefusal<R>>) -> Self {
         match error {
+            ExecuteError::Refused(ShardRefusal::Service(refusal)) => Self::Refused(Arc::new(refusal)),
             ExecuteError::Refused(ShardRefusal::Gate(refusal)) => Self::Gate(refusal),
             ExecuteError::Refused(ShardRefusal::Records(error)) => Self::Records(error.into()),
             error => Self::Work(Arc::new(error)),
@@ -187,7 +196,7 @@ impl<S: Shard> ShardHost<S> {
     /// # Errors
     ///
     /// [`ShardError::Gate`]: nothing has happened, and the branch is as it was.
-    /// [`ShardError::Work`]: as for [`ResourceManager::execute`].
+    /// [`ShardError::Refused`] and [`ShardError::Work`]: as for [`ResourceManager::execute`].
     pub fn execute(
         &self,
         branch: &BranchId,
@@ -428,7 +437,7 @@ impl<S: Shard> ShardHost<S> {
 
 impl<S: Shard> Participant for ShardHost<S> {
     fn prepare(&self, branch: &BranchId, call: &Call) -> Result<Vote, ParticipantError> {
-        self.manager.prepare(branch, call)
+        self.manager.prepare(branch, call).map_err(lost_work)
     }
     fn commit(&self, branch: &BranchId, call: &Call) -> Result<(), ParticipantError> {
         self.manager.commit(branch, call)
@@ -437,7 +446,7 @@ impl<S: Shard> Participant for ShardHost<S> {
         self.manager.rollback(branch, call)
     }
     fn commit_one_phase(&self, branch: &BranchId, call: &Call) -> Result<Decision, ParticipantError> {
-        self.manager.commit_one_phase(branch, call)
+        self.manager.commit_one_phase(branch, call).map_err(lost_work)
     }
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
         self.manager.in_doubt(coordinator)
@@ -455,9 +464,24 @@ impl<S: Shard> Participant for ShardHost<S> {
     fn message(&self, body: &[u8]) -> Result<Vec<u8>, ParticipantError> {
         remote::answer(self, body)
     }
-    /// Recognises what the resource manager does, and every refusal of a gate.
+    /// Recognises what the resource manager does, refusals that the service calls transient, every refusal
+    /// of a gate, and that a shard did not answer.
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        error.is::<GateRefusal>() || self.manager.is_transient(error)
+        let refusal = error.downcast_ref::<S::Refusal>();
+        refusal.is_some_and(|refusal| self.shard().is_transient(refusal))
+            || may_pass(error)
+            || self.manager.is_transient(error)
+    }
+}
+
+/// A client of a cluster commits only where it has worked, so a branch of which a shard knows no work has lost
+/// it in a restart.
+fn lost_work(error: ParticipantError) -> ParticipantError {
+    match &error {
+        ParticipantError::Refused(reason) if matches!(reason.downcast_ref(), Some(BranchRefusal::Unknown)) => {
+            ParticipantError::refused(BranchRefusal::LostWork)
+        }
+        _ => error,
     }
 }
 

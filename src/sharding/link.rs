@@ -7,7 +7,9 @@ use serde::Serialize;
 use crate::{
     id::{BranchId, Name},
     participant::{Endpoint, Greeting, Participant, Reply, Request},
-    sharding::{GateRefusal, RemoteShard, RemoteWorkError, Shard, ShardError, ShardHost, ShardMoves, Tenure},
+    sharding::{
+        GateRefusal, RemoteShard, RemoteWorkError, RouteError, Shard, ShardError, ShardHost, ShardMoves, Tenure,
+    },
 };
 
 /// What clients and a mover ask of a shard whose work is of type `W`.
@@ -91,7 +93,15 @@ impl<W> fmt::Debug for Connection<W> {
     }
 }
 
-/// A shard's endpoint, which knows the errors of a gate and of a remote shard: whether a new transaction
+/// Whether an error of a cluster's own may not come again if the client tries again with a new transaction. An
+/// error of work comes before any promise, so the old transaction has certainly no effect.
+pub(super) fn may_pass(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<GateRefusal>()
+        || matches!(error.downcast_ref(), Some(ShardError::Unreachable))
+        || matches!(error.downcast_ref(), Some(RouteError::NoShard { .. }))
+}
+
+/// A shard's endpoint, which knows the errors of a cluster and of a remote shard: whether a new transaction
 /// may have more luck.
 struct ShardEndpoint<E>(E);
 
@@ -115,7 +125,7 @@ impl<E: Endpoint> Endpoint for ShardEndpoint<E> {
         self.0.stalled()
     }
     fn is_transient(&self, error: &(dyn StdError + 'static)) -> bool {
-        error.is::<GateRefusal>()
+        may_pass(error)
             || error.downcast_ref::<RemoteWorkError>().is_some_and(RemoteWorkError::is_transient)
             || self.0.is_transient(error)
     }

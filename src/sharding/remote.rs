@@ -47,6 +47,7 @@ enum Failure {
     Held(Vec<TxnId>),
     Work { text: String, is_transient: bool },
     Records(String),
+    Refused { text: String, is_transient: bool },
 }
 
 /// What a shard of another process said of work that it did not do.
@@ -83,14 +84,17 @@ fn failure<S: Shard>(host: &ShardHost<S>, error: ShardError) -> Failure {
         ShardError::Gate(refusal) => Failure::Gate(refusal),
         ShardError::Held { by } => Failure::Held(by),
         ShardError::Records(error) => Failure::Records(text(&*error)),
-        ShardError::Work(error) => {
-            use crate::Participant;
-            let is_transient = crate::causes(&*error).any(|cause| host.is_transient(cause));
-            Failure::Work { text: text(&*error), is_transient }
+        ShardError::Work(error) => Failure::Work { text: text(&*error), is_transient: is_transient(host, &*error) },
+        ShardError::Refused(refusal) => {
+            Failure::Refused { text: text(&*refusal), is_transient: is_transient(host, &*refusal) }
         }
         // A shard of this process does not say so.
         ShardError::Unreachable => Failure::Records(text(&error)),
     }
+}
+
+fn is_transient<S: Shard>(host: &ShardHost<S>, error: &(dyn std::error::Error + 'static)) -> bool {
+    crate::causes(error).any(|cause| crate::Participant::is_transient(host, cause))
 }
 
 impl From<Failure> for ShardError {
@@ -99,6 +103,7 @@ impl From<Failure> for ShardError {
             Failure::Gate(refusal) => Self::Gate(refusal),
             Failure::Held(by) => Self::Held { by },
             Failure::Work { text, is_transient } => Self::Work(Arc::new(RemoteWorkError { text, is_transient })),
+            Failure::Refused { text, is_transient } => Self::Refused(Arc::new(RemoteWorkError { text, is_transient })),
             Failure::Records(text) => Self::Records(Arc::new(RemoteWorkError { text, is_transient: false })),
         }
     }

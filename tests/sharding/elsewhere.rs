@@ -158,7 +158,7 @@ fn a_far_shard_says_what_it_refuses_and_whether_that_may_pass() {
     let (cluster, sums) = far.open(&["a"]);
     let mut txn = cluster.begin();
     let refused = sums.execute(&mut txn, Add { key: 1, amount: i64::MAX });
-    let Err(RouteError::Shard(error @ ShardError::Work(_))) = refused else { panic!("{refused:?}") };
+    let Err(RouteError::Shard(error @ ShardError::Refused(_))) = refused else { panic!("{refused:?}") };
     assert!(ringpact::error_chain(&error).contains("no more may be added"), "{error:?}");
     let tries = AtomicI64::new(0);
     let result = cluster.coordinator().run_blocking(|txn| {

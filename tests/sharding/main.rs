@@ -8,8 +8,10 @@
 //! | `elsewhere` | shards, keepers and followers in other processes, and async clients |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
+//! | `refusals` | what a client learns of work that was not done, and what `run` tries again |
 //! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `opening` | what must not open, because something was lost or confused |
+//! | `lost_log` | the log of a cluster's or a follower's coordinator is gone, or an older copy |
 //! | `new_service` | a service that is added to a cluster later |
 //! | `operator` | what an operator does to a change, and what must not stop one |
 //! | `ledger`, `town` | the shard that these tests use, and a cluster of them |
@@ -20,9 +22,11 @@ mod elsewhere;
 mod gate;
 mod hand_over;
 mod ledger;
+mod lost_log;
 mod new_service;
 mod opening;
 mod operator;
+mod refusals;
 mod remote;
 mod threads;
 mod town;

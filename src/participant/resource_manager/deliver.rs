@@ -70,10 +70,7 @@ impl<S: Service> Participant for ResourceManager<S> {
                 _ => false,
             };
         }
-        let refusal = error.downcast_ref::<BranchRefusal>();
-        refusal.is_some_and(|refusal| {
-            matches!(refusal, BranchRefusal::LostWork | BranchRefusal::Abandoned | BranchRefusal::Moving)
-        })
+        error.downcast_ref().is_some_and(BranchRefusal::is_transient)
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {

@@ -237,3 +237,10 @@ pub enum BranchRefusal {
         error: ParticipantError,
     },
 }
+
+impl BranchRefusal {
+    /// Whether the reason may not come again in a new transaction.
+    pub(crate) const fn is_transient(&self) -> bool {
+        matches!(self, Self::LostWork | Self::Abandoned | Self::Moving)
+    }
+}

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Coordinator,
-    log::TransactionLog,
+    log::{LogId, TransactionLog},
     participant::{Endpoint, ServiceError},
     platform::Platform,
     ring::{NodeId, RingEpoch},
@@ -97,6 +97,20 @@ impl FollowerBuilder {
     /// Sets limits on what may be under way at once.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
+        self
+    }
+
+    /// For operators: says that the log replaces `lost`, which is gone for good; see
+    /// [`CoordinatorBuilder::replaces_log`](crate::txn::CoordinatorBuilder::replaces_log).
+    pub const fn replaces_log(mut self, lost: LogId) -> Self {
+        self.settings.replaces = lost;
+        self
+    }
+
+    /// For operators: says that the log was restored from an older copy; see
+    /// [`CoordinatorBuilder::log_was_restored`](crate::txn::CoordinatorBuilder::log_was_restored).
+    pub fn log_was_restored(mut self) -> Self {
+        self.settings.replaces = self.settings.log.id();
         self
     }
 

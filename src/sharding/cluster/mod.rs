@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Coordinator,
-    log::TransactionLog,
+    log::{LogId, TransactionLog},
     participant::{Endpoint, OpenError, ParticipantError, Reply, Request, ResourceManager, ServiceError},
     platform::Platform,
     ring::{HashRing, NodeId, RingError},
@@ -210,6 +210,26 @@ impl ClusterBuilder {
     /// Sets limits on what may be under way at once.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
+        self
+    }
+
+    /// For operators: says that the log replaces `lost`, which is gone for good; see
+    /// [`CoordinatorBuilder::replaces_log`](crate::txn::CoordinatorBuilder::replaces_log).
+    ///
+    /// The lost log also had what has moved since the ring store was last
+    /// [saved](Cluster::checkpoint). Open the cluster with the store that went with the lost log. If
+    /// nothing has moved since it was saved, nothing is missing. Else clients of ranges that have moved since are
+    /// refused, because the shards know better; see [backups](crate::docs::backups).
+    pub const fn replaces_log(mut self, lost: LogId) -> Self {
+        self.settings.replaces = lost;
+        self
+    }
+
+    /// For operators: says that the log was restored from an older copy; see
+    /// [`CoordinatorBuilder::log_was_restored`](crate::txn::CoordinatorBuilder::log_was_restored). The same
+    /// holds for what has moved as for [`replaces_log`](Self::replaces_log).
+    pub fn log_was_restored(mut self) -> Self {
+        self.settings.replaces = self.settings.log.id();
         self
     }
 

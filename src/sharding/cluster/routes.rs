@@ -209,8 +209,8 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     /// # Errors
     ///
     /// [`RouteError::Refused`] if the key stayed on its way for too long; the transaction can go on
-    /// without this work. After [`RouteError::Shard`] with [`ShardError::Work`] or
-    /// [`ShardError::Unreachable`], roll the transaction back.
+    /// without this work. After [`RouteError::Shard`], roll the transaction back;
+    /// [`RouteError::refusal`] is the service's own refusal.
     /// [`Coordinator::run`](crate::Coordinator::run) tries again what may succeed as a new transaction.
     pub fn execute(&self, txn: &mut Transaction, work: W) -> Result<(), RouteError> {
         self.execute_within(txn, work, DEFAULT_PATIENCE)
@@ -313,6 +313,41 @@ pub enum RouteError {
     /// The transaction takes no such branch.
     #[error("the transaction takes no branch at the shard")]
     Branch(#[source] BranchError),
+}
+
+impl RouteError {
+    /// Returns the service's own refusal, or `None` if the work failed for another reason. From a shard of
+    /// this process it is the service's [`Refusal`](crate::Service::Refusal), which can be downcast. From
+    /// another process it is a [`RemoteWorkError`](crate::sharding::RemoteWorkError) with the refusal's text.
+    ///
+    /// It is among the [causes](crate::causes) of the error, too: also of a
+    /// [`RunError`](crate::txn::RunError) that has it as its source.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Shard(ShardError::Refused(refusal)) => Some(&**refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether the service refused the work: "sold out".
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Shard(ShardError::Refused(_)))
+    }
+
+    /// Whether the key was on its way to another node for as long as the client waited.
+    #[must_use]
+    pub const fn is_moving(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    /// Whether the shard did not answer, or could not be connected to. It may have done the work, so the
+    /// transaction is to be rolled back.
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        matches!(self, Self::NoShard { .. } | Self::Shard(ShardError::Unreachable))
+    }
 }
 
 impl From<BranchError> for RouteError {

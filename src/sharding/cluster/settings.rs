@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Coordinator,
-    log::TransactionLog,
+    log::{LogId, TransactionLog},
     platform::Platform,
     ring::NodeId,
     sharding::link::Reach,
@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub(super) name: Option<String>,
     pub(super) policy: Policy,
     pub(super) limits: Limits,
+    /// The log that this one replaces, for an operator.
+    pub(super) replaces: LogId,
     pub(super) services: Vec<Arc<dyn AnyRoutes>>,
     /// Where the services' clients find the shards, once it is open.
     pub(super) directory: Arc<OnceLock<Weak<Directory>>>,
@@ -37,6 +39,7 @@ impl Settings {
             name: None,
             policy: Policy::DEFAULT,
             limits: Limits::default(),
+            replaces: LogId::NONE,
             services: Vec::new(),
             directory: Arc::default(),
             platform: Platform::default(),
@@ -80,7 +83,8 @@ impl Settings {
     ) -> Result<Coordinator, ClusterError> {
         let failed = |error| ClusterError::Coordinator(Arc::new(error));
         let builder = Coordinator::builder(Arc::clone(&self.log)).policy(self.policy).limits(self.limits);
-        let mut builder = with_more(builder.platform(self.platform.clone()));
+        let builder = builder.replaces_log(self.replaces).platform(self.platform.clone());
+        let mut builder = with_more(builder);
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }

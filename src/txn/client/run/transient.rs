@@ -8,7 +8,7 @@ use std::{
 use super::RunError;
 use crate::{
     causes,
-    participant::ParticipantError,
+    participant::{ParticipantError, RefusedForNow},
     txn::{BeginError, BranchError, CommitError, DeliveryError, RollbackCause},
 };
 
@@ -59,6 +59,9 @@ impl<A: Fn(Link<'_>) -> bool> Judge<A> {
     fn sign(&self, error: Link<'_>) -> Sign {
         if let Some(CommitError::RolledBack { cause: RollbackCause::Failed { error, .. }, .. }) = error.downcast_ref() {
             return self.sign(error); // the text of the whole includes it, so it is no cause
+        }
+        if error.is::<RefusedForNow>() {
+            return Sign::Transient;
         }
         if error.is::<RunError>() {
             // It has been tried again already. Attempts inside attempts would multiply.
