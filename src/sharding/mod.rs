@@ -138,7 +138,8 @@ pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, Shared
 pub use by_position::ByPosition;
 pub use cluster::{
     AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, ClusterVerdicts,
-    DEFAULT_PATIENCE, FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
+    DEFAULT_PATIENCE, FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, ShardFault,
+    ShardFinding, shard_name,
 };
 #[doc(hidden)]
 pub use gate::Gate;

@@ -15,8 +15,8 @@ use ringpact::{
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
-        Cluster, ClusterBuilder, Connection, MemoryRingStore, Pace, ServiceClient, ShardError, ShardHost, ShardLink,
-        ShardMoves, ShardRequest, ShardResponse, Tenure, shard_name,
+        Cluster, ClusterBuilder, ClusterError, Connection, MemoryRingStore, Pace, ServiceClient, ShardError, ShardHost,
+        ShardLink, ShardMoves, ShardRequest, ShardResponse, Tenure, shard_name,
     },
 };
 
@@ -36,7 +36,7 @@ type Shards = BTreeMap<(String, usize), Arc<TownShard>>;
 /// All that outlives a cluster.
 pub struct Town {
     pub log: MemoryLog,
-    store: Arc<MemoryRingStore>,
+    pub store: Arc<MemoryRingStore>,
     shards: Arc<Mutex<Shards>>,
     first: HashRing,
     /// Called at each take of a chunk, with its number.
@@ -101,10 +101,14 @@ impl Town {
     }
 
     pub fn open(&self) -> Open {
+        self.try_open().unwrap()
+    }
+
+    pub fn try_open(&self) -> Result<Open, ClusterError> {
         let builder = self.builder();
         let (builder, goods) = self.service(builder, 0);
         let (builder, accounts) = self.service(builder, 1);
-        Open { cluster: builder.open().unwrap(), services: [goods, accounts] }
+        Ok(Open { cluster: builder.open()?, services: [goods, accounts] })
     }
 
     fn service(&self, builder: ClusterBuilder, service: usize) -> (ClusterBuilder, ServiceClient<Add>) {
@@ -253,6 +257,13 @@ impl TownShard {
 
     fn reach(&self) -> Result<Arc<ShardHost<Ledger>>, ShardError> {
         if self.is_cut.load(Ordering::SeqCst) { Err(ShardError::Unreachable) } else { Ok(self.host()) }
+    }
+
+    /// Loses its disk and its log, and comes back.
+    pub fn lose(&self) {
+        *self.disk.lock() = Saved::default();
+        *self.log.lock() = MemoryLog::new();
+        self.crash();
     }
 
     /// Loses what is in memory, and comes back.

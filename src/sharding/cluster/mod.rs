@@ -3,7 +3,7 @@
 //!
 //! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
 //! `routes.rs` has what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of
-//! the nodes; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
+//! the nodes, and `check.rs` whether the shards are as the ring has them; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
 //! `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod change;
+mod check;
 mod core;
 mod directory;
 mod execute_async;
@@ -38,6 +39,7 @@ mod set_up;
 mod settings;
 
 pub use change::{ChangeBuilder, Moving, Plan, Progress};
+pub use check::{ShardFault, ShardFinding};
 pub(super) use core::{ClusterCore, KEEPER};
 pub use directory::AssignmentFeed;
 pub(super) use directory::NamedShard;

@@ -209,6 +209,9 @@ impl Service for RingTable {
 
     fn confirm(&self, branch: &BranchId, works: &[RingWork]) -> Result<(), ServiceError> {
         for work in works {
+            if self.with_state(|state| !state.follows(work)).unwrap_or_default() {
+                return Err(KeeperRefusal::OldStore.into());
+            }
             match work {
                 RingWork::Moved { ranges, side, tenure } => {
                     let mut table = self.table.lock();

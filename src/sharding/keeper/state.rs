@@ -99,6 +99,9 @@ pub enum KeeperRefusal {
         /// Its transaction.
         txn: TxnId,
     },
+    /// The log has steps that follow others which neither the store nor the log has.
+    #[error("the ring store is older than the coordinator's log; restore both from one backup")]
+    OldStore,
     /// The store does not have the ring.
     #[error(
         "the ring store does not have ring `{name}`, or can't read it; restore it together with the coordinator's log"
@@ -149,6 +152,15 @@ impl RingState {
                 let is_over = self.assignment.moving(change.toward.other()).is_empty();
                 if is_over { Ok(()) } else { Err(KeeperRefusal::NotAllMoved) }
             }
+        }
+    }
+
+    /// Whether the step follows what is known. If not, the store has lost what came between.
+    pub(super) fn follows(&self, work: &RingWork) -> bool {
+        match work {
+            RingWork::Moved { tenure, .. } => self.change.is_some() || *tenure <= self.latest,
+            RingWork::Control { revision, .. } => *revision <= self.revision + 1,
+            RingWork::Left { since, .. } => *since <= self.revision,
         }
     }
 
