@@ -104,6 +104,7 @@
 //! | `shard.rs`, `records.rs` | [`Shard`], which a service implements, and how records travel |
 //! | `by_position.rs` | [`ByPosition`]: a map with the ranges' methods |
 //! | `work.rs`, `sharded.rs` | a shard behind its gate, as a service |
+//! | `reads.rs` | [`ReadShard`]: a shard that answers questions outside of transactions |
 //! | `turns.rs` | what has failed at an opening is done again in the log's order |
 //! | `host.rs` | [`ShardHost`]: the shard as a participant |
 //! | `link.rs`, `remote.rs` | how a cluster reaches shards, here and in other processes |
@@ -125,6 +126,7 @@ mod keeper;
 mod link;
 mod mover;
 mod pace;
+mod reads;
 mod records;
 mod remote;
 mod shard;
@@ -144,9 +146,10 @@ pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
-pub use link::{Connection, Executed, ShardLink, ShardMoves};
+pub use link::{Answered, Connection, Executed, ShardLink, ShardMoves};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
+pub use reads::{Query, ReadShard};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};
 pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
 pub use shard::{Keyed, Shard};

@@ -15,8 +15,8 @@ use crate::{
     platform::Platform,
     ring::{NodeId, RangeSet},
     sharding::{
-        Digest, Executed, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardStatus,
-        Tenure,
+        Answered, Digest, Executed, GateRefusal, GivenUp, Shard, ShardError, ShardHost, ShardLink, ShardMoves,
+        ShardStatus, Tenure,
     },
     txn::policy::after,
 };
@@ -38,9 +38,10 @@ enum Message<W> {
     Adopt { branch: BranchId, ranges: RangeSet, tenure: Tenure },
     GiveUp { txn: TxnId },
     Status,
+    Read { query: Sent, known: Tenure, patience: Duration },
 }
 
-/// Records on their way.
+/// Records, a question or an answer on their way.
 #[derive(Serialize, Deserialize)]
 struct Sent(#[serde(with = "serde_bytes")] Vec<u8>);
 
@@ -53,6 +54,7 @@ enum Answer {
     GivenUp(GivenUp),
     Status(ShardStatus),
     Failed(Failure),
+    Read(Sent),
 }
 
 /// A [`ShardError`] on its way. What has no form of its own becomes text.
@@ -100,6 +102,9 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
         }
         Message::Adopt { branch, ranges, tenure } => host.adopt(&branch, &ranges, tenure).map(|()| Answer::Done),
         Message::GiveUp { txn } => Ok(Answer::GivenUp(host.give_up(&txn))),
+        Message::Read { query, known, patience } => {
+            host.ask_encoded(&query.0, known, patience).map(|answer| Answer::Read(Sent(answer)))
+        }
         Message::Status => Ok(Answer::Status(host.status())),
     };
     encode(&answered.unwrap_or_else(|error| Answer::Failed(failure(host, error))))
@@ -225,6 +230,15 @@ pub(super) fn answered(result: Result<Response, ParticipantError>) -> Result<Vec
     }
 }
 
+/// Returns the answer to a question.
+fn read(result: Result<Response, ParticipantError>) -> Result<Vec<u8>, ShardError> {
+    match decode(&answered(result)?).map_err(|error| ShardError::Work(Arc::new(error)))? {
+        Answer::Read(answer) => Ok(answer.0),
+        Answer::Failed(failure) => Err(failure.into()),
+        _ => Err(ShardError::Unreachable),
+    }
+}
+
 /// Returns the answer to a piece of work.
 fn executed(result: Result<Response, ParticipantError>) -> Result<(), ShardError> {
     let body = answered(result)?;
@@ -303,6 +317,20 @@ impl<W: Serialize> ShardLink<W> for RemoteShard {
     fn send(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration, then: Executed) {
         match encode(&Message::Execute { branch: branch.clone(), known, work, patience }) {
             Ok(body) => self.endpoint.send(Request::Message { body }, Reply::new(move |result| then(executed(result)))),
+            Err(error) => then(Err(ShardError::Work(Arc::new(error)))),
+        }
+    }
+
+    fn read(&self, query: &[u8], known: Tenure, patience: Duration) -> Result<Vec<u8>, ShardError> {
+        match self.ask::<()>(&Message::Read { query: Sent(query.to_vec()), known, patience }, patience)? {
+            Answer::Read(answer) => Ok(answer.0),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+
+    fn send_read(&self, query: &[u8], known: Tenure, patience: Duration, then: Answered) {
+        match encode::<Message<()>>(&Message::Read { query: Sent(query.to_vec()), known, patience }) {
+            Ok(body) => self.endpoint.send(Request::Message { body }, Reply::new(move |result| then(read(result)))),
             Err(error) => then(Err(ShardError::Work(Arc::new(error)))),
         }
     }

@@ -2,7 +2,7 @@
 //! nodes.
 //!
 //! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
-//! `routes.rs` has what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of
+//! `routes.rs` has what clients use, `execute_async.rs` the same for tasks, and `read.rs` reads; `change.rs` has changes of
 //! the nodes; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
 //! `follower.rs` has processes that use a cluster and don't keep its ring.
 
@@ -33,6 +33,7 @@ mod core;
 mod directory;
 mod execute_async;
 mod follower;
+mod read;
 mod routes;
 mod set_up;
 mod settings;

@@ -229,7 +229,8 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     }
 
     /// Returns the node that has a position now, and the latest hand-over that this process knows of:
-    /// for reads, through [`ShardHost::read`](crate::sharding::ShardHost::read).
+    /// for reads of several keys at once, through [`ShardHost::read`](crate::sharding::ShardHost::read). For
+    /// one key there is [`read`](Self::read).
     ///
     /// # Errors
     ///
