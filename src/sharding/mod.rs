@@ -20,7 +20,9 @@
 //! use ringpact::{
 //!     BranchId, HashRing, MemoryLog, Service, ServiceError,
 //!     ring::{NodeId, Position, PositionRange},
-//!     sharding::{ByPosition, Cluster, Connection, Export, GateImage, Keyed, Pace, Records, Shard, ShardHost},
+//!     sharding::{
+//!         ByPosition, Cluster, Connection, Export, GateImage, Keyed, Pace, Records, Shard, ShardHost, position_of,
+//!     },
 //! };
 //! use serde::{Deserialize, Serialize};
 //!
@@ -29,7 +31,7 @@
 //! struct Add { account: String, cents: i64 }
 //!
 //! impl Keyed for Add {
-//!     fn position(&self) -> Position { ByPosition::<String, i64>::new().position(&self.account) }
+//!     fn position(&self) -> Position { position_of(&self.account) }
 //! }
 //!
 //! #[derive(Default)]
@@ -139,7 +141,8 @@ pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, Shared
 pub use by_position::ByPosition;
 pub use cluster::{
     AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, ClusterVerdicts,
-    DEFAULT_PATIENCE, FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, shard_name,
+    DEFAULT_PATIENCE, FollowerBuilder, Moving, Oversized, Plan, Progress, RouteError, Routed, ServiceClient,
+    shard_name,
 };
 #[doc(hidden)]
 pub use gate::Gate;
@@ -152,6 +155,6 @@ pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
 pub use reads::{Query, ReadShard};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};
 pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
-pub use shard::{Keyed, Shard};
+pub use shard::{Keyed, Shard, position_of};
 pub use sharded::ShardRefusal;
 pub use tenure::Tenure;

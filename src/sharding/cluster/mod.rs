@@ -3,7 +3,7 @@
 //!
 //! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
 //! `routes.rs` has what clients use, `execute_async.rs` the same for tasks, and `read.rs` reads; `change.rs` has changes of
-//! the nodes; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
+//! the nodes, and `oversized.rs` what they can't move; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
 //! `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
@@ -33,6 +33,7 @@ mod core;
 mod directory;
 mod execute_async;
 mod follower;
+mod oversized;
 mod read;
 mod routes;
 mod set_up;
@@ -43,6 +44,7 @@ pub(super) use core::{ClusterCore, KEEPER};
 pub use directory::AssignmentFeed;
 pub(super) use directory::NamedShard;
 pub use follower::{ClusterFollower, FollowerBuilder};
+pub use oversized::Oversized;
 pub use routes::{DEFAULT_PATIENCE, RouteError, Routed, ServiceClient, shard_name};
 
 /// Shards of services on the nodes of a ring, in which keys are found by their hash, several of them
