@@ -21,6 +21,7 @@ use ringpact::{
     ring::{NodeId, Position, PositionRange},
     sharding::{
         Assignment, ByPosition, Cluster, Connection, Export, GateImage, Keyed, Pace, Records, Shard, ShardHost, Side,
+        position_of,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ struct Set {
 
 impl Keyed for Set {
     fn position(&self) -> Position {
-        ByPosition::<u64, u64>::new().position(&self.key)
+        position_of(&self.key)
     }
 }
 

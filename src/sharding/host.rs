@@ -17,6 +17,7 @@ use crate::{
     sharding::{
         Digest, GateRefusal, Keyed, Shard, ShardRefusal, Tenure,
         link::may_pass,
+        reads::AnswerEncoded,
         remote,
         sharded::{Frozen, Sharded},
         work::{Arrival, ClientWork, Content, Departure, ShardWork},
@@ -34,6 +35,8 @@ pub const MAX_PATIENCE: Duration = if cfg!(fuzzing) { Duration::from_millis(1) }
 /// that take a branch may be called again with the same branch; that changes nothing more.
 pub struct ShardHost<S: Shard> {
     manager: ResourceManager<Sharded<S>>,
+    /// How the shard answers questions, if it does.
+    pub(super) answer: Option<AnswerEncoded<S>>,
 }
 
 /// Why a shard did not do what it was asked.
@@ -168,7 +171,7 @@ impl<S: Shard> ShardHost<S> {
         };
         match manager.status().troubled.into_iter().find(unreadable) {
             Some(trouble) => Err(OpenError::Service(Arc::new(trouble))),
-            None => Ok(Self { manager }),
+            None => Ok(Self { manager, answer: None }),
         }
     }
 

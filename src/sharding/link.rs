@@ -9,6 +9,7 @@ use crate::{
     participant::{Endpoint, Greeting, Participant, Reply, Request},
     sharding::{
         GateRefusal, RemoteShard, RemoteWorkError, RouteError, Shard, ShardError, ShardHost, ShardMoves, Tenure,
+        reads::{NoReads, work},
     },
 };
 
@@ -28,7 +29,31 @@ pub trait ShardLink<W>: ShardMoves {
         let _ = patience;
         then(self.execute(branch, known, work, Duration::ZERO));
     }
+
+    /// See [`ShardHost::answer`]. The question and the answer are encoded: a link passes them on as they are,
+    /// to a [`ShardHost`] as a [`ShardLink`] or over a [`RemoteShard`].
+    ///
+    /// The default implementation refuses each question: a link of your own that has none need not
+    /// pass them on.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ShardError::Work`] if the shard or the link answers no questions.
+    fn read(&self, query: &[u8], known: Tenure, patience: Duration) -> Result<Vec<u8>, ShardError> {
+        let _ = (query, known, patience);
+        Err(work(NoReads))
+    }
+
+    /// As [`read`](Self::read), for async code, as [`send`](Self::send) does it. The default
+    /// implementation calls `read` without patience.
+    fn send_read(&self, query: &[u8], known: Tenure, patience: Duration, then: Answered) {
+        let _ = patience;
+        then(self.read(query, known, Duration::ZERO));
+    }
 }
+
+/// Takes the answer to a question; see [`ShardLink::send_read`].
+pub type Answered = Box<dyn FnOnce(Result<Vec<u8>, ShardError>) + Send>;
 
 /// Takes the result of a client's work; see [`ShardLink::send`].
 pub type Executed = Box<dyn FnOnce(Result<(), ShardError>) + Send>;
@@ -36,6 +61,9 @@ pub type Executed = Box<dyn FnOnce(Result<(), ShardError>) + Send>;
 impl<S: Shard> ShardLink<S::Work> for ShardHost<S> {
     fn execute(&self, branch: &BranchId, known: Tenure, work: S::Work, patience: Duration) -> Result<(), ShardError> {
         self.execute(branch, known, work, patience)
+    }
+    fn read(&self, query: &[u8], known: Tenure, patience: Duration) -> Result<Vec<u8>, ShardError> {
+        self.answer_encoded(query, known, patience)
     }
 }
 

@@ -20,7 +20,9 @@
 //! use ringpact::{
 //!     BranchId, HashRing, MemoryLog, Service, ServiceError,
 //!     ring::{NodeId, Position, PositionRange},
-//!     sharding::{ByPosition, Cluster, Connection, Export, GateImage, Keyed, Pace, Records, Shard, ShardHost},
+//!     sharding::{
+//!         ByPosition, Cluster, Connection, Export, GateImage, Keyed, Pace, Records, Shard, ShardHost, position_of,
+//!     },
 //! };
 //! use serde::{Deserialize, Serialize};
 //!
@@ -29,7 +31,7 @@
 //! struct Add { account: String, cents: i64 }
 //!
 //! impl Keyed for Add {
-//!     fn position(&self) -> Position { ByPosition::<String, i64>::new().position(&self.account) }
+//!     fn position(&self) -> Position { position_of(&self.account) }
 //! }
 //!
 //! #[derive(Default)]
@@ -104,6 +106,7 @@
 //! | `shard.rs`, `records.rs` | [`Shard`], which a service implements, and how records travel |
 //! | `by_position.rs` | [`ByPosition`]: a map with the ranges' methods |
 //! | `work.rs`, `sharded.rs` | a shard behind its gate, as a service |
+//! | `reads.rs` | [`ReadShard`]: a shard that answers questions outside of transactions |
 //! | `turns.rs` | what has failed at an opening is done again in the log's order |
 //! | `host.rs` | [`ShardHost`]: the shard as a participant |
 //! | `request.rs`, `link.rs`, `remote.rs` | what a cluster asks of shards, and how it reaches them, here and in other processes |
@@ -125,6 +128,7 @@ mod keeper;
 mod link;
 mod mover;
 mod pace;
+mod reads;
 mod records;
 mod remote;
 mod request;
@@ -138,20 +142,21 @@ pub use assignment::{Assignment, AssignmentStep, AssignmentUpdate, Place, Shared
 pub use by_position::ByPosition;
 pub use cluster::{
     AssignmentFeed, ChangeBuilder, Cluster, ClusterBuilder, ClusterError, ClusterFollower, ClusterVerdicts,
-    DEFAULT_PATIENCE, FollowerBuilder, Moving, Plan, Progress, RouteError, Routed, ServiceClient, ShardFault,
-    ShardFinding, shard_name,
+    DEFAULT_PATIENCE, FollowerBuilder, Moving, Oversized, Plan, Progress, RouteError, Routed, ServiceClient,
+    ShardFault, ShardFinding, shard_name,
 };
 #[doc(hidden)]
 pub use gate::Gate;
 pub use gate::{GateImage, GateNote, GateRefusal};
 pub use host::{GivenUp, MAX_PATIENCE, ShardError, ShardHost, ShardStatus};
 pub use keeper::{FileRingStore, KeeperRefusal, MemoryRingStore, RingStore};
-pub use link::{Connection, Executed, ShardLink};
+pub use link::{Answered, Connection, Executed, ShardLink};
 pub use mover::Blocked;
 pub use pace::{DEFAULT_BYTES_PER_SECOND, DEFAULT_FREEZE, Pace};
+pub use reads::{Query, ReadShard};
 pub use records::{Digest, Export, ExportError, MAX_CHUNK_BYTES, MAX_CHUNK_RANGES, MalformedRecords, Records};
 pub use remote::{DEFAULT_ANSWER_WITHIN, RemoteShard, RemoteWorkError};
 pub use request::{ShardMoves, ShardRequest, ShardResponse};
-pub use shard::{Keyed, Shard};
+pub use shard::{Keyed, Shard, position_of};
 pub use sharded::ShardRefusal;
 pub use tenure::Tenure;

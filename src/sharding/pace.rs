@@ -103,17 +103,33 @@ impl Pace {
         self
     }
 
+    /// Returns the maximum number of bytes a second, or `None` if there is none.
+    #[must_use]
+    pub const fn max_bytes_per_second(&self) -> Option<u64> {
+        self.bytes_per_second
+    }
+
+    /// Returns the maximum number of chunks that move out of one node at once, and that into one node.
+    #[must_use]
+    pub const fn max_chunks(&self) -> (u32, u32) {
+        (self.out_of_each, self.into_each)
+    }
+
+    /// Returns the maximum number of bytes of one chunk.
+    #[must_use]
+    pub const fn max_chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
     /// Returns the number of bytes that a chunk is meant to have, if this many would be best for the
     /// nodes.
     pub(super) fn budget(&self, best: u64) -> u64 {
         best.clamp(LEAST_BYTES, MOST_BYTES).min(self.chunk_bytes)
     }
 
-    pub(super) const fn limits(&self) -> (u32, u32) {
-        (self.out_of_each, self.into_each)
-    }
-
-    pub(super) const fn target_freeze(&self) -> Duration {
+    /// Returns the time for which a chunk is meant to hold up its keys.
+    #[must_use]
+    pub const fn target_freeze(&self) -> Duration {
         if self.freeze.as_secs() < MAX_FREEZE.as_secs() { self.freeze } else { MAX_FREEZE }
     }
 

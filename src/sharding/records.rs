@@ -105,12 +105,25 @@ pub enum ExportError {
         /// The position of the record.
         position: Position,
     },
-    /// The records are too large for a chunk.
+    /// The records of one position are too large for a chunk.
     #[error(
-        "the records have more than {limit} bytes, and a chunk must fit into one log record; if one position has more, keep \
-         large values elsewhere and store their names"
+        "the records of position {} have more than {limit} bytes, and a chunk must fit into one log record; keep large values \
+         elsewhere and store their names",
+        position.as_u64()
     )]
     TooLarge {
+        /// The position.
+        position: Position,
+        /// The limit in bytes, [`MAX_CHUNK_BYTES`].
+        limit: usize,
+    },
+    /// The records of several positions are too large for a chunk: they have grown since the mover measured
+    /// them.
+    #[error(
+        "the records of the chunk have grown to more than {limit} bytes, and it must fit into one log record; the mover \
+         makes a smaller one"
+    )]
+    Grown {
         /// The limit in bytes, [`MAX_CHUNK_BYTES`].
         limit: usize,
     },
@@ -163,7 +176,11 @@ impl Export {
                 return ControlFlow::Break(());
             }
             Kind::Collect if bytes > MAX_CHUNK_BYTES as u64 => {
-                self.error = Some(ExportError::TooLarge { limit: MAX_CHUNK_BYTES });
+                let (limit, of_others) = (MAX_CHUNK_BYTES, self.complete.bytes);
+                self.error = Some(match bytes - of_others > limit as u64 {
+                    true => ExportError::TooLarge { position, limit },
+                    false => ExportError::Grown { limit },
+                });
                 return ControlFlow::Break(());
             }
             Kind::Measure { .. } => self.digest.count(record),
@@ -429,6 +446,13 @@ mod tests {
             let _ = into.push(Position::new(1), b"");
             Ok::<(), ExportError>(())
         };
-        assert_eq!(collect(&ranges, too_large).unwrap_err(), ExportError::TooLarge { limit: MAX_CHUNK_BYTES });
+        let (position, limit) = (Position::new(1), MAX_CHUNK_BYTES);
+        assert_eq!(collect(&ranges, too_large).unwrap_err(), ExportError::TooLarge { position, limit });
+        let grown = |_, into: &mut Export| {
+            let _ = into.push(Position::new(1), &large);
+            let _ = into.push(Position::new(2), b"");
+            Ok::<(), ExportError>(())
+        };
+        assert_eq!(collect(&ranges, grown).unwrap_err(), ExportError::Grown { limit });
     }
 }

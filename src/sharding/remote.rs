@@ -14,7 +14,8 @@ use crate::{
     participant::{Endpoint, ParticipantError, Reply, Request, Response, cut},
     platform::Platform,
     sharding::{
-        Executed, GateRefusal, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardRequest, ShardResponse, Tenure,
+        Answered, Executed, GateRefusal, Shard, ShardError, ShardHost, ShardLink, ShardMoves, ShardRequest,
+        ShardResponse, Tenure,
     },
     txn::policy::after,
 };
@@ -30,7 +31,12 @@ pub const DEFAULT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 enum Message<W> {
     Execute { branch: BranchId, known: Tenure, work: W, patience: Duration },
     Move(ShardRequest),
+    Read { query: Sent, known: Tenure, patience: Duration },
 }
+
+/// A question or an answer on its way.
+#[derive(Serialize, Deserialize)]
+struct Sent(#[serde(with = "serde_bytes")] Vec<u8>);
 
 /// A shard's answer.
 #[derive(Serialize, Deserialize)]
@@ -38,6 +44,7 @@ enum Answer {
     Done,
     Moved(ShardResponse),
     Failed(Failure),
+    Read(Sent),
 }
 
 /// A [`ShardError`] on its way. What has no form of its own becomes text.
@@ -74,6 +81,9 @@ pub(super) fn answer<S: Shard>(host: &ShardHost<S>, body: &[u8]) -> Result<Vec<u
             host.execute(&branch, known, work, patience).map(|()| Answer::Done)
         }
         Message::Move(request) => host.ask(request).map(Answer::Moved),
+        Message::Read { query, known, patience } => {
+            host.answer_encoded(&query.0, known, patience).map(|answer| Answer::Read(Sent(answer)))
+        }
     };
     encode(&answered.unwrap_or_else(|error| Answer::Failed(failure(host, error))))
 }
@@ -191,6 +201,15 @@ pub(super) fn answered(result: Result<Response, ParticipantError>) -> Result<Vec
     }
 }
 
+/// Returns the answer to a question.
+fn read(result: Result<Response, ParticipantError>) -> Result<Vec<u8>, ShardError> {
+    match decode(&answered(result)?).map_err(|error| ShardError::Work(Arc::new(error)))? {
+        Answer::Read(answer) => Ok(answer.0),
+        Answer::Failed(failure) => Err(failure.into()),
+        _ => Err(ShardError::Unreachable),
+    }
+}
+
 /// Returns the answer to a piece of work.
 fn executed(result: Result<Response, ParticipantError>) -> Result<(), ShardError> {
     let body = answered(result)?;
@@ -222,6 +241,20 @@ impl<W: Serialize> ShardLink<W> for RemoteShard {
     fn send(&self, branch: &BranchId, known: Tenure, work: W, patience: Duration, then: Executed) {
         match encode(&Message::Execute { branch: branch.clone(), known, work, patience }) {
             Ok(body) => self.endpoint.send(Request::Message { body }, Reply::new(move |result| then(executed(result)))),
+            Err(error) => then(Err(ShardError::Work(Arc::new(error)))),
+        }
+    }
+
+    fn read(&self, query: &[u8], known: Tenure, patience: Duration) -> Result<Vec<u8>, ShardError> {
+        match self.send_and_wait::<()>(&Message::Read { query: Sent(query.to_vec()), known, patience }, patience)? {
+            Answer::Read(answer) => Ok(answer.0),
+            _ => Err(ShardError::Unreachable),
+        }
+    }
+
+    fn send_read(&self, query: &[u8], known: Tenure, patience: Duration, then: Answered) {
+        match encode::<Message<()>>(&Message::Read { query: Sent(query.to_vec()), known, patience }) {
+            Ok(body) => self.endpoint.send(Request::Message { body }, Reply::new(move |result| then(read(result)))),
             Err(error) => then(Err(ShardError::Work(Arc::new(error)))),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     participant::{Service, ServiceError},
-    ring::{Position, PositionRange},
+    ring::{KeyHasher, Position, PositionRange, RingKey, Xxh3},
     sharding::{Export, GateImage, GateNote, Records},
 };
 
@@ -12,9 +12,23 @@ use crate::{
 /// in one transaction.
 pub trait Keyed {
     /// Returns the position of the work's key. It must be the same in every process: use the hasher
-    /// of the ring, as [`HashRing::position`](crate::HashRing::position) or
+    /// of the ring, as [`position_of`], [`HashRing::position`](crate::HashRing::position) or
     /// [`ByPosition::position`](crate::sharding::ByPosition::position) do. Must not block.
     fn position(&self) -> Position;
+}
+
+/// Returns the position of a key on a ring with the default hasher: what [`Keyed::position`] returns for work at
+/// that key.
+///
+/// ```
+/// use ringpact::{HashRing, sharding::{ByPosition, position_of}};
+///
+/// assert_eq!(position_of("alice"), HashRing::new(["a", "b"])?.position("alice"));
+/// assert_eq!(position_of("alice"), ByPosition::<String, u64>::new().position("alice"));
+/// # Ok::<(), ringpact::ring::RingError>(())
+/// ```
+pub fn position_of<K: RingKey + ?Sized>(key: &K) -> Position {
+    Xxh3::default().hash_key(key.key_bytes().as_ref())
 }
 
 /// A service whose records can move to another node while clients write.

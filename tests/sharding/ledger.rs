@@ -16,7 +16,10 @@ use ringpact::{
     TxnId, Vote,
     participant::{Decision, Effort, Greeting, Life},
     ring::{KeyHasher, NodeId, Position, PositionRange, RangeSet},
-    sharding::{ByPosition, Digest, Export, GateImage, GateNote, Keyed, Records, Shard, ShardError, ShardHost, Tenure},
+    sharding::{
+        ByPosition, Digest, Export, GateImage, GateNote, Keyed, Query, ReadShard, Records, Shard, ShardError,
+        ShardHost, Tenure,
+    },
     txn::VerdictEndpoint,
 };
 use serde::{Deserialize, Serialize};
@@ -249,6 +252,33 @@ impl Shard for Ledger {
             self.live.lock().image.apply(note);
         }
         Ok(())
+    }
+}
+
+/// Asks for the sum of a key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sum {
+    pub key: u32,
+}
+
+/// A key that no ledger can read.
+pub const UNREADABLE: u32 = u32::MAX;
+
+impl Keyed for Sum {
+    fn position(&self) -> Position {
+        position(self.key)
+    }
+}
+
+impl Query for Sum {
+    type Answer = Option<i64>;
+}
+
+impl ReadShard for Ledger {
+    type Query = Sum;
+
+    fn answer(&self, query: &Sum) -> Result<Option<i64>, ServiceError> {
+        if query.key == UNREADABLE { Err("the page is damaged".into()) } else { Ok(self.sum(query.key)) }
     }
 }
 

@@ -8,6 +8,8 @@
 //! | `elsewhere` | shards, keepers and followers in other processes, and async clients |
 //! | `hand_over` | what a host does when a hand-over fails, is repeated, or is interrupted by a restart |
 //! | `threads` | clients write while ranges go back and forth, and hosts and coordinators crash |
+//! | `plan` | what a plan and a change under way say beforehand |
+//! | `reads` | clients read outside of transactions, here and from afar, while keys move |
 //! | `refusals` | what a client learns of work that was not done, and what `run` tries again |
 //! | `remote` | shards in other processes, which hear of the coordinator only what is sent to them |
 //! | `opening` | what must not open, because something was lost or confused |
@@ -26,6 +28,8 @@ mod lost_log;
 mod new_service;
 mod opening;
 mod operator;
+mod plan;
+mod reads;
 mod refusals;
 mod remote;
 mod threads;

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ClusterError, core::ClusterCore};
+use super::{ClusterError, Oversized, core::ClusterCore, oversized};
 use crate::{
+    id::Name,
     ring::{HashRing, Movement, Node, NodeId, PositionRange, RangeSet, RingError},
     sharding::{
-        KeeperRefusal, MAX_CHUNK_RANGES, Pace, Side,
+        KeeperRefusal, MAX_CHUNK_RANGES, Pace, ShardError, ShardMoves, Side,
         assignment::Layout,
         keeper::{ChangeState, Control, RingState},
         mover::Blocked,
@@ -124,22 +125,45 @@ impl Plan {
     /// [`ClusterError::Shard`]: a shard does not answer.
     pub fn bytes(&self) -> Result<u64, ClusterError> {
         let mut bytes = 0;
+        self.for_parts(|_, _, shard, part| {
+            bytes += shard.measure(&part, u64::MAX)?.1.bytes;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Asks the shards for positions that could not move, because their records have more than
+    /// [`MAX_CHUNK_BYTES`](crate::sharding::MAX_CHUNK_BYTES) together. The change would end only when
+    /// they have less. Blocks; each shard reads all records that would leave it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClusterError::Shard`]: a shard does not answer.
+    pub fn oversized(&self) -> Result<Vec<Oversized>, ClusterError> {
+        let mut found = Vec::new();
+        self.for_parts(|node, name, shard, part| oversized::find(node, name, shard, part, &mut found))?;
+        Ok(found)
+    }
+
+    /// Calls `each` with the shards that records would leave, and the ranges that would, some at a time.
+    fn for_parts(
+        &self,
+        mut each: impl FnMut(&NodeId, &Name, &dyn ShardMoves, RangeSet) -> Result<(), ShardError>,
+    ) -> Result<(), ClusterError> {
         let movement = self.movement();
         let mut left = BTreeMap::<&NodeId, Vec<_>>::new();
         for moved in movement.ranges() {
             left.entry(moved.from.id()).or_default().push(moved.range);
         }
         for (node, ranges) in left {
-            for (_, shard) in self.core.directory.shards(node)? {
+            for (name, shard) in self.core.directory.shards(node)? {
                 for part in ranges.chunks(MAX_CHUNK_RANGES) {
-                    let part: RangeSet = part.iter().copied().collect();
-                    let measured = shard.measure(&part, u64::MAX);
-                    let failed = |error| ClusterError::Shard { node: node.clone(), error };
-                    bytes += measured.map_err(failed)?.1.bytes;
+                    each(node, &name, &*shard, part.iter().copied().collect())
+                        .map_err(|error| ClusterError::Shard { node: node.clone(), error })?;
                 }
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Connects to the nodes that join, makes the change durable, and starts to move data at this pace.
@@ -225,8 +249,12 @@ pub struct Progress {
     pub longest_freeze: Duration,
     /// Time since this process drives the change.
     pub elapsed: Duration,
-    /// Time until the end, at the rate since then. `None` if nothing has moved yet, or it is paused.
+    /// Time until the end, at the mean rate since then. `None` while it is paused; and while nothing has
+    /// moved, because there is no rate yet: `blocked` says what is in the way, if something is. If a part is
+    /// blocked for long, the time grows.
     pub remaining: Option<Duration>,
+    /// The pace at which it moves, or `None` if it is over.
+    pub pace: Option<Pace>,
     /// Ranges that could not move at their last try, by pair of nodes, and why.
     pub blocked: Vec<Blocked>,
 }
@@ -265,6 +293,7 @@ impl Moving {
             longest_freeze: tally.longest_freeze,
             elapsed,
             remaining,
+            pace: change.map(|(_, change)| change.pace.clone()),
             blocked: view.blocked,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use super::{DEFAULT_PATIENCE, RouteError, ServiceClient, directory::Directory, routes::WAIT_AT_SHARD};
 use crate::{
     foreign,
-    ring::RingEpoch,
-    sharding::{DEFAULT_ANSWER_WITHIN, Keyed, ShardError},
+    ring::{NodeId, RingEpoch},
+    sharding::{DEFAULT_ANSWER_WITHIN, GateRefusal, Keyed, ShardError},
     txn::Transaction,
 };
 
@@ -39,36 +39,62 @@ impl<W: Keyed + Clone + Send + 'static> ServiceClient<W> {
     pub async fn execute_async(&self, txn: &mut Transaction, work: W) -> Result<(), RouteError> {
         let directory = self.directory()?;
         let position = work.position();
-        let until = directory.platform.now() + DEFAULT_PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut again = AskAgain::within(&directory, DEFAULT_PATIENCE);
         loop {
-            let way = self.way(&directory, txn, position)?;
+            let (way, branch, had_branch) = self.enlist(&directory, txn, position)?;
             let answer = Answer::new();
             let told = Arc::clone(&answer);
             let then = Box::new(move |result| told.tell(result));
-            way.route.link.send(&way.branch, way.known, work.clone(), WAIT_AT_SHARD, then);
+            way.route.link.send(&branch, way.known, work.clone(), WAIT_AT_SHARD, then);
             let waited = answer.within(&directory, DEFAULT_ANSWER_WITHIN + WAIT_AT_SHARD).await;
             let refusal = match waited.unwrap_or(Err(ShardError::Unreachable)) {
                 Ok(()) => return Ok(()),
                 Err(ShardError::Gate(refusal)) => refusal,
                 Err(error) => return Err(RouteError::Shard(error)),
             };
-            if !way.had_branch {
+            if !had_branch {
                 // The shard has no trace of the branch, so the transaction goes on without it.
                 txn.withdraw(&way.route.participant)?;
             }
-            if directory.platform.now() >= until {
-                return Err(RouteError::Refused { node: way.node, refusal });
-            }
-            directory.refused.fetch_add(1, Ordering::Relaxed);
-            if !refusal.is_brief() {
-                refresh(&directory, way.epoch).await;
-            }
-            if directory.assignment.load().epoch() <= way.epoch {
-                directory.coordinator.pause(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+            again.after(way.epoch, way.node, refusal).await?;
         }
+    }
+}
+
+/// When a task asks again for a key that is on its way.
+pub(super) struct AskAgain<'a> {
+    directory: &'a Directory,
+    until: Instant,
+    pause: Duration,
+}
+
+impl<'a> AskAgain<'a> {
+    /// For at most this time.
+    pub(super) fn within(directory: &'a Directory, patience: Duration) -> Self {
+        Self { directory, until: directory.platform.now() + patience, pause: FIRST_PAUSE }
+    }
+
+    /// Waits after a refusal by the node that the assignment of this epoch names, until it is time to ask again. Returns
+    /// the refusal if there is no time left.
+    pub(super) async fn after(
+        &mut self,
+        epoch: RingEpoch,
+        node: NodeId,
+        refusal: GateRefusal,
+    ) -> Result<(), RouteError> {
+        let directory = self.directory;
+        if directory.platform.now() >= self.until {
+            return Err(RouteError::Refused { node, refusal });
+        }
+        directory.refused.fetch_add(1, Ordering::Relaxed);
+        if !refusal.is_brief() {
+            refresh(directory, epoch).await;
+        }
+        if directory.assignment.load().epoch() <= epoch {
+            directory.coordinator.pause(self.pause).await;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(())
     }
 }
 
@@ -88,14 +114,14 @@ async fn refresh(directory: &Directory, epoch: RingEpoch) {
 }
 
 /// An answer that comes later.
-struct Answer<T>(Mutex<(Option<T>, Option<Waker>)>);
+pub(super) struct Answer<T>(Mutex<(Option<T>, Option<Waker>)>);
 
 impl<T: Send> Answer<T> {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new((None, None))))
     }
 
-    fn tell(&self, what: T) {
+    pub(super) fn tell(&self, what: T) {
         let waker = {
             let mut state = self.0.lock();
             state.0 = Some(what);
@@ -105,7 +131,7 @@ impl<T: Send> Answer<T> {
     }
 
     /// Waits for the answer, for at most this time.
-    async fn within(&self, directory: &Directory, time: Duration) -> Option<T> {
+    pub(super) async fn within(&self, directory: &Directory, time: Duration) -> Option<T> {
         // What a shard of this process answers is there already, and needs no clock.
         if let Some(answer) = self.0.lock().0.take() {
             return Some(answer);

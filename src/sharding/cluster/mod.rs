@@ -2,8 +2,9 @@
 //! nodes.
 //!
 //! In reading order: this file has the cluster and how it is opened, by its `settings.rs` and `set_up.rs`;
-//! `routes.rs` has what clients use, and `execute_async.rs` the same for tasks; `change.rs` has changes of
-//! the nodes, and `check.rs` whether the shards are as the ring has them; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
+//! `routes.rs` has what clients use, `execute_async.rs` the same for tasks, and `read.rs` reads; `change.rs` has
+//! changes of the nodes, `oversized.rs` what they can't move, and `check.rs` whether the shards are as the ring
+//! has them; `directory.rs` has which shards there are, and `core.rs` what the parts of a cluster share;
 //! `follower.rs` has processes that use a cluster and don't keep its ring.
 
 use std::{
@@ -34,6 +35,8 @@ mod core;
 mod directory;
 mod execute_async;
 mod follower;
+mod oversized;
+mod read;
 mod routes;
 mod set_up;
 mod settings;
@@ -44,6 +47,7 @@ pub(super) use core::{ClusterCore, KEEPER};
 pub use directory::AssignmentFeed;
 pub(super) use directory::NamedShard;
 pub use follower::{ClusterFollower, FollowerBuilder};
+pub use oversized::Oversized;
 pub use routes::{DEFAULT_PATIENCE, RouteError, Routed, ServiceClient, shard_name};
 
 /// Shards of services on the nodes of a ring, in which keys are found by their hash, several of them

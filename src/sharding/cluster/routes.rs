@@ -58,9 +58,6 @@ pub(super) struct Route<W> {
 /// Where a piece of work goes.
 pub(super) struct Way<W> {
     pub(super) route: Route<W>,
-    pub(super) branch: BranchId,
-    /// Whether the transaction had the branch before.
-    pub(super) had_branch: bool,
     pub(super) node: NodeId,
     /// The latest hand-over of the position that the assignment knows of.
     pub(super) known: Tenure,
@@ -156,33 +153,36 @@ pub struct Routed {
 }
 
 impl<W: 'static> ServiceClient<W> {
-    /// Returns the way to the shard of a position, and has the shard take part in the transaction.
-    pub(super) fn way(
+    /// Returns the way to the shard of a position.
+    pub(super) fn way(&self, directory: &Directory, position: Position) -> Result<Way<W>, RouteError> {
+        loop {
+            let assignment = directory.assignment.load();
+            let (place, epoch) = (assignment.place(position), assignment.epoch());
+            let found = self.routes.routes.load().get(place.node).cloned();
+            let route = match found {
+                Some(route) => route,
+                None if directory.assignment.load().epoch() == epoch => self.join(directory, place.node)?,
+                // The node has left meanwhile.
+                None => continue,
+            };
+            return Ok(Way { route, node: place.node.clone(), known: place.known, epoch });
+        }
+    }
+
+    /// Returns the way to the shard of a position, its branch in the transaction, and whether the transaction
+    /// had that before.
+    pub(super) fn enlist(
         &self,
         directory: &Directory,
         txn: &mut Transaction,
         position: Position,
-    ) -> Result<Way<W>, RouteError> {
+    ) -> Result<(Way<W>, BranchId, bool), RouteError> {
         loop {
-            let assignment = directory.assignment.load();
-            let place = assignment.place(position);
-            let is_latest = || directory.assignment.load().epoch() == assignment.epoch();
-            let enlist = |txn: &mut Transaction, route: &Route<W>| {
-                let had_branch = txn.has_branch(&route.participant);
-                txn.branch(&route.participant).map(|branch| (branch.clone(), had_branch))
-            };
-            let found = self.routes.routes.load().get(place.node).cloned();
-            let reached = match found {
-                Some(route) => Ok(route),
-                None if is_latest() => self.join(directory, place.node),
-                None => continue,
-            };
-            match reached.and_then(|route| Ok((enlist(txn, &route)?, route))) {
-                Ok(((branch, had_branch), route)) => {
-                    let (node, epoch) = (place.node.clone(), assignment.epoch());
-                    return Ok(Way { route, branch, had_branch, node, known: place.known, epoch });
-                }
-                Err(error) if is_latest() => return Err(error),
+            let way = self.way(directory, position)?;
+            let had_branch = txn.has_branch(&way.route.participant);
+            match txn.branch(&way.route.participant).cloned() {
+                Ok(branch) => return Ok((way, branch, had_branch)),
+                Err(error) if directory.assignment.load().epoch() == way.epoch => return Err(error.into()),
                 // The node has left meanwhile.
                 Err(_) => {}
             }
@@ -226,16 +226,16 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
         let position = work.position();
         let mut until = None;
         loop {
-            let way = self.way(&directory, txn, position)?;
+            let (way, branch, had_branch) = self.enlist(&directory, txn, position)?;
             let now = directory.platform.now();
             let until = *until.get_or_insert_with(|| after(now, patience));
             let wait = until.saturating_duration_since(now).min(WAIT_AT_SHARD);
-            let refusal = match way.route.link.execute(&way.branch, way.known, work.clone(), wait) {
+            let refusal = match way.route.link.execute(&branch, way.known, work.clone(), wait) {
                 Ok(()) => return Ok(()),
                 Err(ShardError::Gate(refusal)) => refusal,
                 Err(error) => return Err(RouteError::Shard(error)),
             };
-            if !way.had_branch {
+            if !had_branch {
                 // The shard has no trace of the branch, so the transaction goes on without it.
                 txn.withdraw(&way.route.participant)?;
             }
@@ -258,12 +258,13 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
     /// As for [`execute`](Self::execute).
     pub fn branch_for(&self, txn: &mut Transaction, position: Position) -> Result<Routed, RouteError> {
         let directory = self.directory()?;
-        let Way { branch, node, known, .. } = self.way(&directory, txn, position)?;
+        let (Way { node, known, .. }, branch, _) = self.enlist(&directory, txn, position)?;
         Ok(Routed { branch, node, known })
     }
 
     /// Returns the node that has a position now, and the latest hand-over that this process knows of:
-    /// for reads, through [`ShardHost::read`](crate::sharding::ShardHost::read).
+    /// for reads of several keys at once, through [`ShardHost::read`](crate::sharding::ShardHost::read). For
+    /// one key there is [`read`](Self::read).
     ///
     /// # Errors
     ///

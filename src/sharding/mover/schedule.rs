@@ -125,7 +125,7 @@ impl Schedule {
         if let Some(paid_at) = self.paid_at.filter(|paid_at| *paid_at > now) {
             return if self.is_done() { Next::Done } else { Next::Wait(paid_at) };
         }
-        let (out_limit, in_limit) = self.pace.limits();
+        let (out_limit, in_limit) = self.pace.max_chunks();
         let is_below =
             |counts: &BTreeMap<NodeId, u32>, node, limit| counts.get(node).is_none_or(|count| *count < limit);
         let mut earliest = None;
