@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringpact::{
@@ -211,7 +211,7 @@ fn a_promised_arrival_is_opened_with_all_its_records_or_not_at_all() {
 }
 
 /// What has come to a shard in a chunk, and has changed there since, comes again after a restart. The
-/// import fails at first.
+/// import fails twice.
 fn arrived_changed_and_restarted(also_leaves: bool) -> Site {
     let (from, mut to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
     from.add(1, KEY, 3);
@@ -224,7 +224,8 @@ fn arrived_changed_and_restarted(also_leaves: bool) -> Site {
         to.release(4, &only(KEY), 3).unwrap();
         to.commit(4);
     }
-    to.faults.imports.store(1, Ordering::SeqCst);
+    // Once at the opening, and once more when the read has it tried again.
+    to.faults.imports.store(2, Ordering::SeqCst);
     to.crash();
     assert_eq!(to.read(KEY), None, "nothing is served before it is complete");
     // Each of them tries what has failed again.
@@ -467,6 +468,27 @@ fn a_refused_piece_of_work_leaves_no_pin() {
     assert_eq!(from.host.status().holds, 0);
     from.work(3, KEY, 0).unwrap();
     assert_eq!(from.host.status().holds, 0, "a read holds nothing");
+}
+
+/// Found by simulation: a shard could not do the log's first work again when it was opened, and what came
+/// after that waited for its turn. Calls had it tried again, but one branch at a time, after longer and longer
+/// pauses; and none, if the gate refused them all.
+#[test]
+fn calls_that_the_gate_refuses_have_the_logs_work_done_again() {
+    both(|kind| {
+        let mut x = Site::owner("x", kind);
+        (1..=50).for_each(|number| x.add(number, KEY, 1));
+        x.faults.confirms.store(3, Ordering::SeqCst);
+        x.disk.lock().applied.clear();
+        x.crash();
+        assert_eq!(x.read(KEY), None, "{:?}", x.host.branches());
+        let until = Instant::now() + Duration::from_secs(5);
+        let expected = if kind == Kind::InMemory { 50 } else { 100 };
+        while x.read(KEY) != Some(Some(expected)) {
+            assert!(Instant::now() < until, "{:?}", x.host.branches());
+            thread::sleep(MOMENT);
+        }
+    });
 }
 
 /// A replay confirms what was committed before the range left and came back, on data that was saved
