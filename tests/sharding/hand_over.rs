@@ -247,6 +247,34 @@ fn an_arrival_that_fails_at_the_opening_does_not_bring_back_what_has_left_since(
     assert_eq!((to.read(KEY), to.host.shard().sums()), (None, vec![]));
 }
 
+/// Found by simulation: the import that comes again after a restart failed at first, and the shard had promised
+/// to give the range away since. The promise closed the range, so that the import could not begin.
+#[test]
+fn an_arrival_that_fails_at_the_opening_is_done_again_before_a_promise_to_give_it_away() {
+    for (panics, commits) in [(false, true), (true, true), (false, false), (true, false)] {
+        let (from, mut to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
+        from.add(1, KEY, 3);
+        let sent = from.release(2, &only(KEY), 2).unwrap();
+        to.take(2, &only(KEY), 2, &sent).unwrap();
+        to.commit(2);
+        to.add(3, KEY, 4);
+        to.release(4, &only(KEY), 3).unwrap();
+        assert_eq!(to.prepare(4), Vote::Yes);
+        if panics { &to.faults.imports_panic } else { &to.faults.imports }.store(1, Ordering::SeqCst);
+        to.crash();
+        (0..4).for_each(|_| to.host.checkpoint().unwrap());
+        assert!(to.host.branches().troubled.is_empty(), "{:?}", to.host.branches());
+        assert!(is_moving(&to.work(5, KEY, 1)), "the promise holds the range");
+        if commits {
+            to.finish(4);
+            assert!(to.host.owned().is_empty() && to.host.shard().sums().is_empty());
+        } else {
+            to.rollback(4);
+            assert_eq!(to.read(KEY), Some(Some(7)));
+        }
+    }
+}
+
 #[test]
 fn an_import_that_panics_leaves_nothing() {
     both(|kind| {
