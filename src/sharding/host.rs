@@ -222,6 +222,8 @@ impl<S: Shard> ShardHost<S> {
         effort: Effort,
         patience: Duration,
     ) -> Result<Tenure, GateRefusal> {
+        // If the gate lets nothing in until the log's work is done again, no other call has it done.
+        self.manager.mend_if_due();
         let mut gate = self.sharded().gate();
         let mut until = None;
         loop {

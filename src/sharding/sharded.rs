@@ -369,13 +369,6 @@ impl<S: Shard> Service for Sharded<S> {
         let txn = branch.txn();
         // First of all, and whatever fails below: no other work may come to these positions.
         self.hold_changes(txn, works);
-        self.change(|gate| {
-            for work in works {
-                if let ShardWork::Release(departure) = work {
-                    gate.restore_sealed(txn, &departure.ranges);
-                }
-            }
-        });
         self.in_turn(txn, works, || self.take_back(branch, works))
     }
 
@@ -469,7 +462,13 @@ impl<S: Shard> Sharded<S> {
             // again.
             ShardWork::Take(arrival) if self.gate.lock().is_opened(&arrival.ranges, arrival.tenure) => Ok(()),
             ShardWork::Take(arrival) => Ok(self.stage(branch.txn(), arrival)?),
-            ShardWork::Client(_) | ShardWork::Release(_) => Ok(()),
+            // Not before its turn: what comes first may still have to bring these ranges. Nothing is let in
+            // there until then.
+            ShardWork::Release(departure) => {
+                self.change(|gate| gate.restore_sealed(branch.txn(), &departure.ranges));
+                Ok(())
+            }
+            ShardWork::Client(_) => Ok(()),
         })
     }
 

@@ -50,23 +50,24 @@ impl Turns {
         }
         let touched = touched();
         let first = {
-            let waiting = self.waiting.lock();
+            let mut waiting = self.waiting.lock();
             let before = waiting.branches.iter().take_while(|(other, _)| other != txn);
             let in_the_way = |(_, ranges): &&(TxnId, RangeSet)| touched.iter().any(|range| ranges.overlaps(range));
-            before.clone().find(in_the_way).map(|(first, _)| first.clone())
+            let first = before.clone().find(in_the_way).map(|(first, _)| first.clone());
+            // It waits until it has succeeded, also if it panics. Once the shard is open, the gate holds the
+            // positions of what fails.
+            if !waiting.is_opened && waiting.branches.iter().all(|(other, _)| other != txn) {
+                waiting.branches.push((txn.clone(), touched));
+            }
+            first
         };
         let result = match first {
             Some(first) => Err(OutOfTurn { first }.into()),
             None => then(),
         };
-        let mut waiting = self.waiting.lock();
-        match &result {
-            Ok(()) => waiting.branches.retain(|(other, _)| other != txn),
-            // Once the shard is open, the gate holds the positions of what fails.
-            Err(_) if waiting.is_opened || waiting.branches.iter().any(|(other, _)| other == txn) => {}
-            Err(_) => waiting.branches.push((txn.clone(), touched)),
+        if result.is_ok() {
+            self.drop_out(txn);
         }
-        self.look(&waiting);
         result
     }
 

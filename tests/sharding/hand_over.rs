@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringpact::{
@@ -211,7 +211,7 @@ fn a_promised_arrival_is_opened_with_all_its_records_or_not_at_all() {
 }
 
 /// What has come to a shard in a chunk, and has changed there since, comes again after a restart. The
-/// import fails at first.
+/// import fails twice.
 fn arrived_changed_and_restarted(also_leaves: bool) -> Site {
     let (from, mut to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
     from.add(1, KEY, 3);
@@ -224,7 +224,8 @@ fn arrived_changed_and_restarted(also_leaves: bool) -> Site {
         to.release(4, &only(KEY), 3).unwrap();
         to.commit(4);
     }
-    to.faults.imports.store(1, Ordering::SeqCst);
+    // Once at the opening, and once more when the read has it tried again.
+    to.faults.imports.store(2, Ordering::SeqCst);
     to.crash();
     assert_eq!(to.read(KEY), None, "nothing is served before it is complete");
     // Each of them tries what has failed again.
@@ -244,6 +245,34 @@ fn an_arrival_that_fails_at_the_opening_does_not_bring_back_what_has_left_since(
     let to = arrived_changed_and_restarted(true);
     assert!(to.host.owned().is_empty());
     assert_eq!((to.read(KEY), to.host.shard().sums()), (None, vec![]));
+}
+
+/// Found by simulation: the import that comes again after a restart failed at first, and the shard had promised
+/// to give the range away since. The promise closed the range, so that the import could not begin.
+#[test]
+fn an_arrival_that_fails_at_the_opening_is_done_again_before_a_promise_to_give_it_away() {
+    for (panics, commits) in [(false, true), (true, true), (false, false), (true, false)] {
+        let (from, mut to) = (Site::owner("from", Kind::InMemory), Site::new("to", Kind::InMemory));
+        from.add(1, KEY, 3);
+        let sent = from.release(2, &only(KEY), 2).unwrap();
+        to.take(2, &only(KEY), 2, &sent).unwrap();
+        to.commit(2);
+        to.add(3, KEY, 4);
+        to.release(4, &only(KEY), 3).unwrap();
+        assert_eq!(to.prepare(4), Vote::Yes);
+        if panics { &to.faults.imports_panic } else { &to.faults.imports }.store(1, Ordering::SeqCst);
+        to.crash();
+        (0..4).for_each(|_| to.host.checkpoint().unwrap());
+        assert!(to.host.branches().troubled.is_empty(), "{:?}", to.host.branches());
+        assert!(is_moving(&to.work(5, KEY, 1)), "the promise holds the range");
+        if commits {
+            to.finish(4);
+            assert!(to.host.owned().is_empty() && to.host.shard().sums().is_empty());
+        } else {
+            to.rollback(4);
+            assert_eq!(to.read(KEY), Some(Some(7)));
+        }
+    }
 }
 
 #[test]
@@ -467,6 +496,27 @@ fn a_refused_piece_of_work_leaves_no_pin() {
     assert_eq!(from.host.status().holds, 0);
     from.work(3, KEY, 0).unwrap();
     assert_eq!(from.host.status().holds, 0, "a read holds nothing");
+}
+
+/// Found by simulation: a shard could not do the log's first work again when it was opened, and what came
+/// after that waited for its turn. Calls had it tried again, but one branch at a time, after longer and longer
+/// pauses; and none, if the gate refused them all.
+#[test]
+fn calls_that_the_gate_refuses_have_the_logs_work_done_again() {
+    both(|kind| {
+        let mut x = Site::owner("x", kind);
+        (1..=50).for_each(|number| x.add(number, KEY, 1));
+        x.faults.confirms.store(3, Ordering::SeqCst);
+        x.disk.lock().applied.clear();
+        x.crash();
+        assert_eq!(x.read(KEY), None, "{:?}", x.host.branches());
+        let until = Instant::now() + Duration::from_secs(5);
+        let expected = if kind == Kind::InMemory { 50 } else { 100 };
+        while x.read(KEY) != Some(Some(expected)) {
+            assert!(Instant::now() < until, "{:?}", x.host.branches());
+            thread::sleep(MOMENT);
+        }
+    });
 }
 
 /// A replay confirms what was committed before the range left and came back, on data that was saved

@@ -13,13 +13,14 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    ring::NodeId,
-    sharding::{Cluster, ClusterError, KeeperRefusal, MemoryRingStore, Pace, RingStore, ServiceClient},
+    Call, LogId, Participant,
+    ring::{NodeId, Position, PositionRange, RangeSet},
+    sharding::{Cluster, ClusterError, KeeperRefusal, MemoryRingStore, Pace, RingStore, ServiceClient, Tenure},
     txn::Limits,
 };
 
 use crate::{
-    ledger::Add,
+    ledger::{Add, position},
     town::{SOON, Town, ring, slowly},
 };
 
@@ -326,6 +327,42 @@ fn only_a_log_in_the_file_system_has_a_directory() {
     drop(log);
     assert!(FileLog::options().storage(Disk).open(directory.path().join("log")).unwrap().directory().is_none());
     assert!(MemoryLog::new().directory().is_none());
+}
+
+/// Found by simulation: a node had promised to take a chunk, the keeper was opened again, and the change was
+/// cancelled before the node had said what it holds. The keeper dropped it, and it kept its promise for good.
+#[test]
+fn a_node_that_has_left_is_not_dropped_before_it_has_said_what_it_holds() {
+    let mut town = Town::new(&["a", "b"]);
+    let open = town.open();
+    open.fill(KEYS);
+    let [goods, accounts] = [0, 1].map(|service| town.starter(service)(&NodeId::from("c")));
+    // So that no chunk arrives in full.
+    accounts.is_away.store(true, Ordering::SeqCst);
+    let plan = open.cluster.change().unwrap().join("c").plan().unwrap();
+    let stays = (0..).map(position).find(|position| plan.movement().find(*position).is_none()).unwrap();
+    let _ = plan.start(slowly()).unwrap();
+    let mut txn = open.cluster.begin();
+    let branch = txn.branch("goods.c").unwrap().clone();
+    let before = Position::new(stays.as_u64().wrapping_sub(1));
+    let ranges = RangeSet::from_iter([PositionRange { start: before, end: stays }]);
+    goods.host().adopt(&branch, &ranges, Tenure::new(1_000)).unwrap();
+    goods.host().prepare(&branch, &Call::new(LogId::from_bytes([7; 16]))).unwrap();
+    goods.is_away.store(true, Ordering::SeqCst);
+    drop(txn);
+    town.crash(open);
+
+    let open = town.open();
+    let moving = open.cluster.moving().unwrap();
+    moving.cancel().unwrap();
+    accounts.is_away.store(false, Ordering::SeqCst);
+    assert!(moving.wait(SOON), "{:?}", moving.progress());
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(open.cluster.leaving(), [NodeId::from("c")]);
+    assert_eq!(goods.host().branches().prepared, 1);
+    goods.is_away.store(false, Ordering::SeqCst);
+    open.see_off();
+    assert_eq!(goods.host().branches().prepared, 0);
 }
 
 /// The names of shards tell their service and their node.

@@ -56,6 +56,8 @@ pub struct TownShard {
     takes: AtomicU64,
     at_take: Arc<Mutex<Option<Hook>>>,
     is_cut: Arc<AtomicBool>,
+    /// Whether no message reaches this shard.
+    pub is_away: AtomicBool,
 }
 
 pub struct Open {
@@ -243,6 +245,7 @@ impl TownShard {
             takes: AtomicU64::new(0),
             at_take,
             is_cut,
+            is_away: AtomicBool::new(false),
         }
     }
 
@@ -256,7 +259,8 @@ impl TownShard {
     }
 
     fn reach(&self) -> Result<Arc<ShardHost<Ledger>>, ShardError> {
-        if self.is_cut.load(Ordering::SeqCst) { Err(ShardError::Unreachable) } else { Ok(self.host()) }
+        let is_lost = [&*self.is_cut, &self.is_away].iter().any(|is_lost| is_lost.load(Ordering::SeqCst));
+        if is_lost { Err(ShardError::Unreachable) } else { Ok(self.host()) }
     }
 
     /// Loses its disk and its log, and comes back.

@@ -18,7 +18,7 @@ use crate::{
 
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &HeldGuard<'_, ()>) -> Result<(), ServiceError> {
-        self.mend(usize::MAX, usize::MAX);
+        self.mend(|_| false);
         self.roll_back_abandoned();
         // Collected before the service is asked: what the service writes may lack a commit that
         // comes meanwhile.

@@ -12,8 +12,8 @@ use crate::{
     id::{BranchId, Epoch, Name, TxnId, TxnOrdinal},
     log::{Durability, Fact, LogError, LogId, Lsn},
     participant::{
-        BranchAction, BranchInput, BranchPhase, BranchReply, Call, CommitVerb, Decision, Effort, Greeting, Life,
-        LogSharing, Participant, ParticipantError, Service, ServiceError, Vote,
+        BranchAction, BranchInput, BranchPhase, BranchReply, Call, CommitVerb, Decision, Greeting, Life, LogSharing,
+        Participant, ParticipantError, Service, ServiceError, Vote,
         answers::{after_the_end, answer},
         branch_table::BranchLookup,
     },
@@ -200,8 +200,9 @@ impl<S: Service> ResourceManager<S> {
             _ => {}
         }
         let wants_promise = matches!(message, BranchInput::Prepare(_) | BranchInput::CommitOnePhase);
-        let changes = matches!(entry.protocol.phase(), BranchPhase::Active { doomed: false, effort: Effort::Update });
-        if wants_promise && changes {
+        // Also of a branch that has only read: it may have changed something before this opening.
+        let works = matches!(entry.protocol.phase(), BranchPhase::Active { doomed: false, .. });
+        if wants_promise && works {
             let has_all_work = match begins_at {
                 Some(ordinal) => ordinal <= branch.txn().ordinal(),
                 None => self.has_all_work(branch)?,

@@ -28,9 +28,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Maximum number of branches that one call mends, because a client waits for that call.
 const MENDED_PER_CALL: usize = 16;
 
-/// Maximum number of branches at which the service may fail in one call, because each may be a
-/// time-out of the service's database.
-const FAILED_PER_CALL: usize = 1;
+/// Maximum number of branches at which the service may fail in one call.
+const FAILED_PER_CALL: usize = 64;
+
+/// Time after which one call tries no other branch, if the service has failed at one: each failure may be
+/// a time-out of the service's database. Those that fail at once are passed over, because the service may
+/// want another branch first.
+const LONGEST_FAILURES: Duration = Duration::from_millis(5);
 
 /// When it is time to ask the service again.
 pub(super) struct Mending {
@@ -88,7 +92,7 @@ impl Mending {
 impl<S: Service> ResourceManager<S> {
     /// Tries again to restore or confirm a few branches, if there are any and it is time. The caller
     /// holds no lock of a branch.
-    pub(super) fn mend_if_due(&self) {
+    pub(crate) fn mend_if_due(&self) {
         if !self.mending.is_needed.load(Ordering::Relaxed) {
             return;
         }
@@ -97,19 +101,25 @@ impl<S: Service> ResourceManager<S> {
             return;
         }
         let mut result = Mended::default();
+        let until = platform.now() + LONGEST_FAILURES;
+        let has_enough = |so_far: Mended| {
+            so_far.mended >= MENDED_PER_CALL
+                || so_far.failed >= FAILED_PER_CALL
+                || so_far.failed > 0 && platform.now() >= until
+        };
         // The drop of the service's error may panic.
-        catch_panic(|| result = self.mend(MENDED_PER_CALL, FAILED_PER_CALL));
+        catch_panic(|| result = self.mend(has_enough));
         self.mending.pace.lock().end(platform.now(), result.mended > 0);
     }
 
     /// Tries again to restore or confirm the branches that could not be restored or confirmed at
-    /// opening, until that number is mended or has failed.
-    pub(super) fn mend(&self, most_mended: usize, most_failed: usize) -> Mended {
+    /// opening, until `has_enough` of what was done so far.
+    pub(super) fn mend(&self, has_enough: impl Fn(Mended) -> bool) -> Mended {
         let thread = self.options.platform.thread_number();
         let mut result = Mended::default();
         let (troubled, _) = self.branches.lock().troubled();
         for (txn, entry) in troubled {
-            if result.mended >= most_mended || result.failed >= most_failed {
+            if has_enough(result) {
                 break;
             }
             let branch = txn.branch(&self.name);

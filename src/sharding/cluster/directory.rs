@@ -143,9 +143,16 @@ impl Directory {
     /// done: no unended transaction names them. One that has ended there alone counts, because after a
     /// restart the coordinator tells all participants of it again.
     pub(in crate::sharding) fn part(&self, node: &NodeId) -> bool {
+        let unanswered = self.coordinator.status().unanswered_by;
         let mut is_gone = true;
         for service in &self.services {
             let Some((name, _)) = service.moves(node) else { continue };
+            // After a restart only the shard knows of transactions that have been rolled back and name it. A
+            // coordinator without the shard would never hear of them, and the shard would keep its promises.
+            if unanswered.contains_key(&name) {
+                is_gone = false;
+                continue;
+            }
             // The first call has it retire, and drops it at once if no transaction names it.
             let is_out = || matches!(self.coordinator.retire(name.as_str()), Err(RetireError::Unknown { .. }));
             if is_out() || is_out() {

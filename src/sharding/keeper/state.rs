@@ -42,11 +42,26 @@ pub(in crate::sharding) struct ChangeState {
     pub(in crate::sharding) ring: String,
 }
 
+/// Which change a hand-over is of, and the side to which its ranges move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::sharding) struct Heading {
+    /// The control step in which the change began.
+    pub(in crate::sharding) since: u64,
+    pub(in crate::sharding) side: Side,
+}
+
+impl ChangeState {
+    /// Returns where the change's ranges move now.
+    pub(in crate::sharding) const fn heading(&self) -> Heading {
+        Heading { since: self.since, side: self.toward }
+    }
+}
+
 /// One thing that the keeper is asked to do, as its log holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::sharding) enum RingWork {
-    /// The ranges are on this side from here on.
-    Moved { ranges: RangeSet, side: Side, tenure: Tenure },
+    /// The ranges are on this side of the change from here on.
+    Moved { ranges: RangeSet, heading: Heading, tenure: Tenure },
     /// The control step with this revision.
     Control { revision: u64, control: Control },
     /// No transaction names the node any more, which left in this control step.
@@ -91,7 +106,7 @@ pub enum KeeperRefusal {
     #[error("the change has not ended: ranges are still to be moved, or on their way")]
     NotAllMoved,
     /// The ranges are not where they were to be taken from.
-    #[error("the ranges have moved already, or the change was turned round")]
+    #[error("the ranges have moved already, or the change was turned round or has ended")]
     NotThere,
     /// An earlier hand-over of the ranges has not ended.
     #[error("transaction {txn} is moving ranges of these, and has not ended")]
@@ -127,9 +142,12 @@ impl RingState {
     }
 
     /// Whether the ranges can be handed over to this side now.
-    pub(super) fn may_move(&self, ranges: &RangeSet, side: Side, tenure: Tenure) -> Result<(), KeeperRefusal> {
+    pub(super) fn may_move(&self, ranges: &RangeSet, heading: Heading, tenure: Tenure) -> Result<(), KeeperRefusal> {
         let change = self.change.as_ref().ok_or(KeeperRefusal::NothingMoves)?;
-        if change.toward != side || ranges.is_empty() || !self.assignment.is_all_on(ranges, side.other()) {
+        // A thread may come late with a chunk of a change that was cancelled and has ended. The change that is
+        // under way now may not move these ranges at all, or to another node.
+        if change.heading() != heading || ranges.is_empty() || !self.assignment.is_all_on(ranges, heading.side.other())
+        {
             return Err(KeeperRefusal::NotThere);
         }
         // The number was given out, and others were faster since.

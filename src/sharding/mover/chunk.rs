@@ -8,9 +8,9 @@ use crate::{
     participant::ExecuteError,
     ring::{NodeId, RangeSet},
     sharding::{
-        KeeperRefusal, ShardError, Side,
+        KeeperRefusal, ShardError,
         cluster::{ClusterCore, ClusterError, KEEPER, NamedShard},
-        keeper::RingWork,
+        keeper::{Heading, RingState, RingWork},
     },
 };
 
@@ -46,7 +46,7 @@ impl From<ClusterError> for ChunkFailure {
 }
 
 /// Moves as much of the chunk as fits into its budget, to this side of the change.
-pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, side: Side) -> Result<MovedChunk, ChunkFailure> {
+pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, heading: Heading) -> Result<MovedChunk, ChunkFailure> {
     let (from, to) = (core.directory.shards(&chunk.from)?, core.directory.shards(&chunk.to)?);
     let (ranges, bytes) = fitting(&from, chunk)?;
     // Before anything is frozen.
@@ -54,7 +54,7 @@ pub(super) fn move_chunk(core: &ClusterCore, chunk: &Chunk, side: Side) -> Resul
         shard.has_room(bytes).map_err(|error| at(&chunk.to, error))?;
     }
     let mut exported = 0;
-    let moved = hand_over(core, chunk, side, (&from, &to), ranges, &mut exported);
+    let moved = hand_over(core, chunk, heading, (&from, &to), ranges, &mut exported);
     moved.map_err(|failure| ChunkFailure { exported, ..failure })
 }
 
@@ -78,7 +78,7 @@ fn fitting(from: &[NamedShard], chunk: &Chunk) -> Result<(RangeSet, Vec<u64>), C
 fn hand_over(
     core: &ClusterCore,
     chunk: &Chunk,
-    side: Side,
+    heading: Heading,
     (from, to): (&[NamedShard], &[NamedShard]),
     ranges: RangeSet,
     exported: &mut u64,
@@ -87,11 +87,11 @@ fn hand_over(
     // Clients may have taken all slots, and wait for these very ranges.
     let mut txn = core.directory.coordinator.begin_beyond_limits(CHUNK_TIMEOUT);
     let branch = txn.branch(KEEPER).map_err(ClusterError::from)?.clone();
-    match core.keeper.execute(&branch, RingWork::Moved { ranges: ranges.clone(), side, tenure }) {
+    match core.keeper.execute(&branch, RingWork::Moved { ranges: ranges.clone(), heading, tenure }) {
         Ok(()) => {}
         // The outcome of an earlier try was not known. It has moved them.
         Err(ExecuteError::Refused(KeeperRefusal::NotThere))
-            if core.state().is_some_and(|state| state.assignment.is_all_on(&ranges, side)) =>
+            if core.state().is_some_and(|state| has_moved(&state, &ranges, heading)) =>
         {
             return Ok(MovedChunk { ranges, records: 0, bytes: 0, held_up: Duration::ZERO });
         }
@@ -134,6 +134,12 @@ fn hand_over(
     txn.commit().wait().map_err(ClusterError::Commit)?;
     let held_up = core.directory.platform.now().saturating_duration_since(frozen_at);
     Ok(MovedChunk { ranges, records: records_moved, bytes: bytes_moved, held_up })
+}
+
+/// Whether the change that is under way is still this one, and all of the ranges have moved in it.
+fn has_moved(state: &RingState, ranges: &RangeSet, heading: Heading) -> bool {
+    let is_own = state.change.as_ref().is_some_and(|change| change.heading() == heading);
+    is_own && state.assignment.is_all_on(ranges, heading.side)
 }
 
 fn at(node: &NodeId, error: ShardError) -> ClusterError {

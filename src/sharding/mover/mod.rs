@@ -20,8 +20,8 @@ use crate::{
     platform::{Condvar, Platform, Thread},
     ring::NodeId,
     sharding::{
-        KeeperRefusal, Side,
-        keeper::{Control, RingState, RingTable},
+        KeeperRefusal,
+        keeper::{ChangeState, Control, Heading, RingState, RingTable},
         mover::{
             chunk::{ChunkFailure, MovedChunk, move_chunk},
             schedule::{Chunk, ChunkEnd, Next, Schedule},
@@ -66,10 +66,7 @@ struct MoverState {
 /// What a change still has to move.
 struct Planned {
     schedule: Schedule,
-    /// The side that the ranges move to.
-    side: Side,
-    /// The control step in which the change began.
-    since: u64,
+    heading: Heading,
 }
 
 impl MoverState {
@@ -85,8 +82,8 @@ impl MoverState {
             self.blocked.clear();
         }
         let moves = assignment.moving(change.toward.other());
-        let (schedule, side) = (Schedule::new(change.pace, moves), change.toward);
-        self.plan = Some(Planned { schedule, side, since: change.since });
+        let heading = change.heading();
+        self.plan = Some(Planned { schedule: Schedule::new(change.pace, moves), heading });
         self.generation += 1;
         true
     }
@@ -95,9 +92,7 @@ impl MoverState {
     /// chunks that are on their way are its own.
     fn plan_once(&mut self, keeper: &RingTable, now: Instant) -> bool {
         let is_planned = |plan: &Planned| {
-            let of_plan = |ring: &RingState| {
-                ring.change.as_ref().is_some_and(|change| (change.since, change.toward) == (plan.since, plan.side))
-            };
+            let of_plan = |ring: &RingState| ring.change.as_ref().map(ChangeState::heading) == Some(plan.heading);
             keeper.with_state(of_plan).unwrap_or_default()
         };
         self.plan.as_ref().is_some_and(is_planned) || self.plan(keeper, now)
@@ -288,12 +283,12 @@ impl Mover {
             }
             let now = self.platform.now();
             let generation = state.generation;
-            let Some(Planned { schedule, side, .. }) = &mut state.plan else { break };
-            let side = *side;
+            let Some(Planned { schedule, heading }) = &mut state.plan else { break };
+            let heading = *heading;
             match schedule.next(now) {
                 Next::Chunk(chunk) => {
                     drop(state);
-                    self.carry_out(&core, &chunk, side, generation);
+                    self.carry_out(&core, &chunk, heading, generation);
                 }
                 Next::Wait(until) => _ = self.changed.wait_until(&mut state, until),
                 Next::Busy => self.changed.wait(&mut state),
@@ -307,9 +302,9 @@ impl Mover {
         self.changed.notify_all();
     }
 
-    fn carry_out(&self, core: &ClusterCore, chunk: &Chunk, side: Side, generation: u64) {
+    fn carry_out(&self, core: &ClusterCore, chunk: &Chunk, heading: Heading, generation: u64) {
         // It calls shards, which may panic. That rolls the chunk back, and must not end the mover.
-        let result = catch_unwind(AssertUnwindSafe(|| move_chunk(core, chunk, side)))
+        let result = catch_unwind(AssertUnwindSafe(|| move_chunk(core, chunk, heading)))
             .unwrap_or_else(|_| Err(ClusterError::Work(Arc::new(ParticipantError::Panicked)).into()));
         let now = self.platform.now();
         self.state.lock().ended(core.table(), chunk, generation, result, now);
@@ -386,7 +381,7 @@ mod tests {
         HashRing, TxnId,
         participant::Service,
         ring::{Pins, Position, PositionRange, RangeSet},
-        sharding::{MemoryRingStore, Pace, Tenure, assignment::Layout, keeper::RingWork},
+        sharding::{MemoryRingStore, Pace, Side, Tenure, assignment::Layout, keeper::RingWork},
     };
 
     fn take(keeper: &RingTable, sequence: u64, work: RingWork) {
@@ -425,7 +420,8 @@ mod tests {
         let middle = whole.start.as_u64().wrapping_add(u64::try_from(whole.width() / 2).unwrap());
         let part = PositionRange { end: Position::new(middle), ..whole };
         let ranges = RangeSet::from_iter([part]);
-        take(&keeper, 3, RingWork::Moved { ranges, side: Side::After, tenure: Tenure::new(2) });
+        let heading = Heading { since: 2, side: Side::After };
+        take(&keeper, 3, RingWork::Moved { ranges, heading, tenure: Tenure::new(2) });
         let refused = ClusterError::Keeper(KeeperRefusal::NotThere).into();
         state.ended(&keeper, &chunk, generation, Err(refused), now);
         let (again, generation) = next(&mut state, now);
@@ -441,6 +437,6 @@ mod tests {
         assert_eq!(state.generation, 1);
         take(&keeper, 3, RingWork::Control { revision: 3, control: Control::Turn });
         assert!(state.plan_once(&keeper, now));
-        assert_eq!((state.generation, state.plan.unwrap().side), (2, Side::Before));
+        assert_eq!((state.generation, state.plan.unwrap().heading.side), (2, Side::Before));
     }
 }

@@ -87,6 +87,8 @@ pub struct Ledger {
     held: Mutex<BTreeMap<BranchId, Vec<Put>>>,
     /// The image as the notes make it: what the oracle knows of the gate.
     seen: Mutex<GateImage>,
+    /// What this life has begun to take, and has neither taken nor discarded.
+    staged: Mutex<RangeSet>,
     /// Work that a mutant has let in past the gate.
     pub ungated: Mutex<BTreeMap<BranchId, Vec<Put>>>,
     /// Work that a mutant loses, because it was let in under the tenure itself.
@@ -105,8 +107,8 @@ impl Ledger {
             Kind::AtOnce => Arc::clone(disk),
         };
         let seen = Mutex::new(disk.lock().image.clone());
-        let (held, ungated, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { life: Arc::clone(life), service, kind, live, disk: Arc::clone(disk), held, seen, ungated, lost }
+        let (held, staged, ungated, lost) = Default::default();
+        Self { life: Arc::clone(life), service, kind, live, disk: Arc::clone(disk), held, seen, staged, ungated, lost }
     }
 
     pub fn get(&self, key: u32) -> Option<Vec<u32>> {
@@ -121,6 +123,11 @@ impl Ledger {
     /// Since when the shard has the position.
     pub fn tenure(&self, position: Position) -> Option<Tenure> {
         self.seen.lock().tenure(position)
+    }
+
+    /// Whether this life could not discard what it had begun to take there. The gate keeps it unseen until the shard is opened again.
+    pub fn is_abandoned(&self, position: Position) -> bool {
+        self.staged.lock().contains(position)
     }
 
     /// Whether an unfinished branch has changes at the position.
@@ -320,6 +327,13 @@ impl Shard for Ledger {
             })?;
         }
         self.seen.lock().apply(note);
+        match note {
+            GateNote::Staged { ranges } => self.staged.lock().extend(ranges.iter()),
+            GateNote::Dropped { ranges } | GateNote::Owned { ranges, .. } => {
+                ranges.iter().for_each(|range| self.staged.lock().remove(range));
+            }
+            _ => {}
+        }
         self.life.world.clock.note(format_args!("{}, {}: {note:?}", self.life, self.service));
         Ok(())
     }
