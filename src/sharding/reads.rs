@@ -88,7 +88,12 @@ impl<S: ReadShard> ShardHost<S> {
 
 impl<S: Shard> ShardHost<S> {
     /// Answers an encoded question.
-    pub(super) fn answer_encoded(&self, query: &[u8], known: Tenure, patience: Duration) -> Result<Vec<u8>, ShardError> {
+    pub(super) fn answer_encoded(
+        &self,
+        query: &[u8],
+        known: Tenure,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ShardError> {
         let answer = self.answer.ok_or_else(|| work(NoReads))?;
         answer(self, query, known, patience)
     }

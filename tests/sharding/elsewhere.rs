@@ -151,6 +151,32 @@ fn keeper_and_followers_write_while_nodes_join_and_leave() {
     assert_eq!(found, expected);
 }
 
+/// Otherwise a process that runs for long would keep a connection to each node that there ever was.
+#[test]
+fn a_follower_lets_go_of_nodes_that_have_left_and_connects_again_if_they_come_back() {
+    let far = Far::default();
+    let (cluster, _) = far.open(&["a", "b"]);
+    let connections = Arc::new(Mutex::new(Vec::new()));
+    let (made, there) = (Arc::clone(&connections), far.clone());
+    let builder = ClusterFollower::builder(MemoryLog::new(), Arc::new(Wire(cluster.feed()))).name("one");
+    let (builder, sums) = builder.service("sums", move |node: &NodeId| {
+        made.lock().push(node.to_string());
+        Ok(there.connection(node))
+    });
+    let follower = builder.open().unwrap();
+    let write = || (0..KEYS).for_each(|key| assert!(commit(follower.coordinator(), &sums, key, 1)));
+    let change = |plan: ringpact::sharding::ChangeBuilder| {
+        assert!(plan.plan().unwrap().start(slowly()).unwrap().wait(SOON));
+        assert!(follower.coordinator().settle(SOON));
+        follower.refresh();
+        write();
+    };
+    change(cluster.change().unwrap().leave("a"));
+    change(cluster.change().unwrap().join("a"));
+    let connections = connections.lock();
+    assert_eq!(connections.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "a"]);
+}
+
 /// Whether a new transaction may help is known of errors from far away, too.
 #[test]
 fn a_far_shard_says_what_it_refuses_and_whether_that_may_pass() {

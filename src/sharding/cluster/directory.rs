@@ -66,13 +66,27 @@ impl Directory {
             return self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
         };
         match ask(&self.platform, &**keeper, self.assignment.load().epoch()) {
-            Ok((asked, update)) => self.assignment.update(asked, update),
+            Ok((asked, update)) => self.learn(asked, update),
             // The client asks again, until its patience is over.
             Err(_) => self.assignment.wait_past(epoch, WAIT_FOR_NEWS),
         }
         if self.assignment.load().epoch() <= epoch {
             // The keeper knows no more yet than this process.
             self.assignment.wait_past(epoch, WAIT_FOR_NEWS);
+        }
+    }
+
+    /// Takes in what the keeper answered, and lets go of nodes that have left.
+    pub(super) fn learn(&self, asked: RingEpoch, update: AssignmentUpdate) {
+        self.assignment.update(asked, update);
+        let assignment = self.assignment.load();
+        let rings = [Some(assignment.ring()), assignment.after()];
+        let has_left = |node: &NodeId| rings.iter().flatten().all(|ring| ring.node(node.as_str()).is_none());
+        for node in self.nodes().iter().filter(|node| has_left(node)) {
+            // If a transaction still names it, it goes at a later look: a node that retires can't come back.
+            if !self.is_named(node) {
+                self.part(node);
+            }
         }
     }
 

@@ -109,7 +109,7 @@ async fn refresh(directory: &Directory, epoch: RingEpoch) {
     let told = Arc::clone(&answer);
     directory.ask_then(&**keeper, move |update| told.tell(update));
     if let Some(Some((asked, update))) = answer.within(directory, within).await {
-        directory.assignment.update(asked, update);
+        directory.learn(asked, update);
     }
 }
 
