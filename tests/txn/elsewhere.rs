@@ -249,7 +249,9 @@ fn the_log_stays_bounded_under_a_stuck_participant() {
     txn.branch("stuck").unwrap();
     txn.commit().wait().unwrap();
     eventually("it is parked", SOON, || coordinator.status().parked == 1);
-    let size = || fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+    // A file may go while the directory is read.
+    let length = |file: fs::DirEntry| file.metadata().map_or(0, |metadata| metadata.len());
+    let size = || fs::read_dir(dir.path()).unwrap().map(|file| length(file.unwrap())).sum::<u64>();
     let mut commits = Vec::new();
     let mut largest = 0;
     for number in 0..TRANSACTIONS {

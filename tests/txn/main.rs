@@ -5,7 +5,7 @@
 //! | **in the usual case** | |
 //! | `commit` | a transaction commits at all participants or at none, for the forced writes that the design says |
 //! | `shapes` | transactions of unusual shapes, and names that are refused |
-//! | `membership` | participants are added and retire while the coordinator is open |
+//! | `membership`, `retiring` | participants are added and retire while the coordinator is open |
 //! | `withdrawn` | a transaction goes on without a participant that has done nothing for it |
 //! | `last_resource` | a participant that cannot prepare is asked last, and decides |
 //! | `last_resource_remembers` | one that remembers what it has committed is asked, and the others follow it |
@@ -73,6 +73,7 @@ mod membership;
 mod outlived_coordinator;
 mod parking;
 mod recovery;
+mod retiring;
 mod run;
 mod shapes;
 mod shutdown;
