@@ -2,7 +2,7 @@
 //!
 //! | you are | read |
 //! |---|---|
-//! | starting | [getting started](getting_started), [choose a participant](participants), [databases], [sharded services](sharding), [use it from async code](async_code) |
+//! | starting | [getting started](getting_started), [choose a participant](participants), [databases], [your first cluster](first_cluster), [sharded services](sharding), [use it from async code](async_code) |
 //! | operating it | [deploy], [backups and moving](backups), [runbook by symptom](runbook), [observing], [what happens when something fails](failures) |
 //! | looking something up | [the protocol](protocol), [where a key goes](placement), [balanced tokens](balance), [rings as other software has them](interop), [the log's format and its medium](media) |
 //! | wondering why | [how a key is looked up](lookup), [how fast the log is](log_speed), [what a transaction costs](txn_speed) |
@@ -15,6 +15,9 @@ pub mod participants {}
 
 #[doc = include_str!("databases.md")]
 pub mod databases {}
+
+#[doc = include_str!("first_cluster.md")]
+pub mod first_cluster {}
 
 #[doc = include_str!("sharding.md")]
 #[doc = include_str!("move.svg")]

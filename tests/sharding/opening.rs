@@ -37,7 +37,7 @@ fn findings(open: &Open) -> Vec<String> {
     open.cluster.check_shards().unwrap().iter().map(ToString::to_string).collect()
 }
 
-/// Nobody gets wrong answers from it, and the keeper tells which it is and takes it on again.
+/// No client gets wrong answers from it, and the keeper tells which it is and takes it on again.
 #[test]
 fn a_shard_that_has_lost_its_disk_is_found_and_can_begin_again() {
     let town = Town::new(&["a", "b", "c"]);

@@ -115,7 +115,7 @@ impl Cluster {
         let found = directory.services.iter().find(|known| known.service() == service);
         let found = found.and_then(|service| service.moves(node));
         let (name, shard) = found.ok_or_else(|| ClusterError::NoShard { node: node.clone() })?;
-        // While this shard lacks a range nobody can take it away from there, and its gate does not take a range
+        // While this shard lacks a range no chunk can take it away from there, and its gate does not take a range
         // twice. So a change that goes on meanwhile does no harm.
         let share = |state: &RingState| (state.assignment.shares().remove(node).unwrap_or_default(), state.latest);
         let (mut lacks, latest) = self.settled(share)?;

@@ -98,7 +98,7 @@ impl Coordinator {
         Ok(self.transaction(self.core.policy.transaction_timeout, true))
     }
 
-    /// As [`begin_within`](Self::begin_within), and does not wait for a slot: for steps of an operator, who may
+    /// As [`begin_within`](Self::begin_within), and does not wait for a slot: for steps of an operator, which may
     /// want to end just what keeps the slots taken.
     pub(crate) fn begin_beyond_limits(&self, transaction_timeout: Duration) -> Transaction {
         let admitted = self.core.admission.enter_beyond();
