@@ -6,11 +6,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ringpact::{
     MemoryLog,
-    sharding::{ClusterError, GateImage, KeeperRefusal, MemoryRingStore, RingStore, ShardFault, ShardHost},
+    sharding::{
+        ClusterError, ClusterFollower, GateImage, KeeperRefusal, MemoryRingStore, RingStore, ShardFault, ShardHost,
+        SharedAssignment,
+    },
 };
 
 use crate::{
-    ledger::{Add, Faults, Kind, Ledger, Saved},
+    ledger::{Add, Faults, Kind, Ledger, Saved, position},
     town::{Open, SOON, Town, slowly},
 };
 
@@ -51,7 +54,7 @@ fn a_shard_that_has_lost_its_disk_is_found_and_can_begin_again() {
     assert_eq!((&*finding.service, finding.node.as_str()), ("accounts", "b"));
     assert!(finding.to_string().contains("lacks") && matches!(finding.fault, ShardFault::Lacks(_)), "{finding}");
     // Work at the other nodes goes on, and no key of this one is served as if it were absent.
-    let owner = |key| open.cluster.assignment().load().place(crate::ledger::position(key)).node.to_string();
+    let owner = |key| open.cluster.assignment().load().place(position(key)).node.to_string();
     let key = |node: &str| (0..KEYS).find(|key| owner(*key) == node).unwrap();
     let at_a = key("a");
     open.add(at_a, 1);
@@ -73,6 +76,29 @@ fn a_shard_that_has_lost_its_disk_is_found_and_can_begin_again() {
     open.settle();
     assert_eq!(findings(&open), Vec::<String>::new());
     assert_eq!(town.sums(1)[&at_a].1, i64::from(at_a) + 2);
+}
+
+/// The empty shard does not know to which node the lost one had given ranges away.
+#[test]
+fn a_client_that_is_behind_finds_what_a_lost_shard_had_given_away() {
+    let town = Town::new(&["a", "b"]);
+    let open = town.open();
+    open.fill(KEYS);
+    let builder = ClusterFollower::builder(MemoryLog::new(), Arc::new(open.cluster.feed())).name("behind");
+    let (builder, goods) = builder.service("goods", town.connections(0));
+    let follower = builder.open().unwrap();
+    assert!(open.cluster.change().unwrap().weight("a", 4).plan().unwrap().start(slowly()).unwrap().wait(SOON));
+    open.settle();
+    town.shard("b", 0).lose();
+    let lost: Vec<_> = open.cluster.check_shards().unwrap();
+    assert!(!open.cluster.replace_lost_shard("goods", &lost[0].node).unwrap().is_empty());
+    open.settle();
+    let node = |assignment: &SharedAssignment, key| assignment.load().place(position(key)).node.to_string();
+    let moved = |key: &u32| node(follower.assignment(), *key) != node(open.cluster.assignment(), *key);
+    let key = (0..KEYS).find(moved).unwrap();
+    let mut txn = follower.begin();
+    goods.execute(&mut txn, Add { key, amount: 1 }).unwrap();
+    txn.commit().wait().unwrap();
 }
 
 /// The ring store was restored from a backup that is older than what the log remembers: the ring would be an older one

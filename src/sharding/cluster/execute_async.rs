@@ -87,7 +87,7 @@ impl<'a> AskAgain<'a> {
             return Err(RouteError::Refused { node, refusal });
         }
         directory.refused.fetch_add(1, Ordering::Relaxed);
-        if !refusal.is_brief() {
+        if !refusal.is_brief() || self.pause == LONGEST_PAUSE {
             refresh(directory, epoch).await;
         }
         if directory.assignment.load().epoch() <= epoch {

@@ -243,9 +243,8 @@ impl<W: Keyed + Clone + 'static> ServiceClient<W> {
                 return Err(RouteError::Refused { node: way.node, refusal });
             }
             directory.refused.fetch_add(1, Ordering::Relaxed);
-            if !refusal.is_brief() {
-                directory.refresh(way.epoch);
-            }
+            // Also if the refusal was to be brief: it was not, although the call waited at the shard.
+            directory.refresh(way.epoch);
         }
     }
 
