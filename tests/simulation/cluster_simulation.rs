@@ -29,7 +29,6 @@ fn on_all_threads(look: impl Fn() + Sync) {
 }
 
 #[test]
-#[ignore = "some seeds still fail: this world is not finished"]
 fn data_that_moves_is_never_lost_doubled_or_out_of_reach() {
     let (next, sums) = (AtomicU64::new(0), Mutex::new(BTreeMap::<&str, u64>::new()));
     on_all_threads(|| {
@@ -66,7 +65,6 @@ fn a_seed_replays_exactly() {
 
 /// See [`Mutant`] for what is wrong with each.
 #[test]
-#[ignore = "some seeds still fail: this world is not finished"]
 fn every_mutant_is_found() {
     println!("{:<28} {:>5} {:>5}", "mutant", "seed", "limit");
     let mutants = Mutex::new(Mutant::all());

@@ -28,14 +28,24 @@ pub fn start(world: &Arc<World>) {
     let world = Arc::clone(world);
     world.changes.fetch_add(1, Ordering::Relaxed);
     world.clock.clone().start(move || {
+        // A follower that finds no keeper at first comes late, and would miss all changes.
+        world.clock.await_until(MS * 3_000, || (0..world.hosts.len()).all(|host| is_up(&world, host)));
         for _ in 0..world.plan.changes {
             world.clock.sleep((MS * 100).mul_f64(world.clock.draw(fastrand::Rng::f64)));
             if let Some(life) = await_keeper(&world) {
                 change(&world, &life);
             }
+            if world.faulty() && world.clock.once_in(world.plan.crash_after_change) {
+                let host = world.clock.draw(|random| random.usize(..world.hosts.len()));
+                world.hosts[host].life().iter().for_each(|life| life.crash("after a change"));
+            }
         }
         world.changes.fetch_sub(1, Ordering::Relaxed);
     });
+}
+
+fn is_up(world: &World, host: usize) -> bool {
+    world.hosts[host].life().is_some_and(|life| life.is_up())
 }
 
 pub fn await_keeper(world: &World) -> Option<Arc<Life>> {

@@ -228,7 +228,18 @@ fn work_by_hints(
     put: Put,
 ) -> Result<bool, GivesUp> {
     let world = &life.world;
-    let (mut node, mut known) = desk.services[service].locate(position(put.key)).map_err(|_| GivesUp)?;
+    let located = desk.services[service].locate(position(put.key)).map_err(|_| GivesUp)?;
+    let (mut node, mut known) = {
+        let remembers = world.clock.draw(|random| random.u8(..8)) > 0;
+        let mut remembered = world.remembered.lock();
+        // At first, from before all changes.
+        let first = || (world.plan.first_ring().owner_at(position(put.key)).id().clone(), Tenure::FIRST);
+        let place = remembered.entry((service, put.key)).or_insert_with(first);
+        if !remembers {
+            *place = located;
+        }
+        place.clone()
+    };
     let mut is_hinted = false;
     for _ in 0..HOPS {
         let name = shard_name(SERVICES[service], &node).map_err(|_| GivesUp)?;

@@ -95,6 +95,7 @@ impl Endpoint for FeedWire {
             return;
         }
         let request = if world.is_mutated(Mutant::SkipsAStep) { skip(request) } else { request };
+        world.clock.note(format_args!("{} asks the keeper for news: {}", self.from, Shown(&request)));
         let awaited = Arc::new(Awaited { from: Arc::clone(&self.from), reply: Mutex::new(Some(reply)) });
         let from = Arc::clone(&self.from);
         send(world, self.from.host, World::KEEPER, move || {
@@ -104,6 +105,7 @@ impl Endpoint for FeedWire {
             let Seated::Keeper(cluster) = &desk.seat else { return };
             let (world, back, awaited) = (Arc::clone(world), from.host, Arc::clone(&awaited));
             let reply = Reply::new(move |result| {
+                world.clock.note(format_args!("the keeper has news: {}", Outcome(&result)));
                 let result = Mutex::new(Some(result));
                 send(&world, World::KEEPER, back, move || {
                     let result = result.lock().take();
@@ -320,6 +322,13 @@ impl Served {
         self.life.world.is_mutated(mutant)
     }
 
+    /// How long a gate keeps work waiting: a mutant passes it at once.
+    fn patience(&self, key: u32, patience: Duration, is_hinted: bool) -> Duration {
+        let passes = is_hinted && self.is(Mutant::FollowsHintsBlindly)
+            || self.is(Mutant::FreezeNotRestored) && self.was_frozen(key);
+        if passes { Duration::ZERO } else { patience }
+    }
+
     /// Whether the position is in ranges that this shard has promised to give away before it was started.
     fn was_frozen(&self, key: u32) -> bool {
         let (at, number) = (position(key), self.life.number());
@@ -358,7 +367,7 @@ impl Served {
         patience: Duration,
         is_hinted: bool,
     ) -> Result<(), ShardError> {
-        match self.shard.execute(branch, known, put, patience) {
+        match self.shard.execute(branch, known, put, self.patience(put.key, patience, is_hinted)) {
             Err(ShardError::Gate(refusal))
                 if self.goes_past_gate(put.key, &refusal, is_hinted, Mutant::ForgetsGateAtWork) =>
             {
@@ -371,6 +380,7 @@ impl Served {
     }
 
     fn read(&self, key: u32, known: Tenure, patience: Duration) -> Result<Option<Vec<u32>>, GateRefusal> {
+        let patience = self.patience(key, patience, false);
         match self.shard.read(position(key), known, patience, |ledger| ledger.get(key)) {
             Err(refusal) if self.goes_past_gate(key, &refusal, false, Mutant::ForgetsGateAtReads) => {
                 Ok(self.shard.shard().get(key))
@@ -416,6 +426,9 @@ impl Served {
                 match answer {
                     Response::Voted(Vote::Yes) if !arrives => {
                         world.promised.lock().insert(asked.clone(), (served.life.number(), ranges.clone()));
+                        if world.faulty() && world.clock.once_in(world.plan.crash_at_promise) {
+                            served.life.crash("with a promise to give ranges away");
+                        }
                     }
                     Response::Voted(Vote::Yes) if world.is_mutated(Mutant::OpensAtPrepare) => {
                         let _ = served.shard.commit(&asked, &call);

@@ -82,6 +82,10 @@ pub struct Plan {
     pub disk: Disk,
     pub crash_at_message: u32,
     pub crash_at_io: u32,
+    /// A shard crashes when it has promised to give ranges away, once in this number of times.
+    pub crash_at_promise: u32,
+    /// A host crashes when a change is over, once in this number of times.
+    pub crash_after_change: u32,
     pub longest_down: Duration,
     pub mishaps_every: Option<Duration>,
     pub shard_fails: u32,
@@ -120,6 +124,7 @@ impl Plan {
         };
         let crash_at_message = often(&[0, 0, 600, 150]);
         let crash_at_io = often(&[0, 0, 600, 150]);
+        let (crash_at_promise, crash_after_change) = (often(&[0, 20, 4]), often(&[0, 3, 1]));
         let shard_fails = often(&[0, 0, 50, 15]);
         let mishaps_every = [None, Some(MS(500)), Some(MS(100))][often(&[0, 1, 2]) as usize];
         let mut kind = || if random.bool() { Kind::InMemory } else { Kind::AtOnce };
@@ -131,6 +136,8 @@ impl Plan {
             disk,
             crash_at_message,
             crash_at_io,
+            crash_at_promise,
+            crash_after_change,
             shard_fails,
             mishaps_every,
             kinds: [kind(), kind()],
@@ -140,7 +147,7 @@ impl Plan {
             clients: random.usize(2..=5),
             transfers: random.usize(4..=12),
             pause: MS([2, 20, 60][random.usize(..3)]),
-            changes: random.usize(1..=3),
+            changes: random.usize(1..=4),
             dawdles: [0, 20, 6][random.usize(..3)],
             policy: Policy::default()
                 .prepare_timeout(MS([50, 300, 1_000][random.usize(..3)]))

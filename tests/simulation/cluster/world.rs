@@ -11,12 +11,16 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ringpact::{BranchId, Name, ring::RangeSet, sharding::Tenure};
+use ringpact::{
+    BranchId, Name,
+    ring::{NodeId, RangeSet},
+    sharding::Tenure,
+};
 
 use super::{
     host::{Host, Life},
     mutants::Mutant,
-    oracle::Oracle,
+    oracle::{Oracle, Place},
     plan::{Plan, Seat, position},
     shard::Ledger,
 };
@@ -32,6 +36,8 @@ pub struct World {
     pub changes: AtomicUsize,
     /// Which hand-overs each branch has at its shard: whether the ranges arrive, and which they are.
     pub moves: Mutex<BTreeMap<BranchId, (bool, RangeSet)>>,
+    /// Where clients that remember have found keys before.
+    pub remembered: Mutex<BTreeMap<Place, (NodeId, Tenure)>>,
     /// Ranges that branches have promised to give away, and in which life of the host.
     pub promised: Mutex<BTreeMap<BranchId, (u64, RangeSet)>>,
     phase: Mutex<Phase>,
@@ -104,6 +110,7 @@ impl World {
             clients: AtomicUsize::new(0),
             changes: AtomicUsize::new(0),
             moves: Mutex::default(),
+            remembered: Mutex::default(),
             promised: Mutex::default(),
             phase: Mutex::new(Phase::Faults),
             faults_ended: AtomicBool::new(false),
