@@ -144,10 +144,21 @@ impl<S: Shard> ShardHost<S> {
     /// # Errors
     ///
     /// As for [`ResourceManager::open`]; [`OpenError::Service`] also if the shard's image can't be
-    /// [loaded](Shard::load), or is that of another shard, or the log has a branch that can't be read: it may be a hand-over, whose
+    /// [loaded](Shard::load), or is that of another shard or belongs to another log, or the log has a branch that can't be read: it may be a hand-over, whose
     /// ranges must stay closed.
     pub fn open(name: &str, log: impl TransactionLog, shard: S) -> Result<Self, OpenError> {
         Self::open_with(ResourceManager::<Sharded<S>>::options(), name, log, shard)
+    }
+
+    /// As [`open`](Self::open), on a new log because the shard's own is lost for good. **What was committed since the
+    /// last checkpoint is lost**, and so is what it had promised: audit the data. The next checkpoint takes the new
+    /// log for the shard's own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    pub fn open_after_loss(name: &str, log: impl TransactionLog, shard: S) -> Result<Self, OpenError> {
+        Self::open_as(ResourceManager::<Sharded<S>>::options(), name, log, shard, true)
     }
 
     /// As [`open`](Self::open), with these options of the resource manager.
@@ -161,7 +172,17 @@ impl<S: Shard> ShardHost<S> {
         log: impl TransactionLog,
         shard: S,
     ) -> Result<Self, OpenError> {
-        let sharded = Sharded::new(Name::new(name)?, shard, options.own_platform().clone());
+        Self::open_as(options, name, log, shard, false)
+    }
+
+    fn open_as(
+        options: ResourceManagerOptions,
+        name: &str,
+        log: impl TransactionLog,
+        shard: S,
+        is_log_lost: bool,
+    ) -> Result<Self, OpenError> {
+        let sharded = Sharded::new(Name::new(name)?, log.id(), is_log_lost, shard, options.own_platform().clone());
         let sharded = sharded.map_err(|error| OpenError::Service(error.into()))?;
         let manager = options.open(name, log, sharded)?;
         // A branch that can't be read may be a hand-over, and its ranges are not known. The gate would let

@@ -110,6 +110,7 @@
 //! | `turns.rs` | what has failed at an opening is done again in the log's order |
 //! | `host.rs` | [`ShardHost`]: the shard as a participant |
 //! | `request.rs`, `link.rs`, `remote.rs` | what a cluster asks of shards, and how it reaches them, here and in other processes |
+//! | `detachable.rs` | a shard of this process, which goes when its node has left |
 //! | `keeper/` | what the keeper of the ring knows, and makes durable |
 //! | `pace.rs` | [`Pace`]: how fast data moves |
 //! | `mover/` | which chunk is next, pure; and how one moves |
@@ -122,6 +123,7 @@ mod assignment;
 mod by_position;
 mod cluster;
 pub mod conformance;
+mod detachable;
 mod gate;
 mod host;
 mod keeper;

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::{
     id::{BranchId, Name, TxnId, TxnOrdinal},
+    log::LogId,
     participant::{Effort, Service, ServiceError},
     platform::{Condvar, Platform, Woken},
     ring::{Position, PositionRange, RangeSet},
@@ -23,6 +24,7 @@ use crate::{
 /// A shard behind its gate. Clients' work passes the gate, and hand-overs move it.
 pub(super) struct Sharded<S> {
     name: Name,
+    log: LogId,
     shard: S,
     gate: Mutex<Gate>,
     /// Notified when the gate lets more in than before, or a hand-over can go on.
@@ -66,16 +68,44 @@ struct ForeignImage {
     name: Name,
 }
 
+/// The log is not the one that continues the data.
+#[derive(Debug, Error)]
+#[error(
+    "the data belongs to log {of}, which has what was committed since the last checkpoint, and this is log {log}; open \
+     the shard on its own log, or, if that is lost for good, with `ShardHost::open_after_loss`"
+)]
+struct ForeignLog {
+    of: LogId,
+    log: LogId,
+}
+
 impl<S: Shard> Sharded<S> {
-    /// Reads the shard's image, which must be of the shard of this name.
-    pub(super) fn new(name: Name, shard: S, platform: Platform) -> Result<Self, ServiceError> {
+    /// Reads the shard's image, which must be of the shard of this name, and of this log unless that is lost.
+    pub(super) fn new(
+        name: Name,
+        log: LogId,
+        is_log_lost: bool,
+        shard: S,
+        platform: Platform,
+    ) -> Result<Self, ServiceError> {
         let image = shard.load()?;
         match image.shard() {
             Some(of) if *of != name => return Err(ForeignImage { of: of.clone(), name }.into()),
             _ => {}
         }
+        if !is_log_lost && let Some(of) = image.log().filter(|of| *of != log) {
+            return Err(ForeignLog { of, log }.into());
+        }
         let gate = Gate::new(image);
-        Ok(Self { name, shard, gate: Mutex::new(gate), changed: platform.condvar(), turns: Turns::default(), platform })
+        Ok(Self {
+            name,
+            log,
+            shard,
+            gate: Mutex::new(gate),
+            changed: platform.condvar(),
+            turns: Turns::default(),
+            platform,
+        })
     }
 
     pub(super) const fn shard(&self) -> &S {
@@ -473,7 +503,7 @@ impl<S: Shard> Sharded<S> {
     }
 
     fn image(&self) -> GateImage {
-        self.gate.lock().image().clone().of(&self.name)
+        self.gate.lock().image().clone().of(&self.name, self.log)
     }
 }
 

@@ -1,20 +1,21 @@
 //! What was lost or confused when something opens: a shard with another shard's data, with none, or with older data, and
 //! a ring that is older than the shards.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use ringpact::{
     MemoryLog,
+    ring::NodeId,
     sharding::{
-        ClusterError, ClusterFollower, GateImage, KeeperRefusal, MemoryRingStore, RingStore, ShardFault, ShardHost,
-        SharedAssignment,
+        Cluster, ClusterError, ClusterFollower, Connection, GateImage, KeeperRefusal, MemoryRingStore, RingStore,
+        ShardFault, ShardHost, SharedAssignment, shard_name,
     },
 };
 
 use crate::{
     ledger::{Add, Faults, Kind, Ledger, Saved, position},
-    town::{Open, SOON, Town, slowly},
+    town::{Open, SOON, Town, ring, slowly},
 };
 
 const KEYS: u32 = 40;
@@ -30,10 +31,24 @@ fn a_shard_does_not_open_with_another_ones_data() {
     assert_eq!(disk.lock().image.shard().unwrap().as_str(), "sums.a");
     let error = ringpact::error_chain(&open("sums.b").unwrap_err());
     assert!(error.contains("the data is that of shard sums.a, and this is shard sums.b"), "{error}");
-    open("sums.a").unwrap();
     // One that was made of notes has no name.
     disk.lock().image = GateImage::new();
     open("sums.b").unwrap();
+}
+
+/// What was committed since the last checkpoint is in the shard's log and nowhere else.
+#[test]
+fn a_shard_does_not_open_on_another_log() {
+    let (disk, log) = (Arc::new(Mutex::new(Saved::default())), MemoryLog::new());
+    let ledger = || Ledger::open(Kind::InMemory, &disk, &Arc::new(Faults::default()));
+    ShardHost::open("sums.a", log.clone(), ledger()).unwrap().checkpoint().unwrap();
+    let log = log.crash();
+    let error = ringpact::error_chain(&ShardHost::open("sums.a", MemoryLog::new(), ledger()).unwrap_err());
+    assert!(error.contains("open the shard on its own log"), "{error}");
+    drop(ShardHost::open("sums.a", log, ledger()).unwrap());
+    let new = MemoryLog::new();
+    ShardHost::open_after_loss("sums.a", new.clone(), ledger()).unwrap().checkpoint().unwrap();
+    ShardHost::open("sums.a", new.crash(), ledger()).unwrap();
 }
 
 fn findings(open: &Open) -> Vec<String> {
@@ -116,7 +131,7 @@ fn a_ring_store_from_an_older_backup_is_found() {
     }
     let moving = open.cluster.change().unwrap().join("c").plan().unwrap().start(slowly()).unwrap();
     let _ = moving.pause();
-    assert!(matches!(open.cluster.check_shards(), Ok(_) | Err(ClusterError::Keeper(KeeperRefusal::UnderWay))));
+    assert!(matches!(open.cluster.check_shards(), Ok(_) | Err(ClusterError::Keeper(KeeperRefusal::InMotion))));
     let _ = moving.resume();
     assert!(moving.wait(SOON));
     open.settle();
@@ -127,26 +142,91 @@ fn a_ring_store_from_an_older_backup_is_found() {
         Err(error) => {
             let error = ringpact::error_chain(&error);
             assert!(error.contains("the ring store is older than the coordinator's log"), "{error}");
-            false
         }
         Ok(open) => {
             let found = open.cluster.check_shards().unwrap();
             assert!(found.iter().any(|finding| matches!(finding.fault, ShardFault::IsAhead(_))), "{found:?}");
-            true
         }
     };
     town.crash(open);
     is_found(&town);
-    // The log has a step that follows one that is nowhere.
+    // The log may have a step that follows one that is nowhere.
     town.store = Arc::clone(&present);
     let open = town.open();
     assert_eq!(findings(&open), Vec::<String>::new());
     assert!(open.cluster.change().unwrap().weight("a", 2).plan().unwrap().start(slowly()).unwrap().wait(SOON));
     town.crash(open);
     town.store = backup;
-    assert!(!is_found(&town));
+    is_found(&town);
     town.store = present;
     let open = town.open();
     open.settle();
     assert_eq!(findings(&open), Vec::<String>::new());
+}
+
+/// The coordinator must not keep the shard that it was opened with: its log would stay open.
+#[test]
+fn a_node_of_the_opening_can_leave_and_come_back_with_its_shard_opened_again() {
+    let disks: Arc<Mutex<BTreeMap<String, Arc<Mutex<Saved>>>>> = Arc::default();
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().to_owned();
+    let builder = Cluster::builder(MemoryLog::new()).first_ring(ring(&["a", "b"]));
+    let (builder, sums) = builder.service("sums", move |node: &NodeId| {
+        let disk = Arc::clone(disks.lock().entry(node.to_string()).or_default());
+        let ledger = Ledger::open(Kind::InMemory, &disk, &Arc::new(Faults::default()));
+        let log = ringpact::FileLog::open(at.join(node.as_str()))?;
+        Ok(Connection::local(Arc::new(ShardHost::open(shard_name("sums", node)?.as_str(), log, ledger)?)))
+    });
+    let cluster = builder.open().unwrap();
+    for joins in [false, true] {
+        let change = cluster.change().unwrap();
+        let change = if joins { change.join("a") } else { change.leave("a") };
+        let mut txn = cluster.begin();
+        (0..KEYS).for_each(|key| sums.execute(&mut txn, Add { key, amount: 1 }).unwrap());
+        txn.commit().wait().unwrap();
+        let moving = change.plan().unwrap().start(slowly()).unwrap();
+        assert!(moving.wait(SOON), "{:?}", moving.progress());
+        assert!(cluster.coordinator().settle(SOON));
+        let until = std::time::Instant::now() + SOON;
+        while !cluster.leaving().is_empty() {
+            assert!(std::time::Instant::now() < until);
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The keeper's log is lost, and its ring store is there.
+#[test]
+fn a_cluster_whose_log_is_lost_opens_with_the_ring_of_its_last_change() {
+    let mut town = Town::new(&["a", "b"]);
+    for joins in [None, Some("c")] {
+        let open = town.open();
+        open.fill(KEYS);
+        if let Some(node) = joins {
+            assert!(open.cluster.change().unwrap().join(node).plan().unwrap().start(slowly()).unwrap().wait(SOON));
+        }
+        open.settle();
+        let lost = ringpact::TransactionLog::id(&town.log);
+        open.cluster.shutdown(SOON);
+        drop(open);
+        town.log = MemoryLog::new();
+        let open = town.open_after_loss(lost).unwrap();
+        assert_eq!(findings(&open), Vec::<String>::new());
+        open.add(1, 1);
+        assert_eq!(open.cluster.assignment().load().ring().node("c").is_some(), joins.is_some());
+        open.settle();
+        open.cluster.shutdown(SOON);
+    }
+}
+
+/// Its ranges would stay where they are while nodes come and go.
+#[test]
+fn a_cluster_does_not_open_without_a_service_that_it_had_unless_that_is_given_up() {
+    let town = Town::new(&["a", "b"]);
+    drop(town.open());
+    let goods = || town.builder().service("goods", town.connections(0)).0;
+    let error = goods().open().unwrap_err();
+    assert!(matches!(&error, ClusterError::MissingService { service } if service == "accounts"), "{error}");
+    drop(goods().drops_service("accounts").open().unwrap());
+    goods().open().unwrap();
 }

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ringpact::{
-    BranchId, HashRing, MemoryLog, Name, ServiceError,
+    BranchId, HashRing, LogId, MemoryLog, Name, ServiceError,
     participant::{Endpoint, Greeting, Inline, Reply, Request},
     ring::{NodeId, RangeSet},
     sharding::{
@@ -107,7 +107,15 @@ impl Town {
     }
 
     pub fn try_open(&self) -> Result<Open, ClusterError> {
-        let builder = self.builder();
+        self.open_by(self.builder())
+    }
+
+    /// Opens it on a new log in place of a lost one.
+    pub fn open_after_loss(&self, lost: LogId) -> Result<Open, ClusterError> {
+        self.open_by(self.builder().replaces_log(lost))
+    }
+
+    fn open_by(&self, builder: ClusterBuilder) -> Result<Open, ClusterError> {
         let (builder, goods) = self.service(builder, 0);
         let (builder, accounts) = self.service(builder, 1);
         Ok(Open { cluster: builder.open()?, services: [goods, accounts] })

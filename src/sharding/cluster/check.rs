@@ -1,12 +1,16 @@
 //! Whether shards own what the ring gives to their nodes, and what to do if one has lost its data.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{Cluster, ClusterError, core::decided};
 use crate::{
     ring::{NodeId, RangeSet},
     sharding::{KeeperRefusal, ShardError, ShardMoves, Tenure, keeper::RingState},
 };
+
+/// Maximum time that a check waits for the last chunks of a change that is paused: for the time-out of their
+/// transactions, and a little more.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 
 /// What is wrong with a shard; see [`Cluster::check_shards`].
 #[derive(Clone, Debug)]
@@ -85,7 +89,7 @@ impl Cluster {
             for service in &directory.services {
                 let Some((_, shard)) = service.moves(&node) else { continue };
                 let found = match shard.status() {
-                    Ok(status) if status.leaving + status.arriving > 0 => return Err(under_way()),
+                    Ok(status) if status.leaving + status.arriving > 0 => return Err(in_motion()),
                     Ok(status) if status.latest > latest => Ok(vec![ShardFault::IsAhead(status.latest)]),
                     Ok(_) => compare(&*shard, &share),
                     Err(error) => Err(error),
@@ -96,7 +100,7 @@ impl Cluster {
             }
         }
         // Otherwise some answers are from before a hand-over, and some from after it.
-        if self.settled(|state| state.assignment.epoch())? == epoch { Ok(findings) } else { Err(under_way()) }
+        if self.settled(|state| state.assignment.epoch())? == epoch { Ok(findings) } else { Err(in_motion()) }
     }
 
     /// Has the shard of a service on a node own the ranges that the ring gives to it and that it lacks, with
@@ -108,7 +112,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`ClusterError::NoShard`]: there is no such shard. [`ClusterError::Keeper`] while ranges move: pause the
+    /// [`ClusterError::NoShard`]: there is no such shard, or no such service. [`ClusterError::Keeper`] while ranges move: pause the
     /// change, and try again. [`ClusterError::Shard`], [`ClusterError::Commit`]: nothing has changed.
     pub fn replace_lost_shard(&self, service: &str, node: &NodeId) -> Result<RangeSet, ClusterError> {
         let directory = &self.core.directory;
@@ -130,13 +134,25 @@ impl Cluster {
         Ok(lacks)
     }
 
-    fn settled<R>(&self, look: impl FnOnce(&RingState) -> R) -> Result<R, ClusterError> {
-        self.core.table().with_settled(look).ok_or_else(under_way)
+    /// Waits for chunks that are on their way, if the change is paused and no others follow.
+    fn settled<R>(&self, look: impl Fn(&RingState) -> R) -> Result<R, ClusterError> {
+        let until = self.core.directory.platform.now() + SETTLED_WITHIN;
+        loop {
+            if let Some(found) = self.core.table().with_settled(&look) {
+                return Ok(found);
+            }
+            let moves = |state: &RingState| state.change.as_ref().is_some_and(|change| !change.is_paused);
+            let goes_on = self.core.table().with_state(moves).unwrap_or_default();
+            if goes_on || self.core.directory.platform.now() >= until {
+                return Err(in_motion());
+            }
+            self.core.mover.pause();
+        }
     }
 }
 
-const fn under_way() -> ClusterError {
-    ClusterError::Keeper(KeeperRefusal::UnderWay)
+const fn in_motion() -> ClusterError {
+    ClusterError::Keeper(KeeperRefusal::InMotion)
 }
 
 /// Compares what a shard owns with what the ring gives it.

@@ -71,6 +71,8 @@ pub struct ClusterBuilder {
     store: Option<Box<dyn RingStore>>,
     first: Option<HashRing>,
     verdicts: ClusterVerdicts,
+    /// Services that are given up.
+    dropped: Vec<String>,
 }
 
 /// Answers shards in other processes what became of their branches, from the moment at which the
@@ -103,7 +105,8 @@ impl Cluster {
     /// Returns a builder for a cluster that keeps its decisions and its ring in `log`. Pass a clone of
     /// an `Arc` to share the log with shards of this process.
     pub fn builder(log: impl TransactionLog) -> ClusterBuilder {
-        ClusterBuilder { settings: Settings::new(log), store: None, first: None, verdicts: ClusterVerdicts::default() }
+        let (settings, verdicts) = (Settings::new(log), ClusterVerdicts::default());
+        ClusterBuilder { settings, store: None, first: None, dropped: Vec::new(), verdicts }
     }
 
     /// Begins a transaction; see [`Coordinator::begin`].
@@ -280,6 +283,13 @@ impl ClusterBuilder {
         (self, client)
     }
 
+    /// Gives up a service that the cluster had before, and that is not added any more. Its shards keep what they
+    /// have, and move no more; add it again only under another name, with new shards.
+    pub fn drops_service(mut self, name: &str) -> Self {
+        self.dropped.push(name.to_owned());
+        self
+    }
+
     /// Returns an endpoint at which shards in other processes learn what became of their branches. It is
     /// there before the cluster is open: a shard that was opened again asks which transactions have begun
     /// before it votes, and the opening needs votes to set up the first ring.
@@ -303,7 +313,7 @@ impl ClusterBuilder {
     ///
     /// [`ClusterError`]; nothing is lost, and it can be opened again.
     pub fn open(self) -> Result<Cluster, ClusterError> {
-        let Self { settings, store, first, verdicts } = self;
+        let Self { settings, store, first, dropped, verdicts } = self;
         settings.check()?;
         let store = store.map_or_else(|| default_store(&*settings.log), Ok)?;
         let table = RingTable::open(store).map_err(|error| ClusterError::Store(error.into()))?;
@@ -331,8 +341,10 @@ impl ClusterBuilder {
         };
         if let (None, Some(first)) = (state, &first) {
             set_up.first_ring(first)?;
+            // The store is all that is left if the log is lost.
+            keeper.checkpoint().map_err(|error| ClusterError::Store(error.into()))?;
         }
-        set_up.new_services()?;
+        set_up.new_services(&dropped)?;
         let published = keeper.service().publish(&settings.platform)?;
         let assignment = published.ok_or(ClusterError::Keeper(KeeperRefusal::NoRing))?;
         let Settings { services, directory: place, platform, .. } = settings;
@@ -379,6 +391,15 @@ pub enum ClusterError {
         service: String,
         /// The other one.
         other: String,
+    },
+    /// The cluster had a service before that it was opened without. Its ranges would stay where they are when
+    /// nodes join and leave.
+    #[error(
+        "the cluster has a service {service}; open it with that service, or give it up with `ClusterBuilder::drops_service`"
+    )]
+    MissingService {
+        /// The service.
+        service: String,
     },
     /// The keeper of the ring did not answer.
     #[error("the keeper of the ring did not answer; start it, and check the endpoint that reaches its feed")]

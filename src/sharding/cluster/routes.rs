@@ -16,9 +16,11 @@ use super::{
 };
 use crate::{
     id::{BranchId, IdError, Name},
-    participant::ServiceError,
+    participant::{Participant, ServiceError},
     ring::{NodeId, Position, RingEpoch},
-    sharding::{Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, link::Reach},
+    sharding::{
+        Connection, GateRefusal, Keyed, ShardError, ShardLink, ShardMoves, Tenure, detachable::Detachable, link::Reach,
+    },
     txn::{BranchError, Transaction, policy::after},
 };
 
@@ -53,6 +55,8 @@ pub(super) struct Routes<W> {
 pub(super) struct Route<W> {
     pub(super) participant: Name,
     pub(super) link: Arc<dyn ShardLink<W>>,
+    /// What the coordinator has of a shard of this process.
+    local: Option<Arc<Detachable>>,
 }
 
 /// Where a piece of work goes.
@@ -67,7 +71,7 @@ pub(super) struct Way<W> {
 
 impl<W> Clone for Route<W> {
     fn clone(&self) -> Self {
-        Self { participant: self.participant.clone(), link: Arc::clone(&self.link) }
+        Self { participant: self.participant.clone(), link: Arc::clone(&self.link), local: self.local.clone() }
     }
 }
 
@@ -96,21 +100,31 @@ impl<W: 'static> AnyRoutes for Routes<W> {
     fn connect(&self, node: &NodeId) -> Result<(Name, Reach), ServiceError> {
         let participant = shard_name(&self.service, node)?;
         let connection = (self.connect)(node)?;
-        let route = Route { participant: participant.clone(), link: connection.link };
+        let (reach, local) = match connection.reach {
+            Reach::AtOnce(shard) => {
+                let local = Detachable::new(shard);
+                (Reach::AtOnce(Arc::clone(&local) as Arc<dyn Participant>), Some(local))
+            }
+            reach => (reach, None),
+        };
+        let route = Route { participant: participant.clone(), link: connection.link, local };
         self.routes.rcu(|routes| {
             let mut routes = (**routes).clone();
             routes.insert(node.clone(), route.clone());
             routes
         });
-        Ok((participant, connection.reach))
+        Ok((participant, reach))
     }
 
     fn disconnect(&self, node: &NodeId) {
-        self.routes.rcu(|routes| {
+        let before = self.routes.rcu(|routes| {
             let mut routes = (**routes).clone();
             routes.remove(node);
             routes
         });
+        if let Some(local) = before.get(node).and_then(|route| route.local.as_ref()) {
+            local.detach();
+        }
     }
 
     fn nodes(&self) -> Vec<NodeId> {

@@ -2,7 +2,7 @@
 //! is added to a cluster that has a ring already.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     slice,
     sync::Arc,
     time::{Duration, Instant},
@@ -54,16 +54,26 @@ impl SetUp<'_> {
     /// The keeper notes which services have had their ranges. So shards that have lost everything are not
     /// taken for those of a new service. If a crash comes before the note, the shards own their ranges at
     /// the next opening, or are about to, and only the note is made.
-    pub(super) fn new_services(&self) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    ///
+    /// A known service is not there, and is not among the `dropped` ones.
+    pub(super) fn new_services(&self, dropped: &[String]) -> Result<(), ClusterError> {
         let table = self.keeper.service();
         let failed = |error| ClusterError::Store(Arc::new(error));
-        let known = table.set_up_services().map_err(failed)?;
+        let before = table.set_up_services().map_err(failed)?;
+        let known: BTreeSet<String> = before.iter().filter(|name| !dropped.contains(name)).cloned().collect();
+        let is_there = |name: &String| self.services.iter().any(|service| service.service() == name);
+        if let Some(service) = known.iter().find(|name| !is_there(name)).cloned() {
+            return Err(ClusterError::MissingService { service });
+        }
         let new: Vec<_> = self.services.iter().filter(|service| !known.contains(service.service())).collect();
         for service in &new {
             self.patiently(|| self.try_new_service(service))?;
         }
-        let new: Vec<_> = new.into_iter().map(|service| service.service().to_owned()).collect();
-        table.note_services(known, new).map_err(failed)
+        let mut all = known.clone();
+        all.extend(new.into_iter().map(|service| service.service().to_owned()));
+        if all == before { Ok(()) } else { table.note_services(&all).map_err(failed) }
     }
 
     /// Calls `step` again while its failure may pass, for a few seconds.

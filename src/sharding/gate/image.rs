@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::Name,
+    log::LogId,
     ring::{NodeId, Position, PositionRange, RangeMap, RangeSet},
     sharding::Tenure,
 };
@@ -17,6 +18,8 @@ use crate::{
 pub struct GateImage {
     /// The shard that saved it; `None` if it was made of notes alone.
     pub(super) shard: Option<Name>,
+    /// The log of that shard, which has what was committed since.
+    pub(super) log: Option<LogId>,
     pub(super) owned: RangeMap<Tenure>,
     pub(super) released: RangeMap<Released>,
     /// Ranges whose records were imported, and are not owned (yet).
@@ -71,10 +74,14 @@ impl GateImage {
         Self::default()
     }
 
-    /// Returns the same, as saved by this shard.
-    pub(in crate::sharding) fn of(mut self, shard: &Name) -> Self {
-        self.shard = Some(shard.clone());
+    /// Returns the same, as saved by this shard on this log.
+    pub(in crate::sharding) fn of(mut self, shard: &Name, log: LogId) -> Self {
+        (self.shard, self.log) = (Some(shard.clone()), Some(log));
         self
+    }
+
+    pub(in crate::sharding) const fn log(&self) -> Option<LogId> {
+        self.log
     }
 
     /// Returns the name of the shard that saved the image, if it is known.

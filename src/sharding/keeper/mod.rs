@@ -86,13 +86,9 @@ impl RingTable {
         Ok(store::get(&*self.store, SERVICES)?.unwrap_or_default())
     }
 
-    /// Adds these services to the `known` ones, durably.
-    pub(super) fn note_services(&self, mut known: BTreeSet<String>, new: Vec<String>) -> io::Result<()> {
-        if new.is_empty() {
-            return Ok(());
-        }
-        known.extend(new);
-        store::put(&*self.store, SERVICES, &known)
+    /// Notes, durably, that these are the services whose shards have had their ranges.
+    pub(super) fn note_services(&self, all: &BTreeSet<String>) -> io::Result<()> {
+        store::put(&*self.store, SERVICES, all)
     }
 
     /// Keeps a ring for the control step with this revision, before that is taken. Returns its name, which

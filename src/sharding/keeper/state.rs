@@ -88,7 +88,7 @@ pub(in crate::sharding) enum Control {
 #[non_exhaustive]
 pub enum KeeperRefusal {
     /// Another step was taken meanwhile.
-    #[error("the ring was changed meanwhile; read its state again")]
+    #[error("the ring was changed meanwhile; make a new plan")]
     Stale,
     /// The ring has been set up already.
     #[error("the ring has been set up already; change it with `Cluster::change`")]
@@ -99,6 +99,9 @@ pub enum KeeperRefusal {
     /// A change is under way.
     #[error("a change of the ring is under way; wait until it has ended, or cancel it")]
     UnderWay,
+    /// Ranges are on their way.
+    #[error("ranges are on their way; pause the change, and ask again")]
+    InMotion,
     /// No change is under way.
     #[error("no change of the ring is under way")]
     NothingMoves,

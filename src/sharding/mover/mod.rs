@@ -324,6 +324,8 @@ impl Mover {
                 state.plan = None;
                 drop(state);
                 self.changed.notify_all();
+                // If the log is lost later, the store has this ring. If it can't be saved, the log has all of it.
+                let _ = core.keeper.checkpoint();
                 core.mover.retire(core);
             }
             // Chunks of an earlier schedule are on their way, or have moved after it was made.
