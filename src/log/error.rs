@@ -187,7 +187,7 @@ impl LogError {
 }
 
 /// Returns the holder as it stands in a message.
-fn holder_in_words(holder: Option<&str>) -> &str {
+pub(crate) fn holder_in_words(holder: Option<&str>) -> &str {
     holder.unwrap_or("another holder")
 }
 

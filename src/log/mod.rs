@@ -43,6 +43,7 @@ mod record;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
+pub(crate) use error::holder_in_words;
 pub use error::{LogError, LogIdError, Takeover};
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;

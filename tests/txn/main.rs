@@ -27,6 +27,7 @@
 //! | `heuristics` | branches that ended otherwise than decided |
 //! | `parking` | decisions that cannot be delivered |
 //! | `log_faults`, `commit_is_indeterminate` | the log refuses or fails |
+//! | `fenced` | another holder takes the coordinator's log over |
 //! | `foreign` | wakers that panic, late drops, work during a shutdown |
 //! | **over restarts** | |
 //! | `recovery` | a coordinator that is opened again settles what it left |
@@ -60,6 +61,7 @@ mod delivered;
 mod elsewhere;
 mod ends_together;
 mod faults;
+mod fenced;
 mod foreign;
 mod gone_branches;
 mod heuristics;
