@@ -1,4 +1,5 @@
-//! Ten thousand transactions in flight need no more threads than ten.
+//! Ten thousand transactions in flight need no more threads than ten, and a coordinator that has lost
+//! its log needs none.
 //!
 //! A binary of its own, because it counts the threads of its process: other tests start threads,
 //! too.
@@ -14,12 +15,18 @@ use ringpact::{
     BranchId, Coordinator, MemoryLog, Name, ParticipantError, Policy, Vote,
     participant::{AsyncParticipant, Call},
 };
-use support::manager;
+use support::{
+    eventually, manager,
+    wire::{Fate, Wire},
+};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime")
 }
+
+/// Held by the test that counts threads.
+static COUNTS: Mutex<()> = Mutex::new(());
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").expect("a process has tasks").count()
@@ -67,6 +74,7 @@ fn ten_thousand_transactions_in_flight_need_no_more_threads_than_ten() {
         }
     }
 
+    let _one_at_a_time = COUNTS.lock();
     let runtime = runtime();
     let log = MemoryLog::new();
     let gathers = Gathers::default();
@@ -100,4 +108,27 @@ fn ten_thousand_transactions_in_flight_need_no_more_threads_than_ten() {
     // The coordinator starts a few threads when it first needs them.
     assert!(ten_thousand <= ten + 8, "{ten} threads for 10, {ten_thousand} for 10,000");
     assert_eq!(a.service().balance(), 2 * 10_010);
+}
+
+/// Its clients still hold it.
+#[test]
+fn a_coordinator_that_has_lost_its_log_has_no_threads() {
+    let _one_at_a_time = COUNTS.lock();
+    let before = threads();
+    let log = MemoryLog::new();
+    let (a, b) = (manager("a", MemoryLog::new()), manager("b", MemoryLog::new()));
+    let wire = Wire::new(b, |_| Fate::LoseRequest);
+    let builder = Coordinator::builder(log.clone()).participant("a", a.clone()).endpoint("b", wire);
+    let coordinator = builder.open().unwrap();
+    let mut txn = coordinator.begin();
+    a.execute(txn.branch("a").unwrap(), 2).unwrap();
+    txn.branch("b").unwrap();
+    txn.commit().wait().unwrap_err();
+    assert!(threads() > before, "its clock and workers, and the lane of b, which is still told");
+
+    let _taken = log.take_over("standby", 0);
+    eventually("all of them end", Duration::from_secs(10), || threads() == before);
+    assert!(coordinator.status().fenced.is_some());
+    drop(coordinator);
+    assert_eq!(threads(), before);
 }

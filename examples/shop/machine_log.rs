@@ -13,7 +13,7 @@ use std::{
 
 use ringpact::{
     Epoch, FileLog, LogError, LogId, Name, TransactionLog,
-    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record, Takeover},
 };
 
 use crate::faults::{Event, Faults};
@@ -97,6 +97,14 @@ impl TransactionLog for MachineLog {
 
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         self.file.openings(owner)
+    }
+
+    fn lost(&self) -> Option<Takeover> {
+        self.file.lost()
+    }
+
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        self.file.poll_lost(context)
     }
 
     fn stats(&self) -> LogStats {

@@ -1,6 +1,6 @@
 //! The errors of a log.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
@@ -63,6 +63,19 @@ pub enum LogError {
     /// The log was closed.
     #[error("the log is closed; open it again to go on")]
     Closed,
+    /// Another holder has taken the log over, and the record is surely not in it and never will be.
+    /// Unlike [`Poisoned`](Self::Poisoned) and [`Closed`](Self::Closed), this is a definite no, also
+    /// from [`wait`](super::TransactionLog::wait).
+    #[error(
+        "the log was taken over by {}, so nothing more is written here, and the record is not in it: send new transactions to \
+         the coordinator there, which settles what was left, and close all that uses the log here",
+        holder_in_words(.holder.as_deref())
+    )]
+    Fenced {
+        /// The new holder, as it names itself, if that is known: an address, or another name by
+        /// which clients find it.
+        holder: Option<Arc<str>>,
+    },
     /// Another process, or another handle in this process, has the log open.
     #[error("the log at {path} is in use; a log has one owner at a time, so close the other one first")]
     Locked {
@@ -129,6 +142,53 @@ pub enum LogError {
         #[source]
         error: Arc<std::io::Error>,
     },
+}
+
+/// The fact that another holder has taken a log over; see
+/// [`TransactionLog::lost`](super::TransactionLog::lost). A plain value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Takeover {
+    /// The new holder, as it names itself, if that is known: an address, or another name by which
+    /// clients find it.
+    pub holder: Option<Arc<str>>,
+}
+
+impl Takeover {
+    /// Returns the takeover by this holder; `None` if it is not known which one it is.
+    #[must_use]
+    pub const fn by(holder: Option<Arc<str>>) -> Self {
+        Self { holder }
+    }
+}
+
+/// The words "taken over by", and the holder.
+impl fmt::Display for Takeover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "taken over by {}", holder_in_words(self.holder.as_deref()))
+    }
+}
+
+impl From<Takeover> for LogError {
+    fn from(takeover: Takeover) -> Self {
+        Self::Fenced { holder: takeover.holder }
+    }
+}
+
+impl LogError {
+    /// Returns the takeover, if the error is [`Fenced`](Self::Fenced).
+    #[must_use]
+    pub fn takeover(&self) -> Option<Takeover> {
+        match self {
+            Self::Fenced { holder } => Some(Takeover::by(holder.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the holder as it stands in a message.
+pub(crate) fn holder_in_words(holder: Option<&str>) -> &str {
+    holder.unwrap_or("another holder")
 }
 
 /// The text is not the id of a log.

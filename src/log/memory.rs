@@ -2,16 +2,21 @@
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
-    sync::Arc,
-    task::{Context, Poll},
+    mem,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Waker},
 };
 
 use parking_lot::Mutex;
 
 use super::{
-    Claim, Claims, Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, TransactionLog,
+    Claim, Claims, Durability, LiveRecords, LogError, LogId, LogStats, Lsn, MAX_RECORD_BYTES, Record, Takeover,
+    TransactionLog,
 };
-use crate::id::{Epoch, Name};
+use crate::{
+    foreign,
+    id::{Epoch, Name},
+};
 
 /// A log in memory. Records that it calls durable survive [`crash`](Self::crash), but not the
 /// process.
@@ -39,6 +44,8 @@ pub struct MemoryLog {
     incarnation: u64,
     claims: Claims,
     state: Arc<Mutex<MemoryState>>,
+    /// Set once the log was taken over. Apart from the state, so that a look needs no lock.
+    taken: Arc<OnceLock<Takeover>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,33 +60,48 @@ struct MemoryState {
     last: Lsn,
     durable: Lsn,
     stats: LogStats,
-    closed: bool,
+    /// Why nothing more is written, once that is so.
+    over: Option<LogError>,
+    /// Wakers of tasks that wait until the log is taken over.
+    watchers: Vec<Waker>,
 }
 
 impl MemoryState {
     fn sync(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
+        self.sync_first(self.pending.len());
+    }
+
+    /// Makes the first `records` of those that are pending durable, or all if there are fewer.
+    fn sync_first(&mut self, records: usize) {
+        let records = records.min(self.pending.len());
+        let Some((last, length)) = records.checked_sub(1).map(|last| self.pending[last]) else { return };
         let mut begin = 0;
-        for (lsn, end) in self.pending.drain(..) {
+        for (lsn, end) in self.pending.drain(..records) {
             self.live.apply_own(lsn, &self.buffer[begin..end]);
             begin = end;
         }
-        self.buffer.clear();
-        self.durable = self.last;
+        self.buffer.drain(..length);
+        self.pending.iter_mut().for_each(|(_, end)| *end -= length);
+        self.durable = last;
         self.stats.syncs += 1;
+    }
+
+    fn is_open(&self) -> Result<(), LogError> {
+        self.over.clone().map_or(Ok(()), Err)
     }
 
     fn make_durable(&mut self, lsn: Lsn) -> Result<(), LogError> {
         if lsn <= self.durable {
             return Ok(());
         }
-        if self.closed {
-            return Err(LogError::Closed);
-        }
+        self.is_open()?;
         self.sync();
         Ok(())
+    }
+
+    /// Returns the state of a log that is opened on what is durable here.
+    fn survivor(&self) -> Self {
+        Self { live: self.live.clone(), last: self.durable, durable: self.durable, ..Self::default() }
     }
 }
 
@@ -88,26 +110,71 @@ impl MemoryLog {
     #[must_use]
     pub fn new() -> Self {
         let (id, incarnation) = (LogId::from_bytes(random()), random_incarnation());
-        Self { id, incarnation, claims: Claims::default(), state: Arc::default() }
+        Self { id, incarnation, claims: Claims::default(), state: Arc::default(), taken: Arc::default() }
     }
 
     /// Closes this handle and all its clones, and drops the records that were in no sync. Returns
-    /// the log that a reopening would find.
+    /// the log that a reopening would find. After a [takeover](Self::take_over) that is the new
+    /// holder's handle, and this one returns only an older copy.
     #[must_use]
     pub fn crash(&self) -> Self {
         let mut state = self.state.lock();
-        state.closed = true;
-        let survivor = MemoryState {
-            live: state.live.clone(),
-            pending: Vec::new(),
-            buffer: Vec::new(),
-            last: state.durable,
-            durable: state.durable,
-            stats: LogStats::default(),
-            closed: false,
-        };
-        let incarnation = random_incarnation();
-        Self { id: self.id, incarnation, claims: Claims::default(), state: Arc::new(Mutex::new(survivor)) }
+        state.over.get_or_insert(LogError::Closed);
+        self.reopened(&state)
+    }
+
+    /// Takes the log over, as another process does with a log on a shared engine. Returns the log as
+    /// the new holder has it: all durable records, and the first `pending` of those that are in no
+    /// sync yet, which reached the medium just before. To this handle and all its clones these are
+    /// durable, too. All others are surely not in the log, and everything more that is asked of the
+    /// old handle is refused as [`LogError::Fenced`]. Call it on the handle that holds the log: another
+    /// one has only an older copy.
+    ///
+    /// Nothing tells the old handle's users beforehand, so this is also how a process is tested that
+    /// was paused for too long.
+    ///
+    /// ```
+    /// use ringpact::{Epoch, LogError, MemoryLog, Name, TransactionLog, log::{Durability, Fact, Record}};
+    ///
+    /// let log = MemoryLog::new();
+    /// let owner = Name::new("shop")?;
+    /// let record = |epoch| Record { owner: owner.clone(), fact: Fact::Opened { epoch: Epoch::new(epoch) } };
+    /// let first = log.append(record(1), Durability::Lazy)?;
+    /// let second = log.append(record(2), Durability::Lazy)?;
+    ///
+    /// let taken = log.take_over("standby", 1); // the first record had reached the medium
+    /// assert_eq!(taken.live(&owner)?, [record(1)]);
+    /// log.wait(first)?;
+    /// assert!(matches!(log.wait(second), Err(LogError::Fenced { .. })), "surely not in the log");
+    /// assert_eq!(log.lost().and_then(|takeover| takeover.holder).as_deref(), Some("standby"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn take_over(&self, holder: &str, pending: usize) -> Self {
+        let takeover = Takeover::by(Some(holder.into()));
+        let mut state = self.state.lock();
+        if state.over.is_none() {
+            state.sync_first(pending);
+            state.over = Some(takeover.clone().into());
+            let _ = self.taken.set(takeover);
+        }
+        let holders = self.reopened(&state);
+        let watchers = mem::take(&mut state.watchers);
+        drop(state);
+        watchers.into_iter().for_each(foreign::wake);
+        holders
+    }
+
+    /// Returns the number of records that are in no sync yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.state.lock().pending.len()
+    }
+
+    /// Returns another opening of the log, on what is durable.
+    fn reopened(&self, state: &MemoryState) -> Self {
+        let (incarnation, state) = (random_incarnation(), Arc::new(Mutex::new(state.survivor())));
+        Self { id: self.id, incarnation, claims: Claims::default(), state, taken: Arc::default() }
     }
 }
 
@@ -148,9 +215,7 @@ impl TransactionLog for MemoryLog {
 
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError> {
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(LogError::Closed);
-        }
+        state.is_open()?;
         let begin = state.buffer.len();
         record.encode_behind(&mut state.buffer);
         let end = state.buffer.len();
@@ -183,20 +248,32 @@ impl TransactionLog for MemoryLog {
 
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError> {
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(LogError::Closed);
-        }
+        state.is_open()?;
         state.sync();
         Ok(state.live.of(owner))
     }
 
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(LogError::Closed);
-        }
+        state.is_open()?;
         state.sync();
         Ok(state.live.openings_of(owner))
+    }
+
+    fn lost(&self) -> Option<Takeover> {
+        self.taken.get().cloned()
+    }
+
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        let waker = context.waker().clone(); // foreign code, so not under the lock
+        let mut state = self.state.lock();
+        if let Some(takeover) = state.over.as_ref().and_then(LogError::takeover) {
+            return Poll::Ready(takeover);
+        }
+        if state.watchers.iter().all(|known| !known.will_wake(&waker)) {
+            state.watchers.push(waker);
+        }
+        Poll::Pending
     }
 
     fn stats(&self) -> LogStats {

@@ -43,7 +43,8 @@ mod record;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;
-pub use error::{LogError, LogIdError};
+pub(crate) use error::holder_in_words;
+pub use error::{LogError, LogIdError, Takeover};
 pub use file::{FileLog, FileLogOptions, Recovery, inspect, options, storage};
 pub use live::LiveRecords;
 pub use memory::MemoryLog;
@@ -88,6 +89,11 @@ pub const MAX_OPENINGS: usize = 1 << 10;
 /// 8. **Numbers go on.** A log that is opened again continues the numbers after its last durable
 ///    record. So [`durable`](Self::durable) never goes back over the log's whole life. An older
 ///    copy of the log is recognised by that.
+/// 9. **One holder.** A log that another process can take over checks in each write that it still
+///    holds the log. Once it does not, no record of this handle becomes durable any more, and each
+///    has a definite answer: `Ok` if it was durable before, and else [`LogError::Fenced`].
+///    `durable` never counts records of the new holder. [`lost`](Self::lost) says so, also while
+///    nothing is written. A log with files in one directory cannot be taken over while it is open.
 ///
 /// The caller owes one thing: each owner's name has one writer at a time, which
 /// [claims](Self::claim) the name first.
@@ -140,7 +146,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     /// # Errors
     ///
     /// The record is then *not* in the log: [`LogError::TooLarge`], [`LogError::Poisoned`],
-    /// [`LogError::Full`], [`LogError::NoSegment`], [`LogError::Closed`].
+    /// [`LogError::Full`], [`LogError::NoSegment`], [`LogError::Closed`], [`LogError::Fenced`].
     fn append(&self, record: Record, durability: Durability) -> Result<Lsn, LogError>;
 
     /// Queues several records lazily, in the order given, and returns the number of the last one;
@@ -167,7 +173,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     ///
     /// Those of [`append`](Self::append): the record is not in the log. Those of
     /// [`wait`](Self::wait): [`LogError::Poisoned`], or [`LogError::Closed`] if the log is closed
-    /// meanwhile. Then it is *not known* whether the record is durable.
+    /// meanwhile. Then it is *not known* whether the record is durable. After [`LogError::Fenced`] it
+    /// is known: the record is not in the log.
     fn commit(&self, record: Record) -> Result<Lsn, LogError> {
         let lsn = self.append(record, Durability::Forced)?;
         self.wait(lsn)?;
@@ -221,7 +228,8 @@ pub trait TransactionLog: Send + Sync + 'static {
     ///
     /// [`LogError::Poisoned`]: it is *not known* whether the record is durable; only opening the
     /// log again tells. [`LogError::Closed`]: the same holds, because the log was closed without
-    /// making the record durable.
+    /// making the record durable. [`LogError::Fenced`]: the record is *surely not* in the log, and
+    /// never will be.
     fn wait(&self, lsn: Lsn) -> Result<(), LogError>;
 
     /// Does what [`wait`](Self::wait) does, for tasks: returns the answer, or registers the
@@ -237,7 +245,7 @@ pub trait TransactionLog: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`LogError::Poisoned`], [`LogError::Closed`].
+    /// [`LogError::Poisoned`], [`LogError::Closed`], [`LogError::Fenced`].
     fn live(&self, owner: &Name) -> Result<Vec<Record>, LogError>;
 
     /// Returns the owner's live openings, in order, each with the number of its record. By these
@@ -254,6 +262,30 @@ pub trait TransactionLog: Send + Sync + 'static {
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         let epochs = self.live(owner)?.into_iter().filter_map(|record| record.fact.epoch());
         Ok(epochs.map(|epoch| (epoch, Lsn::NONE)).collect())
+    }
+
+    /// Returns the takeover if another holder has taken the log over, as far as this handle has heard
+    /// of it. `None` does not prove that this handle still holds the log: only a write does. Once it
+    /// is not `None`, it stays so, and it is not `None` once any call has returned
+    /// [`LogError::Fenced`]. Writes nothing and does not block. It is called with each message to a
+    /// resource manager, so it should cost no more than an atomic read.
+    ///
+    /// The default implementation returns `None`, for logs that cannot be taken over. A log that
+    /// wraps another one passes the call on.
+    fn lost(&self) -> Option<Takeover> {
+        None
+    }
+
+    /// Does what [`lost`](Self::lost) does, for tasks: returns the takeover, or registers the
+    /// context's waker and returns `Pending`. The log wakes the waker when it hears of a takeover, so
+    /// that an idle coordinator learns of it. The log keeps every waker that is registered, and at
+    /// most one of those that [wake the same task](std::task::Waker::will_wake).
+    ///
+    /// The default implementation asks `lost` and keeps no waker. A log that wraps another one passes
+    /// the call on.
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        let _ = context;
+        self.lost().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Returns the directory in which the log keeps its files, or `None` if it has no files in the
@@ -305,6 +337,12 @@ impl<L: TransactionLog + ?Sized> TransactionLog for Arc<L> {
     }
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         (**self).openings(owner)
+    }
+    fn lost(&self) -> Option<Takeover> {
+        (**self).lost()
+    }
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        (**self).poll_lost(context)
     }
     fn directory(&self) -> Option<&Path> {
         (**self).directory()

@@ -6,8 +6,8 @@
 //!
 //! | action | its result, as the next input |
 //! |---|---|
-//! | `Append` | `Appended`, `AppendRefused`, or `Unwritable`; for a promise also `ChangedNothing` |
-//! | `AwaitDurable` | `Durable`, or `LogFailed` |
+//! | `Append` | `Appended`, `AppendRefused`, `Unwritable`, or `NotDurable`; for a promise also `ChangedNothing` |
+//! | `AwaitDurable` | `Durable`, `LogFailed`, or `NotDurable` |
 //! | `Confirm` | `Confirmed`, or `Failed` |
 //! | `Cancel` | `Cancelled`, or `Failed` |
 //! | `Reply` | none |
@@ -30,6 +30,11 @@
 //! | RolledBack | No | AlreadyRolledBack | RolledBack | Done |
 //! | ReadOnly | ReadOnly | Done | Committed | Done |
 //! | Broken | LogFailed | LogFailed | LogFailed | LogFailed |
+//!
+//! If another holder has taken the log over (`NotDurable`), the branch is Broken. It answers no No: a No
+//! ends the exchange, and the new holder may have a promise of the branch that waits for an end. There
+//! is one exception. A branch that decides alone, and whose commit is surely not in the log, has decided
+//! to roll back.
 
 // Exhaustive on purpose.
 #![expect(clippy::exhaustive_enums, reason = "a driver must handle every phase, input, action and reply")]
@@ -98,7 +103,7 @@ pub enum BranchPhase {
     /// The branch changed nothing and has left the transaction.
     ReadOnly,
     /// The log failed while a record was in flight. Only opening it again tells whether the record
-    /// is durable.
+    /// is durable. Or another holder has taken the log over, and the branch with it.
     Broken,
 }
 
@@ -165,6 +170,8 @@ pub enum BranchInput {
     Durable(Lsn),
     /// The log failed; records in flight are indeterminate.
     LogFailed,
+    /// The record is surely not in the log, because another holder has taken the log over.
+    NotDurable,
     /// The service has carried the commit out.
     Confirmed,
     /// The service has undone the work.
@@ -282,7 +289,9 @@ impl BranchProtocol {
             In::CommitOnePhase => Some(self.commit_one_phase()),
             In::Rollback(sharing) => Some(self.rollback(sharing)),
             In::ChangedNothing => self.changed_nothing(),
-            In::Appended(_) | In::AppendRefused | In::Unwritable | In::Durable(_) | In::LogFailed => self.logged(input),
+            In::Appended(_) | In::AppendRefused | In::Unwritable | In::Durable(_) | In::LogFailed | In::NotDurable => {
+                self.logged(input)
+            }
             In::Confirmed | In::Cancelled | In::Failed => self.serviced(input),
         }
     }
@@ -447,9 +456,13 @@ impl BranchProtocol {
                 };
                 Some(BranchAction::Reply(BranchReply::Failed))
             }
+            (BranchPhase::Committing { verb: CommitVerb::OnePhase, .. }, In::NotDurable) => {
+                self.phase = BranchPhase::Broken;
+                Some(BranchAction::Reply(BranchReply::Decided(Decision::Rollback)))
+            }
             (
                 BranchPhase::Preparing { .. } | BranchPhase::Committing { .. } | BranchPhase::Ending { .. },
-                In::LogFailed,
+                In::LogFailed | In::NotDurable,
             ) => {
                 self.phase = BranchPhase::Broken;
                 Some(BranchAction::Reply(BranchReply::LogFailed))

@@ -34,6 +34,9 @@ impl Factory for InMemory {
     fn reopen(&mut self, log: MemoryLog, ending: Ending) -> MemoryLog {
         reopen_memory(&log, ending)
     }
+    fn take_over(&mut self, log: &MemoryLog) -> Option<MemoryLog> {
+        Some(log.take_over("another", 0))
+    }
 }
 
 /// Logs in directories of their own, with segments small enough to be replaced often.

@@ -7,7 +7,8 @@
 //!
 //! To read first:
 //!
-//! - What every log owes its callers: `conformance`, `tasks`, `wakers`, `abandon`, `has_one_owner`.
+//! - What every log owes its callers: `conformance`, `tasks`, `wakers`, `abandon`, `has_one_owner`,
+//!   `taken_over`.
 //! - What a crash may take: `crash_at_every_operation`, `crash_with_many_appenders`,
 //!   `lives_against_a_model`, `killed_under_load`.
 //! - What must be synced before what: `every_sync_counts`, `names_are_durable_first`.
@@ -56,6 +57,7 @@ mod options;
 mod paths;
 mod segments_are_used_again;
 mod stays_bounded;
+mod taken_over;
 mod tasks;
 mod torn_tail_is_cut;
 mod wakers;

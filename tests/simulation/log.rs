@@ -8,7 +8,7 @@ use std::{
 
 use ringpact::{
     Epoch, FileLog, LogError, LogId, Name, TransactionLog, TxnId,
-    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record, Takeover},
 };
 
 use super::{host::Life, mutants::Mutant};
@@ -168,6 +168,14 @@ impl TransactionLog for Log {
 
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         self.inside(|| self.log.openings(owner))
+    }
+
+    fn lost(&self) -> Option<Takeover> {
+        self.log.lost()
+    }
+
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        self.log.poll_lost(context)
     }
 
     fn stats(&self) -> LogStats {

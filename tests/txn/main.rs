@@ -27,6 +27,8 @@
 //! | `heuristics` | branches that ended otherwise than decided |
 //! | `parking` | decisions that cannot be delivered |
 //! | `log_faults`, `commit_is_indeterminate` | the log refuses or fails |
+//! | `fenced` | another holder takes the coordinator's log over |
+//! | `fenced_participants` | the same of a resource manager's log; two coordinators, old and new, on shared participants |
 //! | `foreign` | wakers that panic, late drops, work during a shutdown |
 //! | **over restarts** | |
 //! | `recovery` | a coordinator that is opened again settles what it left |
@@ -60,6 +62,8 @@ mod delivered;
 mod elsewhere;
 mod ends_together;
 mod faults;
+mod fenced;
+mod fenced_participants;
 mod foreign;
 mod gone_branches;
 mod heuristics;

@@ -123,7 +123,7 @@ pub(super) fn block_on_durable(log: &impl TransactionLog, lsn: Lsn, check: &str)
 }
 
 /// The smallest executor: one task, one thread.
-fn block_on<F: Future + Unpin>(mut future: F, check: &str) -> F::Output {
+pub(super) fn block_on<F: Future + Unpin>(mut future: F, check: &str) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     loop {
         if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {

@@ -24,13 +24,14 @@
 //! conformance::run(&mut InMemory);
 //! ```
 //!
-//! `concurrent` has the checks with many threads or tasks, and `inline` the one with an executor
-//! that polls a task where it is woken.
+//! `concurrent` has the checks with many threads or tasks, `inline` the one with an executor that
+//! polls a task where it is woken, and `taken_over` the one of logs that another holder can take over.
 
 use std::{collections::HashSet, time::Duration};
 
 mod concurrent;
 mod inline;
+mod taken_over;
 
 use concurrent::block_on_durable;
 
@@ -49,6 +50,17 @@ pub trait Factory {
     /// implementation can make it: all that the log has not reported durable may be gone. The more
     /// of it is gone, the more the suite can find.
     fn reopen(&mut self, log: Self::Log, ending: Ending) -> Self::Log;
+
+    /// Takes the log over, as another process would, while this handle is still open: returns the log
+    /// as the new holder has it. `None` if logs of this kind can't be taken over; then that is not
+    /// checked. It should be as hard as the implementation can make it: the old handle may not know
+    /// of the takeover before its next write.
+    ///
+    /// The default implementation returns `None`.
+    fn take_over(&mut self, log: &Self::Log) -> Option<Self::Log> {
+        let _ = log;
+        None
+    }
 }
 
 /// How a log ends before it is opened again. Exhaustive on purpose: a factory must know all of
@@ -108,6 +120,7 @@ pub fn run(factory: &mut impl Factory) {
     stats(factory);
     concurrent::commits(factory);
     inline::check(factory);
+    taken_over::check(factory);
 }
 
 /// `numbers`: records are numbered in the order of their appends, and the id stays.

@@ -59,3 +59,36 @@ fn the_rollback_of_a_promise_in_the_shared_log_forces_nothing() {
     let done = BranchAction::Reply(BranchReply::Done);
     assert_eq!(branch.handle(BranchInput::Appended(Lsn::new(7))), Some(done));
 }
+
+/// A No would end the exchange: the coordinator would send no rollback, and a promise that the new
+/// holder has of the branch would wait forever.
+#[test]
+fn a_branch_whose_log_was_taken_over_promises_nothing_and_votes_no_no() {
+    let failed = Some(BranchAction::Reply(BranchReply::LogFailed));
+    for at_append in [true, false] {
+        let mut branch = BranchProtocol::new();
+        branch.handle(BranchInput::Worked(Effort::Update));
+        branch.handle(BranchInput::Prepare(LogSharing::OwnLog));
+        if !at_append {
+            branch.handle(BranchInput::Appended(Lsn::new(7)));
+        }
+        assert_eq!(branch.handle(BranchInput::NotDurable), failed);
+        assert_eq!(branch.phase(), BranchPhase::Broken);
+        assert_eq!(branch.handle(BranchInput::Rollback(LogSharing::OwnLog)), failed, "the service is not called");
+    }
+    let mut branch = BranchProtocol::recovered_prepared();
+    branch.handle(BranchInput::Commit(LogSharing::OwnLog));
+    assert_eq!(branch.handle(BranchInput::NotDurable), failed);
+    assert_eq!(branch.handle(BranchInput::Commit(LogSharing::OwnLog)), failed);
+}
+
+#[test]
+fn a_branch_alone_whose_commit_is_surely_not_in_the_log_has_decided_to_roll_back() {
+    let mut branch = BranchProtocol::new();
+    branch.handle(BranchInput::Worked(Effort::Update));
+    branch.handle(BranchInput::CommitOnePhase);
+    branch.handle(BranchInput::Appended(Lsn::new(7)));
+    let rolled_back = BranchReply::Decided(Decision::Rollback);
+    assert_eq!(branch.handle(BranchInput::NotDurable), Some(BranchAction::Reply(rolled_back)));
+    assert_eq!(branch.handle(BranchInput::CommitOnePhase), Some(BranchAction::Reply(BranchReply::LogFailed)));
+}

@@ -18,6 +18,7 @@ use crate::{
 
 impl<S: Service> ResourceManager<S> {
     pub(super) fn take_checkpoint(&self, _one_at_a_time: &HeldGuard<'_, ()>) -> Result<(), ServiceError> {
+        self.holds_log()?;
         self.mend(|_| false);
         self.roll_back_abandoned();
         // Collected before the service is asked: what the service writes may lack a commit that

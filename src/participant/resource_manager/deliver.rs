@@ -47,6 +47,7 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn meet(&self, coordinator: &Name, life: &Life) -> Result<(), ParticipantError> {
+        self.holds_log()?;
         self.mend_if_due();
         self.branches.lock().meet(coordinator, life)?;
         Ok(self.note_introduction(coordinator)?)
@@ -74,6 +75,8 @@ impl<S: Service> Participant for ResourceManager<S> {
     }
 
     fn in_doubt(&self, coordinator: &Name) -> Result<Vec<BranchId>, ParticipantError> {
+        // The new holder knows it: an answer from here may lack a promise.
+        self.holds_log()?;
         self.mend_if_due();
         let entries = self.branches.lock().of(coordinator);
         let is_in_doubt = |entry: &BranchEntry<S::Work>| {
@@ -123,6 +126,7 @@ impl<S: Service> ResourceManager<S> {
                 participant: self.name.clone(),
             });
         }
+        self.holds_log()?;
         // What the call says of its coordinator is checked first: a refused call changes nothing.
         let (entry, begins_at, is_unnoted) = self.branches.lock().called(branch.txn(), call)?;
         if is_unnoted {
@@ -232,6 +236,7 @@ impl<S: Service> ResourceManager<S> {
         entry: &mut BranchEntry<S::Work>,
         message: BranchInput,
     ) -> Result<BranchReply, ParticipantError> {
+        self.holds_log()?; // a branch is also mended, or given up, without a message
         let mut input = message;
         let mut error = None;
         while let Some(action) = entry.protocol.handle(input) {
@@ -241,6 +246,11 @@ impl<S: Service> ResourceManager<S> {
                     Ok(()) => {
                         input = BranchInput::Durable(lsn);
                         continue;
+                    }
+                    Err(failure @ LogError::Fenced { .. }) => {
+                        let error = ParticipantError::from(failure);
+                        entry.refuse(|| BranchRefusal::Unwritten { error: error.clone() });
+                        (BranchInput::NotDurable, error)
                     }
                     Err(failure) => (BranchInput::LogFailed, failure.into()),
                 },
@@ -265,7 +275,7 @@ impl<S: Service> ResourceManager<S> {
                     }
                     Err(failure) => {
                         let is_no = matches!(append, BranchAction::AppendPrepared(_));
-                        if is_no || failure.input == BranchInput::Unwritable {
+                        if is_no || matches!(failure.input, BranchInput::Unwritable | BranchInput::NotDurable) {
                             entry.refuse(|| BranchRefusal::Unwritten { error: failure.error.clone() });
                         }
                         (failure.input, failure.error)
@@ -373,6 +383,7 @@ impl From<LogError> for Unappended {
     fn from(error: LogError) -> Self {
         let input = match error {
             LogError::TooLarge { .. } => BranchInput::Unwritable,
+            LogError::Fenced { .. } => BranchInput::NotDurable,
             _ => BranchInput::AppendRefused,
         };
         Self { input, error: error.into() }

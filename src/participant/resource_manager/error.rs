@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     id::{BranchId, Epoch, IdError, Name},
-    log::LogError,
+    log::{LogError, holder_in_words},
     participant::ParticipantError,
 };
 
@@ -88,6 +88,18 @@ pub enum ExecuteError<R> {
         branch: BranchId,
         /// The participant that got it.
         participant: Name,
+    },
+    /// Another holder has taken the participant's log over, and the branch with it. Nothing was done.
+    #[error(
+        "participant {participant} has lost its log, which was taken over by {}: it does no work here any more, and could promise \
+         none; begin a new transaction, and work at the participant there",
+        holder_in_words(.holder.as_deref())
+    )]
+    Fenced {
+        /// The participant.
+        participant: Name,
+        /// The new holder, as it names itself, if that is known.
+        holder: Option<Arc<str>>,
     },
     /// The service asks for work under a branch at which it is working itself, on this thread. Nothing
     /// was done, and the branch is as it was.

@@ -93,7 +93,7 @@ impl<S: Service> ResourceManager<S> {
     /// Tries again to restore or confirm a few branches, if there are any and it is time. The caller
     /// holds no lock of a branch.
     pub(crate) fn mend_if_due(&self) {
-        if !self.mending.is_needed.load(Ordering::Relaxed) {
+        if !self.mending.is_needed.load(Ordering::Relaxed) || self.holds_log().is_err() {
             return;
         }
         let platform = &self.options.platform;

@@ -30,7 +30,7 @@ use super::{BranchInput, BranchPhase, Effort, Service, ServiceError, branch_tabl
 use crate::{
     error_chain,
     id::{BranchId, MAX_NAME_BYTES, Name},
-    log::{Claim, Durability, Fact, LogError, LogId, Lsn, MAX_RECORD_BYTES, Record, TransactionLog},
+    log::{Claim, Durability, Fact, LogError, LogId, Lsn, MAX_RECORD_BYTES, Record, Takeover, TransactionLog},
     platform::Platform,
 };
 
@@ -75,6 +75,12 @@ const _: () = assert!(2 * (1 + MAX_NAME_BYTES) + 4 * 10 + 3 <= RECORD_HEAD_BYTES
 /// Clients do their work through [`execute`](Self::execute), under a branch id that a transaction
 /// gave them. The coordinator does the rest. On the coordinator's own log the resource manager
 /// needs no forced writes of its own; on another log it forces two, its promise and its commit.
+///
+/// If another holder [takes its log over](TransactionLog::lost), the branches are the new holder's.
+/// From then on it acknowledges nothing, calls its service no more, and answers every call with
+/// [`LogError::Fenced`], which a coordinator treats as no answer. A service that keeps its state
+/// outside of the process, where the new holder's service works too, must refuse the old one by itself:
+/// a process that was paused learns of the takeover only when it next asks the log.
 ///
 /// ```
 /// use std::{collections::BTreeMap, sync::Arc};
@@ -237,6 +243,9 @@ pub struct ResourceManagerStatus {
     pub troubled: Vec<BranchTrouble>,
     /// The error of the last checkpoint, if it failed.
     pub last_checkpoint_error: Option<Arc<str>>,
+    /// The takeover, if another holder has taken the log over. Then the resource manager does nothing
+    /// more: it answers every call with an error.
+    pub fenced: Option<Takeover>,
 }
 
 impl<S: Service> ResourceManager<S> {
@@ -340,6 +349,7 @@ impl<S: Service> ResourceManager<S> {
     /// - [`ExecuteError::UnknownEpoch`]: the coordinator has not yet announced the branch's epoch
     ///   here.
     /// - [`ExecuteError::Misrouted`]: the branch names another participant.
+    /// - [`ExecuteError::Fenced`]: another holder has taken the log over.
     /// - [`ExecuteError::Inside`]: the service calls this for a branch at which it is working itself,
     ///   on the same thread. Nothing is doomed by that.
     ///
@@ -350,6 +360,9 @@ impl<S: Service> ResourceManager<S> {
     pub fn execute(&self, branch: &BranchId, work: S::Work) -> Result<(), ExecuteError<S::Refusal>> {
         if branch.participant() != &self.name {
             return Err(ExecuteError::Misrouted { branch: branch.clone(), participant: self.name.clone() });
+        }
+        if let Some(Takeover { holder }) = self.log.lost() {
+            return Err(ExecuteError::Fenced { participant: self.name.clone(), holder });
         }
         // Before the work: what is restored again may be what the work would take.
         self.mend_if_due();
@@ -458,6 +471,7 @@ impl<S: Service> ResourceManager<S> {
     ///
     /// The service's error, or the log's. Nothing is forgotten then. Also if a method of the service
     /// calls this on the thread that takes a checkpoint: the checkpoint that is under way goes on.
+    /// If another holder has taken the log over, the service is not asked.
     pub fn checkpoint(&self) -> Result<(), ServiceError> {
         let one_at_a_time = self.checkpoint.hold(&self.options.platform);
         self.take_checkpoint(&one_at_a_time.ok_or(CheckpointInside)?)
@@ -473,7 +487,8 @@ impl<S: Service> ResourceManager<S> {
                 branches.last_checkpoint_error.clone(),
             )
         };
-        let mut status = ResourceManagerStatus { last_checkpoint_error, ..ResourceManagerStatus::default() };
+        let fenced = self.log.lost();
+        let mut status = ResourceManagerStatus { last_checkpoint_error, fenced, ..ResourceManagerStatus::default() };
         for entry in entries {
             let Some(entry) = entry.try_lock() else {
                 // The branch is locked while the service is called, which may hang. This must not.
@@ -489,6 +504,11 @@ impl<S: Service> ResourceManager<S> {
             } += 1;
         }
         status
+    }
+
+    /// Returns an error once another holder has taken the log over, as far as the log has heard.
+    fn holds_log(&self) -> Result<(), LogError> {
+        self.log.lost().map_or(Ok(()), |takeover| Err(takeover.into()))
     }
 
     fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     foreign,
-    log::{Lsn, TransactionLog},
+    log::{LogError, Lsn, TransactionLog},
     platform::{Condvar, Platform},
 };
 
@@ -115,6 +115,12 @@ pub enum BeginError {
     /// The coordinator is being shut down.
     #[error("the coordinator is shutting down; begin the transaction once it is open again")]
     ShuttingDown,
+    /// Another holder has taken the coordinator's log over.
+    #[error(
+        "another holder has taken the coordinator's log over, so this coordinator begins nothing more; begin the transaction at \
+         the holder that the status names"
+    )]
+    Fenced,
 }
 
 /// Counts the transactions in flight, and makes clients wait while the limits are reached.
@@ -125,6 +131,8 @@ pub(in crate::txn) struct Admission {
     /// limited.
     forced: CachePadded<AtomicU64>,
     closing: AtomicBool,
+    /// Whether it is closing because the log was taken over.
+    fenced: AtomicBool,
     /// Number of waiting threads and tasks. A transaction that leaves reads only this while it is
     /// zero.
     waiting: AtomicUsize,
@@ -156,10 +164,11 @@ impl Future for Entering<'_> {
         let entered = loop {
             match admission.try_enter(*log) {
                 Ok(()) => break true,
-                Err(BeginError::ShuttingDown) => break false,
+                Err(BeginError::ShuttingDown | BeginError::Fenced) => break false,
                 Err(BeginError::LogQueue { .. }) => match log.poll_durable(admission.first_to_wait_for(), context) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(LogError::Fenced { .. })) => break false,
                     Poll::Ready(Err(_)) => {
                         admission.counts.in_flight.fetch_add(1, Ordering::SeqCst);
                         break true;
@@ -211,6 +220,7 @@ impl Admission {
             counts: CachePadded::default(),
             forced: CachePadded::default(),
             closing: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             wakers: Mutex::default(),
             room: platform.condvar(),
@@ -220,7 +230,8 @@ impl Admission {
     /// Takes a slot, if one is free.
     pub(in crate::txn) fn try_enter(&self, log: &dyn TransactionLog) -> Result<(), BeginError> {
         if self.closing.load(Ordering::SeqCst) {
-            return Err(BeginError::ShuttingDown);
+            let is_fenced = self.fenced.load(Ordering::SeqCst);
+            return Err(if is_fenced { BeginError::Fenced } else { BeginError::ShuttingDown });
         }
         let Limits { in_flight: limit, log_queue, .. } = self.limits;
         if log_queue != u64::MAX && self.queued(log.durable()) >= log_queue {
@@ -249,14 +260,16 @@ impl Admission {
         loop {
             match self.try_enter(log) {
                 Ok(()) => return true,
-                Err(BeginError::ShuttingDown) => return false,
-                Err(BeginError::LogQueue { .. }) => {
-                    if log.wait(self.first_to_wait_for()).is_err() {
+                Err(BeginError::ShuttingDown | BeginError::Fenced) => return false,
+                Err(BeginError::LogQueue { .. }) => match log.wait(self.first_to_wait_for()) {
+                    Ok(()) => {}
+                    Err(LogError::Fenced { .. }) => return false,
+                    Err(_) => {
                         // A failed log lets all clients pass: their commits return the error.
                         self.counts.in_flight.fetch_add(1, Ordering::SeqCst);
                         return true;
                     }
-                }
+                },
                 Err(BeginError::InFlight { .. }) => {
                     let mut wakers = self.wakers.lock();
                     self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -347,6 +360,12 @@ impl Admission {
         self.waiting.fetch_sub(all.len(), Ordering::SeqCst);
         self.room.notify_all();
         all.into_values().for_each(foreign::wake);
+    }
+
+    /// Refuses every transaction from now on, because the log was taken over.
+    pub(in crate::txn) fn fence(&self) {
+        self.fenced.store(true, Ordering::SeqCst);
+        self.close();
     }
 
     /// Whether every transaction is refused.

@@ -216,7 +216,8 @@ impl CoordinatorBuilder {
     /// # Errors
     ///
     /// [`CoordinatorError`]; nothing is lost, and it can be opened again. If the name is already
-    /// open, it is [`LogError::Claimed`].
+    /// open, it is [`LogError::Claimed`]. If another holder has taken the log over, it is
+    /// [`LogError::Fenced`].
     pub fn open(self) -> Result<Coordinator, CoordinatorError> {
         let name = self.coordinator_name()?;
         let mut members = BTreeMap::new();
@@ -244,6 +245,7 @@ impl CoordinatorBuilder {
             CoordinatorCore::new(name, (life, openings.told(&life)), self.log, policy, limits, members, self.platform);
         let sweeper: Weak<dyn Sweep> = Arc::downgrade(&(Arc::clone(&core) as Arc<dyn Sweep>));
         core.scheduler.start(&sweeper).map_err(CoordinatorError::Threads)?;
+        core.look_for_loss();
         let coordinator = Coordinator { handles: CoreHandles::new(&core), core, counts: Arc::default(), _claim: claim };
         // All participants first hear of this life, before the coordinator settles anything.
         coordinator.introduce()?;
@@ -254,6 +256,7 @@ impl CoordinatorBuilder {
             slot.member().iter().for_each(|member| coordinator.greet(member));
         }
         found.into_iter().for_each(|found| found.run(Runner::Caller));
+        coordinator.still_holds_log()?;
         Ok(coordinator)
     }
 }

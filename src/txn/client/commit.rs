@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     id::{Name, TxnId},
-    log::{Heuristic, LogError},
+    log::{Heuristic, LogError, holder_in_words},
     participant::ParticipantError,
     txn::{
         Cause, Delivered, Outcome,
@@ -33,7 +33,8 @@ use crate::{
 /// The answer comes when the decision is durable and every branch has been told for the first time.
 /// The thread or task that waits calls participants that answer at once
 /// ([`participant`](crate::txn::CoordinatorBuilder::participant)), so they have carried it out by
-/// then. There are two exceptions: they failed, or the coordinator's own threads went on with the
+/// then. There are three exceptions: they failed, another holder has taken the log over, or the
+/// coordinator's own threads went on with the
 /// transaction, because a rollback came before a thread or task waited, the `Commit` was not
 /// polled, or a [`Delivered`] waits beside it. All other participants (slow, asynchronous, at an
 /// endpoint) may still be at work. To read the write at any participant, wait for
@@ -129,8 +130,10 @@ pub(in crate::txn) fn tell(driver: &TransactionDriver, explained: ExplainedOutco
         Outcome::Indeterminate => {
             let participant_error =
                 not_begun.map(|(_, error)| error).or(participant_error).filter(|_| log_error.is_none());
+            let takeover = driver.core().takeover().filter(|_| driver.is_fenced()).cloned();
+            let error = log_error.or_else(|| takeover.map(LogError::from));
             let participant_error = participant_error.map(Box::new);
-            return Err(CommitError::Indeterminate { txn: txn.clone(), error: log_error, participant_error });
+            return Err(CommitError::Indeterminate { txn: txn.clone(), error, participant_error });
         }
         Outcome::RolledBack(Cause::Requested) => RollbackCause::Requested,
         Outcome::RolledBack(Cause::TimedOut) => match not_begun {
@@ -146,6 +149,9 @@ pub(in crate::txn) fn tell(driver: &TransactionDriver, explained: ExplainedOutco
             participant: name(branch),
             error: participant_error.unwrap_or(ParticipantError::Unreachable),
         },
+        Outcome::RolledBack(Cause::Fenced) => {
+            RollbackCause::Fenced { holder: driver.core().takeover().and_then(|takeover| takeover.holder.clone()) }
+        }
         Outcome::RolledBack(Cause::LogRefused) => {
             RollbackCause::LogRefused { error: log_error.unwrap_or(LogError::Closed) }
         }
@@ -209,7 +215,8 @@ pub enum CommitError {
     /// It is not known yet whether it committed: the log failed while the decision was being
     /// written, the only participant did not say what it decided, or the coordinator was dropped
     /// meanwhile. Do not try again blindly. Open the coordinator again, which settles the
-    /// transaction, and look at the data.
+    /// transaction, and look at the data. If `error` is [`LogError::Fenced`], the new holder of the
+    /// log settles it instead.
     Indeterminate {
         /// The transaction.
         txn: TxnId,
@@ -244,6 +251,10 @@ impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RolledBack { txn, cause } => write!(f, "transaction {txn} was rolled back: {cause}"),
+            Self::Indeterminate { txn, error: Some(LogError::Fenced { .. }), .. } => write!(
+                f,
+                "transaction {txn} is indeterminate: the new holder of the coordinator's log settles it; look at the data then"
+            ),
             Self::Indeterminate { txn, .. } => write!(
                 f,
                 "transaction {txn} is indeterminate: open the coordinator again to settle it, then look at the data"
@@ -302,6 +313,12 @@ pub enum RollbackCause {
         /// The log's error.
         error: LogError,
     },
+    /// Another holder has taken the coordinator's log over, and no decision was durable before. It can
+    /// be tried again, as a new transaction, at the coordinator there.
+    Fenced {
+        /// The new holder, as it names itself, if that is known.
+        holder: Option<Arc<str>>,
+    },
 }
 
 impl fmt::Display for RollbackCause {
@@ -313,6 +330,12 @@ impl fmt::Display for RollbackCause {
             Self::TimedOut => f.write_str("not all participants voted in time"),
             Self::Expired => f.write_str("it was not committed before its time-out"),
             Self::LogRefused { error } => write!(f, "the decision could not be logged: {error}"),
+            Self::Fenced { holder } => write!(
+                f,
+                "the coordinator's log was taken over by {} before a decision was durable; try again as a new transaction at \
+                 the coordinator there",
+                holder_in_words(holder.as_deref())
+            ),
         }
     }
 }
@@ -324,7 +347,7 @@ impl StdError for RollbackCause {
             Self::VotedNo { reason, .. } => reason.as_ref().map(|reason| &**reason as _),
             Self::Failed { error, .. } => error.source(),
             Self::LogRefused { error } => error.source(),
-            Self::Requested | Self::TimedOut | Self::Expired => None,
+            Self::Requested | Self::TimedOut | Self::Expired | Self::Fenced { .. } => None,
         }
     }
 }

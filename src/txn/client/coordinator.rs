@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     id::{Epoch, Name},
-    log::{Claim, TransactionLog},
+    log::{Claim, LogError, TransactionLog},
     participant::{Greeting, Life, ParticipantError},
     txn::{
         BeginError, CoordinatorBuilder, CoordinatorError, CoordinatorStatus, Transaction, VerdictEndpoint,
@@ -34,6 +34,12 @@ use crate::{
 /// [`shutdown`](Self::shutdown) first to leave nothing to do. A [`Transaction`] or
 /// [`Commit`](crate::txn::Commit) that outlives it can decide nothing any more; a client that waits
 /// gets an error.
+///
+/// If another holder [takes its log over](crate::TransactionLog::lost), the coordinator gives up by
+/// itself, as if it were dropped: it begins nothing, sends nothing, and its threads end. The new
+/// holder settles what was under way. A client that waits is told "committed" if the decision was
+/// durable before, "rolled back" ([`Fenced`](crate::txn::RollbackCause::Fenced)) if it surely was not,
+/// and "indeterminate" only if no log knows. The [status](Self::status) names the new holder.
 pub struct Coordinator {
     pub(in crate::txn) core: Arc<CoordinatorCore>,
     pub(super) handles: CoreHandles,
@@ -61,7 +67,8 @@ impl Coordinator {
     ///
     /// A transaction that is not committed within the policy's `transaction_timeout` is rolled
     /// back. Once the coordinator is being [shut down](Self::shutdown), a transaction is
-    /// [over](crate::txn::BranchError::Over) as soon as it begins.
+    /// [over](crate::txn::BranchError::Over) as soon as it begins; once another holder has taken the
+    /// log over, it is [fenced](crate::txn::BranchError::Fenced).
     pub fn begin(&self) -> Transaction {
         self.begin_within(self.core.policy.transaction_timeout)
     }
@@ -142,7 +149,16 @@ impl Coordinator {
         Pause::new(&self.core, time)
     }
 
+    /// Returns an error if another holder has taken the log over.
+    pub(super) fn still_holds_log(&self) -> Result<(), CoordinatorError> {
+        self.core.still_holds_log();
+        self.core.takeover().cloned().map_or(Ok(()), |takeover| Err(LogError::from(takeover).into()))
+    }
+
     fn transaction(&self, timeout: Duration, admitted: bool) -> Transaction {
+        if !admitted {
+            self.core.look_for_loss(); // it may be the reason
+        }
         Transaction::new(self.core.begin(self.handles.own(), timeout, admitted))
     }
 

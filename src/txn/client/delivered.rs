@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::{
     id::{Name, TxnId},
+    log::holder_in_words,
     participant::Decision,
     txn::{CommitError, client::commit::tell, engine::transaction_driver::TransactionDriver},
 };
@@ -72,6 +73,10 @@ impl Delivered {
             Delivery::Told(explained) => tell(&self.driver, *explained).map_err(DeliveryError::NotCommitted),
             Delivery::Parked(decision, participants) => Err(DeliveryError::Parked { txn, decision, participants }),
             Delivery::Abandoned => Err(DeliveryError::Abandoned { txn }),
+            Delivery::Fenced => {
+                let takeover = self.driver.core().takeover().cloned();
+                Err(DeliveryError::Fenced { txn, holder: takeover.and_then(|takeover| takeover.holder) })
+            }
         }
     }
 }
@@ -108,6 +113,8 @@ pub(in crate::txn) enum Delivery {
     Parked(Decision, Vec<Name>),
     /// The coordinator was dropped.
     Abandoned,
+    /// Another holder has taken the log over.
+    Fenced,
 }
 
 /// The tasks and threads that wait for a delivery. Nearly all transactions have none.
@@ -153,7 +160,7 @@ impl Listeners {
 #[non_exhaustive]
 pub enum DeliveryError {
     /// The transaction has not committed, or that is uncertain. If it was rolled back, every branch
-    /// has acknowledged that.
+    /// has acknowledged that; but if another holder has taken the log over, that one sees to it.
     #[error(transparent)]
     NotCommitted(CommitError),
     /// It was decided, and is parked because these participants did not acknowledge the decision.
@@ -180,6 +187,19 @@ pub enum DeliveryError {
         /// The transaction.
         txn: TxnId,
     },
+    /// Another holder has taken the coordinator's log over before every branch had acknowledged the
+    /// outcome.
+    #[error(
+        "the coordinator's log was taken over by {} before every branch of transaction {txn} had acknowledged; the coordinator \
+         there goes on delivering",
+        holder_in_words(.holder.as_deref())
+    )]
+    Fenced {
+        /// The transaction.
+        txn: TxnId,
+        /// The new holder, as it names itself, if that is known.
+        holder: Option<Arc<str>>,
+    },
 }
 
 impl DeliveryError {
@@ -188,7 +208,7 @@ impl DeliveryError {
     pub const fn txn(&self) -> &TxnId {
         match self {
             Self::NotCommitted(error) => error.txn(),
-            Self::Parked { txn, .. } | Self::Abandoned { txn } => txn,
+            Self::Parked { txn, .. } | Self::Abandoned { txn } | Self::Fenced { txn, .. } => txn,
         }
     }
 }

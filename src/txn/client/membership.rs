@@ -67,8 +67,8 @@ impl Coordinator {
     ///
     /// [`CoordinatorError`]: of the name, of a participant that may not take part or refuses the coordinator;
     /// [`Retiring`](CoordinatorError::Retiring) while one of the same name retires;
-    /// [`ShuttingDown`](CoordinatorError::ShuttingDown). Then the participant is dropped, and nothing has
-    /// changed.
+    /// [`ShuttingDown`](CoordinatorError::ShuttingDown); of a log that was taken over. Then the participant is
+    /// dropped, and nothing has changed.
     pub fn add_participant(&self, name: &str, participant: impl Participant) -> Result<(), CoordinatorError> {
         self.add(name, Reach::AtOnce(Arc::new(participant)))
     }
@@ -128,6 +128,7 @@ impl Coordinator {
             Taken::ByMember => CoordinatorError::DuplicateParticipant { participant: name.clone() },
             Taken::ByRetiring => CoordinatorError::Retiring { participant: name.clone() },
         })?;
+        self.still_holds_log()?;
         if core.admission.is_closed() {
             return Err(CoordinatorError::ShuttingDown);
         }

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::{
     id::{BranchId, IdError, Name, TxnId},
+    log::holder_in_words,
     txn::{
         Commit, Input, Refusal,
         engine::{
@@ -53,8 +54,8 @@ impl Transaction {
     ///
     /// [`BranchError::UnknownParticipant`] if the coordinator does not have it;
     /// [`BranchError::Retiring`] if it is being dropped;
-    /// [`BranchError::Over`] if the transaction's time has run out;
-    /// [`BranchError::SecondLastResource`]; [`BranchError::Refused`] if the participant does not
+    /// [`BranchError::Over`] if the transaction's time has run out; [`BranchError::Fenced`] if the
+    /// coordinator has lost its log; [`BranchError::SecondLastResource`]; [`BranchError::Refused`] if the participant does not
     /// answer, or has more work than it can do in time.
     pub fn branch(&mut self, participant: impl AsRef<str>) -> Result<&BranchId, BranchError> {
         let participant = participant.as_ref();
@@ -224,6 +225,17 @@ pub enum BranchError {
     Over {
         /// The transaction.
         txn: TxnId,
+    },
+    /// Another holder has taken the coordinator's log over, and the transaction is rolled back.
+    #[error(
+        "transaction {txn} is rolled back: the coordinator's log was taken over by {}; begin a new one at the coordinator there",
+        holder_in_words(.holder.as_deref())
+    )]
+    Fenced {
+        /// The transaction.
+        txn: TxnId,
+        /// The new holder, as it names itself, if that is known.
+        holder: Option<Arc<str>>,
     },
     /// The transaction has a last resource already.
     #[error(

@@ -39,6 +39,12 @@ pub enum Input {
     AppendRefused,
     /// All records up to this one are durable.
     Durable(Lsn),
+    /// The record is surely not durable and never will be, because another holder has taken the log
+    /// over. It implies [`Fenced`](Self::Fenced).
+    NotDurable,
+    /// Another holder has taken the log over, and settles the transaction. Nothing more is sent or
+    /// decided here. Whether a record that was given to the log is durable is still to be heard.
+    Fenced,
     /// The log failed, now or before. It is uncertain which records it holds of those that were
     /// given to it.
     LogFailed,
@@ -71,7 +77,7 @@ pub enum Action {
     /// [`Input::LastResource`], or as [`Input::Failed`].
     AskLastResource(usize),
     /// Append this to the log. The result comes back as [`Input::Appended`] or
-    /// [`Input::AppendRefused`]; and, for a decision, as [`Input::Durable`] or
+    /// [`Input::AppendRefused`]; and, for a decision, as [`Input::Durable`], [`Input::NotDurable`] or
     /// [`Input::LogFailed`].
     Append(Fact, Durability),
     /// Give the client this answer.
@@ -115,4 +121,6 @@ pub enum Cause {
     Expired,
     /// The log had no room for the decision, or was closed.
     LogRefused,
+    /// Another holder has taken the log over before a decision was durable, so there is none.
+    Fenced,
 }

@@ -10,6 +10,7 @@
 //! | `messages.rs` | [`Input`], [`Action`], [`Outcome`], [`Cause`] |
 //! | `mod.rs` | the machine, and the first phase |
 //! | `asking.rs` | a last resource is asked whether it has committed |
+//! | `fenced.rs` | another holder has taken the log over |
 //! | `delivery.rs` | the second phase: delivering, parking, heuristic outcomes |
 //! | `branches.rs` | the branches, with a tree for transactions with many of them |
 //! | `memory.rs` | what the log remembers, and how a transaction goes on from there |
@@ -40,6 +41,9 @@
 //! | Alone | the branch says what it decided: to Ended; the time-out: to RollingBack, the client is told "indeterminate"; a last resource that remembers: to Asking |
 //! | Committing, RollingBack | every branch has acknowledged: to Ended |
 //! | Indeterminate | nothing; reopening the log tells |
+//! | any but Deciding and Ended | the log was taken over: to Fenced; the client is told what is certain (`fenced.rs`) |
+//! | Deciding | the log was taken over: stays until the log says whether the record is durable; then to Fenced |
+//! | Fenced | nothing; the new holder settles it |
 //!
 //! A branch that was found in doubt, without a decision in the log, begins in Asking if there may have
 //! been a last resource: the transaction commits if one of them says so, and else rolls back. That
@@ -70,6 +74,7 @@ use crate::{
 mod asking;
 mod branches;
 mod delivery;
+mod fenced;
 mod memory;
 mod messages;
 mod view;
@@ -159,6 +164,8 @@ enum Phase {
     /// Everything is delivered; the actions that say so are left.
     Ended,
     Indeterminate,
+    /// Another holder has the log, and settles the transaction.
+    Fenced,
     Finished,
 }
 
@@ -214,6 +221,8 @@ pub struct CommitProtocol {
     /// Whether it was parked before the coordinator was opened. Then each branch is told once more,
     /// and parked again if that fails.
     told_once_more: bool,
+    /// Whether the log was taken over.
+    fenced: bool,
 }
 
 impl CommitProtocol {
@@ -237,6 +246,7 @@ impl CommitProtocol {
             parked_on_record: false,
             lies_still: false,
             told_once_more: false,
+            fenced: false,
         }
     }
 
@@ -330,11 +340,17 @@ impl CommitProtocol {
             Input::Durable(up_to) => {
                 if self.awaits_durable().is_some_and(|lsn| lsn <= up_to) {
                     self.logged = true;
-                    self.carry_out(now, Decision::Commit, Outcome::Committed);
+                    if self.fenced {
+                        self.leave_to_holder(Outcome::Committed);
+                    } else {
+                        self.carry_out(now, Decision::Commit, Outcome::Committed);
+                    }
                 }
             }
             Input::AppendRefused => self.append_refused(now),
             Input::LogFailed => self.log_failed(now),
+            Input::NotDurable => self.not_durable(),
+            Input::Fenced => self.fence(),
             Input::Tick => self.tick(now),
             Input::Kept(branch) => self.keep(branch),
             Input::LetOut(branch) => self.let_out(now, branch),
@@ -370,7 +386,7 @@ impl CommitProtocol {
             // its own writes.
             Phase::Committing { .. } => self.settle(now, Verb::Commit),
             Phase::RollingBack { .. } => self.settle(now, Verb::Rollback),
-            Phase::Indeterminate => self.take_answer(),
+            Phase::Indeterminate | Phase::Fenced => self.take_answer(),
             Phase::Ended => self.take_answer().or_else(|| {
                 if std::mem::take(&mut self.logged) {
                     return Some(Action::Append(Fact::Ended { txn: self.txn.clone() }, Durability::Lazy));
@@ -469,7 +485,9 @@ impl CommitProtocol {
         self.outcome_is_unwritten(now);
         self.narrowing_is_unwritten();
         if let Phase::Deciding { lsn: None, .. } = self.phase {
-            if self.last_resource_has_committed() {
+            if self.fenced {
+                self.leave_to_holder(self.without_decision());
+            } else if self.last_resource_has_committed() {
                 self.unrecorded = true;
                 self.carry_out(now, Decision::Commit, Outcome::Indeterminate);
             } else {
@@ -483,7 +501,9 @@ impl CommitProtocol {
         self.outcome_is_written(); // or never will be, in this life
         self.narrowing_is_unwritten();
         if let Phase::Deciding { .. } = self.phase {
-            if self.last_resource_has_committed() {
+            if self.fenced {
+                self.leave_to_holder(Outcome::Indeterminate);
+            } else if self.last_resource_has_committed() {
                 // The log may hold the decision. Then the next life carries it out, and needs
                 // participants that remember it.
                 self.logged = true;

@@ -37,6 +37,8 @@ pub enum TransactionState {
     Heuristic(Decision, Heuristic),
     /// The log failed while it was being decided. Only opening the log again tells the outcome.
     Indeterminate,
+    /// Another holder has taken the log over, and settles it.
+    Fenced,
     /// It has ended.
     Ended,
 }
@@ -56,6 +58,7 @@ impl fmt::Display for TransactionState {
             Self::Heuristic(Decision::Commit, how) => write!(f, "decided to commit, heuristic: {how}"),
             Self::Heuristic(Decision::Rollback, how) => write!(f, "decided to roll back, heuristic: {how}"),
             Self::Indeterminate => f.write_str("indeterminate"),
+            Self::Fenced => f.write_str("fenced: left to the new holder of the log"),
             Self::Ended => f.write_str("ended"),
         }
     }
@@ -180,6 +183,13 @@ impl CommitProtocol {
         matches!(self.phase, Phase::Indeterminate)
     }
 
+    /// Whether another holder has taken the log over, and settles the transaction. Nothing more comes
+    /// out but the answer to the client, if it has none.
+    #[must_use]
+    pub const fn is_fenced(&self) -> bool {
+        matches!(self.phase, Phase::Fenced)
+    }
+
     /// Returns the decision that is being carried out.
     #[must_use]
     pub const fn decision(&self) -> Option<Decision> {
@@ -253,6 +263,7 @@ impl CommitProtocol {
             Phase::Deciding { .. } => TransactionState::Deciding,
             Phase::Ended | Phase::Finished => TransactionState::Ended,
             Phase::Indeterminate => TransactionState::Indeterminate,
+            Phase::Fenced => TransactionState::Fenced,
             Phase::Committing { .. } => self.settling(Decision::Commit),
             Phase::RollingBack { .. } => self.settling(Decision::Rollback),
         }

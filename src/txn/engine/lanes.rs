@@ -91,14 +91,18 @@ impl Lane {
     /// Makes the threads end after their present errand, and returns them, so that the caller can
     /// join them.
     pub(in crate::txn) fn close(&self) -> Vec<Thread> {
+        self.stop();
+        mem::take(&mut self.state.lock().threads).into_values().collect()
+    }
+
+    /// Makes the threads end after their present errand, without waiting for them, and drops the queue.
+    pub(in crate::txn) fn stop(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         let dropped = mem::take(&mut state.queue);
-        let threads = mem::take(&mut state.threads);
         drop(state);
         self.work.notify_all();
         drop(dropped);
-        threads.into_values().collect()
     }
 
     fn serve(&self, number: usize) {

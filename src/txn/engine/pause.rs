@@ -35,8 +35,8 @@ impl Runnable for Sleeper {
     }
 }
 
-/// Future that is ready after a time, which counts from its creation. A dropped one leaves nothing
-/// behind. The coordinator must exist until then, because its clock stops with it.
+/// Future that is ready after a time, which counts from its creation, or when the coordinator loses
+/// its log. A dropped one leaves nothing behind. The coordinator must exist until then, because its clock stops with it.
 #[must_use = "futures do nothing unless polled"]
 pub(in crate::txn) struct Pause<'a> {
     core: &'a CoordinatorCore,
@@ -65,7 +65,8 @@ impl Future for Pause<'_> {
         });
         // The waker first, so that no wake-up is lost in between.
         sleeper.set(Some(context.waker().clone()));
-        if core.platform.now() >= until { Poll::Ready(()) } else { Poll::Pending }
+        // A coordinator that has lost its log has no clock any more.
+        if core.is_gone() || core.platform.now() >= until { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -230,13 +230,21 @@ impl Scheduler {
 
     /// Stops the threads, and drops what is queued.
     pub(in crate::txn) fn close(&self) {
+        drop(self.stop());
+    }
+
+    /// Stops the threads, without waiting for them. Returns what was queued, and what the timers were
+    /// set for.
+    pub(in crate::txn) fn stop(&self) -> Vec<Arc<dyn Runnable>> {
         let mut state = self.state.lock();
         state.closed = true;
-        let dropped = (mem::take(&mut state.ready), mem::take(&mut state.due), mem::take(&mut state.timers));
+        let (ready, due, timers) =
+            (mem::take(&mut state.ready), mem::take(&mut state.due), mem::take(&mut state.timers));
         drop(state);
-        drop(dropped);
         self.work.notify_all();
         self.tick.notify_all();
+        let timed = timers.into_iter().filter_map(|Reverse(timer)| timer.what.upgrade());
+        ready.into_iter().chain(due).chain(timed).collect()
     }
 
     fn keep_time(self: &Arc<Self>, sweeper: Weak<dyn Sweep>) {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use crate::{
     error_chain,
     id::{Name, TxnId},
+    log::Takeover,
     participant::ParticipantError,
     txn::{BranchState, CircuitState, TransactionState, UnclaimedBranch, engine::coordinator_core::CoordinatorCore},
 };
@@ -49,6 +50,9 @@ pub struct CoordinatorStatus {
     pub retiring: Vec<RetiringStatus>,
     /// Every participant's circuit, in the order of the participants' names.
     pub circuits: Vec<CircuitStatus>,
+    /// The takeover, if another holder has taken the coordinator's log over. Then the coordinator does
+    /// nothing more, no transaction is listed, and what was under way is the new holder's.
+    pub fenced: Option<Takeover>,
     /// Every open transaction, in the order in which they began.
     pub transactions: Vec<TransactionStatus>,
 }
@@ -78,6 +82,12 @@ impl CoordinatorStatus {
 /// Lines of text, one for each transaction and one for each of its branches.
 impl fmt::Display for CoordinatorStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(takeover) = &self.fenced {
+            writeln!(
+                f,
+                "fenced: the log was {takeover}, which settles what was under way; this coordinator does nothing more"
+            )?;
+        }
         writeln!(
             f,
             "{} begun, {} settling, {} parked, {} heuristic, {} indeterminate, {} unclaimed, {} participants unanswered; \
@@ -236,6 +246,7 @@ impl CoordinatorCore {
             retiring: self.retiring(),
             circuits: self.circuits(),
             in_flight: self.admission.in_flight(),
+            fenced: self.takeover().cloned(),
             log_queue: forced.as_u64().saturating_sub(durable.as_u64()),
             ..CoordinatorStatus::default()
         };

@@ -159,7 +159,8 @@ pub(in crate::txn) struct InDoubtQuery {
 
 impl Runnable for InDoubtQuery {
     fn run(self: Arc<Self>, by: Runner) {
-        if self.answered.load(Ordering::Relaxed) || self.core.platform.now() < *self.ask_at.lock() {
+        let is_over = self.answered.load(Ordering::Relaxed) || self.core.is_fenced();
+        if is_over || self.core.platform.now() < *self.ask_at.lock() {
             return;
         }
         // An answer can get lost without any sign of it.

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use ringpact::{
     Epoch, LogError, LogId, MemoryLog, Name, TransactionLog,
-    log::{Claim, Durability, LogStats, Lsn, Record},
+    log::{Claim, Durability, LogStats, Lsn, Record, Takeover},
 };
 
 /// A log with the identity, the records and the numbering that another one had when it was copied.
@@ -69,6 +69,12 @@ impl TransactionLog for Copy {
         // the copy goes on by itself.
         let openings = self.log.openings(owner)?;
         Ok(openings.into_iter().map(|(epoch, lsn)| (epoch, self.out(lsn))).collect())
+    }
+    fn lost(&self) -> Option<Takeover> {
+        self.log.lost()
+    }
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        self.log.poll_lost(context)
     }
     fn stats(&self) -> LogStats {
         self.log.stats()

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use ringpact::{
     Epoch, LogError, LogId, MemoryLog, Name, TransactionLog,
-    log::{Claim, Durability, Fact, LogStats, Lsn, Record},
+    log::{Claim, Durability, Fact, LogStats, Lsn, Record, Takeover},
 };
 
 /// Records become durable a little later, on another thread, so that waiters really wait.
@@ -124,6 +124,12 @@ impl TransactionLog for SlowLog {
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         self.0.inner.openings(owner)
     }
+    fn lost(&self) -> Option<Takeover> {
+        self.0.inner.lost()
+    }
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        self.0.inner.poll_lost(context)
+    }
     fn stats(&self) -> LogStats {
         self.0.inner.stats()
     }
@@ -219,6 +225,12 @@ impl TransactionLog for FaultyLog {
     }
     fn openings(&self, owner: &Name) -> Result<Vec<(Epoch, Lsn)>, LogError> {
         self.inner.openings(owner)
+    }
+    fn lost(&self) -> Option<Takeover> {
+        self.inner.lost()
+    }
+    fn poll_lost(&self, context: &mut Context<'_>) -> Poll<Takeover> {
+        self.inner.poll_lost(context)
     }
     fn stats(&self) -> LogStats {
         self.inner.stats()

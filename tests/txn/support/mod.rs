@@ -3,6 +3,7 @@
 #![allow(dead_code)] // every test binary compiles all of it and uses its own part
 
 pub mod copies;
+pub mod held;
 pub mod logs;
 pub mod scripted;
 pub mod wire;

@@ -69,7 +69,9 @@ impl<A: Fn(Link<'_>) -> bool> Judge<A> {
         }
         let own = error.downcast_ref().map(of_commit).or_else(|| match error.downcast_ref()? {
             DeliveryError::NotCommitted(error) => Some(of_commit(error)),
-            DeliveryError::Parked { .. } | DeliveryError::Abandoned { .. } => Some(Sign::Final),
+            DeliveryError::Parked { .. } | DeliveryError::Abandoned { .. } | DeliveryError::Fenced { .. } => {
+                Some(Sign::Final)
+            }
         });
         let own = own.or_else(|| error.downcast_ref().map(of_branch)).or_else(|| error.downcast_ref().map(of_begin));
         match own.or_else(|| error.downcast_ref().map(of_participant)) {
@@ -90,7 +92,7 @@ fn of_commit(error: &CommitError) -> Sign {
         RollbackCause::TimedOut | RollbackCause::Expired => Sign::Transient,
         // The reason is looked at as the next link.
         RollbackCause::VotedNo { .. } | RollbackCause::Failed { .. } => Sign::Unknown,
-        RollbackCause::Requested | RollbackCause::LogRefused { .. } => Sign::Final,
+        RollbackCause::Requested | RollbackCause::LogRefused { .. } | RollbackCause::Fenced { .. } => Sign::Final,
     }
 }
 
@@ -98,6 +100,7 @@ const fn of_branch(error: &BranchError) -> Sign {
     match error {
         BranchError::Over { .. } | BranchError::Refused { .. } | BranchError::Retiring { .. } => Sign::Transient,
         BranchError::UnknownParticipant { .. }
+        | BranchError::Fenced { .. }
         | BranchError::SecondLastResource { .. }
         | BranchError::NotEnlisted { .. }
         | BranchError::Name(_) => Sign::Final,
@@ -107,7 +110,7 @@ const fn of_branch(error: &BranchError) -> Sign {
 const fn of_begin(error: &BeginError) -> Sign {
     match error {
         BeginError::InFlight { .. } | BeginError::LogQueue { .. } => Sign::Transient,
-        BeginError::ShuttingDown => Sign::Final,
+        BeginError::ShuttingDown | BeginError::Fenced => Sign::Final,
     }
 }
 

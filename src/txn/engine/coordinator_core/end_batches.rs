@@ -68,8 +68,12 @@ impl CoordinatorCore {
             Record { owner: self.name.clone(), fact: Fact::Ended { txn } }
         };
         let append = AssertUnwindSafe(|| self.log.append_all(&mut ended.iter().map(record)));
+        let appended = if self.is_gone() { None } else { catch_unwind(append).ok() };
+        if let Some(Err(error)) = &appended {
+            self.hear_of_log(error);
+        }
         // `None` if the log refuses or panics: then `ended_below` waits for the next opening.
-        let lsn = if self.is_gone() { None } else { catch_unwind(append).ok().and_then(Result::ok).flatten() };
+        let lsn = appended.and_then(Result::ok).flatten();
         let mut table = self.table.lock();
         ended.iter().for_each(|ordinal| table.transactions.written(*ordinal, lsn));
         table.writing -= 1;

@@ -2,7 +2,7 @@
 //! begin and end writes it.
 //!
 //! The files of the folder are its children because they use its private fields: `calls` (what
-//! each message carries), `end_batches` (ends), `settling` (waiting for them), `membership` (participants
+//! each message carries), `end_batches` (ends), `fence` (its own end), `settling` (waiting for them), `membership` (participants
 //! that come and go). It and the transaction driver (`transaction_driver`) call
 //! each other on the hot path: the driver tells it of begins, ends and messages, and it finds
 //! drivers in its table. Keep that pair together; everything else calls one of the two.
@@ -18,12 +18,13 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
+use fence::LossWatch;
 use membership::Retirement;
 use parking_lot::Mutex;
 
 use crate::{
     id::{Epoch, Name, TxnId, TxnOrdinal},
-    log::{Durability, Fact, LogError, LogId, Lsn, Record, TransactionLog},
+    log::{Durability, Fact, LogError, LogId, Lsn, Record, Takeover, TransactionLog},
     participant::{Decision, Life},
     platform::{Condvar, Platform},
     striped::Striped,
@@ -50,6 +51,7 @@ use crate::{
 
 mod calls;
 mod end_batches;
+mod fence;
 pub(in crate::txn) mod membership;
 mod settling;
 
@@ -76,6 +78,10 @@ pub(in crate::txn) struct CoordinatorCore {
     pub(in crate::txn) platform: Platform,
     pub(in crate::txn) admission: Admission,
     is_gone: AtomicBool,
+    /// Set once the log was taken over. Then the coordinator is gone, too.
+    taken: OnceLock<Takeover>,
+    /// Hears from the log that it was taken over.
+    loss_watch: Arc<LossWatch>,
     /// Number of records of the log that were durable when the coordinator was closed.
     closed_at: AtomicU64,
     /// All of this epoch's transactions before this one have ended, except those that hold back
@@ -201,6 +207,8 @@ impl CoordinatorCore {
             recovery: OnceLock::new(),
             admission: Admission::new(limits, &platform),
             is_gone: AtomicBool::new(false),
+            taken: OnceLock::new(),
+            loss_watch: LossWatch::new(Weak::clone(this)),
             closed_at: AtomicU64::new(0),
             ended_below: CachePadded::default(),
             position: CachePadded::new(AtomicU64::new(life.position)),
@@ -237,7 +245,7 @@ impl CoordinatorCore {
         // admitted before and enters the table after that finds the coordinator closed, and rolls
         // back here.
         if self.admission.is_closed() && admitted && driver.take_from_client() {
-            driver.push(Input::Rollback);
+            driver.push(if self.is_fenced() { Input::Fenced } else { Input::Rollback });
             Arc::clone(&driver).run(Runner::Caller);
         }
         driver
@@ -344,7 +352,7 @@ impl CoordinatorCore {
     /// [appending](TransactionDriver::is_appending).
     pub(in crate::txn) fn append(&self, fact: Fact, durability: Durability) -> Result<Lsn, LogError> {
         if self.is_gone() {
-            return Err(LogError::Closed);
+            return Err(self.log_is_left());
         }
         let lsn = self.log.append(Record { owner: self.name.clone(), fact }, durability)?;
         if durability == Durability::Forced {
@@ -437,6 +445,7 @@ impl CoordinatorCore {
             let decided = Fact::Decided { txn: txn.clone(), participants: holders.clone() };
             let logged = self.append(decided, Durability::Forced).and_then(|lsn| self.log.wait(lsn));
             if let Err(error) = logged {
+                self.hear_of_log(&error);
                 let now = self.platform.now();
                 holders.iter().for_each(|holder| self.unclaimed.report(&txn.branch(holder), now));
                 return Err(OperatorError::Log { txn: txn.clone(), error });
@@ -494,20 +503,6 @@ impl CoordinatorCore {
         running.extend(self.table.lock().parked.running().map(Arc::clone));
         running
     }
-
-    /// Drops everything that is under way, as a crash would. Drivers and this struct hold each
-    /// other; this breaks the circle.
-    pub(in crate::txn) fn abandon(&self) {
-        let mut table = self.table.lock();
-        table.abandoned = true;
-        self.note_ended(&mut table, Lsn::NONE);
-        let transactions = mem::replace(&mut table.transactions, OpenTransactions::new(self.epoch));
-        let (queries, parked) = (mem::take(&mut table.in_doubt_queries), mem::take(&mut table.parked));
-        drop(table);
-        queries.values().for_each(|query| query.abandon());
-        drop(queries);
-        transactions.iter().chain(parked.drivers()).for_each(|driver| driver.abandon());
-    }
 }
 
 impl Table {
@@ -519,6 +514,10 @@ impl Table {
 
 impl Sweep for CoordinatorCore {
     fn sweep(&self) {
+        self.still_holds_log();
+        if self.is_gone() {
+            return;
+        }
         let durable = self.log.durable();
         for driver in self.running_drivers() {
             driver.nudge(durable);

@@ -47,6 +47,9 @@ impl CoordinatorCore {
     /// the log or participants' answers are missing.
     fn look_for_running(&self, table: &mut MutexGuard<'_, Table>) -> Result<bool, Option<TxnKey>> {
         loop {
+            if self.is_fenced() {
+                return Ok(false); // the new holder settles it
+            }
             let running = table.running().next().map(|driver| driver.key());
             if running.is_none() && table.in_doubt_queries.is_empty() {
                 let unwritten = table.unwritten_ends();
@@ -66,7 +69,7 @@ impl CoordinatorCore {
 
     /// Whether nothing is left, neither for the coordinator nor for an operator.
     fn is_settled(&self, table: &Table) -> bool {
-        let runs = table.running().next().is_some() || !table.in_doubt_queries.is_empty();
+        let runs = self.is_fenced() || table.running().next().is_some() || !table.in_doubt_queries.is_empty();
         !runs && self.needs_no_operator(table)
     }
 

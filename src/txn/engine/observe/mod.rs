@@ -7,7 +7,7 @@
 mod watch;
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
-pub(in crate::txn) use watch::{Watch, gauges};
+pub(in crate::txn) use watch::{Watch, fenced, gauges};
 
 /// Whether spans or metrics are on. If not, values that only they need are not computed.
 pub(in crate::txn) const WATCHED: bool = cfg!(any(feature = "metrics", feature = "tracing"));
@@ -16,7 +16,7 @@ pub(in crate::txn) const WATCHED: bool = cfg!(any(feature = "metrics", feature =
 pub(in crate::txn) const METERED: bool = cfg!(feature = "metrics");
 
 #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-pub(in crate::txn) use unwatched::{Watch, gauges};
+pub(in crate::txn) use unwatched::{Watch, fenced, gauges};
 
 #[cfg(not(any(feature = "metrics", feature = "tracing")))]
 mod unwatched {
@@ -24,6 +24,7 @@ mod unwatched {
 
     use crate::{
         id::{BranchId, TxnId},
+        log::Takeover,
         participant::{ParticipantError, Response, Verb},
         txn::{CoordinatorStatus, Outcome, TransactionState},
     };
@@ -64,6 +65,9 @@ mod unwatched {
             send()
         }
     }
+
+    #[inline]
+    pub(in crate::txn) const fn fenced(_: &str, _: &Takeover) {}
 
     #[inline]
     pub(in crate::txn) const fn gauges(_: &str, _: &CoordinatorStatus) {}

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::{
     id::{BranchId, TxnId},
+    log::Takeover,
     participant::{ParticipantError, Response, Verb, Vote},
     txn::{Cause, CoordinatorStatus, Outcome, TransactionState},
 };
@@ -192,6 +193,15 @@ pub(in crate::txn) fn gauges(coordinator: &str, status: &CoordinatorStatus) {
     }
 }
 
+/// Reports that the coordinator has lost its log.
+#[cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+pub(in crate::txn) fn fenced(coordinator: &str, takeover: &Takeover) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("ringpact_fenced_total").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::error!(coordinator, "the log was {takeover}, and the coordinator has given up all that was under way");
+}
+
 const fn phase_name(state: TransactionState) -> &'static str {
     match state {
         TransactionState::Active => "active",
@@ -204,6 +214,7 @@ const fn phase_name(state: TransactionState) -> &'static str {
         TransactionState::Parked(_) => "parked",
         TransactionState::Heuristic(..) => "heuristic",
         TransactionState::Indeterminate => "indeterminate",
+        TransactionState::Fenced => "fenced",
         TransactionState::Ended => "ended",
     }
 }
@@ -243,6 +254,7 @@ const fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::RolledBack(Cause::TimedOut) => "timed_out",
         Outcome::RolledBack(Cause::Expired) => "expired",
         Outcome::RolledBack(Cause::LogRefused) => "log_refused",
+        Outcome::RolledBack(Cause::Fenced) => "fenced",
         Outcome::Indeterminate => "indeterminate",
     }
 }

@@ -48,6 +48,9 @@ impl TransactionDriver {
         expect(unused_variables, clippy::unnecessary_wraps, reason = "asynchronous resources answer later")
     )]
     fn ask_now(self: &Arc<Self>, index: usize, number: usize, branch: &BranchId) -> Option<CommitAnswer> {
+        if self.core.is_fenced() {
+            return Some(Err(ParticipantError::Unreachable));
+        }
         // A participant without a memory had one when the coordinator was opened.
         let member = self.core.members[number].member();
         let Some(member) = member.as_ref() else { return Some(Err(ParticipantError::NotRegistered)) };

@@ -46,6 +46,11 @@ impl TransactionDriver {
 
     /// Takes in whether this record is durable, and goes on as far as possible without waiting.
     pub(in crate::txn) fn durable(self: &Arc<Self>, lsn: Lsn, result: Result<(), LogError>, by: Runner) -> Progress {
+        match &result {
+            Err(error) => self.core.hear_of_log(error),
+            // A decision that was durable just before a takeover is the new holder's to deliver.
+            Ok(()) => self.core.still_holds_log(),
+        }
         let mut state = self.state.lock();
         let input = state.learns(lsn, result);
         self.go_on(state, Some(input), by)
@@ -80,6 +85,10 @@ impl TransactionDriver {
             // What has come in, then the time, then the next action.
             while let Some(input) = state.inbox.pop_front().or_else(|| next.take()) {
                 state.protocol.handle(now, input);
+            }
+            if self.core.is_fenced() {
+                // Before anything more is sent, whichever thread has come to drive.
+                state.protocol.handle(now, Input::Fenced);
             }
             if let Some(at) = state.protocol.deadline() {
                 // If all participants are called from here, what is due stays due, so the clock is
@@ -332,9 +341,16 @@ impl TransactionDriver {
             Err(error) => {
                 // Nothing is certain about a log that has failed a write or sync, not even a
                 // refusal. So neither outcome follows from it.
-                let is_poisoned = matches!(error, LogError::Poisoned { .. });
+                let input = match error {
+                    LogError::Poisoned { .. } => Input::LogFailed,
+                    LogError::Fenced { .. } => Input::NotDurable,
+                    _ => Input::AppendRefused,
+                };
+                if input == Input::NotDurable {
+                    MutexGuard::unlocked(state, || self.core.hear_of_log(&error));
+                }
                 state.note_of_log(error);
-                if is_poisoned { Input::LogFailed } else { Input::AppendRefused }
+                input
             }
         }
     }
@@ -392,6 +408,9 @@ impl TransactionDriver {
         verb: Verb,
         terms: Terms,
     ) -> Option<Result<Response, ParticipantError>> {
+        if self.core.is_fenced() {
+            return Some(Err(ParticipantError::Unreachable)); // it waited in the lane meanwhile
+        }
         let slot = &self.core.members[number];
         let mut call = self.core.call(slot, verb, terms.deadline, terms.decided);
         if terms.forced {

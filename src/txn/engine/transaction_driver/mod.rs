@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::{
     foreign,
     id::{BranchId, Name, TxnId},
-    log::Lsn,
+    log::{Lsn, Takeover},
     participant::{Decision, ParticipantError, ReplySink, Response, Verdict},
     txn::{
         BranchError, BranchState, BranchStatus, CommitProtocol, Input, TransactionState, TransactionStatus,
@@ -81,7 +81,7 @@ impl TransactionDriver {
         let mut protocol = CommitProtocol::new(txn.clone(), core.policy);
         protocol.expires(expires);
         if !admitted {
-            protocol.handle(since, Input::Rollback);
+            protocol.handle(since, if core.is_fenced() { Input::Fenced } else { Input::Rollback });
         }
         let mut state = DriverState::of(protocol, watch);
         state.in_flight = admitted;
@@ -227,8 +227,8 @@ impl TransactionDriver {
         let slot = &self.core.members[number];
         let name = &slot.name;
         let mut state = self.state.lock();
-        if !state.protocol.is_active() || !state.inbox.is_empty() {
-            return Err(BranchError::Over { txn: self.txn.clone() });
+        if !state.protocol.is_active() || !state.inbox.is_empty() || self.core.is_fenced() {
+            return Err(self.over());
         }
         // Under the lock: a retirement that begins later sees the branch.
         match slot.standing() {
@@ -261,10 +261,41 @@ impl TransactionDriver {
     /// one index.
     pub(in crate::txn) fn withdraw(&self, index: usize) -> Result<(), BranchError> {
         let mut state = self.state.lock();
-        if state.inbox.is_empty() && state.protocol.withdraw(index) {
+        if state.inbox.is_empty() && !self.core.is_fenced() && state.protocol.withdraw(index) {
             return Ok(());
         }
-        Err(BranchError::Over { txn: self.txn.clone() })
+        Err(self.over())
+    }
+
+    /// Returns the error of a transaction that takes no more branches.
+    fn over(&self) -> BranchError {
+        let txn = self.txn.clone();
+        match self.core.takeover().cloned() {
+            Some(Takeover { holder }) => BranchError::Fenced { txn, holder },
+            None => BranchError::Over { txn },
+        }
+    }
+
+    /// Whether it is left to the new holder of the log.
+    pub(in crate::txn) fn is_fenced(&self) -> bool {
+        self.state.lock().protocol.is_fenced()
+    }
+
+    /// Notes that the log was taken over, and wakes all that wait. The holder of a `Commit` drives up
+    /// to its answer: no other thread does any more.
+    pub(in crate::txn) fn fence(&self) {
+        self.take_from_client();
+        let mut state = self.state.lock();
+        state.fenced = true;
+        if !state.driving {
+            // The thread that drives looks by itself, after the answer that it waits for.
+            state.inbox.push_back(Input::Fenced);
+        }
+        let waker = state.waker.take();
+        let listeners = state.take_listeners();
+        drop(state);
+        wake_all(listeners);
+        waker.into_iter().for_each(foreign::wake);
     }
 
     /// Notes that the coordinator is gone, and wakes all that wait.

@@ -36,6 +36,9 @@ pub(super) struct DriverState {
     pub(super) appending: bool,
     /// Whether the coordinator is gone, and with it the threads that drive and keep time.
     pub(super) abandoned: bool,
+    /// Whether the log was taken over. Then the threads that drive and keep time are gone, and the holder
+    /// of a `Commit` still gets its answer.
+    pub(super) fenced: bool,
     /// Whether a `Commit` exists. Then its holder drives.
     pub(super) driven_by_commit: bool,
     /// Waker of the `Commit`'s holder, for when there is something to drive.
@@ -95,6 +98,7 @@ impl DriverState {
             driving: false,
             appending: false,
             abandoned: false,
+            fenced: false,
             driven_by_commit: false,
             waker: None,
             is_woken: false,
@@ -115,11 +119,16 @@ impl DriverState {
     pub(super) fn waiting(&self) -> Waiting {
         if let Some(lsn) = self.protocol.awaits_durable() {
             Waiting::Durable(lsn)
-        } else if self.protocol.is_finished() || self.protocol.is_indeterminate() {
+        } else if self.is_over() {
             Waiting::Nothing
         } else {
             Waiting::Answers
         }
+    }
+
+    /// Whether nothing more happens to it here.
+    fn is_over(&self) -> bool {
+        self.protocol.is_finished() || self.protocol.is_indeterminate() || self.protocol.is_fenced()
     }
 
     /// Whether there may be something to do. What waits for answers and has none is driven when one comes,
@@ -204,8 +213,9 @@ impl DriverState {
         match result {
             Ok(()) => Input::Durable(lsn),
             Err(error) => {
+                let is_fenced = error.takeover().is_some();
                 self.note_of_log(error);
-                Input::LogFailed
+                if is_fenced { Input::NotDurable } else { Input::LogFailed }
             }
         }
     }
@@ -228,7 +238,10 @@ impl DriverState {
 
     /// Returns how the delivery of the decision has ended or stopped, once it has.
     pub(super) fn delivery(&self) -> Option<Delivery> {
-        let is_over = self.protocol.is_finished() || self.protocol.is_indeterminate();
+        let is_over = self.is_over();
+        if self.outcome == Some(Outcome::Committed) && self.protocol.is_fenced() {
+            return Some(Delivery::Fenced); // the new holder delivers it
+        }
         if (is_over || self.parked) && self.outcome.is_some() {
             if let (TransactionState::Parked(decision), false) = (self.protocol.state(), is_over) {
                 return Some(Delivery::Parked(decision, self.protocol.owed().cloned().collect()));
@@ -236,6 +249,9 @@ impl DriverState {
             let mut explained = self.explained_outcome()?;
             explained.heuristic = explained.heuristic.or_else(|| self.protocol.heuristic());
             return Some(Delivery::Told(Box::new(explained)));
+        }
+        if self.fenced {
+            return Some(Delivery::Fenced);
         }
         self.abandoned.then_some(Delivery::Abandoned)
     }
