@@ -19,6 +19,7 @@
 //! 5. `file/`: the log on disk; its `mod.rs` has a map of its own.
 //! 6. `claims.rs` (which owner's names are taken) and `committing.rs` (a commit as a future).
 //! 7. `conformance`: what every log is held to.
+//! 8. `remote.rs`: what decides for a log on an engine that several processes can reach.
 
 use std::{
     fmt,
@@ -40,6 +41,7 @@ mod file;
 mod live;
 mod memory;
 mod record;
+pub mod remote;
 
 pub use claims::{Claim, Claims};
 pub use committing::Committing;

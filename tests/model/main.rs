@@ -7,6 +7,7 @@
 //! | `two_phase_commit.rs` | the machines beside the textbook's specification, state by state |
 //! | `identity.rs`, `identity_model.rs` | what lost, copied and restored logs can do to participants |
 //! | `sharding/` | hand-overs between shards: gates, branches, the ring's record, clients and crashes |
+//! | `remote_log.rs` | holders of one log on an engine that others can reach: lost and late answers, takeovers |
 //! | `regressions.rs` | bugs that the search found, each as it showed outside |
 //! | `support/` | the world that `state_space.rs` searches; start at its `mod.rs` |
 
@@ -15,6 +16,7 @@ mod common;
 mod identity;
 mod identity_model;
 mod regressions;
+mod remote_log;
 mod sharding;
 mod state_space;
 mod support;
