@@ -52,6 +52,9 @@
 //! If a branch was reported and the log knew nothing of it, it is unknown whether it was the only
 //! one. So it is no news that it may have committed.
 //!
+//! A takeover counts as a fault, and a run holds at most one. Participants on the coordinator's log move
+//! along with it, so takeovers are searched for participants with logs of their own.
+//!
 //! There is one transaction only; other transactions show in the `ended_below` that they carry.
 //! Work may come after a restart has taken its tombstone away. The checkpoint that knows its
 //! transaction to have ended undoes it (`tests/participant/restart.rs`), not the protocol. Here
@@ -89,6 +92,7 @@ const fn setting(participants: usize, sharing: LogSharing, faults: u8) -> Settin
         symmetry: Symmetry::Used,
         parks: false,
         asks: false,
+        taken_over: false,
         by_hand: false,
         last_resource: LastResource::None,
         mutant: None,
@@ -381,4 +385,33 @@ fn an_ended_below_ahead_of_durable_ends_is_caught() {
         names::HEURISTIC,
         Setting { parks: true, roles: &[Updates], ..setting(2, OwnLog, 2) },
     );
+}
+
+/// Another process takes the coordinator's log over. The old coordinator goes on, and hears of it at any
+/// time: what it says to its client is what the new one finds, and no message of it tears anything.
+#[test]
+fn a_log_that_is_taken_over() {
+    let taken = |setting| Setting { taken_over: true, symmetry: Symmetry::Ignored, ..setting };
+    let with = |last_resource, setting| taken(Setting { last_resource, ..setting });
+    holds(taken(setting(1, OwnLog, UNBOUNDED)), 15_572);
+    holds(taken(setting(2, OwnLog, 1)), 156_751);
+    holds(with(LastResource::Forgets, setting(2, OwnLog, 2)), 246_326);
+    holds(with(LastResource::Remembers, setting(2, OwnLog, 2)), 125_539);
+    if common::long_form() {
+        holds(taken(setting(2, OwnLog, 2)), 1_194_193);
+    }
+}
+
+/// What it rests on: the compare in each write, the log's true word, and participants that refuse the old
+/// coordinator once they have met the new one, also after a restart.
+#[test]
+fn a_takeover_without_a_fence_is_caught() {
+    let setting = Setting { taken_over: true, ..setting(2, OwnLog, 1) };
+    caught(Mutant::DeniesWhatIsDurable, names::FALSE_ROLLBACK, setting);
+    let beyond = Setting { overlooked: Some(names::EARLY_EFFECT), ..setting };
+    caught(Mutant::WritesAfterTakeover, names::EARLY_EFFECT, setting);
+    caught(Mutant::WritesAfterTakeover, names::FALSE_COMMIT, beyond);
+    let alone = Setting { participants: 1, faults: 2, ..setting };
+    caught(Mutant::ForgetsTheEpoch, names::FALSE_ROLLBACK, alone);
+    caught(Mutant::ListensToAll, names::FALSE_ROLLBACK, alone);
 }

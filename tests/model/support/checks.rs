@@ -97,6 +97,6 @@ impl Model {
             let branch = self.branch.get(world.parties[number].branch);
             branch.is_finished() || branch.phase() == BranchPhase::Unknown
         };
-        self.coordinator_is_done(world) && self.participants().all(over)
+        self.coordinator_is_done(world) && self.old_is_answered(world) && self.participants().all(over)
     }
 }

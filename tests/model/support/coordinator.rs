@@ -18,6 +18,7 @@ impl Model {
     pub(super) fn state_id(world: &World, run: CommitRun) -> Option<Id> {
         match run {
             CommitRun::Main => world.main,
+            CommitRun::Old => world.old,
             CommitRun::Orphan(number) => world.orphans[number],
         }
     }
@@ -38,11 +39,17 @@ impl Model {
                 Action::Send(branch, verb) => {
                     let name = self.commit.get(id).participant(branch).expect("it sends to its own branches");
                     let to = self.cast.number(name);
+                    if run == CommitRun::Old && world.met & (1 << to) != 0 {
+                        continue; // refused, as if it were lost
+                    }
                     world.parties[to].requests.put(Message::of(verb), Place::OnItsWay);
                 }
                 Action::AskLastResource(branch) => self.ask_at_once(&mut id, branch),
                 Action::Append(fact, _) => {
-                    let result = self.append_decision(world, &fact, trouble);
+                    let result = match run {
+                        CommitRun::Old => self.append_after_takeover(),
+                        _ => self.append_decision(world, &fact, trouble),
+                    };
                     appended = Some(result);
                     self.append_result(&mut id, result);
                 }
@@ -56,6 +63,7 @@ impl Model {
         self.renumbering.note(id, History::Went { before, feed: input.map(Feed::Input), appended });
         match run {
             CommitRun::Main => world.main = Some(id),
+            CommitRun::Old => world.old = Some(id),
             CommitRun::Orphan(number) => world.orphans[number] = Some(id),
         }
     }
@@ -138,16 +146,7 @@ impl Model {
     /// Takes a participant's reply.
     pub(super) fn hear_reply(&mut self, world: &mut World, from: usize, reply: BranchReply, trouble: Trouble) {
         let (run, index) = self.addressee(world, from);
-        let input = match reply {
-            BranchReply::Voted(vote) => Input::Voted(index, vote),
-            BranchReply::Done => Input::Done(index),
-            BranchReply::Decided(decision) => Input::Decided(index, decision),
-            BranchReply::AlreadyCommitted => Input::AlreadyCommitted(index),
-            BranchReply::AlreadyRolledBack => Input::AlreadyRolledBack(index),
-            BranchReply::UnknownBranch => Input::Unknown(index),
-            _ => Input::Failed(index),
-        };
-        self.drive(world, run, Some(input), trouble);
+        self.drive(world, run, Some(heard(index, reply)), trouble);
         let committing = |protocol: &CommitProtocol| protocol.decision() == Some(Decision::Commit);
         if self.is(Mutant::ForgetsEarly)
             && reply == BranchReply::Done
@@ -216,6 +215,7 @@ impl Model {
         let branch = self.branch.get(world.parties[number].branch);
         let unfinished = !branch.is_finished() && branch.phase() != BranchPhase::Unknown;
         world.in_doubt_queries[number] = InDoubtQuery::Reported(unfinished);
+        self.meets(world, number);
     }
 
     /// The coordinator hears what the participant held when it looked.
@@ -326,7 +326,7 @@ impl Model {
     pub(super) fn drop_unheard_replies(&self, world: &mut World) {
         for number in self.participants() {
             let (run, _) = self.addressee(world, number);
-            if self.protocol(world, run).is_none_or(CommitProtocol::is_finished) {
+            if self.protocol(world, run).is_none_or(CommitProtocol::is_finished) && self.old_is_over(world) {
                 world.parties[number].replies = Replies::NONE;
             }
         }
@@ -335,6 +335,19 @@ impl Model {
     /// The record that the transaction's own protocol waits for.
     pub(super) fn coordinator_awaits(&self, world: &World) -> Option<Lsn> {
         self.protocol(world, CommitRun::Main).and_then(CommitProtocol::awaits_durable)
+    }
+}
+
+/// The input that a branch's reply is.
+pub(super) fn heard(index: usize, reply: BranchReply) -> Input {
+    match reply {
+        BranchReply::Voted(vote) => Input::Voted(index, vote),
+        BranchReply::Done => Input::Done(index),
+        BranchReply::Decided(decision) => Input::Decided(index, decision),
+        BranchReply::AlreadyCommitted => Input::AlreadyCommitted(index),
+        BranchReply::AlreadyRolledBack => Input::AlreadyRolledBack(index),
+        BranchReply::UnknownBranch => Input::Unknown(index),
+        _ => Input::Failed(index),
     }
 }
 

@@ -13,6 +13,8 @@
 //! | a log | makes any prefix durable; refuses a record; fails for good |
 //! | a service | fails to confirm or to cancel |
 //! | a process that crashes | loses its memory, and of its log any part that was not durable, from the end; opens again |
+//! | another process | takes the coordinator's log over, with any part of what was not durable, and opens the coordinator there |
+//! | the coordinator that was | goes on, as one that was paused: sends what it has to send, hears answers, lets its time-outs come; hears from its log whether its decision is durable; learns of the takeover |
 //! | a coordinator that has opened again | delivers what its log says is decided, asks what participants hold in doubt, rolls back what they report |
 //! | an operator | has what is parked delivered again; settles it by hand, as decided or otherwise, and says so; sees what has ended otherwise, and lets that be |
 //! | a last resource | does what it is told first, commit or roll back, and answers ever after that it has; says whether it has committed, if it remembers, and commits nothing after a No |
@@ -32,6 +34,7 @@
 //! |---|---|
 //! | `world.rs` | what a state consists of |
 //! | `moves.rs` | which moves can be made in a state |
+//! | `taken_over.rs` | the coordinator whose log was taken over |
 //! | `coordinator.rs`, `participant.rs`, `logs.rs` | what a move does at the coordinator, at a participant, at a log |
 //! | `checks.rs` | what must never be true, and when a run is over |
 //! | `machine.rs` | production's state machines, each step of each state taken once |
@@ -46,6 +49,7 @@ mod moves;
 mod participant;
 pub mod search;
 mod symmetry;
+mod taken_over;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -81,6 +85,8 @@ pub struct Setting {
     pub parks: bool,
     /// Whether participants ask what became of their branches.
     pub asks: bool,
+    /// Whether another process may take the coordinator's log over while the coordinator lives on.
+    pub taken_over: bool,
     /// Whether an operator also settles by hand what is parked, as decided or otherwise, and
     /// reports it.
     pub by_hand: bool,
@@ -164,6 +170,15 @@ pub enum Mutant {
     BelievesOperators,
     /// The coordinator's protocol goes on with a branch that was withdrawn.
     KeepsWithdrawn,
+    /// A log that was taken over still takes the old handle's decision, and calls it durable: no compare
+    /// in the write.
+    WritesAfterTakeover,
+    /// A log that was taken over denies a record that the new holder has.
+    DeniesWhatIsDurable,
+    /// A participant keeps only in memory which life of the coordinator it has met last.
+    ForgetsTheEpoch,
+    /// A participant does not refuse messages of an earlier life.
+    ListensToAll,
 }
 
 /// A move. Numbers name participants.
@@ -196,6 +211,18 @@ pub enum Move {
     },
     /// The coordinator is dropped and opened again, on a log and with participants that live on.
     ReopenCoordinator,
+    /// Another process takes the coordinator's log over. The coordinator lives on.
+    TakeOver {
+        kept: u8,
+    },
+    /// The old coordinator hears whether its decision is durable.
+    OldHearsLog,
+    /// The old coordinator learns that its log was taken over.
+    OldLearns,
+    /// An answer reaches the old coordinator.
+    OldHears(usize, ringpact::participant::BranchReply),
+    /// The old coordinator hears of a failure, true or not.
+    OldHearsFailure(usize),
     AnswerInDoubtQuery(usize),
     HearAnswer(usize),
     Forget(usize),
@@ -228,6 +255,8 @@ pub enum Trouble {
 pub enum CommitRun {
     /// That of the transaction.
     Main,
+    /// That of the transaction at the coordinator whose log was taken over.
+    Old,
     /// That of a branch which only this participant knows.
     Orphan(usize),
 }
@@ -355,6 +384,9 @@ impl Model {
             log: Log::default(),
             deciders: 0,
             parties,
+            old: None,
+            old_is_durable: false,
+            met: 0,
             told: Told::Nothing,
             decided: false,
             ended_below_sent: 0,

@@ -34,6 +34,9 @@ impl Space for Model {
             all.of_asking_participants();
         }
         all.of_ended_below();
+        if all.model.setting.taken_over {
+            all.of_takeover();
+        }
         if all.model.setting.crashes == Crashes::Possible {
             all.crashes();
         }
@@ -54,7 +57,7 @@ impl Space for Model {
 
 /// What it takes for a move to happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Fair,
     /// Not a fault, but nothing that a run may count on.
     Chance,
@@ -62,14 +65,14 @@ enum Kind {
     Fault,
 }
 
-struct Moves<'a> {
-    model: &'a mut Model,
-    from: World,
+pub(super) struct Moves<'a> {
+    pub(super) model: &'a mut Model,
+    pub(super) from: World,
     out: &'a mut Vec<Successor<World, Move>>,
 }
 
 impl Moves<'_> {
-    fn make(&mut self, what: Move, kind: Kind, change: impl FnOnce(&mut Model, &mut World)) {
+    pub(super) fn make(&mut self, what: Move, kind: Kind, change: impl FnOnce(&mut Model, &mut World)) {
         let mut to = self.from;
         if kind == Kind::Fault && to.faults != UNBOUNDED {
             match to.faults.checked_sub(1) {
@@ -94,11 +97,13 @@ impl Moves<'_> {
     }
 
     fn of_the_client(&mut self) {
-        if self.from.life == Life::Later || self.from.told != Told::Nothing {
+        // The client of a coordinator whose log was taken over does not notice that.
+        let run = if self.from.old.is_some() { CommitRun::Old } else { CommitRun::Main };
+        if self.from.life == Life::Later && run == CommitRun::Main || self.from.told != Told::Nothing {
             return;
         }
         for (what, input) in [(Move::ClientCommits, Input::Commit), (Move::ClientRollsBack, Input::Rollback)] {
-            self.make(what, Kind::Fair, |model, world| model.drive(world, CommitRun::Main, Some(input), Trouble::None));
+            self.make(what, Kind::Fair, |model, world| model.drive(world, run, Some(input), Trouble::None));
         }
         if self.model.setting.roles.contains(&Role::Declines) {
             self.of_the_client_that_changes_branches();
@@ -196,7 +201,7 @@ impl Moves<'_> {
     }
 
     fn of_the_clock(&mut self) {
-        let runs = self.model.participants().map(CommitRun::Orphan).chain([CommitRun::Main]);
+        let runs = self.model.participants().map(CommitRun::Orphan).chain([CommitRun::Main, CommitRun::Old]);
         for run in runs {
             if self.model.protocol(&self.from, run).is_some_and(|protocol| protocol.deadline().is_some()) {
                 self.make(Move::Tick(run), Kind::Fair, |model, world| {
@@ -388,7 +393,12 @@ impl Moves<'_> {
                 model.cut(world, of, kept);
                 match of {
                     LogOf::Coordinator => model.reopen_coordinator(world),
-                    LogOf::Participant(number) => model.reopen_participant(world, number),
+                    LogOf::Participant(number) => {
+                        model.reopen_participant(world, number);
+                        if model.is(Mutant::ForgetsTheEpoch) {
+                            world.met &= !(1 << number);
+                        }
+                    }
                 }
             });
         }

@@ -30,6 +30,12 @@ pub struct World {
     /// The participants, as bits, that the decision's record names.
     pub deciders: u8,
     pub parties: [Party; MAX_PARTICIPANTS],
+    /// The protocol of the coordinator whose log was taken over, which lives on and may not know it.
+    pub old: Option<Id>,
+    /// Whether the record that this protocol waits for is in the log that was taken over.
+    pub old_is_durable: bool,
+    /// The participants, as bits, that have met the new holder, and refuse the old coordinator.
+    pub met: u8,
     /// What the client was told.
     pub told: Told,
     /// Whether the decision has been durable at some time.
