@@ -34,7 +34,7 @@ enum Mutant {
     LostAnswerIsYes,
 }
 
-/// A batch: who wrote it, and which of that holder's batches it is.
+/// A batch: the holder that wrote it, and which of its batches it is.
 type Batch = (u8, u64);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +65,7 @@ struct Holder {
 struct State {
     engine: Engine,
     holders: Vec<Holder>,
-    /// Writes under way: by whom, which number, which batch.
+    /// Writes under way: the holder, the number, and which batch it is.
     net: Vec<(u8, u64, u64)>,
 }
 
