@@ -83,7 +83,7 @@ fn a_service_may_come_in_the_middle_of_a_change_and_of_one_that_goes_back() {
         let before = cluster.assignment().load().ring().clone();
         let plan = cluster.change().unwrap().join("d").leave("a").plan().unwrap();
         let after = if is_cancelled { before } else { plan.after().clone() };
-        let moving = plan.start(slowly().bytes_per_second(1000)).unwrap();
+        let moving = plan.start(slowly().bytes_per_second(300)).unwrap();
         while moving.progress().chunks < 5 {
             assert!(!moving.wait(Duration::from_millis(1)));
         }
